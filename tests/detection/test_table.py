@@ -1,0 +1,421 @@
+"""Audits are counted from their intervals, and come back from a file as they went in."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up import BERT, made_up_audit, made_up_matrix
+
+from intruders.checkpoints.pairing import Skipped
+from intruders.detection.files import ResultFileError, check_writable, write_atomically
+from intruders.detection.serialize import from_document, to_document
+from intruders.detection.table import Audit, Matrix, UpdateSize, Vector
+from intruders.errors import SettingError
+
+SUFFIXES = (".json", ".parquet")
+
+
+@pytest.fixture(scope="module")
+def audit() -> Audit:
+    return made_up_audit(4, BERT, width=64, prefix="encoder.layer", intruder_rate=0.3)
+
+
+# --- counting
+
+
+def vector(index: int, lower: float, upper: float, intruder: bool, value: float = 1.0) -> Vector:
+    return Vector(index, value, (lower, upper), intruder, "overlap", False)
+
+
+def matrix_of(*vectors: Vector, name: str = "w") -> Matrix:
+    return Matrix(
+        name=name,
+        shape=(8, 8),
+        rank=None,
+        vectors=list(vectors),
+        update=UpdateSize(1.0, 1.0, 1.0, 0.0, 1.0),
+        base_singular_values=[2.0],
+        similarity=np.zeros((1, len(vectors)), dtype=np.float32),
+    )
+
+
+def audit_of(*matrices: Matrix, k: int = 3) -> Audit:
+    return Audit("base", "tuned", "checkpoint", k, 0.5, False, 1.0, list(matrices), [])
+
+
+def test_count_by_hand() -> None:
+    audit = audit_of(
+        matrix_of(vector(0, 0.1, 0.2, True), vector(1, 0.6, 0.8, False), vector(2, 0.3, 0.45, True))
+    )
+    assert audit.count() == (2, 2)
+    assert audit.count(k=2) == (1, 1)
+    assert audit.count(epsilon=0.15) == (0, 1)  # 0.1 to 0.2 may lie on either side
+    assert audit.count(epsilon=0.2) == (0, 1)  # the upper end itself is not below epsilon
+    assert audit.count(epsilon=0.7) == (2, 3)
+    assert audit.count(epsilon=0.6) == (2, 2)  # at least 0.6 is not below 0.6
+    assert audit.count(k=1, epsilon=1.0) == (1, 1)
+
+
+def test_count_at_the_audits_own_epsilon_is_what_was_decided() -> None:
+    undecided_by_interval = matrix_of(vector(0, 0.4, 0.6, True), vector(1, 0.4, 0.6, False))
+    assert audit_of(undecided_by_interval).count() == (1, 1)
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 10), st.floats(0.001, 1.0))
+def test_count_brackets_the_count_at_any_true_cosine_within_the_intervals(k: int, epsilon: float) -> None:
+    audit = made_up_audit(1, BERT, width=16, intruder_rate=0.4)
+    rng = np.random.default_rng(round(epsilon * 1e6))
+    true = sum(
+        bool(rng.uniform(*v.max_cosine) < epsilon) for m in audit.matrices for v in m.vectors if v.index < k
+    )
+    at_least, at_most = audit.count(k, epsilon)
+    if epsilon != audit.epsilon:
+        assert at_least <= true <= at_most
+
+
+def test_exact_audits_count_to_one_number(audit: Audit) -> None:
+    exact = made_up_audit(2, BERT, width=64, intruder_rate=0.4, exact=True)
+    for epsilon in np.linspace(0.01, 1.0, 100):
+        at_least, at_most = exact.count(7, float(epsilon))
+        assert at_least == at_most
+
+
+@pytest.mark.parametrize(("k", "epsilon"), [(0, 0.5), (4, 0.5), (2, 0.0), (2, 1.01), (2, math.nan)])
+def test_count_refuses_what_it_cannot_answer(k: int, epsilon: float) -> None:
+    with pytest.raises(SettingError, match=str(k) if k != 2 else "epsilon"):
+        audit_of(matrix_of(vector(0, 0.1, 0.2, True))).count(k, epsilon)
+
+
+def test_energy_share_by_hand() -> None:
+    one = matrix_of(vector(0, 0.9, 0.9, False, 2.0), vector(1, 0.1, 0.1, True, 1.0))
+    two = matrix_of(vector(0, 0.1, 0.1, True, 3.0), name="v")
+    assert one.intruder_energy_share == pytest.approx(1 / 5)
+    assert audit_of(one, two).intruder_energy_share == pytest.approx(10 / 14)
+    assert audit_of().intruder_energy_share == 0
+
+
+def test_a_name_that_was_not_audited_is_answered_with_the_nearest(audit: Audit) -> None:
+    name = "encoder.layer.1.attention.self.query.weight"
+    assert audit.matrix(name).name == name
+    with pytest.raises(SettingError, match=r"layer\.1\.attention\.self\.query"):
+        audit.matrix("encoder.layer.1.attention.query.weight")
+
+
+def test_a_matrix_has_a_similarity_column_for_every_vector() -> None:
+    with pytest.raises(ValueError, match="one float32 column a vector"):
+        dataclasses.replace(matrix_of(vector(0, 0, 0, True)), similarity=np.zeros((4, 2), dtype=np.float32))
+
+
+# --- tables
+
+
+def test_to_pandas_has_a_row_a_vector(audit: Audit) -> None:
+    frame = audit.to_pandas()
+    assert len(frame) == audit.vectors
+    assert frame["intruder"].sum() == audit.intruders
+    first = audit.matrices[0].vectors[3]
+    assert tuple(frame.loc[3, ["max_cosine_lower", "max_cosine_upper"]]) == first.max_cosine
+    assert list(audit_of().to_pandas().columns) == list(frame.columns)
+
+
+def test_matrices_to_pandas_has_a_row_a_matrix(audit: Audit) -> None:
+    frame = audit.matrices_to_pandas()
+    assert list(frame["name"]) == [matrix.name for matrix in audit.matrices]
+    assert frame["intruders"].sum() == audit.intruders
+    by = frame[["by_overlap", "by_mass", "by_moment", "by_exact"]]
+    assert (by.sum(axis=1) == frame["vectors"]).all()
+    dense = made_up_audit(1, BERT, width=64, rank=None).matrices_to_pandas()
+    assert dense["rank"].isna().all()
+
+
+# --- files
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+vectors = st.builds(
+    Vector,
+    index=st.integers(0, 99),
+    singular_value=st.floats(0, 1e300),
+    max_cosine=st.tuples(finite, finite),
+    intruder=st.booleans(),
+    certificate=st.sampled_from(["overlap", "mass", "moment", "exact"]),
+    ambiguous=st.booleans(),
+)
+texts = st.text(st.characters(codec="utf-8"))
+unique_names = st.lists(texts, unique=True, max_size=3)
+
+
+@st.composite
+def audits(draw: st.DrawFn) -> Audit:
+    matrices = []
+    for name in draw(unique_names):
+        judged = draw(st.lists(vectors, min_size=1, max_size=4))
+        rows = draw(st.integers(0, 3))
+        values = draw(st.lists(st.floats(width=32), min_size=rows * len(judged), max_size=rows * len(judged)))
+        similarity = np.nan_to_num(np.array(values, dtype=np.float32).reshape(rows, len(judged)))
+        matrices.append(
+            Matrix(
+                name=name,
+                shape=(draw(st.integers(1, 2**40)), draw(st.integers(1, 9))),
+                rank=draw(st.none() | st.integers(0, 64)),
+                vectors=judged,
+                update=draw(st.builds(UpdateSize, finite, finite, finite, finite, finite)),
+                base_singular_values=draw(st.lists(finite, max_size=4)),
+                similarity=similarity,
+            )
+        )
+    return Audit(
+        base_source=draw(texts),
+        tuned_source=draw(texts),
+        tuned_kind=draw(texts),
+        k=draw(st.integers(1, 99)),
+        epsilon=draw(finite),
+        exact=draw(st.booleans()),
+        seconds=draw(finite),
+        matrices=matrices,
+        skipped=draw(st.lists(st.builds(Skipped, texts, texts), max_size=2)),
+        settings={"include": draw(st.lists(texts, max_size=2)), "device": "cpu"},
+    )
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@settings(max_examples=50, deadline=None)
+@given(audits())
+def test_an_audit_comes_back_equal(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, audit: Audit
+) -> None:
+    path = tmp_path_factory.mktemp("saved") / f"audit{suffix}"
+    audit.save(path)
+    assert Audit.load(path) == audit
+
+
+def test_matrices_that_differ_in_one_entry_are_not_equal(audit: Audit) -> None:
+    one = audit.matrices[0]
+    changed = one.similarity.copy()
+    changed[0, 0] += 1e-3
+    assert dataclasses.replace(one, similarity=changed) != one
+    assert dataclasses.replace(one, rank=7) != one
+    assert one != "a matrix"
+
+
+def test_json_has_the_keys_of_schema_1(audit: Audit) -> None:
+    document = json.loads(audit.to_json())
+    assert document["schema"] == 1
+    assert isinstance(document["intruders_version"], str)
+    assert document["base"]["source"] == audit.base_source
+    assert {"source", "kind"} <= document["tuned"].keys()
+    assert {"k": 10, "epsilon": 0.5, "exact": False}.items() <= document["settings"].items()
+    assert document["totals"] == {
+        "matrices": len(audit.matrices),
+        "vectors": audit.vectors,
+        "intruders": audit.intruders,
+        "seconds": audit.seconds,
+    }
+    assert document["skipped"][0].keys() == {"name", "reason"}
+    matrix = document["matrices"][0]
+    assert {
+        "name",
+        "shape",
+        "rank",
+        "intruders",
+        "intruder_energy_share",
+        "update",
+        "vectors",
+    } <= matrix.keys()
+    assert {"frobenius", "spectral", "effective_rank", "stable_rank"} <= matrix["update"].keys()
+    assert matrix["vectors"][0].keys() == {
+        "index",
+        "singular_value",
+        "max_cosine",
+        "intruder",
+        "certificate",
+        "ambiguous",
+    }
+    assert len(matrix["vectors"][0]["max_cosine"]) == 2
+
+
+def test_numbers_that_json_does_not_have_become_null_and_nan(tmp_path: Path) -> None:
+    one = made_up_matrix("w", (64, 64), np.random.default_rng(0), intruder_rate=0)
+    endless = dataclasses.replace(one, update=dataclasses.replace(one.update, frobenius=math.inf))
+    audit_of(endless, k=10).save(tmp_path / "a.json")
+    assert "Infinity" not in (tmp_path / "a.json").read_text()
+    assert math.isnan(Audit.load(tmp_path / "a.json").matrices[0].update.frobenius)
+
+
+def test_parquet_is_a_table_for_anyone(audit: Audit, tmp_path: Path) -> None:
+    audit.save(tmp_path / "audit.parquet")
+    frame = pd.read_parquet(tmp_path / "audit.parquet")
+    pd.testing.assert_frame_equal(
+        frame[list(audit.to_pandas().columns)], audit.to_pandas(), check_dtype=False
+    )
+    assert np.array_equal(frame["similarity"][13], audit.matrices[1].similarity[:, 3])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_truncated_or_changed_file_is_refused_in_one_line(
+    audit: Audit, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"audit{suffix}"
+    audit.save(path)
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for cut in [0, 1, 7, *rng.integers(8, len(content) - 2, size=20)]:
+        path.write_bytes(content[:cut])
+        with pytest.raises(ResultFileError) as caught:
+            Audit.load(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def replaced(document: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    changed = json.loads(json.dumps(document))
+    *keys, last = (int(key) if key.isdecimal() else key for key in path.split("."))
+    inner = changed
+    for key in keys:
+        inner = inner[key]
+    if value is ...:
+        del inner[last]
+    else:
+        inner[last] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        ("schema", 2, "schema 2"),
+        ("schema", "1", "schema"),
+        ("schema", 0, "schema 0"),
+        ("base", ..., "no 'base'"),
+        ("base.source", 3, "base.source"),
+        ("settings.k", True, "settings.k"),
+        ("settings.epsilon", "0.5", "settings.epsilon"),
+        ("totals.intruders", 10**9, "totals say"),
+        ("matrices", {}, "document.matrices"),
+        ("matrices.0", None, "no 'name'"),
+        ("matrices.1.shape", [4], "expected 2"),
+        ("matrices.1.vectors", [], "vectors"),
+        ("matrices.1.vectors.0.certificate", "hearsay", "hearsay"),
+        ("matrices.1.vectors.0.max_cosine", ["a", "b"], "max_cosine"),
+        ("matrices.1.vectors.0.singular_value", 10**400, "too large"),
+        ("matrices.1.similarity.float32", "%%%", "base64"),
+        ("matrices.1.similarity.shape", [1, 1], "bytes"),
+        ("matrices.1.base_singular_values", ["x"], "expected"),
+        ("skipped", [1], "no 'name'"),
+        ("versions", {"torch": 2}, "torch"),
+    ],
+)
+def test_a_document_that_is_not_an_audit_says_where(
+    audit: Audit, tmp_path: Path, where: str, value: object, said: str
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(replaced(to_document(audit), where, value)))
+    with pytest.raises(ResultFileError, match=said):
+        Audit.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "3", '{"schema": NaN}', "[" * 100_000, '"\\ud800"'])
+def test_other_json_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ResultFileError):
+        Audit.load(tmp_path / "a.json")
+
+
+def test_a_parquet_file_of_something_else_is_refused(audit: Audit, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"name": ["a"]}), path)
+    with pytest.raises(ResultFileError, match="not one that `intruders` wrote"):
+        Audit.load(path)
+    audit.save(path)
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["intruder"]), path)
+    with pytest.raises(ResultFileError, match="'intruder'"):
+        Audit.load(path)
+    pq.write_table(table.slice(5), path)
+    with pytest.raises(ResultFileError, match="totals say"):
+        Audit.load(path)
+
+
+def test_documents_are_read_back_without_a_file(audit: Audit) -> None:
+    assert from_document(to_document(audit)) == audit
+
+
+@pytest.mark.parametrize("name", ["audit.csv", "audit"])
+def test_other_endings_are_refused_with_the_two_that_are_known(
+    audit: Audit, tmp_path: Path, name: str
+) -> None:
+    for use in (audit.save, Audit.load):
+        with pytest.raises(SettingError, match=r"\.json or \.parquet"):
+            use(tmp_path / name)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ResultFileError, match=r"missing\.json"):
+        Audit.load(tmp_path / "missing.json")
+
+
+# --- writing
+
+
+def test_check_writable_finds_out_before_the_work(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new.json")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old.json").write_text("old")
+    check_writable(tmp_path / "old.json")
+    assert (tmp_path / "old.json").read_text() == "old"
+    check_writable("/dev/null")
+    for path, said in [(tmp_path, "is a folder"), (tmp_path / "no" / "a.json", "no folder")]:
+        with pytest.raises(ResultFileError, match=said):
+            check_writable(path)
+    with pytest.raises(ResultFileError, match="null"):
+        check_writable("a\0b.json")
+    with pytest.raises(ResultFileError, match="file name too long"):
+        check_writable(tmp_path / ("a" * 300 + ".json"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_check_writable_respects_permissions(tmp_path: Path) -> None:
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(ResultFileError, match="permission denied"):
+        check_writable(tmp_path / "a.json")
+    tmp_path.chmod(stat.S_IRWXU)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    write_atomically(path, b"old")
+
+    def full_disk(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(ResultFileError, match="no space left"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_followed_and_a_device_kept(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("old")
+    link = tmp_path / "link.json"
+    link.symlink_to(tmp_path / "real.json")
+    write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert (tmp_path / "real.json").read_text() == "new"
+    write_atomically("/dev/null", b"gone")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)

@@ -1,0 +1,62 @@
+"""The place of a matrix is read from its name, whatever the architecture."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from intruders.reports.places import Place, places
+
+LLAMA = [
+    f"model.layers.{i}.{kind}.weight" for i in range(2) for kind in ("self_attn.q_proj", "mlp.down_proj")
+]
+BERT = [
+    f"encoder.layer.3.{kind}.weight"
+    for kind in ("attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense")
+]
+GPT2 = [
+    f"transformer.h.11.{kind}.weight" for kind in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+]
+T5 = [
+    "encoder.block.0.layer.0.SelfAttention.q.weight",
+    "decoder.block.0.layer.0.SelfAttention.q.weight",
+    "decoder.block.0.layer.1.EncDecAttention.q.weight",
+]
+EXPERTS = [
+    "model.layers.5.mlp.experts.0.up_proj.weight",
+    "model.layers.5.mlp.experts.17.up_proj.weight",
+    "model.layers.5.mlp.shared_expert.up_proj.weight",
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "kinds"),
+    [
+        (LLAMA, ["q_proj", "down_proj"] * 2),
+        (BERT, ["query", "attention.output.dense", "intermediate.dense", "output.dense"]),
+        (GPT2, ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"]),
+        (T5, ["SelfAttention.q", "SelfAttention.q", "EncDecAttention.q"]),
+        (EXPERTS, ["experts.up_proj", "experts.up_proj", "shared_expert.up_proj"]),
+        (["model.layers.0.mlp.experts.gate_up_proj[3]"], ["gate_up_proj"]),
+        (["lm_head.weight", "model.embed_tokens.weight"], ["lm_head", "embed_tokens"]),
+        (["0.weight", "weight", "layers.2"], ["weight", "weight", "layers"]),
+    ],
+)
+def test_kinds_are_as_short_as_they_can_be(names: list[str], kinds: list[str]) -> None:
+    assert [place.kind for place in places(names)] == kinds
+
+
+def test_layers_and_stacks() -> None:
+    assert places(LLAMA)[2] == Place("model.layers", 1, "q_proj")
+    assert [place.stack for place in places(T5)] == ["encoder.block", "decoder.block", "decoder.block"]
+    assert places(EXPERTS)[1].layer == 5
+    assert places(["lm_head.weight"]) == [Place("", None, "lm_head")]
+
+
+@given(st.lists(st.text()))
+def test_any_name_has_a_place_and_a_kind(names: list[str]) -> None:
+    found = places(names)
+    assert len(found) == len(names)
+    for name, place in zip(names, found, strict=True):
+        assert bool(place.kind) or not name.strip(".")
