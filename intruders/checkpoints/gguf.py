@@ -1,0 +1,154 @@
+"""GGUF: de-quantized on read, under transformers' tensor names, by transformers' own mapping.
+
+llama.cpp's converter renames tensors and, for some architectures, rearranges them (rotary q and k rows of
+Llama, norms of Gemma, Conv1D of GPT-2, experts). transformers undoes both when it loads a GGUF file; the
+same tables and tensor processors are used here, one tensor at a time instead of a whole model at once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, IntrudersError, MissingDependencyError
+from .checkpoint import StoredTensor
+from .gguf_layout import GgufTensor, read_gguf_layout
+
+
+def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
+    """The tensors of a GGUF file under transformers' names, in the model's order, and the model's config.
+
+    Raises:
+      CheckpointError: not a whole GGUF file, or an architecture that transformers does not load from GGUF.
+      MissingDependencyError: gguf or transformers is not installed.
+    """
+    _require_packages(path)
+    layout = read_gguf_layout(path)
+    with _one_line_errors(path):
+        from transformers.modeling_gguf_pytorch_utils import (
+            TENSOR_PROCESSORS,
+            TensorProcessor,
+            get_gguf_hf_weights_map,
+            load_gguf_checkpoint,
+        )
+
+        config = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
+        processor = TENSOR_PROCESSORS.get(layout.architecture, TensorProcessor)(config=config)
+        skeleton = _skeleton(path, config, len(layout.tensors))
+        renamed = get_gguf_hf_weights_map(skeleton, processor)
+        shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    parts: dict[str, list[GgufTensor]] = {}
+    for tensor in layout.tensors:
+        # Expert tensors are mapped without their ".weight", and gate and up to the same fused parameter.
+        name = renamed.get(tensor.name) or renamed.get(tensor.name.removesuffix(".weight"))
+        if name in shapes:
+            parts.setdefault(name, []).append(tensor)
+    if not parts:
+        raise CheckpointError(
+            f"'{path}' has none of the tensors that transformers expects of a '{config.get('model_type')}' "
+            "model"
+        )
+    tensors = {
+        name: _stored(path, name, shapes[name], parts[name], processor, renamed)
+        for name in shapes
+        if name in parts
+    }
+    return tensors, config
+
+
+def _stored(
+    path: Path,
+    name: str,
+    shape: tuple[int, ...],
+    parts: list[GgufTensor],
+    processor: Any,
+    renamed: Mapping[str, str],
+) -> StoredTensor:
+    from gguf import GGMLQuantizationType
+
+    def read() -> Tensor:
+        with _one_line_errors(path):
+            done: dict[str, Any] = {"tensors": {}}
+            for part in parts:
+                result = processor.process(
+                    weights=_dequantized(path, part),
+                    name=part.name,
+                    tensor_key_mapping=renamed,
+                    parsed_parameters=done,
+                )
+                if result.name is not None:
+                    done["tensors"][name] = torch.from_numpy(np.ascontiguousarray(result.weights))
+            tensor: Tensor = done["tensors"][name]
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(
+                f"'{parts[0].name}' in '{path}' has the shape {tuple(tensor.shape)}; its config says {shape}"
+            )
+        return tensor
+
+    kinds = "+".join(sorted({GGMLQuantizationType(part.quantization).name for part in parts}))
+    return StoredTensor(shape, torch.float32, kinds, read)
+
+
+def _dequantized(path: Path, tensor: GgufTensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    from gguf import GGMLQuantizationType, dequantize
+    from gguf.quants import quant_shape_to_byte_shape
+
+    kind = GGMLQuantizationType(tensor.quantization)
+    raw = np.fromfile(path, dtype=np.uint8, count=tensor.end - tensor.begin, offset=tensor.begin)
+    values = dequantize(raw.reshape(quant_shape_to_byte_shape(tensor.shape, kind)), kind)
+    return np.asarray(values, dtype=np.float32)
+
+
+def _skeleton(path: Path, config: Mapping[str, Any], tensors: int) -> torch.nn.Module:
+    """The model without numbers, for its parameter names and shapes."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+        MODEL_MAPPING,
+        AutoConfig,
+    )
+
+    # Building takes time and memory in proportion to these, and the file itself says what they can be at
+    # most.
+    for key in ("num_hidden_layers", "num_layers", "num_decoder_layers", "num_experts", "num_local_experts"):
+        value = config.get(key, 0)
+        if isinstance(value, int) and value > max(tensors, 1024 if "experts" in key else 0):
+            raise CheckpointError(
+                f"'{path}' says {key} = {value:,} and has {tensors} tensors; download it again"
+            )
+    settings = dict(config)
+    built = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    for family in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, MODEL_MAPPING):
+        if type(built) in family:
+            with torch.device("meta"):
+                model: torch.nn.Module = family[type(built)](built)
+            return model
+    raise CheckpointError(f"'{path}' is a '{built.model_type}' model, which transformers has no class for")
+
+
+def _require_packages(path: Path) -> None:
+    missing = [name for name in ("gguf", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"'{path}' is a GGUF file, and reading it needs {' and '.join(missing)}: pip install "
+            "'intruders[gguf]'"
+        )
+
+
+@contextmanager
+def _one_line_errors(path: Path) -> Iterator[None]:
+    """Whatever gguf or transformers make of a strange file becomes one line that names it."""
+    try:
+        yield
+    except IntrudersError:
+        raise
+    except Exception as error:
+        text = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"'{path}' cannot be read as GGUF by transformers: {text}") from None

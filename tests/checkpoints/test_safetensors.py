@@ -1,0 +1,182 @@
+"""The safetensors reader against files of the safetensors package, and against files that lie."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from intruders.checkpoints.open import open_checkpoint
+from intruders.checkpoints.safetensors import read_header, safetensors_file
+from intruders.errors import CheckpointError
+
+DTYPES = [
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+]
+
+
+def write_raw(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:
+    """A file with any header over any data; ``length`` is what its first eight bytes claim."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return path
+
+
+def entry(shape: Any = (2, 2), offsets: Any = (0, 16), dtype: Any = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_dtype_is_read_as_the_package_wrote_it(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensor = torch.arange(12).reshape(3, 4).to(dtype)
+    save_file(
+        {"a": tensor, "empty": torch.zeros(0, 3), "scalar": torch.tensor(2.5)}, tmp_path / "x.safetensors"
+    )
+    stored = safetensors_file(tmp_path / "x.safetensors")
+    assert stored["a"].dtype == dtype
+    assert stored["a"].shape == (3, 4)
+    assert torch.equal(stored["a"].read().to(torch.float64), tensor.to(torch.float64))
+    assert stored["empty"].read().shape == (0, 3)
+    assert stored["scalar"].read().item() == 2.5
+
+
+def test_layers_are_in_numerical_order(tmp_path: Path) -> None:
+    save_file({f"layers.{i}.w": torch.zeros(1) for i in range(12)}, tmp_path / "x.safetensors")
+    assert list(safetensors_file(tmp_path / "x.safetensors")) == [f"layers.{i}.w" for i in range(12)]
+
+
+LIES = {
+    "two bytes": b"ab",
+    "nothing": b"",
+    "a header longer than the file": struct.pack("<Q", 2**40) + b"{}",
+    "a header of 2^63 bytes": struct.pack("<Q", 2**63) + b"{}",
+    "no JSON": struct.pack("<Q", 3) + b"abc",
+    "a list": struct.pack("<Q", 2) + b"[]",
+    "not UTF-8": struct.pack("<Q", 2) + b"\xff\xfe",
+    "JSON nested without end": struct.pack("<Q", 200_000) + b"[" * 200_000,
+}
+
+
+@pytest.mark.parametrize("content", LIES.values(), ids=LIES.keys())
+def test_files_that_are_no_safetensors(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"x\.safetensors"):
+        read_header(tmp_path / "x.safetensors")
+
+
+WRONG_ENTRIES = {
+    "bytes missing": (entry(offsets=(0, 15)), 15),
+    "offsets past the file": (entry(offsets=(0, 16)), 8),
+    "offsets backwards": (entry(offsets=(16, 0)), 16),
+    "offsets negative": (entry(offsets=(-16, 0)), 16),
+    "offsets as floats": (entry(offsets=(0.0, 16.0)), 16),
+    "one offset": (entry(offsets=(16,)), 16),
+    "a hole at the start": (entry(offsets=(8, 24)), 24),
+    "bytes that belong to nothing": (entry(), 24),
+    "a dtype that does not exist": (entry(dtype="F31"), 16),
+    "a dtype that is no string": (entry(dtype=32), 16),
+    "a shape that is no list": (entry(shape=4), 16),
+    "a negative size": (entry(shape=(-2, -2)), 16),
+    "a size that is true": (entry(shape=(True, 4)), 16),
+    "a product past 64 bits": (entry(shape=(2**62, 2**62)), 16),
+    "a size past 64 bits": (entry(shape=(2**64, 0), offsets=(0, 0)), 0),
+    "a shape of a thousand dimensions": (entry(shape=[1] * 1000, offsets=(0, 4)), 4),
+    "no shape": ({"dtype": "F32", "data_offsets": [0, 16]}, 16),
+    "no object": ("F32", 16),
+}
+
+
+@pytest.mark.parametrize(("value", "size"), WRONG_ENTRIES.values(), ids=WRONG_ENTRIES.keys())
+def test_entries_that_cannot_be(tmp_path: Path, value: Any, size: int) -> None:
+    path = write_raw(tmp_path / "x.safetensors", {"a": value}, bytes(size))
+    with pytest.raises(
+        CheckpointError, match=r"'.*x.safetensors' is not a whole safetensors file: .*(a|tensors)"
+    ):
+        read_header(path)
+
+
+def test_overlapping_tensors(tmp_path: Path) -> None:
+    header = {"a": entry(), "b": entry(offsets=(8, 24))}
+    with pytest.raises(CheckpointError, match="'b' overlaps 'a'"):
+        read_header(write_raw(tmp_path / "x.safetensors", header, bytes(24)))
+
+
+def test_the_same_name_twice(tmp_path: Path) -> None:
+    text = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a": 1}'
+    with pytest.raises(CheckpointError, match="stands in it twice"):
+        read_header(write_raw(tmp_path / "x.safetensors", text, bytes(4)))
+
+
+def test_truncated_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.randn(8, 8)}, path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="256 bytes and 255 are there"):
+        read_header(path)
+
+
+def sharded(folder: Path) -> dict[str, torch.Tensor]:
+    tensors = {f"layers.{i}.weight": torch.randn(3, 4) for i in range(3)}
+    save_file(
+        {name: tensors[name] for name in list(tensors)[:2]}, folder / "model-00001-of-00002.safetensors"
+    )
+    save_file(
+        {name: tensors[name] for name in list(tensors)[2:]}, folder / "model-00002-of-00002.safetensors"
+    )
+    return tensors
+
+
+def write_index(folder: Path, weight_map: Any) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_sharded_checkpoint(tmp_path: Path) -> None:
+    tensors = sharded(tmp_path)
+    write_index(
+        tmp_path, {name: f"model-0000{1 + (i == 2)}-of-00002.safetensors" for i, name in enumerate(tensors)}
+    )
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.names() == list(tensors)
+    assert all(torch.equal(checkpoint.read(name), tensor) for name, tensor in tensors.items())
+
+
+WRONG_MAPS = {
+    "a missing shard": ({"layers.0.weight": "model-00003-of-00003.safetensors"}, "shards that are not there"),
+    "a shard above the folder": (
+        {"layers.0.weight": "../model.safetensors"},
+        "expected the plain name of a file",
+    ),
+    "an absolute shard": ({"layers.0.weight": "/etc/passwd"}, "expected the plain name of a file"),
+    "a Windows path": ({"layers.0.weight": "..\\model.safetensors"}, "expected the plain name of a file"),
+    "a number": ({"layers.0.weight": 1}, "expected the plain name of a file"),
+    "another shard": (
+        {"layers.2.weight": "model-00001-of-00002.safetensors"},
+        "into shards that do not hold them",
+    ),
+    "a list": ([1], "no 'weight_map' object"),
+    "nothing": ({}, "no 'weight_map' object"),
+}
+
+
+@pytest.mark.parametrize(("weight_map", "text"), WRONG_MAPS.values(), ids=WRONG_MAPS.keys())
+def test_indexes_that_lie(tmp_path: Path, weight_map: Any, text: str) -> None:
+    sharded(tmp_path)
+    write_index(tmp_path, weight_map)
+    with pytest.raises(CheckpointError, match=text):
+        open_checkpoint(tmp_path)
