@@ -1,0 +1,100 @@
+"""The records that every task is made of, whatever it was read from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from ..errors import SettingError
+
+Kind = Literal["causal", "classification"]
+Score = Literal["class", "final-number", "exact", "none"]
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row. Causal: prompt and the completion to learn. Classification: text (or a pair) and its label."""
+
+    text: str
+    target: str  # completion or label
+    pair: str | None = None  # second text of a classification
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to learn and how it is scored."""
+
+    name: str
+    kind: Kind
+    score: Score
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels of the training split, sorted: a label's place is its class number."""
+        return sorted({example.target for example in self.train}, key=_label_order)
+
+    def split(self, name: str) -> list[Example]:
+        if name not in SPLITS:
+            raise SettingError(f"split {name!r} is not known; expected one of {', '.join(SPLITS)}")
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+    def limited(self, train: int | None, evaluation: int | None) -> Task:
+        """The same task with at most so many rows in training and in each evaluation split."""
+        return replace(
+            self,
+            train=self.train[:train],
+            validation=self.validation[:evaluation],
+            test=self.test[:evaluation],
+        )
+
+    def fingerprint(self) -> dict[str, dict[str, int | str]]:
+        """Rows and SHA-256 of each split's content: two runs saw the same data if these agree."""
+        return {name: _fingerprint(self.split(name)) for name in SPLITS}
+
+
+def checked(task: Task) -> Task:
+    """The task itself, or SettingError: an empty split, or a label never seen in training."""
+    for name in ("train", "validation"):
+        if not task.split(name):
+            raise SettingError(f"task {task.name!r}: the {name} split is empty; expected at least one row")
+    if task.kind == "classification":
+        if len(task.labels) < 2:
+            raise SettingError(
+                f"task {task.name!r}: every row of the train split has the label {task.labels[0]!r}; "
+                "expected two labels or more"
+            )
+        known = set(task.labels)
+        for name in ("validation", "test"):
+            for row, example in enumerate(task.split(name)):
+                if example.target not in known:
+                    raise SettingError(
+                        f"task {task.name!r}: row {row + 1} of the {name} split has the label "
+                        f"{example.target!r}, which the train split has not; expected {_listed(task.labels)}"
+                    )
+    return task
+
+
+def _listed(labels: list[str]) -> str:
+    shown = ", ".join(repr(label) for label in labels[:8])
+    return shown + (f" and {len(labels) - 8} more" if len(labels) > 8 else "")
+
+
+def _label_order(label: str) -> tuple[float, str]:
+    """Numbers in numerical order, then words in alphabetical order."""
+    try:
+        return float(label), label
+    except ValueError:
+        return float("inf"), label
+
+
+def _fingerprint(examples: list[Example]) -> dict[str, int | str]:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps(asdict(example), sort_keys=True).encode() + b"\n")
+    return {"rows": len(examples), "sha256": digest.hexdigest()}

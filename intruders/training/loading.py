@@ -1,0 +1,55 @@
+"""Models and tokenizers through transformers' auto classes, in single precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import CheckpointError
+from .examples import Kind
+
+
+def load_model(location: str, kind: Kind, labels: Sequence[str] | None = None) -> nn.Module:
+    """A causal model, or a sequence classifier with one output per label (a new head starts at random).
+
+    Raises CheckpointError when transformers cannot load ``location`` as that.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    try:
+        if kind == "causal":
+            model: nn.Module = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32)
+        else:
+            names = list(labels or [])
+            model = AutoModelForSequenceClassification.from_pretrained(
+                location,
+                dtype=torch.float32,
+                num_labels=len(names),
+                id2label=dict(enumerate(names)),
+                label2id={name: index for index, name in enumerate(names)},
+            )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{location!r} cannot be loaded as a {kind} model by transformers: {first_line(error)}"
+        ) from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_tokenizer(location: str) -> Any:
+    """The tokenizer of ``location``. Raises CheckpointError when there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(location)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{location!r} has no tokenizer that transformers can load: {first_line(error)}"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library said."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,167 @@
+"""Full fine-tuning and the LoRA family: what is trained, from where it starts, and by which optimizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..errors import SettingError
+
+if TYPE_CHECKING:
+    from .config import FinetuneConfig
+    from .examples import Kind
+
+# Every method with what sets it apart, in one line each.
+METHODS = {
+    "full": "all linear weights; embeddings, norms and biases frozen unless train_all",
+    "lora": "W0 + alpha/r B A, A random, B zero (Hu et al. 2021)",
+    "rslora": "LoRA scaled by alpha/sqrt(r) (Kalajdzievski 2023)",
+    "dora": "LoRA on the direction, a trained magnitude per column (Liu et al. 2024)",
+    "pissa": "LoRA that starts from the leading singular triplets of W0 (Meng et al. 2024)",
+    "olora": "LoRA that starts from a QR decomposition of W0 (Buyukakyuz 2024)",
+    "lora-fa": "A frozen, gradient of B corrected for it (Zhang et al. 2023)",
+    "b-only": "A frozen, B trained as in LoRA",
+    "lora+": "LoRA with a higher rate for B (Hayou et al. 2024)",
+}
+_FROZEN_A = ("lora-fa", "b-only")
+_CHANGES_BASE = ("pissa", "olora")
+
+
+def prepare(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
+    """The model with just the parameters of ``config.method`` trainable, wrapped by PEFT unless it is full.
+
+    Raises SettingError when the rank is larger than a matrix that it is for, or when no module is targeted.
+    """
+    if config.method == "full":
+        return _full(model, train_all=config.train_all)
+    return _adapted(model, config, kind)
+
+
+def make_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Optimizer | None:
+    """The optimizer of the methods that have one of their own; None leaves Trainer's AdamW."""
+    optimizer: torch.optim.Optimizer | None = None
+    if config.method == "lora+":
+        from peft.optimizers import create_loraplus_optimizer
+
+        optimizer = create_loraplus_optimizer(
+            model,
+            torch.optim.AdamW,
+            lr=config.lr,
+            loraplus_lr_ratio=config.loraplus_lr_ratio,
+            loraplus_weight_decay=config.weight_decay,
+        )
+    elif config.method == "lora-fa":
+        from peft.optimizers import create_lorafa_optimizer
+
+        optimizer = create_lorafa_optimizer(
+            model,
+            r=config.rank,
+            lora_alpha=config.lora_alpha,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+        )
+    return optimizer
+
+
+def save_start(model: Any, config: FinetuneConfig, folder: Path) -> Path | None:
+    """Keep the untrained adapter of a method that changes the base; saving needs it to undo that change."""
+    if config.method not in _CHANGES_BASE:
+        return None
+    model.save_pretrained(folder)
+    return folder
+
+
+def linear_modules(model: Any) -> dict[str, nn.Linear]:
+    """Linear (and GPT-2's Conv1D) modules by name, without output embeddings and classification heads."""
+    from transformers.pytorch_utils import Conv1D
+
+    left_out: set[int] = set()
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    for top in (output, *heads(model).values()):
+        if top is not None:
+            left_out |= {id(module) for module in top.modules()}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and id(module) not in left_out
+    }
+
+
+def heads(model: nn.Module) -> dict[str, nn.Module]:
+    """The classification head by name, which starts at random and so is trained whole by every method."""
+    return {
+        name: head
+        for name in ("classifier", "score")
+        if isinstance(head := getattr(model, name, None), nn.Module)
+    }
+
+
+def _full(model: nn.Module, *, train_all: bool) -> nn.Module:
+    model.requires_grad_(train_all)
+    for module in linear_modules(model).values():
+        module.weight.requires_grad_(True)
+    for head in heads(model).values():
+        head.requires_grad_(True)
+    return model
+
+
+def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    _check_rank(model, config)
+    targets = config.target_modules
+    try:
+        adapted: nn.Module = get_peft_model(
+            model,
+            LoraConfig(
+                task_type="SEQ_CLS" if kind == "classification" else "CAUSAL_LM",
+                r=config.rank,
+                lora_alpha=_whole_if_possible(config.lora_alpha),
+                lora_dropout=config.dropout,
+                target_modules=targets if isinstance(targets, str) else list(targets),
+                use_rslora=config.method == "rslora",
+                use_dora=config.method == "dora",
+                init_lora_weights=config.method if config.method in _CHANGES_BASE else True,
+            ),
+        )
+    except ValueError as error:
+        if "target modules" not in str(error).lower():
+            raise
+        raise SettingError(
+            f"target_modules {targets!r} match no module of {config.base!r}; "
+            "expected all-linear or names such as q_proj"
+        ) from error
+    if config.method in _FROZEN_A:
+        _freeze_a(adapted, orthonormal=config.init_a == "orthonormal")
+    return adapted
+
+
+def _check_rank(model: nn.Module, config: FinetuneConfig) -> None:
+    """PEFT takes any rank; above a matrix's smaller side, orthonormal rows and SVD starts do not exist."""
+    if config.method not in _CHANGES_BASE and config.init_a != "orthonormal":
+        return
+    smallest = min((min(module.weight.shape), name) for name, module in linear_modules(model).items())
+    if config.rank > smallest[0]:
+        raise SettingError(
+            f"rank is {config.rank}, but {smallest[1]} is only {smallest[0]} wide and "
+            f"method {config.method!r} starts from that many directions of it; lower the rank"
+        )
+
+
+def _freeze_a(model: nn.Module, *, orthonormal: bool) -> None:
+    from peft.tuners.lora import LoraLayer
+
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            for a in module.lora_A.values():
+                if orthonormal:
+                    nn.init.orthogonal_(a.weight)  # (r, n): rows of length 1, at right angles
+                a.weight.requires_grad_(False)
+
+
+def _whole_if_possible(value: float) -> Any:
+    """PEFT types alpha as int; a whole number is written to adapter_config.json as one."""
+    return int(value) if float(value).is_integer() else value

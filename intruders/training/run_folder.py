@@ -1,0 +1,156 @@
+"""The folder of one fine-tuning run: its record, its log, its checkpoints, and the model that came out.
+
+run.json       settings, seed, versions, data fingerprint, time, result; ``status``: running or finished
+log.jsonl      one line per logged step
+checkpoints/   Trainer's, while the run goes on; a file ``complete.json`` marks those that can be resumed from
+adapter_model.safetensors, adapter_config.json, or model.safetensors, config.json: the model, when finished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import SettingError
+
+SCHEMA = 1
+_COMPLETE = "complete.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run is kept; nothing is read before it is asked for."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What run.json says. SettingError when there is none, or it cannot be read."""
+        file = self.path / "run.json"
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise SettingError(f"{str(self.path)!r} is not a run folder: it has no run.json") from error
+        except (OSError, ValueError) as error:
+            raise SettingError(f"{str(file)!r} cannot be read as the record of a run: {error}") from error
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            raise SettingError(f"{str(file)!r} is not a run record of schema {SCHEMA}")
+        return record
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The logged steps, oldest first."""
+        file = self.path / "log.jsonl"
+        if not file.is_file():
+            return []
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.path / "run.json").is_file() and self.record.get("status") == "finished"
+
+    def summary(self) -> str:
+        """What came out, in one line."""
+        record = self.record
+        accuracy, examples = record["validation"]["accuracy"], record["validation"]["examples"]
+        scored = "" if accuracy is None else f", accuracy {accuracy:.3f} on {examples} validation rows"
+        return (
+            f"{record['config']['method']} on {record['task']['name']}: {record['steps']} steps in "
+            f"{record['seconds']['training']:.0f} s{scored}; model in {self.path}"
+        )
+
+    def open_for(self, config: dict[str, Any]) -> None:
+        """Make the folder, or accept it when it holds a run of the same settings.
+
+        Raises SettingError when the folder holds something else, or cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise SettingError(
+                f"out {str(self.path)!r} cannot be written: {error.strerror}; choose another folder"
+            ) from error
+        if not (self.path / "run.json").is_file():
+            if any(self.path.iterdir()):
+                raise SettingError(
+                    f"out {str(self.path)!r} is not empty and not a run; choose another folder"
+                )
+            return
+        before = self.record["config"]
+        # Where a run is kept does not change what it is: a moved folder can be resumed.
+        changed = sorted(
+            key
+            for key in before.keys() | config.keys()
+            if key != "out" and before.get(key) != config.get(key)
+        )
+        if changed:
+            raise SettingError(
+                f"out {str(self.path)!r} holds a run with other settings ({', '.join(changed)}); "
+                "choose another folder, or remove that one"
+            )
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        write_text_atomically(
+            self.path / "run.json", json.dumps({"schema": SCHEMA} | record, indent=2) + "\n"
+        )
+
+    def write_log(self, history: list[dict[str, Any]]) -> None:
+        write_text_atomically(self.path / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
+
+    def write_model(self, save: Callable[[Path], None]) -> None:
+        """Let ``save`` write the model to a folder beside, then move its files here, configuration last."""
+        unfinished = Path(tempfile.mkdtemp(prefix=".model-", dir=self.path))
+        try:
+            save(unfinished)
+            for file in sorted(unfinished.iterdir(), key=lambda file: file.name.endswith("config.json")):
+                os.replace(file, self.path / file.name)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def mark_complete(self, step: int, seconds: float) -> None:
+        """Say that the checkpoint of ``step`` is whole; a kill in the middle of saving leaves no mark."""
+        write_text_atomically(
+            self.checkpoints / f"checkpoint-{step}" / _COMPLETE,
+            json.dumps({"step": step, "seconds": seconds}),
+        )
+
+    def last_checkpoint(self) -> tuple[Path, float] | None:
+        """The newest whole checkpoint and the seconds trained up to it; the others are removed."""
+        found: list[tuple[int, Path, float]] = []
+        for folder in self.checkpoints.glob("checkpoint-*"):
+            try:
+                mark = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))
+                found.append((int(mark["step"]), folder, float(mark["seconds"])))
+            except (OSError, ValueError, KeyError):
+                shutil.rmtree(folder, ignore_errors=True)
+        if not found:
+            return None
+        _, folder, seconds = max(found)
+        return folder, seconds
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write beside, then rename: a reader finds the old text or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,62 @@
+"""Trainer callbacks of a run: stop at a target accuracy, and keep the record up to date."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from .examples import Task
+from .run_folder import RunFolder
+from .scoring import outcomes
+
+
+class StopAtAccuracy(TrainerCallback):  # type: ignore[misc]
+    """Score the validation split every ``every`` steps and stop when it reaches ``target``.
+
+    Methods that are compared at the same task score are each stopped by this, at its own step.
+    """
+
+    def __init__(self, target: float, every: int, task: Task, tokenizer: Any, context: int) -> None:
+        self.target, self.every = target, every
+        self.task, self.tokenizer, self.context = task, tokenizer, context
+        self.reached = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step % self.every:
+            return
+        right = outcomes(model, self.tokenizer, self.task, self.task.validation, context=self.context)
+        accuracy = sum(right) / len(right)
+        state.log_history.append({"step": state.global_step, "validation_accuracy": accuracy})
+        if accuracy >= self.target:
+            self.reached = True
+            control.should_training_stop = True
+
+
+class KeepRecord(TrainerCallback):  # type: ignore[misc]
+    """Mark whole checkpoints, keep the log on disk, and count the seconds of training over all attempts."""
+
+    def __init__(self, run: RunFolder, seconds_before: float) -> None:
+        self.run = run
+        self.seconds = seconds_before
+        self._counted_to = time.perf_counter()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._counted_to = time.perf_counter()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._count()
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self._count()
+        self.run.write_log(state.log_history)
+        trained = (p for p in model.parameters() if p.requires_grad)
+        if all(bool(torch.isfinite(p).all()) for p in trained):
+            self.run.mark_complete(state.global_step, self.seconds)
+
+    def _count(self) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self._counted_to
+        self._counted_to = now
