@@ -64,6 +64,8 @@ def finetune(
         str | None, Option(help="A tenth of the data is held out if not given.")
     ] = None,
     test_file: Annotated[str | None, Option()] = None,
+    no_header: Annotated[bool | None, Option("--no-header", help="Columns are called 0, 1, ...")] = None,
+    data_seed: Annotated[int | None, Option(help="Of generated tasks and of rows held out.")] = None,
     match: Annotated[str | None, Option(help="accuracy=0.90: stop when validation reaches it.")] = None,
     eval_steps: Annotated[int | None, Option(help="How often --match looks.")] = None,
     save_steps: Annotated[int | None, Option(help="How often a checkpoint is kept.")] = None,

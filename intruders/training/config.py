@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import SettingError
+from .local_files import Columns
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -66,6 +67,8 @@ class FinetuneConfig:
     score: str | None = None
     validation_file: str | None = None
     test_file: str | None = None
+    no_header: bool = False
+    data_seed: int = 0  # of generated tasks and of rows held out
 
     match: str | None = None  # "accuracy=0.90": stop when the validation split reaches it
     eval_steps: int = 50
@@ -80,6 +83,20 @@ class FinetuneConfig:
     def lora_alpha(self) -> float:
         """Alpha as a number: a multiple of the rank is worked out."""
         return _alpha(self.alpha, self.rank)
+
+    @property
+    def columns(self) -> Columns:
+        """Which columns of a data file hold what."""
+        return Columns(
+            text=self.text,
+            label=self.label,
+            prompt=self.prompt,
+            completion=self.completion,
+            score=self.score,
+            validation_file=self.validation_file,
+            test_file=self.test_file,
+            no_header=self.no_header,
+        )
 
     @property
     def target_accuracy(self) -> float | None:
@@ -135,11 +152,6 @@ def read_config(path: str | Path, **changes: Any) -> FinetuneConfig:
     return config_from_mapping(short | changes, where=f"config {str(path)!r}")
 
 
-def with_out(config: FinetuneConfig, out: str) -> FinetuneConfig:
-    """The same run, kept in another folder."""
-    return replace(config, out=out)
-
-
 _TUPLES = {"target_modules", "text", "report_to"}
 _NUMBERS = {
     "dropout",
@@ -151,10 +163,10 @@ _NUMBERS = {
     "max_grad_norm",
 }
 _WHOLE = {
-    "rank", "steps", "batch_size", "gradient_accumulation_steps", "seed", "max_length", "max_train_samples",
-    "max_eval_samples", "eval_steps", "save_steps", "logging_steps",
+    "rank", "steps", "batch_size", "gradient_accumulation_steps", "seed", "data_seed", "max_length",
+    "max_train_samples", "max_eval_samples", "eval_steps", "save_steps", "logging_steps",
 }  # fmt: skip
-_SWITCHES = {"train_all", "gradient_checkpointing", "drop_too_long"}
+_SWITCHES = {"train_all", "gradient_checkpointing", "drop_too_long", "no_header"}
 _OPTIONAL = {field.name for field in fields(FinetuneConfig) if "None" in str(field.type)}
 
 

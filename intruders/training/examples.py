@@ -48,6 +48,7 @@ class Task:
         """The same task with at most so many rows in training and in each evaluation split."""
         return replace(
             self,
+            # The first rows will do: every source gives its rows in an order drawn by seed.
             train=self.train[:train],
             validation=self.validation[:evaluation],
             test=self.test[:evaluation],

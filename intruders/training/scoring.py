@@ -23,15 +23,17 @@ def outcomes(
     examples: Sequence[Example],
     *,
     context: int,
+    labels: Sequence[str] | None = None,
     batch_size: int = 32,
 ) -> list[bool]:
     """For each example whether the model's answer is right, in order.
 
     Classification: the class of the largest logit is the label. Causal: a greedy completion of the prompt,
-    compared by the task's score (its last number, or its whole text).
+    compared by the task's score (its last number, or its whole text). ``labels`` names the model's outputs in
+    order where that is not the task's own order.
     """
     if task.kind == "classification":
-        return _class_outcomes(model, tokenizer, task, examples, context, batch_size)
+        return _class_outcomes(model, tokenizer, labels or task.labels, examples, context, batch_size)
     # Where every next token of the target is the most likely one, greedy generation gives just the target:
     # one forward pass settles those, and only the others are generated.
     right = _foretold(model, tokenizer, examples, context, batch_size)
@@ -141,9 +143,14 @@ def _foretold(
 
 @torch.no_grad()
 def _class_outcomes(
-    model: nn.Module, tokenizer: Any, task: Task, examples: Sequence[Example], context: int, batch_size: int
+    model: nn.Module,
+    tokenizer: Any,
+    labels: Sequence[str],
+    examples: Sequence[Example],
+    context: int,
+    batch_size: int,
 ) -> list[bool]:
-    rows = encode_classification(tokenizer, examples, task.labels, context)
+    rows = encode_classification(tokenizer, examples, labels, context)
     collate = PadRight(pad_token_id(tokenizer))
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
     right = [False] * len(rows)
@@ -152,8 +159,8 @@ def _class_outcomes(
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             batch = {name: value.to(device) for name, value in collate([rows[row] for row in chosen]).items()}
-            labels = batch.pop("labels")  # (batch,)
-            hits = model(**batch).logits.argmax(dim=-1) == labels  # (batch,)
+            wanted = batch.pop("labels")  # (batch,)
+            hits = model(**batch).logits.argmax(dim=-1) == wanted  # (batch,)
             for row, hit in zip(chosen, hits.tolist(), strict=True):
                 right[row] = hit
     return right

@@ -50,7 +50,8 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
 def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch: Path) -> None:
     from transformers import set_seed
 
-    task = load_task(config.task).limited(config.max_train_samples, config.max_eval_samples)
+    task = load_task(config.task, config.columns, config.data_seed)
+    task = task.limited(config.max_train_samples, config.max_eval_samples)
     location = base_model_location(config.base)
     tokenizer = load_tokenizer(location)
     set_seed(config.seed)

@@ -1,0 +1,81 @@
+"""Confidence intervals: bootstrap over documents for losses, Wilson's interval for accuracies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import SettingError
+from .losses import DocumentLosses
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with the ends of its confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float]:
+        return {"estimate": self.estimate, "low": self.low, "high": self.high}
+
+
+def loss_interval(losses: DocumentLosses, *, level: float = 0.95, seed: int = 0) -> Interval:
+    """Mean loss per token with its bootstrap interval over documents (percentiles; Efron 1979)."""
+    return _interval(losses.mean, losses.sums, losses.tokens, level, seed)
+
+
+def paired_difference(
+    after: DocumentLosses, before: DocumentLosses, *, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Mean loss per token of ``after`` minus that of ``before``, documents resampled in pairs.
+
+    d = sum_i (a_i - b_i) / sum_i t_i over documents i with t_i tokens. Each resample draws documents with
+    replacement and takes both models' losses of those it drew. Raises SettingError when the two were not
+    measured in the same way on the same tokens.
+    """
+    if after.measure != before.measure or not np.array_equal(after.tokens, before.tokens):
+        raise SettingError(
+            f"losses cannot be paired: {after.measure} on {after.tokens.sum()} tokens of {len(after.tokens)} "
+            f"documents, {before.measure} on {before.tokens.sum()} of {len(before.tokens)}; measure both "
+            "alike"
+        )
+    differences = after.sums - before.sums  # (documents,)
+    estimate = float(differences.sum() / after.tokens.sum())
+    return _interval(estimate, differences, after.tokens, level, seed)
+
+
+def proportion_interval(right: int, of: int, *, z: float = 1.959964) -> Interval:
+    """Share right / of with Wilson's score interval (1927), which holds near 0 and 1 and for few rows."""
+    if of < 1:
+        raise SettingError("an accuracy over no examples has no interval; expected at least one")
+    share = right / of
+    centre = (share + z * z / (2 * of)) / (1 + z * z / of)
+    half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    # At 0 and at 1 the formula ends just there; rounding must not put the end on the wrong side.
+    return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
+
+
+def _interval(
+    estimate: float,
+    sums: npt.NDArray[np.float64],
+    tokens: npt.NDArray[np.int64],
+    level: float,
+    seed: int,
+) -> Interval:
+    """Percentiles of resampled sum / tokens. One document says nothing of the spread: infinite."""
+    if len(sums) < 2:
+        return Interval(estimate, -math.inf, math.inf)
+    generator = np.random.default_rng(seed)
+    means = np.empty(RESAMPLES)
+    for resample in range(RESAMPLES):
+        drawn = generator.integers(len(sums), size=len(sums))
+        means[resample] = sums[drawn].sum() / tokens[drawn].sum()
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, float(low), float(high))

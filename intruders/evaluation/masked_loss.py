@@ -1,0 +1,108 @@
+"""How well a masked language model foretells text: the pseudo-loss, and a cheap, different estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ..errors import NonFiniteError, SettingError
+from ..training.scoring import evaluating
+from .losses import DocumentLosses
+
+
+def pseudo_losses(
+    model: nn.Module, tokenizer: Any, documents: Sequence[str], *, window: int = 512, batch_size: int = 32
+) -> DocumentLosses:
+    """-log p(token | others of its window), one token masked at a time, summed over each document.
+
+    The pseudo-log-likelihood of Salazar et al. (2020), with the sign of a loss. Documents are cut into windows
+    that follow each other; special tokens are never masked. One forward pass per token, in batches.
+    """
+    sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
+    with evaluating(model):
+        for document, text in enumerate(documents):
+            for ids, ordinary in _windows(tokenizer, text, window):
+                for places in torch.split(ordinary, batch_size):
+                    rows = ids.repeat(len(places), 1)  # (places, width)
+                    numbers = torch.arange(len(places))
+                    rows[numbers, places] = tokenizer.mask_token_id
+                    losses = _losses(model, rows, numbers, places, ids[places])
+                    sums[document] += losses.sum()
+                    tokens[document] += len(places)
+    return _collected("pseudo-loss", sums, tokens)
+
+
+def masked_estimate(
+    model: nn.Module,
+    tokenizer: Any,
+    documents: Sequence[str],
+    *,
+    window: int = 512,
+    rate: float = 0.15,
+    seed: int = 0,
+) -> DocumentLosses:
+    """-log p of tokens masked together, a random 15 % of every window: the loss of BERT's pre-training.
+
+    One pass per window. It is not the pseudo-loss: masked tokens do not see each other, so it is higher. Both
+    models of a comparison get the same masks from the same seed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
+    with evaluating(model):
+        for document, text in enumerate(documents):
+            for ids, ordinary in _windows(tokenizer, text, window):
+                count = max(1, round(rate * len(ordinary)))
+                places = ordinary[torch.randperm(len(ordinary), generator=generator)[:count]]
+                row = ids.clone()
+                row[places] = tokenizer.mask_token_id
+                losses = _losses(model, row[None], torch.zeros_like(places), places, ids[places])
+                sums[document] += losses.sum()
+                tokens[document] += len(places)
+    return _collected("masked-15%-estimate", sums, tokens)
+
+
+def _windows(tokenizer: Any, text: str, window: int) -> list[tuple[Tensor, Tensor]]:
+    """Token ids (width,) with special tokens around, and the places of the ordinary ones, by window."""
+    before, after = _special_tokens(tokenizer)
+    room = window - len(before) - len(after)
+    if room < 1:
+        raise SettingError(f"window is {window}; expected room for a token beside the special ones")
+    ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    pieces = []
+    for start in range(0, len(ids), room):
+        piece = ids[start : start + room]
+        places = torch.arange(len(before), len(before) + len(piece))
+        pieces.append((torch.tensor(before + piece + after), places))
+    return pieces
+
+
+def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and behind a text."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    first, last = special.index(0), len(special) - special[::-1].index(0)
+    return ids[:first], ids[last:]
+
+
+@torch.no_grad()
+def _losses(model: nn.Module, rows: Tensor, row_of: Tensor, place_of: Tensor, targets: Tensor) -> Any:
+    """Loss at (row_of, place_of) of rows (batch, width) against targets (masked,), in double precision."""
+    device = next(model.parameters()).device
+    logits = model(input_ids=rows.to(device), attention_mask=torch.ones_like(rows).to(device)).logits
+    chosen = logits[row_of.to(device), place_of.to(device)].float()  # (masked, vocabulary)
+    losses = cross_entropy(chosen, targets.to(device), reduction="none").double().cpu().numpy()
+    if not np.isfinite(losses).all():
+        raise NonFiniteError("the masked loss is not a number")
+    return losses
+
+
+def _collected(measure: str, sums: Any, tokens: Any) -> DocumentLosses:
+    kept = tokens > 0
+    if not kept.any():
+        raise SettingError("no document has a token; there is nothing to score")
+    return DocumentLosses(measure, sums[kept], tokens[kept])

@@ -1,0 +1,106 @@
+"""Tiny models with a tokenizer of single characters, made by code and saved by transformers."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
+_CHARACTERS = sorted(set(string.digits + string.ascii_letters + string.punctuation + " \n"))
+
+
+def character_tokenizer(*, around: bool = False) -> Any:
+    """One token per character; ``around`` puts <s> before and </s> behind every text, as BERT's does."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: index for index, token in enumerate(_SPECIAL + _CHARACTERS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    if around:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def save_llama(folder: Path, *, positions: int = 256) -> Path:
+    """A causal model of two layers, 32 wide."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = character_tokenizer()
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=positions,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    return _saved(folder, model, tokenizer)
+
+
+def save_gpt2(folder: Path) -> Path:
+    """A causal model whose matrices are Conv1D, stored the other way round."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = character_tokenizer()
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            n_positions=256,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+    )
+    return _saved(folder, model, tokenizer)
+
+
+def save_bert(folder: Path, *, positions: int = 128) -> Path:
+    """A masked language model of two layers, 32 wide, with its head."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    tokenizer = character_tokenizer(around=True)
+    torch.manual_seed(0)
+    model = BertForMaskedLM(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=positions,
+            pad_token_id=0,
+        )
+    )
+    return _saved(folder, model, tokenizer)
+
+
+def _saved(folder: Path, model: Any, tokenizer: Any) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

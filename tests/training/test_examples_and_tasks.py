@@ -1,0 +1,175 @@
+"""The tasks: generated, of the installed documentation, and from local files in every format."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from intruders.errors import SettingError
+from intruders.training.examples import Example, Task, checked
+from intruders.training.local_files import Columns
+from intruders.training.tasks import load_task
+from intruders.training.word_problems import word_problems
+
+_ROWS = [{"sentence": f'row {i} says "x', "label": str(i % 3)} for i in range(40)]
+
+
+def test_word_problems_are_right_and_split_apart() -> None:
+    task = word_problems()
+    for example in task.train[:500]:
+        steps = re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", example.target)
+        assert 2 <= len(steps) <= 3
+        for left, operator, right, result in steps:
+            values = {"+": int(left) + int(right), "-": int(left) - int(right), "*": int(left) * int(right)}
+            expected = int(left) / int(right) if operator == "/" else values[operator]
+            assert expected == int(result) > 0
+        # Each step goes on from the one before, the first from the story, and the last is the answer.
+        assert re.search(r"has (\d+)", example.text)[1] == steps[0][0]  # type: ignore[index]
+        assert [step[3] for step in steps[:-1]] == [step[0] for step in steps[1:]]
+        assert example.target.endswith(f"The answer is {steps[-1][3]}.")
+    stories = [example.text for split in (task.train, task.validation, task.test) for example in split]
+    assert len(stories) == len(set(stories))
+
+
+def test_word_problems_depend_on_the_seed_alone() -> None:
+    assert word_problems(3).train == word_problems(3).train
+    assert word_problems(3).train != word_problems(4).train
+
+
+def test_pydoc_topics_have_twelve_labels_and_disjoint_subtasks() -> None:
+    task = load_task("pydoc-topics")
+    assert len(task.labels) == 12
+    parts = [load_task(f"pydoc-topics-{group}") for group in (1, 2, 3)]
+    assert [len(part.labels) for part in parts] == [4, 4, 4]
+    assert set().union(*(part.labels for part in parts)) == set(task.labels)
+    for one in (task, *parts):
+        sentences = [e.text for split in (one.train, one.validation, one.test) for e in split]
+        assert len(sentences) == len(set(sentences)), "no sentence is in two splits or under two labels"
+        assert {e.target for e in one.test} == set(one.labels)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_every_format_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
+    frame, file = pd.DataFrame(_ROWS), tmp_path / f"rows.{ending}"
+    if ending == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in _ROWS))
+    elif ending == "json":
+        file.write_text(json.dumps(_ROWS))
+    elif ending == "csv":
+        frame.to_csv(file, index=False)
+    elif ending == "tsv":
+        file.write_text("sentence\tlabel\n" + "".join(f"{r['sentence']}\t{r['label']}\n" for r in _ROWS))
+    else:
+        frame.to_parquet(file)
+    task = load_task(str(file), Columns(text=("sentence",), label="label"))
+    found = sorted((example.text, example.target) for example in task.train + task.validation)
+    assert found == sorted((row["sentence"], row["label"]) for row in _ROWS)
+    assert task.kind == "classification"
+    assert task.labels == ["0", "1", "2"]
+    assert len(task.validation) == 4
+
+
+def test_columns_behind_the_name_pairs_and_no_header(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.tsv"
+    file.write_text("".join(f"a{i}\tb{i}\t{'yes' if i % 2 else 'no'}\n" for i in range(20)))
+    task = load_task(f"{file}?header=no&text=0,1&label=2&validation={file}")
+    assert len(task.train) == len(task.validation) == 20
+    assert all(example.pair == example.text.replace("a", "b") for example in task.train)
+
+
+def test_integer_labels_are_in_numerical_order(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"t": f"row {i}", "y": i % 12}) + "\n" for i in range(60)))
+    assert load_task(f"{file}?text=t&label=y").labels == [str(i) for i in range(12)]
+
+
+def test_bad_data_is_named(tmp_path: Path) -> None:
+    table = tmp_path / "rows.csv"
+    table.write_text("sentence,label\na,x\nb,y\nc,x\n")
+    empty = tmp_path / "empty.csv"
+    empty.write_text("sentence,label\n")
+    holes = tmp_path / "holes.jsonl"
+    holes.write_text('{"sentence": "a", "label": "x"}\n{"sentence": null, "label": "y"}\n')
+    other = tmp_path / "other.csv"
+    other.write_text("sentence,label\nd,z\n")
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"sentence": "a"\n')
+    columns = Columns(text=("sentence",), label="label")
+    cases = [
+        (
+            f"{table}?text=body&label=label",
+            Columns(),
+            "column 'body' is not in rows.csv; it has 'sentence', 'label'",
+        ),
+        (str(empty), columns, "train split is empty"),
+        (str(holes), columns, "column 'sentence' of row 2 of holes.jsonl is empty"),
+        (
+            f"{table}?validation={other}",
+            columns,
+            "label 'z', which the train split has not; expected 'x', 'y'",
+        ),
+        (str(broken), columns, "cannot be read as jsonl: line 1"),
+        (str(table), Columns(), "needs its columns named"),
+        (str(tmp_path / "none.csv"), columns, "does not exist"),
+        ("word-problem", Columns(), "did you mean 'word-problems'"),
+        (f"{table}?colour=red", columns, "colour=red is not understood"),
+        (f"{table}?text=sentence&label=label&score=final", Columns(), "score is 'final'"),
+    ]
+    for name, given, said in cases:
+        with pytest.raises(SettingError, match=re.escape(said)):
+            load_task(name, given)
+
+
+def test_one_label_cannot_be_learned() -> None:
+    rows = [Example("a", "x"), Example("b", "x")]
+    with pytest.raises(SettingError, match="expected two labels or more"):
+        checked(Task("t", "classification", "class", rows, rows, []))
+
+
+def test_hub_tasks_read_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    glue = {"premise": "p", "hypothesis": "h", "question1": "q", "question2": "r", "sentence": "s"}
+    social = {"context": "c", "question": "q", "answerA": "a", "answerB": "b", "answerC": "d"}
+    choice = {"sentence": "s _", "option1": "o", "option2": "p"}
+    claim = {"claim": "c", "evidence": [["Page", "3", "e"]]}
+    rows = {
+        "nyu-mll/glue": [glue | {"label": 0}, glue | {"label": 1}],
+        "allenai/social_i_qa": [social | {"label": "1\n"}, social | {"label": "2\n"}],
+        "allenai/winogrande": [choice | {"answer": "1"}, choice | {"answer": "2"}],
+        "copenlu/fever_gold_evidence": [claim | {"label": "SUPPORTS"}, claim | {"label": "REFUTES"}],
+        "meta-math/MetaMathQA": [{"query": "q", "response": "The answer is: 3"}],
+        "ise-uiuc/Magicoder-Evol-Instruct-110K": [{"instruction": "i", "response": "r"}],
+        "timdettmers/openassistant-guanaco": [{"text": "### Human: h### Assistant: a"}],
+    }
+
+    def load(path: str, configuration: str | None, *, split: str, revision: str | None) -> list[Any]:
+        return rows[path] * 20
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    names = ["mnli", "qqp", "sst2", "siqa", "winogrande", "fever", "metamathqa", "magicoder", "guanaco"]
+    found = {name: load_task(name) for name in names}
+    assert Example("p", "1", "h") in found["mnli"].train
+    assert Example("c q", "2", "1: a 2: b 3: d") in found["siqa"].train
+    assert Example("s _", "1", "1: o 2: p") in found["winogrande"].train
+    assert Example("c", "SUPPORTS", "e") in found["fever"].train
+    assert found["metamathqa"].score == "final-number"
+    assert found["guanaco"].train[0] == Example("### Human: h### Assistant:", " a")
+
+
+def test_hub_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(
+        SettingError, match=r"'sst2': the train split of 'nyu-mll/glue' cannot be loaded .* no route"
+    ):
+        load_task("sst2")

@@ -1,0 +1,134 @@
+"""What each method trains and starts from, against the libraries' own models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import save_bert, save_gpt2, save_llama
+
+from intruders.errors import SettingError
+from intruders.training.config import FinetuneConfig
+from intruders.training.loading import load_model
+from intruders.training.methods import METHODS, make_optimizer, prepare
+
+LORA_FAMILY = sorted(set(METHODS) - {"full"})
+
+
+def _config(method: str, base: Path, **settings: Any) -> FinetuneConfig:
+    given = {"rank": 4, "alpha": 8, "lr": 1e-3, "steps": 1} | settings
+    return FinetuneConfig(base=str(base), task="word-problems", out="out", method=method, **given)
+
+
+def _logits(model: Any) -> torch.Tensor:
+    ids = torch.arange(5, 45)[None]
+    with torch.no_grad():
+        return model.eval()(input_ids=ids).logits  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_starts_as_the_base(method: str, llama: Path) -> None:
+    base = load_model(str(llama), "causal")
+    expected = _logits(base)
+    model = prepare(base, _config(method, llama), "causal")
+    torch.testing.assert_close(_logits(model), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_full_trains_the_linear_weights_only(llama: Path) -> None:
+    model = prepare(load_model(str(llama), "causal"), _config("full", llama), "causal")
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {
+        f"model.layers.{layer}.{module}.weight"
+        for layer in (0, 1)
+        for module in (
+            "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+            "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+        )
+    }  # fmt: skip
+    everything = prepare(load_model(str(llama), "causal"), _config("full", llama, train_all=True), "causal")
+    assert all(p.requires_grad for p in everything.parameters())
+
+
+def test_full_trains_conv1d_and_a_classification_head(tmp_path: Path) -> None:
+    gpt2 = prepare(
+        load_model(str(save_gpt2(tmp_path / "gpt2")), "causal"), _config("full", tmp_path), "causal"
+    )
+    trained = {name for name, p in gpt2.named_parameters() if p.requires_grad}
+    assert trained == {
+        f"transformer.h.{layer}.{module}.weight"
+        for layer in (0, 1)
+        for module in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    }
+    location = str(save_bert(tmp_path / "bert"))
+    bert = prepare(
+        load_model(location, "classification", ["a", "b"]), _config("full", tmp_path), "classification"
+    )
+    trained = {name for name, p in bert.named_parameters() if p.requires_grad}
+    assert {"classifier.weight", "classifier.bias", "bert.encoder.layer.0.output.dense.weight"} <= trained
+    assert "bert.encoder.layer.0.output.dense.bias" not in trained
+    assert not any("embeddings" in name or "LayerNorm" in name for name in trained)
+
+
+def test_the_lora_family_adapts_what_full_trains(llama: Path) -> None:
+    full = prepare(load_model(str(llama), "causal"), _config("full", llama), "causal")
+    trained = {name.removesuffix(".weight") for name, p in full.named_parameters() if p.requires_grad}
+    lora = prepare(load_model(str(llama), "causal"), _config("lora", llama), "causal")
+    adapted = {
+        name.removeprefix("base_model.model.").partition(".lora_A")[0]
+        for name, _ in lora.named_parameters()
+        if "lora_A" in name
+    }
+    assert adapted == trained
+
+
+@pytest.mark.parametrize(
+    ("method", "scale"), [("lora", 8 / 4), ("rslora", 8 / 2), ("b-only", 8 / 4), ("lora+", 8 / 4)]
+)
+def test_scale_is_pefts(method: str, scale: float, llama: Path) -> None:
+    model = prepare(load_model(str(llama), "causal"), _config(method, llama), "causal")
+    scales = {m.scaling["default"] for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "scaling")}
+    assert scales == {scale}
+
+
+@pytest.mark.parametrize("method", ["lora-fa", "b-only"])
+def test_frozen_a_stays_and_can_have_orthonormal_rows(method: str, llama: Path) -> None:
+    config = _config(method, llama, init_a="orthonormal")
+    model = prepare(load_model(str(llama), "causal"), config, "causal")
+    rows = [p for name, p in model.named_parameters() if "lora_A" in name]
+    assert len(rows) == 14
+    for a in rows:
+        assert not a.requires_grad
+        torch.testing.assert_close(a @ a.T, torch.eye(4), atol=1e-5, rtol=0)
+    assert {name.split(".")[-3] for name, p in model.named_parameters() if p.requires_grad} == {"lora_B"}
+
+
+def test_lora_plus_gives_b_a_higher_rate(llama: Path) -> None:
+    config = _config("lora+", llama, loraplus_lr_ratio=8.0)
+    model = prepare(load_model(str(llama), "causal"), config, "causal")
+    optimizer = make_optimizer(model, config)
+    assert optimizer is not None
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            assert rate[id(p)] == pytest.approx(8e-3 if "lora_B" in name else 1e-3)
+
+
+def test_alpha_may_be_a_multiple_of_the_rank(llama: Path) -> None:
+    assert _config("lora", llama, rank=16, alpha="2r").lora_alpha == 32
+    assert _config("lora", llama, rank=3, alpha="0.5r").lora_alpha == 1.5
+    assert _config("lora", llama, rank=3, alpha="r").lora_alpha == 3
+
+
+def test_what_cannot_be_adapted_is_said(llama: Path) -> None:
+    model = load_model(str(llama), "causal")
+    with pytest.raises(SettingError, match="match no module"):
+        prepare(model, _config("lora", llama, target_modules=("nothing",)), "causal")
+    with pytest.raises(SettingError, match=r"rank is 17, but .*k_proj is only 16 wide"):
+        prepare(model, _config("pissa", llama, rank=17), "causal")
