@@ -51,7 +51,7 @@ def made_up_matrix(
     """A matrix whose vectors are intruders with the given probability (rising with depth in the ranking)."""
     k = min(k, *shape)
     base_vectors = min(base_vectors, *shape)
-    values = 40.0 / (1 + np.arange(base_vectors)) ** 0.6 * rng.uniform(0.95, 1.05)
+    values = (30.0 + len(name) % 20) / (1 + np.arange(base_vectors)) ** 0.6  # of the base: by its name alone
     tuned_values = values[:k] * rng.uniform(1.0, 1.03, size=k)
     similarity = rng.uniform(0, 0.04, size=(base_vectors, k))
     vectors = []

@@ -386,12 +386,19 @@ def test_check_writable_finds_out_before_the_work(tmp_path: Path) -> None:
         check_writable(tmp_path / ("a" * 300 + ".json"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
-def test_check_writable_respects_permissions(tmp_path: Path) -> None:
-    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+def test_check_writable_respects_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Stands in for permissions, which do not bind the superuser that tests may run as.
+    (tmp_path / "old.json").write_text("old")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ResultFileError, match="read-only"):
+        check_writable(tmp_path / "old.json")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(ResultFileError, match="permission denied"):
-        check_writable(tmp_path / "a.json")
-    tmp_path.chmod(stat.S_IRWXU)
+        check_writable(tmp_path / "new.json")
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(

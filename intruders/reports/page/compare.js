@@ -1,0 +1,132 @@
+// The report that puts several audits side by side; all have the same matrices, in the same order.
+
+const audits = DATA.audits.map(prepare);
+const names = audits[0].matrices.map((matrix) => matrix.name);
+const largestK = Math.min(...audits.map((audit) => audit.k));
+const state = { k: largestK, epsilon: audits[0].epsilon, selected: 0 };
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "star"];
+// Okabe and Ito's, which the colour-blind can tell apart; the dashes and symbols do the same in grey.
+const LINES = { light: ["#0072b2", "#b34700", "#007a5a", "#a0467d", "#8a6d00", "#222222"], dark: ["#56b4e9", "#ff9a5c", "#2fc79a", "#e29ac4", "#f0e442", "#eeeeee"] };
+const lineColour = (i) => LINES[document.documentElement.dataset.theme][i % 6];
+
+const totalsAt = (audit, k, epsilon) => addUp(audit.matrices.map((matrix) => tally(audit, matrix, k, epsilon)));
+const rankOf = (audit) => (audit.matrices.some((matrix) => matrix.rank === null) ? null : Math.max(...audit.matrices.map((matrix) => matrix.rank)));
+
+function median(values) {
+  const sorted = values.filter((value) => value !== null).sort((a, b) => a - b);
+  if (!sorted.length) return null;
+  const middle = (sorted.length - 1) / 2;
+  return (sorted[Math.floor(middle)] + sorted[Math.ceil(middle)]) / 2;
+}
+
+function showTotals() {
+  const sums = audits.map((audit) => totalsAt(audit, state.k, state.epsilon));
+  const order = sums.map((_, i) => i).sort((a, b) => sums[a].least - sums[b].least);
+  const fewest = order[0];
+  const most = order[order.length - 1];
+  $("answer").replaceChildren(
+    `${rangeText(sums[fewest].least, sums[fewest].most)} to ${rangeText(sums[most].least, sums[most].most)} intruders`,
+    element("small", null, `fewest in ${audits[fewest].label}, most in ${audits[most].label}`),
+  );
+  $("audits").tBodies[0].replaceChildren(...audits.map((audit, i) => {
+    const numbers = [
+      rankOf(audit) ?? "full",
+      rangeText(sums[i].least, sums[i].most),
+      percentText(shareOf(sums[i])),
+      numberText(Math.hypot(...audit.matrices.map((matrix) => matrix.frobenius ?? NaN))),
+      percentText(median(audit.matrices.map((matrix) => matrix.relative))),
+      numberText(median(audit.matrices.map((matrix) => matrix.effectiveRank))),
+    ];
+    return element("tr", null, element("th", { scope: "row" }, audit.label), element("td", null, audit.kind), ...numbers.map((text) => element("td", { class: "number" }, String(text))));
+  }));
+}
+
+// --- similarity of one matrix in every audit
+
+const frames = audits.map((audit, i) => {
+  const plot = element("div", { class: "plot", role: "img", "aria-label": `Similarity matrix of ${audit.label}` });
+  $("similarities").append(element("div", { class: "card" }, element("h3", null, audit.label), element("p", { class: "small muted", id: `similarity-count-${i}` }), plot));
+  return plot;
+});
+
+function drawSimilarities() {
+  audits.forEach((audit, i) => {
+    const matrix = audit.matrices[state.selected];
+    const sum = tally(audit, matrix, state.k, state.epsilon);
+    $(`similarity-count-${i}`).textContent = `${intrudersText(sum.least, sum.most)}, effective rank ${numberText(matrix.effectiveRank)}`;
+    drawSimilarity(frames[i], matrix, { height: 260 });
+  });
+}
+
+// --- lines
+
+const style = (i) => ({ color: lineColour(i), width: 2, dash: DASHES[i % 6] });
+
+function drawOverEpsilon() {
+  const traces = audits.flatMap((audit, i) => countLines(curveOverEpsilon(audit, state.k), audit.label, style(i)));
+  draw("epsilon-plot", traces, { xaxis: axis("epsilon", { range: [0, 1] }), yaxis: axis("intruders", { rangemode: "tozero" }), showlegend: true, shapes: [verticalLine(state.epsilon)] });
+}
+
+function drawOverK() {
+  const steps = Array.from({ length: largestK }, (_, i) => i + 1);
+  const traces = audits.flatMap((audit, i) => countLines(steps.map((k) => {
+    const sum = totalsAt(audit, k, state.epsilon);
+    return [k, sum.least, sum.most];
+  }), audit.label, style(i)));
+  draw("k-plot", traces, { xaxis: axis("k, leading vectors examined"), yaxis: axis("intruders", { rangemode: "tozero" }), showlegend: true, shapes: [verticalLine(state.k)] });
+}
+
+function drawOverLayers() {
+  const layers = [...new Set(audits[0].matrices.map((matrix) => matrix.layer).filter((layer) => layer !== null))].sort((a, b) => a - b);
+  const traces = audits.flatMap((audit, i) => countLines(layers.map((layer) => {
+    const sum = addUp(audit.matrices.filter((matrix) => matrix.layer === layer).map((matrix) => tally(audit, matrix, state.k, state.epsilon)));
+    return [layer, sum.least, sum.most];
+  }), audit.label, style(i)));
+  draw("layers-plot", traces, { xaxis: axis("layer"), yaxis: axis("intruders", { rangemode: "tozero" }), showlegend: true });
+}
+
+function drawOverRank() {
+  const ranks = [...new Set(audits.map(rankOf))].sort((a, b) => (a ?? Infinity) - (b ?? Infinity));
+  const traces = audits.map((audit, i) => {
+    const sum = totalsAt(audit, state.k, state.epsilon);
+    return {
+      x: [ranks.indexOf(rankOf(audit))], y: [sum.least], name: plain(audit.label), mode: "markers", marker: { color: lineColour(i), symbol: SYMBOLS[i % 6], size: 11 },
+      error_y: { type: "data", symmetric: false, array: [sum.most - sum.least], arrayminus: [0], color: lineColour(i) },
+      hovertemplate: `${plain(audit.label)}: ${rangeText(sum.least, sum.most)}<extra></extra>`,
+    };
+  });
+  const xaxis = axis("rank of the update", { tickvals: ranks.map((_, i) => i), ticktext: ranks.map((rank) => String(rank ?? "full")), range: [-0.5, ranks.length - 0.5] });
+  draw("rank-plot", traces, { xaxis, yaxis: axis("intruders", { rangemode: "tozero" }), showlegend: true });
+}
+
+function drawEffectiveRanks() {
+  const traces = audits.map((audit, i) => ({
+    type: "box", y: audit.matrices.map((matrix) => matrix.effectiveRank), x: audit.matrices.map(() => i), name: plain(audit.label),
+    line: { color: lineColour(i), width: 1.5 }, fillcolor: faint(lineColour(i)), boxpoints: false,
+  }));
+  draw("effective-plot", traces, {
+    showlegend: false, xaxis: axis("", { tickvals: audits.map((_, i) => i), ticktext: audits.map((audit) => plain(cut(audit.label, isNarrow() ? 14 : 28))) }), yaxis: axis("effective rank", { type: "log" }),
+  });
+}
+
+// --- start
+
+const figures = [drawSimilarities, drawOverEpsilon, drawOverK, drawOverLayers, drawOverRank, drawEffectiveRanks];
+
+function changed() {
+  showTotals();
+  for (const figure of figures) figure();
+}
+
+names.forEach((name, i) => $("choose").append(element("option", { value: i }, name)));
+const spread = (i) => Math.max(...audits.map((audit) => tally(audit, audit.matrices[i], state.k, state.epsilon).least)) - Math.min(...audits.map((audit) => tally(audit, audit.matrices[i], state.k, state.epsilon).least));
+state.selected = names.reduce((widest, _, i) => (spread(i) > spread(widest) ? i : widest), 0);
+$("choose").value = String(state.selected);
+wireSliders(state, largestK, changed);
+showTotals();
+figures.forEach(onDraw);
+$("choose").addEventListener("change", () => {
+  state.selected = Number($("choose").value);
+  drawSimilarities();
+});

@@ -1,0 +1,97 @@
+// How figures look, in one place. Names come from files, and plotly reads markup: every text goes through `plain`.
+
+const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+const isNarrow = () => document.documentElement.clientWidth < 760;
+const cut = (text, length) => (text.length <= length ? text : `${text.slice(0, length / 2 - 1)}…${text.slice(-length / 2)}`);
+
+function axis(title, more) {
+  return {
+    title: { text: title, font: { size: 12 } }, gridcolor: colour("line"), linecolor: colour("line"),
+    zeroline: false, automargin: true, fixedrange: true, ...more,
+  };
+}
+
+function draw(id, traces, layout) {
+  const target = typeof id === "string" ? $(id) : id;
+  return Plotly.react(
+    target,
+    traces,
+    {
+      height: 300, margin: { l: 48, r: 12, t: 12, b: 40 },
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: getComputedStyle(document.body).fontFamily, size: isNarrow() ? 11 : 12, color: colour("text") },
+      hoverlabel: { bgcolor: colour("surface"), bordercolor: colour("line"), font: { color: colour("text") } },
+      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, traceorder: "normal" },
+      ...layout,
+      // The browser lays paper out at once and does not wait for a responsive figure to notice.
+      ...(printing ? { width: target.clientWidth } : {}),
+    },
+    { responsive: true, displayModeBar: false },
+  );
+}
+
+const coolScale = () => [[0, colour("low")], [0.5, colour("middle")], [1, colour("high")]];
+const warmScale = () => [[0, colour("warm-low")], [0.5, colour("warm-middle")], [1, colour("warm-high")]];
+
+const bar = (title) => ({ title: { text: title, side: "right" }, thickness: 12, outlinewidth: 0 });
+
+/** Rows of cosines from the bytes that payload.py packed. */
+function similarityRows(matrix) {
+  const bytes = Uint8Array.from(atob(matrix.similarity.bytes), (character) => character.charCodeAt(0));
+  const [rows, columns] = matrix.similarity.shape;
+  return Array.from({ length: rows }, (_, i) => Array.from(bytes.subarray(i * columns, (i + 1) * columns), (value) => value / 255));
+}
+
+function drawSimilarity(id, matrix, layout) {
+  return draw(
+    id,
+    [{
+      type: "heatmap", z: similarityRows(matrix), x0: 1, y0: 1, dx: 1, dy: 1, zmin: 0, zmax: 1, colorscale: coolScale(), colorbar: bar("|cosine|"),
+      xgap: 1, ygap: 1,
+      hovertemplate: "tuned vector %{x}, base vector %{y}: %{z:.2f}<extra></extra>",
+    }],
+    { xaxis: axis("tuned vector", { dtick: 3, tick0: 1, showgrid: false }), yaxis: axis("base vector", { autorange: "reversed", tick0: 1, dtick: 5, showgrid: false }), ...layout },
+  );
+}
+
+/** A line of counts over x, with a band where the count is open. rows: [x, least, most]. */
+function countLines(rows, name, style) {
+  const x = rows.map((row) => row[0]);
+  const traces = [{ x, y: rows.map((row) => row[1]), name: plain(name), mode: "lines", line: style, hovertemplate: "%{x}: %{y}<extra></extra>" }];
+  if (rows.some((row) => row[1] !== row[2])) {
+    traces.push({ x, y: rows.map((row) => row[2]), mode: "lines", line: { width: 0 }, fill: "tonexty", fillcolor: faint(style.color), showlegend: false, hovertemplate: "%{x}: at most %{y}<extra></extra>" });
+  }
+  return traces;
+}
+
+function faint(hex) {
+  const [r, g, b] = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+  return `rgba(${r},${g},${b},0.22)`;
+}
+
+const verticalLine = (x) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: colour("text"), width: 1, dash: "dash" } });
+
+// --- the sliders that every page with counts has
+
+function wireSliders(state, largestK, changed) {
+  const epsilon = $("epsilon");
+  const k = $("k");
+  k.max = largestK;
+  k.value = state.k;
+  epsilon.value = state.epsilon;
+  function show() {
+    $("epsilon-now").textContent = state.epsilon;
+    $("k-now").textContent = state.k;
+  }
+  epsilon.addEventListener("input", () => {
+    state.epsilon = Number(epsilon.value);
+    show();
+    changed();
+  });
+  k.addEventListener("input", () => {
+    state.k = Number(k.value);
+    show();
+    changed();
+  });
+  show();
+}

@@ -1,0 +1,59 @@
+"""Audits are compared on what they have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from made_up import BERT, made_up_audit
+
+from intruders.errors import SettingError
+from intruders.reports.compare import common_matrices, labels_for
+
+ONE = made_up_audit(3, BERT, width=32, tuned="runs/a/r1")
+TWO = made_up_audit(3, BERT, width=32, tuned="runs/a/r8", rank=8, seed=1)
+
+
+def test_only_shared_matrices_are_kept_in_the_first_audits_order() -> None:
+    fewer = dataclasses.replace(TWO, matrices=list(reversed(TWO.matrices[2:])))
+    shared = common_matrices([ONE, fewer])
+    assert [m.name for m in shared.audits[0].matrices] == [m.name for m in ONE.matrices[2:]]
+    assert [m.name for m in shared.audits[1].matrices] == [m.name for m in ONE.matrices[2:]]
+    assert shared.left_out == 2
+    assert shared.matrices == len(ONE.matrices) - 2
+    assert shared.other_bases == []
+
+
+def test_a_matrix_of_another_shape_is_not_shared() -> None:
+    first = dataclasses.replace(TWO.matrices[0], shape=(1, 2))
+    shared = common_matrices([ONE, dataclasses.replace(TWO, matrices=[first, *TWO.matrices[1:]])])
+    assert shared.matrices == len(ONE.matrices) - 1
+
+
+def test_another_base_shows_in_its_singular_values() -> None:
+    first = dataclasses.replace(TWO.matrices[0], base_singular_values=[1.0])
+    shared = common_matrices([ONE, TWO, dataclasses.replace(TWO, tuned_source="x", matrices=[first])])
+    assert shared.other_bases == ["x"]
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(SettingError, match="two audits or more, and 1"):
+        common_matrices([ONE])
+    other = made_up_audit(3, BERT, prefix="bert.layer", tuned="elsewhere")
+    with pytest.raises(SettingError, match=r"'runs/a/r1', 'elsewhere' have no matrix in common"):
+        common_matrices([ONE, other])
+
+
+@pytest.mark.parametrize(
+    ("sources", "labels"),
+    [
+        (["runs/a/r1", "runs/a/r8"], ["r1", "r8"]),
+        (["runs/a/r1/final", "runs/b/r1/final/"], ["a/r1/final", "b/r1/final"]),
+        (["runs/a", "runs/a/b"], ["a", "a/b"]),
+        (["x", "y"], ["x", "y"]),
+        (["same", "same"], ["1: same", "2: same"]),
+        (["/m/a", "hub/b"], ["/m/a", "hub/b"]),
+    ],
+)
+def test_labels_drop_what_all_share(sources: list[str], labels: list[str]) -> None:
+    assert labels_for([dataclasses.replace(ONE, tuned_source=source) for source in sources]) == labels

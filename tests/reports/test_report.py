@@ -1,0 +1,157 @@
+"""From saved audits to a report: what is found, what is written, what is refused before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from made_up import BERT, made_up_audit
+
+from intruders.detection.files import ResultFileError
+from intruders.errors import MissingDependencyError, SettingError
+from intruders.reports.command import audit_command
+from intruders.reports.html import check_can_write_html, render_audit, write_html
+from intruders.reports.notebook import audit_as_html
+from intruders.reports.report import find_audits, write_report
+
+ONE = made_up_audit(3, BERT, width=32, tuned="runs/r1")
+TWO = made_up_audit(3, BERT, width=32, tuned="runs/r8", rank=8, seed=1)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two run folders with an audit each, a stray file, and a folder without an audit."""
+    for name, audit, file in [("a", ONE, "audit.json"), ("b", TWO, "audit.parquet")]:
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        audit.save(tmp_path / "runs" / name / file)
+    (tmp_path / "runs" / "c").mkdir()
+    (tmp_path / "runs" / "notes.txt").write_text("x")
+    return tmp_path / "runs"
+
+
+def test_audits_are_found_in_files_run_folders_and_folders_of_runs(runs: Path) -> None:
+    assert find_audits([runs / "a" / "audit.json"]) == [ONE]
+    assert find_audits([runs / "b"]) == [TWO]
+    assert find_audits([runs]) == [ONE, TWO]
+    assert find_audits([runs / "b", runs / "a"]) == [TWO, ONE]
+
+
+def test_what_is_no_audit_is_named(runs: Path) -> None:
+    for path, said in [(runs / "c", "holds no audit.json"), (runs / "gone", "is not there")]:
+        with pytest.raises(ResultFileError, match=said):
+            find_audits([path])
+    with pytest.raises(SettingError, match=r"notes\.txt"):
+        find_audits([runs / "notes.txt"])
+
+
+def test_one_audit_gets_its_own_report_and_several_stand_side_by_side(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.html"
+    assert write_report([runs / "a"], out) == [out]
+    assert f"<title>{ONE.intruders} intruder dimension" in out.read_text()
+    assert write_report([runs], out) == [out]
+    assert "<title>2 fine-tunings of smollm2-135m" in out.read_text()
+    with pytest.raises(SettingError, match="two audits"):
+        write_report([runs / "a"], out, compare=True)
+    figures = write_report([runs], None, tmp_path / "figures")
+    assert {path.suffix for path in figures} == {".png", ".svg", ".csv"}
+    assert all(path.is_file() for path in figures)
+
+
+def test_outputs_are_checked_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="nothing to write"):
+        write_report([tmp_path / "gone"])
+    with pytest.raises(ResultFileError, match="no folder"):
+        write_report([tmp_path / "gone"], tmp_path / "no" / "r.html")
+    (tmp_path / "file").write_text("")
+    ONE.save(tmp_path / "a.json")
+    with pytest.raises(ResultFileError, match="cannot make the folder"):
+        write_report([tmp_path / "a.json"], None, tmp_path / "file")
+
+
+def test_a_7b_report_stays_under_6_mb(tmp_path: Path) -> None:
+    write_html(made_up_audit(32, width=4096), tmp_path / "r.html")
+    assert os.path.getsize(tmp_path / "r.html") < 6e6
+
+
+def test_missing_packages_are_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_can_write_html(tmp_path / "r.html")
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    with pytest.raises(MissingDependencyError, match=r"'plotly'.*pip install 'intruders\[report\]'"):
+        check_can_write_html(tmp_path / "r.html")
+
+
+class Outline(HTMLParser):
+    """The elements of a page, and what its data element holds."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.inside = ""
+        self.data = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.inside = dict(attributes).get("id") or ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "data":
+            self.data += data
+            self.inside = ""
+
+
+def test_no_name_can_leave_its_place_in_the_page() -> None:
+    evil = "</script><script>alert(1)</script><!--<script>"
+    named = dataclasses.replace(
+        ONE, matrices=[dataclasses.replace(ONE.matrices[0], name=evil)], base_source=evil
+    )
+    page = Outline(render_audit(named))
+    assert page.tags.count("script") == Outline(render_audit(ONE)).tags.count("script") == 3
+    assert json.loads(page.data)["matrices"][0]["name"] == evil
+
+
+def test_nothing_in_the_page_points_to_the_network_but_links_to_read() -> None:
+    own = re.sub(r"<script>.*?</script>", "", render_audit(ONE), flags=re.DOTALL)
+    assert not re.search(r"<(script|img|iframe|link)[^>]+(src|href)=", own)
+    assert re.search(r"Content-Security-Policy[^>]+default-src 'none'", own)
+
+
+def test_the_intervals_in_the_page_are_exact() -> None:
+    data = json.loads(Outline(render_audit(ONE)).data)
+    for drawn, matrix in zip(data["matrices"], ONE.matrices, strict=True):
+        assert list(zip(drawn["lower"], drawn["upper"], strict=True)) == [
+            v.max_cosine for v in matrix.vectors
+        ]
+
+
+def test_the_command_makes_the_audit_again() -> None:
+    assert audit_command(ONE) == (
+        "intruders audit smollm2-135m runs/r1 --k 10 --epsilon 0.5 --exclude 'lm_head*'"
+    )
+    flagged = dataclasses.replace(
+        ONE,
+        base_source="my model",
+        exact=True,
+        settings={"include_embeddings": True, "split_fused": False, "device": "cpu"},
+    )
+    assert audit_command(flagged) == (
+        "intruders audit 'my model' runs/r1 --k 10 --epsilon 0.5 --include-embeddings --exact"
+    )
+    assert audit_command(dataclasses.replace(ONE, tuned_kind="module")) is None
+
+
+def test_a_notebook_shows_the_totals_with_names_escaped() -> None:
+    html = ONE._repr_html_()
+    assert html == audit_as_html(ONE)
+    assert f"{ONE.intruders} intruder dimensions in 180 vectors of 18 matrices" in html
+    assert Outline(html).tags.count("tr") == 1 + len(BERT)
+    evil = dataclasses.replace(
+        ONE, base_source="<script>", matrices=[dataclasses.replace(ONE.matrices[0], name="<b>")]
+    )
+    assert not {"script", "b"} & set(Outline(audit_as_html(evil)).tags)
