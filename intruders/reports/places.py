@@ -38,12 +38,12 @@ def places(names: Sequence[str]) -> list[Place]:
 
 
 def _split(name: str) -> tuple[str, int | None, tuple[str, ...]]:
-    parts = _EXPERT.sub("", name).split(".")
+    parts = [part for part in _EXPERT.sub("", name).split(".") if part]
     if len(parts) > 1 and parts[-1] == "weight":
         parts = parts[:-1]
     numbers = [i for i, part in enumerate(parts) if part.isdecimal()]
     if not numbers:
-        return "", None, tuple(parts)
+        return "", None, tuple(parts) or ("weight",)
     first = numbers[0]
     # Later numbers count experts or blocks within the layer, and are one kind.
     tail = tuple(part for part in parts[first + 1 :] if not part.isdecimal())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -226,8 +227,8 @@ def _closing(audit: Audit, page: _Page, verbose: bool) -> None:
         page.say(f"decided by: {proofs}" + (f"; {unsure:,} ambiguous" if unsure else ""))
     if audit.skipped:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped_by_reason(audit))
-        line = f"left out:   {reasons}"
-        page.say(line if verbose else shorten(line, page.width, page.mark))
+        for line in textwrap.wrap(f"left out:   {reasons}", page.width, subsequent_indent=" " * 12):
+            page.say(line)
         if verbose:
             for skipped in audit.skipped:
                 page.say((f"  {skipped.name}: {skipped.reason}", "dim"))

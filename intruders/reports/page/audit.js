@@ -56,17 +56,17 @@ function hoverText(indices) {
 
 function drawLayers() {
   const grid = moduleNames.map((module) => columnNames.map((column) => cellAt(module, column)));
-  const most = Math.max(1, ...tallies.map((one) => one.least));
   const selected = matrices[state.selected];
   const x = columnNames.indexOf(columnOf(selected));
   const y = moduleNames.indexOf(selected.module);
   const longest = Math.max(...moduleNames.map((name) => name.length));
   const narrow = isNarrow();
   const counted = grid.map((row) => row.map((indices) => (indices.length ? addUp(indices.map((i) => tallies[i])).least : null)));
+  const darkest = Math.max(3, ...counted.flat()); // a lone intruder does not look like the worst there can be
   draw(
     "layers-plot",
     [{
-      type: "heatmap", z: counted, zmin: 0, zmax: Math.max(most, ...counted.flat()), colorscale: warmScale(), colorbar: { ...bar("intruders"), tickformat: "d", len: 1, ...(narrow ? { thickness: 8 } : {}) },
+      type: "heatmap", z: counted, zmin: 0, zmax: darkest, colorscale: warmScale(), colorbar: { ...bar("intruders"), tickformat: "d", ...(darkest <= 5 ? { dtick: 1 } : {}), ...(narrow ? { thickness: 8 } : {}) },
       xgap: 1, ygap: 1, text: grid.map((row) => row.map(hoverText)), hovertemplate: "%{text}<extra></extra>", hoverongaps: false,
     }],
     {
@@ -145,7 +145,7 @@ function showFacts(matrix) {
     "decided by": certificateText(matrix),
     ambiguous: matrix.ambiguous.length ? matrix.ambiguous.map((index) => `vector ${index + 1}`).join(", ") : "none",
   };
-  $("facts").replaceChildren(...Object.entries(facts).flatMap(([term, value]) => [element("dt", null, term), element("dd", null, String(value))]));
+  $("facts").replaceChildren(...Object.entries(facts).flatMap(([term, value]) => [element("dt", null, term), element("dd", null, ...nameParts(String(value)))]));
 }
 
 function showMatrix() {
@@ -230,7 +230,7 @@ function tableRow(i) {
     const text = String((column.text ?? column.value)(matrices[i], tallies[i]));
     const cell = element("td", { class: `${column.number ? "number" : ""} ${column.optional ? "optional" : ""}` });
     if (column.key === "name") {
-      const button = element("button", { type: "button" }, text);
+      const button = element("button", { type: "button" }, ...nameParts(text));
       button.addEventListener("click", () => select(i, true));
       cell.append(button);
     } else cell.append(text);

@@ -11,6 +11,9 @@ function element(tag, attributes, ...children) {
   return made;
 }
 
+/** A tensor's name, which may break after its dots. */
+const nameParts = (name) => name.split(/(?<=\.)/).flatMap((part, i) => (i ? [element("wbr"), part] : [part]));
+
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
 // --- numbers, as intruders/reports/text.py writes them
