@@ -70,6 +70,8 @@ def finetune(
     eval_steps: Annotated[int | None, Option(help="How often --match looks.")] = None,
     save_steps: Annotated[int | None, Option(help="How often a checkpoint is kept.")] = None,
     logging_steps: Annotated[int | None, Option()] = None,
+    audit_steps: Annotated[int | None, Option(help="Audit every so many steps while training.")] = None,
+    stop_above: Annotated[int | None, Option(help="End training at more intruders than this.")] = None,
     report_to: Annotated[str | None, Option(help="tensorboard, wandb, ...: Trainer's names.")] = None,
 ) -> None:
     """Fine-tune a model in full or by one of the LoRA family, on equal terms."""

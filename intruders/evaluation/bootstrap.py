@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..errors import SettingError
 from .losses import DocumentLosses
 
-RESAMPLES = 10_000
+RESAMPLES, _AT_ONCE = 10_000, 100
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,10 @@ def _interval(
     if len(sums) < 2:
         return Interval(estimate, -math.inf, math.inf)
     generator = np.random.default_rng(seed)
-    means = np.empty(RESAMPLES)
-    for resample in range(RESAMPLES):
-        drawn = generator.integers(len(sums), size=len(sums))
-        means[resample] = sums[drawn].sum() / tokens[drawn].sum()
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    means = []
+    # Some resamples at a time, so that memory stays small however many documents there are.
+    for _ in range(RESAMPLES // _AT_ONCE):
+        drawn = generator.integers(len(sums), size=(_AT_ONCE, len(sums)))  # (resamples, documents)
+        means.append(sums[drawn].sum(axis=1) / tokens[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(low), float(high))

@@ -42,10 +42,8 @@ def open_language_model(source: str, base: str | None = None) -> OpenedModel:
         location = base_location(source, base)
         is_masked = _is_masked(location)
         if _is_classifier(source, adapter):
-            model = _language_model(
-                location if adapter or base is None else base_model_location(base), is_masked
-            )
-            classifier = _classifier(source, adapter, location, None)
+            model = _language_model(location if adapter else _head_location(source, base), is_masked)
+            classifier: Any = _classifier(source, adapter, location, None)
             encoder = classifier.base_model.state_dict()
             left = model.base_model.load_state_dict(encoder, strict=False)
             if left.missing_keys:
@@ -92,6 +90,14 @@ def base_location(source: str, base: str | None) -> str:
         return base_model_location(str(named))
     except CheckpointError as error:
         raise CheckpointError(f"adapter {source!r}: {error}; give the base with --base") from error
+
+
+def _head_location(source: str, base: str | None) -> str:
+    """Where the language-model head of a classifier that was trained in full is to be found."""
+    record = Path(source).expanduser() / "run.json"
+    if base is None and record.is_file():
+        base = json.loads(record.read_text(encoding="utf-8")).get("config", {}).get("base")
+    return base_model_location(base or source)
 
 
 def _adapter_config(source: str) -> dict[str, Any] | None:
@@ -146,9 +152,9 @@ def _language_model(location: str, is_masked: bool) -> Any:
     if info["missing_keys"]:
         raise CheckpointError(
             f"{location!r} has no masked-language-model head ({sorted(info['missing_keys'])[0]} is missing), "
-            "so its loss on text is not defined; give a base that has one, such as roberta-base"
+            "so its loss on text is not defined; give with --base a model that has one"
         )
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[no-any-return]
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _classifier(

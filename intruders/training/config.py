@@ -43,6 +43,8 @@ class FinetuneConfig:
     loraplus_lr_ratio: float = 16.0  # learning rate of B over that of A (lora+)
     train_all: bool = False  # method full: embeddings, norms and biases too
 
+    start_from: str | None = None  # an adapter of this base and rank that training goes on from
+
     lr: float = 1e-4
     steps: int | None = None
     epochs: float | None = None
@@ -75,6 +77,8 @@ class FinetuneConfig:
     save_steps: int = 50
     logging_steps: int = 10
     report_to: tuple[str, ...] = ()
+    audit_steps: int | None = None  # audit in memory every so many steps; the trace is intruders.parquet
+    stop_above: int | None = None  # end training when an audit finds more intruders
 
     def __post_init__(self) -> None:
         _check(self)
@@ -164,7 +168,8 @@ _NUMBERS = {
 }
 _WHOLE = {
     "rank", "steps", "batch_size", "gradient_accumulation_steps", "seed", "data_seed", "max_length",
-    "max_train_samples", "max_eval_samples", "eval_steps", "save_steps", "logging_steps",
+    "max_train_samples", "max_eval_samples", "eval_steps", "save_steps", "logging_steps", "audit_steps",
+    "stop_above",
 }  # fmt: skip
 _SWITCHES = {"train_all", "gradient_checkpointing", "drop_too_long", "no_header"}
 _OPTIONAL = {field.name for field in fields(FinetuneConfig) if "None" in str(field.type)}
@@ -213,7 +218,7 @@ def _check(config: FinetuneConfig) -> None:
     at_least = {
         "rank": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "eval_steps": 1, "save_steps": 1,
         "logging_steps": 1, "steps": 1, "max_train_samples": 1, "max_eval_samples": 1, "weight_decay": 0,
-        "warmup_steps": 0, "max_grad_norm": 0, "seed": 0,
+        "warmup_steps": 0, "max_grad_norm": 0, "seed": 0, "audit_steps": 1, "stop_above": 0,
     }  # fmt: skip
     for name, least in at_least.items():
         value = getattr(config, name)
@@ -243,8 +248,15 @@ def _check(config: FinetuneConfig) -> None:
         raise SettingError(
             f"init_a is {config.init_a!r}, which is for lora-fa and b-only; method is {config.method!r}"
         )
+    if config.start_from is not None and config.method in ("full", "pissa", "olora"):
+        raise SettingError(
+            f"start_from is {config.start_from!r}, which method {config.method!r} cannot go on from; "
+            "merge that adapter into the base instead"
+        )
     if config.train_all and config.method != "full":
         raise SettingError(f"train_all is for method full; method is {config.method!r}")
+    if config.stop_above is not None and config.audit_steps is None:
+        raise SettingError(f"stop_above is {config.stop_above}, but no audits are made; give audit_steps too")
     _alpha(config.alpha, config.rank)
     if config.match is not None:
         _accuracy(config.match)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from ..errors import SettingError
@@ -33,11 +33,14 @@ class Task:
     train: list[Example]
     validation: list[Example]
     test: list[Example]
+    # Of a classification, sorted: a label's place is its class number. They are those of the whole training
+    # split, also where only part of it is used.
+    labels: list[str] = field(default_factory=list)
 
-    @property
-    def labels(self) -> list[str]:
-        """Labels of the training split, sorted: a label's place is its class number."""
-        return sorted({example.target for example in self.train}, key=_label_order)
+    def __post_init__(self) -> None:
+        if self.kind == "classification" and not self.labels:
+            found = sorted({example.target for example in self.train}, key=_label_order)
+            object.__setattr__(self, "labels", found)
 
     def split(self, name: str) -> list[Example]:
         if name not in SPLITS:

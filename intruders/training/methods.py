@@ -40,6 +40,30 @@ def prepare(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
     return _adapted(model, config, kind)
 
 
+def go_on_from(model: Any, adapter: str) -> None:
+    """Puts the low-rank weights of a saved adapter into ``model``; a head starts anew.
+
+    Raises SettingError when the adapter's matrices are not those of the model's own.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        saved = load_file(Path(adapter).expanduser() / "adapter_model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise SettingError(f"start_from {adapter!r} cannot be read as a PEFT adapter: {error}") from error
+    saved = {name: value for name, value in saved.items() if ".lora_" in name}
+    own = {n: v.shape for n, v in get_peft_model_state_dict(model).items() if ".lora_" in n}
+    different = sorted(own.keys() ^ saved.keys()) or sorted(n for n in own if saved[n].shape != own[n])
+    if different:
+        raise SettingError(
+            f"start_from {adapter!r} has other matrices than this run ({different[0]}); "
+            "give the same base, method, rank and target_modules"
+        )
+    set_peft_model_state_dict(model, saved)
+
+
 def make_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Optimizer | None:
     """The optimizer of the methods that have one of their own; None leaves Trainer's AdamW."""
     optimizer: torch.optim.Optimizer | None = None

@@ -21,6 +21,8 @@ def quiet_transformers() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            # We convert such adapters on saving, as PEFT here advises.
+            warnings.filterwarnings("ignore", message=".*changes the base weights of the model")
             yield
     finally:
         logging.set_verbosity(level)

@@ -8,11 +8,13 @@ adapter_model.safetensors, adapter_config.json, or model.safetensors, config.jso
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +85,7 @@ class RunFolder:
                 f"out {str(self.path)!r} cannot be written: {error.strerror}; choose another folder"
             ) from error
         if not (self.path / "run.json").is_file():
-            if any(self.path.iterdir()):
+            if any(file.name != ".lock" for file in self.path.iterdir()):
                 raise SettingError(
                     f"out {str(self.path)!r} is not empty and not a run; choose another folder"
                 )
@@ -100,6 +102,19 @@ class RunFolder:
                 f"out {str(self.path)!r} holds a run with other settings ({', '.join(changed)}); "
                 "choose another folder, or remove that one"
             )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; a kill lets go of it. SettingError while another holds it."""
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise SettingError(
+                    f"out {str(self.path)!r} is in use by another process; "
+                    "wait for it, or choose another folder"
+                ) from error
+            yield
 
     def write_record(self, record: dict[str, Any]) -> None:
         write_text_atomically(

@@ -17,7 +17,7 @@ from .word_problems import word_problems
 
 _SUBTASKS = {f"pydoc-topics-{group}": group for group in range(1, len(GROUPS) + 1)}
 _COLUMNS_IN_NAMES = {
-    "text": "text",  # two with a comma between
+    "text": "text",
     "label": "label",
     "prompt": "prompt",
     "completion": "completion",
@@ -31,7 +31,8 @@ def load_task(name: str, columns: Columns | None = None, seed: int = 0) -> Task:
     """The task called ``name``, with every split checked.
 
     ``name`` is word-problems, pydoc-topics, pydoc-topics-1 to -3, a name of the hub table, or a data file. A
-    data file can carry its columns, as a list of tasks needs: ``train.tsv?text=sentence&label=label``.
+    data file can carry its columns, as a list of tasks needs: ``train.tsv?text=sentence&label=label``, for
+    a pair ``text=a&text=b``.
     Raises SettingError for a name that is none of these, and for data that cannot be used.
     """
     columns = columns or Columns()
@@ -56,18 +57,19 @@ def load_task(name: str, columns: Columns | None = None, seed: int = 0) -> Task:
 def _described(columns: Columns, described: str, name: str) -> Columns:
     """``columns`` with those given behind the file's name put over them."""
     try:
-        pairs = dict(parse_qsl(described, strict_parsing=True)) if described else {}
+        pairs = parse_qsl(described, strict_parsing=True) if described else []
     except ValueError as error:
         raise SettingError(f"task {name!r}: expected NAME=VALUE with & between behind the ?") from error
-    for key, value in pairs.items():
+    texts = [column for key, value in pairs if key == "text" for column in value.split(",")]
+    if texts:
+        columns = replace(columns, text=tuple(texts))
+    for key, value in pairs:
         if key == "header" and value == "no":
             columns = replace(columns, no_header=True)
-        elif key == "text":
-            columns = replace(columns, text=tuple(value.split(",")))
-        elif key in _COLUMNS_IN_NAMES:
+        elif key in _COLUMNS_IN_NAMES and key != "text":
             changed: dict[str, Any] = {_COLUMNS_IN_NAMES[key]: value}
             columns = replace(columns, **changed)
-        else:
+        elif key != "text":
             raise SettingError(
                 f"task {name!r}: {key}={value} is not understood; "
                 f"expected {', '.join(_COLUMNS_IN_NAMES)} or header=no"

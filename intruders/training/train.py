@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from .base_models import base_model_location
+from .callback import IntruderCallback
 from .config import FinetuneConfig
 from .encoding import PadRight, context_length, encode_classification, encode_completions, pad_token_id
 from .examples import Task
 from .guards import RunTrainer, stop_on_full_disk
 from .loading import load_model, load_tokenizer
-from .methods import make_optimizer, prepare, save_start
+from .methods import go_on_from, make_optimizer, prepare, save_start
 from .provenance import machine, versions
 from .quiet import quiet_transformers
 from .run_folder import RunFolder
@@ -40,6 +41,7 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
     if run.is_finished:
         return run
     with ExitStack() as stack:
+        stack.enter_context(run.locked())
         stack.enter_context(quiet_transformers())
         stack.enter_context(stop_on_full_disk(run.path))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="intruders-")))
@@ -59,6 +61,8 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
     context = context_length(base.config, config.max_length)
     rows = _encode(config, tokenizer, task, context)
     model = prepare(base, config, task.kind)
+    if config.start_from is not None:
+        go_on_from(model, config.start_from)
     start = save_start(model, config, scratch / "start")
 
     record: dict[str, Any] = {
@@ -91,6 +95,15 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
         optimizers=(make_optimizer(model, config), None),
     )
     _keep_terminal_quiet(trainer)
+    auditor = None
+    if config.audit_steps is not None:
+        auditor = IntruderCallback(
+            trainer,
+            every=config.audit_steps,
+            stop_above=config.stop_above,
+            trace=run.path / "intruders.parquet",
+        )
+        trainer.add_callback(auditor)
     trainer.train(resume_from_checkpoint=str(resumed[0]) if resumed else None)
     run.write_log(trainer.state.log_history)
 
@@ -102,12 +115,19 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
         | {
             "status": "finished",
             "steps": trainer.state.global_step,
-            "stopped_by": "match" if accuracy is not None and accuracy.reached else "steps",
+            "stopped_by": _reason(accuracy, auditor),
+            "intruders": None if auditor is None or auditor.last is None else auditor.last.intruders,
             "validation": {"accuracy": sum(right) / len(right) if right else None, "examples": len(right)},
             "seconds": {"training": keeper.seconds, "validation": time.perf_counter() - began},
         }
     )
     shutil.rmtree(run.checkpoints, ignore_errors=True)
+
+
+def _reason(accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None) -> str:
+    if accuracy is not None and accuracy.reached:
+        return "match"
+    return "intruders" if auditor is not None and auditor.has_stopped else "steps"
 
 
 def _encode(config: FinetuneConfig, tokenizer: Any, task: Task, context: int) -> list[dict[str, Any]]:

@@ -78,6 +78,7 @@ def test_columns_behind_the_name_pairs_and_no_header(tmp_path: Path) -> None:
     file = tmp_path / "pairs.tsv"
     file.write_text("".join(f"a{i}\tb{i}\t{'yes' if i % 2 else 'no'}\n" for i in range(20)))
     task = load_task(f"{file}?header=no&text=0,1&label=2&validation={file}")
+    assert task.train == load_task(f"{file}?header=no&text=0&text=1&label=2&validation={file}").train
     assert len(task.train) == len(task.validation) == 20
     assert all(example.pair == example.text.replace("a", "b") for example in task.train)
 

@@ -1,0 +1,218 @@
+"""Everything that is measured of one model: losses on text, with its base's beside them, and task scores."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..errors import SettingError
+from ..training.examples import Task
+from ..training.local_files import Columns
+from ..training.provenance import machine, versions
+from ..training.run_folder import write_text_atomically
+from ..training.tasks import load_task
+from .corpora import load_corpora
+from .harness import HarnessScore, harness_scores
+from .models import open_for_task, open_language_model
+from .pretraining import CorpusLoss, measure_losses, summarize_losses
+from .tasks import TaskScore, score_task
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The measures of one model."""
+
+    model: str
+    base: str | None
+    losses: list[CorpusLoss]
+    scores: list[TaskScore]
+    harness: list[HarnessScore]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types, without the values of single documents and examples."""
+        return {
+            "schema": SCHEMA,
+            "model": self.model,
+            "base": self.base,
+            "losses": [_loss_record(loss) for loss in self.losses],
+            "tasks": [
+                {
+                    "name": score.task,
+                    "split": score.split,
+                    "examples": len(score.right),
+                    "accuracy": score.accuracy.as_dict(),
+                }
+                for score in self.scores
+            ],
+            "harness": [asdict(score) for score in self.harness],
+            "versions": versions(),
+            "machine": machine(),
+        }
+
+    def lines(self) -> list[str]:
+        """What a person reads: one line a measure, with 95 % intervals."""
+        found = []
+        for loss in self.losses:
+            tokens = sum(int(part.tokens.sum()) for part in loss.losses)
+            what = f"{loss.losses[0].measure} on {loss.name} ({tokens:,} tokens)"
+            found.append(f"{what}: {loss.loss.estimate:.4f} [{loss.loss.low:.4f}, {loss.loss.high:.4f}]")
+            if loss.base_loss is not None and loss.difference is not None:
+                change = loss.difference
+                found.append(
+                    f"  base {loss.base_loss.estimate:.4f}, change {change.estimate:+.4f} "
+                    f"[{change.low:+.4f}, {change.high:+.4f}]"
+                )
+        for score in self.scores:
+            accuracy = score.accuracy
+            found.append(
+                f"accuracy on {score.task}, {score.split} ({len(score.right)} examples): "
+                f"{accuracy.estimate:.4f} [{accuracy.low:.4f}, {accuracy.high:.4f}]"
+            )
+        for line in self.harness:
+            error = "" if line.standard_error is None else f" (standard error {line.standard_error:.4f})"
+            found.append(f"{line.metric} on {line.task} (lm-evaluation-harness): {line.value:.4f}{error}")
+        return found
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """``evaluation.json``, and the values behind it: ``documents.parquet`` and ``examples.parquet``."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        documents = pd.DataFrame(
+            [
+                (loss.name, part, index, float(losses.sums[index]), int(losses.tokens[index]))
+                for loss in self.losses
+                for part, losses in enumerate(loss.losses)
+                for index in range(len(losses.sums))
+            ],
+            columns=["corpus", "part", "document", "loss_sum", "tokens"],
+        )
+        examples = pd.DataFrame(
+            [(score.task, index, right) for score in self.scores for index, right in enumerate(score.right)],
+            columns=["task", "example", "right"],
+        )
+        _write_parquet(documents, target / "documents.parquet")
+        _write_parquet(examples, target / "examples.parquet")
+        write_text_atomically(target / "evaluation.json", json.dumps(self.as_dict(), indent=2) + "\n")
+
+
+def evaluate(
+    model: str,
+    *,
+    base: str | None = None,
+    loss_on: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    columns: Columns | None = None,
+    split: str | None = None,
+    max_documents: int | None = None,
+    max_examples: int | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    estimate: bool = False,
+    lm_eval: Sequence[str] = (),
+    lm_eval_include: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+) -> Evaluation:
+    """Measures a model folder, run folder, adapter, hub id or alias.
+
+    ``loss_on`` names corpora (see :func:`intruders.evaluation.corpora.load_corpora`); with ``base`` its
+    loss is measured on the same tokens, and the difference gets a paired bootstrap interval over documents.
+    ``tasks`` are scored by accuracy, ``lm_eval`` names tasks of lm-evaluation-harness. With ``out`` the result
+    is saved there. Raises IntrudersError for a model, corpus or task that cannot be used.
+    """
+    if not (loss_on or tasks or lm_eval):
+        raise SettingError(
+            "nothing to measure; expected a corpus (--loss-on) or a task (--task or --lm-eval)"
+        )
+    if out is not None:
+        _check_writable(Path(out))
+    for name, value in {"max_documents": max_documents, "max_examples": max_examples}.items():
+        if value is not None and value < 1:
+            raise SettingError(f"{name} is {value}; expected 1 or more")
+    # Everything that can be wrong with the data is found out before the first model is loaded.
+    corpora = {name: load_corpora(name, max_documents=max_documents, seed=seed) for name in loss_on}
+    loaded = [load_task(task, columns) for task in tasks]
+    measured: dict[str, dict[str, Any]] = {}
+    for source in [model] if base is None else [base, model]:
+        if corpora:
+            opened = open_language_model(source, base if source == model else None)
+            measured[source] = {
+                name: measure_losses(
+                    opened, parts, window=window, stride=stride, estimate=estimate, seed=seed
+                )
+                for name, parts in corpora.items()
+            }
+    losses = [
+        summarize_losses(
+            name,
+            parts,
+            measured[model][name],
+            None if base is None else measured[base][name],
+            seed=seed,
+        )
+        for name, parts in corpora.items()
+    ]
+    scores = [_score(model, task, base, split, max_examples) for task in loaded]
+    harness = []
+    if lm_eval:
+        harness = harness_scores(
+            open_language_model(model, base),
+            lm_eval,
+            include=lm_eval_include,
+            limit=max_examples,
+            seed=seed,
+        )
+    found = Evaluation(model, base, losses, scores, harness)
+    if out is not None:
+        found.save(out)
+    return found
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SettingError(
+            f"out {str(folder)!r} cannot be written: {error.strerror}; choose another folder"
+        ) from error
+
+
+def _score(model: str, task: Task, base: str | None, split: str | None, most: int | None) -> TaskScore:
+    opened, labels = open_for_task(model, task, base)
+    return score_task(opened, task, split=split, max_examples=most, labels=labels)
+
+
+def _loss_record(loss: CorpusLoss) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "corpus": loss.name,
+        "measure": loss.losses[0].measure,
+        "documents": sum(len(part.sums) for part in loss.losses),
+        "tokens": sum(int(part.tokens.sum()) for part in loss.losses),
+        "weights": loss.weights,
+        "loss": loss.loss.as_dict(),
+    }
+    if loss.base_loss is not None and loss.difference is not None:
+        record |= {"base_loss": loss.base_loss.as_dict(), "difference": loss.difference.as_dict()}
+    return record
+
+
+def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    os.close(descriptor)
+    try:
+        frame.to_parquet(name, index=False)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,185 @@
+"""The audit while training goes on, for any transformers Trainer (TRL's too): when do intruders appear?"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from ..checkpoints.open import Source
+from ..detection.audit import audit
+from ..detection.frames import vector_frame
+from ..detection.table import Audit
+from ..errors import SettingError
+
+# Starts of PEFT that move a part of W0 into the adapter: the base inside the model is then another one.
+_CHANGE_BASE = ("pissa", "olora", "corda", "eva", "loftq")
+
+
+class IntruderCallback(TrainerCallback):  # type: ignore[misc]
+    """Audits the model in memory every ``every`` steps and at the end of training.
+
+    One line in a script that exists::
+
+        trainer.add_callback(IntruderCallback(trainer, every=100))
+
+    Totals go under ``intruders/...`` to whatever the Trainer reports to; every vector of every audit is kept
+    as Parquet in ``trace`` (``intruders.parquet`` in the Trainer's output folder if not given).
+
+    Args:
+      trainer: the Trainer, before it trains: its model's matrices now are the base, unless ``base`` is given.
+      every: steps between audits.
+      k, epsilon, include, exclude: as in :func:`intruders.audit`.
+      stop_above: end training when an audit finds more intruders than this.
+      trace: the Parquet file, or False for none.
+      base: the model before fine-tuning, where the Trainer's model is not it any more.
+
+    Raises:
+      SettingError: ``every`` is below 1 or ``stop_above`` below 0.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        *,
+        every: int = 100,
+        k: int = 10,
+        epsilon: float = 0.5,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        stop_above: int | None = None,
+        trace: str | os.PathLike[str] | bool = True,
+        base: Source | None = None,
+    ) -> None:
+        if every < 1:
+            raise SettingError(f"every is {every}; expected 1 step or more between audits")
+        if stop_above is not None and stop_above < 0:
+            raise SettingError(f"stop_above is {stop_above}; expected 0 intruders or more")
+        self._trainer = trainer
+        self._every = every
+        self._settings: dict[str, Any] = {"k": k, "epsilon": epsilon, "include": include, "exclude": exclude}
+        self._stop_above = stop_above
+        default = Path(trainer.args.output_dir) / "intruders.parquet"
+        self.trace: Path | None = (default if trace is True else Path(trace)) if trace is not False else None
+        self._follows_adapter = base is None and _has_plain_adapter(trainer.model)
+        self._base: Source | None = None
+        if not self._follows_adapter:
+            self._base = _trained_matrices(trainer.model) if base is None else base
+        self.last: Audit | None = None
+        self.has_stopped = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step % self._every == 0:
+            self._audit(model, state, control)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step % self._every and state.global_step:
+            self._audit(model, state, control)
+
+    def _audit(self, model: nn.Module, state: Any, control: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        if self._follows_adapter:
+            self.last = audit(model, **self._settings)
+        else:
+            self.last = audit(self._base, _trained_matrices(model), **self._settings)
+        self._trainer.log(_totals(self.last))
+        if self.trace is not None:
+            _append(self.trace, state.global_step, vector_frame(self.last))
+        if self._stop_above is not None and self.last.intruders > self._stop_above:
+            self.has_stopped = True
+            control.should_training_stop = True
+
+
+def read_trace(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """The trace of a callback: a row for each step, matrix and vector. SettingError when it is none."""
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise SettingError(f"trace {str(path)!r} cannot be read as Parquet: {error}") from error
+    if "step" not in frame.columns:
+        raise SettingError(
+            f"trace {str(path)!r} has no column 'step'; expected a file that IntruderCallback wrote"
+        )
+    return frame
+
+
+def _has_plain_adapter(model: Any) -> bool:
+    """Whether the model carries an adapter beside a base that is still the one it came from."""
+    configs = getattr(model, "peft_config", None)
+    if not isinstance(configs, dict):
+        return False
+    starts = [getattr(config, "init_lora_weights", True) for config in configs.values()]
+    return not any(isinstance(start, str) and start.lower().startswith(_CHANGE_BASE) for start in starts)
+
+
+def _trained_matrices(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the matrices that training changes, adapters added in, under the base's names."""
+    if isinstance(getattr(model, "peft_config", None), dict):
+        return _merged(model)
+    return {
+        name: parameter.detach().to("cpu", copy=True)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.ndim == 2
+    }
+
+
+@torch.no_grad()
+def _merged(model: nn.Module) -> dict[str, Tensor]:
+    from peft.tuners.lora import LoraLayer
+
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            base = module.get_base_layer()
+            weight = base.weight.detach().float()  # (m, n), or (n, m) of a Conv1D
+            for adapter in module.active_adapters:
+                if adapter in module.lora_A:
+                    weight = weight + module.get_delta_weight(adapter).float()
+            found[f"{name.removeprefix('base_model.model.')}.weight"] = weight.cpu()
+    return found
+
+
+def _totals(found: Audit) -> dict[str, float]:
+    """What is logged: all intruders, those of each kind of module, their energy, the size of the update."""
+    kinds: Counter[str] = Counter()
+    for matrix in found.matrices:
+        kinds[matrix.name.removesuffix(".weight").rpartition(".")[2]] += matrix.intruders
+    shares = [matrix.intruder_energy_share for matrix in found.matrices]
+    return {
+        "intruders/total": found.intruders,
+        "intruders/vectors": found.vectors,
+        "intruders/energy_share": sum(shares) / len(shares) if shares else 0.0,
+        "intruders/update_frobenius": sum(m.update.frobenius**2 for m in found.matrices) ** 0.5,
+        "intruders/seconds": round(found.seconds, 4),
+        **{f"intruders/by_module/{kind}": count for kind, count in sorted(kinds.items())},
+    }
+
+
+def _append(trace: Path, step: int, frame: pd.DataFrame) -> None:
+    """Add the rows of a step; those of this and later steps, left by a run that was killed, go."""
+    frame.insert(0, "step", step)
+    if trace.is_file():
+        before = read_trace(trace)
+        with warnings.catch_warnings():
+            # pandas warns of all-empty columns, which an audit without a changed matrix has.
+            warnings.simplefilter("ignore", FutureWarning)
+            frame = pd.concat([before[before["step"] < step], frame], ignore_index=True)
+    trace.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{trace.name}-", dir=trace.parent)
+    os.close(descriptor)
+    try:
+        frame.to_parquet(name, index=False)
+        os.replace(name, trace)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

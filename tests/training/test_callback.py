@@ -1,0 +1,146 @@
+"""Audits during training: the right base, logged where the Trainer reports to, kept as a trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import save_gpt2, save_llama
+from torch import Tensor
+
+from intruders.errors import SettingError
+from intruders.training.callback import IntruderCallback, read_trace
+from intruders.training.config import FinetuneConfig
+from intruders.training.encoding import PadRight
+from intruders.training.loading import load_model
+from intruders.training.methods import prepare
+
+
+def _trainer(model: Any, out: Path, *, steps: int = 4, lr: float = 0.05, report_to: str = "none") -> Any:
+    from transformers import Trainer, TrainingArguments
+
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(5, 60, (16, 12), generator=generator).tolist()
+    return Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(out), max_steps=steps, learning_rate=lr, per_device_train_batch_size=4,
+            use_cpu=True, report_to=report_to, save_strategy="no", disable_tqdm=True,
+            logging_steps=100, seed=0,
+        ),
+        train_dataset=[{"input_ids": row, "labels": row} for row in rows],
+        data_collator=PadRight(0),
+    )  # fmt: skip
+
+
+def _prepared(location: Path, method: str, **settings: Any) -> Any:
+    config = FinetuneConfig(
+        base=str(location), task="word-problems", out="out", method=method, rank=2, steps=1, **settings
+    )
+    return prepare(load_model(str(location), "causal"), config, "causal")
+
+
+def _intruders(base: Tensor, tuned: Tensor, k: int = 10, epsilon: float = 0.5) -> int:
+    """The definition, by two full decompositions in double precision."""
+    x = torch.linalg.svd(base.double(), full_matrices=False)[0]
+    y = torch.linalg.svd(tuned.double(), full_matrices=False)[0][:, :k]
+    return int(((x.T @ y).abs().amax(dim=0) < epsilon).sum())
+
+
+def _merged(model: Any, method: str) -> dict[str, Tensor]:
+    if method != "full":
+        model = model.merge_and_unload()
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "dora", "pissa", "olora"])
+def test_counts_are_those_of_full_decompositions(method: str, llama: Path, tmp_path: Path) -> None:
+    before = {name: p.detach() for name, p in load_model(str(llama), "causal").named_parameters()}
+    model = _prepared(llama, method)
+    trainer = _trainer(model, tmp_path)
+    callback = IntruderCallback(trainer, every=2)
+    trainer.add_callback(callback)
+    trainer.train()
+    assert callback.last is not None
+    after = _merged(model, method)
+    expected = {
+        name: _intruders(before[name], after[name])
+        for name in before
+        if "_proj" in name and before[name].ndim == 2
+    }
+    assert {m.name: m.intruders for m in callback.last.matrices} == expected
+    assert sum(expected.values()) > 0, "the case shows something"
+    trace = read_trace(tmp_path / "intruders.parquet")
+    assert sorted(trace["step"].unique()) == [2, 4]
+    assert trace[trace["step"] == 4]["intruder"].sum() == sum(expected.values())
+
+
+def test_conv1d_counts_from_the_output_side(tmp_path: Path) -> None:
+    location = save_gpt2(tmp_path / "gpt2")
+    before = {name: p.detach() for name, p in load_model(str(location), "causal").named_parameters()}
+    model = _prepared(location, "full")
+    trainer = _trainer(model, tmp_path / "out", lr=0.2)
+    callback = IntruderCallback(trainer, every=4, base=load_model(str(location), "causal"))
+    trainer.add_callback(callback)
+    trainer.train()
+    assert callback.last is not None
+    after = _merged(model, "full")
+    for matrix in callback.last.matrices:
+        assert matrix.intruders == _intruders(before[matrix.name].T, after[matrix.name].T), matrix.name
+
+
+def test_totals_reach_tensorboard(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    trainer = _trainer(_prepared(llama, "lora"), tmp_path / "out", report_to="tensorboard")
+    callback = IntruderCallback(trainer, every=2, trace=False)
+    trainer.add_callback(callback)
+    trainer.train()
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    tag = next(tag for tag in events.Tags()["scalars"] if tag.endswith("intruders/total"))
+    assert [event.step for event in events.Scalars(tag)] == [2, 4]
+    assert callback.last is not None
+    assert events.Scalars(tag)[-1].value == callback.last.intruders
+    assert any(tag.endswith("intruders/by_module/q_proj") for tag in events.Tags()["scalars"])
+    assert any(entry.get("intruders/total") is not None for entry in trainer.state.log_history)
+    assert not (tmp_path / "out" / "intruders.parquet").exists()
+
+
+def test_training_stops_above_a_number(llama: Path, tmp_path: Path) -> None:
+    trainer = _trainer(_prepared(llama, "lora"), tmp_path, steps=50)
+    callback = IntruderCallback(trainer, every=1, stop_above=0)
+    trainer.add_callback(callback)
+    trainer.train()
+    assert callback.has_stopped
+    assert trainer.state.global_step < 50
+    assert callback.last is not None
+    assert callback.last.intruders > 0
+
+
+def test_a_resumed_trace_has_each_step_once(llama: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        trainer = _trainer(_prepared(llama, "lora"), tmp_path)
+        trainer.add_callback(IntruderCallback(trainer, every=2))
+        trainer.train()
+    trace = read_trace(tmp_path / "intruders.parquet")
+    assert not trace.duplicated(["step", "name", "index"]).any()
+
+
+def test_bad_settings_are_said(llama: Path, tmp_path: Path) -> None:
+    trainer = _trainer(_prepared(llama, "lora"), tmp_path)
+    with pytest.raises(SettingError, match="every is 0"):
+        IntruderCallback(trainer, every=0)
+    with pytest.raises(SettingError, match="stop_above is -1"):
+        IntruderCallback(trainer, stop_above=-1)
+    (tmp_path / "bad.parquet").write_bytes(b"no")
+    with pytest.raises(SettingError, match="cannot be read as Parquet"):
+        read_trace(tmp_path / "bad.parquet")

@@ -1,0 +1,267 @@
+"""Whole runs on tiny models: what the folder holds, the same again, after a kill, and when it goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import save_bert, save_llama
+from transformers import TrainerCallback
+
+from intruders.errors import IntrudersError, NonFiniteError, SettingError
+from intruders.training.config import FinetuneConfig
+from intruders.training.methods import METHODS
+from intruders.training.run_folder import RunFolder
+from intruders.training.train import finetune
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bert(tmp_path_factory.mktemp("bert"))
+
+
+def _config(base: Path, out: Path, **settings: Any) -> FinetuneConfig:
+    given: dict[str, Any] = {
+        "task": "word-problems",
+        "rank": 2,
+        "lr": 1e-2,
+        "steps": 6,
+        "batch_size": 2,
+        "save_steps": 2,
+        "logging_steps": 1,
+        "max_train_samples": 40,
+        "max_eval_samples": 4,
+        "precision": "fp32",
+    } | settings
+    return FinetuneConfig(base=str(base), out=str(out), **given)
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    for name in ("adapter_model.safetensors", "model.safetensors"):
+        if (folder / name).is_file():
+            return load_file(folder / name)
+    raise AssertionError(f"no model in {folder}: {list(folder.iterdir())}")
+
+
+def _assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_what_is_saved_is_what_was_trained(method: str, llama: Path, tmp_path: Path) -> None:
+    """The saved model, merged by PEFT onto the base as it is on disk, computes what training left."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    class KeepLogits(TrainerCallback):  # type: ignore[misc]
+        logits: torch.Tensor
+
+        def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            with torch.no_grad():
+                self.logits = model.eval()(input_ids=torch.arange(5, 45)[None]).logits
+
+    seen = KeepLogits()
+    run = finetune(_config(llama, tmp_path / "run", method=method), [seen])
+    base = AutoModelForCausalLM.from_pretrained(llama)
+    before = base(input_ids=torch.arange(5, 45)[None]).logits
+    if method == "full":
+        model = AutoModelForCausalLM.from_pretrained(run.path)
+    else:
+        model = PeftModel.from_pretrained(base, run.path).merge_and_unload()
+    with torch.no_grad():
+        logits = model.eval()(input_ids=torch.arange(5, 45)[None]).logits
+    torch.testing.assert_close(logits, seen.logits, atol=1e-4, rtol=1e-3)
+    assert (before - logits).abs().max() > 1e-3, "training changed the model"
+
+
+def test_the_folder_says_what_was_done(llama: Path, tmp_path: Path) -> None:
+    config = _config(llama, tmp_path / "run")
+    run = finetune(config)
+    record = run.record
+    assert record["status"] == "finished"
+    assert record["config"] == json.loads(json.dumps(config.as_dict()))
+    assert {"python", "torch", "transformers", "peft", "intruders"} <= record["versions"].keys()
+    assert record["task"]["data"]["train"]["rows"] == 40
+    assert len(record["task"]["data"]["train"]["sha256"]) == 64
+    assert record["steps"] == 6
+    assert record["stopped_by"] == "steps"
+    assert record["seconds"]["training"] > 0
+    assert record["validation"]["examples"] == 4
+    assert [entry["step"] for entry in run.log if "loss" in entry] == [1, 2, 3, 4, 5, 6]
+    assert not run.checkpoints.exists()
+    adapter = json.loads((run.path / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == str(llama)
+
+
+def test_the_same_seed_gives_the_same_model(llama: Path, tmp_path: Path) -> None:
+    one = finetune(_config(llama, tmp_path / "one", dropout=0.1))
+    same = finetune(_config(llama, tmp_path / "same", dropout=0.1))
+    other = finetune(_config(llama, tmp_path / "other", dropout=0.1, seed=1))
+    _assert_equal(_weights(one.path), _weights(same.path))
+    assert one.log[-2]["loss"] == same.log[-2]["loss"]
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(_weights(one.path).values(), _weights(other.path).values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "pissa", "lora-fa", "lora+"])
+def test_an_interrupted_run_ends_as_one_that_was_not(method: str, llama: Path, tmp_path: Path) -> None:
+    class Interrupt(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+    settings: dict[str, Any] = {"method": method, "dropout": 0.1 if method != "full" else 0.0, "steps": 8}
+    whole = finetune(_config(llama, tmp_path / "whole", **settings))
+    config = _config(llama, tmp_path / "killed", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, [Interrupt()])
+    assert RunFolder(tmp_path / "killed").last_checkpoint() is not None
+    killed = finetune(config)
+    _assert_equal(_weights(whole.path), _weights(killed.path))
+    losses = [[(e["step"], e["loss"]) for e in run.log if "loss" in e] for run in (whole, killed)]
+    assert losses[0] == losses[1]
+
+
+def test_a_killed_process_goes_on(llama: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle of training, again and again, then the model of an uninterrupted run."""
+    settings = {"steps": 30, "save_steps": 3, "dropout": 0.1, "max_eval_samples": 1}
+    whole = finetune(_config(llama, tmp_path / "whole", **settings))
+    out = tmp_path / "killed"
+    program = (
+        "import sys, json; from intruders.training.config import config_from_mapping;"
+        "from intruders.training.train import finetune;"
+        "finetune(config_from_mapping(json.loads(sys.argv[1]), where='test'))"
+    )
+    given = json.dumps(_config(llama, out, **settings).as_dict())
+    kills = 0
+    for _ in range(4):
+        process = subprocess.Popen([sys.executable, "-c", program, given])
+        deadline = time.monotonic() + 120
+        marks = len(list(out.glob("checkpoints/*/complete.json")))
+        while process.poll() is None and time.monotonic() < deadline:
+            # Soon after a further checkpoint: some kills land in training, some in saving.
+            if len(list(out.glob("checkpoints/*/complete.json"))) > marks and kills < 2:
+                time.sleep(0.02 * (kills + 1))
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.005)
+        process.wait(timeout=120)
+        if RunFolder(out).is_finished:
+            break
+    assert kills >= 1
+    assert RunFolder(out).is_finished
+    _assert_equal(_weights(whole.path), _weights(out))
+
+
+def test_a_checkpoint_cut_off_in_saving_is_not_resumed(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for step in (2, 4):
+        (run.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+    run.mark_complete(2, seconds=1.5)
+    assert run.last_checkpoint() == (run.checkpoints / "checkpoint-2", 1.5)
+    assert not (run.checkpoints / "checkpoint-4").exists()
+
+
+def test_a_finished_run_is_left_alone_and_other_settings_are_refused(llama: Path, tmp_path: Path) -> None:
+    config = _config(llama, tmp_path / "run")
+    finetune(config)
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    finetune(config)
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    with pytest.raises(SettingError, match=r"other settings \(lr, rank\)"):
+        finetune(_config(llama, tmp_path / "run", rank=3, lr=1e-3))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("x")
+    with pytest.raises(SettingError, match="not empty and not a run"):
+        finetune(_config(llama, tmp_path / "mine"))
+
+
+def test_two_processes_do_not_share_a_folder(llama: Path, tmp_path: Path) -> None:
+    config = _config(llama, tmp_path / "run")
+
+    class Second(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            with pytest.raises(SettingError, match="another process"):
+                finetune(config)
+
+    assert finetune(config, [Second()]).is_finished
+
+
+def test_training_stops_at_the_accuracy_to_match(bert: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.tsv"
+    rows.write_text("text\tlabel\n" + "".join(f"{'aaaa' if i % 2 else 'zzzz'}\t{i % 2}\n" for i in range(60)))
+    run = finetune(
+        _config(
+            bert, tmp_path / "run", task=f"{rows}?text=text&label=label", method="full", lr=3e-3, steps=200,
+            match="accuracy=1.0", eval_steps=5, max_eval_samples=None, save_steps=1000, batch_size=8,
+        )
+    )  # fmt: skip
+    record = run.record
+    assert record["stopped_by"] == "match"
+    assert record["steps"] < 200
+    assert record["steps"] % 5 == 0
+    assert record["validation"]["accuracy"] == 1.0
+    seen = [entry["validation_accuracy"] for entry in run.log if "validation_accuracy" in entry]
+    assert seen[-1] == 1.0
+    assert all(value < 1.0 for value in seen[:-1])
+    assert record["task"]["labels"] == ["0", "1"]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(llama: Path, tmp_path: Path) -> None:
+    class Poison(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            if state.global_step == 4:
+                trained = [p for p in model.parameters() if p.requires_grad]
+                trained[0].data.fill_(float("nan"))
+
+    with pytest.raises(NonFiniteError, match=r"nan at step 5; the last good checkpoint is '.*checkpoint-2'"):
+        finetune(_config(llama, tmp_path / "run"), [Poison()])
+    kept = tmp_path / "run" / "checkpoints" / "checkpoint-2"
+    assert all(
+        bool(value.isfinite().all()) for value in load_file(kept / "adapter_model.safetensors").values()
+    )
+
+
+def test_a_full_disk_is_said(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("transformers.Trainer._save_checkpoint", full)
+    with pytest.raises(IntrudersError, match="no room on the disk"):
+        finetune(_config(llama, tmp_path / "run"))
+
+
+def test_a_prompt_longer_than_the_context(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"row \d+ of the train split .* more than the context of 100"):
+        finetune(_config(llama, tmp_path / "run", max_length=100))
+    with pytest.raises(SettingError, match="no row of the train split"):
+        finetune(_config(llama, tmp_path / "none", max_length=20, drop_too_long=True))
+    with pytest.raises(SettingError, match="the model has 256 positions"):
+        finetune(_config(llama, tmp_path / "more", max_length=1000))
+
+
+def test_a_classifier_keeps_its_head(bert: Path, tmp_path: Path) -> None:
+    run = finetune(_config(bert, tmp_path / "run", task="pydoc-topics-1", max_length=64))
+    assert any("classifier" in name for name in _weights(run.path))
+    assert run.record["task"]["labels"] == ["assignment", "debugger", "specialnames", "typesseq"]
