@@ -1,0 +1,54 @@
+"""The application: its commands, and how an error reaches a person."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ..errors import IntrudersError
+from ..version import __version__
+from .audit import audit
+from .finetune import finetune
+
+app = typer.Typer(
+    name="intruders",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="See what a fine-tuning did to the weights of a model: intruder dimensions, found and proved.",
+)
+app.command()(audit)
+app.command()(finetune)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"intruders {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    """Options before any command."""
+
+
+def main() -> None:
+    """Runs the command line; errors that a person can act on are one line and exit status 2."""
+    try:
+        app()
+    except IntrudersError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader of a pipe went away (`| head`); nothing is wrong, and nothing more can be said to it.
+        sys.stderr.close()
+        sys.exit(0)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

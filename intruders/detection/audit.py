@@ -1,0 +1,236 @@
+"""The audit of a model: its matrices streamed in small stacks, judged, and collected in the base's order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..checkpoints.open import Source
+from ..checkpoints.pairing import LoadedPair, MatrixPair, Skipped, open_pair, pair
+from ..errors import NonFiniteError
+from .detect import Detection, Stack, detect
+from .settings import check_epsilon, check_k, choose_device
+from .table import Audit, Matrix, UpdateSize, Vector
+
+# Equal-shaped matrices are judged together up to this many bytes: small ones are dominated by the overhead
+# of calls. A matrix larger than this is a stack of its own.
+STACK_BYTES = 48 * 2**20
+
+Progress = Callable[[int, int, int], None]
+
+
+def audit(
+    base: Source | None,
+    tuned: Source | None = None,
+    *,
+    k: int = 10,
+    epsilon: float = 0.5,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    include_embeddings: bool = False,
+    split_fused: bool = False,
+    exact: bool = False,
+    skip_non_finite: bool = False,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Audit:
+    """Finds the intruder dimensions that a fine-tuning left in every weight matrix of a model.
+
+    A left singular vector y_j of a tuned matrix, j < k in descending order of singular value, is an intruder
+    dimension when ``max_i |<x_i, y_j>| < epsilon`` over all left singular vectors x_i of the base matrix
+    (Shuttleworth et al. 2024).
+
+    Args:
+      base: the model before fine-tuning: a path, hub id, alias, module or state dict. None where ``tuned``
+      is an adapter
+        that names its base.
+      tuned: the model after it, or its adapter. A PeftModel may be given alone, as ``base``.
+      k: leading vectors examined in each matrix; fewer in a matrix that has fewer.
+      epsilon: cosine below which a vector resembles no base vector, in (0, 1].
+      include: shell patterns over the base's tensor names; only these are audited. All, when empty.
+      exclude: shell patterns of names that are left out.
+      include_embeddings: also audit embeddings and output heads.
+      split_fused: judge q, k and v of a fused weight as matrices of their own.
+      exact: decompose every matrix in full. The decisions are the same; every interval closes.
+      skip_non_finite: list a matrix that holds NaN or infinity among the skipped, instead of refusing.
+      device: "cpu", "cuda", "auto" or any name torch knows.
+      progress: called with (matrices done, matrices in all, intruders so far).
+
+    Raises:
+      SettingError: ``k``, ``epsilon``, ``device`` or ``include`` is out of range.
+      CheckpointError: a side cannot be read. PairingError: the two do not belong together.
+      NonFiniteError: a matrix holds NaN or infinity.
+    """
+    check_k(k)
+    check_epsilon(epsilon)
+    place = choose_device(device)
+    started = time.perf_counter()
+    base_side, tuned_side = open_pair(base, tuned)
+    pairing = pair(base_side, tuned_side, include, exclude, include_embeddings, split_fused)
+    skipped = list(pairing.skipped)
+    results: dict[str, Matrix] = {}
+    done = intruders = 0
+    for event in _stacks(pairing.pairs, place, skip_non_finite):
+        if isinstance(event, Skipped):
+            skipped.append(event)
+            done += 1
+        else:
+            found = detect(event.stack, k, epsilon, exact)
+            for index, matrix in enumerate(event.pairs):
+                results[matrix.name] = _record(matrix, found, index, event.scales[index])
+                intruders += results[matrix.name].intruders
+            done += len(event.pairs)
+        if progress is not None:
+            progress(done, len(pairing.pairs), intruders)
+    return Audit(
+        base_source=pairing.base_source,
+        tuned_source=pairing.tuned_source,
+        tuned_kind=pairing.tuned_kind,
+        k=k,
+        epsilon=epsilon,
+        exact=exact,
+        seconds=time.perf_counter() - started,
+        matrices=[results[matrix.name] for matrix in pairing.pairs if matrix.name in results],
+        skipped=skipped,
+        settings={
+            "include": list(include),
+            "exclude": list(exclude),
+            "include_embeddings": include_embeddings,
+            "split_fused": split_fused,
+            "skip_non_finite": skip_non_finite,
+            "device": str(place),
+            "matched": list(pairing.matched),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Matrices to be judged together, and what each was divided by."""
+
+    pairs: list[MatrixPair]
+    stack: Stack
+    scales: list[float]
+
+
+def _stacks(
+    pairs: Sequence[MatrixPair], device: torch.device, skip_non_finite: bool
+) -> Iterator[_Group | Skipped]:
+    """Loads matrices one by one and hands them on in stacks of equal shape, kind of update and dtype."""
+    waiting: dict[object, list[tuple[MatrixPair, LoadedPair]]] = {}
+    for matrix in pairs:
+        loaded = matrix.load()
+        if loaded is None:
+            yield Skipped(matrix.name, "unchanged")
+            continue
+        if min(matrix.shape) == 0:
+            yield Skipped(matrix.name, f"empty: shape {matrix.shape}")
+            continue
+        wide = _widened(loaded, device)
+        side = _non_finite_side(wide)
+        if side is not None:
+            if not skip_non_finite:
+                raise NonFiniteError(
+                    f"'{matrix.name}' holds NaN or infinity in the {side}, so it has no singular vectors; "
+                    "mend the checkpoint, or leave such matrices out with --skip-non-finite"
+                )
+            yield Skipped(matrix.name, f"NaN or infinity in the {side}")
+            continue
+        rank = None if wide.left is None else wide.left.shape[1]
+        key = (matrix.shape, rank, wide.base.dtype)
+        group = waiting.setdefault(key, [])
+        group.append((matrix, wide))
+        if (len(group) + 1) * wide.base.nbytes > STACK_BYTES:
+            yield _grouped(waiting.pop(key))
+    for group in waiting.values():
+        yield _grouped(group)
+
+
+def _widened(loaded: LoadedPair, device: torch.device) -> LoadedPair:
+    """The same pair in single precision, or in double where a side came in double."""
+    parts = (loaded.base, loaded.tuned, loaded.left, loaded.right)
+    double = any(part is not None and part.dtype == torch.float64 for part in parts)
+    dtype = torch.float64 if double else torch.float32
+
+    def moved(part: Tensor | None) -> Tensor | None:
+        return None if part is None else part.to(device, dtype)
+
+    return LoadedPair(
+        loaded.base.to(device, dtype), moved(loaded.tuned), moved(loaded.left), moved(loaded.right)
+    )
+
+
+def _non_finite_side(loaded: LoadedPair) -> str | None:
+    if not _is_finite(loaded.base):
+        return "base"
+    rest = (loaded.tuned, loaded.left, loaded.right)
+    return None if all(part is None or _is_finite(part) for part in rest) else "tuned model"
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # One pass without a temporary; NaN survives both minimum and maximum.
+    return tensor.numel() == 0 or all(bool(end.isfinite()) for end in torch.aminmax(tensor))
+
+
+def _grouped(members: list[tuple[MatrixPair, LoadedPair]]) -> _Group:
+    scales = [_scale(loaded) for _, loaded in members]
+    parts: list[Tensor | None] = []
+    for name in ("base", "tuned", "left", "right"):
+        tensors = [getattr(loaded, name) for _, loaded in members]
+        if tensors[0] is None:
+            parts.append(None)
+            continue
+        if name != "right":
+            tensors = [t if s == 1.0 else t / s for t, s in zip(tensors, scales, strict=True)]
+        parts.append(tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors))
+    base, tuned, left, right = parts
+    assert base is not None
+    return _Group([matrix for matrix, _ in members], Stack(base, tuned, left, right), scales)
+
+
+def _scale(loaded: LoadedPair) -> float:
+    """A power of two to divide by, so that squares neither overflow nor vanish.
+
+    1 for weights of common size.
+    """
+    largest = float(loaded.base.abs().amax())
+    if loaded.tuned is not None:
+        largest = max(largest, float(loaded.tuned.abs().amax()))
+    if largest == 0 or 2.0**-20 <= largest <= 2.0**20:
+        return 1.0
+    return float(2.0 ** torch.frexp(torch.tensor(largest, dtype=torch.float64)).exponent.item())
+
+
+def _record(matrix: MatrixPair, found: Detection, index: int, scale: float) -> Matrix:
+    """One matrix's row of the result, in the units of the checkpoint."""
+    update = found.update
+    vectors = [
+        Vector(
+            index=j,
+            singular_value=scale * float(found.values[index, j]),
+            max_cosine=(float(found.lower[index, j]), float(found.upper[index, j])),
+            intruder=bool(found.intruder[index, j]),
+            certificate=found.certificate[index][j],
+            ambiguous=bool(found.ambiguous[index, j]),
+        )
+        for j in range(found.values.shape[1])
+    ]
+    return Matrix(
+        name=matrix.name,
+        shape=matrix.shape,
+        rank=matrix.rank,
+        vectors=vectors,
+        update=UpdateSize(
+            frobenius=scale * float(update.frobenius[index]),
+            spectral=scale * float(update.spectral[index]),
+            effective_rank=float(update.effective_rank[index]),
+            effective_rank_error=float(update.effective_rank_error[index]),
+            stable_rank=float(update.stable_rank[index]),
+        ),
+        base_singular_values=[scale * float(value) for value in found.base_values[index]],
+        similarity=found.similarity[index].float().cpu().numpy(),
+    )

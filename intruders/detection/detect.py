@@ -1,0 +1,307 @@
+"""Intruder dimensions of a stack of equal-shaped matrices: the certificates, cheapest first.
+
+The question is about the k leading left singular vectors of every tuned matrix. They are computed by a Krylov
+method that starts from what is known of the base, and each is decided by the first of these that can:
+
+1. overlap: a computed base vector resembles it. Not an intruder.
+2. mass: the computed base vectors hold so much of it that no other can resemble it, and none of them does.
+Intruder.
+3. moment: no base vector, computed or not, can resemble it, by its spectral moments. Intruder.
+4. exact: the dense decomposition of its matrix.
+
+Nothing is decided by an estimate: whatever an interval leaves open goes on to the next certificate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..linalg.exact import exact_cosines
+from ..linalg.krylov import BLOCK, KrylovSpace, Triplets, converge
+from ..linalg.lowrank import lowrank_svd
+from ..linalg.moments import Bidiagonalization, largest_atom
+from ..linalg.operators import Dense, Operator
+from ..linalg.overlap import Intervals, deflated, moment_intervals, overlap_intervals
+from ..linalg.spectrum import effective_rank, estimate_effective_rank, stable_rank
+from ..linalg.svd import cluster_ids, dense_svd
+
+# Below this smaller side the dense decomposition is the faster one: a Krylov space would be half the matrix.
+DENSE_BELOW = 160
+# Angles (sines) to which leading vectors are computed before the cheap certificates are tried.
+_BASE_ANGLE = 0.1
+_TUNED_ANGLE = 0.02
+_KRYLOV_STEPS = 24
+_MAX_ROUNDS = 12
+# Total Lanczos steps after which the moment bounds are looked at. The dense decomposition costs hundreds of
+# passes.
+_MOMENT_STEPS = (8, 12, 18, 26, 38, 56, 80)
+# Bounds are compared with epsilon at this distance: they come from single-precision products.
+_MARGIN = 1e-4
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Equal-shaped matrices before and after fine-tuning, in single precision.
+
+    Either ``tuned`` is given, or ``left`` and ``right`` with ``tuned = base + left @ right``.
+    """
+
+    base: Tensor  # (batch, m, n)
+    tuned: Tensor | None = None  # (batch, m, n)
+    left: Tensor | None = None  # (batch, m, r)
+    right: Tensor | None = None  # (batch, r, n)
+
+    def tuned_dense(self, index: int) -> Tensor:
+        if self.tuned is not None:
+            return self.tuned[index]
+        assert self.left is not None
+        assert self.right is not None
+        return self.base[index].double() + self.left[index].double() @ self.right[index].double()
+
+    def select(self, index: Tensor) -> Stack:
+        return Stack(
+            self.base[index],
+            *(None if part is None else part[index] for part in (self.tuned, self.left, self.right)),
+        )
+
+
+@dataclass(frozen=True)
+class Update:
+    """Sizes of the updates D of a stack.
+
+    every field is ``(batch,)``, and the directions are D's leading ones.
+    """
+
+    frobenius: Tensor
+    spectral: Tensor
+    effective_rank: Tensor
+    effective_rank_error: Tensor
+    left: Tensor  # (batch, d, m)
+    right: Tensor  # (batch, d, n)
+
+    @property
+    def stable_rank(self) -> Tensor:
+        return stable_rank(self.frobenius, self.spectral)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What was found about the k leading vectors of each matrix of a stack."""
+
+    values: Tensor  # (batch, k): singular values of the tuned matrices
+    lower: Tensor  # (batch, k): proved interval of the max cosine
+    upper: Tensor  # (batch, k)
+    intruder: Tensor  # (batch, k), bool
+    certificate: list[list[str]]  # [batch][k]
+    ambiguous: Tensor  # (batch, k), bool
+    base_values: Tensor  # (batch, d): leading singular values of the base matrices
+    similarity: Tensor  # (batch, d, k): |<x_i, y_j>| of leading vectors
+    update: Update
+
+
+def detect(stack: Stack, k: int, epsilon: float, exact: bool = False) -> Detection:
+    """Judges the ``min(k, m, n)`` leading left singular vectors of every tuned matrix of a stack.
+
+    y_j is an intruder when ``max_i |<x_i, y_j>| < epsilon`` over all left singular vectors x_i of its base
+    matrix. ``exact`` takes the dense decompositions throughout. The stack must be finite.
+    """
+    _, m, n = stack.base.shape
+    k = min(k, m, n)
+    update = measure_update(stack, k, exact)
+    shown = min(2 * k + 4, m, n)
+    if exact or min(m, n) < max(DENSE_BELOW, BLOCK * _KRYLOV_STEPS + 4 * k):
+        found = _detect_dense(stack, k, epsilon, shown, update)
+    else:
+        found = _detect_by_certificates(stack, k, epsilon, shown, update)
+    return found
+
+
+def measure_update(stack: Stack, k: int, exact: bool = False) -> Update:
+    """Norms and ranks of the updates: exactly from factors, or from the dense update, its effective rank
+    estimated.
+
+    With ``exact``, a dense update's singular values are all computed.
+    """
+    if stack.left is not None and stack.right is not None:
+        svd = lowrank_svd(stack.left, stack.right)
+        values, left, right = svd.values, svd.left[:, : 2 * k], svd.right[:, : 2 * k]
+    else:
+        assert stack.tuned is not None
+        difference = stack.tuned - stack.base
+        if not exact and min(difference.shape[-2:]) >= DENSE_BELOW:
+            return _measure_dense_update(Dense(difference), k)
+        svd = dense_svd(difference)
+        values, left, right = svd.values, svd.left[:, :k], svd.right[:, :k]
+    dtype = stack.base.dtype
+    return Update(
+        values.square().sum(-1).sqrt(),
+        values[:, 0],
+        effective_rank(values),
+        torch.zeros_like(values[:, 0]),
+        left.to(dtype),
+        right.to(dtype),
+    )
+
+
+def _measure_dense_update(difference: Dense, k: int) -> Update:
+    frobenius = difference.matrix.double().square().sum((-2, -1)).sqrt()
+    space = KrylovSpace.from_random_block(difference, BLOCK, 8)
+    # The norm follows from the largest Ritz value to second order in its residual; 1e-3 there is 1e-6 of the
+    # norm.
+    leading = converge(space, 1, 2 * BLOCK, 1e-3, _MAX_ROUNDS)
+    rank, error = estimate_effective_rank(difference, frobenius)
+    return Update(frobenius, leading.values[:, 0].double(), rank, error, leading.left, leading.right)
+
+
+def _detect_dense(stack: Stack, k: int, epsilon: float, shown: int, update: Update) -> Detection:
+    parts = [exact_cosines(stack.base[i], stack.tuned_dense(i), k, epsilon) for i in range(len(stack.base))]
+    cosines = torch.stack([part.max_cosines for part in parts])
+    return Detection(
+        values=torch.stack([part.values for part in parts]),
+        lower=cosines,
+        upper=cosines,
+        intruder=cosines < epsilon,
+        certificate=[["exact"] * k for _ in parts],
+        ambiguous=torch.stack([part.ambiguous for part in parts]),
+        base_values=torch.stack([part.base_values[:shown] for part in parts]),
+        similarity=torch.stack([(part.base_left[:shown] @ part.left.mT).abs() for part in parts]),
+        update=update,
+    )
+
+
+def _detect_by_certificates(stack: Stack, k: int, epsilon: float, shown: int, update: Update) -> Detection:
+    operator = Dense(stack.base)
+    space = KrylovSpace.from_random_block(operator, BLOCK, _KRYLOV_STEPS)
+    base = converge(space, k, shown, _BASE_ANGLE, _MAX_ROUNDS)
+    tuned = converge(_tuned_space(stack, space, shown, update), k, k + BLOCK, _TUNED_ANGLE, _MAX_ROUNDS)
+
+    intervals = overlap_intervals(base, tuned, k)
+    similarity = (base.left @ tuned.left[:, :k].mT).abs().double()
+    found = Detection(
+        values=tuned.values[:, :k].double(),
+        lower=intervals.lower,
+        upper=intervals.upper,
+        intruder=intervals.upper < epsilon - _MARGIN,
+        certificate=_certificates(intervals, epsilon, "mass"),
+        ambiguous=torch.zeros_like(intervals.lower, dtype=torch.bool),
+        base_values=base.values.double(),
+        similarity=similarity,
+        update=update,
+    )
+    doubtful = _block_may_hide_copies(base) | _block_may_hide_copies(tuned) | _is_rank_deficient(tuned, k)
+    undecided = _undecided(found, epsilon) & ~doubtful.unsqueeze(-1)
+    matrices = undecided.any(-1).nonzero().squeeze(-1)
+    if len(matrices) > 0:
+        bounded = _bound_by_moments(
+            operator.select(matrices),
+            base.select(matrices),
+            tuned.select(matrices),
+            undecided[matrices],
+            epsilon,
+        )
+        found = _with_moments(found, matrices, bounded, undecided[matrices], epsilon)
+    left_open = (_undecided(found, epsilon).any(-1) | doubtful).nonzero().squeeze(-1)
+    if len(left_open) > 0:
+        dense = _detect_dense(stack.select(left_open), k, epsilon, shown, update)
+        found = _with_dense(found, left_open, dense)
+    return found
+
+
+def _tuned_space(stack: Stack, base: KrylovSpace, shown: int, update: Update) -> KrylovSpace:
+    """A start for the tuned matrix: the base's space and the leading directions of the update.
+
+    Off these directions the tuned matrix is the base off its own leading vectors, plus what little the
+    update has beyond them: nothing large can be missed.
+    """
+    if stack.left is not None and stack.right is not None:
+        space = base.plus_lowrank(stack.left, stack.right)
+        return space.grow_left(update.left).grow_right(update.right)
+    assert stack.tuned is not None
+    base = base.compressed(shown)
+    tuned = KrylovSpace.from_bases(Dense(stack.tuned), base.left, base.right)
+    return tuned.grow_left(update.left).grow_right(update.right)
+
+
+def _bound_by_moments(
+    operator: Operator, base: Triplets, tuned: Triplets, undecided: Tensor, epsilon: float
+) -> Intervals:
+    """Intervals from the moment certificate, with as many Lanczos steps as the undecided vectors need."""
+    k = undecided.shape[-1]
+    left, right, remainders, _ = deflated(base, tuned, k)
+    size = int(undecided.sum(-1).max())
+    chosen = undecided.int().argsort(dim=-1, descending=True, stable=True)[:, :size]  # (batch, size)
+    starts = remainders.gather(1, chosen.unsqueeze(-1).expand(*chosen.shape, remainders.shape[-1]))
+    mass = starts.double().square().sum(-1)  # (batch, size)
+    process = Bidiagonalization.start(torch.nn.functional.normalize(starts, dim=-1))
+    atoms = torch.ones_like(undecided, dtype=torch.float64)
+    floor = torch.zeros(len(starts), dtype=torch.float64, device=starts.device)
+    active = torch.arange(len(starts), device=starts.device)
+    taken = 0
+    for total in _MOMENT_STEPS:
+        process = process.extended(operator.select(active), total - taken, left[active], right[active])
+        taken = total
+        bound = mass[active] * largest_atom(process, floor[active])
+        atoms[active] = atoms[active].scatter(1, chosen[active], bound)
+        intervals = moment_intervals(base, tuned, k, atoms)
+        still = (undecided & (intervals.upper >= epsilon - _MARGIN)).any(-1)[active]
+        process, active = process.select(still.nonzero().squeeze(-1)), active[still]
+        if len(active) == 0:
+            break
+    return moment_intervals(base, tuned, k, atoms)
+
+
+def _with_moments(
+    found: Detection, matrices: Tensor, bounded: Intervals, undecided: Tensor, epsilon: float
+) -> Detection:
+    upper = torch.where(undecided, torch.minimum(found.upper[matrices], bounded.upper), found.upper[matrices])
+    decided = undecided & (upper < epsilon - _MARGIN)
+    certificate = [list(row) for row in found.certificate]
+    for row, index in enumerate(matrices.tolist()):
+        for j in decided[row].nonzero().squeeze(-1).tolist():
+            certificate[index][j] = "moment"
+    return _replaced(found, matrices, certificate, upper=upper, intruder=found.intruder[matrices] | decided)
+
+
+def _with_dense(found: Detection, matrices: Tensor, dense: Detection) -> Detection:
+    certificate = [list(row) for row in found.certificate]
+    for row, index in enumerate(matrices.tolist()):
+        certificate[index] = list(dense.certificate[row])
+    names = ("values", "lower", "upper", "intruder", "ambiguous", "base_values", "similarity")
+    return _replaced(found, matrices, certificate, **{name: getattr(dense, name) for name in names})
+
+
+def _replaced(found: Detection, matrices: Tensor, certificate: list[list[str]], **rows: Tensor) -> Detection:
+    fields = {name: getattr(found, name) for name in found.__dataclass_fields__}
+    for name, values in rows.items():
+        fields[name] = fields[name].index_copy(0, matrices, values.to(fields[name].dtype))
+    return Detection(**{**fields, "certificate": certificate})
+
+
+def _certificates(intervals: Intervals, epsilon: float, name_of_upper: str) -> list[list[str]]:
+    over = (intervals.lower >= epsilon + _MARGIN).tolist()
+    under = (intervals.upper < epsilon - _MARGIN).tolist()
+    return [
+        ["overlap" if a else name_of_upper if b else "" for a, b in zip(*rows, strict=True)]
+        for rows in zip(over, under, strict=True)
+    ]
+
+
+def _undecided(found: Detection, epsilon: float) -> Tensor:
+    return torch.tensor(
+        [[name == "" for name in row] for row in found.certificate], device=found.lower.device
+    )
+
+
+def _block_may_hide_copies(triplets: Triplets) -> Tensor:
+    """Which matrices show as many equal singular values as the block has rows; it cannot see more copies."""
+    ids = cluster_ids(triplets.values)
+    largest = torch.nn.functional.one_hot(ids).sum(-2).amax(-1)
+    return largest >= BLOCK
+
+
+def _is_rank_deficient(triplets: Triplets, k: int) -> Tensor:
+    """Which matrices have fewer than k singular values that single precision tells from zero."""
+    return triplets.values[:, k - 1] <= 1e-5 * triplets.values[:, 0]

@@ -1,0 +1,94 @@
+"""The max cosines of one matrix from two dense decompositions: the reference path, and the last certificate.
+
+Everything here is in double precision. Where the matrix leaves a choice of vectors (a cluster of equal
+singular values, in the base or in the tuned matrix), the answer takes the cosine with the cluster's space
+and says whether another choice would decide otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .svd import DenseSVD, cluster_ids, cluster_projections, dense_svd, settle_clusters
+
+
+@dataclass(frozen=True)
+class ExactCosines:
+    """What two full decompositions say about the k leading left singular vectors of one tuned matrix."""
+
+    max_cosines: Tensor  # (k,), double
+    ambiguous: Tensor  # (k,), bool: another choice of vectors within a cluster would decide otherwise
+    values: Tensor  # (k,): singular values of the tuned matrix
+    left: Tensor  # (k, m): its left singular vectors
+    base_values: Tensor  # (p,)
+    base_left: Tensor  # (p, m)
+
+
+def exact_cosines(base: Tensor, tuned: Tensor, k: int, epsilon: float) -> ExactCosines:
+    """``max_i |<x_i, y_j>|`` of every y_j, j < k, over all left singular vectors x_i of ``base`` ``(m, n)``.
+
+    ``tuned`` is ``(m, n)`` too. ``epsilon`` only serves to say which decisions are ambiguous.
+    """
+    base = base.double()
+    base_svd = dense_svd(base)
+    tuned_svd = dense_svd(tuned)
+    left = settle_clusters(tuned_svd, k, base)
+    cosines = base_svd.left @ left.mT  # (p, k)
+    ids = cluster_ids(base_svd.values)
+    projections = _with_null_space(cluster_projections(cosines, ids), base_svd, left)
+    max_cosines = projections.amax(0).clamp_max(1.0)
+
+    sizes = cluster_projections(torch.ones_like(cosines), ids)  # square roots of the cluster sizes
+    worst = (projections / sizes).amax(0)
+    ambiguous = (max_cosines >= epsilon) & (worst < epsilon)
+    ambiguous |= _ambiguous_for_tuned_clusters(base_svd, tuned_svd, base, k, epsilon)
+    return ExactCosines(max_cosines, ambiguous, tuned_svd.values[:k], left, base_svd.values, base_svd.left)
+
+
+def _with_null_space(projections: Tensor, base: DenseSVD, left: Tensor) -> Tensor:
+    """Corrects the projections on the cluster of zero singular values for matrices with more rows than
+    columns.
+
+    The thin decomposition of a rank-deficient tall matrix takes some directions of the left null space as
+    x_i, and which ones is arbitrary. Any of them can be chosen, so the projection on the whole left null
+    space is what counts.
+    """
+    is_null = base.values <= _ZERO * base.values[:1]
+    if not is_null.any() or base.left.shape[0] == base.left.shape[1]:
+        return projections
+    inside = (base.left[~is_null] @ left.mT).square().sum(0)  # mass in the column space
+    outside = (1 - inside).clamp_min(0).sqrt()
+    return torch.where(is_null.unsqueeze(-1), outside, projections)
+
+
+# Singular values below this share of the largest are zero up to double-precision rounding of the
+# decomposition.
+_ZERO = 1e-12
+
+
+def _ambiguous_for_tuned_clusters(
+    base_svd: DenseSVD, tuned_svd: DenseSVD, base: Tensor, k: int, epsilon: float
+) -> Tensor:
+    """Which of the k leading tuned vectors lie in a cluster whose unit vectors are not all decided alike."""
+    ids = cluster_ids(tuned_svd.values)
+    base_ids = cluster_ids(base_svd.values)
+    ambiguous = torch.zeros(k, dtype=torch.bool, device=base.device)
+    for cluster in torch.unique(ids[:k]).tolist():
+        members = (ids == cluster).nonzero().squeeze(-1)
+        if len(members) == 1:
+            continue
+        cosines = base_svd.left @ tuned_svd.left[members].mT  # (p, c)
+        projections = _with_null_space(
+            cluster_projections(cosines, base_ids), base_svd, tuned_svd.left[members]
+        )
+        largest = projections.square().sum(-1).sqrt().max()
+        # max_i |<x_i, u>| >= |G u| / sqrt(rows of G), with G the cosines with as many base vectors as the
+        # cluster has.
+        strongest = cosines.square().sum(-1).topk(len(members)).indices
+        smallest = torch.linalg.svdvals(cosines[strongest])[-1] / len(members) ** 0.5
+        if largest >= epsilon and smallest < epsilon:
+            ambiguous[members[members < k]] = True
+    return ambiguous

@@ -1,0 +1,134 @@
+"""Intervals for the max cosine of a tuned vector with all base vectors: the overlap and mass certificates.
+
+The max cosine of y is ``max_i |<x_i, y>|`` over all left singular vectors x_i of the base. From a few of
+them an interval
+follows: it is at least the largest cosine with a computed one, and at most the larger of that and the norm
+of what the computed ones leave of y. Angles of computed vectors to true ones widen both ends.
+
+Base vectors whose singular values agree (a cluster) are not defined one by one. Their cosine is taken with
+the space of the cluster, which is: the largest that any choice of vectors allows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .krylov import Triplets
+from .svd import cluster_ids, cluster_projections
+
+# Base vectors with a larger angle (as a sine) to the true ones say nothing certain.
+USABLE_ANGLE = 0.3
+# Only vectors this close are taken out of y before its moments are bounded: what taking them out does to the
+# rest of the spectrum is of second order in this number.
+DEFLATION_ANGLE = 0.02
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Proved ``lower <= max cosine <= upper`` for k vectors of each matrix in a stack."""
+
+    lower: Tensor  # (batch, k), double
+    upper: Tensor  # (batch, k), double
+
+
+def overlap_intervals(base: Triplets, tuned: Triplets, count: int) -> Intervals:
+    """Intervals of the ``count`` leading tuned vectors from the computed base vectors.
+
+    The max cosine lies in ``[cos(a + t), max(cos(a - t), rest + leak)]`` with a the smallest angle between y
+    and a computed base vector, t the sum of the two vectors' own errors, and rest the norm of y outside the
+    computed base vectors. Where the tuned vectors form a cluster, the interval holds for every unit vector
+    of its space, so its lower end is 0.
+    """
+    cosines, leak = _cosines(base, tuned, count, USABLE_ANGLE)
+    lower, upper = _interval_from_computed(base, tuned, cosines)
+    rest = (1 - cosines.square().sum(-2)).clamp_min(0).sqrt() + leak
+    return _widen_for_clusters(tuned, Intervals(lower, torch.maximum(upper, rest).clamp_max(1.0)))
+
+
+def deflated(base: Triplets, tuned: Triplets, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the well-computed base vectors leave of the ``count`` leading tuned ones.
+
+    Returns the left rows taken out ``(batch, d, m)`` and the matching right rows ``(batch, d, n)`` (zero
+    where a base vector is not close enough), the remainders ``(batch, count, m)``, and a bound on what the
+    base vectors' errors leak into them ``(batch, count)``.
+    """
+    good = (base.angles <= DEFLATION_ANGLE).unsqueeze(-1)
+    left = torch.where(good, base.left, torch.zeros_like(base.left))
+    right = torch.where(good, base.right, torch.zeros_like(base.right))
+    vectors = tuned.left[..., :count, :]
+    for _ in range(2):
+        vectors = vectors - (vectors @ left.mT) @ left
+    _, leak = _cosines(base, tuned, count, DEFLATION_ANGLE)
+    return left, right, vectors, leak
+
+
+def moment_intervals(base: Triplets, tuned: Triplets, count: int, atom: Tensor) -> Intervals:
+    """As :func:`overlap_intervals`, with what is left of y bounded by its heaviest atom.
+
+    ``atom`` ``(batch, count)`` bounds the mass of the remainder of :func:`deflated` along any one singular
+    vector.
+    """
+    _, leak = _cosines(base, tuned, count, DEFLATION_ANGLE)
+    good_cosines, _ = _cosines(base, tuned, count, DEFLATION_ANGLE)
+    _, upper = _interval_from_computed(base, tuned, good_cosines)
+    all_cosines, _ = _cosines(base, tuned, count, USABLE_ANGLE)
+    lower, _ = _interval_from_computed(base, tuned, all_cosines)
+    return _widen_for_clusters(
+        tuned, Intervals(lower, torch.maximum(upper, atom.sqrt() + leak).clamp_max(1.0))
+    )
+
+
+def _cosines(base: Triplets, tuned: Triplets, count: int, largest_angle: float) -> tuple[Tensor, Tensor]:
+    """Cosines ``(batch, d, count)`` with the base vectors computed well enough (zero for others), and their
+    leak.
+
+    The leak ``(batch, count)`` bounds how far errors of the base vectors used and of y itself move the
+    cosine of y with any base vector that was not used.
+    """
+    usable = base.angles <= largest_angle  # (batch, d)
+    cosines = (base.left @ tuned.left[..., :count, :].mT).double()
+    cosines = torch.where(usable.unsqueeze(-1), cosines, torch.zeros_like(cosines))
+    from_base = (cosines * base.angles.double().unsqueeze(-1)).square().sum(-2).sqrt()
+    return cosines, from_base + tuned.angles[..., :count].double()
+
+
+def _interval_from_computed(base: Triplets, tuned: Triplets, cosines: Tensor) -> tuple[Tensor, Tensor]:
+    """Ends ``(batch, count)`` of the interval of the largest cosine with the base vectors used."""
+    ids = cluster_ids(base.values)
+    sizes = cluster_projections(torch.ones_like(cosines), ids).square()  # members of each vector's cluster
+    with_cluster = cluster_projections(cosines, ids).clamp_max(1.0)
+    own = torch.asin(base.angles.double()).unsqueeze(-1)
+    error = own + torch.asin(tuned.angles[..., : cosines.shape[-1]].double()).unsqueeze(-2)
+    angle = torch.acos(with_cluster)
+    used = cosines != 0
+    lower = torch.cos((angle + error).clamp_max(torch.pi / 2)) / sizes.sqrt()
+    upper = torch.cos((angle - error).clamp_min(0.0))
+    lower = torch.where(used, lower, torch.zeros_like(lower))
+    upper = torch.where(used, upper, torch.zeros_like(upper))
+    return lower.amax(-2), upper.amax(-2)
+
+
+def _widen_for_clusters(tuned: Triplets, intervals: Intervals) -> Intervals:
+    """Makes the intervals of tuned vectors in one cluster hold for every unit vector of the cluster's space.
+
+    For u = sum_j a_j y_j, ``|<x, u>| <= sqrt(sum_j <x, y_j>^2)``, whence the upper end. The cluster may
+    reach beyond the vectors examined; then nothing is known of the others, and the upper end is 1.
+    """
+    count = intervals.lower.shape[-1]
+    ids = cluster_ids(tuned.values)
+    sizes = (
+        cluster_projections(torch.ones_like(tuned.values).unsqueeze(-1).double(), ids)
+        .square()
+        .squeeze(-1)[..., :count]
+    )
+    inside = ids[..., :count]
+    seen = cluster_projections(torch.ones_like(intervals.upper).unsqueeze(-1), inside).square().squeeze(-1)
+    joint = cluster_projections(intervals.upper.unsqueeze(-1), inside).squeeze(-1).clamp_max(1.0)
+    alone = sizes < 1.5
+    upper = torch.where(
+        alone, intervals.upper, torch.where(seen > sizes - 0.5, joint, torch.ones_like(joint))
+    )
+    return Intervals(torch.where(alone, intervals.lower, torch.zeros_like(upper)), upper)
