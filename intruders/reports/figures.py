@@ -16,6 +16,7 @@ from .text import shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 WORST_DRAWN = 3  # matrices that get figures of their own
 EPSILONS = [round(0.01 * (i + 1), 2) for i in range(100)]
@@ -50,7 +51,10 @@ def draw_similarity(matrix: Matrix) -> Drawing:
     return Drawing(f"similarity-{matrix.name}", figure, similarity_data(matrix))
 
 
-def similarity_image(axes: Axes, matrix: Matrix):  # type: ignore[no-untyped-def]  # matplotlib's own AxesImage
+def similarity_image(axes: Axes, matrix: Matrix) -> AxesImage:
+    """Draws the similarity matrix into `axes`, counting vectors from 1, on a scale from 0 to 1."""
+    from matplotlib.ticker import MaxNLocator
+
     rows, columns = matrix.similarity.shape
     image = axes.imshow(
         matrix.similarity,
@@ -62,8 +66,8 @@ def similarity_image(axes: Axes, matrix: Matrix):  # type: ignore[no-untyped-def
         extent=(0.5, columns + 0.5, rows + 0.5, 0.5),
     )
     axes.set(xlabel="tuned vector", ylabel="base vector")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     return image
 
 
