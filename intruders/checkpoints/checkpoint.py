@@ -20,6 +20,13 @@ class StoredTensor:
     dtype: torch.dtype  # of what read() gives
     stored_as: str  # the format's own word for the numbers in the file: "BF16", "Q4_1", ...
     read: Callable[[], Tensor] = field(repr=False)
+    read_one: Callable[[int], Tensor] | None = field(
+        default=None, repr=False
+    )  # of the first dimension, alone
+
+    def read_slice(self, index: int) -> Tensor:
+        """``read()[index]``, without reading the rest where the format can do that."""
+        return self.read()[index] if self.read_one is None else self.read_one(index)
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class Checkpoint:
       format: "safetensors", "gguf", "pytorch", "memory": what it was read as.
       config: the model's ``config.json`` (or what stands for it), if there is one.
       tensors: every tensor, in the order of the model or, where the format has none, in natural name order.
+      input_first: names of weights that are stored (in, out), as transformers' Conv1D and some experts are.
       tied: names that are the same tensor as another one, to the name under which it is listed in
         ``tensors``.
     """
@@ -42,6 +50,7 @@ class Checkpoint:
     tensors: Mapping[str, StoredTensor] = field(repr=False)
     config: Mapping[str, Any] | None = field(default=None, repr=False)
     tied: Mapping[str, str] = field(default_factory=dict, repr=False)
+    input_first: frozenset[str] = field(default=frozenset(), repr=False)
 
     def names(self) -> list[str]:
         return list(self.tensors)

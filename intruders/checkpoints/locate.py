@@ -72,7 +72,8 @@ def _download(hub_id: str) -> Path:
 
     try:
         try:
-            wanted = _files_to_fetch(HfApi().list_repo_files(hub_id))
+            files = HfApi().model_info(hub_id, timeout=10).siblings or []
+            wanted = _files_to_fetch([file.rfilename for file in files])
         except (GatedRepoError, RepositoryNotFoundError):
             raise
         except Exception:  # no network: what an earlier download left is as good

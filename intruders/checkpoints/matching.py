@@ -29,6 +29,13 @@ class Matching:
     tuned_of: dict[str, str]
     rules: list[PrefixRule] = field(default_factory=list)
 
+    def in_words(self) -> list[str]:
+        """What was matched other than by equal names."""
+        return [
+            f"'{rule.tuned_prefix}' of tuned for '{rule.base_prefix}' of base: {rule.tensors} tensors"
+            for rule in self.rules
+        ]
+
 
 def match_names(base: Mapping[str, Shape], tuned: Mapping[str, Shape]) -> Matching:
     """Match tensors by equal names first, then by the prefixes that account for most of what is left.
@@ -36,7 +43,7 @@ def match_names(base: Mapping[str, Shape], tuned: Mapping[str, Shape]) -> Matchi
     Two names with a common ending of two or more parts vote for the pair of prefixes before it, if their
     shapes are equal and no number is in the prefixes (a layer is never taken for another). The pair with the
     most votes becomes a rule for all names, whatever their shapes, and so on while a rule explains half of
-    what one side has left.
+    what either side has under its prefix.
     """
     tuned_of = {name: name for name in base if name in tuned}
     left_base = [name for name in base if name not in tuned_of]
@@ -48,18 +55,23 @@ def match_names(base: Mapping[str, Shape], tuned: Mapping[str, Shape]) -> Matchi
         if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
             break
         (base_prefix, tuned_prefix), count = ranked[0]
-        if 2 * count < min(_matrices(left_base, base), _matrices(left_tuned, tuned)):
+        base_rests, tuned_rests = _rests(left_base, base_prefix), _rests(left_tuned, tuned_prefix)
+        if 2 * count < min(_matrices(base_rests, base), _matrices(tuned_rests, tuned)):
             break
-        by_rest = _rests(left_tuned, tuned_prefix)
-        found = {
-            name: by_rest[rest] for rest, name in _rests(left_base, base_prefix).items() if rest in by_rest
-        }
+        found = {name: tuned_rests[rest] for rest, name in base_rests.items() if rest in tuned_rests}
         tuned_of |= found
         rules.append(PrefixRule(base_prefix, tuned_prefix, len(found)))
         taken = set(found.values())
         left_base = [name for name in left_base if name not in found]
         left_tuned = [name for name in left_tuned if name not in taken]
     return Matching(tuned_of, rules)
+
+
+def same_shape(first: Shape, second: Shape) -> bool:
+    """Whether two shapes are equal, where -1 stands for a size that is not known."""
+    return len(first) == len(second) and all(
+        a == b or -1 in (a, b) for a, b in zip(first, second, strict=True)
+    )
 
 
 def plain(name: str) -> str:
@@ -73,24 +85,25 @@ def _rests(names: list[str], prefix: str) -> dict[str, str]:
     return {plain(name).removeprefix(prefix): name for name in names if plain(name).startswith(prefix)}
 
 
-def _matrices(names: list[str], shapes: Mapping[str, Shape]) -> int:
-    return sum(len(shapes[name]) >= 2 for name in names)
+def _matrices(rests: Mapping[str, str], shapes: Mapping[str, Shape]) -> int:
+    return sum(len(shapes[name]) >= 2 for name in rests.values())
 
 
 def _votes(
     left_base: list[str], left_tuned: list[str], base: Mapping[str, Shape], tuned: Mapping[str, Shape]
 ) -> Counter[tuple[str, str]]:
     """How many matrices each pair of prefixes would match; vectors are too alike to tell anything."""
-    endings: dict[tuple[str, Shape], list[str]] = {}
+    endings: dict[str, list[tuple[str, Shape]]] = {}
     for name in left_base:
         for prefix, rest in _splits(plain(name)):
-            endings.setdefault((rest, base[name]), []).append(prefix)
+            endings.setdefault(rest, []).append((prefix, base[name]))
     votes: Counter[tuple[str, str]] = Counter()
     for name in left_tuned:
         if len(tuned[name]) < 2:
             continue
         for tuned_prefix, rest in _splits(plain(name)):
-            prefixes = endings.get((rest, tuned[name]), [])
+            found = endings.get(rest, [])
+            prefixes = [prefix for prefix, shape in found if same_shape(shape, tuned[name])]
             votes.update((prefix, tuned_prefix) for prefix in prefixes)
             if prefixes:  # the longest common ending decides
                 break

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from .checkpoint import Checkpoint, StoredTensor
 from .naming import some_of
+from .orientation import stored_input_first
 
 
 def is_state_dict(source: object) -> bool:
@@ -71,7 +72,8 @@ def _in_memory(
         tensors[name] = StoredTensor(
             tuple(tensor.shape), tensor.dtype, str(tensor.dtype).removeprefix("torch."), tensor.detach
         )
-    return Checkpoint(source, kind, "memory", tensors, config, tied)
+    shapes = {name: stored.shape for name, stored in tensors.items()}
+    return Checkpoint(source, kind, "memory", tensors, config, tied, stored_input_first(shapes))
 
 
 def _config_of(module: nn.Module) -> dict[str, Any] | None:

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .adapters.peft import ADAPTER_CONFIG, peft_adapter_in, peft_folder
+from .adapters.peft import ADAPTER_CONFIG, peft_adapters_in, peft_folder
+from .adapters.single_file import looks_like_adapter, single_file_adapter
 from .adapters.update import Adapter
 from .checkpoint import Checkpoint, StoredTensor
 from .gguf import gguf_file
@@ -18,9 +19,12 @@ from .json_file import read_json_object
 from .locate import locate
 from .memory import has_adapters, is_state_dict, module_checkpoint, state_dict_checkpoint
 from .naming import some_of
-from .safetensors import INDEX_SUFFIX, safetensors_file, safetensors_shards
+from .orientation import stored_input_first
+from .safetensors import INDEX_SUFFIX, read_metadata, safetensors_file, safetensors_shards
+from .stack import Stack, split_stack
 from .torch_pickle import PICKLE_INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_file, pickle_shards
 
+Opened = Checkpoint | Adapter | Stack
 Source = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor]
 
 
@@ -41,15 +45,21 @@ def open_checkpoint(source: Source) -> Checkpoint:
     if isinstance(source, nn.Module):
         return module_checkpoint(source)
     opened = open_source(source)
-    if isinstance(opened, Adapter):
-        raise CheckpointError(f"'{opened.source}' is an adapter; expected a full checkpoint here")
+    if not isinstance(opened, Checkpoint):
+        what = "an adapter" if isinstance(opened, Adapter) else "a sum of models"
+        raise CheckpointError(f"'{opened.source}' is {what}; expected a full checkpoint here")
     return opened
 
 
-def open_source(source: Source) -> Checkpoint | Adapter:
-    """As :func:`open_checkpoint`, but adapters are opened too; of a PeftModel, its active adapter."""
+def open_source(source: Source) -> Opened:
+    """As :func:`open_checkpoint`, and adapters too, of a PeftModel its active ones; and sums, ``A@0.7+B``."""
     if has_adapters(source):
-        return peft_adapter_in(source)
+        adapters = peft_adapters_in(source)
+        if len(adapters) == 1:
+            return adapters[0]
+        return Stack(
+            " + ".join(adapter.source for adapter in adapters), [(adapter, 1.0) for adapter in adapters]
+        )
     if isinstance(source, nn.Module):
         return module_checkpoint(source)
     if isinstance(source, Mapping):
@@ -61,26 +71,43 @@ def open_source(source: Source) -> Checkpoint | Adapter:
             f"{type(source).__name__} is no model; expected a path, hub id, alias, nn.Module or state dict"
         )
     text = os.fspath(source)
-    path = locate(text)
+    if ("@" in text or "+" in text) and not Path(text).expanduser().exists():
+        return Stack(text, [(_located(part), weight) for part, weight in split_stack(text)])
+    return _located(text)
+
+
+def _located(text: str) -> Checkpoint | Adapter:
+    path = _file_of_known_adapter(locate(text))
     if path.is_dir() and (path / ADAPTER_CONFIG).is_file():
         return peft_folder(path, text)
-    return _files(path, text)
-
-
-def _files(path: Path, source: str) -> Checkpoint:
     file = _weights_in(path) if path.is_dir() else path
+    form, tensors, config = _read(file)
+    if looks_like_adapter(tensors):
+        metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
+        return single_file_adapter(tensors, metadata, text)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    return Checkpoint(text, "checkpoint", form, tensors, config, input_first=stored_input_first(shapes))
+
+
+def _file_of_known_adapter(path: Path) -> Path:
+    """The folder of ``adapter_model.safetensors``, where its config lies beside it."""
+    is_weights = path.name in {"adapter_model.safetensors", "adapter_model.bin"} and path.is_file()
+    return path.parent if is_weights and (path.parent / ADAPTER_CONFIG).is_file() else path
+
+
+def _read(file: Path) -> tuple[str, dict[str, StoredTensor], Mapping[str, Any] | None]:
+    """The format's name, the tensors, and the config."""
+    if file.suffix == ".gguf":
+        return "gguf", *gguf_file(file)
     config = _config_beside(file)
     if file.name.endswith(INDEX_SUFFIX):
-        return Checkpoint(source, "checkpoint", "safetensors", safetensors_shards(file), config)
+        return "safetensors", safetensors_shards(file), config
     if file.suffix == ".safetensors":
-        return Checkpoint(source, "checkpoint", "safetensors", safetensors_file(file), config)
+        return "safetensors", safetensors_file(file), config
     if file.name.endswith(PICKLE_INDEX_SUFFIX):
-        return Checkpoint(source, "checkpoint", "pytorch", pickle_shards(file), config)
+        return "pytorch", pickle_shards(file), config
     if file.suffix in PICKLE_SUFFIXES:
-        return Checkpoint(source, "checkpoint", "pytorch", pickle_file(file), config)
-    if file.suffix == ".gguf":
-        tensors, config = gguf_file(file)
-        return Checkpoint(source, "checkpoint", "gguf", tensors, config)
+        return "pytorch", pickle_file(file), config
     raise CheckpointError(
         f"'{file}' is of no format that is read here; expected .safetensors, .gguf, or a file of torch.save"
     )
@@ -106,6 +133,11 @@ def _weights_in(folder: Path) -> Path:
             )
         if found:
             return folder / found[0]
+    adapters = sorted(file.parent.name for file in folder.glob(f"*/{ADAPTER_CONFIG}"))
+    if adapters:
+        raise CheckpointError(
+            f"'{folder}' holds adapters in folders of their own: {some_of(adapters)}; give one of these"
+        )
     raise CheckpointError(
         f"'{folder}' holds no weights; expected model.safetensors or its index, pytorch_model.bin, or a "
         ".gguf file"
@@ -117,4 +149,4 @@ def _config_beside(file: Path) -> Mapping[str, Any] | None:
     return read_json_object(config) if config.is_file() else None
 
 
-__all__ = ["Checkpoint", "Source", "StoredTensor", "open_checkpoint", "open_source"]
+__all__ = ["Opened", "Source", "Stack", "open_checkpoint", "open_source"]

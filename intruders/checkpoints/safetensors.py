@@ -188,10 +188,16 @@ def _check_layout(path: Path, entries: dict[str, HeaderEntry], data_bytes: int) 
 
 def _stored(path: Path, name: str, entry: HeaderEntry) -> StoredTensor:
     _, dtype = _DTYPES[entry.dtype]
-    return StoredTensor(entry.shape, dtype or torch.uint8, entry.dtype, lambda: _read(path, name, entry))
+    return StoredTensor(
+        entry.shape,
+        dtype or torch.uint8,
+        entry.dtype,
+        lambda: _read(path, name, entry, None),
+        lambda index: _read(path, name, entry, index),
+    )
 
 
-def _read(path: Path, name: str, entry: HeaderEntry) -> Tensor:
+def _read(path: Path, name: str, entry: HeaderEntry, index: int | None) -> Tensor:
     """Opens the file anew, so that the pages of a tensor that is no longer needed do not stay mapped."""
     from safetensors import SafetensorError, safe_open
 
@@ -201,12 +207,12 @@ def _read(path: Path, name: str, entry: HeaderEntry) -> Tensor:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name)
+            tensor: Tensor = file.get_tensor(name) if index is None else file.get_slice(name)[index]
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"'{name}' cannot be read from '{path}': {str(error).splitlines()[0]}"
         ) from None
-    if tuple(tensor.shape) != entry.shape:
+    if tuple(tensor.shape) != entry.shape[0 if index is None else 1 :]:
         raise CheckpointError(
             f"'{path}' changed while it was being read: '{name}' is now {tuple(tensor.shape)}"
         )

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +46,9 @@ def pickle_file(path: Path) -> dict[str, StoredTensor]:
                 "bytes can hold"
             )
         stored_as = str(tensor.dtype).removeprefix("torch.")
-        result[name] = StoredTensor(tuple(tensor.shape), tensor.dtype, stored_as, _reader(path, name))
+        result[name] = StoredTensor(
+            tuple(tensor.shape), tensor.dtype, stored_as, _reader(path, name), _slice_reader(path, name)
+        )
     return result
 
 
@@ -61,8 +62,12 @@ def pickle_shards(index: Path) -> dict[str, StoredTensor]:
     return {name: shards[where[name]][name] for name in sorted(where, key=natural_order)}
 
 
-def _reader(path: Path, name: str) -> Any:
+def _reader(path: Path, name: str) -> Callable[[], Tensor]:
     return lambda: _load(path)[name].detach()
+
+
+def _slice_reader(path: Path, name: str) -> Callable[[int], Tensor]:
+    return lambda index: _load(path)[name].detach()[index]
 
 
 def _require_plain_zip(path: Path) -> None:

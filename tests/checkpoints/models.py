@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,13 @@ def randomize_adapter(model: nn.Module, seed: int = 1) -> None:
 def saved(model: nn.Module, folder: Path) -> Path:
     """The model or adapter as its library saves it."""
     model.save_pretrained(folder)  # type: ignore[operator]
+    return folder
+
+
+def change_config(folder: Path, **values: Any) -> Path:
+    """Overwrite some fields of a saved adapter's config."""
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
     return folder
 
 

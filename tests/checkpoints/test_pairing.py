@@ -16,6 +16,7 @@ from intruders.checkpoints.pairing import open_pair, pair
 from intruders.errors import CheckpointError, PairingError, SettingError
 
 from .models import (
+    change_config,
     loaded,
     merged_weights,
     randomize_adapter,
@@ -245,14 +246,8 @@ def test_adapter_for_another_base(tmp_path: Path) -> None:
         pair(*open_pair(tiny_llama(hidden_size=32, num_attention_heads=8, num_key_value_heads=4), folder))
 
 
-def change_config(folder: Path, **values: Any) -> Path:
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-    return folder
-
-
 WRONG_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
-    "another PEFT type": ({"peft_type": "PROMPT_TUNING"}, "type PROMPT_TUNING"),
+    "another PEFT type": ({"peft_type": "PROMPT_TUNING"}, "type PROMPT_TUNING, which is not read here"),
     "no PEFT type": ({"peft_type": None}, "peft_type = 'None'"),
     "another rank": ({"r": 4}, "rank 3 in .* says 4"),
     "a rank that is text": ({"r": "three"}, "r = 'three'; expected a number"),

@@ -43,6 +43,14 @@ class AdapterConfig:
             raise self.wrong(key, "a number")
         return value
 
+    def names(self, key: str) -> list[str]:
+        value = self.values.get(key) or []
+        if isinstance(value, str):
+            return [value]
+        if not isinstance(value, list | tuple | set) or not all(isinstance(item, str) for item in value):
+            raise self.wrong(key, "a list of names")
+        return sorted(value)
+
     def pattern_value(self, key: str, module: str, default: float) -> float:
         """The value that ``rank_pattern`` or ``alpha_pattern`` gives a module, matched as PEFT does."""
         patterns = self.values.get(key) or {}

@@ -5,26 +5,64 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
 
-import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
 from ..checkpoint import StoredTensor
+from .algebra import low_rank, widened
 from .config import AdapterConfig
 from .update import Factors, WeightUpdate
 
-# "q_proj.lora_A.weight", "q_proj.lora_A.default.weight" (a state dict saved by hand),
-# "embed.lora_embedding_A"
+# "q_proj.lora_A.weight", "q_proj.lora_A.default.weight" (a state dict saved by hand), "wte.lora_embedding_A"
 _PART = re.compile(
-    r"(?P<module>.+)\.lora_(?P<part>A|B|embedding_A|embedding_B)(?:\.[^.]+)??(?P<kind>\.weight|\.bias)?"
+    r"(?P<module>.+)\.lora_(?P<part>A|B|E|embedding_A|embedding_B|magnitude_vector)"
+    r"(?:\.[^.]+)??(?P<kind>\.weight|\.bias)?"
 )
+
+# Settings under which B A is not what is added to the weight, or not to the weight of that name.
+_OTHER_MATHEMATICS = {
+    "layer_replication": "it repeats layers that the base has once",
+    "alora_invocation_tokens": "it acts on some tokens and not on others",
+    "arrow_config": "it chooses among experts for every token",
+    "use_bdlora": "its factors are block-diagonal",
+    "use_qalora": "its factors act on groups of inputs",
+    "kasa_config": "its factors are truncated first",
+    "monteclora_config": "its factors are random",
+}
+
+
+@dataclass
+class LoraTensors:
+    """The tensors of one module by part, before they are checked against each other."""
+
+    module: str
+    parts: dict[str, StoredTensor] = field(default_factory=dict)
+
+    def pair(self, source: str) -> tuple[StoredTensor, StoredTensor, bool]:
+        """(A, B, whether they are an embedding's), whose shapes fit together."""
+        embedding = "embedding_A" in self.parts
+        down, up = (self.parts.get(f"embedding_{part}" if embedding else part) for part in ("A", "B"))
+        if down is None or up is None:
+            raise CheckpointError(
+                f"'{source}' has only one of lora_A and lora_B for '{self.module}'; expected both"
+            )
+        fitting = len(down.shape) >= 2 and len(up.shape) >= 2 and down.shape[0] > 0
+        if not fitting or up.shape[1] != down.shape[0] or prod(up.shape[2:]) != 1:
+            raise CheckpointError(
+                f"'{source}' has lora_A {down.shape} and lora_B {up.shape} for '{self.module}'; "
+                "expected (r, in) and (out, r), and no grouped convolution, whose LoRA PEFT cannot merge "
+                "either"
+            )
+        return down, up, embedding
 
 
 def lora_updates(
     tensors: Mapping[str, StoredTensor], config: AdapterConfig, scales: Mapping[str, float]
-) -> list[WeightUpdate]:
-    """One update a module that has lora_A and lora_B.
+) -> tuple[list[WeightUpdate], list[list[WeightUpdate]]]:
+    """One update a module, and the alternatives for each of ``target_parameters``.
 
     Args:
       tensors: the adapter's tensors, without the prefix ``base_model.model.``.
@@ -32,21 +70,50 @@ def lora_updates(
       scales: by module, where a model in memory has its own idea of the scale.
 
     Raises:
-      CheckpointError: a lora_A without its lora_B, or shapes and ranks that contradict each other or the
-        config.
+      CheckpointError: a lora_A without its lora_B, shapes and ranks that contradict each other or the
+        config, or a variant that does not add B A to a weight.
     """
-    modules: dict[str, dict[str, StoredTensor]] = {}
+    for key, reason in _OTHER_MATHEMATICS.items():
+        if config.values.get(key):
+            raise CheckpointError(
+                f"the adapter '{config.source}' uses {key}, and {reason}; merge it with PEFT where that can "
+                "be "
+                "done, and give the merged model"
+            )
+    parameters = config.names("target_parameters")
+    updates: list[WeightUpdate] = []
+    undecided: list[list[WeightUpdate]] = []
+    for found in lora_modules(tensors, config.source):
+        name = found.module.replace(".base_layer", "")
+        targets = [parameter for parameter in parameters if _is_inside(parameter, name)]
+        if targets:
+            choices = [_parameter_update(found, name, target, config) for target in targets]
+            undecided.append([choice for choice in choices if choice is not None])
+            if not undecided[-1]:
+                raise CheckpointError(
+                    f"'{config.source}' has a lora_A for '{name}' of the rank of none of "
+                    f"{', '.join(targets)}; "
+                    "expected tensors and config of one training"
+                )
+        else:
+            updates.append(_module_update(found, name, config, scales))
+    return updates, undecided
+
+
+def lora_modules(tensors: Mapping[str, StoredTensor], source: str) -> list[LoraTensors]:
+    """The adapter's tensors by module; raises CheckpointError when two adapters are in one file."""
+    modules: dict[str, LoraTensors] = {}
     for name, tensor in tensors.items():
         match = _PART.fullmatch(name)
-        if match and match["kind"] != ".bias":
-            module = modules.setdefault(match["module"], {})
-            if match["part"] in module:
-                raise CheckpointError(
-                    f"'{config.source}' holds more than one adapter ('{name}' among them); expected one "
-                    "adapter a file"
-                )
-            module[match["part"]] = tensor
-    return [_update(module, parts, config, scales) for module, parts in modules.items()]
+        if match is None or match["kind"] == ".bias":
+            continue
+        found = modules.setdefault(match["module"], LoraTensors(match["module"]))
+        if match["part"] in found.parts:
+            raise CheckpointError(
+                f"'{source}' holds more than one adapter ('{name}' among them); expected one adapter a file"
+            )
+        found.parts[match["part"]] = tensor
+    return list(modules.values())
 
 
 def lora_scale(module: str, rank: int, config: AdapterConfig) -> float:
@@ -65,38 +132,51 @@ def lora_scale(module: str, rank: int, config: AdapterConfig) -> float:
     return alpha / math.sqrt(rank) if config.flag("use_rslora") else alpha / rank
 
 
-def _update(
-    module: str, parts: Mapping[str, StoredTensor], config: AdapterConfig, scales: Mapping[str, float]
+def _module_update(
+    found: LoraTensors, name: str, config: AdapterConfig, scales: Mapping[str, float]
 ) -> WeightUpdate:
-    embedding = "embedding_A" in parts
-    down, up = (parts.get(f"embedding_{part}" if embedding else part) for part in ("A", "B"))
-    if down is None or up is None:
+    down, up, embedding = found.pair(config.source)
+    scale = scales[name] if name in scales else lora_scale(name, down.shape[0], config)
+    magnitude = found.parts.get("magnitude_vector")
+    if (magnitude is None) == config.flag("use_dora"):
         raise CheckpointError(
-            f"'{config.source}' has only one of lora_A and lora_B for '{module}'; expected both"
+            f"'{config.source}' has use_dora = {config.flag('use_dora')} and "
+            f"{'no' if magnitude is None else 'a'} lora_magnitude_vector for '{found.module}'"
         )
-    rank = down.shape[0] if down.shape else 0
-    if len(down.shape) < 2 or len(up.shape) < 2 or rank == 0 or up.shape[1] != rank:
+    if magnitude is not None and prod(magnitude.shape) != up.shape[0]:
         raise CheckpointError(
-            f"'{config.source}' has lora_A {down.shape} and lora_B {up.shape} for '{module}'; "
-            "expected (r, in) and (out, r)"
+            f"'{config.source}' has a lora_magnitude_vector {magnitude.shape} for '{found.module}'; "
+            f"expected {up.shape[0]} numbers"
         )
-    scale = scales.get(module, lora_scale(module, rank, config))
-    rows, columns = up.shape[0], math.prod(down.shape[1:])
-    if math.prod(up.shape) != rows * rank:
-        raise CheckpointError(
-            f"'{config.source}' has lora_B {up.shape} for '{module}'; expected a 1x1 kernel"
-        )
-
-    def change(_: Tensor) -> Factors:
-        left = scale * widened(up.read()).reshape(rows, rank)  # (out, r)
-        right = widened(down.read()).reshape(rank, columns)  # (r, in), a kernel flattened
-        # An embedding's weight is (tokens, dim), and PEFT adds (B A)^T to it.
-        return Factors(right.mT, left.mT) if embedding else Factors(left, right)
-
-    shape = (columns, rows) if embedding else (rows, columns)
-    return WeightUpdate(f"{module}.weight", shape, rank, scale, "lora", change)
+    return low_rank(f"{name}.weight", down, up, scale, transposed=embedding, magnitude=magnitude)
 
 
-def widened(tensor: Tensor) -> Tensor:
-    """In at least single precision, so that folding in the scale rounds nothing of half-precision factors."""
-    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
+def _is_inside(parameter: str, module: str) -> bool:
+    """Whether ``experts.down_proj`` may be a parameter of the module ``layers.0.mlp.experts``."""
+    parent = parameter.rpartition(".")[0]
+    return not parent or module == parent or module.endswith(f".{parent}") or parent.endswith(f".{module}")
+
+
+def _parameter_update(
+    found: LoraTensors, module: str, parameter: str, config: AdapterConfig
+) -> WeightUpdate | None:
+    """The update of ``module``'s parameter, if the tensors' rank allows that they are for that one.
+
+    PEFT stacks the experts' factors: A (e r, in), and B (out, r e) with the expert as the faster index.
+    """
+    down, up, _ = found.pair(config.source)
+    name = f"{module}.{parameter.rpartition('.')[2]}"
+    rank = int(config.pattern_value("rank_pattern", name, config.number("r")))
+    experts, rest = divmod(down.shape[0], max(rank, 1))
+    if rest or rank < 1:
+        return None
+    scale = lora_scale(name, rank, config)
+    if experts == 1:
+        return low_rank(name, down, up, scale)
+
+    def change(base: Tensor, expert: int | None) -> Factors:
+        left = widened(up.read()).reshape(up.shape[0], rank, experts)[:, :, expert or 0]
+        right = widened(down.read()).reshape(experts, rank, -1)[expert or 0]
+        return Factors(scale * left, right)
+
+    return WeightUpdate(name, (up.shape[0], down.shape[1]), rank, scale, "lora", change, experts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,29 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
-from ..checkpoint import StoredTensor
+from ..checkpoint import Checkpoint, StoredTensor
 from ..json_file import read_json_object
 from ..memory import describe_module, state_dict_checkpoint
 from ..safetensors import safetensors_file
 from ..torch_pickle import pickle_file
 from .config import AdapterConfig
 from .lora import lora_updates
+from .peft_other import adalora_updates, ia3_updates, loha_updates, lokr_updates, vera_updates
 from .update import Adapter, WeightUpdate
 
 ADAPTER_CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
 _PREFIX = "base_model.model."
-_METHOD_WORDS = ("lora_", "base_layer.")
+_METHOD_TENSOR = re.compile(r"(?:^|\.)(?:lora_|hada_|lokr_|vera_|ia3_)")
+_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_OTHER_TYPES = {
+    "LOHA": loha_updates,
+    "LOKR": lokr_updates,
+    "ADALORA": adalora_updates,
+    "VERA": vera_updates,
+    "IA3": ia3_updates,
+}
 
 
 def peft_folder(folder: Path, source: str) -> Adapter:
@@ -40,66 +50,84 @@ def peft_folder(folder: Path, source: str) -> Adapter:
     raise CheckpointError(f"'{source}' has an {ADAPTER_CONFIG} and no weights; expected {_WEIGHTS} beside it")
 
 
-def peft_adapter_in(model: nn.Module) -> Adapter:
-    """The active adapter of a PeftModel, or of a transformers model with PEFT adapters in it.
+def peft_adapters_in(model: nn.Module) -> list[Adapter]:
+    """The active adapters of a PeftModel, or of a transformers model with PEFT adapters in it.
 
     Raises:
-      CheckpointError: no adapter is active, or more than one is, or its PEFT type is not read here.
+      CheckpointError: no adapter is active, or its PEFT type is not read here.
     """
+    source = describe_module(model)
+    active: Any = model.active_adapters
+    names = active() if callable(active) else active
+    names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise CheckpointError(f"{source} has no active adapter; set_adapter makes one active")
+    return [_adapter_in(model, name, source) for name in names]
+
+
+def _adapter_in(model: nn.Module, name: str, source: str) -> Adapter:
     from peft import get_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    source = describe_module(model)
-    name = _active_adapter(model, source)
     configs: Any = model.peft_config
     config = AdapterConfig(configs[name].to_dict(), f"{source}, adapter '{name}'")
     state: Mapping[str, Tensor] = get_peft_model_state_dict(
         model, adapter_name=name, save_embedding_layers=False
     )
-    scales = {
-        path.removeprefix(_PREFIX): float(module.scaling[name])
-        for path, module in model.named_modules()
-        if isinstance(module, BaseTunerLayer) and name in getattr(module, "scaling", {})
-    }
+    scales: dict[str, float] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer) and name in getattr(module, "scaling", {}):
+            scale = float(module.scaling[name])
+            if config.peft_type == "ADALORA":
+                scale /= float(module.ranknum[name]) + 1e-5
+            scales[path.removeprefix(_PREFIX)] = scale
     return _adapter(state_dict_checkpoint(state).tensors, config, scales)
-
-
-def _active_adapter(model: nn.Module, source: str) -> str:
-    active: Any = model.active_adapters
-    names = active() if callable(active) else active
-    names = [names] if isinstance(names, str) else list(names)
-    if len(names) != 1:
-        raise CheckpointError(
-            f"{source} has {len(names)} active adapters; expected one (set_adapter chooses it)"
-        )
-    return str(names[0])
 
 
 def _adapter(
     stored: Mapping[str, StoredTensor], config: AdapterConfig, scales: Mapping[str, float]
 ) -> Adapter:
-    if config.peft_type != "LORA":
-        raise CheckpointError(
-            f"'{config.source}' is a PEFT adapter of type {config.peft_type}; expected LORA"
-        )
     tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in stored.items()}
-    updates = lora_updates(tensors, config, scales)
-    ignored: list[tuple[str, str]] = []
-    for name, tensor in tensors.items():
-        if any(word in name for word in _METHOD_WORDS):
-            continue
-        if len(tensor.shape) == 2:
-            updates.append(_replaced(name, tensor))
-        else:
-            ignored.append((name, "one-dimensional" if len(tensor.shape) < 2 else "more than two dimensions"))
-    if not updates:
+    undecided: list[list[WeightUpdate]] = []
+    if config.peft_type == "LORA":
+        updates, undecided = lora_updates(tensors, config, scales)
+    elif config.peft_type in _OTHER_TYPES:
+        updates = _OTHER_TYPES[config.peft_type](tensors, config, scales)
+    else:
+        known = ", ".join(["LORA", *_OTHER_TYPES])
         raise CheckpointError(
-            f"'{config.source}' holds no lora_A and lora_B; expected the tensors of a LoRA adapter"
+            f"'{config.source}' is a PEFT adapter of type {config.peft_type}, which is not read here; "
+            "expected "
+            f"one of {known}, or the model after PEFT's merge_and_unload"
         )
-    return Adapter(config.source, config.peft_type, config.base_source, updates, ignored)
+    if not updates and not undecided:
+        raise CheckpointError(f"'{config.source}' holds no tensors of a {config.peft_type} adapter")
+    return Adapter(
+        config.source,
+        config.peft_type,
+        config.base_source,
+        Checkpoint(config.source, "adapter", "modules to save", _saved_in_full(tensors)),
+        updates,
+        undecided,
+        [(name, "a bias") for name in tensors if name.endswith(".lora_B.bias")],
+        _changes_its_base(config),
+    )
 
 
-def _replaced(name: str, tensor: StoredTensor) -> WeightUpdate:
-    """A module of ``modules_to_save``: trained in full, and stored in full."""
-    shape = (tensor.shape[0], tensor.shape[1])
-    return WeightUpdate(name, shape, None, None, "replaced", lambda _: tensor.read())
+def _saved_in_full(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Modules of ``modules_to_save``, and embeddings that PEFT saved because tokens were added.
+
+    Beside an adapter of the same weight a ``base_layer`` is the base's own, and no change.
+    """
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not _METHOD_TENSOR.search(name) and ".base_layer." not in name
+    }
+
+
+def _changes_its_base(config: AdapterConfig) -> str | None:
+    """The initialization that took something out of the base, unless PEFT converted the adapter since."""
+    start = config.values.get("init_lora_weights")
+    text = start.lower() if isinstance(start, str) else ""
+    return str(start) if text.startswith(_CHANGE_THE_BASE) else None

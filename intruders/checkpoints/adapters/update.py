@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ..checkpoint import Checkpoint
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -20,8 +22,8 @@ class Factors:
 class WeightUpdate:
     """What an adapter does to one weight of the base.
 
-    ``change`` takes the base's weight (m, n), output side first, and gives the update as factors or, where
-    it is not of low rank, the tuned weight (m, n).
+    ``change`` takes the base's weight (m, n), output side first, and the number of the expert whose weight it
+    is, if it is one; it gives the update as factors or, where it is not of low rank, the tuned weight (m, n).
     """
 
     name: str  # the weight, as the adapter names it
@@ -29,7 +31,15 @@ class WeightUpdate:
     rank: int | None  # of the update, when it comes as factors
     scale: float | None  # that PEFT puts on B A; None where there is none
     method: str  # "lora", "dora", "replaced", ...
-    change: Callable[[Tensor], Factors | Tensor] = field(repr=False)
+    change: Callable[[Tensor, int | None], Factors | Tensor] = field(repr=False)
+    experts: int | None = None  # when the weight is a stack of this many matrices
+    component: str = ""  # the part of a pipeline it is for ("unet", "te1"), where one file has several
+    factor_rank: int | None = None  # of the factors inside an update that is dense itself, as DoRA's
+
+    @property
+    def full_shape(self) -> tuple[int, ...]:
+        """(m, n), or (experts, m, n); -1 where the adapter does not say."""
+        return self.shape if self.experts is None else (self.experts, *self.shape)
 
 
 @dataclass(frozen=True)
@@ -39,8 +49,10 @@ class Adapter:
     source: str
     peft_type: str
     base_source: str | None  # as the adapter names its base
+    replaced: Checkpoint = field(repr=False)  # weights trained and stored in full (``modules_to_save``)
     updates: list[WeightUpdate] = field(repr=False)
-    ignored: list[tuple[str, str]] = field(
-        default_factory=list, repr=False
-    )  # (tensor, why it is not a matrix)
+    undecided: list[list[WeightUpdate]] = field(default_factory=list, repr=False)  # of each, one is meant
+    ignored: list[tuple[str, str]] = field(default_factory=list, repr=False)  # (tensor, why)
+    changed_base: str | None = None  # the initialization (PiSSA, ...) that changed the base it belongs to
+    flat_names: bool = False  # names are paths with underscores for dots, as kohya writes them
     kind: str = "adapter"

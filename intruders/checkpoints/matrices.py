@@ -1,0 +1,86 @@
+"""A checkpoint's tensors as the matrices that are audited, each with its output side first.
+
+A two-dimensional weight is one matrix; a convolution is one of shape (out, in * kh * kw); a stack of experts
+is one matrix an expert; a fused weight is one matrix, or one a part where that is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+from .checkpoint import Checkpoint, StoredTensor
+from .fused import fused_rows
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One matrix, and how it is cut out of the tensor that holds it."""
+
+    name: str  # the tensor's, with "[3]" for an expert and "[q]" for a part
+    tensor: str
+    shape: tuple[int, int]  # (m, n), output side first
+    expert: int | None = None
+    input_first: bool = False  # stored (in, out)
+    rows: Tensor | None = field(default=None, repr=False)  # of a fused weight, or those that both sides have
+
+    def read(self, stored: StoredTensor) -> Tensor:
+        """The matrix (m, n), out of its own tensor or of the tuned side's."""
+        tensor = stored.read() if self.expert is None else stored.read_slice(self.expert)
+        matrix = tensor.flatten(1) if tensor.dim() > 2 else tensor
+        return self.cut(matrix.mT if self.input_first else matrix)
+
+    def cut(self, matrix: Tensor) -> Tensor:
+        """The rows that belong to it, of anything that has a row for every output of the whole weight."""
+        return matrix if self.rows is None else matrix[self.rows.to(matrix.device)]
+
+
+def not_a_matrix(stored: StoredTensor) -> str | None:
+    """Why a tensor is no matrix to audit, or None when it is one or holds some."""
+    if len(stored.shape) < 2:
+        return "one-dimensional"
+    if not stored.dtype.is_floating_point:
+        return f"numbers of type {str(stored.dtype).removeprefix('torch.')}"
+    return "empty" if prod(stored.shape) == 0 else None
+
+
+def matrices_of(checkpoint: Checkpoint, name: str, split_fused: bool = False) -> list[Matrix]:
+    """The matrices that one tensor of the checkpoint holds."""
+    stored = checkpoint.tensors[name]
+    input_first = name in checkpoint.input_first
+    if holds_experts(name, stored.shape):
+        experts, first, second = stored.shape
+        shape = (second, first) if input_first else (first, second)
+        found = [Matrix(f"{name}[{index}]", name, shape, index, input_first) for index in range(experts)]
+    else:
+        found = [Matrix(name, name, matrix_shape(stored.shape, input_first), None, input_first)]
+    if not split_fused:
+        return found
+    return [part for matrix in found for part in _parts(matrix, checkpoint.config)]
+
+
+def matrix_shape(shape: tuple[int, ...], input_first: bool) -> tuple[int, int]:
+    """(out, in), a convolution's kernel counted to its input."""
+    rows, columns = shape[0], prod(shape[1:])
+    return (columns, rows) if input_first else (rows, columns)
+
+
+def holds_experts(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a three-dimensional tensor is a stack of matrices, and no convolution over one dimension."""
+    if len(shape) != 3:
+        return False
+    return "expert" in name or "moe" in name or not name.endswith(".weight")
+
+
+def _parts(matrix: Matrix, config: Mapping[str, Any] | None) -> list[Matrix]:
+    parts = fused_rows(matrix.name, matrix.shape[0], config)
+    if parts is None:
+        return [matrix]
+    return [
+        replace(matrix, name=f"{matrix.name}[{part}]", shape=(len(rows), matrix.shape[1]), rows=rows)
+        for part, rows in parts.items()
+    ]
