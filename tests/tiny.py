@@ -36,7 +36,7 @@ def character_tokenizer(*, around: bool = False) -> Any:
     )
 
 
-def save_llama(folder: Path, *, positions: int = 256) -> Path:
+def save_llama(folder: Path, *, positions: int = 512) -> Path:
     """A causal model of two layers, 32 wide."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -80,20 +80,21 @@ def save_gpt2(folder: Path) -> Path:
     return _saved(folder, model, tokenizer)
 
 
-def save_bert(folder: Path, *, positions: int = 128) -> Path:
-    """A masked language model of two layers, 32 wide, with its head."""
-    from transformers import BertConfig, BertForMaskedLM
+def save_bert(folder: Path, *, with_head: bool = True) -> Path:
+    """A masked language model of two layers, 32 wide, with its head or as an encoder with a pooler."""
+    from transformers import BertConfig, BertForMaskedLM, BertModel
 
     tokenizer = character_tokenizer(around=True)
     torch.manual_seed(0)
-    model = BertForMaskedLM(
+    kind: Any = BertForMaskedLM if with_head else BertModel
+    model = kind(
         BertConfig(
             vocab_size=len(tokenizer),
             hidden_size=32,
             intermediate_size=48,
             num_hidden_layers=2,
             num_attention_heads=4,
-            max_position_embeddings=positions,
+            max_position_embeddings=128,
             pad_token_id=0,
         )
     )

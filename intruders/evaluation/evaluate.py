@@ -124,10 +124,10 @@ def evaluate(
 ) -> Evaluation:
     """Measures a model folder, run folder, adapter, hub id or alias.
 
-    ``loss_on`` names corpora (see :func:`intruders.evaluation.corpora.load_corpora`); with ``base`` its
+    ``loss_on`` names corpora (see :func:`.corpora.load_corpora`); with ``base`` its
     loss is measured on the same tokens, and the difference gets a paired bootstrap interval over documents.
-    ``tasks`` are scored by accuracy, ``lm_eval`` names tasks of lm-evaluation-harness. With ``out`` the result
-    is saved there. Raises IntrudersError for a model, corpus or task that cannot be used.
+    ``tasks`` are scored by accuracy, ``lm_eval`` names tasks of lm-evaluation-harness. With ``out`` the
+    result is saved there. Raises IntrudersError for a model, corpus or task that cannot be used.
     """
     if not (loss_on or tasks or lm_eval):
         raise SettingError(

@@ -18,10 +18,10 @@ from .losses import DocumentLosses
 def pseudo_losses(
     model: nn.Module, tokenizer: Any, documents: Sequence[str], *, window: int = 512, batch_size: int = 32
 ) -> DocumentLosses:
-    """-log p(token | the others of its window), one masked at a time, summed over a document.
+    """-log p(token | the others of its window), masked one by one, summed over a document.
 
-    The pseudo-log-likelihood of Salazar et al. (2020), with the sign of a loss. Documents are cut into windows
-    that follow each other; special tokens are never masked. One forward pass per token, in batches.
+    The pseudo-log-likelihood of Salazar et al. (2020), with the sign of a loss. Documents are cut into
+    windows that follow each other; special tokens are never masked. One forward pass per token, in batches.
     """
     sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
     with evaluating(model):

@@ -17,8 +17,7 @@ from ..training.base_models import base_model_location
 from ..training.config import FinetuneConfig
 from ..training.encoding import context_length
 from ..training.examples import Task
-from ..training.loading import load_model, load_tokenizer
-from ..training.methods import heads
+from ..training.loading import heads, load_model, load_tokenizer
 from ..training.quiet import quiet_transformers
 from ..training.run_folder import RunFolder, write_text_atomically
 from ..training.tasks import load_task
@@ -93,11 +92,11 @@ def train_in_sequence(
     adapters: str = "merge",
     callbacks: Callable[[], list[Any]] = list,
 ) -> SequenceResult:
-    """Fine-tunes on each task in turn from the model so far; scores all tasks seen and audits after each.
+    """Fine-tunes on each task in turn from the model so far; scores all seen and audits after each.
 
-    ``config`` holds what every stage shares; its ``task`` is not used. ``adapters``: "merge" puts each stage's
-    adapter into the weights before the next, "keep" goes on training the one adapter. A task's head is
-    trained in its own stage only and kept as it was then. The folder ``config.out`` has a run folder per
+    ``config`` holds what every stage shares; its ``task`` is not used. ``adapters``: "merge" puts each
+    stage's adapter into the weights before the next, "keep" goes on training the one adapter. A task's head
+    is trained in its own stage only and kept as it was then. The folder ``config.out`` has a run folder per
     stage; a sequence that was killed goes on where it was. Raises IntrudersError as fine-tuning does.
     """
     if not tasks:
@@ -177,8 +176,6 @@ def _accuracy(stage: Path, trained_in: Path, task: Task, most: int | None) -> fl
     location = str(stage / "backbone")
     with quiet_transformers():
         model: Any = load_model(location, task.kind, task.labels if task.kind == "classification" else None)
-        for name, head in (heads(model) if task.kind == "classification" else {}).items():
-            saved = load_file(trained_in / _HEAD)
-            head.load_state_dict({key: saved[f"{name}.{key}"] for key in head.state_dict()})
+        model.load_state_dict(load_file(trained_in / _HEAD), strict=False)
         opened = OpenedModel(model, load_tokenizer(location), context_length(model.config, None))
         return score_task(opened, task, max_examples=most).accuracy.estimate

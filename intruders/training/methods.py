@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import SettingError
+from .loading import heads
 
 if TYPE_CHECKING:
     from .config import FinetuneConfig
@@ -54,14 +55,15 @@ def go_on_from(model: Any, adapter: str) -> None:
     except (OSError, SafetensorError) as error:
         raise SettingError(f"start_from {adapter!r} cannot be read as a PEFT adapter: {error}") from error
     saved = {name: value for name, value in saved.items() if ".lora_" in name}
-    own = {n: v.shape for n, v in get_peft_model_state_dict(model).items() if ".lora_" in n}
+    state = get_peft_model_state_dict(model)
+    own = {name: value.shape for name, value in state.items() if ".lora_" in name}
     different = sorted(own.keys() ^ saved.keys()) or sorted(n for n in own if saved[n].shape != own[n])
     if different:
         raise SettingError(
             f"start_from {adapter!r} has other matrices than this run ({different[0]}); "
             "give the same base, method, rank and target_modules"
         )
-    set_peft_model_state_dict(model, saved)
+    set_peft_model_state_dict(model, state | saved)
 
 
 def make_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Optimizer | None:
@@ -98,6 +100,25 @@ def save_start(model: Any, config: FinetuneConfig, folder: Path) -> Path | None:
     return folder
 
 
+def save_model(model: Any, folder: Path, start: Path | None) -> None:
+    """Write the model or adapter so that it belongs to the base as it is on disk.
+
+    An adapter whose method changed the base becomes W0 + D of twice the rank by PEFT's own conversion, which
+    writes low-rank weights alone: the trained head is added to them.
+    """
+    if start is None:
+        model.save_pretrained(folder)
+        return
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file, save_file
+
+    whole = {name: value.contiguous() for name, value in get_peft_model_state_dict(model).items()}
+    model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(start))
+    file = folder / "adapter_model.safetensors"
+    head = {name: value for name, value in whole.items() if ".lora_" not in name}
+    save_file(load_file(file) | head, file, metadata={"format": "pt"})
+
+
 def linear_modules(model: Any) -> dict[str, nn.Linear]:
     """Linear (and GPT-2's Conv1D) modules by name, without output embeddings and classification heads."""
     from transformers.pytorch_utils import Conv1D
@@ -111,15 +132,6 @@ def linear_modules(model: Any) -> dict[str, nn.Linear]:
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and id(module) not in left_out
-    }
-
-
-def heads(model: nn.Module) -> dict[str, nn.Module]:
-    """The classification head by name, which starts at random and so is trained whole by every method."""
-    return {
-        name: head
-        for name in ("classifier", "score")
-        if isinstance(head := getattr(model, name, None), nn.Module)
     }
 
 
@@ -146,6 +158,8 @@ def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
                 lora_alpha=_whole_if_possible(config.lora_alpha),
                 lora_dropout=config.dropout,
                 target_modules=targets if isinstance(targets, str) else list(targets),
+                exclude_modules=list(getattr(model, "newly_initialized", ())) or None,
+                modules_to_save=list(heads(model)) or None,
                 use_rslora=config.method == "rslora",
                 use_dora=config.method == "dora",
                 init_lora_weights=config.method if config.method in _CHANGES_BASE else True,

@@ -20,7 +20,7 @@ from .encoding import PadRight, context_length, encode_classification, encode_co
 from .examples import Task
 from .guards import RunTrainer, stop_on_full_disk
 from .loading import load_model, load_tokenizer
-from .methods import go_on_from, make_optimizer, prepare, save_start
+from .methods import go_on_from, make_optimizer, prepare, save_model, save_start
 from .provenance import machine, versions
 from .quiet import quiet_transformers
 from .run_folder import RunFolder
@@ -184,8 +184,7 @@ def _keep_terminal_quiet(trainer: Any) -> None:
 
 
 def _save(model: nn.Module, tokenizer: Any, folder: Path, start: Path | None) -> None:
-    conversion = {} if start is None else {"path_initial_model_for_weight_conversion": str(start)}
-    model.save_pretrained(folder, **conversion)  # type: ignore[operator]
+    save_model(model, folder, start)
     tokenizer.save_pretrained(folder)
     # PEFT's model card is a form of empty headings; the record of the run says more.
     (folder / "README.md").unlink(missing_ok=True)

@@ -1,0 +1,91 @@
+"""Documents from every kind of source, and mixtures."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from intruders.errors import SettingError
+from intruders.evaluation.corpora import MIXTURES, cut_at_blank_lines, load_corpora
+
+
+def test_pydoc_is_whole() -> None:
+    from pydoc_data.topics import topics
+
+    (corpus,) = load_corpora("pydoc")
+    assert sorted(corpus.documents) == sorted(topics.values())
+
+
+def test_a_sample_is_drawn_by_seed() -> None:
+    one, same, other = (load_corpora("pydoc", max_documents=9, seed=seed)[0].documents for seed in (1, 1, 2))
+    assert one == same != other
+    assert len(one) == 9
+
+
+def test_a_long_text_is_cut_at_blank_lines_without_loss(tmp_path: Path) -> None:
+    text = "\n \n".join(f"Paragraph {i}. " + "x" * (37 * i % 900) for i in range(60))
+    documents = cut_at_blank_lines(text, characters=2000)
+    assert len(documents) > 5
+    assert all(len(document) >= 2000 for document in documents[:-1])
+    assert re.split(r"\n\s*\n", text) == [part for document in documents for part in document.split("\n\n")]
+    (tmp_path / "long.txt").write_text(text)
+    assert load_corpora(str(tmp_path / "long.txt"))[0].documents == cut_at_blank_lines(text)
+
+
+def test_files_rows_folders_and_mixtures(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("b", "a"):
+        (tmp_path / "folder" / f"{name}.txt").write_text(f"text of {name}")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"row {i}"}) + "\n" for i in range(3)))
+    assert load_corpora(str(tmp_path / "folder"))[0].documents == ["text of a", "text of b"]
+    mixture = load_corpora(f"{rows}@0.7+{tmp_path / 'folder'}@0.3")
+    assert [(corpus.weight, len(corpus.documents)) for corpus in mixture] == [(0.7, 3), (0.3, 2)]
+
+
+def test_robertas_corpora_come_from_the_hub_with_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    class Stream:
+        def __init__(self, path: str) -> None:
+            self.path = path
+
+        def take(self, count: int) -> list[dict[str, str]]:
+            return [{"text": f"{self.path} {number}"} for number in range(count)]
+
+    def load(path: str, configuration: Any, *, split: str, streaming: bool) -> Stream:
+        assert streaming
+        return Stream(path)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    corpora = load_corpora("roberta-pretraining", max_documents=5)
+    assert [corpus.name for corpus in corpora] == [
+        "bookcorpus",
+        "wikipedia",
+        "cc-news",
+        "openwebtext",
+        "stories",
+    ]
+    assert [corpus.weight for corpus in corpora] == [8, 8, 76, 38, 31]
+    assert all(len(corpus.documents) == 5 for corpus in corpora)
+    assert "roberta-pretraining" in MIXTURES
+
+
+def test_bad_corpora_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text(" \n\n ")
+    (tmp_path / "rows.csv").write_text("body\nx\n")
+    (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
+    cases = [
+        ("nothing", "corpus 'nothing' is not known"),
+        (str(tmp_path / "empty.txt"), "is empty"),
+        (str(tmp_path / "rows.csv"), "column 'text' is not in rows.csv"),
+        (str(tmp_path / "latin.txt"), "cannot be read as UTF-8"),
+        ("pydoc@0", "weight 0"),
+    ]
+    for name, said in cases:
+        with pytest.raises(SettingError, match=re.escape(said)):
+            load_corpora(name)
