@@ -11,6 +11,7 @@ from ..errors import CheckpointError
 from .checkpoint import Checkpoint, StoredTensor
 from .naming import some_of
 from .orientation import stored_input_first
+from .quantized.restore import restored
 
 
 def is_state_dict(source: object) -> bool:
@@ -72,8 +73,9 @@ def _in_memory(
         tensors[name] = StoredTensor(
             tuple(tensor.shape), tensor.dtype, str(tensor.dtype).removeprefix("torch."), tensor.detach
         )
-    shapes = {name: stored.shape for name, stored in tensors.items()}
-    return Checkpoint(source, kind, "memory", tensors, config, tied, stored_input_first(shapes))
+    whole = restored(tensors, config, source)
+    shapes = {name: stored.shape for name, stored in whole.items()}
+    return Checkpoint(source, kind, "memory", whole, config, tied, stored_input_first(shapes))
 
 
 def _config_of(module: nn.Module) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from .locate import locate
 from .memory import has_adapters, is_state_dict, module_checkpoint, state_dict_checkpoint
 from .naming import some_of
 from .orientation import stored_input_first
+from .quantized.restore import restored
 from .safetensors import INDEX_SUFFIX, read_metadata, safetensors_file, safetensors_shards
 from .stack import Stack, split_stack
 from .torch_pickle import PICKLE_INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_file, pickle_shards
@@ -85,6 +86,7 @@ def _located(text: str) -> Checkpoint | Adapter:
     if looks_like_adapter(tensors):
         metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
         return single_file_adapter(tensors, metadata, text)
+    tensors = restored(tensors, config, text)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     return Checkpoint(text, "checkpoint", form, tensors, config, input_first=stored_input_first(shapes))
 

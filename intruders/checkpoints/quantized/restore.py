@@ -1,0 +1,84 @@
+"""A checkpoint's tensors with every quantized weight restored to floating point under its own name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ...errors import CheckpointError
+from ..checkpoint import StoredTensor
+from .bitsandbytes import four_bit_weights, int8_weights
+from .packed import awq_weights, compressed_weights, gptq_weights
+from .scaled import scaled_weights
+
+Tensors = Mapping[str, StoredTensor]
+# What a format's reader answers: the restored weights, and the names of the parts that they were made of.
+Restored = tuple[dict[str, StoredTensor], set[str]]
+
+_READERS: dict[str, list[Callable[[Tensors, Mapping[str, Any]], Restored]]] = {
+    "bitsandbytes": [four_bit_weights, int8_weights],
+    "gptq": [gptq_weights],
+    "awq": [awq_weights],
+    "compressed-tensors": [compressed_weights, scaled_weights],
+    "fp8": [scaled_weights],
+    "fbgemm_fp8": [scaled_weights],
+    "modelopt": [scaled_weights],
+}
+
+
+def restored(tensors: Tensors, config: Mapping[str, Any] | None, source: str) -> dict[str, StoredTensor]:
+    """The tensors with quantized weights restored, in the order of the parts.
+
+    Raises:
+      CheckpointError: the method is none that can be de-quantized here, or its parts do not fit together.
+    """
+    settings = (config or {}).get("quantization_config") or {}
+    if not isinstance(settings, Mapping):
+        raise CheckpointError(f"the config of '{source}' has a quantization_config that is no object")
+    method = getattr(settings.get("quant_method"), "value", settings.get("quant_method"))
+    readers = _READERS.get(str(method), [])
+    if method is not None and not readers:
+        raise CheckpointError(
+            f"'{source}' is quantized with {method}, which is not de-quantized here (only "
+            f"{', '.join(_READERS)} are); give the original base, or load it with transformers, call "
+            "dequantize() on the model, and save that"
+        )
+    if method is None:  # a state dict or a bare file: the names of its parts tell
+        readers = [four_bit_weights, int8_weights, scaled_weights]
+    weights: dict[str, StoredTensor] = {}
+    parts: set[str] = set()
+    for reader in readers:
+        found, used = reader(tensors, settings)
+        weights |= found
+        parts |= used
+    result: dict[str, StoredTensor] = {}
+    for name, stored in tensors.items():
+        whole = next((weight for weight in _owners(name) if weight in weights), None)
+        if whole is not None and (name in parts or name == whole):
+            result.setdefault(whole, weights[whole])
+        elif name not in parts:
+            result[name] = _widened(stored)
+    return result
+
+
+def _owners(name: str) -> list[str]:
+    """The weights that a part of this name may belong to: "a.qweight" and "a.weight.absmax" to "a.weight"."""
+    pieces = name.split(".")
+    return [".".join(pieces[:cut]) + ".weight" for cut in range(len(pieces) - 1, 0, -1)] + [
+        ".".join(pieces[:cut]) for cut in range(len(pieces), 0, -1)
+    ]
+
+
+def _widened(stored: StoredTensor) -> StoredTensor:
+    """FP8 without a scale, in single precision: torch computes with it in no smaller type."""
+    if not (stored.dtype.is_floating_point and stored.dtype.itemsize == 1):
+        return stored
+    return StoredTensor(
+        stored.shape,
+        torch.float32,
+        stored.stored_as,
+        lambda: stored.read().to(torch.float32),
+        lambda index: stored.read_slice(index).to(torch.float32),
+    )
