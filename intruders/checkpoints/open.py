@@ -66,6 +66,8 @@ def open_source(source: Source) -> Opened:
     if isinstance(source, Mapping):
         if not is_state_dict(source):
             raise CheckpointError("the mapping given is no state dict; expected names mapped to tensors")
+        if looks_like_adapter(source):
+            return single_file_adapter(state_dict_checkpoint(source).tensors, {}, "state dict of an adapter")
         return state_dict_checkpoint(source)
     if not isinstance(source, str | os.PathLike):
         raise CheckpointError(

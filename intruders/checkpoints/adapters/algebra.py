@@ -20,6 +20,7 @@ def low_rank(
     *,
     transposed: bool = False,
     magnitude: StoredTensor | None = None,
+    by_column: bool = False,
 ) -> WeightUpdate:
     """D = scale * up @ down; with a magnitude m, DoRA's W = m * (W0 + D) / ||W0 + D||.
 
@@ -30,6 +31,7 @@ def low_rank(
       scale: alpha / r, or what stands for it.
       transposed: D^T is added instead, as to an embedding's weight (tokens, dim).
       magnitude: DoRA's, one number an output (of an embedding: one a dimension).
+      by_column: the magnitude has one number an input instead.
     """
     rank, columns, rows = down.shape[0], prod(down.shape[1:]), up.shape[0]
 
@@ -44,7 +46,9 @@ def low_rank(
 
     def dora(base: Tensor, expert: int | None) -> Tensor:
         both = factors()
-        return decomposed(widened(base) + both.left @ both.right, magnitude.read(), by_column=transposed)
+        return decomposed(
+            widened(base) + both.left @ both.right, magnitude.read(), by_column=transposed or by_column
+        )
 
     return WeightUpdate(name, shape, None, scale, "dora", dora, factor_rank=rank)
 

@@ -127,7 +127,7 @@ def hadamard(
     def delta() -> Tensor:
         return value * product(a, b, core) * product(other_a, other_b, other_core)
 
-    return dense(f"{module}.weight", shape, rank, value, "loha", delta, magnitude, _by_column(magnitude))
+    return dense(f"{module}.weight", shape, rank, value, "loha", delta, magnitude, is_per_input(magnitude))
 
 
 def kronecker(
@@ -147,7 +147,7 @@ def kronecker(
     def delta() -> Tensor:
         return kronecker_delta(first.read(), second.read(), value)
 
-    return dense(f"{module}.weight", shape, rank, value, "lokr", delta, magnitude, _by_column(magnitude))
+    return dense(f"{module}.weight", shape, rank, value, "lokr", delta, magnitude, is_per_input(magnitude))
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,9 @@ def _kronecker_factor(module: str, parts: Tensors, number: str, source: str) -> 
     return _Factor(shape, b.shape[0], lambda: product(left, right, core))
 
 
-def _by_column(magnitude: StoredTensor | None) -> bool:
-    """Whether a LyCORIS ``dora_scale`` has a number an input, (1, in, ...), rather than one an output."""
-    return magnitude is not None and len(magnitude.shape) > 1 and magnitude.shape[0] == 1
+def is_per_input(magnitude: StoredTensor | None) -> bool:
+    """Whether it is an older LyCORIS ``dora_scale``, (1, in), which normalizes columns instead of rows."""
+    return magnitude is not None and len(magnitude.shape) == 2 and magnitude.shape[0] == 1
 
 
 def _product_shape(

@@ -21,7 +21,7 @@ from ..checkpoint import Checkpoint, StoredTensor
 from .algebra import low_rank
 from .config import AdapterConfig
 from .lora import lora_scale
-from .peft_other import hadamard, kronecker
+from .peft_other import hadamard, is_per_input, kronecker
 from .update import Adapter, WeightUpdate
 
 _PART = re.compile(
@@ -124,12 +124,15 @@ def _update(
             f"'{source}' has the factors {down.shape} and {up.shape} for '{module}'; expected (r, in) and "
             "(out, r)"
         )
-    if magnitude is not None and prod(magnitude.shape) != up.shape[0]:
+    by_column = is_per_input(magnitude)
+    expected = down.shape[1] if by_column else up.shape[0]
+    if magnitude is not None and prod(magnitude.shape) != expected:
         raise CheckpointError(
-            f"'{source}' has a magnitude of shape {magnitude.shape} for '{module}'; expected {up.shape[0]} "
+            f"'{source}' has a magnitude of shape {magnitude.shape} for '{module}'; expected {expected} "
             "numbers"
         )
-    return low_rank(f"{module}.weight", down, up, scale(down.shape[0]), magnitude=magnitude)
+    value = scale(down.shape[0])
+    return low_rank(f"{module}.weight", down, up, value, magnitude=magnitude, by_column=by_column)
 
 
 def _scale(
