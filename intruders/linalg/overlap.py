@@ -55,7 +55,7 @@ def deflated(base: Triplets, tuned: Triplets, count: int) -> tuple[Tensor, Tenso
     where a base vector is not close enough), the remainders ``(batch, count, m)``, and a bound on what the
     base vectors' errors leak into them ``(batch, count)``.
     """
-    good = (base.angles <= DEFLATION_ANGLE).unsqueeze(-1)
+    good = _known(base, DEFLATION_ANGLE).unsqueeze(-1)
     left = torch.where(good, base.left, torch.zeros_like(base.left))
     right = torch.where(good, base.right, torch.zeros_like(base.right))
     vectors = tuned.left[..., :count, :]
@@ -86,13 +86,25 @@ def _cosines(base: Triplets, tuned: Triplets, count: int, largest_angle: float) 
     leak.
 
     The leak ``(batch, count)`` bounds how far errors of the base vectors used and of y itself move the
-    cosine of y with any base vector that was not used.
+    cosine of y with any base vector x that was not used. With e_j the error of the computed vector j, x has a
+    cosine of at most e_j with it, and y one of c_j: together ``sum_j |c_j| e_j``, for the signs may agree.
+    A unit vector turned by an angle t moves by ``2 sin(t / 2)``.
     """
-    usable = base.angles <= largest_angle  # (batch, d)
     cosines = (base.left @ tuned.left[..., :count, :].mT).double()
-    cosines = torch.where(usable.unsqueeze(-1), cosines, torch.zeros_like(cosines))
-    from_base = (cosines * base.angles.double().unsqueeze(-1)).square().sum(-2).sqrt()
-    return cosines, from_base + tuned.angles[..., :count].double()
+    cosines = torch.where(_known(base, largest_angle).unsqueeze(-1), cosines, torch.zeros_like(cosines))
+    from_base = (cosines.abs() * base.angles.double().unsqueeze(-1)).sum(-2)
+    turned = torch.asin(tuned.angles[..., :count].double())
+    return cosines, from_base + 2 * torch.sin(turned / 2)
+
+
+def _known(base: Triplets, largest_angle: float) -> Tensor:
+    """Which base vectors ``(batch, d)`` are computed to that angle, with all others of their cluster.
+
+    A cluster counts as one, through its space: a part of it says nothing of the rest.
+    """
+    ids = cluster_ids(base.values)
+    worst = torch.zeros_like(base.angles).scatter_reduce(-1, ids, base.angles, "amax").gather(-1, ids)
+    return worst <= largest_angle
 
 
 def _interval_from_computed(base: Triplets, tuned: Triplets, cosines: Tensor) -> tuple[Tensor, Tensor]:
