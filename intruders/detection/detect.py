@@ -19,27 +19,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg.exact import exact_cosines
-from ..linalg.krylov import BLOCK, KrylovSpace, Triplets, converge
+from ..linalg.exact import Decomposition, exact_cosines
+from ..linalg.krylov import BLOCK, STRIDE, KrylovSpace, Triplets, converge
 from ..linalg.lowrank import lowrank_svd
 from ..linalg.moments import Bidiagonalization, largest_atom
 from ..linalg.operators import Dense, Operator
 from ..linalg.overlap import Intervals, deflated, moment_intervals, overlap_intervals
 from ..linalg.spectrum import effective_rank, estimate_effective_rank, stable_rank
-from ..linalg.svd import cluster_ids, dense_svd
+from ..linalg.svd import cluster_ids, dense_svd, gram_svd
 
 # Below this smaller side the dense decomposition is the faster one: a Krylov space would be half the matrix.
-DENSE_BELOW = 160
-# Angles (sines) to which leading vectors are computed before the cheap certificates are tried.
-_BASE_ANGLE = 0.1
-_TUNED_ANGLE = 0.02
-_KRYLOV_STEPS = 24
-_MAX_ROUNDS = 12
+DENSE_BELOW = 256
+# Angles (sines) to which leading vectors are computed before the first certificates are tried, and those of
+# matrices that these leave open. A vector near a base vector (cosine 0.98) is decided at the loose ones with
+# room to spare.
+_LOOSE_ANGLE = 0.3
+_TIGHT_ANGLE = 0.02
+_KRYLOV_STEPS = 20
+_MAX_ROUNDS = 8
+# Steps of the random chain that looks for directions of an update beyond its leading ones.
+_SEARCH_STEPS = 4
 # Total Lanczos steps after which the moment bounds are looked at. The dense decomposition costs hundreds of
 # passes.
 _MOMENT_STEPS = (8, 12, 18, 26, 38, 56, 80)
 # Bounds are compared with epsilon at this distance: they come from single-precision products.
 _MARGIN = 1e-4
+_OPEN = ""
 
 
 @dataclass(frozen=True)
@@ -112,11 +117,16 @@ def detect(stack: Stack, k: int, epsilon: float, exact: bool = False) -> Detecti
     k = min(k, m, n)
     update = measure_update(stack, k, exact)
     shown = min(2 * k + 4, m, n)
-    if exact or min(m, n) < max(DENSE_BELOW, BLOCK * _KRYLOV_STEPS + 4 * k):
-        found = _detect_dense(stack, k, epsilon, shown, update)
-    else:
-        found = _detect_by_certificates(stack, k, epsilon, shown, update)
-    return found
+    if exact:
+        return _detect_dense(stack, k, epsilon, shown, update, dense_svd)
+    if min(m, n) < max(DENSE_BELOW, BLOCK * (_krylov_steps(k) + STRIDE)):
+        return _detect_dense(stack, k, epsilon, shown, update, gram_svd)
+    return _detect_by_certificates(stack, k, epsilon, shown, update)
+
+
+def _krylov_steps(k: int) -> int:
+    """Block steps before the first look at the Ritz vectors: room for twice the k vectors wanted, and some."""
+    return max(_KRYLOV_STEPS, k)
 
 
 def measure_update(stack: Stack, k: int, exact: bool = False) -> Update:
@@ -151,13 +161,18 @@ def _measure_dense_update(difference: Dense, k: int) -> Update:
     space = KrylovSpace.from_random_block(difference, BLOCK, 8)
     # The norm follows from the largest Ritz value to second order in its residual; 1e-3 there is 1e-6 of the
     # norm.
-    leading = converge(space, 1, 2 * BLOCK, 1e-3, _MAX_ROUNDS)
+    leading = converge(space, 1, 2 * k, 1e-3, _MAX_ROUNDS)
     rank, error = estimate_effective_rank(difference, frobenius)
     return Update(frobenius, leading.values[:, 0].double(), rank, error, leading.left, leading.right)
 
 
-def _detect_dense(stack: Stack, k: int, epsilon: float, shown: int, update: Update) -> Detection:
-    parts = [exact_cosines(stack.base[i], stack.tuned_dense(i), k, epsilon) for i in range(len(stack.base))]
+def _detect_dense(
+    stack: Stack, k: int, epsilon: float, shown: int, update: Update, decompose: Decomposition
+) -> Detection:
+    parts = [
+        exact_cosines(stack.base[i], stack.tuned_dense(i), k, epsilon, decompose)
+        for i in range(len(stack.base))
+    ]
     cosines = torch.stack([part.max_cosines for part in parts])
     return Detection(
         values=torch.stack([part.values for part in parts]),
@@ -173,56 +188,71 @@ def _detect_dense(stack: Stack, k: int, epsilon: float, shown: int, update: Upda
 
 
 def _detect_by_certificates(stack: Stack, k: int, epsilon: float, shown: int, update: Update) -> Detection:
-    operator = Dense(stack.base)
-    space = KrylovSpace.from_random_block(operator, BLOCK, _KRYLOV_STEPS)
-    base = converge(space, k, shown, _BASE_ANGLE, _MAX_ROUNDS)
-    tuned = converge(_tuned_space(stack, space, shown, update), k, k + BLOCK, _TUNED_ANGLE, _MAX_ROUNDS)
-
-    intervals = overlap_intervals(base, tuned, k)
-    similarity = (base.left @ tuned.left[:, :k].mT).abs().double()
-    found = Detection(
-        values=tuned.values[:, :k].double(),
-        lower=intervals.lower,
-        upper=intervals.upper,
-        intruder=intervals.upper < epsilon - _MARGIN,
-        certificate=_certificates(intervals, epsilon, "mass"),
-        ambiguous=torch.zeros_like(intervals.lower, dtype=torch.bool),
-        base_values=base.values.double(),
-        similarity=similarity,
-        update=update,
-    )
+    space = KrylovSpace.from_random_block(Dense(stack.base), BLOCK, _krylov_steps(k), room=4 * BLOCK * STRIDE)
+    base = converge(space, k, shown, _LOOSE_ANGLE, _MAX_ROUNDS)
+    tuned_space = _tuned_space(stack, space, shown, update)
+    tuned = converge(tuned_space, k, k + BLOCK, _LOOSE_ANGLE, _MAX_ROUNDS)
+    found = _judged_by_overlap(base, tuned, k, epsilon, update)
     doubtful = _block_may_hide_copies(base) | _block_may_hide_copies(tuned) | _is_rank_deficient(tuned, k)
-    undecided = _undecided(found, epsilon) & ~doubtful.unsqueeze(-1)
+
+    undecided = _undecided(found) & ~doubtful.unsqueeze(-1)
+    if bool(undecided.any()):
+        tuned = converge(tuned_space, k, k + BLOCK, _TIGHT_ANGLE, _MAX_ROUNDS)
+        base = converge(space, k, shown, _TIGHT_ANGLE, _MAX_ROUNDS)
+        found = _judged_by_overlap(base, tuned, k, epsilon, update)
+        undecided = _undecided(found) & ~doubtful.unsqueeze(-1)
     matrices = undecided.any(-1).nonzero().squeeze(-1)
     if len(matrices) > 0:
         bounded = _bound_by_moments(
-            operator.select(matrices),
+            space.operator.select(matrices),
             base.select(matrices),
             tuned.select(matrices),
             undecided[matrices],
             epsilon,
         )
         found = _with_moments(found, matrices, bounded, undecided[matrices], epsilon)
-    left_open = (_undecided(found, epsilon).any(-1) | doubtful).nonzero().squeeze(-1)
+    left_open = (_undecided(found).any(-1) | doubtful).nonzero().squeeze(-1)
     if len(left_open) > 0:
-        dense = _detect_dense(stack.select(left_open), k, epsilon, shown, update)
+        dense = _detect_dense(stack.select(left_open), k, epsilon, shown, update, gram_svd)
         found = _with_dense(found, left_open, dense)
     return found
+
+
+def _judged_by_overlap(base: Triplets, tuned: Triplets, k: int, epsilon: float, update: Update) -> Detection:
+    intervals = overlap_intervals(base, tuned, k)
+    return Detection(
+        values=tuned.values[:, :k].double(),
+        lower=intervals.lower,
+        upper=intervals.upper,
+        intruder=intervals.upper < epsilon - _MARGIN,
+        certificate=_certificates(intervals, epsilon),
+        ambiguous=torch.zeros_like(intervals.lower, dtype=torch.bool),
+        base_values=base.values.double(),
+        similarity=(base.left @ tuned.left[:, :k].mT).abs().double(),
+        update=update,
+    )
 
 
 def _tuned_space(stack: Stack, base: KrylovSpace, shown: int, update: Update) -> KrylovSpace:
     """A start for the tuned matrix: the base's space and the leading directions of the update.
 
-    Off these directions the tuned matrix is the base off its own leading vectors, plus what little the
-    update has beyond them: nothing large can be missed.
+    Off these directions the tuned matrix is the base off its own leading vectors, plus what the update has
+    beyond them. Where that is not known to be nothing, a random chain looks for it: the start space might be
+    invariant, with no residual to say that a large direction is missing.
     """
     if stack.left is not None and stack.right is not None:
-        space = base.plus_lowrank(stack.left, stack.right)
-        return space.grow_left(update.left).grow_right(update.right)
-    assert stack.tuned is not None
-    base = base.compressed(shown)
-    tuned = KrylovSpace.from_bases(Dense(stack.tuned), base.left, base.right)
-    return tuned.grow_left(update.left).grow_right(update.right)
+        tuned = base.plus_lowrank(stack.left, stack.right)
+        complete = stack.left.shape[-1] <= update.left.shape[-2]
+    else:
+        assert stack.tuned is not None
+        base = base.compressed(shown)
+        tuned = KrylovSpace.from_bases(Dense(stack.tuned), base.left, base.right, 4 * BLOCK * STRIDE)
+        complete = False
+    tuned.grow_left(update.left)
+    tuned.grow_right(update.right)
+    if not complete:
+        tuned.grow_randomly(BLOCK, _SEARCH_STEPS)
+    return tuned
 
 
 def _bound_by_moments(
@@ -241,9 +271,10 @@ def _bound_by_moments(
     active = torch.arange(len(starts), device=starts.device)
     taken = 0
     for total in _MOMENT_STEPS:
-        process = process.extended(operator.select(active), total - taken, left[active], right[active])
+        norm = base.values[active, 0]
+        process = process.extended(operator.select(active), total - taken, left[active], right[active], norm)
         taken = total
-        bound = mass[active] * largest_atom(process, floor[active])
+        bound = mass[active] * largest_atom(process, floor[active], norm)
         atoms[active] = atoms[active].scatter(1, chosen[active], bound)
         intervals = moment_intervals(base, tuned, k, atoms)
         still = (undecided & (intervals.upper >= epsilon - _MARGIN)).any(-1)[active]
@@ -280,18 +311,18 @@ def _replaced(found: Detection, matrices: Tensor, certificate: list[list[str]], 
     return Detection(**{**fields, "certificate": certificate})
 
 
-def _certificates(intervals: Intervals, epsilon: float, name_of_upper: str) -> list[list[str]]:
+def _certificates(intervals: Intervals, epsilon: float) -> list[list[str]]:
     over = (intervals.lower >= epsilon + _MARGIN).tolist()
     under = (intervals.upper < epsilon - _MARGIN).tolist()
     return [
-        ["overlap" if a else name_of_upper if b else "" for a, b in zip(*rows, strict=True)]
+        ["overlap" if a else "mass" if b else _OPEN for a, b in zip(*rows, strict=True)]
         for rows in zip(over, under, strict=True)
     ]
 
 
-def _undecided(found: Detection, epsilon: float) -> Tensor:
+def _undecided(found: Detection) -> Tensor:
     return torch.tensor(
-        [[name == "" for name in row] for row in found.certificate], device=found.lower.device
+        [[name == _OPEN for name in row] for row in found.certificate], device=found.lower.device
     )
 
 

@@ -7,12 +7,22 @@ and says whether another choice would decide otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .svd import DenseSVD, cluster_ids, cluster_projections, dense_svd, settle_clusters
+from .svd import (
+    CLUSTER_TOLERANCE,
+    DenseSVD,
+    cluster_ids,
+    cluster_projections,
+    dense_svd,
+    settle_clusters,
+)
+
+Decomposition = Callable[[Tensor], DenseSVD]
 
 
 @dataclass(frozen=True)
@@ -27,14 +37,19 @@ class ExactCosines:
     base_left: Tensor  # (p, m)
 
 
-def exact_cosines(base: Tensor, tuned: Tensor, k: int, epsilon: float) -> ExactCosines:
+def exact_cosines(
+    base: Tensor, tuned: Tensor, k: int, epsilon: float, decompose: Decomposition = dense_svd
+) -> ExactCosines:
     """``max_i |<x_i, y_j>|`` of every y_j, j < k, over all left singular vectors x_i of ``base`` ``(m, n)``.
 
-    ``tuned`` is ``(m, n)`` too. ``epsilon`` only serves to say which decisions are ambiguous.
+    ``tuned`` is ``(m, n)`` too. ``epsilon`` only serves to say which decisions are ambiguous. ``decompose`` is
+    :func:`dense_svd`, or :func:`gram_svd` for the same answer in less time.
     """
     base = base.double()
-    base_svd = dense_svd(base)
-    tuned_svd = dense_svd(tuned)
+    base_svd = decompose(base)
+    tuned_svd = decompose(tuned)
+    if tuned_svd.values[min(k, len(tuned_svd.values)) - 1] <= CLUSTER_TOLERANCE * tuned_svd.values[0]:
+        tuned_svd = dense_svd(tuned)  # vectors of zero singular values are examined: no shortcut gives them
     left = settle_clusters(tuned_svd, k, base)
     cosines = base_svd.left @ left.mT  # (p, k)
     ids = cluster_ids(base_svd.values)
@@ -42,7 +57,8 @@ def exact_cosines(base: Tensor, tuned: Tensor, k: int, epsilon: float) -> ExactC
     max_cosines = projections.amax(0).clamp_max(1.0)
 
     sizes = cluster_projections(torch.ones_like(cosines), ids)  # square roots of the cluster sizes
-    worst = (projections / sizes).amax(0)
+    # Of a left null space that has more dimensions than the base has vectors there, all can avoid y.
+    worst = torch.where(_is_free(base_svd).unsqueeze(-1), 0.0, projections / sizes).amax(0)
     ambiguous = (max_cosines >= epsilon) & (worst < epsilon)
     ambiguous |= _ambiguous_for_tuned_clusters(base_svd, tuned_svd, base, k, epsilon)
     return ExactCosines(max_cosines, ambiguous, tuned_svd.values[:k], left, base_svd.values, base_svd.left)
@@ -56,17 +72,18 @@ def _with_null_space(projections: Tensor, base: DenseSVD, left: Tensor) -> Tenso
     x_i, and which ones is arbitrary. Any of them can be chosen, so the projection on the whole left null
     space is what counts.
     """
-    is_null = base.values <= _ZERO * base.values[:1]
-    if not is_null.any() or base.left.shape[0] == base.left.shape[1]:
+    is_free = _is_free(base)
+    if not is_free.any():
         return projections
-    inside = (base.left[~is_null] @ left.mT).square().sum(0)  # mass in the column space
+    inside = (base.left[~is_free] @ left.mT).square().sum(0)  # mass in the column space
     outside = (1 - inside).clamp_min(0).sqrt()
-    return torch.where(is_null.unsqueeze(-1), outside, projections)
+    return torch.where(is_free.unsqueeze(-1), outside, projections)
 
 
-# Singular values below this share of the largest are zero up to double-precision rounding of the
-# decomposition.
-_ZERO = 1e-12
+def _is_free(base: DenseSVD) -> Tensor:
+    """Which left vectors ``(p,)`` are some of a larger left null space: value zero, more rows than columns."""
+    p, m = base.left.shape
+    return (base.values <= CLUSTER_TOLERANCE * base.values[:1]) & (m > p)
 
 
 def _ambiguous_for_tuned_clusters(
@@ -87,6 +104,7 @@ def _ambiguous_for_tuned_clusters(
         largest = projections.square().sum(-1).sqrt().max()
         # max_i |<x_i, u>| >= |G u| / sqrt(rows of G), with G the cosines with as many base vectors as the
         # cluster has.
+        cosines = torch.where(_is_free(base_svd).unsqueeze(-1), 0.0, cosines)
         strongest = cosines.square().sum(-1).topk(len(members)).indices
         smallest = torch.linalg.svdvals(cosines[strongest])[-1] / len(members) ** 0.5
         if largest >= epsilon and smallest < epsilon:

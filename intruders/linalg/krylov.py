@@ -3,26 +3,26 @@
 A :class:`KrylovSpace` holds an orthonormal left basis U and right basis V (as rows) with their products U W
 and V W^T. The singular value decomposition of the small matrix U W V^T gives Ritz triplets, whose residuals
 follow from the stored products without touching W again. The space grows by residuals: of a random block at
-first (block Golub-Kahan, as in Musco and Musco 2015), then of those triplets alone that have not converged,
-so that a space that starts from good vectors needs few products and stops early.
+first (block Golub-Kahan, as in Musco and Musco 2015), then of those triplets that have not converged, so
+that a space that starts from good vectors needs few products and stops early.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .operators import LowRankUpdate, Operator
+from .orthonormal import GrowingRows, orthonormalize
 from .svd import CLUSTER_TOLERANCE, cluster_ids
 
 # Rows of a block. A narrow block reaches a higher polynomial degree for the same basis size, which is what
-# flat spectra
-# need: on SmolLM2-135M's projections 32 steps of 4 rows resolve what 12 steps of 16 do not.
+# flat spectra need: on SmolLM2-135M's projections 24 steps of 4 rows resolve what 10 steps of 16 do not.
 BLOCK = 4
 # Steps between two Rayleigh-Ritz decompositions, whose cost is that of several thin products.
-STRIDE = 4
+STRIDE = 8
 
 
 @dataclass(frozen=True)
@@ -33,62 +33,36 @@ class Triplets:
     left: Tensor  # (*batch, k, m), unit rows
     right: Tensor  # (*batch, k, n), unit rows
     residuals: Tensor  # (*batch, k): sqrt(||y W - s v||^2 + ||W v - s y||^2), same unit as the values
-    angles: (
-        Tensor  # (*batch, k): bound on the sine of the angle between a computed left vector and the true one
-    )
+    angles: Tensor  # (*batch, k): bounds on the sines of the angles between left vectors and the true ones
 
     def select(self, index: Tensor) -> Triplets:
-        return Triplets(*(getattr(self, name)[index] for name in _TRIPLET_FIELDS))
-
-    def leading(self, count: int) -> Triplets:
-        return Triplets(
-            self.values[..., :count],
-            self.left[..., :count, :],
-            self.right[..., :count, :],
-            self.residuals[..., :count],
-            self.angles[..., :count],
-        )
-
-    def with_rows_replaced(self, index: Tensor, other: Triplets) -> Triplets:
-        """A copy in which the matrices at ``index`` of the stack take ``other``'s triplets."""
-        return Triplets(
-            *(
-                getattr(self, name).index_copy(0, index, getattr(other, name).to(self.values.dtype))
-                for name in _TRIPLET_FIELDS
-            )
-        )
+        """The triplets of the matrices at ``index`` of a stack."""
+        fields = (self.values, self.left, self.right, self.residuals, self.angles)
+        return Triplets(*(field[index] for field in fields))
 
 
-_TRIPLET_FIELDS = ("values", "left", "right", "residuals", "angles")
-
-
-def orthonormalize(rows: Tensor, against: Tensor | None = None) -> Tensor:
-    """An orthonormal basis of the rows' span, orthogonal to the orthonormal rows of ``against``.
-
-    ``rows`` is ``(*batch, b, n)``, ``against`` ``(*batch, a, n)`` with a + b <= n. Dependent or zero rows are
-    replaced by arbitrary directions, so that the answer always has b rows. Two rounds of classical
-    Gram-Schmidt are enough for orthogonality to rounding ("twice is enough", Giraud et al. 2005).
-    """
-    rows = torch.nn.functional.normalize(rows, dim=-1)
-    for _ in range(2):
-        if against is not None:
-            rows = rows - (rows @ against.mT) @ against
-        rows = torch.linalg.qr(rows.mT)[0].mT
-    return rows.contiguous()
-
-
-@dataclass(frozen=True)
 class KrylovSpace:
-    """Orthonormal left and right bases (rows) of an operator, with their products."""
+    """Orthonormal left and right bases of a stack of matrices, with their products; both grow in place."""
 
-    operator: Operator
-    left: Tensor  # (*batch, a, m)
-    left_products: Tensor  # (*batch, a, n): left @ W
-    right: Tensor  # (*batch, c, n)
-    right_products: Tensor  # (*batch, c, m): right @ W.mT
+    def __init__(
+        self,
+        operator: Operator,
+        left: Tensor,  # (*batch, a, m), orthonormal rows
+        left_products: Tensor,  # (*batch, a, n): left @ W
+        right: Tensor,  # (*batch, c, n), orthonormal rows
+        right_products: Tensor,  # (*batch, c, m): right @ W.mT
+        room: int = 0,
+    ) -> None:
+        self.operator = operator
+        self._left = GrowingRows(left, room)
+        self._left_products = GrowingRows(left_products, room)
+        self._right = GrowingRows(right, room)
+        self._right_products = GrowingRows(right_products, room)
 
     @classmethod
-    def from_random_block(cls, operator: Operator, width: int, steps: int, seed: int = 0) -> KrylovSpace:
+    def from_random_block(
+        cls, operator: Operator, width: int, steps: int, seed: int = 0, room: int = 0
+    ) -> KrylovSpace:
         """Block Golub-Kahan from ``width`` Gaussian rows: ``2 * steps`` passes of a block over the matrix."""
         *batch, _, n = operator.shape
         generator = torch.Generator().manual_seed(seed)
@@ -97,81 +71,95 @@ class KrylovSpace:
         right = orthonormalize(block.expand(*batch, width, n))
         right_products = operator.apply(right)
         left = orthonormalize(right_products)
-        space = cls(operator, left, operator.apply_transpose(left), right, right_products)
+        left_products = operator.apply_transpose(left)
+        space = cls(operator, left, left_products, right, right_products, room + width * (steps - 1))
         for _ in range(steps - 1):
-            space = space.grow_right(space.left_products[..., -width:, :])
-            space = space.grow_left(space.right_products[..., -width:, :])
+            space.grow_right(space.left_products[..., -width:, :])
+            space.grow_left(space.right_products[..., -width:, :])
         return space
 
     @classmethod
-    def from_bases(cls, operator: Operator, left: Tensor, right: Tensor) -> KrylovSpace:
+    def from_bases(cls, operator: Operator, left: Tensor, right: Tensor, room: int = 0) -> KrylovSpace:
         """The space of given orthonormal rows, multiplied out: one pass for each side."""
-        return cls(operator, left, operator.apply_transpose(left), right, operator.apply(right))
+        return cls(operator, left, operator.apply_transpose(left), right, operator.apply(right), room)
 
-    def grow_left(self, directions: Tensor) -> KrylovSpace:
+    @property
+    def left(self) -> Tensor:
+        return self._left.rows
+
+    @property
+    def left_products(self) -> Tensor:
+        return self._left_products.rows
+
+    @property
+    def right(self) -> Tensor:
+        return self._right.rows
+
+    @property
+    def right_products(self) -> Tensor:
+        return self._right_products.rows
+
+    def grow_left(self, directions: Tensor) -> None:
         """Adds the span of ``directions`` ``(*batch, b, m)`` to the left basis: one pass of b rows."""
         new = orthonormalize(directions, self.left)
-        return replace(
-            self,
-            left=torch.cat([self.left, new], dim=-2),
-            left_products=torch.cat([self.left_products, self.operator.apply_transpose(new)], dim=-2),
-        )
+        self._left.append(new)
+        self._left_products.append(self.operator.apply_transpose(new))
 
-    def grow_right(self, directions: Tensor) -> KrylovSpace:
+    def grow_right(self, directions: Tensor) -> None:
         """Adds the span of ``directions`` ``(*batch, b, n)`` to the right basis: one pass of b rows."""
         new = orthonormalize(directions, self.right)
-        return replace(
-            self,
-            right=torch.cat([self.right, new], dim=-2),
-            right_products=torch.cat([self.right_products, self.operator.apply(new)], dim=-2),
-        )
+        self._right.append(new)
+        self._right_products.append(self.operator.apply(new))
 
-    def select(self, index: Tensor) -> KrylovSpace:
-        return KrylovSpace(
-            self.operator.select(index),
-            self.left[index],
-            self.left_products[index],
-            self.right[index],
-            self.right_products[index],
-        )
+    def grow_randomly(self, width: int, steps: int, seed: int = 0) -> None:
+        """Adds a block Golub-Kahan chain from Gaussian rows: ``2 * steps`` passes of ``width`` rows."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = (width, self.right.shape[-1])
+        block = torch.randn(shape, generator=generator, dtype=self.right.dtype).to(self.right.device)
+        self.grow_right(block.expand(*self.right.shape[:-2], *shape))
+        for step in range(steps):
+            self.grow_left(self.right_products[..., -width:, :])
+            if step < steps - 1:
+                self.grow_right(self.left_products[..., -width:, :])
 
     def compressed(self, count: int) -> KrylovSpace:
         """The subspace of the ``count`` leading Ritz vectors on each side; products follow without a pass."""
-        core = (self.left_products @ self.right.mT).double()
-        a, _, b = _leading_svd(core, count)
-        a, b = a.to(self.left.dtype), b.to(self.left.dtype)
+        a, _, b = self._small_svd(count)
         return KrylovSpace(
             self.operator, a @ self.left, a @ self.left_products, b @ self.right, b @ self.right_products
         )
 
     def plus_lowrank(self, left: Tensor, right: Tensor) -> KrylovSpace:
         """The same bases for ``W + left @ right``, of shapes (m, r) and (r, n): no pass over W."""
+        room = 2 * left.shape[-1] + 4 * BLOCK * STRIDE
         return KrylovSpace(
             LowRankUpdate(self.operator, left, right),
             self.left,
             self.left_products + (self.left @ left) @ right,
             self.right,
             self.right_products + (self.right @ right.mT) @ left.mT,
+            room,
         )
 
     def ritz(self, count: int) -> tuple[Triplets, Tensor, Tensor]:
         """The ``count`` leading Ritz triplets, with their residual rows on the left and on the right side."""
-        core = (self.left_products @ self.right.mT).double()  # (*batch, a, c)
-        a, values, b = _leading_svd(core, count + 1)
+        a, values, b = self._small_svd(count + 1)
         floor = values[..., count] if values.shape[-1] > count else torch.zeros_like(values[..., 0])
-        values = values[..., :count]
-        a = a[..., :count, :].to(self.left.dtype)  # (*batch, count, a)
-        b = b[..., :count, :].to(self.left.dtype)  # (*batch, count, c)
-        scale = values.to(self.left.dtype).unsqueeze(-1)
+        a, values, b = a[..., :count, :], values[..., :count], b[..., :count, :]
+        dtype = self.left.dtype
+        scale = values.to(dtype).unsqueeze(-1)
         left, right = a @ self.left, b @ self.right
         left_residual = b @ self.right_products - scale * left  # (*batch, count, m)
         right_residual = a @ self.left_products - scale * right  # (*batch, count, n)
-        squared = left_residual.double().square().sum(-1) + right_residual.double().square().sum(-1)
-        residuals = squared.sqrt()
-        angles = _angle_bounds(values, residuals, floor, torch.finfo(self.left.dtype).eps)
-        dtype = self.left.dtype
+        residuals = torch.hypot(left_residual.norm(dim=-1), right_residual.norm(dim=-1)).double()
+        angles = _angle_bounds(values, residuals, floor, torch.finfo(dtype).eps)
         triplets = Triplets(values.to(dtype), left, right, residuals.to(dtype), angles.to(dtype))
         return triplets, left_residual, right_residual
+
+    def _small_svd(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Leading triplets of ``left @ W @ right.mT``: vectors as rows in the bases' dtype, values in double."""
+        a, values, b = _leading_svd((self.left_products @ self.right.mT).double(), count)
+        return a.to(self.left.dtype), values, b.to(self.left.dtype)
 
 
 def _leading_svd(core: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,16 +187,15 @@ def _angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, eps: float) 
     The gap is that to the nearest other Ritz value, or to ``floor``, the first one left out. A smaller,
     second-order bound holds between vectors of one Ritz step, but only where no true value hides between two
     Ritz values, and a space that has not converged can hide some. Values of one cluster are no gap: the
-    angle is then that to the cluster's space. A cluster's size must stay below the width of the block that
-    made the space, or copies of it may be missing; ``converge`` sees to that.
+    angle is then that to the cluster's space.
     """
     below = torch.cat([values[..., 1:], floor.unsqueeze(-1)], dim=-1)
     steps = values - below
     steps = torch.where(steps > CLUSTER_TOLERANCE * values[..., :1], steps, torch.inf)
     above = torch.cat([torch.full_like(steps[..., :1], torch.inf), steps[..., :-1]], dim=-1)
-    gap = torch.minimum(steps, above)
     ids = cluster_ids(values)
-    gap = torch.full_like(gap, torch.inf).scatter_reduce(-1, ids, gap, "amin").gather(-1, ids)
+    gap = torch.full_like(steps, torch.inf).scatter_reduce(-1, ids, torch.minimum(steps, above), "amin")
+    gap = gap.gather(-1, ids)
     rounding = 4 * eps * values[..., :1]
     # An infinite gap is an unknown one: the cluster reaches from the first value down to the floor.
     return torch.where(gap.isinf(), 1.0, (residuals + rounding) / gap).clamp_max(1.0)
@@ -217,36 +204,28 @@ def _angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, eps: float) 
 def converge(
     space: KrylovSpace, count: int, tracked: int, tolerance: float, max_rounds: int, width: int = BLOCK
 ) -> Triplets:
-    """Grows ``space`` until the ``count`` leading left vectors are within ``tolerance`` (a sine) of the true
+    """Grows ``space`` in place until the ``count`` leading left vectors are within ``tolerance`` of the true
     ones.
 
-    Returns ``tracked >= count`` triplets; which of them have converged is in their ``angles``. The stack is
-    one-dimensional here, and matrices that have converged leave it. Every round adds up to ``width`` rows
-    and goes ``STRIDE`` steps on from them. ``max_rounds`` bounds the work for spectra without gaps, where
-    the caller takes another way.
+    ``tolerance`` is a sine. Returns ``tracked >= count`` triplets; which of them have converged is in their
+    ``angles``. Every round adds up to ``width`` residual rows and goes ``STRIDE`` steps on from them.
+    ``max_rounds`` bounds the work for spectra without gaps, where the caller takes another way.
     """
     triplets, left_residual, right_residual = space.ritz(tracked)
     capacity = min(space.operator.shape[-2:])
-    for round_number in range(max_rounds):
-        still_open = _unconverged(triplets, count, tolerance)  # (batch, count)
-        pending = still_open.any(-1).nonzero().squeeze(-1)
-        if len(pending) == 0:
-            break
+    for _ in range(max_rounds):
+        still_open = _held_back(triplets, count, tolerance)  # (batch, count)
         rows = min(width, int(still_open.sum(-1).max()))
-        if max(space.left.shape[-2], space.right.shape[-2]) + STRIDE * rows > capacity:
+        used = max(space.left.shape[-2], space.right.shape[-2])
+        if rows == 0 or used + STRIDE * rows > capacity:
             break
-        if len(pending) <= still_open.shape[0] // 2:
-            rest = converge(
-                space.select(pending), count, tracked, tolerance, max_rounds - round_number, width
-            )
-            return triplets.with_rows_replaced(pending, rest)
         chosen = still_open.int().argsort(dim=-1, descending=True, stable=True)[..., :rows]
-        space = _grow(space, triplets, left_residual, right_residual, chosen)
+        _grow(space, triplets, left_residual, right_residual, chosen)
         triplets, left_residual, right_residual = space.ritz(tracked)
     return triplets
 
 
-def _unconverged(triplets: Triplets, count: int, tolerance: float) -> Tensor:
+def _held_back(triplets: Triplets, count: int, tolerance: float) -> Tensor:
     """Which of the leading vectors are held back by their residual, rather than by rounding."""
     noise = 16 * torch.finfo(triplets.values.dtype).eps * triplets.values[..., :1]
     angles = triplets.angles[..., :count]
@@ -255,29 +234,28 @@ def _unconverged(triplets: Triplets, count: int, tolerance: float) -> Tensor:
 
 def _grow(
     space: KrylovSpace, triplets: Triplets, left_residual: Tensor, right_residual: Tensor, chosen: Tensor
-) -> KrylovSpace:
+) -> None:
     """Adds the chosen residual rows, then follows each chain for ``STRIDE`` steps: products of what was
     added last.
 
-    A space grown from one side only (Golub-Kahan) has zero residuals on one side, and one chain; a space that
-    starts from bases on both sides has two.
+    A space grown from one side only (Golub-Kahan) has zero residuals on one side, and one chain; a space
+    that starts from bases on both sides has two.
     """
     rows = chosen.shape[-1]
     noise = 16 * torch.finfo(triplets.values.dtype).eps * triplets.values[..., :1]
     left_open = bool((left_residual.norm(dim=-1) > noise).any())
     right_open = bool((right_residual.norm(dim=-1) > noise).any())
     if left_open:
-        space = space.grow_left(_gather_rows(left_residual, chosen))
+        space.grow_left(_gather_rows(left_residual, chosen))
     if right_open:
-        space = space.grow_right(_gather_rows(right_residual, chosen))
+        space.grow_right(_gather_rows(right_residual, chosen))
     for _ in range(STRIDE - 1):
         from_left, from_right = space.left_products[..., -rows:, :], space.right_products[..., -rows:, :]
         if left_open:
-            space = space.grow_right(from_left)
+            space.grow_right(from_left)
         if right_open:
-            space = space.grow_left(from_right)
+            space.grow_left(from_right)
         left_open, right_open = right_open, left_open
-    return space
 
 
 def _gather_rows(rows: Tensor, index: Tensor) -> Tensor:

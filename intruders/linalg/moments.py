@@ -30,9 +30,12 @@ import torch
 from torch import Tensor
 
 from .operators import Operator
+from .svd import CLUSTER_TOLERANCE
 
 # Each gap between two nodes is cut into this many intervals; more of them tighten the bound by little.
 _CUTS = 8
+# Squared components of an eigenvector below this are rounding of single-precision products.
+_LEAST_WEIGHT = 1e-14
 
 
 @dataclass(frozen=True)
@@ -57,16 +60,19 @@ class Bidiagonalization:
         return cls(vectors.unsqueeze(2), vectors.new_zeros(batch, c, 0, 0), empty, empty)
 
     def extended(
-        self, operator: Operator, steps: int, left_deflated: Tensor, right_deflated: Tensor
+        self, operator: Operator, steps: int, left_deflated: Tensor, right_deflated: Tensor, norm: Tensor
     ) -> Bidiagonalization:
-        """``steps`` further steps of two passes each, orthogonal to the deflated rows (d, m) and (d, n)."""
+        """``steps`` further steps of two passes each, orthogonal to the deflated rows (d, m) and (d, n).
+
+        ``norm`` ``(batch)`` is the spectral norm of the matrices, against which a product counts as zero.
+        """
         left, right, alphas, betas = self.left, self.right, [self.alphas], [self.betas]
         if right.shape[-1] == 0:
             right = right.new_zeros(*right.shape[:3], operator.shape[-1])
         for _ in range(steps):
-            v, alpha = _next_rows(operator.apply_transpose(left[:, :, -1]), right, right_deflated)
+            v, alpha = _next_rows(operator.apply_transpose(left[:, :, -1]), right, right_deflated, norm)
             right = torch.cat([right, v.unsqueeze(2)], dim=2)
-            u, beta = _next_rows(operator.apply(v), left, left_deflated)
+            u, beta = _next_rows(operator.apply(v), left, left_deflated, norm)
             left = torch.cat([left, u.unsqueeze(2)], dim=2)
             alphas.append(alpha)
             betas.append(beta)
@@ -78,121 +84,123 @@ class Bidiagonalization:
         )
 
 
-def _next_rows(products: Tensor, basis: Tensor, deflated: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthogonalizes ``(batch, c, n)`` rows, each against its own basis, and normalizes them; returns their
-    norms too.
+def _next_rows(products: Tensor, basis: Tensor, deflated: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthogonalizes ``(batch, c, n)`` rows, each against its own basis, and normalizes them; also their norms.
 
-    A row that vanishes (its Krylov space is exhausted) becomes zero, with norm zero.
+    A row of the size of rounding (its Krylov space is exhausted) becomes zero, with norm zero.
     """
-    size = products.norm(dim=-1, keepdim=True)
     rows = products
     for _ in range(2):
         rows = rows - (rows @ deflated.mT) @ deflated
         rows = rows - torch.einsum("bcq,bcqn->bcn", torch.einsum("bcqn,bcn->bcq", basis, rows), basis)
-    norm = rows.norm(dim=-1, keepdim=True)
-    alive = norm > 32 * torch.finfo(rows.dtype).eps * size
-    rows = torch.where(alive, rows / norm.clamp_min(torch.finfo(rows.dtype).tiny), torch.zeros_like(rows))
-    return rows, torch.where(alive, norm, torch.zeros_like(norm)).double()
+    size = rows.norm(dim=-1, keepdim=True)
+    alive = size > 32 * torch.finfo(rows.dtype).eps * norm[:, None, None]
+    rows = torch.where(alive, rows / size.clamp_min(torch.finfo(rows.dtype).tiny), torch.zeros_like(rows))
+    return rows, torch.where(alive, size, torch.zeros_like(size)).double()
 
 
-def largest_atom(process: Bidiagonalization, smallest_eigenvalue: Tensor) -> Tensor:
-    """Upper bound ``(batch, c)`` on the mass that W W^T's spectral measure at a start vector has at any one
+def largest_atom(process: Bidiagonalization, smallest_eigenvalue: Tensor, norm: Tensor) -> Tensor:
+    """Upper bound ``(batch, c)`` on the mass that W W^T's spectral measure at a start vector has at one
     eigenvalue.
 
-    ``smallest_eigenvalue`` ``(batch)`` is a proved lower bound on the positive eigenvalues that belong to
-    singular vectors of the thin decomposition: 0 where nothing is known, and then an atom at zero counts as
-    one of theirs.
+    ``smallest_eigenvalue`` ``(batch)`` is a proved lower bound on the eigenvalues that belong to singular
+    vectors of the thin decomposition: 0 where nothing is known, and then an atom at zero counts as one of
+    theirs. ``norm`` ``(batch)`` is the spectral norm of W. Singular values within ``CLUSTER_TOLERANCE`` of
+    it count as one, as they do
+    everywhere: products in single precision do not tell them apart.
     """
     shape = process.alphas.shape[:2]
-    alphas = process.alphas.flatten(0, 1)  # (lanes, q - 1)
+    alphas = process.alphas.flatten(0, 1)  # (lanes, q)
     betas = process.betas.flatten(0, 1)
     floor = smallest_eigenvalue.double().unsqueeze(-1).expand(shape).flatten()
+    resolution = CLUSTER_TOLERANCE * norm.double().unsqueeze(-1).expand(shape).flatten()
     bounds = torch.ones(len(alphas), dtype=torch.float64, device=alphas.device)
     # A lane whose Krylov space is exhausted after some steps has a finite measure, known completely; lanes
     # are grouped by that number of steps.
     lengths = ((alphas > 0) & (betas > 0)).long().cumprod(-1).sum(-1)
     for length in torch.unique(lengths).tolist():
         lanes = (lengths == length).nonzero().squeeze(-1)
-        if length < alphas.shape[-1]:
-            bounds[lanes] = _largest_atom_of_exhausted(alphas[lanes], betas[lanes], length, floor[lanes])
-        else:
-            bounds[lanes] = _largest_atom_of_running(alphas[lanes], betas[lanes], floor[lanes])
+        judge = _of_running if length == alphas.shape[-1] else _of_exhausted
+        bounds[lanes] = judge(alphas[lanes], betas[lanes], length, floor[lanes], resolution[lanes])
     return bounds.reshape(shape).clamp_max(1.0)
 
 
-def _largest_atom_of_exhausted(alphas: Tensor, betas: Tensor, length: int, floor: Tensor) -> Tensor:
+def _of_exhausted(alphas: Tensor, betas: Tensor, length: int, floor: Tensor, resolution: Tensor) -> Tensor:
     """The largest weight of a measure that has no more than ``length + 1`` atoms, all of which are known."""
-    size = length + 1
-    lower = torch.diag_embed(alphas[:, :size]) + torch.diag_embed(betas[:, :length], -1)
-    nodes, vectors = torch.linalg.eigh(lower @ lower.mT)
-    weights = vectors[:, 0].square()
+    lower = torch.diag_embed(alphas[:, : length + 1]) + torch.diag_embed(betas[:, :length], -1)
+    measure = _Measure.of_jacobi(lower @ lower.mT, resolution)
     # Half of a proved floor: what lies below it is an atom at zero, up to rounding.
-    return torch.where(
-        nodes.clamp_min(0) >= 0.5 * floor.unsqueeze(-1), weights, torch.zeros_like(weights)
-    ).amax(-1)
+    counted = measure.nodes >= 0.5 * floor.unsqueeze(-1)
+    return torch.where(counted, measure.weights, torch.zeros_like(measure.weights)).amax(-1)
 
 
-def _largest_atom_of_running(alphas: Tensor, betas: Tensor, floor: Tensor) -> Tensor:
-    scale = alphas.square().amax(-1, keepdim=True) + betas.square().amax(-1, keepdim=True)
-    a, b = alphas.square() / scale, betas.square() / scale
-    # Jacobi matrices of mu (from B B^T) and of nu (from B^T B), B lower bidiagonal; both of size q - 1.
-    mu = _Measure.of_jacobi(
-        a + torch.cat([torch.zeros_like(b[:, :1]), b[:, :-1]], -1), (a * b).sqrt()[:, :-1]
-    )
-    nu = _Measure.of_jacobi(a + b, (a[:, 1:] * b[:, :-1]).sqrt())
-    nodes = torch.cat([mu.nodes, nu.nodes, (floor.unsqueeze(-1) / scale)], -1).sort(-1).values
-    grid = _subdivide(nodes)  # (lanes, g)
+def _of_running(alphas: Tensor, betas: Tensor, length: int, floor: Tensor, resolution: Tensor) -> Tensor:
+    """The supremum of the smaller of the two Christoffel bounds, over all eigenvalues from the floor on."""
+    lower = torch.diag_embed(alphas) + torch.diag_embed(betas[:, :-1], -1)
+    mu = _Measure.of_jacobi(lower @ lower.mT, resolution)
+    last = torch.zeros_like(lower)
+    last[:, -1, -1] = betas[:, -1].square()
+    nu = _Measure.of_jacobi(lower.mT @ lower + last, resolution)
+    ends = torch.cat([mu.nodes, nu.nodes, floor.unsqueeze(-1)], -1).sort(-1).values
+    grid = _subdivide(ends)  # (lanes, g)
     start, end = grid[:, :-1], grid[:, 1:]
-    bound_mu = mu.atom_bounds(grid)
-    bound_nu = a[:, :1] * nu.atom_bounds(grid) / start.clamp_min(torch.finfo(torch.float64).tiny)
-    bound = torch.minimum(bound_mu, bound_nu)
-    allowed = end > floor.unsqueeze(-1) / scale
-    # Beyond the last node both bounds fall; below the first one, down to the floor, the grid goes on.
-    return torch.where(allowed, bound, torch.zeros_like(bound)).amax(-1)
+    tiny = torch.finfo(torch.float64).tiny
+    bound_nu = alphas[:, :1].square() * nu.atom_bounds(grid) / start.clamp_min(tiny)
+    bound = torch.minimum(mu.atom_bounds(grid), bound_nu)
+    # Beyond the last node both bounds fall. Intervals below the floor hold no eigenvalue that counts.
+    return torch.where(end > floor.unsqueeze(-1), bound, torch.zeros_like(bound)).amax(-1)
 
 
-def _subdivide(nodes: Tensor) -> Tensor:
-    """Points that cut every gap between sorted ``nodes`` ``(lanes, p)`` into equal intervals."""
-    fractions = torch.arange(_CUTS, dtype=nodes.dtype, device=nodes.device) / _CUTS
-    inner = nodes[:, :-1, None] + (nodes[:, 1:] - nodes[:, :-1])[:, :, None] * fractions
-    return torch.cat([inner.flatten(1), nodes[:, -1:]], -1)
+def _subdivide(points: Tensor) -> Tensor:
+    """Points that cut every gap between sorted ``points`` ``(lanes, p)`` into equal intervals."""
+    fractions = torch.arange(_CUTS, dtype=points.dtype, device=points.device) / _CUTS
+    inner = points[:, :-1, None] + (points[:, 1:] - points[:, :-1])[:, :, None] * fractions
+    return torch.cat([inner.flatten(1), points[:, -1:]], -1)
 
 
 @dataclass(frozen=True)
 class _Measure:
-    """A probability measure known through its Jacobi matrix."""
+    """The Gauss quadrature of a Jacobi matrix: nodes and weights, with nodes too close to tell apart merged."""
 
-    diagonal: Tensor  # (lanes, q)
-    offdiagonal: Tensor  # (lanes, q - 1)
-    nodes: Tensor  # (lanes, q), ascending
-    vectors: Tensor  # (lanes, q, q): eigenvectors, vectors[p, k] = pi_p(theta_k) sqrt(w_k)
+    nodes: Tensor  # (lanes, q), ascending; a merged node takes the place of each of its members
+    weights: Tensor  # (lanes, q): of the merged node
+    present: Tensor  # (lanes, q), bool: true for one member of each merged node
 
     @classmethod
-    def of_jacobi(cls, diagonal: Tensor, offdiagonal: Tensor) -> _Measure:
-        matrix = (
-            torch.diag_embed(diagonal) + torch.diag_embed(offdiagonal, 1) + torch.diag_embed(offdiagonal, -1)
-        )
+    def of_jacobi(cls, matrix: Tensor, resolution: Tensor) -> _Measure:
         nodes, vectors = torch.linalg.eigh(matrix)
-        return cls(diagonal, offdiagonal, nodes, vectors)
-
-    def polynomials(self, points: Tensor) -> Tensor:
-        """Orthonormal polynomials pi_0 .. pi_{q-1} at ``points`` ``(lanes, g)``: ``(lanes, g, q)``."""
-        previous, current = torch.zeros_like(points), torch.ones_like(points)
-        columns = [current]
-        for p in range(self.offdiagonal.shape[-1]):
-            below = self.offdiagonal[:, p - 1 : p] * previous if p > 0 else 0.0
-            following = ((points - self.diagonal[:, p : p + 1]) * current - below) / self.offdiagonal[
-                :, p : p + 1
-            ]
-            # Far from the support the values only need to be large; infinities would become NaN in sums.
-            following = following.clamp(-1e100, 1e100)
-            previous, current = current, following
-            columns.append(current)
-        return torch.stack(columns, -1)
+        nodes = nodes.clamp_min(0.0)
+        # Weights below rounding are noise; a larger weight only makes the bound weaker.
+        weights = vectors[:, 0].square().clamp_min(_LEAST_WEIGHT)
+        values = nodes.sqrt()
+        apart = (values[:, 1:] - values[:, :-1]) > resolution.unsqueeze(-1)
+        present = torch.cat([torch.ones_like(apart[:, :1]), apart], -1)
+        ids = present.long().cumsum(-1) - 1
+        merged = torch.zeros_like(weights).scatter_add(-1, ids, weights).gather(-1, ids)
+        first = torch.full_like(nodes, torch.inf).scatter_reduce(-1, ids, nodes, "amin").gather(-1, ids)
+        return cls(first, merged, present)
 
     def atom_bounds(self, grid: Tensor) -> Tensor:
-        """Upper bounds on the atoms in each interval of an ascending ``grid`` ``(lanes, g)`` that holds all nodes."""
-        # l_k(t) / sqrt(w_k) = sum_p pi_p(t) vectors[p, k]
-        lagrange = (self.polynomials(grid) @ self.vectors).square()  # (lanes, g, q)
-        least = torch.minimum(lagrange[:, :-1], lagrange[:, 1:]).sum(-1)
+        """Upper bounds on the atom in each interval of an ascending ``grid`` ``(lanes, g)`` that holds all
+        nodes.
+
+        The Lagrange polynomials come from the nodes, as sums of logarithms. Their orthonormal polynomials'
+        three-term recurrence loses all accuracy once a node has converged to an eigenvalue.
+        """
+        differences = _log_distance(
+            grid.unsqueeze(-1), self.nodes.unsqueeze(-2), self.present
+        )  # (lanes, g, q)
+        separation = _log_distance(self.nodes.unsqueeze(-1), self.nodes.unsqueeze(-2), self.present)
+        own = torch.eye(self.nodes.shape[-1], dtype=torch.bool, device=grid.device)
+        separation = torch.where(own, torch.zeros_like(separation), separation).sum(-1)  # (lanes, q)
+        log_lagrange = differences.sum(-1, keepdim=True) - differences - separation.unsqueeze(-2)
+        terms = (2 * log_lagrange - self.weights.log().unsqueeze(-2)).clamp(-600, 600).exp()
+        terms = torch.where(self.present.unsqueeze(-2), terms, torch.zeros_like(terms))
+        least = torch.minimum(terms[:, :-1], terms[:, 1:]).sum(-1)
         return 1.0 / least.clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _log_distance(points: Tensor, nodes: Tensor, present: Tensor) -> Tensor:
+    """``log |t - theta_k|``, finite where they are equal, and 0 for members of a merged node but one."""
+    logs = (points - nodes).abs().clamp_min(torch.finfo(torch.float64).tiny).log()
+    return torch.where(present.unsqueeze(-2), logs, torch.zeros_like(logs))

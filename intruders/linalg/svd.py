@@ -34,6 +34,31 @@ def dense_svd(matrix: Tensor) -> DenseSVD:
     return DenseSVD(values, left.mT, right)
 
 
+def gram_svd(matrix: Tensor) -> DenseSVD:
+    """As :func:`dense_svd`, through the eigenvectors of the smaller Gram matrix in double precision: several
+    times faster.
+
+    Values are right to about 1e-16 of the largest squared over themselves, so that those below
+    ``CLUSTER_TOLERANCE`` of the largest are noise; their left vectors are orthonormal, and otherwise
+    arbitrary.
+    """
+    matrix = matrix.double()
+    m, n = matrix.shape[-2:]
+    if m <= n:
+        _, vectors = torch.linalg.eigh(matrix @ matrix.mT)
+        left = vectors.mT.flip(-2)
+        products = left @ matrix
+        values = products.norm(dim=-1)
+        order = values.argsort(dim=-1, descending=True)
+        left = left.gather(-2, order.unsqueeze(-1).expand(left.shape))
+        products = products.gather(-2, order.unsqueeze(-1).expand(products.shape))
+        values = values.gather(-1, order)
+        right = products / values.unsqueeze(-1).clamp_min(torch.finfo(values.dtype).tiny)
+        return DenseSVD(values, left, right)
+    swapped = gram_svd(matrix.mT)
+    return DenseSVD(swapped.values, swapped.right, swapped.left)
+
+
 def cluster_ids(values: Tensor) -> Tensor:
     """Numbers the clusters of descending ``values`` ``(*batch, p)``: neighbours in one cluster share an id.
 
