@@ -39,6 +39,10 @@ def evaluate(
     seed: Annotated[int, Option()] = 0,
 ) -> None:
     """Measure a model: loss on text, its change against the base, task accuracy; all with 95 % intervals."""
+    from ..training.quiet import hush_imports
+
+    hush_imports()
+
     from ..evaluation.evaluate import evaluate as run
     from ..training.local_files import Columns
 

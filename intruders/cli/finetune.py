@@ -81,6 +81,10 @@ def finetune(
 
     settings = read_config(config, **given) if config else config_from_mapping(given, where="options")
 
+    from ..training.quiet import hush_imports
+
+    hush_imports()
+
     from ..training.progress import ShowProgress
     from ..training.train import finetune as run
 

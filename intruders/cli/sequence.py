@@ -47,6 +47,10 @@ def sequence(
     given["task"] = tasks  # every stage puts its own in this place
     settings = read_config(config, **given) if config else config_from_mapping(given, where="options")
 
+    from ..training.quiet import hush_imports
+
+    hush_imports()
+
     from ..evaluation.sequence import train_in_sequence
     from ..training.progress import ShowProgress
 

