@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,19 @@ def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
             "model"
         )
     tensors = {
-        name: _stored(path, name, shapes[name], parts[name], processor, renamed)
+        name: _stored(path, name, _shape(parts[name], shapes[name]), parts[name], processor, renamed)
         for name in shapes
         if name in parts
     }
     return tensors, config
+
+
+def _shape(parts: list[GgufTensor], expected: tuple[int, ...]) -> tuple[int, ...]:
+    """The skeleton's shape, unless the file's numbers are more or fewer: transformers' config lacks some sizes."""
+    if prod(expected) == sum(prod(part.shape) for part in parts):
+        return expected
+    first = parts[0].shape
+    return first if len(parts) == 1 else (first[0], sum(part.shape[1] for part in parts), *first[2:])
 
 
 def _stored(
@@ -88,7 +97,7 @@ def _stored(
             tensor: Tensor = done["tensors"][name]
         if tuple(tensor.shape) != shape:
             raise CheckpointError(
-                f"'{parts[0].name}' in '{path}' has the shape {tuple(tensor.shape)}; its config says {shape}"
+                f"'{parts[0].name}' in '{path}' has the shape {tuple(tensor.shape)}; expected {shape}"
             )
         return tensor
 
