@@ -46,10 +46,22 @@ def stop_on_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if getattr(error, "errno", None) != errno.ENOSPC and "No space left" not in str(error):
+        if not _tells_of_a_full_disk(error):
             raise
         left = shutil.disk_usage(folder).free / 2**20
         raise IntrudersError(
             f"no room on the disk of {str(folder)!r} ({left:.0f} MiB left); make room and give the same "
             "command again: the run goes on from its last whole checkpoint"
         ) from error
+
+
+def _tells_of_a_full_disk(error: BaseException | None) -> bool:
+    """Python says ENOSPC, safetensors its text, and torch's own writer just that it could not write."""
+    while error is not None:
+        said = str(error)
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in said:
+            return True
+        if isinstance(error, RuntimeError) and ("inline_container" in said or "iostream error" in said):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

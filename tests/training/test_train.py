@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny import save_bert, save_llama
 from transformers import TrainerCallback
@@ -265,15 +268,31 @@ def test_a_loss_that_is_no_number_stops_the_run(llama: Path, tmp_path: Path) -> 
     )
 
 
-def test_a_full_disk_is_said(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        # What torch.save raises on a full tmpfs.
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 25536 vs 25424"),
+    ],
+)
+def test_a_full_disk_is_said_and_the_run_goes_on_later(
+    error: Exception, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = finetune(_config(llama, tmp_path / "whole"))
+    saved = transformers.Trainer._save_optimizer_and_scheduler
 
-    def full(*args: Any, **kwargs: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def fill(trainer: Any, folder: str) -> None:
+        if trainer.state.global_step == 4:
+            raise error
+        saved(trainer, folder)
 
-    monkeypatch.setattr("transformers.Trainer._save_checkpoint", full)
+    monkeypatch.setattr("transformers.Trainer._save_optimizer_and_scheduler", fill)
     with pytest.raises(IntrudersError, match="no room on the disk"):
         finetune(_config(llama, tmp_path / "run"))
+    monkeypatch.undo()
+    _assert_equal(_weights(finetune(_config(llama, tmp_path / "run")).path), _weights(whole.path))
 
 
 def test_a_prompt_longer_than_the_context(llama: Path, tmp_path: Path) -> None:
