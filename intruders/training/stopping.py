@@ -22,16 +22,19 @@ class StopAtAccuracy(TrainerCallback):  # type: ignore[misc]
     def __init__(self, target: float, every: int, task: Task, tokenizer: Any, context: int) -> None:
         self.target, self.every = target, every
         self.task, self.tokenizer, self.context = task, tokenizer, context
-        self.reached = False
+        self.right: list[bool] = []  # outcomes of the latest look
+
+    @property
+    def has_stopped(self) -> bool:
+        return bool(self.right) and sum(self.right) / len(self.right) >= self.target
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step % self.every:
             return
-        right = outcomes(model, self.tokenizer, self.task, self.task.validation, context=self.context)
-        accuracy = sum(right) / len(right)
+        self.right = outcomes(model, self.tokenizer, self.task, self.task.validation, context=self.context)
+        accuracy = sum(self.right) / len(self.right)
         state.log_history.append({"step": state.global_step, "validation_accuracy": accuracy})
         if accuracy >= self.target:
-            self.reached = True
             control.should_training_stop = True
 
 
@@ -52,6 +55,8 @@ class KeepRecord(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self._count()
         self.run.write_log(state.log_history)
+        if control.should_training_stop and state.global_step < state.max_steps:
+            return  # stopped for its score or its intruders: resumed from here, it would train on
         trained = (p for p in model.parameters() if p.requires_grad)
         if all(bool(torch.isfinite(p).all()) for p in trained):
             self.run.mark_complete(state.global_step, self.seconds)

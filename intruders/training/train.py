@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import SettingError
 from .base_models import base_model_location
 from .callback import IntruderCallback
 from .config import FinetuneConfig
 from .encoding import PadRight, context_length, encode_classification, encode_completions, pad_token_id
 from .examples import Task
 from .guards import RunTrainer, stop_on_full_disk
-from .loading import load_model, load_tokenizer
+from .loading import first_line, load_model, load_tokenizer
 from .methods import go_on_from, make_optimizer, prepare, save_model, save_start
 from .provenance import machine, versions
 from .quiet import quiet_transformers
@@ -54,6 +55,9 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
 
     task = load_task(config.task, config.columns, config.data_seed)
     task = task.limited(config.max_train_samples, config.max_eval_samples)
+    if config.match is not None and task.score == "none":
+        raise SettingError(f"match is {config.match!r}, but task {task.name!r} has no right answers to count")
+    arguments = _arguments(config, run)
     location = base_model_location(config.base)
     tokenizer = load_tokenizer(location)
     set_seed(config.seed)
@@ -88,7 +92,7 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
     trainer = RunTrainer(
         run=run,
         model=model,
-        args=_arguments(config, run),
+        args=arguments,
         train_dataset=rows,
         data_collator=PadRight(pad_token_id(tokenizer)),
         callbacks=[keeper, *callbacks],
@@ -108,7 +112,12 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
     run.write_log(trainer.state.log_history)
 
     began = time.perf_counter()
-    right = [] if task.score == "none" else outcomes(model, tokenizer, task, task.validation, context=context)
+    if accuracy is not None and accuracy.has_stopped:
+        right = accuracy.right
+    else:
+        right = (
+            [] if task.score == "none" else outcomes(model, tokenizer, task, task.validation, context=context)
+        )
     run.write_model(lambda folder: _save(model, tokenizer, folder, start))
     run.write_record(
         record
@@ -125,7 +134,7 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
 
 
 def _reason(accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None) -> str:
-    if accuracy is not None and accuracy.reached:
+    if accuracy is not None and accuracy.has_stopped:
         return "match"
     return "intruders" if auditor is not None and auditor.has_stopped else "steps"
 
@@ -141,7 +150,7 @@ def _arguments(config: FinetuneConfig, run: RunFolder) -> Any:
     from transformers import TrainingArguments
 
     precision = _precision(config)
-    return TrainingArguments(
+    settings: dict[str, Any] = dict(
         output_dir=str(run.checkpoints),
         learning_rate=config.lr,
         max_steps=config.steps if config.steps is not None else -1,
@@ -166,6 +175,10 @@ def _arguments(config: FinetuneConfig, run: RunFolder) -> Any:
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
     )
+    try:
+        return TrainingArguments(**settings)
+    except (ValueError, ImportError) as error:
+        raise SettingError(f"transformers refuses these settings: {first_line(error)}") from error
 
 
 def _precision(config: FinetuneConfig) -> str:

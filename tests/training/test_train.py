@@ -253,6 +253,34 @@ def test_training_stops_at_the_accuracy_to_match(bert: Path, tmp_path: Path) -> 
     assert record["task"]["labels"] == ["0", "1"]
 
 
+def test_a_matched_run_that_is_killed_at_its_end_stops_at_the_same_step(bert: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.tsv"
+    rows.write_text("text\tlabel\n" + "".join(f"{'aaaa' if i % 2 else 'zzzz'}\t{i % 2}\n" for i in range(60)))
+    settings: dict[str, Any] = {
+        "task": f"{rows}?text=text&label=label", "method": "full", "lr": 3e-3, "steps": 200, "batch_size": 8,
+        "match": "accuracy=1.0", "eval_steps": 5, "save_steps": 5, "max_eval_samples": None,
+    }  # fmt: skip
+
+    class KillAtTheEnd(TrainerCallback):  # type: ignore[misc]
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+    whole = finetune(_config(bert, tmp_path / "whole", **settings))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(_config(bert, tmp_path / "killed", **settings), [KillAtTheEnd()])
+    killed = finetune(_config(bert, tmp_path / "killed", **settings))
+    assert killed.record["steps"] == whole.record["steps"]
+    assert killed.record["stopped_by"] == "match"
+    _assert_equal(_weights(whole.path), _weights(killed.path))
+
+
+def test_what_trainer_refuses_is_one_line(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="wavy is not a valid SchedulerType"):
+        finetune(_config(llama, tmp_path / "run", lr_scheduler_type="wavy"))
+    with pytest.raises(SettingError, match="transformers refuses these settings"):
+        finetune(_config(llama, tmp_path / "run", report_to=("nowhere",)))
+
+
 def test_a_loss_that_is_no_number_stops_the_run(llama: Path, tmp_path: Path) -> None:
     class Poison(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
