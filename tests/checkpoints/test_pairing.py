@@ -253,7 +253,7 @@ WRONG_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "a rank that is text": ({"r": "three"}, "r = 'three'; expected a number"),
     "an alpha that is no number": ({"lora_alpha": float("nan")}, "lora_alpha = 'nan'; expected a number"),
     "a pattern that is a list": ({"rank_pattern": [1]}, "expected an object of module names and numbers"),
-    "a pattern that does not compile": ({"alpha_pattern": {"(": 1}}, "patterns that re can compile"),
+    "a pattern that does not compile": ({"alpha_pattern": {"(": 1}}, "patterns that re compiles"),
     "a flag that is text": ({"use_rslora": "yes"}, "expected true or false"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from intruders.checkpoints.adapters.config import AdapterConfig
 from intruders.checkpoints.open import open_checkpoint
 from intruders.checkpoints.pairing import open_pair, pair
 from intruders.errors import CheckpointError, PairingError
@@ -209,6 +211,30 @@ def test_lora_bias(tmp_path: Path) -> None:
     for name, both in different.items():
         torch.testing.assert_close(tuned_of(both), truth[name])
     assert reasons(pairing)["model.layers.0.self_attn.q_proj.lora_B.bias"] == "a bias"
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(a+)+b", "(a|a)*b", "(a?){50}b", "a?" * 50 + "a" * 50 + "b", ".*a.*a.*a.*a.*a.*b"]
+)
+def test_patterns_that_would_never_end(pattern: str) -> None:
+    """The classical ways to keep Python's re busy for ever, over module names made for them."""
+    module = "a" * 200
+    config = AdapterConfig({"rank_pattern": {pattern: 2}}, "x")
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match="could keep the matching of module names busy for ever"):
+        config.pattern_value("rank_pattern", module, 1)
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["q_proj", r".*\.(q|k)_proj", r"model\.layers\.[0-9]+\.self_attn\.q_proj", "^model.layers.1.*q_proj"],
+)
+def test_patterns_that_people_write(pattern: str) -> None:
+    config = AdapterConfig({"rank_pattern": {pattern: 2}}, "x")
+    for layer in range(10, 100):
+        name = f"model.layers.{layer}.self_attn.q_proj"
+        assert config.pattern_value("rank_pattern", name, 1) == (1 if pattern[0] == "^" and layer > 19 else 2)
 
 
 def test_several_adapters_in_one_folder(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from ...errors import CheckpointError
 
-_T = TypeVar("_T")
+# Some seconds' worth. Patterns come from strangers, and Python's re backtracks without a limit.
+_MOST_STEPS = 1e9
 
 
 class AdapterConfig:
@@ -17,6 +18,7 @@ class AdapterConfig:
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
         self.values, self.source = values, source
+        self.steps = 0.0  # that matching patterns may have taken so far, at worst
 
     @property
     def peft_type(self) -> str:
@@ -59,9 +61,24 @@ class AdapterConfig:
         for pattern, value in patterns.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise self.wrong(key, "an object of module names and numbers")
-            if _matches(str(pattern), module, self):
+            if self._matches(str(pattern), module):
                 return value
         return default
+
+    def _matches(self, pattern: str, module: str) -> bool:
+        self.steps += steps_at_worst(pattern, module)
+        if self.steps > _MOST_STEPS:
+            raise CheckpointError(
+                f"the adapter config of '{self.source}' has the pattern '{pattern[:60]}', which could keep "
+                "the "
+                "matching of module names busy for ever; write the modules' names instead"
+            )
+        try:
+            return re.match(rf"(.*\.)?({pattern})$", module) is not None
+        except (re.error, RecursionError, OverflowError) as error:
+            raise self.wrong(
+                "rank_pattern or alpha_pattern", f"patterns that re compiles ({error})"
+            ) from None
 
     def wrong(self, key: str, expected: str) -> CheckpointError:
         given = str(self.values.get(key))[:60]
@@ -70,10 +87,13 @@ class AdapterConfig:
         )
 
 
-def _matches(pattern: str, module: str, config: AdapterConfig) -> bool:
-    try:
-        return re.match(rf"(.*\.)?({pattern})$", module) is not None
-    except re.error as error:
-        raise config.wrong(
-            "rank_pattern or alpha_pattern", f"patterns that re can compile ({error})"
-        ) from None
+def steps_at_worst(pattern: str, name: str) -> float:
+    """A bound on what matching may cost: length^(repeats + 1) * 2^(optional items); no bound for repeated groups."""
+    bare = re.sub(r"\[[^\]]*\]", "x", re.sub(r"\\.", "x", pattern, flags=re.DOTALL))
+    if re.search(r"\)[*+{]", bare):
+        return math.inf
+    repeats = len(re.findall(r"[*+{]", bare))
+    optional = len(re.findall(r"(?<![*+}(])\?", bare))
+    if repeats > 20 or optional > 60:
+        return math.inf
+    return float(max(len(name), 1)) ** (repeats + 1) * 2.0**optional

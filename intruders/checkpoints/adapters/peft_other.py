@@ -74,7 +74,8 @@ def vera_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> lis
             raise CheckpointError(
                 f"'{config.source}' has only one of vera_lambda_b and vera_lambda_d for '{module}'"
             )
-        updates.append(_vera(module, parts["lambda_b"], parts["lambda_d"], shared[0], shared[1]))
+        outer, inner = parts["lambda_b"], parts["lambda_d"]
+        updates.append(_vera(module, outer, inner, shared[0], shared[1], config.source))
     return updates
 
 
@@ -162,7 +163,7 @@ class _Factor:
 def _kronecker_factor(module: str, parts: Tensors, number: str, source: str) -> _Factor:
     whole, a, b = (parts.get(f"lokr_w{number}{end}") for end in ("", "_a", "_b"))
     core = parts.get("lokr_t2") if number == "2" else None
-    if whole is not None and len(whole.shape) >= 2:
+    if whole is not None and (len(whole.shape) == 2 or (number == "2" and len(whole.shape) > 2)):
         stored = whole
         return _Factor(whole.shape, None, lambda: widened(stored.read()))
     if a is None or b is None or len(a.shape) != 2 or len(b.shape) != 2:
@@ -214,11 +215,21 @@ def _adalora(
 
 
 def _vera(
-    module: str, outer: StoredTensor, inner: StoredTensor, down: StoredTensor, up: StoredTensor
+    module: str, outer: StoredTensor, inner: StoredTensor, down: StoredTensor, up: StoredTensor, source: str
 ) -> WeightUpdate:
     rows, rank = prod(outer.shape), down.shape[0]
+    if up.shape[1] != rank or prod(inner.shape) != rank or rows > up.shape[0]:
+        raise CheckpointError(
+            f"'{source}' has vera_A {down.shape}, vera_B {up.shape}, and {prod(inner.shape)} and {rows} "
+            "numbers for "
+            f"'{module}'; expected (r, in), (out, r), r and at most out"
+        )
 
     def change(base: Tensor, expert: int | None) -> Factors:
+        if base.shape[1] > down.shape[1]:
+            raise CheckpointError(
+                f"'{source}' has vera_A {down.shape}, too narrow for '{module}' of {tuple(base.shape)}"
+            )
         left = widened(outer.read()).reshape(-1, 1) * widened(up.read())[:rows]
         right = widened(inner.read()).reshape(-1, 1) * widened(down.read())[:, : base.shape[1]]
         return Factors(left, right)

@@ -77,7 +77,8 @@ def compressed_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restore
         )
         bits = packed.shape[1] * 32 // shape[1]
         _require(module, 1 <= bits <= 8 and ceil(shape[1] * bits / 32) == packed.shape[1], "weight_shape")
-        _require(module, len(scale.shape) == 2 and shape[1] % max(scale.shape[1], 1) == 0, "weight_scale")
+        _require(module, len(scale.shape) == 2 and scale.shape[0] in {1, shape[0]}, "weight_scale")
+        _require(module, scale.shape[1] > 0 and shape[1] % scale.shape[1] == 0, "weight_scale")
         zero, order = (tensors.get(f"{module}.weight_{part}") for part in ("zero_point", "g_idx"))
         _require(
             module,

@@ -1,0 +1,356 @@
+"""Damage for the readers' fuzz targets: bytes flipped, cut, repeated and replaced, and JSON values swapped.
+
+Run as a program, it tries as many files as are asked for, and prints the count::
+
+    python -m tests.checkpoints.fuzzing 20000 --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import struct
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save, save_file
+
+from intruders.checkpoints.gguf_layout import read_gguf_layout
+from intruders.checkpoints.open import Opened, open_source
+from intruders.checkpoints.pairing import pair
+from intruders.errors import IntrudersError
+
+SLOWEST = 10.0  # seconds for one file; a damaged file of some kilobytes takes milliseconds
+STRANGE: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    2**31,
+    2**63,
+    2**64,
+    -(2**70),
+    1e308,
+    float("nan"),
+    "",
+    "\x00",
+    "../../etc/passwd",
+    "/",
+    "(a+)+$",
+    [],
+    [[]],
+    [2**40, 2**40],
+    [-1],
+    {},
+    {"a": {}},
+    "F32",
+]
+
+
+def damaged_bytes(content: bytes, chance: random.Random) -> bytes:
+    """The content with one to four small pieces of it changed."""
+    data = bytearray(content)
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(data) + 1)
+        kind = chance.randrange(6)
+        if kind == 0 and at < len(data):
+            data[at] ^= 1 << chance.randrange(8)
+        elif kind == 1:
+            del data[at : at + chance.choice([1, 8, 100])]
+        elif kind == 2:
+            data[at:at] = chance.randbytes(chance.choice([1, 8, 100]))
+        elif kind == 3:
+            data[at : at + 8] = struct.pack(
+                "<Q", chance.choice([0, 1, 2**16, 2**31, 2**40, 2**63, 2**64 - 1])
+            )
+        elif kind == 4:
+            del data[at:]
+        else:
+            piece = data[at : at + chance.choice([1, 8, 64])]
+            data[at:at] = piece * chance.randint(1, 3)
+    return bytes(data)
+
+
+def damaged_json(value: Any, chance: random.Random) -> Any:
+    """The value with one place in it replaced by something strange, doubled, or left out."""
+    if isinstance(value, dict) and value and chance.random() < 0.8:
+        key = chance.choice(list(value))
+        kind = chance.randrange(8)
+        if kind == 0:
+            return {name: item for name, item in value.items() if name != key}
+        if kind == 1:
+            return value | {chance.choice(["", "a" * 300, "..", "x\n"]): value[key]}
+        return value | {key: damaged_json(value[key], chance)}
+    if isinstance(value, list) and value and chance.random() < 0.8:
+        at = chance.randrange(len(value))
+        return [*value[:at], damaged_json(value[at], chance), *value[at + 1 :]]
+    return chance.choice(STRANGE)
+
+
+def safetensors_bytes(chance: random.Random) -> bytes:
+    """A file whose header is damaged as JSON, or whose bytes are."""
+    whole = save({"model.layers.0.a.weight": torch.ones(4, 3), "b": torch.zeros(2, dtype=torch.bfloat16)})
+    if chance.random() < 0.4:
+        return damaged_bytes(whole, chance)
+    (length,) = struct.unpack("<Q", whole[:8])
+    header = damaged_json(json.loads(whole[8 : 8 + length]), chance)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + whole[8 + length :]
+
+
+def write_adapter(folder: Path, chance: random.Random) -> None:
+    """A LoRA adapter whose config or tensors are damaged."""
+    config = {
+        "peft_type": chance.choice(["LORA", "LORA", "LOHA", "LOKR", "ADALORA", "VERA", "IA3"]),
+        "r": 2,
+        "lora_alpha": 4,
+        "alpha": 4,
+        "init_r": 2,
+        "rank_pattern": {"a": 2},
+        "alpha_pattern": {"a": 3},
+        "use_rslora": False,
+        "use_dora": False,
+        "target_parameters": None,
+        "base_model_name_or_path": "base",
+    }
+    tensors = {
+        "LORA": {"lora_A.weight": (2, 3), "lora_B.weight": (4, 2)},
+        "LOHA": {"hada_w1_a": (4, 2), "hada_w1_b": (2, 3), "hada_w2_a": (4, 2), "hada_w2_b": (2, 3)},
+        "LOKR": {"lokr_w1": (2, 1), "lokr_w2": (2, 3)},
+        "ADALORA": {"lora_A": (2, 3), "lora_B": (4, 2), "lora_E": (2, 1)},
+        "VERA": {"vera_lambda_b": (4,), "vera_lambda_d": (2,)},
+        "IA3": {"ia3_l": (4, 1)},
+    }[str(config["peft_type"])]
+    state = {
+        f"base_model.model.model.layers.0.a.{part}": torch.ones(shape) for part, shape in tensors.items()
+    }
+    if config["peft_type"] == "VERA":
+        state |= {"base_model.vera_A": torch.ones(2, 3), "base_model.vera_B": torch.ones(4, 2)}
+    if chance.random() < 0.5:
+        config = damaged_json(config, chance)
+    else:
+        name = chance.choice(list(state))
+        shape = [chance.choice([0, 1, 2, 3, 4, 7]) for _ in range(chance.randint(0, 4))]
+        state[name] = torch.ones(shape)
+        if chance.random() < 0.2:
+            state[name.replace("layers.0", chance.choice(["layers.9", "", "..", "\n"]))] = state.pop(name)
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(state, folder / "adapter_model.safetensors")
+
+
+def write_index(folder: Path, chance: random.Random) -> None:
+    """A sharded checkpoint whose index is damaged."""
+    folder.mkdir(exist_ok=True)
+    save_file({"model.layers.0.a.weight": torch.ones(4, 3)}, folder / "model-00001-of-00002.safetensors")
+    save_file({"b": torch.ones(2)}, folder / "model-00002-of-00002.safetensors")
+    index = {
+        "metadata": {"total_size": 56},
+        "weight_map": {
+            "model.layers.0.a.weight": "model-00001-of-00002.safetensors",
+            "b": "model-00002-of-00002.safetensors",
+        },
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(damaged_json(index, chance)))
+
+
+def write_config(folder: Path, chance: random.Random) -> None:
+    """A checkpoint with a damaged config, and parts of quantized weights that it may make something of."""
+    folder.mkdir(exist_ok=True)
+    method = chance.choice(["gptq", "awq", "compressed-tensors", "fp8", "bitsandbytes"])
+    config = {
+        "model_type": "llama",
+        "text_config": {"num_attention_heads": 2},
+        "quantization_config": {"quant_method": method, "bits": 4, "weight_block_size": [2, 2]},
+    }
+    state = quantized_parts(method)
+    name = chance.choice(list(state))
+    if chance.random() < 0.5:
+        shape = [chance.choice([0, 1, 2, 3, 8, 64]) for _ in range(chance.randint(0, 3))]
+        state[name] = torch.randint(0, 100, shape).to(state[name].dtype)
+    else:
+        config = damaged_json(config, chance)
+    save_file(state, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def quantized_parts(method: str) -> dict[str, torch.Tensor]:
+    int32 = torch.int32
+    if method == "gptq":
+        return {
+            "a.qweight": torch.ones(1, 8, dtype=int32),
+            "a.qzeros": torch.ones(2, 1, dtype=int32),
+            "a.scales": torch.ones(2, 8),
+            "a.g_idx": torch.zeros(8, dtype=int32),
+        }
+    if method == "awq":
+        return {
+            "a.qweight": torch.ones(4, 1, dtype=int32),
+            "a.qzeros": torch.ones(2, 1, dtype=int32),
+            "a.scales": torch.ones(2, 8),
+        }
+    if method == "compressed-tensors":
+        return {
+            "a.weight_packed": torch.ones(4, 1, dtype=int32),
+            "a.weight_scale": torch.ones(4, 2),
+            "a.weight_shape": torch.tensor([4, 8]),
+        }
+    if method == "fp8":
+        return {"a.weight": torch.ones(4, 4).to(torch.float8_e4m3fn), "a.weight_scale_inv": torch.ones(2, 2)}
+    state = b'{"quant_type": "nf4", "blocksize": 8, "dtype": "float32", "shape": [4, 4]}'
+    return {
+        "a.weight": torch.ones(8, 1, dtype=torch.uint8),
+        "a.weight.absmax": torch.ones(2),
+        "a.weight.quant_map": torch.ones(16),
+        "a.weight.quant_state.bitsandbytes__nf4": torch.tensor(list(state), dtype=torch.uint8),
+    }
+
+
+def read_all(opened: Opened) -> None:
+    """Reads what an audit would: every matrix of it, against a base that it may or may not fit."""
+    if hasattr(opened, "tensors"):
+        for name in opened.names():
+            stored = opened.tensors[name]
+            assert tuple(opened.read(name).shape) == stored.shape, name
+        pairing = pair(opened, opened)
+    else:
+        base = open_source({"model.layers.0.a.weight": torch.ones(4, 3)})
+        assert hasattr(base, "tensors")
+        pairing = pair(base, opened)
+    for item in pairing.pairs:
+        item.load()
+
+
+def try_safetensors(place: Path, chance: random.Random) -> None:
+    (place / "x.safetensors").write_bytes(safetensors_bytes(chance))
+    read_all(open_source(place / "x.safetensors"))
+
+
+def try_adapter(place: Path, chance: random.Random) -> None:
+    write_adapter(place / "adapter", chance)
+    read_all(open_source(place / "adapter"))
+
+
+def try_single_file(place: Path, chance: random.Random) -> None:
+    """kohya, diffusers and LyCORIS factors of shapes that mostly do not fit."""
+    module = chance.choice(
+        ["lora_unet_a", "lora_te1_a", "unet.a", "a", "lycoris_model_layers_0_a", "a.processor"]
+    )
+    parts = chance.choice(
+        [
+            ["lora_down.weight", "lora_up.weight", "alpha", "dora_scale"],
+            ["lora_A.weight", "lora_B.weight", "lora_magnitude_vector"],
+            ["lora.down.weight", "lora.up.weight"],
+            ["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "alpha"],
+            ["lokr_w1", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "lokr_w2", "alpha"],
+        ]
+    )
+    state = {}
+    for part in parts:
+        if chance.random() < 0.85:
+            shape = [
+                chance.choice([0, 1, 2, 2, 2, 3, 3, 4, 4])
+                for _ in range(chance.choice([0, 1, 2, 2, 2, 2, 3, 4]))
+            ]
+            state[f"{module}.{part}"] = torch.full(
+                shape, chance.choice([1.0, 2.0, float("inf"), float("nan")])
+            )
+    save_file(state, place / "x.safetensors")
+    read_all(open_source(place / "x.safetensors"))
+
+
+def try_index(place: Path, chance: random.Random) -> None:
+    write_index(place / "sharded", chance)
+    read_all(open_source(place / "sharded"))
+
+
+def try_config(place: Path, chance: random.Random) -> None:
+    write_config(place / "quantized", chance)
+    read_all(open_source(place / "quantized"))
+
+
+def try_pickle(place: Path, chance: random.Random) -> None:
+    whole = place / "whole.pt"
+    if not whole.exists():
+        torch.save({"a.weight": torch.ones(4, 3), "b": torch.ones(2)}, whole)
+    (place / "x.pt").write_bytes(damaged_bytes(whole.read_bytes(), chance))
+    read_all(open_source(place / "x.pt"))
+
+
+def try_gguf(place: Path, chance: random.Random) -> None:
+    from .gguf_files import write_gguf
+
+    whole = place / "whole.gguf"
+    if not whole.exists():
+        write_gguf(whole, "llama", "Q4_0")
+    content = whole.read_bytes()
+    # The header is a fiftieth of the file; most damage goes there.
+    head = damaged_bytes(content[:4000], chance) + content[4000:]
+    (place / "x.gguf").write_bytes(head if chance.random() < 0.9 else damaged_bytes(content, chance))
+    layout = read_gguf_layout(place / "x.gguf")
+    if chance.random() < 0.02:  # transformers builds a model for each, which takes a second
+        read_all(open_source(place / "x.gguf"))
+    assert all(tensor.end <= (place / "x.gguf").stat().st_size for tensor in layout.tensors)
+
+
+TARGETS: dict[str, Callable[[Path, random.Random], None]] = {
+    "safetensors": try_safetensors,
+    "adapter": try_adapter,
+    "single file": try_single_file,
+    "index": try_index,
+    "config": try_config,
+    "pickle": try_pickle,
+    "gguf": try_gguf,
+}
+
+
+def fuzz(target: str, place: Path, tries: int, seed: int) -> Counter[str]:
+    """Tries that many damaged files; anything but an answer or an IntrudersError of one line is raised.
+
+    Each file has a seed of its own, ``seed * 1_000_000 + number``, which the note on an exception names.
+    """
+    outcomes: Counter[str] = Counter()
+    for number in range(tries):
+        own_seed = seed * 1_000_000 + number
+        start = time.monotonic()
+        try:
+            TARGETS[target](place, random.Random(own_seed))
+            outcomes["read"] += 1
+        except IntrudersError:
+            outcomes["refused"] += 1
+        except BaseException as error:
+            error.add_note(f"fuzz target '{target}', seed {own_seed}")
+            raise
+        assert time.monotonic() - start < SLOWEST, f"fuzz target '{target}', seed {own_seed}, took too long"
+    return outcomes
+
+
+def main() -> None:
+    """Fuzzes every target in turn, and prints what was tried, with what outcome."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("tries", type=int, help="files for each target")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--target", choices=TARGETS, action="append")
+    arguments = parser.parse_args()
+    total = 0
+    for target in arguments.target or TARGETS:
+        with tempfile.TemporaryDirectory() as folder:
+            outcomes = fuzz(target, Path(folder), arguments.tries, arguments.seed)
+        total += sum(outcomes.values())
+        print(
+            f"{target}: {sum(outcomes.values())} files tried, {outcomes['read']} read, "
+            f"{outcomes['refused']} refused"
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"{total} files tried in all, no crash, no hang; peak memory {peak} MiB")
+
+
+if __name__ == "__main__":
+    main()
