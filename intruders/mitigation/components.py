@@ -1,0 +1,192 @@
+"""Single singular triplets of tuned matrices, to the accuracy that changing the weights needs.
+
+An audit knows which of the k leading vectors are wanted and their singular values, but it computed the vectors
+only as well as its decisions needed. Here they are computed again. An intruder is mostly the update's doing,
+so a Krylov space that starts from the update's own directions finds it in some ten narrow products, where the whole
+set of leading vectors takes hundreds. Which Ritz triplet is the wanted one is told by its singular value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..detection.detect import Stack
+from ..linalg.krylov import KrylovSpace
+from ..linalg.lowrank import lowrank_svd
+from ..linalg.operators import Dense, LowRankUpdate, Operator
+from ..linalg.orthonormal import orthonormalize
+from ..linalg.svd import dense_svd, settle_clusters
+
+# Largest sine of the angle between a computed vector and the true one. Turned by it, a component s y v^T moves by
+# at most about this share of s times the vectors' largest entries: well below 1e-3 of the matrix's largest entry.
+ANGLE = 3e-5
+# A Ritz triplet is the wanted one when its value is this close, as a share of the gap to the other leading values.
+_SAME = 0.25
+_STEPS_BETWEEN_LOOKS = 6
+_LOOKS = 5
+# Below this smaller side a dense decomposition costs less than the calls of the Krylov method.
+_DENSE_BELOW = 100
+# Rows of the random block that is added when vectors are wanted that are not the update's doing.
+_RANDOM_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Components:
+    """Part of a matrix: ``sum_j values_j left_j right_j^T``, double precision."""
+
+    values: Tensor  # (c,)
+    left: Tensor  # (c, m), unit rows
+    right: Tensor  # (c, n), unit rows
+
+    def factors(self, factor: float) -> tuple[Tensor, Tensor]:
+        """``factor`` times it, as an (m, c) and a (c, n) matrix."""
+        return (self.left * (factor * self.values).unsqueeze(-1)).mT, self.right
+
+
+def find_components(
+    stack: Stack,
+    indices: Sequence[Sequence[int]],
+    values: Sequence[Sequence[float]],
+    from_update: bool,
+) -> list[Components]:
+    """The singular triplets of every W of a stack at the given places of its descending order.
+
+    Args:
+      stack: the matrices.
+      indices: of each matrix, which of its leading triplets are wanted.
+      values: of each matrix, its leading singular values as an audit knows them, one for each vector examined.
+      from_update: the wanted vectors are mostly the update's doing (intruders are). Vectors that belong to the base
+        need a wider start.
+
+    Vectors are within an angle of ``ANGLE`` of the true ones. Single precision where that reaches it, then double;
+    the dense decomposition where singular values are too close, or the shape too small, for either.
+    """
+    count = len(indices)
+    found: list[Components | None] = [None] * count
+    if min(stack.base.shape[-2:]) >= _DENSE_BELOW:
+        for attempt in (stack, _in_double(stack)):
+            pending = torch.tensor([i for i in range(count) if found[i] is None])
+            if len(pending) == 0:
+                break
+            chosen = pending.tolist()
+            some = attempt if len(chosen) == count else attempt.select(pending)
+            parts = _by_krylov(some, [indices[i] for i in chosen], [values[i] for i in chosen], from_update)
+            for i, part in zip(chosen, parts, strict=True):
+                found[i] = part
+    return [part if part is not None else _by_dense_svd(stack, i, indices[i]) for i, part in enumerate(found)]
+
+
+def _operator(stack: Stack) -> Operator:
+    """W of every matrix: a low-rank update is never summed."""
+    if stack.tuned is not None:
+        return Dense(stack.tuned)
+    assert stack.left is not None
+    assert stack.right is not None
+    return LowRankUpdate(Dense(stack.base), stack.left, stack.right)
+
+
+def _in_double(stack: Stack) -> Stack:
+    tuned, left, right = (
+        None if part is None else part.double() for part in (stack.tuned, stack.left, stack.right)
+    )
+    return Stack(stack.base.double(), tuned, left, right)
+
+
+def _by_dense_svd(stack: Stack, index: int, wanted: Sequence[int]) -> Components:
+    """Within a cluster of equal singular values the vectors are chosen as an exact audit chooses them."""
+    one = _in_double(stack.select(torch.tensor([index])))
+    matrix = _operator(one).dense()[0]
+    svd = dense_svd(matrix)
+    rows = torch.tensor(list(wanted), dtype=torch.long)
+    left = settle_clusters(svd, max(wanted) + 1, one.base[0])[rows]
+    products = left @ matrix  # s_j v_j for any choice of y_j within a cluster
+    lengths = products.norm(dim=-1)
+    return Components(lengths, left, torch.nn.functional.normalize(products, dim=-1))
+
+
+def _by_krylov(
+    stack: Stack, indices: Sequence[Sequence[int]], values: Sequence[Sequence[float]], from_update: bool
+) -> list[Components | None]:
+    operator = _operator(stack)
+    left, right = _starts(stack, max(len(wanted) for wanted in indices), from_update)
+    width = left.shape[-2]
+    room = width * _STEPS_BETWEEN_LOOKS * _LOOKS
+    largest = min(operator.shape[-2:])
+    space = KrylovSpace.from_bases(operator, left, right, room)
+    found: list[Components | None] = [None] * len(indices)
+    for _ in range(_LOOKS):
+        if space.left.shape[-2] + width * _STEPS_BETWEEN_LOOKS > largest:
+            break
+        for _ in range(_STEPS_BETWEEN_LOOKS):
+            from_left, from_right = (
+                space.left_products[..., -width:, :],
+                space.right_products[..., -width:, :],
+            )
+            space.grow_right(from_left)
+            space.grow_left(from_right)
+        found = _matched(space, indices, values)
+        if all(part is not None for part in found):
+            break
+    return found
+
+
+def _starts(stack: Stack, most: int, from_update: bool) -> tuple[Tensor, Tensor]:
+    """Orthonormal rows on both sides: the update's leading directions, and random ones where those are not enough."""
+    count = most + 1
+    if stack.left is not None and stack.right is not None:
+        svd = lowrank_svd(stack.left, stack.right)
+        left, right = svd.left[:, :count].to(stack.base.dtype), svd.right[:, :count].to(stack.base.dtype)
+    else:
+        assert stack.tuned is not None
+        difference = KrylovSpace.from_random_block(Dense(stack.tuned - stack.base), _RANDOM_ROWS, 6)
+        triplets, _, _ = difference.ritz(min(count, difference.left.shape[-2] - 1))
+        left, right = triplets.left, triplets.right
+    if not from_update:
+        generator = torch.Generator().manual_seed(0)
+        shape = (left.shape[0], _RANDOM_ROWS)
+        for_left, for_right = (
+            torch.randn(_RANDOM_ROWS, side, generator=generator, dtype=torch.float64)
+            .to(left.device, left.dtype)
+            .expand(*shape, side)
+            for side in stack.base.shape[-2:]
+        )
+        left, right = torch.cat([left, for_left], dim=-2), torch.cat([right, for_right], dim=-2)
+    return orthonormalize(left), orthonormalize(right)
+
+
+def _matched(
+    space: KrylovSpace, indices: Sequence[Sequence[int]], values: Sequence[Sequence[float]]
+) -> list[Components | None]:
+    """Of each matrix the wanted triplets, or None while one of them has not converged or cannot be told apart."""
+    size = min(space.left.shape[-2], space.right.shape[-2])
+    triplets, _, _ = space.ritz(min(size - 1, 4 * max(len(known) for known in values)))
+    ritz = triplets.values.double()  # (batch, tracked)
+    residuals = triplets.residuals.double()
+    found: list[Components | None] = []
+    for row, (wanted, known) in enumerate(zip(indices, values, strict=True)):
+        places = [_place(ritz[row], residuals[row], known, j) for j in wanted]
+        kept = [place for place in places if place is not None]
+        if len(kept) < len(wanted) or len(set(kept)) < len(kept):
+            found.append(None)
+            continue
+        left, right = triplets.left[row, kept].double(), triplets.right[row, kept].double()
+        found.append(Components(ritz[row, kept], left, right))
+    return found
+
+
+def _place(ritz: Tensor, residuals: Tensor, known: Sequence[float], wanted: int) -> int | None:
+    """Where among the Ritz values the wanted singular value is, if it has converged to ``ANGLE``."""
+    value = known[wanted]
+    distances = (ritz - value).abs()
+    place = int(distances.argmin())
+    gap = min((abs(other - value) for j, other in enumerate(known) if j != wanted), default=value)
+    if wanted == len(known) - 1 and place + 1 < len(ritz):
+        gap = min(
+            gap, abs(float(ritz[place] - ritz[place + 1]))
+        )  # an audit does not say what comes after its last
+    close = float(distances[place]) <= _SAME * gap
+    return place if close and float(residuals[place]) <= ANGLE * gap else None

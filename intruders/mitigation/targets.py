@@ -1,0 +1,127 @@
+"""Where mitigated weights go: a LoRA adapter (in a folder or a model), or a full checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..checkpoints.adapters.peft import ADAPTER_CONFIG
+from ..checkpoints.adapters.update import Adapter
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.locate import locate
+from ..checkpoints.open import Opened, Source
+from ..checkpoints.write import PlannedTensor, write_checkpoint, write_safetensors
+from ..errors import CheckpointError
+from .adapter import LoraAdapter, Rank, Rewritten, modules_of_pairs, read_lora_folder, rewritten
+from .checkpoint import companion_folder, planned_checkpoint, write_companions
+from .in_memory import active_lora, add_adapter
+from .interventions import Change
+
+Factors = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What cutting ranks did, by the base's names of the matrices."""
+
+    ranks: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoraTarget:
+    """The LoRA adapter that was given, with new factors where it changes."""
+
+    adapter: LoraAdapter
+    modules: dict[str, str]  # base's matrix -> the adapter's module
+    rank: Rank
+    own_name: str | None = None  # of the adapter, in a model
+
+    @classmethod
+    def of(
+        cls, base: Checkpoint, tuned: Opened, given: Source | None, model: nn.Module | None, rank: Rank
+    ) -> LoraTarget:
+        """Raises CheckpointError when the tuned side is no plain LoRA adapter."""
+        name = None
+        if model is not None:
+            name, adapter = active_lora(model)
+        elif not isinstance(tuned, Adapter) or not (folder := _folder(str(given))):
+            raise CheckpointError(
+                f"'{tuned.source}' is no PEFT adapter, so that there is none to write back; write a checkpoint "
+                "(--as checkpoint)"
+            )
+        else:
+            adapter = read_lora_folder(folder, tuned.source)
+        return cls(adapter, modules_of_pairs(base, adapter), rank, name)
+
+    def content(self, updates: Mapping[str, Factors]) -> tuple[Rewritten, Written]:
+        """The new adapter, of the changed updates by matrix."""
+        content = rewritten(
+            self.adapter, {self.modules[name]: both for name, both in updates.items()}, self.rank
+        )
+        names = {module: name for name, module in self.modules.items()}
+        known = {module: names.get(module, module) for module in content.ranks}
+        return content, Written(
+            {known[module]: rank for module, rank in content.ranks.items()},
+            {known[module]: error for module, error in content.errors.items()},
+        )
+
+    def write(self, folder: Path, updates: Mapping[str, Factors]) -> Written:
+        content, written = self.content(updates)
+        tensors = [_planned(name, tensor) for name, tensor in content.tensors.items()]
+        write_safetensors(folder / "adapter_model.safetensors", tensors)
+        config = json.dumps(content.config, indent=2, sort_keys=True, default=_plain)
+        (folder / ADAPTER_CONFIG).write_text(config + "\n", encoding="utf-8")
+        return written
+
+    def put_into(self, model: nn.Module, adapter_name: str, updates: Mapping[str, Factors]) -> Written:
+        assert self.own_name is not None
+        content, written = self.content(updates)
+        add_adapter(model, self.own_name, adapter_name, content)
+        return written
+
+
+@dataclass(frozen=True)
+class CheckpointTarget:
+    """The whole model, with everything that the tuned side changed, in shards."""
+
+    base: Checkpoint
+    tuned: Opened
+    companions: Path  # where config and tokenizer are
+    shard_bytes: int
+
+    @classmethod
+    def of(
+        cls, base: Checkpoint, tuned: Opened, sources: tuple[object, object], shard_bytes: int
+    ) -> CheckpointTarget:
+        """Raises CheckpointError when the tuned side cannot be written as a whole model."""
+        planned_checkpoint(base, tuned, {})
+        return cls(base, tuned, companion_folder(base, tuned, *sources), shard_bytes)
+
+    def write(
+        self, folder: Path, changes: Mapping[str, Change], progress: Callable[[int, int], None] | None
+    ) -> Written:
+        whole = self.tuned if isinstance(self.tuned, Checkpoint) else self.base
+        write_companions(self.companions, folder, is_gguf=whole.format == "gguf")
+        tensors = planned_checkpoint(self.base, self.tuned, changes)
+        write_checkpoint(folder, tensors, shard_bytes=self.shard_bytes, progress=progress)
+        return Written()
+
+
+def _planned(name: str, tensor: Tensor) -> PlannedTensor:
+    return PlannedTensor(name, tuple(tensor.shape), tensor.dtype, lambda: tensor)
+
+
+def _folder(given: str) -> Path | None:
+    path = locate(given)
+    folder = path if path.is_dir() else path.parent
+    return folder if (folder / ADAPTER_CONFIG).is_file() else None
+
+
+def _plain(value: object) -> object:
+    """Sets and enumerations, which a config in memory holds, as JSON has them."""
+    return sorted(value) if isinstance(value, set | frozenset) else str(getattr(value, "value", value))

@@ -1,0 +1,78 @@
+"""Fine-tuned models with intruders, made by code, and the paper's formula by dense decompositions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tests.checkpoints.models import tiny_llama
+
+
+def hot_llama(seed: int = 0, gain: float = 1.5, model: nn.Module | None = None, **settings: Any) -> nn.Module:
+    """A PeftModel whose update outweighs the base in every matrix: its leading directions are intruders."""
+    from peft import LoraConfig, get_peft_model
+
+    values = {"r": 2, "lora_alpha": 4, "target_modules": "all-linear"}
+    peft = get_peft_model(model or tiny_llama(seed), LoraConfig(**(values | settings)))
+    generator = torch.Generator().manual_seed(seed + 1)
+    for layer in peft.modules():
+        if not hasattr(layer, "lora_A"):
+            continue
+        base = layer.base_layer.weight
+        for down, up in (
+            (layer.lora_A, layer.lora_B),
+            (layer.lora_embedding_A, layer.lora_embedding_B),
+        ):
+            for name in down:
+                a, b = (getattr(part[name], "weight", part[name]) for part in (down, up))
+                a.data = torch.randn(a.shape, generator=generator).to(a.dtype)
+                b.data = torch.randn(b.shape, generator=generator).to(b.dtype)
+                size = torch.linalg.matrix_norm(b.data.flatten(1).float() @ a.data.flatten(1).float(), 2)
+                wanted = gain * torch.linalg.matrix_norm(base.data.flatten(1).float(), 2)
+                b.data *= (wanted / (size * layer.scaling[name])).to(b.dtype)
+    return peft.eval()
+
+
+def medium_llama(seed: int = 0) -> nn.Module:
+    """Large enough in every matrix that vectors are found by the Krylov method."""
+    return tiny_llama(seed, hidden_size=160, intermediate_size=224, num_key_value_heads=4)
+
+
+def wide_spectrum(model: nn.Module, seed: int = 7) -> nn.Module:
+    """The model with the spectra of trained weights: a few large singular values before a long tail."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            u, s, v = torch.linalg.svd(parameter.data, full_matrices=False)
+            tail = 1 + 20 * torch.rand(len(s), generator=generator) / (1 + torch.arange(len(s)))
+            parameter.data = (u * (s * tail)) @ v
+    return model
+
+
+def places_of_intruders(base: Tensor, tuned: Tensor, k: int = 10, epsilon: float = 0.5) -> list[int]:
+    """By the definition: two full decompositions in double precision."""
+    x = torch.linalg.svd(base.double(), full_matrices=False)[0]
+    y = torch.linalg.svd(tuned.double(), full_matrices=False)[0][:, :k]
+    return (((x.mT @ y).abs().amax(0)) < epsilon).nonzero().flatten().tolist()
+
+
+def scaled(tuned: Tensor, places: list[int], scale: float) -> Tensor:
+    """``W + (scale - 1) sum_j s_j y_j v_j^T`` over the given places, in double precision."""
+    u, s, v = torch.linalg.svd(tuned.double(), full_matrices=False)
+    return tuned.double() + (scale - 1) * (u[:, places] * s[places]) @ v[places]
+
+
+def merged_from(folder: Path, base: nn.Module) -> dict[str, Tensor]:
+    """What PEFT itself makes of a written adapter."""
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(base, str(folder))
+    return {name: tensor.clone() for name, tensor in model.merge_and_unload().state_dict().items()}
+
+
+def deviation(found: Tensor, wanted: Tensor) -> float:
+    """Largest difference, as a share of the largest entry."""
+    return float((found.double() - wanted.double()).abs().max() / wanted.abs().max())

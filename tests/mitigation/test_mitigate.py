@@ -1,0 +1,280 @@
+"""Mitigated adapters against the formula by dense decompositions, through PEFT's own merge."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import intruders
+from intruders.errors import CheckpointError, IntrudersError, PairingError, SettingError
+from intruders.mitigation.mitigate import mitigate
+from tests.checkpoints.models import merged_weights, saved, tiny_gpt2, tiny_llama
+from tests.mitigation.hot import (
+    deviation,
+    hot_llama,
+    medium_llama,
+    merged_from,
+    places_of_intruders,
+    scaled,
+    wide_spectrum,
+)
+
+CLOSE = 1e-3  # of the largest entry: the bar for single precision
+
+
+def expected(before: dict[str, Tensor], after: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """The formula for every two-dimensional weight that the adapter changed, embeddings left alone."""
+    wanted = {}
+    for name, tuned in after.items():
+        same = tuned.dim() != 2 or torch.equal(tuned, before[name])
+        if same or "embed" in name or "lm_head" in name or "wte" in name:
+            wanted[name] = tuned.double()
+        else:
+            wanted[name] = scaled(tuned, places_of_intruders(before[name], tuned), scale)
+    return wanted
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.3, 1.5])
+@pytest.mark.parametrize("size", ["tiny", "medium", "wide spectrum"])
+def test_merged_adapter_is_the_formula(tmp_path: Path, size: str, scale: float) -> None:
+    base = {
+        "tiny": tiny_llama,
+        "medium": medium_llama,
+        "wide spectrum": lambda: wide_spectrum(medium_llama()),
+    }[size]()
+    saved(base, tmp_path / "base")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    model = hot_llama(model=copy.deepcopy(base), gain=1.2)
+    saved(model, tmp_path / "tuned")
+    result = mitigate(tmp_path / "base", tmp_path / "tuned", scale=scale, out=tmp_path / "out")
+    wanted = expected(before, merged_weights(model), scale)
+    found = merged_from(tmp_path / "out", base)
+    assert result.before.intruders > 5
+    for name, tensor in wanted.items():
+        assert deviation(found[name], tensor) < CLOSE, name
+    for matrix in result.matrices:
+        assert matrix.rank_after is not None
+        assert matrix.rank_before is not None
+        assert matrix.rank_after <= matrix.rank_before + matrix.intruders
+        difference = wanted[matrix.name] - before[matrix.name].double()
+        assert matrix.update_norm_after == pytest.approx(float(difference.norm()), rel=1e-4)
+
+
+def test_scale_one_changes_nothing(tmp_path: Path) -> None:
+    saved(tiny_llama(), tmp_path / "base")
+    saved(hot_llama(), tmp_path / "tuned")
+    mitigate(tmp_path / "base", tmp_path / "tuned", scale=1, out=tmp_path / "out")
+    from safetensors.torch import load_file
+
+    old, new = (load_file(tmp_path / side / "adapter_model.safetensors") for side in ("tuned", "out"))
+    assert old.keys() == new.keys()
+    assert all(torch.equal(old[name], new[name]) for name in old)
+
+
+def test_no_removed_direction_is_left_among_the_leading_ones(tmp_path: Path) -> None:
+    base = wide_spectrum(medium_llama())
+    saved(base, tmp_path / "base")
+    model = hot_llama(model=copy.deepcopy(base), gain=1.2)
+    saved(model, tmp_path / "tuned")
+    result = mitigate(tmp_path / "base", tmp_path / "tuned", scale=0, out=tmp_path / "out")
+    before, tuned = base.state_dict(), merged_weights(model)
+    found = merged_from(tmp_path / "out", copy.deepcopy(base))
+    for matrix in result.matrices:
+        removed = torch.linalg.svd(tuned[matrix.name].double())[0][:, matrix.scaled]
+        left = torch.linalg.svd(found[matrix.name].double())[0][:, :10]
+        assert float((removed.mT @ left).abs().max()) < 0.1
+    for matrix in result.after.matrices:
+        wanted = places_of_intruders(before[matrix.name], found[matrix.name])
+        assert [vector.index for vector in matrix.vectors if vector.intruder] == wanted
+
+
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_ranks_and_alphas_of_patterns_are_kept(tmp_path: Path, use_rslora: bool) -> None:
+    base = tiny_llama()
+    saved(base, tmp_path / "base")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    model = hot_llama(
+        r=3,
+        lora_alpha=5,
+        rank_pattern={"q_proj": 1, "layers.1.mlp.up_proj": 4},
+        alpha_pattern={"v_proj": 7},
+        use_rslora=use_rslora,
+    )
+    saved(model, tmp_path / "tuned")
+    mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.4, out=tmp_path / "out")
+    found = merged_from(tmp_path / "out", base)
+    for name, tensor in expected(before, merged_weights(model), 0.4).items():
+        assert deviation(found[name], tensor) < CLOSE, name
+
+
+def test_rank_keep_is_the_best_approximation(tmp_path: Path) -> None:
+    base = tiny_llama()
+    saved(base, tmp_path / "base")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    model = hot_llama(r=3, lora_alpha=6)
+    saved(model, tmp_path / "tuned")
+    result = mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.3, rank="keep", out=tmp_path / "out")
+    wanted = expected(before, merged_weights(model), 0.3)
+    found = merged_from(tmp_path / "out", base)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["r"], config["rank_pattern"], config["alpha_pattern"]) == (3, {}, {})
+    for matrix in result.matrices:
+        change = wanted[matrix.name] - before[matrix.name].double()
+        u, s, v = torch.linalg.svd(change, full_matrices=False)
+        best = before[matrix.name].double() + (u[:, :3] * s[:3]) @ v[:3]
+        assert deviation(found[matrix.name], best) < CLOSE
+        assert matrix.relative_error == pytest.approx(float(s[3:].norm() / s.norm()), abs=1e-4)
+    assert result.largest_error > 0.01
+
+
+def test_rank_as_a_number_needs_no_patterns(tmp_path: Path) -> None:
+    base = tiny_llama()
+    saved(base, tmp_path / "base")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    model = hot_llama(rank_pattern={"q_proj": 1})
+    saved(model, tmp_path / "tuned")
+    result = mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.3, rank=14, out=tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["r"], config["rank_pattern"]) == (14, {})
+    assert result.largest_error < 1e-6
+    found = merged_from(tmp_path / "out", base)
+    for name, tensor in expected(before, merged_weights(model), 0.3).items():
+        assert deviation(found[name], tensor) < CLOSE, name
+
+
+def test_conv1d_and_embeddings(tmp_path: Path) -> None:
+    base = tiny_gpt2(tie_word_embeddings=False)
+    saved(base, tmp_path / "base")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    model = hot_llama(
+        model=copy.deepcopy(base), target_modules=["c_attn", "c_fc", "wte"], fan_in_fan_out=True
+    )
+    saved(model, tmp_path / "tuned")
+    result = mitigate(
+        tmp_path / "base", tmp_path / "tuned", scale=0.2, out=tmp_path / "out", include_embeddings=True
+    )
+    after = merged_weights(model)
+    found = merged_from(tmp_path / "out", base)
+    assert {"transformer.wte.weight", "transformer.h.0.attn.c_attn.weight"} <= {
+        m.name for m in result.matrices
+    }
+    for matrix in result.matrices:
+        turned = matrix.name.endswith(("c_attn.weight", "c_fc.weight"))
+        old, new = (side[matrix.name].mT if turned else side[matrix.name] for side in (before, after))
+        wanted = scaled(new, places_of_intruders(old, new), 0.2)
+        assert deviation(found[matrix.name].mT if turned else found[matrix.name], wanted) < CLOSE, matrix.name
+
+
+def test_bfloat16_to_its_rounding(tmp_path: Path) -> None:
+    base = tiny_llama().to(torch.bfloat16)
+    saved(base, tmp_path / "base")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    model = hot_llama(model=copy.deepcopy(base))
+    saved(model.to(torch.bfloat16), tmp_path / "tuned")
+    result = mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.3, out=tmp_path / "out")
+    found = merged_from(tmp_path / "out", base)
+    for layer, matrix in ((layer, m) for m in result.matrices for layer in [m.name.removesuffix(".weight")]):
+        module = model.get_submodule(f"base_model.model.{layer}")
+        a, b = (part["default"].weight.double() for part in (module.lora_A, module.lora_B))
+        old = before[matrix.name].double()
+        tuned = old + module.scaling["default"] * b @ a
+        wanted = scaled(tuned, places_of_intruders(old, tuned), 0.3)
+        assert deviation(found[matrix.name], wanted) < 2**-7
+
+
+def test_in_memory_beside_the_original() -> None:
+    model = hot_llama()
+    before = {name: t.clone() for name, t in tiny_llama().state_dict().items()}
+    tuned = merged_weights(copy.deepcopy(model))
+    result = mitigate(model, scale=0.3, adapter_name="mitigated")
+    assert model.active_adapters == ["mitigated"]
+    assert result.after.intruders != result.before.intruders or result.before.intruders == 0
+    wanted = expected(before, tuned, 0.3)
+    first = copy.deepcopy(model)
+    found = merged_weights(first)
+    for name, tensor in wanted.items():
+        assert deviation(found[name], tensor) < CLOSE, name
+    model.set_adapter("default")
+    again = merged_weights(model)
+    assert all(torch.equal(again[name], tuned[name]) for name in tuned)
+
+
+def test_in_memory_with_another_scale_and_written_from_there(tmp_path: Path) -> None:
+    model = hot_llama(gain=3.0)
+    for layer in model.modules():
+        if hasattr(layer, "lora_A"):
+            layer.scale_layer(0.5)
+    tuned = merged_weights(copy.deepcopy(model))
+    before = {name: t.clone() for name, t in tiny_llama().state_dict().items()}
+    mitigate(model, scale=0.3, out=tmp_path / "out")
+    found = merged_from(tmp_path / "out", tiny_llama())
+    for name, tensor in expected(before, tuned, 0.3).items():
+        assert deviation(found[name], tensor) < CLOSE, name
+
+
+def test_a_saved_audit_is_used_and_checked(tmp_path: Path) -> None:
+    saved(tiny_llama(), tmp_path / "base")
+    saved(hot_llama(), tmp_path / "tuned")
+    saved(hot_llama(seed=5, gain=3.0, model=tiny_llama()), tmp_path / "other")
+    audit = intruders.audit(tmp_path / "base", tmp_path / "tuned", k=3)
+    audit.save(tmp_path / "audit.json")
+    result = mitigate(
+        tmp_path / "base", tmp_path / "tuned", scale=0, audit=tmp_path / "audit.json", out=tmp_path / "out"
+    )
+    assert result.before == audit
+    assert result.after.k == 3
+    with pytest.raises(PairingError, match="audit these two again"):
+        mitigate(tmp_path / "base", tmp_path / "other", scale=0, audit=audit, out=tmp_path / "out2")
+    assert not (tmp_path / "out2").exists()
+
+
+def test_record_says_what_was_changed(tmp_path: Path) -> None:
+    saved(tiny_llama(), tmp_path / "base")
+    saved(hot_llama(), tmp_path / "tuned")
+    result = mitigate(
+        tmp_path / "base", tmp_path / "tuned", scale=0.25, out=tmp_path / "out", include=["*.q_proj.*"]
+    )
+    record = json.loads((tmp_path / "out" / "intruders.json").read_text())
+    assert record["intervention"]["scale"] == 0.25
+    assert (
+        record["totals"]["intruders_before"]
+        == record["before"]["totals"]["intruders"]
+        == result.before.intruders
+    )
+    assert {matrix["name"] for matrix in record["matrices"]} == {m.name for m in result.matrices}
+    assert all("q_proj" in matrix["name"] and matrix["scaled"] for matrix in record["matrices"])
+    assert record["after"]["tuned"]["source"] == str(tmp_path / "out")
+
+
+def test_what_cannot_be_done_is_said_before_the_work(tmp_path: Path) -> None:
+    base = saved(tiny_llama(), tmp_path / "base")
+    tuned = saved(hot_llama(), tmp_path / "tuned")
+    cases: list[tuple[type[IntrudersError], str, dict[str, object]]] = [
+        (SettingError, "scale is -1", {"scale": -1}),
+        (SettingError, "scale is nan", {"scale": float("nan")}),
+        (SettingError, "control is 'shrunk'", {"control": "shrunk"}),
+        (SettingError, "rank is 0", {"rank": 0}),
+        (SettingError, "form is 'gguf'", {"form": "gguf"}),
+        (SettingError, "out is missing", {"out": None}),
+        (SettingError, "a checkpoint has none", {"form": "checkpoint", "rank": "keep"}),
+        (SettingError, "is read from", {"out": tuned, "force": True}),
+        (CheckpointError, "is there; choose another folder", {"out": tuned}),
+        (CheckpointError, "there is no folder", {"out": tmp_path / "no" / "out"}),
+    ]
+    for kind, text, given in cases:
+        settings = {"scale": 0.3, "out": tmp_path / "out"} | given
+        with pytest.raises(kind, match=text):
+            mitigate(base, tuned, **settings)  # type: ignore[arg-type]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "tuned"]
+
+
+def test_dora_is_refused_as_an_adapter(tmp_path: Path) -> None:
+    base = saved(tiny_llama(), tmp_path / "base")
+    tuned = saved(hot_llama(use_dora=True), tmp_path / "tuned")
+    with pytest.raises(CheckpointError, match="DoRA adapter.*--as checkpoint"):
+        mitigate(base, tuned, scale=0.3, out=tmp_path / "out")
