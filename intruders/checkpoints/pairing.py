@@ -10,6 +10,7 @@ from torch import nn
 from ..errors import CheckpointError
 from .adapters.update import Adapter
 from .checkpoint import Checkpoint
+from .experts import aligned_experts
 from .memory import has_adapters, module_checkpoint
 from .open import Opened, Source, Stack, open_checkpoint, open_source
 from .pair_adapter import pair_adapter
@@ -87,9 +88,12 @@ def _pair(base: Checkpoint, tuned: Opened, selection: Selection) -> Pairing:
                 part = replace(part, changed_base=None)
             parts.append((_pair(base, part, selection), weight))
         return pair_stack(tuned.source, parts)
+    base, tuned, notes = aligned_experts(base, tuned)
     if isinstance(tuned, Adapter):
-        return pair_adapter(base, tuned, selection)
-    return pair_checkpoints(base, tuned, selection)
+        pairing = pair_adapter(base, tuned, selection)
+    else:
+        pairing = pair_checkpoints(base, tuned, selection)
+    return replace(pairing, matched=notes + pairing.matched)
 
 
 def _with_own_base(model: nn.Module, opened: Opened, alone: bool) -> Opened:

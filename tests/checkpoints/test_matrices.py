@@ -188,6 +188,34 @@ def test_target_parameters(tmp_path: Path, make: Any) -> None:
                 torch.testing.assert_close(tuned_of(both), merged.T if make is tiny_gpt_oss else merged)
 
 
+def test_experts_stacked_on_one_side_and_separate_on_the_other(tmp_path: Path) -> None:
+    base, tuned = tiny_mixtral(0), tiny_mixtral(1)
+    on_disk = {0: saved(base, tmp_path / "a"), 1: saved(tuned, tmp_path / "b")}
+    truth = loaded(pair(*open_pair(base, tuned)))
+    for sources, side in (((on_disk[0], tuned), "base"), ((base, on_disk[1]), "tuned")):
+        pairing = pair(*open_pair(*sources))
+        different = loaded(pairing)
+        assert set(different) == set(truth)
+        for name, both in different.items():
+            assert torch.equal(both.base, truth[name].base)
+            assert torch.equal(tuned_of(both), tuned_of(truth[name]))
+        assert pairing.matched[0].startswith(f"experts that {side} stores one by one")
+
+
+def test_target_parameters_on_a_base_from_disk(tmp_path: Path) -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj"], target_parameters=["mlp.experts.gate_up_proj"])
+    model = get_peft_model(tiny_mixtral(), config)
+    randomize_adapter(model)
+    base = saved(tiny_mixtral(), tmp_path / "base")
+    different = loaded(pair(*open_pair(base, saved(model, tmp_path / "adapter"))))
+    truth = merged_weights(model)["model.layers.0.mlp.experts.gate_up_proj"]
+    for expert in range(3):
+        torch.testing.assert_close(
+            tuned_of(different[f"model.layers.0.mlp.experts.gate_up_proj[{expert}]"]), truth[expert]
+        )
+    assert len(different) == 4
+
+
 def phi3(seed: int) -> nn.Module:
     from transformers import Phi3Config, Phi3ForCausalLM
 

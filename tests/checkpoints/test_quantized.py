@@ -255,6 +255,19 @@ def test_fp8_without_a_scale_is_widened(tmp_path: Path) -> None:
     assert torch.equal(checkpoint.read("a.weight"), weight.float())
 
 
+def test_mxfp4_of_gpt_oss(tmp_path: Path) -> None:
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    blocks = torch.randint(256, (3, 64, 2, 16), dtype=torch.uint8)
+    scales = torch.randint(120, 130, (3, 64, 2), dtype=torch.uint8)
+    tensors = {"mlp.experts.gate_up_proj_blocks": blocks, "mlp.experts.gate_up_proj_scales": scales}
+    checkpoint = open_checkpoint(write_quantized(tmp_path / "q", tensors, {"quant_method": "mxfp4"}))
+    truth = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+    assert checkpoint.names() == ["mlp.experts.gate_up_proj"]
+    assert torch.equal(checkpoint.read("mlp.experts.gate_up_proj"), truth)
+    assert torch.equal(checkpoint.tensors["mlp.experts.gate_up_proj"].read_slice(2), truth[2])
+
+
 def test_methods_that_are_not_read_are_named(tmp_path: Path) -> None:
     for method in ("aqlm", "hqq", "quip", 7):
         folder = write_quantized(tmp_path / "q", {"a.weight": torch.zeros(2, 2)}, {"quant_method": method})

@@ -10,6 +10,7 @@ import torch
 from ...errors import CheckpointError
 from ..checkpoint import StoredTensor
 from .bitsandbytes import four_bit_weights, int8_weights
+from .mxfp4 import mxfp4_weights
 from .packed import awq_weights, compressed_weights, gptq_weights
 from .scaled import scaled_weights
 
@@ -25,6 +26,7 @@ _READERS: dict[str, list[Callable[[Tensors, Mapping[str, Any]], Restored]]] = {
     "fp8": [scaled_weights],
     "fbgemm_fp8": [scaled_weights],
     "modelopt": [scaled_weights],
+    "mxfp4": [mxfp4_weights],
 }
 
 
@@ -55,19 +57,24 @@ def restored(tensors: Tensors, config: Mapping[str, Any] | None, source: str) ->
         parts |= used
     result: dict[str, StoredTensor] = {}
     for name, stored in tensors.items():
-        whole = next((weight for weight in _owners(name) if weight in weights), None)
-        if whole is not None and (name in parts or name == whole):
-            result.setdefault(whole, weights[whole])
-        elif name not in parts:
+        if name in parts or name in weights:
+            for whole in _owners(name):
+                if whole in weights:
+                    result.setdefault(whole, weights[whole])
+                    break
+        else:
             result[name] = _widened(stored)
     return result
 
 
 def _owners(name: str) -> list[str]:
-    """The weights that a part of this name may belong to: "a.qweight" and "a.weight.absmax" to "a.weight"."""
+    """The weights that a part may belong to: "a.weight" for "a.qweight" and "a.weight.absmax", "b" for "b_blocks"."""
     pieces = name.split(".")
-    return [".".join(pieces[:cut]) + ".weight" for cut in range(len(pieces) - 1, 0, -1)] + [
-        ".".join(pieces[:cut]) for cut in range(len(pieces), 0, -1)
+    modules = [".".join(pieces[:cut]) for cut in range(len(pieces), 0, -1)]
+    return [
+        *(f"{module}.weight" for module in modules),
+        *modules,
+        name.removesuffix("_blocks").removesuffix("_scales"),
     ]
 
 
