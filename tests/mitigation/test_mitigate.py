@@ -276,5 +276,5 @@ def test_what_cannot_be_done_is_said_before_the_work(tmp_path: Path) -> None:
 def test_dora_is_refused_as_an_adapter(tmp_path: Path) -> None:
     base = saved(tiny_llama(), tmp_path / "base")
     tuned = saved(hot_llama(use_dora=True), tmp_path / "tuned")
-    with pytest.raises(CheckpointError, match="DoRA adapter.*--as checkpoint"):
+    with pytest.raises(CheckpointError, match=r"DoRA adapter.*--as checkpoint"):
         mitigate(base, tuned, scale=0.3, out=tmp_path / "out")
