@@ -39,8 +39,9 @@ def sequence(
     seed: Annotated[int | None, Option()] = None,
 ) -> None:
     """Train on several tasks in turn; score all tasks seen and audit against the first base after each."""
-    left_out = ("config", "tasks", "adapters")
-    given = {name: value for name, value in locals().items() if name not in left_out and value is not None}
+    given = {name: value for name, value in locals().items() if value is not None}
+    for own in ("config", "tasks", "adapters"):
+        given.pop(own, None)
 
     from ..training.config import config_from_mapping, read_config
 

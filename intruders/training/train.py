@@ -148,6 +148,7 @@ def _encode(config: FinetuneConfig, tokenizer: Any, task: Task, context: int) ->
 
 def _arguments(config: FinetuneConfig, run: RunFolder) -> Any:
     from transformers import TrainingArguments
+    from transformers.integrations import get_reporting_integration_callbacks
 
     precision = _precision(config)
     settings: dict[str, Any] = dict(
@@ -176,6 +177,7 @@ def _arguments(config: FinetuneConfig, run: RunFolder) -> Any:
         remove_unused_columns=False,
     )
     try:
+        get_reporting_integration_callbacks(settings["report_to"])
         return TrainingArguments(**settings)
     except (ValueError, ImportError) as error:
         raise SettingError(f"transformers refuses these settings: {first_line(error)}") from error

@@ -1,0 +1,85 @@
+"""intruders evaluate and sequence as a person runs them, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import save_bert, save_llama
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [str(Path(sys.executable).parent / "intruders"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    save_llama(folder / "llama")
+    save_bert(folder / "bert", with_head=False)
+    for number, letters in enumerate(("az", "mq")):
+        rows = [f"{letters[i % 2] * 4}\t{i % 2}" for i in range(40)]
+        (folder / f"task{number}.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+    (folder / "notes.txt").write_text("\n\n".join(f"Paragraph {i}. " + "word " * 120 for i in range(30)))
+    return folder
+
+
+def test_evaluate_prints_and_keeps_its_measures(place: Path, tmp_path: Path) -> None:
+    done = _run(
+        "evaluate", str(place / "llama"), "--base", str(place / "llama"), "--loss-on", str(place / "notes.txt"),
+        "--max-documents", "3", "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"cross-entropy on {place / 'notes.txt'} (")
+    assert lines[1].endswith("change +0.0000 [+0.0000, +0.0000]")
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert record["losses"][0]["documents"] == 3
+
+
+def test_sequence_prints_and_keeps_the_accuracy_matrix(place: Path, tmp_path: Path) -> None:
+    tasks = ",".join(f"{place / f'task{number}.tsv'}?text=text&label=label" for number in (0, 1))
+    done = _run(
+        "sequence", "--base", str(place / "bert"), "--tasks", tasks, "--method", "lora", "--rank", "2",
+        "--lr", "1e-2", "--steps", "5", "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "after" in done.stdout
+    assert "backward transfer" in done.stdout
+    record = json.loads((tmp_path / "out" / "sequence.json").read_text())
+    assert [len(row) for row in record["accuracies"]] == [1, 2]
+    assert len(record["intruders"]) == 2
+
+
+def test_errors_are_one_line(place: Path, tmp_path: Path) -> None:
+    cases = [
+        (["evaluate", str(place / "llama")], "nothing to measure"),
+        (["evaluate", str(tmp_path / "none"), "--loss-on", "pydoc"], "is not a model folder"),
+        (["evaluate", str(place / "llama"), "--loss-on", "nowhere"], "corpus 'nowhere' is not known"),
+        (["evaluate", str(place / "bert"), "--loss-on", "pydoc"], "no masked-language-model head"),
+        (
+            [
+                "sequence",
+                "--base",
+                str(place / "bert"),
+                "--tasks",
+                "a,b",
+                "--steps",
+                "1",
+                "--out",
+                str(tmp_path / "o"),
+            ],
+            "task 'a' is not known",
+        ),
+    ]
+    for arguments, said in cases:
+        done = _run(*arguments)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
