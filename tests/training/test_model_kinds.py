@@ -1,0 +1,74 @@
+"""Families of models that the auto classes load, each trained a few steps in full and by LoRA, and read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import character_tokenizer
+
+from intruders.detection.audit import audit
+from intruders.training.config import FinetuneConfig
+from intruders.training.train import finetune
+
+_SIZES: dict[str, dict[str, Any]] = {
+    "qwen2": {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 512,
+    },
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},
+    "llama": {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 512,
+    },
+    "roberta": {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 66,
+    },
+    "bert": {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+    },
+}  # fmt: skip
+# Linear modules of two layers: what both methods change.
+_MATRICES = {"qwen2": 14, "llama": 14, "gpt2": 8, "roberta": 12, "bert": 13}
+
+
+def _save(folder: Path, kind: str, task: str) -> Path:
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    tokenizer = character_tokenizer(around=kind in ("roberta", "bert"))
+    config = AutoConfig.for_model(
+        kind, vocab_size=len(tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=2, **_SIZES[kind]
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config) if task == "causal" else AutoModel.from_config(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("qwen2", "causal"), ("gpt2", "causal"),
+        ("roberta", "classification"), ("bert", "classification"), ("gpt2", "classification"),
+        ("llama", "classification"),
+    ],
+)  # fmt: skip
+def test_trained_and_audited(kind: str, task: str, method: str, tmp_path: Path) -> None:
+    base = _save(tmp_path / "base", kind, task)
+    run = finetune(
+        FinetuneConfig(
+            base=str(base), task="word-problems" if task == "causal" else "pydoc-topics-2",
+            out=str(tmp_path / "run"), method=method, rank=2, lr=1e-2, steps=3, batch_size=2, precision="fp32",
+            max_eval_samples=2, max_length=None if task == "causal" else 40,
+        )
+    )  # fmt: skip
+    found = audit(str(base), str(run.path))
+    assert len(found.matrices) == _MATRICES[kind]
+    assert {matrix.rank for matrix in found.matrices} == ({None} if method == "full" else {2})
+    assert run.record["validation"]["accuracy"] is not None
