@@ -38,9 +38,12 @@ def locate(source: str) -> Path:
     """
     if source in DEMO_MODELS:
         return _demo_model(source)
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
+    try:
+        path = Path(source).expanduser()
+        if path.exists():
+            return path
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, no home folder, a null byte
+        raise CheckpointError(f"'{source[:80]}' cannot be a path ({error}); give another") from None
     if not _HUB_ID.fullmatch(source) or _FILE_ENDING.search(source) or source.startswith("."):
         raise CheckpointError(
             f"there is no file or folder '{source}'; expected a path, a hub id such as 'org/model', "
@@ -73,12 +76,14 @@ def _download(hub_id: str) -> Path:
     try:
         try:
             files = HfApi().model_info(hub_id, timeout=10).siblings or []
-            wanted = _files_to_fetch([file.rfilename for file in files])
-        except (GatedRepoError, RepositoryNotFoundError):
+            wanted = _files_to_fetch(hub_id, [file.rfilename for file in files])
+        except (GatedRepoError, RepositoryNotFoundError, CheckpointError):
             raise
         except Exception:  # no network: what an earlier download left is as good
             return Path(snapshot_download(hub_id, local_files_only=True))
         return Path(snapshot_download(hub_id, allow_patterns=wanted))
+    except CheckpointError:
+        raise
     except GatedRepoError:
         reason = "the hub keeps it behind an agreement: accept it there, then run `hf auth login`"
     except RepositoryNotFoundError:
@@ -88,12 +93,18 @@ def _download(hub_id: str) -> Path:
     raise CheckpointError(f"there is no file or folder '{hub_id}', and {reason}")
 
 
-def _files_to_fetch(files: list[str]) -> list[str]:
+def _files_to_fetch(hub_id: str, files: list[str]) -> list[str]:
     """The files of one format, so that a repository with three of them is not fetched three times."""
     top = [file for file in files if "/" not in file]
     configs = [file for file in top if file.endswith(".json")]
     for ending in (".safetensors", ".bin", ".pt", ".pth", ".gguf"):
-        weights = [file for file in top if file.endswith(ending)]
+        weights = [file for file in top if file.endswith(ending) and not file.startswith("consolidated")]
+        if ending == ".gguf" and len(weights) > 1:
+            raise CheckpointError(
+                f"'{hub_id}' holds {len(weights)} GGUF files, one a quantization: {some_of(weights)}; "
+                "download one, "
+                "and give its path"
+            )
         if weights:
             return configs + weights
     raise ValueError("no weights at the top of the repository")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
 from torch import Tensor, nn
@@ -71,11 +71,16 @@ def _in_memory(
             continue
         first[identity] = name
         tensors[name] = StoredTensor(
-            tuple(tensor.shape), tensor.dtype, str(tensor.dtype).removeprefix("torch."), tensor.detach
+            tuple(tensor.shape), tensor.dtype, str(tensor.dtype).removeprefix("torch."), _reader(tensor)
         )
     whole = restored(tensors, config, source)
     shapes = {name: stored.shape for name, stored in whole.items()}
     return Checkpoint(source, kind, "memory", whole, config, tied, stored_input_first(shapes))
+
+
+def _reader(tensor: Tensor) -> Callable[[], Tensor]:
+    """On the CPU, where files are read too, so that a model on a GPU and a file go together."""
+    return lambda: tensor.detach().cpu()
 
 
 def _config_of(module: nn.Module) -> dict[str, Any] | None:

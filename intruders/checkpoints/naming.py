@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Mapping
+from typing import Any
 
+_INPUT_EMBEDDINGS = (
+    "model.embed_tokens.weight",
+    "transformer.wte.weight",
+    "wte.weight",
+    "model.decoder.embed_tokens.weight",
+    "transformer.word_embeddings.weight",
+)
 _DIGITS = re.compile(r"(\d+)")
 
 # Last module names under which the libraries keep token, position and type embeddings, and output heads.
@@ -26,6 +35,14 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
 def is_embedding_or_head(name: str) -> bool:
     """Whether a tensor of this name looks up or scores tokens or classes."""
     return _EMBEDDING.search(name) is not None
+
+
+def tied_by_config(names: Container[str], config: Mapping[str, Any] | None) -> dict[str, str]:
+    """The output head, to the embedding that transformers loads in its place when the config ties them."""
+    if config is None or config.get("tie_word_embeddings") is not True or "lm_head.weight" not in names:
+        return {}
+    embeddings = [name for name in _INPUT_EMBEDDINGS if name in names]
+    return {"lm_head.weight": embeddings[0]} if len(embeddings) == 1 else {}
 
 
 def some_of(names: list[str], most: int = 3) -> str:

@@ -18,7 +18,7 @@ from .gguf import gguf_file
 from .json_file import read_json_object
 from .locate import locate
 from .memory import has_adapters, is_state_dict, module_checkpoint, state_dict_checkpoint
-from .naming import some_of
+from .naming import some_of, tied_by_config
 from .orientation import stored_input_first
 from .quantized.restore import restored
 from .safetensors import INDEX_SUFFIX, read_metadata, safetensors_file, safetensors_shards
@@ -80,6 +80,13 @@ def open_source(source: Source) -> Opened:
 
 
 def _located(text: str) -> Checkpoint | Adapter:
+    try:
+        return _opened(text)
+    except OSError as error:
+        raise CheckpointError(f"'{text}' cannot be read: {error.strerror or error}") from None
+
+
+def _opened(text: str) -> Checkpoint | Adapter:
     path = _file_of_known_adapter(locate(text))
     if path.is_dir() and (path / ADAPTER_CONFIG).is_file():
         return peft_folder(path, text)
@@ -89,8 +96,10 @@ def _located(text: str) -> Checkpoint | Adapter:
         metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
         return single_file_adapter(tensors, metadata, text)
     tensors = restored(tensors, config, text)
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    return Checkpoint(text, "checkpoint", form, tensors, config, input_first=stored_input_first(shapes))
+    tied = tied_by_config(tensors, config)
+    tensors = {name: stored for name, stored in tensors.items() if name not in tied}
+    shapes = {name: stored.shape for name, stored in tensors.items()}
+    return Checkpoint(text, "checkpoint", form, tensors, config, tied, stored_input_first(shapes))
 
 
 def _file_of_known_adapter(path: Path) -> Path:
@@ -101,6 +110,8 @@ def _file_of_known_adapter(path: Path) -> Path:
 
 def _read(file: Path) -> tuple[str, dict[str, StoredTensor], Mapping[str, Any] | None]:
     """The format's name, the tensors, and the config."""
+    if not file.is_file():  # a pipe or a device could be read for ever
+        raise CheckpointError(f"'{file}' is no regular file; expected the weights of a model")
     if file.suffix == ".gguf":
         return "gguf", *gguf_file(file)
     config = _config_beside(file)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from intruders.checkpoints.open import open_checkpoint
@@ -89,6 +91,16 @@ def test_tied_embeddings_are_paired_once() -> None:
     base, tuned = tiny_llama(0, tie_word_embeddings=True), tiny_llama(1, tie_word_embeddings=True)
     pairing = pair(*open_pair(base, tuned), include_embeddings=True)
     assert len(pairing.pairs) == INNER + 1
+    assert reasons(pairing)["lm_head.weight"] == "the same tensor as 'model.embed_tokens.weight'"
+
+
+def test_tied_head_that_a_file_stores_all_the_same(tmp_path: Path) -> None:
+    """transformers loads the embedding in its place, whatever the file says."""
+    folder = saved(tiny_llama(0, tie_word_embeddings=True), tmp_path)
+    state = load_file(folder / "model.safetensors")
+    state["lm_head.weight"] = torch.randn(40, 16)
+    save_file(state, folder / "model.safetensors")
+    pairing = pair(*open_pair(folder, tiny_llama(1, tie_word_embeddings=True)), include_embeddings=True)
     assert reasons(pairing)["lm_head.weight"] == "the same tensor as 'model.embed_tokens.weight'"
 
 
@@ -268,11 +280,14 @@ def test_configs_that_cannot_be(tmp_path: Path, values: dict[str, Any], text: st
 def test_things_that_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.txt").write_text("hello")
+    os.mkfifo(tmp_path / "pipe.safetensors")
     for source, text in (
         (tmp_path / "gone", "there is no file or folder"),
         ("./gone", "there is no file or folder './gone'"),
         (tmp_path / "empty", "holds no weights"),
         (tmp_path / "x.txt", "is of no format that is read here"),
+        (tmp_path / "pipe.safetensors", "is no regular file"),
+        ("a" * 5000, "cannot be a path"),
         (3, "int is no model"),
         ({"a": 1}, "is no state dict"),
         ({}, "is no state dict"),

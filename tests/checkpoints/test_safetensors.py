@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +112,34 @@ def test_entries_that_cannot_be(tmp_path: Path, value: Any, size: int) -> None:
         CheckpointError, match=r"'.*x.safetensors' is not a whole safetensors file: .*(a|tensors)"
     ):
         read_header(path)
+
+
+def test_a_header_larger_than_the_format_allows(tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "x.safetensors", b"{}", length=10**9)
+    os.truncate(path, 2 * 10**9)  # sparse: it takes no room
+    with pytest.raises(
+        CheckpointError, match="a header of 1,000,000,000 bytes, over the format's 100,000,000"
+    ):
+        read_header(path)
+
+
+def test_one_tensor_in_memory_at_a_time(tmp_path: Path) -> None:
+    """In a process of its own: eight tensors of 32 MiB are read, and the peak grows by two of them at most."""
+    save_file({f"a{index}": torch.rand(2**23) for index in range(8)}, tmp_path / "x.safetensors")
+    program = (
+        "import resource, sys\n"
+        "from intruders.checkpoints.open import open_checkpoint\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "checkpoint = open_checkpoint(sys.argv[1])\n"
+        "checkpoint.read('a0')[:10].sum()\n"
+        "before = peak()\n"
+        "for name in checkpoint.names():\n"
+        "    checkpoint.read(name).sum()\n"
+        "print(peak() - before)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "x.safetensors")]
+    grown = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert grown < 64 + 8, f"{grown} MiB"
 
 
 def test_overlapping_tensors(tmp_path: Path) -> None:
