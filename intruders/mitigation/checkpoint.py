@@ -180,26 +180,32 @@ def companion_folder(base_side: Checkpoint, tuned_side: Opened, base: object, tu
     return locate(os.fspath(source))
 
 
-def write_companions(source: Path, folder: Path, *, is_gguf: bool) -> None:
+def write_companions(source: Path, folder: Path, dtype: torch.dtype, *, is_gguf: bool) -> None:
     """Config and tokenizer into ``folder``; of a GGUF file, those that transformers reads out of it.
+
+    The config is made to say what is written: weights of ``dtype``, not quantized.
 
     Raises:
       CheckpointError: there is no config.
     """
     if is_gguf:
         _from_gguf(source, folder)
-        return
-    beside = source if source.is_dir() else source.parent
-    if "config.json" not in copy_companions(beside, folder):
-        raise CheckpointError(f"'{beside}' has no config.json beside its weights; give a folder that has one")
-    _drop_quantization(folder / "config.json")
+    else:
+        beside = source if source.is_dir() else source.parent
+        if "config.json" not in copy_companions(beside, folder):
+            raise CheckpointError(
+                f"'{beside}' has no config.json beside its weights; give a folder that has one"
+            )
+    _describe_weights(folder / "config.json", dtype)
 
 
-def _drop_quantization(config: Path) -> None:
-    """What is written is not quantized, whatever the base was."""
+def _describe_weights(config: Path, dtype: torch.dtype) -> None:
     values: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-    if values.pop("quantization_config", None) is not None:
-        config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    values.pop("quantization_config", None)
+    for key in ("dtype", "torch_dtype"):
+        if key in values:
+            values[key] = str(dtype).removeprefix("torch.")
+    config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _from_gguf(source: Path, folder: Path) -> None:

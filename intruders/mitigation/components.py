@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..detection.detect import Stack
+from ..detection.stack import Stack
 from ..linalg.krylov import KrylovSpace
 from ..linalg.lowrank import lowrank_svd
 from ..linalg.operators import Dense, LowRankUpdate, Operator

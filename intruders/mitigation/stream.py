@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.pairing import LoadedPair, MatrixPair
-from ..detection.detect import Stack
+from ..detection.stack import Stack
 from ..detection.table import Audit, Matrix
 from ..errors import NonFiniteError, PairingError
 from ..linalg.krylov import KrylovSpace, converge
