@@ -29,6 +29,14 @@ def audit(
         bool, typer.Option("--split-fused", help="Judge q, k and v of a fused weight one by one.")
     ] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Decompose every matrix in full (slow).")] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that judge small matrices side by side.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder for what is learnt of the base; the user's cache folder if not given."),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep anything.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     skip_non_finite: Annotated[
         bool,
@@ -53,6 +61,7 @@ def audit(
     from rich.console import Console
 
     from ..detection.audit import audit as run
+    from ..detection.cache import DiskCache
     from ..detection.files import check_writable, write_atomically
     from ..reports.progress import audit_progress
     from ..reports.terminal import print_audit
@@ -64,6 +73,10 @@ def audit(
     for path in (None if json == "-" else json, parquet, html):
         if path is not None:
             check_writable(path)
+    if html is not None:
+        from ..reports.html import check_can_write_html
+
+        check_can_write_html(html)
     with audit_progress() as progress:
         result = run(
             *given,
@@ -75,15 +88,14 @@ def audit(
             split_fused=split_fused,
             exact=exact,
             device=device,
+            workers=workers,
+            cache=False if no_cache else DiskCache(cache),
             skip_non_finite=skip_non_finite,
             progress=progress,
         )
-    if json == "-":
-        sys.stdout.write(result.to_json() + "\n")
-    else:
-        print_audit(result, Console(), verbose=verbose)
-        if json is not None:
-            write_atomically(json, (result.to_json() + "\n").encode())
+    # Files first: a reader of the table that goes away (`| head`) must not cost them.
+    if json is not None and json != "-":
+        write_atomically(json, (result.to_json() + "\n").encode())
     if parquet is not None:
         from ..detection.parquet import to_parquet
 
@@ -92,6 +104,10 @@ def audit(
         from ..reports.html import write_html
 
         write_html(result, html)
+    if json == "-":
+        sys.stdout.write(result.to_json() + "\n")
+    else:
+        print_audit(result, Console(), verbose=verbose)
     if fail_above is not None and result.intruders > fail_above:
         print(f"{result.intruders} intruder dimensions, more than {fail_above}", file=sys.stderr)
         raise typer.Exit(1)

@@ -9,7 +9,12 @@ import typer
 from ..errors import IntrudersError
 from ..version import __version__
 from .audit import audit
+from .cache import cache
+from .evaluate import evaluate
 from .finetune import finetune
+from .inspect import inspect
+from .report import report
+from .sequence import sequence
 
 app = typer.Typer(
     name="intruders",
@@ -19,8 +24,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="See what a fine-tuning did to the weights of a model: intruder dimensions, found and proved.",
 )
-app.command()(audit)
-app.command()(finetune)
+for command in (audit, report, inspect, finetune, evaluate, sequence, cache):
+    app.command()(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -12,13 +12,19 @@ from torch import Tensor
 from ..checkpoints.open import Source
 from ..checkpoints.pairing import LoadedPair, MatrixPair, Skipped, open_pair, pair
 from ..errors import NonFiniteError
-from .detect import Detection, Stack, detect
-from .settings import check_epsilon, check_k, choose_device
+from .cache import BaseCache, DiskCache, content_key
+from .detect import Detection, detect
+from .known import KnownBase
+from .schedule import prefetched, run_side_by_side
+from .settings import check_epsilon, check_k, check_workers, choose_device
+from .stack import Stack
 from .table import Audit, Matrix, UpdateSize, Vector
 
-# Equal-shaped matrices are judged together up to this many bytes: small ones are dominated by the overhead
-# of calls. A matrix larger than this is a stack of its own.
-STACK_BYTES = 48 * 2**20
+# Equal-shaped matrices are judged together up to this many bytes, so that the calls do not dominate small ones. Larger
+# stacks leave the processor's cache between two products, which costs more than the calls.
+STACK_BYTES = 2 * 2**20
+# Stacks up to this size are judged by several threads at once; larger matrices keep all cores busy one by one.
+SHARED_BYTES = 24 * 2**20
 
 Progress = Callable[[int, int, int], None]
 
@@ -36,6 +42,8 @@ def audit(
     exact: bool = False,
     skip_non_finite: bool = False,
     device: str = "auto",
+    workers: int | None = None,
+    cache: BaseCache | bool = True,
     progress: Progress | None = None,
 ) -> Audit:
     """Finds the intruder dimensions that a fine-tuning left in every weight matrix of a model.
@@ -58,6 +66,9 @@ def audit(
       exact: decompose every matrix in full. The decisions are the same; every interval closes.
       skip_non_finite: list a matrix that holds NaN or infinity among the skipped, instead of refusing.
       device: "cpu", "cuda", "auto" or any name torch knows.
+      workers: threads that judge small matrices side by side; as many as torch uses, when None. The answer is the same.
+      cache: where to keep what is learnt of the base's matrices for the next audit of the same base: True for the
+        user's cache folder, False for nowhere, or an object such as :class:`DiskCache` or :class:`MemoryCache`.
       progress: called with (matrices done, matrices in all, intruders so far).
 
     Raises:
@@ -68,23 +79,27 @@ def audit(
     check_k(k)
     check_epsilon(epsilon)
     place = choose_device(device)
+    check_workers(workers)
     started = time.perf_counter()
     base_side, tuned_side = open_pair(base, tuned)
     pairing = pair(base_side, tuned_side, include, exclude, include_embeddings, split_fused)
+    store = DiskCache() if cache is True else cache or None
+    if exact:
+        store = None
     skipped = list(pairing.skipped)
     results: dict[str, Matrix] = {}
-    done = intruders = 0
-    for event in _stacks(pairing.pairs, place, skip_non_finite):
-        if isinstance(event, Skipped):
-            skipped.append(event)
-            done += 1
-        else:
-            found = detect(event.stack, k, epsilon, exact)
-            for index, matrix in enumerate(event.pairs):
-                results[matrix.name] = _record(matrix, found, index, event.scales[index])
-                intruders += results[matrix.name].intruders
-            done += len(event.pairs)
+    intruders = 0
+
+    def judge(group: _Group) -> tuple[_Group, Detection]:
+        return group, _judge(group, k, epsilon, exact, store)
+
+    groups = prefetched(_groups(pairing.pairs, place, skip_non_finite, skipped))
+    for group, found in run_side_by_side(groups, judge, _is_small, workers):
+        for index, matrix in enumerate(group.pairs):
+            results[matrix.name] = _record(matrix, found, index, group.scales[index])
+            intruders += results[matrix.name].intruders
         if progress is not None:
+            done = len(results) + len(skipped) - len(pairing.skipped)
             progress(done, len(pairing.pairs), intruders)
     return Audit(
         base_source=pairing.base_source,
@@ -108,6 +123,24 @@ def audit(
     )
 
 
+def _judge(group: _Group, k: int, epsilon: float, exact: bool, store: BaseCache | None) -> Detection:
+    """Judges one group, from what the store knows of its bases, and tells the store what it did not know."""
+    if store is None:
+        return detect(group.stack, k, epsilon, exact)
+    keys = [content_key(base, k) for base in group.stack.base]
+    entries = [store.get(key) for key in keys]
+    known = None
+    present = [entry for entry in entries if entry is not None]
+    if len(present) == len(entries):
+        known = KnownBase.joined(present, group.stack.base.device)
+    found = detect(group.stack, k, epsilon, known=known)
+    learnt = found.known
+    if learnt is not None and (known is None or bool((learnt.floor > known.floor).any())):
+        for index, key in enumerate(keys):
+            store.put(key, learnt.member(index))
+    return found
+
+
 @dataclass(frozen=True)
 class _Group:
     """Matrices to be judged together, and what each was divided by."""
@@ -117,18 +150,25 @@ class _Group:
     scales: list[float]
 
 
-def _stacks(
-    pairs: Sequence[MatrixPair], device: torch.device, skip_non_finite: bool
-) -> Iterator[_Group | Skipped]:
-    """Loads matrices one by one and hands them on in stacks of equal shape, kind of update and dtype."""
+def _is_small(group: _Group) -> bool:
+    return group.stack.base.nbytes <= SHARED_BYTES and group.stack.base.is_cpu
+
+
+def _groups(
+    pairs: Sequence[MatrixPair], device: torch.device, skip_non_finite: bool, left_out: list[Skipped]
+) -> Iterator[_Group]:
+    """Loads matrices one by one and hands them on in stacks of equal shape, kind of update and dtype.
+
+    What turns out not to be one for the audit is added to ``left_out``.
+    """
     waiting: dict[object, list[tuple[MatrixPair, LoadedPair]]] = {}
     for matrix in pairs:
         loaded = matrix.load()
         if loaded is None:
-            yield Skipped(matrix.name, "unchanged")
+            left_out.append(Skipped(matrix.name, "unchanged"))
             continue
         if min(matrix.shape) == 0:
-            yield Skipped(matrix.name, f"empty: shape {matrix.shape}")
+            left_out.append(Skipped(matrix.name, f"empty: shape {matrix.shape}"))
             continue
         wide = _widened(loaded, device)
         side = _non_finite_side(wide)
@@ -138,7 +178,7 @@ def _stacks(
                     f"'{matrix.name}' holds NaN or infinity in the {side}, so it has no singular vectors; "
                     "mend the checkpoint, or leave such matrices out with --skip-non-finite"
                 )
-            yield Skipped(matrix.name, f"NaN or infinity in the {side}")
+            left_out.append(Skipped(matrix.name, f"NaN or infinity in the {side}"))
             continue
         rank = None if wide.left is None else wide.left.shape[1]
         key = (matrix.shape, rank, wide.base.dtype)

@@ -4,8 +4,7 @@ The question is about the k leading left singular vectors of every tuned matrix.
 method that starts from what is known of the base, and each is decided by the first of these that can:
 
 1. overlap: a computed base vector resembles it. Not an intruder.
-2. mass: the computed base vectors hold so much of it that no other can resemble it, and none of them does.
-Intruder.
+2. mass: the computed base vectors hold so much of it that no other can resemble it, and none of them does. Intruder.
 3. moment: no base vector, computed or not, can resemble it, by its spectral moments. Intruder.
 4. exact: the dense decomposition of its matrix.
 
@@ -14,82 +13,34 @@ Nothing is decided by an estimate: whatever an interval leaves open goes on to t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..linalg.exact import Decomposition, exact_cosines
 from ..linalg.krylov import BLOCK, STRIDE, KrylovSpace, Triplets, converge
-from ..linalg.lowrank import lowrank_svd
-from ..linalg.moments import Bidiagonalization, largest_atom
-from ..linalg.operators import Dense, Operator
-from ..linalg.overlap import Intervals, deflated, moment_intervals, overlap_intervals
-from ..linalg.spectrum import effective_rank, estimate_effective_rank, stable_rank
-from ..linalg.svd import cluster_ids, dense_svd, gram_svd
+from ..linalg.operators import Dense
+from ..linalg.overlap import Intervals, overlap_intervals
+from ..linalg.svd import DenseSVD, cluster_ids, dense_svd, gram_svd
+from .known import KnownBase
+from .moments import bound_by_moments
+from .stack import Stack
+from .update import Update, measure_update
 
 # Below this smaller side the dense decomposition is the faster one: a Krylov space would be half the matrix.
 DENSE_BELOW = 256
-# Angles (sines) to which leading vectors are computed before the first certificates are tried, and those of
-# matrices that these leave open. A vector near a base vector (cosine 0.98) is decided at the loose ones with
-# room to spare.
-_LOOSE_ANGLE = 0.3
+# Angles (sines) to which leading vectors are computed before the first certificates are tried, and those of matrices
+# that these leave open. A vector near a base vector (cosine 0.98) is decided at the loose ones with room to spare.
+_LOOSE_ANGLE = 0.2
 _TIGHT_ANGLE = 0.02
 _KRYLOV_STEPS = 20
 _MAX_ROUNDS = 8
 # Steps of the random chain that looks for directions of an update beyond its leading ones.
 _SEARCH_STEPS = 4
-# Total Lanczos steps after which the moment bounds are looked at. The dense decomposition costs hundreds of
-# passes.
-_MOMENT_STEPS = (8, 12, 18, 26, 38, 56, 80)
 # Bounds are compared with epsilon at this distance: they come from single-precision products.
 _MARGIN = 1e-4
 _OPEN = ""
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Equal-shaped matrices before and after fine-tuning, in single precision.
-
-    Either ``tuned`` is given, or ``left`` and ``right`` with ``tuned = base + left @ right``.
-    """
-
-    base: Tensor  # (batch, m, n)
-    tuned: Tensor | None = None  # (batch, m, n)
-    left: Tensor | None = None  # (batch, m, r)
-    right: Tensor | None = None  # (batch, r, n)
-
-    def tuned_dense(self, index: int) -> Tensor:
-        if self.tuned is not None:
-            return self.tuned[index]
-        assert self.left is not None
-        assert self.right is not None
-        return self.base[index].double() + self.left[index].double() @ self.right[index].double()
-
-    def select(self, index: Tensor) -> Stack:
-        return Stack(
-            self.base[index],
-            *(None if part is None else part[index] for part in (self.tuned, self.left, self.right)),
-        )
-
-
-@dataclass(frozen=True)
-class Update:
-    """Sizes of the updates D of a stack.
-
-    every field is ``(batch,)``, and the directions are D's leading ones.
-    """
-
-    frobenius: Tensor
-    spectral: Tensor
-    effective_rank: Tensor
-    effective_rank_error: Tensor
-    left: Tensor  # (batch, d, m)
-    right: Tensor  # (batch, d, n)
-
-    @property
-    def stable_rank(self) -> Tensor:
-        return stable_rank(self.frobenius, self.spectral)
 
 
 @dataclass(frozen=True)
@@ -105,23 +56,27 @@ class Detection:
     base_values: Tensor  # (batch, d): leading singular values of the base matrices
     similarity: Tensor  # (batch, d, k): |<x_i, y_j>| of leading vectors
     update: Update
+    known: KnownBase | None = None  # what was learnt of the bases alone; None from ``exact``
 
 
-def detect(stack: Stack, k: int, epsilon: float, exact: bool = False) -> Detection:
+def detect(
+    stack: Stack, k: int, epsilon: float, exact: bool = False, known: KnownBase | None = None
+) -> Detection:
     """Judges the ``min(k, m, n)`` leading left singular vectors of every tuned matrix of a stack.
 
-    y_j is an intruder when ``max_i |<x_i, y_j>| < epsilon`` over all left singular vectors x_i of its base
-    matrix. ``exact`` takes the dense decompositions throughout. The stack must be finite.
+    y_j is an intruder when ``max_i |<x_i, y_j>| < epsilon`` over all left singular vectors x_i of its base matrix.
+    ``exact`` takes the dense decompositions throughout. ``known`` is what an earlier call has learnt of the same
+    bases (its result's ``known``), to start from. The stack must be finite.
     """
     _, m, n = stack.base.shape
     k = min(k, m, n)
     update = measure_update(stack, k, exact)
     shown = min(2 * k + 4, m, n)
     if exact:
-        return _detect_dense(stack, k, epsilon, shown, update, dense_svd)
+        return _detect_dense(stack, k, epsilon, shown, update, dense_svd, None)
     if min(m, n) < max(DENSE_BELOW, BLOCK * (_krylov_steps(k) + STRIDE)):
-        return _detect_dense(stack, k, epsilon, shown, update, gram_svd)
-    return _detect_by_certificates(stack, k, epsilon, shown, update)
+        return _detect_dense(stack, k, epsilon, shown, update, gram_svd, known)
+    return _detect_by_certificates(stack, k, epsilon, shown, update, known)
 
 
 def _krylov_steps(k: int) -> int:
@@ -129,51 +84,26 @@ def _krylov_steps(k: int) -> int:
     return max(_KRYLOV_STEPS, k)
 
 
-def measure_update(stack: Stack, k: int, exact: bool = False) -> Update:
-    """Norms and ranks of the updates: exactly from factors, or from the dense update, its effective rank
-    estimated.
-
-    With ``exact``, a dense update's singular values are all computed.
-    """
-    if stack.left is not None and stack.right is not None:
-        svd = lowrank_svd(stack.left, stack.right)
-        values, left, right = svd.values, svd.left[:, : 2 * k], svd.right[:, : 2 * k]
-    else:
-        assert stack.tuned is not None
-        difference = stack.tuned - stack.base
-        if not exact and min(difference.shape[-2:]) >= DENSE_BELOW:
-            return _measure_dense_update(Dense(difference), k)
-        svd = dense_svd(difference)
-        values, left, right = svd.values, svd.left[:, :k], svd.right[:, :k]
-    dtype = stack.base.dtype
-    return Update(
-        values.square().sum(-1).sqrt(),
-        values[:, 0],
-        effective_rank(values),
-        torch.zeros_like(values[:, 0]),
-        left.to(dtype),
-        right.to(dtype),
-    )
-
-
-def _measure_dense_update(difference: Dense, k: int) -> Update:
-    frobenius = difference.matrix.double().square().sum((-2, -1)).sqrt()
-    space = KrylovSpace.from_random_block(difference, BLOCK, 8)
-    # The norm follows from the largest Ritz value to second order in its residual; 1e-3 there is 1e-6 of the
-    # norm.
-    leading = converge(space, 1, 2 * k, 1e-3, _MAX_ROUNDS)
-    rank, error = estimate_effective_rank(difference, frobenius)
-    return Update(frobenius, leading.values[:, 0].double(), rank, error, leading.left, leading.right)
-
-
 def _detect_dense(
-    stack: Stack, k: int, epsilon: float, shown: int, update: Update, decompose: Decomposition
+    stack: Stack,
+    k: int,
+    epsilon: float,
+    shown: int,
+    update: Update,
+    decompose: Decomposition,
+    known: KnownBase | None,
 ) -> Detection:
-    parts = [
-        exact_cosines(stack.base[i], stack.tuned_dense(i), k, epsilon, decompose)
-        for i in range(len(stack.base))
-    ]
+    parts = []
+    for i, base in enumerate(stack.base):
+        base_svd = None
+        if known is not None and known.is_complete:
+            left = known.left[i].double()
+            base_svd = DenseSVD(known.values[i], left, left.new_zeros(0, base.shape[-1]))
+        parts.append(exact_cosines(base, stack.tuned_dense(i), k, epsilon, decompose, base_svd))
     cosines = torch.stack([part.max_cosines for part in parts])
+    base_left = torch.stack([part.base_left for part in parts])
+    base_values = torch.stack([part.base_values for part in parts])
+    tuned_left = torch.stack([part.left for part in parts])
     return Detection(
         values=torch.stack([part.values for part in parts]),
         lower=cosines,
@@ -181,14 +111,23 @@ def _detect_dense(
         intruder=cosines < epsilon,
         certificate=[["exact"] * k for _ in parts],
         ambiguous=torch.stack([part.ambiguous for part in parts]),
-        base_values=torch.stack([part.base_values[:shown] for part in parts]),
-        similarity=torch.stack([(part.base_left[:shown] @ part.left.mT).abs() for part in parts]),
+        base_values=base_values[:, :shown],
+        similarity=(base_left[:, :shown] @ tuned_left.mT).abs(),
         update=update,
+        known=KnownBase.from_decomposition(base_left.to(stack.base.dtype), base_values, stack.base.shape[-1]),
     )
 
 
-def _detect_by_certificates(stack: Stack, k: int, epsilon: float, shown: int, update: Update) -> Detection:
-    space = KrylovSpace.from_random_block(Dense(stack.base), BLOCK, _krylov_steps(k), room=4 * BLOCK * STRIDE)
+def _detect_by_certificates(
+    stack: Stack, k: int, epsilon: float, shown: int, update: Update, known: KnownBase | None
+) -> Detection:
+    operator = Dense(stack.base)
+    room = 4 * BLOCK * STRIDE
+    floor = torch.zeros(len(stack.base), dtype=torch.float64, device=operator.device)
+    if known is None:
+        space = KrylovSpace.from_random_block(operator, BLOCK, _krylov_steps(k), room=room)
+    else:
+        space, floor = known.space(operator, room), known.floor
     base = converge(space, k, shown, _LOOSE_ANGLE, _MAX_ROUNDS)
     tuned_space = _tuned_space(stack, space, shown, update)
     tuned = converge(tuned_space, k, k + BLOCK, _LOOSE_ANGLE, _MAX_ROUNDS)
@@ -203,19 +142,20 @@ def _detect_by_certificates(stack: Stack, k: int, epsilon: float, shown: int, up
         undecided = _undecided(found) & ~doubtful.unsqueeze(-1)
     matrices = undecided.any(-1).nonzero().squeeze(-1)
     if len(matrices) > 0:
-        bounded = _bound_by_moments(
-            space.operator.select(matrices),
+        bounded, floor[matrices] = bound_by_moments(
+            operator.select(matrices),
             base.select(matrices),
             tuned.select(matrices),
             undecided[matrices],
-            epsilon,
+            epsilon - _MARGIN,
+            floor[matrices],
         )
         found = _with_moments(found, matrices, bounded, undecided[matrices], epsilon)
     left_open = (_undecided(found).any(-1) | doubtful).nonzero().squeeze(-1)
     if len(left_open) > 0:
-        dense = _detect_dense(stack.select(left_open), k, epsilon, shown, update, gram_svd)
+        dense = _detect_dense(stack.select(left_open), k, epsilon, shown, update, gram_svd, None)
         found = _with_dense(found, left_open, dense)
-    return found
+    return replace(found, known=KnownBase.from_space(space, shown + BLOCK, floor))
 
 
 def _judged_by_overlap(base: Triplets, tuned: Triplets, k: int, epsilon: float, update: Update) -> Detection:
@@ -253,35 +193,6 @@ def _tuned_space(stack: Stack, base: KrylovSpace, shown: int, update: Update) ->
     if not complete:
         tuned.grow_randomly(BLOCK, _SEARCH_STEPS)
     return tuned
-
-
-def _bound_by_moments(
-    operator: Operator, base: Triplets, tuned: Triplets, undecided: Tensor, epsilon: float
-) -> Intervals:
-    """Intervals from the moment certificate, with as many Lanczos steps as the undecided vectors need."""
-    k = undecided.shape[-1]
-    left, right, remainders, _ = deflated(base, tuned, k)
-    size = int(undecided.sum(-1).max())
-    chosen = undecided.int().argsort(dim=-1, descending=True, stable=True)[:, :size]  # (batch, size)
-    starts = remainders.gather(1, chosen.unsqueeze(-1).expand(*chosen.shape, remainders.shape[-1]))
-    mass = starts.double().square().sum(-1)  # (batch, size)
-    process = Bidiagonalization.start(torch.nn.functional.normalize(starts, dim=-1))
-    atoms = torch.ones_like(undecided, dtype=torch.float64)
-    floor = torch.zeros(len(starts), dtype=torch.float64, device=starts.device)
-    active = torch.arange(len(starts), device=starts.device)
-    taken = 0
-    for total in _MOMENT_STEPS:
-        norm = base.values[active, 0]
-        process = process.extended(operator.select(active), total - taken, left[active], right[active], norm)
-        taken = total
-        bound = mass[active] * largest_atom(process, floor[active], norm)
-        atoms[active] = atoms[active].scatter(1, chosen[active], bound)
-        intervals = moment_intervals(base, tuned, k, atoms)
-        still = (undecided & (intervals.upper >= epsilon - _MARGIN)).any(-1)[active]
-        process, active = process.select(still.nonzero().squeeze(-1)), active[still]
-        if len(active) == 0:
-            break
-    return moment_intervals(base, tuned, k, atoms)
 
 
 def _with_moments(

@@ -14,6 +14,13 @@ def check_k(k: object) -> None:
         raise SettingError(f"k is {k!r}; expected a whole number of leading vectors, 1 or more")
 
 
+def check_workers(workers: object) -> None:
+    if workers is None:
+        return
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise SettingError(f"workers is {workers!r}; expected a whole number of threads, 1 or more")
+
+
 def check_epsilon(epsilon: object) -> None:
     number = isinstance(epsilon, int | float) and not isinstance(epsilon, bool)
     if not number or math.isnan(epsilon) or not 0 < epsilon <= 1:  # type: ignore[arg-type, operator]

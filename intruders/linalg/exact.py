@@ -38,15 +38,21 @@ class ExactCosines:
 
 
 def exact_cosines(
-    base: Tensor, tuned: Tensor, k: int, epsilon: float, decompose: Decomposition = dense_svd
+    base: Tensor,
+    tuned: Tensor,
+    k: int,
+    epsilon: float,
+    decompose: Decomposition = dense_svd,
+    base_svd: DenseSVD | None = None,
 ) -> ExactCosines:
     """``max_i |<x_i, y_j>|`` of every y_j, j < k, over all left singular vectors x_i of ``base`` ``(m, n)``.
 
     ``tuned`` is ``(m, n)`` too. ``epsilon`` only serves to say which decisions are ambiguous. ``decompose`` is
-    :func:`dense_svd`, or :func:`gram_svd` for the same answer in less time.
+    :func:`dense_svd`, or :func:`gram_svd` for the same answer in less time. ``base_svd`` spares the base's, of which
+    only values and left vectors are read.
     """
     base = base.double()
-    base_svd = decompose(base)
+    base_svd = decompose(base) if base_svd is None else base_svd
     tuned_svd = decompose(tuned)
     if tuned_svd.values[min(k, len(tuned_svd.values)) - 1] <= CLUSTER_TOLERANCE * tuned_svd.values[0]:
         tuned_svd = dense_svd(tuned)  # vectors of zero singular values are examined: no shortcut gives them

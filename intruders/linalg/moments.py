@@ -32,10 +32,14 @@ from torch import Tensor
 from .operators import Operator
 from .svd import CLUSTER_TOLERANCE
 
-# Each gap between two nodes is cut into this many intervals; more of them tighten the bound by little.
-_CUTS = 8
+# Intervals between nodes are cut into this many parts, this often, until the bound over each is within the slack of the
+# largest value at a point.
+_PARTS = 4
+_MOST_CUTS = 16
+_SLACK = 0.02
 # Squared components of an eigenvector below this are rounding of single-precision products.
 _LEAST_WEIGHT = 1e-14
+_TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,15 @@ def largest_atom(process: Bidiagonalization, smallest_eigenvalue: Tensor, norm: 
     return bounds.reshape(shape).clamp_max(1.0)
 
 
+def smallest_node(process: Bidiagonalization) -> Tensor:
+    """An estimate from above ``(batch)`` of the smallest positive eigenvalue of W^T W that the start vectors reach."""
+    lower = torch.diag_embed(process.alphas) + torch.diag_embed(process.betas[..., :-1], -1)
+    last = torch.zeros_like(lower)
+    last[..., -1, -1] = process.betas[..., -1].square()
+    nodes: Tensor = torch.linalg.eigvalsh(lower.mT @ lower + last)
+    return nodes[..., 0].clamp_min(0.0).amin(-1)
+
+
 def _of_exhausted(alphas: Tensor, betas: Tensor, length: int, floor: Tensor, resolution: Tensor) -> Tensor:
     """The largest weight of a measure that has no more than ``length + 1`` atoms, all of which are known."""
     lower = torch.diag_embed(alphas[:, : length + 1]) + torch.diag_embed(betas[:, :length], -1)
@@ -135,27 +148,58 @@ def _of_exhausted(alphas: Tensor, betas: Tensor, length: int, floor: Tensor, res
 
 
 def _of_running(alphas: Tensor, betas: Tensor, length: int, floor: Tensor, resolution: Tensor) -> Tensor:
-    """The supremum of the smaller of the two Christoffel bounds, over all eigenvalues from the floor on."""
+    """The supremum of the smaller of the two Christoffel bounds, over all eigenvalues from the floor on.
+
+    Intervals whose bound exceeds the largest value seen at a point by more than ``_SLACK`` are cut up further, so that
+    the proved supremum comes that close to the true one.
+    """
     lower = torch.diag_embed(alphas) + torch.diag_embed(betas[:, :-1], -1)
     mu = _Measure.of_jacobi(lower @ lower.mT, resolution)
     last = torch.zeros_like(lower)
     last[:, -1, -1] = betas[:, -1].square()
     nu = _Measure.of_jacobi(lower.mT @ lower + last, resolution)
-    ends = torch.cat([mu.nodes, nu.nodes, floor.unsqueeze(-1)], -1).sort(-1).values
-    grid = _subdivide(ends)  # (lanes, g)
-    start, end = grid[:, :-1], grid[:, 1:]
-    tiny = torch.finfo(torch.float64).tiny
-    bound_nu = alphas[:, :1].square() * nu.atom_bounds(grid) / start.clamp_min(tiny)
-    bound = torch.minimum(mu.atom_bounds(grid), bound_nu)
-    # Beyond the last node both bounds fall. Intervals below the floor hold no eigenvalue that counts.
-    return torch.where(end > floor.unsqueeze(-1), bound, torch.zeros_like(bound)).amax(-1)
+    nu_mass = alphas[:, 0].square()
+
+    # Beyond the last node both bounds fall, and below the floor no eigenvalue counts.
+    points = torch.cat([mu.nodes, nu.nodes, floor.unsqueeze(-1)], -1).sort(-1).values
+    lanes = torch.arange(len(alphas), device=alphas.device).unsqueeze(-1).expand(-1, points.shape[-1] - 1)
+    lanes, starts, ends = lanes.flatten(), points[:, :-1].flatten(), points[:, 1:].flatten()
+    proved = torch.zeros(len(alphas), dtype=torch.float64, device=alphas.device)
+    seen = torch.zeros_like(proved)
+    for attempt in range(_MOST_CUTS):
+        kept = ends > floor[lanes]
+        lanes, starts, ends = lanes[kept], starts[kept], ends[kept]
+        at_start, at_end, between = _smaller_bounds(mu, nu, nu_mass, lanes, starts, ends)
+        seen.scatter_reduce_(0, lanes, torch.maximum(at_start, at_end), "amax")
+        open_still = between > (1 + _SLACK) * seen[lanes]
+        if attempt == _MOST_CUTS - 1:
+            open_still = torch.zeros_like(open_still)
+        proved.scatter_reduce_(0, lanes[~open_still], between[~open_still], "amax")
+        lanes, starts, ends = lanes[open_still], starts[open_still], ends[open_still]
+        if len(lanes) == 0:
+            break
+        cuts = torch.arange(_PARTS + 1, dtype=starts.dtype, device=starts.device) / _PARTS
+        grid = starts.unsqueeze(-1) + (ends - starts).unsqueeze(-1) * cuts
+        lanes = lanes.unsqueeze(-1).expand(-1, _PARTS).flatten()
+        starts, ends = grid[:, :-1].flatten(), grid[:, 1:].flatten()
+    return proved
 
 
-def _subdivide(points: Tensor) -> Tensor:
-    """Points that cut every gap between sorted ``points`` ``(lanes, p)`` into equal intervals."""
-    fractions = torch.arange(_CUTS, dtype=points.dtype, device=points.device) / _CUTS
-    inner = points[:, :-1, None] + (points[:, 1:] - points[:, :-1])[:, :, None] * fractions
-    return torch.cat([inner.flatten(1), points[:, -1:]], -1)
+def _smaller_bounds(
+    mu: _Measure, nu: _Measure, nu_mass: Tensor, lanes: Tensor, starts: Tensor, ends: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The smaller of the bounds through mu and through nu, at both ends of intervals and anywhere between them.
+
+    An interval belongs to the lane of the same index and holds no node inside. All arguments but the measures are
+    ``(intervals,)``.
+    """
+    mass = nu_mass[lanes]
+    mu_bounds = mu.bounds(lanes, starts, ends)
+    nu_start, nu_end, nu_between = nu.bounds(lanes, starts, ends)
+    low, high = starts.clamp_min(_TINY), ends.clamp_min(_TINY)
+    nu_bounds = (mass * nu_start / low, mass * nu_end / high, mass * nu_between / low)
+    smaller = [torch.minimum(one, other) for one, other in zip(mu_bounds, nu_bounds, strict=True)]
+    return smaller[0], smaller[1], smaller[2]
 
 
 @dataclass(frozen=True)
@@ -180,27 +224,32 @@ class _Measure:
         first = torch.full_like(nodes, torch.inf).scatter_reduce(-1, ids, nodes, "amin").gather(-1, ids)
         return cls(first, merged, present)
 
-    def atom_bounds(self, grid: Tensor) -> Tensor:
-        """Upper bounds on the atom in each interval of an ascending ``grid`` ``(lanes, g)`` that holds all
-        nodes.
+    def bounds(self, lanes: Tensor, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Upper bounds on the atom at the start, at the end, and anywhere in intervals without a node inside."""
+        separation = _log_distance(
+            self.nodes.unsqueeze(-1), self.nodes.unsqueeze(-2), self.present.unsqueeze(-2)
+        )
+        own = torch.eye(self.nodes.shape[-1], dtype=torch.bool, device=starts.device)
+        separation = torch.where(own, torch.zeros_like(separation), separation).sum(-1)  # (lanes, q)
+        constant = -2 * separation - self.weights.log()
+        at_start = self._terms(lanes, starts, constant)
+        at_end = self._terms(lanes, ends, constant)
+        least = torch.minimum(at_start, at_end)
+        return 1 / at_start.sum(-1), 1 / at_end.sum(-1), 1 / least.sum(-1).clamp_min(_TINY)
+
+    def _terms(self, lanes: Tensor, points: Tensor, constant: Tensor) -> Tensor:
+        """``l_k(t)^2 / w_k`` ``(intervals, q)``, whose sum over k is one over the Christoffel function.
 
         The Lagrange polynomials come from the nodes, as sums of logarithms. Their orthonormal polynomials'
         three-term recurrence loses all accuracy once a node has converged to an eigenvalue.
         """
-        differences = _log_distance(
-            grid.unsqueeze(-1), self.nodes.unsqueeze(-2), self.present
-        )  # (lanes, g, q)
-        separation = _log_distance(self.nodes.unsqueeze(-1), self.nodes.unsqueeze(-2), self.present)
-        own = torch.eye(self.nodes.shape[-1], dtype=torch.bool, device=grid.device)
-        separation = torch.where(own, torch.zeros_like(separation), separation).sum(-1)  # (lanes, q)
-        log_lagrange = differences.sum(-1, keepdim=True) - differences - separation.unsqueeze(-2)
-        terms = (2 * log_lagrange - self.weights.log().unsqueeze(-2)).clamp(-600, 600).exp()
-        terms = torch.where(self.present.unsqueeze(-2), terms, torch.zeros_like(terms))
-        least = torch.minimum(terms[:, :-1], terms[:, 1:]).sum(-1)
-        return 1.0 / least.clamp_min(torch.finfo(torch.float64).tiny)
+        present = self.present[lanes]
+        logs = _log_distance(points.unsqueeze(-1), self.nodes[lanes], present)
+        terms = 2 * (logs.sum(-1, keepdim=True) - logs) + constant[lanes]
+        return torch.where(present, terms.clamp(-600, 600).exp(), torch.zeros_like(terms))
 
 
 def _log_distance(points: Tensor, nodes: Tensor, present: Tensor) -> Tensor:
     """``log |t - theta_k|``, finite where they are equal, and 0 for members of a merged node but one."""
-    logs = (points - nodes).abs().clamp_min(torch.finfo(torch.float64).tiny).log()
-    return torch.where(present.unsqueeze(-2), logs, torch.zeros_like(logs))
+    logs = (points - nodes).abs().clamp_min(_TINY).log()
+    return torch.where(present, logs, torch.zeros_like(logs))

@@ -78,6 +78,8 @@ class Dense:
         return self.matrix
 
     def select(self, index: Tensor) -> Dense:
+        if torch.equal(index, torch.arange(len(self.matrix), device=index.device)):
+            return self  # all of them: a copy would cost more than many products
         return Dense(self.matrix[index])
 
     def double(self) -> Dense:

@@ -1,0 +1,134 @@
+"""What is known of base matrices, kept on disk by content, so that every further model of a base starts warm.
+
+An entry's name is a hash of the matrix's own bytes, its shape and dtype and the settings that matter: a moved file keeps
+its entries, and a changed one never finds another's. Entries are written to a temporary file and renamed, so that
+several processes can share the folder and a kill leaves none half-written.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import IntrudersError
+from .known import KnownBase
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Part of every key: raise it when the meaning of an entry changes.
+_VERSION = "1"
+
+
+class CacheError(IntrudersError):
+    """The cache folder cannot be used; the text says why and what to do."""
+
+
+class BaseCache(Protocol):
+    """Keeps what is known of base matrices by key."""
+
+    def get(self, key: str) -> KnownBase | None: ...
+
+    def put(self, key: str, known: KnownBase) -> None: ...
+
+
+class MemoryCache:
+    """For as long as the object lives: an audit repeated during training."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, KnownBase] = {}
+
+    def get(self, key: str) -> KnownBase | None:
+        return self._entries.get(key)
+
+    def put(self, key: str, known: KnownBase) -> None:
+        self._entries[key] = known
+
+
+class DiskCache:
+    """In a folder, one safetensors file a matrix.
+
+    Raises:
+      CacheError: the folder cannot be made or written to.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        self.folder = default_folder() if folder is None else Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise CacheError(
+                f"the cache folder '{self.folder}' cannot be written to ({error.strerror or error}); "
+                "give another with --cache, or --no-cache"
+            ) from None
+
+    def get(self, key: str) -> KnownBase | None:
+        """The entry; None when there is none, or with a warning when it cannot be read."""
+        from safetensors.torch import load_file
+
+        path = self._path(key)
+        if not path.exists():
+            return None
+        try:
+            return KnownBase(**load_file(path))
+        except Exception as error:  # whatever a broken file makes of the reader: the entry is computed again
+            warnings.warn(f"cache entry '{path}' is broken and is computed again ({error})", stacklevel=2)
+            path.unlink(missing_ok=True)
+            return None
+
+    def put(self, key: str, known: KnownBase) -> None:
+        from safetensors.torch import save_file
+
+        path = self._path(key)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+            os.close(handle)
+            try:
+                save_file({key: value.contiguous().cpu() for key, value in known.tensors().items()}, name)
+                os.replace(name, path)
+            finally:
+                Path(name).unlink(missing_ok=True)
+        except OSError as error:
+            # The audit does not need its cache; a full disk must not cost the result.
+            warnings.warn(f"cache entry '{path}' was not kept ({error})", stacklevel=2)
+
+    def size(self) -> tuple[int, int]:
+        """Number of entries, and bytes."""
+        files = list(self.folder.glob("??/*.safetensors"))
+        return len(files), sum(file.stat().st_size for file in files)
+
+    def clear(self) -> int:
+        """Removes all entries; returns how many there were."""
+        files = list(self.folder.glob("??/*.safetensors"))
+        for file in [*files, *self.folder.glob("??/*.partial")]:
+            file.unlink(missing_ok=True)
+        return len(files)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def default_folder() -> Path:
+    """``$INTRUDERS_CACHE``, or ``intruders/bases`` in the user's cache folder."""
+    chosen = os.environ.get("INTRUDERS_CACHE")
+    if chosen:
+        return Path(chosen)
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "intruders" / "bases"
+
+
+def content_key(matrix: Tensor, k: int) -> str:
+    """A name for what an audit of the k leading vectors learns of a matrix: 128 bits of its bytes, shape and dtype."""
+    import torch
+    import xxhash
+
+    data = matrix.detach().cpu().contiguous()
+    digest = xxhash.xxh3_128(data.view(torch.uint8).numpy().data if data.numel() else b"")
+    digest.update(f"{_VERSION} {tuple(data.shape)} {data.dtype} {k}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,71 @@
+"""What is known of base matrices alone, and so worth keeping from one audit to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from ..linalg.krylov import KrylovSpace
+from ..linalg.operators import Operator
+
+
+@dataclass(frozen=True)
+class KnownBase:
+    """Leading spaces of a stack of base matrices with their products, or all their left vectors where they are small.
+
+    The spaces are orthonormal rows with exact products, whatever their own convergence: an audit that starts from
+    them computes its residuals and bounds anew, and so proves its answer as if it had started from nothing.
+    """
+
+    left: Tensor  # (batch, d, m)
+    left_products: Tensor  # (batch, d, n); d = 0 rows where all left vectors are kept
+    right: Tensor  # (batch, c, n)
+    right_products: Tensor  # (batch, c, m)
+    values: Tensor  # (batch, p), double: all singular values; p = 0 where only a space is kept
+    floor: Tensor  # (batch), double: proved lower bound on the eigenvalues of W^T W, 0 for none
+
+    @classmethod
+    def from_space(cls, space: KrylovSpace, rows: int, floor: Tensor) -> KnownBase:
+        """The ``rows`` leading Ritz vectors of a space, and their products."""
+        kept = space.compressed(rows)
+        return cls(
+            kept.left,
+            kept.left_products,
+            kept.right,
+            kept.right_products,
+            floor.new_zeros(len(floor), 0),
+            floor,
+        )
+
+    @classmethod
+    def from_decomposition(cls, left: Tensor, values: Tensor, columns: int) -> KnownBase:
+        """All left singular vectors ``(batch, p, m)`` and values ``(batch, p)`` of matrices of that many columns."""
+        batch, _, m = left.shape
+        none = left.new_zeros(batch, 0, columns)
+        return cls(left, none, none, left.new_zeros(batch, 0, m), values, values.new_zeros(batch))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all left vectors are kept."""
+        return self.values.shape[-1] > 0
+
+    def space(self, operator: Operator, room: int) -> KrylovSpace:
+        """The Krylov space to go on from; no pass over the matrices."""
+        return KrylovSpace(operator, self.left, self.left_products, self.right, self.right_products, room)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def member(self, index: int) -> KnownBase:
+        """What is known of one matrix, as a stack of one."""
+        return KnownBase(**{name: tensor[index : index + 1] for name, tensor in self.tensors().items()})
+
+    @classmethod
+    def joined(cls, members: list[KnownBase], device: torch.device) -> KnownBase:
+        """A stack of what is known of its matrices; all members have equal shapes."""
+        names = [field.name for field in fields(cls)]
+        return cls(
+            **{name: torch.cat([getattr(member, name) for member in members]).to(device) for name in names}
+        )

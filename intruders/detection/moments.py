@@ -1,0 +1,64 @@
+"""The moment certificate of a stack: which undecided vectors can resemble no base vector at all?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..linalg.floor import smallest_eigenvalue_floor
+from ..linalg.krylov import Triplets
+from ..linalg.moments import Bidiagonalization, largest_atom, smallest_node
+from ..linalg.operators import Operator
+from ..linalg.overlap import Intervals, deflated, moment_intervals
+
+# Total Lanczos steps after which the bounds are looked at. The dense decomposition costs hundreds of passes.
+_STEPS = (8, 12, 18, 26, 38, 56, 80)
+
+
+def bound_by_moments(
+    operator: Operator, base: Triplets, tuned: Triplets, undecided: Tensor, below: float, floor: Tensor
+) -> tuple[Intervals, Tensor]:
+    """Intervals of the max cosines of the ``undecided`` ``(batch, k)`` vectors from the moment certificate.
+
+    Takes as many Lanczos steps as it needs to bring the upper ends of all of them under ``below``, up to a limit.
+    ``floor`` ``(batch)`` is what is known of the smallest eigenvalue of W^T W, 0 for nothing; for tall matrices it is
+    looked for when the first steps are not enough, and returned with the intervals.
+    """
+    k = undecided.shape[-1]
+    _, m, n = operator.shape
+    left, right, remainders, _ = deflated(base, tuned, k)
+    size = int(undecided.sum(-1).max())
+    chosen = undecided.int().argsort(dim=-1, descending=True, stable=True)[:, :size]  # (batch, size)
+    starts = remainders.gather(1, chosen.unsqueeze(-1).expand(*chosen.shape, remainders.shape[-1]))
+    mass = starts.double().square().sum(-1)  # (batch, size)
+    process = Bidiagonalization.start(torch.nn.functional.normalize(starts, dim=-1))
+    atoms = torch.ones_like(undecided, dtype=torch.float64)
+    floor = floor.clone()
+    active = torch.arange(len(starts), device=starts.device)
+    taken = 0
+    for total in _STEPS:
+        process = process.extended(
+            operator.select(active), total - taken, left[active], right[active], base.values[active, 0]
+        )
+        taken = total
+        if m > n and total == _STEPS[1]:
+            unknown = active[floor[active] == 0]
+            guesses = smallest_node(process)[floor[active] == 0]
+            floor[unknown] = _floors(operator.select(unknown), guesses)
+        bound = mass[active] * largest_atom(process, floor[active], base.values[active, 0])
+        atoms[active] = atoms[active].scatter(1, chosen[active], bound)
+        intervals = moment_intervals(base, tuned, k, atoms)
+        still = (undecided & (intervals.upper >= below)).any(-1)[active]
+        process, active = process.select(still.nonzero().squeeze(-1)), active[still]
+        if len(active) == 0:
+            break
+    return moment_intervals(base, tuned, k, atoms), floor
+
+
+def _floors(operator: Operator, guesses: Tensor) -> Tensor:
+    """Proved lower bounds ``(batch)`` on the eigenvalues of W^T W, which rule out tiny singular values."""
+    floors = [
+        smallest_eigenvalue_floor(matrix, float(guess))
+        for matrix, guess in zip(operator.dense(), guesses, strict=True)
+    ]
+    return torch.tensor(floors, dtype=torch.float64, device=guesses.device)

@@ -1,0 +1,75 @@
+"""How large the updates of a stack are, and over how many directions they spread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..linalg.krylov import BLOCK, KrylovSpace, converge
+from ..linalg.lowrank import lowrank_svd
+from ..linalg.operators import Dense
+from ..linalg.spectrum import effective_rank, estimate_effective_rank, stable_rank
+from ..linalg.svd import dense_svd
+from .stack import Stack
+
+# Below this smaller side all singular values of a dense update are computed, rather than their entropy estimated.
+_DENSE_BELOW = 256
+_MAX_ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class Update:
+    """Sizes of the updates D of a stack.
+
+    every field is ``(batch,)``, and the directions are D's leading ones.
+    """
+
+    frobenius: Tensor
+    spectral: Tensor
+    effective_rank: Tensor
+    effective_rank_error: Tensor
+    left: Tensor  # (batch, d, m)
+    right: Tensor  # (batch, d, n)
+
+    @property
+    def stable_rank(self) -> Tensor:
+        return stable_rank(self.frobenius, self.spectral)
+
+
+def measure_update(stack: Stack, k: int, exact: bool = False) -> Update:
+    """Norms and ranks of the updates: exactly from factors, or from the dense update, its effective rank
+    estimated.
+
+    With ``exact``, a dense update's singular values are all computed.
+    """
+    if stack.left is not None and stack.right is not None:
+        svd = lowrank_svd(stack.left, stack.right)
+        values, left, right = svd.values, svd.left[:, : 2 * k], svd.right[:, : 2 * k]
+    else:
+        assert stack.tuned is not None
+        difference = stack.tuned - stack.base
+        if not exact and min(difference.shape[-2:]) >= _DENSE_BELOW:
+            return _measure_dense_update(Dense(difference), k)
+        svd = dense_svd(difference)
+        values, left, right = svd.values, svd.left[:, :k], svd.right[:, :k]
+    dtype = stack.base.dtype
+    return Update(
+        values.square().sum(-1).sqrt(),
+        values[:, 0],
+        effective_rank(values),
+        torch.zeros_like(values[:, 0]),
+        left.to(dtype),
+        right.to(dtype),
+    )
+
+
+def _measure_dense_update(difference: Dense, k: int) -> Update:
+    frobenius = difference.matrix.double().square().sum((-2, -1)).sqrt()
+    space = KrylovSpace.from_random_block(difference, BLOCK, 8)
+    # The norm follows from the largest Ritz value to second order in its residual; 1e-3 there is 1e-6 of the
+    # norm.
+    leading = converge(space, 1, 2 * k, 1e-3, _MAX_ROUNDS)
+    rank, error = estimate_effective_rank(difference, frobenius)
+    return Update(frobenius, leading.values[:, 0].double(), rank, error, leading.left, leading.right)
