@@ -35,7 +35,7 @@ def pair_adapter(base: Checkpoint, adapter: Adapter, selection: Selection) -> Pa
             "(path_initial_model_for_weight_conversion), or give BASE and CHANGED_BASE+ADAPTER"
         )
     shapes = _matrix_shapes(base)
-    named = _named(adapter, shapes)
+    named = _named(adapter, base, shapes)
     updates = {update.name: update for update in named}
     replaced = adapter.replaced
     matching = match_names(
@@ -46,7 +46,7 @@ def pair_adapter(base: Checkpoint, adapter: Adapter, selection: Selection) -> Pa
     elsewhere = _require_modules(base, adapter, named, shapes, matching)
     pairs: list[MatrixPair] = []
     skipped: list[Skipped] = []
-    notes = matching.in_words()
+    notes = adapter.notes + matching.in_words()
     for name in (*base.names(), *base.tied):
         holder = base.tied.get(name, name)
         reason = not_a_matrix(base.tensors[holder]) or selection.reason_to_leave_out(name)
@@ -98,10 +98,10 @@ def _updated_pair(base: Checkpoint, matrix: Matrix, update: WeightUpdate) -> Mat
     return MatrixPair(matrix.name, matrix.shape, update.rank, load)
 
 
-def _named(adapter: Adapter, shapes: dict[str, Shape]) -> list[WeightUpdate]:
+def _named(adapter: Adapter, base: Checkpoint, shapes: dict[str, Shape]) -> list[WeightUpdate]:
     """The adapter's updates under the base's names, where it writes these otherwise or not at all."""
     updates = adapter.updates + [_decided(adapter, choices, shapes) for choices in adapter.undecided]
-    return unflattened(updates, list(shapes)) if adapter.flat_names else updates
+    return unflattened(updates, list(shapes), base.config) if adapter.flat_names else updates
 
 
 def _decided(adapter: Adapter, choices: list[WeightUpdate], shapes: dict[str, Shape]) -> WeightUpdate:

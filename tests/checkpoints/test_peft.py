@@ -9,6 +9,8 @@ from typing import Any
 import peft
 import pytest
 import torch
+from peft.tuners.lora.config import CordaConfig
+from peft.tuners.lora.corda import preprocess_corda
 from torch import Tensor, nn
 
 from intruders.checkpoints.adapters.config import AdapterConfig
@@ -152,10 +154,14 @@ def test_layer_replication_is_refused(tmp_path: Path) -> None:
         open_pair(tiny_llama(), saved(model, tmp_path))
 
 
-@pytest.mark.parametrize("start", ["pissa", "olora"])
+@pytest.mark.parametrize("start", ["pissa", "olora", "corda"])
 def test_starts_that_change_the_base(tmp_path: Path, start: str) -> None:
     config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj"], init_lora_weights=start)
-    model = peft.get_peft_model(tiny_llama(), config)
+    base = tiny_llama()
+    if start == "corda":
+        config.corda_config = CordaConfig(corda_method="kpm")
+        preprocess_corda(base, config, run_model=lambda: base(torch.arange(40)[None]))
+    model = peft.get_peft_model(base, config)
     model.peft_config["default"].init_lora_weights = True
     model.save_pretrained(tmp_path / "start")
     model.peft_config["default"].init_lora_weights = start

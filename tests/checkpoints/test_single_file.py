@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from intruders.checkpoints.flat_names import in_diffusers_names
 from intruders.checkpoints.pairing import open_pair, pair
 from intruders.errors import CheckpointError, PairingError
 
@@ -115,6 +116,62 @@ def test_kohya_file_on_the_original_single_file_checkpoint(tmp_path: Path) -> No
     require_fused(
         {name.removeprefix("model.diffusion_model."): both for name, both in different.items()}, unet
     )
+
+
+def sgm_names(path: str) -> list[str]:
+    """Every module that kohya's SDXL files have, in the original UNet's names."""
+    attention = ["proj_in", "transformer_blocks_0_attn1_to_q", "transformer_blocks_0_attn2_to_out_0"]
+    resnet = ["in_layers_2", "out_layers_3", "emb_layers_1", "skip_connection"]
+    names = []
+    for block in range(1, 9):
+        names += [f"input_blocks_{block}_0_op"] if block in {3, 6} else []
+        names += [f"input_blocks_{block}_0_{part}" for part in resnet if block not in {3, 6}]
+        names += [f"input_blocks_{block}_1_{part}" for part in attention if block in {4, 5, 7, 8}]
+    for part in (0, 2):
+        names += [f"middle_block_{part}_{name}" for name in resnet]
+    names += [f"middle_block_1_{name}" for name in attention]
+    for block in range(9):
+        names += [f"output_blocks_{block}_0_{part}" for part in resnet]
+        names += [f"output_blocks_{block}_1_{part}" for part in attention if block < 6]
+        names += [f"output_blocks_{block}_2_conv"] if block in {2, 5} else []
+    return [f"{path}{name}" for name in names]
+
+
+def test_original_unet_names_are_what_diffusers_maps_them_to() -> None:
+    from diffusers.loaders import lora_conversion_utils as conversion
+
+    settings = type("Config", (), {"layers_per_block": 2})()
+    for name in sgm_names(""):
+        key = f"lora_unet_{name}.lora_down.weight"
+        (mapped,) = conversion._maybe_map_sgm_blocks_to_diffusers({key: 0}, settings)
+        # diffusers' older attention processors stand in the name that it makes for them.
+        expected = conversion._convert_unet_lora_key(mapped.split(".")[0]).replace(".processor", "")
+        ours = in_diffusers_names(name, 2)
+        assert ours == expected.removeprefix("unet.").replace(".", "_"), name
+
+
+def test_kohya_file_in_original_names_on_a_base_of_diffusers(tmp_path: Path) -> None:
+    base = {
+        "down_blocks.1.attentions.0.proj_in.weight": torch.randn(4, 4),
+        "mid_block.resnets.1.conv2.weight": torch.randn(4, 4, 3, 3),
+    }
+    down, up = torch.randn(2, 4), torch.randn(4, 2)
+    kernel = torch.randn(2, 4, 3, 3)
+    state = {
+        "lora_unet_input_blocks_4_1_proj_in.lora_down.weight": down,
+        "lora_unet_input_blocks_4_1_proj_in.lora_up.weight": up,
+        "lora_unet_middle_block_2_out_layers_3.lora_down.weight": kernel,
+        "lora_unet_middle_block_2_out_layers_3.lora_up.weight": up.reshape(4, 2, 1, 1),
+    }
+    pairing = pair(*open_pair(base, state))
+    different = loaded(pairing)
+    first, second = base.values()
+    torch.testing.assert_close(
+        tuned_of(different["down_blocks.1.attentions.0.proj_in.weight"]), first + up @ down
+    )
+    merged = second.flatten(1) + up @ kernel.flatten(1)
+    torch.testing.assert_close(tuned_of(different["mid_block.resnets.1.conv2.weight"]), merged)
+    assert "2 modules store no alpha: their scale is taken as 1" in pairing.matched
 
 
 def test_parts_of_a_pipeline_that_are_elsewhere(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
 _PREFIX = "base_model.model."
-_METHOD_TENSOR = re.compile(r"(?:^|\.)(?:lora_|hada_|lokr_|vera_|ia3_)")
+_METHOD_TENSOR = re.compile(r"(?:^|\.)(?:lora_|hada_|lokr_|vera_|ia3_|trainable_tokens)")
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _OTHER_TYPES = {
     "LOHA": loha_updates,
@@ -109,7 +109,7 @@ def _adapter(
         Checkpoint(config.source, "adapter", "modules to save", _saved_in_full(tensors)),
         updates,
         undecided,
-        [(name, "a bias") for name in tensors if name.endswith(".lora_B.bias")],
+        _ignored(tensors),
         _changes_its_base(config),
     )
 
@@ -124,6 +124,13 @@ def _saved_in_full(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTenso
         for name, tensor in tensors.items()
         if not _METHOD_TENSOR.search(name) and ".base_layer." not in name
     }
+
+
+def _ignored(tensors: Mapping[str, StoredTensor]) -> list[tuple[str, str]]:
+    """Tensors of the method that change no matrix."""
+    biases = [(name, "a bias") for name in tensors if name.endswith(".lora_B.bias")]
+    tokens = [(name, "single tokens, retrained") for name in tensors if "trainable_tokens" in name]
+    return biases + tokens
 
 
 def _changes_its_base(config: AdapterConfig) -> str | None:

@@ -90,7 +90,9 @@ def single_file_adapter(
         )
     replaced = Checkpoint(source, "adapter", "saved in full", {name: stored[name] for name in strange})
     flat = all(_FLAT.match(module) for module in modules)
-    return Adapter(source, "LORA", None, replaced, updates, flat_names=flat)
+    bare = [module for module, parts in modules.items() if "alpha" not in parts]
+    notes = [f"{len(bare)} modules store no alpha: their scale is taken as 1"] if bare and not configs else []
+    return Adapter(source, "LORA", None, replaced, updates, flat_names=flat, notes=notes)
 
 
 def _component(module: str) -> str:

@@ -55,4 +55,5 @@ class Adapter:
     ignored: list[tuple[str, str]] = field(default_factory=list, repr=False)  # (tensor, why)
     changed_base: str | None = None  # the initialization (PiSSA, ...) that changed the base it belongs to
     flat_names: bool = False  # names are paths with underscores for dots, as kohya writes them
+    notes: list[str] = field(default_factory=list)  # what a reader of the result should know
     kind: str = "adapter"
