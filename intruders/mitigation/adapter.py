@@ -97,6 +97,12 @@ class Rewritten:
     ]  # relative Frobenius error by module: of each whose rank was cut, 0 for the others
 
 
+def is_plain_lora(folder: Path, source: str) -> bool:
+    """Whether the folder holds a PEFT adapter whose every update is its scale times B A."""
+    config = folder / ADAPTER_CONFIG
+    return config.is_file() and _not_plain(AdapterConfig(read_json_object(config), source)) is None
+
+
 def read_lora_folder(folder: Path, source: str) -> LoraAdapter:
     """The adapter in a folder, which the readers have accepted.
 
@@ -129,8 +135,7 @@ def lora_adapter(
     unfit = _not_plain(checked)
     if unfit is not None:
         raise CheckpointError(
-            f"'{source}' {unfit}, so that no LoRA adapter is the same; write a checkpoint (--as checkpoint), "
-            "or a LoRA adapter of a given rank (--as adapter --rank N)"
+            f"'{source}' {unfit}, so that no LoRA adapter is the same; merge it, and mitigate the merged model"
         )
     inner = {name.removeprefix(_PREFIX): stored for name, stored in tensors.items()}
     modules: dict[str, LoraModule] = {}

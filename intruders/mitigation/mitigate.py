@@ -28,9 +28,11 @@ from .adapter import Rank, check_rank
 from .controls import INTRUDERS, check_control
 from .in_memory import check_name
 from .interventions import Change, check_scale
+from .new_adapter import NewLoraTarget
 from .result import MitigatedMatrix, Mitigation
 from .stream import affected_matrices
-from .targets import CheckpointTarget, LoraTarget, Written
+from .targets import CheckpointTarget, LoraTarget, lora_target
+from .written import Written
 
 RECORD = "intruders.json"
 FORMS = ("auto", "adapter", "checkpoint")
@@ -111,9 +113,9 @@ def mitigate(
     base_side, tuned_side = open_pair(base, tuned)
     form = _chosen_form(form, rank, tuned_side, in_memory=out is None)
     # Whatever cannot be written is found out before the work starts.
-    target: LoraTarget | CheckpointTarget
+    target: LoraTarget | NewLoraTarget | CheckpointTarget
     if form == "adapter":
-        target = LoraTarget.of(base_side, tuned_side, base if tuned is None else tuned, model, rank)
+        target = lora_target(base_side, tuned_side, base if tuned is None else tuned, model, rank)
     else:
         target = CheckpointTarget.of(base_side, tuned_side, (base, tuned), shard_bytes)
     options: dict[str, Any] = {

@@ -70,7 +70,7 @@ def _affected(
     if "update" in controls:
         places["update"] = [list(range(len(wanted))) for wanted in places[INTRUDERS]]
         parts["update"] = [
-            _leading_components(update, len(wanted))
+            leading_components(update, len(wanted))
             for update, wanted in zip(updates, places["update"], strict=True)
         ]
     for i, matrix in enumerate(matrices):
@@ -114,7 +114,7 @@ def _components(
     return found
 
 
-def _leading_components(update: Update, count: int) -> Components:
+def leading_components(update: Update, count: int) -> Components:
     """The leading ``count`` singular triplets of D; fewer where it has fewer."""
     factors = update.factors()
     if factors is not None:

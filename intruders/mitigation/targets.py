@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -14,22 +15,23 @@ from ..checkpoints.adapters.update import Adapter
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.locate import locate
 from ..checkpoints.open import Opened, Source
-from ..checkpoints.write import PlannedTensor, write_checkpoint, write_safetensors
-from ..errors import CheckpointError
-from .adapter import LoraAdapter, Rank, Rewritten, modules_of_pairs, read_lora_folder, rewritten
+from ..checkpoints.write import write_checkpoint, write_safetensors
+from .adapter import (
+    LoraAdapter,
+    Rank,
+    Rewritten,
+    is_plain_lora,
+    modules_of_pairs,
+    read_lora_folder,
+    rewritten,
+)
 from .checkpoint import companion_folder, planned_checkpoint, write_companions
 from .in_memory import active_lora, add_adapter
 from .interventions import Change
+from .new_adapter import NewLoraTarget
+from .written import Written, planned
 
 Factors = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Written:
-    """What cutting ranks did, by the base's names of the matrices."""
-
-    ranks: dict[str, int] = field(default_factory=dict)
-    errors: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,21 +44,15 @@ class LoraTarget:
     own_name: str | None = None  # of the adapter, in a model
 
     @classmethod
-    def of(
-        cls, base: Checkpoint, tuned: Opened, given: Source | None, model: nn.Module | None, rank: Rank
-    ) -> LoraTarget:
-        """Raises CheckpointError when the tuned side is no plain LoRA adapter."""
-        name = None
-        if model is not None:
-            name, adapter = active_lora(model)
-        elif not isinstance(tuned, Adapter) or not (folder := _folder(str(given))):
-            raise CheckpointError(
-                f"'{tuned.source}' is no PEFT adapter, so that there is none to write back; write a checkpoint "
-                "(--as checkpoint)"
-            )
-        else:
-            adapter = read_lora_folder(folder, tuned.source)
+    def in_model(cls, base: Checkpoint, model: nn.Module, rank: Rank) -> LoraTarget:
+        """Raises CheckpointError when the model's active adapter is no plain LoRA."""
+        name, adapter = active_lora(model)
         return cls(adapter, modules_of_pairs(base, adapter), rank, name)
+
+    @classmethod
+    def in_folder(cls, base: Checkpoint, folder: Path, source: str, rank: Rank) -> LoraTarget:
+        adapter = read_lora_folder(folder, source)
+        return cls(adapter, modules_of_pairs(base, adapter), rank)
 
     def content(self, updates: Mapping[str, Factors]) -> tuple[Rewritten, Written]:
         """The new adapter, of the changed updates by matrix."""
@@ -72,7 +68,7 @@ class LoraTarget:
 
     def write(self, folder: Path, updates: Mapping[str, Factors]) -> Written:
         content, written = self.content(updates)
-        tensors = [_planned(name, tensor) for name, tensor in content.tensors.items()]
+        tensors = [planned(name, tensor) for name, tensor in content.tensors.items()]
         write_safetensors(folder / "adapter_model.safetensors", tensors)
         config = json.dumps(content.config, indent=2, sort_keys=True, default=_plain)
         (folder / ADAPTER_CONFIG).write_text(config + "\n", encoding="utf-8")
@@ -113,16 +109,24 @@ class CheckpointTarget:
         return Written()
 
 
-def _planned(name: str, tensor: Tensor) -> PlannedTensor:
-    return PlannedTensor(name, tuple(tensor.shape), tensor.dtype, lambda: tensor)
-
-
-def _folder(given: str) -> Path | None:
-    path = locate(given)
-    folder = path if path.is_dir() else path.parent
-    return folder if (folder / ADAPTER_CONFIG).is_file() else None
-
-
 def _plain(value: object) -> object:
     """Sets and enumerations, which a config in memory holds, as JSON has them."""
     return sorted(value) if isinstance(value, set | frozenset) else str(getattr(value, "value", value))
+
+
+def lora_target(
+    base: Checkpoint, tuned: Opened, given: Source | None, model: nn.Module | None, rank: Rank
+) -> LoraTarget | NewLoraTarget:
+    """The adapter that was given, where it is a plain LoRA in PEFT's format; else a new one.
+
+    Raises:
+      CheckpointError, SettingError: as the two targets do.
+    """
+    if model is not None:
+        return LoraTarget.in_model(base, model, rank)
+    if isinstance(tuned, Adapter) and isinstance(given, str | os.PathLike):
+        path = locate(os.fspath(given))
+        folder = path if path.is_dir() else path.parent
+        if is_plain_lora(folder, tuned.source):
+            return LoraTarget.in_folder(base, folder, tuned.source, rank)
+    return NewLoraTarget.of(base, tuned, rank)

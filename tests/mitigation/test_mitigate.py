@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import intruders
 from intruders.errors import CheckpointError, IntrudersError, PairingError, SettingError
@@ -273,8 +273,55 @@ def test_what_cannot_be_done_is_said_before_the_work(tmp_path: Path) -> None:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "tuned"]
 
 
-def test_dora_is_refused_as_an_adapter(tmp_path: Path) -> None:
+def test_an_adapter_without_a_rank_of_its_own_needs_one(tmp_path: Path) -> None:
     base = saved(tiny_llama(), tmp_path / "base")
     tuned = saved(hot_llama(use_dora=True), tmp_path / "tuned")
-    with pytest.raises(CheckpointError, match=r"DoRA adapter.*--as checkpoint"):
+    with pytest.raises(SettingError, match=r"are of no low rank; give --rank N .*\(--as checkpoint\)"):
         mitigate(base, tuned, scale=0.3, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["dora", "in full"])
+def test_a_new_adapter_of_stated_error(tmp_path: Path, kind: str) -> None:
+    base = medium_llama()
+    saved(base, tmp_path / "base")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    if kind == "dora":
+        model = hot_llama(model=copy.deepcopy(base), use_dora=True)
+        saved(model, tmp_path / "tuned")
+        after = merged_weights(model)
+    else:
+        after = merged_weights(hot_llama(model=copy.deepcopy(base)))
+        after = {name: t + 0.001 * torch.randn_like(t) * (t.dim() == 2) for name, t in after.items()}
+        saved(load(copy.deepcopy(base), after), tmp_path / "tuned")
+    result = mitigate(
+        tmp_path / "base", tmp_path / "tuned", scale=0.3, form="adapter", rank=8, out=tmp_path / "out"
+    )
+    found = merged_from(tmp_path / "out", base)
+    errors = {matrix.name: matrix.relative_error for matrix in result.matrices} | result.cut
+    assert len(errors) == 14
+    for name, error in errors.items():
+        change = expected(before, after, 0.3)[name] - before[name].double()
+        u, s, v = torch.linalg.svd(change, full_matrices=False)
+        best = before[name].double() + (u[:, :8] * s[:8]) @ v[:8]
+        assert deviation(found[name], best) < CLOSE
+        assert error == pytest.approx(float(s[8:].norm() / s.norm()), rel=1e-3)
+
+
+def test_a_sum_of_adapters_becomes_a_new_adapter_exactly(tmp_path: Path) -> None:
+    base = tiny_llama()
+    saved(base, tmp_path / "base")
+    saved(hot_llama(seed=1, model=copy.deepcopy(base)), tmp_path / "one")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    whole = merged_weights(hot_llama(seed=1, model=copy.deepcopy(base)))
+    after = {name: before[name] + 0.8 * (whole[name] - before[name]) for name in before}
+    half = f"{tmp_path / 'one'}@0.8"
+    result = mitigate(tmp_path / "base", half, scale=0.3, form="adapter", out=tmp_path / "out")
+    assert result.matrices
+    found = merged_from(tmp_path / "out", base)
+    for name, tensor in expected(before, after, 0.3).items():
+        assert deviation(found[name], tensor) < CLOSE, name
+
+
+def load(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    model.load_state_dict(state)
+    return model
