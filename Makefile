@@ -5,12 +5,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test lint types unit models bench bench-quick docs clean
+.PHONY: demo test lint types unit models browser bench bench-quick docs clean
 
-demo: $(VENV)/installed ## fine-tunes a small real model with rank-1 LoRA and audits what that did to its weights
-	$(BIN)/python examples/demo.py $(DEMO)
+demo: $(VENV)/installed ## fine-tunes a small real model with rank-1 LoRA and shows what that did to its weights
+	$(BIN)/intruders finetune --base smollm2-135m --task word-problems --method lora --rank 1 --alpha 16 \
+		--lr 1e-2 --steps 100 --seed 0 --out $(DEMO)/adapter
+	$(BIN)/intruders audit smollm2-135m $(DEMO)/adapter --json $(DEMO)/audit.json --html $(DEMO)/report.html
+	@echo
+	@echo "the report:  $(CURDIR)/$(DEMO)/report.html"
+	@echo "the numbers: $(CURDIR)/$(DEMO)/audit.json"
+	@echo "the adapter: $(CURDIR)/$(DEMO)/adapter"
 
-test: lint types unit models ## lint, types, the test suite, and the checks on real models
+test: lint types unit models browser ## lint, types, the test suite, and the checks on real models
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -19,11 +25,14 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
-unit: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not models and not slow"
+unit: $(VENV)/installed ## the plain suite; one torch thread a process, since more than there are cores stall one another
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not models and not slow and not browser"
 
 models: $(VENV)/installed
-	$(BIN)/pytest -m "models or slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "models or slow"
+
+browser: $(VENV)/installed ## the reports in a real browser
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser
 
 bench: $(VENV)/installed ## the engine against the reference algorithm and PEFT, side by side in one process
 	$(BIN)/python -m benchmarks
