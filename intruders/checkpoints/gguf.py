@@ -22,6 +22,7 @@ from torch import Tensor
 from ..errors import CheckpointError, IntrudersError, MissingDependencyError
 from .checkpoint import StoredTensor
 from .gguf_layout import GgufTensor, read_gguf_layout
+from .naming import one_line
 
 
 def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
@@ -174,5 +175,4 @@ def _one_line_errors(path: Path) -> Iterator[None]:
     except IntrudersError:
         raise
     except Exception as error:
-        text = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"'{path}' cannot be read as GGUF by transformers: {text}") from None
+        raise CheckpointError(f"'{path}' cannot be read as GGUF by transformers: {one_line(error)}") from None

@@ -163,9 +163,12 @@ class _Walk:
     def text(self, what: str) -> str:
         raw = self.take(self.number("<Q", what), what)
         try:
-            return raw.decode("utf-8")
+            text = raw.decode("utf-8")
         except UnicodeDecodeError:
             raise self.corrupt(f"a {what} is not UTF-8") from None
+        if not text.isprintable():  # a terminal would obey it
+            raise self.corrupt(f"a {what} is {text[:80]!r}")
+        return text
 
     def number(self, form: str, what: str) -> int:
         (value,) = struct.unpack(form, self.take(struct.calcsize(form), what))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from .naming import one_line
 
 LARGEST_BYTES = 100_000_000  # the limit safetensors puts on its headers; no config or index comes near it
 
@@ -23,7 +24,7 @@ def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
             text.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_named_constant
         )
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(error)
         raise CheckpointError(f"{where} is not valid JSON ({reason}); download it again") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} holds a JSON {type(value).__name__}; expected an object")
@@ -48,7 +49,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f"the key '{key[:80]}' stands in it twice")
+            raise ValueError(f"the key {key[:80]!r} stands in it twice")
         result[key] = value
     return result
 

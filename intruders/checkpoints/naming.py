@@ -45,6 +45,12 @@ def tied_by_config(names: Container[str], config: Mapping[str, Any] | None) -> d
     return {"lm_head.weight": embeddings[0]} if len(embeddings) == 1 else {}
 
 
+def one_line(error: BaseException) -> str:
+    """What a library said, as a part of one line: its first, without what a terminal would obey."""
+    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:300])
+
+
 def some_of(names: list[str], most: int = 3) -> str:
     """``'a', 'b', 'c' (and 4 more)``: enough names for an error of one line."""
     shown = ", ".join(f"'{name}'" for name in names[:most])

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .checkpoint import StoredTensor
 from .json_file import LARGEST_BYTES, parse_json_object, read_json_object
-from .naming import natural_order, some_of
+from .naming import natural_order, one_line, some_of
 
 INDEX_SUFFIX = ".safetensors.index.json"
 
@@ -121,6 +121,8 @@ def read_weight_map(index: Path) -> dict[str, str]:
             f"'{index}' has no 'weight_map' object; expected tensor names mapped to shard files"
         )
     for name, shard in where.items():
+        if not name.isprintable():
+            raise CheckpointError(f"'{index}' has a tensor of the name {name[:80]!r}; download it again")
         if not isinstance(shard, str) or shard in {"", ".", ".."} or set(shard) & set("/\\:\0"):
             raise CheckpointError(
                 f"'{index}' puts '{name}' into {shard!r}; expected the plain name of a file in the same "
@@ -147,15 +149,17 @@ def _header_text(path: Path, size: int, prefix: bytes, file: Any) -> bytes:
 
 
 def _entry(path: Path, name: str, value: Any) -> HeaderEntry:
+    if not name.isprintable():  # no library writes such names, and a terminal would obey them
+        raise _corrupt(path, f"it has a tensor of the name {name[:80]!r}")
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
         raise _corrupt(path, f"the entry of '{name}' lacks dtype, shape or data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise _corrupt(path, f"'{name}' has the dtype {dtype!r}, which the format does not know")
     if not _are_sizes(shape):
-        raise _corrupt(path, f"'{name}' has the shape {str(shape)[:80]}; expected a list of sizes")
+        raise _corrupt(path, f"'{name}' has the shape {str(shape)[:80]!r}; expected a list of sizes")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _corrupt(path, f"'{name}' has the data_offsets {str(offsets)[:80]}; expected [begin, end]")
+        raise _corrupt(path, f"'{name}' has the data_offsets {str(offsets)[:80]!r}; expected [begin, end]")
     bits, _ = _DTYPES[dtype]
     # Python's integers do not overflow, so that a product past 64 bits is simply unequal to the bytes there.
     if prod(shape) * bits != 8 * (offsets[1] - offsets[0]):
@@ -209,9 +213,7 @@ def _read(path: Path, name: str, entry: HeaderEntry, index: int | None) -> Tenso
         with safe_open(path, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name) if index is None else file.get_slice(name)[index]
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"'{name}' cannot be read from '{path}': {str(error).splitlines()[0]}"
-        ) from None
+        raise CheckpointError(f"'{name}' cannot be read from '{path}': {one_line(error)}") from None
     if tuple(tensor.shape) != entry.shape[0 if index is None else 1 :]:
         raise CheckpointError(
             f"'{path}' changed while it was being read: '{name}' is now {tuple(tensor.shape)}"

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .checkpoint import StoredTensor
 from .memory import is_state_dict
-from .naming import natural_order, some_of
+from .naming import natural_order, one_line, some_of
 from .safetensors import read_weight_map
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -38,6 +38,8 @@ def pickle_file(path: Path) -> dict[str, StoredTensor]:
     size = path.stat().st_size
     result: dict[str, StoredTensor] = {}
     for name, tensor in _load(path).items():
+        if not name.isprintable():
+            raise CheckpointError(f"'{path}' has a tensor of the name {name[:80]!r}, which no library writes")
         if tensor.is_sparse or tensor.is_quantized or tensor.is_meta:
             raise CheckpointError(f"'{name}' in '{path}' is no plain tensor of numbers ({tensor.layout})")
         if tensor.numel() * tensor.element_size() > size:
@@ -79,7 +81,7 @@ def _require_plain_zip(path: Path) -> None:
             ]
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise CheckpointError(
-            f"'{path}' is no file of torch.save since PyTorch 1.6 ({error}); "
+            f"'{path}' is no file of torch.save since PyTorch 1.6 ({one_line(error)}); "
             "load it where you trust it, and save it as safetensors"
         ) from None
     except OSError as error:
@@ -94,15 +96,14 @@ def _load(path: Path) -> Mapping[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        reason = _what_was_refused(str(error))
+        reason = _what_was_refused(error)
         raise CheckpointError(
             f"'{path}' was not loaded, because its pickle {reason}; load it where you trust it, and save it "
             "as "
             "safetensors"
         ) from None
     except Exception as error:  # torch.load raises nearly anything for a damaged file
-        text = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"'{path}' cannot be read by torch.load: {text}") from None
+        raise CheckpointError(f"'{path}' cannot be read by torch.load: {one_line(error)}") from None
     for key in _WEIGHT_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -113,9 +114,9 @@ def _load(path: Path) -> Mapping[str, Tensor]:
     return dict(content)
 
 
-def _what_was_refused(text: str) -> str:
+def _what_was_refused(error: Exception) -> str:
     """The name of the global from torch's text of many lines, or a general word for it."""
-    for line in text.splitlines():
+    for line in str(error).splitlines():
         if "GLOBAL" in line:
-            return f"wants code that is not run here ({line.strip()[:120]})"
+            return f"wants code that is not run here ({one_line(ValueError(line.strip()[:120]))})"
     return "is damaged or wants code that is not run here"

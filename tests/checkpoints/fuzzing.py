@@ -319,15 +319,17 @@ def fuzz(target: str, place: Path, tries: int, seed: int) -> Counter[str]:
     outcomes: Counter[str] = Counter()
     for number in range(tries):
         own_seed = seed * 1_000_000 + number
-        start = time.monotonic()
+        start, message = time.monotonic(), ""
         try:
             TARGETS[target](place, random.Random(own_seed))
             outcomes["read"] += 1
-        except IntrudersError:
+        except IntrudersError as error:
             outcomes["refused"] += 1
+            message = str(error)
         except BaseException as error:
             error.add_note(f"fuzz target '{target}', seed {own_seed}")
             raise
+        assert message.isprintable(), f"fuzz target '{target}', seed {own_seed}: {message!r}"
         assert time.monotonic() - start < SLOWEST, f"fuzz target '{target}', seed {own_seed}, took too long"
     return outcomes
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -187,6 +187,26 @@ def test_the_active_adapter_of_several(tmp_path: Path) -> None:
     assert set(different) == {f"model.layers.{i}.self_attn.k_proj.weight" for i in range(2)}
     for name, both in different.items():
         torch.testing.assert_close(tuned_of(both), truth[name])
+
+
+def test_adapter_inside_a_transformers_model() -> None:
+    """transformers' own add_adapter injects PEFT's layers so, and keeps the configs in the same attribute."""
+    config = LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj"])
+    model = inject_adapter_in_model(config, tiny_llama(), "mine")
+    model.peft_config = {"mine": config}
+    randomize_adapter(model)
+    different = loaded(pair(*open_pair(model)))
+    assert len(different) == 2
+    layer = model.model.layers[1].self_attn.q_proj
+    both = different["model.layers.1.self_attn.q_proj.weight"]
+    torch.testing.assert_close(tuned_of(both), layer.base_layer.weight + layer.get_delta_weight("mine"))
+    assert torch.equal(both.base, tiny_llama().model.layers[1].self_attn.q_proj.weight)
+
+
+def test_prompts_in_memory_are_named() -> None:
+    model = get_peft_model(tiny_llama(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(CheckpointError, match="of type PROMPT_TUNING, which is not read here"):
+        open_pair(model)
 
 
 def test_a_scale_set_in_memory_counts() -> None:

@@ -148,6 +148,12 @@ def test_overlapping_tensors(tmp_path: Path) -> None:
         read_header(write_raw(tmp_path / "x.safetensors", header, bytes(24)))
 
 
+def test_a_name_that_a_terminal_would_obey(tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "x.safetensors", {"a\x1b[2J\n": entry()}, bytes(16))
+    with pytest.raises(CheckpointError, match=r"a tensor of the name 'a\\x1b\[2J\\n'"):
+        read_header(path)
+
+
 def test_the_same_name_twice(tmp_path: Path) -> None:
     text = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a": 1}'
     with pytest.raises(CheckpointError, match="stands in it twice"):

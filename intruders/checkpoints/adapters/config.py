@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import CheckpointError
+from ..naming import one_line
 
 # Some seconds' worth. Patterns come from strangers, and Python's re backtracks without a limit.
 _MOST_STEPS = 1e9
@@ -24,14 +25,14 @@ class AdapterConfig:
     def peft_type(self) -> str:
         value = self.values.get("peft_type")
         text = getattr(value, "value", value)  # an enumeration in memory, a string in a file
-        if not isinstance(text, str):
+        if not isinstance(text, str) or not text.isprintable():
             raise self.wrong("peft_type", "the name of a PEFT method")
         return text.upper()
 
     @property
     def base_source(self) -> str | None:
         value = self.values.get("base_model_name_or_path")
-        return value if isinstance(value, str) and value else None
+        return value if isinstance(value, str) and value and value.isprintable() else None
 
     def flag(self, key: str) -> bool:
         value = self.values.get(key)
@@ -69,7 +70,7 @@ class AdapterConfig:
         self.steps += steps_at_worst(pattern, module)
         if self.steps > _MOST_STEPS:
             raise CheckpointError(
-                f"the adapter config of '{self.source}' has the pattern '{pattern[:60]}', which could keep "
+                f"the adapter config of '{self.source}' has the pattern {pattern[:60]!r}, which could keep "
                 "the "
                 "matching of module names busy for ever; write the modules' names instead"
             )
@@ -77,7 +78,7 @@ class AdapterConfig:
             return re.match(rf"(.*\.)?({pattern})$", module) is not None
         except (re.error, RecursionError, OverflowError) as error:
             raise self.wrong(
-                "rank_pattern or alpha_pattern", f"patterns that re compiles ({error})"
+                "rank_pattern or alpha_pattern", f"patterns that re compiles ({one_line(error)})"
             ) from None
 
     def wrong(self, key: str, expected: str) -> CheckpointError:

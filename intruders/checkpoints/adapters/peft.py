@@ -57,12 +57,20 @@ def peft_adapters_in(model: nn.Module) -> list[Adapter]:
       CheckpointError: no adapter is active, or its PEFT type is not read here.
     """
     source = describe_module(model)
-    active: Any = model.active_adapters
-    names = active() if callable(active) else active
-    names = [names] if isinstance(names, str) else list(names)
+    names = _active_adapters(model)
     if not names:
         raise CheckpointError(f"{source} has no active adapter; set_adapter makes one active")
     return [_adapter_in(model, name, source) for name in names]
+
+
+def _active_adapters(model: nn.Module) -> list[str]:
+    """As the layers have it; a method without layers of its own (prompts) has all its adapters."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    configs: Any = model.peft_config
+    active = [name for layer in layers for name in layer.active_adapters] if layers else list(configs)
+    return [name for name in dict.fromkeys(active) if name in configs]
 
 
 def _adapter_in(model: nn.Module, name: str, source: str) -> Adapter:

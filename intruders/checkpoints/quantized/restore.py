@@ -43,7 +43,7 @@ def restored(tensors: Tensors, config: Mapping[str, Any] | None, source: str) ->
     readers = _READERS.get(str(method), [])
     if method is not None and not readers:
         raise CheckpointError(
-            f"'{source}' is quantized with {method}, which is not de-quantized here (only "
+            f"'{source}' is quantized with {str(method)[:60]!r}, which is not de-quantized here (only "
             f"{', '.join(_READERS)} are); give the original base, or load it with transformers, call "
             "dequantize() on the model, and save that"
         )
