@@ -58,6 +58,9 @@ class KrylovSpace:
         self._left_products = GrowingRows(left_products, room)
         self._right = GrowingRows(right, room)
         self._right_products = GrowingRows(right_products, room)
+        # The small decomposition and Ritz vectors of the space as it is now; growing forgets them.
+        self._decomposed: tuple[Tensor, Tensor, Tensor] | None = None
+        self._ritz: tuple[int, tuple[Triplets, Tensor, Tensor]] | None = None
 
     @classmethod
     def from_random_block(
@@ -101,12 +104,14 @@ class KrylovSpace:
 
     def grow_left(self, directions: Tensor) -> None:
         """Adds the span of ``directions`` ``(*batch, b, m)`` to the left basis: one pass of b rows."""
+        self._decomposed = self._ritz = None
         new = orthonormalize(directions, self.left)
         self._left.append(new)
         self._left_products.append(self.operator.apply_transpose(new))
 
     def grow_right(self, directions: Tensor) -> None:
         """Adds the span of ``directions`` ``(*batch, b, n)`` to the right basis: one pass of b rows."""
+        self._decomposed = self._ritz = None
         new = orthonormalize(directions, self.right)
         self._right.append(new)
         self._right_products.append(self.operator.apply(new))
@@ -143,6 +148,8 @@ class KrylovSpace:
 
     def ritz(self, count: int) -> tuple[Triplets, Tensor, Tensor]:
         """The ``count`` leading Ritz triplets, with their residual rows on the left and on the right side."""
+        if self._ritz is not None and self._ritz[0] == count:
+            return self._ritz[1]
         a, values, b = self._small_svd(count + 1)
         floor = values[..., count] if values.shape[-1] > count else torch.zeros_like(values[..., 0])
         a, values, b = a[..., :count, :], values[..., :count], b[..., :count, :]
@@ -154,26 +161,30 @@ class KrylovSpace:
         residuals = torch.hypot(left_residual.norm(dim=-1), right_residual.norm(dim=-1)).double()
         angles = _angle_bounds(values, residuals, floor, torch.finfo(dtype).eps)
         triplets = Triplets(values.to(dtype), left, right, residuals.to(dtype), angles.to(dtype))
-        return triplets, left_residual, right_residual
+        self._ritz = count, (triplets, left_residual, right_residual)
+        return self._ritz[1]
 
     def _small_svd(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Leading triplets of ``left @ W @ right.mT``: vectors as rows in the bases' dtype, values in double."""
-        a, values, b = _leading_svd((self.left_products @ self.right.mT).double(), count)
-        return a.to(self.left.dtype), values, b.to(self.left.dtype)
+        if self._decomposed is None:
+            core = (self.left_products @ self.right.mT).double()
+            a, values, b = _small_svd(core)
+            self._decomposed = a.to(self.left.dtype), values, b.to(self.left.dtype)
+        a, values, b = self._decomposed
+        return a[..., :count, :], values[..., :count], b[..., :count, :]
 
 
-def _leading_svd(core: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``count`` leading left vectors (rows), values and right vectors (rows) of small double-precision
-    matrices.
+def _small_svd(core: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Left vectors (rows), values and right vectors (rows) of small double-precision matrices, descending.
 
-    Through the eigenvectors of the smaller Gram matrix, at half the time of an SVD. Squaring costs accuracy
-    only in values below 1e-8 of the largest, and those never lead unless the matrix has too few others.
+    Through the eigenvectors of the smaller Gram matrix, at half the time of an SVD. Squaring costs accuracy only in
+    values below 1e-8 of the largest, and those never lead unless the matrix has too few others.
     """
     if core.shape[-2] > core.shape[-1]:
-        right, values, left = _leading_svd(core.mT, count)
+        right, values, left = _small_svd(core.mT)
         return left, values, right
     _, vectors = torch.linalg.eigh(core @ core.mT)
-    left = vectors.mT.flip(-2)[..., :count, :]
+    left = vectors.mT.flip(-2)
     right = left @ core
     values = right.norm(dim=-1)
     right = right / values.unsqueeze(-1).clamp_min(torch.finfo(values.dtype).tiny)
