@@ -10,6 +10,10 @@ from torch import Tensor
 _ROUNDINGS = 64
 # A second projection that moves a block by more than this (as cosines) has spoilt its orthonormality.
 _MOVED = 1e-3
+_MOST_ROUNDS = 6
+# A projection that leaves less than this of a unit row leaves mostly rounding, or soon will.
+_VANISHED = 1e-2
+_MOST_ROUNDS = 6
 
 
 def orthonormalize(rows: Tensor, against: Tensor | None = None) -> Tensor:
@@ -17,37 +21,32 @@ def orthonormalize(rows: Tensor, against: Tensor | None = None) -> Tensor:
 
     ``rows`` is ``(*batch, b, n)``, ``against`` ``(*batch, a, n)`` with a + b <= n. Dependent or zero rows are replaced
     by random directions (seeded), so that the answer always has b rows. Two rounds of classical Gram-Schmidt are
-    enough for orthogonality to rounding ("twice is enough", Giraud et al. 2005).
+    enough for orthogonality to rounding ("twice is enough", Giraud et al. 2005), unless a row has to be refilled.
     """
-    sizes = rows.norm(dim=-1)
-    projected = rows if against is None else rows - (rows @ against.mT) @ against
-    columns, factor = torch.linalg.qr(projected.mT)
-    threshold = _ROUNDINGS * torch.finfo(rows.dtype).eps * sizes
-    vanished = factor.diagonal(dim1=-2, dim2=-1).abs() <= threshold
-    basis: Tensor = columns.mT
-    if bool(vanished.any()):
-        basis = _refilled(basis, vanished, seed=0 if against is None else against.shape[-2])
-        return _twice_projected(basis, against)
-    if against is None:
-        return basis
-    cosines = basis @ against.mT
-    if float(cosines.abs().amax()) > _MOVED:
-        return _twice_projected(basis, against)
-    return basis - cosines @ against
+    rows = rows / rows.abs().amax(dim=-1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+    known = 0 if against is None else against.shape[-2]
+    for attempt in range(_MOST_ROUNDS):
+        projected = rows if against is None else rows - (rows @ against.mT) @ against
+        columns, factor = torch.linalg.qr(projected.mT)
+        basis: Tensor = columns.mT
+        threshold = _ROUNDINGS * torch.finfo(rows.dtype).eps * rows.norm(dim=-1)
+        vanished = factor.diagonal(dim1=-2, dim2=-1).abs() <= threshold
+        if bool(vanished.any()):
+            rows = _refilled(basis, vanished, seed=known + attempt)
+            continue
+        if against is None:
+            return basis
+        cosines = basis @ against.mT
+        if float(cosines.abs().amax()) <= _MOVED:
+            return basis - cosines @ against
+        rows = basis
+    return basis
 
 
 def _refilled(rows: Tensor, vanished: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     fresh = torch.randn(rows.shape[-2:], generator=generator, dtype=rows.dtype).to(rows.device)
     return torch.where(vanished.unsqueeze(-1), fresh, rows)
-
-
-def _twice_projected(rows: Tensor, against: Tensor | None) -> Tensor:
-    for _ in range(2):
-        if against is not None:
-            rows = rows - (rows @ against.mT) @ against
-        rows = torch.linalg.qr(rows.mT)[0].mT
-    return rows
 
 
 class GrowingRows:

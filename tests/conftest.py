@@ -1,0 +1,20 @@
+"""Settings of the whole suite."""
+
+from __future__ import annotations
+
+import os
+
+# Two threads of a product on one busy core are ten times slower than one; and sums do not depend on the count.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from hypothesis import HealthCheck, settings
+
+# The same examples in every run, so that a failure is the commit's and not the day's. Other examples:
+# pytest --hypothesis-profile=default
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("repeatable")

@@ -1,0 +1,176 @@
+"""Leading triplets from a Krylov space, against dense decompositions in double precision.
+
+Tested through what the engine uses: a space from a random block, and ``converge``. Its ``angles`` are a claim
+about the true vectors, and the certificates rest on it; that it is honest is what matters most here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from matrices import SPECTRA, Array, with_values
+from torch import Tensor
+
+from intruders.linalg.krylov import BLOCK, KrylovSpace, Triplets, converge, orthonormalize
+from intruders.linalg.operators import Dense, LowRankUpdate, Operator
+
+SHAPES = [(180, 180), (250, 170), (170, 250)]
+COUNT, TRACKED, STEPS = 10, 14, 20
+# Of a value that more vectors share than a block has rows, a Krylov space sees as many copies as the block has.
+HIDES_COPIES = {"many equal", "two plateaus", "all equal", "rank-deficient", "low rank"}
+
+
+def leading(operator: Operator, tolerance: float = 0.02) -> Triplets:
+    space = KrylovSpace.from_random_block(operator, BLOCK, STEPS)
+    return converge(space, COUNT, TRACKED, tolerance, 12)
+
+
+def sine_to_true_space(row: Array, value: float, x: Array, s: Array) -> float:
+    """Sine of the angle between a computed left vector and the space of the singular value it has found."""
+    nearest = s[np.argmin(np.abs(s - value))]
+    if nearest <= 5e-6 * s[0]:
+        # Of value zero is everything outside the column space; the thin decomposition shows some of it.
+        others = x[:, s > 5e-6 * s[0]]
+        return float(np.linalg.norm(others.T @ row) / np.linalg.norm(row))
+    space = x[:, np.abs(s - nearest) <= 5e-6 * s[0]]
+    return float(np.linalg.norm(row - space @ (space.T @ row)) / np.linalg.norm(row))
+
+
+def check_against_truth(found: Triplets, matrix: Array) -> None:
+    x, s, _ = np.linalg.svd(matrix, full_matrices=False)
+    left, right = found.left[0].double().numpy(), found.right[0].double().numpy()
+    values = found.values[0].double().numpy()
+    for i in range(TRACKED):
+        claimed = float(found.angles[0, i])
+        assert sine_to_true_space(left[i], values[i], x, s) <= claimed + 1e-5
+        if claimed < 1:
+            np.testing.assert_allclose(np.linalg.norm(left[i]), 1, atol=1e-5)
+    # Residuals are taken from stored products: they have to be those of the vectors.
+    two_sided = np.hypot(
+        np.linalg.norm(left @ matrix - values[:, None] * right, axis=1),
+        np.linalg.norm(right @ matrix.T - values[:, None] * left, axis=1),
+    )
+    np.testing.assert_allclose(found.residuals[0], two_sided, atol=1e-5 * s[0], rtol=1e-2)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", SPECTRA)
+def test_claimed_angles_are_honest(name: str, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(3)
+    matrix = torch.from_numpy(with_values(*shape, SPECTRA[name](min(shape), rng), rng)).float()
+    check_against_truth(leading(Dense(matrix.unsqueeze(0))), matrix.double().numpy())
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", [name for name in SPECTRA if name not in HIDES_COPIES])
+def test_leading_values_are_all_found(name: str, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(4)
+    values = SPECTRA[name](min(shape), rng)
+    matrix = torch.from_numpy(with_values(*shape, values, rng)).float()
+    found = leading(Dense(matrix.unsqueeze(0)))
+    np.testing.assert_allclose(found.values[0, :COUNT], values[:COUNT], atol=5e-4)
+
+
+def test_a_low_rank_update_is_the_matrix_it_stands_for() -> None:
+    rng = np.random.default_rng(5)
+    base = torch.from_numpy(with_values(200, 180, SPECTRA["power law"](180, rng), rng)).float()
+    left, right = (torch.from_numpy(rng.standard_normal(s)).float() / 10 for s in [(200, 3), (3, 180)])
+    operator = LowRankUpdate(Dense(base.unsqueeze(0)), left.unsqueeze(0), right.unsqueeze(0))
+    check_against_truth(leading(operator), (base.double() + left.double() @ right.double()).numpy())
+
+
+def test_a_stack_is_its_matrices_one_by_one() -> None:
+    rng = np.random.default_rng(6)
+    names = ["power law", "outliers over a bulk", "flat", "exponential"]
+    matrices = [
+        torch.from_numpy(with_values(170, 190, SPECTRA[name](170, rng), rng)).float() for name in names
+    ]
+    together = leading(Dense(torch.stack(matrices)))
+    for i, matrix in enumerate(matrices):
+        check_against_truth(
+            Triplets(
+                *(getattr(together, f)[i : i + 1] for f in ("values", "left", "right", "residuals", "angles"))
+            ),
+            matrix.double().numpy(),
+        )
+
+
+def test_the_same_seed_gives_the_same_vectors() -> None:
+    matrix = torch.randn(1, 170, 180, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    first = leading(Dense(matrix))
+    torch.manual_seed(2)
+    torch.testing.assert_close(leading(Dense(matrix)).left, first.left, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("scale", [2.0**-30, 2.0**30])
+def test_scale_moves_values_and_nothing_else(scale: float) -> None:
+    rng = np.random.default_rng(7)
+    matrix = torch.from_numpy(with_values(170, 180, SPECTRA["power law"](170, rng), rng)).float().unsqueeze(0)
+    plain, scaled = leading(Dense(matrix)), leading(Dense(scale * matrix))
+    torch.testing.assert_close(scaled.values, scale * plain.values)
+    torch.testing.assert_close(scaled.angles, plain.angles)
+
+
+STRUCTURED = {
+    "zero": torch.zeros(180, 200),
+    "ones": torch.ones(200, 180),
+    "five on the diagonal": torch.diag(torch.cat([torch.linspace(1, 0.5, 5), torch.zeros(175)])),
+    "one entry": torch.zeros(180, 180).index_put((torch.tensor(7), torch.tensor(9)), torch.tensor(2.0)),
+    "identity": torch.eye(180),
+    "steps on the diagonal": torch.diag((torch.arange(200) // 40).float() + 1),
+    "sparse rows": torch.diag(torch.linspace(2, 1, 180)) * (torch.arange(180) % 3 == 0),
+    "rank 3": torch.ones(180, 3).cumsum(0).sin() @ torch.ones(3, 190).cumsum(1).cumsum(0).cos(),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_no_singular_value_is_made_up(name: str) -> None:
+    """Where the Krylov space is exhausted its basis is filled up, and must stay orthonormal: a basis that is
+    not yields values above the largest."""
+    matrix = STRUCTURED[name]
+    values = np.linalg.svd(matrix.double().numpy(), compute_uv=False)
+    found = leading(Dense(matrix.unsqueeze(0)))
+    assert found.values.isfinite().all()
+    assert float(found.values[0, 0]) <= values[0] * (1 + 1e-5)
+    check_against_truth(found, matrix.double().numpy())
+
+
+def rows_of(kind: str) -> tuple[Tensor, Tensor]:
+    """Rows to be made orthonormal, and an orthonormal basis they are to be orthogonal to."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(30, 6, generator=generator))[0].mT
+    rows = torch.randn(4, 30, generator=generator)
+    if kind == "inside the basis":
+        rows = torch.randn(4, 6, generator=generator) @ basis
+    if kind == "equal":
+        rows = rows[:1].expand(4, 30)
+    if kind == "zero":
+        rows = torch.zeros(4, 30)
+    if kind == "zero, beside unit vectors":
+        rows, basis = torch.zeros(4, 30), torch.eye(30)[:6]
+    if kind == "one zero":
+        rows = rows.clone()
+        rows[2] = 0
+    if kind == "of very different size":
+        rows = rows * torch.tensor([[1e9], [1.0], [1e-5], [1e-9]])
+    if kind == "nearly dependent":
+        rows = rows[:1] + 1e-6 * rows
+    return rows, basis
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["plain", "inside the basis", "equal", "zero", "zero, beside unit vectors", "one zero"]
+    + ["of very different size", "nearly dependent"],
+)
+def test_orthonormalize(kind: str) -> None:
+    rows, basis = rows_of(kind)
+    found = orthonormalize(rows.unsqueeze(0), basis.unsqueeze(0))[0]
+    together = torch.cat([basis, found])
+    torch.testing.assert_close(together @ together.mT, torch.eye(10), atol=2e-6, rtol=0)
+    if kind in {"plain", "of very different size"}:
+        units = torch.nn.functional.normalize(rows, dim=-1)
+        inside = (units @ together.mT) @ together
+        torch.testing.assert_close(inside, units, atol=1e-5, rtol=0)

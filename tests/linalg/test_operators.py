@@ -1,0 +1,65 @@
+"""Operators against dense products in double precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from matrices import ugly
+from torch import Tensor
+
+from intruders.linalg.operators import Dense, LowRankUpdate, Operator
+
+UGLY = ugly()
+
+
+def both_kinds(matrix: Tensor) -> list[tuple[Operator, Tensor]]:
+    """The matrix as it is, and under an update of rank 2; each with what it stands for."""
+    m, n = matrix.shape
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(m, 2, generator=generator, dtype=matrix.dtype)
+    right = torch.randn(2, n, generator=generator, dtype=matrix.dtype)
+    return [(Dense(matrix), matrix), (LowRankUpdate(Dense(matrix), left, right), matrix + left @ right)]
+
+
+@pytest.mark.parametrize("name", UGLY)
+def test_products_are_those_of_the_dense_matrix(name: str) -> None:
+    m, n = UGLY[name].shape
+    generator = torch.Generator().manual_seed(1)
+    for operator, dense in both_kinds(UGLY[name]):
+        scale = float(dense.abs().max()) or 1.0
+        rows = torch.randn(3, n, generator=generator, dtype=dense.dtype)
+        columns = torch.randn(3, m, generator=generator, dtype=dense.dtype)
+        assert operator.shape == (m, n)
+        torch.testing.assert_close(operator.apply(rows) / scale, (dense @ rows.mT).mT / scale)
+        torch.testing.assert_close(
+            operator.apply_transpose(columns) / scale, (dense.mT @ columns.mT).mT / scale
+        )
+        torch.testing.assert_close(operator.dense() / scale, dense / scale)
+
+
+def test_a_stack_is_its_matrices_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(2)
+    base = torch.randn(4, 6, 5, generator=generator)
+    left, right = torch.randn(4, 6, 2, generator=generator), torch.randn(4, 2, 5, generator=generator)
+    rows, columns = torch.randn(4, 3, 5, generator=generator), torch.randn(4, 3, 6, generator=generator)
+    for stack in (Dense(base), LowRankUpdate(Dense(base), left, right)):
+        chosen = stack.select(torch.tensor([2, 0]))
+        assert chosen.shape == (2, 6, 5)
+        for place, index in enumerate([2, 0]):
+            dense = base[index] if isinstance(stack, Dense) else base[index] + left[index] @ right[index]
+            torch.testing.assert_close(chosen.dense()[place], dense)
+            torch.testing.assert_close(stack.apply(rows)[index], rows[index] @ dense.mT)
+            torch.testing.assert_close(stack.apply_transpose(columns)[index], columns[index] @ dense)
+
+
+def test_double_multiplies_in_double_precision() -> None:
+    base = torch.tensor([[1.0, 1e-6]])
+    for operator in (
+        Dense(base),
+        LowRankUpdate(Dense(base), torch.tensor([[1.0]]), torch.tensor([[0.0, 1e-7]])),
+    ):
+        rows = torch.tensor([[1.0, 1e-3]], dtype=torch.float64)
+        double = operator.double()
+        assert double.dtype == torch.float64
+        expected = rows @ operator.double().dense().mT
+        assert double.apply(rows).item() == expected.item() != 1.0

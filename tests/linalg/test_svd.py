@@ -1,0 +1,91 @@
+"""The dense decomposition and clusters, against numpy and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from matrices import orthonormal_columns, ugly
+
+from intruders.linalg.svd import (
+    CLUSTER_TOLERANCE,
+    DenseSVD,
+    cluster_ids,
+    cluster_projections,
+    dense_svd,
+    settle_clusters,
+)
+
+UGLY = ugly()
+
+
+@pytest.mark.parametrize("name", UGLY)
+def test_decomposition_of_ugly_matrices(name: str) -> None:
+    matrix = UGLY[name]
+    found = dense_svd(matrix)
+    expected = np.linalg.svd(matrix.numpy(), compute_uv=False)
+    scale = expected[0] or 1.0
+    np.testing.assert_allclose(found.values / scale, expected / scale, atol=1e-13)
+    rebuilt = (found.left.mT * found.values) @ found.right
+    torch.testing.assert_close(rebuilt / scale, matrix / scale, atol=1e-13, rtol=0)
+    for vectors in (found.left, found.right):
+        torch.testing.assert_close(
+            vectors @ vectors.mT, torch.eye(len(vectors), dtype=torch.float64), atol=1e-13, rtol=0
+        )
+
+
+def test_single_precision_is_widened_first() -> None:
+    matrix = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    expected = np.linalg.svd(matrix.double().numpy(), compute_uv=False)
+    np.testing.assert_allclose(dense_svd(matrix).values, expected, rtol=1e-13)
+
+
+def test_cluster_ids_by_hand() -> None:
+    step = CLUSTER_TOLERANCE
+    values = torch.tensor([1.0, 1 - step / 2, 1 - step, 0.5, 0.5 - 2 * step, 0.0, 0.0], dtype=torch.float64)
+    # A chain of close neighbours is one cluster, though its ends are not that close.
+    assert cluster_ids(values).tolist() == [0, 0, 0, 1, 2, 3, 3]
+    assert cluster_ids(1e20 * values).tolist() == [0, 0, 0, 1, 2, 3, 3]
+    assert cluster_ids(torch.zeros(3)).tolist() == [0, 0, 0]
+    assert cluster_ids(torch.ones(1)).tolist() == [0]
+    assert cluster_ids(torch.stack([values, values.flip(0).cumsum(0).flip(0)])).shape == (2, 7)
+
+
+def test_cluster_projections_by_hand() -> None:
+    cosines = torch.tensor([[0.3, 0.0], [0.4, 0.0], [0.1, -0.9]])
+    expected = torch.tensor([[0.5, 0.0], [0.5, 0.0], [0.1, 0.9]])
+    torch.testing.assert_close(cluster_projections(cosines, torch.tensor([0, 0, 1])), expected)
+    both = cluster_projections(cosines.expand(2, 3, 2), torch.tensor([[0, 0, 1], [0, 1, 2]]))
+    torch.testing.assert_close(both, torch.stack([expected, cosines.abs()]))
+
+
+def rotated(svd: DenseSVD, members: slice, seed: int) -> DenseSVD:
+    """The decomposition with other vectors in one cluster: as valid as before."""
+    size = svd.left[members].shape[0]
+    turn = torch.from_numpy(orthonormal_columns(size, size, np.random.default_rng(seed)))
+    left, right = svd.left.clone(), svd.right.clone()
+    left[members], right[members] = turn @ left[members], turn @ right[members]
+    return DenseSVD(svd.values, left, right)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 6])
+def test_settled_vectors_do_not_depend_on_the_algorithms_choice(count: int) -> None:
+    rng = np.random.default_rng(1)
+    left, right = orthonormal_columns(8, 6, rng), orthonormal_columns(6, 6, rng)
+    tuned = torch.from_numpy((left * [5.0, 3, 3, 3, 2, 1]) @ right.T)
+    base = torch.from_numpy(rng.standard_normal((8, 6)))
+    svd = dense_svd(tuned)
+    first = settle_clusters(svd, count, base)
+    assert first.shape == (count, 8)
+    for seed in range(3):
+        again = settle_clusters(rotated(svd, slice(1, 4), seed), count, base)
+        torch.testing.assert_close((first * again).sum(-1).abs(), torch.ones(count, dtype=torch.float64))
+    # Whatever is chosen spans the same space: each vector still belongs to its singular value.
+    np.testing.assert_allclose(np.linalg.norm(first @ tuned, axis=1), [5.0, 3, 3, 3, 2, 1][:count])
+
+
+def test_a_cluster_that_is_the_bases_too_takes_the_bases_vectors() -> None:
+    base = torch.diag(torch.tensor([5.0, 4, 3, 2], dtype=torch.float64))
+    tuned = torch.eye(4, dtype=torch.float64) * 7
+    settled = settle_clusters(dense_svd(tuned), 3, base)
+    torch.testing.assert_close(settled.abs(), torch.eye(4, dtype=torch.float64)[:3])
