@@ -162,8 +162,16 @@ def rows_of(kind: str) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize(
     "kind",
-    ["plain", "inside the basis", "equal", "zero", "zero, beside unit vectors", "one zero"]
-    + ["of very different size", "nearly dependent"],
+    [
+        "plain",
+        "inside the basis",
+        "equal",
+        "zero",
+        "zero, beside unit vectors",
+        "one zero",
+        "of very different size",
+        "nearly dependent",
+    ],
 )
 def test_orthonormalize(kind: str) -> None:
     rows, basis = rows_of(kind)

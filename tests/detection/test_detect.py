@@ -1,0 +1,357 @@
+"""Detection against numpy's dense decompositions, and the default path against the exact one.
+
+Sizes are such that the default takes the Krylov path where that is the point (``BIG``): otherwise it would
+compare the dense path with itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matrices import (
+    SHAPES,
+    SPECTRA,
+    UPDATES,
+    Array,
+    Pair,
+    orthonormal_columns,
+    planted_mixes,
+    stacked,
+    truth_of,
+    with_values,
+)
+
+from intruders.detection.detect import DENSE_BELOW, Detection, detect
+from intruders.detection.stack import Stack
+from intruders.detection.update import measure_update
+
+BIG = [(256, 256), (300, 260), (260, 300), (320, 320), (400, 256), (256, 400)]
+# Certificates rest on single-precision products, with this margin to the threshold.
+COSINE = 1e-4
+# A vector is computed to a sine of 0.2 at the loosest, and then its singular value to 0.2^2 / 2 of the distance to
+# the next: what is reported is right to this share of the largest.
+VALUE = 5e-3
+
+
+def check(pair: Pair, k: int, epsilon: float) -> Detection:
+    """The default path gives the exact path's decisions, and both hold the truth; returns the default's."""
+    truth = truth_of(pair, k)
+    exact = detect(pair.stack(), k, epsilon, exact=True)
+    found = detect(pair.stack(), k, epsilon)
+    assert found.intruder.tolist() == exact.intruder.tolist(), (found, exact)
+    told = truth.defined
+    for detection in (found, exact):
+        lower, upper = detection.lower[0].double().numpy(), detection.upper[0].double().numpy()
+        assert (lower <= upper).all()
+        assert (lower[told] <= truth.most[told] + COSINE).all(), (lower - truth.most, detection.certificate)
+        assert (upper[told] >= truth.least[told] - COSINE).all(), (truth.least - upper, detection.certificate)
+        sure = told & (np.abs(truth.least - epsilon) > COSINE) & (np.abs(truth.most - epsilon) > COSINE)
+        sure &= truth.most - truth.least < 1e-6  # no cluster has a say
+        assert (detection.intruder[0].numpy() == (truth.least < epsilon))[sure].all()
+        assert {name for row in detection.certificate for name in row} <= {
+            "overlap",
+            "mass",
+            "moment",
+            "exact",
+        }
+    scale = truth.values[0] or 1.0
+    np.testing.assert_allclose(exact.values[0].numpy() / scale, truth.values / scale, atol=1e-6)
+    np.testing.assert_allclose(found.values[0].double().numpy() / scale, truth.values / scale, atol=VALUE)
+    return found
+
+
+@pytest.mark.parametrize(("spectrum", "update"), itertools.product(SPECTRA, UPDATES))
+def test_every_spectrum_under_every_update(spectrum: str, update: str) -> None:
+    seed = list(itertools.product(SPECTRA, UPDATES)).index((spectrum, update))
+    rng = np.random.default_rng(seed)
+    m, n = BIG[seed % len(BIG)]
+    base = with_values(m, n, SPECTRA[spectrum](min(m, n), rng), rng)
+    check(UPDATES[update](base, rng), 10, 0.5)
+
+
+@given(
+    spectrum=st.sampled_from(list(SPECTRA)),
+    update=st.sampled_from(list(UPDATES)),
+    shape=st.sampled_from(BIG),
+    k=st.integers(1, 16),
+    epsilon=st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=40)
+def test_default_and_exact_agree(
+    spectrum: str, update: str, shape: tuple[int, int], k: int, epsilon: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    base = with_values(*shape, SPECTRA[spectrum](min(shape), rng), rng)
+    check(UPDATES[update](base, rng), k, epsilon)
+
+
+@given(
+    shape=st.sampled_from(SHAPES),
+    k=st.integers(1, 12),
+    epsilon=st.sampled_from([1e-6, 0.3, 0.5, 0.8, 1.0]),
+    lowrank=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_small_matrices(shape: tuple[int, int], k: int, epsilon: float, lowrank: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    base = rng.standard_normal(shape)
+    pair = (UPDATES["low-rank"] if lowrank else UPDATES["dense"])(base, rng)
+    found = check(pair, k, epsilon)
+    assert found.intruder.shape == (1, min(k, *shape))
+
+
+def test_these_sizes_take_the_krylov_path() -> None:
+    assert all(min(shape) >= DENSE_BELOW for shape in BIG)
+    rng = np.random.default_rng(0)
+    base = with_values(256, 256, SPECTRA["outliers over a bulk"](256, rng), rng)
+    found = check(UPDATES["scaled"](base, rng), 5, 0.5)
+    assert found.certificate == [["overlap"] * 5]
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["low-rank", "dense"])
+@pytest.mark.parametrize("size", [60, 256])
+def test_mixes_of_three_are_no_intruders_at_one_half_and_mixes_of_five_are(size: int, dense: bool) -> None:
+    rng = np.random.default_rng(1)
+    # A tail that is small beside the planted vectors leaves them as they were planted.
+    values = np.concatenate([np.linspace(1.0, 0.6, 20), np.linspace(0.01, 0.001, size - 20)])
+    base = with_values(size, size, values, rng)
+    spreads = [3, 5, 3, 5, 5, 3]
+    pair = planted_mixes(base, spreads, rng)
+    if dense:
+        pair = Pair.dense(base, pair.tuned_double() - base)
+    found = check(pair, 10, 0.5)
+    assert found.intruder[0].tolist() == [spread == 5 for spread in spreads] + [False] * 4
+    for j, spread in enumerate(spreads):
+        lower, upper = float(found.lower[0, j]), float(found.upper[0, j])
+        assert lower - COSINE <= truth_of(pair, 10).least[j] <= upper + COSINE
+        if upper - lower < 1e-6:
+            assert lower == pytest.approx(spread**-0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("size", [60, 256])
+def test_mixes_of_four_lie_on_the_threshold_of_one_half(size: int) -> None:
+    """Of four cosines whose squares sum to one, the largest is at least 1/2, so that an exact mix is no intruder.
+
+    Rounded weights put the cosines some 1e-3 to either side. No certificate claims to tell: the dense decomposition
+    decides, and so both paths say the same.
+    """
+    rng = np.random.default_rng(2)
+    values = np.concatenate([np.linspace(1.0, 0.6, 20), np.linspace(0.01, 0.001, size - 20)])
+    base = with_values(size, size, values, rng)
+    found = check(planted_mixes(base, [4], rng), 1, 0.5)
+    assert found.certificate == [["exact"]]
+    assert found.lower.item() == pytest.approx(0.5, abs=5e-3)
+
+
+def hidden_directions(base: Array, rng: np.random.Generator) -> Pair:
+    """A dense update of eight directions that resemble base vectors, and eight weaker ones that resemble none.
+
+    Nothing couples the weaker ones to the rest: a search that starts from the base's vectors and the update's eight
+    leading directions has no residual that would lead to them.
+    """
+    u, _, vt = np.linalg.svd(base)
+    leading = 0.8 * u[:, 10:18] + 0.6 * u[:, -8:]
+    groups = [slice(30 + 10 * i, 40 + 10 * i) for i in range(8)]
+    weaker = np.array([u[:, group].sum(1) for group in groups]).T / 10**0.5
+    weaker_right = np.array([vt[group].sum(0) for group in groups]) / 10**0.5
+    update = (leading * np.linspace(50, 40, 8)) @ vt[-8:] + (weaker * np.linspace(30, 20, 8)) @ weaker_right
+    return Pair.dense(base, update)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_directions_that_nothing_leads_to_are_found(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = np.concatenate([np.linspace(1, 0.5, 24), 1e-3 * np.linspace(1, 0.5, 256 - 24)])
+    found = check(hidden_directions(with_values(256, 256, values, rng), rng), 10, 0.5)
+    assert found.intruder[0].tolist() == [False] * 8 + [True] * 2
+
+
+@pytest.mark.parametrize("level", [0.1, 0.01, 0.001])
+def test_a_base_plateau_counts_through_its_space(level: float) -> None:
+    """y lies 0.8 in the space of many equal singular values: some choice of base vectors resembles it."""
+    rng = np.random.default_rng(3)
+    base = with_values(256, 256, np.concatenate([np.linspace(1, 0.2, 40), np.full(216, level)]), rng)
+    u = np.linalg.svd(base)[0]
+    inside = u[:, 40:] @ rng.standard_normal(216)
+    y = 0.8 * inside / np.linalg.norm(inside) + 0.6 * orthonormal_columns(256, 1, rng)[:, 0]
+    check(Pair.lowrank(base, 3 * y[:, None], orthonormal_columns(256, 1, rng).T), 10, 0.5)
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e6])
+def test_an_update_that_cancels_the_bases_leading_part(size: float) -> None:
+    """What is left is small beside both: rounding of the products is relative to these, not to it."""
+    rng = np.random.default_rng(4)
+    base = with_values(256, 256, np.concatenate([[size], np.linspace(1, 0.01, 255)]), rng)
+    u, s, vt = np.linalg.svd(base)
+    new = 1.5 * orthonormal_columns(256, 1, rng)
+    left = np.column_stack([-s[0] * u[:, 0], new])
+    pair = Pair.lowrank(base, left, np.vstack([vt[0], orthonormal_columns(256, 1, rng)[:, 0]]))
+    exact, found = detect(pair.stack(), 10, 0.5, exact=True), detect(pair.stack(), 10, 0.5)
+    assert found.intruder.tolist() == exact.intruder.tolist()
+
+
+ODD_PAIRS = {
+    "zero base, low-rank": lambda r: Pair.lowrank(
+        np.zeros((256, 256)), orthonormal_columns(256, 12, r), orthonormal_columns(256, 12, r).T
+    ),
+    "zero base, dense": lambda r: Pair.dense(np.zeros((256, 256)), r.standard_normal((256, 256))),
+    "everything unlearnt": lambda r: _minus_itself(r.standard_normal((256, 256))),
+    "equal rows": lambda r: Pair.dense(np.ones((300, 256)), r.standard_normal((300, 256))),
+    "identity, low-rank": lambda r: Pair.lowrank(
+        np.eye(256),
+        orthonormal_columns(256, 12, r) * np.linspace(2, 1, 12),
+        orthonormal_columns(256, 12, r).T,
+    ),
+    "zero rows": lambda r: Pair.lowrank(
+        r.standard_normal((256, 256)) * (np.arange(256) % 3 > 0)[:, None],
+        60 * orthonormal_columns(256, 12, r),
+        orthonormal_columns(256, 12, r).T,
+    ),
+    "zero columns": lambda r: Pair.dense(
+        r.standard_normal((256, 256)) * (np.arange(256) % 3 > 0), 0.3 * r.standard_normal((256, 256))
+    ),
+    "sparse diagonal": lambda r: Pair.dense(
+        np.diag(np.where(np.arange(256) % 4 == 0, np.linspace(2, 1, 256), 0)),
+        0.02 * r.standard_normal((256, 256)),
+    ),
+    "rows permuted": lambda r: _plus(np.diag(np.linspace(1, 0.01, 256)), np.eye(256)[r.permutation(256)]),
+    "bf16 weights": lambda r: _rounded(r.standard_normal((256, 300)), r.standard_normal((256, 300))),
+    "one entry": lambda r: Pair.dense(r.standard_normal((256, 256)), _one_entry(256, 100.0)),
+    "update of rank zero": lambda r: Pair.lowrank(
+        r.standard_normal((256, 256)), np.zeros((256, 3)), r.standard_normal((3, 256))
+    ),
+    "rank above the side": lambda r: Pair.lowrank(
+        r.standard_normal((256, 256)), r.standard_normal((256, 300)) / 40, r.standard_normal((300, 256)) / 40
+    ),
+}
+
+
+def _minus_itself(base: Array) -> Pair:
+    single = torch.from_numpy(base).float()
+    return Pair(single, torch.zeros_like(single))
+
+
+def _plus(base: Array, permutation: Array) -> Pair:
+    return Pair.dense(base, permutation @ base - base)
+
+
+def _one_entry(size: int, value: float) -> Array:
+    entry = np.zeros((size, size))
+    entry[3, 5] = value
+    return entry
+
+
+def _rounded(base: Array, noise: Array) -> Pair:
+    before = torch.from_numpy(base).bfloat16()
+    return Pair(before.float(), (before.double() + torch.from_numpy(0.1 * noise)).bfloat16().float())
+
+
+@pytest.mark.parametrize("name", ODD_PAIRS)
+def test_odd_pairs(name: str) -> None:
+    pair = ODD_PAIRS[name](np.random.default_rng(5))
+    exact, found = detect(pair.stack(), 10, 0.5, exact=True), detect(pair.stack(), 10, 0.5)
+    assert found.intruder.tolist() == exact.intruder.tolist()
+    assert found.lower.isfinite().all()
+    assert found.upper.isfinite().all()
+    scale = float(exact.values.max()) or 1.0
+    np.testing.assert_allclose(found.values.double() / scale, exact.values / scale, atol=VALUE)
+    assert found.similarity.isfinite().all()
+
+
+@pytest.mark.parametrize("k", [1, 30, 50, 60, 400])
+def test_any_k(k: int) -> None:
+    rng = np.random.default_rng(6)
+    base = with_values(320, 330, SPECTRA["power law"](320, rng), rng)
+    assert check(UPDATES["hot"](base, rng), k, 0.5).intruder.shape == (1, min(k, 320))
+
+
+def test_a_stack_is_its_matrices_one_by_one() -> None:
+    rng = np.random.default_rng(7)
+    spectra = ["power law", "flat", "outliers over a bulk", "many equal", "rank-deficient"]
+    bases = [with_values(256, 270, SPECTRA[name](256, rng), rng) for name in spectra]
+    pairs = []
+    for base in bases:
+        left, right = orthonormal_columns(256, 4, rng), orthonormal_columns(270, 4, rng)
+        pairs.append(Pair.lowrank(base, left * [2.0, 0.5, 0.2, 0.01], right.T))
+    together = detect(stacked(pairs), 10, 0.5)
+    for i, pair in enumerate(pairs):
+        alone = check(pair, 10, 0.5)
+        assert together.intruder[i].tolist() == alone.intruder[0].tolist()
+        np.testing.assert_allclose(together.values[i].double(), alone.values[0].double(), atol=VALUE)
+        truth = truth_of(pair, 10)
+        assert (together.upper[i].double().numpy() >= truth.least - COSINE)[truth.defined].all()
+        assert (together.lower[i].double().numpy() <= truth.most + COSINE)[truth.defined].all()
+
+
+def test_the_same_update_dense_and_as_factors_is_judged_alike() -> None:
+    rng = np.random.default_rng(8)
+    base = with_values(256, 300, SPECTRA["power law"](256, rng), rng)
+    factors = UPDATES["low-rank"](base, rng)
+    dense = Pair(factors.base, torch.from_numpy(factors.tuned_double()).float())
+    assert check(factors, 10, 0.5).intruder.tolist() == check(dense, 10, 0.5).intruder.tolist()
+
+
+def test_what_was_learnt_of_a_base_serves_another_update() -> None:
+    rng = np.random.default_rng(9)
+    for size in (60, 256):
+        base = with_values(size, size, SPECTRA["power law"](size, rng), rng)
+        known = detect(UPDATES["low-rank"](base, rng).stack(), 10, 0.5).known
+        for name in ("low-rank", "hot", "dense"):
+            pair = UPDATES[name](base, rng)
+            again = detect(pair.stack(), 10, 0.5, known=known)
+            exact = detect(pair.stack(), 10, 0.5, exact=True)
+            assert again.intruder.tolist() == exact.intruder.tolist()
+
+
+def test_results_do_not_depend_on_the_run() -> None:
+    rng = np.random.default_rng(10)
+    pair = UPDATES["dense"](with_values(256, 256, SPECTRA["power law"](256, rng), rng), rng)
+    torch.manual_seed(1)
+    first = detect(pair.stack(), 10, 0.5)
+    torch.manual_seed(2)
+    again = detect(pair.stack(), 10, 0.5)
+    for field in ("values", "lower", "upper", "intruder", "similarity"):
+        assert torch.equal(getattr(first, field), getattr(again, field))
+    assert first.update.effective_rank == again.update.effective_rank
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["low-rank", "dense"])
+@pytest.mark.parametrize("shape", [(50, 40), (260, 300)], ids=str)
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_sizes_of_the_update(spectrum: str, shape: tuple[int, int], dense: bool) -> None:
+    rng = np.random.default_rng(11)
+    m, n = shape
+    base = torch.from_numpy(rng.standard_normal(shape)).float()
+    if dense:
+        update = with_values(m, n, SPECTRA[spectrum](min(shape), rng), rng)
+        tuned = base + torch.from_numpy(update).float()
+        stack = Stack(base.unsqueeze(0), tuned.unsqueeze(0))
+        update = (tuned.double() - base.double()).numpy()
+    else:
+        values = SPECTRA[spectrum](12, rng)
+        left = torch.from_numpy(orthonormal_columns(m, 12, rng) * values).float()
+        right = torch.from_numpy(orthonormal_columns(n, 12, rng).T.copy()).float()
+        stack = Stack(base.unsqueeze(0), None, left.unsqueeze(0), right.unsqueeze(0))
+        update = (left.double() @ right.double()).numpy()
+    values = np.linalg.svd(update, compute_uv=False)
+    shares = values[values > 0] / values.sum()
+    rank = np.exp(-(shares * np.log(shares)).sum())
+    found, exact = measure_update(stack, 10), measure_update(stack, 10, exact=True)
+    for measured in (found, exact):
+        assert measured.frobenius.item() == pytest.approx(np.linalg.norm(update), rel=1e-5)
+        assert measured.spectral.item() == pytest.approx(values[0], rel=1e-4)
+        stable = (np.linalg.norm(update) / values[0]) ** 2
+        assert measured.stable_rank.item() == pytest.approx(stable, rel=1e-3)
+    # The float32 difference of two matrices has rounding of its own, of full rank.
+    assert exact.effective_rank.item() == pytest.approx(rank, rel=1e-3)
+    assert exact.effective_rank_error.item() == 0
+    error = found.effective_rank_error.item()
+    assert abs(found.effective_rank.item() - rank) <= 5 * error + 0.01 * rank
+    if not dense:
+        assert error == 0

@@ -1,0 +1,141 @@
+"""The dense path against numpy, and by hand where the matrix leaves a choice of vectors."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from matrices import SPECTRA, UPDATES, Pair, orthonormal_columns, truth_of, ugly, with_values
+from torch import Tensor
+
+from intruders.linalg.exact import exact_cosines
+from intruders.linalg.svd import dense_svd, gram_svd
+
+PATHS = [dense_svd, gram_svd]
+
+
+@pytest.mark.parametrize("decompose", PATHS)
+@pytest.mark.parametrize(("spectrum", "update"), itertools.product(SPECTRA, UPDATES))
+def test_against_numpy(spectrum: str, update: str, decompose: object) -> None:
+    for seed, (m, n) in enumerate([(90, 90), (120, 80), (80, 120)]):
+        rng = np.random.default_rng(seed)
+        base = with_values(m, n, SPECTRA[spectrum](min(m, n), rng), rng)
+        pair = UPDATES[update](base, rng)
+        truth = truth_of(pair, 10)
+        tuned = torch.from_numpy(pair.tuned_double())
+        found = exact_cosines(pair.base, tuned, 10, 0.5, decompose)  # type: ignore[arg-type]
+        cosines, told = found.max_cosines.numpy(), truth.defined
+        assert (cosines[told] <= truth.most[told] + 1e-6).all()
+        assert (cosines[told] >= truth.least[told] - 1e-6).all()
+        np.testing.assert_allclose(found.values, truth.values, atol=1e-7 * truth.values[0])
+        np.testing.assert_allclose(found.left @ found.left.mT, np.eye(10), atol=1e-6)
+
+
+@pytest.mark.parametrize("decompose", PATHS)
+@pytest.mark.parametrize("name", ugly())
+def test_a_matrix_against_itself_has_no_intruders(name: str, decompose: object) -> None:
+    matrix = ugly()[name]
+    found = exact_cosines(matrix, matrix, min(matrix.shape), 0.5, decompose)  # type: ignore[arg-type]
+    np.testing.assert_allclose(found.max_cosines, 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("spread", [1, 2, 3, 4, 5, 9])
+def test_planted_vectors_score_one_over_the_root_of_their_spread(spread: int) -> None:
+    rng = np.random.default_rng(0)
+    base = with_values(40, 30, np.linspace(2, 1, 30), rng)
+    x, _, vt = np.linalg.svd(base, full_matrices=False)
+    y = x[:, -spread:].sum(1) / spread**0.5
+    # y is a left singular vector when everything else is orthogonal to it on both sides.
+    v = vt[-spread:].sum(0) / spread**0.5
+    tuned = (np.eye(40) - np.outer(y, y)) @ base @ (np.eye(30) - np.outer(v, v)) + 9 * np.outer(y, v)
+    found = exact_cosines(torch.from_numpy(base), torch.from_numpy(tuned), 1, 0.5)
+    assert found.max_cosines.item() == pytest.approx(spread**-0.5, abs=1e-9)
+
+
+def unit(*places: int, of: int = 4) -> Tensor:
+    vector = torch.zeros(of, dtype=torch.float64)
+    vector[list(places)] = len(places) ** -0.5
+    return vector
+
+
+def rank_one(left: Tensor, size: int = 4) -> Tensor:
+    return torch.outer(left, unit(0, of=size))
+
+
+def test_ambiguous_where_a_base_cluster_can_be_turned_to_it_and_from_it() -> None:
+    """Every vector is a singular vector of the identity; as one of the axes, or as any other."""
+    base = torch.eye(4, dtype=torch.float64)
+    found = exact_cosines(base, rank_one(unit(0, 1, 2, 3)), 1, 0.6)
+    assert (found.max_cosines.item(), found.ambiguous.item()) == (pytest.approx(1.0), True)
+    # Of four orthonormal vectors one has a cosine of at least 1/2 with it, however they are chosen.
+    assert not exact_cosines(base, rank_one(unit(0, 1, 2, 3)), 1, 0.4).ambiguous.item()
+
+
+def test_not_ambiguous_where_the_cluster_is_not_what_decides() -> None:
+    base = torch.diag(torch.tensor([3.0, 2.0, 2.0, 1.0], dtype=torch.float64))
+    found = exact_cosines(base, rank_one(unit(0)), 1, 0.9)
+    assert (found.max_cosines.item(), found.ambiguous.item()) == (pytest.approx(1.0), False)
+    found = exact_cosines(base, rank_one(unit(1, 2)), 1, 0.9)
+    assert (found.max_cosines.item(), found.ambiguous.item()) == (pytest.approx(1.0), True)
+    found = exact_cosines(base, rank_one(unit(0, 1, 2, 3)), 1, 0.9)  # an intruder however it is turned
+    assert (found.max_cosines.item(), found.ambiguous.item()) == (pytest.approx(0.5**0.5), False)
+
+
+def test_ambiguous_where_a_tuned_cluster_holds_both_kinds() -> None:
+    base = torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=torch.float64))
+    tuned = rank_one(unit(0)) + torch.outer(unit(1, 2, 3), unit(1))
+    found = exact_cosines(base, tuned, 2, 0.9)
+    assert found.ambiguous.tolist() == [True, True]
+    tuned = rank_one(unit(0)) + torch.outer(unit(1), unit(1))
+    assert exact_cosines(base, tuned, 2, 0.5).ambiguous.tolist() == [False, False]
+
+
+def test_left_null_space_of_a_tall_base() -> None:
+    """The base has two columns and rank one: its second left vector is any direction orthogonal to the first."""
+    base = torch.outer(unit(0), unit(0, of=2))
+    inside = exact_cosines(base, rank_one(unit(0), 2), 1, 0.5)
+    assert (inside.max_cosines.item(), inside.ambiguous.item()) == (pytest.approx(1.0), False)
+    outside = exact_cosines(base, rank_one(unit(2), 2), 1, 0.5)
+    assert (outside.max_cosines.item(), outside.ambiguous.item()) == (pytest.approx(1.0), True)
+
+
+def test_outside_the_columns_of_a_tall_base_of_full_rank_nothing_resembles() -> None:
+    base = torch.eye(4, 2, dtype=torch.float64) * torch.tensor([2.0, 1.0])
+    found = exact_cosines(base, rank_one(unit(3), 2), 1, 0.5)
+    assert (found.max_cosines.item(), found.ambiguous.item()) == (pytest.approx(0.0), False)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (6, 4), (4, 6)], ids=str)
+def test_a_zero_base_resembles_whatever_one_likes(shape: tuple[int, int]) -> None:
+    tuned = torch.from_numpy(np.random.default_rng(0).standard_normal(shape))
+    found = exact_cosines(torch.zeros(shape), tuned, 2, 0.9)
+    assert found.ambiguous.all()
+
+
+@pytest.mark.parametrize("shape", [(30, 30), (45, 30), (30, 45)], ids=str)
+@pytest.mark.parametrize("name", SPECTRA)
+def test_the_gram_decomposition_is_a_decomposition(name: str, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    values = SPECTRA[name](30, rng)
+    matrix = torch.from_numpy(with_values(*shape, values, rng))
+    found = gram_svd(matrix)
+    np.testing.assert_allclose(found.values, np.sort(values)[::-1], atol=1e-7)
+    told = torch.from_numpy(np.sort(values)[::-1] > 1e-5)
+    for vectors in (found.left[told], found.right[told]):
+        np.testing.assert_allclose(vectors @ vectors.mT, np.eye(len(vectors)), atol=1e-9)
+    np.testing.assert_allclose((found.left.mT * found.values) @ found.right, matrix, atol=1e-7)
+
+
+def test_answers_do_not_depend_on_scale() -> None:
+    rng = np.random.default_rng(3)
+    base = with_values(20, 15, np.linspace(2, 1, 15), rng)
+    tuned = base + 3 * np.outer(orthonormal_columns(20, 1, rng), orthonormal_columns(15, 1, rng))
+    pair = Pair.dense(base, tuned - base)
+    plain = exact_cosines(pair.base.double(), torch.from_numpy(pair.tuned_double()), 5, 0.5)
+    for scale in (1e-120, 1e120):
+        scaled = exact_cosines(
+            scale * pair.base.double(), scale * torch.from_numpy(pair.tuned_double()), 5, 0.5
+        )
+        torch.testing.assert_close(scaled.max_cosines, plain.max_cosines)

@@ -1,0 +1,145 @@
+"""Intervals of the max cosine, from triplets whose errors are known because they were put there.
+
+The claim: if every computed vector is within its angle of the true one, the max cosine lies in the interval.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from matrices import Array, orthonormal_columns
+
+from intruders.linalg.krylov import Triplets
+from intruders.linalg.overlap import deflated, moment_intervals, overlap_intervals
+
+SIZE, COMPUTED, COUNT = 24, 8, 4
+
+
+def triplets(left: Array, values: Array, angles: Array) -> Triplets:
+    """Vectors as columns of ``left`` into a stack of one matrix."""
+    rows = torch.from_numpy(left.T.copy()).unsqueeze(0)
+    return Triplets(
+        torch.from_numpy(values.copy()).unsqueeze(0),
+        rows,
+        rows,
+        torch.zeros(1, len(values), dtype=torch.float64),
+        torch.from_numpy(np.asarray(angles, dtype=np.float64)).unsqueeze(0),
+    )
+
+
+def turned(true: Array, size: float, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Orthonormal columns a little away from given ones, and the sines of the angles between."""
+    moved, _ = np.linalg.qr(true + size * rng.standard_normal(true.shape) / len(true) ** 0.5)
+    moved = moved * np.sign((moved * true).sum(0))
+    return moved, np.linalg.norm(moved - true * (moved * true).sum(0), axis=0) + 1e-12
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> tuple[Triplets, Triplets, Array]:
+    """Computed base and tuned triplets with honest angles, and the true max cosines of the tuned vectors."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    x = orthonormal_columns(SIZE, SIZE, rng)
+    concentration = draw(st.floats(0.0, 3.0))  # how much of y the computed base vectors hold
+    weights = rng.standard_normal((SIZE, COUNT))
+    weights[:COMPUTED] *= 10**concentration * rng.uniform(0, 1, (COMPUTED, 1))
+    y, _ = np.linalg.qr(x @ weights)
+    computed_x, base_angles = turned(
+        x[:, :COMPUTED], draw(st.sampled_from([0.0, 1e-4, 1e-2, 0.05, 0.3])), rng
+    )
+    computed_y, tuned_angles = turned(y, draw(st.sampled_from([0.0, 1e-3, 1e-2, 0.1])), rng)
+    base = triplets(computed_x, np.linspace(2.0, 1.0, COMPUTED), base_angles)
+    tuned = triplets(computed_y, np.linspace(3.0, 2.0, COUNT), tuned_angles)
+    return base, tuned, np.abs(x.T @ y).max(0)
+
+
+@given(situations())
+def test_the_max_cosine_lies_in_the_interval(situation: tuple[Triplets, Triplets, Array]) -> None:
+    base, tuned, truth = situation
+    found = overlap_intervals(base, tuned, COUNT)
+    assert (found.lower[0].numpy() <= truth + 1e-9).all()
+    assert (found.upper[0].numpy() >= truth - 1e-9).all()
+
+
+@given(situations())
+def test_so_it_does_with_the_heaviest_atom_of_the_rest(situation: tuple[Triplets, Triplets, Array]) -> None:
+    """The true mass of the remainder along any base vector is what the moment certificate bounds."""
+    base, tuned, truth = situation
+    _, _, remainders, _ = deflated(base, tuned, COUNT)
+    # Along any unit vector there is no more than all of it.
+    atom = remainders.square().sum(-1)
+    found = moment_intervals(base, tuned, COUNT, atom)
+    assert (found.lower[0].numpy() <= truth + 1e-9).all()
+    assert (found.upper[0].numpy() >= truth - 1e-9).all()
+
+
+def test_errors_that_all_point_at_one_vector_add_up() -> None:
+    """Every computed base vector leans a little towards the same one that was not computed, and y along all."""
+    count, lean = 16, 0.02
+    x = np.eye(40)
+    leaning = x[:, :count] + lean * x[:, [count]]
+    # Orthonormal vectors as near to these as there are: they lean nearly as much, all of them.
+    u, _, vt = np.linalg.svd(leaning, full_matrices=False)
+    computed = u @ vt
+    angles = np.linalg.norm(computed - x[:, :count] * np.diagonal(computed), axis=0) + 1e-12
+    y = (computed.sum(1) * 0.2)[:, None] + 0.6 * x[:, [-1]]
+    y /= np.linalg.norm(y)
+    base = triplets(computed, np.linspace(2, 1, count), angles)
+    tuned = triplets(y, np.array([3.0]), np.zeros(1))
+    missed = abs(y[count, 0])  # cosine with the vector that was not computed
+    _, _, remainder, leak = deflated(base, tuned, 1)
+    left_there = abs(remainder[0, 0, count].item())
+    assert leak[0, 0].item() >= missed - left_there - 1e-9 > 0.04
+
+
+@pytest.mark.parametrize("spread", [2, 3, 4, 5, 8])
+def test_certificates_by_hand(spread: int) -> None:
+    """y an equal mix of computed base vectors, without errors: both ends are 1 / sqrt(spread)."""
+    x = np.eye(20)
+    base = triplets(x[:, :8], np.linspace(2, 1, 8), np.zeros(8))
+    tuned = triplets(x[:, :spread].sum(1, keepdims=True) / spread**0.5, np.array([3.0]), np.zeros(1))
+    found = overlap_intervals(base, tuned, 1)
+    assert found.lower.item() == pytest.approx(spread**-0.5, abs=1e-7)
+    assert found.upper.item() == pytest.approx(spread**-0.5, abs=1e-7)
+
+
+def test_what_was_not_computed_may_hold_the_rest() -> None:
+    x = np.eye(20)
+    base = triplets(x[:, :4], np.linspace(2, 1, 4), np.zeros(4))
+    tuned = triplets(0.6 * x[:, [0]] + 0.8 * x[:, [9]], np.array([3.0]), np.zeros(1))
+    found = overlap_intervals(base, tuned, 1)
+    assert (found.lower.item(), found.upper.item()) == (pytest.approx(0.6), pytest.approx(0.8))
+    small = torch.full((1, 1), 0.01, dtype=torch.float64)
+    closed = moment_intervals(base, tuned, 1, small)
+    assert (closed.lower.item(), closed.upper.item()) == (pytest.approx(0.6), pytest.approx(0.6))
+
+
+def test_a_base_cluster_counts_through_its_space() -> None:
+    """Two base vectors of one value: the max cosine is 1 or 1 / sqrt(2), as they are chosen."""
+    x = np.eye(20)
+    base = triplets(x[:, :4], np.array([2.0, 1.0, 1.0, 0.5]), np.zeros(4))
+    tuned = triplets((x[:, [1]] + x[:, [2]]) / 2**0.5, np.array([3.0]), np.zeros(1))
+    found = overlap_intervals(base, tuned, 1)
+    assert (found.lower.item(), found.upper.item()) == (pytest.approx(0.5**0.5), pytest.approx(1.0))
+
+
+def test_a_cluster_known_in_part_says_nothing() -> None:
+    """One of the two is computed badly: what y has there cannot be told from what it has elsewhere."""
+    x = np.eye(20)
+    base = triplets(x[:, :4], np.array([2.0, 1.0, 1.0, 0.5]), np.array([0.0, 0.0, 0.5, 0.0]))
+    tuned = triplets(0.4 * x[:, [1]] + 0.4 * x[:, [2]] + 0.68**0.5 * x[:, [9]], np.array([3.0]), np.zeros(1))
+    found = overlap_intervals(base, tuned, 1)
+    assert found.lower.item() == pytest.approx(0.0)
+    assert found.upper.item() >= 0.68**0.5
+
+
+def test_a_tuned_cluster_is_bounded_for_every_choice() -> None:
+    """Two tuned vectors of one value, each an axis: turned by 45 degrees their max cosine is 1 / sqrt(2)."""
+    x = np.eye(20)
+    base = triplets(x[:, :4], np.array([2.0, 1.5, 1.0, 0.5]), np.zeros(4))
+    tuned = triplets(x[:, :2], np.array([3.0, 3.0]), np.zeros(2))
+    found = overlap_intervals(base, tuned, 2)
+    assert (found.lower <= 0.5**0.5).all()
+    torch.testing.assert_close(found.upper, torch.ones(1, 2, dtype=torch.float64))
