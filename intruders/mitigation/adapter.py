@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from ..checkpoints.torch_pickle import pickle_file
 from ..errors import CheckpointError, SettingError
 from ..linalg.lowrank import refactored
 
+Number = TypeVar("Number", int, float)
 Rank = int | str | None  # a number, "keep", or None for what the update needs
 
 _PREFIX = "base_model.model."
@@ -194,25 +196,28 @@ def rewritten(
             errors[name] = result.relative_error
         ranks[name] = down.shape[0]
         tensors |= dict(zip(module.tensor_names(), (down, up), strict=True))
-    return Rewritten(_config(adapter, ranks, rank), tensors, ranks, errors)
+    return Rewritten(_config(adapter, ranks), tensors, ranks, errors)
 
 
-def _config(adapter: LoraAdapter, ranks: Mapping[str, int], rank: Rank) -> dict[str, Any]:
-    """The adapter's config with the ranks and alphas that differ from its defaults in the patterns, by full name."""
+def _config(adapter: LoraAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
+    """The adapter's config with the ranks and alphas that are not the usual ones in the patterns, by full name."""
     config = dict(adapter.config)
     root = bool(config.get("use_rslora"))
     alphas = {
         name: _plain_number(module.scale * (ranks[name] ** 0.5 if root else ranks[name]))
         for name, module in adapter.modules.items()
     }
-    if isinstance(rank, int):
-        config["r"] = rank
-        config["lora_alpha"] = max(set(alphas.values()), key=list(alphas.values()).count)
+    # What most modules have, so that the patterns, which every reader compares with every module, are short.
+    config["r"], config["lora_alpha"] = _usual(ranks.values()), _usual(alphas.values())
     config["rank_pattern"] = {_key(name): value for name, value in ranks.items() if value != config["r"]}
     config["alpha_pattern"] = {
         _key(name): value for name, value in alphas.items() if value != config["lora_alpha"]
     }
     return config
+
+
+def _usual(values: Collection[Number]) -> Number:
+    return Counter(values).most_common(1)[0][0]
 
 
 def _key(module: str) -> str:

@@ -68,14 +68,13 @@ def find_components(
     count = len(indices)
     found: list[Components | None] = [None] * count
     if min(stack.base.shape[-2:]) >= _DENSE_BELOW:
-        for attempt in (stack, _in_double(stack)):
-            pending = torch.tensor([i for i in range(count) if found[i] is None])
-            if len(pending) == 0:
+        for widened in (lambda part: part, _in_double):
+            pending = [i for i in range(count) if found[i] is None]
+            if not pending:
                 break
-            chosen = pending.tolist()
-            some = attempt if len(chosen) == count else attempt.select(pending)
-            parts = _by_krylov(some, [indices[i] for i in chosen], [values[i] for i in chosen], from_update)
-            for i, part in zip(chosen, parts, strict=True):
+            some = widened(stack if len(pending) == count else stack.select(torch.tensor(pending)))
+            parts = _by_krylov(some, [indices[i] for i in pending], [values[i] for i in pending], from_update)
+            for i, part in zip(pending, parts, strict=True):
                 found[i] = part
     return [part if part is not None else _by_dense_svd(stack, i, indices[i]) for i, part in enumerate(found)]
 

@@ -21,6 +21,7 @@ from ..checkpoints.open import Opened, Source
 from ..checkpoints.pairing import MatrixPair, open_pair, pair
 from ..checkpoints.write import SHARD_BYTES
 from ..detection.audit import audit as run_audit
+from ..detection.cache import BaseCache
 from ..detection.settings import choose_device
 from ..detection.table import Audit
 from ..errors import SettingError
@@ -60,6 +61,7 @@ def mitigate(
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
     device: str = "auto",
+    cache: BaseCache | bool = True,
     progress: Progress | None = None,
 ) -> Mitigation:
     """Scales the intruder dimensions of every matrix: ``W + (scale - 1) sum_j s_j y_j v_j^T`` over its intruders.
@@ -89,6 +91,7 @@ def mitigate(
       force: replace ``out`` where it is a model or adapter.
       shard_bytes: size at which a checkpoint goes on in a further file.
       device: "cpu", "cuda", "auto" or any name torch knows.
+      cache: as in :func:`intruders.audit`; the audit after the mitigation profits from the one before.
       progress: called with (what is being done, done, in all).
 
     Raises:
@@ -123,12 +126,15 @@ def mitigate(
         "exclude": exclude,
         "include_embeddings": include_embeddings,
         "device": device,
+        "cache": cache,
     }
     before = _given_audit(audit)
     if before is None:
         before = run_audit(base, tuned, k=k, epsilon=epsilon, progress=_named(progress, "audit"), **options)
     else:
-        options |= {key: before.settings.get(key, options[key]) for key in options if key != "device"}
+        options |= {
+            key: before.settings.get(key, options[key]) for key in options if key not in ("device", "cache")
+        }
     changed = _changed(base_side, tuned_side, before, options, (scale, control, seed), place, progress)
 
     def finished(after: Audit, written: Written) -> Mitigation:
