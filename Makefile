@@ -9,7 +9,7 @@ DEMO := demo
 
 demo: $(VENV)/installed ## fine-tunes a small real model with rank-1 LoRA and shows what that did to its weights
 	$(BIN)/intruders finetune --base smollm2-135m --task word-problems --method lora --rank 1 --alpha 16 \
-		--lr 1e-2 --steps 100 --seed 0 --out $(DEMO)/adapter
+		--lr 5e-3 --warmup-steps 10 --steps 100 --seed 0 --out $(DEMO)/adapter
 	$(BIN)/intruders audit smollm2-135m $(DEMO)/adapter --json $(DEMO)/audit.json --html $(DEMO)/report.html
 	@echo
 	@echo "the report:  $(CURDIR)/$(DEMO)/report.html"

@@ -1,7 +1,7 @@
 """What is known of base matrices, kept on disk by content, so that every further model of a base starts warm.
 
-An entry's name is a hash of the matrix's own bytes, its shape and dtype and the settings that matter: a moved file keeps
-its entries, and a changed one never finds another's. Entries are written to a temporary file and renamed, so that
+An entry's name is a hash of the matrix's own bytes, its shape and dtype and the settings that matter: a moved file
+keeps its entries, and a changed one never finds another's. Entries are written to a temporary file and renamed, so that
 several processes can share the folder and a kill leaves none half-written.
 """
 

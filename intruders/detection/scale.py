@@ -37,10 +37,12 @@ Result = TypeVar("Result")
 SCHEMA = 1
 # A measured scale is right to this share: below it by so much there is no intruder, above it there is.
 SLACK = 0.05
-# How far a search goes on, as factors of the predicted scale.
-_SEARCH = (2.0**-7, 2.0**7)
-_STEP = 2.0**0.25
-_BISECTIONS = 7
+# How far a search goes, in octaves from the predicted scale, and its steps an octave: counts go up and down with the
+# scale, as a vector passes base vectors, and windows with an intruder of 5 % are common.
+_OCTAVES = (-5, 6)
+_STEPS = 24
+_STEP = 2.0 ** (1 / _STEPS)
+_BISECTIONS = 6
 _MOST_REPAIRS = 24
 
 Progress = Callable[[str, int, int], None]
@@ -138,8 +140,8 @@ def critical_scales(
 
     For an adapter s is a multiple of its scale; for a full fine-tuning it runs along W0 + s (W - W0), as weight
     interpolation does (WiSE-FT; Wortsman et al. 2022). The prediction is ``theta / sigma_1(D)``, with theta of
-    :mod:`intruders.linalg.threshold`. Scales are looked at in steps of 2^(1/4): a window of intruders narrower than
-    that may be missed where a count goes up and down.
+    :mod:`intruders.linalg.threshold`. Scales are looked at in steps of 2^(1/24), 3 %: where a count goes up and down, a
+    window of intruders narrower than that may be missed.
 
     Args:
       base: as in :func:`intruders.audit`, like what is not listed here.
@@ -216,16 +218,19 @@ class _Search:
         """The scales of every matrix of a group, and the projections they were looked for on."""
         projections = project(group.stack, self._known(group), self.k, self.epsilon)
         found = [_first_on_projection(projection) for projection in projections]
-        below = self.counts(group, [scale * (1 - SLACK) for scale, _ in found])
-        above = self.counts(group, [scale * (1 + SLACK) for scale, _ in found])
+        below = self.counts(group, [window.start * (1 - SLACK) for window in found])
+        above = self.counts(group, [window.inside for window in found])
         measured = []
-        for i, (scale, is_there) in enumerate(found):
-            if below[i] > 0 or (is_there and above[i] == 0):
-                scale = self._repaired(group, i, scale, below[i] > 0)
+        for i, window in enumerate(found):
+            scale = window.start
+            if below[i] > 0 or (window.is_there and above[i] == 0):
+                scale = self._repaired(group, i, window, below[i] > 0)
             elif above[i] == 0:
                 scale = math.inf
             pair, predicted = group.pairs[i], projections[i].predicted
-            measured.append(MatrixScale(pair.name, pair.shape, scale, predicted, predicted * _SEARCH[1]))
+            measured.append(
+                MatrixScale(pair.name, pair.shape, scale, predicted, predicted * 2.0 ** _OCTAVES[1])
+            )
         return measured, projections
 
     def _known(self, group: Group) -> KnownBase:
@@ -238,25 +243,31 @@ class _Search:
         assert known is not None
         return known
 
-    def _repaired(self, group: Group, index: int, scale: float, is_lower: bool) -> float:
+    def _repaired(self, group: Group, index: int, window: _Window, is_lower: bool) -> float:
         """The critical scale by the audit's decisions alone, from a start that was found wrong."""
         one = Group([group.pairs[index]], group.stack.select(torch.tensor([index])), [group.scales[index]])
-        low, high = scale * (1 - SLACK), scale * (1 + SLACK)
+        low, high = window.start * (1 - SLACK), window.inside
         for _ in range(_MOST_REPAIRS):
             if is_lower:
-                low, high = low / _STEP, low
+                low, high = low * (1 - SLACK), low
                 if self.counts(one, [low])[0] == 0:
                     break
             else:
-                low, high = high, high * _STEP
+                low, high = high, high * (1 + SLACK)
                 if self.counts(one, [high])[0] > 0:
                     break
         else:
             return low if is_lower else math.inf
-        while high / low > (1 + SLACK) / (1 - SLACK):
-            middle = math.sqrt(low * high)
-            low, high = (low, middle) if self.counts(one, [middle])[0] > 0 else (middle, high)
         return math.sqrt(low * high)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The first scales with an intruder: from ``start`` on, and at ``inside`` surely; or where the search ended."""
+
+    start: float
+    inside: float
+    is_there: bool
 
 
 def _at(group: Group, scales: Sequence[float]) -> Group:
@@ -271,22 +282,31 @@ def _at(group: Group, scales: Sequence[float]) -> Group:
     return Group(group.pairs, scaled, group.scales)
 
 
-def _first_on_projection(projection: Projection) -> tuple[float, bool]:
-    """The smallest scale at which the projection shows an intruder; or the largest looked at, and False."""
-    least, most = (factor * projection.predicted for factor in _SEARCH)
-    steps = round(math.log(most / least) / math.log(_STEP))
-    grid = least * _STEP ** torch.arange(steps + 1, dtype=torch.float64)
-    there = (projection.counts(grid) > 0).nonzero().flatten()
-    if len(there) == 0:
-        return most, False
-    first = int(there[0])
-    high = float(grid[first])
-    low = high / _STEP
-    for _ in range(_BISECTIONS):
-        middle = math.sqrt(low * high)
-        some = int(projection.counts(torch.tensor([middle], dtype=torch.float64))[0]) > 0
-        low, high = (low, middle) if some else (middle, high)
-    return math.sqrt(low * high), True
+def _first_on_projection(projection: Projection) -> _Window:
+    """The first window of intruders that the projection shows."""
+
+    def has(scales: Sequence[float] | Tensor) -> list[bool]:
+        counts = projection.counts(
+            torch.as_tensor(scales, dtype=torch.float64, device=projection.base.device)
+        )
+        return [count > 0 for count in counts.tolist()]
+
+    for octave in range(*_OCTAVES):
+        grid = projection.predicted * 2.0**octave * _STEP ** torch.arange(_STEPS, dtype=torch.float64)
+        there = has(grid)
+        if True not in there:
+            continue
+        high = float(grid[there.index(True)])
+        low = high / _STEP
+        for _ in range(_BISECTIONS):
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if has([middle])[0] else (middle, high)
+        steps = [1 + SLACK * part / 4 for part in range(5)]
+        goes_on = has([high * step for step in steps])
+        ends = steps[-1] if all(goes_on) else steps[max(0, goes_on.index(False) - 1)] ** 0.5
+        return _Window(high, high * ends, True)
+    most = projection.predicted * 2.0 ** _OCTAVES[1]
+    return _Window(most, most, False)
 
 
 def _largest_scale(projections: Sequence[Projection], matrices: Sequence[MatrixScale], target: int) -> float:

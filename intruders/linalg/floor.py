@@ -17,9 +17,9 @@ def smallest_eigenvalue_floor(matrix: Tensor, guess: float) -> float:
     """A number below every eigenvalue of ``W^T W``, for one ``(m, n)`` matrix with m > n; 0 where none was proved.
 
     ``guess`` is an estimate of the smallest eigenvalue, from above. Costs one Gram matrix in the matrix's own
-    precision, and a Cholesky factorization a try. Rounding is taken off: by the probabilistic analysis of Higham and Mary (2019)
-    the computed Gram matrix errs by at most ``sqrt(m) u ||W||_F^2`` in the Frobenius norm, where u is the unit
-    roundoff, and the factorization by ``sqrt(n) u trace(G)``.
+    precision, and a Cholesky factorization a try. Rounding is taken off: by the probabilistic analysis of Higham and
+    Mary (2019) the computed Gram matrix errs by at most ``sqrt(m) u ||W||_F^2`` in the Frobenius norm, where u is
+    the unit roundoff, and the factorization by ``sqrt(n) u trace(G)``.
     """
     m, n = matrix.shape
     gram = matrix.mT @ matrix
@@ -35,5 +35,5 @@ def smallest_eigenvalue_floor(matrix: Tensor, guess: float) -> float:
         shift = target
         _, failed = torch.linalg.cholesky_ex(gram)
         if int(failed) == 0:
-            return target - rounding
+            return float(target - rounding)
     return 0.0

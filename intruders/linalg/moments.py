@@ -30,15 +30,16 @@ import torch
 from torch import Tensor
 
 from .operators import Operator
-from .svd import CLUSTER_TOLERANCE
 
-# Intervals between nodes are cut into this many parts, this often, until the bound over each is within the slack of the
-# largest value at a point.
-_PARTS = 4
-_MOST_CUTS = 16
-_SLACK = 0.02
-# Squared components of an eigenvector below this are rounding of single-precision products.
-_LEAST_WEIGHT = 1e-14
+# Where each gap between two nodes is cut, as shares of it: finely at the nodes, for the bounds have their peaks there.
+_CUTS = (0.0, 1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 31 / 32)
+# Units of rounding, of the largest singular value, by which others must differ to be told apart: vectors of values
+# farther apart turn under rounding by less than the margin at which cosines are compared.
+_UNITS = 2048
+# An eigenvector's squared component below this is rounding, and a smaller one would prove more than is known.
+_SMALLEST_WEIGHT = 1e-28
+# Eigenvalues of a Jacobi matrix of norm one are known to this.
+_NODE_ERROR = 1e-14
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -109,15 +110,15 @@ def largest_atom(process: Bidiagonalization, smallest_eigenvalue: Tensor, norm: 
 
     ``smallest_eigenvalue`` ``(batch)`` is a proved lower bound on the eigenvalues that belong to singular
     vectors of the thin decomposition: 0 where nothing is known, and then an atom at zero counts as one of
-    theirs. ``norm`` ``(batch)`` is the spectral norm of W. Singular values within ``CLUSTER_TOLERANCE`` of
-    it count as one, as they do
-    everywhere: products in single precision do not tell them apart.
+    theirs. ``norm`` ``(batch)`` is the spectral norm of W. Mass at singular values that rounding does not tell from
+    one another counts as one atom.
     """
     shape = process.alphas.shape[:2]
     alphas = process.alphas.flatten(0, 1)  # (lanes, q)
     betas = process.betas.flatten(0, 1)
     floor = smallest_eigenvalue.double().unsqueeze(-1).expand(shape).flatten()
-    resolution = CLUSTER_TOLERANCE * norm.double().unsqueeze(-1).expand(shape).flatten()
+    resolution = _UNITS * torch.finfo(process.left.dtype).eps * norm.double()
+    resolution = resolution.unsqueeze(-1).expand(shape).flatten()
     bounds = torch.ones(len(alphas), dtype=torch.float64, device=alphas.device)
     # A lane whose Krylov space is exhausted after some steps has a finite measure, known completely; lanes
     # are grouped by that number of steps.
@@ -140,116 +141,120 @@ def smallest_node(process: Bidiagonalization) -> Tensor:
 
 def _of_exhausted(alphas: Tensor, betas: Tensor, length: int, floor: Tensor, resolution: Tensor) -> Tensor:
     """The largest weight of a measure that has no more than ``length + 1`` atoms, all of which are known."""
-    lower = torch.diag_embed(alphas[:, : length + 1]) + torch.diag_embed(betas[:, :length], -1)
-    measure = _Measure.of_jacobi(lower @ lower.mT, resolution)
-    # Half of a proved floor: what lies below it is an atom at zero, up to rounding.
-    counted = measure.nodes >= 0.5 * floor.unsqueeze(-1)
-    return torch.where(counted, measure.weights, torch.zeros_like(measure.weights)).amax(-1)
+    size = length + 1
+    a, b = alphas[:, :size].square(), betas[:, :length].square()
+    diagonal = a + torch.cat([torch.zeros_like(a[:, :1]), b], -1)
+    scale = diagonal.amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    measure = _Measure.of_jacobi(
+        diagonal / scale, (a[:, :length] * b).sqrt() / scale, resolution / scale[:, 0].sqrt()
+    )
+    counts = measure.nodes.clamp_min(0).sqrt() >= (floor.sqrt() - resolution).unsqueeze(-1) / scale.sqrt()
+    return torch.where(counts, measure.weights, torch.zeros_like(measure.weights)).amax(-1)
 
 
 def _of_running(alphas: Tensor, betas: Tensor, length: int, floor: Tensor, resolution: Tensor) -> Tensor:
-    """The supremum of the smaller of the two Christoffel bounds, over all eigenvalues from the floor on.
+    scale = alphas.square().amax(-1, keepdim=True) + betas.square().amax(-1, keepdim=True)
+    a, b = alphas.square() / scale, betas.square() / scale
+    resolution = (resolution / scale[:, 0].sqrt()).unsqueeze(-1)
+    lowest = (floor.sqrt().unsqueeze(-1) / scale.sqrt() - resolution).clamp_min(0).square()
+    # Jacobi matrices of mu (from B B^T) and of nu (from B^T B), B lower bidiagonal; both of size q - 1.
+    mu = _Measure.of_jacobi(
+        a + torch.cat([torch.zeros_like(b[:, :1]), b[:, :-1]], -1), (a * b).sqrt()[:, :-1], resolution[:, 0]
+    )
+    nu = _Measure.of_jacobi(a + b, (a[:, 1:] * b[:, :-1]).sqrt(), resolution[:, 0])
+    nodes = torch.cat([mu.nodes, nu.nodes, lowest], -1).sort(-1).values
+    grid = _subdivide(nodes)  # (lanes, g)
+    start, end = grid[:, :-1], grid[:, 1:]
+    least = (start.clamp_min(0).sqrt() - resolution).clamp_min(0).square()
+    bound_nu = a[:, :1] * nu.atom_bounds(grid) / least.clamp_min(torch.finfo(torch.float64).tiny)
+    # Beyond the last node both bounds fall; below the first one, down to the floor, the grid goes on.
+    counts = end > lowest
+    regions = _regions(nodes, resolution[:, 0])
+    by_mu = _largest_by_region(torch.where(counts, mu.atom_bounds(grid), 0.0), regions)
+    by_nu = _largest_by_region(torch.where(counts, bound_nu, 0.0), regions)
+    return torch.minimum(by_mu, by_nu).amax(-1)
 
-    Intervals whose bound exceeds the largest value seen at a point by more than ``_SLACK`` are cut up further, so that
-    the proved supremum comes that close to the true one.
+
+def _regions(nodes: Tensor, resolution: Tensor) -> Tensor:
+    """The region ``(lanes, g - 1)`` of each interval: that of the nearest node, or group of nodes.
+
+    The two measures' peaks at one atom are narrower than rounding and apart by it. Their bounds may only be
+    compared over a region that holds both.
     """
-    lower = torch.diag_embed(alphas) + torch.diag_embed(betas[:, :-1], -1)
-    mu = _Measure.of_jacobi(lower @ lower.mT, resolution)
-    last = torch.zeros_like(lower)
-    last[:, -1, -1] = betas[:, -1].square()
-    nu = _Measure.of_jacobi(lower.mT @ lower + last, resolution)
-    nu_mass = alphas[:, 0].square()
-
-    # Beyond the last node both bounds fall, and below the floor no eigenvalue counts.
-    points = torch.cat([mu.nodes, nu.nodes, floor.unsqueeze(-1)], -1).sort(-1).values
-    lanes = torch.arange(len(alphas), device=alphas.device).unsqueeze(-1).expand(-1, points.shape[-1] - 1)
-    lanes, starts, ends = lanes.flatten(), points[:, :-1].flatten(), points[:, 1:].flatten()
-    proved = torch.zeros(len(alphas), dtype=torch.float64, device=alphas.device)
-    seen = torch.zeros_like(proved)
-    for attempt in range(_MOST_CUTS):
-        kept = ends > floor[lanes]
-        lanes, starts, ends = lanes[kept], starts[kept], ends[kept]
-        at_start, at_end, between = _smaller_bounds(mu, nu, nu_mass, lanes, starts, ends)
-        seen.scatter_reduce_(0, lanes, torch.maximum(at_start, at_end), "amax")
-        open_still = between > (1 + _SLACK) * seen[lanes]
-        if attempt == _MOST_CUTS - 1:
-            open_still = torch.zeros_like(open_still)
-        proved.scatter_reduce_(0, lanes[~open_still], between[~open_still], "amax")
-        lanes, starts, ends = lanes[open_still], starts[open_still], ends[open_still]
-        if len(lanes) == 0:
-            break
-        cuts = torch.arange(_PARTS + 1, dtype=starts.dtype, device=starts.device) / _PARTS
-        grid = starts.unsqueeze(-1) + (ends - starts).unsqueeze(-1) * cuts
-        lanes = lanes.unsqueeze(-1).expand(-1, _PARTS).flatten()
-        starts, ends = grid[:, :-1].flatten(), grid[:, 1:].flatten()
-    return proved
+    ids = _can_be_told_apart(nodes, resolution).long().cumsum(-1)
+    nearer_end = torch.tensor(_CUTS, device=nodes.device) >= 0.5
+    return torch.where(nearer_end, ids[:, 1:, None], ids[:, :-1, None]).flatten(1)
 
 
-def _smaller_bounds(
-    mu: _Measure, nu: _Measure, nu_mass: Tensor, lanes: Tensor, starts: Tensor, ends: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The smaller of the bounds through mu and through nu, at both ends of intervals and anywhere between them.
+def _largest_by_region(bounds: Tensor, regions: Tensor) -> Tensor:
+    return torch.zeros(
+        len(bounds), bounds.shape[-1] + 2, dtype=bounds.dtype, device=bounds.device
+    ).scatter_reduce(-1, regions, bounds, "amax")
 
-    An interval belongs to the lane of the same index and holds no node inside. All arguments but the measures are
-    ``(intervals,)``.
-    """
-    mass = nu_mass[lanes]
-    mu_bounds = mu.bounds(lanes, starts, ends)
-    nu_start, nu_end, nu_between = nu.bounds(lanes, starts, ends)
-    low, high = starts.clamp_min(_TINY), ends.clamp_min(_TINY)
-    nu_bounds = (mass * nu_start / low, mass * nu_end / high, mass * nu_between / low)
-    smaller = [torch.minimum(one, other) for one, other in zip(mu_bounds, nu_bounds, strict=True)]
-    return smaller[0], smaller[1], smaller[2]
+
+def _can_be_told_apart(nodes: Tensor, resolution: Tensor) -> Tensor:
+    """Which ascending nodes ``(lanes, p)`` are farther from the one before than the resolution of their roots."""
+    roots = nodes.clamp_min(0).sqrt()
+    resolution = resolution.unsqueeze(-1)
+    reach = (roots[:, 1:] + roots[:, :-1] + resolution) * resolution + _NODE_ERROR
+    first = torch.ones_like(nodes[:, :1], dtype=torch.bool)
+    return torch.cat([first, nodes[:, 1:] - nodes[:, :-1] > reach], -1)
+
+
+def _subdivide(nodes: Tensor) -> Tensor:
+    """Points that cut every gap between sorted ``nodes`` ``(lanes, p)`` into equal intervals."""
+    fractions = torch.tensor(_CUTS, dtype=nodes.dtype, device=nodes.device)
+    inner = nodes[:, :-1, None] + (nodes[:, 1:] - nodes[:, :-1])[:, :, None] * fractions
+    return torch.cat([inner.flatten(1), nodes[:, -1:]], -1)
 
 
 @dataclass(frozen=True)
 class _Measure:
-    """The Gauss quadrature of a Jacobi matrix: nodes and weights, with nodes too close to tell apart merged."""
+    """A probability measure known through its Gauss quadrature; nodes that cannot be told apart are one."""
 
-    nodes: Tensor  # (lanes, q), ascending; a merged node takes the place of each of its members
-    weights: Tensor  # (lanes, q): of the merged node
-    present: Tensor  # (lanes, q), bool: true for one member of each merged node
+    nodes: Tensor  # (lanes, q), ascending; a merged node stands in all its places
+    weights: Tensor  # (lanes, q): of the merged node, in each of its places
+    counts: Tensor  # (lanes, q), bool: one place of each node
 
     @classmethod
-    def of_jacobi(cls, matrix: Tensor, resolution: Tensor) -> _Measure:
+    def of_jacobi(cls, diagonal: Tensor, offdiagonal: Tensor, resolution: Tensor) -> _Measure:
+        """``resolution`` ``(lanes)``: distance of singular values (square roots of nodes) that counts as none."""
+        matrix = (
+            torch.diag_embed(diagonal) + torch.diag_embed(offdiagonal, 1) + torch.diag_embed(offdiagonal, -1)
+        )
         nodes, vectors = torch.linalg.eigh(matrix)
         nodes = nodes.clamp_min(0.0)
-        # Weights below rounding are noise; a larger weight only makes the bound weaker.
-        weights = vectors[:, 0].square().clamp_min(_LEAST_WEIGHT)
-        values = nodes.sqrt()
-        apart = (values[:, 1:] - values[:, :-1]) > resolution.unsqueeze(-1)
-        present = torch.cat([torch.ones_like(apart[:, :1]), apart], -1)
-        ids = present.long().cumsum(-1) - 1
-        merged = torch.zeros_like(weights).scatter_add(-1, ids, weights).gather(-1, ids)
-        first = torch.full_like(nodes, torch.inf).scatter_reduce(-1, ids, nodes, "amin").gather(-1, ids)
-        return cls(first, merged, present)
+        weights = vectors[:, 0].square()
+        counts = _can_be_told_apart(nodes, resolution)
+        ids = counts.long().cumsum(-1) - 1
+        mass = torch.zeros_like(nodes).scatter_add(-1, ids, weights)
+        tiny = torch.finfo(torch.float64).tiny
+        moment = torch.zeros_like(nodes).scatter_add(-1, ids, (weights + tiny) * nodes)
+        share = torch.zeros_like(nodes).scatter_add(-1, ids, weights + tiny)
+        merged = (moment / share.clamp_min(tiny)).gather(-1, ids)
+        return cls(merged, mass.gather(-1, ids), counts)
 
-    def bounds(self, lanes: Tensor, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Upper bounds on the atom at the start, at the end, and anywhere in intervals without a node inside."""
-        separation = _log_distance(
-            self.nodes.unsqueeze(-1), self.nodes.unsqueeze(-2), self.present.unsqueeze(-2)
-        )
-        own = torch.eye(self.nodes.shape[-1], dtype=torch.bool, device=starts.device)
-        separation = torch.where(own, torch.zeros_like(separation), separation).sum(-1)  # (lanes, q)
-        constant = -2 * separation - self.weights.log()
-        at_start = self._terms(lanes, starts, constant)
-        at_end = self._terms(lanes, ends, constant)
-        least = torch.minimum(at_start, at_end)
-        return 1 / at_start.sum(-1), 1 / at_end.sum(-1), 1 / least.sum(-1).clamp_min(_TINY)
+    def atom_bounds(self, grid: Tensor) -> Tensor:
+        """Upper bounds on the atoms in each interval of an ascending ``grid`` ``(lanes, g)`` with all nodes.
 
-    def _terms(self, lanes: Tensor, points: Tensor, constant: Tensor) -> Tensor:
-        """``l_k(t)^2 / w_k`` ``(intervals, q)``, whose sum over k is one over the Christoffel function.
-
-        The Lagrange polynomials come from the nodes, as sums of logarithms. Their orthonormal polynomials'
-        three-term recurrence loses all accuracy once a node has converged to an eigenvalue.
+        The Lagrange polynomials are products over the nodes, never recurrences: at a node that has converged
+        the recurrence leaves the peak of the bound, which is narrower than rounding.
         """
-        present = self.present[lanes]
-        logs = _log_distance(points.unsqueeze(-1), self.nodes[lanes], present)
-        terms = 2 * (logs.sum(-1, keepdim=True) - logs) + constant[lanes]
-        return torch.where(present, terms.clamp(-600, 600).exp(), torch.zeros_like(terms))
+        difference = grid.unsqueeze(-1) - self.nodes.unsqueeze(-2)  # (lanes, g, q)
+        counts = self.counts.unsqueeze(-2)
+        here = (difference == 0) & counts  # a node's own place in the grid
+        logs = torch.where(here | ~counts, 1.0, difference.abs()).log()
+        lagrange = logs.sum(-1, keepdim=True) - logs - self._own_logs().unsqueeze(-2)
+        lagrange = torch.where(here.any(-1, keepdim=True) & ~here, -torch.inf, lagrange)
+        terms = 2 * torch.minimum(lagrange[:, :-1], lagrange[:, 1:]) - self._log_weights().unsqueeze(-2)
+        least = torch.where(counts, terms.clamp_max(600.0).exp(), 0.0).sum(-1)
+        return 1.0 / least.clamp_min(torch.finfo(torch.float64).tiny)
 
+    def _log_weights(self) -> Tensor:
+        return self.weights.clamp_min(_SMALLEST_WEIGHT).log()
 
-def _log_distance(points: Tensor, nodes: Tensor, present: Tensor) -> Tensor:
-    """``log |t - theta_k|``, finite where they are equal, and 0 for members of a merged node but one."""
-    logs = (points - nodes).abs().clamp_min(_TINY).log()
-    return torch.where(present, logs, torch.zeros_like(logs))
+    def _own_logs(self) -> Tensor:
+        """``sum_{j != k} log |theta_k - theta_j|`` ``(lanes, q)``."""
+        difference = (self.nodes.unsqueeze(-1) - self.nodes.unsqueeze(-2)).abs()
+        other = self.counts.unsqueeze(-2) & (difference > 0)
+        return torch.where(other, difference, 1.0).log().sum(-1)
