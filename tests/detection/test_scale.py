@@ -1,0 +1,143 @@
+"""Critical scales against dense decompositions at many scales."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from intruders.detection.cache import MemoryCache
+from intruders.detection.scale import SLACK, CriticalScales, MatrixScale, critical_scales
+from intruders.errors import SettingError
+from tests.checkpoints.models import merged_weights, tiny_llama
+from tests.mitigation.hot import hot_llama, places_of_intruders, wide_spectrum
+
+STEP = 1.02
+
+
+def large_llama() -> nn.Module:
+    """Matrices for which the audit takes the Krylov method."""
+    return wide_spectrum(
+        tiny_llama(hidden_size=288, intermediate_size=320, num_key_value_heads=4, num_hidden_layers=1)
+    )
+
+
+def first_intruder(base: Tensor, change: Tensor, around: float, k: int = 10) -> float:
+    """The smallest scale with an intruder, in steps of 2 %, from a fifth of ``around`` on."""
+    scale = around / 5
+    while scale < 3 * around:
+        if places_of_intruders(base, base + scale * change, k):
+            return scale
+        scale *= STEP
+    return math.inf
+
+
+def check(result: CriticalScales, before: dict[str, Tensor], after: dict[str, Tensor], k: int = 10) -> None:
+    for matrix in result.matrices:
+        base, tuned = before[matrix.name].double(), after[matrix.name].double()
+        brute = first_intruder(base, tuned - base, matrix.measured, k)
+        assert matrix.measured == pytest.approx(brute, rel=SLACK + 0.03), matrix.name
+        assert matrix.predicted == pytest.approx(matrix.measured, rel=1.0), matrix.name
+
+
+@pytest.mark.parametrize("size", ["dense", "krylov"])
+def test_measured_is_the_first_scale_with_an_intruder(size: str) -> None:
+    base = (
+        large_llama()
+        if size == "krylov"
+        else wide_spectrum(tiny_llama(hidden_size=64, intermediate_size=96, num_hidden_layers=1))
+    )
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    model = hot_llama(model=copy.deepcopy(base), gain=1.0, r=1)
+    result = critical_scales(model, cache=False)
+    assert len(result.matrices) == 7
+    check(result, before, merged_weights(model))
+    assert result.within_factor_two == 1
+    assert result.intruders_at_largest == 0
+    assert result.largest == pytest.approx(min(m.measured for m in result.matrices), rel=2 * SLACK)
+
+
+def test_full_fine_tuning_along_the_line_to_the_base(tmp_path: Path) -> None:
+    base = large_llama()
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    after = merged_weights(hot_llama(model=copy.deepcopy(base), gain=0.5, r=2))
+    generator = torch.Generator().manual_seed(0)
+    after = {
+        name: tensor + 1e-3 * torch.randn(tensor.shape, generator=generator) * (tensor.dim() == 2)
+        for name, tensor in after.items()
+    }
+    result = critical_scales(before, after, cache=MemoryCache(), include=["*q_proj*", "*up_proj*"])
+    check(result, before, after)
+
+
+@pytest.mark.parametrize("target", [0, 3, 8])
+def test_largest_scale_with_at_most_so_many_intruders(target: int) -> None:
+    base = large_llama()
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    model = hot_llama(model=copy.deepcopy(base), gain=1.0, r=2)
+    result = critical_scales(model, target=target, cache=False)
+    after = merged_weights(model)
+
+    def count(scale: float) -> int:
+        return sum(
+            len(
+                places_of_intruders(before[m.name], before[m.name] + scale * (after[m.name] - before[m.name]))
+            )
+            for m in result.matrices
+        )
+
+    assert count(result.largest) == result.intruders_at_largest <= target
+    # The first scale beyond with more; counts go up and down with the scale.
+    assert any(count(result.largest * 1.01**step) > target for step in range(1, 13))
+
+
+def test_a_kept_base_gives_the_same_answer() -> None:
+    model = hot_llama(model=large_llama(), gain=1.0, r=1)
+    store = MemoryCache()
+    first, again = (critical_scales(model, cache=store) for _ in range(2))
+    assert [m.measured for m in first.matrices] == pytest.approx(
+        [m.measured for m in again.matrices], rel=0.05
+    )
+
+
+def test_an_update_of_the_base_itself_has_no_critical_scale() -> None:
+    base = {"model.layers.0.mlp.up_proj.weight": wide(torch.float64)}
+    tuned = {name: 1.5 * tensor for name, tensor in base.items()}
+    result = critical_scales(base, tuned, cache=False)
+    assert [matrix.measured for matrix in result.matrices] == [math.inf]
+    assert result.largest == result.matrices[0].searched
+    assert json.loads(json.dumps(result.to_document()))["matrices"][0]["measured"] is None
+    assert math.isnan(result.within_factor_two)
+
+
+def wide(dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    u, _, v = torch.linalg.svd(
+        torch.randn(40, 60, generator=generator, dtype=torch.float64), full_matrices=False
+    )
+    return ((u * torch.linspace(5, 1, 40)) @ v).to(dtype)
+
+
+def test_agreement() -> None:
+    def matrix(measured: float, predicted: float) -> MatrixScale:
+        return MatrixScale("w", (4, 4), measured, predicted, 100.0)
+
+    pairs = [(1.0, 1.9), (2.0, 0.9), (3.0, 7.0), (math.inf, 3.0), (4.0, 8.0)]
+    result = CriticalScales("b", "t", 10, 0.5, 0, 1.0, 0, [matrix(*pair) for pair in pairs], 0.0)
+    assert result.within_factor_two == 0.5
+    assert result.rank_correlation == pytest.approx(0.8)
+
+
+def test_bad_settings() -> None:
+    for settings, text in (
+        ({"k": 0}, "k is 0"),
+        ({"target": -1}, "target is -1"),
+        ({"epsilon": 0}, "epsilon is 0"),
+    ):
+        with pytest.raises(SettingError, match=text):
+            critical_scales(tiny_llama(), hot_llama(), **settings)  # type: ignore[arg-type]
