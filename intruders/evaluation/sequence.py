@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from ..detection.audit import audit
+from ..detection.cache import MemoryCache
 from ..errors import SettingError
 from ..training.base_models import base_model_location
 from ..training.config import FinetuneConfig
@@ -108,6 +109,7 @@ def train_in_sequence(
     loaded = [load_task(name, config.columns, config.data_seed) for name in tasks]
     out = Path(config.out)
     stages = [out / f"stage-{number}" for number in range(1, len(tasks) + 1)]
+    cache = MemoryCache()  # every stage is audited against the same base
     accuracies: list[list[float]] = []
     found: list[tuple[int, int]] = []
     for number, stage in enumerate(stages):
@@ -120,7 +122,7 @@ def train_in_sequence(
                 _accuracy(stage, stages[seen], loaded[seen], config.max_eval_samples)
                 for seen in range(number + 1)
             ]
-            done = audit(base_model_location(config.base), stage / "backbone")
+            done = audit(base_model_location(config.base), stage / "backbone", cache=cache)
             record = {"accuracies": row, "intruders": done.intruders, "vectors": done.vectors}
             write_text_atomically(result, json.dumps(record) + "\n")
         record = json.loads(result.read_text(encoding="utf-8"))

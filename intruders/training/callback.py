@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 from ..checkpoints.open import Source
 from ..detection.audit import audit
+from ..detection.cache import MemoryCache
 from ..detection.frames import vector_frame
 from ..detection.table import Audit
 from ..errors import SettingError
@@ -66,7 +67,13 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             raise SettingError(f"stop_above is {stop_above}; expected 0 intruders or more")
         self._trainer = trainer
         self._every = every
-        self._settings: dict[str, Any] = {"k": k, "epsilon": epsilon, "include": include, "exclude": exclude}
+        self._settings: dict[str, Any] = {
+            "k": k,
+            "epsilon": epsilon,
+            "include": include,
+            "exclude": exclude,
+            "cache": MemoryCache(),  # the base is the same at every call
+        }
         self._stop_above = stop_above
         default = Path(trainer.args.output_dir) / "intruders.parquet"
         self.trace: Path | None = (default if trace is True else Path(trace)) if trace is not False else None
