@@ -182,3 +182,21 @@ def test_orthonormalize(kind: str) -> None:
         units = torch.nn.functional.normalize(rows, dim=-1)
         inside = (units @ together.mT) @ together
         torch.testing.assert_close(inside, units, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("seed", range(4))
+def test_an_unconverged_neighbour_spoils_the_claim(seed: int, shape: tuple[int, int], count: int) -> None:
+    """Few steps, a loose tolerance, and true values between the Ritz values: these lie below the true ones."""
+    rng = np.random.default_rng(seed)
+    m, n = shape
+    close = np.sort(np.concatenate([1 - 0.02 * rng.random(12), 0.9 * rng.random(min(shape) - 12)]))[::-1]
+    matrix = torch.from_numpy(with_values(m, n, close, rng)).float()
+    x, s, _ = np.linalg.svd(matrix.double().numpy(), full_matrices=False)
+    for steps in (4, 8, 12):
+        space = KrylovSpace.from_random_block(Dense(matrix.unsqueeze(0)), BLOCK, steps)
+        found = converge(space, count, count + BLOCK, 0.3, 2)
+        for i in range(count):
+            row, value = found.left[0, i].double().numpy(), float(found.values[0, i])
+            assert sine_to_true_space(row, value, x, s) <= float(found.angles[0, i]) + 1e-5

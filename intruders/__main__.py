@@ -1,0 +1,5 @@
+"""``python -m intruders``: the command line."""
+
+from .cli import main
+
+main()

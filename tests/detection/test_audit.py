@@ -1,0 +1,231 @@
+"""The audit of a model in memory: what is examined, in which order and units, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matrices import UPDATES, orthonormal_columns
+from torch import Tensor
+
+import intruders
+from intruders.detection.audit import audit
+from intruders.errors import IntrudersError, NonFiniteError, PairingError, SettingError
+
+Weights = dict[str, Tensor]
+
+
+def weights(seed: int = 0) -> Weights:
+    generator = torch.Generator().manual_seed(seed)
+
+    def matrix(m: int, n: int) -> Tensor:
+        return torch.randn(m, n, generator=generator) / n**0.5
+
+    found = {"model.embed_tokens.weight": matrix(50, 12)}
+    for layer in range(11):
+        found[f"model.layers.{layer}.self_attn.q_proj.weight"] = matrix(12, 12)
+        found[f"model.layers.{layer}.mlp.up_proj.weight"] = matrix(20, 12)
+        found[f"model.layers.{layer}.norm.weight"] = torch.ones(12)
+    return found
+
+
+def with_intruder(matrix: Tensor, strength: float = 30.0) -> Tensor:
+    """The matrix with one direction that mixes all its left singular vectors alike."""
+    u, _, vt = np.linalg.svd(matrix.double().numpy(), full_matrices=False)
+    mix = u.sum(1) / u.shape[1] ** 0.5
+    return (matrix.double() + strength * torch.from_numpy(np.outer(mix, vt[0]))).float()
+
+
+def tuned_weights(*changed: str, base: Weights | None = None) -> Weights:
+    base = weights() if base is None else base
+    return {name: with_intruder(value) if name in changed else value for name, value in base.items()}
+
+
+LAST, FIRST = "model.layers.10.mlp.up_proj.weight", "model.layers.2.self_attn.q_proj.weight"
+
+
+def run(base: Any, tuned: Any, **settings: Any) -> intruders.Audit:
+    return audit(base, tuned, cache=False, **settings)
+
+
+def test_only_what_changed_is_audited_and_the_rest_is_listed() -> None:
+    found = run(weights(), tuned_weights(LAST, FIRST), k=5)
+    assert [matrix.name for matrix in found.matrices] == [FIRST, LAST]  # the base's order
+    assert found.intruders == 2
+    assert [[vector.intruder for vector in matrix.vectors] for matrix in found.matrices] == [
+        [True, False, False, False, False]
+    ] * 2
+    reasons = {skipped.name: skipped.reason for skipped in found.skipped}
+    assert len(found.matrices) + len(reasons) == len(weights())
+    assert reasons["model.layers.0.mlp.up_proj.weight"] == "unchanged"
+    assert reasons["model.layers.0.norm.weight"] == "one-dimensional"
+    assert "embedding" in reasons["model.embed_tokens.weight"]
+
+
+def test_numbers_of_a_matrix_are_those_of_numpy() -> None:
+    base, tuned = weights(), tuned_weights(FIRST)
+    matrix = run(base, tuned, k=20, exact=True).matrix(FIRST)
+    x, _, _ = np.linalg.svd(base[FIRST].double().numpy())
+    y, values, _ = np.linalg.svd(tuned[FIRST].double().numpy())
+    change = np.linalg.svd((tuned[FIRST].double() - base[FIRST].double()).numpy(), compute_uv=False)
+    assert len(matrix.vectors) == 12  # all there are, though k is larger
+    np.testing.assert_allclose([v.singular_value for v in matrix.vectors], values, rtol=1e-6)
+    np.testing.assert_allclose(
+        [v.max_cosine for v in matrix.vectors], np.abs(x.T @ y).max(0)[:, None] * [1, 1]
+    )
+    np.testing.assert_allclose(matrix.similarity, np.abs(x.T @ y), atol=1e-6)
+    assert matrix.update.spectral == pytest.approx(change[0], rel=1e-6)
+    assert matrix.update.frobenius == pytest.approx(np.linalg.norm(change), rel=1e-6)
+    assert matrix.intruder_energy_share == pytest.approx(values[0] ** 2 / (values**2).sum())
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+def test_units_are_those_of_the_checkpoint(scale: float) -> None:
+    base, tuned = weights(), tuned_weights(FIRST, LAST)
+    plain = run(base, tuned)
+    scaled = run({n: scale * t for n, t in base.items()}, {n: scale * t for n, t in tuned.items()})
+    for one, other in zip(plain.matrices, scaled.matrices, strict=True):
+        assert [v.intruder for v in one.vectors] == [v.intruder for v in other.vectors]
+        np.testing.assert_allclose(
+            [v.singular_value for v in other.vectors],
+            [scale * v.singular_value for v in one.vectors],
+            rtol=1e-4,
+        )
+        assert other.update.frobenius == pytest.approx(scale * one.update.frobenius, rel=1e-4)
+        assert other.update.spectral == pytest.approx(scale * one.update.spectral, rel=1e-4)
+        assert other.update.stable_rank == pytest.approx(one.update.stable_rank, rel=1e-4)
+        np.testing.assert_allclose(
+            other.base_singular_values, scale * np.array(one.base_singular_values), rtol=1e-3
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_other_precisions_are_widened(dtype: torch.dtype) -> None:
+    base = {n: t.to(dtype) for n, t in weights().items()}
+    tuned = {n: t.to(dtype) for n, t in tuned_weights(FIRST).items()}
+    matrix = run(base, tuned).matrix(FIRST)
+    y, values, _ = np.linalg.svd(tuned[FIRST].double().numpy())
+    x, _, _ = np.linalg.svd(base[FIRST].double().numpy())
+    assert matrix.vectors[0].singular_value == pytest.approx(values[0], rel=1e-5)
+    assert matrix.vectors[0].max_cosine[0] == pytest.approx(np.abs(x.T @ y[:, 0]).max(), abs=1e-5)
+
+
+def test_large_and_small_matrices_by_both_paths_with_progress() -> None:
+    """Several shapes, enough of one to fill a stack, and both kinds of path."""
+    rng = np.random.default_rng(0)
+    base, tuned = weights(), tuned_weights(LAST)
+    for name in ("hot", "low-rank", "dense"):
+        pair = UPDATES[name](rng.standard_normal((270, 260)) / 16, rng)
+        base[f"model.layers.0.{name}.weight"] = pair.base
+        tuned[f"model.layers.0.{name}.weight"] = torch.from_numpy(pair.tuned_double()).float()
+    told: list[tuple[int, int, int]] = []
+    found = run(base, tuned, progress=lambda *numbers: told.append(numbers))
+    exact = run(base, tuned, exact=True)
+    assert [m.name for m in found.matrices] == [
+        name for name in base if not torch.equal(base[name], tuned[name])
+    ]
+    assert [m.intruders for m in found.matrices] == [m.intruders for m in exact.matrices]
+    assert found.intruders > 0
+    assert told[-1] == (22 + 3, 22 + 3, found.intruders)
+    assert told == sorted(told)
+
+
+def test_the_same_twice_is_the_same() -> None:
+    first, again = (run(weights(), tuned_weights(FIRST)) for _ in range(2))
+    assert first.matrices == again.matrices
+
+
+def test_a_model_against_itself_has_nothing_to_audit() -> None:
+    found = run(weights(), weights())
+    assert (found.matrices, found.intruders, found.vectors) == ([], 0, 0)
+
+
+@pytest.mark.parametrize("side", ["base", "tuned model"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_not_a_number_is_refused_by_name_or_left_out_by_name(value: float, side: str) -> None:
+    base, tuned = weights(), tuned_weights(FIRST, LAST)
+    spoilt = base if side == "base" else tuned
+    spoilt[LAST] = spoilt[LAST].clone()
+    spoilt[LAST][3, 4] = value
+    with pytest.raises(NonFiniteError, match=f"'{LAST}'.*{side}"):
+        run(base, tuned)
+    found = run(base, tuned, skip_non_finite=True)
+    assert [matrix.name for matrix in found.matrices] == [FIRST]
+    assert f"NaN or infinity in the {side}" in {s.reason for s in found.skipped if s.name == LAST}
+
+
+def test_empty_matrices_are_left_out() -> None:
+    base, tuned = weights(), tuned_weights(FIRST)
+    base["model.layers.0.gone.weight"] = torch.zeros(0, 12)
+    tuned["model.layers.0.gone.weight"] = torch.zeros(0, 12)
+    assert [m.name for m in run(base, tuned).matrices] == [FIRST]
+
+
+WRONG_SETTINGS: list[tuple[dict[str, Any], str]] = [
+    ({"k": 0}, "k is 0"),
+    ({"k": -3}, "k is -3"),
+    ({"k": 2.5}, "k is 2.5"),
+    ({"k": True}, "k is True"),
+    ({"epsilon": 0.0}, "epsilon is 0.0"),
+    ({"epsilon": 1.01}, "epsilon is 1.01"),
+    ({"epsilon": -0.5}, "epsilon is -0.5"),
+    ({"epsilon": float("nan")}, "epsilon is nan"),
+    ({"epsilon": "half"}, "epsilon is 'half'"),
+    ({"device": "abacus"}, "device 'abacus'"),
+    ({"device": "meta"}, "device 'meta'"),
+    ({"include": ["*.qproj.*"]}, "'*.qproj.*' matches none"),
+]
+
+
+@pytest.mark.parametrize(("setting", "text"), WRONG_SETTINGS, ids=[text for _, text in WRONG_SETTINGS])
+def test_settings_out_of_range_are_quoted(setting: dict[str, Any], text: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        run(weights(), tuned_weights(FIRST), **setting)
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_are_checked_before_anything_is_read() -> None:
+    with pytest.raises(SettingError):
+        run("/no/such/place", "/nor/this", k=0)
+
+
+def test_include_exclude_and_embeddings() -> None:
+    base = weights()
+    tuned = tuned_weights(*base, base={n: t for n, t in base.items() if t.ndim == 2})
+    tuned |= {n: t for n, t in base.items() if t.ndim == 1}
+    names = [m.name for m in run(base, tuned, include=["*.q_proj.*"], exclude=["*.1.*", "*.1?.*"]).matrices]
+    assert names == [f"model.layers.{i}.self_attn.q_proj.weight" for i in (0, 2, 3, 4, 5, 6, 7, 8, 9)]
+    assert "model.embed_tokens.weight" in [m.name for m in run(base, tuned, include_embeddings=True).matrices]
+
+
+def test_other_architectures_are_refused() -> None:
+    other = {
+        name.replace("model.layers", "transformer.h").replace("proj", "lin"): t[:5]
+        for name, t in weights().items()
+    }
+    with pytest.raises(PairingError):
+        run(weights(), other)
+
+
+@pytest.mark.parametrize("given", [({}, {}), (None, None), (3, 4), ({"a": 1}, {"a": 2})], ids=str)
+def test_what_is_no_model_is_refused(given: tuple[Any, Any]) -> None:
+    with pytest.raises(IntrudersError):
+        run(*given)
+
+
+def test_factors_that_overflow_single_precision_are_not_answered_wrongly() -> None:
+    """Where entries of the update exceed single precision, the answer is right or refused; never NaN."""
+    from intruders.detection.detect import detect
+    from intruders.detection.stack import Stack
+
+    rng = np.random.default_rng(0)
+    base = torch.from_numpy(rng.standard_normal((1, 260, 260))).float()
+    left = torch.from_numpy(1e22 * orthonormal_columns(260, 2, rng)).float().unsqueeze(0)
+    right = torch.from_numpy(1e22 * orthonormal_columns(260, 2, rng).T.copy()).float().unsqueeze(0)
+    found = detect(Stack(base, None, left, right), 3, 0.5)
+    exact = detect(Stack(base, None, left, right), 3, 0.5, exact=True)
+    assert found.values.isfinite().all()
+    assert found.intruder.tolist() == exact.intruder.tolist()
