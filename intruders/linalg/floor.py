@@ -2,7 +2,7 @@
 
 The moment certificate cannot tell an atom at zero (the part of a vector outside the column space, which belongs to no
 singular vector of a tall matrix) from one at a tiny singular value. That the matrix has no tiny singular values is a
-fact about the base alone: if ``G - t I`` with ``G = W^T W`` has a Cholesky factor, every eigenvalue of G is above t.
+fact about the base alone: with ``W^T W - t I = L L^T + E``, every eigenvalue of ``W^T W`` is at least ``t - ||E||``.
 """
 
 from __future__ import annotations
@@ -11,29 +11,45 @@ import torch
 from torch import Tensor
 
 _TRIES = 3
+# Gaussian probes of E, and the factor on their estimate of its Frobenius norm. That norm is more than the factor times the
+# estimate with probability below 1e-6, whatever E is: at most P(chi^2 with 16 degrees of freedom < 1).
+_PROBES = 16
+_SAFETY = 4.0
+_CHUNK_ROWS = 1024
 
 
 def smallest_eigenvalue_floor(matrix: Tensor, guess: float) -> float:
     """A number below every eigenvalue of ``W^T W``, for one ``(m, n)`` matrix with m > n; 0 where none was proved.
 
     ``guess`` is an estimate of the smallest eigenvalue, from above. Costs one Gram matrix in the matrix's own
-    precision, and a Cholesky factorization a try. Rounding is taken off: by the probabilistic analysis of Higham and
-    Mary (2019) the computed Gram matrix errs by at most ``sqrt(m) u ||W||_F^2`` in the Frobenius norm, where u is
-    the unit roundoff, and the factorization by ``sqrt(n) u trace(G)``.
+    precision, a Cholesky factorization a try, and two double-precision products with ``_PROBES`` vectors, which measure
+    what rounding did: E above holds the errors of the Gram matrix and of the factorization.
     """
-    m, n = matrix.shape
     gram = matrix.mT @ matrix
-    trace = float(gram.diagonal().double().sum())
-    rounding: float = 0.5 * (m**0.5 + n**0.5) * torch.finfo(matrix.dtype).eps * trace
     diagonal = gram.diagonal()
     shift = 0.0
     for attempt in range(_TRIES):
         target = guess / 2 ** (attempt + 1)
-        if target <= 2 * rounding:
-            return 0.0
         diagonal -= target - shift
         shift = target
-        _, failed = torch.linalg.cholesky_ex(gram)
+        factor, failed = torch.linalg.cholesky_ex(gram)
         if int(failed) == 0:
-            return float(target - rounding)
+            return max(0.0, target - _SAFETY * _error_norm(matrix, factor, target))
     return 0.0
+
+
+def _error_norm(matrix: Tensor, factor: Tensor, shift: float) -> float:
+    """Estimate of ``||W^T W - shift I - L L^T||_F`` from Gaussian probes, in double precision."""
+    generator = torch.Generator().manual_seed(0)
+    probes = torch.randn(_PROBES, matrix.shape[1], generator=generator, dtype=torch.float64).to(matrix.device)
+    error = _gram_rows(matrix, probes) - shift * probes - _gram_rows(factor.mT, probes)
+    return float(error.square().sum().div(_PROBES).sqrt())
+
+
+def _gram_rows(matrix: Tensor, rows: Tensor) -> Tensor:
+    """``rows @ W.T @ W`` in double precision, with a chunk of W in double precision at a time."""
+    total = torch.zeros_like(rows)
+    for chunk in matrix.split(_CHUNK_ROWS):
+        wide = chunk.double()
+        total += (rows @ wide.mT) @ wide
+    return total
