@@ -45,6 +45,9 @@ def mitigate(
         bool, typer.Option("--force", help="Replace the folder where it is a model or adapter.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep what is learnt of the base for the next time.")
+    ] = True,
 ) -> None:
     """Scale the intruder dimensions of a fine-tuned model down, or what a control puts in their place."""
     from ..mitigation.controls import INTRUDERS
@@ -69,6 +72,7 @@ def mitigate(
             seed=seed,
             force=force,
             device=device,
+            cache=cache,
             progress=progress,
         )
     for line in result.lines():
