@@ -43,7 +43,7 @@ def match_names(base: Mapping[str, Shape], tuned: Mapping[str, Shape]) -> Matchi
     Two names with a common ending of two or more parts vote for the pair of prefixes before it, if their
     shapes are equal and no number is in the prefixes (a layer is never taken for another). The pair with the
     most votes becomes a rule for all names, whatever their shapes, and so on while a rule explains half of
-    what either side has under its prefix.
+    what either side has under its prefix, and more than a single matrix unless nothing has matched yet.
     """
     tuned_of = {name: name for name in base if name in tuned}
     left_base = [name for name in base if name not in tuned_of]
@@ -56,6 +56,10 @@ def match_names(base: Mapping[str, Shape], tuned: Mapping[str, Shape]) -> Matchi
             break
         (base_prefix, tuned_prefix), count = ranked[0]
         base_rests, tuned_rests = _rests(left_base, base_prefix), _rests(left_tuned, tuned_prefix)
+        # One matrix beside others that match already is a coincidence of endings: `pooler.dense` is no
+        # `classifier.dense`.
+        if count < 2 and tuned_of:
+            break
         if 2 * count < min(_matrices(base_rests, base), _matrices(tuned_rests, tuned)):
             break
         found = {name: tuned_rests[rest] for rest, name in base_rests.items() if rest in tuned_rests}

@@ -34,7 +34,8 @@ def smallest_eigenvalue_floor(matrix: Tensor, guess: float) -> float:
         shift = target
         factor, failed = torch.linalg.cholesky_ex(gram)
         if int(failed) == 0:
-            return max(0.0, target - _SAFETY * _error_norm(matrix, factor, target))
+            floor: float = target - _SAFETY * _error_norm(matrix, factor, target)
+            return max(0.0, floor)
     return 0.0
 
 
@@ -49,7 +50,7 @@ def _error_norm(matrix: Tensor, factor: Tensor, shift: float) -> float:
 def _gram_rows(matrix: Tensor, rows: Tensor) -> Tensor:
     """``rows @ W.T @ W`` in double precision, with a chunk of W in double precision at a time."""
     total = torch.zeros_like(rows)
-    for chunk in matrix.split(_CHUNK_ROWS):
-        wide = chunk.double()
+    for first in range(0, len(matrix), _CHUNK_ROWS):
+        wide = matrix[first : first + _CHUNK_ROWS].double()
         total += (rows @ wide.mT) @ wide
     return total
