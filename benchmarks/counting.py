@@ -1,0 +1,63 @@
+"""Counts what an audit reads: passes over the weights, and the thin rows multiplied in them.
+
+A *pass* reads a whole matrix once from memory; large matrices cost that, whatever the few rows multiplied in it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from intruders.linalg.operators import Dense
+
+
+class ProductCount:
+    """Thin products with matrices, while :func:`counted_products` is open."""
+
+    def __init__(self) -> None:
+        self.elements = 0  # of the matrices multiplied, summed over the products
+        self.row_elements = 0  # the same, times the rows of the thin block
+        self.factorizations = 0  # Cholesky factorizations, each after a Gram matrix or a shift of one
+        self._lock = threading.Lock()  # small matrices are judged by several threads
+
+    def add_product(self, rows: Tensor, matrix: Tensor) -> None:
+        with self._lock:
+            self.elements += matrix.numel()
+            self.row_elements += matrix.numel() * rows.shape[-2]
+
+    def add_factorization(self) -> None:
+        with self._lock:
+            self.factorizations += 1
+
+
+@contextmanager
+def counted_products() -> Iterator[ProductCount]:
+    """Counts every thin product of the engine's dense operator, without changing what it computes."""
+    count = ProductCount()
+    apply, apply_transpose = Dense.apply, Dense.apply_transpose
+    cholesky: Callable[..., Any] = torch.linalg.cholesky_ex
+
+    def counted_apply(self: Dense, rows: Tensor) -> Tensor:
+        count.add_product(rows, self.matrix)
+        return apply(self, rows)
+
+    def counted_apply_transpose(self: Dense, rows: Tensor) -> Tensor:
+        count.add_product(rows, self.matrix)
+        return apply_transpose(self, rows)
+
+    def counted_cholesky(*arguments: Any, **settings: Any) -> Any:
+        count.add_factorization()
+        return cholesky(*arguments, **settings)
+
+    Dense.apply, Dense.apply_transpose = counted_apply, counted_apply_transpose  # type: ignore[method-assign]
+    torch.linalg.cholesky_ex = counted_cholesky
+    try:
+        yield count
+    finally:
+        Dense.apply, Dense.apply_transpose = apply, apply_transpose  # type: ignore[method-assign]
+        torch.linalg.cholesky_ex = cholesky

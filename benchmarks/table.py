@@ -1,0 +1,137 @@
+"""The results for the eye: one table of times, and below it what does not fit into its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from .inputs import DESCRIPTION
+from .measure import Cost, Row
+from .memory import TARGET_BYTES
+from .results import Results
+
+_LEGEND = (
+    "s: seconds, ours the median of several runs. x: time of the reference over ours. passes: reads of the whole "
+    "matrix in thin products, +C where a Cholesky factorization came on top. intr.: intruders among the vectors "
+    "examined; all ways agree. reference: two full float32 SVDs a matrix. PEFT: reduce_intruder_dimension, which "
+    "also writes an adapter."
+)
+
+
+def print_results(results: Results, console: Console) -> None:
+    console.print(_times(results.rows))
+    console.print(_LEGEND)
+    console.print(f"Synthetic matrices: {DESCRIPTION}.")
+    for row in results.rows:
+        if row.note:
+            console.print(row.note)
+    for peak in results.peaks:
+        console.print(
+            f"Peak memory, {peak.matrices} matrices, {peak.checkpoint_bytes / 2**30:.2f} GiB of bf16 on disk, "
+            f"{peak.label}: {peak.peak_bytes / 2**30:.2f} GiB ({peak.import_bytes / 2**30:.2f} of it Python and torch; "
+            f"target under {TARGET_BYTES / 2**30:g}), {peak.seconds:.1f} s, {peak.intruders} intruders."
+        )
+    for check in results.checks:
+        console.print(
+            f"{check.label}: {check.cold:.2f} times what its kind of 7B layer foretells by the number of weights; "
+            f"base cached {check.cached:.2f} times."
+        )
+    if results.read_rate is not None:
+        console.print(f"Thin products read the large layers at {results.read_rate / 1e9:.1f} GB/s.")
+    for estimate in results.estimates:
+        console.print(
+            f"On paper, {estimate.model} ({estimate.weights / 1e9:.1f}e9 weights), every matrix "
+            f"{'with' if estimate.intruders else 'without'} intruders: {estimate.cold / 60:.1f} min, base cached "
+            f"{estimate.cached / 60:.1f} min; its passes alone {estimate.reading / 60:.1f} min."
+        )
+    console.print(f"Machine: {results.machine}. The suite took {results.seconds / 60:.1f} min.")
+
+
+def _times(rows: Sequence[Row]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("")
+    heads = (
+        "intr.",
+        "refer-\nence s",
+        "PEFT\ns",
+        "ours\ns",
+        "\nx",
+        "\npasses",
+        "cached\ns",
+        "\nx",
+        "\npasses",
+    )
+    for head in heads:
+        table.add_column(head, justify="right")
+    for section in dict.fromkeys(row.section for row in rows):
+        members = [row for row in rows if row.section == section]
+        table.add_row(f"[bold]{section}[/bold]")
+        for row in [*members, *_sums(members)]:
+            table.add_row(*_cells(row))
+    return table
+
+
+def _sums(rows: Sequence[Row]) -> list[Row]:
+    """All rows of a section of several layers as one, and those without intruders."""
+    calm = [row for row in rows if row.intruders == 0]
+    if any(row.reference is None or row.shape is None for row in rows) or len(calm) in (0, len(rows)):
+        return []
+    return [_sum("  all of these", rows), _sum("  no intruders", calm)]
+
+
+def _sum(label: str, rows: Sequence[Row]) -> Row:
+    elements = sum(row.elements for row in rows)
+
+    def total(times: Iterable[float | None]) -> float | None:
+        known = [time for time in times if time is not None]
+        return sum(known) if len(known) == len(rows) else None
+
+    def cost(parts: Sequence[Cost]) -> Cost:
+        shares = [row.elements / elements for row in rows]
+        return Cost(
+            sum(part.seconds for part in parts),
+            sum(share * part.passes for share, part in zip(shares, parts, strict=True)),
+            sum(share * part.rows for share, part in zip(shares, parts, strict=True)),
+            sum(part.factorizations for part in parts),
+        )
+
+    return Row(
+        rows[0].section,
+        label,
+        None,
+        elements,
+        sum(row.vectors for row in rows),
+        sum(row.intruders for row in rows),
+        total(row.reference for row in rows),
+        total(row.peft for row in rows),
+        cost([row.cold for row in rows]),
+        cost([row.cached for row in rows]),
+    )
+
+
+def _cells(row: Row) -> list[str]:
+    def engine(cost: Cost) -> list[str]:
+        ratio = "" if row.reference is None else _two_digits(row.reference / cost.seconds)
+        return [_seconds(cost.seconds), ratio, f"{cost.passes:.0f}" + ("+C" if cost.factorizations else "")]
+
+    return [
+        row.label,
+        f"{row.intruders}/{row.vectors}",
+        _seconds(row.reference),
+        _seconds(row.peft),
+        *engine(row.cold),
+        *engine(row.cached),
+    ]
+
+
+def _seconds(time: float | None) -> str:
+    if time is None:
+        return ""
+    return f"{time:.0f}" if time >= 100 else f"{time:.1f}" if time >= 10 else f"{time:.3f}"[:5]
+
+
+def _two_digits(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
