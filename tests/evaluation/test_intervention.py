@@ -1,0 +1,167 @@
+"""A sweep in memory against models written to disk and evaluated there, and its verdicts against made-up numbers."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from intruders.checkpoints.open import open_checkpoint
+from intruders.detection.audit import audit as run_audit
+from intruders.errors import SettingError
+from intruders.evaluation.bootstrap import Interval
+from intruders.evaluation.evaluate import evaluate
+from intruders.evaluation.intervention import InterventionSweep, Point, intervene
+from intruders.evaluation.losses import DocumentLosses
+from intruders.evaluation.pretraining import CorpusLoss
+from intruders.evaluation.tasks import TaskScore
+from intruders.evaluation.verdict import document, lines, verdicts
+from intruders.mitigation.live import LiveInterventions
+from intruders.mitigation.mitigate import mitigate
+from tests.checkpoints.models import merged_weights, saved, tiny_gpt2
+from tests.made_up import made_up_audit
+from tests.mitigation.hot import deviation, hot_llama, places_of_intruders, scaled
+from tests.tiny import save_llama
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import AutoModelForCausalLM
+
+    path = tmp_path_factory.mktemp("models")
+    save_llama(path / "base")
+    base = AutoModelForCausalLM.from_pretrained(path / "base")
+    saved(hot_llama(model=base, gain=1.5, target_modules="all-linear"), path / "tuned")
+    texts = ["one and one", "a cat sat", "12 + 30 = 42", "words, words", "the end of it", "no more"]
+    (path / "texts.jsonl").write_text("".join(json.dumps({"text": text * 3}) + "\n" for text in texts))
+    rows = [{"q": f"{i} plus 1", "a": str(i + 1)} for i in range(30)]
+    (path / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def sweep(folder: Path) -> InterventionSweep:
+    return intervene(
+        str(folder / "base"),
+        str(folder / "tuned"),
+        scales=[0, 0.5, 1],
+        controls=["shrink", "random", "neighbours", "update"],
+        loss_on=[str(folder / "texts.jsonl")],
+        tasks=[f"{folder / 'task.jsonl'}?prompt=q&completion=a"],
+        max_examples=3,
+    )
+
+
+def test_every_point_is_what_a_written_model_measures(
+    folder: Path, sweep: InterventionSweep, tmp_path: Path
+) -> None:
+    corpus = str(folder / "texts.jsonl")
+    assert len(sweep.points) == 2 * 5
+    for point in [sweep.tuned_point, *sweep.points]:
+        out = tmp_path / f"{point.control}-{point.scale}"
+        mitigate(
+            folder / "base",
+            folder / "tuned",
+            scale=point.scale,
+            control=point.control,
+            form="checkpoint",
+            out=out,
+        )
+        found = evaluate(str(out), loss_on=[corpus])
+        assert point.losses[corpus].loss.estimate == pytest.approx(found.losses[0].loss.estimate, abs=1e-4)
+    base = evaluate(str(folder / "base"), loss_on=[corpus])
+    assert sweep.base_losses[corpus].loss.estimate == pytest.approx(base.losses[0].loss.estimate, abs=1e-6)
+    different = {round(point.losses[corpus].loss.estimate, 5) for point in sweep.points}
+    assert len(different) > 5
+
+
+def test_lines_and_document(sweep: InterventionSweep) -> None:
+    text = "\n".join(lines(sweep))
+    assert f"{sweep.audit.intruders} intruders in" in text
+    assert "at scale 0.5 loss on" in text
+    record = json.loads(json.dumps(document(sweep), allow_nan=False))
+    assert [(point["control"], point["scale"]) for point in record["points"]] == [
+        (point.control, point.scale) for point in sweep.points
+    ]
+    assert record["verdicts"] == verdicts(sweep)
+
+
+def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None:
+    from intruders.checkpoints.pairing import open_pair, pair
+    from intruders.mitigation.stream import affected_matrices
+
+    base = tiny_gpt2()
+    saved(base, tmp_path / "base")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    adapter = hot_llama(
+        model=copy.deepcopy(base), target_modules=["c_attn", "c_fc"], fan_in_fan_out=True, gain=2.0
+    )
+    saved(adapter, tmp_path / "tuned")
+    tuned = merged_weights(adapter)
+    model = copy.deepcopy(base)
+    model.load_state_dict(tuned)
+    audit = run_audit(tmp_path / "base", tmp_path / "tuned", cache=False)
+    pairs = pair(*open_pair(tmp_path / "base", tmp_path / "tuned")).pairs
+    affected = list(affected_matrices(pairs, audit, set(), 0, torch.device("cpu")))
+    assert affected
+    with LiveInterventions(model, open_checkpoint(tmp_path / "base"), affected) as live:
+        for scale in (0.0, 0.5):
+            live.set(scale, "intruders")
+            for one in affected:
+                old, new = before[one.name].mT, tuned[one.name].mT
+                wanted = scaled(new, places_of_intruders(old, new), scale)
+                assert deviation(model.state_dict()[one.name].mT, wanted) < 1e-3
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in tuned.items())
+
+
+def point(control: str, scale: float, shift: float, right: int) -> Point:
+    """Losses moved by ``shift`` on every one of 40 documents, and so many of 200 answers right."""
+    sums = np.linspace(20, 40, 40) + 10 * (shift + 0.002 * np.cos(np.arange(40)))
+    losses = DocumentLosses("cross-entropy", sums, np.full(40, 10))
+    corpus = CorpusLoss("pydoc", Interval(losses.mean, losses.mean, losses.mean), [losses], [1.0])
+    score = TaskScore("sums", "test", [index < right for index in range(200)])
+    return Point(control, scale, {"pydoc": corpus}, {"sums": score})
+
+
+def test_verdict_in_words() -> None:
+    tuned = point("intruders", 1.0, 0.0, 150)
+    points = [
+        point("intruders", 0.5, -0.12, 120),
+        point("shrink", 0.5, -0.12, 120),
+        point("random", 0.5, 0.05, 120),
+        point("neighbours", 0.5, -0.3, 150),
+    ]
+    sweep = InterventionSweep("base", "tuned", made_up_audit(), 0, tuned, dict(tuned.losses), points)
+    (verdict,) = verdicts(sweep)
+    first, shrink, random, neighbours = verdict.split("; ")
+    assert first.startswith(
+        "at scale 0.5 loss on pydoc falls 0.120 [0.120, 0.120] and accuracy on sums falls 15.0 points ["
+    )
+    assert shrink == "the norm-matched shrink does as well"
+    assert random.startswith("the control random does worse in loss on pydoc +0.170")
+    assert neighbours.startswith("the control neighbours does better in loss on pydoc -0.180")
+    assert "accuracy on sums +15.0" in neighbours
+
+
+def test_nothing_clear_is_said_so() -> None:
+    tuned = point("intruders", 1.0, 0.0, 150)
+    same = point("intruders", 0.5, 0.0, 150)
+    sweep = InterventionSweep("base", "tuned", made_up_audit(), 0, tuned, dict(tuned.losses), [same])
+    assert verdicts(sweep)[0].startswith("at scale 0.5 loss on pydoc does not clearly change (")
+
+
+def test_bad_settings(folder: Path) -> None:
+    base, tuned = str(folder / "base"), str(folder / "tuned")
+    corpus = {"loss_on": [str(folder / "texts.jsonl")]}
+    for settings, text in (
+        ({}, "nothing to measure"),
+        ({"scales": [-1], **corpus}, "scale is -1"),
+        ({"controls": ["none"], **corpus}, "control is 'none'"),
+        ({"epsilon": 1e-6, **corpus}, "has no intruders"),
+    ):
+        with pytest.raises(SettingError, match=text):
+            intervene(base, tuned, **settings)  # type: ignore[arg-type]
