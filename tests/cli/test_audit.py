@@ -1,0 +1,333 @@
+"""``intruders audit`` through a real process: what it prints and writes, and what it refuses in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import intruders
+
+NAMES = [f"model.layers.{i}.self_attn.{kind}.weight" for i in range(3) for kind in ("q_proj", "v_proj")]
+CHANGED = NAMES[1:4]
+
+
+def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "intruders", "audit", "--no-cache", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, cwd=cwd, env=environment()
+    )
+
+
+def environment() -> dict[str, str]:
+    """Without a terminal's colours or width, and off the network."""
+    kept = {name: value for name, value in os.environ.items() if name not in {"FORCE_COLOR", "COLUMNS"}}
+    return {**kept, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
+    """Status 2, one line on standard error that says all of these, nothing on standard output."""
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in lines[0]
+    for text in said:
+        assert text in lines[0]
+
+
+def base_weights() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    found = {name: torch.randn(24, 16, generator=generator) / 4 for name in NAMES}
+    return found | {"model.norm.weight": torch.ones(16)}
+
+
+def tuned_weights() -> dict[str, Tensor]:
+    """Three matrices changed; each has one intruder, an equal mix of 16 base vectors."""
+    found = base_weights()
+    for name in CHANGED:
+        u, _, vt = torch.linalg.svd(found[name], full_matrices=False)
+        found[name] = found[name] + 20 * torch.outer(u.sum(1) / 4, vt[0])
+    return found
+
+
+def save(folder: Path, tensors: dict[str, Tensor]) -> Path:
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return save(folder / "base", base_weights()), save(folder / "tuned", tuned_weights())
+
+
+def save_adapter(
+    folder: Path, *, kind: str = "LORA", modules: list[str] | None = None, width: int = 16
+) -> Path:
+    """A PEFT adapter of rank 2 as it lies on disk, made by hand."""
+    folder.mkdir()
+    modules = [name.removesuffix(".weight") for name in NAMES[:2]] if modules is None else modules
+    tensors = {}
+    generator = torch.Generator().manual_seed(1)
+    for module in modules:
+        tensors[f"base_model.model.{module}.lora_A.weight"] = torch.randn(2, width, generator=generator)
+        tensors[f"base_model.model.{module}.lora_B.weight"] = torch.randn(24, 2, generator=generator)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": kind, "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+# What it gives
+
+
+def test_the_table(models: tuple[Path, Path]) -> None:
+    done = run(*models)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "3 intruder" in done.stdout
+    assert "q_proj" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "\x1b" not in done.stdout
+
+
+def test_verbose_names_every_matrix(models: tuple[Path, Path]) -> None:
+    done = run(*models, "--verbose")
+    for name in CHANGED:
+        assert name.removesuffix(".weight") in done.stdout.replace("\n", "") or name in done.stdout
+
+
+def test_json_to_standard_output_and_nothing_else(models: tuple[Path, Path]) -> None:
+    done = run(*models, "--json", "-", "--k", "4", "--epsilon", "0.4")
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert document["schema"] == 1
+    assert document["intruders_version"] == intruders.__version__
+    assert document["base"] == {"source": str(models[0])}
+    assert document["tuned"] == {"source": str(models[1]), "kind": "checkpoint"}
+    settings = document["settings"]
+    assert (settings["k"], settings["epsilon"], settings["exact"]) == (4, 0.4, False)
+    totals = document["totals"]
+    assert (totals["matrices"], totals["vectors"], totals["intruders"]) == (3, 12, 3)
+    assert [matrix["name"] for matrix in document["matrices"]] == CHANGED
+    for matrix in document["matrices"]:
+        assert {"shape", "rank", "intruders", "intruder_energy_share", "update", "vectors"} <= matrix.keys()
+        assert {"frobenius", "spectral", "effective_rank", "stable_rank"} <= matrix["update"].keys()
+        for index, vector in enumerate(matrix["vectors"]):
+            assert vector["index"] == index
+            assert vector["intruder"] == (index == 0)
+            assert 0 <= vector["max_cosine"][0] <= vector["max_cosine"][1] <= 1
+            assert vector.keys() == {
+                *("index", "singular_value", "max_cosine", "intruder", "certificate", "ambiguous")
+            }
+    assert {"name", "reason"} == document["skipped"][0].keys()
+
+
+def test_files_hold_what_python_gives(models: tuple[Path, Path], tmp_path: Path) -> None:
+    done = run(*models, "--json", tmp_path / "out.json", "--parquet", tmp_path / "out.parquet", "--exact")
+    assert done.returncode == 0
+    expected = intruders.audit(*models, exact=True, cache=False)
+    for name in ("out.json", "out.parquet"):
+        assert intruders.Audit.load(tmp_path / name).matrices == expected.matrices
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.parquet"]
+
+
+def test_include_and_exclude(models: tuple[Path, Path]) -> None:
+    done = run(
+        *models, "--include", "*.q_proj.*", "--include", "*.v_proj.*", "--exclude", "*.1.*", "--json", "-"
+    )
+    assert [m["name"] for m in json.loads(done.stdout)["matrices"]] == [CHANGED[0]]
+
+
+def test_an_adapter_with_its_base_and_with_the_base_it_names(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    adapter = save_adapter(tmp_path / "adapter")
+    document = json.loads(run(models[0], adapter, "--json", "-").stdout)
+    assert document["tuned"]["kind"] == "adapter"
+    assert [(m["name"], m["rank"]) for m in document["matrices"]] == [(name, 2) for name in NAMES[:2]]
+    factors = load_file(adapter / "adapter_model.safetensors")
+    for matrix in document["matrices"]:
+        key = f"base_model.model.{matrix['name'].removesuffix('.weight')}"
+        update = 2.0 * factors[f"{key}.lora_B.weight"].double() @ factors[f"{key}.lora_A.weight"].double()
+        assert matrix["update"]["frobenius"] == pytest.approx(update.norm().item(), rel=1e-6)
+    refused(run(adapter), "does not name its base")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": str(models[0])})
+    )
+    alone = json.loads(run(adapter, "--json", "-").stdout)
+    assert alone["matrices"] == document["matrices"]
+
+
+@pytest.mark.parametrize(("limit", "status"), [("2", 1), ("3", 0)])
+def test_a_gate_for_continuous_integration(models: tuple[Path, Path], limit: str, status: int) -> None:
+    done = run(*models, "--fail-above", limit, "--json", "-")
+    assert done.returncode == status
+    assert json.loads(done.stdout)["totals"]["intruders"] == 3  # the result is there either way
+    assert ("more than" in done.stderr) == (status == 1)
+
+
+def test_a_model_against_itself(models: tuple[Path, Path]) -> None:
+    done = run(models[0], models[0], "--fail-above", "0")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_reader_that_goes_away_is_no_error(models: tuple[Path, Path]) -> None:
+    command = [sys.executable, "-m", "intruders", "audit", "--no-cache", *map(str, models), "--json", "-"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert "Traceback" not in said
+    assert "Exception" not in said
+
+
+# What it refuses
+
+
+def test_paths_that_are_not_there(models: tuple[Path, Path], tmp_path: Path) -> None:
+    refused(run(tmp_path / "gone", models[1]), "gone")
+    refused(run(models[0], tmp_path / "gone"), "gone")
+    (tmp_path / "empty").mkdir()
+    refused(run(models[0], tmp_path / "empty"), "empty")
+    refused(run(models[0]), "full checkpoint")
+
+
+def broken(folder: Path, content: bytes) -> Path:
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(content)
+    return folder
+
+
+def test_files_that_are_broken(models: tuple[Path, Path], tmp_path: Path) -> None:
+    whole = (models[1] / "model.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    header = json.loads(whole[8 : 8 + length])
+    header[NAMES[0]]["data_offsets"] = [0, 2**40]
+    lie = json.dumps(header).encode()
+    files = {
+        "truncated": whole[:-100],
+        "with a lie about a tensor": struct.pack("<Q", len(lie)) + lie + whole[8 + length :],
+        "of something else": b"PK\x03\x04" + b"\0" * 500,
+    }
+    for name, content in files.items():
+        where = broken(tmp_path / name, content)
+        refused(run(models[0], where, "--json", tmp_path / "out.json"), "model.safetensors", name)
+        assert not (tmp_path / "out.json").exists()
+
+
+def test_an_index_that_names_a_missing_shard(models: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "sharded"
+    folder.mkdir()
+    tensors = tuned_weights()
+    save_file({name: tensors[name] for name in NAMES[:3]}, folder / "model-00001-of-00002.safetensors")
+    where = {name: f"model-0000{1 + (i > 2)}-of-00002.safetensors" for i, name in enumerate(NAMES)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    refused(run(models[0], folder), "model-00002-of-00002.safetensors")
+
+
+def test_another_architecture(models: tuple[Path, Path], tmp_path: Path) -> None:
+    other = save(tmp_path / "other", {f"transformer.h.{i}.attn.weight": torch.randn(8, 8) for i in range(5)})
+    done = run(models[0], other)
+    refused(done, "model.layers.0")
+    assert any(character.isdigit() for character in done.stderr)
+
+
+def test_adapters_that_do_not_fit(models: tuple[Path, Path], tmp_path: Path) -> None:
+    elsewhere = save_adapter(tmp_path / "elsewhere", modules=["model.layers.9.self_attn.q_proj"])
+    refused(run(models[0], elsewhere), "another base", "model.layers.9.self_attn.q_proj")
+    wide = save_adapter(tmp_path / "wide", width=32)
+    refused(run(models[0], wide), "another base", "(24, 32)")
+    prompt = save_adapter(tmp_path / "prompt", kind="PROMPT_TUNING")
+    refused(run(models[0], prompt), "PROMPT_TUNING")
+    half = save_adapter(tmp_path / "half")
+    (half / "adapter_model.safetensors").unlink()
+    refused(run(models[0], half), "half")
+    garbled = save_adapter(tmp_path / "garbled")
+    (garbled / "adapter_config.json").write_text("{")
+    refused(run(models[0], garbled), "adapter_config.json")
+
+
+def test_not_a_number(models: tuple[Path, Path], tmp_path: Path) -> None:
+    tensors = tuned_weights()
+    tensors[CHANGED[1]][3, 3] = float("nan")
+    spoilt = save(tmp_path / "spoilt", tensors)
+    out = tmp_path / "out.json"
+    refused(run(models[0], spoilt, "--json", out), CHANGED[1], "--skip-non-finite")
+    assert not out.exists()
+    done = run(models[0], spoilt, "--skip-non-finite", "--json", out)
+    assert done.returncode == 0
+    document: dict[str, Any] = json.loads(out.read_text())
+    assert [m["name"] for m in document["matrices"]] == [CHANGED[0], CHANGED[2]]
+    assert {"name": CHANGED[1], "reason": "NaN or infinity in the tuned model"} in document["skipped"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--k", "0"], "k is 0"),
+        (["--epsilon", "nan"], "epsilon is nan"),
+        (["--device", "abacus"], "abacus"),
+        (["--include", "*.qproj.*"], "*.qproj.*"),
+        (["--workers", "0"], "workers"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_settings(models: tuple[Path, Path], tmp_path: Path, arguments: list[str], said: str) -> None:
+    refused(run(*models, *arguments, "--json", tmp_path / "out.json"), said)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--json", "--parquet", "--html"])
+def test_outputs_that_cannot_be_written_are_found_out_before_the_work(
+    models: tuple[Path, Path], tmp_path: Path, option: str
+) -> None:
+    """Before: the models given do not even exist, and it is still the output that is complained of."""
+    where = tmp_path / "no" / "such" / "out.x"
+    refused(run(tmp_path / "gone", tmp_path / "gone", option, where), str(where))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_leaves_the_last_result_alone(models: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    out.write_text("the last result")
+    refused(run(models[0], broken(tmp_path / "broken", b"1234567"), "--json", out), "broken")
+    assert out.read_text() == "the last result"
+
+
+def test_interrupted_it_stops_in_one_line_and_writes_nothing(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of matrices that take a while."""
+    generator = torch.Generator().manual_seed(0)
+    sides = []
+    for name in ("base", "tuned"):
+        tensors = {f"layers.{i}.weight": torch.randn(900, 900, generator=generator) for i in range(12)}
+        sides.append(save(tmp_path / name, tensors))
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", "intruders", "audit", *map(str, sides), "--exact", "--json", str(out)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        time.sleep(5)
+        process.send_signal(signal.SIGINT)
+        said, complained = process.communicate(timeout=60)
+    assert process.returncode == 130, complained
+    assert said == ""
+    assert len(complained.strip().splitlines()) <= 1
+    assert "Traceback" not in complained
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "tuned"]

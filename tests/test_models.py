@@ -1,0 +1,83 @@
+"""The real models that install from PyPI, audited against themselves and against copies that were tampered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import intruders
+from intruders.checkpoints.checkpoint import Checkpoint
+from intruders.checkpoints.open import open_checkpoint
+
+pytestmark = pytest.mark.models
+
+# Reasons that say nothing of a difference between the two.
+QUIET = ("unchanged", "one-dimensional", "the same tensor as", "numbers of type")
+
+# A few matrices of each: square, tall and wide, from the first layers and the last.
+CHOSEN = {
+    "smollm2-135m": [
+        "*.layers.0.self_attn.q_proj.*",
+        "*.layers.13.mlp.up_proj.*",
+        "*.layers.29.mlp.down_proj.*",
+    ],
+    "minilm-l6": [
+        "*.0.attention.self.query.weight",
+        "*.3.intermediate.dense.weight",
+        "*.5.output.dense.weight",
+    ],
+}
+
+
+@pytest.mark.parametrize("alias", CHOSEN)
+def test_a_model_against_itself(alias: str) -> None:
+    found = intruders.audit(alias, alias, include_embeddings=True, cache=False)
+    assert (found.matrices, found.intruders) == ([], 0)
+    reasons = {skipped.reason for skipped in found.skipped}
+    assert "unchanged" in reasons
+    assert not [reason for reason in reasons if not reason.startswith(QUIET)]
+
+
+def tampered(matrix: Tensor, rng: np.random.Generator) -> Tensor:
+    """The matrix plus a random direction as strong as its strongest, and noise of a hundredth of its norm."""
+    m, n = matrix.shape
+    left, right = rng.standard_normal(m), rng.standard_normal(n)
+    strongest = np.linalg.norm(matrix.double().numpy(), 2)
+    planted = 1.2 * strongest * np.outer(left / np.linalg.norm(left), right / np.linalg.norm(right))
+    noise = 0.01 * strongest * rng.standard_normal((m, n)) / (m**0.5 + n**0.5)
+    return (matrix.double() + torch.from_numpy(planted + noise)).float()
+
+
+def read_all(base: Checkpoint) -> dict[str, Tensor]:
+    return {name: stored.read().contiguous() for name, stored in base.tensors.items()}
+
+
+@pytest.mark.parametrize("alias", CHOSEN)
+def test_against_a_perturbed_copy(alias: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    base = open_checkpoint(alias)
+    tensors = read_all(base)
+    unchanged = intruders.audit(alias, alias, include=CHOSEN[alias], cache=False)
+    names = [skipped.name for skipped in unchanged.skipped if skipped.reason == "unchanged"]
+    assert len(names) == 3
+    before = {name: tensors[name].clone() for name in names}
+    for name in names:
+        tensors[name] = tampered(tensors[name], rng)
+    save_file(tensors, tmp_path / "model.safetensors")
+
+    found = intruders.audit(alias, tmp_path, cache=False)
+    assert sorted(matrix.name for matrix in found.matrices) == sorted(names)
+    assert found.intruders >= len(names)  # the planted ones at least
+    for matrix in found.matrices:
+        x, _, _ = np.linalg.svd(before[matrix.name].double().numpy(), full_matrices=False)
+        y, values, _ = np.linalg.svd(tensors[matrix.name].double().numpy(), full_matrices=False)
+        cosines = np.abs(x.T @ y[:, :10]).max(0)
+        assert [vector.intruder for vector in matrix.vectors] == (cosines < 0.5).tolist()
+        for vector, cosine, value in zip(matrix.vectors, cosines, values, strict=False):
+            assert vector.max_cosine[0] - 1e-4 <= cosine <= vector.max_cosine[1] + 1e-4
+            assert vector.singular_value == pytest.approx(value, rel=5e-3)
