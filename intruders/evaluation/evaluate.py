@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 
+from ..detection.files import write_atomically
 from ..errors import SettingError
 from ..training.examples import Task
 from ..training.local_files import Columns
 from ..training.provenance import machine, versions
-from ..training.run_folder import write_text_atomically
 from ..training.tasks import load_task
 from .corpora import load_corpora
 from .harness import HarnessScore, harness_scores
@@ -99,9 +99,9 @@ class Evaluation:
             [(score.task, index, right) for score in self.scores for index, right in enumerate(score.right)],
             columns=["task", "example", "right"],
         )
-        _write_parquet(documents, target / "documents.parquet")
-        _write_parquet(examples, target / "examples.parquet")
-        write_text_atomically(target / "evaluation.json", json.dumps(self.as_dict(), indent=2) + "\n")
+        write_atomically(target / "documents.parquet", documents.to_parquet(index=False))
+        write_atomically(target / "examples.parquet", examples.to_parquet(index=False))
+        write_atomically(target / "evaluation.json", (json.dumps(self.as_dict(), indent=2) + "\n").encode())
 
 
 def evaluate(
@@ -205,14 +205,3 @@ def _loss_record(loss: CorpusLoss) -> dict[str, Any]:
     if loss.base_loss is not None and loss.difference is not None:
         record |= {"base_loss": loss.base_loss.as_dict(), "difference": loss.difference.as_dict()}
     return record
-
-
-def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(descriptor)
-    try:
-        frame.to_parquet(name, index=False)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

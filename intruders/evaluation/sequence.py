@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ..detection.audit import audit
 from ..detection.cache import MemoryCache
+from ..detection.files import write_atomically
 from ..errors import SettingError
 from ..training.base_models import base_model_location
 from ..training.config import FinetuneConfig
@@ -20,7 +21,7 @@ from ..training.encoding import context_length
 from ..training.examples import Task
 from ..training.loading import heads, load_model, load_tokenizer
 from ..training.quiet import quiet_transformers
-from ..training.run_folder import RunFolder, write_text_atomically
+from ..training.run_folder import RunFolder
 from ..training.tasks import load_task
 from ..training.train import finetune
 from .models import OpenedModel, base_location
@@ -124,14 +125,14 @@ def train_in_sequence(
             ]
             done = audit(base_model_location(config.base), stage / "backbone", cache=cache)
             record = {"accuracies": row, "intruders": done.intruders, "vectors": done.vectors}
-            write_text_atomically(result, json.dumps(record) + "\n")
+            write_atomically(result, (json.dumps(record) + "\n").encode())
         record = json.loads(result.read_text(encoding="utf-8"))
         accuracies.append(record["accuracies"])
         found.append((record["intruders"], record["vectors"]))
     finished = SequenceResult(
         list(tasks), accuracies, [intruders for intruders, _ in found], [vectors for _, vectors in found]
     )
-    write_text_atomically(out / "sequence.json", json.dumps(finished.as_dict(), indent=2) + "\n")
+    write_atomically(out / "sequence.json", (json.dumps(finished.as_dict(), indent=2) + "\n").encode())
     return finished
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from transformers import TrainerCallback
 from ..checkpoints.open import Source
 from ..detection.audit import audit
 from ..detection.cache import MemoryCache
+from ..detection.files import write_atomically
 from ..detection.frames import vector_frame
 from ..detection.table import Audit
 from ..errors import SettingError
@@ -182,11 +182,4 @@ def _append(trace: Path, step: int, frame: pd.DataFrame) -> None:
             warnings.simplefilter("ignore", FutureWarning)
             frame = pd.concat([before[before["step"] < step], frame], ignore_index=True)
     trace.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{trace.name}-", dir=trace.parent)
-    os.close(descriptor)
-    try:
-        frame.to_parquet(name, index=False)
-        os.replace(name, trace)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_atomically(trace, frame.to_parquet(index=False))

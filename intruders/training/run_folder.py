@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..detection.files import write_atomically
 from ..errors import SettingError
 
 SCHEMA = 1
@@ -117,12 +118,12 @@ class RunFolder:
             yield
 
     def write_record(self, record: dict[str, Any]) -> None:
-        write_text_atomically(
-            self.path / "run.json", json.dumps({"schema": SCHEMA} | record, indent=2) + "\n"
-        )
+        content = json.dumps({"schema": SCHEMA} | record, indent=2) + "\n"
+        write_atomically(self.path / "run.json", content.encode())
 
     def write_log(self, history: list[dict[str, Any]]) -> None:
-        write_text_atomically(self.path / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
+        content = "".join(json.dumps(entry) + "\n" for entry in history)
+        write_atomically(self.path / "log.jsonl", content.encode())
 
     def write_model(self, save: Callable[[Path], None]) -> None:
         """Let ``save`` write the model to a folder beside, then move its files here, configuration last."""
@@ -136,9 +137,9 @@ class RunFolder:
 
     def mark_complete(self, step: int, seconds: float) -> None:
         """Say that the checkpoint of ``step`` is whole; a kill in the middle of saving leaves no mark."""
-        write_text_atomically(
+        write_atomically(
             self.checkpoints / f"checkpoint-{step}" / _COMPLETE,
-            json.dumps({"step": step, "seconds": seconds}),
+            json.dumps({"step": step, "seconds": seconds}).encode(),
         )
 
     def last_checkpoint(self) -> tuple[Path, float] | None:
@@ -154,18 +155,3 @@ class RunFolder:
             return None
         _, folder, seconds = max(found)
         return folder, seconds
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write beside, then rename: a reader finds the old text or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -1,0 +1,236 @@
+"""Do the intruders cause it? Losses and task scores of a model whose intruders, or controls, are scaled in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..checkpoints.pairing import open_pair, pair
+from ..detection.audit import audit as run_audit
+from ..detection.cache import BaseCache
+from ..detection.settings import choose_device
+from ..detection.table import Audit
+from ..errors import SettingError
+from ..mitigation.controls import INTRUDERS, check_control
+from ..mitigation.interventions import check_scale
+from ..mitigation.live import LiveInterventions
+from ..mitigation.stream import affected_matrices
+from ..training.local_files import Columns
+from ..training.tasks import load_task
+from .bootstrap import Interval, paired_difference
+from .corpora import load_corpora
+from .losses import DocumentLosses
+from .models import OpenedModel, open_for_task, open_language_model
+from .pretraining import CorpusLoss, measure_losses, mixed, summarize_losses
+from .tasks import TaskScore, score_task
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Point:
+    """The measures of the model under one intervention."""
+
+    control: str  # "intruders", or the control in their stead
+    scale: float
+    losses: dict[str, CorpusLoss]  # by corpus, with the change against the tuned model
+    scores: dict[str, TaskScore]  # by task
+
+
+@dataclass(frozen=True)
+class Trade:
+    """What one intervention changes against another: negative losses are better, positive accuracies."""
+
+    losses: dict[str, Interval]  # nats a token, by corpus
+    accuracies: dict[str, Interval]  # shares, by task
+
+
+@dataclass(frozen=True)
+class InterventionSweep:
+    """Interventions over scales and controls, all on the same documents and examples."""
+
+    base: str
+    tuned: str
+    audit: Audit
+    seed: int
+    tuned_point: Point  # scale 1
+    base_losses: dict[str, CorpusLoss]
+    points: list[Point]
+
+    def trade(self, point: Point, against: Point | None = None) -> Trade:
+        """Paired differences of a point against another one, or against the tuned model."""
+        other = against or self.tuned_point
+        losses = {
+            name: mixed(
+                [
+                    paired_difference(after, before, seed=self.seed)
+                    for after, before in zip(loss.losses, other.losses[name].losses, strict=True)
+                ],
+                loss.weights,
+            )
+            for name, loss in point.losses.items()
+        }
+        accuracies = {
+            name: paired_difference(_outcomes(score), _outcomes(other.scores[name]), seed=self.seed)
+            for name, score in point.scores.items()
+        }
+        return Trade(losses, accuracies)
+
+    def control_points(self, scale: float) -> list[Point]:
+        return [point for point in self.points if point.scale == scale and point.control != INTRUDERS]
+
+
+def intervene(
+    base: str | None,
+    tuned: str,
+    *,
+    scales: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    controls: Sequence[str] = ("shrink", "random"),
+    loss_on: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    columns: Columns | None = None,
+    split: str | None = None,
+    max_documents: int | None = None,
+    max_examples: int | None = None,
+    window: int | None = None,
+    estimate: bool = False,
+    k: int = 10,
+    epsilon: float = 0.5,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+    cache: BaseCache | bool = True,
+    progress: Progress | None = None,
+) -> InterventionSweep:
+    """Measures the tuned model with its intruders scaled, and with every control in their stead at the same scales.
+
+    No model is written: the weights are changed in memory. Every measure is of the same documents and examples, so that
+    all differences are paired.
+
+    Args:
+      base: the model before fine-tuning; None where an adapter names it.
+      tuned: folder, hub id or alias of the fine-tuned model, or its adapter.
+      scales: lambdas; 1, the tuned model itself, is always measured.
+      controls: of "shrink", "random", "neighbours" and "update".
+      loss_on: corpora, as in :func:`intruders.evaluation.evaluate.evaluate`, like the next seven.
+      tasks: see there.
+      columns: see there.
+      split: see there.
+      max_documents: see there.
+      max_examples: see there.
+      window: see there.
+      estimate: see there.
+      k: as in :func:`intruders.audit`, like the next three.
+      epsilon: see there.
+      include: see there.
+      exclude: see there.
+      seed: of the control "random", of samples of documents, and of the bootstrap.
+      device: of the decompositions.
+      cache: as in :func:`intruders.audit`.
+      progress: called with (what is being done, done, in all).
+
+    Raises:
+      SettingError: nothing to measure, or a setting out of range. Other IntrudersErrors as the audit and the
+      evaluation raise them.
+    """
+    if not (loss_on or tasks):
+        raise SettingError("nothing to measure; expected a corpus (--loss-on) or a task (--task)")
+    for scale in scales:
+        check_scale(scale)
+    for control in controls:
+        check_control(control)
+    corpora = {name: load_corpora(name, max_documents=max_documents, seed=seed) for name in loss_on}
+    loaded_tasks = {name: load_task(name, columns) for name in tasks}
+    report = progress or (lambda stage, done, total: None)
+    audit = run_audit(
+        base, tuned, k=k, epsilon=epsilon, include=include, exclude=exclude, device=device, cache=cache,
+        progress=lambda done, total, intruders: report("audit", done, total),
+    )  # fmt: skip
+    if audit.intruders == 0:
+        raise SettingError(
+            f"'{tuned}' has no intruders among the {audit.k} leading vectors of any matrix, so there is nothing to "
+            "scale; give a larger --epsilon or --k, or another model"
+        )
+    base_side, tuned_side = open_pair(base, tuned)
+    pairs = pair(base_side, tuned_side, include, exclude).pairs
+    affected = list(affected_matrices(pairs, audit, set(controls), seed, choose_device(device)))
+
+    def losses_of(opened: OpenedModel) -> dict[str, list[DocumentLosses]]:
+        return {
+            name: measure_losses(opened, parts, window=window, estimate=estimate, seed=seed)
+            for name, parts in corpora.items()
+        }
+
+    base_source = base if base is not None else base_side.source
+    before = losses_of(open_language_model(base_source)) if corpora else {}
+    language = open_language_model(tuned, base) if corpora else None
+    models: dict[str, tuple[OpenedModel, list[str]]] = {}
+    for name, task in loaded_tasks.items():
+        shared = (
+            language if language is not None and not language.is_masked and task.kind == "causal" else None
+        )
+        models[name] = (shared, []) if shared is not None else open_for_task(tuned, task, base)
+    distinct = {id(opened.model): opened.model for opened, _ in models.values()}
+    if language is not None:
+        distinct[id(language.model)] = language.model
+    settings = list(_settings(scales, controls))
+    with ExitStack() as stack:
+        live = [
+            stack.enter_context(LiveInterventions(model, base_side, affected)) for model in distinct.values()
+        ]
+
+        def measured(control: str, scale: float, tuned_losses: Mapping[str, CorpusLoss] | None) -> Point:
+            for one in live:
+                one.set(scale, control)
+            after = losses_of(language) if language is not None else {}
+            losses = {
+                name: summarize_losses(
+                    name,
+                    corpora[name],
+                    parts,
+                    None if tuned_losses is None else tuned_losses[name].losses,
+                    seed=seed,
+                )
+                for name, parts in after.items()
+            }
+            scores = {
+                name: score_task(
+                    opened, loaded_tasks[name], split=split, max_examples=max_examples, labels=labels
+                )
+                for name, (opened, labels) in models.items()
+            }
+            return Point(control, scale, losses, scores)
+
+        report("measure", 0, len(settings) + 1)
+        tuned_point = measured(INTRUDERS, 1.0, None)
+        points = []
+        for done, (control, scale) in enumerate(settings, start=1):
+            report("measure", done, len(settings) + 1)
+            points.append(measured(control, scale, tuned_point.losses))
+    base_losses = {
+        name: summarize_losses(name, corpora[name], parts, seed=seed) for name, parts in before.items()
+    }
+    return InterventionSweep(base_source, tuned, audit, seed, tuned_point, base_losses, points)
+
+
+def _settings(scales: Sequence[float], controls: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """Intruders and every control at every scale but 1, where all are the tuned model; ascending."""
+    for scale in sorted(set(scales) - {1.0}):
+        for control in dict.fromkeys([INTRUDERS, *controls]):
+            yield control, scale
+
+
+def _outcomes(score: TaskScore) -> DocumentLosses:
+    """One number an example, so that accuracies are paired as losses are."""
+    right = np.array(score.right, dtype=np.float64)
+    return DocumentLosses("accuracy", right, np.ones(len(right), dtype=np.int64))
+
+
+def is_clear(interval: Interval) -> bool:
+    """Whether the interval is finite and leaves out zero."""
+    return math.isfinite(interval.low) and (interval.low > 0 or interval.high < 0)
