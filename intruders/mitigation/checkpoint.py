@@ -60,7 +60,7 @@ def _changed_checkpoint(
             for matrix, change in wanted:
                 before, after = matrix.read(base.tensors[partner]), matrix.read(stored)
                 update = Update(dense=after.double() - before.double())
-                _put_back(matrix, tensor, change.applied(after, update))
+                put_back(matrix, tensor, change.applied(after, update))
             return tensor
 
         return PlannedTensor(name, stored.shape, dtype, read)
@@ -87,7 +87,7 @@ def _merged_checkpoint(
                 return stored.read()
             tensor = _wide_copy(stored.read())
             for matrix, _, both in loaded:
-                _put_back(matrix, tensor, _tuned(both, changes.get(matrix.name)))
+                put_back(matrix, tensor, _tuned(both, changes.get(matrix.name)))
             return tensor
 
         return PlannedTensor(name, stored.shape, stored.dtype, read)
@@ -155,7 +155,7 @@ def _wide_copy(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float64, copy=True)
 
 
-def _put_back(matrix: Matrix, tensor: Tensor, values: Tensor) -> None:
+def put_back(matrix: Matrix, tensor: Tensor, values: Tensor) -> None:
     """Write a matrix (m, n) into the tensor that it was read from."""
     place = tensor if matrix.expert is None else tensor[matrix.expert]
     values = values.to(place.device)
