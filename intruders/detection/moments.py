@@ -46,6 +46,8 @@ def bound_by_moments(
             guesses = smallest_node(process)[floor[active] == 0]
             floor[unknown] = _floors(operator.select(unknown), guesses)
         bound = mass[active] * largest_atom(process, floor[active], base.values[active, 0])
+        # Every number of steps proves a bound of its own; the least counts.
+        bound = torch.minimum(bound, atoms[active].gather(1, chosen[active]))
         atoms[active] = atoms[active].scatter(1, chosen[active], bound)
         intervals = moment_intervals(base, tuned, k, atoms)
         still = (undecided & (intervals.upper >= below)).any(-1)[active]

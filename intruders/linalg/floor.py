@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 _TRIES = 3
-# Gaussian probes of E, and the factor on their estimate of its Frobenius norm. That norm is more than the factor times the
-# estimate with probability below 1e-6, whatever E is: at most P(chi^2 with 16 degrees of freedom < 1).
+# Gaussian probes of E, and the factor on their estimate of its Frobenius norm. The norm is more than that with
+# probability below 1e-6, whatever E is: at most P(chi^2 with 16 degrees of freedom < 1).
 _PROBES = 16
 _SAFETY = 4.0
 _CHUNK_ROWS = 1024

@@ -23,6 +23,8 @@ from .svd import CLUSTER_TOLERANCE, cluster_ids
 BLOCK = 4
 # Steps between two Rayleigh-Ritz decompositions, whose cost is that of several thin products.
 STRIDE = 8
+# A gap that an unconverged neighbour may have closed.
+_NO_GAP = 1e-300
 
 
 @dataclass(frozen=True)
@@ -200,12 +202,17 @@ def _angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, eps: float) 
     Ritz values, and a space that has not converged can hide some. Values of one cluster are no gap: the
     angle is then that to the cluster's space.
     """
+    # The last value has nothing below it but the floor, of which nothing is known but that it is a lower bound.
     below = torch.cat([values[..., 1:], floor.unsqueeze(-1)], dim=-1)
+    unsure = torch.cat([residuals[..., 1:], residuals[..., -1:]], dim=-1)
     steps = values - below
-    steps = torch.where(steps > CLUSTER_TOLERANCE * values[..., :1], steps, torch.inf)
-    above = torch.cat([torch.full_like(steps[..., :1], torch.inf), steps[..., :-1]], dim=-1)
+    apart = steps > CLUSTER_TOLERANCE * values[..., :1]
+    # Ritz values lie below the true ones until they have converged: the gap to the next is smaller by its residual.
+    down = torch.where(apart, (steps - unsure).clamp_min(_NO_GAP), torch.inf)
+    first = torch.full_like(steps[..., :1], torch.inf)
+    above = torch.cat([first, torch.where(apart, steps, torch.inf)[..., :-1]], dim=-1)
     ids = cluster_ids(values)
-    gap = torch.full_like(steps, torch.inf).scatter_reduce(-1, ids, torch.minimum(steps, above), "amin")
+    gap = torch.full_like(steps, torch.inf).scatter_reduce(-1, ids, torch.minimum(down, above), "amin")
     gap = gap.gather(-1, ids)
     rounding = 4 * eps * values[..., :1]
     # An infinite gap is an unknown one: the cluster reaches from the first value down to the floor.

@@ -33,9 +33,11 @@ from .operators import Operator
 
 # Where each gap between two nodes is cut, as shares of it: finely at the nodes, for the bounds have their peaks there.
 _CUTS = (0.0, 1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 31 / 32)
-# Units of rounding, of the largest singular value, by which others must differ to be told apart: vectors of values
-# farther apart turn under rounding by less than the margin at which cosines are compared.
-_UNITS = 2048
+# Units of rounding, of the largest singular value, by which others must differ to be told apart. Vectors of values
+# just farther apart turn under rounding by less than 1e-3.
+_UNITS = 128
+# Nodes within one another's resolution count as one, as long as the group is no wider than this many resolutions.
+_WIDEST = 4
 # An eigenvector's squared component below this is rounding, and a smaller one would prove more than is known.
 _SMALLEST_WEIGHT = 1e-28
 # Eigenvalues of a Jacobi matrix of norm one are known to this.
@@ -172,7 +174,8 @@ def _of_running(alphas: Tensor, betas: Tensor, length: int, floor: Tensor, resol
     regions = _regions(nodes, resolution[:, 0])
     by_mu = _largest_by_region(torch.where(counts, mu.atom_bounds(grid), 0.0), regions)
     by_nu = _largest_by_region(torch.where(counts, bound_nu, 0.0), regions)
-    return torch.minimum(by_mu, by_nu).amax(-1)
+    bound = torch.minimum(by_mu, by_nu).amax(-1)
+    return torch.where(mu.is_resolved & nu.is_resolved, bound, 1.0)
 
 
 def _regions(nodes: Tensor, resolution: Tensor) -> Tensor:
@@ -194,11 +197,14 @@ def _largest_by_region(bounds: Tensor, regions: Tensor) -> Tensor:
 
 def _can_be_told_apart(nodes: Tensor, resolution: Tensor) -> Tensor:
     """Which ascending nodes ``(lanes, p)`` are farther from the one before than the resolution of their roots."""
-    roots = nodes.clamp_min(0).sqrt()
-    resolution = resolution.unsqueeze(-1)
-    reach = (roots[:, 1:] + roots[:, :-1] + resolution) * resolution + _NODE_ERROR
     first = torch.ones_like(nodes[:, :1], dtype=torch.bool)
-    return torch.cat([first, nodes[:, 1:] - nodes[:, :-1] > reach], -1)
+    return torch.cat([first, _exceeds(nodes[:, :-1], nodes[:, 1:], resolution)], -1)
+
+
+def _exceeds(lower: Tensor, upper: Tensor, resolution: Tensor) -> Tensor:
+    """Whether roots of nodes ``(lanes, p)`` differ by more than the resolution, and nodes by more than rounding."""
+    reach = resolution.unsqueeze(-1)
+    return upper - lower > (lower.sqrt() + upper.sqrt() + reach) * reach + _NODE_ERROR
 
 
 def _subdivide(nodes: Tensor) -> Tensor:
@@ -215,6 +221,7 @@ class _Measure:
     nodes: Tensor  # (lanes, q), ascending; a merged node stands in all its places
     weights: Tensor  # (lanes, q): of the merged node, in each of its places
     counts: Tensor  # (lanes, q), bool: one place of each node
+    is_resolved: Tensor  # (lanes), bool: no group of merged nodes is so wide that it stands for none of them
 
     @classmethod
     def of_jacobi(cls, diagonal: Tensor, offdiagonal: Tensor, resolution: Tensor) -> _Measure:
@@ -232,7 +239,9 @@ class _Measure:
         moment = torch.zeros_like(nodes).scatter_add(-1, ids, (weights + tiny) * nodes)
         share = torch.zeros_like(nodes).scatter_add(-1, ids, weights + tiny)
         merged = (moment / share.clamp_min(tiny)).gather(-1, ids)
-        return cls(merged, mass.gather(-1, ids), counts)
+        lowest = torch.full_like(nodes, torch.inf).scatter_reduce(-1, ids, nodes, "amin").gather(-1, ids)
+        is_resolved = ~_exceeds(lowest, nodes, _WIDEST * resolution).any(-1)
+        return cls(merged, mass.gather(-1, ids), counts, is_resolved)
 
     def atom_bounds(self, grid: Tensor) -> Tensor:
         """Upper bounds on the atoms in each interval of an ascending ``grid`` ``(lanes, g)`` with all nodes.
