@@ -26,6 +26,8 @@ from ..linalg.svd import dense_svd, settle_clusters
 ANGLE = 3e-5
 # A Ritz triplet is the wanted one when its value is this close, as a share of the gap to the other leading values.
 _SAME = 0.25
+# Residuals of converged triplets, in units of the largest singular value and of the rounding of a product.
+_ROUNDING = 8
 _STEPS_BETWEEN_LOOKS = 6
 _LOOKS = 5
 # Below this smaller side a dense decomposition costs less than the calls of the Krylov method.
@@ -69,9 +71,12 @@ def find_components(
     found: list[Components | None] = [None] * count
     if min(stack.base.shape[-2:]) >= _DENSE_BELOW:
         for widened in (lambda part: part, _in_double):
-            pending = [i for i in range(count) if found[i] is None]
+            eps = torch.finfo(widened(stack.select(torch.tensor([0]))).base.dtype).eps
+            pending = [
+                i for i in range(count) if found[i] is None and _is_in_reach(indices[i], values[i], eps)
+            ]
             if not pending:
-                break
+                continue
             some = widened(stack if len(pending) == count else stack.select(torch.tensor(pending)))
             parts = _by_krylov(some, [indices[i] for i in pending], [values[i] for i in pending], from_update)
             for i, part in zip(pending, parts, strict=True):
@@ -167,9 +172,8 @@ def _matched(
     residuals = triplets.residuals.double()
     found: list[Components | None] = []
     for row, (wanted, known) in enumerate(zip(indices, values, strict=True)):
-        places = [_place(ritz[row], residuals[row], known, j) for j in wanted]
-        kept = [place for place in places if place is not None]
-        if len(kept) < len(wanted) or len(set(kept)) < len(kept):
+        kept = _places(ritz[row], residuals[row], known, wanted)
+        if kept is None:
             found.append(None)
             continue
         left, right = triplets.left[row, kept].double(), triplets.right[row, kept].double()
@@ -177,15 +181,35 @@ def _matched(
     return found
 
 
-def _place(ritz: Tensor, residuals: Tensor, known: Sequence[float], wanted: int) -> int | None:
-    """Where among the Ritz values the wanted singular value is, if it has converged to ``ANGLE``."""
-    value = known[wanted]
-    distances = (ritz - value).abs()
-    place = int(distances.argmin())
-    gap = min((abs(other - value) for j, other in enumerate(known) if j != wanted), default=value)
-    if wanted == len(known) - 1 and place + 1 < len(ritz):
-        gap = min(
-            gap, abs(float(ritz[place] - ritz[place + 1]))
-        )  # an audit does not say what comes after its last
-    close = float(distances[place]) <= _SAME * gap
-    return place if close and float(residuals[place]) <= ANGLE * gap else None
+def _places(
+    ritz: Tensor, residuals: Tensor, known: Sequence[float], wanted: Sequence[int]
+) -> list[int] | None:
+    """Where among the Ritz values the wanted singular values are, if all of them have converged to ``ANGLE``."""
+    taken: list[int] = []
+    for j in wanted:
+        distances = (ritz - known[j]).abs()
+        distances[taken] = torch.inf
+        place = int(distances.argmin())
+        gap = _gap(known, wanted, j)
+        if j == len(known) - 1 and place + 1 < len(ritz):
+            gap = min(
+                gap, abs(float(ritz[place] - ritz[place + 1]))
+            )  # an audit does not say what comes after its last
+        if float(distances[place]) > _SAME * gap or float(residuals[place]) > ANGLE * gap:
+            return None
+        taken.append(place)
+    return taken
+
+
+def _gap(known: Sequence[float], wanted: Sequence[int], j: int) -> float:
+    """From the j-th singular value to the nearest one that is not wanted.
+
+    Between wanted ones no gap is needed: the sum of their triplets depends on their common spaces alone, up to the
+    difference of their values.
+    """
+    return min((abs(known[j] - other) for i, other in enumerate(known) if i not in wanted), default=known[j])
+
+
+def _is_in_reach(wanted: Sequence[int], known: Sequence[float], eps: float) -> bool:
+    """Whether residuals can become as small as ``ANGLE`` asks, with products that are rounded to ``eps``."""
+    return all(ANGLE * _gap(known, wanted, j) > _ROUNDING * eps * known[0] for j in wanted)
