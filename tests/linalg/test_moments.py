@@ -18,7 +18,7 @@ from torch import Tensor
 from intruders.linalg.moments import Bidiagonalization, largest_atom
 from intruders.linalg.operators import Dense
 
-MATRICES, VECTORS = 10, 8
+MATRICES, VECTORS = 6, 8
 SHAPES = [(36, 36), (60, 36), (36, 60)]
 STARTS = ["gaussian", "mixes", "mixes with noise", "graded", "nearly a base vector", "outside the columns"]
 STEPS = [1, 2, 4, 8, 13, 20, 40]
@@ -111,7 +111,7 @@ CLOSE = [
 def test_no_base_vector_is_heavier_than_the_bound(
     kind: str, shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
-    """13 spectra x 10 matrices x 8 vectors x 2 or 3 numbers of steps for every case: some 85,000 bounds."""
+    """13 spectra x 6 matrices x 8 vectors x 2 or 3 numbers of steps in each of 36 cases: some 50,000 bounds."""
     for seed, spectrum in enumerate(SEPARATE + CLOSE):
         made = cases(spectrum, shape, kind, dtype, seed)
         heaviest = made.masses.amax(-1).sqrt()
@@ -121,7 +121,7 @@ def test_no_base_vector_is_heavier_than_the_bound(
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
-@pytest.mark.parametrize(("kind", "steps"), itertools.product(STARTS, [3, 12, 30]))
+@pytest.mark.parametrize(("kind", "steps"), itertools.product(STARTS, [3, 20]))
 def test_with_a_floor_under_the_eigenvalues_the_zero_atom_of_tall_matrices_does_not_count(
     kind: str, steps: int, dtype: torch.dtype
 ) -> None:
@@ -129,7 +129,7 @@ def test_with_a_floor_under_the_eigenvalues_the_zero_atom_of_tall_matrices_does_
         made = cases(spectrum, (60, 36), kind, dtype, seed)
         smallest = made.values[:, -1].square()
         heaviest = made.masses.amax(-1).sqrt()
-        for share in (1.0, 0.9, 0.01):
+        for share in (1.0, 0.3):
             bound = bounds(made, steps, share * smallest).sqrt()
             assert (bound >= heaviest - 1e-4).all(), (spectrum, share, (heaviest - bound).max().item())
 
@@ -166,6 +166,25 @@ def test_a_low_plateau_under_distinct_values_is_one_atom(level: float) -> None:
             operator, steps, torch.zeros(1, 0, 120), torch.zeros(1, 0, 120), torch.ones(1)
         )
         assert (largest_atom(process, torch.zeros(1), torch.ones(1))[0].sqrt().numpy() >= space - 1e-3).all()
+
+
+@pytest.mark.parametrize("steps", [20, 40, 56, 80])
+def test_a_tail_far_below_the_norm(steps: int) -> None:
+    """The base's 34 leading values are taken out; the rest lies within a hundredth of the norm, close together."""
+    rng = np.random.default_rng(0)
+    matrix = with_values(320, 320, (1.0 + np.arange(320)) ** -1.25, rng)
+    x, _, vt = np.linalg.svd(matrix)
+    starts = rng.standard_normal((8, 320))
+    starts -= starts @ x[:, :34] @ x[:, :34].T
+    starts /= np.linalg.norm(starts, axis=1, keepdims=True)
+    heaviest = np.abs(starts @ x[:, 34:]).max(1)
+    left, right, single = (
+        torch.from_numpy(a.copy()).float().unsqueeze(0) for a in (x[:, :34].T, vt[:34], matrix)
+    )
+    process = Bidiagonalization.start(torch.from_numpy(starts).float().unsqueeze(0))
+    process = process.extended(Dense(single), steps, left, right, torch.ones(1))
+    bound = largest_atom(process, torch.zeros(1), torch.ones(1))[0].sqrt().numpy()
+    assert (bound >= heaviest - 1e-4).all(), (heaviest - bound).max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
