@@ -1,0 +1,95 @@
+"""mitigate, scale and intervene as a person types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from intruders.cli.intervene import intervene
+from intruders.cli.mitigate import mitigate
+from intruders.cli.scale import scale
+from intruders.errors import SettingError
+from tests.checkpoints.models import saved
+from tests.mitigation.hot import hot_llama, merged_from
+from tests.tiny import save_llama
+
+app = typer.Typer()
+for command in (mitigate, scale, intervene):
+    app.command()(command)
+
+
+def run(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import AutoModelForCausalLM
+
+    path = tmp_path_factory.mktemp("models")
+    save_llama(path / "base")
+    model = hot_llama(model=AutoModelForCausalLM.from_pretrained(path / "base"))
+    saved(model, path / "tuned")
+    return path
+
+
+def test_mitigate(folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    out = tmp_path / "out"
+    text = run("mitigate", folder / "base", folder / "tuned", "--scale", 0.3, "--out", out, "--rank", "keep")
+    assert "intruders scaled by 0.3" in text
+    assert "largest relative error of an update from cutting its rank" in text
+    assert text.endswith(f"written to {out}\n")
+    assert merged_from(out, AutoModelForCausalLM.from_pretrained(folder / "base"))
+    # The adapter names its base.
+    text = run("mitigate", folder / "tuned", "--scale", 0.3, "--out", out, "--control", "shrink", "--force")
+    assert text.startswith("control: updates shrunk to the norms")
+    run(
+        "mitigate",
+        folder / "base",
+        folder / "tuned",
+        "--scale",
+        0,
+        "--as",
+        "checkpoint",
+        "--out",
+        tmp_path / "whole",
+    )
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+
+
+def test_scale(folder: Path, tmp_path: Path) -> None:
+    text = run("scale", folder / "base", folder / "tuned", "--no-cache", "--json", tmp_path / "scale.json")
+    assert "largest scale with no intruders" in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+    document = json.loads((tmp_path / "scale.json").read_text())
+    assert document["intruders_at_largest_scale"] == 0
+    assert len(document["matrices"]) == 14
+    same = json.loads(run("scale", folder / "base", folder / "tuned", "--json", "-"))
+    assert same["largest_scale"] == pytest.approx(document["largest_scale"], rel=0.02)
+
+
+def test_intervene(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("a text of some words\n\n" * 4)
+    corpus = tmp_path / "rows.jsonl"
+    corpus.write_text("".join(json.dumps({"text": f"row {i} of words"}) + "\n" for i in range(5)))
+    text = run(
+        "intervene", folder / "base", folder / "tuned", "--scales", "0,0.5,1", "--controls", "shrink",
+        "--loss-on", corpus, "--json", tmp_path / "sweep.json",
+    )  # fmt: skip
+    assert "at scale 0.5 loss on" in text
+    assert len(json.loads((tmp_path / "sweep.json").read_text())["points"]) == 4
+
+
+def test_bad_numbers(folder: Path) -> None:
+    with pytest.raises(SettingError, match="scales is 'a,b'"):
+        run("intervene", folder / "base", folder / "tuned", "--scales", "a,b", "--loss-on", "pydoc")
