@@ -44,6 +44,7 @@ def mitigate(
     force: Annotated[
         bool, typer.Option("--force", help="Replace the folder where it is a model or adapter.")
     ] = False,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Audit what was written, too.")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Keep what is learnt of the base for the next time.")
@@ -71,6 +72,7 @@ def mitigate(
             include_embeddings=include_embeddings,
             seed=seed,
             force=force,
+            check=check,
             device=device,
             cache=cache,
             progress=progress,

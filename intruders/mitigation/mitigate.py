@@ -59,6 +59,7 @@ def mitigate(
     seed: int = 0,
     adapter_name: str = "mitigated",
     force: bool = False,
+    check: bool = True,
     shard_bytes: int = SHARD_BYTES,
     device: str = "auto",
     cache: BaseCache | bool = True,
@@ -89,6 +90,7 @@ def mitigate(
       seed: of the control "random".
       adapter_name: of the new adapter in a PeftModel.
       force: replace ``out`` where it is a model or adapter.
+      check: audit what was written (or put into the model) too; without it the result has no audit after.
       shard_bytes: size at which a checkpoint goes on in a further file.
       device: "cpu", "cuda", "auto" or any name torch knows.
       cache: as in :func:`intruders.audit`; the audit after the mitigation profits from the one before.
@@ -137,7 +139,7 @@ def mitigate(
         }
     changed = _changed(base_side, tuned_side, before, options, (scale, control, seed), place, progress)
 
-    def finished(after: Audit, written: Written) -> Mitigation:
+    def finished(after: Audit | None, written: Written) -> Mitigation:
         return Mitigation(
             base_source=before.base_source,
             tuned_source=before.tuned_source,
@@ -149,14 +151,16 @@ def mitigate(
             rank=rank,
             matrices=[_completed(matrix.record, written) for matrix in changed],
             before=before,
-            after=after if out is None else replace(after, tuned_source=str(out)),
+            after=after if out is None or after is None else replace(after, tuned_source=str(out)),
             cut=_cut_beside(changed, written),
             seconds=time.perf_counter() - started,
         )
 
-    def audit_again(base: Source | None, tuned: Source | None) -> Audit:
-        check = _named(progress, "check")
-        return run_audit(base, tuned, k=before.k, epsilon=before.epsilon, progress=check, **options)
+    def audit_again(base: Source | None, tuned: Source | None) -> Audit | None:
+        if not check:
+            return None
+        shown = _named(progress, "check")
+        return run_audit(base, tuned, k=before.k, epsilon=before.epsilon, progress=shown, **options)
 
     updates = {matrix.record.name: matrix.factors for matrix in changed if matrix.factors is not None}
     if out is None:

@@ -47,7 +47,7 @@ class Mitigation:
     rank: int | str | None
     matrices: list[MitigatedMatrix]
     before: Audit = field(repr=False)
-    after: Audit = field(repr=False)
+    after: Audit | None = field(repr=False)  # None when it was not asked for
     cut: dict[str, float] = field(
         default_factory=dict
     )  # relative errors of modules without intruders, if cut too
@@ -77,7 +77,7 @@ class Mitigation:
             "totals": {
                 "matrices": len(self.matrices),
                 "intruders_before": self.before.intruders,
-                "intruders_after": self.after.intruders,
+                "intruders_after": None if self.after is None else self.after.intruders,
                 "largest_relative_error": self.largest_error,
                 "seconds": self.seconds,
             },
@@ -85,7 +85,7 @@ class Mitigation:
             "matrices": [matrix.as_dict() for matrix in self.matrices],
             "cut": self.cut,
             "before": to_document(self.before),
-            "after": to_document(self.after),
+            "after": None if self.after is None else to_document(self.after),
         }
 
     def to_json(self) -> str:
@@ -102,7 +102,8 @@ class Mitigation:
             "shrink": f"control: updates shrunk to the norms that scaling their intruders by {self.scale:g} leaves",
         }[self.control]
         found = [f"{what}, in {len(self.matrices):,} of {len(self.before.matrices):,} matrices"]
-        found.append(f"intruders before {self.before.intruders:,}, after {self.after.intruders:,}")
+        after = "not counted" if self.after is None else f"{self.after.intruders:,}"
+        found.append(f"intruders before {self.before.intruders:,}, after {after}")
         short = sum(matrix.intruders for matrix in self.matrices) - scaled
         if short > 0:
             found.append(

@@ -143,9 +143,11 @@ def _widened(loaded: LoadedPair, device: torch.device, name: str) -> LoadedPair:
     """In single precision; in double where a side came so, or is of a size whose squares single cannot hold."""
     sides = (loaded.base, loaded.tuned, loaded.left, loaded.right)
     given = [side for side in sides if side is not None]
-    largest = max(float(side.abs().amax()) for side in given if side.numel())
-    if not all(bool(side.isfinite().all()) for side in given):
+    # One pass for both ends; NaN survives it.
+    ends = [end for side in given if side.numel() for end in torch.aminmax(side)]
+    if not all(bool(end.isfinite()) for end in ends):
         raise NonFiniteError(f"'{name}' holds NaN or infinity; leave it out with --exclude '{name}'")
+    largest = max(abs(float(end)) for end in ends)
     double = any(side.dtype == torch.float64 for side in given) or not 2.0**-20 <= largest <= 2.0**20
     dtype = torch.float64 if double else torch.float32
 

@@ -84,6 +84,7 @@ def test_adapter_as_checkpoint(tmp_path: Path, shard_bytes: int) -> None:
     assert (tmp_path / "out" / "model.safetensors.index.json").exists() == (shard_bytes < 10**9)
     record = json.loads((tmp_path / "out" / "intruders.json").read_text())
     assert record["form"] == "checkpoint"
+    assert result.after is not None
     assert record["totals"]["intruders_after"] == result.after.intruders
 
 

@@ -110,6 +110,7 @@ def test_matrices_without_intruders_stay_and_scale_one_changes_nothing(
         assert deviation(found[name], tuned[name]) < 1e-6
     same = mitigate(folder / "base", folder / "tuned", scale=1, control=control, out=tmp_path / "same")
     assert same.matrices == []
+    assert same.after is not None
     assert same.after.intruders == same.before.intruders
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import intruders
-from intruders.errors import CheckpointError, IntrudersError, PairingError, SettingError
+from intruders.errors import CheckpointError, IntrudersError, NonFiniteError, PairingError, SettingError
 from intruders.mitigation.mitigate import mitigate
 from tests.checkpoints.models import merged_weights, saved, tiny_gpt2, tiny_llama
 from tests.mitigation.hot import (
@@ -88,6 +88,7 @@ def test_no_removed_direction_is_left_among_the_leading_ones(tmp_path: Path) -> 
         removed = torch.linalg.svd(tuned[matrix.name].double())[0][:, matrix.scaled]
         left = torch.linalg.svd(found[matrix.name].double())[0][:, :10]
         assert float((removed.mT @ left).abs().max()) < 0.1
+    assert result.after is not None
     for matrix in result.after.matrices:
         wanted = places_of_intruders(before[matrix.name], found[matrix.name])
         assert [vector.index for vector in matrix.vectors if vector.intruder] == wanted
@@ -193,7 +194,7 @@ def test_in_memory_beside_the_original() -> None:
     tuned = merged_weights(copy.deepcopy(model))
     result = mitigate(model, scale=0.3, adapter_name="mitigated")
     assert model.active_adapters == ["mitigated"]
-    assert result.after.intruders != result.before.intruders or result.before.intruders == 0
+    assert result.after is not None
     wanted = expected(before, tuned, 0.3)
     first = copy.deepcopy(model)
     found = merged_weights(first)
@@ -227,6 +228,7 @@ def test_a_saved_audit_is_used_and_checked(tmp_path: Path) -> None:
         tmp_path / "base", tmp_path / "tuned", scale=0, audit=tmp_path / "audit.json", out=tmp_path / "out"
     )
     assert result.before == audit
+    assert result.after is not None
     assert result.after.k == 3
     with pytest.raises(PairingError, match="audit these two again"):
         mitigate(tmp_path / "base", tmp_path / "other", scale=0, audit=audit, out=tmp_path / "out2")
@@ -249,6 +251,30 @@ def test_record_says_what_was_changed(tmp_path: Path) -> None:
     assert {matrix["name"] for matrix in record["matrices"]} == {m.name for m in result.matrices}
     assert all("q_proj" in matrix["name"] and matrix["scaled"] for matrix in record["matrices"])
     assert record["after"]["tuned"]["source"] == str(tmp_path / "out")
+
+
+def test_without_the_check_nothing_is_counted_after(tmp_path: Path) -> None:
+    saved(tiny_llama(), tmp_path / "base")
+    saved(hot_llama(), tmp_path / "tuned")
+    result = mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.25, out=tmp_path / "out", check=False)
+    assert result.after is None
+    assert "after not counted" in "\n".join(result.lines())
+    record = json.loads((tmp_path / "out" / "intruders.json").read_text())
+    assert record["after"] is record["totals"]["intruders_after"] is None
+
+
+def test_a_matrix_with_nan_is_named(tmp_path: Path) -> None:
+    saved(tiny_llama(), tmp_path / "base")
+    saved(hot_llama(), tmp_path / "tuned")
+    audit = intruders.audit(tmp_path / "base", tmp_path / "tuned")
+    model = hot_llama()
+    name = next(matrix.name for matrix in audit.matrices if matrix.intruders)
+    layer = model.get_submodule(f"base_model.model.{name.removesuffix('.weight')}")
+    layer.lora_B["default"].weight.data[0, 0] = float("nan")
+    saved(model, tmp_path / "broken")
+    with pytest.raises(NonFiniteError, match=name):
+        mitigate(tmp_path / "base", tmp_path / "broken", scale=0.25, out=tmp_path / "out", audit=audit)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_done_is_said_before_the_work(tmp_path: Path) -> None:
