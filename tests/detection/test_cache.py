@@ -1,0 +1,305 @@
+"""What is kept of bases: found by content alone, never trusted when broken, and shared by several processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matrices import hot_update, planted_update, with_values
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import intruders
+from intruders.detection.audit import audit
+from intruders.detection.cache import CacheError, DiskCache, MemoryCache, content_key, default_folder
+from intruders.detection.known import KnownBase
+
+Weights = dict[str, Tensor]
+
+# Sides on both sides of the size from which the Krylov path is taken, tall and wide.
+SHAPES = {"small": (24, 16), "square": (270, 270), "tall": (400, 270), "wide": (270, 400)}
+
+
+@cache
+def models() -> tuple[Weights, Weights]:
+    """A base and a tuned model with a few intruders in every matrix."""
+    rng = np.random.default_rng(0)
+    base, tuned = {}, {}
+    for name, (m, n) in SHAPES.items():
+        values = (1.0 + np.arange(min(m, n))) ** -0.5
+        update = hot_update if name == "small" else planted_update
+        pair = update(with_values(m, n, values, rng), rng)
+        base[f"model.{name}.weight"] = pair.base
+        tuned[f"model.{name}.weight"] = torch.from_numpy(pair.tuned_double()).float()
+    return base, tuned
+
+
+@cache
+def plain() -> intruders.Audit:
+    return audit(*models(), cache=False)
+
+
+def decisions(found: intruders.Audit) -> list[list[bool]]:
+    return [[vector.intruder for vector in matrix.vectors] for matrix in found.matrices]
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(folder.glob("??/*.safetensors"))
+
+
+class CountingCache(MemoryCache):
+    """Which keys were asked for and found."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hits = self.misses = self.puts = 0
+
+    def get(self, key: str) -> KnownBase | None:
+        found = super().get(key)
+        self.hits += found is not None
+        self.misses += found is None
+        return found
+
+    def put(self, key: str, known: KnownBase) -> None:
+        self.puts += 1
+        super().put(key, known)
+
+
+@pytest.fixture(params=["disk", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> DiskCache | MemoryCache:
+    return DiskCache(tmp_path / "bases") if request.param == "disk" else MemoryCache()
+
+
+def test_a_warm_audit_answers_as_a_cold_one(store: DiskCache | MemoryCache) -> None:
+    cold, warm = (audit(*models(), cache=store) for _ in range(2))
+    # The first one does not know that it is being watched.
+    assert cold.matrices == plain().matrices
+    assert cold.intruders > 0
+    assert decisions(warm) == decisions(cold)
+    exact = audit(*models(), exact=True)
+    assert decisions(exact) == decisions(cold)
+    for matrix, truth in zip(warm.matrices, exact.matrices, strict=True):
+        for vector, true in zip(matrix.vectors, truth.vectors, strict=True):
+            lower, upper = vector.max_cosine
+            assert lower - 1e-4 <= true.max_cosine[0] <= upper + 1e-4
+        base_values = np.array(matrix.base_singular_values)
+        np.testing.assert_allclose(base_values, truth.base_singular_values[: len(base_values)], rtol=1e-2)
+
+
+def test_what_was_learnt_of_a_base_serves_another_tuned_model() -> None:
+    base, tuned = models()
+    other = {name: value + 0.01 * tuned[name].roll(1, 0) for name, value in base.items()}
+    store = CountingCache()
+    audit(base, tuned, cache=store)
+    assert (store.hits, store.misses) == (0, 4)
+    found = audit(base, other, cache=store)
+    assert store.hits == 4
+    assert decisions(found) == decisions(audit(base, other, cache=False))
+
+
+def test_a_moved_and_renamed_file_keeps_its_entries(tmp_path: Path) -> None:
+    base, tuned = models()
+    store = CountingCache()
+    save_file(base, tmp_path / "model.safetensors")
+    audit(tmp_path / "model.safetensors", tuned, cache=store)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(tmp_path / "model.safetensors", tmp_path / "elsewhere" / "other.safetensors")
+    audit(tmp_path / "elsewhere" / "other.safetensors", tuned, cache=store)
+    assert (store.hits, store.misses) == (4, 4)
+
+
+def test_a_changed_file_of_the_same_name_never_finds_the_old_entry(tmp_path: Path) -> None:
+    """One number of one matrix changed, and size and time of the file as before."""
+    base, tuned = models()
+    path, store = tmp_path / "model.safetensors", CountingCache()
+    save_file(base, path)
+    before = path.stat()
+    audit(path, tuned, cache=store)
+    changed = {name: value.clone() for name, value in base.items()}
+    changed["model.wide.weight"][3, 7] += 1e-6
+    save_file(changed, path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    audit(path, tuned, cache=store)
+    assert (store.hits, store.misses) == (3, 5)
+
+
+def test_a_key_tells_contents_shapes_types_and_settings_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(6, 4, generator=generator)
+    negative_zero = torch.zeros(6, 4)
+    negative_zero[0, 0] = -0.0
+    different = [
+        (matrix, 10),
+        (matrix, 9),
+        (matrix.reshape(4, 6), 10),
+        (matrix.mT, 10),
+        (matrix.double(), 10),
+        (-matrix, 10),
+        (torch.zeros(6, 4), 10),
+        (negative_zero, 10),
+        (torch.zeros(0, 4), 10),
+        (torch.zeros(4, 0), 10),
+    ]
+    assert len({content_key(*arguments) for arguments in different}) == len(different)
+    assert content_key(matrix.mT.contiguous().mT, 10) == content_key(matrix, 10)  # strides are no content
+
+
+def test_another_k_is_not_served_by_the_same_entry() -> None:
+    store = CountingCache()
+    audit(*models(), k=3, cache=store)
+    found = audit(*models(), k=10, cache=store)
+    assert (store.hits, store.misses) == (0, 8)
+    assert decisions(found) == decisions(plain())
+
+
+def test_exact_neither_reads_nor_writes() -> None:
+    store = CountingCache()
+    audit(*models(), exact=True, cache=store)
+    assert (store.hits, store.misses, store.puts) == (0, 0, 0)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def overwritten(path: Path) -> None:
+    path.write_bytes(b"not a tensor in sight" * 100)
+
+
+def without_a_field(path: Path) -> None:
+    tensors = load_file(path)
+    del tensors["right"]
+    save_file(tensors, path)
+
+
+def with_a_stranger(path: Path) -> None:
+    save_file({**load_file(path), "surprise": torch.zeros(1)}, path)
+
+
+BREAKS = [
+    truncated,
+    emptied,
+    overwritten,
+    without_a_field,
+    with_a_stranger,
+]
+
+
+@pytest.mark.parametrize("spoil", BREAKS, ids=lambda spoil: spoil.__name__)
+def test_a_broken_entry_is_computed_again_and_said_so(spoil: Callable[[Path], None], tmp_path: Path) -> None:
+    audit(*models(), cache=DiskCache(tmp_path))
+    good = {path: path.read_bytes() for path in entries(tmp_path)}
+    assert len(good) == 4
+    for path in good:
+        spoil(path)
+    with pytest.warns(UserWarning, match="is broken and is computed again") as told:
+        found = audit(*models(), cache=DiskCache(tmp_path))
+    assert len(told) == 4
+    assert all("\n" not in str(warning.message) for warning in told)
+    assert found.matrices == plain().matrices
+    assert {path: path.read_bytes() for path in entries(tmp_path)} == good  # mended
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        audit(*models(), cache=DiskCache(tmp_path))
+
+
+def test_several_processes_share_a_folder(tmp_path: Path) -> None:
+    """They start together on the same matrices; each answers as if alone, and whole entries are left."""
+    base, tuned = models()
+    save_file(base, tmp_path / "base.safetensors")
+    save_file(tuned, tmp_path / "tuned.safetensors")
+    folder = tmp_path / "bases"
+    script = textwrap.dedent(
+        """
+        import sys, warnings
+        warnings.simplefilter("error")
+        from intruders.detection.audit import audit
+        from intruders.detection.cache import DiskCache
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for _ in range(2):
+            print(audit(sys.argv[1], sys.argv[2], cache=DiskCache(sys.argv[3])).intruders)
+        """
+    )
+    arguments = [str(tmp_path / "base.safetensors"), str(tmp_path / "tuned.safetensors"), str(folder)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    outcomes = [process.communicate("go\n", timeout=300) for process in processes]
+    for process, (said, complained) in zip(processes, outcomes, strict=True):
+        assert process.returncode == 0, complained
+        assert said.split() == [str(plain().intruders)] * 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decisions(audit(base, tuned, cache=DiskCache(folder))) == decisions(plain())
+    assert not list(folder.glob("??/*.partial"))
+
+
+def test_size_and_clear(tmp_path: Path) -> None:
+    store = DiskCache(tmp_path / "bases")
+    assert store.size() == (0, 0)
+    audit(*models(), cache=store)
+    files = entries(store.folder)
+    assert store.size() == (4, sum(path.stat().st_size for path in files))
+    (files[0].parent / "left-by-a-kill.partial").write_bytes(b"half")
+    keepsake = store.folder / "notes.txt"
+    keepsake.write_text("not an entry")
+    assert store.clear() == 4
+    assert store.size() == (0, 0)
+    assert [path for path in store.folder.rglob("*") if path.is_file()] == [keepsake]
+    assert store.clear() == 0
+
+
+def test_a_full_disk_costs_the_entry_and_not_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.warns(UserWarning, match="was not kept") as told:
+        found = audit(*models(), cache=DiskCache(tmp_path))
+    assert "No space left on device" in str(told[0].message)
+    assert found.matrices == plain().matrices
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_folder_that_cannot_be_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CacheError, match=r"file/bases.*--no-cache"):
+        DiskCache(tmp_path / "file" / "bases")
+
+
+def test_the_default_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("INTRUDERS_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "intruders" / "bases"
+    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "chosen"))
+    assert default_folder() == tmp_path / "chosen" / "bases"
+    audit(*models(), cache=True)
+    assert DiskCache().size()[0] == 4

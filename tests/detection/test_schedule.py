@@ -1,0 +1,186 @@
+"""Who works on what changes nothing but the time: order, answers, errors and interrupts are those of one thread."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from matrices import UPDATES
+
+from intruders.detection.audit import audit
+from intruders.detection.cache import MemoryCache
+from intruders.detection.schedule import prefetched, run_side_by_side
+from intruders.errors import SettingError
+
+
+def reader_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "reader"}
+
+
+@pytest.fixture(autouse=True)
+def _no_reader_is_left() -> Iterator[None]:
+    before = reader_threads()
+    yield
+    deadline = time.monotonic() + 5
+    while reader_threads() - before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert reader_threads() - before == set()
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 7])
+def test_prefetched_items_keep_their_order(ahead: int) -> None:
+    assert list(prefetched(iter(range(50)), ahead)) == list(range(50))
+    assert list(prefetched([], ahead)) == []
+    assert list(prefetched([None, None], ahead)) == [None, None]
+
+
+def test_no_more_is_read_than_agreed() -> None:
+    """One in hand, one waiting, one in the making: memory is bounded by that."""
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(20):
+            made.append(number)
+            yield number
+
+    for number in prefetched(items(), ahead=1):
+        time.sleep(0.02)
+        assert len(made) <= number + 3
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), MemoryError("full"), KeyboardInterrupt()])
+def test_an_error_of_the_source_comes_in_its_place(error: BaseException) -> None:
+    def items() -> Iterator[int]:
+        yield from (1, 2)
+        raise error
+
+    seen: list[int] = []
+    with pytest.raises(type(error)) as raised:
+        seen.extend(prefetched(items()))
+    assert raised.value is error
+    assert seen == [1, 2]
+
+
+def test_leaving_early_stops_the_reader() -> None:
+    def endless() -> Iterator[int]:
+        while True:
+            yield 0
+
+    stream = prefetched(endless())
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("workers", [None, 1, 2, 5])
+def test_results_come_in_the_order_of_the_work(workers: int | None) -> None:
+    def slow_first(work: int) -> int:
+        time.sleep(0.01 * (work % 3 == 0))
+        return work * work
+
+    done = list(run_side_by_side(range(20), slow_first, lambda work: work % 4 != 1, workers))
+    assert done == [work * work for work in range(20)]
+
+
+def test_small_work_runs_side_by_side_on_one_core_each_and_large_work_alone() -> None:
+    before = torch.get_num_threads()
+    running: list[int] = []
+    seen: dict[int, tuple[bool, int, list[int]]] = {}
+    together = threading.Barrier(2, timeout=20)
+
+    def do(work: int) -> int:
+        running.append(work)
+        if work in (0, 1):
+            together.wait()  # only passes when two are at work at once
+        seen[work] = (threading.current_thread() is main, torch.get_num_threads(), list(running))
+        running.remove(work)
+        return work
+
+    main = threading.current_thread()
+    assert list(run_side_by_side([0, 1, 2, 3, 4], do, lambda work: work != 2, workers=2)) == [0, 1, 2, 3, 4]
+    assert seen[2] == (True, before, [2])
+    assert [seen[work][:2] for work in (0, 1, 3, 4)] == [(False, 1)] * 4
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+def test_an_error_of_the_work_is_raised_and_threads_are_given_back(is_small: bool) -> None:
+    before, alive = torch.get_num_threads(), threading.active_count()
+
+    def do(work: int) -> int:
+        if work == 3:
+            raise ValueError("third")
+        return work
+
+    results = run_side_by_side(range(100), do, lambda _: is_small, workers=2)
+    with pytest.raises(ValueError, match="third"):
+        list(results)
+    assert torch.get_num_threads() == before
+    assert threading.active_count() == alive
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"])
+def test_workers_that_cannot_be_are_refused(workers: object) -> None:
+    with pytest.raises(SettingError, match="workers"):
+        audit({}, {}, workers=workers)  # type: ignore[arg-type]
+
+
+def test_the_answer_does_not_depend_on_the_number_of_workers_nor_on_the_cache() -> None:
+    rng = np.random.default_rng(1)
+    base, tuned = {}, {}
+    for index in range(12):
+        shape = [(130, 120), (300, 270), (120, 130)][index % 3]
+        pair = list(UPDATES.values())[index % len(UPDATES)](rng.standard_normal(shape) / 16, rng)
+        base[f"layers.{index}.weight"] = pair.base
+        tuned[f"layers.{index}.weight"] = torch.from_numpy(pair.tuned_double()).float()
+    stores = {workers: MemoryCache() for workers in (1, 2, 3)}
+    cold = {workers: audit(base, tuned, workers=workers, cache=store) for workers, store in stores.items()}
+    warm = {workers: audit(base, tuned, workers=workers, cache=store) for workers, store in stores.items()}
+    # Equal to the last bit, with one worker and with several.
+    assert cold[1].matrices == cold[2].matrices == cold[3].matrices
+    assert warm[1].matrices == warm[2].matrices == warm[3].matrices
+    decided = [
+        [[vector.intruder for vector in matrix.vectors] for matrix in found.matrices]
+        for found in (cold[1], warm[1])
+    ]
+    assert decided[0] == decided[1]
+    assert cold[1].intruders > 0
+
+
+@pytest.mark.parametrize("shared_bytes", [2**24, 0], ids=["side by side", "one by one"])
+def test_ctrl_c_ends_an_audit_at_once(shared_bytes: int) -> None:
+    """In a process of its own, interrupted once the first matrix is done, with a minute's work ahead."""
+    script = textwrap.dedent(
+        f"""
+        import torch
+        import intruders.detection.audit as room
+        room.SHARED_BYTES = {shared_bytes}
+        torch.manual_seed(0)
+        base = {{f"layers.{{i}}.weight": torch.randn(300, 300) for i in range(300)}}
+        tuned = {{name: matrix + 0.01 * torch.randn_like(matrix) for name, matrix in base.items()}}
+        def progress(done, total, intruders):
+            print("progress", flush=True)
+        room.audit(base, tuned, cache=False, progress=progress, workers=2)
+        print("finished", flush=True)
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "progress\n"
+    process.send_signal(signal.SIGINT)
+    said, complained = process.communicate(timeout=60)
+    assert "finished" not in said
+    assert complained.strip().endswith("KeyboardInterrupt"), complained
+    assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT)

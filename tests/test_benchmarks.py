@@ -1,0 +1,88 @@
+"""The benchmarks run from end to end on tiny matrices; their times are nobody's concern here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+pytest.importorskip("peft")
+
+from benchmarks import layers, measure, memory
+from benchmarks.counting import counted_products
+from benchmarks.figure import save_figure
+from benchmarks.inputs import HOT, lora
+from benchmarks.machine import read_rate, this_machine
+from benchmarks.measure import CountsDifferError, Row, require_equal, row_of
+from benchmarks.paper import checks, estimates
+from benchmarks.results import Results
+from benchmarks.table import print_results
+from intruders.detection.detect import detect
+from intruders.linalg.operators import Dense
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    shapes = ((300, 260), (260, 300))
+    return list(layers.layer_rows("tiny", shapes, with_others=True, repeats=1))
+
+
+def test_reference_peft_and_engine_agree_and_passes_are_counted(rows: list[Row]) -> None:
+    assert [row.label for row in rows] == ["300 x 260"] * 2 + ["260 x 300"] * 2
+    assert [row.intruders > 0 for row in rows] == [False, True] * 2
+    for row in rows:
+        assert row.reference is not None
+        assert row.peft is not None
+        assert min(row.reference, row.peft, row.cold.seconds, row.cached.seconds) > 0
+        assert row.cached.passes < row.cold.passes <= row.cold.rows
+
+
+def test_counting_changes_nothing_and_is_undone() -> None:
+    pair = lora(270, 270, HOT)
+    alone = detect(pair.stack(), 5, 0.5)
+    apply = Dense.apply
+    with counted_products() as count:
+        watched = detect(pair.stack(), 5, 0.5)
+    assert Dense.apply is apply
+    assert count.elements > 0
+    assert watched.certificate == alone.certificate
+    assert watched.upper.equal(alone.upper)
+
+
+def test_a_disagreement_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "reference_count", lambda *_: 11)
+    with pytest.raises(CountsDifferError, match="'reference': 11"):
+        row_of("tiny", lora(260, 260, HOT), with_peft=False, repeats=1)
+    require_equal("fine", {"a": 3, "b": 3})
+
+
+def test_a_run_is_printed_in_80_columns_written_and_drawn(rows: list[Row], tmp_path: Path) -> None:
+    peaks = list(memory.peaks(1, {"self_attn.q_proj": (64, 64), "mlp.up_proj": (96, 64)}))
+    assert [peak.matrices for peak in peaks] == [2, 2]
+    assert all(peak.import_bytes <= peak.peak_bytes < 2**31 for peak in peaks)
+    square = [dataclasses.replace(row, section="square") for row in rows]
+    rate = read_rate(64, 64)
+    results = Results(
+        machine=this_machine(),
+        quick=True,
+        rows=[*rows, *square],
+        peaks=peaks,
+        checks=checks(rows, rows),
+        estimates=estimates(rows, rate),
+        read_rate=rate,
+        seconds=1.0,
+    )
+    assert [(check.cold, check.cached) for check in results.checks] == [(1.0, 1.0)] * 4
+    results.save(tmp_path / "quick.json")
+    assert len(json.loads((tmp_path / "quick.json").read_text())["rows"]) == 8
+    save_figure(square, tmp_path / "quick.png")
+    assert (tmp_path / "quick.png").stat().st_size > 1000
+    console = Console(width=80, record=True, quiet=False, file=(tmp_path / "table.txt").open("w"))
+    print_results(results, console)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("300 x 260" in line for line in lines)
+    assert not any("…" in line for line in lines)
