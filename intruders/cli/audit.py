@@ -89,7 +89,7 @@ def audit(
             exact=exact,
             device=device,
             workers=workers,
-            cache=False if no_cache else DiskCache(cache),
+            cache=False if no_cache else True if cache is None else DiskCache(cache),
             skip_non_finite=skip_non_finite,
             progress=progress,
         )

@@ -13,7 +13,10 @@ from .cache import cache
 from .evaluate import evaluate
 from .finetune import finetune
 from .inspect import inspect
+from .intervene import intervene
+from .mitigate import mitigate
 from .report import report
+from .scale import scale
 from .sequence import sequence
 
 app = typer.Typer(
@@ -24,7 +27,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="See what a fine-tuning did to the weights of a model: intruder dimensions, found and proved.",
 )
-for command in (audit, report, inspect, finetune, evaluate, sequence, cache):
+for command in (
+    audit,
+    report,
+    inspect,
+    mitigate,
+    scale,
+    intervene,
+    finetune,
+    evaluate,
+    sequence,
+    cache,
+):
     app.command()(command)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from ..checkpoints.open import Source
 from ..checkpoints.pairing import LoadedPair, MatrixPair, Skipped, open_pair, pair
 from ..errors import NonFiniteError
-from .cache import BaseCache, DiskCache, content_key
+from .cache import BaseCache, CacheError, DiskCache, content_key
 from .detect import Detection, detect
 from .known import KnownBase
 from .schedule import prefetched, run_side_by_side
@@ -83,9 +84,7 @@ def audit(
     started = time.perf_counter()
     base_side, tuned_side = open_pair(base, tuned)
     pairing = pair(base_side, tuned_side, include, exclude, include_embeddings, split_fused)
-    store = DiskCache() if cache is True else cache or None
-    if exact:
-        store = None
+    store = None if exact else _store(cache)
     skipped = list(pairing.skipped)
     results: dict[str, Matrix] = {}
     intruders = 0
@@ -121,6 +120,16 @@ def audit(
             "matched": list(pairing.matched),
         },
     )
+
+
+def _store(cache: BaseCache | bool) -> BaseCache | None:
+    if cache is not True:
+        return cache or None
+    try:
+        return DiskCache()
+    except CacheError as error:  # a home that cannot be written to is no reason to refuse an audit
+        warnings.warn(f"{error}; this audit keeps nothing", stacklevel=3)
+        return None
 
 
 def _judge(group: _Group, k: int, epsilon: float, exact: bool, store: BaseCache | None) -> Detection:

@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ..checkpoints.demo_models import user_cache
 from ..errors import IntrudersError
 from .known import KnownBase
 
@@ -115,12 +116,8 @@ class DiskCache:
 
 
 def default_folder() -> Path:
-    """``$INTRUDERS_CACHE``, or ``intruders/bases`` in the user's cache folder."""
-    chosen = os.environ.get("INTRUDERS_CACHE")
-    if chosen:
-        return Path(chosen)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "intruders" / "bases"
+    """``bases`` in the user's cache folder of this package."""
+    return user_cache() / "bases"
 
 
 def content_key(matrix: Tensor, k: int) -> str:

@@ -35,7 +35,7 @@ from .operators import Operator
 _CUTS = (0.0, 1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 31 / 32)
 # Units of rounding, of the largest singular value, by which others must differ to be told apart. Vectors of values
 # just farther apart turn under rounding by less than 1e-3.
-_UNITS = 128
+_UNITS = 256
 # Nodes within one another's resolution count as one, as long as the group is no wider than this many resolutions.
 _WIDEST = 4
 # An eigenvector's squared component below this is rounding, and a smaller one would prove more than is known.

