@@ -71,5 +71,5 @@ def _measure_dense_update(difference: Dense, k: int) -> Update:
     # The norm follows from the largest Ritz value to second order in its residual; 1e-3 there is 1e-6 of the
     # norm.
     leading = converge(space, 1, 2 * k, 1e-3, _MAX_ROUNDS)
-    rank, error = estimate_effective_rank(difference, frobenius)
+    rank, error = estimate_effective_rank(difference, frobenius, leading)
     return Update(frobenius, leading.values[:, 0].double(), rank, error, leading.left, leading.right)

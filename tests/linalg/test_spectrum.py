@@ -9,6 +9,7 @@ import pytest
 import torch
 from matrices import SPECTRA, Array, orthonormal_columns, with_values
 
+from intruders.linalg.krylov import Triplets
 from intruders.linalg.operators import Dense
 from intruders.linalg.spectrum import effective_rank, estimate_effective_rank, stable_rank
 
@@ -106,3 +107,18 @@ def test_a_stack_is_its_matrices_one_by_one() -> None:
     for i in range(3):
         alone = estimate_effective_rank(Dense(stack[i : i + 1]), norms[i : i + 1])
         torch.testing.assert_close(together[0][i : i + 1], alone[0], rtol=1e-5, atol=0)
+
+
+def test_leading_values_taken_out_leave_their_noise_out_too() -> None:
+    """One dominant value: the probes alone are off by tens of per cent; with it counted exactly, by few."""
+    rng = np.random.default_rng(3)
+    values = SPECTRA["one giant"](96, rng)
+    matrix = torch.from_numpy(with_values(96, 120, values, rng)).float().unsqueeze(0)
+    norm = torch.linalg.matrix_norm(matrix).double()
+    left, s, right = torch.linalg.svd(matrix, full_matrices=False)
+    exact = torch.zeros(1, 4)
+    leading = Triplets(s[:, :4], left.mT[:, :4], right[:, :4], exact, exact)
+    _, alone = estimate_effective_rank(Dense(matrix), norm)
+    rank, error = estimate_effective_rank(Dense(matrix), norm, leading)
+    assert error.item() < 0.25 * alone.item()
+    assert abs(rank.item() - entropy_rank(values)) <= 5 * error.item() + 0.01 * entropy_rank(values)
