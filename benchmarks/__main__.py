@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 # The alias of the benchmarked model is looked up here, and nothing may wait for a network.
@@ -23,7 +24,7 @@ from . import layers, memory, sweep
 from .figure import save_figure
 from .inputs import MILD, lora
 from .machine import read_rate, this_machine
-from .measure import REPEATS, row_of
+from .measure import REPEATS, Row, row_of
 from .paper import checks, estimates
 from .results import Results
 from .small_model import QUICK_LAYERS, small_model_rows
@@ -45,10 +46,10 @@ def main(arguments: list[str]) -> None:
     )
     small_shapes = layers.QUICK if quick else layers.LLAMA_2_7B
     large_shapes = layers.QUICK_LARGE if quick else layers.LARGE
-    small = list(layers.layer_rows(small_name, small_shapes, with_others=True, repeats=REPEATS))
-    model = list(small_model_rows(options.adapter, QUICK_LAYERS if quick else None))
-    square = list(sweep.sweep_rows(*sweep.QUICK) if quick else sweep.sweep_rows(*sweep.FULL))
-    large = list(layers.layer_rows(large_name, large_shapes, with_others=False, repeats=1))
+    small = _followed(layers.layer_rows(small_name, small_shapes, with_others=True, repeats=REPEATS))
+    model = _followed(small_model_rows(options.adapter, QUICK_LAYERS if quick else None))
+    square = _followed(sweep.sweep_rows(*sweep.QUICK) if quick else sweep.sweep_rows(*sweep.FULL))
+    large = _followed(layers.layer_rows(large_name, large_shapes, with_others=False, repeats=1))
     rate = read_rate(*large_shapes[0])
     results = Results(
         machine=this_machine(),
@@ -64,8 +65,19 @@ def main(arguments: list[str]) -> None:
     name = "quick" if quick else "full"
     results.save(RESULTS / f"{name}.json")
     save_figure(square, RESULTS / f"{name}.png")
-    print_results(results, Console(width=80, highlight=False))
-    print(f"written: {RESULTS / name}.json, {name}.png")
+    console = Console(width=80, highlight=False, record=True)
+    print_results(results, console)
+    console.save_text(str(RESULTS / f"{name}.txt"))
+    print(f"written: {RESULTS / name}.txt, {name}.json, {name}.png")
+
+
+def _followed(rows: Iterator[Row]) -> list[Row]:
+    """All rows, each announced when it is there: a full run has minutes without one."""
+    found = []
+    for row in rows:
+        print(f"done: {row.section}, {row.label}", file=sys.stderr)
+        found.append(row)
+    return found
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
