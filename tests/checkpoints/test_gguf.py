@@ -10,8 +10,8 @@ import gguf
 import pytest
 import torch
 
+from intruders.checkpoints.demo_models import DEMO_MODELS
 from intruders.checkpoints.gguf_layout import read_gguf_layout
-from intruders.checkpoints.locate import locate
 from intruders.checkpoints.open import open_checkpoint
 from intruders.checkpoints.pairing import open_pair, pair
 from intruders.errors import CheckpointError
@@ -32,7 +32,8 @@ def loaded_by_transformers(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.models
 def test_smollm2_is_what_transformers_loads() -> None:
-    checkpoint, truth = open_checkpoint("smollm2-135m"), loaded_by_transformers(locate("smollm2-135m"))
+    path = DEMO_MODELS["smollm2-135m"].packaged()  # not its de-quantized copy, which may be there too
+    checkpoint, truth = open_checkpoint(path), loaded_by_transformers(path)
     assert set(truth) - set(checkpoint.names()) == {"lm_head.weight"}  # tied
     assert all(torch.equal(checkpoint.read(name), truth[name]) for name in checkpoint.names())
 
