@@ -70,13 +70,13 @@ class DiskCache:
 
     def get(self, key: str) -> KnownBase | None:
         """The entry; None when there is none, or with a warning when it cannot be read."""
-        from safetensors.torch import load_file
-
         path = self._path(key)
         if not path.exists():
             return None
         try:
-            return KnownBase(**load_file(path))
+            return KnownBase(**_read_entry(path))
+        except FileNotFoundError:  # another process cleared the folder
+            return None
         except Exception as error:  # whatever a broken file makes of the reader: the entry is computed again
             warnings.warn(f"cache entry '{path}' is broken and is computed again ({error})", stacklevel=2)
             path.unlink(missing_ok=True)
@@ -91,7 +91,8 @@ class DiskCache:
             handle, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
             os.close(handle)
             try:
-                save_file({key: value.contiguous().cpu() for key, value in known.tensors().items()}, name)
+                tensors = {key: value.contiguous().cpu() for key, value in known.tensors().items()}
+                save_file(tensors, name, metadata={"digest": _digest(tensors)})
                 os.replace(name, path)
             finally:
                 Path(name).unlink(missing_ok=True)
@@ -113,6 +114,29 @@ class DiskCache:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def _read_entry(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it has no other way)
+        if (file.metadata() or {}).get("digest") != _digest(tensors):
+            raise ValueError("its numbers are not those that were written")
+    return tensors
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """128 bits of names, shapes and numbers: an audit takes an entry's products for exact, so none may have changed."""
+    import torch
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
+        if tensors[name].numel():
+            digest.update(tensors[name].view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def default_folder() -> Path:

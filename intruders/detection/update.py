@@ -66,7 +66,8 @@ def measure_update(stack: Stack, k: int, exact: bool = False) -> Update:
 
 
 def _measure_dense_update(difference: Dense, k: int) -> Update:
-    frobenius = difference.matrix.double().square().sum((-2, -1)).sqrt()
+    # Row norms first: a copy of the whole matrix in double precision would be the peak of the audit's memory.
+    frobenius = torch.linalg.vector_norm(difference.matrix, dim=-1).double().norm(dim=-1)
     space = KrylovSpace.from_random_block(difference, BLOCK, 8)
     # The norm follows from the largest Ritz value to second order in its residual; 1e-3 there is 1e-6 of the
     # norm.

@@ -181,6 +181,14 @@ def overwritten(path: Path) -> None:
     path.write_bytes(b"not a tensor in sight" * 100)
 
 
+def with_bits_flipped(path: Path) -> None:
+    """The header stays valid, the numbers do not: what a bad disk returns."""
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(255 - byte for byte in data[middle : middle + 64])
+    path.write_bytes(data)
+
+
 def without_a_field(path: Path) -> None:
     tensors = load_file(path)
     del tensors["right"]
@@ -191,12 +199,23 @@ def with_a_stranger(path: Path) -> None:
     save_file({**load_file(path), "surprise": torch.zeros(1)}, path)
 
 
+def of_another_shape(path: Path) -> None:
+    save_file({name: torch.zeros(1, 3, 5) for name in load_file(path)}, path)
+
+
+def not_finite(path: Path) -> None:
+    save_file({name: torch.full_like(value, torch.nan) for name, value in load_file(path).items()}, path)
+
+
 BREAKS = [
     truncated,
     emptied,
     overwritten,
+    with_bits_flipped,
     without_a_field,
     with_a_stranger,
+    of_another_shape,
+    not_finite,
 ]
 
 
