@@ -89,11 +89,11 @@ def audit(
     results: dict[str, Matrix] = {}
     intruders = 0
 
-    def judge(group: _Group) -> tuple[_Group, Detection]:
-        return group, _judge(group, k, epsilon, exact, store)
+    def judge(group: Group) -> tuple[Group, Detection]:
+        return group, judge_group(group, k, epsilon, exact, store)
 
-    groups = prefetched(_groups(pairing.pairs, place, skip_non_finite, skipped))
-    for group, found in run_side_by_side(groups, judge, _is_small, workers):
+    groups = prefetched(load_groups(pairing.pairs, place, skip_non_finite, skipped))
+    for group, found in run_side_by_side(groups, judge, is_small_group, workers):
         for index, matrix in enumerate(group.pairs):
             results[matrix.name] = _record(matrix, found, index, group.scales[index])
             intruders += results[matrix.name].intruders
@@ -132,7 +132,7 @@ def _store(cache: BaseCache | bool) -> BaseCache | None:
         return None
 
 
-def _judge(group: _Group, k: int, epsilon: float, exact: bool, store: BaseCache | None) -> Detection:
+def judge_group(group: Group, k: int, epsilon: float, exact: bool, store: BaseCache | None) -> Detection:
     """Judges one group, from what the store knows of its bases, and tells the store what it did not know."""
     if store is None:
         return detect(group.stack, k, epsilon, exact)
@@ -151,7 +151,7 @@ def _judge(group: _Group, k: int, epsilon: float, exact: bool, store: BaseCache 
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """Matrices to be judged together, and what each was divided by."""
 
     pairs: list[MatrixPair]
@@ -159,13 +159,13 @@ class _Group:
     scales: list[float]
 
 
-def _is_small(group: _Group) -> bool:
+def is_small_group(group: Group) -> bool:
     return group.stack.base.nbytes <= SHARED_BYTES and group.stack.base.is_cpu
 
 
-def _groups(
+def load_groups(
     pairs: Sequence[MatrixPair], device: torch.device, skip_non_finite: bool, left_out: list[Skipped]
-) -> Iterator[_Group]:
+) -> Iterator[Group]:
     """Loads matrices one by one and hands them on in stacks of equal shape, kind of update and dtype.
 
     What turns out not to be one for the audit is added to ``left_out``.
@@ -225,7 +225,7 @@ def _is_finite(tensor: Tensor) -> bool:
     return tensor.numel() == 0 or all(bool(end.isfinite()) for end in torch.aminmax(tensor))
 
 
-def _grouped(members: list[tuple[MatrixPair, LoadedPair]]) -> _Group:
+def _grouped(members: list[tuple[MatrixPair, LoadedPair]]) -> Group:
     scales = [_scale(loaded) for _, loaded in members]
     parts: list[Tensor | None] = []
     for name in ("base", "tuned", "left", "right"):
@@ -238,7 +238,7 @@ def _grouped(members: list[tuple[MatrixPair, LoadedPair]]) -> _Group:
         parts.append(tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors))
     base, tuned, left, right = parts
     assert base is not None
-    return _Group([matrix for matrix, _ in members], Stack(base, tuned, left, right), scales)
+    return Group([matrix for matrix, _ in members], Stack(base, tuned, left, right), scales)
 
 
 def _scale(loaded: LoadedPair) -> float:

@@ -22,10 +22,7 @@ from ..checkpoints.open import Source
 from ..checkpoints.pairing import open_pair, pair
 from ..errors import SettingError
 from ..version import __version__
-from .audit import _Group as Group
-from .audit import _groups as grouped
-from .audit import _is_small as is_small
-from .audit import _judge as judged
+from .audit import Group, is_small_group, judge_group, load_groups
 from .cache import BaseCache, DiskCache, MemoryCache, content_key
 from .known import KnownBase
 from .projection import Projection, project
@@ -166,9 +163,9 @@ def critical_scales(
 
     def each(stage: str, do: Callable[[Group], Result]) -> Iterator[Result]:
         done = 0
-        groups = prefetched(grouped(pairing.pairs, place, False, []))
+        groups = prefetched(load_groups(pairing.pairs, place, False, []))
         for size, result in run_side_by_side(
-            groups, lambda group: (len(group.pairs), do(group)), is_small, workers
+            groups, lambda group: (len(group.pairs), do(group)), is_small_group, workers
         ):
             yield result
             done += size
@@ -207,7 +204,7 @@ class _Search:
 
     def counts(self, group: Group, scales: Sequence[float]) -> list[int]:
         """Intruders of every matrix of a group, each at its own scale, by the audit's certificates."""
-        detection = judged(_at(group, scales), self.k, self.epsilon, False, self.store)
+        detection = judge_group(_at(group, scales), self.k, self.epsilon, False, self.store)
         return [int(row.sum()) for row in detection.intruder]
 
     def total(self, group: Group, scale: float) -> int:
@@ -239,7 +236,9 @@ class _Search:
         present = [entry for entry in entries if entry is not None]
         if len(present) == len(entries):
             return KnownBase.joined(present, group.stack.base.device)
-        known = judged(_at(group, [0.0] * len(group.pairs)), self.k, self.epsilon, False, self.store).known
+        known = judge_group(
+            _at(group, [0.0] * len(group.pairs)), self.k, self.epsilon, False, self.store
+        ).known
         assert known is not None
         return known
 

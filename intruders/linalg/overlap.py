@@ -1,8 +1,7 @@
 """Intervals for the max cosine of a tuned vector with all base vectors: the overlap and mass certificates.
 
 The max cosine of y is ``max_i |<x_i, y>|`` over all left singular vectors x_i of the base. From a few of
-them an interval
-follows: it is at least the largest cosine with a computed one, and at most the larger of that and the norm
+them an interval follows: it is at least the largest cosine with a computed one, and at most the larger of that and the norm
 of what the computed ones leave of y. Angles of computed vectors to true ones widen both ends.
 
 Base vectors whose singular values agree (a cluster) are not defined one by one. Their cosine is taken with
@@ -71,8 +70,7 @@ def moment_intervals(base: Triplets, tuned: Triplets, count: int, atom: Tensor) 
     ``atom`` ``(batch, count)`` bounds the mass of the remainder of :func:`deflated` along any one singular
     vector.
     """
-    _, leak = _cosines(base, tuned, count, DEFLATION_ANGLE)
-    good_cosines, _ = _cosines(base, tuned, count, DEFLATION_ANGLE)
+    good_cosines, leak = _cosines(base, tuned, count, DEFLATION_ANGLE)
     _, upper = _interval_from_computed(base, tuned, good_cosines)
     all_cosines, _ = _cosines(base, tuned, count, USABLE_ANGLE)
     lower, _ = _interval_from_computed(base, tuned, all_cosines)
