@@ -1,8 +1,9 @@
 """Intervals for the max cosine of a tuned vector with all base vectors: the overlap and mass certificates.
 
 The max cosine of y is ``max_i |<x_i, y>|`` over all left singular vectors x_i of the base. From a few of
-them an interval follows: it is at least the largest cosine with a computed one, and at most the larger of that and the norm
-of what the computed ones leave of y. Angles of computed vectors to true ones widen both ends.
+them an interval follows: it is at least the largest cosine with a computed one, and at most the larger of
+that and the norm of what the computed ones leave of y. Angles of computed vectors to true ones widen both
+ends.
 
 Base vectors whose singular values agree (a cluster) are not defined one by one. Their cosine is taken with
 the space of the cluster, which is: the largest that any choice of vectors allows.
