@@ -1,0 +1,163 @@
+"""Which runs can be compared: of one base, one task and one way of measuring, at one score, seed by seed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ..results import SETTINGS
+
+# What does not change the weights that come out, and what repeats a run rather than changing it.
+_NO_SETTING = {
+    "out", "seed", "data_seed", "base", "task", "audit_steps", "stop_above", "eval_steps", "save_steps",
+    "logging_steps", "report_to", "max_eval_samples", "gradient_checkpointing",
+}  # fmt: skip
+COMPARED = [setting for setting in SETTINGS if setting not in _NO_SETTING]
+# Settings that a full fine-tuning carries along without using them.
+_OF_ADAPTERS = {"rank", "alpha", "dropout", "target_modules", "init_a", "loraplus_lr_ratio"}
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Runs of one base on one task."""
+
+    base: str
+    task: str
+    runs: pd.DataFrame
+
+    @property
+    def label(self) -> str:
+        return f"{self.base} on {self.task}" if self.task else self.base
+
+
+def finished(runs: pd.DataFrame, kind: str = "finetune") -> pd.DataFrame:
+    """The finished runs of a kind, with what they are known by: ``setting`` (all that was chosen but the seed),
+    ``label`` (the same in words), ``alpha_value``, and ``per_100`` intruders per 100 vectors."""
+    kept = runs[(runs["status"] == "finished") & (runs["kind"] == kind)].copy()
+    kept["setting"] = [setting_of(row) for row in _rows(kept)]
+    kept["label"] = [label_of(row) for row in _rows(kept)]
+    kept["alpha_value"] = [alpha_value(row.get("alpha"), row.get("rank")) for row in _rows(kept)]
+    kept["per_100"] = (
+        100 * numbers(kept, "intruders") / numbers(kept, "vectors").where(lambda count: count > 0)
+    )
+    return kept
+
+
+def strata(runs: pd.DataFrame, by: Sequence[str] = ()) -> Iterator[Stratum]:
+    """Runs by base and task, and within them by how they were measured (``by``): never mixed in a comparison.
+
+    Of several ways of measuring in a stratum the one with the most runs is taken.
+    """
+    for (base, task), group in runs.groupby(["base", "task"], dropna=False, sort=True):
+        if by:
+            _, group = max(group.groupby(list(by), dropna=False), key=lambda item: len(item[1]))
+        yield Stratum(_text(base), _text(task), group)
+
+
+MEASURED_ALIKE = ("k", "epsilon")
+LOSS_ALIKE = (*MEASURED_ALIKE, "corpus", "loss_measure", "base_loss")  # another base loss: other documents
+
+
+def at_equal_score(runs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The runs of a stratum that reached one score, and how many did not.
+
+    Runs with the match criterion that most runs have, stopped by it. Without such runs: those whose accuracy intervals
+    hold a common value, namely the one that most intervals hold.
+    """
+    matched = runs[runs["stopped_by"] == "match"]
+    if len(matched):
+        target = matched["match"].astype(str).mode().iloc[0]
+        equal = matched[matched["match"].astype(str) == target]
+        return equal, len(runs) - len(equal)
+    low, high = numbers(runs, "accuracy_low"), numbers(runs, "accuracy_high")
+    holds = [(low <= value) & (value <= high) for value in low[low.notna() & high.notna()]]
+    if not holds:
+        return runs.iloc[:0], len(runs)
+    most = max(holds, key=lambda held: int(held.sum()))
+    return runs[most], len(runs) - int(most.sum())
+
+
+def setting_of(row: dict[str, object], without: Sequence[str] = ()) -> str:
+    """All chosen settings of a run but seed, base and task, as one text that is equal for equal settings."""
+    left_out = set(without) | (_OF_ADAPTERS if row.get("method") == "full" else set())
+    chosen = {name: _plain(row.get(name)) for name in COMPARED if name not in left_out}
+    return json.dumps(chosen, sort_keys=True, default=str)
+
+
+def label_of(row: dict[str, object]) -> str:
+    """A run's method, rank, alpha and learning rate in words."""
+    method, rank = _text(row.get("method")), row.get("rank")
+    parts = [method or "?"]
+    if method != "full" and not _is_missing(rank):
+        parts += [f"r={float(str(rank)):g}", f"alpha={_short(row.get('alpha'))}"]
+    if not _is_missing(row.get("lr")):
+        parts.append(f"lr={float(str(row['lr'])):g}")
+    return " ".join(parts)
+
+
+def alpha_value(alpha: object, rank: object) -> float:
+    """Alpha as a number; "2r" is twice the rank. NaN where there is none."""
+    text = "" if _is_missing(alpha) else str(alpha).strip()
+    try:
+        return float(text[:-1] or 1) * float(str(rank)) if text.endswith("r") else float(text)
+    except ValueError:
+        return math.nan
+
+
+def numbers(frame: pd.DataFrame, column: str) -> pd.Series[float]:
+    """A column as numbers, missing where it holds none."""
+    return pd.to_numeric(frame[column], errors="coerce").astype(float)
+
+
+def seed_table(runs: pd.DataFrame, column: str, by: str = "setting") -> pd.DataFrame:
+    """A column's mean by seed (rows) and setting (columns)."""
+    values = pd.DataFrame(
+        {"seed": numbers(runs, "seed"), "by": runs[by].astype(str), "value": numbers(runs, column)}
+    )
+    return values.dropna().pivot_table(index="seed", columns="by", values="value", aggfunc="mean")
+
+
+def complete(table: pd.DataFrame) -> pd.DataFrame:
+    """The largest part of a table without gaps, so that no seed is compared by other settings than the next."""
+    parts = [table]
+    for least in sorted(set(table.notna().sum())):
+        part = table.loc[:, table.notna().sum() >= least].dropna()
+        parts.append(part)
+    return max(parts[1:], key=lambda part: part.size, default=table.dropna())
+
+
+def seeds_in(runs: pd.DataFrame) -> int:
+    """How many different seeds the runs have."""
+    return int(numbers(runs, "seed").nunique())
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, object]]:
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _plain(value: object) -> object:
+    if _is_missing(value):
+        return None
+    try:
+        return float(str(value))
+    except ValueError:
+        return str(value)
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def _text(value: object) -> str:
+    return "" if _is_missing(value) else str(value)
+
+
+def _short(value: object) -> str:
+    try:
+        return f"{float(str(value)):g}"
+    except ValueError:
+        return _text(value)

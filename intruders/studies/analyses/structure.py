@@ -1,0 +1,184 @@
+"""Do LoRA and full fine-tuning at equal score leave different spectra?"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ...evaluation.bootstrap import Interval
+from ..findings import Finding
+from ..results import Results
+from ..statistics import mean_interval
+from .runs import (
+    MEASURED_ALIKE,
+    Stratum,
+    at_equal_score,
+    complete,
+    finished,
+    numbers,
+    seed_table,
+    seeds_in,
+    strata,
+)
+from .words import effect, judged, left_out_said, missing, opening, said, seeds_said
+
+QUESTION = "Do LoRA and full fine-tuning at equal score leave different spectra?"
+CLAIM = "At equal task score, LoRA leaves intruder dimensions in the weights and full fine-tuning does not."
+NEEDED = (
+    "this needs finished, audited runs of `lora` and of `full` on one base and task that reached one score"
+)
+LIMITS = (
+    "Equal score is the match criterion on the validation split; test accuracies still differ a little, and "
+    "stand in the table.",
+    "The interval is over seeds of these settings. It says nothing of other tasks, bases or learning rates.",
+)
+EPSILONS = [round(0.05 * step, 2) for step in range(2, 19)]
+
+
+def analyse(results: Results) -> Finding:
+    """Intruders per 100 vectors of every LoRA setting minus those of full fine-tuning, paired by seed."""
+    verdicts, effects, rows, notes, of_runs = [], [], [], [], []
+    seeds = 0
+    for stratum in strata(finished(results.runs), MEASURED_ALIKE):
+        equal, left_out = at_equal_score(stratum.runs)
+        if left_out:
+            notes.append(f"{stratum.label}: {left_out_said(left_out, len(stratum.runs))}")
+        rows += _by_setting(stratum, equal)
+        of_runs.append(equal)
+        differences = complete(_against_full(equal))
+        if differences.empty:
+            continue
+        found = mean_interval(differences.mean(axis=1).to_numpy())
+        seeds = max(seeds, len(differences))
+        effects.append(effect(f"{stratum.label}: intruders per 100 vectors, LoRA minus full", found))
+        verdicts.append(
+            f"{stratum.label}: LoRA leaves {said(found)} intruders per 100 vectors more than full fine-tuning at equal "
+            f"score ({seeds_said(len(differences))})"
+        )
+    if not effects:
+        return missing("structure", QUESTION, CLAIM, NEEDED, notes)
+    shown = judged(effects, +1)
+    compared = pd.concat(of_runs)
+    return Finding(
+        name="structure",
+        question=QUESTION,
+        claim=CLAIM,
+        verdict=opening(shown, seeds) + "; ".join(verdicts),
+        shown=shown,
+        effects=effects,
+        seeds=seeds,
+        runs=len(compared),
+        tables={
+            "Intruders by setting": pd.DataFrame(rows),
+            "Intruders over epsilon": _over_epsilon(compared, results.vectors),
+            "Intruders over k": _over_k(compared, results.vectors),
+            "Similarity matrices": _examples(compared, results.matrices),
+        },
+        notes=[*notes, *LIMITS],
+    )
+
+
+def _against_full(equal: pd.DataFrame) -> pd.DataFrame:
+    """Seeds by LoRA settings: intruders per 100 vectors minus the mean of the full runs of that seed."""
+    lora = seed_table(equal[equal["method"] == "lora"], "per_100")
+    full = seed_table(equal[equal["method"] == "full"], "per_100").mean(axis=1)
+    return lora.sub(full, axis=0).dropna(how="all")
+
+
+def _by_setting(stratum: Stratum, equal: pd.DataFrame) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for _, runs in equal.groupby("setting"):
+        per_seed = seed_table(runs, "per_100").mean(axis=1)
+        share: Interval = mean_interval(per_seed.to_numpy())
+        first = runs.iloc[0]
+        rows.append(
+            {
+                "base": stratum.base,
+                "task": stratum.task,
+                "setting": first["label"],
+                "method": first["method"],
+                "rank": first["rank"] if first["method"] != "full" else None,
+                "seeds": seeds_in(runs),
+                "intruders_per_100_vectors": share.estimate,
+                "low": share.low,
+                "high": share.high,
+                "affected_matrices": numbers(runs, "affected_matrices").mean(),
+                "matrices": numbers(runs, "matrices").mean(),
+                "energy_share": numbers(runs, "intruder_energy_share").mean(),
+                "accuracy": numbers(runs, "accuracy").mean(),
+            }
+        )
+    return rows
+
+
+def _over_epsilon(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
+    """Intruders per 100 vectors at other epsilons: at least and at most, by the proved intervals of the cosines."""
+    rows = []
+    for (base, task, label), inside in _vectors_by_setting(runs, vectors):
+        lower, upper = numbers(inside, "max_cosine_lower"), numbers(inside, "max_cosine_upper")
+        for epsilon in EPSILONS:
+            rows.append(
+                {
+                    "base": base,
+                    "task": task,
+                    "setting": label,
+                    "epsilon": epsilon,
+                    "at_least_per_100": 100 * float((upper < epsilon).mean()),
+                    "at_most_per_100": 100 * float((lower < epsilon).mean()),
+                }
+            )
+    return pd.DataFrame(
+        rows, columns=["base", "task", "setting", "epsilon", "at_least_per_100", "at_most_per_100"]
+    )
+
+
+def _over_k(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
+    """Intruders among the k leading vectors, a matrix, at the audit's own epsilon."""
+    rows = []
+    for (base, task, label), inside in _vectors_by_setting(runs, vectors):
+        index, is_intruder = numbers(inside, "index"), inside["intruder"].astype(bool)
+        matrices = inside[["run_id", "name"]].drop_duplicates().shape[0]
+        for k in range(1, int(index.max()) + 2):
+            count = int((is_intruder & (index < k)).sum())
+            rows.append(
+                {
+                    "base": base,
+                    "task": task,
+                    "setting": label,
+                    "k": k,
+                    "intruders_per_matrix": count / matrices,
+                }
+            )
+    return pd.DataFrame(rows, columns=["base", "task", "setting", "k", "intruders_per_matrix"])
+
+
+def _vectors_by_setting(
+    runs: pd.DataFrame, vectors: pd.DataFrame
+) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
+    if vectors.empty or runs.empty:
+        return []
+    known = vectors.merge(runs[["run_id", "base", "task", "label"]], on="run_id")
+    return [
+        ((str(base), str(task), str(label)), group)
+        for (base, task, label), group in known.groupby(["base", "task", "label"])
+    ]
+
+
+def _examples(runs: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
+    """Whose similarity matrices are worth a look, by base and task: the LoRA matrix with the most intruders, and the
+    same one after full fine-tuning."""
+    columns = ["base", "task", "method", "setting", "run_id", "matrix", "intruders"]
+    rows: list[list[object]] = []
+    for (base, task), group in runs.groupby(["base", "task"]):
+        known = matrices.merge(group[["run_id", "method", "label"]], on="run_id")
+        lora = known[known["method"] == "lora"].sort_values(
+            ["intruders", "run_id", "name"], ascending=[False, True, True]
+        )
+        if lora.empty:
+            continue
+        worst = lora.iloc[0]
+        full = known[(known["method"] == "full") & (known["name"] == worst["name"])].sort_values("run_id")
+        for row in [worst, *[full.iloc[i] for i in range(min(1, len(full)))]]:
+            rows.append(
+                [base, task, row["method"], row["label"], row["run_id"], row["name"], row["intruders"]]
+            )
+    return pd.DataFrame(rows, columns=columns)

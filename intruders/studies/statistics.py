@@ -1,0 +1,165 @@
+"""The statistics of the analyses: intervals over seeds, over settings and over runs, honest in small samples.
+
+Every interval is at 95 %. Where there is nothing to take an interval over (one seed, one run, two settings), its
+ends are infinite: the estimate stands, and says nothing of what another seed would give.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats  # type: ignore[import-untyped]
+
+from ..evaluation.bootstrap import Interval
+
+Values = npt.ArrayLike
+LEVEL = 0.95
+
+
+def mean_interval(values: Values, *, level: float = LEVEL) -> Interval:
+    """Mean of independent values (one a seed) with Student's interval: mean +- t_{n-1} s / sqrt(n).
+
+    Values that are not finite are left out. NaN for none; infinite ends for one.
+    """
+    kept = _finite(values)
+    if len(kept) == 0:
+        return Interval(math.nan, -math.inf, math.inf)
+    mean = float(kept.mean())
+    if len(kept) == 1:
+        return Interval(mean, -math.inf, math.inf)
+    half = float(stats.t.ppf((1 + level) / 2, len(kept) - 1) * kept.std(ddof=1) / math.sqrt(len(kept)))
+    return Interval(mean, mean - half, mean + half)
+
+
+def spearman(x: Values, y: Values, groups: Sequence[Hashable], *, level: float = LEVEL) -> Interval:
+    """Spearman's rank correlation over runs, equal values sharing their ranks, with an interval over groups.
+
+    The correlation is over all runs. Runs that differ in the seed alone say little more of how settings compare
+    than one of them, so that the interval counts ``groups`` (the settings), not runs: Fisher's z with the variance
+    (1 + rho^2 / 2) / (g - 3) of Bonett and Wright (2000), g the number of different groups. Infinite ends for
+    g < 4, NaN where x or y has one value only.
+    """
+    (x, y), groups = _complete([x, y], groups)
+    return _fisher(_correlation(_ranks(x), _ranks(y)), len(set(groups)), 3, level)
+
+
+def partial_spearman(
+    x: Values, y: Values, control: Values, groups: Sequence[Hashable], *, level: float = LEVEL
+) -> Interval:
+    """Spearman's correlation of x and y with the ranks of ``control`` held fixed; interval as in :func:`spearman`.
+
+    The ranks of x and of y are regressed on those of z, and the residuals correlated, which is
+    (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2)). One degree of freedom less. NaN where z orders the runs
+    as x or y does, so that nothing is left of it.
+    """
+    columns, groups = _complete([x, y, control], groups)
+    ranks = [_ranks(values) for values in columns]
+    xy, xz, yz = (_correlation(ranks[a], ranks[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    left = (1 - xz**2) * (1 - yz**2)
+    estimate = (xy - xz * yz) / math.sqrt(left) if left > 1e-12 else math.nan
+    return _fisher(estimate, len(set(groups)), 4, level)
+
+
+def auc(positive: Values, negative: Values) -> float:
+    """P(a positive's score is above a negative's), ties counting half: the Mann-Whitney U over both counts."""
+    positive, negative = _finite(positive), _finite(negative)
+    if len(positive) == 0 or len(negative) == 0:
+        return math.nan
+    ranks = _ranks(np.concatenate([positive, negative]))
+    p, n = len(positive), len(negative)
+    return float((ranks[:p].sum() - p * (p + 1) / 2) / (p * n))
+
+
+def auc_interval(
+    scores: Values, is_positive: Sequence[bool], groups: Sequence[Hashable], *, level: float = LEVEL
+) -> Interval:
+    """:func:`auc` of matrices with an interval over the runs that they are of.
+
+    Newcombe's (2006) score interval: all theta with |A - theta| <= t sqrt(d V(theta)), where for p positives and
+    n negatives, with h = (p + n) / 2 - 1,
+
+        V(theta) = theta (1 - theta) (1 + h (1 - theta) / (2 - theta) + h theta / (1 + theta)) / (p n),
+
+    so that a perfect separation of few matrices does not pass for a certain one. Matrices of a run are not
+    independent: d >= 1 is by how much the jackknife variance over runs exceeds V(A), and t has (runs - 1) degrees of
+    freedom. Infinite ends for one run.
+    """
+    (values, positive), groups = _complete([scores, np.asarray(is_positive, dtype=np.float64)], groups)
+    is_high = positive > 0
+    estimate = auc(values[is_high], values[~is_high])
+    labels = list(dict.fromkeys(groups))
+    if math.isnan(estimate) or len(labels) < 2:
+        return Interval(estimate, -math.inf, math.inf)
+    of = np.array([labels.index(group) for group in groups])
+    without = [
+        auc(values[is_high & (of != left_out)], values[~is_high & (of != left_out)])
+        for left_out in range(len(labels))
+    ]
+    known = np.array([estimate if math.isnan(value) else value for value in without])
+    runs = len(labels)
+    jackknife = (runs - 1) / runs * float(((known - known.mean()) ** 2).sum())
+    p, n = int(is_high.sum()), int((~is_high).sum())
+    alone = float(_auc_variance(np.array(estimate), p, n))
+    effect = max(1.0, jackknife / alone) if alone > 0 else 1.0
+    t = float(stats.t.ppf((1 + level) / 2, runs - 1))
+    theta = np.linspace(0, 1, 2001)
+    inside = theta[np.abs(estimate - theta) <= t * np.sqrt(effect * _auc_variance(theta, p, n))]
+    return Interval(estimate, min(estimate, float(inside.min())), max(estimate, float(inside.max())))
+
+
+def slope(x: Values, y: Values) -> float:
+    """Least-squares slope of y on x; NaN with fewer than two different x."""
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    kept = np.isfinite(x) & np.isfinite(y)
+    x, y = x[kept], y[kept]
+    if len(np.unique(x)) < 2:
+        return math.nan
+    centred = x - x.mean()
+    return float((centred * y).sum() / (centred**2).sum())
+
+
+def _auc_variance(theta: npt.NDArray[np.float64], p: int, n: int) -> npt.NDArray[np.float64]:
+    h = (p + n) / 2 - 1
+    spread = 1 + h * (1 - theta) / (2 - theta) + h * theta / (1 + theta)
+    return np.asarray(theta * (1 - theta) * spread / (p * n))
+
+
+def _fisher(estimate: float, groups: int, lost: int, level: float) -> Interval:
+    """Interval on Fisher's scale with ``groups - lost`` degrees of freedom."""
+    if math.isnan(estimate) or groups <= lost:
+        return Interval(estimate, -math.inf, math.inf)
+    # Four settings in perfect order are no certainty: half of the step to the next value that so few can take.
+    most = 1 - 6 / (groups * (groups**2 - 1))
+    inner = max(-most, min(most, estimate))
+    half = float(stats.norm.ppf((1 + level) / 2)) * math.sqrt((1 + inner**2 / 2) / (groups - lost))
+    low, high = math.tanh(math.atanh(inner) - half), math.tanh(math.atanh(inner) + half)
+    return Interval(estimate, min(estimate, low), max(estimate, high))
+
+
+def _correlation(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    x, y = x - x.mean() if len(x) else x, y - y.mean() if len(y) else y
+    scale = math.sqrt(float((x**2).sum()) * float((y**2).sum()))
+    return float((x * y).sum()) / scale if scale > 0 else math.nan
+
+
+def _ranks(values: Values) -> npt.NDArray[np.float64]:
+    return np.asarray(stats.rankdata(values), dtype=np.float64)
+
+
+def _finite(values: Values) -> npt.NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    return array[np.isfinite(array)]
+
+
+def _complete(
+    columns: Sequence[Values], groups: Sequence[Hashable]
+) -> tuple[list[npt.NDArray[np.float64]], list[Hashable]]:
+    """The rows in which every column is a finite number."""
+    arrays = [np.asarray(column, dtype=np.float64) for column in columns]
+    kept = np.logical_and.reduce([np.isfinite(array) for array in arrays])
+    return [array[kept] for array in arrays], [
+        group for group, keep in zip(groups, kept, strict=True) if keep
+    ]
