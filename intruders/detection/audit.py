@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from collections.abc import Callable, Sequence
 
 from ..checkpoints.open import Source
-from ..checkpoints.pairing import LoadedPair, MatrixPair, Skipped, open_pair, pair
-from ..errors import NonFiniteError
+from ..checkpoints.pairing import MatrixPair, open_pair, pair
 from .cache import BaseCache, CacheError, DiskCache, content_key
 from .detect import Detection, detect
+from .groups import Group, is_small_group, load_groups
 from .known import KnownBase
 from .schedule import prefetched, run_side_by_side
 from .settings import check_epsilon, check_k, check_workers, choose_device
-from .stack import Stack
 from .table import Audit, Matrix, UpdateSize, Vector
-
-# Equal-shaped matrices are judged together up to this many bytes, so that the calls do not dominate small ones. Larger
-# stacks leave the processor's cache between two products, which costs more than the calls.
-STACK_BYTES = 2 * 2**20
-# Stacks up to this size are judged by several threads at once; larger matrices keep all cores busy one by one.
-SHARED_BYTES = 24 * 2**20
 
 Progress = Callable[[int, int, int], None]
 
@@ -148,110 +137,6 @@ def judge_group(group: Group, k: int, epsilon: float, exact: bool, store: BaseCa
         for index, key in enumerate(keys):
             store.put(key, learnt.member(index))
     return found
-
-
-@dataclass(frozen=True)
-class Group:
-    """Matrices to be judged together, and what each was divided by."""
-
-    pairs: list[MatrixPair]
-    stack: Stack
-    scales: list[float]
-
-
-def is_small_group(group: Group) -> bool:
-    return group.stack.base.nbytes <= SHARED_BYTES and group.stack.base.is_cpu
-
-
-def load_groups(
-    pairs: Sequence[MatrixPair], device: torch.device, skip_non_finite: bool, left_out: list[Skipped]
-) -> Iterator[Group]:
-    """Loads matrices one by one and hands them on in stacks of equal shape, kind of update and dtype.
-
-    What turns out not to be one for the audit is added to ``left_out``.
-    """
-    waiting: dict[object, list[tuple[MatrixPair, LoadedPair]]] = {}
-    for matrix in pairs:
-        loaded = matrix.load()
-        if loaded is None:
-            left_out.append(Skipped(matrix.name, "unchanged"))
-            continue
-        if min(matrix.shape) == 0:
-            left_out.append(Skipped(matrix.name, f"empty: shape {matrix.shape}"))
-            continue
-        wide = _widened(loaded, device)
-        side = _non_finite_side(wide)
-        if side is not None:
-            if not skip_non_finite:
-                raise NonFiniteError(
-                    f"'{matrix.name}' holds NaN or infinity in the {side}, so it has no singular vectors; "
-                    "mend the checkpoint, or leave such matrices out with --skip-non-finite"
-                )
-            left_out.append(Skipped(matrix.name, f"NaN or infinity in the {side}"))
-            continue
-        rank = None if wide.left is None else wide.left.shape[1]
-        key = (matrix.shape, rank, wide.base.dtype)
-        group = waiting.setdefault(key, [])
-        group.append((matrix, wide))
-        if (len(group) + 1) * wide.base.nbytes > STACK_BYTES:
-            yield _grouped(waiting.pop(key))
-    for group in waiting.values():
-        yield _grouped(group)
-
-
-def _widened(loaded: LoadedPair, device: torch.device) -> LoadedPair:
-    """The same pair in single precision, or in double where a side came in double."""
-    parts = (loaded.base, loaded.tuned, loaded.left, loaded.right)
-    double = any(part is not None and part.dtype == torch.float64 for part in parts)
-    dtype = torch.float64 if double else torch.float32
-
-    def moved(part: Tensor | None) -> Tensor | None:
-        return None if part is None else part.to(device, dtype)
-
-    return LoadedPair(
-        loaded.base.to(device, dtype), moved(loaded.tuned), moved(loaded.left), moved(loaded.right)
-    )
-
-
-def _non_finite_side(loaded: LoadedPair) -> str | None:
-    if not _is_finite(loaded.base):
-        return "base"
-    rest = (loaded.tuned, loaded.left, loaded.right)
-    return None if all(part is None or _is_finite(part) for part in rest) else "tuned model"
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    # One pass without a temporary; NaN survives both minimum and maximum.
-    return tensor.numel() == 0 or all(bool(end.isfinite()) for end in torch.aminmax(tensor))
-
-
-def _grouped(members: list[tuple[MatrixPair, LoadedPair]]) -> Group:
-    scales = [_scale(loaded) for _, loaded in members]
-    parts: list[Tensor | None] = []
-    for name in ("base", "tuned", "left", "right"):
-        tensors = [getattr(loaded, name) for _, loaded in members]
-        if tensors[0] is None:
-            parts.append(None)
-            continue
-        if name != "right":
-            tensors = [t if s == 1.0 else t / s for t, s in zip(tensors, scales, strict=True)]
-        parts.append(tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors))
-    base, tuned, left, right = parts
-    assert base is not None
-    return Group([matrix for matrix, _ in members], Stack(base, tuned, left, right), scales)
-
-
-def _scale(loaded: LoadedPair) -> float:
-    """A power of two to divide by, so that squares neither overflow nor vanish.
-
-    1 for weights of common size.
-    """
-    largest = float(loaded.base.abs().amax())
-    if loaded.tuned is not None:
-        largest = max(largest, float(loaded.tuned.abs().amax()))
-    if largest == 0 or 2.0**-20 <= largest <= 2.0**20:
-        return 1.0
-    return float(2.0 ** torch.frexp(torch.tensor(largest, dtype=torch.float64)).exponent.item())
 
 
 def _record(matrix: MatrixPair, found: Detection, index: int, scale: float) -> Matrix:

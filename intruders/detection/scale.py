@@ -22,8 +22,9 @@ from ..checkpoints.open import Source
 from ..checkpoints.pairing import open_pair, pair
 from ..errors import SettingError
 from ..version import __version__
-from .audit import Group, is_small_group, judge_group, load_groups
+from .audit import judge_group
 from .cache import BaseCache, DiskCache, MemoryCache, content_key
+from .groups import Group, is_small_group, load_groups
 from .known import KnownBase
 from .projection import Projection, project
 from .schedule import prefetched, run_side_by_side

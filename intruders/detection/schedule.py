@@ -11,6 +11,9 @@ from typing import TypeVar
 
 import torch
 
+# Seconds that the last item may take to read, once nobody waits for it.
+_LAST_ITEM = 10.0
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -41,7 +44,8 @@ def prefetched(items: Iterable[Item], ahead: int = 1) -> Iterator[Item]:
         except BaseException as error:
             offer("error", error)
 
-    threading.Thread(target=produce, daemon=True, name="reader").start()
+    reader = threading.Thread(target=produce, daemon=True, name="reader")
+    reader.start()
     try:
         while True:
             kind, value = ready.get()
@@ -52,6 +56,8 @@ def prefetched(items: Iterable[Item], ahead: int = 1) -> Iterator[Item]:
             yield value  # type: ignore[misc]
     finally:
         stopped.set()
+        # A thread that is inside torch when the interpreter ends (Ctrl-C) takes the process down with it.
+        reader.join(_LAST_ITEM)
 
 
 def run_side_by_side(

@@ -161,7 +161,8 @@ def test_ctrl_c_ends_an_audit_at_once(shared_bytes: int) -> None:
         f"""
         import torch
         import intruders.detection.audit as room
-        room.SHARED_BYTES = {shared_bytes}
+        import intruders.detection.groups
+        intruders.detection.groups.SHARED_BYTES = {shared_bytes}
         torch.manual_seed(0)
         base = {{f"layers.{{i}}.weight": torch.randn(300, 300) for i in range(300)}}
         tuned = {{name: matrix + 0.01 * torch.randn_like(matrix) for name, matrix in base.items()}}
