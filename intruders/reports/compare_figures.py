@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from ..detection.places import places
 from ..detection.table import Audit
 from .compare import Shared
 from .drawing import DASHES, LINES, Drawing, new_figure, styled
 from .figures import EPSILONS, similarity_data, similarity_image
-from .places import places
 from .text import number, plural, shorten
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ..detection.places import places
 from ..detection.table import Audit, Matrix
 from .drawing import BASE, COSINES, COUNTS, INTRUDER, OPEN, Drawing, new_figure, styled
-from .places import places
 from .summary import worst
 from .text import shorten
 

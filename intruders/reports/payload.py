@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..detection.places import Place, places
 from ..detection.serialize import CERTIFICATES
 from ..detection.table import Audit, Matrix
-from .places import Place, places
 from .summary import relative_update
 
 

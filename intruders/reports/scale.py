@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
+from ..detection.places import places
 from ..detection.scale import CriticalScales, MatrixScale
-from .places import places
 from .text import duration, number, percent, plural, shorten
 
 _AXIS = 28

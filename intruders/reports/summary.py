@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from ..detection.places import places
 from ..detection.table import Audit, Matrix, energy_share
-from .places import places
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
+from ..detection.places import Place, places
 from ..detection.table import Audit, Matrix
-from .places import Place, places
 from .summary import (
     KindSummary,
     LayerStrip,
