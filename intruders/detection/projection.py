@@ -2,98 +2,137 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..linalg.krylov import BLOCK, STRIDE, Triplets, converge
-from ..linalg.operators import Dense, Operator
+from ..linalg.krylov import BLOCK, Triplets
+from ..linalg.operators import Dense
 from ..linalg.orthonormal import orthonormalize
 from ..linalg.threshold import sampled_spectra, spiked_threshold
 from .known import KnownBase
 from .stack import Stack
 from .update import measure_update
 
-# Leading directions of the update that are followed.
+# Leading directions of the update that are followed, and rows that their powers may take.
 _DIRECTIONS = 4
-_ANGLE, _ROUNDS = 0.2, 8
+_FURTHER_ROWS = 10
+_LEAST_POWERS = 2
 
 
 @dataclass(frozen=True)
 class Projection:
-    """``W0 + s D`` between two orthonormal bases, the first rows of which are the base's leading singular vectors."""
+    """``W W^T`` of ``W = W0 + s D`` on a subspace: ``base + s cross + s^2 update``.
 
-    base: Tensor  # (a, c), double
-    update: Tensor  # (a, c)
-    shown: int  # the first so many left rows are base vectors x_i
+    The basis is that of the Ritz vectors of W0, so that ``base`` is diagonal and coordinates are cosines with them.
+    """
+
+    base: Tensor  # (a, a), double
+    cross: Tensor  # (a, a)
+    update: Tensor  # (a, a)
+    shown: int  # the first so many Ritz vectors are taken for base vectors x_i
     k: int
     epsilon: float
-    predicted: float  # critical scale by the spiked threshold
+    predicted: float  # critical scale by the spiked threshold; infinite where it names none
+    centre: float  # where to search: the prediction, or where the update is as large as the base
+
+    def cosines(self, scales: Tensor, shown: int | None = None) -> Tensor:
+        """For every scale the largest cosine of each of the k leading left vectors with the vectors shown; (g, k)."""
+        s = scales.to(self.base)[:, None, None]
+        _, vectors = torch.linalg.eigh(self.base + s * self.cross + s * s * self.update)
+        leading = vectors.mT.flip(-2)[:, : self.k]  # (g, k, a)
+        cosines: Tensor = leading[..., : self.shown if shown is None else shown].abs().amax(-1)
+        return cosines
 
     def counts(self, scales: Tensor) -> Tensor:
         """For every scale how many of the k leading left vectors resemble none of the base vectors shown; ``(g,)``."""
-        core = self.base + scales[:, None, None] * self.update  # (g, a, c)
-        if core.shape[-2] > core.shape[-1]:
-            vectors = torch.linalg.svd(core, full_matrices=False)[0].mT
-        else:
-            vectors = torch.linalg.eigh(core @ core.mT)[1].mT.flip(-2)
-        cosines = vectors[:, : self.k, : self.shown].abs().amax(-1)  # (g, k)
-        count: Tensor = (cosines < self.epsilon).sum(-1)
+        count: Tensor = (self.cosines(scales) < self.epsilon).sum(-1)
         return count
+
+    def least_cosine(self, scales: Tensor, is_strict: bool) -> Tensor:
+        """For every scale the least of the k cosines; ``(g,)``.
+
+        ``is_strict`` takes them with all Ritz vectors. One that has not converged stands for several base vectors, so
+        that these cosines are rather too large, where those with the leading vectors alone are rather too small.
+        """
+        least: Tensor = self.cosines(scales, self.base.shape[-1] if is_strict else None).amin(-1)
+        return least
 
 
 def project(stack: Stack, known: KnownBase, k: int, epsilon: float) -> list[Projection]:
     """The projections of a stack of matrices, from what an audit has learnt of their bases.
 
-    The bases hold the leading vectors of W0, the leading directions u, v of D, and W0 v, W0^T u and one more product of
-    each, of which a vector that D brings into the lead is made to second order.
+    The subspace holds the leading vectors of W0, the leading directions u of D, W0 v, and some powers of W0 W0^T on
+    both: a vector that D brings into the lead is ``(z^2 - W0 W0^T)^-1 (z a u + b W0 v)``, summed over its directions.
     """
     _, m, n = stack.base.shape
     k = min(k, m, n)
     operator = Dense(stack.base)
-    leading = _leading(operator, known, min(2 * k + 4, m, n))
     update = measure_update(stack, k)
-    d = min(_DIRECTIONS, update.left.shape[-2])
-    u, v = update.left[:, :d], update.right[:, :d]
-    forward, backward = operator.apply(v), operator.apply_transpose(u)  # W0 v, W0^T u
-    room = min(m, n) - leading.left.shape[-2]
-    further_left = torch.cat([u, forward, operator.apply(backward)], -2)[:, :room]
-    further_right = torch.cat([v, backward, operator.apply_transpose(forward)], -2)[:, :room]
-    left = _extended(leading.left, further_left)
-    right = _extended(leading.right, further_right)
-    base = (operator.apply_transpose(left) @ right.mT).double()
-    change = (_times_update(stack, left) @ right.mT).double()
+    left = _subspace(operator, known.left[:, : min(2 * k + 4 + BLOCK, m, n)], update.left, update.right)
+    products = operator.apply_transpose(left).double()  # (batch, a, n): left W0
+    change, right = _times_update(stack, left)  # left D = change @ right
+    squares, vectors = torch.linalg.eigh(products @ products.mT)
+    turn = vectors.mT.flip(-2)  # (batch, a, a): rows are the Ritz vectors
+    products, change = turn @ products, turn @ change
+    mixed = (products @ right.mT) @ change.mT
+    own = change @ (right @ right.mT) @ change.mT
+    shown = min(2 * k + 4, m, n)
+    values = squares.flip(-1)[:, :shown].clamp_min(0).sqrt()
+    leading = _leading(values, (turn[:, :shown] @ left.double()), products[:, :shown], operator.dtype)
     spectra = sampled_spectra(operator, leading)
-    return [
-        Projection(
-            base[i],
-            change[i],
-            leading.left.shape[-2],
-            k,
-            epsilon,
-            spiked_threshold(spectra[i], k, epsilon) / float(update.spectral[i]),
+    projections = []
+    for i in range(len(left)):
+        spectral = float(update.spectral[i])
+        predicted = spiked_threshold(spectra[i], k, epsilon) / spectral if spectral > 0 else math.inf
+        projections.append(
+            Projection(
+                base=products[i] @ products[i].mT,
+                cross=mixed[i] + mixed[i].mT,
+                update=own[i],
+                shown=shown,
+                k=k,
+                epsilon=epsilon,
+                predicted=predicted,
+                centre=_centre(predicted, float(values[i, 0]), spectral),
+            )
         )
-        for i in range(len(base))
-    ]
+    return projections
 
 
-def _leading(operator: Operator, known: KnownBase, count: int) -> Triplets:
-    if not known.is_complete:
-        return converge(known.space(operator, 4 * BLOCK * STRIDE), count, count, _ANGLE, _ROUNDS)
-    left, values = known.left[:, :count], known.values[:, :count].to(operator.dtype)
-    right = orthonormalize(operator.apply_transpose(left))
-    exact = torch.zeros_like(values)
-    return Triplets(values, left, right, exact, exact)
+def _centre(predicted: float, first_value: float, spectral: float) -> float:
+    if 0 < predicted < math.inf:
+        return predicted
+    return first_value / spectral if min(first_value, spectral) > 0 else 1.0
 
 
-def _extended(rows: Tensor, further: Tensor) -> Tensor:
-    return rows if further.shape[-2] == 0 else torch.cat([rows, orthonormalize(further, rows)], -2)
+def _subspace(operator: Dense, leading: Tensor, update_left: Tensor, update_right: Tensor) -> Tensor:
+    """Orthonormal rows ``(batch, a, m)``: leading left vectors of W0, and Krylov blocks from the update's."""
+    d = min(_DIRECTIONS, update_left.shape[-2])
+    rows = leading
+    block = torch.cat([update_left[:, :d], operator.apply(update_right[:, :d])], -2)
+    for _ in range(1 + max(_LEAST_POWERS, _FURTHER_ROWS // (2 * d) - 1)):
+        block = block[:, : rows.shape[-1] - rows.shape[-2]]
+        if block.shape[-2] == 0:
+            break
+        block = orthonormalize(block, rows)
+        rows = torch.cat([rows, block], -2)
+        block = operator.apply(operator.apply_transpose(block))
+    return rows
 
 
-def _times_update(stack: Stack, rows: Tensor) -> Tensor:
-    """``rows @ D``."""
+def _times_update(stack: Stack, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """``rows @ D`` as two factors, in double precision."""
     if stack.left is not None and stack.right is not None:
-        return (rows @ stack.left) @ stack.right
+        return (rows @ stack.left).double(), stack.right.double()
     assert stack.tuned is not None
-    return rows @ (stack.tuned - stack.base)
+    whole = (rows @ (stack.tuned - stack.base)).double()
+    return torch.eye(rows.shape[-2], dtype=whole.dtype, device=whole.device).expand(len(rows), -1, -1), whole
+
+
+def _leading(values: Tensor, left: Tensor, products: Tensor, dtype: torch.dtype) -> Triplets:
+    right = products / values.unsqueeze(-1).clamp_min(torch.finfo(torch.float64).tiny)
+    unknown = torch.zeros_like(values).to(dtype)
+    return Triplets(values.to(dtype), left.to(dtype), right.to(dtype), unknown, unknown)

@@ -1,9 +1,9 @@
 """The critical scale: how far an update can be turned up before it leaves an intruder dimension.
 
 Along W(s) = W0 + s (W - W0), the critical scale of a matrix is the smallest s > 0 at which one of the k leading left
-singular vectors of W(s) is an intruder. It is looked for on a small projection of the matrix, where every further
-scale costs next to nothing, and what is found there is then decided by the audit's own certificates just below and
-just above; where they disagree with the projection, the search goes on with them alone.
+singular vectors of W(s) is an intruder. It is looked for on a small projection of the matrix (38 rows for a rank-1
+adapter), where every further scale costs next to nothing. Where the projection leaves open whether a vector resembles a
+base vector that it does not hold, the audit's certificates decide. The model's answer is audited at its very scale.
 """
 
 from __future__ import annotations
@@ -24,24 +24,19 @@ from ..errors import SettingError
 from ..version import __version__
 from .audit import judge_group
 from .cache import BaseCache, DiskCache, MemoryCache, content_key
+from .detect import Detection
 from .groups import Group, is_small_group, load_groups
 from .known import KnownBase
 from .projection import Projection, project
+from .scan import Window, first_window, largest_scale, search_end
 from .schedule import prefetched, run_side_by_side
 from .settings import check_epsilon, check_k, check_workers, choose_device
 from .stack import Stack
 
 Result = TypeVar("Result")
 SCHEMA = 1
-# A measured scale is right to this share: below it by so much there is no intruder, above it there is.
-SLACK = 0.05
-# How far a search goes, in octaves from the predicted scale, and its steps an octave: counts go up and down with the
-# scale, as a vector passes base vectors, and windows with an intruder of 5 % are common.
-_OCTAVES = (-5, 6)
-_STEPS = 24
-_STEP = 2.0 ** (1 / _STEPS)
-_BISECTIONS = 6
-_MOST_REPAIRS = 24
+# The model's answer keeps this distance below the first scale with an intruder too many.
+SLACK = 0.01
 
 Progress = Callable[[str, int, int], None]
 
@@ -53,12 +48,17 @@ class MatrixScale:
     name: str
     shape: tuple[int, int]
     measured: float  # infinite where there is no intruder up to ``searched``
-    predicted: float  # theta / sigma_1(D), theta from the spectrum of W0 alone
+    predicted: float  # theta / sigma_1(D), theta from the spectrum of W0 alone; infinite where there is none
     searched: float
 
     def as_dict(self) -> dict[str, Any]:
-        measured = self.measured if math.isfinite(self.measured) else None
-        return {**self.__dict__, "shape": list(self.shape), "measured": measured}
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "measured": _finite(self.measured),
+            "predicted": _finite(self.predicted),
+            "searched": self.searched,
+        }
 
 
 @dataclass(frozen=True)
@@ -94,19 +94,16 @@ class CriticalScales:
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values; null for an infinite or undefined number."""
 
-        def number(value: float) -> float | None:
-            return value if math.isfinite(value) else None
-
         return {
             "schema": SCHEMA,
             "intruders_version": __version__,
             "base": {"source": self.base_source},
             "tuned": {"source": self.tuned_source},
             "settings": {"k": self.k, "epsilon": self.epsilon, "target": self.target},
-            "largest_scale": number(self.largest),
+            "largest_scale": _finite(self.largest),
             "intruders_at_largest_scale": self.intruders_at_largest,
-            "within_factor_two": number(self.within_factor_two),
-            "rank_correlation": number(self.rank_correlation),
+            "within_factor_two": _finite(self.within_factor_two),
+            "rank_correlation": _finite(self.rank_correlation),
             "seconds": self.seconds,
             "matrices": [matrix.as_dict() for matrix in self.matrices],
         }
@@ -138,8 +135,8 @@ def critical_scales(
 
     For an adapter s is a multiple of its scale; for a full fine-tuning it runs along W0 + s (W - W0), as weight
     interpolation does (WiSE-FT; Wortsman et al. 2022). The prediction is ``theta / sigma_1(D)``, with theta of
-    :mod:`intruders.linalg.threshold`. Scales are looked at in steps of 2^(1/24), 3 %: where a count goes up and down, a
-    window of intruders narrower than that may be missed.
+    :mod:`intruders.linalg.threshold`. Scales are looked at in steps of 1 % once one of the k leading vectors leans away
+    from the base's (:mod:`intruders.detection.scan`): counts go up and down, and a narrower window may be missed.
 
     Args:
       base: as in :func:`intruders.audit`, like what is not listed here.
@@ -179,7 +176,7 @@ def critical_scales(
         projections += projected
         found |= {scale.name: scale for scale in scales}
     matrices = [found[matrix.name] for matrix in pairing.pairs if matrix.name in found]
-    largest = _largest_scale(projections, matrices, target)
+    largest = largest_scale(projections, [matrix.measured for matrix in matrices], target, SLACK)
     while (count := sum(each("check", partial(search.total, scale=largest)))) > target:
         largest *= 1 - SLACK
     return CriticalScales(
@@ -197,39 +194,49 @@ def critical_scales(
 
 @dataclass(frozen=True)
 class _Search:
-    """The audit's decisions at other scales of the updates."""
+    """The scales of groups of matrices, and the audit's decisions at them."""
 
     k: int
     epsilon: float
     store: BaseCache
 
-    def counts(self, group: Group, scales: Sequence[float]) -> list[int]:
-        """Intruders of every matrix of a group, each at its own scale, by the audit's certificates."""
-        detection = judge_group(_at(group, scales), self.k, self.epsilon, False, self.store)
-        return [int(row.sum()) for row in detection.intruder]
-
-    def total(self, group: Group, scale: float) -> int:
-        """Intruders of a whole group at one scale."""
-        return sum(self.counts(group, [scale] * len(group.pairs)))
-
     def measured(self, group: Group) -> tuple[list[MatrixScale], list[Projection]]:
         """The scales of every matrix of a group, and the projections they were looked for on."""
         projections = project(group.stack, self._known(group), self.k, self.epsilon)
-        found = [_first_on_projection(projection) for projection in projections]
-        below = self.counts(group, [window.start * (1 - SLACK) for window in found])
-        above = self.counts(group, [window.inside for window in found])
-        measured = []
-        for i, window in enumerate(found):
-            scale = window.start
-            if below[i] > 0 or (window.is_there and above[i] == 0):
-                scale = self._repaired(group, i, window, below[i] > 0)
-            elif above[i] == 0:
-                scale = math.inf
-            pair, predicted = group.pairs[i], projections[i].predicted
-            measured.append(
-                MatrixScale(pair.name, pair.shape, scale, predicted, predicted * 2.0 ** _OCTAVES[1])
+        found = [first_window(projection) for projection in projections]
+        doubtful = [i for i, window in enumerate(found) if window is not None and not window.is_sure]
+        for i, count in zip(doubtful, self._counts(group, found, doubtful), strict=True):
+            window = found[i]
+            assert window is not None
+            if count == 0:
+                found[i] = first_window(projections[i], window.inside, is_strict=True)
+        scales = [
+            MatrixScale(
+                name=pair.name,
+                shape=pair.shape,
+                measured=math.inf if window is None else window.start,
+                predicted=projection.predicted,
+                searched=search_end(projection),
             )
-        return measured, projections
+            for pair, window, projection in zip(group.pairs, found, projections, strict=True)
+        ]
+        return scales, projections
+
+    def total(self, group: Group, scale: float) -> int:
+        """Intruders of a whole group at one scale, by the audit's certificates."""
+        return int(self._judged(_at(group, [scale] * len(group.pairs))).intruder.sum())
+
+    def _counts(self, group: Group, windows: Sequence[Window | None], chosen: Sequence[int]) -> list[int]:
+        """Intruders of the chosen matrices, each inside its own window, by the audit's certificates."""
+        if not chosen:
+            return []
+        part = Group(
+            [group.pairs[i] for i in chosen],
+            group.stack.select(torch.tensor(chosen, device=group.stack.base.device)),
+            [group.scales[i] for i in chosen],
+        )
+        inside = [window.inside for i in chosen if (window := windows[i]) is not None]
+        return [int(row.sum()) for row in self._judged(_at(part, inside)).intruder]
 
     def _known(self, group: Group) -> KnownBase:
         """What an audit learns of the bases: kept from an earlier one, or learnt by one of the bases unchanged."""
@@ -237,37 +244,12 @@ class _Search:
         present = [entry for entry in entries if entry is not None]
         if len(present) == len(entries):
             return KnownBase.joined(present, group.stack.base.device)
-        known = judge_group(
-            _at(group, [0.0] * len(group.pairs)), self.k, self.epsilon, False, self.store
-        ).known
+        known = self._judged(_at(group, [0.0] * len(group.pairs))).known
         assert known is not None
         return known
 
-    def _repaired(self, group: Group, index: int, window: _Window, is_lower: bool) -> float:
-        """The critical scale by the audit's decisions alone, from a start that was found wrong."""
-        one = Group([group.pairs[index]], group.stack.select(torch.tensor([index])), [group.scales[index]])
-        low, high = window.start * (1 - SLACK), window.inside
-        for _ in range(_MOST_REPAIRS):
-            if is_lower:
-                low, high = low * (1 - SLACK), low
-                if self.counts(one, [low])[0] == 0:
-                    break
-            else:
-                low, high = high, high * (1 + SLACK)
-                if self.counts(one, [high])[0] > 0:
-                    break
-        else:
-            return low if is_lower else math.inf
-        return math.sqrt(low * high)
-
-
-@dataclass(frozen=True)
-class _Window:
-    """The first scales with an intruder: from ``start`` on, and at ``inside`` surely; or where the search ended."""
-
-    start: float
-    inside: float
-    is_there: bool
+    def _judged(self, group: Group) -> Detection:
+        return judge_group(group, self.k, self.epsilon, False, self.store)
 
 
 def _at(group: Group, scales: Sequence[float]) -> Group:
@@ -282,55 +264,8 @@ def _at(group: Group, scales: Sequence[float]) -> Group:
     return Group(group.pairs, scaled, group.scales)
 
 
-def _first_on_projection(projection: Projection) -> _Window:
-    """The first window of intruders that the projection shows."""
-
-    def has(scales: Sequence[float] | Tensor) -> list[bool]:
-        counts = projection.counts(
-            torch.as_tensor(scales, dtype=torch.float64, device=projection.base.device)
-        )
-        return [count > 0 for count in counts.tolist()]
-
-    for octave in range(*_OCTAVES):
-        grid = projection.predicted * 2.0**octave * _STEP ** torch.arange(_STEPS, dtype=torch.float64)
-        there = has(grid)
-        if True not in there:
-            continue
-        high = float(grid[there.index(True)])
-        low = high / _STEP
-        for _ in range(_BISECTIONS):
-            middle = math.sqrt(low * high)
-            low, high = (low, middle) if has([middle])[0] else (middle, high)
-        steps = [1 + SLACK * part / 4 for part in range(5)]
-        goes_on = has([high * step for step in steps])
-        ends = steps[-1] if all(goes_on) else steps[max(0, goes_on.index(False) - 1)] ** 0.5
-        return _Window(high, high * ends, True)
-    most = projection.predicted * 2.0 ** _OCTAVES[1]
-    return _Window(most, most, False)
-
-
-def _largest_scale(projections: Sequence[Projection], matrices: Sequence[MatrixScale], target: int) -> float:
-    """The largest scale with at most ``target`` intruders as far as the projections tell; the search's end at most."""
-    first = min((matrix.measured for matrix in matrices), default=math.inf)
-    end = min((matrix.searched for matrix in matrices), default=math.inf)
-    if not math.isfinite(first) or first > end:
-        return end
-    first *= 1 - SLACK
-    if target == 0:
-        return first
-
-    def exceeds(scale: float) -> bool:
-        at = torch.tensor([scale], dtype=torch.float64)
-        return sum(int(projection.counts(at)[0]) for projection in projections) > target
-
-    low = first
-    while low < end and not exceeds(low * _STEP**0.5):
-        low *= _STEP**0.5
-    high = low * _STEP**0.5
-    for _ in range(_BISECTIONS):
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if exceeds(middle) else (middle, high)
-    return min(low, end)
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _ranks(values: Sequence[float]) -> Tensor:
