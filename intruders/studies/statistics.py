@@ -112,13 +112,11 @@ def auc_interval(
 
 def slope(x: Values, y: Values) -> float:
     """Least-squares slope of y on x; NaN with fewer than two different x."""
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    kept = np.isfinite(x) & np.isfinite(y)
-    x, y = x[kept], y[kept]
-    if len(np.unique(x)) < 2:
+    (across, up), _ = _complete([x, y], range(np.size(x)))
+    if len(np.unique(across)) < 2:
         return math.nan
-    centred = x - x.mean()
-    return float((centred * y).sum() / (centred**2).sum())
+    centred = across - across.mean()
+    return float((centred * up).sum() / (centred**2).sum())
 
 
 def _auc_variance(theta: npt.NDArray[np.float64], p: int, n: int) -> npt.NDArray[np.float64]:
@@ -140,7 +138,9 @@ def _fisher(estimate: float, groups: int, lost: int, level: float) -> Interval:
 
 
 def _correlation(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
-    x, y = x - x.mean() if len(x) else x, y - y.mean() if len(y) else y
+    if len(x) == 0:
+        return math.nan
+    x, y = x - x.mean(), y - y.mean()
     scale = math.sqrt(float((x**2).sum()) * float((y**2).sum()))
     return float((x * y).sum()) / scale if scale > 0 else math.nan
 

@@ -20,11 +20,15 @@ NEEDED = (
     "audited and measured by `loss_on`"
 )
 LIMITS = (
-    "A correlation over settings is no cause: methods and ranks with more intruders differ in other ways too. "
-    "The analysis of interventions asks for the cause.",
+    (
+        "A correlation over settings is no cause: methods and ranks with more intruders differ in other ways too. "
+        "The analysis of interventions asks for the cause."
+    ),
     "The interval counts settings, since seeds of one setting are no further settings.",
-    "The update's norm is the Frobenius norm of all updates together. Where it orders the runs as the intruders "
-    "do, the two cannot be told apart, and no partial correlation is given.",
+    (
+        "The update's norm is the Frobenius norm of all updates together. Where it orders the runs as the intruders "
+        "do, the two cannot be told apart, and no partial correlation is given."
+    ),
 )
 MEASURES = {"intruders": "number of intruders", "intruder_energy_share": "their energy share"}
 
@@ -120,7 +124,7 @@ def _row(
 
 def _points(runs: pd.DataFrame) -> pd.DataFrame:
     columns = [
-        "base", "task", "label", "method", "rank", "seed", "run_id", "intruders", "vectors", "intruder_energy_share",
-        "update_frobenius", "loss_change", "loss_change_low", "loss_change_high", "accuracy", "corpus",
+        "base", "task", "described", "method", "rank", "seed", "run_id", "intruders", "vectors",
+        "intruder_energy_share", "update_frobenius", "loss_change", "loss_change_low", "loss_change_high", "accuracy", "corpus",
     ]  # fmt: skip
-    return runs[columns].rename(columns={"label": "setting"}).reset_index(drop=True)
+    return runs[columns].rename(columns={"described": "setting"}).reset_index(drop=True)

@@ -36,10 +36,10 @@ class Stratum:
 
 def finished(runs: pd.DataFrame, kind: str = "finetune") -> pd.DataFrame:
     """The finished runs of a kind, with what they are known by: ``setting`` (all that was chosen but the seed),
-    ``label`` (the same in words), ``alpha_value``, and ``per_100`` intruders per 100 vectors."""
+    ``described`` (the same in words), ``alpha_value``, and ``per_100`` intruders per 100 vectors."""
     kept = runs[(runs["status"] == "finished") & (runs["kind"] == kind)].copy()
     kept["setting"] = [setting_of(row) for row in _rows(kept)]
-    kept["label"] = [label_of(row) for row in _rows(kept)]
+    kept["described"] = [label_of(row) for row in _rows(kept)]
     kept["alpha_value"] = [alpha_value(row.get("alpha"), row.get("rank")) for row in _rows(kept)]
     kept["per_100"] = (
         100 * numbers(kept, "intruders") / numbers(kept, "vectors").where(lambda count: count > 0)

@@ -27,8 +27,10 @@ NEEDED = (
     "this needs finished, audited runs of `lora` and of `full` on one base and task that reached one score"
 )
 LIMITS = (
-    "Equal score is the match criterion on the validation split; test accuracies still differ a little, and "
-    "stand in the table.",
+    (
+        "Equal score is the match criterion on the validation split; test accuracies still differ a little, and "
+        "stand in the table."
+    ),
     "The interval is over seeds of these settings. It says nothing of other tasks, bases or learning rates.",
 )
 EPSILONS = [round(0.05 * step, 2) for step in range(2, 19)]
@@ -94,7 +96,7 @@ def _by_setting(stratum: Stratum, equal: pd.DataFrame) -> list[dict[str, object]
             {
                 "base": stratum.base,
                 "task": stratum.task,
-                "setting": first["label"],
+                "setting": first["described"],
                 "method": first["method"],
                 "rank": first["rank"] if first["method"] != "full" else None,
                 "seeds": seeds_in(runs),
@@ -113,14 +115,14 @@ def _by_setting(stratum: Stratum, equal: pd.DataFrame) -> list[dict[str, object]
 def _over_epsilon(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
     """Intruders per 100 vectors at other epsilons: at least and at most, by the proved intervals of the cosines."""
     rows = []
-    for (base, task, label), inside in _vectors_by_setting(runs, vectors):
+    for (base, task, described), inside in _vectors_by_setting(runs, vectors):
         lower, upper = numbers(inside, "max_cosine_lower"), numbers(inside, "max_cosine_upper")
         for epsilon in EPSILONS:
             rows.append(
                 {
                     "base": base,
                     "task": task,
-                    "setting": label,
+                    "setting": described,
                     "epsilon": epsilon,
                     "at_least_per_100": 100 * float((upper < epsilon).mean()),
                     "at_most_per_100": 100 * float((lower < epsilon).mean()),
@@ -134,7 +136,7 @@ def _over_epsilon(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
 def _over_k(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
     """Intruders among the k leading vectors, a matrix, at the audit's own epsilon."""
     rows = []
-    for (base, task, label), inside in _vectors_by_setting(runs, vectors):
+    for (base, task, described), inside in _vectors_by_setting(runs, vectors):
         index, is_intruder = numbers(inside, "index"), inside["intruder"].astype(bool)
         matrices = inside[["run_id", "name"]].drop_duplicates().shape[0]
         for k in range(1, int(index.max()) + 2):
@@ -143,7 +145,7 @@ def _over_k(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
                 {
                     "base": base,
                     "task": task,
-                    "setting": label,
+                    "setting": described,
                     "k": k,
                     "intruders_per_matrix": count / matrices,
                 }
@@ -156,10 +158,10 @@ def _vectors_by_setting(
 ) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
     if vectors.empty or runs.empty:
         return []
-    known = vectors.merge(runs[["run_id", "base", "task", "label"]], on="run_id")
+    known = vectors.merge(runs[["run_id", "base", "task", "described"]], on="run_id")
     return [
-        ((str(base), str(task), str(label)), group)
-        for (base, task, label), group in known.groupby(["base", "task", "label"])
+        ((str(base), str(task), str(described)), group)
+        for (base, task, described), group in known.groupby(["base", "task", "described"])
     ]
 
 
@@ -169,7 +171,7 @@ def _examples(runs: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
     columns = ["base", "task", "method", "setting", "run_id", "matrix", "intruders"]
     rows: list[list[object]] = []
     for (base, task), group in runs.groupby(["base", "task"]):
-        known = matrices.merge(group[["run_id", "method", "label"]], on="run_id")
+        known = matrices.merge(group[["run_id", "method", "described"]], on="run_id")
         lora = known[known["method"] == "lora"].sort_values(
             ["intruders", "run_id", "name"], ascending=[False, True, True]
         )
@@ -179,6 +181,6 @@ def _examples(runs: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
         full = known[(known["method"] == "full") & (known["name"] == worst["name"])].sort_values("run_id")
         for row in [worst, *[full.iloc[i] for i in range(min(1, len(full)))]]:
             rows.append(
-                [base, task, row["method"], row["label"], row["run_id"], row["name"], row["intruders"]]
+                [base, task, row["method"], row["described"], row["run_id"], row["name"], row["intruders"]]
             )
     return pd.DataFrame(rows, columns=columns)

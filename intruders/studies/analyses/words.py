@@ -46,6 +46,13 @@ def opening(shown: bool | None, seeds: int) -> str:
     return "not shown: " if shown is False or seeds != 1 else "not shown beyond one seed: "
 
 
+def together(*answers: bool | None) -> bool | None:
+    """True where all parts of a claim are shown, False where one is not, None where one cannot be told."""
+    if False in answers:
+        return False
+    return None if None in answers or not answers else True
+
+
 def missing(name: str, question: str, claim: str, needed: str, notes: Sequence[str] = ()) -> Finding:
     """The finding where the study holds nothing to answer from; ``needed`` says what would have to be in it."""
     return Finding(name, question, claim, f"not shown: {needed}", None, notes=list(notes))

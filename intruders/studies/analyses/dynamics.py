@@ -1,0 +1,168 @@
+"""When in training do intruders appear, and how do their singular values grow?"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from ..findings import Effect, Finding
+from ..results import Results
+from ..statistics import mean_interval
+from .runs import complete, finished, numbers, seed_table, strata
+from .words import effect, judged, missing, opening, said, seeds_said, together
+
+QUESTION = "When in training do intruders appear, and how do their singular values grow?"
+CLAIM = (
+    "Intruder dimensions appear in the course of fine-tuning, become more, and their singular values grow."
+)
+NEEDED = "this needs finished runs with `audit_steps`, at least two audits of each, and intruders in some"
+LIMITS = (
+    "The singular value is that of a matrix's leading intruder; which vector that is can change between audits.",
+    "Intruders that came and went between two audits are not seen.",
+)
+
+
+def analyse(results: Results) -> Finding:
+    """Share of the training at which the first intruder shows, its growth, and how many come in the second half."""
+    runs, steps = _traced(finished(results.runs), results.traces)
+    verdicts, answers = [], []
+    leading: list[Effect] = []
+    others: list[Effect] = []
+    seeds = 0
+    for stratum in strata(runs[runs["first_share"].notna()]):
+        parts = []
+        growth = mean_interval(complete(seed_table(stratum.runs, "growth")).mean(axis=1))
+        gained = mean_interval(complete(seed_table(stratum.runs, "gained_per_100")).mean(axis=1))
+        first_table = complete(seed_table(stratum.runs, "first_share"))
+        first = mean_interval(first_table.mean(axis=1))
+        seeds = max(seeds, len(first_table))
+        leading.append(
+            effect(f"{stratum.label}: intruders per 100 vectors, end of training minus its middle", gained)
+        )
+        others.append(effect(f"{stratum.label}: share of the training before the first intruder", first))
+        parts.append(f"first intruder after {said(first, 2, signed=False)} of the training")
+        parts.append(f"{said(gained)} intruders per 100 vectors from the middle of it to the end")
+        answer = [judged([gained], +1)]
+        if not math.isnan(growth.estimate):
+            others.append(
+                effect(
+                    f"{stratum.label}: doublings of an intruder's singular value since it appeared", growth
+                )
+            )
+            parts.append(f"its singular value grows by {said(growth)} doublings since it appeared")
+            answer.append(judged([growth], +1))
+        answers.append(together(*answer))
+        verdicts.append(f"{stratum.label}: {', '.join(parts)} ({seeds_said(len(first_table))})")
+    notes = []
+    none = int(runs["first_share"].isna().sum())
+    if none:
+        notes.append(f"{none} of {len(runs)} traced runs never had an intruder and are not in these means")
+    if not leading:
+        return missing("dynamics", QUESTION, CLAIM, NEEDED, notes)
+    shown = together(*answers)
+    return Finding(
+        name="dynamics",
+        question=QUESTION,
+        claim=CLAIM,
+        verdict=opening(shown, seeds) + "; ".join(verdicts),
+        shown=shown,
+        effects=leading + others,
+        seeds=seeds,
+        runs=len(runs),
+        tables={"By step": _by_step(steps), "By run": _by_run(runs)},
+        notes=[*notes, *LIMITS],
+    )
+
+
+def _traced(runs: pd.DataFrame, traces: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs with what their traces come to, and the traces summed over matrices: one row a run and step."""
+    known = traces.assign(
+        step=numbers(traces, "step"),
+        intruders=numbers(traces, "intruders"),
+        vectors=numbers(traces, "vectors"),
+        squares=numbers(traces, "frobenius") ** 2,
+        relative=numbers(traces, "largest_intruder_value") / numbers(traces, "base_largest_value"),
+    )
+    steps = known.groupby(["run_id", "step"], as_index=False).agg(
+        intruders=("intruders", "sum"),
+        vectors=("vectors", "sum"),
+        squares=("squares", "sum"),
+        relative=("relative", "median"),
+    )
+    steps["per_100"] = 100 * steps["intruders"] / steps["vectors"]
+    steps["update_frobenius"] = np.sqrt(steps["squares"])
+    grown: dict[str, list[float]] = {}
+    for (run_id, _), trace in known.dropna(subset=["relative"]).groupby(["run_id", "name"]):
+        grown.setdefault(str(run_id), []).append(_doublings(trace))
+    rows = []
+    for run_id, trace in steps.groupby("run_id"):
+        if len(trace) < 2:
+            continue
+        end = float(trace["step"].max())
+        present = trace.loc[trace["intruders"] > 0, "step"]
+        middle = float(np.interp(end / 2, trace["step"], trace["per_100"]))
+        rows.append(
+            {
+                "run_id": run_id,
+                "first_share": float(present.min()) / end if len(present) else math.nan,
+                "gained_per_100": float(trace["per_100"].iloc[-1]) - middle,
+                "growth": mean_interval(grown.get(str(run_id), [])).estimate,
+                "audits": len(trace),
+            }
+        )
+    summary = pd.DataFrame(rows, columns=["run_id", "first_share", "gained_per_100", "growth", "audits"])
+    known_runs = runs.merge(summary, on="run_id")
+    columns = ["run_id", "base", "task", "described", "method", "seed"]
+    steps = steps.merge(known_runs[columns], on="run_id")
+    steps["share_of_training"] = steps["step"] / steps.groupby("run_id")["step"].transform("max")
+    return known_runs, steps
+
+
+def _doublings(trace: pd.DataFrame) -> float:
+    """log2 of the last over the first value of a matrix's leading intruder; NaN with one audit of it."""
+    values = trace.sort_values("step")["relative"].to_numpy()
+    return (
+        float(np.log2(values[-1] / values[0]))
+        if len(values) > 1 and min(values[0], values[-1]) > 0
+        else math.nan
+    )
+
+
+def _by_step(steps: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for (base, task, described, step), group in steps.groupby(["base", "task", "described", "step"]):
+        count = mean_interval(group.groupby("seed")["per_100"].mean())
+        rows.append(
+            {
+                "base": base,
+                "task": task,
+                "setting": described,
+                "method": group["method"].iloc[0],
+                "step": step,
+                "share_of_training": group["share_of_training"].mean(),
+                "intruders_per_100_vectors": count.estimate,
+                "low": count.low,
+                "high": count.high,
+                "update_frobenius": group["update_frobenius"].mean(),
+                "intruder_over_base_value": group["relative"].mean(),
+                "seeds": group["seed"].nunique(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _by_run(runs: pd.DataFrame) -> pd.DataFrame:
+    columns = [
+        "base",
+        "task",
+        "described",
+        "seed",
+        "run_id",
+        "audits",
+        "first_share",
+        "gained_per_100",
+        "growth",
+    ]
+    return runs[columns].rename(columns={"described": "setting", "growth": "doublings"})

@@ -1,0 +1,161 @@
+"""Do the intruders cause the forgetting?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ...evaluation.bootstrap import Interval
+from ..findings import Effect, Finding
+from ..results import Results
+from ..statistics import mean_interval
+from .runs import MEASURED_ALIKE, Stratum, complete, finished, numbers, seeds_in, strata
+from .words import effect, judged, missing, opening, said, seeds_said, together
+
+QUESTION = "Do intruders cause the forgetting?"
+CLAIM = (
+    "Scaling the intruder dimensions down lowers the pre-training loss and hardly costs task accuracy, more than "
+    "the same done to anything else."
+)
+NEEDED = "this needs finished runs with intruders and `measure: intervene` with `loss_on`"
+CONTROLS = {
+    "shrink": "the norm-matched shrink",
+    "random": "random other vectors",
+    "neighbours": "neighbouring vectors",
+    "update": "directions of the update",
+}
+LIMITS = (
+    "Changes are means over all scales below 1 that were measured, so that no scale is chosen after looking.",
+    "A control that does as well leaves open whether it is the intruders or the size of the change that matters.",
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One measure of the change, mean over scales below 1, over seeds; over documents where there is one seed."""
+
+    interval: Interval
+    seeds: int
+
+
+def analyse(results: Results) -> Finding:
+    """Loss change when the intruders are scaled down, and how much further up the loss is under each control."""
+    runs = finished(results.runs)
+    columns = ["run_id", "base", "task", "seed", "setting", "described"]
+    points = results.interventions.merge(runs[columns + list(MEASURED_ALIKE)], on="run_id")
+    verdicts, notes, answers = [], [], []
+    leading: list[Effect] = []
+    others: list[Effect] = []
+    seeds = 0
+    for stratum in strata(points, MEASURED_ALIKE):
+        below = stratum.runs[numbers(stratum.runs, "scale") < 1]
+        losses = below[below["measure"] == "loss"]
+        for corpus in losses["on"].dropna().unique():
+            of_corpus = losses[losses["on"] == corpus]
+            loss = _change(of_corpus[of_corpus["control"] == "intruders"], "change")
+            if math.isnan(loss.interval.estimate):
+                continue
+            where = f"{stratum.label}, {corpus}"
+            leading.append(effect(f"{where}: loss change, intruders scaled down{_over(loss)}", loss.interval))
+            parts = [
+                f"{where}: scaling intruders down changes the loss by {said(loss.interval, 3)}{_over(loss)}"
+            ]
+            answer = [judged([loss.interval], -1)]
+            for control, name in CONTROLS.items():
+                against = _change(of_corpus[of_corpus["control"] == control], "against_intruders")
+                if math.isnan(against.interval.estimate):
+                    continue
+                others.append(
+                    effect(
+                        f"{where}: loss under {name} minus that under the intruders{_over(against)}",
+                        against.interval,
+                    )
+                )
+                answer.append(judged([against.interval], +1))
+                parts.append(f"under {name} it is {said(against.interval, 3)} higher")
+            if len(answer) == 1:
+                answer.append(None)
+                notes.append(f"{where}: no controls were measured, so that no cause can be told")
+            parts += _accuracies(below, stratum, others)
+            seeds = max(seeds, loss.seeds)
+            answers.append(together(*answer) if loss.seeds > 1 else None)
+            verdicts.append(", ".join(parts) + f" ({seeds_said(loss.seeds)})")
+    without = _without_intruders(runs, results.interventions)
+    if without:
+        notes.append(f"{without} finished runs have no intruders, so that there was nothing to scale")
+    if not leading:
+        return missing("intervention", QUESTION, CLAIM, NEEDED, notes)
+    shown = together(*answers)
+    return Finding(
+        name="intervention",
+        question=QUESTION,
+        claim=CLAIM,
+        verdict=opening(shown, seeds) + "; ".join(verdicts),
+        shown=shown,
+        effects=leading + others,
+        seeds=seeds,
+        runs=points["run_id"].nunique(),
+        tables={"By scale": _by_scale(points)},
+        notes=[*notes, *LIMITS],
+    )
+
+
+def _change(points: pd.DataFrame, column: str) -> Change:
+    """Mean over scales, then settings, then seeds. With one seed, over documents: the mean of the ends at each scale,
+    as if all scales erred together, since the same documents stand behind them."""
+    if points.empty:
+        return Change(Interval(math.nan, -math.inf, math.inf), 0)
+    known = points.assign(value=numbers(points, column)).dropna(subset=["value"])
+    per_run = known.groupby(["seed", "setting", "run_id"])["value"].mean().reset_index()
+    table = complete(per_run.pivot_table(index="seed", columns="setting", values="value", aggfunc="mean"))
+    if len(table) == 1:
+        kept = known[known["setting"].isin(table.columns) & known["seed"].isin(table.index)]
+        low, high = numbers(kept, f"{column}_low").mean(), numbers(kept, f"{column}_high").mean()
+        if math.isfinite(low) and math.isfinite(high):
+            return Change(Interval(float(table.to_numpy().mean()), float(low), float(high)), 1)
+    return Change(mean_interval(table.mean(axis=1)), len(table))
+
+
+def _over(change: Change) -> str:
+    return " over documents" if change.seeds == 1 and math.isfinite(change.interval.low) else ""
+
+
+def _accuracies(below: pd.DataFrame, stratum: Stratum, others: list[Effect]) -> list[str]:
+    scored = below[(below["measure"] == "accuracy") & (below["control"] == "intruders")]
+    found = _change(scored, "change")
+    if math.isnan(found.interval.estimate):
+        return []
+    points = Interval(
+        *(100 * value for value in (found.interval.estimate, found.interval.low, found.interval.high))
+    )
+    others.append(effect(f"{stratum.label}: accuracy change in points, intruders scaled down", points))
+    return [f"task accuracy changes by {said(points, 1)} points"]
+
+
+def _by_scale(points: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    keys = ["base", "task", "described", "measure", "on", "control", "scale"]
+    for values, group in points.groupby(keys):
+        change = _change(group, "change").interval
+        against = _change(group, "against_intruders").interval
+        rows.append(
+            {
+                **dict(zip(["base", "task", "setting", *keys[3:]], values, strict=True)),
+                "value": numbers(group, "value").mean(),
+                "base_value": numbers(group, "base_value").mean(),
+                "change": change.estimate,
+                "low": change.low,
+                "high": change.high,
+                "against_intruders": against.estimate,
+                "against_low": against.low,
+                "against_high": against.high,
+                "seeds": seeds_in(group),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _without_intruders(runs: pd.DataFrame, interventions: pd.DataFrame) -> int:
+    return int(((numbers(runs, "intruders") == 0) & ~runs["run_id"].isin(interventions["run_id"])).sum())

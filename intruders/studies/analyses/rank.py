@@ -1,0 +1,153 @@
+"""How do intruders, the update's effective rank and pre-training loss move with the rank?"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ..findings import Effect, Finding
+from ..results import Results
+from ..statistics import mean_interval
+from .ranks import Series, Valley, series, valley
+from .runs import LOSS_ALIKE, Stratum, at_equal_score, finished, seeds_in, strata
+from .words import effect, judged, left_out_said, missing, opening, said, seeds_said
+
+QUESTION = (
+    "How do intruders, effective rank and pre-training loss move with the rank, under each rule for alpha; and is "
+    "there a rank of least forgetting?"
+)
+CLAIM = (
+    "At equal task score intruders become fewer as the rank grows, the update's effective rank grows, and "
+    "forgetting is least at an inner rank (a U shape)."
+)
+NEEDED = "this needs finished, audited runs of `lora` or `rslora` at two ranks or more, all else equal, at one score"
+MEASURES = {
+    "per_100": "intruders per 100 vectors",
+    "effective_rank": "effective rank of the update",
+    "loss_change": "pre-training loss change",
+    "intruder_energy_share": "intruder energy share",
+}
+LIMITS = ("A trend is a straight line over log2 of the rank, through these ranks only.",)
+
+
+def analyse(results: Results) -> Finding:
+    """Change per doubling of the rank for every rule of alpha, over seeds, and whether the loss has a valley."""
+    verdicts, notes = [], []
+    leading: list[Effect] = []
+    others: list[Effect] = []
+    trends, points, valleys, kept = [], [], [], []
+    seeds = 0
+    for stratum in strata(finished(results.runs), LOSS_ALIKE):
+        equal, left_out = at_equal_score(stratum.runs)
+        if left_out:
+            notes.append(f"{stratum.label}: {left_out_said(left_out, len(stratum.runs))}")
+        found = list(series(equal))
+        if not found:
+            continue
+        kept += [one.runs for one in found]
+        main = max(found, key=lambda one: (len(one.ranks), one.table("per_100").size, "2r" in one.rule))
+        for one in found:
+            trends += _trends(stratum, one)
+            points += _points(stratum, one)
+            valleys.append(_valley_row(stratum, one, valley(one.table("loss_change"))))
+            if one.rates_differ:
+                notes.append(f"{stratum.label}, {one.rule}: each rank has a learning rate of its own")
+        seeds = max(seeds, len(main.table("per_100")))
+        count = main.trend("per_100")
+        where = f"{stratum.label}, {main.rule}"
+        leading.append(effect(f"{where}: intruders per 100 vectors, per doubling of the rank", count))
+        for column in ("effective_rank", "loss_change"):
+            others.append(
+                effect(f"{where}: {MEASURES[column]}, per doubling of the rank", main.trend(column))
+            )
+        deepest = valley(main.table("loss_change"))
+        if deepest is not None:
+            others.append(
+                effect(f"{where}: depth of the loss at rank {deepest.rank:g} below both ends", deepest.depth)
+            )
+        verdicts.append(
+            f"{where}, ranks {main.ranks[0]:g} to {main.ranks[-1]:g}: per doubling of the rank {said(count)} "
+            f"intruders per 100 vectors, effective rank {said(main.trend('effective_rank'))}, {_valley_said(deepest)} "
+            f"({seeds_said(len(main.table('per_100')))})"
+        )
+    if not leading:
+        return missing("rank", QUESTION, CLAIM, NEEDED, notes)
+    shown = judged(leading, -1)
+    runs = pd.concat(kept).drop_duplicates("run_id")
+    return Finding(
+        name="rank",
+        question=QUESTION,
+        claim=CLAIM,
+        verdict=opening(shown, seeds) + "; ".join(verdicts),
+        shown=shown,
+        effects=leading + others,
+        seeds=seeds,
+        runs=len(runs),
+        tables={
+            "By rank": pd.DataFrame(points),
+            "Trends per doubling of the rank": pd.DataFrame(trends),
+            "Rank of least loss": pd.DataFrame(valleys),
+        },
+        notes=[*notes, *LIMITS],
+    )
+
+
+def _trends(stratum: Stratum, one: Series) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for column, name in MEASURES.items():
+        trend = one.trend(column)
+        rows.append(
+            {
+                "base": stratum.base,
+                "task": stratum.task,
+                "rule": one.rule,
+                "measure": name,
+                "per_doubling": trend.estimate,
+                "low": trend.low,
+                "high": trend.high,
+                "ranks": ", ".join(f"{rank:g}" for rank in one.ranks),
+                "seeds": len(one.table(column)),
+            }
+        )
+    return rows
+
+
+def _points(stratum: Stratum, one: Series) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for rank, runs in one.runs.groupby("rank"):
+        for column, name in MEASURES.items():
+            mean = mean_interval(runs.groupby("seed")[column].mean())
+            rows.append(
+                {
+                    "base": stratum.base,
+                    "task": stratum.task,
+                    "rule": one.rule,
+                    "rank": rank,
+                    "measure": name,
+                    "value": mean.estimate,
+                    "low": mean.low,
+                    "high": mean.high,
+                    "seeds": seeds_in(runs),
+                }
+            )
+    return rows
+
+
+def _valley_row(stratum: Stratum, one: Series, found: Valley | None) -> dict[str, object]:
+    return {
+        "base": stratum.base,
+        "task": stratum.task,
+        "rule": one.rule,
+        "rank": None if found is None else found.rank,
+        "depth": None if found is None else found.depth.estimate,
+        "low": None if found is None else found.depth.low,
+        "high": None if found is None else found.depth.high,
+        "shown": None if found is None else found.is_shown,
+    }
+
+
+def _valley_said(found: Valley | None) -> str:
+    if found is None:
+        return "no U shape to look for (fewer than three ranks with a loss)"
+    if found.is_shown:
+        return f"loss least at rank {found.rank:g}, {said(found.depth, 3)} below the nearer end"
+    return f"no U shape shown (deepest at rank {found.rank:g}: {said(found.depth, 3)} below the nearer end)"

@@ -1,0 +1,102 @@
+"""Runs that differ in the rank alone, by the rule that sets alpha; and the rank of the least loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ...evaluation.bootstrap import Interval
+from ..statistics import LEVEL, mean_interval, slope
+from .runs import complete, numbers, setting_of
+
+ADAPTERS = {"lora": "", "rslora": "rank-stabilized, "}
+
+
+@dataclass(frozen=True)
+class Series:
+    """Runs of at least two ranks and one rule for alpha, all else equal."""
+
+    rule: str  # such as "alpha = 2r" or "rank-stabilized, alpha = 16"
+    runs: pd.DataFrame
+    rates_differ: bool  # each rank has a learning rate of its own
+
+    @property
+    def ranks(self) -> list[float]:
+        return sorted(numbers(self.runs, "rank").unique())
+
+    def table(self, column: str) -> pd.DataFrame:
+        """Seeds by ranks, without gaps."""
+        values = pd.DataFrame(
+            {
+                name: numbers(self.runs, of)
+                for name, of in (("seed", "seed"), ("rank", "rank"), ("value", column))
+            }
+        ).dropna()
+        return complete(values.pivot_table(index="seed", columns="rank", values="value", aggfunc="mean"))
+
+    def trend(self, column: str) -> Interval:
+        """Change per doubling of the rank: the least-squares slope on log2 r of each seed, averaged over seeds."""
+        table = self.table(column)
+        doublings = np.log2(table.columns.to_numpy(dtype=float))
+        return mean_interval([slope(doublings, row) for row in table.to_numpy()])
+
+
+def series(runs: pd.DataFrame) -> Iterator[Series]:
+    """All series of a stratum's runs. A run with alpha 2 at rank 1 belongs to "alpha = 2r" and to "alpha = 2"."""
+    for method, prefix in ADAPTERS.items():
+        of_method = runs[runs["method"] == method]
+        alpha, rank = numbers(of_method, "alpha_value"), numbers(of_method, "rank")
+        for values, unit in ((alpha / rank, "r"), (alpha, "")):
+            for value in sorted(values.dropna().unique()):
+                rule = f"{prefix}alpha = {'' if unit and value == 1 else f'{value:g}'}{unit}"
+                yield from _all_else_equal(rule, of_method[np.isclose(values, value)])
+
+
+def _all_else_equal(rule: str, runs: pd.DataFrame) -> Iterator[Series]:
+    """By all settings but rank and alpha; and where no such runs differ in rank, with a learning rate for each rank."""
+    found = []
+    for rates_differ, without in ((False, ["rank", "alpha"]), (True, ["rank", "alpha", "lr"])):
+        keys = [setting_of({str(k): v for k, v in row.items()}, without) for row in runs.to_dict("records")]
+        for _, group in runs.groupby(pd.Series(keys, index=runs.index, dtype=object)):
+            ranks = numbers(group, "rank")
+            if ranks.nunique() < 2 or (rates_differ and group.groupby(ranks)["lr"].nunique().max() > 1):
+                continue
+            found.append(Series(rule, group, rates_differ))
+        if found:
+            break
+    yield from found
+
+
+@dataclass(frozen=True)
+class Valley:
+    """The inner rank at which the loss lies deepest below both ends, and by how much below the nearer one."""
+
+    rank: float
+    depth: Interval
+    is_shown: bool | None  # both ends are clearly above; None without an interval
+
+
+def valley(table: pd.DataFrame) -> Valley | None:
+    """Is the loss least at an inner rank? None with fewer than three ranks.
+
+    For an inner rank r the losses at the least and at the greatest rank minus that at r, paired by seed, each with
+    Student's interval at level 1 - 0.05 / (number of inner ranks), since the deepest of them is chosen after looking
+    (Bonferroni). A valley is shown where both intervals lie above zero; its depth is the smaller difference.
+    """
+    ranks = sorted(table.columns)
+    if len(ranks) < 3 or table.empty:
+        return None
+    level = 1 - (1 - LEVEL) / (len(ranks) - 2)
+    found = []
+    for rank in ranks[1:-1]:
+        rises = [
+            mean_interval((table[end] - table[rank]).to_numpy(), level=level) for end in (ranks[0], ranks[-1])
+        ]
+        depth = min(rises, key=lambda rise: rise.estimate)
+        known = all(math.isfinite(rise.low) for rise in rises)
+        found.append(Valley(float(rank), depth, all(rise.low > 0 for rise in rises) if known else None))
+    return max(found, key=lambda one: one.depth.estimate)

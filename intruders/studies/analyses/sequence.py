@@ -1,0 +1,169 @@
+"""Do low ranks forget earlier tasks more, and do intruders accumulate over a sequence of tasks?"""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from ...evaluation.bootstrap import Interval
+from ..findings import Effect, Finding
+from ..results import Results
+from ..statistics import mean_interval
+from .ranks import ADAPTERS, series
+from .runs import complete, finished, numbers, seed_table, seeds_in, strata
+from .words import effect, judged, missing, opening, said, seeds_said, together
+
+QUESTION = "Do low ranks forget earlier tasks more, and do intruders accumulate?"
+CLAIM = (
+    "Trained on one task after another, low-rank LoRA forgets earlier tasks more than higher ranks and full "
+    "fine-tuning do, and intruder dimensions accumulate."
+)
+NEEDED = "this needs finished runs of `kind: sequence` over two tasks or more, of `lora` at two ranks or more"
+LIMITS = (
+    (
+        "Forgetting of a task is its best accuracy before the last stage minus that after it, and the mean is over "
+        "earlier tasks (Chaudhry 2018); the order of the tasks is one of many."
+    ),
+    (
+        "Learning rates are those of the study: a rank that learns a task less has less to forget. The accuracy after "
+        "each task's own stage stands in the table."
+    ),
+)
+
+
+def analyse(results: Results) -> Finding:
+    """Forgetting per doubling of the rank, and intruders after the last stage minus after the first, over seeds."""
+    runs = _summaries(finished(results.runs, "sequence"), results.sequences)
+    verdicts, notes, answers = [], [], []
+    effects: list[Effect] = []
+    seeds = 0
+    for stratum in strata(runs):
+        lora = stratum.runs[stratum.runs["method"].isin(ADAPTERS)]
+        parts = []
+        found = list(series(stratum.runs))
+        if found:
+            main = max(
+                found, key=lambda one: (len(one.ranks), one.table("forgetting").size, "2r" in one.rule)
+            )
+            trend = main.trend("forgetting")
+            seeds = max(seeds, len(main.table("forgetting")))
+            effects.append(
+                effect(f"{stratum.label}, {main.rule}: forgetting in points per doubling of the rank", trend)
+            )
+            answers.append(judged([trend], -1))
+            parts.append(
+                f"per doubling of the rank ({main.rule}) {said(trend, 1)} points of earlier tasks forgotten"
+            )
+            if main.rates_differ:
+                notes.append(f"{stratum.label}, {main.rule}: each rank has a learning rate of its own")
+        else:
+            answers.append(None)
+            notes.append(
+                f"{stratum.label}: no two ranks of LoRA that are alike in all else, so no trend with the rank"
+            )
+        gained = complete(seed_table(lora, "gained_per_100"))
+        if gained.size:
+            growth = mean_interval(gained.mean(axis=1))
+            seeds = max(seeds, len(gained))
+            effects.append(
+                effect(f"{stratum.label}: intruders per 100 vectors, last stage minus first, LoRA", growth)
+            )
+            answers.append(judged([growth], +1))
+            parts.append(
+                f"LoRA gains {said(growth)} intruders per 100 vectors between the first stage and the last"
+            )
+        against = _against_full(stratum.runs)
+        if not math.isnan(against.estimate):
+            effects.append(effect(f"{stratum.label}: forgetting in points, LoRA minus full", against))
+            parts.append(f"LoRA forgets {said(against, 1)} points more than full fine-tuning")
+        if parts:
+            verdicts.append(f"{stratum.label}: {', '.join(parts)} ({seeds_said(seeds_in(stratum.runs))})")
+    if not effects:
+        return missing("sequence", QUESTION, CLAIM, NEEDED, notes)
+    shown = together(*answers)
+    return Finding(
+        name="sequence",
+        question=QUESTION,
+        claim=CLAIM,
+        verdict=opening(shown, seeds) + "; ".join(verdicts),
+        shown=shown,
+        effects=effects,
+        seeds=seeds,
+        runs=len(runs),
+        tables={"By setting": _by_setting(runs), "By stage": _by_stage(runs, results.sequences)},
+        notes=[*notes, *LIMITS],
+    )
+
+
+def _summaries(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
+    """The runs with what their sequences come to, their tasks in order as ``task``."""
+    rows = []
+    for run_id, rows_of_run in sequences.groupby("run_id"):
+        scores = rows_of_run.assign(accuracy=numbers(rows_of_run, "accuracy")).pivot_table(
+            index="stage", columns="task_index", values="accuracy", aggfunc="mean"
+        )
+        if len(scores) < 2:
+            continue
+        last, earlier = scores.iloc[-1], scores.iloc[:-1]
+        lost = (earlier.max() - last).dropna()
+        own = [scores.to_numpy(dtype=float)[i, i] for i in range(min(scores.shape))]
+        stages = rows_of_run.drop_duplicates("stage").sort_values("stage")
+        share = 100 * numbers(stages, "intruders") / numbers(stages, "vectors")
+        names = rows_of_run.drop_duplicates("task_index").sort_values("task_index")["task"].astype(str)
+        rows.append(
+            {
+                "run_id": run_id,
+                "task": ", then ".join(names),
+                "forgetting": 100 * float(lost.mean()),
+                "average_accuracy": float(last.mean()),
+                "own_accuracy": sum(own) / len(own),
+                "per_100": float(share.iloc[-1]),
+                "gained_per_100": float(share.iloc[-1] - share.iloc[0]),
+            }
+        )
+    columns = ["task", "forgetting", "average_accuracy", "own_accuracy", "per_100", "gained_per_100"]
+    summaries = pd.DataFrame(rows, columns=["run_id", *columns]).astype({"run_id": object})
+    return runs.drop(columns=["task", "per_100"]).merge(summaries, on="run_id")
+
+
+def _against_full(runs: pd.DataFrame) -> Interval:
+    full = seed_table(runs[runs["method"] == "full"], "forgetting").mean(axis=1)
+    lora = seed_table(runs[runs["method"] == "lora"], "forgetting")
+    return mean_interval(complete(lora.sub(full, axis=0).dropna(how="all")).mean(axis=1))
+
+
+def _by_setting(runs: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for (base, task, described), group in runs.groupby(["base", "task", "described"]):
+        forgotten = mean_interval(group.groupby("seed")["forgetting"].mean())
+        rows.append(
+            {
+                "base": base,
+                "task": task,
+                "setting": described,
+                "method": group["method"].iloc[0],
+                "rank": group["rank"].iloc[0],
+                "forgetting_points": forgotten.estimate,
+                "low": forgotten.low,
+                "high": forgotten.high,
+                "average_accuracy": group["average_accuracy"].mean(),
+                "own_accuracy": group["own_accuracy"].mean(),
+                "intruders_per_100_vectors": group["per_100"].mean(),
+                "seeds": seeds_in(group),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _by_stage(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
+    known = sequences.merge(runs[["run_id", "base", "described", "seed"]], on="run_id")
+    known["accuracy"] = numbers(known, "accuracy")
+    known["per_100"] = 100 * numbers(known, "intruders") / numbers(known, "vectors")
+    grouped = known.groupby(["base", "described", "stage", "task_index", "task"])
+    table = grouped.agg(
+        accuracy=("accuracy", "mean"),
+        intruders_per_100_vectors=("per_100", "mean"),
+        seeds=("seed", "nunique"),
+    )
+    return table.reset_index().rename(columns={"described": "setting"})
