@@ -18,6 +18,7 @@ from .mitigate import mitigate
 from .report import report
 from .scale import scale
 from .sequence import sequence
+from .study import study
 
 app = typer.Typer(
     name="intruders",
@@ -37,6 +38,7 @@ for command in (
     finetune,
     evaluate,
     sequence,
+    study,
     cache,
 ):
     app.command()(command)

@@ -101,7 +101,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self.last = audit(self._base, _trained_matrices(model), **self._settings)
         self._trainer.log(_totals(self.last))
         if self.trace is not None:
-            _append(self.trace, state.global_step, vector_frame(self.last))
+            _append(self.trace, state.global_step, _traced(self.last))
         if self._stop_above is not None and self.last.intruders > self._stop_above:
             self.has_stopped = True
             control.should_training_stop = True
@@ -170,6 +170,16 @@ def _totals(found: Audit) -> dict[str, float]:
         "intruders/seconds": round(found.seconds, 4),
         **{f"intruders/by_module/{kind}": count for kind, count in sorted(kinds.items())},
     }
+
+
+def _traced(found: Audit) -> pd.DataFrame:
+    """A row a vector, with the size of its matrix's update and the base's largest singular value beside it."""
+    frame = vector_frame(found)
+    frobenius = {matrix.name: matrix.update.frobenius for matrix in found.matrices}
+    largest = {matrix.name: matrix.base_singular_values[0] for matrix in found.matrices}
+    frame["update_frobenius"] = frame["name"].map(frobenius).astype(float)
+    frame["base_largest_value"] = frame["name"].map(largest).astype(float)
+    return frame
 
 
 def _append(trace: Path, step: int, frame: pd.DataFrame) -> None:

@@ -1,0 +1,47 @@
+"""``intruders study``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def study(
+    file: Annotated[Path, typer.Argument(help="The study, a YAML file (docs/study.md).")],
+    out: Annotated[
+        str | None, typer.Option(help="Folder of the study; what is finished there is kept.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the study in that folder, or say that there is none.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the runs and how much work they are; start nothing.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(help="Runs at once, each in a process of its own.")] = 1,
+) -> None:
+    """Run a study: everything that its file describes and that is not done yet."""
+    from ..errors import SettingError
+    from ..studies.config import read_study
+    from ..studies.expand import expand
+    from .study_progress import print_outcome, print_plan, study_progress
+
+    described = read_study(file)
+    if dry_run:
+        print_plan(expand(described))
+        return
+    if out is None:
+        raise SettingError("no folder is given; expected --out FOLDER, where the study is kept")
+
+    from ..training.quiet import hush_imports
+
+    hush_imports()
+
+    from ..studies.runner import run_study
+
+    with study_progress() as progress:
+        outcome = run_study(described, out, resume=resume, jobs=jobs, progress=progress)
+    print_outcome(outcome, described.analyses)
+    if outcome.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,77 @@
+"""What ``intruders study`` shows: the plan, a bar or a line a run, and the outcome."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..studies.expand import Run
+    from ..studies.runner import Outcome, Progress
+
+
+def print_plan(runs: Sequence[Run]) -> None:
+    """The runs as a table, and the amount of work."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..studies.plan import plan
+
+    found = plan(runs)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in found.columns:
+        table.add_column(column, overflow="fold", no_wrap=column == "run")
+    for row in found.rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=1000)  # in a file or pipe no line is broken
+    console.print(table, highlight=False)
+    print()
+    for line in found.amounts:
+        print(line)
+
+
+@contextmanager
+def study_progress() -> Iterator[Progress]:
+    """A bar over the runs on a terminal; elsewhere a line for every run that is over. On standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    from ..studies.runner import Progress
+
+    console = Console(file=sys.stderr)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task("")
+    began = time.monotonic()
+
+    def on_start(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+        if done:
+            console.print(f"{done} of {total} runs are finished already", highlight=False)
+
+    def on_stage(run: Run, stage: str) -> None:
+        bar.update(task, description=f"{run.id}: {stage}")
+
+    def on_run(run: Run, status: str, done: int, total: int) -> None:
+        bar.update(task, completed=done)
+        seconds = time.monotonic() - began
+        console.print(f"{done}/{total} {run.id} {status}, {seconds:.0f} s", highlight=False, soft_wrap=True)
+
+    with bar:
+        yield Progress(on_start, on_stage, on_run)
+
+
+def print_outcome(outcome: Outcome, analyses: Sequence[str]) -> None:
+    """How many runs are finished, what failed and why, the verdicts, and where the tables are."""
+    print(f"{outcome.finished} of {outcome.runs} runs finished, {len(outcome.failed)} failed")
+    for run_id, error in outcome.failed.items():
+        print(f"  {run_id}: {error}")
+    if outcome.others:
+        print(f"  {len(outcome.others)} runs of an earlier form of the file are kept, and not in the tables")
+    print(f"tables: {outcome.folder}/*.parquet")

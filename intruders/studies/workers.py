@@ -1,0 +1,119 @@
+"""Runs side by side on one machine: processes that take one run after another, and are replaced when killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import torch
+
+from ..training.quiet import hush_imports
+from .expand import Run
+from .perform import DiskFullError, perform
+from .record import RunRecord
+from .study_folder import StudyFolder
+
+_DONE, _DISK_FULL = "done", "disk full"
+_PATIENCE = 10  # seconds for an idle process to end
+
+
+def side_by_side(
+    runs: Sequence[Run], folder: StudyFolder, jobs: int, on_start: Callable[[Run], None]
+) -> Iterator[Run]:
+    """Yields every run when it is over, in any order; what kills a process costs its run alone.
+
+    ``on_start`` hears of every run that begins. The cores are shared out between the processes. Raises DiskFullError;
+    processes that are at work then, or when the iterator is closed, are ended.
+    """
+    threads = max(1, torch.get_num_threads() // jobs)
+    waiting = list(runs)
+    workers: dict[Connection, _Worker] = {}
+    try:
+        while waiting or any(worker.run for worker in workers.values()):
+            while waiting and len(workers) < min(jobs, len(runs)):
+                new = _Worker(folder, threads)
+                workers[new.connection] = new
+            for worker in workers.values():
+                if worker.run is None and waiting:
+                    on_start(waiting[0])
+                    worker.start(waiting.pop(0))
+            for ready in wait([connection for connection, worker in workers.items() if worker.run]):
+                assert isinstance(ready, Connection)
+                worker = workers[ready]
+                run, worker.run = worker.run, None
+                assert run is not None
+                try:
+                    answer = ready.recv()
+                except (EOFError, OSError):
+                    del workers[ready]
+                    _note_end(worker.process, run, folder)
+                    answer = _DONE
+                if answer == _DISK_FULL:
+                    raise DiskFullError(
+                        f"no room on the disk of '{folder.path}'; what is finished is kept: make room and give "
+                        "the same command again"
+                    )
+                yield run
+    finally:
+        for worker in workers.values():
+            worker.end()
+
+
+class _Worker:
+    """One process, and the run that it is at."""
+
+    def __init__(self, folder: StudyFolder, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        self.connection, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(
+            target=_work, args=(theirs, folder, threads), daemon=True
+        )
+        self.run: Run | None = None
+        self.process.start()
+        theirs.close()  # so that the end of the process is the end of the pipe
+
+    def start(self, run: Run) -> None:
+        self.run = run
+        self.connection.send(run)
+
+    def end(self) -> None:
+        """Let an idle process end by itself; one that is at work is ended, and keeps what it has finished."""
+        self.connection.close()
+        if self.run is None:
+            self.process.join(_PATIENCE)
+        if self.process.is_alive():
+            self.process.terminate()
+        self.process.join()
+
+
+def _work(connection: Any, folder: StudyFolder, threads: int) -> None:
+    hush_imports()
+    torch.set_num_threads(threads)
+    try:
+        while True:
+            run = connection.recv()
+            try:
+                perform(run, folder.run(run.id), folder.bases)
+                connection.send(_DONE)
+            except DiskFullError:
+                connection.send(_DISK_FULL)
+    except EOFError:
+        return  # the driver is gone, or has no more runs
+    except KeyboardInterrupt:
+        os._exit(130)  # the driver got the same Ctrl-C, and says so
+
+
+def _note_end(process: SpawnProcess, run: Run, folder: StudyFolder) -> None:
+    """Note the failure of a run whose process could not do it itself."""
+    process.join()
+    record = RunRecord(folder.run(run.id))
+    if record.read().get("status") in ("finished", "failed") and record.read().get("id") == run.id:
+        return
+    code = process.exitcode or 0
+    how = f"by signal {-code} (9 is often a lack of memory)" if code < 0 else f"with status {code}"
+    record.begin(run)
+    record.fail(f"the process of the run ended {how}; the next call goes on with it")
