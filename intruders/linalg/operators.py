@@ -14,6 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .products import times_transpose
+
 
 class Operator(Protocol):
     """A stack of matrices ``W``, each m x n, known through its products with thin blocks of rows."""
@@ -69,10 +71,10 @@ class Dense:
         return self.matrix.device
 
     def apply(self, rows: Tensor) -> Tensor:
-        return rows @ self.matrix.mT
+        return times_transpose(rows, self.matrix)
 
     def apply_transpose(self, rows: Tensor) -> Tensor:
-        return rows @ self.matrix
+        return times_transpose(rows, self.matrix.mT)
 
     def dense(self) -> Tensor:
         return self.matrix

@@ -11,9 +11,6 @@ _ROUNDINGS = 64
 # A second projection that moves a block by more than this (as cosines) has spoilt its orthonormality.
 _MOVED = 1e-3
 _MOST_ROUNDS = 6
-# A projection that leaves less than this of a unit row leaves mostly rounding, or soon will.
-_VANISHED = 1e-2
-_MOST_ROUNDS = 6
 
 
 def orthonormalize(rows: Tensor, against: Tensor | None = None) -> Tensor:

@@ -1,0 +1,54 @@
+"""Products of a few rows with a large matrix, which are nearly all of the engine's time.
+
+On CPUs, torch multiplies single-precision matrices by MKL, whose thin products are two to three times slower than
+oneDNN's on processors that MKL does not favour (and no faster on others: both read the matrix once). torch has oneDNN
+built in, but uses it for this precision only in the operator behind ``nn.Linear`` in compiled models. That operator is
+called here where it is there and right, and the ordinary product where it is not.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+# Below this many numbers a matrix, a batched product costs less than a call for each matrix.
+_SMALL = 150_000
+
+
+def times_transpose(rows: Tensor, matrix: Tensor) -> Tensor:
+    """``rows @ matrix.mT`` for ``(*batch, k, n)`` and ``(*batch, m, n)``, in the precision of the two."""
+    single = rows.dtype == matrix.dtype == torch.float32 and matrix.device.type == "cpu"
+    # Rows with gaps between them make oneDNN take a way that is a thousand times slower.
+    dense = matrix.is_contiguous() or matrix.mT.is_contiguous()
+    if not (single and dense) or matrix.shape[-2:].numel() < _SMALL or not _has_linear():
+        return rows @ matrix.mT
+    if matrix.ndim == 2:
+        return _linear(rows, matrix)
+    if matrix.ndim != 3 or rows.shape[:1] != matrix.shape[:1]:
+        return rows @ matrix.mT
+    if len(matrix) == 1:
+        return _linear(rows[0], matrix[0]).unsqueeze(0)
+    return torch.stack([_linear(each, one) for each, one in zip(rows, matrix, strict=True)])
+
+
+def _linear(rows: Tensor, matrix: Tensor) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows.contiguous(), matrix, None, "none", [], "")
+    return product
+
+
+@cache
+def _has_linear() -> bool:
+    """Whether torch has oneDNN's product here, with the rounding of single precision.
+
+    A user may have allowed oneDNN to compute in less (``torch.backends.mkldnn``); no bound holds for that.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rows, matrix = (torch.randn(side, 512, generator=generator) for side in (4, 256))
+    try:
+        product = _linear(rows, matrix.mT.contiguous().mT)
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+        return False
+    wanted = rows.double() @ matrix.double().mT
+    return bool((product - wanted).abs().max() <= 1e-5 * wanted.abs().max())

@@ -1,0 +1,73 @@
+"""Thin products against double precision, in every layout that a caller may bring."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from intruders.linalg import products
+from intruders.linalg.products import times_transpose
+
+
+def layouts(m: int, n: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "contiguous": torch.randn(m, n, generator=generator),
+        "transposed": torch.randn(n, m, generator=generator).mT,
+        "rows with gaps": torch.randn(m, n + 3, generator=generator)[:, :n],
+        "every other row": torch.randn(2 * m, n, generator=generator)[::2],
+        "stack of one": torch.randn(1, m, n, generator=generator),
+        "stack": torch.randn(3, m, n, generator=generator),
+        "stack, transposed": torch.randn(3, n, m, generator=generator).mT,
+        "the same matrix twice": torch.randn(m, n, generator=generator).expand(2, m, n),
+    }
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (512, 640), (640, 512), (1, 200_000)])
+@pytest.mark.parametrize("layout", list(layouts(1, 1)))
+def test_products_have_the_rounding_of_single_precision(layout: str, shape: tuple[int, int]) -> None:
+    matrix = layouts(*shape)[layout]
+    rows = torch.randn(*matrix.shape[:-2], 4, shape[1], generator=torch.Generator().manual_seed(1))
+    exact = rows.double() @ matrix.double().mT
+    reach = rows.double().norm(dim=-1, keepdim=True) * matrix.double().norm(dim=-1).unsqueeze(-2)
+    assert ((times_transpose(rows, matrix) - exact).abs() <= 2e-6 * reach).all()
+
+
+def test_rows_that_are_a_part_of_a_larger_block() -> None:
+    matrix = torch.randn(2, 512, 640)
+    block = torch.randn(2, 9, 640)
+    for rows in (block[:, -4:], block[:, ::2], block[..., -4:, :].flip(-2), block[:, :1]):
+        expected = rows.double() @ matrix.double().mT
+        torch.testing.assert_close(times_transpose(rows, matrix).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_other_precisions_stay_what_they_are() -> None:
+    matrix = torch.randn(512, 640, dtype=torch.float64)
+    rows = torch.randn(3, 640, dtype=torch.float64)
+    torch.testing.assert_close(times_transpose(rows, matrix), rows @ matrix.mT, rtol=0, atol=0)
+
+
+def test_without_the_operator_the_ordinary_product_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        raise AttributeError("no such operator")
+
+    matrix, rows = torch.randn(512, 640), torch.randn(3, 640)
+    products._has_linear.cache_clear()
+    monkeypatch.setattr(products, "_linear", missing)
+    try:
+        torch.testing.assert_close(times_transpose(rows, matrix), rows @ matrix.mT, rtol=0, atol=0)
+    finally:
+        products._has_linear.cache_clear()
+
+
+def test_an_operator_that_rounds_more_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def coarse(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        return (rows.bfloat16() @ matrix.bfloat16().mT).float()
+
+    matrix, rows = torch.randn(512, 640), torch.randn(3, 640)
+    products._has_linear.cache_clear()
+    monkeypatch.setattr(products, "_linear", coarse)
+    try:
+        torch.testing.assert_close(times_transpose(rows, matrix), rows @ matrix.mT, rtol=0, atol=0)
+    finally:
+        products._has_linear.cache_clear()
