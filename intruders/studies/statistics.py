@@ -34,6 +34,15 @@ def mean_interval(values: Values, *, level: float = LEVEL) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+def clipped(interval: Interval, low: float, high: float) -> Interval:
+    """The interval within what the quantity can be, such as 0 to 1 for a share; infinite ends stay."""
+    return Interval(
+        interval.estimate,
+        max(low, interval.low) if math.isfinite(interval.low) else interval.low,
+        min(high, interval.high) if math.isfinite(interval.high) else interval.high,
+    )
+
+
 def spearman(x: Values, y: Values, groups: Sequence[Hashable], *, level: float = LEVEL) -> Interval:
     """Spearman's rank correlation over runs, equal values sharing their ranks, with an interval over groups.
 

@@ -15,7 +15,7 @@ from ..statistics import mean_interval
 from .dense import compare_at_equal_norm, paths
 from .mechanism import mechanisms
 from .runs import MEASURED_ALIKE, Stratum, complete, finished, numbers, setting_of, strata
-from .words import effect, judged, missing, opening, said, seeds_said
+from .words import decide, effect, missing, reverse, said, seeds_said
 
 QUESTION = (
     "Which of learning rate, alpha, data size, initialization, a frozen A, the product of two factors and weight "
@@ -72,7 +72,7 @@ def analyse(results: Results) -> Finding:
     """Every setting that differs alone; LoRA against full at equal norm; the random rank-one term."""
     runs = finished(results.runs)
     found = _Found()
-    for stratum in strata(runs, MEASURED_ALIKE):
+    for stratum in strata(runs, MEASURED_ALIKE, found.notes):
         reached = stratum.runs[stratum.runs["match"].isna() | (stratum.runs["stopped_by"] == "match")]
         if len(reached) < len(stratum.runs):
             found.notes.append(
@@ -93,7 +93,7 @@ def analyse(results: Results) -> Finding:
             one.seeds,
         )
         found.verdicts.append(
-            f"{one.base}: a random rank-one term alone, {sizes}, raises the share of matrices with intruders by "
+            f"{one.base}: a random rank-one term alone, {sizes}, changes the share of matrices with intruders by "
             f"{said(one.rise)}"
         )
     if not found.verdicts:
@@ -103,12 +103,12 @@ def analyse(results: Results) -> Finding:
         found.notes.append(
             f"{len(found.rows)} comparisons at 95 % each: {chance:.1g} of them would look clear by chance alone"
         )
-    shown = judged(found.toward, +1)
+    shown, opening = decide(found.toward, found.seeds)
     return Finding(
         name="causes",
         question=QUESTION,
         claim=CLAIM,
-        verdict=f"{opening(shown, found.seeds)}{'; '.join(found.verdicts)} ({seeds_said(found.seeds)})",
+        verdict=f"{opening}{'; '.join(found.verdicts)} ({seeds_said(found.seeds)})",
         shown=shown,
         effects=found.expected + found.others,
         seeds=found.seeds,
@@ -137,7 +137,7 @@ class _Found:
 
     def expect(self, name: str, one: Interval, sign: int, seeds: int) -> None:
         self.expected.append(effect(name, one))
-        self.toward.append(one if sign > 0 else Interval(-one.estimate, -one.high, -one.low))
+        self.toward.append(one if sign > 0 else reverse(one))
         self.seeds = max(self.seeds, seeds)
 
 
@@ -169,8 +169,8 @@ def _at_equal_norm(stratum: Stratum, runs: pd.DataFrame, results: Results, found
     found.expect(name, dense.difference, +1, dense.seeds)
     return [
         (
-            f"at equal norm of the update LoRA's product leaves {said(dense.difference)} intruders per 100 vectors "
-            "more than full fine-tuning"
+            "intruders per 100 vectors at equal norm of the update, LoRA minus full fine-tuning, "
+            f"{said(dense.difference)}"
         )
     ]
 

@@ -7,11 +7,12 @@ import math
 import numpy as np
 import pandas as pd
 
+from ...evaluation.bootstrap import Interval
 from ..findings import Effect, Finding
 from ..results import Results
 from ..statistics import mean_interval
 from .runs import complete, finished, numbers, seed_table, strata
-from .words import effect, judged, missing, opening, said, seeds_said, together
+from .words import decide, effect, missing, said, seeds_said
 
 QUESTION = "When in training do intruders appear, and how do their singular values grow?"
 CLAIM = (
@@ -20,6 +21,7 @@ CLAIM = (
 NEEDED = "this needs finished runs with `audit_steps`, at least two audits of each, and intruders in some"
 LIMITS = (
     "The singular value is that of a matrix's leading intruder; which vector that is can change between audits.",
+    "Times are as fine as the audits are close; an interval without width says that all seeds fell on one audit.",
     "Intruders that came and went between two audits are not seen.",
 )
 
@@ -27,7 +29,8 @@ LIMITS = (
 def analyse(results: Results) -> Finding:
     """Share of the training at which the first intruder shows, its growth, and how many come in the second half."""
     runs, steps = _traced(finished(results.runs), results.traces)
-    verdicts, answers = [], []
+    verdicts: list[str] = []
+    claims: list[Interval] = []
     leading: list[Effect] = []
     others: list[Effect] = []
     seeds = 0
@@ -43,17 +46,16 @@ def analyse(results: Results) -> Finding:
         )
         others.append(effect(f"{stratum.label}: share of the training before the first intruder", first))
         parts.append(f"first intruder after {said(first, 2, signed=False)} of the training")
-        parts.append(f"{said(gained)} intruders per 100 vectors from the middle of it to the end")
-        answer = [judged([gained], +1)]
+        parts.append(f"intruders per 100 vectors, end minus middle of the training, {said(gained)}")
+        claims.append(gained)
         if not math.isnan(growth.estimate):
             others.append(
                 effect(
                     f"{stratum.label}: doublings of an intruder's singular value since it appeared", growth
                 )
             )
-            parts.append(f"its singular value grows by {said(growth)} doublings since it appeared")
-            answer.append(judged([growth], +1))
-        answers.append(together(*answer))
+            parts.append(f"doublings of an intruder's singular value since it appeared {said(growth)}")
+            claims.append(growth)
         verdicts.append(f"{stratum.label}: {', '.join(parts)} ({seeds_said(len(first_table))})")
     notes = []
     none = int(runs["first_share"].isna().sum())
@@ -61,12 +63,12 @@ def analyse(results: Results) -> Finding:
         notes.append(f"{none} of {len(runs)} traced runs never had an intruder and are not in these means")
     if not leading:
         return missing("dynamics", QUESTION, CLAIM, NEEDED, notes)
-    shown = together(*answers)
+    shown, opening = decide(claims, seeds)
     return Finding(
         name="dynamics",
         question=QUESTION,
         claim=CLAIM,
-        verdict=opening(shown, seeds) + "; ".join(verdicts),
+        verdict=opening + "; ".join(verdicts),
         shown=shown,
         effects=leading + others,
         seeds=seeds,

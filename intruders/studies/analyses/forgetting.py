@@ -11,7 +11,7 @@ from ..findings import Effect, Finding
 from ..results import Results
 from ..statistics import partial_spearman, spearman
 from .runs import LOSS_ALIKE, at_equal_score, finished, numbers, seeds_in, strata
-from .words import effect, judged, left_out_said, missing, opening, said, seeds_said
+from .words import decide, effect, missing, said, seeds_said
 
 QUESTION = "Does the number of intruders foretell pre-training loss at equal task score?"
 CLAIM = "Among models with the same task score, those with more intruder dimensions model the pre-training data worse."
@@ -39,12 +39,10 @@ def analyse(results: Results) -> Finding:
     leading: list[Effect] = []
     others: list[Effect] = []
     notes: list[str] = []
-    points, rows = [], []
+    points, rows, parts = [], [], []
     seeds = 0
-    for stratum in strata(finished(results.runs), LOSS_ALIKE):
-        equal, left_out = at_equal_score(stratum.runs)
-        if left_out:
-            notes.append(f"{stratum.label}: {left_out_said(left_out, len(stratum.runs))}")
+    for stratum in strata(finished(results.runs), LOSS_ALIKE, notes):
+        equal = at_equal_score(stratum, notes)
         equal = equal[numbers(equal, "loss_change").notna() & numbers(equal, "intruders").notna()]
         settings = equal["setting"].nunique()
         found = _correlations(equal)
@@ -57,6 +55,7 @@ def analyse(results: Results) -> Finding:
                 )
             continue
         points.append(equal)
+        parts.append(plain)
         seeds = max(seeds, seeds_in(equal))
         leading.append(effect(f"{stratum.label}: Spearman of intruders and loss change", plain))
         for column, name in MEASURES.items():
@@ -76,13 +75,13 @@ def analyse(results: Results) -> Finding:
         )
     if not leading:
         return missing("forgetting", QUESTION, CLAIM, NEEDED, notes)
-    shown = judged(leading, +1)
+    shown, opening = decide(parts, seeds)
     together = pd.concat(points)
     return Finding(
         name="forgetting",
         question=QUESTION,
         claim=CLAIM,
-        verdict=opening(shown, seeds) + "; ".join(verdicts),
+        verdict=opening + "; ".join(verdicts),
         shown=shown,
         effects=leading + others,
         seeds=seeds,
@@ -125,6 +124,7 @@ def _row(
 def _points(runs: pd.DataFrame) -> pd.DataFrame:
     columns = [
         "base", "task", "described", "method", "rank", "seed", "run_id", "intruders", "vectors",
-        "intruder_energy_share", "update_frobenius", "loss_change", "loss_change_low", "loss_change_high", "accuracy", "corpus",
+        "intruder_energy_share", "update_frobenius", "loss_change", "loss_change_low", "loss_change_high",
+        "accuracy", "corpus",
     ]  # fmt: skip
     return runs[columns].rename(columns={"described": "setting"}).reset_index(drop=True)

@@ -12,7 +12,7 @@ from ..findings import Effect, Finding
 from ..results import Results
 from ..statistics import mean_interval
 from .runs import MEASURED_ALIKE, Stratum, complete, finished, numbers, seeds_in, strata
-from .words import effect, judged, missing, opening, said, seeds_said, together
+from .words import decide, effect, missing, reverse, said, seeds_said, unknown
 
 QUESTION = "Do intruders cause the forgetting?"
 CLAIM = (
@@ -39,17 +39,24 @@ class Change:
     interval: Interval
     seeds: int
 
+    def toward(self, sign: int) -> Interval:
+        """As the claim expects it, above zero. One seed's documents say nothing of other seeds."""
+        found = self.interval if self.seeds > 1 else unknown(self.interval)
+        return found if sign > 0 else reverse(found)
+
 
 def analyse(results: Results) -> Finding:
     """Loss change when the intruders are scaled down, and how much further up the loss is under each control."""
     runs = finished(results.runs)
     columns = ["run_id", "base", "task", "seed", "setting", "described"]
     points = results.interventions.merge(runs[columns + list(MEASURED_ALIKE)], on="run_id")
-    verdicts, notes, answers = [], [], []
+    verdicts: list[str] = []
+    notes: list[str] = []
+    claims: list[Interval] = []
     leading: list[Effect] = []
     others: list[Effect] = []
     seeds = 0
-    for stratum in strata(points, MEASURED_ALIKE):
+    for stratum in strata(points, MEASURED_ALIKE, notes):
         below = stratum.runs[numbers(stratum.runs, "scale") < 1]
         losses = below[below["measure"] == "loss"]
         for corpus in losses["on"].dropna().unique():
@@ -60,9 +67,9 @@ def analyse(results: Results) -> Finding:
             where = f"{stratum.label}, {corpus}"
             leading.append(effect(f"{where}: loss change, intruders scaled down{_over(loss)}", loss.interval))
             parts = [
-                f"{where}: scaling intruders down changes the loss by {said(loss.interval, 3)}{_over(loss)}"
+                f"{where}: loss change with the intruders scaled down {said(loss.interval, 3)}{_over(loss)}"
             ]
-            answer = [judged([loss.interval], -1)]
+            compared = [loss.toward(-1)]
             for control, name in CONTROLS.items():
                 against = _change(of_corpus[of_corpus["control"] == control], "against_intruders")
                 if math.isnan(against.interval.estimate):
@@ -73,26 +80,26 @@ def analyse(results: Results) -> Finding:
                         against.interval,
                     )
                 )
-                answer.append(judged([against.interval], +1))
-                parts.append(f"under {name} it is {said(against.interval, 3)} higher")
-            if len(answer) == 1:
-                answer.append(None)
+                compared.append(against.toward(+1))
+                parts.append(f"{name} minus that {said(against.interval, 3)}")
+            if len(compared) == 1:
+                compared.append(unknown(loss.interval))
                 notes.append(f"{where}: no controls were measured, so that no cause can be told")
             parts += _accuracies(below, stratum, others)
             seeds = max(seeds, loss.seeds)
-            answers.append(together(*answer) if loss.seeds > 1 else None)
+            claims += compared
             verdicts.append(", ".join(parts) + f" ({seeds_said(loss.seeds)})")
     without = _without_intruders(runs, results.interventions)
     if without:
         notes.append(f"{without} finished runs have no intruders, so that there was nothing to scale")
     if not leading:
         return missing("intervention", QUESTION, CLAIM, NEEDED, notes)
-    shown = together(*answers)
+    shown, opening = decide(claims, seeds)
     return Finding(
         name="intervention",
         question=QUESTION,
         claim=CLAIM,
-        verdict=opening(shown, seeds) + "; ".join(verdicts),
+        verdict=opening + "; ".join(verdicts),
         shown=shown,
         effects=leading + others,
         seeds=seeds,
@@ -131,7 +138,7 @@ def _accuracies(below: pd.DataFrame, stratum: Stratum, others: list[Effect]) -> 
         *(100 * value for value in (found.interval.estimate, found.interval.low, found.interval.high))
     )
     others.append(effect(f"{stratum.label}: accuracy change in points, intruders scaled down", points))
-    return [f"task accuracy changes by {said(points, 1)} points"]
+    return [f"task accuracy {said(points, 1)} points"]
 
 
 def _by_scale(points: pd.DataFrame) -> pd.DataFrame:

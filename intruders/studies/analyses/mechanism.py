@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ...evaluation.bootstrap import Interval
-from ..statistics import mean_interval
+from ..statistics import clipped, mean_interval
 from .runs import finished, numbers
 
 
@@ -47,7 +47,7 @@ def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechan
     for base, group in known.groupby("base"):
         shares = group.pivot_table(index="seed", columns="multiple", values="has", aggfunc="mean").dropna()
         for multiple in shares.columns:
-            share, at = mean_interval(shares[multiple]), group[group["multiple"] == multiple]
+            share, at = clipped(mean_interval(shares[multiple]), 0, 1), group[group["multiple"] == multiple]
             rows.append(
                 [
                     base, multiple, share.estimate, share.low, share.high, float(at["predicted"].mean()),
@@ -56,7 +56,7 @@ def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechan
             )  # fmt: skip
         smallest, largest = (float(shares.columns[i]) if len(shares.columns) else math.nan for i in (0, -1))
         if len(shares.columns) > 1:
-            rise = mean_interval(shares[largest] - shares[smallest])
+            rise = clipped(mean_interval(shares[largest] - shares[smallest]), -1, 1)
             agreement = float((group["has"] == group["predicted"]).mean())
             found.append(Mechanism(str(base), rise, len(shares), smallest, largest, agreement))
     return found, pd.DataFrame(rows, columns=columns)

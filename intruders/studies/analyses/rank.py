@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
+from ...evaluation.bootstrap import Interval
 from ..findings import Effect, Finding
 from ..results import Results
 from ..statistics import mean_interval
 from .ranks import Series, Valley, series, valley
 from .runs import LOSS_ALIKE, Stratum, at_equal_score, finished, seeds_in, strata
-from .words import effect, judged, left_out_said, missing, opening, said, seeds_said
+from .words import decide, effect, missing, reverse, said, seeds_said, unknown
 
 QUESTION = (
     "How do intruders, effective rank and pre-training loss move with the rank, under each rule for alpha; and is "
@@ -31,15 +32,15 @@ LIMITS = ("A trend is a straight line over log2 of the rank, through these ranks
 
 def analyse(results: Results) -> Finding:
     """Change per doubling of the rank for every rule of alpha, over seeds, and whether the loss has a valley."""
-    verdicts, notes = [], []
+    verdicts: list[str] = []
+    notes: list[str] = []
     leading: list[Effect] = []
     others: list[Effect] = []
+    parts: list[Interval] = []
     trends, points, valleys, kept = [], [], [], []
     seeds = 0
-    for stratum in strata(finished(results.runs), LOSS_ALIKE):
-        equal, left_out = at_equal_score(stratum.runs)
-        if left_out:
-            notes.append(f"{stratum.label}: {left_out_said(left_out, len(stratum.runs))}")
+    for stratum in strata(finished(results.runs), LOSS_ALIKE, notes):
+        equal = at_equal_score(stratum, notes)
         found = list(series(equal))
         if not found:
             continue
@@ -59,7 +60,9 @@ def analyse(results: Results) -> Finding:
             others.append(
                 effect(f"{where}: {MEASURES[column]}, per doubling of the rank", main.trend(column))
             )
+        parts += [reverse(count), main.trend("effective_rank")]
         deepest = valley(main.table("loss_change"))
+        parts.append(unknown(count) if deepest is None else deepest.depth)
         if deepest is not None:
             others.append(
                 effect(f"{where}: depth of the loss at rank {deepest.rank:g} below both ends", deepest.depth)
@@ -71,13 +74,13 @@ def analyse(results: Results) -> Finding:
         )
     if not leading:
         return missing("rank", QUESTION, CLAIM, NEEDED, notes)
-    shown = judged(leading, -1)
+    shown, opening = decide(parts, seeds)
     runs = pd.concat(kept).drop_duplicates("run_id")
     return Finding(
         name="rank",
         question=QUESTION,
         claim=CLAIM,
-        verdict=opening(shown, seeds) + "; ".join(verdicts),
+        verdict=opening + "; ".join(verdicts),
         shown=shown,
         effects=leading + others,
         seeds=seeds,
@@ -141,13 +144,12 @@ def _valley_row(stratum: Stratum, one: Series, found: Valley | None) -> dict[str
         "depth": None if found is None else found.depth.estimate,
         "low": None if found is None else found.depth.low,
         "high": None if found is None else found.depth.high,
-        "shown": None if found is None else found.is_shown,
     }
 
 
 def _valley_said(found: Valley | None) -> str:
     if found is None:
         return "no U shape to look for (fewer than three ranks with a loss)"
-    if found.is_shown:
+    if found.depth.low > 0:
         return f"loss least at rank {found.rank:g}, {said(found.depth, 3)} below the nearer end"
     return f"no U shape shown (deepest at rank {found.rank:g}: {said(found.depth, 3)} below the nearer end)"

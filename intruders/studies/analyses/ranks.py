@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -73,11 +72,10 @@ def _all_else_equal(rule: str, runs: pd.DataFrame) -> Iterator[Series]:
 
 @dataclass(frozen=True)
 class Valley:
-    """The inner rank at which the loss lies deepest below both ends, and by how much below the nearer one."""
+    """The inner rank at which the loss lies deepest below both ends, and by how much below the lower one."""
 
     rank: float
     depth: Interval
-    is_shown: bool | None  # both ends are clearly above; None without an interval
 
 
 def valley(table: pd.DataFrame) -> Valley | None:
@@ -85,7 +83,8 @@ def valley(table: pd.DataFrame) -> Valley | None:
 
     For an inner rank r the losses at the least and at the greatest rank minus that at r, paired by seed, each with
     Student's interval at level 1 - 0.05 / (number of inner ranks), since the deepest of them is chosen after looking
-    (Bonferroni). A valley is shown where both intervals lie above zero; its depth is the smaller difference.
+    (Bonferroni). The depth is the smaller difference, and its ends the smaller ones of both intervals: above zero only
+    where both are.
     """
     ranks = sorted(table.columns)
     if len(ranks) < 3 or table.empty:
@@ -96,7 +95,6 @@ def valley(table: pd.DataFrame) -> Valley | None:
         rises = [
             mean_interval((table[end] - table[rank]).to_numpy(), level=level) for end in (ranks[0], ranks[-1])
         ]
-        depth = min(rises, key=lambda rise: rise.estimate)
-        known = all(math.isfinite(rise.low) for rise in rises)
-        found.append(Valley(float(rank), depth, all(rise.low > 0 for rise in rises) if known else None))
+        depth = Interval(*(min(getattr(rise, end) for rise in rises) for end in ("estimate", "low", "high")))
+        found.append(Valley(float(rank), depth))
     return max(found, key=lambda one: one.depth.estimate)

@@ -47,38 +47,66 @@ def finished(runs: pd.DataFrame, kind: str = "finetune") -> pd.DataFrame:
     return kept
 
 
-def strata(runs: pd.DataFrame, by: Sequence[str] = ()) -> Iterator[Stratum]:
+def strata(runs: pd.DataFrame, by: Sequence[str] = (), notes: list[str] | None = None) -> Iterator[Stratum]:
     """Runs by base and task, and within them by how they were measured (``by``): never mixed in a comparison.
 
-    Of several ways of measuring in a stratum the one with the most runs is taken.
+    Of several ways of measuring in a stratum the one with the most runs is taken, after those with all in ``by`` known;
+    ``notes`` is told of the others.
     """
     for (base, task), group in runs.groupby(["base", "task"], dropna=False, sort=True):
+        alike = group
         if by:
-            _, group = max(group.groupby(list(by), dropna=False), key=lambda item: len(item[1]))
-        yield Stratum(_text(base), _text(task), group)
+            of_each_way = [part for _, part in group.groupby(list(by), dropna=False)]
+            alike = max(
+                of_each_way, key=lambda part: (bool(part[list(by)].notna().all(axis=None)), len(part))
+            )
+        found = Stratum(_text(base), _text(task), alike)
+        if notes is not None and len(alike) < len(group):
+            notes.append(
+                f"{found.label}: {len(group) - len(alike)} of {len(group)} were measured in another way "
+                f"({', '.join(by)}) and are left out"
+            )
+        yield found
 
 
 MEASURED_ALIKE = ("k", "epsilon")
 LOSS_ALIKE = (*MEASURED_ALIKE, "corpus", "loss_measure", "base_loss")  # another base loss: other documents
 
 
-def at_equal_score(runs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The runs of a stratum that reached one score, and how many did not.
+def at_equal_score(stratum: Stratum, notes: list[str]) -> pd.DataFrame:
+    """The runs of a stratum that reached one score; ``notes`` is told of those that did not.
 
-    Runs with the match criterion that most runs have, stopped by it. Without such runs: those whose accuracy intervals
-    hold a common value, namely the one that most intervals hold.
+    Runs that were stopped by the match criterion that most of them have. Without such runs: those whose accuracy
+    intervals hold a common value, namely the one that most intervals hold.
     """
+    runs = stratum.runs
     matched = runs[runs["stopped_by"] == "match"]
     if len(matched):
-        target = matched["match"].astype(str).mode().iloc[0]
+        target = str(matched["match"].astype(str).mode().iloc[0])
         equal = matched[matched["match"].astype(str) == target]
-        return equal, len(runs) - len(equal)
+        missed = int(((runs["match"].astype(str) == target) & (runs["stopped_by"] != "match")).sum())
+        rest = len(runs) - len(equal) - missed
+        if missed:
+            notes.append(
+                f"{stratum.label}: {missed} of {len(runs)} runs did not reach {target} and are left out"
+            )
+        if rest:
+            notes.append(
+                f"{stratum.label}: {rest} of {len(runs)} runs had no such aim ({target}) and are left out"
+            )
+        return equal
     low, high = numbers(runs, "accuracy_low"), numbers(runs, "accuracy_high")
     holds = [(low <= value) & (value <= high) for value in low[low.notna() & high.notna()]]
     if not holds:
-        return runs.iloc[:0], len(runs)
+        if len(runs):
+            notes.append(f"{stratum.label}: no run has a task score, so that none are at equal score")
+        return runs.iloc[:0]
     most = max(holds, key=lambda held: int(held.sum()))
-    return runs[most], len(runs) - int(most.sum())
+    notes.append(
+        f"{stratum.label}: no run was stopped by a match criterion; {int(most.sum())} of {len(runs)} runs, whose "
+        "accuracies agree within their intervals, are taken to be at equal score"
+    )
+    return runs[most]
 
 
 def setting_of(row: dict[str, object], without: Sequence[str] = ()) -> str:
@@ -122,12 +150,13 @@ def seed_table(runs: pd.DataFrame, column: str, by: str = "setting") -> pd.DataF
 
 
 def complete(table: pd.DataFrame) -> pd.DataFrame:
-    """The largest part of a table without gaps, so that no seed is compared by other settings than the next."""
-    parts = [table]
-    for least in sorted(set(table.notna().sum())):
-        part = table.loc[:, table.notna().sum() >= least].dropna()
-        parts.append(part)
-    return max(parts[1:], key=lambda part: part.size, default=table.dropna())
+    """The largest part of a table without gaps, so that no seed is compared by other settings than the next.
+
+    Two seeds or more go before one with more settings, since one has no interval.
+    """
+    counts = table.notna().sum()
+    parts = [table.loc[:, counts >= least].dropna() for least in sorted(set(counts))]
+    return max(parts, key=lambda part: (min(len(part), 2), part.size, len(part)), default=table.dropna())
 
 
 def seeds_in(runs: pd.DataFrame) -> int:

@@ -12,7 +12,7 @@ from ..results import Results
 from ..statistics import mean_interval
 from .ranks import ADAPTERS, series
 from .runs import complete, finished, numbers, seed_table, seeds_in, strata
-from .words import effect, judged, missing, opening, said, seeds_said, together
+from .words import decide, effect, missing, reverse, said, seeds_said
 
 QUESTION = "Do low ranks forget earlier tasks more, and do intruders accumulate?"
 CLAIM = (
@@ -35,7 +35,9 @@ LIMITS = (
 def analyse(results: Results) -> Finding:
     """Forgetting per doubling of the rank, and intruders after the last stage minus after the first, over seeds."""
     runs = _summaries(finished(results.runs, "sequence"), results.sequences)
-    verdicts, notes, answers = [], [], []
+    verdicts: list[str] = []
+    notes: list[str] = []
+    claims: list[Interval] = []
     effects: list[Effect] = []
     seeds = 0
     for stratum in strata(runs):
@@ -51,14 +53,14 @@ def analyse(results: Results) -> Finding:
             effects.append(
                 effect(f"{stratum.label}, {main.rule}: forgetting in points per doubling of the rank", trend)
             )
-            answers.append(judged([trend], -1))
+            claims.append(reverse(trend))
             parts.append(
-                f"per doubling of the rank ({main.rule}) {said(trend, 1)} points of earlier tasks forgotten"
+                f"points of earlier tasks forgotten per doubling of the rank ({main.rule}) {said(trend, 1)}"
             )
             if main.rates_differ:
                 notes.append(f"{stratum.label}, {main.rule}: each rank has a learning rate of its own")
         else:
-            answers.append(None)
+            claims.append(Interval(math.nan, -math.inf, math.inf))
             notes.append(
                 f"{stratum.label}: no two ranks of LoRA that are alike in all else, so no trend with the rank"
             )
@@ -69,24 +71,22 @@ def analyse(results: Results) -> Finding:
             effects.append(
                 effect(f"{stratum.label}: intruders per 100 vectors, last stage minus first, LoRA", growth)
             )
-            answers.append(judged([growth], +1))
-            parts.append(
-                f"LoRA gains {said(growth)} intruders per 100 vectors between the first stage and the last"
-            )
+            claims.append(growth)
+            parts.append(f"intruders per 100 vectors, last stage minus first, {said(growth)}")
         against = _against_full(stratum.runs)
         if not math.isnan(against.estimate):
             effects.append(effect(f"{stratum.label}: forgetting in points, LoRA minus full", against))
-            parts.append(f"LoRA forgets {said(against, 1)} points more than full fine-tuning")
+            parts.append(f"points forgotten, LoRA minus full fine-tuning, {said(against, 1)}")
         if parts:
             verdicts.append(f"{stratum.label}: {', '.join(parts)} ({seeds_said(seeds_in(stratum.runs))})")
     if not effects:
         return missing("sequence", QUESTION, CLAIM, NEEDED, notes)
-    shown = together(*answers)
+    shown, opening = decide(claims, seeds)
     return Finding(
         name="sequence",
         question=QUESTION,
         claim=CLAIM,
-        verdict=opening(shown, seeds) + "; ".join(verdicts),
+        verdict=opening + "; ".join(verdicts),
         shown=shown,
         effects=effects,
         seeds=seeds,

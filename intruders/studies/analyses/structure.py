@@ -19,7 +19,7 @@ from .runs import (
     seeds_in,
     strata,
 )
-from .words import effect, judged, left_out_said, missing, opening, said, seeds_said
+from .words import decide, effect, missing, said, seeds_said
 
 QUESTION = "Do LoRA and full fine-tuning at equal score leave different spectra?"
 CLAIM = "At equal task score, LoRA leaves intruder dimensions in the weights and full fine-tuning does not."
@@ -38,12 +38,11 @@ EPSILONS = [round(0.05 * step, 2) for step in range(2, 19)]
 
 def analyse(results: Results) -> Finding:
     """Intruders per 100 vectors of every LoRA setting minus those of full fine-tuning, paired by seed."""
-    verdicts, effects, rows, notes, of_runs = [], [], [], [], []
+    verdicts, effects, parts, rows, of_runs = [], [], [], [], []
+    notes: list[str] = []
     seeds = 0
-    for stratum in strata(finished(results.runs), MEASURED_ALIKE):
-        equal, left_out = at_equal_score(stratum.runs)
-        if left_out:
-            notes.append(f"{stratum.label}: {left_out_said(left_out, len(stratum.runs))}")
+    for stratum in strata(finished(results.runs), MEASURED_ALIKE, notes):
+        equal = at_equal_score(stratum, notes)
         rows += _by_setting(stratum, equal)
         of_runs.append(equal)
         differences = complete(_against_full(equal))
@@ -51,20 +50,21 @@ def analyse(results: Results) -> Finding:
             continue
         found = mean_interval(differences.mean(axis=1).to_numpy())
         seeds = max(seeds, len(differences))
+        parts.append(found)
         effects.append(effect(f"{stratum.label}: intruders per 100 vectors, LoRA minus full", found))
         verdicts.append(
-            f"{stratum.label}: LoRA leaves {said(found)} intruders per 100 vectors more than full fine-tuning at equal "
-            f"score ({seeds_said(len(differences))})"
+            f"{stratum.label}: intruders per 100 vectors at equal score, LoRA minus full fine-tuning {said(found)} "
+            f"({seeds_said(len(differences))})"
         )
     if not effects:
         return missing("structure", QUESTION, CLAIM, NEEDED, notes)
-    shown = judged(effects, +1)
+    shown, opening = decide(parts, seeds)
     compared = pd.concat(of_runs)
     return Finding(
         name="structure",
         question=QUESTION,
         claim=CLAIM,
-        verdict=opening(shown, seeds) + "; ".join(verdicts),
+        verdict=opening + "; ".join(verdicts),
         shown=shown,
         effects=effects,
         seeds=seeds,

@@ -10,9 +10,9 @@ import pandas as pd
 from ...evaluation.bootstrap import Interval
 from ..findings import Effect, Finding
 from ..results import Results
-from ..statistics import auc_interval, mean_interval, spearman
+from ..statistics import auc_interval, clipped, mean_interval, spearman
 from .runs import MEASURED_ALIKE, complete, finished, numbers, seed_table, seeds_in, strata
-from .words import effect, judged, missing, opening, said, seeds_said
+from .words import decide, effect, missing, said, seeds_said
 
 QUESTION = "Does the predicted critical scale separate matrices with and without intruders?"
 CLAIM = (
@@ -49,11 +49,14 @@ def analyse(results: Results) -> Finding:
     known["ratio"] = known["predicted_scale"] / known["critical_scale"].where(
         lambda scale: np.isfinite(scale)
     )
-    verdicts, notes, rows = [], [], []
+    verdicts: list[str] = []
+    notes: list[str] = []
+    claims: list[Interval] = []
+    rows = []
     leading: list[Effect] = []
     others: list[Effect] = []
     seeds = 0
-    for stratum in strata(known, MEASURED_ALIKE):
+    for stratum in strata(known, MEASURED_ALIKE, notes):
         matrices = stratum.runs
         has = matrices["intruders"] > 0
         score = -np.log(matrices["predicted_scale"].clip(lower=1e-300))
@@ -90,6 +93,7 @@ def analyse(results: Results) -> Finding:
             continue
         seeds = max(seeds, seeds_in(matrices))
         above = Interval(found.estimate - 0.5, found.low - 0.5, found.high - 0.5)
+        claims.append(above)
         leading.append(effect(f"{stratum.label}: AUC of the predicted scale, above the 0.5 of chance", above))
         others.append(effect(f"{stratum.label}: share of matrices predicted within a factor of two", within))
         others.append(
@@ -103,12 +107,12 @@ def analyse(results: Results) -> Finding:
     table = pd.DataFrame(rows)
     if not leading:
         return missing("threshold", QUESTION, CLAIM, NEEDED, notes)
-    shown = judged(leading, +1)
+    shown, opening = decide(claims, seeds)
     return Finding(
         name="threshold",
         question=QUESTION,
         claim=CLAIM,
-        verdict=opening(shown, seeds) + "; ".join(verdicts),
+        verdict=opening + "; ".join(verdicts),
         shown=shown,
         effects=leading + others,
         seeds=seeds,

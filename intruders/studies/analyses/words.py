@@ -28,35 +28,34 @@ def seeds_said(seeds: int) -> str:
     return "one seed" if seeds == 1 else f"{seeds} seeds"
 
 
-def judged(intervals: Sequence[Interval | Effect], expected: int) -> bool | None:
-    """Whether effects of the expected sign (+1 or -1) are shown: True where all are clear and have it.
+def reverse(one: Interval) -> Interval:
+    """The interval of the negative: for an effect that the claim expects below zero."""
+    return Interval(-one.estimate, -one.high, -one.low)
 
-    False where one has an interval that holds zero or lies on the other side; None where none has an interval.
+
+def unknown(one: Interval) -> Interval:
+    """The estimate without its interval."""
+    return Interval(one.estimate, -math.inf, math.inf)
+
+
+def decide(parts: Sequence[Interval], seeds: int) -> tuple[bool | None, str]:
+    """Whether a claim is shown by effects that it expects above zero, and how the verdict begins.
+
+    True where all are clearly above zero. False where one has an interval and is not. None where those that are not
+    have no interval, as with one seed.
     """
-    known = [one for one in intervals if math.isfinite(one.low) and math.isfinite(one.high)]
-    if not known:
-        return None
-    return all((one.low > 0) if expected > 0 else (one.high < 0) for one in known)
-
-
-def opening(shown: bool | None, seeds: int) -> str:
-    """How a verdict begins."""
-    if shown:
-        return ""
-    return "not shown: " if shown is False or seeds != 1 else "not shown beyond one seed: "
-
-
-def together(*answers: bool | None) -> bool | None:
-    """True where all parts of a claim are shown, False where one is not, None where one cannot be told."""
-    if False in answers:
-        return False
-    return None if None in answers or not answers else True
+    is_clear = [one.low > 0 for one in parts]
+    if parts and all(is_clear):
+        return True, ""
+    if parts and all(one.high < 0 for one in parts):
+        return False, "not shown, the opposite is: "
+    others = [one for one, clear in zip(parts, is_clear, strict=True) if not clear]
+    shown = False if any(math.isfinite(one.low) and math.isfinite(one.high) for one in others) else None
+    if any(is_clear):
+        return shown, "not shown in full: "
+    return shown, "not shown beyond one seed: " if shown is None and seeds == 1 else "not shown: "
 
 
 def missing(name: str, question: str, claim: str, needed: str, notes: Sequence[str] = ()) -> Finding:
     """The finding where the study holds nothing to answer from; ``needed`` says what would have to be in it."""
     return Finding(name, question, claim, f"not shown: {needed}", None, notes=list(notes))
-
-
-def left_out_said(left_out: int, of: int) -> str:
-    return f"{left_out} of {of} runs did not reach the common score and are left out" if left_out else ""
