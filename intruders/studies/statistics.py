@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats  # type: ignore[import-untyped]
+import pandas as pd
 
+from ..errors import MissingDependencyError
 from ..evaluation.bootstrap import Interval
 
 Values = npt.ArrayLike
@@ -30,7 +32,7 @@ def mean_interval(values: Values, *, level: float = LEVEL) -> Interval:
     mean = float(kept.mean())
     if len(kept) == 1:
         return Interval(mean, -math.inf, math.inf)
-    half = float(stats.t.ppf((1 + level) / 2, len(kept) - 1) * kept.std(ddof=1) / math.sqrt(len(kept)))
+    half = _student(level, len(kept) - 1) * float(kept.std(ddof=1)) / math.sqrt(len(kept))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -113,7 +115,7 @@ def auc_interval(
     p, n = int(is_high.sum()), int((~is_high).sum())
     alone = float(_auc_variance(np.array(estimate), p, n))
     effect = max(1.0, jackknife / alone) if alone > 0 else 1.0
-    t = float(stats.t.ppf((1 + level) / 2, runs - 1))
+    t = _student(level, runs - 1)
     theta = np.linspace(0, 1, 2001)
     inside = theta[np.abs(estimate - theta) <= t * np.sqrt(effect * _auc_variance(theta, p, n))]
     return Interval(estimate, min(estimate, float(inside.min())), max(estimate, float(inside.max())))
@@ -126,6 +128,17 @@ def slope(x: Values, y: Values) -> float:
         return math.nan
     centred = across - across.mean()
     return float((centred * up).sum() / (centred**2).sum())
+
+
+def _student(level: float, freedom: int) -> float:
+    """The two-sided quantile of Student's distribution."""
+    try:
+        from scipy.stats import t  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingDependencyError(
+            "intervals over seeds need scipy, which is not installed; run: pip install 'intruders[train]'"
+        ) from error
+    return float(t.ppf((1 + level) / 2, freedom))
 
 
 def _auc_variance(theta: npt.NDArray[np.float64], p: int, n: int) -> npt.NDArray[np.float64]:
@@ -141,7 +154,7 @@ def _fisher(estimate: float, groups: int, lost: int, level: float) -> Interval:
     # Four settings in perfect order are no certainty: half of the step to the next value that so few can take.
     most = 1 - 6 / (groups * (groups**2 - 1))
     inner = max(-most, min(most, estimate))
-    half = float(stats.norm.ppf((1 + level) / 2)) * math.sqrt((1 + inner**2 / 2) / (groups - lost))
+    half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt((1 + inner**2 / 2) / (groups - lost))
     low, high = math.tanh(math.atanh(inner) - half), math.tanh(math.atanh(inner) + half)
     return Interval(estimate, min(estimate, low), max(estimate, high))
 
@@ -155,7 +168,7 @@ def _correlation(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> floa
 
 
 def _ranks(values: Values) -> npt.NDArray[np.float64]:
-    return np.asarray(stats.rankdata(values), dtype=np.float64)
+    return pd.Series(np.asarray(values, dtype=np.float64)).rank().to_numpy(dtype=np.float64)
 
 
 def _finite(values: Values) -> npt.NDArray[np.float64]:

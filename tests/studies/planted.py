@@ -154,7 +154,7 @@ def interventions(
 
 
 def sequence_study(*, seeds: int = 3, effect: float = 1.0) -> dict[str, list[dict[str, Any]]]:
-    """Three tasks in sequence. ``effect`` 1: low ranks forget more and intruders accumulate; 0: neither; -1: reversed."""
+    """Three tasks in sequence. ``effect`` 1: low ranks forget more, intruders accumulate; 0: neither; -1: reversed."""
     runs, rows = [], []
     for seed in range(seeds):
         for method, rank in (("lora", 1), ("lora", 4), ("lora", 16), ("full", None)):

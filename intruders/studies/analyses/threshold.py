@@ -143,7 +143,7 @@ def _agreement(matrices: pd.DataFrame) -> tuple[Interval, Interval]:
         mean_interval(complete(seed_table(frame, column)).mean(axis=1))
         for column in ("within", "correlation")
     )
-    return within, correlation
+    return clipped(within, 0, 1), clipped(correlation, -1, 1)
 
 
 def _points(known: pd.DataFrame) -> pd.DataFrame:
