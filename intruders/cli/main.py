@@ -8,6 +8,7 @@ import typer
 
 from ..errors import IntrudersError
 from ..version import __version__
+from .advise import advise
 from .audit import audit
 from .cache import cache
 from .evaluate import evaluate
@@ -18,7 +19,7 @@ from .mitigate import mitigate
 from .report import report
 from .scale import scale
 from .sequence import sequence
-from .study import study
+from .study import StudyCommand, study
 
 app = typer.Typer(
     name="intruders",
@@ -38,10 +39,11 @@ for command in (
     finetune,
     evaluate,
     sequence,
-    study,
+    advise,
     cache,
 ):
     app.command()(command)
+app.command(cls=StudyCommand)(study)
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+
+class StudyCommand(TyperCommand):
+    """``--ray`` may stand alone; typer has no options with a value that can be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        if "--ray" in given:
+            after = given.index("--ray") + 1
+            if after == len(given) or given[after].startswith("-"):
+                given.insert(after, "")
+        return super().parse_args(ctx, given)
 
 
 def study(
@@ -19,9 +32,20 @@ def study(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs and how much work they are; start nothing.")
     ] = False,
-    jobs: Annotated[int, typer.Option(help="Runs at once, each in a process of its own.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Runs at once, in processes of their own.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Give the runs to Ray: the cluster at that address, or without one a Ray of this machine.",
+            metavar="[ADDRESS]",
+        ),
+    ] = None,
 ) -> None:
     """Run a study: everything that its file describes and that is not done yet."""
+    from ..training.quiet import hush_imports
+
+    hush_imports()
+
     from ..errors import SettingError
     from ..studies.config import read_study
     from ..studies.expand import expand
@@ -34,14 +58,17 @@ def study(
     if out is None:
         raise SettingError("no folder is given; expected --out FOLDER, where the study is kept")
 
-    from ..training.quiet import hush_imports
-
-    hush_imports()
-
     from ..studies.runner import run_study
 
     with study_progress() as progress:
-        outcome = run_study(described, out, resume=resume, jobs=jobs, progress=progress)
+        outcome = run_study(
+            described,
+            out,
+            resume=resume,
+            jobs=jobs,
+            ray=False if ray is None else (ray or True),
+            progress=progress,
+        )
     print_outcome(outcome, described.analyses)
     if outcome.failed:
         raise typer.Exit(1)

@@ -92,12 +92,17 @@ def train_in_sequence(
     tasks: Sequence[str],
     *,
     adapters: str = "merge",
+    k: int = 10,
+    epsilon: float = 0.5,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     callbacks: Callable[[], list[Any]] = list,
 ) -> SequenceResult:
     """Fine-tunes on each task in turn from the model so far; scores all seen and audits after each.
 
     ``config`` holds what every stage shares; its ``task`` is not used. ``adapters``: "merge" puts each
-    stage's adapter into the weights before the next, "keep" goes on training the one adapter. A task's head
+    stage's adapter into the weights before the next, "keep" goes on training the one adapter. ``k``, ``epsilon``,
+    ``include`` and ``exclude`` are the audits', as in :func:`intruders.audit`. A task's head
     is trained in its own stage only and kept as it was then. The folder ``config.out`` has a run folder per
     stage; a sequence that was killed goes on where it was. Raises IntrudersError as fine-tuning does.
     """
@@ -111,6 +116,12 @@ def train_in_sequence(
     out = Path(config.out)
     stages = [out / f"stage-{number}" for number in range(1, len(tasks) + 1)]
     cache = MemoryCache()  # every stage is audited against the same base
+    audited: dict[str, Any] = {
+        "k": k,
+        "epsilon": epsilon,
+        "include": list(include),
+        "exclude": list(exclude),
+    }
     accuracies: list[list[float]] = []
     found: list[tuple[int, int]] = []
     for number, stage in enumerate(stages):
@@ -118,13 +129,18 @@ def train_in_sequence(
         run = finetune(_stage_config(config, tasks[number], stage, before, adapters), callbacks())
         _keep_backbone(run, loaded[number])
         result = stage / "stage.json"
-        if not result.is_file():
+        if not (result.is_file() and json.loads(result.read_text(encoding="utf-8")).get("audit") == audited):
             row = [
                 _accuracy(stage, stages[seen], loaded[seen], config.max_eval_samples)
                 for seen in range(number + 1)
             ]
-            done = audit(base_model_location(config.base), stage / "backbone", cache=cache)
-            record = {"accuracies": row, "intruders": done.intruders, "vectors": done.vectors}
+            done = audit(base_model_location(config.base), stage / "backbone", cache=cache, **audited)
+            record = {
+                "accuracies": row,
+                "intruders": done.intruders,
+                "vectors": done.vectors,
+                "audit": audited,
+            }
             write_atomically(result, (json.dumps(record) + "\n").encode())
         record = json.loads(result.read_text(encoding="utf-8"))
         accuracies.append(record["accuracies"])

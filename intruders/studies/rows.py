@@ -31,7 +31,6 @@ def rows_of(run: Run, folder: Path) -> Rows:
     found: Rows = {"runs": [row]}
     if "train" in stages:
         row |= _training(folder)
-        found["traces"] = list(_traces(folder / MODEL / "intruders.parquet"))
     scales: dict[str, dict[str, Any]] = {}
     if "scale" in stages:
         document = _json(folder / "scale.json")
@@ -41,6 +40,7 @@ def rows_of(run: Run, folder: Path) -> Rows:
         audit = Audit.load(folder / "audit.json")
         found["matrices"] = list(_matrices(audit, scales))
         found["vectors"] = list(_vectors(audit))
+        found["traces"] = list(_traces(folder / MODEL / "intruders.parquet", audit))
         row |= _audit(audit, found["matrices"])
     if "evaluate" in stages:
         row |= _evaluation(_json(folder / "evaluation" / "evaluation.json"))
@@ -166,11 +166,23 @@ def _vectors(audit: Audit) -> Iterator[dict[str, Any]]:
             }
 
 
-def _traces(file: Path) -> Iterator[dict[str, Any]]:
-    """One row a step and matrix from the callback's row a vector."""
+def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:
+    """One row a step and matrix from the callback's row a vector, of those matrices that the audit has, by its names.
+
+    The callback sees the model as it is trained, with a head that the base does not have, and under its class's names:
+    bert.encoder.layer.0... for what the base's file calls encoder.layer.0...
+    """
     if not file.is_file():
         return
     trace = pd.read_parquet(file)
+    audited = [matrix.name for matrix in audit.matrices]
+    names = {
+        name: own
+        for name in trace["name"].unique()
+        for own in audited
+        if name == own or name.endswith(f".{own}") or own.endswith(f".{name}")
+    }
+    trace = trace[trace["name"].isin(names)].assign(name=lambda frame: frame["name"].map(names))
     trace["energy"] = trace["singular_value"] ** 2
     trace["intruder_energy"] = trace["energy"].where(trace["intruder"].astype(bool), 0.0)
     trace["intruder_value"] = trace["singular_value"].where(trace["intruder"].astype(bool))

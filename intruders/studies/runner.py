@@ -1,21 +1,20 @@
-"""A study on one machine: its runs one after another, or several side by side in processes of their own."""
+"""A study from its file to its tables: what is missing is done, here, side by side, or on a cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ..errors import SettingError
 from .config import Study
 from .expand import Run, expand
-from .perform import DiskFullError, is_done, perform
+from .place import Place
 from .record import RunRecord
 from .stages import Callbacks
-from .study_folder import StudyFolder
 from .tables import Tables, refuse_newer_tables
-from .workers import side_by_side
 
 
 @dataclass(frozen=True)
@@ -45,61 +44,84 @@ def run_study(
     *,
     resume: bool = False,
     jobs: int = 1,
+    ray: str | bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Does what is missing of a study in the folder ``out``, and writes its tables after every run.
+    """Does what is missing of a study, keeps it in ``out``, and writes the tables after every run.
 
     A finished run is kept as it is, a killed one goes on, a failed one is tried again; while one fails, the others
-    proceed. ``resume`` insists that there is something to go on with. ``jobs`` is how many runs are at work at once.
-    Raises IntrudersError for settings, a folder or a disk that cannot be used; KeyboardInterrupt passes through, and
-    what is finished stays.
+    proceed.
+
+    Args:
+      study: see :func:`.config.read_study`.
+      out: a folder, or a URL of a place that fsspec knows.
+      resume: insist that there is something to go on with.
+      jobs: runs that are at work at once, on this machine.
+      ray: True or the address of a cluster: give the runs to Ray.
+      progress: who wants to hear how far it is.
+
+    Raises:
+      IntrudersError: settings, a folder, a cluster or a disk that cannot be used. KeyboardInterrupt passes through,
+      and what is finished stays.
     """
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise SettingError(f"jobs is {jobs!r}; expected a number of runs at once, 1 or more")
+    if jobs > 1 and ray is not False:
+        raise SettingError(
+            f"jobs is {jobs} beside Ray, which decides itself how many runs are at work; keep one"
+        )
     runs = expand(study)
-    folder = StudyFolder(Path(out))
+    place = Place.of(str(out))
+    folder = place.folder
+    place.fetch_study()
     folder.open_for(study, must_exist=resume)
-    with folder.locked():
+    progress = progress or Progress()
+    with folder.locked(), ExitStack() as stack:
         refuse_newer_tables(folder)
         folder.keep(study, runs)
-        tables = Tables(folder, runs)
-        missing = [run for run in runs if not is_done(run, folder.run(run.id), folder.bases)]
+        tables = Tables(folder, place.seen, runs)
+        missing = place.missing(runs)
         done = len(runs) - len(missing)
-        progress = progress or Progress()
         progress.on_start(done, len(runs))
-        tables.write()
-        if jobs == 1:
-            over = _one_by_one(missing, folder, progress)
-        else:
-            over = side_by_side(missing, folder, jobs, lambda run: progress.on_stage(run, "at work"))
-        try:
-            for run in over:
-                done += 1
-                tables.write()
-                status = str(RunRecord(folder.run(run.id)).read().get("status"))
-                progress.on_run(run, status, done, len(runs))
-        finally:
-            with suppress(OSError, DiskFullError):
-                tables.write()
-        return _outcome(folder, runs)
+        _write(tables, place)
+        over = stack.enter_context(closing(_at_work(missing, place, study, jobs, ray, progress)))
+        for run in over:
+            done += 1
+            place.refresh(run.id)
+            _write(tables, place)
+            status = str(RunRecord(place.seen.run(run.id)).read().get("status"))
+            progress.on_run(run, status, done, len(runs))
+        return _outcome(place, runs)
 
 
-def _outcome(folder: StudyFolder, runs: Sequence[Run]) -> Outcome:
-    records = {run.id: RunRecord(folder.run(run.id)).read() for run in runs}
+def _at_work(
+    runs: Sequence[Run], place: Place, study: Study, jobs: int, ray: str | bool, progress: Progress
+) -> Generator[Run, None, None]:
+    if ray is not False:
+        from .ray_pool import on_ray
+
+        yield from on_ray(runs, place, study.resources, None if ray is True else ray)
+    elif jobs > 1:
+        from .workers import side_by_side
+
+        yield from side_by_side(runs, place, jobs, lambda run: progress.on_stage(run, "at work"))
+    else:
+        for run in runs:
+            place.perform(run, progress.callbacks, partial(progress.on_stage, run))
+            yield run
+
+
+def _write(tables: Tables, place: Place) -> None:
+    tables.write()
+    place.put_study()
+
+
+def _outcome(place: Place, runs: Sequence[Run]) -> Outcome:
+    records = {run.id: RunRecord(place.seen.run(run.id)).read() for run in runs}
     return Outcome(
-        folder.path,
+        place.folder.path,
         len(runs),
         sum(record.get("status") == "finished" for record in records.values()),
         {name: str(record["error"]) for name, record in records.items() if record.get("status") == "failed"},
-        folder.others(runs),
+        place.folder.others(runs),
     )
-
-
-def _one_by_one(runs: Sequence[Run], folder: StudyFolder, progress: Progress) -> Iterator[Run]:
-    for run in runs:
-
-        def on_stage(name: str, run: Run = run) -> None:
-            progress.on_stage(run, name)
-
-        perform(run, folder.run(run.id), folder.bases, callbacks=progress.callbacks, on_stage=on_stage)
-        yield run

@@ -54,7 +54,12 @@ def stages_of(run: Run, folder: Path, bases: Path, callbacks: Callbacks) -> list
     config = replace(run.config, out=str(folder / MODEL))
     if run.kind == "sequence":
         return [
-            Stage("sequence", {}, lambda: _sequence(run, config, folder, callbacks), ("sequence.json", MODEL))
+            Stage(
+                "sequence",
+                audited,
+                lambda: _sequence(run, config, folder, callbacks),
+                ("sequence.json", MODEL),
+            )
         ]
     losses = LossSettings(measure.loss_on, measure.max_documents, measure.window, measure.estimate)
     evaluated = losses.as_dict() | {"max_examples": measure.max_examples}
@@ -147,7 +152,13 @@ def _sequence(run: Run, config: FinetuneConfig, folder: Path, callbacks: Callbac
     for stage in Path(config.out).glob("stage-*"):
         if not (stage / "run.json").is_file():
             shutil.rmtree(stage)
-    found = train_in_sequence(config, run.tasks, adapters=run.adapters, callbacks=lambda: list(callbacks()))
+    found = train_in_sequence(
+        config,
+        run.tasks,
+        adapters=run.adapters,
+        callbacks=lambda: list(callbacks()),
+        **asdict(run.measure.audit),
+    )
     seconds = sum(
         RunFolder(Path(config.out) / f"stage-{number}").record["seconds"]["training"]
         for number in range(1, len(run.tasks) + 1)

@@ -37,8 +37,9 @@ _TEXTS = {
 class Tables:
     """The tables of one study. A run whose record has not changed since is not read again."""
 
-    def __init__(self, folder: StudyFolder, runs: Sequence[Run]) -> None:
-        self._folder, self._runs = folder, runs
+    def __init__(self, folder: StudyFolder, seen: StudyFolder, runs: Sequence[Run]) -> None:
+        """``folder`` takes the tables; ``seen`` has the runs that they are made from."""
+        self._folder, self._seen, self._runs = folder, seen, runs
         self._known: dict[str, tuple[bytes, Rows]] = {}
 
     def write(self) -> None:
@@ -51,7 +52,7 @@ class Tables:
             write_atomically(self._folder.table(table), _parquet(table, rows))
 
     def _rows(self, run: Run) -> Rows:
-        folder = self._folder.run(run.id)
+        folder = self._seen.run(run.id)
         record = folder / "run.json"
         content = record.read_bytes() if record.is_file() else b""
         if run.id not in self._known or self._known[run.id][0] != content:

@@ -13,16 +13,16 @@ import torch
 
 from ..training.quiet import hush_imports
 from .expand import Run
-from .perform import DiskFullError, perform
+from .perform import DiskFullError
+from .place import Place
 from .record import RunRecord
-from .study_folder import StudyFolder
 
 _DONE, _DISK_FULL = "done", "disk full"
 _PATIENCE = 10  # seconds for an idle process to end
 
 
 def side_by_side(
-    runs: Sequence[Run], folder: StudyFolder, jobs: int, on_start: Callable[[Run], None]
+    runs: Sequence[Run], place: Place, jobs: int, on_start: Callable[[Run], None]
 ) -> Iterator[Run]:
     """Yields every run when it is over, in any order; what kills a process costs its run alone.
 
@@ -35,7 +35,7 @@ def side_by_side(
     try:
         while waiting or any(worker.run for worker in workers.values()):
             while waiting and len(workers) < min(jobs, len(runs)):
-                new = _Worker(folder, threads)
+                new = _Worker(place, threads)
                 workers[new.connection] = new
             for worker in workers.values():
                 if worker.run is None and waiting:
@@ -50,11 +50,11 @@ def side_by_side(
                     answer = ready.recv()
                 except (EOFError, OSError):
                     del workers[ready]
-                    _note_end(worker.process, run, folder)
+                    _note_end(worker.process, run, place)
                     answer = _DONE
                 if answer == _DISK_FULL:
                     raise DiskFullError(
-                        f"no room on the disk of '{folder.path}'; what is finished is kept: make room and give "
+                        f"no room on the disk of '{place.folder.path}'; what is finished is kept: make room and give "
                         "the same command again"
                     )
                 yield run
@@ -66,12 +66,10 @@ def side_by_side(
 class _Worker:
     """One process, and the run that it is at."""
 
-    def __init__(self, folder: StudyFolder, threads: int) -> None:
+    def __init__(self, place: Place, threads: int) -> None:
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         self.connection, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(
-            target=_work, args=(theirs, folder, threads), daemon=True
-        )
+        self.process: SpawnProcess = context.Process(target=_work, args=(theirs, place, threads), daemon=True)
         self.run: Run | None = None
         self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
@@ -90,14 +88,14 @@ class _Worker:
         self.process.join()
 
 
-def _work(connection: Any, folder: StudyFolder, threads: int) -> None:
+def _work(connection: Any, place: Place, threads: int) -> None:
     hush_imports()
     torch.set_num_threads(threads)
     try:
         while True:
             run = connection.recv()
             try:
-                perform(run, folder.run(run.id), folder.bases)
+                place.perform(run)
                 connection.send(_DONE)
             except DiskFullError:
                 connection.send(_DISK_FULL)
@@ -107,13 +105,11 @@ def _work(connection: Any, folder: StudyFolder, threads: int) -> None:
         os._exit(130)  # the driver got the same Ctrl-C, and says so
 
 
-def _note_end(process: SpawnProcess, run: Run, folder: StudyFolder) -> None:
+def _note_end(process: SpawnProcess, run: Run, place: Place) -> None:
     """Note the failure of a run whose process could not do it itself."""
     process.join()
-    record = RunRecord(folder.run(run.id))
-    if record.read().get("status") in ("finished", "failed") and record.read().get("id") == run.id:
+    if RunRecord(place.folder.run(run.id)).read().get("status") in ("finished", "failed"):
         return
     code = process.exitcode or 0
     how = f"by signal {-code} (9 is often a lack of memory)" if code < 0 else f"with status {code}"
-    record.begin(run)
-    record.fail(f"the process of the run ended {how}; the next call goes on with it")
+    place.fail(run, f"the process of the run ended {how}; the next call goes on with it")
