@@ -14,12 +14,14 @@ from ..linalg.orthonormal import orthonormalize
 from ..linalg.threshold import sampled_spectra, spiked_threshold
 from .known import KnownBase
 from .stack import Stack
-from .update import measure_update
+from .update import Update, measure_update
 
-# Leading directions of the update that are followed, and rows that their powers may take.
-_DIRECTIONS = 4
+# Leading directions of the update that are followed, and rows that they and their powers may take.
+_DIRECTIONS = 8
 _FURTHER_ROWS = 10
-_LEAST_POWERS = 2
+_LEAST_BLOCKS = 2
+# Share of an update's squared norm in directions that are not followed, up to which they change nothing.
+_NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Projection:
     k: int
     epsilon: float
     predicted: float  # critical scale by the spiked threshold; infinite where it names none
+    is_complete: bool  # the directions that are followed are all of the update, or nearly
     centre: float  # where to search: the prediction, or where the update is as large as the base
 
     def cosines(self, scales: Tensor, shown: int | None = None) -> Tensor:
@@ -71,7 +74,9 @@ def project(stack: Stack, known: KnownBase, k: int, epsilon: float) -> list[Proj
     k = min(k, m, n)
     operator = Dense(stack.base)
     update = measure_update(stack, k)
-    left = _subspace(operator, known.left[:, : min(2 * k + 4 + BLOCK, m, n)], update.left, update.right)
+    d, left_out = _followed(stack, update)
+    known_rows = known.left[:, : min(2 * k + 4 + BLOCK, m, n)]
+    left = _subspace(operator, known_rows, update.left[:, :d], update.right[:, :d])
     products = operator.apply_transpose(left).double()  # (batch, a, n): left W0
     change, right = _times_update(stack, left)  # left D = change @ right
     squares, vectors = torch.linalg.eigh(products @ products.mT)
@@ -96,6 +101,7 @@ def project(stack: Stack, known: KnownBase, k: int, epsilon: float) -> list[Proj
                 k=k,
                 epsilon=epsilon,
                 predicted=predicted,
+                is_complete=bool(left_out[i] <= _NEGLIGIBLE),
                 centre=_centre(predicted, float(values[i, 0]), spectral),
             )
         )
@@ -110,10 +116,9 @@ def _centre(predicted: float, first_value: float, spectral: float) -> float:
 
 def _subspace(operator: Dense, leading: Tensor, update_left: Tensor, update_right: Tensor) -> Tensor:
     """Orthonormal rows ``(batch, a, m)``: leading left vectors of W0, and Krylov blocks from the update's."""
-    d = min(_DIRECTIONS, update_left.shape[-2])
     rows = leading
-    block = torch.cat([update_left[:, :d], operator.apply(update_right[:, :d])], -2)
-    for _ in range(1 + max(_LEAST_POWERS, _FURTHER_ROWS // (2 * d) - 1)):
+    block = torch.cat([update_left, operator.apply(update_right)], -2)
+    for _ in range(max(_LEAST_BLOCKS, _FURTHER_ROWS // block.shape[-2])):
         block = block[:, : rows.shape[-1] - rows.shape[-2]]
         if block.shape[-2] == 0:
             break
@@ -121,6 +126,17 @@ def _subspace(operator: Dense, leading: Tensor, update_left: Tensor, update_righ
         rows = torch.cat([rows, block], -2)
         block = operator.apply(operator.apply_transpose(block))
     return rows
+
+
+def _followed(stack: Stack, update: Update) -> tuple[int, Tensor]:
+    """How many directions of the updates to follow, and the shares of their squared norms that these leave out."""
+    change, right = _times_update(stack, update.left[:, :_DIRECTIONS])
+    along = change @ (right @ update.right[:, :_DIRECTIONS].mT.double())
+    total = update.frobenius.double().square().clamp_min(torch.finfo(torch.float64).tiny)
+    left_out = 1 - (along.diagonal(dim1=-2, dim2=-1).square().cumsum(-1) / total.unsqueeze(-1))  # (batch, d)
+    enough = (left_out <= _NEGLIGIBLE).all(0).nonzero()
+    count = int(enough[0]) + 1 if len(enough) > 0 else left_out.shape[-1]
+    return count, left_out[:, count - 1]
 
 
 def _times_update(stack: Stack, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,6 +149,8 @@ def _times_update(stack: Stack, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _leading(values: Tensor, left: Tensor, products: Tensor, dtype: torch.dtype) -> Triplets:
-    right = products / values.unsqueeze(-1).clamp_min(torch.finfo(torch.float64).tiny)
+    # What is left of a value below the rounding of the products has no direction.
+    known = values > torch.finfo(dtype).eps * values[:, :1]
+    right = torch.where(known, 1 / values, 0.0).unsqueeze(-1) * products
     unknown = torch.zeros_like(values).to(dtype)
     return Triplets(values.to(dtype), left.to(dtype), right.to(dtype), unknown, unknown)

@@ -37,6 +37,9 @@ Result = TypeVar("Result")
 SCHEMA = 1
 # The model's answer keeps this distance below the first scale with an intruder too many.
 SLACK = 0.01
+# Steps by which the audit alone looks for the critical scale of an update with many directions.
+WALK = 0.03
+_MOST_STEPS = 40
 
 Progress = Callable[[str, int, int], None]
 
@@ -204,21 +207,15 @@ class _Search:
         """The scales of every matrix of a group, and the projections they were looked for on."""
         projections = project(group.stack, self._known(group), self.k, self.epsilon)
         found = [first_window(projection) for projection in projections]
+        first = [math.inf if window is None else window.start for window in found]
         doubtful = [i for i, window in enumerate(found) if window is not None and not window.is_sure]
-        for i, count in zip(doubtful, self._counts(group, found, doubtful), strict=True):
+        for i in doubtful:
             window = found[i]
             assert window is not None
-            if count == 0:
-                found[i] = first_window(projections[i], window.inside, is_strict=True)
+            first[i] = self._settled(_one(group, i), projections[i], window)
         scales = [
-            MatrixScale(
-                name=pair.name,
-                shape=pair.shape,
-                measured=math.inf if window is None else window.start,
-                predicted=projection.predicted,
-                searched=search_end(projection),
-            )
-            for pair, window, projection in zip(group.pairs, found, projections, strict=True)
+            MatrixScale(pair.name, pair.shape, scale, projection.predicted, search_end(projection))
+            for pair, scale, projection in zip(group.pairs, first, projections, strict=True)
         ]
         return scales, projections
 
@@ -226,17 +223,21 @@ class _Search:
         """Intruders of a whole group at one scale, by the audit's certificates."""
         return int(self._judged(_at(group, [scale] * len(group.pairs))).intruder.sum())
 
-    def _counts(self, group: Group, windows: Sequence[Window | None], chosen: Sequence[int]) -> list[int]:
-        """Intruders of the chosen matrices, each inside its own window, by the audit's certificates."""
-        if not chosen:
-            return []
-        part = Group(
-            [group.pairs[i] for i in chosen],
-            group.stack.select(torch.tensor(chosen, device=group.stack.base.device)),
-            [group.scales[i] for i in chosen],
-        )
-        inside = [window.inside for i in chosen if (window := windows[i]) is not None]
-        return [int(row.sum()) for row in self._judged(_at(part, inside)).intruder]
+    def _settled(self, one: Group, projection: Projection, window: Window) -> float:
+        """The first scale with an intruder of one matrix, where the projection's own answer is open to doubt."""
+        is_there = self.total(one, window.inside) > 0
+        if projection.is_complete:
+            if is_there:
+                return window.start
+            later = first_window(projection, window.inside, is_strict=True)
+            return math.inf if later is None else later.start
+        # Directions that are not followed move the answer: it is looked for with the audit alone, in steps.
+        scale, step = window.inside, 1 - WALK if is_there else 1 + WALK
+        for _ in range(_MOST_STEPS):
+            before, scale = scale, scale * step
+            if (self.total(one, scale) > 0) != is_there:
+                return math.sqrt(before * scale)
+        return scale if is_there else math.inf
 
     def _known(self, group: Group) -> KnownBase:
         """What an audit learns of the bases: kept from an earlier one, or learnt by one of the bases unchanged."""
@@ -250,6 +251,11 @@ class _Search:
 
     def _judged(self, group: Group) -> Detection:
         return judge_group(group, self.k, self.epsilon, False, self.store)
+
+
+def _one(group: Group, index: int) -> Group:
+    chosen = torch.tensor([index], device=group.stack.base.device)
+    return Group([group.pairs[index]], group.stack.select(chosen), [group.scales[index]])
 
 
 def _at(group: Group, scales: Sequence[float]) -> Group:

@@ -36,7 +36,7 @@ class Window:
 
     start: float
     inside: float
-    is_sure: bool  # an intruder also when all Ritz vectors count as base vectors
+    is_sure: bool  # the projection holds all of the update, and all its Ritz vectors leave it an intruder
 
 
 def search_end(projection: Projection) -> float:
@@ -106,7 +106,8 @@ class _Search:
                 break
             inside = math.sqrt(start * scale)
         strict = self.projection.least_cosine(torch.tensor([inside], dtype=torch.float64), True)
-        return Window(start, inside, float(strict[0]) < self.projection.epsilon)
+        is_sure = self.projection.is_complete and float(strict[0]) < self.projection.epsilon
+        return Window(start, inside, is_sure)
 
     def _first_between(self, points: Sequence[tuple[float, float]], level: int) -> float | None:
         """The same, from scales with their least cosines; the first of them has no intruder."""

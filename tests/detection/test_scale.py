@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from intruders.detection.cache import MemoryCache
-from intruders.detection.scale import SLACK, CriticalScales, MatrixScale, critical_scales
+from intruders.detection.scale import SLACK, WALK, CriticalScales, MatrixScale, critical_scales
 from intruders.errors import SettingError
 from tests.checkpoints.models import merged_weights, tiny_llama
 from tests.mitigation.hot import hot_llama, places_of_intruders, wide_spectrum
@@ -27,13 +27,15 @@ def large_llama() -> nn.Module:
     )
 
 
-def first_intruder(base: Tensor, change: Tensor, around: float, k: int = 10) -> float:
+def first_intruder(
+    base: Tensor, change: Tensor, around: float, k: int = 10, step: float = STEP, begin: float = 0.2
+) -> float:
     """The smallest scale with an intruder, in steps of 2 %, from a fifth of ``around`` on."""
-    scale = around / 5
+    scale = begin * around
     while scale < 3 * around:
         if places_of_intruders(base, base + scale * change, k):
             return scale
-        scale *= STEP
+        scale *= step
     return math.inf
 
 
@@ -94,6 +96,58 @@ def test_largest_scale_with_at_most_so_many_intruders(target: int) -> None:
     assert count(result.largest) == result.intruders_at_largest <= target
     # The first scale beyond with more; counts go up and down with the scale.
     assert any(count(result.largest * 1.01**step) > target for step in range(1, 13))
+
+
+def with_spectrum(m: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Left vectors, values and right vectors of a matrix whose values fall evenly from 6 to 1."""
+    generator = torch.Generator().manual_seed(0)
+    u, _, v = torch.linalg.svd(
+        torch.randn(m, n, generator=generator, dtype=torch.float64), full_matrices=False
+    )
+    return u, torch.linspace(6, 1, min(m, n), dtype=torch.float64), v
+
+
+@pytest.mark.parametrize("share", [1.0, 0.7, 0.5])
+@pytest.mark.parametrize("shape", [(320, 288), (64, 96)], ids=str)
+def test_an_update_along_a_base_vector_that_does_not_lead(shape: tuple[int, int], share: float) -> None:
+    """The projection holds some of the leading base vectors; the fortieth, which the update brings up, is not one."""
+    u, values, v = with_spectrum(*shape)
+    base = (u * values) @ v
+    generator = torch.Generator().manual_seed(1)
+    left, right = (torch.randn(side, generator=generator, dtype=torch.float64) for side in shape)
+    left -= (left @ u[:, 40]) * u[:, 40]
+    left = share * u[:, 40] + math.sqrt(1 - share**2) * left / left.norm()
+    right = v[40] if share == 1 else right / right.norm()
+    change = 3 * torch.outer(left, right)
+    (found,) = critical_scales({"w": base}, {"w": base + change}, cache=False).matrices
+    if share == 1:
+        assert found.measured == math.inf
+        assert all(not places_of_intruders(base, base + s * change, 10) for s in (0.3, 1, 3, 10))
+    else:
+        around = found.measured if math.isfinite(found.measured) else found.predicted
+        brute = first_intruder(base, change, around, step=1.004, begin=0.7)
+        assert found.measured == pytest.approx(brute, rel=0.02)
+
+
+def test_an_update_of_many_equal_directions() -> None:
+    u, values, v = with_spectrum(288, 320)
+    base = (u * values) @ v
+    change = torch.randn(288, 320, generator=torch.Generator().manual_seed(2), dtype=torch.float64) / 20
+    (found,) = critical_scales({"w": base}, {"w": base + change}, cache=False).matrices
+    assert found.measured == pytest.approx(first_intruder(base, change, found.measured), rel=WALK + 0.03)
+
+
+@pytest.mark.parametrize(
+    "base",
+    [torch.zeros(12, 20), torch.eye(20), torch.ones(12, 20), torch.randn(3, 5), torch.randn(1, 4)],
+    ids=["zero", "identity", "rank one", "fewer than k", "one row"],
+)
+def test_degenerate_bases_have_an_answer_that_can_be_saved(base: Tensor) -> None:
+    change = torch.randn(base.shape, generator=torch.Generator().manual_seed(3))
+    result = critical_scales({"w": base}, {"w": base + change}, cache=False)
+    assert result.intruders_at_largest == 0
+    assert result.largest > 0
+    json.dumps(result.to_document(), allow_nan=False)
 
 
 def test_a_kept_base_gives_the_same_answer() -> None:
