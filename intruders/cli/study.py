@@ -49,7 +49,7 @@ def study(
     from ..errors import SettingError
     from ..studies.config import read_study
     from ..studies.expand import expand
-    from .study_progress import print_outcome, print_plan, study_progress
+    from .study_progress import print_findings, print_outcome, print_plan, study_progress
 
     described = read_study(file)
     if dry_run:
@@ -58,6 +58,7 @@ def study(
     if out is None:
         raise SettingError("no folder is given; expected --out FOLDER, where the study is kept")
 
+    from ..studies.conclude import conclude
     from ..studies.runner import run_study
 
     with study_progress() as progress:
@@ -69,6 +70,7 @@ def study(
             ray=False if ray is None else (ray or True),
             progress=progress,
         )
-    print_outcome(outcome, described.analyses)
+    print_outcome(outcome)
+    print_findings(conclude(outcome.folder, described.analyses), outcome)
     if outcome.failed:
         raise typer.Exit(1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..studies.expand import Run
+    from ..studies.findings import Finding
     from ..studies.runner import Outcome, Progress
 
 
@@ -67,11 +68,24 @@ def study_progress() -> Iterator[Progress]:
         yield Progress(on_start, on_stage, on_run)
 
 
-def print_outcome(outcome: Outcome, analyses: Sequence[str]) -> None:
-    """How many runs are finished, what failed and why, the verdicts, and where the tables are."""
+def print_outcome(outcome: Outcome) -> None:
+    """How many runs are finished, what failed and why."""
     print(f"{outcome.finished} of {outcome.runs} runs finished, {len(outcome.failed)} failed")
     for run_id, error in outcome.failed.items():
         print(f"  {run_id}: {error}")
     if outcome.others:
-        print(f"  {len(outcome.others)} runs of an earlier form of the file are kept, and not in the tables")
-    print(f"tables: {outcome.folder}/*.parquet")
+        count = len(outcome.others)
+        print(
+            f"  {count} run{'s' if count != 1 else ''} of an earlier form of the file kept, not in the tables"
+        )
+
+
+def print_findings(findings: Sequence[Finding], outcome: Outcome) -> None:
+    """The verdicts, one a line, and where everything is."""
+    width = max((len(finding.name) for finding in findings), default=0)
+    print()
+    for finding in findings:
+        print(f"{finding.name:<{width}}  {finding.verdict}")
+    print()
+    print(f"tables and findings.json: {outcome.folder}")
+    print(f"the report:               intruders report {outcome.folder}")

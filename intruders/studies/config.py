@@ -8,12 +8,10 @@ from typing import Any
 
 from ..errors import MissingDependencyError, SettingError
 from ..training.config import LONG_NAMES, FinetuneConfig
+from .analyse import ANALYSES, check_analyses
 from .checks import items, mapping, number, refuse_unknown, texts, whole
 from .measure import Measure, measure_from
 
-ANALYSES = (
-    "structure", "rank", "forgetting", "intervention", "sequence", "dynamics", "causes", "remedies", "threshold",
-)  # fmt: skip
 KINDS = ("finetune", "sequence", "random-rank-one")
 # What a study decides itself.
 _NOT_SETTINGS = {"out": "the study's folder holds all runs", "seed": "give seeds: [0, 1, ...] instead"}
@@ -54,7 +52,7 @@ class Study:
 
     name: str
     experiments: tuple[Experiment, ...]
-    analyses: tuple[str, ...] = ANALYSES
+    analyses: tuple[str, ...] = tuple(ANALYSES)
     resources: Resources = Resources()
     text: str = ""
 
@@ -195,10 +193,12 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
 
 def _analyses(value: Any, where: str) -> tuple[str, ...]:
     if value == "all":
-        return ANALYSES
+        return tuple(ANALYSES)
     names = texts(value, where, "an analysis")
-    refuse_unknown(names, ANALYSES, where)
-    return names
+    try:
+        return tuple(check_analyses(names))
+    except SettingError as error:
+        raise SettingError(f"{where}: {error}") from None
 
 
 def _resources(value: Any, where: str) -> Resources:
