@@ -18,6 +18,7 @@ from ..detection.table import Audit
 from ..errors import MissingDependencyError
 from .command import audit_command
 from .compare import common_matrices, labels_for
+from .critical import CriticalScalesFile
 from .payload import audit_payload
 from .summary import ambiguous, by_kind, certificates, relative_update, skipped_by_reason, update_norm
 from .text import duration, number, percent, plural
@@ -35,13 +36,13 @@ def check_can_write_html(path: str | os.PathLike[str]) -> None:
     _environment()
 
 
-def write_html(audit: Audit, path: str | os.PathLike[str]) -> None:
-    """Write the report of one audit to `path`, whole or not at all.
+def write_html(audit: Audit, path: str | os.PathLike[str], scales: CriticalScalesFile | None = None) -> None:
+    """Write the report of one audit, with its critical scales if given, to `path`, whole or not at all.
 
     Raises ResultFileError if it cannot be written, MissingDependencyError without plotly and jinja2.
     """
     check_can_write_html(path)
-    write_atomically(path, render_audit(audit).encode())
+    write_atomically(path, render_audit(audit, scales).encode())
 
 
 def write_comparison_html(
@@ -55,15 +56,16 @@ def write_comparison_html(
     write_atomically(path, render_comparison(audits, labels).encode())
 
 
-def render_audit(audit: Audit) -> str:
-    """The HTML text of the report of one audit."""
+def render_audit(audit: Audit, scales: CriticalScalesFile | None = None) -> str:
+    """The HTML text of the report of one audit, with its critical scales if given."""
     from statistics import median
 
     relative = [relative_update(matrix) for matrix in audit.matrices]
-    return _render(
+    return render_page(
         "audit.html.j2",
-        ["count.js", "plots.js", "audit.js"],
-        audit_payload(audit),
+        ["count.js", "plots.js", "charts.js", "audit.js"],
+        {**audit_payload(audit), "scale": None if scales is None else scales.payload()},
+        scales=scales,
         audit=audit,
         affected=sum(matrix.intruders > 0 for matrix in audit.matrices),
         kinds=by_kind(audit),
@@ -81,7 +83,7 @@ def render_comparison(audits: Sequence[Audit], labels: Sequence[str] | None = No
     """The HTML text of the report of several audits of one base, on the matrices that all of them have."""
     shared = common_matrices(audits)
     names = list(labels) if labels is not None else labels_for(audits)
-    return _render(
+    return render_page(
         "compare.html.j2",
         ["count.js", "plots.js", "compare.js"],
         {"audits": [audit_payload(audit, name) for audit, name in zip(shared.audits, names, strict=True)]},
@@ -101,7 +103,8 @@ def _grouped_versions(names: Sequence[str], audits: Sequence[Audit]) -> list[tup
     return list(groups.items())
 
 
-def _render(template: str, scripts: Sequence[str], payload: dict[str, Any], **values: object) -> str:
+def render_page(template: str, scripts: Sequence[str], payload: dict[str, Any], **values: object) -> str:
+    """The HTML text of a page: the template with `values`, the scripts, and `payload` as the data they draw."""
     environment = _environment()
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs

@@ -53,7 +53,7 @@ def _matrix(matrix: Matrix, place: Place) -> dict[str, Any]:
         "certificate": [CERTIFICATES.index(vector.certificate) for vector in matrix.vectors],
         "ambiguous": [vector.index for vector in matrix.vectors if vector.ambiguous],
         "baseValues": [_rounded(value) for value in matrix.base_singular_values],
-        "similarity": _in_255_steps(matrix.similarity),
+        "similarity": packed_cosines(matrix.similarity),
     }
 
 
@@ -65,7 +65,7 @@ def _rounded(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def _in_255_steps(similarity: npt.NDArray[np.float32]) -> dict[str, Any]:
+def packed_cosines(similarity: npt.NDArray[np.float32]) -> dict[str, Any]:
     """Cosines as bytes in base64, row by row: 1/255 is finer than a colour scale shows."""
     steps = np.rint(np.clip(np.nan_to_num(similarity), 0, 1) * 255).astype(np.uint8)
     return {"shape": list(steps.shape), "bytes": base64.b64encode(steps.tobytes()).decode()}

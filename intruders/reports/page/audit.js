@@ -143,6 +143,7 @@ function showFacts(matrix) {
     "Frobenius norm": numberText(matrix.frobenius),
     "spectral norm": `${numberText(matrix.spectral)}, ${percentText(matrix.relative)} of the base's`,
     "decided by": certificateText(matrix),
+    ...(scaleOf(matrix) ? { "critical scale": `${scaleText(scaleOf(matrix))}; predicted ${numberText(scaleOf(matrix)[1])}` } : {}),
     ambiguous: matrix.ambiguous.length ? matrix.ambiguous.map((index) => `vector ${index + 1}`).join(", ") : "none",
   };
   $("facts").replaceChildren(...Object.entries(facts).flatMap(([term, value]) => [element("dt", null, term), element("dd", null, ...nameParts(String(value)))]));
@@ -188,6 +189,16 @@ const COLUMNS = [
   { key: "relative", title: "of base", number: true, value: (m) => m.relative ?? -1, text: (m) => percentText(m.relative) },
   { key: "effectiveRank", title: "effective rank", number: true, value: (m) => m.effectiveRank ?? -1, text: (m) => numberText(m.effectiveRank) },
 ];
+// Measured, predicted, and how far was searched, by name; null is infinite.
+const scaleOf = (m) => DATA.scale?.matrices[m.name] ?? null;
+const scaleText = ([measured, , searched]) => (measured === null ? `above ${numberText(searched)}` : numberText(measured));
+if (DATA.scale) {
+  COLUMNS.push({ key: "scale", title: "critical scale", number: true, value: (m) => (scaleOf(m) ? scaleOf(m)[0] ?? Infinity : -1), text: (m) => (scaleOf(m) ? scaleText(scaleOf(m)) : "-") });
+}
+
+function drawScales() {
+  drawChart($("scale-plot"), DATA.scale.figure);
+}
 
 function buildTable() {
   const head = $("table").tHead.rows[0];
@@ -259,6 +270,7 @@ if (matrices.length) {
   onDraw(drawLayers);
   onDraw(showMatrix);
   onDraw(drawCurve);
+  if (DATA.scale) onDraw(drawScales);
   fillTable();
   $("layers-plot").on("plotly_click", ({ points: [point] }) => select(worstOf(cellAt(moduleNames[point.y], columnNames[point.x])), true));
   $("choose").addEventListener("change", () => select(Number($("choose").value), false));

@@ -4,11 +4,6 @@ const audits = DATA.audits.map(prepare);
 const names = audits[0].matrices.map((matrix) => matrix.name);
 const largestK = Math.min(...audits.map((audit) => audit.k));
 const state = { k: largestK, epsilon: audits[0].epsilon, selected: 0 };
-const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
-const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "star"];
-// Okabe and Ito's, which the colour-blind can tell apart; the dashes and symbols do the same in grey.
-const LINES = { light: ["#0072b2", "#b34700", "#007a5a", "#a0467d", "#8a6d00", "#222222"], dark: ["#56b4e9", "#ff9a5c", "#2fc79a", "#e29ac4", "#f0e442", "#eeeeee"] };
-const lineColour = (i) => LINES[document.documentElement.dataset.theme][i % 6];
 
 const totalsAt = (audit, k, epsilon) => addUp(audit.matrices.map((matrix) => tally(audit, matrix, k, epsilon)));
 const rankOf = (audit) => (audit.matrices.some((matrix) => matrix.rank === null) ? null : Math.max(...audit.matrices.map((matrix) => matrix.rank)));

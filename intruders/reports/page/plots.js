@@ -4,6 +4,12 @@ const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&
 const isNarrow = () => document.documentElement.clientWidth < 760;
 const cut = (text, length) => (text.length <= length ? text : `${text.slice(0, length / 2 - 1)}…${text.slice(-length / 2)}`);
 
+// Okabe and Ito's, which the colour-blind can tell apart; the dashes and symbols do the same in grey.
+const LINES = { light: ["#0072b2", "#b34700", "#007a5a", "#a0467d", "#8a6d00", "#222222"], dark: ["#56b4e9", "#ff9a5c", "#2fc79a", "#e29ac4", "#f0e442", "#eeeeee"] };
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "star"];
+const lineColour = (i) => LINES[document.documentElement.dataset.theme][i % 6];
+
 function axis(title, more) {
   return {
     title: { text: title, font: { size: 12 } }, gridcolor: colour("line"), linecolor: colour("line"),
@@ -42,12 +48,12 @@ function similarityRows(matrix) {
   return Array.from({ length: rows }, (_, i) => Array.from(bytes.subarray(i * columns, (i + 1) * columns), (value) => value / 255));
 }
 
-function drawSimilarity(id, matrix, layout) {
+function drawSimilarity(id, matrix, layout, trace) {
   return draw(
     id,
     [{
       type: "heatmap", z: similarityRows(matrix), x0: 1, y0: 1, dx: 1, dy: 1, zmin: 0, zmax: 1, colorscale: coolScale(), colorbar: bar("|cosine|"),
-      xgap: 1, ygap: 1,
+      xgap: 1, ygap: 1, ...trace,
       hovertemplate: "tuned vector %{x}, base vector %{y}: %{z:.2f}<extra></extra>",
     }],
     { xaxis: axis("tuned vector", { dtick: 3, tick0: 1, showgrid: false }), yaxis: axis("base vector", { autorange: "reversed", tick0: 1, dtick: 5, showgrid: false }), ...layout },

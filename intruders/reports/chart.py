@@ -1,0 +1,192 @@
+"""A chart as data, before anything draws it.
+
+The page (plotly) and the figures for papers (matplotlib) are drawn from one and the same chart, and its numbers go
+into the CSV beside the figure, so that the three cannot differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+TONES = 6  # of the palette; a tone beyond has the colour of an earlier one with another dash and shape
+Look = Literal["line", "points", "both"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One side of a chart: its column in the CSV, and the title that people read, with the unit."""
+
+    column: str
+    title: str
+    log: bool = False
+    from_zero: bool = False
+    ticks: Sequence[str] | None = None  # for categories: point i sits at i
+    limits: tuple[float, float] | None = None
+    marks: Sequence[float] | None = None  # where the ticks are, for an axis with few values
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one name; the intervals are the ends themselves, not distances, and may be missing."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None  # of y
+    high: Sequence[float] | None = None
+    x_low: Sequence[float] | None = None
+    x_high: Sequence[float] | None = None
+    notes: Sequence[str] | None = None  # one for each point: which run it is
+    look: Look = "points"
+    tone: int = 0  # which of the palette's colours, with its dash and its shape
+    faint: bool = False  # single runs behind their mean
+    in_legend: bool = True
+    band: bool = False  # the interval as a band, not as bars
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A straight line across the chart, with what it stands for."""
+
+    side: Literal["x", "y", "diagonal"]
+    at: float = 0.0
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Series over two axes. `name` can be a file's."""
+
+    name: str
+    title: str
+    x: Axis
+    y: Axis
+    series: Sequence[Series]
+    rules: Sequence[Rule] = ()
+    caption: str = ""
+    wide: bool = False
+
+    def frame(self) -> pd.DataFrame:
+        """One row a point; columns without any value are left out."""
+        return pd.concat([self._rows(series) for series in self.series], ignore_index=True).dropna(
+            axis="columns", how="all"
+        )
+
+    def _rows(self, series: Series) -> pd.DataFrame:
+        ticks = {self.x.column: self.x.ticks, self.y.column: self.y.ticks}
+        columns: dict[str, Sequence[Any] | None] = {
+            "series": [series.name] * len(series.x),
+            self.x.column: series.x,
+            f"{self.x.column}_low": series.x_low,
+            f"{self.x.column}_high": series.x_high,
+            self.y.column: series.y,
+            f"{self.y.column}_low": series.low,
+            f"{self.y.column}_high": series.high,
+            "note": series.notes,
+        }
+        for column, names in ticks.items():
+            values = columns[column]
+            if names is not None and values is not None:
+                columns[column] = [names[round(value)] for value in values]
+        missing = [math.nan] * len(series.x)
+        return pd.DataFrame(
+            {name: missing if values is None else list(values) for name, values in columns.items()}
+        )
+
+    def payload(self) -> dict[str, Any]:
+        """Plain JSON values for the page."""
+        return {
+            "kind": "chart",
+            "name": self.name,
+            "title": self.title,
+            "caption": self.caption,
+            "wide": self.wide,
+            "x": _axis(self.x),
+            "y": _axis(self.y),
+            "series": [_series(series) for series in self.series],
+            "rules": [{"side": rule.side, "at": rule.at, "label": rule.label} for rule in self.rules],
+        }
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Numbers in rows and columns, each cell with its value: the accuracy matrix of a sequence."""
+
+    name: str
+    title: str
+    row_title: str
+    column_title: str
+    value: Axis  # what a cell holds
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Sequence[Sequence[float]]  # NaN for a cell without a number
+    caption: str = ""
+
+    def frame(self) -> pd.DataFrame:
+        """One row a cell that has a number."""
+        cells = [
+            (row, column, value)
+            for row, numbers in zip(self.rows, self.values, strict=True)
+            for column, value in zip(self.columns, numbers, strict=True)
+            if math.isfinite(value)
+        ]
+        return pd.DataFrame(cells, columns=[self.row_title, self.column_title, self.value.column])
+
+    def payload(self) -> dict[str, Any]:
+        """Plain JSON values for the page."""
+        return {
+            "kind": "grid",
+            "name": self.name,
+            "title": self.title,
+            "caption": self.caption,
+            "rowTitle": self.row_title,
+            "columnTitle": self.column_title,
+            "value": _axis(self.value),
+            "rows": list(self.rows),
+            "columns": list(self.columns),
+            "values": [numbers(row) for row in self.values],
+        }
+
+
+def numbers(values: Iterable[float]) -> list[float | None]:
+    """Six digits, and null for what JSON does not have."""
+    return [float(f"{float(value):.6g}") if math.isfinite(value) else None for value in values]
+
+
+def _axis(axis: Axis) -> dict[str, Any]:
+    return {
+        "title": axis.title,
+        "log": axis.log,
+        "fromZero": axis.from_zero,
+        "ticks": None if axis.ticks is None else list(axis.ticks),
+        "limits": None if axis.limits is None else list(axis.limits),
+        "marks": None if axis.marks is None else list(axis.marks),
+    }
+
+
+def _series(series: Series) -> dict[str, Any]:
+    return {
+        "name": series.name,
+        "look": series.look,
+        "tone": series.tone,
+        "faint": series.faint,
+        "inLegend": series.in_legend,
+        "band": series.band,
+        "notes": None if series.notes is None else list(series.notes),
+        **{
+            key: None if values is None else numbers(values)
+            for key, values in [
+                ("x", series.x),
+                ("y", series.y),
+                ("low", series.low),
+                ("high", series.high),
+                ("xLow", series.x_low),
+                ("xHigh", series.x_high),
+            ]
+        },
+    }

@@ -1,0 +1,138 @@
+"""Charts as matplotlib figures, in the style of the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .chart import TONES, Axis, Chart, Grid, Series
+from .drawing import COSINES, DASHES, LINES, Drawing, new_figure, styled
+from .text import number, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MARKERS = ("o", "s", "D", "^", "X", "v")
+_WIDTH, _HEIGHT = 3.6, 2.7
+_LONG = 22  # characters of a name above which the legend has one column
+_LEGEND_ROW = 0.17  # inches that a row of the legend takes
+
+
+def draw_chart(chart: Chart) -> Drawing:
+    """The chart as a figure for a paper: axes with units, intervals, and a legend below."""
+    named = [len(series.name) for series in chart.series if series.in_legend]
+    categories = len(chart.y.ticks) if chart.y.ticks is not None else 0
+    columns = 1 if max(named, default=0) > _LONG else 2
+    rows = 0 if len(named) < 2 else math.ceil(len(named) / columns)
+    height = max(_HEIGHT, 0.9 + 0.24 * categories) + _LEGEND_ROW * rows
+    with styled():
+        figure, [axes] = new_figure(_WIDTH * (1.4 if categories or chart.wide else 1.0), height)
+        for series in chart.series:
+            _draw_series(axes, series)
+        _draw_rules(axes, chart)
+        _set_axis(axes, "x", chart.x)
+        _set_axis(axes, "y", chart.y)
+        axes.set_title(shorten(chart.title, 60), fontsize=9)
+        if rows:
+            figure.legend(loc="outside lower center", ncols=columns, fontsize=7.5)
+    return Drawing(chart.name, figure, chart.frame())
+
+
+def draw_grid(grid: Grid) -> Drawing:
+    """The grid with its numbers in the cells."""
+    values = np.array(grid.values, dtype=float)
+    low, high = grid.value.limits or (float(np.nanmin(values)), float(np.nanmax(values)))
+    with styled():
+        width = 1.9 + 0.62 * len(grid.columns)
+        figure, [axes] = new_figure(max(3.0, width), 1.3 + 0.34 * len(grid.rows))
+        image = axes.imshow(values, vmin=low, vmax=high, cmap=COSINES, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            if math.isfinite(value):
+                dark = value > low + 0.6 * (high - low)
+                colour = "white" if dark else "black"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+        axes.set_xticks(range(len(grid.columns)), [shorten(name, 14) for name in grid.columns])
+        axes.set_yticks(range(len(grid.rows)), [shorten(name, 22) for name in grid.rows])
+        axes.set(xlabel=grid.column_title, ylabel=grid.row_title)
+        axes.set_title(shorten(grid.title, 60), fontsize=9)
+        figure.colorbar(image, ax=axes, label=grid.value.title)
+    return Drawing(grid.name, figure, grid.frame())
+
+
+def draw(figure: Chart | Grid) -> Drawing:
+    """Either kind."""
+    return draw_grid(figure) if isinstance(figure, Grid) else draw_chart(figure)
+
+
+def _draw_series(axes: Axes, series: Series) -> None:
+    tone = series.tone
+    colour = LINES[tone % TONES]
+    has_line = series.look != "points"
+    alpha = 0.35 if series.faint else 1.0
+    common: dict[str, Any] = {
+        "color": colour,
+        "marker": MARKERS[(tone + tone // TONES) % len(MARKERS)] if series.look != "line" else "",
+        "ls": DASHES[(tone + tone // TONES) % len(DASHES)] if has_line else "",
+        "ms": 3.5 if series.faint else 5,
+        "lw": 1 if series.faint else 1.6,
+        "alpha": alpha,
+        "label": shorten(series.name, 44) if series.in_legend else None,
+    }
+    y_error, x_error = (
+        _distances(series.y, series.low, series.high),
+        _distances(series.x, series.x_low, series.x_high),
+    )
+    if series.band and series.low is not None and series.high is not None:
+        axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.18, lw=0)
+        y_error = None
+    if y_error is None and x_error is None:
+        axes.plot(series.x, series.y, **common)
+    else:
+        axes.errorbar(series.x, series.y, y_error, x_error, capsize=2, elinewidth=1, **common)
+
+
+def _distances(middle: Sequence[float], low: Sequence[float] | None, high: Sequence[float] | None) -> Any:
+    """What matplotlib wants of an interval: how far each end is from the point."""
+    if low is None or high is None:
+        return None
+    centre = np.asarray(middle, dtype=float)
+    ends = np.array([centre - np.asarray(low, dtype=float), np.asarray(high, dtype=float) - centre])
+    return np.where(np.isfinite(ends), np.maximum(0, ends), 0)  # an end that is not known has no bar
+
+
+def _draw_rules(axes: Axes, chart: Chart) -> None:
+    for rule in chart.rules:
+        if rule.side == "diagonal":
+            axes.axline((1, 1), (2, 2), color="black", lw=0.8, ls="--")
+        elif rule.side == "x":
+            axes.axvline(rule.at, color="black", lw=0.8, ls="--")
+            across = axes.get_xaxis_transform()
+            axes.text(rule.at, 0.99, f" {rule.label}", transform=across, va="top", fontsize=7)
+        else:
+            axes.axhline(rule.at, color="black", lw=0.8, ls="--")
+            down = axes.get_yaxis_transform()
+            axes.text(0.99, rule.at, rule.label, transform=down, ha="right", va="bottom", fontsize=7)
+
+
+def _set_axis(axes: Axes, side: str, axis: Axis) -> None:
+    at = axes.xaxis if side == "x" else axes.yaxis
+    set_limits = axes.set_xlim if side == "x" else axes.set_ylim
+    at.set_label_text(axis.title)
+    if axis.log:
+        axes.set(**{f"{side}scale": "log"})
+        at.set_major_formatter(lambda value, _: number(value))
+    if axis.marks is not None:
+        at.set_ticks(axis.marks, [number(mark) for mark in axis.marks])
+        at.set_ticks([], minor=True)
+    if axis.ticks is not None:
+        at.set_ticks(range(len(axis.ticks)), [shorten(tick, 30) for tick in axis.ticks])
+        set_limits(-0.6, len(axis.ticks) - 0.4)
+        if side == "y":
+            axes.invert_yaxis()
+    if axis.limits is not None:
+        set_limits(*axis.limits)
+    elif axis.from_zero and not axis.log:
+        set_limits(min(0.0, at.get_view_interval()[0]))

@@ -1,0 +1,119 @@
+// Draws the charts and grids that intruders/reports/chart.py describes.
+
+/** Where a hidden or missing end of an interval is drawn: at the point itself. */
+const gap = (end, at) => (end === null || at === null ? 0 : Math.abs(end - at));
+
+function errorBars(values, low, high, colourNow) {
+  if (!low || !high) return undefined;
+  return { type: "data", symmetric: false, array: values.map((at, i) => gap(high[i], at)), arrayminus: values.map((at, i) => gap(low[i], at)), color: colourNow, thickness: 1.3, width: 3 };
+}
+
+function pointText(chart, series, i) {
+  const side = (axisOf, values, low, high) => {
+    const value = axisOf.ticks ? axisOf.ticks[Math.round(values[i])] : numberText(values[i]);
+    const ends = low && high && low[i] !== null && high[i] !== null ? ` [${numberText(low[i])}, ${numberText(high[i])}]` : "";
+    return `${plain(axisOf.title)}: ${plain(value)}${ends}`;
+  };
+  const lines = [`<b>${plain(cut(series.name, 60))}</b>`];
+  if (series.notes && series.notes[i]) lines.push(plain(cut(series.notes[i], 70)));
+  lines.push(side(chart.x, series.x, series.xLow, series.xHigh), side(chart.y, series.y, series.low, series.high));
+  return lines.join("<br>");
+}
+
+function seriesTraces(chart, series) {
+  const shade = lineColour(series.tone);
+  const mark = (series.tone + Math.floor(series.tone / 6)) % 6; // tones beyond the sixth have a colour again, with another dash and shape
+  const banded = series.band && series.low && series.high;
+  const traces = banded
+    ? [
+        { x: series.x, y: series.low, mode: "lines", line: { width: 0 }, showlegend: false, hoverinfo: "skip" },
+        { x: series.x, y: series.high, mode: "lines", line: { width: 0 }, fill: "tonexty", fillcolor: faint(shade), showlegend: false, hoverinfo: "skip" },
+      ]
+    : [];
+  traces.push({
+    x: series.x, y: series.y, name: plain(cut(series.name, isNarrow() ? 34 : 44)), showlegend: series.inLegend, opacity: series.faint ? 0.4 : 1,
+    mode: { line: "lines", points: "markers", both: "lines+markers" }[series.look],
+    line: { color: shade, width: series.faint ? 1 : 2, dash: DASHES[mark] },
+    marker: { color: shade, symbol: SYMBOLS[mark], size: series.faint ? 6 : 9 },
+    error_y: banded ? undefined : errorBars(series.y, series.low, series.high, shade),
+    error_x: errorBars(series.x, series.xLow, series.xHigh, shade),
+    text: series.x.map((_, i) => pointText(chart, series, i)), hovertemplate: "%{text}<extra></extra>",
+  });
+  return traces;
+}
+
+/** On a narrow window a long name takes two lines or more, since there is no room for it in one. */
+function wrapped(text, length) {
+  if (!isNarrow() || text.length <= length) return plain(text);
+  const at = text.lastIndexOf(" ", length);
+  return at <= 0 ? plain(cut(text, length)) : `${plain(text.slice(0, at))}<br>${wrapped(text.slice(at + 1), length)}`;
+}
+
+function chartAxis(side, isCategoryDown) {
+  const more = {};
+  if (side.log) Object.assign(more, { type: "log", dtick: 1, tickformat: "~g" });
+  if (side.marks) Object.assign(more, { tickvals: side.marks, ticktext: side.marks.map(numberText) });
+  if (side.ticks) {
+    const range = [-0.6, side.ticks.length - 0.4];
+    Object.assign(more, { tickvals: side.ticks.map((_, i) => i), ticktext: side.ticks.map((name) => wrapped(cut(name, 44), 18)), showgrid: false, range: isCategoryDown ? range.reverse() : range });
+  } else if (side.limits) more.range = side.log ? side.limits.map(Math.log10) : side.limits;
+  else if (side.fromZero && !side.log) more.rangemode = "tozero";
+  return axis(wrapped(side.title, 34), more);
+}
+
+function ruleShape(rule) {
+  const line = { color: colour("muted"), width: 1, dash: "dash" };
+  if (rule.side === "x") return { type: "line", yref: "paper", x0: rule.at, x1: rule.at, y0: 0, y1: 1, line };
+  return { type: "line", xref: "paper", x0: 0, x1: 1, y0: rule.at, y1: rule.at, line };
+}
+
+function ruleLabel(chart, rule) {
+  const at = (side) => (side.log ? Math.log10(rule.at) : rule.at);
+  const common = { text: plain(rule.label), showarrow: false, font: { size: 11, color: colour("muted") } };
+  if (rule.side === "x") return { ...common, x: at(chart.x), y: 1, yref: "paper", xanchor: "left", yanchor: "top", xshift: 3 };
+  return { ...common, xref: "paper", x: 1, y: at(chart.y), xanchor: "right", yanchor: "bottom" };
+}
+
+/** The line of equal values, from the least to the largest of both sides. */
+function diagonal(chart) {
+  const values = chart.series.flatMap((series) => [...series.x, ...series.y]).filter((value) => value !== null && (!chart.x.log || value > 0));
+  const ends = [Math.min(...values), Math.max(...values)];
+  return { x: ends, y: ends, mode: "lines", line: { color: colour("muted"), width: 1, dash: "dash" }, showlegend: false, hoverinfo: "skip" };
+}
+
+/** Its height: that of the axes, and of the rows of the legend above them. */
+function heightOf(target, figure) {
+  if (figure.kind === "grid") return 130 + 42 * figure.rows.length;
+  const named = figure.series.filter((series) => series.inLegend).map((series) => series.name.length);
+  const across = Math.max(1, Math.floor((target.clientWidth - 80) / (55 + 6.5 * Math.max(...named, 1))));
+  const axes = Math.max(figure.wide ? 400 : 270, 90 + 30 * (figure.y.ticks ?? []).length);
+  return axes + (named.length > 1 ? 19 * Math.ceil(named.length / across) : 0);
+}
+
+function drawChart(target, chart) {
+  const straight = chart.rules.filter((rule) => rule.side !== "diagonal");
+  const traces = chart.series.flatMap((series) => seriesTraces(chart, series));
+  if (straight.length < chart.rules.length) traces.unshift(diagonal(chart));
+  draw(target, traces, {
+    height: heightOf(target, chart), hovermode: "closest",
+    xaxis: chartAxis(chart.x, false), yaxis: chartAxis(chart.y, true), showlegend: chart.series.filter((series) => series.inLegend).length > 1,
+    shapes: straight.map(ruleShape), annotations: straight.filter((rule) => rule.label).map((rule) => ruleLabel(chart, rule)),
+  });
+}
+
+function drawGrid(target, grid) {
+  const text = grid.values.map((row) => row.map((value) => (value === null ? "" : value.toFixed(2))));
+  draw(
+    target,
+    [{
+      type: "heatmap", z: grid.values, text, texttemplate: "%{text}", hoverongaps: false, xgap: 2, ygap: 2, colorscale: coolScale(), colorbar: bar(plain(grid.value.title)),
+      ...(grid.value.limits ? { zmin: grid.value.limits[0], zmax: grid.value.limits[1] } : {}),
+      hovertemplate: "%{text}<extra></extra>",
+    }],
+    {
+      height: heightOf(target, grid),
+      xaxis: axis(plain(grid.columnTitle), { tickvals: grid.columns.map((_, i) => i), ticktext: grid.columns.map((name) => plain(cut(name, 16))), showgrid: false }),
+      yaxis: axis(plain(grid.rowTitle), { tickvals: grid.rows.map((_, i) => i), ticktext: grid.rows.map((name) => plain(cut(name, 20))), showgrid: false, range: [grid.rows.length - 0.5, -0.5] }),
+    },
+  );
+}

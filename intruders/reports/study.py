@@ -1,0 +1,157 @@
+"""The report of a study: what its runs say on each of the paper's claims, as one HTML file and as figures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..detection.files import write_atomically
+from ..errors import SettingError
+from ..studies.findings import Finding
+from ..studies.results import Results
+from ..studies.study_folder import StudyFolder
+from .chart import Chart, Grid
+from .charts import charts_of
+from .charts.common import by_method_and_rank
+from .drawing import Drawing, write_drawings
+from .study_similarities import SimilarityRow, similarity_row
+from .study_tables import PageTable, effect_text, failures, page_table, run_table
+from .study_words import TITLES, study_words, verdict_class, verdict_word
+
+# Tables that say which runs and matrices a figure shows, and no more.
+_NOT_SHOWN = ("Similarity matrices",)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One analysis in the page; figures by their position among all of the page's."""
+
+    finding: Finding
+    title: str
+    figures: list[int]
+    tables: list[PageTable]
+
+
+def is_study(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is the folder of a study."""
+    return StudyFolder(Path(path)).is_study
+
+
+def write_study_report(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    figures: str | os.PathLike[str] | None = None,
+) -> list[Path]:
+    """Write the report of the study in `folder`: HTML to `out`, figures to the folder `figures`, or both.
+
+    Gives the files written. Raises SettingError where neither is asked for or the folder holds no runs yet, and what
+    reading a study and writing a report raise.
+    """
+    from ..studies.analyse import analyse_all
+    from ..studies.tables import load_results
+
+    if out is None and figures is None:
+        raise SettingError(
+            "nothing to write: give --out FILE for the HTML report, --png DIR for figures, or both"
+        )
+    if out is not None:
+        from .html import check_can_write_html
+
+        check_can_write_html(out)
+    results = load_results(Path(folder))
+    if results.runs.empty:
+        raise SettingError(f"the study in '{folder}' has no runs yet; run it with `intruders study`")
+    findings = analyse_all(results)
+    written = []
+    if out is not None:
+        write_atomically(out, render_study(results, findings).encode())
+        written.append(Path(out))
+    if figures is not None:
+        written += write_drawings(study_drawings(results, findings), figures)
+    return written
+
+
+def render_study(results: Results, findings: Sequence[Finding]) -> str:
+    """The HTML text of the report of a study."""
+    from .html import render_page
+
+    charts = charts_of(findings)
+    drawn: list[Chart | Grid] = []
+    sections = []
+    for finding in findings:
+        own = charts.get(finding.name, [])
+        tables = [
+            page_table(title, _in_order(frame))
+            for title, frame in finding.tables.items()
+            if title not in _NOT_SHOWN and not frame.empty
+        ]
+        places = list(range(len(drawn), len(drawn) + len(own)))
+        sections.append(Section(finding, TITLES.get(finding.name, finding.name), places, tables))
+        drawn += own
+    row = _similarities(results, findings)
+    payload: dict[str, Any] = {
+        "figures": [chart.payload() for chart in drawn],
+        "similarities": None if row is None else row.payload(),
+    }
+    return render_page(
+        "study.html.j2",
+        ["plots.js", "charts.js", "sorting.js", "study.js"],
+        payload,
+        words=study_words(results, findings),
+        sections=sections,
+        figures=drawn,
+        failures=failures(results.runs),
+        similarities=row,
+        runs=run_table(results.runs),
+        settings=_settings_text(results.folder),
+        folder=str(results.folder),
+        versions=_versions(row),
+        effect_text=effect_text,
+        verdict_word=verdict_word,
+        verdict_class=verdict_class,
+    )
+
+
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Settings in the order of the figures."""
+    if "setting" not in frame:
+        return frame
+    at = {setting: i for i, setting in enumerate(by_method_and_rank(frame["setting"].astype(str)))}
+    return frame.sort_values("setting", key=lambda names: names.astype(str).map(at), kind="stable")
+
+
+def study_drawings(results: Results, findings: Sequence[Finding]) -> list[Drawing]:
+    """Every figure of the report for papers, similarity matrices among them."""
+    from .chart_figure import draw
+    from .compare_figures import draw_similarities
+
+    drawings = [draw(chart) for charts in charts_of(findings).values() for chart in charts]
+    row = _similarities(results, findings)
+    if row is not None:
+        drawings.append(draw_similarities(row.audits, row.labels))
+    return drawings
+
+
+def _similarities(results: Results, findings: Sequence[Finding]) -> SimilarityRow | None:
+    tables = next((finding.tables for finding in findings if finding.name == "structure"), {})
+    return similarity_row(results, tables.get("Similarity matrices"))
+
+
+def _settings_text(folder: Path) -> str | None:
+    """The study's own file as it was given."""
+    try:
+        return (folder / "study.yaml").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _versions(row: SimilarityRow | None) -> str:
+    """What made the audits, where one is at hand."""
+    if row is None:
+        return ""
+    return ", ".join(f"{key} {value}" for key, value in row.audits[0].versions.items())

@@ -1,0 +1,292 @@
+"""A made-up study in which every claim of the paper is planted, for tests of what people see.
+
+Nothing here is measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from made_up import made_up_audit
+
+from intruders.studies.results import COLUMNS, SCHEMA, Results
+from intruders.training.config import FinetuneConfig
+
+LAYERS = 4
+SEEDS = (0, 1, 2)
+# experiment, what differs, share of vectors that are intruders, accuracy, change of the pre-training loss
+RUNS: list[tuple[str, dict[str, Any], float, float, float]] = [
+    ("matched", {"method": "lora", "rank": 1, "alpha": 16.0, "lr": 5e-3}, 0.22, 0.90, 0.95),
+    ("matched", {"method": "lora", "rank": 8, "alpha": 16.0, "lr": 2e-3}, 0.12, 0.91, 0.45),
+    ("matched", {"method": "lora", "rank": 64, "alpha": 16.0, "lr": 1e-3}, 0.05, 0.92, 0.30),
+    ("matched", {"method": "lora", "rank": 1, "alpha": "2r", "lr": 5e-3}, 0.20, 0.89, 0.90),
+    ("matched", {"method": "lora", "rank": 8, "alpha": "2r", "lr": 2e-3}, 0.08, 0.91, 0.35),
+    ("matched", {"method": "lora", "rank": 64, "alpha": "2r", "lr": 1e-3}, 0.02, 0.92, 0.40),
+    ("matched", {"method": "full", "lr": 5e-5}, 0.0, 0.93, 0.12),
+    ("matched", {"method": "rslora", "rank": 64, "alpha": 16.0, "lr": 1e-3}, 0.03, 0.92, 0.20),
+    ("matched", {"method": "pissa", "rank": 8, "alpha": 16.0, "lr": 1e-3}, 0.06, 0.90, 0.25),
+    ("matched", {"method": "b-only", "rank": 8, "alpha": 16.0, "lr": 2e-3}, 0.04, 0.86, 0.18),
+    ("causes", {"method": "lora", "rank": 8, "alpha": 16.0, "lr": 5e-4}, 0.02, 0.88, 0.15),
+    ("causes", {"method": "lora", "rank": 8, "alpha": 16.0, "lr": 8e-3}, 0.25, 0.88, 1.30),
+    ("causes", {"method": "lora", "rank": 8, "alpha": 64.0, "lr": 2e-3}, 0.24, 0.89, 1.10),
+    ("causes", {"method": "lora", "rank": 8, "alpha": 16.0, "lr": 2e-3, "max_train_samples": 200}, 0.2, 0.8, 0.8),
+    ("causes", {"method": "lora", "rank": 8, "alpha": 16.0, "lr": 2e-3, "weight_decay": 0.1}, 0.10, 0.9, 0.4),
+    ("causes", {"method": "lora-fa", "rank": 8, "alpha": 16.0, "lr": 2e-3, "init_a": "orthonormal"}, 0.05, 0.9, 0.3),
+    ("causes", {"method": "lora+", "rank": 8, "alpha": 16.0, "lr": 2e-3}, 0.11, 0.9, 0.4),
+]  # fmt: skip
+TASKS = ["topics-1", "topics-2", "topics-3"]
+
+
+def made_up_study(folder: Path, name: str = "made-up", audits: bool = True) -> Results:
+    """Results with every table filled; writes them, and the audits of the runs, to `folder`."""
+    rng = np.random.default_rng(7)
+    tables: dict[str, list[dict[str, Any]]] = {table: [] for table in COLUMNS}
+    for seed in SEEDS:
+        for experiment, settings, rate, accuracy, change in RUNS:
+            _fill_run(tables, folder, rng, experiment, seed, settings, rate, accuracy, change, audits)
+        for rank, loss in ((1, 0.3), (8, 0.1)):
+            _fill_sequence(tables, rng, seed, rank, loss)
+        _fill_mechanism(tables, rng, seed)
+    tables["runs"].append(
+        _row(
+            "failed-lora-rank4096-seed0-0badcafe", "matched", "finetune", {"method": "lora", "rank": 4096}, 0
+        )
+        | {"status": "failed", "error": "rank 4096 is above <b>576</b>, the smaller side of q_proj"}
+    )
+    frames = {table: pd.DataFrame(rows, columns=COLUMNS[table]) for table, rows in tables.items()}
+    frames["runs"]["alpha"] = frames["runs"]["alpha"].astype(str)
+    folder.mkdir(parents=True, exist_ok=True)
+    for table, frame in frames.items():
+        _write_table(table, frame, folder / f"{table}.parquet")
+    (folder / "study.yaml").write_text(
+        f"name: {name}\nseeds: [0, 1, 2]\nexperiments:\n  matched: </script>\n"
+    )
+    (folder / "study.json").write_text(json.dumps({"schema": 1, "name": name}))
+    return Results(folder=folder, name=name, failed=["failed-lora-rank4096-seed0-0badcafe"], **frames)
+
+
+def _write_table(table: str, frame: pd.DataFrame, file: Path) -> None:
+    """As the study writes its tables."""
+    arrow = pa.Table.from_pandas(frame, preserve_index=False)
+    document = json.dumps({"schema": SCHEMA, "table": table})
+    pq.write_table(arrow.replace_schema_metadata({"intruders_study": document}), file)
+
+
+def _row(run_id: str, experiment: str, kind: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    config = FinetuneConfig(
+        base="smollm2-135m", task="word-problems", out="", steps=120, **settings, seed=seed
+    ).as_dict()
+    flat = {
+        key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in config.items()
+    }
+    return flat | {"run_id": run_id, "experiment": experiment, "kind": kind, "status": "finished"}
+
+
+def _fill_run(
+    tables: dict[str, list[dict[str, Any]]],
+    folder: Path,
+    rng: np.random.Generator,
+    experiment: str,
+    seed: int,
+    settings: dict[str, Any],
+    rate: float,
+    accuracy: float,
+    change: float,
+    audits: bool,
+) -> None:
+    rank = None if settings["method"] == "full" else int(settings["rank"])
+    varied = "-".join(f"{key}{value}" for key, value in settings.items() if key != "method")
+    run_id = f"{experiment}-{settings['method']}-{varied}-seed{seed}"
+    rate = rate and float(rate * rng.uniform(0.85, 1.15))
+    audit = made_up_audit(
+        LAYERS, width=96, intruder_rate=rate, rank=rank, tuned=run_id, seed=seed * 100 + len(tables["runs"])
+    )
+    if audits:
+        (folder / "runs" / run_id).mkdir(parents=True, exist_ok=True)
+        audit.save(folder / "runs" / run_id / "audit.json")
+    accuracy = accuracy + float(rng.normal(0, 0.004))
+    change = change + 0.1 * float(rng.normal(0, 0.3))
+    tables["runs"].append(
+        _row(run_id, experiment, "finetune", settings, seed)
+        | {
+            "seconds": float(rng.uniform(60, 300)),
+            "trained_steps": 120 + 10 * seed,
+            "match": "accuracy=0.90" if experiment == "matched" else None,
+            "stopped_by": "match" if experiment == "matched" else "steps",
+            "validation_accuracy": accuracy,
+            "accuracy": accuracy,
+            "accuracy_low": accuracy - 0.03,
+            "accuracy_high": accuracy + 0.03,
+            "corpus": "pydoc",
+            "loss_measure": "cross-entropy",
+            "base_loss": 2.93,
+            "loss": 2.93 + change,
+            "loss_change": change,
+            "loss_change_low": change - 0.05,
+            "loss_change_high": change + 0.05,
+            "k": audit.k,
+            "epsilon": audit.epsilon,
+            "intruders": audit.intruders,
+            "vectors": audit.vectors,
+            "affected_matrices": sum(matrix.intruders > 0 for matrix in audit.matrices),
+            "matrices": len(audit.matrices),
+            "intruder_energy_share": audit.intruder_energy_share,
+            "update_frobenius": 8 + 40 * rate + float(rng.normal(0, 0.5)),
+            "relative_update": 0.1 + rate,
+            "effective_rank": float(np.mean([m.update.effective_rank for m in audit.matrices])),
+            "critical_scale": 0.2 if rate else 4.0,
+        }
+    )
+    for matrix in audit.matrices:
+        predicted = float(rng.lognormal(0.6 - 0.7 * matrix.intruders, 0.4))
+        tables["matrices"].append(
+            {
+                "run_id": run_id,
+                "name": matrix.name,
+                "kind": matrix.name.split(".")[-2],
+                "layer": int(matrix.name.split(".")[2]),
+                "rows": matrix.shape[0],
+                "columns": matrix.shape[1],
+                "intruders": matrix.intruders,
+                "vectors": len(matrix.vectors),
+                "intruder_energy_share": matrix.intruder_energy_share,
+                "frobenius": matrix.update.frobenius,
+                "spectral": matrix.update.spectral,
+                "relative_update": matrix.update.spectral / matrix.base_singular_values[0],
+                "effective_rank": matrix.update.effective_rank,
+                "stable_rank": matrix.update.stable_rank,
+                "critical_scale": predicted * float(rng.lognormal(0, 0.25)) if rate else np.inf,
+                "predicted_scale": predicted,
+            }
+        )
+        for vector in matrix.vectors:
+            tables["vectors"].append(
+                {
+                    "run_id": run_id,
+                    "name": matrix.name,
+                    "index": vector.index,
+                    "singular_value": vector.singular_value,
+                    "max_cosine_lower": vector.max_cosine[0],
+                    "max_cosine_upper": vector.max_cosine[1],
+                    "intruder": vector.intruder,
+                    "certificate": vector.certificate,
+                }
+            )
+    if rate and experiment == "matched":
+        tables["interventions"] += _interventions(rng, run_id, accuracy, change)
+    if experiment == "matched":
+        tables["traces"] += _traces(rng, run_id, audit.intruders)
+
+
+def _interventions(
+    rng: np.random.Generator, run_id: str, accuracy: float, change: float
+) -> Iterator[dict[str, Any]]:
+    loss = 2.93 + change
+    for measure, on, start, base in (
+        ("loss", "pydoc", loss, 2.93),
+        ("accuracy", "word-problems", accuracy, np.nan),
+    ):
+        yield _intervention(run_id, "intruders", 1.0, measure, on, start, 0.0, None, base)
+        for scale in (0.0, 0.25, 0.5, 0.75):
+            of_intruders = (-0.8 * change if measure == "loss" else -0.02) * (1 - scale) + float(
+                rng.normal(0, 0.004)
+            )
+            yield _intervention(run_id, "intruders", scale, measure, on, start, of_intruders, None, base)
+            for control, part in (("shrink", 0.6), ("random", 0.1)):
+                moved = part * of_intruders
+                against = moved - of_intruders
+                yield _intervention(run_id, control, scale, measure, on, start, moved, against, base)
+
+
+def _intervention(
+    run_id: str, control: str, scale: float, measure: str, on: str, start: float, change: float,
+    against: float | None, base: float,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "run_id": run_id,
+        "control": control,
+        "scale": scale,
+        "measure": measure,
+        "on": on,
+        "value": start + change,
+        "change": change,
+        "change_low": change - 0.01,
+        "change_high": change + 0.01,
+        "against_intruders": against,
+        "against_intruders_low": None if against is None else against - 0.01,
+        "against_intruders_high": None if against is None else against + 0.01,
+        "base_value": base,
+    }
+
+
+def _traces(rng: np.random.Generator, run_id: str, intruders: int) -> Iterator[dict[str, Any]]:
+    for step in range(20, 121, 20):
+        for layer in range(LAYERS):
+            now = int(intruders * max(0, step - 40) / 80 / LAYERS)
+            yield {
+                "run_id": run_id,
+                "step": step,
+                "name": f"model.layers.{layer}.mlp.down_proj.weight",
+                "intruders": now,
+                "vectors": 10,
+                "intruder_energy_share": now / 12,
+                "frobenius": 0.1 * step**0.5,
+                "largest_intruder_value": 5 + 0.1 * step + float(rng.normal(0, 0.1)) if now else None,
+                "base_largest_value": 30.0,
+            }
+
+
+def _fill_sequence(
+    tables: dict[str, list[dict[str, Any]]], rng: np.random.Generator, seed: int, rank: int, loss: float
+) -> None:
+    run_id = f"in-sequence-lora-rank{rank}-seed{seed}-{rank:08x}"
+    settings = {"method": "lora", "rank": rank, "alpha": 16.0}
+    tables["runs"].append(_row(run_id, "in-sequence", "sequence", settings, seed) | {"task": ",".join(TASKS)})
+    for stage in range(len(TASKS)):
+        for task in range(stage + 1):
+            accuracy = 0.9 - loss * (stage - task) + float(rng.normal(0, 0.01))
+            intruders = int((stage + 1) * 40 / rank**0.5)
+            tables["sequences"].append(
+                {
+                    "run_id": run_id,
+                    "stage": stage,
+                    "task_index": task,
+                    "task": TASKS[task],
+                    "accuracy": accuracy,
+                    "intruders": intruders,
+                    "vectors": 280,
+                }
+            )
+
+
+def _fill_mechanism(tables: dict[str, list[dict[str, Any]]], rng: np.random.Generator, seed: int) -> None:
+    run_id = f"mechanism-seed{seed}-abcdef01"
+    tables["runs"].append(_row(run_id, "mechanism", "random-rank-one", {"method": "lora", "rank": 1}, seed))
+    for layer in range(12):
+        critical = float(rng.uniform(0.25, 0.6))
+        for multiple in (0.1, 0.2, 0.5, 1.0, 2.0):
+            tables["mechanism"].append(
+                {
+                    "run_id": run_id,
+                    "name": f"model.layers.{layer}.self_attn.q_proj.weight",
+                    "rows": 576,
+                    "columns": 576,
+                    "multiple": multiple,
+                    "predicted_multiple": critical * float(rng.lognormal(0, 0.2)),
+                    "intruders": int(multiple > critical),
+                }
+            )
+
+
+def without(results: Results, *tables: str) -> Results:
+    """The same study without some of its tables."""
+    empty = {table: getattr(results, table).iloc[:0] for table in tables}
+    return dataclasses.replace(results, **empty)
