@@ -48,25 +48,17 @@ def advise_base(
     by_kind: dict[str, list[Room]] = defaultdict(list)
     for place, room in zip(places([room.name for room in rooms]), rooms, strict=True):
         by_kind[place.kind].append(room)
-    advice = []
+    evidence = []
     for kind, members in sorted(by_kind.items(), key=lambda item: min(room.threshold for room in item[1])):
         least = min(members, key=lambda room: room.threshold)
-        if not math.isfinite(least.threshold):
-            continue
-        middle = median(room.threshold for room in members)
-        advice.append(
-            Advice(
-                f"size of the update, {kind}",
-                f"keep the largest singular value of alpha/r B A below {least.threshold:.3g}",
-                [
-                    (
-                        f"an intruder is foretold there in {least.name}, {least.threshold / least.norm:.3g} "
-                        "times its own largest "
-                        f"singular value ({least.norm:.3g}); the median of {len(members)} matrices is {middle:.3g}"
-                    )
-                ],
+        if math.isfinite(least.threshold):
+            middle = median(room.threshold for room in members)
+            evidence.append(
+                f"{kind}: {least.threshold:.3g} ({least.threshold / least.norm:.2g} of the largest singular value of "
+                f"{least.name}), {middle:.3g} in the median of {len(members)}"
             )
-        )
+    change = "keep the largest singular value of a module's update, alpha/r B A, below where an intruder is foretold"
+    advice = [Advice("size of the update", change, evidence)] if evidence else []
     notes = [
         (
             "foretold for an update in directions that have nothing to do with the base (the spiked-matrix "

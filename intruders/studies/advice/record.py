@@ -49,11 +49,11 @@ class Advised:
         """What a person reads, in 80 columns."""
         found = [f"advice on {self.source} ({self.kind})"]
         if not self.advice:
-            found += ["", "Nothing to change: no number here speaks for a change."]
+            found += ["", "No advice: no number here speaks for a change."]
         for one in self.advice:
             found += ["", *_wrapped(f"{one.topic}: {one.change}", "")]
             for evidence in one.evidence:
-                found += _wrapped(evidence, "  because ")
+                found += _wrapped(evidence, "  - ")
         if self.notes:
             found.append("")
             for note in self.notes:
