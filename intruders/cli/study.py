@@ -61,15 +61,19 @@ def study(
     from ..studies.conclude import conclude
     from ..studies.runner import run_study
 
-    with study_progress() as progress:
-        outcome = run_study(
-            described,
-            out,
-            resume=resume,
-            jobs=jobs,
-            ray=False if ray is None else (ray or True),
-            progress=progress,
-        )
+    try:
+        with study_progress() as progress:
+            outcome = run_study(
+                described,
+                out,
+                resume=resume,
+                jobs=jobs,
+                ray=False if ray is None else (ray or True),
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what is finished is kept, and the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
     print_outcome(outcome)
     print_findings(conclude(outcome.folder, described.analyses), outcome)
     if outcome.failed:

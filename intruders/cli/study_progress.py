@@ -56,8 +56,15 @@ def study_progress() -> Iterator[Progress]:
         if done:
             console.print(f"{done} of {total} runs are finished already", highlight=False)
 
+    at_work = ""
+
     def on_stage(run: Run, stage: str) -> None:
-        bar.update(task, description=f"{run.id}: {stage}")
+        nonlocal at_work
+        at_work = f"{run.id}: {stage}"
+        bar.update(task, description=at_work)
+
+    def on_step(step: int, steps: int) -> None:
+        bar.update(task, description=f"{at_work}, step {step} of {steps}")
 
     def on_run(run: Run, status: str, done: int, total: int) -> None:
         bar.update(task, completed=done)
@@ -65,7 +72,7 @@ def study_progress() -> Iterator[Progress]:
         console.print(f"{done}/{total} {run.id} {status}, {seconds:.0f} s", highlight=False, soft_wrap=True)
 
     with bar:
-        yield Progress(on_start, on_stage, on_run)
+        yield Progress(on_start, on_stage, on_run, on_step if console.is_terminal else None)
 
 
 def print_outcome(outcome: Outcome) -> None:

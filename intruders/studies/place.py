@@ -25,7 +25,7 @@ class Place:
     @classmethod
     def of(cls, out: str) -> Place:
         """The place that ``out`` names: a folder, or a URL. SettingError for a URL that cannot be used."""
-        return cls(StudyFolder(local_folder(out).absolute()), open_store(out))
+        return cls(StudyFolder(local_folder(out)), open_store(out))
 
     @property
     def seen(self) -> StudyFolder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -76,7 +77,12 @@ def _ray() -> Any:
 
 def _connect(ray: Any, address: str | None) -> None:
     try:
-        ray.init(address=address, include_dashboard=None if address else False, log_to_driver=False)
+        ray.init(
+            address=address,
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and gRPC's own
         where = repr(address) if address else "a Ray of this machine"
         raise IntrudersError(

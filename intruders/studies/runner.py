@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from .expand import Run, expand
 from .place import Place
 from .record import RunRecord
 from .stages import Callbacks
+from .study_folder import StudyFolder
 from .tables import Tables, refuse_newer_tables
 
 
@@ -24,7 +25,7 @@ class Progress:
     on_start: Callable[[int, int], None] = lambda done, total: None
     on_stage: Callable[[Run, str], None] = lambda run, stage: None
     on_run: Callable[[Run, str, int, int], None] = lambda run, status, done, total: None
-    callbacks: Callbacks = tuple  # of the training of runs in this process
+    on_step: Callable[[int, int], None] | None = None  # of the training, where runs are in this process
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def _at_work(
     if ray is not False:
         from .ray_pool import on_ray
 
+        # Its workers have another working directory.
+        place = replace(place, folder=StudyFolder(place.folder.path.absolute()))
         yield from on_ray(runs, place, study.resources, None if ray is True else ray)
     elif jobs > 1:
         from .workers import side_by_side
@@ -107,8 +110,18 @@ def _at_work(
         yield from side_by_side(runs, place, jobs, lambda run: progress.on_stage(run, "at work"))
     else:
         for run in runs:
-            place.perform(run, progress.callbacks, partial(progress.on_stage, run))
+            place.perform(run, _step_callbacks(progress), partial(progress.on_stage, run))
             yield run
+
+
+def _step_callbacks(progress: Progress) -> Callbacks:
+    on_step = progress.on_step
+    if on_step is None:
+        return tuple
+
+    from .steps import ReportSteps
+
+    return lambda: (ReportSteps(on_step),)
 
 
 def _write(tables: Tables, place: Place) -> None:

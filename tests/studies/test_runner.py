@@ -1,0 +1,353 @@
+"""Studies of tiny models, run, stopped, broken and gone on with."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from intruders.checkpoints.pairing import open_pair, pair
+from intruders.detection.table import Audit
+from intruders.errors import IntrudersError, SettingError
+from intruders.evaluation.evaluate import evaluate
+from intruders.studies import stages
+from intruders.studies.expand import Run, expand
+from intruders.studies.perform import DiskFullError
+from intruders.studies.runner import Outcome, Progress, run_study
+from intruders.studies.tables import load_results
+from tests.studies.tiny_study import parsed, tiny_study
+
+
+def files(folder: Path) -> dict[str, int]:
+    """Every file with when it was written."""
+    return {
+        str(file.relative_to(folder)): file.stat().st_mtime_ns
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != ".lock"
+    }
+
+
+def record(folder: Path, run: Run) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "runs" / run.id / "run.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def done(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    out = tmp_path_factory.mktemp("study") / "out"
+    return out, run_study(parsed(tiny_study(llama)), out)
+
+
+def only_lora(llama: Path, **changes: Any) -> dict[str, Any]:
+    methods = [{"method": "lora", "rank": 1, "alpha": 16, "lr": 0.5}]
+    return tiny_study(llama, methods=methods, measure={"audit": {"k": 4}}, audit_steps=None, **changes)
+
+
+def test_every_run_is_finished_and_in_the_tables(done: tuple[Path, Outcome]) -> None:
+    out, outcome = done
+    assert (outcome.runs, outcome.finished, outcome.failed, outcome.others) == (2, 2, {}, [])
+    results = load_results(out)
+    assert results.name == "tiny"
+    assert list(results.runs["status"]) == ["finished"] * 2
+    assert list(results.runs["method"]) == ["lora", "full"]
+    lora, full = results.runs["run_id"]
+    for name in ("matrices", "vectors", "traces"):
+        assert set(getattr(results, name)["run_id"]) == {lora, full}, name
+    assert set(results.interventions["run_id"]) == {lora}
+    skipped = json.loads((out / "runs" / full / "intervention.json").read_text())["skipped"]
+    assert skipped == "the run has no intruders to scale"
+
+
+def test_what_is_in_the_tables_is_what_the_audit_and_the_weights_say(
+    done: tuple[Path, Outcome], llama: Path
+) -> None:
+    out, _ = done
+    results = load_results(out)
+    for row in results.runs.itertuples():
+        audit = Audit.load(out / "runs" / row.run_id / "audit.json")
+        of_run = results.matrices[results.matrices["run_id"] == row.run_id]
+        assert row.intruders == audit.intruders == of_run["intruders"].sum()
+        assert (row.k, row.epsilon, row.matrices) == (4, 0.5, 14)
+        # The updates' size, from the weights themselves.
+        pairs = pair(*open_pair(str(llama), str(out / "runs" / row.run_id / "model"))).pairs
+        squares = 0.0
+        for one in pairs:
+            loaded = one.load()
+            assert loaded is not None
+            if loaded.tuned is not None:
+                update = loaded.tuned.double() - loaded.base.double()
+            else:
+                assert loaded.left is not None
+                assert loaded.right is not None
+                update = loaded.left.double() @ loaded.right.double()
+            squares += float(update.square().sum())
+        assert row.update_frobenius == pytest.approx(squares**0.5, rel=1e-4)
+    assert results.runs["intruders"].iloc[0] > 0, "or the interventions show nothing"
+
+
+def test_the_losses_are_those_of_the_evaluation_and_the_bases_is_measured_once(
+    done: tuple[Path, Outcome], llama: Path
+) -> None:
+    out, _ = done
+    runs = load_results(out).runs
+    model = str(out / "runs" / runs["run_id"].iloc[0] / "model")
+    found = evaluate(model, base=str(llama), loss_on=["pydoc"], tasks=["word-problems"], max_documents=2,
+                     max_examples=2, window=32)  # fmt: skip
+    (loss,) = found.losses
+    assert loss.base_loss is not None
+    assert loss.difference is not None
+    first = runs.iloc[0]
+    assert first["loss"] == pytest.approx(loss.loss.estimate, rel=1e-6)
+    assert first["base_loss"] == pytest.approx(loss.base_loss.estimate, rel=1e-6)
+    assert first["loss_change"] == pytest.approx(loss.difference.estimate, rel=1e-5)
+    assert first["accuracy"] == found.scores[0].accuracy.estimate
+    assert runs["base_loss"].nunique() == 1
+    assert len(list((out / "bases").iterdir())) == 1
+
+
+def test_a_finished_study_is_not_repeated(done: tuple[Path, Outcome], llama: Path) -> None:
+    out, _ = done
+    before = {name: when for name, when in files(out).items() if name.startswith(("runs/", "bases/"))}
+    outcome = run_study(parsed(tiny_study(llama)), out, resume=True)
+    assert outcome.finished == 2
+    after = {name: when for name, when in files(out).items() if name.startswith(("runs/", "bases/"))}
+    assert after == before
+
+
+def test_a_measure_that_is_added_trains_nothing_again(llama: Path, tmp_path: Path) -> None:
+    document = only_lora(llama)
+    run_study(parsed(document), tmp_path / "out")
+    models = files(tmp_path / "out" / "runs")
+    document["experiments"]["matched"]["measure"]["critical_scale"] = True
+    run_study(parsed(document), tmp_path / "out")
+    after = files(tmp_path / "out" / "runs")
+    kept = {name for name in models if not name.endswith("run.json") or "/model/" in name}
+    assert {name: after[name] for name in kept} == {name: models[name] for name in kept}
+    results = load_results(tmp_path / "out")
+    assert results.runs["critical_scale"].notna().all()
+    assert results.matrices["predicted_scale"].notna().all()
+
+
+def test_a_measure_with_other_settings_is_made_again(llama: Path, tmp_path: Path) -> None:
+    document = only_lora(llama)
+    run_study(parsed(document), tmp_path / "out")
+    document["experiments"]["matched"]["measure"]["audit"]["k"] = 2
+    run_study(parsed(document), tmp_path / "out")
+    assert list(load_results(tmp_path / "out").runs["k"]) == [2]
+
+
+def test_a_run_that_leaves_the_file_stays_in_the_folder_and_leaves_the_tables(
+    llama: Path, tmp_path: Path
+) -> None:
+    run_study(parsed(only_lora(llama)), tmp_path / "out")
+    outcome = run_study(parsed(only_lora(llama, steps=1)), tmp_path / "out")
+    assert (outcome.runs, outcome.finished, len(outcome.others)) == (1, 1, 1)
+    assert list(load_results(tmp_path / "out").runs["steps"]) == [1]
+    assert (tmp_path / "out" / "runs" / outcome.others[0] / "audit.json").is_file()
+
+
+def breaking(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException, for_run: str = "") -> None:
+    """Let a stage of some runs end in an error."""
+    whole: Callable[..., Any] = getattr(stages, name)
+
+    def broken(*arguments: Any) -> Any:
+        if for_run in str(arguments):
+            raise error
+        return whole(*arguments)
+
+    monkeypatch.setattr(stages, name, broken)
+
+
+def test_a_run_that_fails_leaves_the_others_alone_and_is_tried_again(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = parsed(tiny_study(llama, measure={"audit": {"k": 4}}))
+    with monkeypatch.context() as patched:
+        breaking(patched, "_audit", RuntimeError("out\nof luck"), "method='lora'")
+        outcome = run_study(study, tmp_path / "out")
+    assert outcome.finished == 1
+    ((failed, said),) = outcome.failed.items()
+    assert "lora" in failed
+    assert said == "RuntimeError: out of luck"
+    results = load_results(tmp_path / "out")
+    assert list(results.runs["status"]) == ["failed", "finished"]
+    assert results.runs["error"].iloc[0] == said
+    assert results.failed == [failed]
+    assert "_audit" in (tmp_path / "out" / "runs" / failed / "error.txt").read_text(), "where it happened"
+    trained = files(tmp_path / "out" / "runs" / failed / "model")
+    again = run_study(study, tmp_path / "out")
+    assert (again.finished, again.failed) == (2, {})
+    assert files(tmp_path / "out" / "runs" / failed / "model") == trained, "what was finished is kept"
+    assert load_results(tmp_path / "out").runs["error"].isna().all()
+
+
+def test_settings_that_only_the_data_can_refuse_fail_their_run_alone(llama: Path, tmp_path: Path) -> None:
+    document = only_lora(llama)
+    document["experiments"]["broken"] = document["experiments"]["matched"] | {"task": "no-such-task"}
+    outcome = run_study(parsed(document), tmp_path / "out")
+    assert outcome.finished == 1
+    assert "task 'no-such-task' is not known" in next(iter(outcome.failed.values()))
+
+
+def test_ctrl_c_keeps_what_is_finished(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = parsed(tiny_study(llama, measure={"audit": {"k": 4}}))
+    with monkeypatch.context() as patched:
+        breaking(patched, "_audit", KeyboardInterrupt(), "method='full'")
+        with pytest.raises(KeyboardInterrupt):
+            run_study(study, tmp_path / "out")
+    assert list(load_results(tmp_path / "out").runs["status"]) == ["finished", "pending"]
+    before = files(tmp_path / "out" / "runs")
+    assert run_study(study, tmp_path / "out").finished == 2
+    after = files(tmp_path / "out" / "runs")
+    lora = [name for name in before if "-lora-" in name]
+    assert {name: after[name] for name in lora} == {name: before[name] for name in lora}
+
+
+def test_a_full_disk_ends_the_study_and_says_so(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = parsed(tiny_study(llama, measure={"audit": {"k": 4}}))
+    with monkeypatch.context() as patched:
+        breaking(patched, "_audit", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "method='full'")
+        with pytest.raises(DiskFullError, match=r"no room on the disk of .* give the same command again"):
+            run_study(study, tmp_path / "out")
+    assert list(load_results(tmp_path / "out").runs["status"]) == ["finished", "pending"]
+    assert run_study(study, tmp_path / "out").finished == 2
+
+
+def test_a_training_that_was_killed_before_its_record_starts_anew(llama: Path, tmp_path: Path) -> None:
+    study = parsed(only_lora(llama))
+    (run,) = expand(study)
+    model = tmp_path / "out" / "runs" / run.id / "model"
+    model.mkdir(parents=True)
+    (model / ".run.json.1234.part").write_text("{")
+    (tmp_path / "out" / "study.json").write_text(json.dumps({"schema": 1, "name": "tiny"}))
+    assert run_study(study, tmp_path / "out").finished == 1
+
+
+def test_a_folder_that_is_no_study_or_another_is_refused(llama: Path, tmp_path: Path) -> None:
+    study = parsed(only_lora(llama))
+    with pytest.raises(SettingError, match="holds no study to go on with; leave out --resume"):
+        run_study(study, tmp_path / "new", resume=True)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.tex").write_text("...")
+    with pytest.raises(SettingError, match="not empty and not a study"):
+        run_study(study, tmp_path / "notes")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingError, match="cannot be written"):
+        run_study(study, tmp_path / "file")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "study.json").write_text(json.dumps({"schema": 1, "name": "theirs"}))
+    with pytest.raises(SettingError, match=r"holds the study 'theirs', and this file is 'tiny'"):
+        run_study(study, other)
+    assert sorted(file.name for file in other.iterdir()) == ["study.json"], "and nothing is written there"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"schema": 99, "name": "tiny"}', "newer version of intruders"),
+        ("{", "cannot be read as a study"),
+        ("[]", "not the record of a study"),
+    ],
+)
+def test_a_record_that_is_broken_or_newer_is_refused(
+    llama: Path, tmp_path: Path, content: str, words: str
+) -> None:
+    (tmp_path / "study.json").write_text(content)
+    with pytest.raises(IntrudersError, match=words) as caught:
+        run_study(parsed(only_lora(llama)), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "study.json").read_text() == content
+
+
+def test_two_calls_do_not_share_a_folder(llama: Path, tmp_path: Path) -> None:
+    study = parsed(only_lora(llama))
+    seen: list[str] = []
+
+    def second(done: int, total: int) -> None:
+        with pytest.raises(SettingError, match="is in use by another intruders study"):
+            run_study(study, tmp_path / "out")
+        seen.append("refused")
+
+    run_study(study, tmp_path / "out", progress=Progress(on_start=second))
+    assert seen == ["refused"]
+
+
+@pytest.mark.parametrize("jobs", [0, -1, True, 1.5])
+def test_a_number_of_jobs_that_is_none_is_refused(llama: Path, tmp_path: Path, jobs: Any) -> None:
+    with pytest.raises(SettingError, match="jobs is"):
+        run_study(parsed(only_lora(llama)), tmp_path / "out", jobs=jobs)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sequence_and_the_mechanism(bert: Path, llama: Path, tmp_path: Path) -> None:
+    document = {
+        "experiments": {
+            "in-turn": {
+                "kind": "sequence", "base": str(bert), "tasks": ["pydoc-topics-1", "pydoc-topics-2"], "steps": 1,
+                "max_train_samples": 8, "max_eval_samples": 4, "max_length": 32, "precision": "fp32", "rank": 1,
+                "measure": {"audit": {"k": 3, "exclude": ["*pooler*"]}},
+            },
+            "alone": {
+                "kind": "random-rank-one", "base": str(llama), "multiples": [0.01, 5], "include": ["*.q_proj.*"],
+            },
+        }
+    }  # fmt: skip
+    outcome = run_study(parsed(document), tmp_path / "out")
+    assert (outcome.finished, outcome.failed) == (2, {})
+    results = load_results(tmp_path / "out")
+    assert list(results.runs["kind"]) == ["sequence", "random-rank-one"]
+    assert results.runs["task"].iloc[0] == "pydoc-topics-1,pydoc-topics-2"
+    sequences = results.sequences[["stage", "task_index"]].to_records(index=False).tolist()
+    assert sequences == [(0, 0), (1, 0), (1, 1)]
+    assert set(results.sequences["vectors"]) == {2 * 6 * 3}, "two layers of six matrices, three vectors each"
+    assert len(results.mechanism) == 2 * 2
+    assert results.mechanism.groupby("multiple")["intruders"].sum()[0.01] == 0
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_and_one_that_is_killed(llama: Path, tmp_path: Path) -> None:
+    """What kills one process costs its run alone, says so, and the next call goes on with it."""
+    study = parsed(
+        tiny_study(
+            llama,
+            methods=[{"method": "lora", "rank": [1, 2, 3], "alpha": 16, "lr": 0.5}],
+            measure={"audit": {"k": 4}},
+        )
+    )
+    out = tmp_path / "out"
+    killed: list[str] = []
+
+    def kill(run: Run) -> None:
+        """The process that is at ``run``, as soon as the run's folder says that it is."""
+        begun = out / "runs" / run.id / "run.json"
+        while not begun.is_file():
+            time.sleep(0.01)
+        for child in multiprocessing.active_children():
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+        killed.append(run.id)
+
+    def on_stage(run: Run, stage: str) -> None:
+        if not killed and "rank1" in run.id:
+            threading.Thread(target=kill, args=(run,), daemon=True).start()
+
+    outcome = run_study(study, out, jobs=2, progress=Progress(on_stage=on_stage))
+    assert set(killed) <= set(outcome.failed), "the run of the process that was killed"
+    assert all("ended by signal 9" in said for said in outcome.failed.values())
+    assert outcome.finished + len(outcome.failed) == 3
+    assert outcome.finished >= 1, "the others proceed"
+    again = run_study(study, out, jobs=2)
+    assert (again.finished, again.failed) == (3, {})
+    assert set(load_results(out).runs["status"]) == {"finished"}

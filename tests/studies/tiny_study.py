@@ -1,0 +1,44 @@
+"""A study of seconds on tiny models, as the text of its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from intruders.studies.config import Study, study_from_text
+
+
+def tiny_study(llama: Path, **changes: Any) -> dict[str, Any]:
+    """Two methods on one task, with every measure; ``changes`` go over the experiment's settings."""
+    experiment = {
+        "base": str(llama),
+        "task": "word-problems",
+        "max_train_samples": 16,
+        "max_eval_samples": 2,
+        "max_length": 300,
+        "steps": 2,
+        "batch_size": 4,
+        "precision": "fp32",
+        "audit_steps": 1,
+        "methods": [
+            {"method": "lora", "rank": 1, "alpha": 16, "lr": 0.5},
+            {"method": "full", "lr": 1e-3},
+        ],
+        "measure": {
+            "audit": {"k": 4},
+            "loss_on": ["pydoc"],
+            "max_documents": 2,
+            "max_examples": 2,
+            "window": 32,
+            "critical_scale": True,
+            "intervene": {"scales": [0], "controls": ["shrink"]},
+        },
+    }
+    return {"name": "tiny", "experiments": {"matched": experiment | changes}}
+
+
+def parsed(document: dict[str, Any]) -> Study:
+    """The study that a document describes."""
+    return study_from_text(yaml.safe_dump(document, sort_keys=False), name="file", where="study 'file.yaml'")
