@@ -34,16 +34,12 @@ def write_report(
 ) -> list[Path]:
     """Write the report of what is at `paths`: HTML to `out`, figures to the folder `figures`, or both.
 
-    The folder of a study gets the report of the study; one audit one of its own; several audits, or `compare`, are
-    put side by side. `scale` is a file of critical scales to show with one audit; without it, a scale.json beside the
-    audit is shown if it is of the same update and settings. Gives the files written. Raises SettingError where neither
-    output is asked for or what is given does not go together, ResultFileError where a file cannot be read or written,
-    MissingDependencyError without the packages of the extra `report`.
+    The folder of a study gets the report of the study (report.html in it, where neither is given); one audit one of
+    its own; several audits, or `compare`, are put side by side. `scale` is a file of critical scales to show with one
+    audit; without it, a scale.json beside the audit is shown if it is of the same update and settings. Gives the files
+    written. Raises SettingError where no output is asked for or what is given does not go together, ResultFileError
+    where a file cannot be read or written, MissingDependencyError without the packages of the extra `report`.
     """
-    if out is None and figures is None:
-        raise SettingError(
-            "nothing to write: give --out FILE for the HTML report, --png DIR for figures, or both"
-        )
     studies = [path for path in paths if is_study(path)]
     if studies:
         if len(paths) > 1 or compare or scale is not None:
@@ -51,6 +47,10 @@ def write_report(
                 f"'{studies[0]}' is a study and has a report of its own; give it alone, without --compare or --scale"
             )
         return write_study_report(studies[0], out, figures)
+    if out is None and figures is None:
+        raise SettingError(
+            "nothing to write: give --out FILE for the HTML report, --png DIR for figures, or both"
+        )
     if out is not None:
         from .html import check_can_write_html
 

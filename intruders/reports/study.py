@@ -23,6 +23,7 @@ from .study_similarities import SimilarityRow, similarity_row
 from .study_tables import PageTable, effect_text, failures, page_table, run_table
 from .study_words import TITLES, study_words, verdict_class, verdict_word
 
+REPORT_NAME = "report.html"  # in the study's folder, where no other place is given
 # Tables that say which runs and matrices a figure shows, and no more.
 _NOT_SHOWN = ("Similarity matrices",)
 
@@ -49,16 +50,14 @@ def write_study_report(
 ) -> list[Path]:
     """Write the report of the study in `folder`: HTML to `out`, figures to the folder `figures`, or both.
 
-    Gives the files written. Raises SettingError where neither is asked for or the folder holds no runs yet, and what
-    reading a study and writing a report raise.
+    Without either, HTML to report.html in the study's own folder. Gives the files written. Raises SettingError where
+    the study has no runs yet, and what reading a study and writing a report raise.
     """
     from ..studies.analyse import analyse_all
     from ..studies.tables import load_results
 
     if out is None and figures is None:
-        raise SettingError(
-            "nothing to write: give --out FILE for the HTML report, --png DIR for figures, or both"
-        )
+        out = Path(folder) / REPORT_NAME
     if out is not None:
         from .html import check_can_write_html
 
