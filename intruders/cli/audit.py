@@ -8,23 +8,17 @@ from typing import Annotated
 
 import typer
 
+from . import options
+
 
 def audit(
-    base: Annotated[
-        str,
-        typer.Argument(
-            help="The model before fine-tuning: a folder, a file, a hub id, or smollm2-135m or minilm-l6. "
-            "May be left out before an adapter that names its base."
-        ),
-    ],
-    tuned: Annotated[str | None, typer.Argument(help="The model after it, or its adapter.")] = None,
-    k: Annotated[int, typer.Option(help="Leading singular vectors examined in each matrix.")] = 10,
-    epsilon: Annotated[float, typer.Option(help="Cosine below which a vector resembles no other.")] = 0.5,
-    include: Annotated[list[str] | None, typer.Option(help="Only tensors that match this pattern.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="No tensors that match this pattern.")] = None,
-    include_embeddings: Annotated[
-        bool, typer.Option("--include-embeddings", help="Also audit embeddings and output heads.")
-    ] = False,
+    base: options.Base,
+    tuned: options.Tuned = None,
+    k: options.K = 10,
+    epsilon: options.Epsilon = 0.5,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    include_embeddings: options.IncludeEmbeddings = False,
     split_fused: Annotated[
         bool, typer.Option("--split-fused", help="Judge q, k and v of a fused weight one by one.")
     ] = False,
@@ -32,22 +26,14 @@ def audit(
     workers: Annotated[
         int | None, typer.Option(help="Threads that judge small matrices side by side.")
     ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Folder for what is learnt of the base; the user's cache folder if not given."),
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep anything.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    cache: options.CacheFolder = None,
+    no_cache: options.NoCache = False,
+    device: options.Device = "auto",
     skip_non_finite: Annotated[
         bool,
         typer.Option("--skip-non-finite", help="List matrices with NaN or infinity instead of refusing."),
     ] = False,
-    json: Annotated[
-        str | None,
-        typer.Option(
-            "--json", help="Write the result as JSON; - for standard output, and nothing else there."
-        ),
-    ] = None,
+    json: options.JsonOrStdout = None,
     parquet: Annotated[
         Path | None, typer.Option(help="Write the result as Parquet, one row a vector.")
     ] = None,
@@ -61,15 +47,10 @@ def audit(
     from rich.console import Console
 
     from ..detection.audit import audit as run
-    from ..detection.cache import DiskCache
     from ..detection.files import check_writable, write_atomically
     from ..reports.progress import audit_progress
     from ..reports.terminal import print_audit
 
-    if tuned is None:
-        given: tuple[str | None, str] = (None, base)
-    else:
-        given = (base, tuned)
     for path in (None if json == "-" else json, parquet, html):
         if path is not None:
             check_writable(path)
@@ -79,7 +60,7 @@ def audit(
         check_can_write_html(html)
     with audit_progress() as progress:
         result = run(
-            *given,
+            *options.both_sides(base, tuned),
             k=k,
             epsilon=epsilon,
             include=include or (),
@@ -89,7 +70,7 @@ def audit(
             exact=exact,
             device=device,
             workers=workers,
-            cache=False if no_cache else True if cache is None else DiskCache(cache),
+            cache=options.chosen_cache(cache, no_cache),
             skip_non_finite=skip_non_finite,
             progress=progress,
         )

@@ -6,45 +6,39 @@ from typing import Annotated
 
 import typer
 
+from . import options
+
 
 def intervene(
-    base: Annotated[
-        str,
-        typer.Argument(
-            help="The model before fine-tuning: a folder, a hub id, or smollm2-135m or minilm-l6. "
-            "May be left out before an adapter that names its base."
-        ),
-    ],
-    tuned: Annotated[str | None, typer.Argument(help="The model after it, or its adapter.")] = None,
+    base: options.Base,
+    tuned: options.Tuned = None,
     scales: Annotated[
         str, typer.Option(help="Shares of the intruders to keep, with commas between.")
     ] = "0,0.25,0.5,0.75,1",
     controls: Annotated[
         str, typer.Option(help="shrink, random, neighbours and update, with commas between.")
     ] = "shrink,random",
-    loss_on: Annotated[
-        list[str] | None,
-        typer.Option(help="pydoc, a text or data file, a corpus of the hub, or A@0.7+B@0.3."),
-    ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="As in intruders finetune.")] = None,
-    split: Annotated[str | None, typer.Option(help="validation or test; test if there is one.")] = None,
-    text: Annotated[str | None, typer.Option(help="Column of the text, or two with a comma between.")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Column of the prompt.")] = None,
-    completion: Annotated[str | None, typer.Option(help="Column of the completion.")] = None,
-    max_documents: Annotated[int | None, typer.Option(help="A sample of so many documents.")] = None,
-    max_examples: Annotated[int | None, typer.Option(help="The first so many examples of each task.")] = None,
-    window: Annotated[int | None, typer.Option(help="Tokens; 1024, or the model's context if less.")] = None,
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="Masked models: the cheap 15 % estimate, not the pseudo-loss.")
-    ] = False,
-    k: Annotated[int, typer.Option(help="Leading singular vectors examined in each matrix.")] = 10,
-    epsilon: Annotated[float, typer.Option(help="Cosine below which a vector resembles no other.")] = 0.5,
-    include: Annotated[list[str] | None, typer.Option(help="Only tensors that match this pattern.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="No tensors that match this pattern.")] = None,
+    loss_on: options.LossOn = None,
+    task: options.Task = None,
+    split: options.Split = None,
+    text: options.Text = None,
+    label: options.Label = None,
+    prompt: options.Prompt = None,
+    completion: options.Completion = None,
+    max_documents: options.MaxDocuments = None,
+    max_examples: options.MaxExamples = None,
+    window: options.Window = None,
+    stride: options.Stride = None,
+    estimate: options.Estimate = False,
+    k: options.K = 10,
+    epsilon: options.Epsilon = 0.5,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
     seed: Annotated[int, typer.Option(help="Of the control random, of samples, of the bootstrap.")] = 0,
     json: Annotated[str | None, typer.Option("--json", help="Write the result here as JSON.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda, for the decompositions.")] = "auto",
+    device: options.Device = "auto",
+    cache: options.CacheFolder = None,
+    no_cache: options.NoCache = False,
 ) -> None:
     """Measure what scaling the intruders changes, and whether the controls do as well; no model is written."""
     from json import dumps
@@ -69,8 +63,7 @@ def intervene(
     )
     with stage_progress() as progress:
         found = run(
-            base if tuned is not None else None,
-            tuned if tuned is not None else base,
+            *options.both_sides(base, tuned),
             scales=numbers,
             controls=[part for part in controls.split(",") if part],
             loss_on=loss_on or (),
@@ -80,6 +73,7 @@ def intervene(
             max_documents=max_documents,
             max_examples=max_examples,
             window=window,
+            stride=stride,
             estimate=estimate,
             k=k,
             epsilon=epsilon,
@@ -87,6 +81,7 @@ def intervene(
             exclude=exclude or (),
             seed=seed,
             device=device,
+            cache=options.chosen_cache(cache, no_cache),
             progress=progress,
         )
     for line in lines(found):

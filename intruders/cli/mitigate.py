@@ -7,16 +7,12 @@ from typing import Annotated
 
 import typer
 
+from . import options
+
 
 def mitigate(
-    base: Annotated[
-        str,
-        typer.Argument(
-            help="The model before fine-tuning: a folder, a file, a hub id, or smollm2-135m or minilm-l6. "
-            "May be left out before an adapter that names its base."
-        ),
-    ],
-    tuned: Annotated[str | None, typer.Argument(help="The model after it, or its adapter.")] = None,
+    base: options.Base,
+    tuned: options.Tuned = None,
     scale: Annotated[
         float, typer.Option(help="Share of every intruder to keep: 0 removes, 1 changes nothing.")
     ] = ...,  # type: ignore[assignment]
@@ -33,32 +29,28 @@ def mitigate(
     audit: Annotated[
         Path | None, typer.Option(help="A saved audit of these two, instead of a new one.")
     ] = None,
-    k: Annotated[int, typer.Option(help="Leading singular vectors examined in each matrix.")] = 10,
-    epsilon: Annotated[float, typer.Option(help="Cosine below which a vector resembles no other.")] = 0.5,
-    include: Annotated[list[str] | None, typer.Option(help="Only tensors that match this pattern.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="No tensors that match this pattern.")] = None,
-    include_embeddings: Annotated[
-        bool, typer.Option("--include-embeddings", help="Also embeddings and output heads.")
-    ] = False,
+    k: options.K = 10,
+    epsilon: options.Epsilon = 0.5,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    include_embeddings: options.IncludeEmbeddings = False,
     seed: Annotated[int, typer.Option(help="Of the control random.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the folder where it is a model or adapter.")
     ] = False,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Audit what was written, too.")] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Keep what is learnt of the base for the next time.")
-    ] = True,
+    device: options.Device = "auto",
+    cache: options.CacheFolder = None,
+    no_cache: options.NoCache = False,
 ) -> None:
     """Scale the intruder dimensions of a fine-tuned model down, or what a control puts in their place."""
     from ..mitigation.controls import INTRUDERS
     from ..mitigation.mitigate import mitigate as run
     from .progress import stage_progress
 
-    given = (None, base) if tuned is None else (base, tuned)
     with stage_progress() as progress:
         result = run(
-            *given,
+            *options.both_sides(base, tuned),
             scale=scale,
             out=out,
             control=control or INTRUDERS,
@@ -74,7 +66,7 @@ def mitigate(
             force=force,
             check=check,
             device=device,
-            cache=cache,
+            cache=options.chosen_cache(cache, no_cache),
             progress=progress,
         )
     for line in result.lines():

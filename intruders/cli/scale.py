@@ -7,33 +7,24 @@ from typing import Annotated
 
 import typer
 
+from . import options
+
 
 def scale(
-    base: Annotated[
-        str,
-        typer.Argument(
-            help="The model before fine-tuning: a folder, a file, a hub id, or smollm2-135m or minilm-l6. "
-            "May be left out before an adapter that names its base."
-        ),
-    ],
-    tuned: Annotated[str | None, typer.Argument(help="The adapter, or the fine-tuned model.")] = None,
+    base: options.Base,
+    tuned: options.Tuned = None,
     target: Annotated[
         int, typer.Option(help="Give the largest scale with at most so many intruders in the whole model.")
     ] = 0,
-    k: Annotated[int, typer.Option(help="Leading singular vectors examined in each matrix.")] = 10,
-    epsilon: Annotated[float, typer.Option(help="Cosine below which a vector resembles no other.")] = 0.5,
-    include: Annotated[list[str] | None, typer.Option(help="Only tensors that match this pattern.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="No tensors that match this pattern.")] = None,
-    include_embeddings: Annotated[
-        bool, typer.Option("--include-embeddings", help="Also embeddings and output heads.")
-    ] = False,
-    json: Annotated[
-        str | None, typer.Option("--json", help="Write the result as JSON; - for standard output.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Keep what is learnt of the base for the next time.")
-    ] = True,
+    k: options.K = 10,
+    epsilon: options.Epsilon = 0.5,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    include_embeddings: options.IncludeEmbeddings = False,
+    json: options.JsonOrStdout = None,
+    device: options.Device = "auto",
+    cache: options.CacheFolder = None,
+    no_cache: options.NoCache = False,
 ) -> None:
     """How far an adapter's scale can be turned up before intruder dimensions appear, per matrix and in all."""
     from json import dumps
@@ -45,10 +36,9 @@ def scale(
 
     if json is not None and json != "-":
         check_writable(json)
-    given = (None, base) if tuned is None else (base, tuned)
     with stage_progress() as progress:
         result = critical_scales(
-            *given,
+            *options.both_sides(base, tuned),
             k=k,
             epsilon=epsilon,
             target=target,
@@ -56,7 +46,7 @@ def scale(
             exclude=exclude or (),
             include_embeddings=include_embeddings,
             device=device,
-            cache=cache,
+            cache=options.chosen_cache(cache, no_cache),
             progress=progress,
         )
     document = dumps(result.to_document(), allow_nan=False, ensure_ascii=False) + "\n"

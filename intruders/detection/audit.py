@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
 
 from ..checkpoints.open import Source
-from ..checkpoints.pairing import MatrixPair, open_pair, pair
+from ..checkpoints.pairing import MatrixPair, Pairing, open_pair, pair
 from .cache import BaseCache, CacheError, DiskCache, content_key
 from .detect import Detection, detect
 from .groups import Group, is_small_group, load_groups
@@ -73,7 +76,41 @@ def audit(
     started = time.perf_counter()
     base_side, tuned_side = open_pair(base, tuned)
     pairing = pair(base_side, tuned_side, include, exclude, include_embeddings, split_fused)
-    store = None if exact else _store(cache)
+    found = audit_pairing(
+        pairing,
+        k=k,
+        epsilon=epsilon,
+        exact=exact,
+        skip_non_finite=skip_non_finite,
+        place=place,
+        workers=workers,
+        store=None if exact else base_store(cache),
+        progress=progress,
+    )
+    settings = {
+        "include": list(include),
+        "exclude": list(exclude),
+        "include_embeddings": include_embeddings,
+        "split_fused": split_fused,
+        **found.settings,
+    }
+    return replace(found, settings=settings, seconds=time.perf_counter() - started)
+
+
+def audit_pairing(
+    pairing: Pairing,
+    *,
+    k: int,
+    epsilon: float,
+    exact: bool = False,
+    skip_non_finite: bool = False,
+    place: torch.device,
+    workers: int | None = None,
+    store: BaseCache | None = None,
+    progress: Progress | None = None,
+) -> Audit:
+    """The audit of matrices that are paired already; settings are as :func:`audit` takes and checks them."""
+    started = time.perf_counter()
     skipped = list(pairing.skipped)
     results: dict[str, Matrix] = {}
     intruders = 0
@@ -100,10 +137,6 @@ def audit(
         matrices=[results[matrix.name] for matrix in pairing.pairs if matrix.name in results],
         skipped=skipped,
         settings={
-            "include": list(include),
-            "exclude": list(exclude),
-            "include_embeddings": include_embeddings,
-            "split_fused": split_fused,
             "skip_non_finite": skip_non_finite,
             "device": str(place),
             "matched": list(pairing.matched),
@@ -111,13 +144,14 @@ def audit(
     )
 
 
-def _store(cache: BaseCache | bool) -> BaseCache | None:
+def base_store(cache: BaseCache | bool) -> BaseCache | None:
+    """Where to keep what is learnt of bases; None for nowhere."""
     if cache is not True:
         return cache or None
     try:
         return DiskCache()
     except CacheError as error:  # a home that cannot be written to is no reason to refuse an audit
-        warnings.warn(f"{error}; this audit keeps nothing", stacklevel=3)
+        warnings.warn(f"{error}; nothing is kept", stacklevel=3)
         return None
 
 

@@ -22,8 +22,8 @@ from ..checkpoints.open import Source
 from ..checkpoints.pairing import open_pair, pair
 from ..errors import SettingError
 from ..version import __version__
-from .audit import judge_group
-from .cache import BaseCache, DiskCache, MemoryCache, content_key
+from .audit import base_store, judge_group
+from .cache import BaseCache, MemoryCache, content_key
 from .detect import Detection
 from .groups import Group, is_small_group, load_groups
 from .known import KnownBase
@@ -159,7 +159,7 @@ def critical_scales(
     place = choose_device(device)
     base_side, tuned_side = open_pair(base, tuned)
     pairing = pair(base_side, tuned_side, include, exclude, include_embeddings)
-    store: BaseCache = DiskCache() if cache is True else cache or MemoryCache()
+    store = base_store(cache) or MemoryCache()
     search = _Search(k, epsilon, store)
 
     def each(stage: str, do: Callable[[Group], Result]) -> Iterator[Result]:

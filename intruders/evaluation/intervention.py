@@ -97,6 +97,7 @@ def intervene(
     max_documents: int | None = None,
     max_examples: int | None = None,
     window: int | None = None,
+    stride: int | None = None,
     estimate: bool = False,
     k: int = 10,
     epsilon: float = 0.5,
@@ -117,13 +118,14 @@ def intervene(
       tuned: folder, hub id or alias of the fine-tuned model, or its adapter.
       scales: lambdas; 1, the tuned model itself, is always measured.
       controls: of "shrink", "random", "neighbours" and "update".
-      loss_on: corpora, as in :func:`intruders.evaluation.evaluate.evaluate`, like the next seven.
+      loss_on: corpora, as in :func:`intruders.evaluation.evaluate.evaluate`, like the next eight.
       tasks: see there.
       columns: see there.
       split: see there.
       max_documents: see there.
       max_examples: see there.
       window: see there.
+      stride: see there.
       estimate: see there.
       k: as in :func:`intruders.audit`, like the next three.
       epsilon: see there.
@@ -162,7 +164,7 @@ def intervene(
 
     def losses_of(opened: OpenedModel) -> dict[str, list[DocumentLosses]]:
         return {
-            name: measure_losses(opened, parts, window=window, estimate=estimate, seed=seed)
+            name: measure_losses(opened, parts, window=window, stride=stride, estimate=estimate, seed=seed)
             for name, parts in corpora.items()
         }
 

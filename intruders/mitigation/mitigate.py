@@ -14,18 +14,18 @@ from torch import Tensor
 
 from ..checkpoints.adapters.update import Adapter
 from ..checkpoints.atomic import atomic_folder, check_target
-from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.locate import locate
 from ..checkpoints.memory import has_adapters
 from ..checkpoints.open import Opened, Source
 from ..checkpoints.pairing import MatrixPair, open_pair, pair
 from ..checkpoints.write import SHARD_BYTES
-from ..detection.audit import audit as run_audit
-from ..detection.cache import BaseCache
-from ..detection.settings import choose_device
+from ..detection.audit import audit_pairing, base_store
+from ..detection.cache import BaseCache, MemoryCache
+from ..detection.settings import check_epsilon, check_k, choose_device
 from ..detection.table import Audit
 from ..errors import SettingError
 from .adapter import Rank, check_rank
+from .check import audit_after
 from .controls import INTRUDERS, check_control
 from .in_memory import check_name
 from .interventions import Change, check_scale
@@ -106,6 +106,8 @@ def mitigate(
     check_scale(scale)
     check_control(control)
     check_rank(rank)
+    check_k(k)
+    check_epsilon(epsilon)
     place = choose_device(device)
     model = next((side for side in (base, tuned) if has_adapters(side)), None)
     if out is None:
@@ -123,21 +125,30 @@ def mitigate(
         target = lora_target(base_side, tuned_side, base if tuned is None else tuned, model, rank)
     else:
         target = CheckpointTarget.of(base_side, tuned_side, (base, tuned), shard_bytes)
-    options: dict[str, Any] = {
-        "include": include,
-        "exclude": exclude,
+    selection: dict[str, Any] = {
+        "include": list(include),
+        "exclude": list(exclude),
         "include_embeddings": include_embeddings,
-        "device": device,
-        "cache": cache,
+        "split_fused": False,
     }
+    # What the first audit learns of the base serves the second, even where nothing is to be kept.
+    store = base_store(cache) or MemoryCache()
     before = _given_audit(audit)
     if before is None:
-        before = run_audit(base, tuned, k=k, epsilon=epsilon, progress=_named(progress, "audit"), **options)
+        pairing = pair(base_side, tuned_side, **selection)
+        found = audit_pairing(
+            pairing, k=k, epsilon=epsilon, place=place, store=store, progress=_named(progress, "audit")
+        )
+        before = replace(found, settings={**selection, **found.settings})
     else:
-        options |= {
-            key: before.settings.get(key, options[key]) for key in options if key not in ("device", "cache")
-        }
-    changed = _changed(base_side, tuned_side, before, options, (scale, control, seed), place, progress)
+        selection = {key: before.settings.get(key, value) for key, value in selection.items()}
+        if selection["split_fused"]:
+            raise SettingError(
+                f"the audit of '{before.tuned_source}' judged the parts of fused weights one by one (split_fused); "
+                "a mitigation changes weights whole: give an audit made without it"
+            )
+        pairing = pair(base_side, tuned_side, **selection)
+    changed = _changed(pairing.pairs, before, (scale, control, seed), place, progress)
 
     def finished(after: Audit | None, written: Written) -> Mitigation:
         return Mitigation(
@@ -159,8 +170,15 @@ def mitigate(
     def audit_again(base: Source | None, tuned: Source | None) -> Audit | None:
         if not check:
             return None
-        shown = _named(progress, "check")
-        return run_audit(base, tuned, k=before.k, epsilon=before.epsilon, progress=shown, **options)
+        return audit_after(
+            before,
+            pairing.pairs,
+            pair(*open_pair(base, tuned), **selection),
+            {matrix.record.name for matrix in changed},
+            place,
+            store,
+            _named(progress, "check"),
+        )
 
     updates = {matrix.record.name: matrix.factors for matrix in changed if matrix.factors is not None}
     if out is None:
@@ -192,10 +210,8 @@ class _Changed:
 
 
 def _changed(
-    base: Checkpoint,
-    tuned: Opened,
+    pairs: Sequence[MatrixPair],
     audit: Audit,
-    options: dict[str, Any],
     intervention: tuple[float, str, int],
     device: torch.device,
     progress: Progress | None,
@@ -204,7 +220,6 @@ def _changed(
     scale, control, seed = intervention
     if scale == 1:
         return []
-    pairs = _pairs(base, tuned, options)
     total = sum(matrix.intruders > 0 for matrix in audit.matrices)
     found: dict[str, _Changed] = {}
     for affected in affected_matrices(pairs, audit, {control}, seed, device):
@@ -227,11 +242,6 @@ def _changed(
         if progress is not None:
             progress("scale", len(found), total)
     return [found[matrix.name] for matrix in audit.matrices if matrix.name in found]
-
-
-def _pairs(base: Checkpoint, tuned: Opened, options: dict[str, Any]) -> list[MatrixPair]:
-    chosen = ("include", "exclude", "include_embeddings")
-    return pair(base, tuned, **{key: options[key] for key in chosen}).pairs
 
 
 def _completed(record: MitigatedMatrix, written: Written) -> MitigatedMatrix:
