@@ -1,0 +1,87 @@
+"""A study on a Ray of this machine: a worker is killed in the middle, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from intruders.errors import IntrudersError, SettingError
+from intruders.studies.expand import expand
+from intruders.studies.runner import run_study
+from intruders.studies.tables import load_results
+from tests.studies.tiny_study import parsed, tiny_study
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+
+def workers_at_work() -> list[int]:
+    """The processes of our Ray that are at a run: they call themselves after it while they are."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes()
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if command.startswith(b"ray::_task") and f"INTRUDERS_TEST={os.getpid()}".encode() in environment:
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture
+def two_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("INTRUDERS_TEST", str(os.getpid()))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_a_worker_is_killed_in_the_middle_and_nothing_is_lost(
+    llama: Path, tmp_path: Path, two_workers: None
+) -> None:
+    methods = [{"method": "lora", "rank": [1, 2, 3], "alpha": 16, "lr": 0.5}]
+    study = parsed(tiny_study(llama, methods=methods, measure={"audit": {"k": 4}}, steps=20))
+    out = tmp_path / "out"
+    first, *_ = expand(study)
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        while not (out / "runs" / first.id / "model" / "run.json").is_file():
+            time.sleep(0.02)
+        killed.append(workers_at_work()[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    outcome = run_study(study, out, ray=True)
+    killer.join(timeout=10)
+    assert killed, "a worker was killed while it was at a run"
+    assert (outcome.finished, outcome.failed) == (3, {})
+    results = load_results(out)
+    assert list(results.runs["status"]) == ["finished"] * 3
+    assert results.runs["trained_steps"].eq(20).all()
+    assert results.runs["intruders"].notna().all()
+
+
+def test_resources_that_no_node_has_are_refused_at_once(
+    llama: Path, tmp_path: Path, two_workers: None
+) -> None:
+    """Ray itself would wait for ever."""
+    document = tiny_study(llama) | {"resources": {"gpus": 4}}
+    with pytest.raises(IntrudersError, match=r"asks for 4 GPUs, and no node .* has more than 0"):
+        run_study(parsed(document), tmp_path / "out", ray=True)
+
+
+def test_jobs_and_ray_do_not_go_together(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="jobs is 2 beside Ray"):
+        run_study(parsed(tiny_study(llama)), tmp_path / "out", jobs=2, ray=True)

@@ -1,0 +1,271 @@
+"""The tables: types, what is refused, and that a kill leaves the old or the new."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from intruders.detection.files import ResultFileError
+from intruders.detection.table import Audit, Matrix, UpdateSize, Vector
+from intruders.studies import tables
+from intruders.studies.expand import Run, expand
+from intruders.studies.results import COLUMNS
+from intruders.studies.rows import rows_of
+from intruders.studies.study_folder import StudyFolder
+from intruders.studies.tables import Tables, load_results, refuse_newer_tables
+from tests.studies.tiny_study import parsed
+
+STUDY = parsed(
+    {
+        "name": "made-up",
+        "experiments": {
+            "one": {
+                "base": "b",
+                "task": "word-problems",
+                "steps": 9,
+                "methods": [
+                    {
+                        "method": "lora",
+                        "rank": 2,
+                        "alpha": [16, "2r"],
+                        "target_modules": ["q_proj", "v_proj"],
+                    },
+                    {"method": "full"},
+                ],
+            }
+        },
+    }
+)
+
+
+def audit() -> Audit:
+    """Two matrices of two vectors: one intruder of singular value 4 beside a 3, and none."""
+
+    def matrix(name: str, intruder: bool, frobenius: float, spectral: float) -> Matrix:
+        vectors = [
+            Vector(0, 4.0, (0.1, 0.2) if intruder else (0.9, 0.9), intruder, "mass", False),
+            Vector(1, 3.0, (0.8, 0.8), False, "overlap", False),
+        ]
+        size = UpdateSize(frobenius, spectral, 1.5, 0.0, 1.2)
+        return Matrix(name, (6, 5), 1, vectors, size, [10.0, 2.0], np.zeros((2, 2), np.float32))
+
+    first = matrix("model.layers.0.self_attn.q_proj.weight", True, 3.0, 2.0)
+    second = matrix("model.layers.1.mlp.up_proj.weight", False, 4.0, 1.0)
+    return Audit("b", "t", "adapter", 2, 0.5, False, 1.0, [first, second], [])
+
+
+def finished(folder: Path, stages: list[str], **record: Any) -> None:
+    """A run's folder with a record that says so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {"schema": 1, "status": "finished", "error": None, "stages": {name: {} for name in stages}}
+    (folder / "run.json").write_text(json.dumps(document | record))
+
+
+def with_audit(folder: Path, run: Run) -> Path:
+    target = folder / "runs" / run.id
+    finished(target, ["audit"])
+    audit().save(target / "audit.json")
+    return target
+
+
+def written(folder: Path) -> list[Run]:
+    runs = expand(STUDY)
+    place = StudyFolder(folder)
+    place.keep(STUDY, runs)
+    Tables(place, place, runs).write()
+    return runs
+
+
+def test_a_study_of_which_nothing_is_done_has_all_tables_and_types(tmp_path: Path) -> None:
+    runs = written(tmp_path)
+    results = load_results(tmp_path)
+    assert list(results.runs["run_id"]) == [run.id for run in runs]
+    assert set(results.runs["status"]) == {"pending"}
+    for name, columns in COLUMNS.items():
+        assert list(getattr(results, name).columns) == columns
+    schema = pq.read_schema(tmp_path / "runs.parquet")
+    types = {"rank": pa.int64(), "lr": pa.float64(), "alpha": pa.string(), "train_all": pa.bool_(),
+             "intruders": pa.int64(), "loss": pa.float64(), "error": pa.string()}  # fmt: skip
+    assert {name: schema.field(name).type for name in types} == types
+
+
+def test_settings_stand_in_columns_of_their_own(tmp_path: Path) -> None:
+    written(tmp_path)
+    runs = load_results(tmp_path).runs
+    assert list(runs["alpha"])[:2] == ["16", "2r"]
+    assert pd.isna(runs["alpha"].iloc[2]), "full fine-tuning has neither alpha nor rank"
+    assert list(runs["rank"])[:2] == [2, 2]
+    assert pd.isna(runs["rank"].iloc[2])
+    assert list(runs["target_modules"])[:2] == ["q_proj,v_proj"] * 2
+    assert list(runs["steps"]) == [9, 9, 9]
+
+
+def test_numbers_of_an_audit_by_hand(tmp_path: Path) -> None:
+    first, *_ = expand(STUDY)
+    with_audit(tmp_path, first)
+    written(tmp_path)
+    results = load_results(tmp_path)
+    run = results.runs.iloc[0]
+    assert (run["intruders"], run["vectors"], run["affected_matrices"], run["matrices"]) == (1, 4, 1, 2)
+    assert run["update_frobenius"] == pytest.approx(5.0)  # sqrt(3^2 + 4^2)
+    assert run["intruder_energy_share"] == pytest.approx(16 / 50)
+    assert run["relative_update"] == pytest.approx(0.15)  # median of 2/10 and 1/10
+    assert run["effective_rank"] == pytest.approx(1.5)
+    matrices = results.matrices
+    assert list(matrices["kind"]) == ["q_proj", "up_proj"]
+    assert list(matrices["layer"]) == [0, 1]
+    assert list(matrices["intruder_energy_share"]) == pytest.approx([16 / 25, 0])
+    assert list(results.vectors["intruder"]) == [True, False, False, False]
+    assert results.vectors["max_cosine_lower"].iloc[0] == pytest.approx(0.1)
+
+
+def test_a_scale_that_was_not_found_is_infinite_and_one_not_measured_is_missing(tmp_path: Path) -> None:
+    first, *_ = expand(STUDY)
+    folder = with_audit(tmp_path, first)
+    written(tmp_path)
+    assert load_results(tmp_path).matrices["critical_scale"].isna().all()
+    names = [matrix.name for matrix in audit().matrices]
+    scales = [
+        {"name": names[0], "measured": 0.5, "predicted": 0.6},
+        {"name": names[1], "measured": None, "predicted": 2},
+    ]
+    (folder / "scale.json").write_text(json.dumps({"schema": 1, "largest_scale": 0.48, "matrices": scales}))
+    finished(folder, ["audit", "scale"])
+    written(tmp_path)
+    results = load_results(tmp_path)
+    assert list(results.matrices["critical_scale"]) == [0.5, math.inf]
+    assert list(results.matrices["predicted_scale"]) == [0.6, 2.0]
+    assert results.runs["critical_scale"].iloc[0] == 0.48
+
+
+def test_the_trace_is_of_the_audits_matrices_under_their_names(tmp_path: Path) -> None:
+    """The callback sees a head too, and calls a classifier's encoder by its class's prefix."""
+    first, *_ = expand(STUDY)
+    folder = with_audit(tmp_path, first)
+    (folder / "model").mkdir()
+    names = ["llama.model.layers.0.self_attn.q_proj.weight"] * 3 + ["score.weight"]
+    pd.DataFrame(
+        {
+            "step": [5, 5, 10, 5],
+            "name": names,
+            "singular_value": [4.0, 3.0, 2.0, 9.0],
+            "intruder": [False, True, False, True],
+            "update_frobenius": [0.5, 0.5, 0.7, 1.0],
+            "base_largest_value": [8.0, 8.0, 8.0, 1.0],
+        }
+    ).to_parquet(folder / "model" / "intruders.parquet")
+    rows = rows_of(first, folder)["traces"]
+    assert [(row["step"], row["name"], row["intruders"], row["vectors"]) for row in rows] == [
+        (5, "model.layers.0.self_attn.q_proj.weight", 1, 2),
+        (10, "model.layers.0.self_attn.q_proj.weight", 0, 1),
+    ]
+    assert rows[0]["intruder_energy_share"] == pytest.approx(9 / 25)
+    assert (rows[0]["largest_intruder_value"], rows[1]["largest_intruder_value"]) == (3.0, None)
+    assert (rows[0]["frobenius"], rows[0]["base_largest_value"]) == (0.5, 8.0)
+
+
+def test_the_first_intruder_and_the_last_come_together_with_duckdb_or_pandas_alone(tmp_path: Path) -> None:
+    first, *_ = expand(STUDY)
+    with_audit(tmp_path, first)
+    written(tmp_path)
+    joined = pd.read_parquet(tmp_path / "matrices.parquet").merge(
+        pd.read_parquet(tmp_path / "runs.parquet"), on="run_id", suffixes=("", "_of_run")
+    )
+    assert joined.groupby("method")["intruders"].sum()["lora"] == 1
+
+
+def test_a_run_is_read_again_only_when_its_record_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = expand(STUDY)
+    folder = with_audit(tmp_path, runs[0])
+    place = StudyFolder(tmp_path)
+    place.keep(STUDY, runs)
+    writer = Tables(place, place, runs)
+    read: list[str] = []
+
+    def counted(run: Run, where: Path) -> Any:
+        read.append(run.id)
+        return rows_of(run, where)
+
+    monkeypatch.setattr(tables, "rows_of", counted)
+    writer.write()
+    assert read == [run.id for run in runs]
+    writer.write()
+    assert len(read) == len(runs)
+    finished(folder, ["audit"], status="failed", error="one line")
+    writer.write()
+    assert read[len(runs) :] == [runs[0].id]
+    assert load_results(tmp_path).failed == [runs[0].id]
+
+
+def test_what_cannot_be_written_leaves_the_old_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = written(tmp_path)
+    before = (tmp_path / "runs.parquet").read_bytes()
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with_audit(tmp_path, runs[0])
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(ResultFileError, match="no space left on device"):
+            written(tmp_path)
+    assert (tmp_path / "runs.parquet").read_bytes() == before
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def newer(file: Path) -> None:
+    table = pq.read_table(file)
+    metadata = {b"intruders_study": json.dumps({"schema": 99}).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), file)
+
+
+def test_a_table_of_a_newer_version_is_neither_read_nor_written_over(tmp_path: Path) -> None:
+    written(tmp_path)
+    newer(tmp_path / "vectors.parquet")
+    before = (tmp_path / "vectors.parquet").read_bytes()
+    for call in (lambda: load_results(tmp_path), lambda: refuse_newer_tables(StudyFolder(tmp_path))):
+        with pytest.raises(
+            ResultFileError, match=r"vectors\.parquet' was written by a newer version"
+        ) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert (tmp_path / "vectors.parquet").read_bytes() == before
+
+
+def test_a_table_that_is_broken_or_anothers_is_named(tmp_path: Path) -> None:
+    written(tmp_path)
+    whole = (tmp_path / "runs.parquet").read_bytes()
+    (tmp_path / "runs.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ResultFileError, match=r"runs\.parquet' is not a whole Parquet file"):
+        load_results(tmp_path)
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "runs.parquet")
+    with pytest.raises(ResultFileError, match="not a table that intruders study wrote"):
+        load_results(tmp_path)
+
+
+def test_a_folder_that_is_no_study_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ResultFileError, match="is not the folder of a study"):
+        load_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("{", "cannot be read"), ("[]", "not the record of a run"), ('{"schema": 7}', "newer version")],
+)
+def test_a_runs_record_that_cannot_be_read_is_named(tmp_path: Path, content: str, words: str) -> None:
+    first, *_ = expand(STUDY)
+    folder = tmp_path / "runs" / first.id
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(content)
+    with pytest.raises(ResultFileError, match=words):
+        rows_of(first, folder)
