@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 MARKERS = ("o", "s", "D", "^", "X", "v")
 _WIDTH, _HEIGHT = 3.6, 2.7
-_LONG = 22  # characters of a name above which the legend has one column
+_LONG = 30  # characters of a name above which the legend has one column
 _LEGEND_ROW = 0.17  # inches that a row of the legend takes
 
 
@@ -35,9 +36,9 @@ def draw_chart(chart: Chart) -> Drawing:
         _draw_rules(axes, chart)
         _set_axis(axes, "x", chart.x)
         _set_axis(axes, "y", chart.y)
-        axes.set_title(shorten(chart.title, 60), fontsize=9)
+        axes.set_title(_wrapped(chart.title, 46), fontsize=9)
         if rows:
-            figure.legend(loc="outside lower center", ncols=columns, fontsize=7.5)
+            figure.legend(loc="outside lower center", ncols=columns, fontsize=6.5)
     return Drawing(chart.name, figure, chart.frame())
 
 
@@ -57,7 +58,7 @@ def draw_grid(grid: Grid) -> Drawing:
         axes.set_xticks(range(len(grid.columns)), [shorten(name, 14) for name in grid.columns])
         axes.set_yticks(range(len(grid.rows)), [shorten(name, 22) for name in grid.rows])
         axes.set(xlabel=grid.column_title, ylabel=grid.row_title)
-        axes.set_title(shorten(grid.title, 60), fontsize=9)
+        axes.set_title(_wrapped(grid.title, 40), fontsize=9)
         figure.colorbar(image, ax=axes, label=grid.value.title)
     return Drawing(grid.name, figure, grid.frame())
 
@@ -65,6 +66,11 @@ def draw_grid(grid: Grid) -> Drawing:
 def draw(figure: Chart | Grid) -> Drawing:
     """Either kind."""
     return draw_grid(figure) if isinstance(figure, Grid) else draw_chart(figure)
+
+
+def _wrapped(text: str, width: int) -> str:
+    """`text` in as many lines as it takes; the figure has room for `width` characters."""
+    return "\n".join(textwrap.wrap(shorten(text, 3 * width), width))
 
 
 def _draw_series(axes: Axes, series: Series) -> None:
@@ -120,7 +126,7 @@ def _draw_rules(axes: Axes, chart: Chart) -> None:
 def _set_axis(axes: Axes, side: str, axis: Axis) -> None:
     at = axes.xaxis if side == "x" else axes.yaxis
     set_limits = axes.set_xlim if side == "x" else axes.set_ylim
-    at.set_label_text(axis.title)
+    at.set_label_text(_wrapped(axis.title, 46 if side == "x" else 34))
     if axis.log:
         axes.set(**{f"{side}scale": "log"})
         at.set_major_formatter(lambda value, _: number(value))

@@ -57,7 +57,7 @@ def draw_similarities(audits: Sequence[Audit], labels: Sequence[str]) -> Drawing
         for axes, audit, label in zip(panels, audits, labels, strict=True):
             matrix = audit.matrices[at]
             image = similarity_image(axes, matrix)
-            axes.set_title(f"{shorten(label, 28)}: {plural(matrix.intruders, 'intruder')}", fontsize=8)
+            axes.set_title(f"{shorten(label, 28)}\n{plural(matrix.intruders, 'intruder')}", fontsize=8)
         figure.colorbar(image, ax=panels, label="|cosine|")
         figure.suptitle(shorten(audits[0].matrices[at].name, 80), fontsize=9)
     parts = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -135,9 +136,17 @@ def _environment() -> Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters.update(percent=percent, number=number, duration=duration)
+    environment.filters.update(percent=percent, number=number, duration=duration, prose=_prose)
     environment.globals.update(plural=plural)
     return environment
+
+
+def _prose(text: str) -> Markup:
+    """A sentence with what stands in `backticks` as code, and no line ending between a number and its %."""
+    from markupsafe import Markup, escape
+
+    escaped = str(escape(text)).replace(" %", "\u00a0%")
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped))
 
 
 def _as_json(payload: dict[str, Any]) -> Markup:

@@ -65,7 +65,7 @@ def write_study_report(
     results = load_results(Path(folder))
     if results.runs.empty:
         raise SettingError(f"the study in '{folder}' has no runs yet; run it with `intruders study`")
-    findings = analyse_all(results)
+    findings = analyse_all(results, StudyFolder(results.folder).document().get("analyses"))
     written = []
     if out is not None:
         write_atomically(out, render_study(results, findings).encode())

@@ -53,7 +53,7 @@ def study_words(results: Results, findings: Sequence[Finding]) -> Words:
     name = results.name or results.folder.name
     done = int((runs["status"] == "finished").sum())
     return Words(
-        title=f"Study {name}: {plural(done, 'run')}, {plural(len(findings), 'question')}",
+        title=f"Study {name}: {_runs(done, len(runs))}, {plural(len(findings), 'question')}",
         plain=_plain(findings),
         precise=_precise(runs, findings),
     )
@@ -74,6 +74,8 @@ def _plain(findings: Sequence[Finding]) -> str:
     meanings = [text for name, text in _MEANS.items() if name in shown][:_MOST_MEANINGS]
     refuted = sum(finding.shown is False for finding in findings)
     unknown = sum(finding.shown is None for finding in findings)
+    if unknown == len(findings):
+        return "These runs cannot tell yet: what each question needs stands beside it."
     counts = f"Of {plural(len(findings), 'claim')} about them, {len(shown)} {_is(len(shown))} shown here"
     counts += f", {refuted} {_is(refuted)} not" if refuted else ""
     counts += f", and on {unknown} these runs cannot tell" if unknown else ""
@@ -121,6 +123,10 @@ def _listed(parts: Sequence[str]) -> str:
     if len(parts) < 2:
         return "".join(parts)
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _runs(done: int, planned: int) -> str:
+    return plural(done, "run") if done == planned else f"{done:,} of {plural(planned, 'run')} finished"
 
 
 def _is(count: int) -> str:

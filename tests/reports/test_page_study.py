@@ -75,7 +75,7 @@ def cells(page: Any, heading: str) -> list[str]:
 
 
 def test_it_opens_with_a_section_for_every_analysis(page: Any, study: tuple[Results, list[Finding]]) -> None:
-    assert page.title() == "Study made-up: 60 runs, 9 questions"
+    assert page.title() == "Study made-up: 60 of 61 runs finished, 9 questions"
     for finding in study[1]:
         section = page.locator(f'section[aria-labelledby="{finding.name}"]')
         text = section.inner_text()

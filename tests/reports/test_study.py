@@ -263,7 +263,7 @@ def test_words_count_what_is_shown(study: Study) -> None:
     some = study_words(
         results, [finding("structure", True), finding("forgetting", False), finding("rank", None)]
     )
-    assert "Study made-up: 60 runs, 3 questions" in some.title
+    assert "Study made-up: 60 of 61 runs finished, 3 questions" in some.title
     assert "LoRA left strong directions" in some.plain
     assert "forgot" not in some.plain
     assert "1 is shown here, 1 is not, and on 1 these runs cannot tell" in some.plain
@@ -295,7 +295,7 @@ def test_a_study_is_known_by_its_folder(study: Study, tmp_path: Path) -> None:
     (results.folder / "report.html").unlink()
     out = tmp_path / "r.html"
     assert write_report([results.folder], out) == [out]
-    assert "<title>Study made-up: 60 runs, 9 questions" in out.read_text(encoding="utf-8")
+    assert "<title>Study made-up: 60 of 61 runs finished, 9 questions" in out.read_text(encoding="utf-8")
     one = results.folder / "runs" / results.runs["run_id"].iloc[0]
     write_report([one], out)
     assert "intruder dimension" in out.read_text(encoding="utf-8")[:3000]

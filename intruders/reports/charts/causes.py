@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ...studies.findings import Finding
 from ..chart import Axis, Chart, Rule, Series
-from .common import Palette, in_palette_order, parts, values
+from .common import Palette, in_order, parts, values
 
 
 def charts(finding: Finding, palette: Palette) -> list[Chart]:
@@ -63,7 +63,7 @@ def _by_norm(finding: Finding, palette: Palette) -> Iterator[Chart]:
             part.titled("Low-rank and dense updates of one size"),
             Axis("update_frobenius", "Frobenius norm of all updates, in the course of training"),
             Axis("intruders_per_100_vectors", "intruders per 100 vectors", from_zero=True),
-            in_palette_order(series),
+            in_order(series),
             caption="A line a run, a point an audit during training. At one norm, what differs is how the update was "
             "trained.",
         )

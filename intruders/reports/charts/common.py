@@ -113,9 +113,10 @@ def lines(
     return series
 
 
-def in_palette_order(series: Sequence[Series]) -> list[Series]:
-    """By tone, so that every legend has the same order."""
-    return sorted(series, key=lambda one: one.tone)
+def in_order(series: Sequence[Series]) -> list[Series]:
+    """Settings as in every other figure and table: by method and rank."""
+    names = by_method_and_rank(one.name for one in series)
+    return sorted(series, key=lambda one: names.index(one.name))
 
 
 def listed(

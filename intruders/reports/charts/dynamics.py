@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...studies.findings import Finding
 from ..chart import Axis, Chart, Rule
-from .common import Palette, in_palette_order, lines, parts
+from .common import Palette, in_order, lines, parts
 
 _STEPS = Axis("step", "training step")
 _MEAN = "Mean over seeds"
@@ -24,7 +24,7 @@ def charts(finding: Finding, palette: Palette) -> list[Chart]:
                 part.titled("Intruders in the course of training"),
                 _STEPS,
                 Axis("intruders_per_100_vectors", "intruders per 100 vectors", from_zero=True),
-                in_palette_order(counts),
+                in_order(counts),
                 caption=f"{_MEAN}; the band is the 95 % interval over them, where there are several.",
             )
         )
@@ -35,7 +35,7 @@ def charts(finding: Finding, palette: Palette) -> list[Chart]:
                     part.titled("Singular value of the leading intruder"),
                     _STEPS,
                     Axis("intruder_over_base_value", "as a part of the base's largest", from_zero=True),
-                    in_palette_order(lines(values, palette, "step", "intruder_over_base_value")),
+                    in_order(lines(values, palette, "step", "intruder_over_base_value")),
                     [Rule("y", 1.0, "the base's largest")],
                     caption=f"{_MEAN} of the median over the matrices that have one.",
                 )
@@ -46,7 +46,7 @@ def charts(finding: Finding, palette: Palette) -> list[Chart]:
                 part.titled("Size of the update"),
                 _STEPS,
                 Axis("update_frobenius", "Frobenius norm of all updates", from_zero=True),
-                in_palette_order(lines(part.rows, palette, "step", "update_frobenius")),
+                in_order(lines(part.rows, palette, "step", "update_frobenius")),
                 caption=f"{_MEAN}.",
             )
         )

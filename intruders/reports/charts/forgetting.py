@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...studies.findings import Finding
 from ..chart import Axis, Chart, Series
-from .common import LOSS_CHANGE, Palette, in_palette_order, parts, values
+from .common import LOSS_CHANGE, Palette, in_order, parts, values
 
 _SIDES = {
     "intruders": ("intruders", "the number of intruders", "intruders of the run"),
@@ -40,7 +40,7 @@ def charts(finding: Finding, palette: Palette) -> list[Chart]:
                     part.titled(f"Forgetting over {what}"),
                     Axis(column, unit),
                     LOSS_CHANGE,
-                    in_palette_order(series),
+                    in_order(series),
                     caption="A point a run, with the 95 % interval over documents.",
                 )
             )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ...studies.findings import Finding
 from ..chart import Axis, Chart, Grid
-from .common import Palette, Part, by_method_and_rank, in_palette_order, lines, listed, parts, slug, values
+from .common import Palette, Part, by_method_and_rank, in_order, lines, listed, parts, slug, values
 
 
 def charts(finding: Finding, palette: Palette) -> list[Chart | Grid]:
@@ -44,7 +44,7 @@ def _intruders(finding: Finding, palette: Palette) -> Iterator[Chart]:
             part.titled("Intruders over the sequence"),
             Axis("tasks_trained", "tasks trained so far", marks=sorted(set(values(stages["after"])))),
             Axis("intruders_per_100_vectors", "intruders per 100 vectors", from_zero=True),
-            in_palette_order(lines(stages, palette, "after", "intruders_per_100_vectors")),
+            in_order(lines(stages, palette, "after", "intruders_per_100_vectors")),
             caption="Against the first base; mean over seeds.",
         )
 

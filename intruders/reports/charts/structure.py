@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ...studies.findings import Finding
 from ..chart import Axis, Chart
-from .common import Palette, by_method_and_rank, in_palette_order, lines, listed, parts, values
+from .common import Palette, by_method_and_rank, in_order, lines, listed, parts, values
 
 _PER_100 = Axis("intruders_per_100_vectors", "intruders per 100 vectors", from_zero=True)
 
@@ -40,7 +40,7 @@ def _over_epsilon(finding: Finding, palette: Palette) -> Iterator[Chart]:
             part.titled("Intruders over epsilon"),
             Axis("epsilon", "epsilon"),
             _PER_100,
-            in_palette_order(
+            in_order(
                 lines(rows, palette, "epsilon", "middle", low="at_least_per_100", high="at_most_per_100", band=True)
             ),
             caption="Away from the audit's own epsilon some counts are open: a band shows from how many to how many.",
@@ -54,5 +54,5 @@ def _over_k(finding: Finding, palette: Palette) -> Iterator[Chart]:
             part.titled("Intruders over k"),
             Axis("k", "k, leading vectors examined", marks=sorted(set(values(part.rows["k"])))),
             Axis("intruders_per_matrix", "intruders per matrix", from_zero=True),
-            in_palette_order(lines(part.rows, palette, "k", "intruders_per_matrix")),
+            in_order(lines(part.rows, palette, "k", "intruders_per_matrix")),
         )
