@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..errors import NonFiniteError, SettingError
@@ -94,7 +95,21 @@ def _window_losses(model: nn.Module, tokenizer: Any, batch: list[Window]) -> lis
     device = next(model.parameters()).device
     rows = [{"input_ids": p.ids, "labels": [IGNORED] * p.scored_from + p.ids[p.scored_from :]} for p in batch]
     tensors = {name: value.to(device) for name, value in PadRight(pad_token_id(tokenizer))(rows).items()}
-    labels = tensors.pop("labels")[:, 1:]  # (batch, width - 1)
-    logits = model(**tensors, use_cache=False).logits[:, :-1].float()  # (batch, width - 1, vocabulary)
-    losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED)
-    return [row[label != IGNORED].double().cpu().numpy() for row, label in zip(losses, labels, strict=True)]
+    labels = tensors.pop("labels")  # (batch, width)
+    # Context alone needs no logits, which cost as much as several layers where the vocabulary is large.
+    kept = labels.shape[1] - max(1, min(piece.scored_from for piece in batch))  # the first has none before it
+    logits = _last_logits(model, tensors, kept + 1)[:, :-1]  # (batch, kept, vocabulary)
+    labels = labels[:, -kept:]
+    scored = labels != IGNORED
+    losses = torch.zeros(labels.shape, dtype=torch.float32, device=device)
+    losses[scored] = cross_entropy(logits[scored].float(), labels[scored], reduction="none")
+    return [row[mask].double().cpu().numpy() for row, mask in zip(losses, scored, strict=True)]
+
+
+def _last_logits(model: nn.Module, tensors: dict[str, Tensor], count: int) -> Tensor:
+    """The logits of the last ``count`` places, computed for those alone where the model can."""
+    own = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    can = "logits_to_keep" in inspect.signature(own.forward).parameters
+    options: dict[str, Any] = {"logits_to_keep": count} if can else {}
+    logits: Tensor = model(**tensors, use_cache=False, **options).logits
+    return logits[:, -count:]
