@@ -101,6 +101,28 @@ def save_bert(folder: Path, *, with_head: bool = True) -> Path:
     return _saved(folder, model, tokenizer)
 
 
+def save_roberta(folder: Path) -> Path:
+    """A masked language model of two layers, 32 wide, whose classifier has no pooler."""
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    tokenizer = character_tokenizer(around=True)
+    torch.manual_seed(0)
+    model = RobertaForMaskedLM(
+        RobertaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=130,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    return _saved(folder, model, tokenizer)
+
+
 def _saved(folder: Path, model: Any, tokenizer: Any) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

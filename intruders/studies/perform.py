@@ -35,12 +35,15 @@ def perform(
     record = RunRecord(folder)
     try:
         record.begin(run)
-        for stage in stages_of(run, folder, bases, callbacks):
+        for stage in stages_of(run):
             if _is_there(stage, record, folder):
                 continue
             on_stage(stage.name)
+            # Here, and not above: what training needs takes seconds to load, which a finished study does without.
+            from .work import do
+
             began = time.perf_counter()
-            stage.work()
+            do(stage.name, run, folder, bases, callbacks)
             record.finish_stage(stage.name, stage.settings, time.perf_counter() - began)
             after_stage(stage)
         record.finish()
@@ -64,12 +67,12 @@ def in_one_line(error: BaseException) -> str:
     return text if isinstance(error, IntrudersError) else f"{type(error).__name__}: {text}"
 
 
-def is_done(run: Run, folder: Path, bases: Path) -> bool:
+def is_done(run: Run, folder: Path) -> bool:
     """Whether nothing is missing of ``run``."""
     record = RunRecord(folder)
     if record.read().get("status") != "finished":
         return False
-    return all(_is_there(stage, record, folder) for stage in stages_of(run, folder, bases, tuple))
+    return all(_is_there(stage, record, folder) for stage in stages_of(run))
 
 
 def _is_there(stage: Stage, record: RunRecord, folder: Path) -> bool:

@@ -66,7 +66,7 @@ class Place:
         found = []
         for run in runs:
             self.refresh(run.id)
-            if not is_done(run, self.seen.run(run.id), self.folder.bases):
+            if not is_done(run, self.seen.run(run.id)):
                 found.append(run)
         return found
 

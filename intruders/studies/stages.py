@@ -1,189 +1,55 @@
-"""The stages of a run: training, and every measure of what came out of it. Each leaves its result in its folder."""
+"""The stages of a run: training, and every measure of what came out of it, each finished on its own."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..detection.audit import audit
-from ..detection.files import write_atomically
-from ..detection.scale import critical_scales
-from ..detection.table import Audit
-from ..evaluation.corpora import load_corpora
-from ..evaluation.evaluate import Evaluation
-from ..evaluation.intervention import InterventionSweep, intervene
-from ..evaluation.models import open_for_task
-from ..evaluation.pretraining import summarize_losses
-from ..evaluation.sequence import train_in_sequence
-from ..evaluation.tasks import score_task
-from ..evaluation.verdict import verdicts
-from ..training.config import FinetuneConfig
-from ..training.run_folder import RunFolder
-from ..training.tasks import load_task
-from ..training.train import finetune
-from .base_losses import SAMPLE_SEED, LossSettings, base_losses, losses_of
+from .base_losses import LossSettings
 from .expand import Run
-from .interventions import intervention_rows
-from .mechanism import random_rank_one
 
 MODEL = "model"
-Callbacks = Callable[[], Sequence[Any]]
+Callbacks = Callable[[], Sequence[Any]]  # makes those of transformers' Trainer, new ones for every training
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One piece of work, finished on its own."""
+    """One piece of work. What does it is in :mod:`.work`, which loads what training needs."""
 
     name: str
     settings: dict[str, Any]  # on which its result depends, besides the run's own
-    work: Callable[[], None]
     results: tuple[str, ...]  # files and folders in the run's folder
 
 
-def stages_of(run: Run, folder: Path, bases: Path, callbacks: Callbacks) -> list[Stage]:
+def stages_of(run: Run) -> list[Stage]:
     """What is to be done for ``run``, in order."""
     measure = run.measure
-    audited = {name: _plain(value) for name, value in asdict(measure.audit).items()}
+    audited = _plain(asdict(measure.audit))
     if run.kind == "random-rank-one":
-        return [Stage("mechanism", audited, lambda: _mechanism(run, folder), ("mechanism.json",))]
-    assert run.config is not None
-    config = replace(run.config, out=str(folder / MODEL))
+        return [Stage("mechanism", audited, ("mechanism.json",))]
     if run.kind == "sequence":
-        return [
-            Stage(
-                "sequence",
-                audited,
-                lambda: _sequence(run, config, folder, callbacks),
-                ("sequence.json", MODEL),
-            )
-        ]
-    losses = LossSettings(measure.loss_on, measure.max_documents, measure.window, measure.estimate)
-    evaluated = losses.as_dict() | {"max_examples": measure.max_examples}
+        return [Stage("sequence", audited, ("sequence.json", MODEL))]
+    evaluated = losses_wanted(run).as_dict() | {"max_examples": measure.max_examples}
     found = [
-        Stage("train", {}, lambda: _train(config, callbacks), (MODEL,)),
-        Stage("audit", audited, lambda: _audit(run, folder), ("audit.json",)),
-        Stage("evaluate", evaluated, lambda: _evaluate(run, config, losses, folder, bases), ("evaluation",)),
+        Stage("train", {}, (MODEL,)),
+        Stage("audit", audited, ("audit.json",)),
+        Stage("evaluate", evaluated, ("evaluation",)),
     ]
     if measure.critical_scale:
-        found.append(Stage("scale", audited, lambda: _scale(run, folder), ("scale.json",)))
+        found.append(Stage("scale", audited, ("scale.json",)))
     if measure.intervene is not None:
-        settings = {name: _plain(value) for name, value in asdict(measure.intervene).items()}
-        settings = audited | evaluated | {f"intervene_{name}": value for name, value in settings.items()}
-        found.append(
-            Stage("intervene", settings, lambda: _intervene(run, config, folder), ("intervention.json",))
-        )
+        own = {f"intervene_{name}": value for name, value in _plain(asdict(measure.intervene)).items()}
+        found.append(Stage("intervene", audited | evaluated | own, ("intervention.json",)))
     return found
 
 
-def _train(config: FinetuneConfig, callbacks: Callbacks) -> None:
-    folder = Path(config.out)
-    if folder.is_dir() and not (folder / "run.json").is_file():
-        shutil.rmtree(folder)  # killed before its record was written: nothing to go on from
-    finetune(config, list(callbacks()))
+def losses_wanted(run: Run) -> LossSettings:
+    """The losses on text that the evaluation of a run takes."""
+    measure = run.measure
+    return LossSettings(measure.loss_on, measure.max_documents, measure.window, measure.estimate)
 
 
-def _audit(run: Run, folder: Path) -> None:
-    audit(run.base, folder / MODEL, **asdict(run.measure.audit)).save(folder / "audit.json")
-
-
-def _evaluate(run: Run, config: FinetuneConfig, settings: LossSettings, folder: Path, bases: Path) -> None:
-    model = str(folder / MODEL)
-    losses = []
-    if settings.corpora:
-        before = base_losses(run.base, settings, bases)
-        after = losses_of(model, run.base, settings)
-        losses = [
-            summarize_losses(
-                name,
-                load_corpora(name, max_documents=settings.max_documents, seed=SAMPLE_SEED),
-                after[name],
-                before[name],
-                seed=SAMPLE_SEED,
-            )
-            for name in settings.corpora
-        ]
-    scores = []
-    task = load_task(config.task, config.columns, config.data_seed)
-    if task.score != "none":
-        opened, labels = open_for_task(model, task, run.base)
-        scores.append(score_task(opened, task, max_examples=run.measure.max_examples, labels=labels))
-    Evaluation(MODEL, run.base, losses, scores, []).save(folder / "evaluation")
-
-
-def _scale(run: Run, folder: Path) -> None:
-    found = critical_scales(run.base, folder / MODEL, **asdict(run.measure.audit))
-    _write(folder / "scale.json", found.to_document())
-
-
-def _intervene(run: Run, config: FinetuneConfig, folder: Path) -> None:
-    measure, wanted = run.measure, run.measure.intervene
-    assert wanted is not None
-    file = folder / "intervention.json"
-    has_answers = load_task(config.task, config.columns, config.data_seed).score != "none"
-    if Audit.load(folder / "audit.json").intruders == 0:
-        _write(file, {"skipped": "the run has no intruders to scale", "rows": []})
-        return
-    if not (measure.loss_on or has_answers):
-        _write(file, {"skipped": "neither a corpus nor a task with right answers to measure", "rows": []})
-        return
-    sweep: InterventionSweep = intervene(
-        run.base,
-        str(folder / MODEL),
-        scales=wanted.scales,
-        controls=wanted.controls,
-        loss_on=measure.loss_on,
-        tasks=(config.task,) if has_answers else (),
-        columns=config.columns,
-        max_documents=wanted.max_documents or measure.max_documents,
-        max_examples=wanted.max_examples or measure.max_examples,
-        window=measure.window,
-        estimate=measure.estimate,
-        seed=SAMPLE_SEED,
-        **asdict(measure.audit),
-    )
-    _write(file, {"skipped": None, "rows": intervention_rows(sweep), "verdicts": verdicts(sweep)})
-
-
-def _sequence(run: Run, config: FinetuneConfig, folder: Path, callbacks: Callbacks) -> None:
-    for stage in Path(config.out).glob("stage-*"):
-        if not (stage / "run.json").is_file():
-            shutil.rmtree(stage)
-    found = train_in_sequence(
-        config,
-        run.tasks,
-        adapters=run.adapters,
-        callbacks=lambda: list(callbacks()),
-        **asdict(run.measure.audit),
-    )
-    seconds = sum(
-        RunFolder(Path(config.out) / f"stage-{number}").record["seconds"]["training"]
-        for number in range(1, len(run.tasks) + 1)
-    )
-    _write(folder / "sequence.json", found.as_dict() | {"seconds": seconds})
-
-
-def _mechanism(run: Run, folder: Path) -> None:
-    settings = run.measure.audit
-    rows = random_rank_one(
-        run.base,
-        run.multiples,
-        k=settings.k,
-        epsilon=settings.epsilon,
-        include=run.include,
-        exclude=run.exclude,
-        seed=run.seed,
-    )
-    _write(folder / "mechanism.json", {"rows": [asdict(row) for row in rows]})
-
-
-def _write(file: Path, document: dict[str, Any]) -> None:
-    content = json.dumps({"schema": 1} | document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomically(file, content.encode())
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}

@@ -19,7 +19,7 @@ from intruders.checkpoints.pairing import open_pair, pair
 from intruders.detection.table import Audit
 from intruders.errors import IntrudersError, SettingError
 from intruders.evaluation.evaluate import evaluate
-from intruders.studies import stages
+from intruders.studies import work
 from intruders.studies.expand import Run, expand
 from intruders.studies.perform import DiskFullError
 from intruders.studies.runner import Outcome, Progress, run_study
@@ -157,14 +157,14 @@ def test_a_run_that_leaves_the_file_stays_in_the_folder_and_leaves_the_tables(
 
 def breaking(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException, for_run: str = "") -> None:
     """Let a stage of some runs end in an error."""
-    whole: Callable[..., Any] = getattr(stages, name)
+    whole: Callable[..., Any] = getattr(work, name)
 
     def broken(*arguments: Any) -> Any:
         if for_run in str(arguments):
             raise error
         return whole(*arguments)
 
-    monkeypatch.setattr(stages, name, broken)
+    monkeypatch.setattr(work, name, broken)
 
 
 def test_a_run_that_fails_leaves_the_others_alone_and_is_tried_again(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from intruders.errors import IntrudersError, SettingError
-from intruders.studies import stages
+from intruders.studies import work
 from intruders.studies.expand import expand
 from intruders.studies.runner import run_study
 from intruders.studies.store import Store, StoreError, is_url, local_folder, open_store
@@ -79,7 +79,7 @@ def test_a_run_that_was_cut_off_goes_on_elsewhere_from_its_last_stage(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(stages, "_evaluate", stopped)
+        patched.setattr(work, "_evaluate", stopped)
         with pytest.raises(KeyboardInterrupt):
             run_study(study, url)
     (run,) = expand(study)
@@ -90,7 +90,7 @@ def test_a_run_that_was_cut_off_goes_on_elsewhere_from_its_last_stage(
     def not_again(*arguments: object) -> None:
         raise AssertionError("the training is in the store")
 
-    monkeypatch.setattr(stages, "_train", not_again)
+    monkeypatch.setattr(work, "_train", not_again)
     outcome = run_study(study, url)
     assert (outcome.finished, outcome.failed) == (1, {})
     assert len(list((tmp_path / "store" / "bases").iterdir())) == 1, "the base's losses are kept for others"

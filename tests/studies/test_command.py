@@ -1,0 +1,127 @@
+"""intruders study as a person types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from intruders.cli.main import app
+from intruders.studies.expand import expand
+from tests.studies.tiny_study import parsed, tiny_study
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(*arguments: str | Path, status: int = 0) -> str:
+    result = CliRunner().invoke(app, ["study", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+def in_a_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "intruders"), "study", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ.copy())
+
+
+@pytest.fixture
+def file(llama: Path, tmp_path: Path) -> Path:
+    document = tiny_study(llama, measure={"audit": {"k": 4}})
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+def test_a_dry_run_shows_every_run_and_starts_nothing(file: Path, tmp_path: Path) -> None:
+    shown = run(file, "--dry-run", "--out", tmp_path / "out")
+    for one in expand(parsed(yaml.safe_load(file.read_text()))):
+        assert one.id in shown
+    assert "2 runs (2 finetune) over 1 seed" in shown
+    assert "training: up to 4 steps" in shown
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["paper-roberta", "paper-llama", "small", "quickstart"])
+def test_a_dry_run_of_the_examples_needs_no_network_and_loads_no_model(name: str) -> None:
+    script = (
+        "import socket, sys\n"
+        "def refused(*arguments, **named): raise AssertionError('a connection')\n"
+        "socket.socket.connect = refused\n"
+        "from intruders.cli.main import app\n"
+        f"app(['study', {str(EXAMPLES / f'{name}.yaml')!r}, '--dry-run'], standalone_mode=False)\n"
+        "assert 'transformers' not in sys.modules and 'datasets' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "runs (" in done.stdout
+
+
+def test_a_study_ends_with_its_verdicts_and_where_they_are(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = in_a_process(file, "--out", out)
+    assert first.returncode == 0, first.stderr
+    assert "2 of 2 runs finished, 0 failed" in first.stdout
+    assert first.stderr.count("finished, ") == 2, "one line a run where there is no terminal"
+    assert "\r" not in first.stderr
+    findings = json.loads((out / "findings.json").read_text())["findings"]
+    for finding in findings:
+        assert finding["verdict"] in first.stdout
+    assert [finding["name"] for finding in findings][:2] == ["structure", "rank"]
+    second = in_a_process(file, "--out", out, "--resume")
+    assert second.stdout == first.stdout
+    assert "2 of 2 runs are finished already" in second.stderr
+
+
+def test_only_the_analyses_of_the_file_are_made(file: Path, tmp_path: Path) -> None:
+    document = yaml.safe_load(file.read_text()) | {"analyses": ["threshold", "structure"]}
+    file.write_text(yaml.safe_dump(document))
+    run(file, "--out", tmp_path / "out")
+    findings = json.loads((tmp_path / "out" / "findings.json").read_text())["findings"]
+    assert [finding["name"] for finding in findings] == ["structure", "threshold"]
+
+
+def test_a_failed_run_is_listed_and_the_status_says_so(llama: Path, tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text(yaml.safe_dump(tiny_study(llama, task="no-such-task")))
+    shown = run(file, "--out", tmp_path / "out", status=1)
+    assert "0 of 2 runs finished, 2 failed" in shown
+    assert "task 'no-such-task' is not known" in shown
+    assert "not shown" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no folder is given; expected --out FOLDER"),
+        (["--out", "{tmp}/new", "--resume"], "holds no study to go on with"),
+        (["--out", "{tmp}/new", "--jobs", "0"], "jobs is 0"),
+        (["--out", "{tmp}/new", "--jobs", "2", "--ray"], "jobs is 2 beside Ray"),
+        (["--out", "{tmp}/new", "--ray", "auto", "--jobs", "2"], "jobs is 2 beside Ray"),
+        (["--out", "nonsense://bucket"], "cannot be opened"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_status_2(
+    file: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    done = in_a_process(file, *(argument.format(tmp=tmp_path) for argument in arguments))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+def test_an_unknown_key_names_the_nearest(file: Path, tmp_path: Path) -> None:
+    file.write_text(file.read_text().replace("batch_size", "batchsize"))
+    done = in_a_process(file, "--out", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'batchsize' is not known; did you mean 'batch_size'?" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,100 @@
+"""The paper's studies, on tiny random models of the same architectures: the same file, the same code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from intruders.studies.conclude import conclude
+from intruders.studies.config import ANALYSES
+from intruders.studies.runner import run_study
+from intruders.studies.tables import load_results
+from tests.studies.tiny_study import parsed
+from tests.tiny import save_roberta
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+# Each method of a file once, at its smallest and its largest rank; the rest of the file as it stands.
+SMALL: dict[str, Any] = {
+    "epochs": 1, "batch_size": 4, "gradient_accumulation_steps": 1, "max_train_samples": 8, "max_eval_samples": 4,
+    "max_length": 64, "precision": "fp32", "save_steps": 100,
+}  # fmt: skip
+
+
+def shrunk(name: str, base: Path, tasks: list[str], corpus: Path) -> dict[str, Any]:
+    """The example with another base, local data, and fewer rows."""
+    document: dict[str, Any] = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
+    document["seeds"] = [0]
+    for experiment in document["experiments"].values():
+        experiment["base"] = str(base)
+        if experiment.get("kind") == "random-rank-one":
+            experiment["include"] = ["*.0.*.weight"]
+            continue
+        experiment |= SMALL
+        if "tasks" in experiment:
+            experiment["tasks"] = tasks
+        else:
+            experiment["task"] = tasks[0]
+        if "audit_steps" in experiment:
+            experiment["audit_steps"] = 1
+        experiment["methods"] = [_ends(method) for method in experiment["methods"]]
+        if "measure" in experiment:
+            experiment["measure"] = experiment["measure"] | {
+                "loss_on": [str(corpus)], "max_documents": 2, "max_examples": 2, "window": 24,
+                "intervene": {"scales": [0], "controls": ["shrink"]},
+            }  # fmt: skip
+    return document
+
+
+def _ends(method: dict[str, Any]) -> dict[str, Any]:
+    """The first and the last value of a grid."""
+    return {
+        key: [value[0], value[-1]] if isinstance(value, list) and len(value) > 2 else value
+        for key, value in method.items()
+    }
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    file = tmp_path / "corpus.txt"
+    file.write_text("A short text.\n\nAnother one, as short.\n")
+    return file
+
+
+@pytest.mark.slow
+def test_the_papers_roberta_study(tmp_path: Path, corpus: Path) -> None:
+    rows = [
+        {"sentence": f"number {n} of the rows", "label": "even" if n % 2 == 0 else "odd"} for n in range(24)
+    ]
+    tasks = []
+    for name in ("first", "second"):
+        pd.DataFrame(rows).to_csv(tmp_path / f"{name}.tsv", sep="\t", index=False)
+        tasks.append(f"{tmp_path / name}.tsv?text=sentence&label=label")
+    base = save_roberta(tmp_path / "roberta")
+    check(shrunk("paper-roberta", base, tasks, corpus), tmp_path / "out", {"lora", "b-only", "full"})
+
+
+@pytest.mark.slow
+def test_the_papers_llama_study(llama: Path, tmp_path: Path, corpus: Path) -> None:
+    document = shrunk("paper-llama", llama, ["word-problems"], corpus)
+    for experiment in document["experiments"].values():
+        if "max_length" in experiment:
+            experiment["max_length"] = 400
+    document["experiments"]["code"]["seeds"] = [1]  # or the two would be of one task and seed
+    check(document, tmp_path / "out", {"lora", "rslora", "full"})
+
+
+def check(document: dict[str, Any], out: Path, methods: set[str]) -> None:
+    outcome = run_study(parsed(document), out)
+    assert outcome.failed == {}
+    results = load_results(out)
+    runs = results.runs
+    tuned = runs[runs["kind"] == "finetune"]
+    assert set(tuned["method"]) == methods
+    assert tuned[["loss", "base_loss", "accuracy", "intruders", "critical_scale"]].notna().all(axis=None)
+    assert set(runs["kind"]) >= {"finetune", "random-rank-one"}
+    assert len(results.mechanism) > 0
+    assert len(conclude(out, ANALYSES)) == len(ANALYSES)
