@@ -46,7 +46,7 @@ docs: $(VENV)/installed ## the documentation as a website in ./site
 
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[gguf,train,report,demo,test]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[gguf,train,report,ray,demo,test]"
 	touch $@
 
 clean:
