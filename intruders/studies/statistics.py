@@ -21,18 +21,21 @@ Values = npt.ArrayLike
 LEVEL = 0.95
 
 
-def mean_interval(values: Values, *, level: float = LEVEL) -> Interval:
+def mean_interval(values: Values, *, level: float = LEVEL, grain: float = 0.0) -> Interval:
     """Mean of independent values (one a seed) with Student's interval: mean +- t_{n-1} s / sqrt(n).
 
+    ``grain`` is the step in which the values are counted, such as one intruder: s is not taken to be less, since three
+    seeds that all count none are no proof of none. Without a grain, values that are all the same have no interval.
     Values that are not finite are left out. NaN for none; infinite ends for one.
     """
     kept = _finite(values)
     if len(kept) == 0:
         return Interval(math.nan, -math.inf, math.inf)
     mean = float(kept.mean())
-    if len(kept) == 1:
+    spread = max(float(kept.std(ddof=1)), grain) if len(kept) > 1 else 0.0
+    if spread <= 1e-12 * abs(mean):
         return Interval(mean, -math.inf, math.inf)
-    half = _student(level, len(kept) - 1) * float(kept.std(ddof=1)) / math.sqrt(len(kept))
+    half = _student(level, len(kept) - 1) * spread / math.sqrt(len(kept))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -46,15 +49,16 @@ def clipped(interval: Interval, low: float, high: float) -> Interval:
 
 
 def spearman(x: Values, y: Values, groups: Sequence[Hashable], *, level: float = LEVEL) -> Interval:
-    """Spearman's rank correlation over runs, equal values sharing their ranks, with an interval over groups.
+    """Spearman's rank correlation over runs, equal values sharing their ranks, with an interval.
 
-    The correlation is over all runs. Runs that differ in the seed alone say little more of how settings compare
-    than one of them, so that the interval counts ``groups`` (the settings), not runs: Fisher's z with the variance
-    (1 + rho^2 / 2) / (g - 3) of Bonett and Wright (2000), g the number of different groups. Infinite ends for
-    g < 4, NaN where x or y has one value only.
+    Fisher's z with the variance (1 + rho^2 / 2) / (n' - 3) of Bonett and Wright (2000). Runs of one of the ``groups``
+    (the seeds of a setting) are alike, so that n' is not their number n but n / (1 + (k - 1) c_x c_y), with k runs a
+    group and c the intraclass correlation of the ranks: the groups' number where seeds say nothing new, n where
+    groups do not matter. Infinite ends for fewer than four groups, NaN where x or y has one value only.
     """
     (x, y), groups = _complete([x, y], groups)
-    return _fisher(_correlation(_ranks(x), _ranks(y)), len(set(groups)), 3, level)
+    ranks = [_ranks(x), _ranks(y)]
+    return _fisher(_correlation(*ranks), ranks, groups, 3, level)
 
 
 def partial_spearman(
@@ -71,7 +75,7 @@ def partial_spearman(
     xy, xz, yz = (_correlation(ranks[a], ranks[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
     left = (1 - xz**2) * (1 - yz**2)
     estimate = (xy - xz * yz) / math.sqrt(left) if left > 1e-12 else math.nan
-    return _fisher(estimate, len(set(groups)), 4, level)
+    return _fisher(estimate, ranks[:2], groups, 4, level)
 
 
 def auc(positive: Values, negative: Values) -> float:
@@ -89,14 +93,14 @@ def auc_interval(
 ) -> Interval:
     """:func:`auc` of matrices with an interval over the runs that they are of.
 
-    Newcombe's (2006) score interval: all theta with |A - theta| <= t sqrt(d V(theta)), where for p positives and
+    Newcombe's (2006) score interval: all theta with |A - theta| <= f sqrt(V(theta)), where for p positives and
     n negatives, with h = (p + n) / 2 - 1,
 
         V(theta) = theta (1 - theta) (1 + h (1 - theta) / (2 - theta) + h theta / (1 + theta)) / (p n),
 
     so that a perfect separation of few matrices does not pass for a certain one. Matrices of a run are not
-    independent: d >= 1 is by how much the jackknife variance over runs exceeds V(A), and t has (runs - 1) degrees of
-    freedom. Infinite ends for one run.
+    independent: f is the normal quantile, or if that is more, Student's of (runs - 1) degrees of freedom times the root
+    of the jackknife variance over runs by V(A). Infinite ends for one run.
     """
     (values, positive), groups = _complete([scores, np.asarray(is_positive, dtype=np.float64)], groups)
     is_high = positive > 0
@@ -114,10 +118,10 @@ def auc_interval(
     jackknife = (runs - 1) / runs * float(((known - known.mean()) ** 2).sum())
     p, n = int(is_high.sum()), int((~is_high).sum())
     alone = float(_auc_variance(np.array(estimate), p, n))
-    effect = max(1.0, jackknife / alone) if alone > 0 else 1.0
-    t = _student(level, runs - 1)
+    over_runs = _student(level, runs - 1) * math.sqrt(jackknife / alone) if alone > 0 else 0.0
+    factor = max(_normal(level), over_runs)
     theta = np.linspace(0, 1, 2001)
-    inside = theta[np.abs(estimate - theta) <= t * np.sqrt(effect * _auc_variance(theta, p, n))]
+    inside = theta[np.abs(estimate - theta) <= factor * np.sqrt(_auc_variance(theta, p, n))]
     return Interval(estimate, min(estimate, float(inside.min())), max(estimate, float(inside.max())))
 
 
@@ -128,6 +132,11 @@ def slope(x: Values, y: Values) -> float:
         return math.nan
     centred = across - across.mean()
     return float((centred * up).sum() / (centred**2).sum())
+
+
+def _normal(level: float) -> float:
+    """The two-sided quantile of the normal distribution."""
+    return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def _student(level: float, freedom: int) -> float:
@@ -147,16 +156,40 @@ def _auc_variance(theta: npt.NDArray[np.float64], p: int, n: int) -> npt.NDArray
     return np.asarray(theta * (1 - theta) * spread / (p * n))
 
 
-def _fisher(estimate: float, groups: int, lost: int, level: float) -> Interval:
-    """Interval on Fisher's scale with ``groups - lost`` degrees of freedom."""
-    if math.isnan(estimate) or groups <= lost:
+def _fisher(
+    estimate: float,
+    ranks: Sequence[npt.NDArray[np.float64]],
+    groups: Sequence[Hashable],
+    lost: int,
+    level: float,
+) -> Interval:
+    """Interval on Fisher's scale with ``lost`` degrees of freedom less than the effective number of runs."""
+    count = len(set(groups))
+    if math.isnan(estimate) or count < 4:
+        return Interval(estimate, -math.inf, math.inf)
+    size = len(groups) / count
+    effective = len(groups) / (1 + (size - 1) * math.prod(_intraclass(values, groups) for values in ranks))
+    if effective <= lost:
         return Interval(estimate, -math.inf, math.inf)
     # Four settings in perfect order are no certainty: half of the step to the next value that so few can take.
-    most = 1 - 6 / (groups * (groups**2 - 1))
+    most = 1 - 6 / (count * (count**2 - 1))
     inner = max(-most, min(most, estimate))
-    half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt((1 + inner**2 / 2) / (groups - lost))
+    half = _normal(level) * math.sqrt((1 + inner**2 / 2) / (effective - lost))
     low, high = math.tanh(math.atanh(inner) - half), math.tanh(math.atanh(inner) + half)
     return Interval(estimate, min(estimate, low), max(estimate, high))
+
+
+def _intraclass(values: npt.NDArray[np.float64], groups: Sequence[Hashable]) -> float:
+    """(B - W) / (B + (k - 1) W) from the mean squares between and within groups of k runs on average; 0 to 1."""
+    grouped = pd.Series(values).groupby(pd.Series(list(groups), dtype=object).to_numpy())
+    count, total = grouped.ngroups, len(values)
+    if total == count:
+        return 1.0  # one run each: nothing is counted twice
+    means, sizes = grouped.transform("mean").to_numpy(), total / count
+    between = float(((means - values.mean()) ** 2).sum()) / (count - 1)
+    within = float(((values - means) ** 2).sum()) / (total - count)
+    below = between + (sizes - 1) * within
+    return max(0.0, (between - within) / below) if below > 0 else 1.0
 
 
 def _correlation(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
@@ -168,7 +201,7 @@ def _correlation(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> floa
 
 
 def _ranks(values: Values) -> npt.NDArray[np.float64]:
-    return pd.Series(np.asarray(values, dtype=np.float64)).rank().to_numpy(dtype=np.float64)
+    return np.asarray(pd.Series(np.asarray(values, dtype=np.float64)).rank(), dtype=np.float64)
 
 
 def _finite(values: Values) -> npt.NDArray[np.float64]:

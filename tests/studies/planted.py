@@ -96,7 +96,7 @@ def matched(
                     + 0.01 * effect * (count - 20)
                     + noise("loss", seed, rank, base, size=0.005),
                     update_frobenius=3 + noise("norm", seed, rank, base),
-                    effective_rank=0.7 * rank,
+                    effective_rank=(0.7 + noise("spread", seed, rank, base, size=0.02)) * rank,
                 )
                 | changes
             )

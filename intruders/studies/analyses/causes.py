@@ -14,19 +14,22 @@ from ..results import Results
 from ..statistics import mean_interval
 from .dense import compare_at_equal_norm, paths
 from .mechanism import mechanisms
-from .runs import MEASURED_ALIKE, Stratum, complete, finished, numbers, setting_of, strata
+from .runs import MEASURED_ALIKE, Stratum, complete, finished, numbers, one_in_100, setting_of, strata
 from .words import decide, effect, missing, reverse, said, seeds_said
 
 QUESTION = (
-    "Which of learning rate, alpha, data size, initialization, a frozen A, the product of two factors and weight "
+    "Which of learning rate, alpha, data size, initialization, a frozen A, the product of two factors and "
+    "weight "
     "decay raise the number of intruders, and which lower it?"
 )
 CLAIM = (
-    "A higher learning rate and the product of two trained factors raise the number of intruders, training B alone "
+    "A higher learning rate and the product of two trained factors raise the number of intruders, training "
+    "B alone "
     "lowers it, and a random rank-one term added to a pre-trained matrix is enough to make one."
 )
 NEEDED = (
-    "this needs finished, audited runs that differ in one setting alone (such as `lr: [1e-4, 1e-3]`), traces of "
+    "this needs finished, audited runs that differ in one setting alone (such as `lr: [1e-4, 1e-3]`), "
+    "traces of "
     "`lora` and `full` (`audit_steps`), or `kind: random-rank-one`"
 )
 LIMITS = (
@@ -76,7 +79,8 @@ def analyse(results: Results) -> Finding:
         reached = stratum.runs[stratum.runs["match"].isna() | (stratum.runs["stopped_by"] == "match")]
         if len(reached) < len(stratum.runs):
             found.notes.append(
-                f"{stratum.label}: {len(stratum.runs) - len(reached)} of {len(stratum.runs)} runs did not reach their "
+                f"{stratum.label}: {len(stratum.runs) - len(reached)} of {len(stratum.runs)} runs did not "
+                "reach their "
                 "match criterion and are left out"
             )
         parts = [*_one_at_a_time(stratum, reached, found), *_at_equal_norm(stratum, reached, results, found)]
@@ -93,7 +97,8 @@ def analyse(results: Results) -> Finding:
             one.seeds,
         )
         found.verdicts.append(
-            f"{one.base}: a random rank-one term alone, {sizes}, changes the share of matrices with intruders by "
+            f"{one.base}: a random rank-one term alone, {sizes}, changes the share of matrices with "
+            "intruders by "
             f"{said(one.rise)}"
         )
     if not found.verdicts:
@@ -160,8 +165,10 @@ def _at_equal_norm(stratum: Stratum, runs: pd.DataFrame, results: Results, found
         return []
     if not dense.overlap:
         found.notes.append(
-            f"{stratum.label}: LoRA and full cannot be compared at equal norm of the update: seed by seed, LoRA's "
-            f"({dense.lora_norms[0]:.3g} to {dense.lora_norms[1]:.3g}) and full's ({dense.full_norms[0]:.3g} to "
+            f"{stratum.label}: LoRA and full cannot be compared at equal norm of the update: seed by seed, "
+            "LoRA's "
+            f"({dense.lora_norms[0]:.3g} to {dense.lora_norms[1]:.3g}) and full's "
+            f"({dense.full_norms[0]:.3g} to "
             f"{dense.full_norms[1]:.3g}) do not overlap"
         )
         return []
@@ -227,7 +234,7 @@ def _between_ends(
             name,
             first,
             last,
-            mean_interval(table.mean(axis=1)),
+            mean_interval(table.mean(axis=1), grain=one_in_100(runs, table.shape[1])),
             table.shape[1],
             int(group["runs"].sum()),
             len(table),
@@ -243,7 +250,8 @@ def _in_words(found: list[Comparison]) -> list[str]:
     """What raises and what lowers the count, and what does not show."""
     clear = [one for one in found if one.difference.low > 0 or one.difference.high < 0]
     parts = [
-        f"{one.name} ({one.start} to {one.end}) {'raises' if one.difference.estimate > 0 else 'lowers'} intruders per "
+        f"{one.name} ({one.start} to {one.end}) {'raises' if one.difference.estimate > 0 else 'lowers'} "
+        "intruders per "
         f"100 vectors by {said(one.difference)}"
         for one in clear
     ]

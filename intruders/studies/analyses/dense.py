@@ -53,7 +53,9 @@ def compare_at_equal_norm(runs: pd.DataFrame, traces: pd.DataFrame) -> DenseComp
                     rows.append({"seed": seed, "setting": setting, "value": value})
     frame = pd.DataFrame(rows, columns=["seed", "setting", "value"])
     table = complete(frame.pivot_table(index="seed", columns="setting", values="value", aggfunc="mean"))
-    return DenseComparison(mean_interval(table.mean(axis=1)), len(table), _norms(lora), _norms(full))
+    vectors = numbers(lora, "vectors").groupby([lora["run_id"], lora["step"]]).sum().median()
+    difference = mean_interval(table.mean(axis=1), grain=100 / vectors if vectors > 0 else 0.0)
+    return DenseComparison(difference, len(table), _norms(lora), _norms(full))
 
 
 def paths(runs: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from ...evaluation.bootstrap import Interval
 from ..findings import Effect, Finding
 from ..results import Results
 from ..statistics import mean_interval
-from .runs import complete, finished, numbers, seed_table, strata
+from .runs import complete, finished, numbers, one_in_100, seed_table, strata
 from .words import decide, effect, missing, said, seeds_said
 
 QUESTION = "When in training do intruders appear, and how do their singular values grow?"
@@ -20,24 +20,29 @@ CLAIM = (
 )
 NEEDED = "this needs finished runs with `audit_steps`, at least two audits of each, and intruders in some"
 LIMITS = (
-    "The singular value is that of a matrix's leading intruder; which vector that is can change between audits.",
-    "Times are as fine as the audits are close; an interval without width says that all seeds fell on one audit.",
+    (
+        "The singular value is that of a matrix's leading intruder; which vector that is can change between "
+        "audits."
+    ),
+    "Times are as fine as the audits are close; where all seeds fall on one audit there is no interval.",
     "Intruders that came and went between two audits are not seen.",
 )
 
 
 def analyse(results: Results) -> Finding:
-    """Share of the training at which the first intruder shows, its growth, and how many come in the second half."""
+    """Of adapters: share of the training before the first intruder, its growth, how many come in the second half."""
     runs, steps = _traced(finished(results.runs), results.traces)
     verdicts: list[str] = []
     claims: list[Interval] = []
     leading: list[Effect] = []
     others: list[Effect] = []
     seeds = 0
-    for stratum in strata(runs[runs["first_share"].notna()]):
+    adapters = runs[runs["method"] != "full"]
+    for stratum in strata(adapters[adapters["first_share"].notna()]):
         parts = []
         growth = mean_interval(complete(seed_table(stratum.runs, "growth")).mean(axis=1))
-        gained = mean_interval(complete(seed_table(stratum.runs, "gained_per_100")).mean(axis=1))
+        more = complete(seed_table(stratum.runs, "gained_per_100"))
+        gained = mean_interval(more.mean(axis=1), grain=one_in_100(stratum.runs, more.shape[1]))
         first_table = complete(seed_table(stratum.runs, "first_share"))
         first = mean_interval(first_table.mean(axis=1))
         seeds = max(seeds, len(first_table))
@@ -58,9 +63,11 @@ def analyse(results: Results) -> Finding:
             claims.append(growth)
         verdicts.append(f"{stratum.label}: {', '.join(parts)} ({seeds_said(len(first_table))})")
     notes = []
-    none = int(runs["first_share"].isna().sum())
+    none = int(adapters["first_share"].isna().sum())
     if none:
-        notes.append(f"{none} of {len(runs)} traced runs never had an intruder and are not in these means")
+        notes.append(
+            f"{none} of {len(adapters)} traced runs never had an intruder and are not in these means"
+        )
     if not leading:
         return missing("dynamics", QUESTION, CLAIM, NEEDED, notes)
     shown, opening = decide(claims, seeds)
@@ -72,7 +79,7 @@ def analyse(results: Results) -> Finding:
         shown=shown,
         effects=leading + others,
         seeds=seeds,
-        runs=len(runs),
+        runs=len(adapters),
         tables={"By step": _by_step(steps), "By run": _by_run(runs)},
         notes=[*notes, *LIMITS],
     )

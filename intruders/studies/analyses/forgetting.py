@@ -16,17 +16,23 @@ from .words import decide, effect, missing, said, seeds_said
 QUESTION = "Does the number of intruders foretell pre-training loss at equal task score?"
 CLAIM = "Among models with the same task score, those with more intruder dimensions model the pre-training data worse."
 NEEDED = (
-    "this needs at least four settings on one base and task that reached one score, with intruders in some of them, "
+    "this needs five settings or more on one base and task that reached one score, with intruders in some "
+    "of them, "
     "audited and measured by `loss_on`"
 )
 LIMITS = (
     (
-        "A correlation over settings is no cause: methods and ranks with more intruders differ in other ways too. "
+        "A correlation over settings is no cause: methods and ranks with more intruders differ in other "
+        "ways too. "
         "The analysis of interventions asks for the cause."
     ),
-    "The interval counts settings, since seeds of one setting are no further settings.",
     (
-        "The update's norm is the Frobenius norm of all updates together. Where it orders the runs as the intruders "
+        "The interval takes the seeds of a setting for as much as they differ from one another, not for "
+        "further settings."
+    ),
+    (
+        "The update's norm is the Frobenius norm of all updates together. Where it orders the runs as the "
+        "intruders "
         "do, the two cannot be told apart, and no partial correlation is given."
     ),
 )
@@ -50,7 +56,8 @@ def analyse(results: Results) -> Finding:
         if math.isnan(plain.estimate):
             if len(equal):
                 notes.append(
-                    f"{stratum.label}: no correlation over {len(equal)} runs, which all have the same number of "
+                    f"{stratum.label}: no correlation over {len(equal)} runs, which all have the same "
+                    "number of "
                     "intruders or the same loss"
                 )
             continue
@@ -70,7 +77,8 @@ def analyse(results: Results) -> Finding:
             )
         kept = "-" if math.isnan(fixed.estimate) else said(fixed)
         verdicts.append(
-            f"{stratum.label}: rank correlation of intruders with pre-training loss {said(plain)}, {kept} with the "
+            f"{stratum.label}: rank correlation of intruders with pre-training loss {said(plain)}, {kept} "
+            "with the "
             f"update's norm held fixed ({settings} settings, {seeds_said(seeds_in(equal))})"
         )
     if not leading:

@@ -16,7 +16,8 @@ from .words import decide, effect, missing, reverse, said, seeds_said, unknown
 
 QUESTION = "Do intruders cause the forgetting?"
 CLAIM = (
-    "Scaling the intruder dimensions down lowers the pre-training loss and hardly costs task accuracy, more than "
+    "Scaling the intruder dimensions down lowers the pre-training loss and hardly costs task accuracy, "
+    "more than "
     "the same done to anything else."
 )
 NEEDED = "this needs finished runs with intruders and `measure: intervene` with `loss_on`"
@@ -28,7 +29,10 @@ CONTROLS = {
 }
 LIMITS = (
     "Changes are means over all scales below 1 that were measured, so that no scale is chosen after looking.",
-    "A control that does as well leaves open whether it is the intruders or the size of the change that matters.",
+    (
+        "A control that does as well leaves open whether it is the intruders or the size of the change that "
+        "matters."
+    ),
 )
 
 

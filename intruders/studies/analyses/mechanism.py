@@ -46,8 +46,12 @@ def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechan
     found, rows = [], []
     for base, group in known.groupby("base"):
         shares = group.pivot_table(index="seed", columns="multiple", values="has", aggfunc="mean").dropna()
+        grain = 1 / group["name"].nunique()  # one matrix
         for multiple in shares.columns:
-            share, at = clipped(mean_interval(shares[multiple]), 0, 1), group[group["multiple"] == multiple]
+            share, at = (
+                clipped(mean_interval(shares[multiple], grain=grain), 0, 1),
+                group[group["multiple"] == multiple],
+            )
             rows.append(
                 [
                     base, multiple, share.estimate, share.low, share.high, float(at["predicted"].mean()),
@@ -56,7 +60,7 @@ def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechan
             )  # fmt: skip
         smallest, largest = (float(shares.columns[i]) if len(shares.columns) else math.nan for i in (0, -1))
         if len(shares.columns) > 1:
-            rise = clipped(mean_interval(shares[largest] - shares[smallest]), -1, 1)
+            rise = clipped(mean_interval(shares[largest] - shares[smallest], grain=grain), -1, 1)
             agreement = float((group["has"] == group["predicted"]).mean())
             found.append(Mechanism(str(base), rise, len(shares), smallest, largest, agreement))
     return found, pd.DataFrame(rows, columns=columns)

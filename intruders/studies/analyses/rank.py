@@ -8,12 +8,13 @@ from ...evaluation.bootstrap import Interval
 from ..findings import Effect, Finding
 from ..results import Results
 from ..statistics import mean_interval
-from .ranks import Series, Valley, series, valley
-from .runs import LOSS_ALIKE, Stratum, at_equal_score, finished, seeds_in, strata
+from .ranks import Series, Valley, main_series, series, valley
+from .runs import LOSS_ALIKE, Stratum, at_equal_score, finished, one_in_100, seeds_in, strata
 from .words import decide, effect, missing, reverse, said, seeds_said, unknown
 
 QUESTION = (
-    "How do intruders, effective rank and pre-training loss move with the rank, under each rule for alpha; and is "
+    "How do intruders, effective rank and pre-training loss move with the rank, under each rule for alpha; "
+    "and is "
     "there a rank of least forgetting?"
 )
 CLAIM = (
@@ -45,7 +46,7 @@ def analyse(results: Results) -> Finding:
         if not found:
             continue
         kept += [one.runs for one in found]
-        main = max(found, key=lambda one: (len(one.ranks), one.table("per_100").size, "2r" in one.rule))
+        main = main_series(found, "per_100")
         for one in found:
             trends += _trends(stratum, one)
             points += _points(stratum, one)
@@ -69,7 +70,8 @@ def analyse(results: Results) -> Finding:
             )
         verdicts.append(
             f"{where}, ranks {main.ranks[0]:g} to {main.ranks[-1]:g}: per doubling of the rank {said(count)} "
-            f"intruders per 100 vectors, effective rank {said(main.trend('effective_rank'))}, {_valley_said(deepest)} "
+            f"intruders per 100 vectors, effective rank {said(main.trend('effective_rank'))}, "
+            f"{_valley_said(deepest)} "
             f"({seeds_said(len(main.table('per_100')))})"
         )
     if not leading:
@@ -118,7 +120,8 @@ def _points(stratum: Stratum, one: Series) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for rank, runs in one.runs.groupby("rank"):
         for column, name in MEASURES.items():
-            mean = mean_interval(runs.groupby("seed")[column].mean())
+            grain = one_in_100(runs) if column == "per_100" else 0.0
+            mean = mean_interval(runs.groupby("seed")[column].mean(), grain=grain)
             rows.append(
                 {
                     "base": stratum.base,

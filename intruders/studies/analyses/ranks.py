@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 
 from ...evaluation.bootstrap import Interval
 from ..statistics import LEVEL, mean_interval, slope
-from .runs import complete, numbers, setting_of
+from .runs import complete, numbers, one_in_100, setting_of
 
 ADAPTERS = {"lora": "", "rslora": "rank-stabilized, "}
 
@@ -39,9 +39,14 @@ class Series:
 
     def trend(self, column: str) -> Interval:
         """Change per doubling of the rank: the least-squares slope on log2 r of each seed, averaged over seeds."""
+        grain = one_in_100(self.runs) if column in ("per_100", "gained_per_100") else 0.0
         table = self.table(column)
         doublings = np.log2(table.columns.to_numpy(dtype=float))
-        return mean_interval([slope(doublings, row) for row in table.to_numpy()])
+        spread = float(np.sqrt(((doublings - doublings.mean()) ** 2).sum())) if len(doublings) else 0.0
+        # The slope's own spread when every count has that of its grain.
+        return mean_interval(
+            [slope(doublings, row) for row in table.to_numpy()], grain=grain / spread if spread > 0 else 0.0
+        )
 
 
 def series(runs: pd.DataFrame) -> Iterator[Series]:
@@ -56,18 +61,29 @@ def series(runs: pd.DataFrame) -> Iterator[Series]:
 
 
 def _all_else_equal(rule: str, runs: pd.DataFrame) -> Iterator[Series]:
-    """By all settings but rank and alpha; and where no such runs differ in rank, with a learning rate for each rank."""
-    found = []
+    """By all settings but rank and alpha; and with a learning rate for each rank, where that gives more ranks."""
+    found: list[Series] = []
     for rates_differ, without in ((False, ["rank", "alpha"]), (True, ["rank", "alpha", "lr"])):
         keys = [setting_of({str(k): v for k, v in row.items()}, without) for row in runs.to_dict("records")]
+        most = max((len(one.ranks) for one in found), default=1)
         for _, group in runs.groupby(pd.Series(keys, index=runs.index, dtype=object)):
             ranks = numbers(group, "rank")
-            if ranks.nunique() < 2 or (rates_differ and group.groupby(ranks)["lr"].nunique().max() > 1):
+            if ranks.nunique() < 2:
                 continue
-            found.append(Series(rule, group, rates_differ))
-        if found:
-            break
+            if rates_differ and (ranks.nunique() <= most or group.groupby(ranks)["lr"].nunique().max() > 1):
+                continue
+            found.append(
+                Series(rule + (", a rate for each rank" if rates_differ else ""), group, rates_differ)
+            )
     yield from found
+
+
+def main_series(found: Sequence[Series], column: str) -> Series:
+    """The series that a verdict rests on: equal rates first, then more ranks, then more values, then alpha = 2r."""
+    return max(
+        found,
+        key=lambda one: (not one.rates_differ, len(one.ranks), one.table(column).size, "2r" in one.rule),
+    )
 
 
 @dataclass(frozen=True)

@@ -18,20 +18,26 @@ from .words import decide, effect, missing, said, seeds_said
 
 QUESTION = "How much forgetting does each remedy save per point of task score lost?"
 CLAIM = (
-    "Scaling intruders down after training, rank stabilization, a higher rank, training B alone or a lower learning "
+    "Scaling intruders down after training, rank stabilization, a higher rank, training B alone or a lower "
+    "learning "
     "rate saves most of the forgetting at little cost in task score."
 )
 NEEDED = (
-    "this needs finished runs of plain `lora`, with intruders and a loss on pre-training text, and beside them a "
+    "this needs finished runs of plain `lora`, with intruders and a loss on pre-training text, and beside "
+    "them a "
     "remedy on the same base and task: `measure: intervene`, or another method, rank or learning rate"
 )
 LIMITS = (
     (
-        "The baseline is the plain LoRA setting with intruders that forgets most, chosen after looking: this flatters "
+        "The baseline is the plain LoRA setting with intruders that forgets most, chosen after looking: "
+        "this flatters "
         "every remedy a little."
     ),
     "Intervals of the forgetting saved hold for all remedies together (Bonferroni), since the best is picked.",
-    "Forgetting saved per point is given where the remedy clearly costs task score; elsewhere it has no meaning.",
+    (
+        "Forgetting saved per point is given where the remedy clearly costs task score; elsewhere it has no "
+        "meaning."
+    ),
     "Task score is accuracy on the test split. With a match criterion it is equal by design.",
 )
 
@@ -91,7 +97,8 @@ def analyse(results: Results) -> Finding:
         claims.append(best.saved)
         clear = sum(one.saved.low > 0 for one in remedies)
         verdicts.append(
-            f"{stratum.label}: {clear} of {len(remedies)} remedies clearly save forgetting against {plain}; most saves "
+            f"{stratum.label}: {clear} of {len(remedies)} remedies clearly save forgetting against "
+            f"{plain}; most saves "
             f"{best.name}, {said(best.saved, 3)} nats for {said(best.cost, 1)} points of task score"
             f"{_ratio_said(best)} ({seeds_said(len(best.table))})"
         )

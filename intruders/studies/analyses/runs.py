@@ -103,7 +103,8 @@ def at_equal_score(stratum: Stratum, notes: list[str]) -> pd.DataFrame:
         return runs.iloc[:0]
     most = max(holds, key=lambda held: int(held.sum()))
     notes.append(
-        f"{stratum.label}: no run was stopped by a match criterion; {int(most.sum())} of {len(runs)} runs, whose "
+        f"{stratum.label}: no run was stopped by a match criterion; {int(most.sum())} of {len(runs)} runs, "
+        "whose "
         "accuracies agree within their intervals, are taken to be at equal score"
     )
     return runs[most]
@@ -157,6 +158,12 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
     counts = table.notna().sum()
     parts = [table.loc[:, counts >= least].dropna() for least in sorted(set(counts))]
     return max(parts, key=lambda part: (min(len(part), 2), part.size, len(part)), default=table.dropna())
+
+
+def one_in_100(runs: pd.DataFrame, settings: int = 1) -> float:
+    """One intruder in one of so many settings, as a mean over them of intruders per 100 vectors: the grain of it."""
+    vectors = numbers(runs, "vectors").median()
+    return 100 / float(vectors) / max(1, settings) if vectors > 0 else 0.0
 
 
 def seeds_in(runs: pd.DataFrame) -> int:

@@ -10,8 +10,8 @@ from ...evaluation.bootstrap import Interval
 from ..findings import Effect, Finding
 from ..results import Results
 from ..statistics import mean_interval
-from .ranks import ADAPTERS, series
-from .runs import complete, finished, numbers, seed_table, seeds_in, strata
+from .ranks import ADAPTERS, main_series, series
+from .runs import complete, finished, numbers, one_in_100, seed_table, seeds_in, strata
 from .words import decide, effect, missing, reverse, said, seeds_said
 
 QUESTION = "Do low ranks forget earlier tasks more, and do intruders accumulate?"
@@ -22,11 +22,13 @@ CLAIM = (
 NEEDED = "this needs finished runs of `kind: sequence` over two tasks or more, of `lora` at two ranks or more"
 LIMITS = (
     (
-        "Forgetting of a task is its best accuracy before the last stage minus that after it, and the mean is over "
+        "Forgetting of a task is its best accuracy before the last stage minus that after it, and the mean "
+        "is over "
         "earlier tasks (Chaudhry 2018); the order of the tasks is one of many."
     ),
     (
-        "Learning rates are those of the study: a rank that learns a task less has less to forget. The accuracy after "
+        "Learning rates are those of the study: a rank that learns a task less has less to forget. The "
+        "accuracy after "
         "each task's own stage stands in the table."
     ),
 )
@@ -45,9 +47,7 @@ def analyse(results: Results) -> Finding:
         parts = []
         found = list(series(stratum.runs))
         if found:
-            main = max(
-                found, key=lambda one: (len(one.ranks), one.table("forgetting").size, "2r" in one.rule)
-            )
+            main = main_series(found, "forgetting")
             trend = main.trend("forgetting")
             seeds = max(seeds, len(main.table("forgetting")))
             effects.append(
@@ -66,7 +66,7 @@ def analyse(results: Results) -> Finding:
             )
         gained = complete(seed_table(lora, "gained_per_100"))
         if gained.size:
-            growth = mean_interval(gained.mean(axis=1))
+            growth = mean_interval(gained.mean(axis=1), grain=one_in_100(lora, gained.shape[1]))
             seeds = max(seeds, len(gained))
             effects.append(
                 effect(f"{stratum.label}: intruders per 100 vectors, last stage minus first, LoRA", growth)

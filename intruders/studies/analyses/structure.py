@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ...evaluation.bootstrap import Interval
 from ..findings import Finding
 from ..results import Results
 from ..statistics import mean_interval
@@ -15,6 +14,7 @@ from .runs import (
     complete,
     finished,
     numbers,
+    one_in_100,
     seed_table,
     seeds_in,
     strata,
@@ -28,7 +28,8 @@ NEEDED = (
 )
 LIMITS = (
     (
-        "Equal score is the match criterion on the validation split; test accuracies still differ a little, and "
+        "Equal score is the match criterion on the validation split; test accuracies still differ a "
+        "little, and "
         "stand in the table."
     ),
     "The interval is over seeds of these settings. It says nothing of other tasks, bases or learning rates.",
@@ -48,12 +49,13 @@ def analyse(results: Results) -> Finding:
         differences = complete(_against_full(equal))
         if differences.empty:
             continue
-        found = mean_interval(differences.mean(axis=1).to_numpy())
+        found = mean_interval(differences.mean(axis=1), grain=one_in_100(equal, differences.shape[1]))
         seeds = max(seeds, len(differences))
         parts.append(found)
         effects.append(effect(f"{stratum.label}: intruders per 100 vectors, LoRA minus full", found))
         verdicts.append(
-            f"{stratum.label}: intruders per 100 vectors at equal score, LoRA minus full fine-tuning {said(found)} "
+            f"{stratum.label}: intruders per 100 vectors at equal score, LoRA minus full fine-tuning "
+            f"{said(found)} "
             f"({seeds_said(len(differences))})"
         )
     if not effects:
@@ -90,7 +92,7 @@ def _by_setting(stratum: Stratum, equal: pd.DataFrame) -> list[dict[str, object]
     rows: list[dict[str, object]] = []
     for _, runs in equal.groupby("setting"):
         per_seed = seed_table(runs, "per_100").mean(axis=1)
-        share: Interval = mean_interval(per_seed.to_numpy())
+        share = mean_interval(per_seed, grain=one_in_100(runs))
         first = runs.iloc[0]
         rows.append(
             {

@@ -16,20 +16,24 @@ from .words import decide, effect, missing, said, seeds_said
 
 QUESTION = "Does the predicted critical scale separate matrices with and without intruders?"
 CLAIM = (
-    "From the spectrum of the base alone the spiked-matrix threshold foretells at which scale of an update an intruder "
+    "From the spectrum of the base alone the spiked-matrix threshold foretells at which scale of an update "
+    "an intruder "
     "appears: within a factor of two on 82 % of layers (arXiv 2607.23711)."
 )
 NEEDED = (
-    "this needs finished, audited runs with `measure: critical_scale`, where some matrices have intruders and some "
+    "this needs finished, audited runs with `measure: critical_scale`, where some matrices have intruders "
+    "and some "
     "have none"
 )
 LIMITS = (
     (
-        "The prediction takes the update's largest singular value and nothing of its directions; a trained update "
+        "The prediction takes the update's largest singular value and nothing of its directions; a trained "
+        "update "
         "follows the base more than a random one."
     ),
     (
-        "Scales within a factor of two and their rank correlation are over matrices whose scale was found by the "
+        "Scales within a factor of two and their rank correlation are over matrices whose scale was found "
+        "by the "
         "search; it ends at 64 times the predicted one."
     ),
     "Intervals are over runs: matrices of one run are not independent.",
@@ -87,7 +91,8 @@ def analyse(results: Results) -> Finding:
         )
         if math.isnan(found.estimate):
             notes.append(
-                f"{stratum.label}: {'all' if has.all() else 'none'} of the {len(matrices)} matrices have intruders, so "
+                f"{stratum.label}: {'all' if has.all() else 'none'} of the {len(matrices)} matrices have "
+                "intruders, so "
                 "that there is nothing to separate"
             )
             continue
@@ -140,8 +145,8 @@ def _agreement(matrices: pd.DataFrame) -> tuple[Interval, Interval]:
         )
     frame = pd.DataFrame(rows, columns=["run_id", "seed", "setting", "within", "correlation"])
     within, correlation = (
-        mean_interval(complete(seed_table(frame, column)).mean(axis=1))
-        for column in ("within", "correlation")
+        mean_interval(complete(seed_table(frame, column)).mean(axis=1), grain=grain)
+        for column, grain in (("within", 1 / max(1, len(both))), ("correlation", 0.0))
     )
     return clipped(within, 0, 1), clipped(correlation, -1, 1)
 
