@@ -10,8 +10,10 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .detection.audit import audit
+    from .detection.scale import critical_scales
     from .detection.table import Audit
     from .evaluation.evaluate import evaluate
+    from .evaluation.intervention import intervene
     from .mitigation.mitigate import mitigate
     from .training.callback import IntruderCallback
     from .training.config import FinetuneConfig
@@ -24,8 +26,10 @@ __all__ = [
     "IntrudersError",
     "__version__",
     "audit",
+    "critical_scales",
     "evaluate",
     "finetune",
+    "intervene",
     "mitigate",
 ]
 
@@ -35,8 +39,10 @@ _HOMES = {
     "FinetuneConfig": "training.config",
     "IntruderCallback": "training.callback",
     "audit": "detection.audit",
+    "critical_scales": "detection.scale",
     "evaluate": "evaluation.evaluate",
     "finetune": "training.train",
+    "intervene": "evaluation.intervention",
     "mitigate": "mitigation.mitigate",
 }
 

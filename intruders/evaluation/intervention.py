@@ -16,7 +16,7 @@ from ..detection.settings import choose_device
 from ..detection.table import Audit
 from ..errors import SettingError
 from ..mitigation.controls import INTRUDERS, check_control
-from ..mitigation.interventions import check_scale
+from ..mitigation.interventions import Affected, check_scale
 from ..mitigation.live import LiveInterventions
 from ..mitigation.stream import affected_matrices
 from ..training.local_files import Columns
@@ -39,6 +39,9 @@ class Point:
     scale: float
     losses: dict[str, CorpusLoss]  # by corpus, with the change against the tuned model
     scores: dict[str, TaskScore]  # by task
+    update_norm: float = (
+        1.0  # Frobenius norm of the updates of all matrices with intruders, 1 being the tuned model's
+    )
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ def intervene(
                 )
                 for name, (opened, labels) in models.items()
             }
-            return Point(control, scale, losses, scores)
+            return Point(control, scale, losses, scores, _update_norm(affected, control, scale))
 
         report("measure", 0, len(settings) + 1)
         tuned_point = measured(INTRUDERS, 1.0, None)
@@ -225,6 +228,15 @@ def _settings(scales: Sequence[float], controls: Sequence[str]) -> Iterator[tupl
     for scale in sorted(set(scales) - {1.0}):
         for control in dict.fromkeys([INTRUDERS, *controls]):
             yield control, scale
+
+
+def _update_norm(affected: Sequence[Affected], control: str, scale: float) -> float:
+    """``sqrt(sum ||W' - W0||_F^2 / sum ||W - W0||_F^2)`` over the matrices."""
+    if scale == 1:
+        return 1.0
+    before = math.fsum(one.update.norm() ** 2 for one in affected)
+    after = math.fsum(one.change(scale, control).norm ** 2 for one in affected)
+    return math.sqrt(after / before)
 
 
 def _outcomes(score: TaskScore) -> DocumentLosses:

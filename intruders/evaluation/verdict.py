@@ -47,6 +47,8 @@ def lines(sweep: InterventionSweep) -> list[str]:
         for point in sweep.points:
             change = sweep.trade(point).accuracies[name]
             found.append(f"  {_label(point)}  {point.scores[name].accuracy.estimate:.4f}  {_signed(change)}")
+    found += ["", "norm of the changed updates, 1 being the tuned model's"]
+    found += [f"  {_label(point)}  {point.update_norm:.4f}" for point in sweep.points]
     found += [
         "",
         "changes are against the tuned model, with 95 % intervals, paired by document and example",
@@ -71,6 +73,7 @@ def document(sweep: InterventionSweep) -> dict[str, Any]:
             {
                 "control": point.control,
                 "scale": point.scale,
+                "update_norm": point.update_norm,
                 **_measures(point),
                 "change": {
                     "losses": {name: _numbers(value) for name, value in sweep.trade(point).losses.items()},

@@ -19,7 +19,7 @@ from ..linalg.krylov import KrylovSpace
 from ..linalg.lowrank import lowrank_svd
 from ..linalg.operators import Dense, LowRankUpdate, Operator
 from ..linalg.orthonormal import orthonormalize
-from ..linalg.svd import dense_svd, settle_clusters
+from ..linalg.svd import CLUSTER_TOLERANCE, dense_svd, gram_svd, settle_clusters
 
 # Largest sine of the angle between a computed vector and the true one. Turned by it, a component s y v^T moves by
 # at most about this share of s times the vectors' largest entries: well below 1e-3 of the matrix's largest entry.
@@ -104,7 +104,9 @@ def _by_dense_svd(stack: Stack, index: int, wanted: Sequence[int]) -> Components
     """Within a cluster of equal singular values the vectors are chosen as an exact audit chooses them."""
     one = _in_double(stack.select(torch.tensor([index])))
     matrix = _operator(one).dense()[0]
-    svd = dense_svd(matrix)
+    svd = gram_svd(matrix)
+    if svd.values[max(wanted)] <= CLUSTER_TOLERANCE * svd.values[0]:
+        svd = dense_svd(matrix)  # the eigenvectors of the square say nothing of values that small
     rows = torch.tensor(list(wanted), dtype=torch.long)
     left = settle_clusters(svd, max(wanted) + 1, one.base[0])[rows]
     products = left @ matrix  # s_j v_j for any choice of y_j within a cluster

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,34 @@ def test_lines_and_document(sweep: InterventionSweep) -> None:
         (point.control, point.scale) for point in sweep.points
     ]
     assert record["verdicts"] == verdicts(sweep)
+
+
+def test_norms_of_the_updates_are_those_of_the_written_models(
+    folder: Path, sweep: InterventionSweep, tmp_path: Path
+) -> None:
+    before = {name: tensor.double() for name, tensor in load_model(folder / "base").items()}
+    changed = {matrix.name for matrix in sweep.audit.matrices if matrix.intruders}
+
+    def norm(state: dict[str, torch.Tensor]) -> float:
+        return math.sqrt(sum(float((state[name].double() - before[name]).norm() ** 2) for name in changed))
+
+    mitigate(folder / "base", folder / "tuned", scale=1, form="checkpoint", out=tmp_path / "tuned")
+    tuned = norm(load_model(tmp_path / "tuned"))
+    for point in sweep.points:
+        if point.scale == 0:
+            out = tmp_path / point.control
+            mitigate(
+                folder / "base", folder / "tuned", scale=0, control=point.control, form="checkpoint", out=out
+            )
+            assert point.update_norm == pytest.approx(norm(load_model(out)) / tuned, rel=1e-4)
+    by_control = {point.control: point.update_norm for point in sweep.points if point.scale == 0}
+    assert by_control["shrink"] == pytest.approx(by_control["intruders"], rel=1e-6)
+
+
+def load_model(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
 
 
 def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None:
