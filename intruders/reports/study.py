@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,18 @@ from ..studies.results import Results
 from ..studies.study_folder import StudyFolder
 from .chart import Chart, Grid
 from .charts import charts_of
-from .charts.common import by_method_and_rank
+from .charts.common import by_method_and_rank, slug
 from .drawing import Drawing, write_drawings
-from .study_similarities import SimilarityRow, similarity_row
-from .study_tables import PageTable, effect_text, failures, page_table, run_table
+from .study_similarities import SimilarityRow, similarity_rows
+from .study_tables import (
+    PageTable,
+    effect_text,
+    failures,
+    interval_text,
+    leading_effects,
+    page_table,
+    run_table,
+)
 from .study_words import TITLES, study_words, verdict_class, verdict_word
 
 REPORT_NAME = "report.html"  # in the study's folder, where no other place is given
@@ -72,6 +80,7 @@ def write_study_report(
         written.append(Path(out))
     if figures is not None:
         written += write_drawings(study_drawings(results, findings), figures)
+        written += write_tables(findings, Path(figures) / "tables")
     return written
 
 
@@ -92,10 +101,10 @@ def render_study(results: Results, findings: Sequence[Finding]) -> str:
         places = list(range(len(drawn), len(drawn) + len(own)))
         sections.append(Section(finding, TITLES.get(finding.name, finding.name), places, tables))
         drawn += own
-    row = _similarities(results, findings)
+    rows = _similarities(results, findings)
     payload: dict[str, Any] = {
         "figures": [chart.payload() for chart in drawn],
-        "similarities": None if row is None else row.payload(),
+        "similarities": [row.payload() for row in rows],
     }
     return render_page(
         "study.html.j2",
@@ -105,12 +114,14 @@ def render_study(results: Results, findings: Sequence[Finding]) -> str:
         sections=sections,
         figures=drawn,
         failures=failures(results.runs),
-        similarities=row,
+        similarities=rows,
         runs=run_table(results.runs),
         settings=_settings_text(results.folder),
         folder=str(results.folder),
-        versions=_versions(row),
+        versions=_versions(rows),
         effect_text=effect_text,
+        interval_text=interval_text,
+        leading_effects=leading_effects,
         verdict_word=verdict_word,
         verdict_class=verdict_class,
     )
@@ -130,15 +141,29 @@ def study_drawings(results: Results, findings: Sequence[Finding]) -> list[Drawin
     from .compare_figures import draw_similarities
 
     drawings = [draw(chart) for charts in charts_of(findings).values() for chart in charts]
-    row = _similarities(results, findings)
-    if row is not None:
-        drawings.append(draw_similarities(row.audits, row.labels))
+    for row in _similarities(results, findings):
+        drawing = draw_similarities(row.audits, row.labels)
+        name = f"structure-similarities{slug(row.title)}" if row.title else "structure-similarities"
+        drawings.append(replace(drawing, name=name))
     return drawings
 
 
-def _similarities(results: Results, findings: Sequence[Finding]) -> SimilarityRow | None:
+def write_tables(findings: Sequence[Finding], folder: Path) -> list[Path]:
+    """Write every table of the findings that has rows to `folder` as CSV, and give the paths; makes the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for finding in findings:
+        for title, frame in finding.tables.items():
+            if frame.empty:
+                continue
+            paths.append(folder / f"{finding.name}{slug(title)}.csv")
+            write_atomically(paths[-1], frame.to_csv(index=False).encode())
+    return paths
+
+
+def _similarities(results: Results, findings: Sequence[Finding]) -> list[SimilarityRow]:
     tables = next((finding.tables for finding in findings if finding.name == "structure"), {})
-    return similarity_row(results, tables.get("Similarity matrices"))
+    return similarity_rows(results, tables.get("Similarity matrices"))
 
 
 def _settings_text(folder: Path) -> str | None:
@@ -149,8 +174,6 @@ def _settings_text(folder: Path) -> str | None:
         return None
 
 
-def _versions(row: SimilarityRow | None) -> str:
+def _versions(rows: Sequence[SimilarityRow]) -> str:
     """What made the audits, where one is at hand."""
-    if row is None:
-        return ""
-    return ", ".join(f"{key} {value}" for key, value in row.audits[0].versions.items())
+    return ", ".join(f"{key} {value}" for key, value in rows[0].audits[0].versions.items()) if rows else ""

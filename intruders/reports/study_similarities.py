@@ -13,7 +13,7 @@ from ..detection.table import Audit
 from ..errors import IntrudersError
 from ..studies.analyses.runs import finished
 from ..studies.results import Results
-from .charts.common import by_method_and_rank
+from .charts.common import by_method_and_rank, parts
 from .compare import common_matrices
 from .payload import packed_cosines
 
@@ -25,6 +25,7 @@ MOST_MATRICES = 8
 class SimilarityRow:
     """The same matrices of several runs of one base."""
 
+    title: str  # base and task, where the study has several
     labels: list[str]
     audits: list[Audit]  # with the shown matrices only
     run_ids: list[str]
@@ -32,6 +33,7 @@ class SimilarityRow:
     def payload(self) -> dict[str, Any]:
         """Plain JSON values for the page."""
         return {
+            "title": self.title,
             "matrices": [matrix.name for matrix in self.audits[0].matrices],
             "runs": [
                 {
@@ -51,19 +53,18 @@ class SimilarityRow:
         }
 
 
-def similarity_row(results: Results, examples: pd.DataFrame | None) -> SimilarityRow | None:
-    """The runs beside the first of the structure's examples: one a setting on its base and task, of one seed.
+def similarity_rows(results: Results, examples: pd.DataFrame | None) -> list[SimilarityRow]:
+    """For each base and task of the structure's examples, the runs beside them: one a setting, of one seed.
 
-    None where there are no examples, or fewer than two of the runs have a readable audit.
+    None for those of which fewer than two runs have a readable audit.
     """
-    if examples is None or examples.empty:
-        return None
+    return [row for part in parts(examples) if (row := _row(results, part.rows, part.label)) is not None]
+
+
+def _row(results: Results, examples: pd.DataFrame, title: str) -> SimilarityRow | None:
     chosen = _one_run_a_setting(results.runs, examples)
-    audits = {}
-    for label, run_id in chosen.items():
-        audit = _audit(results.folder / "runs" / run_id)
-        if audit is not None:
-            audits[label] = audit
+    found = {label: _audit(results.folder / "runs" / run_id) for label, run_id in chosen.items()}
+    audits = {label: audit for label, audit in found.items() if audit is not None}
     if len(audits) < 2:
         return None
     try:
@@ -71,21 +72,17 @@ def similarity_row(results: Results, examples: pd.DataFrame | None) -> Similarit
     except IntrudersError:
         return None
     kept = _most_telling(shared.audits, str(examples.iloc[0]["matrix"]))
-    return SimilarityRow(list(audits), kept, [chosen[label] for label in audits])
+    return SimilarityRow(title, list(audits), kept, [chosen[label] for label in audits])
 
 
 def _one_run_a_setting(runs: pd.DataFrame, examples: pd.DataFrame) -> dict[str, str]:
     """Run ids by setting, of the examples' base, task, experiment and seed, the examples' own settings first."""
-    own = dict(zip(examples["setting"].astype(str), examples["run_id"].astype(str), strict=True))
+    kept = dict(zip(examples["setting"].astype(str), examples["run_id"].astype(str), strict=True))
     first = runs[runs["run_id"] == examples.iloc[0]["run_id"]]
-    if first.empty:
-        return own
     alike = finished(runs)
     for column in ("base", "task", "experiment", "seed"):
-        alike = alike[alike[column] == first.iloc[0][column]]
+        alike = alike[alike[column].isin(first[column])]
     others = dict(zip(alike["described"].astype(str), alike["run_id"].astype(str), strict=True))
-    of_base = examples[examples["base"] == examples.iloc[0]["base"]]
-    kept = dict(zip(of_base["setting"].astype(str), of_base["run_id"].astype(str), strict=True))
     for label in by_method_and_rank(others):
         if len(kept) < MOST_SETTINGS:
             kept.setdefault(label, others[label])

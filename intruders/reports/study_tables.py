@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from pandas.api import types
 
-from ..studies.findings import Effect
+from ..studies.findings import Effect, Finding
 from .text import number
 
-MOST_ROWS = 200  # of a table in the page; the whole one is a CSV or Parquet file beside the study
+MOST_ROWS = 50  # of a table in the page; the whole one is a CSV file beside the figures
 
 _SAID_ONCE = ("base", "task", "corpus")
 
@@ -49,7 +49,7 @@ class Cell:
     @property
     def sort_key(self) -> str:
         """The number as the page reads it; empty where there is none."""
-        return "" if self.value is None else repr(self.value)
+        return "" if self.value is None else f"{self.value:.7g}"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,24 @@ def run_table(runs: pd.DataFrame) -> PageTable:
 
 def effect_text(effect: Effect) -> str:
     """An estimate with its interval: 0.82 [0.61, 0.93]."""
-    return f"{number(effect.estimate)} [{number(effect.low)}, {number(effect.high)}]"
+    return f"{number(effect.estimate)} {f'[{interval_text(effect)}]' if has_interval(effect) else '(no interval)'}"
+
+
+def interval_text(effect: Effect) -> str:
+    """Both ends, or that there is none: one seed says nothing of the next."""
+    return f"{number(effect.low)}, {number(effect.high)}" if has_interval(effect) else "none"
+
+
+def has_interval(effect: Effect) -> bool:
+    return math.isfinite(effect.low) and math.isfinite(effect.high)
+
+
+def leading_effects(finding: Finding, most: int = 3) -> list[Effect]:
+    """The effect of the verdict, for every base and task that it was measured on."""
+    if not finding.effects:
+        return []
+    measured = finding.effects[0].name.rsplit(": ", 1)[-1]
+    return [effect for effect in finding.effects if effect.name.rsplit(": ", 1)[-1] == measured][:most]
 
 
 def failures(runs: pd.DataFrame) -> Sequence[tuple[str, str]]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..studies.findings import Finding
 from ..studies.results import Results
-from .study_tables import effect_text
+from .study_tables import effect_text, has_interval, leading_effects
 from .text import number, plural
 
 TITLES = {
@@ -24,10 +24,12 @@ TITLES = {
     "remedies": "Remedies",
     "threshold": "Threshold",
 }
+_DEFINED = (
+    "Intruder dimensions are strong directions in a model's weights that it did not have before fine-tuning."
+)
 # What it means for a user that a claim is shown; the first ones that are make the sentence.
 _MEANS = {
-    "structure": "LoRA left strong directions in the weights that neither the base model nor full fine-tuning at the "
-    "same score has (“intruder dimensions”)",
+    "structure": "LoRA left more of them than full fine-tuning at the same score",
     "forgetting": "the models with more of them forgot more of what they knew before",
     "intervention": "scaling them down brought more of it back than the controls did",
     "sequence": "low ranks lost more of the earlier tasks when trained on several in turn",
@@ -80,8 +82,8 @@ def _plain(findings: Sequence[Finding]) -> str:
     counts += f", {refuted} {_is(refuted)} not" if refuted else ""
     counts += f", and on {unknown} these runs cannot tell" if unknown else ""
     if not meanings:
-        return f"None of the claims looked at is shown by these runs. {counts}."
-    return f"In these runs, {_listed(meanings)}. {counts}."
+        return f"{_DEFINED} None of the claims looked at is shown by these runs. {counts}."
+    return f"{_DEFINED} In these runs, {_listed(meanings)}. {counts}."
 
 
 def _precise(runs: pd.DataFrame, findings: Sequence[Finding]) -> str:
@@ -98,7 +100,12 @@ def _precise(runs: pd.DataFrame, findings: Sequence[Finding]) -> str:
         _values("k", runs["k"], "k =", "k ="),
         _values("epsilon", runs["epsilon"], "ε =", "ε ="),
     ]
-    leading = [finding.effects[0] for finding in findings if finding.effects and finding.shown is not None]
+    leading = [
+        effect
+        for finding in findings
+        for effect in leading_effects(finding)
+        if has_interval(effect) and finding.shown is not None
+    ]
     effects = "; ".join(f"{effect.name} {effect_text(effect)}" for effect in leading[:_MOST_MEANINGS])
     said = "; ".join(part for part in parts if part)
     return f"{said}." + (f" Effects with 95 % intervals: {effects}." if effects else "")

@@ -150,14 +150,14 @@ def test_runs_are_filtered(page: Any) -> None:
 def test_the_chosen_matrix_is_shown_for_every_setting(
     page: Any, study: tuple[Results, list[Finding]]
 ) -> None:
-    page.locator("#similarities").scroll_into_view_if_needed()
+    page.locator("#similarities-0").scroll_into_view_if_needed()
     page.wait_for_timeout(300)
-    name = page.locator("#choose option").nth(2).inner_text()
-    page.locator("#choose").select_option(label=name)
+    name = page.locator("#choose-0 option").nth(2).inner_text()
+    page.locator("#choose-0").select_option(label=name)
     rows = page.evaluate(
-        "[...document.querySelectorAll('#similarities .plot')].map((plot) => plot.data[0].z[0])"
+        "[...document.querySelectorAll('#similarities-0 .plot')].map((plot) => plot.data[0].z[0])"
     )
-    labels = page.locator("#similarities h4").all_inner_texts()
+    labels = page.locator("#similarities-0 h4").all_inner_texts()
     assert len(rows) == len(labels) == 6
     runs = study[0].runs
     full = runs[(runs["method"] == "full") & (runs["seed"] == 0)]["run_id"].item()

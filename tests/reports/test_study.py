@@ -22,7 +22,7 @@ from intruders.reports.charts.threshold import MOST_POINTS
 from intruders.reports.drawing import Drawing, picture, write_drawings
 from intruders.reports.report import write_report
 from intruders.reports.study import render_study, study_drawings, write_study_report
-from intruders.reports.study_similarities import similarity_row
+from intruders.reports.study_similarities import similarity_rows
 from intruders.reports.study_tables import page_table, run_table
 from intruders.reports.study_words import study_words
 from intruders.studies.analyse import ANALYSES, analyse_all
@@ -204,8 +204,7 @@ def test_categories_and_empty_columns_in_the_csv() -> None:
 def test_similarities_are_of_one_seed_and_begin_with_the_example(study: Study) -> None:
     results = study[0]
     examples = table(study, "structure", "Similarity matrices")
-    row = similarity_row(results, examples)
-    assert row is not None
+    [row] = similarity_rows(results, examples)
     assert set(examples["run_id"]) <= set(row.run_ids)
     assert len({run[-1] for run in row.run_ids}) == 1
     assert row.audits[0].matrices[0].name == examples["matrix"].iloc[0]
@@ -216,8 +215,8 @@ def test_similarities_are_of_one_seed_and_begin_with_the_example(study: Study) -
 
 def test_a_study_without_audits_has_no_similarities(study: Study, tmp_path: Path) -> None:
     moved = dataclasses.replace(study[0], folder=tmp_path)
-    assert similarity_row(moved, table(study, "structure", "Similarity matrices")) is None
-    assert similarity_row(study[0], None) is None
+    assert similarity_rows(moved, table(study, "structure", "Similarity matrices")) == []
+    assert similarity_rows(study[0], None) == []
 
 
 def test_tables_say_numbers_as_people_read_them() -> None:
@@ -264,14 +263,16 @@ def test_words_count_what_is_shown(study: Study) -> None:
         results, [finding("structure", True), finding("forgetting", False), finding("rank", None)]
     )
     assert "Study made-up: 60 of 61 runs finished, 3 questions" in some.title
-    assert "LoRA left strong directions" in some.plain
+    assert "LoRA left more of them than full" in some.plain
     assert "forgot" not in some.plain
     assert "1 is shown here, 1 is not, and on 1 these runs cannot tell" in some.plain
     assert "61 runs (60 finished, 1 failed)" in some.precise
     assert "seeds 0, 1 and 2; k = 10; ε = 0.5" in some.precise
     assert "the effect 1.5 [0.5, 2.5]" in some.precise
     none = study_words(results, [finding("structure", False)])
-    assert none.plain.startswith("None of the claims looked at is shown by these runs.")
+    assert "None of the claims looked at is shown by these runs." in none.plain
+    never = study_words(results, [finding("structure", None)])
+    assert never.plain.startswith("These runs cannot tell yet")
 
 
 def test_a_report_without_any_measure_is_still_a_report(study: Study) -> None:
@@ -317,3 +318,12 @@ def test_what_does_not_go_with_a_study_is_refused(study: Study, tmp_path: Path) 
     with pytest.raises(SettingError, match="has no runs yet"):
         write_study_report(tmp_path, tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
+
+
+def test_every_table_is_written_whole_beside_the_figures(study: Study, tmp_path: Path) -> None:
+    paths = write_study_report(study[0].folder, figures=tmp_path / "figures")
+    assert not (study[0].folder / "report.html").exists()
+    written = [path for path in paths if path.parent.name == "tables"]
+    tables = [frame for finding in study[1] for frame in finding.tables.values() if len(frame)]
+    assert len(written) == len(set(written)) == len(tables)
+    assert [len(pd.read_csv(path)) for path in written] == [len(frame) for frame in tables]

@@ -11,7 +11,7 @@ from ...studies.findings import Finding
 from ..chart import Axis, Chart, Rule, Series
 from .common import Palette, Part, parts, values
 
-MOST_POINTS = 3000  # of one chart; the table has all
+MOST_POINTS = 1500  # of one chart; the table has all
 _PREDICTED = Axis("predicted_scale", "predicted critical scale", log=True)
 _GROUPS = ((False, "without intruders as tuned", 0), (True, "with intruders as tuned", 1))
 
@@ -44,7 +44,7 @@ def _agreement(part: Part, rows: pd.DataFrame) -> Chart:
                     values(group["predicted_scale"]),
                     values(group["critical_scale"]),
                     tone=tone,
-                    notes=notes if len(shown) <= 1000 else None,
+                    notes=notes if len(shown) <= 500 else None,
                     faint=len(shown) > 100,
                 )
             )

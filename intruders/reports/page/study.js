@@ -29,23 +29,23 @@ makeFilter($("filter"), $("table"), $("shown"));
 
 // --- similarity matrices in a row
 
-function showSimilarities({ runs, matrices }) {
+function showSimilarities({ title, runs, matrices }, row) {
   const HEIGHT = 230;
-  const at = () => Number($("choose").value);
-  matrices.forEach((name, i) => $("choose").append(element("option", { value: i }, name)));
+  const choose = $(`choose-${row}`);
+  matrices.forEach((name, i) => choose.append(element("option", { value: i }, name)));
   const drawers = runs.map((run) => {
     const count = element("p", { class: "small muted" });
-    const plot = element("div", { class: "plot", role: "img", "aria-label": `Similarity matrix of ${run.label}` });
-    $("similarities").append(element("div", { class: "card" }, element("h4", null, run.label), count, plot));
+    const plot = element("div", { class: "plot", role: "img", "aria-label": `Similarity matrix of ${run.label}${title ? `, ${title}` : ""}` });
+    $(`similarities-${row}`).append(element("div", { class: "card" }, element("h4", null, run.label), count, plot));
     const drawRun = () => {
-      const matrix = run.matrices[at()];
+      const matrix = run.matrices[Number(choose.value)];
       count.textContent = `${intrudersText(matrix.intruders, matrix.intruders)} of ${matrix.vectors}, effective rank ${numberText(matrix.effectiveRank)}`;
       drawSimilarity(plot, matrix, { height: HEIGHT, margin: { l: 40, r: 4, t: 4, b: 36 } }, { showscale: false });
     };
     drawWhenNear(plot, HEIGHT, drawRun);
     return drawRun;
   });
-  $("choose").addEventListener("change", () => drawers.forEach((drawRun) => drawRun()));
+  choose.addEventListener("change", () => drawers.forEach((drawRun) => drawRun()));
 }
 
-if (DATA.similarities) showSimilarities(DATA.similarities);
+DATA.similarities.forEach(showSimilarities);
