@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,9 +112,14 @@ class Mitigation:
             )
         ranks = [matrix.rank_after for matrix in self.matrices if matrix.rank_after is not None]
         if ranks:
-            found.append(f"ranks of the changed updates: {min(ranks)} to {max(ranks)}")
+            found.append(f"ranks of the changed updates: {_range(ranks)}")
         if self.rank is not None:
             found.append(
                 f"largest relative error of an update from cutting its rank: {self.largest_error:.2g}"
             )
         return found
+
+
+def _range(numbers: Sequence[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return f"{least}" if least == most else f"{least} to {most}"
