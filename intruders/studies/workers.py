@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -18,7 +21,7 @@ from .place import Place
 from .record import RunRecord
 
 _DONE, _DISK_FULL = "done", "disk full"
-_PATIENCE = 10  # seconds for an idle process to end
+_PATIENCE = 10  # seconds for a process to end by itself
 
 
 def side_by_side(
@@ -37,10 +40,12 @@ def side_by_side(
             while waiting and len(workers) < min(jobs, len(runs)):
                 new = _Worker(place, threads)
                 workers[new.connection] = new
-            for worker in workers.values():
+            for worker in list(workers.values()):
                 if worker.run is None and waiting:
-                    on_start(waiting[0])
-                    worker.start(waiting.pop(0))
+                    if not worker.start(waiting[0]):
+                        del workers[worker.connection]  # killed while it had nothing to do
+                        continue
+                    on_start(waiting.pop(0))
             for ready in wait([connection for connection, worker in workers.items() if worker.run]):
                 assert isinstance(ready, Connection)
                 worker = workers[ready]
@@ -74,9 +79,15 @@ class _Worker:
         self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Run) -> bool:
+        """Give it a run; False where there is nobody to take it."""
+        try:
+            self.connection.send(run)
+        except OSError:
+            self.process.join()
+            return False
         self.run = run
-        self.connection.send(run)
+        return True
 
     def end(self) -> None:
         """Let an idle process end by itself; one that is at work is ended, and keeps what it has finished."""
@@ -85,12 +96,18 @@ class _Worker:
             self.process.join(_PATIENCE)
         if self.process.is_alive():
             self.process.terminate()
+            self.process.join(_PATIENCE)
+        if self.process.is_alive():
+            self.process.kill()
         self.process.join()
 
 
 def _work(connection: Any, place: Place, threads: int) -> None:
     hush_imports()
     torch.set_num_threads(threads)
+    # An end that Python knows of, or semaphores of libraries are left over and warned of.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    threading.Thread(target=_end_with_the_driver, daemon=True).start()
     try:
         while True:
             run = connection.recv()
@@ -102,7 +119,15 @@ def _work(connection: Any, place: Place, threads: int) -> None:
     except EOFError:
         return  # the driver is gone, or has no more runs
     except KeyboardInterrupt:
-        os._exit(130)  # the driver got the same Ctrl-C, and says so
+        sys.exit(130)  # the driver got the same Ctrl-C, and says so
+
+
+def _end_with_the_driver() -> None:
+    """A driver that was killed tells nobody; its next call must find the runs free."""
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    driver.join()
+    os._exit(1)
 
 
 def _note_end(process: SpawnProcess, run: Run, place: Place) -> None:

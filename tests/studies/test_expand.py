@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from intruders.errors import SettingError
-from intruders.studies.config import read_study
+from intruders.studies.config import read_study, study_from_text
 from intruders.studies.expand import Run, expand
 from tests.studies.tiny_study import parsed
 
@@ -155,3 +157,13 @@ def test_the_examples_can_be_expanded(name: str) -> None:
     study = read_study(EXAMPLES / f"{name}.yaml")
     assert study.name == name
     assert len(expand(study)) >= 3
+
+
+def test_the_files_in_the_documentation_can_be_expanded() -> None:
+    text = (EXAMPLES.parent / "docs" / "study.md").read_text()
+    blocks = re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)
+    (whole,) = (textwrap.dedent(block) for block in blocks if "name: mine" in block)
+    assert len(expand(study_from_text(whole, name="x", where="x"))) == 9
+    (kinds,) = (block for block in blocks if "in-turn:" in block)
+    runs = expand(study_from_text(f"experiments:\n{kinds}", name="x", where="x"))
+    assert [run.kind for run in runs] == ["sequence"] * 3 + ["random-rank-one"]

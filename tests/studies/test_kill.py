@@ -1,0 +1,64 @@
+"""A study whose process is killed at some moment: the next call goes on, and nothing is lost or done twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from intruders.studies.expand import expand
+from intruders.studies.tables import load_results
+from tests.studies.tiny_study import parsed, tiny_study
+
+pytestmark = pytest.mark.slow
+
+
+def started(file: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [
+        str(Path(sys.executable).parent / "intruders"),
+        "study",
+        str(file),
+        "--out",
+        str(out),
+        *options,
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize(
+    ("stop", "options"),
+    [(signal.SIGKILL, []), (signal.SIGKILL, ["--jobs", "2"]), (signal.SIGINT, ["--jobs", "2"])],
+)
+def test_what_is_finished_is_kept_and_the_rest_goes_on(
+    llama: Path, tmp_path: Path, stop: signal.Signals, options: list[str]
+) -> None:
+    methods = [{"method": "lora", "rank": [1, 2, 3], "alpha": 16, "lr": 0.5}]
+    document = tiny_study(llama, methods=methods, measure={"audit": {"k": 4}}, steps=30, save_steps=5)
+    file, out = tmp_path / "tiny.yaml", tmp_path / "out"
+    file.write_text(yaml.safe_dump(document))
+    first, _, last = expand(parsed(document))
+    killed = started(file, out, *options)
+    checkpoints = out / "runs" / last.id / "model" / "checkpoints"
+    while not any(checkpoints.glob("checkpoint-*/complete.json")):
+        assert killed.poll() is None, killed.communicate()[1].decode()
+        time.sleep(0.01)
+    os.kill(killed.pid, stop)
+    _, said = killed.communicate(timeout=60)
+    if stop == signal.SIGINT:
+        assert killed.returncode == 130
+        assert "interrupted; what is finished is kept" in said.decode().splitlines()[-1]
+    audit = out / "runs" / first.id / "audit.json"
+    written = audit.stat().st_mtime_ns
+    again = started(file, out, *options)
+    _, said = again.communicate(timeout=300)
+    assert again.returncode == 0, said.decode()
+    assert audit.stat().st_mtime_ns == written
+    runs = load_results(out).runs
+    assert list(runs["status"]) == ["finished"] * 3
+    assert runs["trained_steps"].eq(30).all()
