@@ -23,34 +23,29 @@ SEEDS = 3
 def main() -> None:
     """Print every table."""
     print(f"share of {STUDIES:,} simulated studies whose 95 % interval holds the truth\n")
-    print("mean over seeds of a normal quantity (Student)")
+    print("mean over seeds of a normal quantity")
     for seeds in (2, 3, 5):
         print(f"  {seeds} seeds: {_normal_means(seeds):.3f}")
-    print("mean over 3 seeds of intruder counts (Poisson), LoRA minus full")
+    print("mean over 3 seeds of the difference of two counts (Poisson)")
     for lora, full in ((0.3, 0.0), (1.0, 0.0), (5.0, 0.0), (5.0, 5.0), (50.0, 1.0)):
         print(f"  {lora:g} against {full:g} intruders a run: {_poisson_means(lora, full):.3f}")
-    print(
-        "Spearman over settings of 3 seeds each (Fisher's z over settings; seeds' noise over settings' spread)"
-    )
+    print("Spearman over settings of 3 seeds each; noise: spread of the seeds over that of the settings")
     for settings in (5, 6, 8, 12, 20):
-        shares = [
-            f"rho {rho:g}, noise {noise:g}: {_spearman(settings, rho, noise):.3f}"
-            for rho in (0.0, 0.6, 0.9)
-            for noise in (0.3, 1.0)
-        ]
-        print(f"  {settings} settings: {'; '.join(shares)}")
-    print("partial Spearman, nothing left when the common cause is held fixed")
+        print(f"  {settings} settings")
+        for rho in (0.0, 0.6, 0.9):
+            quiet, loud = (_spearman(settings, rho, noise) for noise in (0.3, 1.0))
+            print(f"    rho {rho:g}: {quiet:.3f} at noise 0.3, {loud:.3f} at noise 1")
+    print("partial Spearman of two effects of one cause, the cause held fixed")
     for settings in (6, 8, 12, 20):
         print(f"  {settings} settings: {_partial(settings):.3f}")
-    print("AUC over runs of 40 matrices (Newcombe, widened by the jackknife over runs)")
+    print("AUC over runs of 40 matrices; spread: of the runs over that of the matrices")
     for runs in (2, 3, 6, 12):
-        shares = [
-            f"true {stats.norm.cdf(shift / math.sqrt(2)):.2f}, runs differ by {spread:g}: {_auc(runs, shift, spread):.3f}"
-            for shift in (0.0, 1.0, 2.5)
-            for spread in (0.0, 0.7)
-        ]
-        print(f"  {runs} runs: {'; '.join(shares)}")
-    print("\nshare of studies of noise alone in which a rank of least loss is shown (5 % are allowed)")
+        print(f"  {runs} runs")
+        for shift in (0.0, 1.0, 2.5):
+            quiet, loud = (_auc(runs, shift, spread) for spread in (0.0, 0.7))
+            area = stats.norm.cdf(shift / math.sqrt(2))
+            print(f"    AUC {area:.2f}: {quiet:.3f} at spread 0, {loud:.3f} at spread 0.7")
+    print("\nshare of studies of noise alone in which a rank of least loss is shown (0.05 is allowed)")
     for ranks in (3, 5, 8):
         print(f"  {ranks} ranks: {_false_valleys(ranks):.3f}")
 
@@ -62,8 +57,8 @@ def _normal_means(seeds: int) -> float:
 
 def _poisson_means(lora: float, full: float) -> float:
     rng = np.random.default_rng(int(10 * lora + full))
-    found = (mean_interval(rng.poisson(lora, SEEDS) - rng.poisson(full, SEEDS)) for _ in range(STUDIES))
-    return _share(found)(lora - full)
+    draws = (rng.poisson(lora, SEEDS) - rng.poisson(full, SEEDS) for _ in range(STUDIES))
+    return _share(mean_interval(draw, grain=1.0) for draw in draws)(lora - full)
 
 
 def _spearman(settings: int, rho: float, noise: float) -> float:

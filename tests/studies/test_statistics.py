@@ -48,6 +48,24 @@ def test_no_seed_has_no_mean() -> None:
     assert (found.low, found.high) == (-math.inf, math.inf)
 
 
+def test_counts_are_not_taken_to_spread_less_than_their_grain() -> None:
+    found = mean_interval([0.0, 0.0, 0.0], grain=1.0)
+    assert found.high == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    wider = [0.0, 4.0, 11.0]
+    assert mean_interval(wider, grain=1.0) == mean_interval(wider)
+
+
+def test_seeds_that_all_say_the_same_have_no_spread_to_judge_by() -> None:
+    assert mean_interval([0.3, 0.3, 0.3]) == Interval(0.3, -math.inf, math.inf)
+
+
+def test_rare_intruders_are_covered() -> None:
+    """Three seeds of 0.3 intruders each on average often count none at all."""
+    rng = np.random.default_rng(5)
+    found = [mean_interval(rng.poisson(0.3, 3), grain=1.0) for _ in range(500)]
+    assert np.mean([one.low <= 0.3 <= one.high for one in found]) > 0.95
+
+
 def test_mean_covers_the_truth_for_two_and_three_seeds() -> None:
     rng = np.random.default_rng(0)
     for seeds in (2, 3, 5):
@@ -82,6 +100,30 @@ def test_seeds_of_a_setting_do_not_narrow_the_interval() -> None:
     once = spearman(x, y, list("abcde"))
     thrice = spearman(x * 3, y * 3, list("abcde") * 3)
     assert thrice.low == pytest.approx(once.low)
+
+
+def test_seeds_that_differ_as_settings_do_count_in_full() -> None:
+    """Groups that have nothing to do with the values: the interval is that of all runs."""
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(size=60), rng.normal(size=60)
+    groups = [i % 20 for i in range(60)]
+    alone = spearman(x, y, list(range(60)))
+    grouped = spearman(x, y, groups)
+    assert grouped.high - grouped.low == pytest.approx(alone.high - alone.low, rel=0.1)
+
+
+def test_effective_number_of_runs_by_hand() -> None:
+    """Four settings of two seeds. The intraclass correlation of x and that of y are alike."""
+    x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    y = [1.0, 2.0, 3.0, 4.0, 7.0, 8.0, 5.0, 6.0]
+    rho = 1 - 6 * 16 / (8 * 63)
+    # Between: 2 * sum of (1.5, 3.5, 5.5, 7.5 minus 4.5)^2 / 3 = 40 / 3; within: 8 * 0.25 / 4 = 0.5.
+    c = (40 / 3 - 0.5) / (40 / 3 + 0.5)
+    effective = 8 / (1 + c * c)
+    half = 1.959964 * math.sqrt((1 + rho**2 / 2) / (effective - 3))
+    found = spearman(x, y, [0, 0, 1, 1, 2, 2, 3, 3])
+    assert found.estimate == pytest.approx(rho)
+    assert found.low == pytest.approx(math.tanh(math.atanh(rho) - half), rel=1e-6)
 
 
 def test_perfect_order_of_few_settings_is_no_certainty() -> None:

@@ -85,10 +85,15 @@ def _on_scale(audit: Audit, scale: ScaleMeasure) -> list[Advice]:
     ]
     if scale.predicted is not None and math.isfinite(scale.predicted):
         evidence.append(f"the base's spectrum alone foretells the first at {scale.predicted:.3g} times it")
+    how = (
+        "go only so far along W0 + s (W - W0)"
+        if audit.matrices[0].rank is None
+        else "scale the adapter, or its alpha, by that"
+    )
     change = (
-        f"an update of at most {scale.largest:.3g} times this one has no intruders: scale the adapter (or "
-        "alpha) by that; "
-        "what it costs in task score is yours to measure"
+        f"an update of at most {scale.largest:.3g} times this one has no intruders: {how}; what it costs "
+        "in task score is "
+        "yours to measure"
     )
     return [Advice("scale", change, evidence)]
 
@@ -178,7 +183,8 @@ def _on_modules(audit: Audit) -> list[Advice]:
         return []
     evidence = [
         (
-            f"{intruders[kind]:,} of {audit.intruders:,} intruders ({100 * share:.0f} %) are in {kind}, which has "
+            f"{intruders[kind]:,} of {audit.intruders:,} intruders ({100 * share:.0f} %) are in {kind}, "
+            "which has "
             f"{100 * fair:.0f} % of the vectors"
         )
     ]
