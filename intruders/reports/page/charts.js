@@ -49,9 +49,15 @@ function wrapped(text, length) {
   return at <= 0 ? plain(cut(text, length)) : `${plain(text.slice(0, at))}<br>${wrapped(text.slice(at + 1), length)}`;
 }
 
-function chartAxis(side, isCategoryDown) {
+/** Whether powers of ten alone are ticks enough; 1, 2, 5 otherwise. */
+function spansDecades(values) {
+  const known = values.filter((value) => value > 0);
+  return Math.max(...known) / Math.min(...known) > 200;
+}
+
+function chartAxis(side, values, isCategoryDown) {
   const more = {};
-  if (side.log) Object.assign(more, { type: "log", dtick: 1, tickformat: "~g" });
+  if (side.log) Object.assign(more, { type: "log", dtick: spansDecades(values) ? 1 : "D2", tickformat: "~g" });
   if (side.marks) Object.assign(more, { tickvals: side.marks, ticktext: side.marks.map(numberText) });
   if (side.ticks) {
     const range = [-0.6, side.ticks.length - 0.4];
@@ -96,7 +102,7 @@ function drawChart(target, chart) {
   if (straight.length < chart.rules.length) traces.unshift(diagonal(chart));
   draw(target, traces, {
     height: heightOf(target, chart), hovermode: "closest",
-    xaxis: chartAxis(chart.x, false), yaxis: chartAxis(chart.y, true), showlegend: chart.series.filter((series) => series.inLegend).length > 1,
+    xaxis: chartAxis(chart.x, chart.series.flatMap((series) => series.x), false), yaxis: chartAxis(chart.y, chart.series.flatMap((series) => series.y), true), showlegend: chart.series.filter((series) => series.inLegend).length > 1,
     shapes: straight.map(ruleShape), annotations: straight.filter((rule) => rule.label).map((rule) => ruleLabel(chart, rule)),
   });
 }
