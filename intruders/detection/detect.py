@@ -13,13 +13,14 @@ Nothing is decided by an estimate: whatever an interval leaves open goes on to t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..linalg.exact import Decomposition, exact_cosines
-from ..linalg.krylov import BLOCK, STRIDE, KrylovSpace, Triplets, converge
+from ..linalg.krylov import BLOCK, STRIDE, KrylovSpace, Triplets, converge, refine
 from ..linalg.operators import Dense
 from ..linalg.overlap import Intervals, overlap_intervals
 from ..linalg.svd import DenseSVD, cluster_ids, dense_svd, gram_svd
@@ -30,11 +31,16 @@ from .update import Update, measure_update
 
 # Below this smaller side the dense decomposition is the faster one: a Krylov space would be half the matrix.
 DENSE_BELOW = 256
-# Angles (sines) to which leading vectors are computed before the first certificates are tried, and those of matrices
-# that these leave open. A vector near a base vector (cosine 0.98) is decided at the loose ones with room to spare.
-_LOOSE_ANGLE = 0.2
+# Angle (as a sine) to which vectors are computed at most before the moment certificate is tried.
 _TIGHT_ANGLE = 0.02
-_KRYLOV_STEPS = 20
+# Neighbours of a vector that is wanted are computed to this.
+_LOOSE_ANGLE = 0.2
+# Base vectors whose cosine with a possible intruder is below this share of epsilon cannot make a difference to it.
+_PART = 0.3
+# Residual rows that a space grows by, and steps that it goes on from them.
+_WIDTH = 8
+_STRIDE = 4
+_KRYLOV_STEPS = 24
 _MAX_ROUNDS = 8
 # Steps of the random chain that looks for directions of an update beyond its leading ones.
 _SEARCH_STEPS = 4
@@ -128,18 +134,18 @@ def _detect_by_certificates(
         space = KrylovSpace.from_random_block(operator, BLOCK, _krylov_steps(k), room=room)
     else:
         space, floor = known.space(operator, room), known.floor
-    base = converge(space, k, shown, _LOOSE_ANGLE, _MAX_ROUNDS)
+    converge(space, k, shown, _LOOSE_ANGLE, _MAX_ROUNDS, _WIDTH)
     tuned_space = _tuned_space(stack, space, shown, update)
-    tuned = converge(tuned_space, k, k + BLOCK, _LOOSE_ANGLE, _MAX_ROUNDS)
-    found = _judged_by_overlap(base, tuned, k, epsilon, update)
-    doubtful = _block_may_hide_copies(base) | _block_may_hide_copies(tuned) | _is_rank_deficient(tuned, k)
-
-    undecided = _undecided(found) & ~doubtful.unsqueeze(-1)
-    if bool(undecided.any()):
-        tuned = converge(tuned_space, k, k + BLOCK, _TIGHT_ANGLE, _MAX_ROUNDS)
-        base = converge(space, k, shown, _TIGHT_ANGLE, _MAX_ROUNDS)
+    converge(tuned_space, k, k + BLOCK, _LOOSE_ANGLE, _MAX_ROUNDS, _WIDTH)
+    for _ in range(_MAX_ROUNDS):
+        base, tuned = space.ritz(shown)[0], tuned_space.ritz(k + BLOCK)[0]
         found = _judged_by_overlap(base, tuned, k, epsilon, update)
+        doubtful = _block_may_hide_copies(base) | _block_may_hide_copies(tuned) | _is_rank_deficient(tuned, k)
         undecided = _undecided(found) & ~doubtful.unsqueeze(-1)
+        of_base, of_tuned = _held_back(base, tuned, undecided, epsilon)
+        grown = refine(tuned_space, k + BLOCK, of_tuned, _WIDTH, _STRIDE)
+        if not (refine(space, shown, of_base, _WIDTH, _STRIDE) or grown):
+            break
     matrices = undecided.any(-1).nonzero().squeeze(-1)
     if len(matrices) > 0:
         bounded, floor[matrices] = bound_by_moments(
@@ -158,6 +164,32 @@ def _detect_by_certificates(
     return replace(found, known=KnownBase.from_space(space, shown + BLOCK, floor))
 
 
+def _held_back(base: Triplets, tuned: Triplets, undecided: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Which base ``(batch, d)`` and tuned vectors ``(batch, k)`` are not known well enough to decide the undecided.
+
+    A vector that resembles a base vector needs both only as well as its cosine is clear of epsilon. Any other may be an
+    intruder, and is wanted closely, with the base vectors that hold a part of it that counts: the moment certificate
+    bounds what these leave.
+    """
+    k = undecided.shape[-1]
+    cosines = (base.left @ tuned.left[:, :k].mT).abs().double().clamp_max(1.0)  # (batch, d, k)
+    largest, nearest = cosines.max(-2)
+    spare = (math.acos(epsilon) - torch.acos(largest)).clamp_min(0.0) / 2
+    allowed = torch.where(largest >= epsilon, torch.sin(spare).clamp_min(_TIGHT_ANGLE), _TIGHT_ANGLE)
+    of_tuned = undecided & (tuned.angles[:, :k] > allowed)
+    resembled = torch.zeros_like(cosines, dtype=torch.bool).scatter(-2, nearest.unsqueeze(-2), True)
+    matters = torch.where((largest >= epsilon).unsqueeze(-2), resembled, cosines > _PART * epsilon)
+    too_far = base.angles.unsqueeze(-1) > allowed.unsqueeze(-2)
+    of_base = (undecided.unsqueeze(-2) & matters & too_far).any(-1)
+    return _with_neighbours(of_base, base.angles), _with_neighbours(of_tuned, tuned.angles[:, :k])
+
+
+def _with_neighbours(wanted: Tensor, angles: Tensor) -> Tensor:
+    """Also the vectors before the last wanted one that are known badly: they limit what can be said of it."""
+    before = wanted.flip(-1).cummax(-1).values.flip(-1)
+    return wanted | (before & (angles > _LOOSE_ANGLE))
+
+
 def _judged_by_overlap(base: Triplets, tuned: Triplets, k: int, epsilon: float, update: Update) -> Detection:
     intervals = overlap_intervals(base, tuned, k)
     return Detection(
@@ -174,18 +206,18 @@ def _judged_by_overlap(base: Triplets, tuned: Triplets, k: int, epsilon: float, 
 
 
 def _tuned_space(stack: Stack, base: KrylovSpace, shown: int, update: Update) -> KrylovSpace:
-    """A start for the tuned matrix: the base's space and the leading directions of the update.
+    """A start for the tuned matrix: the base's leading vectors and the leading directions of the update.
 
     Off these directions the tuned matrix is the base off its own leading vectors, plus what the update has
     beyond them. Where that is not known to be nothing, a random chain looks for it: the start space might be
     invariant, with no residual to say that a large direction is missing.
     """
+    base = base.compressed(shown + BLOCK)
     if stack.left is not None and stack.right is not None:
         tuned = base.plus_lowrank(stack.left, stack.right)
         complete = stack.left.shape[-1] <= update.left.shape[-2]
     else:
         assert stack.tuned is not None
-        base = base.compressed(shown)
         tuned = KrylovSpace.from_bases(Dense(stack.tuned), base.left, base.right, 4 * BLOCK * STRIDE)
         complete = False
     tuned.grow_left(update.left)

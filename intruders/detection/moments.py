@@ -26,6 +26,11 @@ def bound_by_moments(
     """
     k = undecided.shape[-1]
     _, m, n = operator.shape
+    # Where a computed base vector is already as near, nothing that is known of the others can help.
+    nothing = torch.zeros(undecided.shape, dtype=torch.float64, device=undecided.device)
+    undecided = undecided & (moment_intervals(base, tuned, k, nothing).upper < below)
+    if not bool(undecided.any()):
+        return moment_intervals(base, tuned, k, torch.ones_like(nothing)), floor
     left, right, remainders, _ = deflated(base, tuned, k)
     size = int(undecided.sum(-1).max())
     chosen = undecided.int().argsort(dim=-1, descending=True, stable=True)[:, :size]  # (batch, size)

@@ -10,6 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .products import times_transpose
+
+# Rows of W for each of its columns that are enough: what all of them would add to the floor is not worth their product.
+_ROWS_PER_COLUMN = 1.5
+# The Gram matrix is taken in strips of so many rows, up to its diagonal.
+_STRIP = 512
 _TRIES = 3
 # Gaussian probes of E, and the factor on their estimate of its Frobenius norm. The norm is more than that with
 # probability below 1e-6, whatever E is: at most P(chi^2 with 16 degrees of freedom < 1).
@@ -21,11 +27,18 @@ _CHUNK_ROWS = 1024
 def smallest_eigenvalue_floor(matrix: Tensor, guess: float) -> float:
     """A number below every eigenvalue of ``W^T W``, for one ``(m, n)`` matrix with m > n; 0 where none was proved.
 
-    ``guess`` is an estimate of the smallest eigenvalue, from above. Costs one Gram matrix in the matrix's own
-    precision, a Cholesky factorization a try, and two double-precision products with ``_PROBES`` vectors, which measure
-    what rounding did: E above holds the errors of the Gram matrix and of the factorization.
+    ``guess`` is an estimate of the smallest eigenvalue, from above. The floor is that of some of the rows, evenly
+    chosen: ``W^T W`` is theirs and what the others add, which is not negative. Costs one half of a Gram matrix in the
+    matrix's own precision, a Cholesky factorization a try, and two double-precision products with ``_PROBES`` vectors,
+    which measure what rounding did: E above holds the errors of the Gram matrix and of the factorization.
     """
-    gram = matrix.mT @ matrix
+    m, n = matrix.shape
+    kept = min(m, round(_ROWS_PER_COLUMN * n))
+    if kept < m:
+        matrix = matrix[torch.linspace(0, m - 1, kept, device=matrix.device).round().long()]
+        # As the smallest eigenvalue of a Gaussian matrix shrinks with its rows (Marchenko and Pastur 1967).
+        guess *= ((kept**0.5 - n**0.5) / (m**0.5 - n**0.5)) ** 2
+    gram = _lower_gram(matrix)
     diagonal = gram.diagonal()
     shift = 0.0
     for attempt in range(_TRIES):
@@ -37,6 +50,17 @@ def smallest_eigenvalue_floor(matrix: Tensor, guess: float) -> float:
             floor: float = target - _SAFETY * _error_norm(matrix, factor, target)
             return max(0.0, floor)
     return 0.0
+
+
+def _lower_gram(matrix: Tensor) -> Tensor:
+    """The lower triangle of ``W^T W`` and some of the upper one, which the factorization does not read."""
+    n = matrix.shape[1]
+    columns = matrix.mT.contiguous()
+    gram = matrix.new_zeros(n, n)
+    for first in range(0, n, _STRIP):
+        last = min(first + _STRIP, n)
+        gram[first:last, :last] = times_transpose(columns[first:last], columns[:last])
+    return gram
 
 
 def _error_norm(matrix: Tensor, factor: Tensor, shift: float) -> float:

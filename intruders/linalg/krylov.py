@@ -23,6 +23,8 @@ from .svd import CLUSTER_TOLERANCE, cluster_ids
 BLOCK = 4
 # Steps between two Rayleigh-Ritz decompositions, whose cost is that of several thin products.
 STRIDE = 8
+# Share of a gap that the residual of the vector below it may take before that vector is computed better too.
+_LIMITING = 0.25
 # A gap that an unconverged neighbour may have closed.
 _NO_GAP = 1e-300
 
@@ -194,67 +196,119 @@ def _small_svd(core: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, eps: float) -> Tensor:
-    """Bounds on the sines of the angles of Ritz vectors to the true ones: residual over gap (Davis and Kahan
-    1970).
+    """Bounds on the sines of the angles of left Ritz vectors to the true ones.
 
-    The gap is that to the nearest other Ritz value, or to ``floor``, the first one left out. A smaller,
-    second-order bound holds between vectors of one Ritz step, but only where no true value hides between two
-    Ritz values, and a space that has not converged can hide some. Values of one cluster are no gap: the
-    angle is then that to the cluster's space.
+    The smaller of two. The first is residual over gap (Davis and Kahan 1970). The second tells near neighbours, which
+    the Ritz vectors hold themselves, from the rest of the spectrum, which lies farther off. The leading b Ritz triplets
+    and what is orthogonal to them split the symmetric matrix of W and W^T into ``[[diag(s), E^T], [E, M]]``, with R the
+    norm of their residuals: ``||E||^2 <= R^2 / 2``. With g the distance of s_j to the spectrum of M, an eigenvector's
+    part in the leading b is one of ``diag(s) + P``, ``0 <= P <= h = R^2 / 2g`` (Schur complement), and rounding. So it
+    turns among them by at most ``a = h / d``, d being the distance of s_j to the other values there, less h; and out
+    of them by ``(r_j + R a) / g``. The least over b counts.
+
+    The gap below is that to the next Ritz value, or to ``floor``, the first one left out, less its residual: Ritz
+    values lie below the true ones until they have converged. Values of one cluster are no gap: the angle is then that
+    to the cluster's space.
     """
     # The last value has nothing below it but the floor, of which nothing is known but that it is a lower bound.
     below = torch.cat([values[..., 1:], floor.unsqueeze(-1)], dim=-1)
     unsure = torch.cat([residuals[..., 1:], residuals[..., -1:]], dim=-1)
     steps = values - below
     apart = steps > CLUSTER_TOLERANCE * values[..., :1]
-    # Ritz values lie below the true ones until they have converged: the gap to the next is smaller by its residual.
     down = torch.where(apart, (steps - unsure).clamp_min(_NO_GAP), torch.inf)
     first = torch.full_like(steps[..., :1], torch.inf)
     above = torch.cat([first, torch.where(apart, steps, torch.inf)[..., :-1]], dim=-1)
     ids = cluster_ids(values)
-    gap = torch.full_like(steps, torch.inf).scatter_reduce(-1, ids, torch.minimum(down, above), "amin")
-    gap = gap.gather(-1, ids)
+    nearest = torch.full_like(steps, torch.inf).scatter_reduce(-1, ids, torch.minimum(down, above), "amin")
+    nearest = nearest.gather(-1, ids)
     rounding = 4 * eps * values[..., :1]
+    residuals = residuals + rounding
     # An infinite gap is an unknown one: the cluster reaches from the first value down to the floor.
-    return torch.where(gap.isinf(), 1.0, (residuals + rounding) / gap).clamp_max(1.0)
+    direct = torch.where(nearest.isinf(), 1.0, residuals / nearest)
+
+    # Entries are (*batch, b, j) from here on: of vector j with the split below b.
+    block = residuals.square().cumsum(-1).sqrt().unsqueeze(-1)  # R
+    gap = values.unsqueeze(-2) - (below + unsure).unsqueeze(-1)  # g
+    gap = gap.clamp_min(_NO_GAP)
+    turned = block.square() / (2 * gap) + rounding.unsqueeze(-1)  # h
+    inner = _distances_within(values, steps, apart, ids).unsqueeze(-2)
+    within = (inner - turned).clamp_min(_NO_GAP)
+    turn = turned / within
+    bound = turn + (residuals.unsqueeze(-2) + block * turn) / gap
+    kept = torch.ones_like(bound, dtype=torch.bool).tril() & (gap > _NO_GAP)
+    split = torch.where(kept, bound, 1.0).amin(-2)
+    return torch.minimum(direct, split).clamp_max(1.0)
+
+
+def _distances_within(values: Tensor, steps: Tensor, apart: Tensor, ids: Tensor) -> Tensor:
+    """Distance ``(*batch, k)`` of each value's cluster to the nearest value outside it, among the leading k."""
+    last = torch.full_like(steps[..., :1], torch.inf)
+    down = torch.cat([torch.where(apart, steps, torch.inf)[..., :-1], last], dim=-1)
+    up = torch.cat([last, torch.where(apart, steps, torch.inf)[..., :-1]], dim=-1)
+    nearest = torch.full_like(steps, torch.inf).scatter_reduce(-1, ids, torch.minimum(down, up), "amin")
+    return nearest.gather(-1, ids)
 
 
 def converge(
     space: KrylovSpace, count: int, tracked: int, tolerance: float, max_rounds: int, width: int = BLOCK
 ) -> Triplets:
-    """Grows ``space`` in place until the ``count`` leading left vectors are within ``tolerance`` of the true
-    ones.
+    """Grows ``space`` in place until the ``count`` leading left vectors are within ``tolerance`` of the true ones.
 
     ``tolerance`` is a sine. Returns ``tracked >= count`` triplets; which of them have converged is in their
-    ``angles``. Every round adds up to ``width`` residual rows and goes ``STRIDE`` steps on from them.
-    ``max_rounds`` bounds the work for spectra without gaps, where the caller takes another way.
+    ``angles``. ``max_rounds`` bounds the work for spectra without gaps, where the caller takes another way.
+    """
+    for _ in range(max_rounds):
+        triplets, _, _ = space.ritz(tracked)
+        if not refine(space, tracked, triplets.angles[..., :count] > tolerance, width):
+            break
+    return space.ritz(tracked)[0]
+
+
+def refine(
+    space: KrylovSpace, tracked: int, wanted: Tensor, width: int = BLOCK, stride: int = STRIDE
+) -> bool:
+    """Grows ``space`` in place from the residuals of the ``wanted`` ``(batch, c)`` of its leading vectors, once.
+
+    Adds up to ``width`` residual rows, and goes ``stride`` steps on from them. Gives whether it has grown: not where
+    nothing is wanted that more steps could better, and not beyond the size of the matrix.
     """
     triplets, left_residual, right_residual = space.ritz(tracked)
-    capacity = min(space.operator.shape[-2:])
-    for _ in range(max_rounds):
-        still_open = _held_back(triplets, count, tolerance)  # (batch, count)
-        rows = min(width, int(still_open.sum(-1).max()))
-        used = max(space.left.shape[-2], space.right.shape[-2])
-        if rows == 0 or used + STRIDE * rows > capacity:
-            break
-        chosen = still_open.int().argsort(dim=-1, descending=True, stable=True)[..., :rows]
-        _grow(space, triplets, left_residual, right_residual, chosen)
-        triplets, left_residual, right_residual = space.ritz(tracked)
-    return triplets
+    wanted = _with_limiting_neighbours(wanted, triplets)
+    held_back = wanted & _can_be_bettered(triplets)[..., : wanted.shape[-1]]
+    rows = min(width, int(held_back.sum(-1).max()))
+    used = max(space.left.shape[-2], space.right.shape[-2])
+    if rows == 0 or used + stride * rows > min(space.operator.shape[-2:]):
+        return False
+    chosen = held_back.int().argsort(dim=-1, descending=True, stable=True)[..., :rows]
+    _grow(space, triplets, left_residual, right_residual, chosen, stride)
+    return True
 
 
-def _held_back(triplets: Triplets, count: int, tolerance: float) -> Tensor:
-    """Which of the leading vectors are held back by their residual, rather than by rounding."""
+def _with_limiting_neighbours(wanted: Tensor, triplets: Triplets) -> Tensor:
+    """Also the vector after a wanted one, where its residual is what leaves no gap between the two."""
+    count = min(wanted.shape[-1] + 1, triplets.values.shape[-1])
+    gaps = triplets.values[..., : count - 1] - triplets.values[..., 1:count]
+    limits = triplets.residuals[..., 1:count] > _LIMITING * gaps
+    extended = torch.nn.functional.pad(wanted, (0, count - wanted.shape[-1]))
+    extended[..., 1:] |= extended[..., :-1] & limits
+    return extended
+
+
+def _can_be_bettered(triplets: Triplets) -> Tensor:
+    """Which vectors are held back by their residual, rather than by rounding."""
     noise = 16 * torch.finfo(triplets.values.dtype).eps * triplets.values[..., :1]
-    angles = triplets.angles[..., :count]
-    return (angles > tolerance) & (triplets.residuals[..., :count] > noise)
+    return triplets.residuals > noise
 
 
 def _grow(
-    space: KrylovSpace, triplets: Triplets, left_residual: Tensor, right_residual: Tensor, chosen: Tensor
+    space: KrylovSpace,
+    triplets: Triplets,
+    left_residual: Tensor,
+    right_residual: Tensor,
+    chosen: Tensor,
+    stride: int,
 ) -> None:
-    """Adds the chosen residual rows, then follows each chain for ``STRIDE`` steps: products of what was
-    added last.
+    """Adds the chosen residual rows, then follows each chain for ``stride`` steps: products of what was added last.
 
     A space grown from one side only (Golub-Kahan) has zero residuals on one side, and one chain; a space
     that starts from bases on both sides has two.
@@ -267,7 +321,7 @@ def _grow(
         space.grow_left(_gather_rows(left_residual, chosen))
     if right_open:
         space.grow_right(_gather_rows(right_residual, chosen))
-    for _ in range(STRIDE - 1):
+    for _ in range(stride - 1):
         from_left, from_right = space.left_products[..., -rows:, :], space.right_products[..., -rows:, :]
         if left_open:
             space.grow_right(from_left)
