@@ -74,7 +74,9 @@ def test_scale(folder: Path, tmp_path: Path) -> None:
     document = json.loads((tmp_path / "scale.json").read_text())
     assert document["intruders_at_largest_scale"] == 0
     assert len(document["matrices"]) == 14
-    same = json.loads(run("scale", folder / "base", folder / "tuned", "--json", "-"))
+    kept = tmp_path / "kept"
+    same = json.loads(run("scale", folder / "base", folder / "tuned", "--json", "-", "--cache", kept))
+    assert list(kept.rglob("*.safetensors"))
     assert same["largest_scale"] == pytest.approx(document["largest_scale"], rel=0.02)
 
 
