@@ -7,14 +7,13 @@ DEMO := demo
 
 .PHONY: demo test lint types unit models browser bench bench-quick docs clean
 
-demo: $(VENV)/installed ## fine-tunes a small real model with rank-1 LoRA and shows what that did to its weights
-	$(BIN)/intruders finetune --base smollm2-135m --task word-problems --method lora --rank 1 --alpha 16 \
-		--lr 5e-3 --warmup-steps 10 --steps 100 --seed 0 --out $(DEMO)/adapter
-	$(BIN)/intruders audit smollm2-135m $(DEMO)/adapter --json $(DEMO)/audit.json --html $(DEMO)/report.html
+demo: $(VENV)/installed ## fine-tunes a small real model by LoRA and in full, and shows what each did to its weights
+	$(BIN)/intruders study examples/quickstart.yaml --out $(DEMO)
+	$(BIN)/intruders report $(DEMO) --out $(DEMO)/report.html
 	@echo
-	@echo "the report:  $(CURDIR)/$(DEMO)/report.html"
-	@echo "the numbers: $(CURDIR)/$(DEMO)/audit.json"
-	@echo "the adapter: $(CURDIR)/$(DEMO)/adapter"
+	@echo "the report: $(CURDIR)/$(DEMO)/report.html"
+	@echo "the tables: $(CURDIR)/$(DEMO)/*.parquet"
+	@echo "the models: $(CURDIR)/$(DEMO)/runs"
 
 test: lint types unit models browser ## lint, types, the test suite, and the checks on real models
 
