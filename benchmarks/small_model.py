@@ -48,7 +48,7 @@ class RandomAdapter:
         )
 
 
-RANDOM_ADAPTERS = (RandomAdapter("weak adapter", 0.02, 0.2), RandomAdapter("strong adapter", 0.05, 0.8))
+RANDOM_ADAPTERS = (RandomAdapter("weak adapter", 0.01, 0.07), RandomAdapter("strong adapter", 0.05, 0.8))
 
 
 def small_model_rows(folder: Path | None, layers: int | None) -> Iterator[Row]:
