@@ -74,7 +74,10 @@ def page_table(title: str, frame: pd.DataFrame, most: int = MOST_ROWS) -> PageTa
     kept = frame.drop(columns=same)
     numeric = [_is_numeric(kept[column]) for column in kept]
     rows = [
-        [_cell(value, is_number) for value, is_number in zip(row, numeric, strict=True)]
+        [
+            _cell(value, is_number, "scale" in str(column))
+            for column, value, is_number in zip(kept, row, numeric, strict=True)
+        ]
         for row in kept.head(most).itertuples(index=False)
     ]
     throughout = ", ".join(f"{_heading(column)} {frame[column].iloc[0]}" for column in same)
@@ -141,11 +144,14 @@ def _is_numeric(column: pd.Series[Any]) -> bool:
     return len(known) > 0 and all(types.is_number(value) and not isinstance(value, bool) for value in known)
 
 
-def _cell(value: Any, is_number: bool) -> Cell:
+def _cell(value: Any, is_number: bool, is_scale: bool) -> Cell:
+    """An infinite critical scale is one that was not found; an infinite end of an interval says that there is none."""
     if isinstance(value, list | tuple | set | np.ndarray):
         return Cell(", ".join(str(item) for item in value))
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return Cell("-", is_number=is_number)
+    if is_number and math.isinf(value) and not is_scale:
+        return Cell("-", is_number=True)
     if is_number:
         text = f"{int(value):,}" if float(value).is_integer() and abs(value) < 1e9 else number(float(value))
         return Cell("none found" if math.isinf(value) else text, float(value), True)

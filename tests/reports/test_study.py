@@ -226,16 +226,18 @@ def test_tables_say_numbers_as_people_read_them() -> None:
             "setting": ["x", "<b>", "z"],
             "per_100": [0.123456, math.nan, math.inf],
             "rank": [8, 16, 4096],
+            "critical_scale": [0.5, math.inf, 1.0],
+            "high": [math.inf, 2.5, 1.0],
             "shown": [True, False, None],
         }
     )
     shown = page_table("T", frame, most=2)
-    assert shown.headings == ["setting", "per 100", "rank", "shown"]
+    assert shown.headings == ["setting", "per 100", "rank", "critical scale", "high", "shown"]
     assert shown.throughout == "base b"
-    assert shown.numeric == [False, True, True, False]
+    assert shown.numeric == [False, True, True, True, True, False]
     assert [[cell.text for cell in row] for row in shown.rows] == [
-        ["x", "0.123", "8", "yes"],
-        ["<b>", "-", "16", "no"],
+        ["x", "0.123", "8", "0.5", "-", "yes"],
+        ["<b>", "-", "16", "none found", "2.5", "no"],
     ]
     assert [row[1].sort_key for row in shown.rows] == ["0.123456", ""]
     assert shown.is_cut

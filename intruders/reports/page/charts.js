@@ -31,7 +31,7 @@ function seriesTraces(chart, series) {
       ]
     : [];
   traces.push({
-    x: series.x, y: series.y, name: plain(cut(series.name, isNarrow() ? 34 : 44)), showlegend: series.inLegend, opacity: series.faint ? 0.4 : 1,
+    x: series.x, y: series.y, cliponaxis: series.look === "line", name: plain(cut(series.name, isNarrow() ? 34 : 44)), showlegend: series.inLegend, opacity: series.faint ? 0.4 : 1,
     mode: { line: "lines", points: "markers", both: "lines+markers" }[series.look],
     line: { color: shade, width: series.faint ? 1 : 2, dash: DASHES[mark] },
     marker: { color: shade, symbol: SYMBOLS[mark], size: series.faint ? 6 : 9 },
