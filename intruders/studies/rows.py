@@ -18,7 +18,7 @@ from ..training.run_folder import RunFolder
 from .expand import ADAPTER_SETTINGS, Run
 from .record import RunRecord, description
 from .results import SETTINGS
-from .stages import MODEL
+from .study_folder import MODEL
 
 Rows = dict[str, list[dict[str, Any]]]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from .base_losses import LossSettings
 from .expand import Run
+from .study_folder import MODEL
 
-MODEL = "model"
 Callbacks = Callable[[], Sequence[Any]]  # makes those of transformers' Trainer, new ones for every training
 
 

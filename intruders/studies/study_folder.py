@@ -24,6 +24,8 @@ from .config import Study
 from .expand import Run
 from .results import SCHEMA
 
+MODEL = "model"  # the folder of a run's fine-tuning
+
 
 @dataclass(frozen=True)
 class StudyFolder:

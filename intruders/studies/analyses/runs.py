@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pandas as pd
 
+from ...training.config import FinetuneConfig
 from ..results import SETTINGS
 
 # What does not change the weights that come out, and what repeats a run rather than changing it.
@@ -16,6 +17,7 @@ _NO_SETTING = {
     "out", "seed", "data_seed", "base", "task", "audit_steps", "stop_above", "eval_steps", "save_steps",
     "logging_steps", "report_to", "max_eval_samples", "gradient_checkpointing",
 }  # fmt: skip
+_DEFAULTS = {setting.name: setting.default for setting in fields(FinetuneConfig)}
 COMPARED = [setting for setting in SETTINGS if setting not in _NO_SETTING]
 # Settings that a full fine-tuning carries along without using them.
 _OF_ADAPTERS = {"rank", "alpha", "dropout", "target_modules", "init_a", "loraplus_lr_ratio"}
@@ -39,7 +41,7 @@ def finished(runs: pd.DataFrame, kind: str = "finetune") -> pd.DataFrame:
     ``described`` (the same in words), ``alpha_value``, and ``per_100`` intruders per 100 vectors."""
     kept = runs[(runs["status"] == "finished") & (runs["kind"] == kind)].copy()
     kept["setting"] = [setting_of(row) for row in _rows(kept)]
-    kept["described"] = [label_of(row) for row in _rows(kept)]
+    kept["described"] = _labels(_rows(kept))
     kept["alpha_value"] = [alpha_value(row.get("alpha"), row.get("rank")) for row in _rows(kept)]
     kept["per_100"] = (
         100 * numbers(kept, "intruders") / numbers(kept, "vectors").where(lambda count: count > 0)
@@ -126,6 +128,33 @@ def label_of(row: dict[str, object]) -> str:
     if not _is_missing(row.get("lr")):
         parts.append(f"lr={float(str(row['lr'])):g}")
     return " ".join(parts)
+
+
+def _labels(rows: Sequence[dict[str, object]]) -> list[str]:
+    """A label for each run, with what else tells two settings of one label apart on the same base and task.
+
+    Values that are the defaults of fine-tuning are not said.
+    """
+    alike: dict[tuple[str, ...], list[dict[str, object]]] = {}
+    for row in rows:
+        alike.setdefault(_known_by(row), []).append(row)
+    labels = []
+    for row in rows:
+        others = alike[_known_by(row)]
+        unused = _OF_ADAPTERS if row.get("method") == "full" else set()
+        telling = [
+            f"{name}={_short(row.get(name))}"
+            for name in COMPARED
+            if name not in unused
+            and len({str(_plain(other.get(name))) for other in others}) > 1
+            and _plain(row.get(name)) != _plain(_DEFAULTS.get(name))
+        ]
+        labels.append(" ".join([label_of(row), *telling]))
+    return labels
+
+
+def _known_by(row: dict[str, object]) -> tuple[str, ...]:
+    return _text(row.get("base")), _text(row.get("task")), label_of(row)
 
 
 def alpha_value(alpha: object, rank: object) -> float:
