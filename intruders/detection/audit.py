@@ -115,14 +115,17 @@ def audit_pairing(
     results: dict[str, Matrix] = {}
     intruders = 0
 
-    def judge(group: Group) -> tuple[Group, Detection]:
-        return group, judge_group(group, k, epsilon, exact, store)
+    def judge(group: Group) -> list[Matrix]:
+        # Records alone: whoever held the group would keep its weights in memory while the next one is judged.
+        found = judge_group(group, k, epsilon, exact, store)
+        return [
+            _record(matrix, found, index, group.scales[index]) for index, matrix in enumerate(group.pairs)
+        ]
 
     groups = prefetched(load_groups(pairing.pairs, place, skip_non_finite, skipped))
-    for group, found in run_side_by_side(groups, judge, is_small_group, workers):
-        for index, matrix in enumerate(group.pairs):
-            results[matrix.name] = _record(matrix, found, index, group.scales[index])
-            intruders += results[matrix.name].intruders
+    for records in run_side_by_side(groups, judge, is_small_group, workers):
+        results |= {record.name: record for record in records}
+        intruders += sum(record.intruders for record in records)
         if progress is not None:
             done = len(results) + len(skipped) - len(pairing.skipped)
             progress(done, len(pairing.pairs), intruders)

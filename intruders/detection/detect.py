@@ -33,6 +33,8 @@ from .update import Update, measure_update
 DENSE_BELOW = 256
 # Angle (as a sine) to which vectors are computed at most before the moment certificate is tried.
 _TIGHT_ANGLE = 0.02
+# The same for cosines near epsilon, which an error decides: far less than what the dense decomposition costs.
+_TIGHTEST_ANGLE = 0.001
 # Neighbours of a vector that is wanted are computed to this.
 _LOOSE_ANGLE = 0.2
 # Base vectors whose cosine with a possible intruder is below this share of epsilon cannot make a difference to it.
@@ -169,19 +171,20 @@ def _detect_by_certificates(
 def _held_back(base: Triplets, tuned: Triplets, undecided: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Which base ``(batch, d)`` and tuned vectors ``(batch, k)`` are not known well enough to decide the undecided.
 
-    A vector that resembles a base vector needs both only as well as its cosine is clear of epsilon. Any other may be an
-    intruder, and is wanted closely, with the base vectors that hold a part of it that counts: the moment certificate
-    bounds what these leave.
+    A vector needs its nearest base vector and itself as well as their cosine is clear of epsilon. One that resembles
+    none may be an intruder, and is wanted closely in any case, with the base vectors that hold a part of it that
+    counts: the moment certificate bounds what these leave.
     """
     k = undecided.shape[-1]
     cosines = (base.left @ tuned.left[:, :k].mT).abs().double().clamp_max(1.0)  # (batch, d, k)
     largest, nearest = cosines.max(-2)
-    spare = (math.acos(epsilon) - torch.acos(largest)).clamp_min(0.0) / 2
-    allowed = torch.where(largest >= epsilon, torch.sin(spare).clamp_min(_TIGHT_ANGLE), _TIGHT_ANGLE)
+    resembles = largest >= epsilon
+    spare = torch.sin((math.acos(epsilon) - torch.acos(largest)).abs() / 2).clamp_min(_TIGHTEST_ANGLE)
+    allowed = torch.where(resembles, spare, spare.clamp_max(_TIGHT_ANGLE))
     of_tuned = undecided & (tuned.angles[:, :k] > allowed)
-    resembled = torch.zeros_like(cosines, dtype=torch.bool).scatter(-2, nearest.unsqueeze(-2), True)
-    matters = torch.where((largest >= epsilon).unsqueeze(-2), resembled, cosines > _PART * epsilon)
-    too_far = base.angles.unsqueeze(-1) > allowed.unsqueeze(-2)
+    is_nearest = torch.zeros_like(cosines, dtype=torch.bool).scatter(-2, nearest.unsqueeze(-2), True)
+    matters = is_nearest | (~resembles.unsqueeze(-2) & (cosines > _PART * epsilon))
+    too_far = base.angles.unsqueeze(-1) > torch.where(is_nearest, allowed.unsqueeze(-2), _TIGHT_ANGLE)
     of_base = (undecided.unsqueeze(-2) & matters & too_far).any(-1)
     return _with_neighbours(of_base, base.angles), _with_neighbours(of_tuned, tuned.angles[:, :k])
 

@@ -53,6 +53,7 @@ def load_groups(
             left_out.append(Skipped(matrix.name, f"empty: shape {matrix.shape}"))
             continue
         wide = _widened(loaded, device)
+        del loaded  # what the file holds is not kept in memory beside what is computed with
         side = _non_finite_side(wide)
         if side is not None:
             if not skip_non_finite:
@@ -119,9 +120,14 @@ def _scale(loaded: LoadedPair) -> float:
 
     1 for weights of common size.
     """
-    largest = float(loaded.base.abs().amax())
+    largest = _largest_magnitude(loaded.base)
     if loaded.tuned is not None:
-        largest = max(largest, float(loaded.tuned.abs().amax()))
+        largest = max(largest, _largest_magnitude(loaded.tuned))
     if largest == 0 or 2.0**-20 <= largest <= 2.0**20:
         return 1.0
     return float(2.0 ** torch.frexp(torch.tensor(largest, dtype=torch.float64)).exponent.item())
+
+
+def _largest_magnitude(tensor: Tensor) -> float:
+    # Without the temporary copy that ``abs`` would make.
+    return max(float(end.abs()) for end in torch.aminmax(tensor))

@@ -23,26 +23,26 @@ def prefetched(items: Iterable[Item], ahead: int = 1) -> Iterator[Item]:
 
     An exception of the source is raised here, in its place. Leaving the loop early stops the other thread.
     """
-    ready: queue.Queue[tuple[str, Item | BaseException | None]] = queue.Queue(maxsize=ahead)
+    ready: queue.Queue[tuple[str, Item | BaseException | None]] = queue.Queue()
+    # Taken before an item is made, not once it is there: nothing waits in memory beyond what was asked for.
+    room = threading.Semaphore(ahead)
     stopped = threading.Event()
 
-    def offer(kind: str, value: Item | BaseException | None) -> bool:
+    def wait_for_room() -> bool:
         while not stopped.is_set():
-            try:
-                ready.put((kind, value), timeout=0.1)
+            if room.acquire(timeout=0.1):
                 return True
-            except queue.Full:
-                continue
         return False
 
     def produce() -> None:
         try:
-            for item in items:
-                if not offer("item", item):
-                    return
-            offer("end", None)
+            source = iter(items)
+            while wait_for_room():
+                ready.put(("item", next(source)))
+        except StopIteration:
+            ready.put(("end", None))
         except BaseException as error:
-            offer("error", error)
+            ready.put(("error", error))
 
     reader = threading.Thread(target=produce, daemon=True, name="reader")
     reader.start()
@@ -53,6 +53,7 @@ def prefetched(items: Iterable[Item], ahead: int = 1) -> Iterator[Item]:
                 return
             if kind == "error" and isinstance(value, BaseException):
                 raise value
+            room.release()
             yield value  # type: ignore[misc]
     finally:
         stopped.set()
