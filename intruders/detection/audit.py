@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -122,13 +123,13 @@ def audit_pairing(
             _record(matrix, found, index, group.scales[index]) for index, matrix in enumerate(group.pairs)
         ]
 
-    groups = prefetched(load_groups(pairing.pairs, place, skip_non_finite, skipped))
-    for records in run_side_by_side(groups, judge, is_small_group, workers):
-        results |= {record.name: record for record in records}
-        intruders += sum(record.intruders for record in records)
-        if progress is not None:
-            done = len(results) + len(skipped) - len(pairing.skipped)
-            progress(done, len(pairing.pairs), intruders)
+    with closing(prefetched(load_groups(pairing.pairs, place, skip_non_finite, skipped))) as groups:
+        for records in run_side_by_side(groups, judge, is_small_group, workers):
+            results |= {record.name: record for record in records}
+            intruders += sum(record.intruders for record in records)
+            if progress is not None:
+                done = len(results) + len(skipped) - len(pairing.skipped)
+                progress(done, len(pairing.pairs), intruders)
     return Audit(
         base_source=pairing.base_source,
         tuned_source=pairing.tuned_source,

@@ -12,9 +12,9 @@ from ..checkpoints.pairing import LoadedPair, MatrixPair, Skipped
 from ..errors import NonFiniteError
 from .stack import Stack
 
-# Equal-shaped matrices are judged together up to this many bytes, so that the calls do not dominate small ones. Larger
-# stacks leave the processor's cache between two products, which costs more than the calls.
-STACK_BYTES = 2 * 2**20
+# Equal-shaped matrices are judged together up to this many bytes, so that the calls do not dominate small ones. In a
+# larger stack all wait longer for the one that converges last.
+STACK_BYTES = 12 * 2**20
 # Stacks up to this size are judged by several threads at once; larger matrices keep all cores busy one by one.
 SHARED_BYTES = 24 * 2**20
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -164,14 +165,14 @@ def critical_scales(
 
     def each(stage: str, do: Callable[[Group], Result]) -> Iterator[Result]:
         done = 0
-        groups = prefetched(load_groups(pairing.pairs, place, False, []))
-        for size, result in run_side_by_side(
-            groups, lambda group: (len(group.pairs), do(group)), is_small_group, workers
-        ):
-            yield result
-            done += size
-            if progress is not None:
-                progress(stage, done, len(pairing.pairs))
+        with closing(prefetched(load_groups(pairing.pairs, place, False, []))) as groups:
+            for size, result in run_side_by_side(
+                groups, lambda group: (len(group.pairs), do(group)), is_small_group, workers
+            ):
+                yield result
+                done += size
+                if progress is not None:
+                    progress(stage, done, len(pairing.pairs))
 
     found: dict[str, MatrixScale] = {}
     projections: list[Projection] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -18,10 +18,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def prefetched(items: Iterable[Item], ahead: int = 1) -> Iterator[Item]:
+def prefetched(items: Iterable[Item], ahead: int = 1) -> Generator[Item, None, None]:
     """The same items in the same order, made in another thread up to ``ahead`` before they are asked for.
 
-    An exception of the source is raised here, in its place. Leaving the loop early stops the other thread.
+    An exception of the source is raised here, in its place. The other thread stops when the generator is closed: where
+    a loop over it may be interrupted, close it (``contextlib.closing``), for a traceback keeps it alive.
     """
     ready: queue.Queue[tuple[str, Item | BaseException | None]] = queue.Queue()
     # Taken before an item is made, not once it is there: nothing waits in memory beyond what was asked for.

@@ -28,7 +28,8 @@ from .base_losses import SAMPLE_SEED, base_losses, losses_of
 from .expand import Run
 from .interventions import intervention_rows
 from .mechanism import random_rank_one
-from .stages import MODEL, Callbacks, losses_wanted
+from .stages import Callbacks, losses_wanted
+from .study_folder import MODEL
 
 
 def do(stage: str, run: Run, folder: Path, bases: Path, callbacks: Callbacks) -> None:
