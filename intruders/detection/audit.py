@@ -47,9 +47,8 @@ def audit(
     (Shuttleworth et al. 2024).
 
     Args:
-      base: the model before fine-tuning: a path, hub id, alias, module or state dict. None where ``tuned``
-      is an adapter
-        that names its base.
+      base: the model before fine-tuning: a path, hub id, alias, module or state dict. None where ``tuned`` is an
+        adapter that names its base.
       tuned: the model after it, or its adapter. A PeftModel may be given alone, as ``base``.
       k: leading vectors examined in each matrix; fewer in a matrix that has fewer.
       epsilon: cosine below which a vector resembles no base vector, in (0, 1].
