@@ -35,9 +35,11 @@ def test_reference_peft_and_engine_agree_and_passes_are_counted(rows: list[Row])
     assert [row.intruders > 0 for row in rows] == [False, True] * 2
     for row in rows:
         assert row.reference is not None
-        assert row.peft is not None
-        assert min(row.reference, row.peft, row.cold.seconds, row.cached.seconds) > 0
+        assert min(row.reference, row.cold.seconds, row.cached.seconds) > 0
         assert row.cached.passes < row.cold.passes <= row.cold.rows
+    # PEFT's function is run on the first shape alone: its time would be most of the suite's.
+    assert all(row.peft is not None and row.peft > 0 for row in rows[:2])
+    assert all(row.peft is None for row in rows[2:])
 
 
 def test_counting_changes_nothing_and_is_undone() -> None:
