@@ -55,8 +55,8 @@ class KeepRecord(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self._count()
         self.run.write_log(state.log_history)
-        if control.should_training_stop and state.global_step < state.max_steps:
-            return  # stopped for its score or its intruders: resumed from here, it would train on
+        if control.should_training_stop:
+            return  # resumed from here, Trainer would take another step, also where max_steps is reached
         trained = (p for p in model.parameters() if p.requires_grad)
         if all(bool(torch.isfinite(p).all()) for p in trained):
             self.run.mark_complete(state.global_step, self.seconds)
