@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -16,7 +15,7 @@ from .cache import BaseCache, CacheError, DiskCache, content_key
 from .detect import Detection, detect
 from .groups import Group, is_small_group, load_groups
 from .known import KnownBase
-from .schedule import prefetched, run_side_by_side
+from .schedule import run_side_by_side
 from .settings import check_epsilon, check_k, check_workers, choose_device
 from .table import Audit, Matrix, UpdateSize, Vector
 
@@ -122,13 +121,13 @@ def audit_pairing(
             _record(matrix, found, index, group.scales[index]) for index, matrix in enumerate(group.pairs)
         ]
 
-    with closing(prefetched(load_groups(pairing.pairs, place, skip_non_finite, skipped))) as groups:
-        for records in run_side_by_side(groups, judge, is_small_group, workers):
-            results |= {record.name: record for record in records}
-            intruders += sum(record.intruders for record in records)
-            if progress is not None:
-                done = len(results) + len(skipped) - len(pairing.skipped)
-                progress(done, len(pairing.pairs), intruders)
+    groups = load_groups(pairing.pairs, place, skip_non_finite, skipped)
+    for records in run_side_by_side(groups, judge, is_small_group, workers):
+        results |= {record.name: record for record in records}
+        intruders += sum(record.intruders for record in records)
+        if progress is not None:
+            done = len(results) + len(skipped) - len(pairing.skipped)
+            progress(done, len(pairing.pairs), intruders)
     return Audit(
         base_source=pairing.base_source,
         tuned_source=pairing.tuned_source,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -95,8 +96,7 @@ def _non_finite_side(loaded: LoadedPair) -> str | None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    # One pass without a temporary; NaN survives both minimum and maximum.
-    return tensor.numel() == 0 or all(bool(end.isfinite()) for end in torch.aminmax(tensor))
+    return tensor.numel() == 0 or math.isfinite(_largest_magnitude(tensor))
 
 
 def _grouped(members: list[tuple[MatrixPair, LoadedPair]]) -> Group:
@@ -129,5 +129,5 @@ def _scale(loaded: LoadedPair) -> float:
 
 
 def _largest_magnitude(tensor: Tensor) -> float:
-    # Without the temporary copy that ``abs`` would make.
+    # One pass without the temporary copy that ``abs`` would make; NaN survives both minimum and maximum.
     return max(float(end.abs()) for end in torch.aminmax(tensor))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -30,7 +29,7 @@ from .groups import Group, is_small_group, load_groups
 from .known import KnownBase
 from .projection import Projection, project
 from .scan import Window, first_window, largest_scale, search_end
-from .schedule import prefetched, run_side_by_side
+from .schedule import run_side_by_side
 from .settings import check_epsilon, check_k, check_workers, choose_device
 from .stack import Stack
 
@@ -165,14 +164,14 @@ def critical_scales(
 
     def each(stage: str, do: Callable[[Group], Result]) -> Iterator[Result]:
         done = 0
-        with closing(prefetched(load_groups(pairing.pairs, place, False, []))) as groups:
-            for size, result in run_side_by_side(
-                groups, lambda group: (len(group.pairs), do(group)), is_small_group, workers
-            ):
-                yield result
-                done += size
-                if progress is not None:
-                    progress(stage, done, len(pairing.pairs))
+        groups = load_groups(pairing.pairs, place, False, [])
+        for size, result in run_side_by_side(
+            groups, lambda group: (len(group.pairs), do(group)), is_small_group, workers
+        ):
+            yield result
+            done += size
+            if progress is not None:
+                progress(stage, done, len(pairing.pairs))
 
     found: dict[str, MatrixScale] = {}
     projections: list[Projection] = []

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import TypeVar
 
 import torch
@@ -21,8 +22,7 @@ Result = TypeVar("Result")
 def prefetched(items: Iterable[Item], ahead: int = 1) -> Generator[Item, None, None]:
     """The same items in the same order, made in another thread up to ``ahead`` before they are asked for.
 
-    An exception of the source is raised here, in its place. The other thread stops when the generator is closed: where
-    a loop over it may be interrupted, close it (``contextlib.closing``), for a traceback keeps it alive.
+    An exception of the source is raised here, in its place. The other thread stops when the generator is closed.
     """
     ready: queue.Queue[tuple[str, Item | BaseException | None]] = queue.Queue()
     # Taken before an item is made, not once it is there: nothing waits in memory beyond what was asked for.
@@ -65,7 +65,7 @@ def prefetched(items: Iterable[Item], ahead: int = 1) -> Generator[Item, None, N
 def run_side_by_side(
     works: Iterable[Item], do: Callable[[Item], Result], is_small: Callable[[Item], bool], workers: int | None
 ) -> Iterator[Result]:
-    """Yields ``do`` of every piece of work, in the order given.
+    """Yields ``do`` of every piece of work, in the order given; the next piece is read meanwhile.
 
     Small pieces go to a pool of ``workers`` threads (as many as torch uses, when None), each with one core: products of
     small matrices gain nothing from more. Others run here, on all cores, once the pool is idle.
@@ -73,9 +73,13 @@ def run_side_by_side(
     threads = torch.get_num_threads()
     workers = threads if workers is None else workers
     running: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    # Closed in any case: the traceback of an interrupt would keep the reader alive.
+    with (
+        closing(prefetched(works)) as read,
+        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         try:
-            for work in works:
+            for work in read:
                 if is_small(work):
                     running.append(pool.submit(do, work))
                     if len(running) >= 2 * workers:
