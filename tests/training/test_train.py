@@ -253,6 +253,20 @@ def test_training_stops_at_the_accuracy_to_match(bert: Path, tmp_path: Path) -> 
     assert record["task"]["labels"] == ["0", "1"]
 
 
+class KillAtTheEnd(TrainerCallback):  # type: ignore[misc]
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_is_killed_after_its_last_step_takes_no_further_one(llama: Path, tmp_path: Path) -> None:
+    whole = finetune(_config(llama, tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(_config(llama, tmp_path / "killed"), [KillAtTheEnd()])
+    killed = finetune(_config(llama, tmp_path / "killed"))
+    assert killed.record["steps"] == whole.record["steps"] == 6
+    _assert_equal(_weights(whole.path), _weights(killed.path))
+
+
 def test_a_matched_run_that_is_killed_at_its_end_stops_at_the_same_step(bert: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.tsv"
     rows.write_text("text\tlabel\n" + "".join(f"{'aaaa' if i % 2 else 'zzzz'}\t{i % 2}\n" for i in range(60)))
@@ -260,10 +274,6 @@ def test_a_matched_run_that_is_killed_at_its_end_stops_at_the_same_step(bert: Pa
         "task": f"{rows}?text=text&label=label", "method": "full", "lr": 3e-3, "steps": 200, "batch_size": 8,
         "match": "accuracy=1.0", "eval_steps": 5, "save_steps": 5, "max_eval_samples": None,
     }  # fmt: skip
-
-    class KillAtTheEnd(TrainerCallback):  # type: ignore[misc]
-        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            raise KeyboardInterrupt
 
     whole = finetune(_config(bert, tmp_path / "whole", **settings))
     with pytest.raises(KeyboardInterrupt):
