@@ -43,6 +43,13 @@ def opened(browser: Any, path: Path, width: int = 1280, height: int = 900, **opt
     assert complaints == []
 
 
+def expect(locator: Any) -> Any:
+    """Playwright's assertions that wait; `page.wait_for_function` needs eval, which the page's policy forbids."""
+    from playwright.sync_api import expect as assertions
+
+    return assertions(locator)
+
+
 def _note_request(complaints: list[str], path: Path, url: str) -> None:
     if not url.startswith((path.as_uri(), "data:", "blob:")):
         complaints.append(f"request: {url}")

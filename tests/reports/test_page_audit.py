@@ -14,7 +14,7 @@ from intruders.detection.table import Audit
 from intruders.reports.html import write_html
 from intruders.reports.summary import by_kind
 
-from .browsing import chromium, click_cell, column, opened, serious_faults, slide, sort_by
+from .browsing import chromium, click_cell, column, expect, opened, serious_faults, slide, sort_by
 
 pytestmark = pytest.mark.browser
 
@@ -139,7 +139,7 @@ def test_a_click_on_the_map_shows_that_matrix(page: Any) -> None:
     kinds = [kind.kind for kind in by_kind(SEVEN_B)]
     for layer, kind in [(3, "v_proj"), (31, "down_proj"), (0, "q_proj")]:
         click_cell(page, layer, kinds.index(kind))
-        page.wait_for_function(f"document.querySelector('#facts dd').textContent.includes('layers.{layer}.')")
+        expect(page.locator("#facts dd").first).to_contain_text(f"layers.{layer}.")
         name = next(m.name for m in SEVEN_B.matrices if f"layers.{layer}." in m.name and kind in m.name)
         assert selected(page) == name
         assert page.locator('#table tr[aria-selected="true"] td').first.inner_text() == name
@@ -217,7 +217,7 @@ def test_colours_follow_the_system_until_told_otherwise(browser: Any, report: Pa
         assert colours(page) == dark
         page.locator("#theme").click()
         page.emulate_media(color_scheme="light")
-        page.wait_for_function("document.documentElement.dataset.theme === 'light'")
+        expect(page.locator("html")).to_have_attribute("data-theme", "light")
         assert colours(page) == light
 
 
@@ -231,10 +231,7 @@ def test_paper_is_light_and_figures_fit_it(browser: Any, report: Path) -> None:
         assert not page.locator("#theme").is_visible()
         page.emulate_media(media="screen")
         page.evaluate("dispatchEvent(new Event('afterprint'))")
-        page.wait_for_function(
-            "(width) => document.querySelector('#layers-plot .main-svg').clientWidth === width",
-            arg=before,
-        )
+        expect(page.locator("#layers-plot .main-svg").first).to_have_js_property("clientWidth", before)
         assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 

@@ -17,7 +17,7 @@ from intruders.studies.analyse import ANALYSES, analyse_all
 from intruders.studies.findings import Finding
 from intruders.studies.results import Results
 
-from .browsing import chromium, opened, serious_faults
+from .browsing import chromium, expect, opened, serious_faults
 from .made_up_study import made_up_study, without
 from .test_page_audit import WINDOWS
 
@@ -50,15 +50,11 @@ def page(browser: Any, report: Path) -> Iterator[Any]:
         yield shown
 
 
-def read_to_the_end(page: Any) -> None:
-    """Scroll down as a reader does, so that every figure comes near the window."""
-    for _ in range(200):
-        before = page.evaluate("scrollY")
-        page.mouse.wheel(0, 700)
-        page.wait_for_timeout(30)
-        if page.evaluate("scrollY") == before and before > 0:
-            break
-    page.wait_for_timeout(200)
+def read_to_the_end(page: Any, inside: str = "main") -> None:
+    """Scroll to one figure after another, each of which is drawn when it comes near the window."""
+    for plot in page.locator(f"{inside} .plot").all():
+        plot.scroll_into_view_if_needed()
+        expect(plot.locator(".main-svg").first).to_be_visible()
 
 
 def cells(page: Any, heading: str) -> list[str]:
@@ -150,8 +146,7 @@ def test_runs_are_filtered(page: Any) -> None:
 def test_the_chosen_matrix_is_shown_for_every_setting(
     page: Any, study: tuple[Results, list[Finding]]
 ) -> None:
-    page.locator("#similarities-0").scroll_into_view_if_needed()
-    page.wait_for_timeout(300)
+    read_to_the_end(page, "#similarities-0")
     name = page.locator("#choose-0 option").nth(2).inner_text()
     page.locator("#choose-0").select_option(label=name)
     rows = page.evaluate(
