@@ -36,6 +36,8 @@ def prefetched(items: Iterable[Item], ahead: int = 1) -> Generator[Item, None, N
         return False
 
     def produce() -> None:
+        # With more, each of its calls would wait for cores that are computing, and spin on them meanwhile.
+        torch.set_num_threads(1)
         try:
             source = iter(items)
             while wait_for_room():

@@ -50,7 +50,7 @@ class UpdateSize:
     frobenius: float
     spectral: float
     effective_rank: float  # exp of the entropy of the normalized singular values (Roy and Vetterli 2007)
-    effective_rank_error: float  # standard error of a stochastic estimate; 0 where it is exact
+    effective_rank_error: float  # of a stochastic estimate; 0 where it is exact
     stable_rank: float  # squared Frobenius norm over squared spectral norm
 
 

@@ -11,11 +11,14 @@ from ..linalg.krylov import BLOCK, KrylovSpace, converge
 from ..linalg.lowrank import lowrank_svd
 from ..linalg.operators import Dense
 from ..linalg.spectrum import effective_rank, estimate_effective_rank, stable_rank
-from ..linalg.svd import dense_svd
+from ..linalg.svd import dense_svd, gram_svd
 from .stack import Stack
 
 # Below this smaller side all singular values of a dense update are computed, rather than their entropy estimated.
 _DENSE_BELOW = 256
+# Block steps into a dense update. The quadrature of its effective rank is then right to a few per cent at worst, on
+# updates of real fine-tuning, where 12 steps are off by up to a fifth.
+_STEPS = 20
 _MAX_ROUNDS = 8
 
 
@@ -51,8 +54,8 @@ def measure_update(stack: Stack, k: int, exact: bool = False) -> Update:
         assert stack.tuned is not None
         difference = stack.tuned - stack.base
         if not exact and min(difference.shape[-2:]) >= _DENSE_BELOW:
-            return _measure_dense_update(Dense(difference), k)
-        svd = dense_svd(difference)
+            return _measure_dense_update(difference, k)
+        svd = dense_svd(difference) if exact else gram_svd(difference)
         values, left, right = svd.values, svd.left[:, :k], svd.right[:, :k]
     dtype = stack.base.dtype
     return Update(
@@ -65,12 +68,16 @@ def measure_update(stack: Stack, k: int, exact: bool = False) -> Update:
     )
 
 
-def _measure_dense_update(difference: Dense, k: int) -> Update:
+def _measure_dense_update(difference: Tensor, k: int) -> Update:
     # Row norms first: a copy of the whole matrix in double precision would be the peak of the audit's memory.
-    frobenius = torch.linalg.vector_norm(difference.matrix, dim=-1).double().norm(dim=-1)
-    space = KrylovSpace.from_random_block(difference, BLOCK, 8)
+    frobenius = torch.linalg.vector_norm(difference, dim=-1).double().norm(dim=-1)
+    # The space starts on the right, and random vectors say most of the smaller side.
+    is_wide = difference.shape[-2] < difference.shape[-1]
+    operator = Dense(difference.mT if is_wide else difference)
+    space = KrylovSpace.from_random_block(operator, BLOCK, _STEPS)
+    rank, error = estimate_effective_rank(space, BLOCK, 2 * k, frobenius)
     # The norm follows from the largest Ritz value to second order in its residual; 1e-3 there is 1e-6 of the
     # norm.
     leading = converge(space, 1, 2 * k, 1e-3, _MAX_ROUNDS)
-    rank, error = estimate_effective_rank(difference, frobenius, leading)
-    return Update(frobenius, leading.values[:, 0].double(), rank, error, leading.left, leading.right)
+    left, right = (leading.right, leading.left) if is_wide else (leading.left, leading.right)
+    return Update(frobenius, leading.values[:, 0].double(), rank, error, left, right)

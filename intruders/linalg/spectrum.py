@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .krylov import Triplets
-from .operators import LowRankUpdate, Operator
+from .krylov import KrylovSpace
 
 # Triplets with a larger angle (a sine) to the true ones are left to the probes.
 _CONVERGED = 0.02
@@ -31,78 +30,93 @@ def stable_rank(frobenius: Tensor, spectral: Tensor) -> Tensor:
 
 
 def estimate_effective_rank(
-    operator: Operator,
-    frobenius: Tensor,
-    leading: Triplets | None = None,
-    probes: int = 8,
-    steps: int = 12,
-    seed: int = 0,
+    space: KrylovSpace, probes: int, tracked: int, frobenius: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Effective rank of a stack of m x n matrices by stochastic Lanczos quadrature, and its standard error.
+    """Effective rank of a stack of m x n matrices, m >= n, and the estimate's error, from a space built already.
 
-    The entropy of the normalized singular values needs two traces over the spectrum of the smaller Gram
-    matrix G, ``sum_i s_i = tr G^(1/2)`` and ``sum_i s_i log s_i = tr G^(1/2) log G / 2``. Each is estimated
-    as the mean of ``z^T f(G) z`` over random sign vectors z, each term by ``steps`` steps of Golub-Kahan
-    (Ubaru, Chen and Saad 2017). ``frobenius`` ``(batch)`` fixes the scale, so that a matrix times a constant
-    has the same answer. The error covers the probes' spread, by the delta method; that of the quadrature is
-    smaller by far at the default steps.
+    The entropy of the normalized singular values needs two traces over the spectrum of ``G = W^T W``,
+    ``sum_i s_i = tr G^(1/2)`` and ``sum_i s_i log s_i = tr G^(1/2) log G / 2``. A trace is n times the mean of
+    ``z^T f(G) z`` over random unit vectors z (Hutchinson 1990), and the first ``probes`` right rows of a space from
+    :meth:`KrylovSpace.from_random_block` are such vectors. What the space knows of G gives each term by two
+    quadratures (Golub and Meurant 2010; Ubaru, Chen and Saad 2017): Gauss's from ``V G V^T``, and Radau's with a node
+    at zero from ``U W W^T U^T``, one above ``tr G^(1/2)`` and one below it. Their mean is taken.
 
-    What ``leading`` has of converged singular triplets is taken out and counted exactly, so that a few dominant values
-    add no noise (as in Hutch++, Meyer et al. 2021).
+    What the space has of converged triplets among the ``tracked`` leading ones counts once rather than by chance, so
+    that a few dominant values add no noise (as in Hutch++, Meyer et al. 2021). ``frobenius`` ``(batch)`` fixes the
+    scale, so that a matrix times a constant has the same answer.
 
-    Costs ``2 * steps`` passes of ``probes`` rows. Returns two ``(batch)`` tensors, double precision.
+    The error is the standard error of the probes, from the variance of a quadratic form in a random unit vector and by
+    the delta method, and half the distance of the two quadratures, as the root of their squares' sum. No pass over the
+    matrix. Returns two ``(batch)`` tensors in double precision; both are 0 for a zero matrix.
     """
-    batch, m, n = operator.shape
-    size = min(m, n)
-    taken = frobenius.new_zeros(batch, 0, dtype=torch.float64)
-    if leading is not None:
-        taken = torch.where(leading.angles <= _CONVERGED, leading.values, 0.0).double()
-        scaled = -leading.left.mT * taken.unsqueeze(-2).to(leading.left.dtype)
-        operator = LowRankUpdate(operator, scaled, leading.right)
-    generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, (probes, size), generator=generator).mul(2).sub(1)
-    z = signs.to(operator.device, operator.dtype).expand(batch, probes, size) / size**0.5
-    forward, backward = operator.apply_transpose, operator.apply
-    if m > n:  # probe the smaller side
-        forward, backward = backward, forward
-    current, other = z, None
-    alphas, betas = [], []
-    for _ in range(steps):
-        product = forward(current)
-        if other is not None:
-            product = product - betas[-1].unsqueeze(-1).to(product.dtype) * other
-        other, alpha = _normalized(product)
-        alphas.append(alpha)
-        product = backward(other) - alpha.unsqueeze(-1).to(product.dtype) * current
-        current, beta = _normalized(product)
-        betas.append(beta)
-    a = torch.stack(alphas, -1)  # (batch, probes, steps)
-    b = torch.stack(betas[:-1], -1)
-    bidiagonal = torch.diag_embed(a) + torch.diag_embed(b, -1)
-    vectors, nodes, _ = torch.linalg.svd(bidiagonal)
-    weights = vectors[..., 0, :].square()
+    size = space.right.shape[-1]
     scale = (frobenius.double() / size**0.5).clamp_min(torch.finfo(torch.float64).tiny)
-    nodes = nodes / scale[:, None, None]
-    sums = size * (weights * nodes).sum(-1)  # (batch, probes): one estimate of the sum of values each
-    logs = size * (weights * torch.special.xlogy(nodes, nodes)).sum(-1)
-    # The converged values' own terms, in the same unit.
-    taken = taken / scale.unsqueeze(-1)
-    sums = sums + taken.sum(-1, keepdim=True)
-    logs = logs + torch.special.xlogy(taken, taken).sum(-1, keepdim=True)
-    total, weighted = sums.mean(-1), logs.mean(-1)
-    safe = total.clamp_min(torch.finfo(torch.float64).tiny)
-    entropy = torch.log(safe) - weighted / safe
-    # d entropy = (1 / S + T / S^2) dS - dT / S
-    slope = (1 / safe + weighted / safe.square()).unsqueeze(-1)
-    influence = slope * (sums - total.unsqueeze(-1)) - (logs - weighted.unsqueeze(-1)) / safe.unsqueeze(-1)
-    error = influence.std(-1) / probes**0.5
-    rank = entropy.exp().clamp(1.0, size)
+    is_converged = space.ritz(tracked)[0].angles <= _CONVERGED
+    converged = is_converged.int().cumprod(-1).sum(-1)  # (batch): leading ones, in one run
+    start = space.right[..., :probes, :].double()
+    rules = [
+        _quadrature(space.right_products, None, probes, size, converged, scale),
+        _quadrature(space.left_products, start, probes, size, converged, scale),
+    ]
+    ranks = [_entropy_rank(*_sums(values, weights)) for values, weights in rules]
+    sums, logs = (torch.stack(part).mean(0) for part in zip(*(_sums(*rule) for rule in rules), strict=True))
+    rank = _entropy_rank(sums, logs).clamp(1.0, size)
+    by_chance = _standard_error(*rules[0], converged, sums, logs, probes)
+    error = torch.hypot(rank * by_chance, (ranks[0] - ranks[1]).abs() / 2)
     zero = frobenius == 0
-    rank = torch.where(zero, torch.zeros_like(rank), rank)
-    return rank, torch.where(zero, torch.zeros_like(rank), rank * error)
+    return rank.masked_fill(zero, 0.0), error.masked_fill(zero, 0.0)
 
 
-def _normalized(rows: Tensor) -> tuple[Tensor, Tensor]:
-    norm = rows.norm(dim=-1)
-    safe = norm.clamp_min(torch.finfo(norm.dtype).tiny).unsqueeze(-1)
-    return rows / safe, norm.double()
+def _quadrature(
+    products: Tensor,  # (batch, p, q)
+    start: Tensor | None,  # (batch, probes, q), orthonormal rows in the space that the products lie in
+    probes: int,
+    size: int,
+    converged: Tensor,
+    scale: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Nodes and weights ``(batch, p)``, ascending: singular values over ``scale``, and how many each stands for.
+
+    ``products`` are those of the right basis, whose first rows are the probes; or of the left basis, with the
+    probes as ``start``.
+    """
+    products = products.double()
+    squares, vectors = torch.linalg.eigh(products @ products.mT)  # columns
+    if start is None:
+        parts = vectors[..., :probes, :].square()
+    else:
+        tiny = torch.finfo(squares.dtype).tiny
+        parts = ((start @ products.mT) @ vectors).square() / squares.clamp_min(tiny).unsqueeze(-2)
+    weights = size * parts.mean(-2)
+    from_the_top = torch.arange(squares.shape[-1] - 1, -1, -1, device=squares.device)
+    weights = torch.where(from_the_top < converged.unsqueeze(-1), 1.0, weights)
+    return squares.clamp_min(0.0).sqrt() / scale.unsqueeze(-1), weights
+
+
+def _sums(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """``sum s`` and ``sum s log s`` of values that stand for ``weights`` each."""
+    return (weights * values).sum(-1), (weights * torch.special.xlogy(values, values)).sum(-1)
+
+
+def _entropy_rank(sums: Tensor, logs: Tensor) -> Tensor:
+    safe = sums.clamp_min(torch.finfo(sums.dtype).tiny)
+    return (torch.log(safe) - logs / safe).exp()
+
+
+def _standard_error(
+    values: Tensor, weights: Tensor, converged: Tensor, sums: Tensor, logs: Tensor, probes: int
+) -> Tensor:
+    """Of the entropy ``log S - T / S``, ``(batch)``, by the spread of the values that do not count once.
+
+    The variance of ``n z^T M z`` over random unit vectors z is ``2 (tr M^2 - (tr M)^2 / n)`` but for terms of order
+    1 / n; M is here the derivative ``(1 / S + T / S^2) dS - dT / S`` of the entropy, as a function of the values.
+    """
+    safe = sums.clamp_min(torch.finfo(sums.dtype).tiny)
+    slope = (1 / safe + logs / safe.square()).unsqueeze(-1)
+    influence = slope * values - torch.special.xlogy(values, values) / safe.unsqueeze(-1)
+    from_the_top = torch.arange(values.shape[-1] - 1, -1, -1, device=values.device)
+    left = torch.where(from_the_top < converged.unsqueeze(-1), 0.0, weights)
+    count = left.sum(-1).clamp_min(1.0)
+    spread = (left * influence.square()).sum(-1) - (left * influence).sum(-1).square() / count
+    variance: Tensor = 2 * spread.clamp_min(0.0) / probes
+    return variance.sqrt()

@@ -134,7 +134,11 @@ def test_an_update_of_many_equal_directions() -> None:
     base = (u * values) @ v
     change = torch.randn(288, 320, generator=torch.Generator().manual_seed(2), dtype=torch.float64) / 20
     (found,) = critical_scales({"w": base}, {"w": base + change}, cache=False).matrices
-    assert found.measured == pytest.approx(first_intruder(base, change, found.measured), rel=WALK + 0.03)
+    # Audits alone go on from there in steps of WALK, and pass by narrower windows; one of 2 % lies at 0.38 here.
+    brute = first_intruder(base, change, found.measured)
+    while not places_of_intruders(base, base + brute * (1 + WALK) * change, 10):
+        brute = first_intruder(base, change, found.measured, begin=brute * (1 + WALK) / found.measured)
+    assert found.measured == pytest.approx(brute, rel=WALK + 0.03)
 
 
 @pytest.mark.parametrize(
