@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +55,7 @@ def harness_scores(
         ) from error
     if opened.is_masked:
         raise SettingError("the tasks of lm-evaluation-harness are for causal models; this one is masked")
-    with quiet_transformers():
+    with quiet_transformers(), _quiet_harness():
         manager = TaskManager(include_path=None if include is None else str(include))
         unknown = [task for task in tasks if not manager.match_tasks([task])]
         if unknown:
@@ -69,6 +73,19 @@ def harness_scores(
             log_samples=False,
         )
     return [score for task, values in found["results"].items() for score in _scores(task, values)]
+
+
+@contextmanager
+def _quiet_harness() -> Iterator[None]:
+    """Its bars are for terminals alone, and what it advises concerns its own settings, which we have chosen."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _scores(task: str, values: dict[str, Any]) -> list[HarnessScore]:

@@ -147,7 +147,7 @@ def test_what_cannot_be_measured_is_said(place: Path, tmp_path: Path) -> None:
         evaluate(str(place / "llama"), loss_on=texts, out=tmp_path / "file" / "out")
 
 
-def test_a_local_task_of_the_harness(place: Path, tmp_path: Path) -> None:
+def test_a_local_task_of_the_harness(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("lm_eval")
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"q": f"{i}+1=", "a": str(i + 1)}) + "\n" for i in range(4)))
@@ -160,6 +160,7 @@ def test_a_local_task_of_the_harness(place: Path, tmp_path: Path) -> None:
     found = evaluate(str(place / "llama-lora"), lm_eval=["plus_one"], lm_eval_include=tmp_path)
     (score,) = found.harness
     assert (score.task, score.metric) == ("plus_one", "acc")
+    assert capsys.readouterr().err == ""  # no terminal, no bars
     # By hand: the choice with the highest log-likelihood after the question.
     import torch
 
