@@ -64,7 +64,8 @@ def checks(small: Sequence[Row], large: Sequence[Row]) -> list[Check]:
         alike = next(other for other in small if _kind(other) == _kind(row))
         factor = row.elements / alike.elements
         cold = row.cold.seconds / (factor * alike.cold.seconds)
-        found.append(Check(row.label, cold, row.cached.seconds / (factor * alike.cached.seconds)))
+        label = f"{row.label}, {row.intruders} intruders"
+        found.append(Check(label, cold, row.cached.seconds / (factor * alike.cached.seconds)))
     return found
 
 

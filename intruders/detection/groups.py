@@ -44,7 +44,7 @@ def load_groups(
     Raises:
       NonFiniteError: a matrix holds NaN or infinity, and such are not to be skipped.
     """
-    waiting: dict[object, list[tuple[MatrixPair, LoadedPair]]] = {}
+    waiting: dict[object, list[tuple[MatrixPair, LoadedPair, float]]] = {}
     for matrix in pairs:
         loaded = matrix.load()
         if loaded is None:
@@ -55,7 +55,8 @@ def load_groups(
             continue
         wide = _widened(loaded, device)
         del loaded  # what the file holds is not kept in memory beside what is computed with
-        side = _non_finite_side(wide)
+        largest = _largest_magnitudes(wide)
+        side = next((side for side, magnitude in largest.items() if not math.isfinite(magnitude)), None)
         if side is not None:
             if not skip_non_finite:
                 raise NonFiniteError(
@@ -67,7 +68,7 @@ def load_groups(
         rank = None if wide.left is None else wide.left.shape[1]
         key = (matrix.shape, rank, wide.base.dtype)
         group = waiting.setdefault(key, [])
-        group.append((matrix, wide))
+        group.append((matrix, wide, _scale(wide, largest)))
         if (len(group) + 1) * wide.base.nbytes > STACK_BYTES:
             yield _grouped(waiting.pop(key))
     for group in waiting.values():
@@ -88,22 +89,36 @@ def _widened(loaded: LoadedPair, device: torch.device) -> LoadedPair:
     )
 
 
-def _non_finite_side(loaded: LoadedPair) -> str | None:
-    if not _is_finite(loaded.base):
-        return "base"
-    rest = (loaded.tuned, loaded.left, loaded.right)
-    return None if all(part is None or _is_finite(part) for part in rest) else "tuned model"
+def _largest_magnitudes(loaded: LoadedPair) -> dict[str, float]:
+    """Of each side; not finite where a number of the side is not."""
+    tuned = [part for part in (loaded.tuned, loaded.left, loaded.right) if part is not None and part.numel()]
+    # Not Python's maximum, which may pass by a NaN.
+    ends = torch.tensor([0.0, *map(_largest_magnitude, tuned)], dtype=torch.float64)
+    return {"base": _largest_magnitude(loaded.base), "tuned model": float(ends.max())}
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    return tensor.numel() == 0 or math.isfinite(_largest_magnitude(tensor))
+def _largest_magnitude(tensor: Tensor) -> float:
+    # One pass without the temporary copy that ``abs`` would make; NaN survives both minimum and maximum.
+    low, high = torch.aminmax(tensor)
+    return float(torch.maximum(low.abs(), high.abs()))
 
 
-def _grouped(members: list[tuple[MatrixPair, LoadedPair]]) -> Group:
-    scales = [_scale(loaded) for _, loaded in members]
+def _scale(loaded: LoadedPair, largest: dict[str, float]) -> float:
+    """A power of two to divide by, so that squares neither overflow nor vanish.
+
+    1 for weights of common size. The size of factors says little of their product's, and does not count.
+    """
+    magnitude = largest["base"] if loaded.tuned is None else max(largest.values())
+    if magnitude == 0 or 2.0**-20 <= magnitude <= 2.0**20:
+        return 1.0
+    return float(2.0 ** torch.frexp(torch.tensor(magnitude, dtype=torch.float64)).exponent.item())
+
+
+def _grouped(members: list[tuple[MatrixPair, LoadedPair, float]]) -> Group:
+    scales = [scale for _, _, scale in members]
     parts: list[Tensor | None] = []
     for name in ("base", "tuned", "left", "right"):
-        tensors = [getattr(loaded, name) for _, loaded in members]
+        tensors = [getattr(loaded, name) for _, loaded, _ in members]
         if tensors[0] is None:
             parts.append(None)
             continue
@@ -112,22 +127,4 @@ def _grouped(members: list[tuple[MatrixPair, LoadedPair]]) -> Group:
         parts.append(tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors))
     base, tuned, left, right = parts
     assert base is not None
-    return Group([matrix for matrix, _ in members], Stack(base, tuned, left, right), scales)
-
-
-def _scale(loaded: LoadedPair) -> float:
-    """A power of two to divide by, so that squares neither overflow nor vanish.
-
-    1 for weights of common size.
-    """
-    largest = _largest_magnitude(loaded.base)
-    if loaded.tuned is not None:
-        largest = max(largest, _largest_magnitude(loaded.tuned))
-    if largest == 0 or 2.0**-20 <= largest <= 2.0**20:
-        return 1.0
-    return float(2.0 ** torch.frexp(torch.tensor(largest, dtype=torch.float64)).exponent.item())
-
-
-def _largest_magnitude(tensor: Tensor) -> float:
-    # One pass without the temporary copy that ``abs`` would make; NaN survives both minimum and maximum.
-    return max(float(end.abs()) for end in torch.aminmax(tensor))
+    return Group([matrix for matrix, _, _ in members], Stack(base, tuned, left, right), scales)
