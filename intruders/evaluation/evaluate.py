@@ -73,8 +73,9 @@ class Evaluation:
                 )
         for score in self.scores:
             accuracy = score.accuracy
+            part = "the tenth held out of the file" if score.is_held_out else score.split
             found.append(
-                f"accuracy on {score.task}, {score.split} ({len(score.right)} examples): "
+                f"accuracy on {score.task}, {part} ({len(score.right)} examples): "
                 f"{accuracy.estimate:.4f} [{accuracy.low:.4f}, {accuracy.high:.4f}]"
             )
         for line in self.harness:

@@ -18,6 +18,7 @@ class TaskScore:
     task: str
     split: str
     right: list[bool]  # per example, so that two models can be paired
+    is_held_out: bool = False  # the split is a share of a file that was given as a whole
 
     @property
     def accuracy(self) -> Interval:
@@ -48,4 +49,4 @@ def score_task(
     right = outcomes(
         opened.model, opened.tokenizer, task, examples, context=opened.context, labels=labels or None
     )
-    return TaskScore(task.name, chosen, right)
+    return TaskScore(task.name, chosen, right, is_held_out=task.is_held_out and chosen == "validation")

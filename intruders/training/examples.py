@@ -36,6 +36,7 @@ class Task:
     # Of a classification, sorted: a label's place is its class number. They are those of the whole training
     # split, also where only part of it is used.
     labels: list[str] = field(default_factory=list)
+    is_held_out: bool = False  # the validation split is a share of a file that was given as a whole
 
     def __post_init__(self) -> None:
         if self.kind == "classification" and not self.labels:

@@ -47,7 +47,8 @@ def local_task(path: Path, columns: Columns, seed: int = 0) -> Task:
         train, validation = train[held_out:], train[:held_out]
     test = _examples(Path(columns.test_file), columns, kind) if columns.test_file is not None else []
     score: Any = "class" if kind == "classification" else columns.score or "exact"
-    return Task(path.name, kind, score, train, validation, test)
+    is_held_out = columns.validation_file is None
+    return Task(path.name, kind, score, train, validation, test, is_held_out=is_held_out)
 
 
 def examples_of(rows: Sequence[dict[str, Any]], columns: Columns, kind: Kind, where: str) -> list[Example]:

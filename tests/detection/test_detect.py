@@ -65,7 +65,7 @@ def check(pair: Pair, k: int, epsilon: float) -> Detection:
     return found
 
 
-@pytest.mark.parametrize(("spectrum", "update"), itertools.product(SPECTRA, UPDATES))
+@pytest.mark.parametrize(("spectrum", "update"), list(itertools.product(SPECTRA, UPDATES)))
 def test_every_spectrum_under_every_update(spectrum: str, update: str) -> None:
     seed = list(itertools.product(SPECTRA, UPDATES)).index((spectrum, update))
     rng = np.random.default_rng(seed)
@@ -194,6 +194,21 @@ def test_an_update_that_cancels_the_bases_leading_part(size: float) -> None:
     pair = Pair.lowrank(base, left, np.vstack([vt[0], orthonormal_columns(256, 1, rng)[:, 0]]))
     exact, found = detect(pair.stack(), 10, 0.5, exact=True), detect(pair.stack(), 10, 0.5)
     assert found.intruder.tolist() == exact.intruder.tolist()
+
+
+@pytest.mark.parametrize("beyond", [-1e-2, -1e-3, -3e-4, 3e-4, 1e-3, 1e-2])
+def test_a_cosine_near_epsilon_is_computed_as_closely_as_it_asks(beyond: float) -> None:
+    """The leading tuned vector has a cosine of 0.5 + ``beyond`` with one base vector, and below 0.1 with others."""
+    rng = np.random.default_rng(6)
+    base = with_values(320, 320, 8 * np.arange(1, 321) ** -0.5, rng)
+    u, s, vt = np.linalg.svd(base)
+    cosine = 0.5 + beyond
+    mix = u[:, 100:] @ rng.choice([-1.0, 1.0], 220) / 220**0.5
+    leading = 50 * s[0] * (cosine * u[:, 0] + (1 - cosine**2) ** 0.5 * mix)
+    pair = Pair.lowrank(base, (leading - s[0] * u[:, 0])[:, None], vt[:1])
+    found = check(pair, 10, 0.5)
+    assert found.intruder[0].tolist() == [beyond < 0] + [False] * 9
+    assert found.certificate[0][0] == ("moment" if beyond < 0 else "overlap")
 
 
 ODD_PAIRS = {

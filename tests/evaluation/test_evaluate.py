@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from intruders.evaluation.evaluate import evaluate
 from intruders.evaluation.masked_loss import pseudo_losses
 from intruders.evaluation.models import open_language_model
 from intruders.training.config import FinetuneConfig
+from intruders.training.local_files import Columns
 from intruders.training.train import finetune
 
 TEXT = "Some words of text.\n\nAnd others, in a second paragraph."
@@ -175,3 +177,16 @@ def test_a_local_task_of_the_harness(place: Path, tmp_path: Path, capsys: pytest
     assert score.value == right / 4
     with pytest.raises(SettingError, match="no task 'no-such-task'"):
         evaluate(str(place / "llama-lora"), lm_eval=["no-such-task"])
+
+
+def test_what_was_held_out_of_a_file_is_said(place: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"q": f"{i}+1=", "a": str(i + 1)}) + "\n" for i in range(20)))
+    alone = Columns(prompt="q", completion="a")
+    for columns, said in [
+        (alone, "accuracy on rows.jsonl, the tenth held out of the file (2 examples): "),
+        (replace(alone, test_file=str(rows)), "accuracy on rows.jsonl, test (20 examples): "),
+        (replace(alone, validation_file=str(rows)), "accuracy on rows.jsonl, validation (20 examples): "),
+    ]:
+        found = evaluate(str(place / "llama-lora"), tasks=[str(rows)], columns=columns)
+        assert found.lines()[0].startswith(said)

@@ -17,7 +17,7 @@ PATHS = [dense_svd, gram_svd]
 
 
 @pytest.mark.parametrize("decompose", PATHS)
-@pytest.mark.parametrize(("spectrum", "update"), itertools.product(SPECTRA, UPDATES))
+@pytest.mark.parametrize(("spectrum", "update"), list(itertools.product(SPECTRA, UPDATES)))
 def test_against_numpy(spectrum: str, update: str, decompose: object) -> None:
     for seed, (m, n) in enumerate([(90, 90), (120, 80), (80, 120)]):
         rng = np.random.default_rng(seed)

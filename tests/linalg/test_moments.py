@@ -121,7 +121,7 @@ def test_no_base_vector_is_heavier_than_the_bound(
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "single"])
-@pytest.mark.parametrize(("kind", "steps"), itertools.product(STARTS, [3, 20]))
+@pytest.mark.parametrize(("kind", "steps"), list(itertools.product(STARTS, [3, 20])))
 def test_with_a_floor_under_the_eigenvalues_the_zero_atom_of_tall_matrices_does_not_count(
     kind: str, steps: int, dtype: torch.dtype
 ) -> None:
