@@ -80,7 +80,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._follows_adapter = base is None and _has_plain_adapter(trainer.model)
         self._base: Source | None = None
         if not self._follows_adapter:
-            self._base = _trained_matrices(trainer.model) if base is None else base
+            self._base = _copied(_trained_matrices(trainer.model)) if base is None else base
         self.last: Audit | None = None
         self.has_stopped = False
 
@@ -130,14 +130,18 @@ def _has_plain_adapter(model: Any) -> bool:
 
 
 def _trained_matrices(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the matrices that training changes, adapters added in, under the base's names."""
+    """The matrices that training changes, adapters added in, under the base's names: on the CPU, not copied there."""
     if isinstance(getattr(model, "peft_config", None), dict):
         return _merged(model)
     return {
-        name: parameter.detach().to("cpu", copy=True)
+        name: parameter.detach().cpu()
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and parameter.ndim == 2
     }
+
+
+def _copied(matrices: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: matrix.clone() for name, matrix in matrices.items()}
 
 
 @torch.no_grad()
