@@ -36,6 +36,7 @@ def evaluate(
         str | None, Option(help="Tasks of lm-evaluation-harness, with commas between.")
     ] = None,
     lm_eval_include: Annotated[Path | None, Option(help="Folder of your own harness tasks.")] = None,
+    data_seed: Annotated[int | None, Option(help="Of the tasks' rows; the run's own if not given.")] = None,
     seed: Annotated[int, Option()] = 0,
 ) -> None:
     """Measure a model: loss on text, its change against the base, task accuracy; all with 95 % intervals."""
@@ -70,6 +71,7 @@ def evaluate(
         estimate=estimate,
         lm_eval=tuple(lm_eval.split(",")) if lm_eval else (),
         lm_eval_include=lm_eval_include,
+        data_seed=data_seed,
         seed=seed,
         out=out,
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import SettingError
+from ..errors import MissingDependencyError, SettingError
 from .losses import DocumentLosses
 
 RESAMPLES, _AT_ONCE = 10_000, 100
@@ -26,8 +27,19 @@ class Interval:
         return {"estimate": self.estimate, "low": self.low, "high": self.high}
 
 
+def student_quantile(level: float, freedom: int) -> float:
+    """The two-sided quantile of Student's distribution."""
+    try:
+        from scipy.stats import t  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingDependencyError(
+            "intervals need scipy, which is not installed; run: pip install 'intruders[train]'"
+        ) from error
+    return float(t.ppf((1 + level) / 2, freedom))
+
+
 def loss_interval(losses: DocumentLosses, *, level: float = 0.95, seed: int = 0) -> Interval:
-    """Mean loss per token with its bootstrap interval over documents (percentiles; Efron 1979)."""
+    """Mean loss per token with its bootstrap interval over documents; see :func:`paired_difference`."""
     return _interval(losses.mean, losses.sums, losses.tokens, level, seed)
 
 
@@ -37,8 +49,10 @@ def paired_difference(
     """Mean loss per token of ``after`` minus that of ``before``, documents resampled in pairs.
 
     d = sum_i (a_i - b_i) / sum_i t_i over documents i with t_i tokens. Each resample draws documents with
-    replacement and takes both models' losses of those it drew. Raises SettingError when the two were not
-    measured in the same way on the same tokens.
+    replacement and takes both models' losses of those it drew. The ends are percentiles of the resamples (Efron 1979),
+    farther out for few documents: those at the normal probability of ``sqrt(n / (n - 1)) t_{n - 1}`` for n of them
+    ("expanded percentiles", Hesterberg 2015), since resamples of n vary less than n do. Raises SettingError when the
+    two were not measured in the same way on the same tokens.
     """
     if after.measure != before.measure or not np.array_equal(after.tokens, before.tokens):
         raise SettingError(
@@ -69,14 +83,16 @@ def _interval(
     level: float,
     seed: int,
 ) -> Interval:
-    """Percentiles of resampled sum / tokens. One document says nothing of the spread: infinite."""
-    if len(sums) < 2:
+    """Expanded percentiles of resampled sum / tokens. One document says nothing of the spread: infinite."""
+    count = len(sums)
+    if count < 2:
         return Interval(estimate, -math.inf, math.inf)
+    outside = NormalDist().cdf(-math.sqrt(count / (count - 1)) * student_quantile(level, count - 1))
     generator = np.random.default_rng(seed)
     means = []
     # Some resamples at a time, so that memory stays small however many documents there are.
     for _ in range(RESAMPLES // _AT_ONCE):
         drawn = generator.integers(len(sums), size=(_AT_ONCE, len(sums)))  # (resamples, documents)
         means.append(sums[drawn].sum(axis=1) / tokens[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(np.concatenate(means), [outside, 1 - outside])
     return Interval(estimate, float(low), float(high))

@@ -17,6 +17,7 @@ from ..errors import SettingError
 from ..training.examples import Task
 from ..training.local_files import Columns
 from ..training.provenance import machine, versions
+from ..training.run_folder import data_seed_of
 from ..training.tasks import load_task
 from .corpora import load_corpora
 from .harness import HarnessScore, harness_scores
@@ -120,6 +121,7 @@ def evaluate(
     estimate: bool = False,
     lm_eval: Sequence[str] = (),
     lm_eval_include: str | os.PathLike[str] | None = None,
+    data_seed: int | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
 ) -> Evaluation:
@@ -127,8 +129,9 @@ def evaluate(
 
     ``loss_on`` names corpora (see :func:`.corpora.load_corpora`); with ``base`` its
     loss is measured on the same tokens, and the difference gets a paired bootstrap interval over documents.
-    ``tasks`` are scored by accuracy, ``lm_eval`` names tasks of lm-evaluation-harness. With ``out`` the
-    result is saved there. Raises IntrudersError for a model, corpus or task that cannot be used.
+    ``tasks`` are scored by accuracy, ``lm_eval`` names tasks of lm-evaluation-harness. ``data_seed`` is that of the
+    tasks' rows and splits as in fine-tuning, that of the run if none is given. With ``out`` the result is saved there.
+    Raises IntrudersError for a model, corpus or task that cannot be used.
     """
     if not (loss_on or tasks or lm_eval):
         raise SettingError(
@@ -141,7 +144,8 @@ def evaluate(
             raise SettingError(f"{name} is {value}; expected 1 or more")
     # Everything that can be wrong with the data is found out before the first model is loaded.
     corpora = {name: load_corpora(name, max_documents=max_documents, seed=seed) for name in loss_on}
-    loaded = [load_task(task, columns) for task in tasks]
+    rows_by = data_seed_of(model) if data_seed is None else data_seed
+    loaded = [load_task(task, columns, rows_by) for task in tasks]
     measured: dict[str, dict[str, Any]] = {}
     for source in [model] if base is None else [base, model]:
         if corpora:

@@ -20,6 +20,7 @@ from ..mitigation.interventions import Affected, check_scale
 from ..mitigation.live import LiveInterventions
 from ..mitigation.stream import affected_matrices
 from ..training.local_files import Columns
+from ..training.run_folder import data_seed_of
 from ..training.tasks import load_task
 from .bootstrap import Interval, paired_difference
 from .corpora import load_corpora
@@ -106,6 +107,7 @@ def intervene(
     epsilon: float = 0.5,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    data_seed: int | None = None,
     seed: int = 0,
     device: str = "auto",
     cache: BaseCache | bool = True,
@@ -134,6 +136,7 @@ def intervene(
       epsilon: see there.
       include: see there.
       exclude: see there.
+      data_seed: of the tasks' rows and splits, as in fine-tuning; that of the run if none is given.
       seed: of the control "random", of samples of documents, and of the bootstrap.
       device: of the decompositions.
       cache: as in :func:`intruders.audit`.
@@ -150,7 +153,8 @@ def intervene(
     for control in controls:
         check_control(control)
     corpora = {name: load_corpora(name, max_documents=max_documents, seed=seed) for name in loss_on}
-    loaded_tasks = {name: load_task(name, columns) for name in tasks}
+    rows_by = data_seed_of(tuned) if data_seed is None else data_seed
+    loaded_tasks = {name: load_task(name, columns, rows_by) for name in tasks}
     report = progress or (lambda stage, done, total: None)
     audit = run_audit(
         base, tuned, k=k, epsilon=epsilon, include=include, exclude=exclude, device=device, cache=cache,

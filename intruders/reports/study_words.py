@@ -31,11 +31,11 @@ _DEFINED = (
 _MEANS = {
     "structure": "LoRA left more of them than full fine-tuning at the same score",
     "forgetting": "the models with more of them forgot more of what they knew before",
-    "intervention": "scaling them down brought more of it back than the controls did",
+    "intervention": "scaling them down brought more of it back than the controls did, at a cost that stands beside it",
     "sequence": "low ranks lost more of the earlier tasks when trained on several in turn",
     "rank": "how many there are, and how much is forgotten, depends on the rank",
-    "causes": "some settings of the training raise their number and others lower it",
-    "remedies": "some remedies save more of it than they cost in task score",
+    "causes": "their number follows from how it is trained, or from the size of the update alone",
+    "remedies": "there is a remedy that saves some of it, at a cost in task score that stands beside it",
     "dynamics": "they appear in the course of training and grow",
     "threshold": "the base's spectrum foretells how far an update can be turned up before they appear",
 }

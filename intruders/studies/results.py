@@ -26,6 +26,7 @@ COLUMNS: dict[str, list[str]] = {
         "error",  # one line, of a failed run
         "seconds",  # of training, without the measures
         *SETTINGS,
+        "adapters",  # merge or keep, of a sequence
         "trained_steps",
         "stopped_by",  # match, steps, epochs, ...
         "validation_accuracy",  # at the end of training

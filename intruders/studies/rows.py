@@ -77,7 +77,9 @@ def _settings(run: Run) -> dict[str, Any]:
     if isinstance(row["alpha"], float):
         row["alpha"] = f"{row['alpha']:g}"
     if run.kind == "sequence":
-        row["task"] = ",".join(run.tasks)
+        row |= {"task": ",".join(run.tasks), "adapters": run.adapters}
+    if run.kind != "finetune":  # of a fine-tuning its audit says it
+        row |= {"k": run.measure.audit.k, "epsilon": run.measure.audit.epsilon}
     return row
 
 
@@ -146,10 +148,16 @@ def _matrices(audit: Audit, scales: dict[str, dict[str, Any]]) -> Iterator[dict[
             "relative_update": matrix.update.spectral / largest if largest > 0 else math.nan,
             "effective_rank": matrix.update.effective_rank,
             "stable_rank": matrix.update.stable_rank,
-            # JSON has no infinity: null there says that no scale has an intruder as far as the search went.
-            "critical_scale": math.inf if scale and scale["measured"] is None else scale.get("measured"),
-            "predicted_scale": scale.get("predicted"),
+            "critical_scale": _scale(scale, "measured"),
+            "predicted_scale": _scale(scale, "predicted"),
         }
+
+
+def _scale(scales: dict[str, Any], name: str) -> float | None:
+    """JSON has no infinity: null there says that there is no scale with an intruder, as far as the search went."""
+    if name not in scales:
+        return None
+    return math.inf if scales[name] is None else float(scales[name])
 
 
 def _vectors(audit: Audit) -> Iterator[dict[str, Any]]:

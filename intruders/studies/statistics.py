@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..errors import MissingDependencyError
-from ..evaluation.bootstrap import Interval
+from ..evaluation.bootstrap import Interval, student_quantile
 
 Values = npt.ArrayLike
 LEVEL = 0.95
@@ -35,7 +34,7 @@ def mean_interval(values: Values, *, level: float = LEVEL, grain: float = 0.0) -
     spread = max(float(kept.std(ddof=1)), grain) if len(kept) > 1 else 0.0
     if spread <= 1e-12 * abs(mean):
         return Interval(mean, -math.inf, math.inf)
-    half = _student(level, len(kept) - 1) * spread / math.sqrt(len(kept))
+    half = student_quantile(level, len(kept) - 1) * spread / math.sqrt(len(kept))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -100,7 +99,8 @@ def auc_interval(
 
     so that a perfect separation of few matrices does not pass for a certain one. Matrices of a run are not
     independent: f is the normal quantile, or if that is more, Student's of (runs - 1) degrees of freedom times the root
-    of the jackknife variance over runs by V(A). Infinite ends for one run.
+    of the jackknife variance over runs by V(A). Infinite ends for one run, and where a single run holds all positives
+    or all negatives: nothing then tells how much another such run would differ.
     """
     (values, positive), groups = _complete([scores, np.asarray(is_positive, dtype=np.float64)], groups)
     is_high = positive > 0
@@ -113,12 +113,14 @@ def auc_interval(
         auc(values[is_high & (of != left_out)], values[~is_high & (of != left_out)])
         for left_out in range(len(labels))
     ]
-    known = np.array([estimate if math.isnan(value) else value for value in without])
+    known = np.array(without)
+    if np.isnan(known).any():
+        return Interval(estimate, -math.inf, math.inf)
     runs = len(labels)
     jackknife = (runs - 1) / runs * float(((known - known.mean()) ** 2).sum())
     p, n = int(is_high.sum()), int((~is_high).sum())
     alone = float(_auc_variance(np.array(estimate), p, n))
-    over_runs = _student(level, runs - 1) * math.sqrt(jackknife / alone) if alone > 0 else 0.0
+    over_runs = student_quantile(level, runs - 1) * math.sqrt(jackknife / alone) if alone > 0 else 0.0
     factor = max(_normal(level), over_runs)
     theta = np.linspace(0, 1, 2001)
     inside = theta[np.abs(estimate - theta) <= factor * np.sqrt(_auc_variance(theta, p, n))]
@@ -137,17 +139,6 @@ def slope(x: Values, y: Values) -> float:
 def _normal(level: float) -> float:
     """The two-sided quantile of the normal distribution."""
     return NormalDist().inv_cdf((1 + level) / 2)
-
-
-def _student(level: float, freedom: int) -> float:
-    """The two-sided quantile of Student's distribution."""
-    try:
-        from scipy.stats import t  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingDependencyError(
-            "intervals over seeds need scipy, which is not installed; run: pip install 'intruders[train]'"
-        ) from error
-    return float(t.ppf((1 + level) / 2, freedom))
 
 
 def _auc_variance(theta: npt.NDArray[np.float64], p: int, n: int) -> npt.NDArray[np.float64]:

@@ -29,7 +29,7 @@ _SWITCHES = {"train_all", "gradient_checkpointing", "drop_too_long", "no_header"
 _TEXTS = {
     "run_id", "experiment", "kind", "status", "error", "stopped_by", "corpus", "loss_measure", "name",
     "certificate", "control", "measure", "on", "task", "base", "out", "method", "alpha", "target_modules", "init_a",
-    "start_from", "lr_scheduler_type", "precision", "text", "label", "prompt", "completion", "score",
+    "adapters", "start_from", "lr_scheduler_type", "precision", "text", "label", "prompt", "completion", "score",
     "validation_file", "test_file", "match", "report_to",
 }  # fmt: skip
 

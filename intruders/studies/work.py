@@ -117,6 +117,7 @@ def _intervene(run: Run, config: FinetuneConfig, folder: Path) -> None:
         max_examples=wanted.max_examples or measure.max_examples,
         window=measure.window,
         estimate=measure.estimate,
+        data_seed=config.data_seed,
         seed=SAMPLE_SEED,
         **asdict(measure.audit),
     )

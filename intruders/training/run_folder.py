@@ -26,6 +26,17 @@ SCHEMA = 1
 _COMPLETE = "complete.json"
 
 
+def data_seed_of(model: str) -> int:
+    """The data seed that the run in a folder was trained with; 0 for a model that is no run of ours.
+
+    By another seed a task's rows are split anew, and rows that were trained on would be among those that are scored.
+    """
+    try:
+        return int(RunFolder(Path(model)).record["config"]["data_seed"])
+    except (SettingError, KeyError, TypeError, ValueError):
+        return 0
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where a run is kept; nothing is read before it is asked for."""

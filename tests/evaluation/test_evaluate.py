@@ -16,8 +16,11 @@ from intruders.evaluation.causal_loss import causal_losses
 from intruders.evaluation.evaluate import evaluate
 from intruders.evaluation.masked_loss import pseudo_losses
 from intruders.evaluation.models import open_language_model
+from intruders.evaluation.tasks import score_task
 from intruders.training.config import FinetuneConfig
 from intruders.training.local_files import Columns
+from intruders.training.run_folder import data_seed_of
+from intruders.training.tasks import load_task
 from intruders.training.train import finetune
 
 TEXT = "Some words of text.\n\nAnd others, in a second paragraph."
@@ -190,3 +193,36 @@ def test_what_was_held_out_of_a_file_is_said(place: Path, tmp_path: Path) -> Non
     ]:
         found = evaluate(str(place / "llama-lora"), tasks=[str(rows)], columns=columns)
         assert found.lines()[0].startswith(said)
+
+
+def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
+    save_llama(tmp_path / "llama")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"q": f"{i}+1=", "a": str(i + 1)}) + "\n" for i in range(20)))
+    columns = Columns(prompt="q", completion="a")
+    out = tmp_path / "run"
+    finetune(
+        FinetuneConfig(
+            base=str(tmp_path / "llama"),
+            task=str(rows),
+            out=str(out),
+            prompt="q",
+            completion="a",
+            steps=1,
+            data_seed=3,
+        )
+    )
+    assert data_seed_of(str(out)) == 3
+    assert data_seed_of(str(tmp_path / "llama")) == 0
+    trained = {example.text for example in load_task(str(rows), columns, 3).train}
+    seen = []
+
+    def spy(opened: Any, task: Any, **more: Any) -> Any:
+        seen.extend(example.text for example in task.validation)
+        return score_task(opened, task, **more)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("intruders.evaluation.evaluate.score_task", spy)
+        evaluate(str(out), tasks=[str(rows)], columns=columns)
+    assert len(seen) == 2
+    assert not trained & set(seen)

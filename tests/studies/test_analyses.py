@@ -13,6 +13,7 @@ import pytest
 from intruders.errors import SettingError
 from intruders.studies.analyse import ANALYSES, analyse_all
 from intruders.studies.analyses.ranks import valley
+from intruders.studies.analyses.runs import complete, noted_complete, setting_of
 from intruders.studies.findings import Finding
 from intruders.studies.results import COLUMNS, Results
 
@@ -395,3 +396,53 @@ def test_analyses_by_name_in_their_own_order() -> None:
     assert [f.name for f in analyse_all(study())] == ANALYSES
     with pytest.raises(SettingError, match="'forgeting' is not known; did you mean 'forgetting'"):
         analyse_all(study(), ["forgeting"])
+
+
+def test_the_largest_part_without_gaps_is_found_wherever_the_gaps_are() -> None:
+    gap = math.nan
+    table = pd.DataFrame([[gap, 1, 2], [3, gap, 4], [5, 6, gap]], index=[0.0, 1.0, 2.0], columns=list("abc"))
+    part = complete(table)  # each setting lacks another seed: two seeds share one setting
+    assert part.shape == (2, 1)
+    assert part.notna().all(axis=None)
+    wide = pd.DataFrame(np.arange(20.0).reshape(4, 5), columns=list("abcde"))
+    wide.iloc[0, 1:] = gap
+    assert complete(wide).shape == (3, 5)
+    notes: list[str] = []
+    assert noted_complete(wide, "here", notes).shape == (3, 5)
+    assert notes == ["here: 1 of 16 runs are left out, since not every seed has their setting"]
+
+
+def test_shares_are_of_the_matrices_that_all_runs_changed() -> None:
+    """An adapter of one module of two, beside full fine-tuning with intruders in the module that it leaves alone."""
+    runs = [
+        run(f"{method}-{seed}", seed=seed, method=method, intruders=count, vectors=vectors)
+        for seed in range(3)
+        for method, count, vectors in [("lora", 2, 10), ("full", 6, 20)]
+    ]
+    matrices = [
+        {"run_id": f"{method}-{seed}", "name": name, "intruders": count, "vectors": 10}
+        for seed in range(3)
+        for method, name, count in [("lora", "q", 2), ("full", "q", 1), ("full", "v", 5)]
+    ]
+    (found,) = [one for one in analyse_all(study(runs=runs, matrices=matrices)) if one.name == "structure"]
+    assert found.effects[0].estimate == pytest.approx(10.0)  # 20 per 100 of q minus 10, not minus 30 of both
+    assert any("counted on the 1 matrices" in note for note in found.notes)
+
+
+def test_the_best_remedy_is_one_that_clearly_saves() -> None:
+    """A single seed of another may have the larger estimate, and shows nothing."""
+    rows = []
+    for seed in range(3):
+        little = noise(seed, size=0.01)
+        rows.append(run(f"plain-{seed}", seed=seed, rank=1, intruders=20, loss_change=1.0 + little))
+        rows.append(run(f"eight-{seed}", seed=seed, rank=8, intruders=0, loss_change=0.2 - little))
+    rows.append(run("sixteen", seed=0, rank=16, intruders=0, loss_change=0.1))
+    (found,) = [one for one in analyse_all(study(runs=rows)) if one.name == "remedies"]
+    assert found.shown
+    assert "most saves lora r=8" in found.verdict
+
+
+def test_sequences_that_merge_and_that_keep_are_two_settings() -> None:
+    merged = run("a", kind="sequence", adapters="merge")
+    assert setting_of(merged) != setting_of(run("b", kind="sequence", adapters="keep"))
+    assert setting_of(merged) == setting_of(run("c", kind="sequence", adapters="merge"))

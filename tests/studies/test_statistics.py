@@ -250,3 +250,13 @@ def test_slope_is_the_least_squares_one() -> None:
 def test_clipping_keeps_a_missing_interval() -> None:
     assert clipped(Interval(0.9, 0.7, 1.3), 0, 1) == Interval(0.9, 0.7, 1)
     assert clipped(Interval(0.9, -math.inf, math.inf), 0, 1) == Interval(0.9, -math.inf, math.inf)
+
+
+def test_one_run_with_all_positives_has_no_interval() -> None:
+    """Without it there is nothing to separate: how much another such run would differ, no other tells."""
+    groups = ["a"] * 4 + ["b"] * 4
+    one = auc_interval([4, 5, 1, 2, 1, 2, 3, 1], [True, True] + [False] * 6, groups)
+    assert one.estimate == 1.0
+    assert (one.low, one.high) == (-math.inf, math.inf)
+    both = auc_interval([4, 5, 1, 2, 4, 2, 3, 1], [True, True, False, False] + [True] + [False] * 3, groups)
+    assert math.isfinite(both.low)

@@ -10,7 +10,7 @@ import pandas as pd
 from ...evaluation.bootstrap import Interval
 from ..findings import Effect, Finding
 from ..results import Results
-from ..statistics import mean_interval
+from ..statistics import clipped, mean_interval
 from .runs import complete, finished, numbers, one_in_100, seed_table, strata
 from .words import decide, effect, missing, said, seeds_said
 
@@ -44,7 +44,7 @@ def analyse(results: Results) -> Finding:
         more = complete(seed_table(stratum.runs, "gained_per_100"))
         gained = mean_interval(more.mean(axis=1), grain=one_in_100(stratum.runs, more.shape[1]))
         first_table = complete(seed_table(stratum.runs, "first_share"))
-        first = mean_interval(first_table.mean(axis=1))
+        first = clipped(mean_interval(first_table.mean(axis=1)), 0, 1)
         seeds = max(seeds, len(first_table))
         leading.append(
             effect(f"{stratum.label}: intruders per 100 vectors, end of training minus its middle", gained)
@@ -111,7 +111,8 @@ def _traced(runs: pd.DataFrame, traces: pd.DataFrame) -> tuple[pd.DataFrame, pd.
             continue
         end = float(trace["step"].max())
         present = trace.loc[trace["intruders"] > 0, "step"]
-        middle = float(np.interp(end / 2, trace["step"], trace["per_100"]))
+        # Before the first step there is no update, and so no intruder.
+        middle = float(np.interp(end / 2, [0.0, *trace["step"]], [0.0, *trace["per_100"]]))
         rows.append(
             {
                 "run_id": run_id,

@@ -16,9 +16,8 @@ from .words import decide, effect, missing, reverse, said, seeds_said, unknown
 
 QUESTION = "Do intruders cause the forgetting?"
 CLAIM = (
-    "Scaling the intruder dimensions down lowers the pre-training loss and hardly costs task accuracy, "
-    "more than "
-    "the same done to anything else."
+    "Scaling the intruder dimensions down lowers the pre-training loss, and by more than the same done to anything "
+    "else; what it costs in task accuracy stands beside it."
 )
 NEEDED = "this needs finished runs with intruders and `measure: intervene` with `loss_on`"
 CONTROLS = {

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ...evaluation.bootstrap import Interval
 from ..statistics import clipped, mean_interval
-from .runs import finished, numbers
+from .runs import MEASURED_ALIKE, finished, numbers
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,13 @@ def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechan
     drawn = finished(runs, "random-rank-one")
     if mechanism.empty or drawn.empty:
         return [], pd.DataFrame(columns=columns)
-    known = mechanism.merge(drawn[["run_id", "base", "seed"]], on="run_id")
+    known = mechanism.merge(drawn[["run_id", "base", "seed", *MEASURED_ALIKE]], on="run_id")
     known["multiple"] = numbers(known, "multiple")
     known["has"] = numbers(known, "intruders") > 0
     known["predicted"] = numbers(known, "predicted_multiple") <= known["multiple"]
     found, rows = [], []
-    for base, group in known.groupby("base"):
+    for base, of_base in known.groupby("base"):
+        group = max((part for _, part in of_base.groupby(list(MEASURED_ALIKE), dropna=False)), key=len)
         shares = group.pivot_table(index="seed", columns="multiple", values="has", aggfunc="mean").dropna()
         grain = 1 / group["name"].nunique()  # one matrix
         for multiple in shares.columns:

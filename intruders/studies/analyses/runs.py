@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,9 @@ _NO_SETTING = {
     "logging_steps", "report_to", "max_eval_samples", "gradient_checkpointing",
 }  # fmt: skip
 _DEFAULTS = {setting.name: setting.default for setting in fields(FinetuneConfig)}
-COMPARED = [setting for setting in SETTINGS if setting not in _NO_SETTING]
+COMPARED = [*(setting for setting in SETTINGS if setting not in _NO_SETTING), "adapters"]
+# Seeds of which every choice is looked at for the part of a table without gaps.
+_MOST_SEEDS = 12
 # Settings that a full fine-tuning carries along without using them.
 _OF_ADAPTERS = {"rank", "alpha", "dropout", "target_modules", "init_a", "loraplus_lr_ratio"}
 
@@ -112,6 +115,30 @@ def at_equal_score(stratum: Stratum, notes: list[str]) -> pd.DataFrame:
     return runs[most]
 
 
+def on_shared_matrices(
+    runs: pd.DataFrame, matrices: pd.DataFrame, label: str, notes: list[str]
+) -> pd.DataFrame:
+    """The runs with ``per_100`` counted on the matrices that all of them have; ``notes`` is told where that is fewer.
+
+    An adapter of some modules leaves the others unchanged, and a full fine-tuning changes all: their shares are of
+    different matrices.
+    """
+    known = matrices[matrices["run_id"].isin(runs["run_id"])]
+    of_each = known.groupby("run_id")["name"].agg(set)
+    if len(of_each) < 2 or len(set(map(frozenset, of_each))) == 1:
+        return runs
+    shared = set.intersection(*of_each)
+    kept = known[known["name"].isin(shared)]
+    sums = pd.DataFrame({name: numbers(kept, name) for name in ("intruders", "vectors")})
+    sums = sums.groupby(kept["run_id"]).sum()
+    notes.append(
+        f"{label}: intruders are counted on the {len(shared)} matrices that all of these runs changed, "
+        f"of {len(set.union(*of_each))}"
+    )
+    per_100 = 100 * sums["intruders"] / sums["vectors"]
+    return runs.assign(per_100=runs["run_id"].map(per_100), vectors=runs["run_id"].map(sums["vectors"]))
+
+
 def setting_of(row: dict[str, object], without: Sequence[str] = ()) -> str:
     """All chosen settings of a run but seed, base and task, as one text that is equal for equal settings."""
     left_out = set(without) | (_OF_ADAPTERS if row.get("method") == "full" else set())
@@ -182,11 +209,33 @@ def seed_table(runs: pd.DataFrame, column: str, by: str = "setting") -> pd.DataF
 def complete(table: pd.DataFrame) -> pd.DataFrame:
     """The largest part of a table without gaps, so that no seed is compared by other settings than the next.
 
-    Two seeds or more go before one with more settings, since one has no interval.
+    Two seeds or more go before one with more settings, since one has no interval. Of up to a dozen seeds every choice
+    is looked at; of more, those that leave the settings with the most seeds.
     """
-    counts = table.notna().sum()
-    parts = [table.loc[:, counts >= least].dropna() for least in sorted(set(counts))]
+    known = table.notna()
+    if len(table) <= _MOST_SEEDS:
+        choices = [
+            list(chosen)
+            for size in range(1, len(table) + 1)
+            for chosen in itertools.combinations(table.index, size)
+        ]
+        parts = [table.loc[chosen, known.loc[chosen].all()] for chosen in choices]
+    else:
+        counts = known.sum()
+        parts = [table.loc[:, counts >= least].dropna() for least in sorted(set(counts))]
+    parts = [part for part in parts if part.size]
     return max(parts, key=lambda part: (min(len(part), 2), part.size, len(part)), default=table.dropna())
+
+
+def noted_complete(table: pd.DataFrame, what: str, notes: list[str]) -> pd.DataFrame:
+    """:func:`complete`; ``notes`` is told what was left out."""
+    part = complete(table)
+    left_out = int(table.notna().to_numpy().sum()) - part.size
+    if left_out:
+        notes.append(
+            f"{what}: {left_out} of {part.size + left_out} runs are left out, since not every seed has their setting"
+        )
+    return part
 
 
 def one_in_100(runs: pd.DataFrame, settings: int = 1) -> float:

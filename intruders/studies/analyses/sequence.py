@@ -11,7 +11,7 @@ from ..findings import Effect, Finding
 from ..results import Results
 from ..statistics import mean_interval
 from .ranks import ADAPTERS, main_series, series
-from .runs import complete, finished, numbers, one_in_100, seed_table, seeds_in, strata
+from .runs import MEASURED_ALIKE, complete, finished, numbers, one_in_100, seed_table, seeds_in, strata
 from .words import decide, effect, missing, reverse, said, seeds_said
 
 QUESTION = "Do low ranks forget earlier tasks more, and do intruders accumulate?"
@@ -42,14 +42,15 @@ def analyse(results: Results) -> Finding:
     claims: list[Interval] = []
     effects: list[Effect] = []
     seeds = 0
-    for stratum in strata(runs):
+    for stratum in strata(runs, MEASURED_ALIKE, notes):
         lora = stratum.runs[stratum.runs["method"].isin(ADAPTERS)]
         parts = []
+        of_parts: list[int] = []
         found = list(series(stratum.runs))
         if found:
             main = main_series(found, "forgetting")
             trend = main.trend("forgetting")
-            seeds = max(seeds, len(main.table("forgetting")))
+            of_parts.append(len(main.table("forgetting")))
             effects.append(
                 effect(f"{stratum.label}, {main.rule}: forgetting in points per doubling of the rank", trend)
             )
@@ -67,7 +68,7 @@ def analyse(results: Results) -> Finding:
         gained = complete(seed_table(lora, "gained_per_100"))
         if gained.size:
             growth = mean_interval(gained.mean(axis=1), grain=one_in_100(lora, gained.shape[1]))
-            seeds = max(seeds, len(gained))
+            of_parts.append(len(gained))
             effects.append(
                 effect(f"{stratum.label}: intruders per 100 vectors, last stage minus first, LoRA", growth)
             )
@@ -76,9 +77,12 @@ def analyse(results: Results) -> Finding:
         against = _against_full(stratum.runs)
         if not math.isnan(against.estimate):
             effects.append(effect(f"{stratum.label}: forgetting in points, LoRA minus full", against))
+            claims.append(against)
             parts.append(f"points forgotten, LoRA minus full fine-tuning, {said(against, 1)}")
+        seeds = max([seeds, *of_parts])
         if parts:
-            verdicts.append(f"{stratum.label}: {', '.join(parts)} ({seeds_said(seeds_in(stratum.runs))})")
+            used = min(of_parts, default=seeds_in(stratum.runs))
+            verdicts.append(f"{stratum.label}: {', '.join(parts)} ({seeds_said(used)})")
     if not effects:
         return missing("sequence", QUESTION, CLAIM, NEEDED, notes)
     shown, opening = decide(claims, seeds)
@@ -128,7 +132,7 @@ def _summaries(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
 
 
 def _against_full(runs: pd.DataFrame) -> Interval:
-    full = seed_table(runs[runs["method"] == "full"], "forgetting").mean(axis=1)
+    full = complete(seed_table(runs[runs["method"] == "full"], "forgetting")).mean(axis=1)
     lora = seed_table(runs[runs["method"] == "lora"], "forgetting")
     return mean_interval(complete(lora.sub(full, axis=0).dropna(how="all")).mean(axis=1))
 

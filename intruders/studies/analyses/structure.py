@@ -13,7 +13,9 @@ from .runs import (
     at_equal_score,
     complete,
     finished,
+    noted_complete,
     numbers,
+    on_shared_matrices,
     one_in_100,
     seed_table,
     seeds_in,
@@ -43,10 +45,10 @@ def analyse(results: Results) -> Finding:
     notes: list[str] = []
     seeds = 0
     for stratum in strata(finished(results.runs), MEASURED_ALIKE, notes):
-        equal = at_equal_score(stratum, notes)
+        equal = on_shared_matrices(at_equal_score(stratum, notes), results.matrices, stratum.label, notes)
         rows += _by_setting(stratum, equal)
         of_runs.append(equal)
-        differences = complete(_against_full(equal))
+        differences = noted_complete(_against_full(equal), stratum.label, notes)
         if differences.empty:
             continue
         found = mean_interval(differences.mean(axis=1), grain=one_in_100(equal, differences.shape[1]))
@@ -84,7 +86,7 @@ def analyse(results: Results) -> Finding:
 def _against_full(equal: pd.DataFrame) -> pd.DataFrame:
     """Seeds by LoRA settings: intruders per 100 vectors minus the mean of the full runs of that seed."""
     lora = seed_table(equal[equal["method"] == "lora"], "per_100")
-    full = seed_table(equal[equal["method"] == "full"], "per_100").mean(axis=1)
+    full = complete(seed_table(equal[equal["method"] == "full"], "per_100")).mean(axis=1)
     return lora.sub(full, axis=0).dropna(how="all")
 
 

@@ -11,14 +11,13 @@ from ...evaluation.bootstrap import Interval
 from ..findings import Effect, Finding
 from ..results import Results
 from ..statistics import auc_interval, clipped, mean_interval, spearman
-from .runs import MEASURED_ALIKE, complete, finished, numbers, seed_table, seeds_in, strata
+from .runs import MEASURED_ALIKE, complete, finished, noted_complete, numbers, seed_table, seeds_in, strata
 from .words import decide, effect, missing, said, seeds_said
 
 QUESTION = "Does the predicted critical scale separate matrices with and without intruders?"
 CLAIM = (
-    "From the spectrum of the base alone the spiked-matrix threshold foretells at which scale of an update "
-    "an intruder "
-    "appears: within a factor of two on 82 % of layers (arXiv 2607.23711)."
+    "From the spectrum of the base alone the spiked-matrix threshold foretells which updates are too large for their "
+    "matrix, better than chance (arXiv 2607.23711, which found its scales within a factor of two on 82 % of layers)."
 )
 NEEDED = (
     "this needs finished, audited runs with `measure: critical_scale`, where some matrices have intruders "
@@ -65,7 +64,7 @@ def analyse(results: Results) -> Finding:
         has = matrices["intruders"] > 0
         score = -np.log(matrices["predicted_scale"].clip(lower=1e-300))
         found = auc_interval(score, has.tolist(), matrices["run_id"].tolist())
-        within, correlation = _agreement(matrices)
+        within, correlation = _agreement(matrices, stratum.label, notes)
         rule = ((matrices["predicted_scale"] <= 1) == has).groupby(matrices["run_id"]).mean()
         rows.append(
             {
@@ -127,7 +126,7 @@ def analyse(results: Results) -> Finding:
     )
 
 
-def _agreement(matrices: pd.DataFrame) -> tuple[Interval, Interval]:
+def _agreement(matrices: pd.DataFrame, label: str, notes: list[str]) -> tuple[Interval, Interval]:
     """Share within a factor of two and rank correlation, means over runs with intervals over seeds."""
     both = matrices.dropna(subset=["ratio"])
     rows = []
@@ -144,10 +143,11 @@ def _agreement(matrices: pd.DataFrame) -> tuple[Interval, Interval]:
             }
         )
     frame = pd.DataFrame(rows, columns=["run_id", "seed", "setting", "within", "correlation"])
-    within, correlation = (
-        mean_interval(complete(seed_table(frame, column)).mean(axis=1), grain=grain)
-        for column, grain in (("within", 1 / max(1, len(both))), ("correlation", 0.0))
-    )
+    # One matrix of one seed: a mean over settings moves by one of the seed's matrices at least.
+    grain = frame["seed"].nunique() / max(1, len(both))
+    table = noted_complete(seed_table(frame, "within"), f"{label}, share within a factor of two", notes)
+    within = mean_interval(table.mean(axis=1), grain=grain)
+    correlation = mean_interval(complete(seed_table(frame, "correlation")).mean(axis=1))
     return clipped(within, 0, 1), clipped(correlation, -1, 1)
 
 
