@@ -87,9 +87,14 @@ def _with_null_space(projections: Tensor, base: DenseSVD, left: Tensor) -> Tenso
 
 
 def _is_free(base: DenseSVD) -> Tensor:
-    """Which left vectors ``(p,)`` are some of a larger left null space: value zero, more rows than columns."""
+    """Which left vectors ``(p,)`` are some of a larger left null space: value zero, more rows than columns.
+
+    With the others of their cluster, whose vectors are no more defined.
+    """
     p, m = base.left.shape
-    return (base.values <= CLUSTER_TOLERANCE * base.values[:1]) & (m > p)
+    is_zero = (base.values <= CLUSTER_TOLERANCE * base.values[:1]) & (m > p)
+    ids = cluster_ids(base.values)
+    return torch.zeros_like(is_zero).index_put((ids[is_zero],), torch.tensor(True, device=ids.device))[ids]
 
 
 def _ambiguous_for_tuned_clusters(

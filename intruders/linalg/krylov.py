@@ -214,17 +214,19 @@ def _angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, eps: float) 
     below = torch.cat([values[..., 1:], floor.unsqueeze(-1)], dim=-1)
     unsure = torch.cat([residuals[..., 1:], residuals[..., -1:]], dim=-1)
     steps = values - below
-    apart = steps > CLUSTER_TOLERANCE * values[..., :1]
+    ids = cluster_ids(values)
+    is_open = steps[..., -1:] <= CLUSTER_TOLERANCE * values[..., :1]  # the last cluster may go on below
+    apart = torch.cat([ids[..., 1:] != ids[..., :-1], ~is_open], dim=-1)
     down = torch.where(apart, (steps - unsure).clamp_min(_NO_GAP), torch.inf)
     first = torch.full_like(steps[..., :1], torch.inf)
     above = torch.cat([first, torch.where(apart, steps, torch.inf)[..., :-1]], dim=-1)
-    ids = cluster_ids(values)
     nearest = torch.full_like(steps, torch.inf).scatter_reduce(-1, ids, torch.minimum(down, above), "amin")
     nearest = nearest.gather(-1, ids)
     rounding = 4 * eps * values[..., :1]
     residuals = residuals + rounding
-    # An infinite gap is an unknown one: the cluster reaches from the first value down to the floor.
-    direct = torch.where(nearest.isinf(), 1.0, residuals / nearest)
+    # Of a cluster that may go on below, the vectors here are a part: nothing is known of its space.
+    is_part = is_open & (ids == ids[..., -1:])
+    direct = torch.where(is_part | nearest.isinf(), 1.0, residuals / nearest)
 
     # Entries are (*batch, b, j) from here on: of vector j with the split below b.
     block = residuals.square().cumsum(-1).sqrt().unsqueeze(-1)  # R

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .krylov import KrylovSpace
+from .krylov import KrylovSpace, Triplets
+from .svd import cluster_ids
 
 # Triplets with a larger angle (a sine) to the true ones are left to the probes.
 _CONVERGED = 0.02
@@ -51,8 +52,7 @@ def estimate_effective_rank(
     """
     size = space.right.shape[-1]
     scale = (frobenius.double() / size**0.5).clamp_min(torch.finfo(torch.float64).tiny)
-    is_converged = space.ritz(tracked)[0].angles <= _CONVERGED
-    converged = is_converged.int().cumprod(-1).sum(-1)  # (batch): leading ones, in one run
+    converged = _converged(space.ritz(tracked)[0])
     start = space.right[..., :probes, :].double()
     rules = [
         _quadrature(space.right_products, None, probes, size, converged, scale),
@@ -65,6 +65,19 @@ def estimate_effective_rank(
     error = torch.hypot(rank * by_chance, (ranks[0] - ranks[1]).abs() / 2)
     zero = frobenius == 0
     return rank.masked_fill(zero, 0.0), error.masked_fill(zero, 0.0)
+
+
+def _converged(leading: Triplets) -> Tensor:
+    """How many of the leading triplets ``(batch)`` count once: in a run from the first, each alone in its cluster.
+
+    Of a cluster the angles are those of its space, and a block may not have seen all of its copies. Of the last triplet
+    it is not known whether it is alone.
+    """
+    ids = cluster_ids(leading.values)
+    is_last_of_its_own = torch.nn.functional.pad(ids[..., 1:] != ids[..., :-1], (0, 1), value=False)
+    is_first_of_its_own = torch.nn.functional.pad(ids[..., 1:] != ids[..., :-1], (1, 0), value=True)
+    counts = (leading.angles <= _CONVERGED) & is_first_of_its_own & is_last_of_its_own
+    return counts.int().cumprod(-1).sum(-1)
 
 
 def _quadrature(
@@ -87,9 +100,13 @@ def _quadrature(
     else:
         tiny = torch.finfo(squares.dtype).tiny
         parts = ((start @ products.mT) @ vectors).square() / squares.clamp_min(tiny).unsqueeze(-2)
-    weights = size * parts.mean(-2)
     from_the_top = torch.arange(squares.shape[-1] - 1, -1, -1, device=squares.device)
-    weights = torch.where(from_the_top < converged.unsqueeze(-1), 1.0, weights)
+    is_known = from_the_top < converged.unsqueeze(-1)  # (batch, p)
+    # What a probe has of the others is a random unit vector among them, once it is brought to length one.
+    outside = 1 - torch.where(is_known.unsqueeze(-2), parts, 0.0).sum(-1, keepdim=True)
+    rest = size - converged.double()[:, None, None]
+    weights = (rest * parts / outside.clamp_min(torch.finfo(squares.dtype).eps)).mean(-2)
+    weights = torch.where(is_known, 1.0, weights)
     return squares.clamp_min(0.0).sqrt() / scale.unsqueeze(-1), weights
 
 

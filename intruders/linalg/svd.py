@@ -17,6 +17,8 @@ from torch import Tensor
 # Single-precision weights carry errors of 6e-8, and vectors of values 2e-6 apart turn by several per cent
 # under them.
 CLUSTER_TOLERANCE = 2e-6
+# Width, in these tolerances, that a cluster may have.
+_WIDEST = 4
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ def gram_svd(matrix: Tensor) -> DenseSVD:
     times faster.
 
     Values are right to about 1e-16 of the largest squared over themselves, so that those below
-    ``CLUSTER_TOLERANCE`` of the largest are noise; their left vectors are orthonormal, and otherwise
-    arbitrary.
+    ``CLUSTER_TOLERANCE`` of the largest are noise. The vectors of these are arbitrary: orthonormal on the smaller side,
+    and on the other not even that below 1e-8 of the largest.
     """
     matrix = matrix.double()
     m, n = matrix.shape[-2:]
@@ -63,11 +65,21 @@ def cluster_ids(values: Tensor) -> Tensor:
     """Numbers the clusters of descending ``values`` ``(*batch, p)``: neighbours in one cluster share an id.
 
     Ids count up from 0. Neighbours belong together when they differ by less than ``CLUSTER_TOLERANCE`` of
-    the largest value; a chain of such neighbours is one cluster.
+    the largest value; a chain of such neighbours is one cluster. Each value of a chain wider than ``_WIDEST`` of that
+    is one of its own: under an outlier a whole spectrum can be a chain, and its ends are not alike.
     """
-    steps = (values[..., :-1] - values[..., 1:]) > CLUSTER_TOLERANCE * values[..., :1]
-    first = torch.zeros_like(values[..., :1], dtype=torch.long)
-    return torch.cat([first, steps.long().cumsum(-1)], dim=-1)
+    tolerance = CLUSTER_TOLERANCE * values[..., :1]
+    is_new = (values[..., :-1] - values[..., 1:]) > tolerance
+    ids = _numbered(is_new)
+    low = torch.full_like(values, torch.inf).scatter_reduce(-1, ids, values, "amin").gather(-1, ids)
+    high = torch.zeros_like(values).scatter_reduce(-1, ids, values, "amax").gather(-1, ids)
+    is_wide = high - low > _WIDEST * tolerance
+    return _numbered(is_new | is_wide[..., 1:])
+
+
+def _numbered(is_new: Tensor) -> Tensor:
+    """Ids that count up where ``is_new`` ``(*batch, p - 1)`` says that the next value begins a cluster."""
+    return torch.nn.functional.pad(is_new.long().cumsum(-1), (1, 0))
 
 
 def cluster_projections(cosines: Tensor, ids: Tensor) -> Tensor:

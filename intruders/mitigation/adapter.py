@@ -61,7 +61,9 @@ class LoraModule:
     def tensors(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """PEFT's A and B for D = left @ right, in the shapes and dtype of the module's own."""
         down, up = (left.mT, right.mT) if self.is_embedding else (right, left)
-        up = up / self.scale
+        up = (
+            up / self.scale if self.scale else torch.zeros_like(up)
+        )  # alpha 0: there is no update, and none is left
         rank = down.shape[0]
         return (
             down.reshape(rank, *self.down.shape[1:]).to(self.down.dtype).contiguous(),

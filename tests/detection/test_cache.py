@@ -322,3 +322,15 @@ def test_the_default_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch, tm
     assert default_folder() == tmp_path / "chosen" / "bases"
     audit(*models(), cache=True)
     assert DiskCache().size()[0] == 4
+
+
+def test_an_update_too_large_for_squares_leaves_nothing_that_breaks_the_next_audit(
+    store: DiskCache | MemoryCache,
+) -> None:
+    """A training that diverged goes through the dense path, which learns other things of a base than audits expect."""
+    base, tuned = models()
+    diverged = {name: value + 1e25 * (tuned[name] - value) for name, value in base.items()}
+    audit(base, diverged, cache=store)
+    assert decisions(audit(base, tuned, cache=store)) == decisions(plain())
+    audit(base, diverged, cache=store)
+    assert decisions(audit(base, tuned, cache=store)) == decisions(plain())

@@ -211,6 +211,36 @@ def test_a_cosine_near_epsilon_is_computed_as_closely_as_it_asks(beyond: float) 
     assert found.certificate[0][0] == ("moment" if beyond < 0 else "overlap")
 
 
+@pytest.mark.parametrize(("size", "outlier"), [(300, 3000.0), (400, 1500.0)])
+def test_a_spectrum_under_an_outlier_is_no_cluster(size: int, outlier: float) -> None:
+    """Its values are closer than the tolerance, which is relative to the largest, and far apart at its ends."""
+    rng = np.random.default_rng(3)
+    values = np.r_[outlier, np.linspace(6, 2, 40), np.linspace(1, 0.2, size - 41)]
+    base = with_values(size, size, values, rng)
+    left, right = 8 * orthonormal_columns(size, 1, rng), orthonormal_columns(size, 1, rng).T
+    pair = Pair.lowrank(base, left, right)
+    found = check(pair, 3, 0.5)
+    x, y = (np.linalg.svd(m)[0] for m in (np.asarray(pair.base.double()), pair.tuned_double()))
+    assert (
+        found.intruder[0].tolist() == (np.abs(x.T @ y[:, :3]).max(0) < 0.5).tolist() == [False, True, False]
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cluster_of_which_a_part_is_computed_counts_whole(seed: int) -> None:
+    """Equal base values at places 22 to 24 of 24 computed ones, and y 0.42 on the first and on the last of them."""
+    rng = np.random.default_rng(seed)
+    values = np.r_[np.linspace(3, 1.5, 30), np.linspace(1, 0.05, 290)]
+    values[22:25] = values[22:25].mean()
+    base = with_values(320, 320, values, rng)
+    u, _, vt = np.linalg.svd(base)
+    rest = u[:, 100:300] @ rng.standard_normal(200)
+    y = 0.42 * (u[:, 22] + u[:, 24]) + (1 - 2 * 0.42**2) ** 0.5 * rest / np.linalg.norm(rest)
+    pair = Pair.lowrank(base, 20 * y[:, None], vt[200:201])
+    found = check(pair, 10, 0.5)
+    assert not found.intruder[0, 0]
+
+
 ODD_PAIRS = {
     "zero base, low-rank": lambda r: Pair.lowrank(
         np.zeros((256, 256)), orthonormal_columns(256, 12, r), orthonormal_columns(256, 12, r).T
