@@ -133,6 +133,21 @@ def test_rank_keep_is_the_best_approximation(tmp_path: Path) -> None:
     assert result.largest_error > 0.01
 
 
+def test_a_module_of_alpha_zero_has_no_update_to_write(tmp_path: Path) -> None:
+    saved(tiny_llama(), tmp_path / "base")
+    saved(hot_llama(), tmp_path / "tuned")
+    file = tmp_path / "tuned" / "adapter_config.json"
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"alpha_pattern": {"layers.0.self_attn.q_proj": 0}})
+    )
+    mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.3, rank=4, out=tmp_path / "out")
+    from safetensors.torch import load_file
+
+    written = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in written.values())
+    assert not written["base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"].any()
+
+
 def test_rank_as_a_number_needs_no_patterns(tmp_path: Path) -> None:
     base = tiny_llama()
     saved(base, tmp_path / "base")
