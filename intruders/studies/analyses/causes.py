@@ -45,8 +45,8 @@ NUMBERS = {
 }
 # Method against plain LoRA: what it changes.
 METHODS = {
-    "pissa": "initialization: PiSSA instead of random",
-    "olora": "initialization: OLoRA instead of random",
+    "pissa": "PiSSA initialization",
+    "olora": "OLoRA initialization",
     "b-only": "A frozen, B trained",
     "lora-fa": "A frozen, B trained with LoRA-FA's correction",
     "lora+": "a higher rate for B (LoRA+)",
