@@ -7,6 +7,8 @@ from typing import Annotated
 
 from typer import Argument, Option, echo
 
+from . import options
+
 
 def evaluate(
     model: Annotated[str, Argument(help="Run or model folder, adapter, hub id, smollm2-135m or minilm-l6.")],
@@ -36,7 +38,7 @@ def evaluate(
         str | None, Option(help="Tasks of lm-evaluation-harness, with commas between.")
     ] = None,
     lm_eval_include: Annotated[Path | None, Option(help="Folder of your own harness tasks.")] = None,
-    data_seed: Annotated[int | None, Option(help="Of the tasks' rows; the run's own if not given.")] = None,
+    data_seed: options.DataSeed = None,
     seed: Annotated[int, Option()] = 0,
 ) -> None:
     """Measure a model: loss on text, its change against the base, task accuracy; all with 95 % intervals."""

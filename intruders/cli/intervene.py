@@ -34,9 +34,7 @@ def intervene(
     epsilon: options.Epsilon = 0.5,
     include: options.Include = None,
     exclude: options.Exclude = None,
-    data_seed: Annotated[
-        int | None, typer.Option(help="Of the tasks' rows; the run's own if not given.")
-    ] = None,
+    data_seed: options.DataSeed = None,
     seed: Annotated[int, typer.Option(help="Of the control random, of samples, of the bootstrap.")] = 0,
     json: Annotated[str | None, typer.Option("--json", help="Write the result here as JSON.")] = None,
     device: options.Device = "auto",

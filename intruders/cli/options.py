@@ -46,6 +46,7 @@ Prompt = Annotated[str | None, Option(help="Column of the prompt.")]
 Completion = Annotated[str | None, Option(help="Column of the completion.")]
 MaxDocuments = Annotated[int | None, Option(help="A sample of so many documents, drawn by seed.")]
 MaxExamples = Annotated[int | None, Option(help="The first so many examples of each task.")]
+DataSeed = Annotated[int | None, Option(help="Of the tasks' rows; the run's own if not given.")]
 Window = Annotated[int | None, Option(help="Tokens; 1024, or the model's context if less.")]
 Stride = Annotated[int | None, Option(help="Tokens the window moves by; half of it if not given.")]
 Estimate = Annotated[

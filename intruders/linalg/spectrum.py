@@ -74,9 +74,11 @@ def _converged(leading: Triplets) -> Tensor:
     it is not known whether it is alone.
     """
     ids = cluster_ids(leading.values)
-    is_last_of_its_own = torch.nn.functional.pad(ids[..., 1:] != ids[..., :-1], (0, 1), value=False)
-    is_first_of_its_own = torch.nn.functional.pad(ids[..., 1:] != ids[..., :-1], (1, 0), value=True)
-    counts = (leading.angles <= _CONVERGED) & is_first_of_its_own & is_last_of_its_own
+    is_apart = ids[..., 1:] != ids[..., :-1]
+    is_alone = torch.nn.functional.pad(is_apart, (1, 0), value=True) & torch.nn.functional.pad(
+        is_apart, (0, 1)
+    )
+    counts = (leading.angles <= _CONVERGED) & is_alone
     return counts.int().cumprod(-1).sum(-1)
 
 
@@ -100,14 +102,18 @@ def _quadrature(
     else:
         tiny = torch.finfo(squares.dtype).tiny
         parts = ((start @ products.mT) @ vectors).square() / squares.clamp_min(tiny).unsqueeze(-2)
-    from_the_top = torch.arange(squares.shape[-1] - 1, -1, -1, device=squares.device)
-    is_known = from_the_top < converged.unsqueeze(-1)  # (batch, p)
+    is_known = _last(converged, squares.shape[-1])
     # What a probe has of the others is a random unit vector among them, once it is brought to length one.
     outside = 1 - torch.where(is_known.unsqueeze(-2), parts, 0.0).sum(-1, keepdim=True)
     rest = size - converged.double()[:, None, None]
     weights = (rest * parts / outside.clamp_min(torch.finfo(squares.dtype).eps)).mean(-2)
     weights = torch.where(is_known, 1.0, weights)
     return squares.clamp_min(0.0).sqrt() / scale.unsqueeze(-1), weights
+
+
+def _last(counts: Tensor, size: int) -> Tensor:
+    """Which places ``(batch, size)`` are among the last ``counts`` ``(batch)``: the largest of ascending values."""
+    return torch.arange(size - 1, -1, -1, device=counts.device) < counts.unsqueeze(-1)
 
 
 def _sums(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,8 +137,7 @@ def _standard_error(
     safe = sums.clamp_min(torch.finfo(sums.dtype).tiny)
     slope = (1 / safe + logs / safe.square()).unsqueeze(-1)
     influence = slope * values - torch.special.xlogy(values, values) / safe.unsqueeze(-1)
-    from_the_top = torch.arange(values.shape[-1] - 1, -1, -1, device=values.device)
-    left = torch.where(from_the_top < converged.unsqueeze(-1), 0.0, weights)
+    left = torch.where(_last(converged, values.shape[-1]), 0.0, weights)
     count = left.sum(-1).clamp_min(1.0)
     spread = (left * influence.square()).sum(-1) - (left * influence).sum(-1).square() / count
     variance: Tensor = 2 * spread.clamp_min(0.0) / probes

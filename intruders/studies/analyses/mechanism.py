@@ -9,7 +9,7 @@ import pandas as pd
 
 from ...evaluation.bootstrap import Interval
 from ..statistics import clipped, mean_interval
-from .runs import MEASURED_ALIKE, finished, numbers
+from .runs import MEASURED_ALIKE, finished, largest_alike, numbers
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechan
     known["predicted"] = numbers(known, "predicted_multiple") <= known["multiple"]
     found, rows = [], []
     for base, of_base in known.groupby("base"):
-        group = max((part for _, part in of_base.groupby(list(MEASURED_ALIKE), dropna=False)), key=len)
+        group = largest_alike(of_base, MEASURED_ALIKE)
         shares = group.pivot_table(index="seed", columns="multiple", values="has", aggfunc="mean").dropna()
         grain = 1 / group["name"].nunique()  # one matrix
         for multiple in shares.columns:

@@ -59,12 +59,7 @@ def strata(runs: pd.DataFrame, by: Sequence[str] = (), notes: list[str] | None =
     ``notes`` is told of the others.
     """
     for (base, task), group in runs.groupby(["base", "task"], dropna=False, sort=True):
-        alike = group
-        if by:
-            of_each_way = [part for _, part in group.groupby(list(by), dropna=False)]
-            alike = max(
-                of_each_way, key=lambda part: (bool(part[list(by)].notna().all(axis=None)), len(part))
-            )
+        alike = largest_alike(group, by) if by else group
         found = Stratum(_text(base), _text(task), alike)
         if notes is not None and len(alike) < len(group):
             notes.append(
@@ -72,6 +67,12 @@ def strata(runs: pd.DataFrame, by: Sequence[str] = (), notes: list[str] | None =
                 f"({', '.join(by)}) and are left out"
             )
         yield found
+
+
+def largest_alike(group: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The most rows that agree in ``by``, after those with all of it known."""
+    of_each_way = [part for _, part in group.groupby(list(by), dropna=False)]
+    return max(of_each_way, key=lambda part: (bool(part[list(by)].notna().all(axis=None)), len(part)))
 
 
 MEASURED_ALIKE = ("k", "epsilon")
