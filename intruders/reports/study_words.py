@@ -35,7 +35,7 @@ _MEANS = {
     "sequence": "low ranks lost more of the earlier tasks when trained on several in turn",
     "rank": "how many there are, and how much is forgotten, depends on the rank",
     "causes": "their number follows from how it is trained, or from the size of the update alone",
-    "remedies": "there is a remedy that saves some of it, at a cost in task score that stands beside it",
+    "remedies": "some remedy forgets less, at a cost in task score that the page gives",
     "dynamics": "they appear in the course of training and grow",
     "threshold": "the base's spectrum foretells how far an update can be turned up before they appear",
 }
