@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Part of every key: raise it when the meaning of an entry changes.
-_VERSION = "2"
+_VERSION = "3"
 
 
 class CacheError(IntrudersError):
@@ -102,18 +102,18 @@ class DiskCache:
 
     def size(self) -> tuple[int, int]:
         """Number of entries, and bytes."""
-        files = list(self.folder.glob("??/*.safetensors"))
+        files = list(self.folder.glob("*/*.safetensors"))
         return len(files), sum(file.stat().st_size for file in files)
 
     def clear(self) -> int:
         """Removes all entries; returns how many there were."""
-        files = list(self.folder.glob("??/*.safetensors"))
-        for file in [*files, *self.folder.glob("??/*.partial")]:
+        files = list(self.folder.glob("*/*.safetensors"))
+        for file in [*files, *self.folder.glob("*/*.partial")]:
             file.unlink(missing_ok=True)
         return len(files)
 
     def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.safetensors"
+        return self.folder / key[:1] / f"{key}.safetensors"
 
 
 def _read_entry(path: Path) -> dict[str, Tensor]:

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from ..linalg.exact import Decomposition, exact_cosines
-from ..linalg.krylov import BLOCK, STRIDE, KrylovSpace, Triplets, converge, refine
+from ..linalg.krylov import BLOCK, KrylovSpace, converge, refine
 from ..linalg.operators import Dense
 from ..linalg.overlap import Intervals, overlap_intervals
+from ..linalg.ritz import Triplets
 from ..linalg.svd import DenseSVD, cluster_ids, dense_svd, gram_svd
 from .known import KnownBase
 from .moments import bound_by_moments
@@ -30,7 +31,7 @@ from .stack import Stack
 from .update import Update, measure_update
 
 # Below this smaller side the dense decomposition is the faster one: a Krylov space would be half the matrix.
-DENSE_BELOW = 256
+DENSE_BELOW = 128
 # Angle (as a sine) to which vectors are computed at most before the moment certificate is tried.
 _TIGHT_ANGLE = 0.02
 # The same for cosines near epsilon, which an error decides: far less than what the dense decomposition costs.
@@ -41,9 +42,14 @@ _LOOSE_ANGLE = 0.2
 _PART = 0.3
 # Residual rows that a space grows by, and steps that it goes on from them.
 _WIDTH = 8
-_STRIDE = 4
-_KRYLOV_STEPS = 24
+_STEPS = 3
+# Steps of the base's chain before the first look at its Ritz vectors, between two looks, and at most.
+_CHAIN_STEPS = 24
+_FURTHER_STEPS = 4
+_MOST_FURTHER = 4
 _MAX_ROUNDS = 8
+# Rows that a space has room for at first, beyond those that it starts with.
+_ROOM = 64
 # Steps of the random chain that looks for directions of an update beyond its leading ones.
 _SEARCH_STEPS = 4
 # Bounds are compared with epsilon at this distance: they come from single-precision products.
@@ -85,14 +91,14 @@ def detect(
     if float(update.spectral.max()) > torch.finfo(stack.base.dtype).max ** 0.5:
         found = _detect_dense(stack, k, epsilon, shown, update, dense_svd, None)  # squares of it overflow
         return replace(found, known=None)  # all vectors of a large base, where an audit expects some
-    if min(m, n) < max(DENSE_BELOW, BLOCK * (_krylov_steps(k) + STRIDE)):
+    if min(m, n) < max(DENSE_BELOW, BLOCK * (_chain_steps(k) + _FURTHER_STEPS)):
         return _detect_dense(stack, k, epsilon, shown, update, gram_svd, known)
     return _detect_by_certificates(stack, k, epsilon, shown, update, known)
 
 
-def _krylov_steps(k: int) -> int:
+def _chain_steps(k: int) -> int:
     """Block steps before the first look at the Ritz vectors: room for twice the k vectors wanted, and some."""
-    return max(_KRYLOV_STEPS, k)
+    return max(_CHAIN_STEPS, k)
 
 
 def _detect_dense(
@@ -108,7 +114,7 @@ def _detect_dense(
     for i, base in enumerate(stack.base):
         base_svd = None
         if known is not None and known.is_complete:
-            left = known.left[i].double()
+            left = known.basis[i].double()
             base_svd = DenseSVD(known.values[i], left, left.new_zeros(0, base.shape[-1]))
         parts.append(exact_cosines(base, stack.tuned_dense(i), k, epsilon, decompose, base_svd))
     cosines = torch.stack([part.max_cosines for part in parts])
@@ -133,23 +139,22 @@ def _detect_by_certificates(
     stack: Stack, k: int, epsilon: float, shown: int, update: Update, known: KnownBase | None
 ) -> Detection:
     operator = Dense(stack.base)
-    room = 4 * BLOCK * STRIDE
     floor = torch.zeros(len(stack.base), dtype=torch.float64, device=operator.device)
     if known is None:
-        space = KrylovSpace.from_random_block(operator, BLOCK, _krylov_steps(k), room=room)
+        space = _base_space(operator, k, shown)
     else:
-        space, floor = known.space(operator, room), known.floor
-    converge(space, k, shown, _LOOSE_ANGLE, _MAX_ROUNDS, _WIDTH)
+        space, floor = known.space(operator), known.floor
+    converge(space, k, shown, _LOOSE_ANGLE, _MAX_ROUNDS, _WIDTH, _STEPS)
     tuned_space = _tuned_space(stack, space, shown, update)
-    converge(tuned_space, k, k + BLOCK, _LOOSE_ANGLE, _MAX_ROUNDS, _WIDTH)
+    converge(tuned_space, k, k + BLOCK, _LOOSE_ANGLE, _MAX_ROUNDS, _WIDTH, _STEPS)
     for _ in range(_MAX_ROUNDS):
         base, tuned = space.ritz(shown)[0], tuned_space.ritz(k + BLOCK)[0]
         found = _judged_by_overlap(base, tuned, k, epsilon, update)
         doubtful = _block_may_hide_copies(base) | _block_may_hide_copies(tuned) | _is_rank_deficient(tuned, k)
         undecided = _undecided(found) & ~doubtful.unsqueeze(-1)
         of_base, of_tuned = _held_back(base, tuned, undecided, epsilon)
-        grown = refine(tuned_space, k + BLOCK, of_tuned, _WIDTH, _STRIDE)
-        if not (refine(space, shown, of_base, _WIDTH, _STRIDE) or grown):
+        grown = refine(tuned_space, k + BLOCK, of_tuned, _WIDTH, _STEPS)
+        if not (refine(space, shown, of_base, _WIDTH, _STEPS) or grown):
             break
     matrices = undecided.any(-1).nonzero().squeeze(-1)
     if len(matrices) > 0:
@@ -211,6 +216,19 @@ def _judged_by_overlap(base: Triplets, tuned: Triplets, k: int, epsilon: float, 
     )
 
 
+def _base_space(operator: Dense, k: int, shown: int) -> KrylovSpace:
+    """A chain from random rows, continued as long as leading vectors have not converged and that can help."""
+    room = BLOCK * _FURTHER_STEPS * _MOST_FURTHER
+    space = KrylovSpace.from_random_block(operator, BLOCK, _chain_steps(k), room=room)
+    for _ in range(_MOST_FURTHER):
+        if not bool((space.ritz(shown)[0].angles[:, :k] > _LOOSE_ANGLE).any()):
+            break
+        if len(space) + BLOCK * _FURTHER_STEPS > min(operator.shape[-2:]):
+            break
+        space.grow_chain(BLOCK, _FURTHER_STEPS)
+    return space.compressed(shown + BLOCK, _ROOM)
+
+
 def _tuned_space(stack: Stack, base: KrylovSpace, shown: int, update: Update) -> KrylovSpace:
     """A start for the tuned matrix: the base's leading vectors and the leading directions of the update.
 
@@ -218,16 +236,16 @@ def _tuned_space(stack: Stack, base: KrylovSpace, shown: int, update: Update) ->
     beyond them. Where that is not known to be nothing, a random chain looks for it: the start space might be
     invariant, with no residual to say that a large direction is missing.
     """
-    base = base.compressed(shown + BLOCK)
+    leading = base.compressed(shown + BLOCK)
     if stack.left is not None and stack.right is not None:
-        tuned = base.plus_lowrank(stack.left, stack.right)
+        tuned = leading.plus_lowrank(stack.left, stack.right, _ROOM)
         complete = stack.left.shape[-1] <= update.left.shape[-2]
     else:
         assert stack.tuned is not None
-        tuned = KrylovSpace.from_bases(Dense(stack.tuned), base.left, base.right, 4 * BLOCK * STRIDE)
+        tuned = KrylovSpace.empty(Dense(stack.tuned), _ROOM)
+        tuned.grow(leading.basis)
         complete = False
-    tuned.grow_left(update.left)
-    tuned.grow_right(update.right)
+    tuned.grow(update.left if tuned.is_left else update.right)
     if not complete:
         tuned.grow_randomly(BLOCK, _SEARCH_STEPS)
     return tuned

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..linalg.krylov import KrylovSpace
 from ..linalg.operators import Operator
+from ..linalg.orthonormal import orthonormalize
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,9 @@ class KnownBase:
     them computes its residuals and bounds anew, and so proves its answer as if it had started from nothing.
     """
 
-    left: Tensor  # (batch, d, m)
-    left_products: Tensor  # (batch, d, n); d = 0 rows where all left vectors are kept
-    right: Tensor  # (batch, c, n)
-    right_products: Tensor  # (batch, c, m)
+    basis: Tensor  # (batch, d, p), p = min(m, n); all left vectors (batch, p, m) where these are kept
+    products: Tensor  # (batch, d, q), q = max(m, n); d = 0 rows where all left vectors are kept
+    squares: Tensor  # (batch, d, p)
     values: Tensor  # (batch, p), double: all singular values; p = 0 where only a space is kept
     floor: Tensor  # (batch), double: proved lower bound on the eigenvalues of W^T W, 0 for none
 
@@ -30,30 +30,28 @@ class KnownBase:
     def from_space(cls, space: KrylovSpace, rows: int, floor: Tensor) -> KnownBase:
         """The ``rows`` leading Ritz vectors of a space, and their products."""
         kept = space.compressed(rows)
-        return cls(
-            kept.left,
-            kept.left_products,
-            kept.right,
-            kept.right_products,
-            floor.new_zeros(len(floor), 0),
-            floor,
-        )
+        return cls(kept.basis, kept.products, kept.squares, floor.new_zeros(len(floor), 0), floor)
 
     @classmethod
     def from_decomposition(cls, left: Tensor, values: Tensor, columns: int) -> KnownBase:
         """All left singular vectors ``(batch, p, m)`` and values ``(batch, p)`` of matrices of that many columns."""
         batch, _, m = left.shape
-        none = left.new_zeros(batch, 0, columns)
-        return cls(left, none, none, left.new_zeros(batch, 0, m), values, values.new_zeros(batch))
+        none = left.new_zeros(batch, 0, max(m, columns))
+        return cls(left, none, left.new_zeros(batch, 0, min(m, columns)), values, values.new_zeros(batch))
 
     @property
     def is_complete(self) -> bool:
         """Whether all left vectors are kept."""
         return self.values.shape[-1] > 0
 
-    def space(self, operator: Operator, room: int) -> KrylovSpace:
-        """The Krylov space to go on from; no pass over the matrices."""
-        return KrylovSpace(operator, self.left, self.left_products, self.right, self.right_products, room)
+    def left(self, shape: torch.Size) -> Tensor:
+        """Orthonormal left rows ``(batch, d, m)`` of matrices ``(*, m, n)``: of the kept space, or all left vectors."""
+        is_left = shape[-2] < shape[-1]
+        return self.basis if is_left or self.is_complete else orthonormalize(self.products)
+
+    def space(self, operator: Operator) -> KrylovSpace:
+        """The space to go on from; no pass over the matrices."""
+        return KrylovSpace(operator, self.basis, self.products, self.squares)
 
     def tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ..linalg.floor import smallest_eigenvalue_floor
-from ..linalg.krylov import Triplets
 from ..linalg.moments import Bidiagonalization, largest_atom, smallest_node
 from ..linalg.operators import Operator
 from ..linalg.overlap import Intervals, deflated, moment_intervals
+from ..linalg.ritz import Triplets
 
 # Total Lanczos steps after which the bounds are looked at. The dense decomposition costs hundreds of passes.
 _STEPS = (8, 12, 18, 26, 38, 56, 80)

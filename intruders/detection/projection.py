@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg.krylov import BLOCK, Triplets
+from ..linalg.krylov import BLOCK
 from ..linalg.operators import Dense
 from ..linalg.orthonormal import orthonormalize
+from ..linalg.ritz import Triplets
 from ..linalg.threshold import sampled_spectra, spiked_threshold
 from .known import KnownBase
 from .stack import Stack
@@ -75,7 +76,7 @@ def project(stack: Stack, known: KnownBase, k: int, epsilon: float) -> list[Proj
     operator = Dense(stack.base)
     update = measure_update(stack, k)
     d, left_out = _followed(stack, update)
-    known_rows = known.left[:, : min(2 * k + 4 + BLOCK, m, n)]
+    known_rows = known.left(stack.base.shape)[:, : min(2 * k + 4 + BLOCK, m, n)]
     left = _subspace(operator, known_rows, update.left[:, :d], update.right[:, :d])
     products = operator.apply_transpose(left).double()  # (batch, a, n): left W0
     change, right = _times_update(stack, left)  # left D = change @ right

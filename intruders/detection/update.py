@@ -71,13 +71,9 @@ def measure_update(stack: Stack, k: int, exact: bool = False) -> Update:
 def _measure_dense_update(difference: Tensor, k: int) -> Update:
     # Row norms first: a copy of the whole matrix in double precision would be the peak of the audit's memory.
     frobenius = torch.linalg.vector_norm(difference, dim=-1).double().norm(dim=-1)
-    # The space starts on the right, and random vectors say most of the smaller side.
-    is_wide = difference.shape[-2] < difference.shape[-1]
-    operator = Dense(difference.mT if is_wide else difference)
-    space = KrylovSpace.from_random_block(operator, BLOCK, _STEPS)
+    space = KrylovSpace.from_random_block(Dense(difference), BLOCK, _STEPS)
     rank, error = estimate_effective_rank(space, BLOCK, 2 * k, frobenius)
     # The norm follows from the largest Ritz value to second order in its residual; 1e-3 there is 1e-6 of the
     # norm.
     leading = converge(space, 1, 2 * k, 1e-3, _MAX_ROUNDS)
-    left, right = (leading.right, leading.left) if is_wide else (leading.left, leading.right)
-    return Update(frobenius, leading.values[:, 0].double(), rank, error, left, right)
+    return Update(frobenius, leading.values[:, 0].double(), rank, error, leading.left, leading.right)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .krylov import Triplets
+from .ritz import Triplets
 from .svd import cluster_ids, cluster_projections
 
 # Base vectors with a larger angle (as a sine) to the true ones say nothing certain.

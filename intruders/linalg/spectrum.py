@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .krylov import KrylovSpace, Triplets
+from .krylov import KrylovSpace
+from .ritz import Triplets
 from .svd import cluster_ids
 
 # Triplets with a larger angle (a sine) to the true ones are left to the probes.
@@ -50,13 +51,13 @@ def estimate_effective_rank(
     the delta method, and half the distance of the two quadratures, as the root of their squares' sum. No pass over the
     matrix. Returns two ``(batch)`` tensors in double precision; both are 0 for a zero matrix.
     """
-    size = space.right.shape[-1]
+    size = space.basis.shape[-1]
     scale = (frobenius.double() / size**0.5).clamp_min(torch.finfo(torch.float64).tiny)
     converged = _converged(space.ritz(tracked)[0])
-    start = space.right[..., :probes, :].double()
+    start = space.basis[..., :probes, :].double()
     rules = [
-        _quadrature(space.right_products, None, probes, size, converged, scale),
-        _quadrature(space.left_products, start, probes, size, converged, scale),
+        _quadrature(space.products, None, probes, size, converged, scale),
+        _quadrature(space.products_of_other_side(), start, probes, size, converged, scale),
     ]
     ranks = [_entropy_rank(*_sums(values, weights)) for values, weights in rules]
     sums, logs = (torch.stack(part).mean(0) for part in zip(*(_sums(*rule) for rule in rules), strict=True))

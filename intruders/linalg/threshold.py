@@ -26,8 +26,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .krylov import Triplets
 from .operators import Operator
+from .ritz import Triplets
 
 _PROBES = 6
 _STEPS = 14

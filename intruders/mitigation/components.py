@@ -18,7 +18,6 @@ from ..detection.stack import Stack
 from ..linalg.krylov import KrylovSpace
 from ..linalg.lowrank import lowrank_svd
 from ..linalg.operators import Dense, LowRankUpdate, Operator
-from ..linalg.orthonormal import orthonormalize
 from ..linalg.svd import CLUSTER_TOLERANCE, dense_svd, gram_svd, settle_clusters
 
 # Largest sine of the angle between a computed vector and the true one. Turned by it, a component s y v^T moves by
@@ -118,58 +117,48 @@ def _by_krylov(
     stack: Stack, indices: Sequence[Sequence[int]], values: Sequence[Sequence[float]], from_update: bool
 ) -> list[Components | None]:
     operator = _operator(stack)
-    left, right = _starts(stack, max(len(wanted) for wanted in indices), from_update)
-    width = left.shape[-2]
+    start = _start(stack, max(len(wanted) for wanted in indices), from_update)
+    width = start.shape[-2]
     room = width * _STEPS_BETWEEN_LOOKS * _LOOKS
     largest = min(operator.shape[-2:])
-    space = KrylovSpace.from_bases(operator, left, right, room)
+    space = KrylovSpace.empty(operator, width + room)
+    space.grow(start)
     found: list[Components | None] = [None] * len(indices)
     for _ in range(_LOOKS):
-        if space.left.shape[-2] + width * _STEPS_BETWEEN_LOOKS > largest:
+        if len(space) + width * _STEPS_BETWEEN_LOOKS > largest:
             break
-        for _ in range(_STEPS_BETWEEN_LOOKS):
-            from_left, from_right = (
-                space.left_products[..., -width:, :],
-                space.right_products[..., -width:, :],
-            )
-            space.grow_right(from_left)
-            space.grow_left(from_right)
+        space.grow_chain(width, _STEPS_BETWEEN_LOOKS)
         found = _matched(space, indices, values)
         if all(part is not None for part in found):
             break
     return found
 
 
-def _starts(stack: Stack, most: int, from_update: bool) -> tuple[Tensor, Tensor]:
-    """Orthonormal rows on both sides: the update's leading directions, and random ones where those are not enough."""
+def _start(stack: Stack, most: int, from_update: bool) -> Tensor:
+    """Rows of the shorter side: the update's leading directions, and random ones where those are not enough."""
     count = most + 1
     if stack.left is not None and stack.right is not None:
         svd = lowrank_svd(stack.left, stack.right)
-        left, right = svd.left[:, :count].to(stack.base.dtype), svd.right[:, :count].to(stack.base.dtype)
+        left, right = svd.left[:, :count], svd.right[:, :count]
     else:
         assert stack.tuned is not None
         difference = KrylovSpace.from_random_block(Dense(stack.tuned - stack.base), _RANDOM_ROWS, 6)
-        triplets, _, _ = difference.ritz(min(count, difference.left.shape[-2] - 1))
+        triplets, _ = difference.ritz(min(count, len(difference) - 1))
         left, right = triplets.left, triplets.right
-    if not from_update:
-        generator = torch.Generator().manual_seed(0)
-        shape = (left.shape[0], _RANDOM_ROWS)
-        for_left, for_right = (
-            torch.randn(_RANDOM_ROWS, side, generator=generator, dtype=torch.float64)
-            .to(left.device, left.dtype)
-            .expand(*shape, side)
-            for side in stack.base.shape[-2:]
-        )
-        left, right = torch.cat([left, for_left], dim=-2), torch.cat([right, for_right], dim=-2)
-    return orthonormalize(left), orthonormalize(right)
+    _, m, n = stack.base.shape
+    rows = (left if m < n else right).to(stack.base.dtype)
+    if from_update:
+        return rows
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randn(_RANDOM_ROWS, min(m, n), generator=generator, dtype=torch.float64)
+    return torch.cat([rows, random.to(rows.device, rows.dtype).expand(len(rows), -1, -1)], dim=-2)
 
 
 def _matched(
     space: KrylovSpace, indices: Sequence[Sequence[int]], values: Sequence[Sequence[float]]
 ) -> list[Components | None]:
     """Of each matrix the wanted triplets, or None while one of them has not converged or cannot be told apart."""
-    size = min(space.left.shape[-2], space.right.shape[-2])
-    triplets, _, _ = space.ritz(min(size - 1, 4 * max(len(known) for known in values)))
+    triplets, _ = space.ritz(min(len(space) - 1, 4 * max(len(known) for known in values)))
     ritz = triplets.values.double()  # (batch, tracked)
     residuals = triplets.residuals.double()
     found: list[Components | None] = []

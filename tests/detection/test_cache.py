@@ -54,7 +54,7 @@ def decisions(found: intruders.Audit) -> list[list[bool]]:
 
 
 def entries(folder: Path) -> list[Path]:
-    return sorted(folder.glob("??/*.safetensors"))
+    return sorted(folder.glob("*/*.safetensors"))
 
 
 class CountingCache(MemoryCache):
@@ -191,7 +191,7 @@ def with_bits_flipped(path: Path) -> None:
 
 def without_a_field(path: Path) -> None:
     tensors = load_file(path)
-    del tensors["right"]
+    del tensors["squares"]
     save_file(tensors, path)
 
 
@@ -276,7 +276,7 @@ def test_several_processes_share_a_folder(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert decisions(audit(base, tuned, cache=DiskCache(folder))) == decisions(plain())
-    assert not list(folder.glob("??/*.partial"))
+    assert not list(folder.glob("*/*.partial"))
 
 
 def test_size_and_clear(tmp_path: Path) -> None:

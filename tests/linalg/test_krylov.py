@@ -12,8 +12,10 @@ import torch
 from matrices import SPECTRA, Array, with_values
 from torch import Tensor
 
-from intruders.linalg.krylov import BLOCK, KrylovSpace, Triplets, converge, orthonormalize
+from intruders.linalg.krylov import BLOCK, KrylovSpace, converge
 from intruders.linalg.operators import Dense, LowRankUpdate, Operator
+from intruders.linalg.orthonormal import orthonormalize
+from intruders.linalg.ritz import Triplets
 
 SHAPES = [(180, 180), (250, 170), (170, 250)]
 COUNT, TRACKED, STEPS = 10, 14, 20
@@ -43,8 +45,8 @@ def check_against_truth(found: Triplets, matrix: Array) -> None:
     values = found.values[0].double().numpy()
     for i in range(TRACKED):
         claimed = float(found.angles[0, i])
-        assert sine_to_true_space(left[i], values[i], x, s) <= claimed + 1e-5
-        if claimed < 1:
+        if claimed < 1:  # otherwise nothing is claimed, and a vector of a value that is zero may be zero
+            assert sine_to_true_space(left[i], values[i], x, s) <= claimed + 1e-5
             np.testing.assert_allclose(np.linalg.norm(left[i]), 1, atol=1e-5)
     # Residuals are taken from stored products: they have to be those of the vectors.
     two_sided = np.hypot(

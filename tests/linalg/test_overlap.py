@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matrices import Array, orthonormal_columns
 
-from intruders.linalg.krylov import Triplets
 from intruders.linalg.overlap import deflated, moment_intervals, overlap_intervals
+from intruders.linalg.ritz import Triplets
 
 SIZE, COMPUTED, COUNT = 24, 8, 4
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from intruders.linalg.krylov import Triplets
 from intruders.linalg.operators import Dense
+from intruders.linalg.ritz import Triplets
 from intruders.linalg.svd import dense_svd
 from intruders.linalg.threshold import Spectrum, edge_threshold, sampled_spectra, spiked_threshold
 
