@@ -171,7 +171,7 @@ def judge_group(group: Group, k: int, epsilon: float, exact: bool, store: BaseCa
     learnt = found.known
     if learnt is not None and (known is None or bool((learnt.floor > known.floor).any())):
         for index, key in enumerate(keys):
-            store.put(key, learnt.member(index))
+            store.put(key, learnt.select(torch.tensor([index])))
     return found
 
 

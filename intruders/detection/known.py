@@ -27,12 +27,6 @@ class KnownBase:
     floor: Tensor  # (batch), double: proved lower bound on the eigenvalues of W^T W, 0 for none
 
     @classmethod
-    def from_space(cls, space: KrylovSpace, rows: int, floor: Tensor) -> KnownBase:
-        """The ``rows`` leading Ritz vectors of a space, and their products."""
-        kept = space.compressed(rows)
-        return cls(kept.basis, kept.products, kept.squares, floor.new_zeros(len(floor), 0), floor)
-
-    @classmethod
     def from_decomposition(cls, left: Tensor, values: Tensor, columns: int) -> KnownBase:
         """All left singular vectors ``(batch, p, m)`` and values ``(batch, p)`` of matrices of that many columns."""
         batch, _, m = left.shape
@@ -56,9 +50,9 @@ class KnownBase:
     def tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def member(self, index: int) -> KnownBase:
-        """What is known of one matrix, as a stack of one."""
-        return KnownBase(**{name: tensor[index : index + 1] for name, tensor in self.tensors().items()})
+    def select(self, index: Tensor) -> KnownBase:
+        """What is known of the matrices at ``index``."""
+        return KnownBase(**{name: tensor[index] for name, tensor in self.tensors().items()})
 
     @classmethod
     def joined(cls, members: list[KnownBase], device: torch.device) -> KnownBase:

@@ -16,6 +16,7 @@ from torch import Tensor
 from .operators import LowRankUpdate, Operator
 from .orthonormal import GrowingRows, orthonormalize
 from .ritz import Triplets, angle_bounds
+from .svd import cluster_ids
 
 # Rows of a block. A narrow block reaches a higher polynomial degree for the same basis size, which is what
 # flat spectra need: on SmolLM2-135M's projections 24 steps of 4 rows resolve what 10 steps of 16 do not.
@@ -105,8 +106,21 @@ class KrylovSpace:
 
     def compressed(self, count: int, room: int = 0) -> KrylovSpace:
         """The subspace of the ``count`` leading Ritz vectors; products follow without a pass."""
+        if len(self) <= count:
+            return self
         a, _ = self._small_eigenvectors(count)
         return KrylovSpace(self.operator, a @ self.basis, a @ self.products, a @ self.squares, room)
+
+    def select(self, index: Tensor) -> KrylovSpace:
+        """The spaces of the matrices at ``index`` of a stack."""
+        basis, products, squares = (part[index] for part in (self.basis, self.products, self.squares))
+        return KrylovSpace(self.operator.select(index), basis, products, squares, self._basis.room)
+
+    def with_rows(self, index: Tensor, other: KrylovSpace) -> KrylovSpace:
+        """The same with the spaces of ``other``, of as many rows, for the matrices at ``index``."""
+        basis = self.basis.index_copy(0, index, other.basis)
+        products = self.products.index_copy(0, index, other.products)
+        return KrylovSpace(self.operator, basis, products, self.squares.index_copy(0, index, other.squares))
 
     def plus_lowrank(self, left: Tensor, right: Tensor, room: int = 0) -> KrylovSpace:
         """The same basis for ``W + left @ right``, of shapes (m, r) and (r, n): one pass of r rows over W."""
@@ -208,6 +222,12 @@ def refine(space: KrylovSpace, tracked: int, wanted: Tensor, width: int, steps: 
     space.grow(residual.gather(-2, chosen.unsqueeze(-1).expand(*chosen.shape, residual.shape[-1])))
     space.grow_chain(rows, steps - 1)
     return True
+
+
+def may_hide_copies(values: Tensor) -> Tensor:
+    """Which matrices show as many equal ``values`` ``(batch, k)`` as a block has rows; it cannot see more copies."""
+    largest = torch.nn.functional.one_hot(cluster_ids(values)).sum(-2).amax(-1)
+    return largest >= BLOCK
 
 
 def _with_limiting_neighbours(wanted: Tensor, triplets: Triplets) -> Tensor:

@@ -58,6 +58,11 @@ class GrowingRows:
     def rows(self) -> Tensor:
         return self._buffer[..., : self._used, :]
 
+    @property
+    def room(self) -> int:
+        """Rows that can be added before those here are copied."""
+        return self._buffer.shape[-2] - self._used
+
     def __len__(self) -> int:
         return self._used
 

@@ -34,16 +34,18 @@ class Intervals:
     upper: Tensor  # (batch, k), double
 
 
-def overlap_intervals(base: Triplets, tuned: Triplets, count: int) -> Intervals:
+def overlap_intervals(base: Triplets, tuned: Triplets, count: int, is_complete: bool = False) -> Intervals:
     """Intervals of the ``count`` leading tuned vectors from the computed base vectors.
 
     The max cosine lies in ``[cos(a + t), max(cos(a - t), rest + leak)]`` with a the smallest angle between y
     and a computed base vector, t the sum of the two vectors' own errors, and rest the norm of y outside the
     computed base vectors. Where the tuned vectors form a cluster, the interval holds for every unit vector
-    of its space, so its lower end is 0.
+    of its space, so its lower end is 0. ``is_complete``: these are all of the base's vectors, and there is no rest.
     """
     cosines, leak = _cosines(base, tuned, count, USABLE_ANGLE)
     lower, upper = _interval_from_computed(base, tuned, cosines)
+    if is_complete:
+        return _widen_for_clusters(tuned, Intervals(lower, upper.clamp_max(1.0)))
     rest = (1 - cosines.square().sum(-2)).clamp_min(0).sqrt() + leak
     return _widen_for_clusters(tuned, Intervals(lower, torch.maximum(upper, rest).clamp_max(1.0)))
 

@@ -8,6 +8,7 @@ called here where it is there and right, and the ordinary product where it is no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -17,20 +18,24 @@ from torch import Tensor
 _SMALL = 150_000
 
 
-def times_transpose(rows: Tensor, matrix: Tensor) -> Tensor:
-    """``rows @ matrix.mT`` for ``(*batch, k, n)`` and ``(*batch, m, n)``, in the precision of the two."""
+def times_transpose(rows: Tensor, matrix: Tensor, chosen: Sequence[int] | None = None) -> Tensor:
+    """``rows @ matrix.mT`` for ``(*batch, k, n)`` and ``(*batch, m, n)``, in the precision of the two.
+
+    ``chosen`` are the places of the rows' matrices in a stack with one batch dimension; None for all.
+    """
     single = rows.dtype == matrix.dtype == torch.float32 and matrix.device.type == "cpu"
     # Rows with gaps between them make oneDNN take a way that is a thousand times slower.
     dense = matrix.is_contiguous() or matrix.mT.is_contiguous()
     if not (single and dense) or matrix.shape[-2:].numel() < _SMALL or not _has_linear():
-        return rows @ matrix.mT
+        return rows @ (matrix if chosen is None else matrix[list(chosen)]).mT
     if matrix.ndim == 2:
         return _linear(rows, matrix)
-    if matrix.ndim != 3 or rows.shape[:1] != matrix.shape[:1]:
+    if matrix.ndim != 3 or (chosen is None and rows.shape[:1] != matrix.shape[:1]):
         return rows @ matrix.mT
-    if len(matrix) == 1:
-        return _linear(rows[0], matrix[0]).unsqueeze(0)
-    return torch.stack([_linear(each, one) for each, one in zip(rows, matrix, strict=True)])
+    places = range(len(matrix)) if chosen is None else chosen
+    if len(places) == 1:
+        return _linear(rows[0], matrix[places[0]]).unsqueeze(0)
+    return torch.stack([_linear(each, matrix[place]) for each, place in zip(rows, places, strict=True)])
 
 
 def _linear(rows: Tensor, matrix: Tensor) -> Tensor:

@@ -61,6 +61,20 @@ def gram_svd(matrix: Tensor) -> DenseSVD:
     return DenseSVD(swapped.values, swapped.right, swapped.left)
 
 
+def gram_left_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """All left vectors ``(*batch, p, m)`` and values ``(*batch, p)`` of :func:`gram_svd`, without the right ones.
+
+    Values are right to 1e-8 of the largest.
+    """
+    matrix = matrix.double()
+    m, n = matrix.shape[-2:]
+    squares, vectors = torch.linalg.eigh(matrix @ matrix.mT if m <= n else matrix.mT @ matrix)
+    values, rows = squares.flip(-1).clamp_min(0.0).sqrt(), vectors.mT.flip(-2)
+    if m <= n:
+        return values, rows
+    return values, torch.nn.functional.normalize(rows @ matrix.mT, dim=-1)
+
+
 def cluster_ids(values: Tensor) -> Tensor:
     """Numbers the clusters of descending ``values`` ``(*batch, p)``: neighbours in one cluster share an id.
 

@@ -26,11 +26,14 @@ from matrices import (
     with_values,
 )
 
+from intruders.detection.base_vectors import COMPLETE_BELOW
 from intruders.detection.detect import DENSE_BELOW, Detection, detect
 from intruders.detection.stack import Stack
 from intruders.detection.update import measure_update
 
 BIG = [(256, 256), (300, 260), (260, 300), (320, 320), (400, 256), (256, 400)]
+# All vectors of these bases are computed, and the leading ones of the tuned matrices.
+MIDDLE = [(128, 128), (200, 140), (140, 200), (255, 130), (192, 192), (128, 300)]
 # Certificates rest on single-precision products, with this margin to the threshold.
 COSINE = 1e-4
 # A vector is computed to a sine of 0.2 at the loosest, and then its singular value to 0.2^2 / 2 of the distance to
@@ -69,15 +72,16 @@ def check(pair: Pair, k: int, epsilon: float) -> Detection:
 def test_every_spectrum_under_every_update(spectrum: str, update: str) -> None:
     seed = list(itertools.product(SPECTRA, UPDATES)).index((spectrum, update))
     rng = np.random.default_rng(seed)
-    m, n = BIG[seed % len(BIG)]
-    base = with_values(m, n, SPECTRA[spectrum](min(m, n), rng), rng)
-    check(UPDATES[update](base, rng), 10, 0.5)
+    for sizes in (BIG, MIDDLE):
+        m, n = sizes[seed % len(sizes)]
+        base = with_values(m, n, SPECTRA[spectrum](min(m, n), rng), rng)
+        check(UPDATES[update](base, rng), 10, 0.5)
 
 
 @given(
     spectrum=st.sampled_from(list(SPECTRA)),
     update=st.sampled_from(list(UPDATES)),
-    shape=st.sampled_from(BIG),
+    shape=st.sampled_from([*BIG, *MIDDLE]),
     k=st.integers(1, 16),
     epsilon=st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9]),
     seed=st.integers(0, 2**32 - 1),
@@ -107,7 +111,8 @@ def test_small_matrices(shape: tuple[int, int], k: int, epsilon: float, lowrank:
 
 
 def test_these_sizes_take_the_krylov_path() -> None:
-    assert all(min(shape) >= DENSE_BELOW for shape in BIG)
+    assert all(min(shape) >= COMPLETE_BELOW for shape in BIG)
+    assert all(DENSE_BELOW <= min(shape) < COMPLETE_BELOW for shape in MIDDLE)
     rng = np.random.default_rng(0)
     base = with_values(256, 256, SPECTRA["outliers over a bulk"](256, rng), rng)
     found = check(UPDATES["scaled"](base, rng), 5, 0.5)

@@ -1,0 +1,105 @@
+"""The base's side of the question: its leading singular vectors, or all of them where the matrices are small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..linalg.krylov import BLOCK, KrylovSpace, may_hide_copies
+from ..linalg.operators import Dense
+from ..linalg.ritz import Triplets
+from ..linalg.svd import CLUSTER_TOLERANCE, gram_left_vectors
+from .known import KnownBase
+
+# Below this smaller side all base vectors are computed: their decomposition costs less than a Krylov space, which
+# would be half the matrix.
+COMPLETE_BELOW = 256
+# Steps of the chain before the first look at its Ritz vectors, between two looks, and how often it goes on.
+_STEPS = 24
+_FURTHER_STEPS = 4
+_FURTHER_LOOKS = 4
+# Angle (as a sine) to which the leading vectors are computed in any case.
+LOOSE_ANGLE = 0.2
+# Of vectors decomposed in double precision and kept in single.
+_ROUNDING = 1e-6
+
+
+def chain_rows(k: int) -> int:
+    """Rows of the chain at the first look: room for twice the k vectors wanted, and some."""
+    return BLOCK * max(_STEPS, k)
+
+
+@dataclass(frozen=True)
+class BaseVectors:
+    """What is computed of a stack of bases."""
+
+    space: KrylovSpace  # leading directions, to start from for the tuned matrices
+    everything: KnownBase | None  # all left vectors, where they are computed
+    floor: Tensor  # (batch), double: proved lower bound on the eigenvalues of W^T W, 0 for none
+
+    @classmethod
+    def of(cls, operator: Dense, k: int, shown: int, known: KnownBase | None) -> BaseVectors:
+        """From what is ``known``, or computed; ``shown`` is how many leading vectors are followed."""
+        no_floor = torch.zeros(operator.shape[0], dtype=torch.float64, device=operator.device)
+        if min(operator.shape[-2:]) < COMPLETE_BELOW:
+            if known is None:
+                values, left = gram_left_vectors(operator.matrix)
+                known = KnownBase.from_decomposition(left.to(operator.dtype), values, operator.shape[-1])
+            space = KrylovSpace.empty(operator)
+            leading = known.basis[:, : shown + BLOCK]
+            space.grow(leading if space.is_left else operator.apply_transpose(leading))
+            return cls(space, known, no_floor)
+        if known is not None:
+            return cls(known.space(operator), None, known.floor)
+        return cls(_leading_space(operator, k, shown), None, no_floor)
+
+    def triplets(self, shown: int) -> Triplets:
+        """The ``shown`` leading ones, or all; of all the right vectors are left out."""
+        if self.everything is None:
+            return self.space.ritz(shown)[0]
+        left, values = self.everything.basis, self.everything.values
+        none = torch.zeros_like(values)
+        return Triplets(values, left, left.new_zeros(len(left), 0, 0), none, none + _ROUNDING)
+
+    def known(self, shown: int) -> KnownBase:
+        if self.everything is not None:
+            return self.everything
+        kept = self.space.compressed(shown + BLOCK)
+        none = self.floor.new_zeros(len(self.floor), 0)
+        return KnownBase(kept.basis, kept.products, kept.squares, none, self.floor)
+
+    def select(self, index: Tensor) -> BaseVectors:
+        everything = None if self.everything is None else self.everything.select(index)
+        return BaseVectors(self.space.select(index), everything, self.floor[index])
+
+    def is_unclear(self, shown: int) -> Tensor:
+        """Of which matrices ``(batch)`` more may have to be known than is computed here."""
+        if self.everything is None:
+            return may_hide_copies(self.space.ritz(shown)[0].values)
+        # Of a tall matrix without full rank some x_i are any vectors of the left null space.
+        _, m, n = self.space.operator.shape
+        values = self.everything.values
+        return (values[:, -1] <= CLUSTER_TOLERANCE * values[:, 0]) & (m > n)
+
+
+def _leading_space(operator: Dense, k: int, shown: int) -> KrylovSpace:
+    """The ``shown`` leading directions and a block more, from a chain of random rows.
+
+    The chain goes on for matrices whose k leading vectors have not converged, without the others.
+    """
+    space = KrylovSpace.from_random_block(
+        operator, BLOCK, chain_rows(k) // BLOCK, room=BLOCK * _FURTHER_STEPS
+    )
+    kept = space.compressed(shown + BLOCK)
+    index = torch.arange(len(kept.basis), device=operator.device)
+    for _ in range(_FURTHER_LOOKS):
+        is_open = (space.ritz(shown)[0].angles[:, :k] > LOOSE_ANGLE).any(-1)
+        if not bool(is_open.any()) or len(space) + BLOCK * _FURTHER_STEPS > min(operator.shape[-2:]):
+            break
+        if not bool(is_open.all()):
+            index, space = index[is_open], space.select(is_open.nonzero().squeeze(-1))
+        space.grow_chain(BLOCK, _FURTHER_STEPS)
+        kept = kept.with_rows(index, space.compressed(shown + BLOCK))
+    return kept
