@@ -22,6 +22,9 @@ _FURTHER_STEPS = 4
 _FURTHER_LOOKS = 4
 # Angle (as a sine) to which the leading vectors are computed in any case.
 LOOSE_ANGLE = 0.2
+# Where the largest value is so many times the last one asked about, the first rows of a chain, which hold a part of its
+# vector, bring rounding of its square into the others' products: these are then computed once more.
+_DOMINANT = 100
 # Of vectors decomposed in double precision and kept in single.
 _ROUNDING = 1e-6
 
@@ -44,15 +47,15 @@ class BaseVectors:
         """From what is ``known``, or computed; ``shown`` is how many leading vectors are followed."""
         no_floor = torch.zeros(operator.shape[0], dtype=torch.float64, device=operator.device)
         if min(operator.shape[-2:]) < COMPLETE_BELOW:
-            if known is None:
+            if known is None or not known.is_complete:
                 values, left = gram_left_vectors(operator.matrix)
                 known = KnownBase.from_decomposition(left.to(operator.dtype), values, operator.shape[-1])
             space = KrylovSpace.empty(operator)
             leading = known.basis[:, : shown + BLOCK]
             space.grow(leading if space.is_left else operator.apply_transpose(leading))
             return cls(space, known, no_floor)
-        if known is not None:
-            return cls(known.space(operator), None, known.floor)
+        if known is not None and not known.is_complete:
+            return cls(known.space(operator), None, known.floor.clone())
         return cls(_leading_space(operator, k, shown), None, no_floor)
 
     def triplets(self, shown: int) -> Triplets:
@@ -64,15 +67,12 @@ class BaseVectors:
         return Triplets(values, left, left.new_zeros(len(left), 0, 0), none, none + _ROUNDING)
 
     def known(self, shown: int) -> KnownBase:
+        """What is worth keeping for the next question about these bases."""
         if self.everything is not None:
             return self.everything
         kept = self.space.compressed(shown + BLOCK)
         none = self.floor.new_zeros(len(self.floor), 0)
         return KnownBase(kept.basis, kept.products, kept.squares, none, self.floor)
-
-    def select(self, index: Tensor) -> BaseVectors:
-        everything = None if self.everything is None else self.everything.select(index)
-        return BaseVectors(self.space.select(index), everything, self.floor[index])
 
     def is_unclear(self, shown: int) -> Tensor:
         """Of which matrices ``(batch)`` more may have to be known than is computed here."""
@@ -102,4 +102,9 @@ def _leading_space(operator: Dense, k: int, shown: int) -> KrylovSpace:
             index, space = index[is_open], space.select(is_open.nonzero().squeeze(-1))
         space.grow_chain(BLOCK, _FURTHER_STEPS)
         kept = kept.with_rows(index, space.compressed(shown + BLOCK))
+    values = kept.ritz(shown)[0].values
+    if bool((values[:, 0] > _DOMINANT * values[:, k - 1]).any()):
+        again = KrylovSpace.empty(operator)
+        again.grow(kept.basis)
+        return again
     return kept

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Part of every key: raise it when the meaning of an entry changes.
-_VERSION = "3"
+_VERSION = "4"
 
 
 class CacheError(IntrudersError):

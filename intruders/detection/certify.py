@@ -1,7 +1,7 @@
 """The certificates that need no dense decomposition of the tuned matrices, cheapest first.
 
-A stack is looked at, and what is not known well enough of one of its matrices is computed better, until every leading
-vector is decided or cannot be known better. Matrices leave the stack when that is so.
+A stack is looked at, and what is not known well enough of its matrices is computed better, until every leading vector
+is decided or cannot be known better by this.
 """
 
 from __future__ import annotations

@@ -104,12 +104,12 @@ class KrylovSpace:
         self.grow(block.expand(*self.basis.shape[:-2], *shape))
         self.grow_chain(width, steps - 1)
 
-    def compressed(self, count: int, room: int = 0) -> KrylovSpace:
+    def compressed(self, count: int) -> KrylovSpace:
         """The subspace of the ``count`` leading Ritz vectors; products follow without a pass."""
         if len(self) <= count:
             return self
         a, _ = self._small_eigenvectors(count)
-        return KrylovSpace(self.operator, a @ self.basis, a @ self.products, a @ self.squares, room)
+        return KrylovSpace(self.operator, a @ self.basis, a @ self.products, a @ self.squares)
 
     def select(self, index: Tensor) -> KrylovSpace:
         """The spaces of the matrices at ``index`` of a stack."""
@@ -148,8 +148,13 @@ class KrylovSpace:
         inverse = torch.where(has_direction, 1 / values, 0.0).to(self.basis.dtype).unsqueeze(-1)
         short, long = a @ self.basis, (a @ self.products) * inverse
         residual = (a @ self.squares) * inverse - values.to(self.basis.dtype).unsqueeze(-1) * short
+        # What a residual has inside the space is rounding, and may be much of the largest vectors: W^T W multiplies it
+        # by their squares. They are far off in value, and it turns a vector by little.
+        inside = residual @ short.mT
+        residual = residual - inside @ short
         residuals = residual.norm(dim=-1).double()
-        angles = torch.where(has_direction, angle_bounds(values, residuals, floor, eps), 1.0)
+        angles = angle_bounds(values, residuals, floor, eps) + _turned_inside(inside.double(), values)
+        angles = torch.where(has_direction, angles.clamp_max(1.0), 1.0)
         left, right = (short, long) if self.is_left else (long, short)
         dtype = self.basis.dtype
         triplets = Triplets(values.to(dtype), left, right, residuals.to(dtype), angles.to(dtype))
@@ -183,6 +188,15 @@ class KrylovSpace:
         core[..., known:, :] = strip
         core[..., :known, known:] = strip[..., :known].mT
         self._core = core
+
+
+def _turned_inside(inside: Tensor, values: Tensor) -> Tensor:
+    """Sines ``(*batch, k)`` by which parts ``(*batch, k, k)`` of residuals along the others turn vectors."""
+    ids = cluster_ids(values)
+    apart = (values.unsqueeze(-1) - values.unsqueeze(-2)).abs()
+    apart = torch.where(ids.unsqueeze(-1) == ids.unsqueeze(-2), torch.inf, apart)
+    turned: Tensor = (inside / apart).norm(dim=-1)
+    return turned
 
 
 def converge(

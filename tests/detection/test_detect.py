@@ -231,6 +231,19 @@ def test_a_spectrum_under_an_outlier_is_no_cluster(size: int, outlier: float) ->
     )
 
 
+@pytest.mark.parametrize("shape", [(300, 300), (400, 300), (300, 400)], ids=str)
+@pytest.mark.parametrize("outlier", [30.0, 300.0, 3000.0])
+def test_under_an_outlier_no_dense_decomposition_is_needed(outlier: float, shape: tuple[int, int]) -> None:
+    """Products hold the outlier's square: what it brings into others by rounding must not pass for their residual."""
+    rng = np.random.default_rng(12)
+    values = np.r_[outlier, 2 * np.arange(1, 31) ** -0.3, np.linspace(0.5, 0.01, 300 - 31)]
+    base = with_values(*shape, values, rng)
+    left, right = orthonormal_columns(shape[0], 8, rng), orthonormal_columns(shape[1], 8, rng).T
+    found = check(Pair.lowrank(base, 0.04 * left, right), 10, 0.5)
+    assert found.certificate == [["overlap"] * 10]
+    assert float((found.upper - found.lower).max()) < 0.2
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_cluster_of_which_a_part_is_computed_counts_whole(seed: int) -> None:
     """Equal base values at places 22 to 24 of 24 computed ones, and y 0.42 on the first and on the last of them."""

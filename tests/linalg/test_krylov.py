@@ -98,6 +98,27 @@ def test_a_stack_is_its_matrices_one_by_one() -> None:
         )
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_spaces_of_some_matrices_go_on_as_theirs(shape: tuple[int, int]) -> None:
+    """Chosen out of a stack, grown, and put back beside the others: each is still the space of its own matrix."""
+    rng = np.random.default_rng(8)
+    values = SPECTRA["power law"](min(shape), rng)
+    matrices = [torch.from_numpy(with_values(*shape, values, rng)).float() for _ in range(3)]
+    whole = KrylovSpace.from_random_block(Dense(torch.stack(matrices)), BLOCK, 4)
+    kept, index = whole.compressed(TRACKED), torch.tensor([2, 0])
+    some = whole.select(index)
+    some.grow_chain(BLOCK, 12)
+    together = kept.with_rows(index, some.compressed(TRACKED)).ritz(TRACKED - 1)[0]
+    for i, matrix in enumerate(matrices):
+        double = matrix.double().numpy()
+        _, s, _ = np.linalg.svd(double, full_matrices=False)
+        left, found = together.left[i].double().numpy(), together.values[i].double().numpy()
+        residual = left @ double - found[:, None] * together.right[i].double().numpy()
+        np.testing.assert_allclose(np.linalg.norm(residual, axis=1), together.residuals[i], atol=1e-5)
+        if i != 1:
+            np.testing.assert_allclose(found[:COUNT], s[:COUNT], atol=5e-4)
+
+
 def test_the_same_seed_gives_the_same_vectors() -> None:
     matrix = torch.randn(1, 170, 180, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(1)

@@ -52,6 +52,23 @@ def test_a_stack_is_its_matrices_one_by_one() -> None:
             torch.testing.assert_close(stack.apply_transpose(columns)[index], columns[index] @ dense)
 
 
+@pytest.mark.parametrize("shape", [(6, 5), (500, 400)], ids=["small", "large"])
+def test_some_matrices_of_a_stack_are_those_and_in_that_order(shape: tuple[int, int]) -> None:
+    m, n = shape
+    generator = torch.Generator().manual_seed(3)
+    stack = torch.randn(5, m, n, generator=generator)
+    for places, of_these in [([3, 1, 4], [2, 0]), ([0, 1, 2, 3, 4], [1]), ([2], [0])]:
+        chosen = Dense(stack).select(torch.tensor(places)).select(torch.tensor(of_these))
+        wanted = stack[places][of_these]
+        rows = torch.randn(len(of_these), 3, n, generator=generator)
+        columns = torch.randn(len(of_these), 3, m, generator=generator)
+        assert chosen.shape == wanted.shape
+        assert torch.equal(chosen.dense(), wanted)
+        assert torch.equal(chosen.double().dense(), wanted.double())
+        torch.testing.assert_close(chosen.apply(rows), rows @ wanted.mT, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(chosen.apply_transpose(columns), columns @ wanted, atol=1e-4, rtol=1e-4)
+
+
 def test_double_multiplies_in_double_precision() -> None:
     base = torch.tensor([[1.0, 1e-6]])
     for operator in (

@@ -55,6 +55,24 @@ def situations(draw: st.DrawFn) -> tuple[Triplets, Triplets, Array]:
     return base, tuned, np.abs(x.T @ y).max(0)
 
 
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1e-3, 0.05]))
+def test_with_all_base_vectors_there_is_no_rest(seed: int, size: float) -> None:
+    """Half of the space belongs to no base vector, as for a tall matrix; what y has there is none's."""
+    rng = np.random.default_rng(seed)
+    x = orthonormal_columns(SIZE, SIZE, rng)
+    y = orthonormal_columns(SIZE, COUNT, rng)
+    computed_y, tuned_angles = turned(y, size, rng)
+    base = triplets(x[:, : SIZE // 2], np.linspace(2.0, 1.0, SIZE // 2), np.zeros(SIZE // 2))
+    tuned = triplets(computed_y, np.linspace(3.0, 2.0, COUNT), tuned_angles)
+    truth = np.abs(x[:, : SIZE // 2].T @ y).max(0)
+    found = overlap_intervals(base, tuned, COUNT, is_complete=True)
+    lower, upper = found.lower[0].numpy(), found.upper[0].numpy()
+    assert (lower <= truth + 1e-9).all()
+    assert (upper >= truth - 1e-9).all()
+    if size == 0:
+        np.testing.assert_allclose(upper, truth, atol=1e-5)
+
+
 @given(situations())
 def test_the_max_cosine_lies_in_the_interval(situation: tuple[Triplets, Triplets, Array]) -> None:
     base, tuned, truth = situation

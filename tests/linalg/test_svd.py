@@ -13,6 +13,7 @@ from intruders.linalg.svd import (
     cluster_ids,
     cluster_projections,
     dense_svd,
+    gram_left_vectors,
     settle_clusters,
 )
 
@@ -32,6 +33,16 @@ def test_decomposition_of_ugly_matrices(name: str) -> None:
         torch.testing.assert_close(
             vectors @ vectors.mT, torch.eye(len(vectors), dtype=torch.float64), atol=1e-13, rtol=0
         )
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (5, 7), (6, 6)], ids=str)
+def test_left_vectors_from_the_square(shape: tuple[int, int]) -> None:
+    stack = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    values, left = gram_left_vectors(stack)
+    for i, matrix in enumerate(stack.double().numpy()):
+        x, s, _ = np.linalg.svd(matrix, full_matrices=False)
+        np.testing.assert_allclose(values[i], s, atol=1e-7)
+        np.testing.assert_allclose(np.abs(left[i].numpy() @ x), np.eye(min(shape)), atol=1e-7)
 
 
 def test_single_precision_is_widened_first() -> None:
