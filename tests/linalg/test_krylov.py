@@ -113,8 +113,10 @@ def test_spaces_of_some_matrices_go_on_as_theirs(shape: tuple[int, int]) -> None
         double = matrix.double().numpy()
         _, s, _ = np.linalg.svd(double, full_matrices=False)
         left, found = together.left[i].double().numpy(), together.values[i].double().numpy()
-        residual = left @ double - found[:, None] * together.right[i].double().numpy()
-        np.testing.assert_allclose(np.linalg.norm(residual, axis=1), together.residuals[i], atol=1e-5)
+        right = together.right[i].double().numpy()
+        of_right, of_left = left @ double - found[:, None] * right, right @ double.T - found[:, None] * left
+        two_sided = np.hypot(np.linalg.norm(of_right, axis=1), np.linalg.norm(of_left, axis=1))
+        np.testing.assert_allclose(two_sided, together.residuals[i], atol=1e-5)
         if i != 1:
             np.testing.assert_allclose(found[:COUNT], s[:COUNT], atol=5e-4)
 
