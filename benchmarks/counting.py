@@ -25,10 +25,11 @@ class ProductCount:
         self.factorizations = 0  # Cholesky factorizations, each after a Gram matrix or a shift of one
         self._lock = threading.Lock()  # small matrices are judged by several threads
 
-    def add_product(self, rows: Tensor, matrix: Tensor) -> None:
+    def add_product(self, rows: Tensor, operator: Dense) -> None:
+        elements = operator.shape.numel()
         with self._lock:
-            self.elements += matrix.numel()
-            self.row_elements += matrix.numel() * rows.shape[-2]
+            self.elements += elements
+            self.row_elements += elements * rows.shape[-2]
 
     def add_factorization(self) -> None:
         with self._lock:
@@ -43,11 +44,11 @@ def counted_products() -> Iterator[ProductCount]:
     cholesky: Callable[..., Any] = torch.linalg.cholesky_ex
 
     def counted_apply(self: Dense, rows: Tensor) -> Tensor:
-        count.add_product(rows, self.matrix)
+        count.add_product(rows, self)
         return apply(self, rows)
 
     def counted_apply_transpose(self: Dense, rows: Tensor) -> Tensor:
-        count.add_product(rows, self.matrix)
+        count.add_product(rows, self)
         return apply_transpose(self, rows)
 
     def counted_cholesky(*arguments: Any, **settings: Any) -> Any:
