@@ -372,6 +372,26 @@ def test_what_was_learnt_of_a_base_serves_another_update() -> None:
             assert again.intruder.tolist() == exact.intruder.tolist()
 
 
+def test_a_floor_proved_with_a_known_base_is_new_knowledge() -> None:
+    """It is told, for the next audit, and not written into what the caller holds."""
+    rng = np.random.default_rng(13)
+    base = with_values(500, 256, np.linspace(3, 1, 256), rng)
+    known = detect(Pair.lowrank(base, *update_of(base, 1e-3, rng)).stack(), 10, 0.5).known
+    assert known is not None
+    assert known.floor.tolist() == [0.0]
+    again = detect(Pair.lowrank(base, *update_of(base, 20.0, rng)).stack(), 10, 0.5, known=known)
+    assert "moment" in again.certificate[0]
+    assert known.floor.tolist() == [0.0]
+    assert again.known is not None
+    assert 0 < again.known.floor.item() <= 1.0
+
+
+def update_of(base: Array, size: float, rng: np.random.Generator) -> tuple[Array, Array]:
+    """One direction of that singular value."""
+    m, n = base.shape
+    return size * orthonormal_columns(m, 1, rng), orthonormal_columns(n, 1, rng).T
+
+
 def test_results_do_not_depend_on_the_run() -> None:
     rng = np.random.default_rng(10)
     pair = UPDATES["dense"](with_values(256, 256, SPECTRA["power law"](256, rng), rng), rng)
