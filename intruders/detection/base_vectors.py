@@ -29,9 +29,14 @@ _DOMINANT = 100
 _ROUNDING = 1e-6
 
 
-def chain_rows(k: int) -> int:
-    """Rows of the chain at the first look: room for twice the k vectors wanted, and some."""
-    return BLOCK * max(_STEPS, k)
+def least_side(k: int) -> int:
+    """The smaller side of a matrix from which on a chain for k leading vectors has room, and room to go on."""
+    return BLOCK * (_chain_steps(k) + _FURTHER_STEPS)
+
+
+def _chain_steps(k: int) -> int:
+    """Block steps before the first look: room for twice the k vectors wanted, and some."""
+    return max(_STEPS, k)
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,11 @@ class BaseVectors:
         if known is not None and not known.is_complete:
             return cls(known.space(operator), None, known.floor.clone())
         return cls(_leading_space(operator, k, shown), None, no_floor)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether these are all vectors of the bases."""
+        return self.everything is not None
 
     def triplets(self, shown: int) -> Triplets:
         """The ``shown`` leading ones, or all; of all the right vectors are left out."""
@@ -89,9 +99,7 @@ def _leading_space(operator: Dense, k: int, shown: int) -> KrylovSpace:
 
     The chain goes on for matrices whose k leading vectors have not converged, without the others.
     """
-    space = KrylovSpace.from_random_block(
-        operator, BLOCK, chain_rows(k) // BLOCK, room=BLOCK * _FURTHER_STEPS
-    )
+    space = KrylovSpace.from_random_block(operator, BLOCK, _chain_steps(k), room=BLOCK * _FURTHER_STEPS)
     kept = space.compressed(shown + BLOCK)
     index = torch.arange(len(kept.basis), device=operator.device)
     for _ in range(_FURTHER_LOOKS):

@@ -79,7 +79,7 @@ def detect_by_certificates(
 ) -> Findings:
     """Judges the k leading vectors of a stack; see :func:`intruders.detection.detect.detect`."""
     base = BaseVectors.of(Dense(stack.base), k, shown, known)
-    tuned = _tuned_space(stack, base.space, shown, update)
+    tuned = _tuned_space(stack, base.space, update)
     question = _Question(stack, base, tuned, k, epsilon, shown)
     look = _look(question)
     for _ in range(_MOST_LOOKS):
@@ -89,21 +89,20 @@ def detect_by_certificates(
     return _closed(question, look)
 
 
-def _tuned_space(stack: Stack, base: KrylovSpace, shown: int, update: Update) -> KrylovSpace:
+def _tuned_space(stack: Stack, base: KrylovSpace, update: Update) -> KrylovSpace:
     """A start for the tuned matrix: the base's leading vectors and the leading directions of the update.
 
     Off these directions the tuned matrix is the base off its own leading vectors, plus what the update has
     beyond them. Where that is not known to be nothing, a random chain looks for it: the start space might be
     invariant, with no residual to say that a large direction is missing.
     """
-    leading = base.compressed(shown + BLOCK)
     if stack.left is not None and stack.right is not None:
-        tuned = leading.plus_lowrank(stack.left, stack.right, _ROOM)
+        tuned = base.plus_lowrank(stack.left, stack.right, _ROOM)
         complete = stack.left.shape[-1] <= update.left.shape[-2]
     else:
         assert stack.tuned is not None
         tuned = KrylovSpace.empty(Dense(stack.tuned), _ROOM)
-        tuned.grow(leading.basis)
+        tuned.grow(base.basis)
         complete = False
     tuned.grow(update.left if tuned.is_left else update.right)
     if not complete:
@@ -114,15 +113,14 @@ def _tuned_space(stack: Stack, base: KrylovSpace, shown: int, update: Update) ->
 def _look(question: _Question) -> _Look:
     k, epsilon = question.k, question.epsilon
     base, tuned = question.base.triplets(question.shown), question.tuned.ritz(k + BLOCK)[0]
-    is_complete = question.base.everything is not None
-    intervals = overlap_intervals(base, tuned, k, is_complete)
+    intervals = overlap_intervals(base, tuned, k, question.base.is_complete)
     doubtful = (
         question.base.is_unclear(question.shown)
         | may_hide_copies(tuned.values)
         | _is_rank_deficient(tuned, k)
     )
     undecided = ~(_resembles(intervals, epsilon) | _is_intruder(intervals, epsilon)) & ~doubtful.unsqueeze(-1)
-    of_base, of_tuned = _held_back(base, tuned, undecided, epsilon, is_complete)
+    of_base, of_tuned = _held_back(base, tuned, undecided, epsilon, question.base.is_complete)
     # What a vector resembles can be told once it is known loosely.
     is_loose = tuned.angles[:, :k] > LOOSE_ANGLE
     waits = is_loose.any(-1, keepdim=True)
@@ -165,7 +163,7 @@ def _closed(question: _Question, look: _Look) -> Findings:
     by_overlap, by_mass = _resembles(look.intervals, epsilon), _is_intruder(look.intervals, epsilon)
     upper = look.intervals.upper
     matrices = look.undecided.any(-1).nonzero().squeeze(-1)
-    if len(matrices) > 0 and question.base.everything is None:
+    if len(matrices) > 0 and not question.base.is_complete:
         undecided = look.undecided[matrices]
         bounded, floor[matrices] = bound_by_moments(
             Dense(question.stack.base).select(matrices),

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 from ..linalg.svd import dense_svd, gram_svd
-from .base_vectors import chain_rows
+from .base_vectors import least_side
 from .certify import detect_by_certificates
 from .dense import detect_dense
 from .findings import Findings
@@ -26,8 +26,6 @@ from .known import KnownBase
 from .stack import Stack
 from .update import Update, measure_update
 
-# Rows that a space must have left to grow by.
-_SPARE_ROWS = 16
 # Below this smaller side the dense decompositions of both matrices are the fastest way.
 DENSE_BELOW = 128
 
@@ -56,7 +54,7 @@ def detect(
     if exact or overflows:
         found = detect_dense(stack, k, epsilon, shown, dense_svd)
         found = replace(found, known=None)  # all vectors of a large base, where an audit expects some
-    elif min(m, n) < max(DENSE_BELOW, chain_rows(k) + _SPARE_ROWS):
+    elif min(m, n) < max(DENSE_BELOW, least_side(k)):
         found = detect_dense(stack, k, epsilon, shown, gram_svd, known)
     else:
         found = detect_by_certificates(stack, k, epsilon, shown, update, known)

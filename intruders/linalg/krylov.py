@@ -22,7 +22,7 @@ from .svd import cluster_ids
 # flat spectra need: on SmolLM2-135M's projections 24 steps of 4 rows resolve what 10 steps of 16 do not.
 BLOCK = 4
 # Steps that a space goes on from the residuals of vectors that have not converged.
-STEPS = 4
+_STEPS = 4
 # Share of a gap that the residual of the vector below it may take before that vector is computed better too.
 _LIMITING = 0.25
 # Roundings of the largest value below which a singular value has no direction.
@@ -144,8 +144,7 @@ class KrylovSpace:
         floor = values[..., count] if values.shape[-1] > count else torch.zeros_like(values[..., 0])
         a, values = a[..., :count, :], values[..., :count]
         eps = torch.finfo(self.basis.dtype).eps
-        has_direction = values > _NOISE * eps * values[..., :1]
-        inverse = torch.where(has_direction, 1 / values, 0.0).to(self.basis.dtype).unsqueeze(-1)
+        inverse = self._inverses(values)
         short, long = a @ self.basis, (a @ self.products) * inverse
         residual = (a @ self.squares) * inverse - values.to(self.basis.dtype).unsqueeze(-1) * short
         # What a residual has inside the space is rounding, and may be much of the largest vectors: W^T W multiplies it
@@ -154,7 +153,7 @@ class KrylovSpace:
         residual = residual - inside @ short
         residuals = residual.norm(dim=-1).double()
         angles = angle_bounds(values, residuals, floor, eps) + _turned_inside(inside.double(), values)
-        angles = torch.where(has_direction, angles.clamp_max(1.0), 1.0)
+        angles = torch.where(inverse.squeeze(-1) > 0, angles.clamp_max(1.0), 1.0)
         left, right = (short, long) if self.is_left else (long, short)
         dtype = self.basis.dtype
         triplets = Triplets(values.to(dtype), left, right, residuals.to(dtype), angles.to(dtype))
@@ -164,8 +163,12 @@ class KrylovSpace:
     def products_of_other_side(self) -> Tensor:
         """``(*batch, a, p)``: of an orthonormal basis of the products' span, with zeros where that has fewer rows."""
         a, values = self._small_eigenvectors(len(self))
-        known = values > _NOISE * torch.finfo(self.basis.dtype).eps * values[..., :1]
-        return (a @ self.squares) * torch.where(known, 1 / values, 0.0).to(self.basis.dtype).unsqueeze(-1)
+        return (a @ self.squares) * self._inverses(values)
+
+    def _inverses(self, values: Tensor) -> Tensor:
+        """``1 / values`` as a column in the basis's dtype, 0 for those that are rounding and have no direction."""
+        has_direction = values > _NOISE * torch.finfo(self.basis.dtype).eps * values[..., :1]
+        return torch.where(has_direction, 1 / values, 0.0).to(self.basis.dtype).unsqueeze(-1)
 
     def _small_eigenvectors(self, count: int) -> tuple[Tensor, Tensor]:
         """Leading eigenvectors of P P^T as rows in the basis's dtype, and the roots of their values in double."""
@@ -199,15 +202,7 @@ def _turned_inside(inside: Tensor, values: Tensor) -> Tensor:
     return turned
 
 
-def converge(
-    space: KrylovSpace,
-    count: int,
-    tracked: int,
-    tolerance: float,
-    max_rounds: int,
-    width: int = BLOCK,
-    steps: int = STEPS,
-) -> Triplets:
+def converge(space: KrylovSpace, count: int, tracked: int, tolerance: float, max_rounds: int) -> Triplets:
     """Grows ``space`` in place until the ``count`` leading left vectors are within ``tolerance`` of the true ones.
 
     ``tolerance`` is a sine. Returns ``tracked >= count`` triplets; which of them have converged is in their
@@ -215,7 +210,7 @@ def converge(
     """
     for _ in range(max_rounds):
         triplets, _ = space.ritz(tracked)
-        if not refine(space, tracked, triplets.angles[..., :count] > tolerance, width, steps):
+        if not refine(space, tracked, triplets.angles[..., :count] > tolerance, BLOCK, _STEPS):
             break
     return space.ritz(tracked)[0]
 

@@ -47,8 +47,7 @@ def gram_svd(matrix: Tensor) -> DenseSVD:
     matrix = matrix.double()
     m, n = matrix.shape[-2:]
     if m <= n:
-        _, vectors = torch.linalg.eigh(matrix @ matrix.mT)
-        left = vectors.mT.flip(-2)
+        _, left = gram_left_vectors(matrix)
         products = left @ matrix
         values = products.norm(dim=-1)
         order = values.argsort(dim=-1, descending=True)
