@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.demo_models import user_cache
 from ..detection.files import write_atomically
 from ..errors import IntrudersError, MissingDependencyError, SettingError
 
@@ -43,8 +43,7 @@ def local_folder(out: str) -> Path:
     """The folder that a study is worked on in: ``out`` itself, or one of the user's cache for a URL."""
     if not is_url(out):
         return Path(out.removeprefix("file://"))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "intruders" / "studies"
-    return cache / hashlib.sha256(out.encode()).hexdigest()[:16]
+    return user_cache() / "studies" / hashlib.sha256(out.encode()).hexdigest()[:16]
 
 
 def open_store(out: str) -> Store | None:

@@ -24,7 +24,7 @@ def url(tmp_path: Path) -> str:
 
 def on_machine(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another machine has another cache folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / name))
 
 
 def test_what_is_a_folder_and_what_a_url() -> None:
@@ -36,6 +36,16 @@ def test_what_is_a_folder_and_what_a_url() -> None:
     assert local_folder("runs/a") == Path("runs/a")
     assert local_folder("file:///abs/runs") == Path("/abs/runs")
     assert open_store("runs/a") is None
+
+
+def test_a_study_on_a_url_is_worked_on_in_the_cache_that_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("INTRUDERS_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert local_folder("s3://bucket/a").parent == tmp_path / "home" / "intruders" / "studies"
+    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "chosen"))
+    assert local_folder("s3://bucket/a").parent == tmp_path / "chosen" / "studies"
 
 
 def test_a_protocol_that_is_not_known_is_refused() -> None:
