@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
-
-if TYPE_CHECKING:
-    from ..detection.cache import BaseCache
 
 Base = Annotated[
     str,
@@ -59,12 +56,6 @@ def both_sides(base: str, tuned: str | None) -> tuple[str | None, str]:
     return (None, base) if tuned is None else (base, tuned)
 
 
-def chosen_cache(folder: Path | None, no_cache: bool) -> BaseCache | bool:
+def chosen_cache(folder: Path | None, no_cache: bool) -> Path | bool:
     """Where to keep what is learnt of the base: as :func:`intruders.audit` takes it."""
-    if no_cache:
-        return False
-    if folder is None:
-        return True
-    from ..detection.cache import DiskCache
-
-    return DiskCache(folder)
+    return False if no_cache else folder or True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,7 +12,8 @@ import torch
 
 from ..checkpoints.open import Source
 from ..checkpoints.pairing import MatrixPair, Pairing, open_pair, pair
-from .cache import BaseCache, CacheError, DiskCache, content_key
+from ..errors import SettingError
+from .cache import BaseCache, CacheChoice, CacheError, DiskCache, content_key
 from .detect import Detection, detect
 from .groups import Group, is_small_group, load_groups
 from .known import KnownBase
@@ -36,7 +38,7 @@ def audit(
     skip_non_finite: bool = False,
     device: str = "auto",
     workers: int | None = None,
-    cache: BaseCache | bool = True,
+    cache: CacheChoice = True,
     progress: Progress | None = None,
 ) -> Audit:
     """Finds the intruder dimensions that a fine-tuning left in every weight matrix of a model.
@@ -60,11 +62,13 @@ def audit(
       device: "cpu", "cuda", "auto" or any name torch knows.
       workers: threads that judge small matrices side by side; as many as torch uses, when None. The answer is the same.
       cache: where to keep what is learnt of the base's matrices for the next audit of the same base: True for the
-        user's cache folder, False for nowhere, or an object such as :class:`DiskCache` or :class:`MemoryCache`.
+        user's cache folder, False for nowhere, the path of another folder, or an object such as :class:`DiskCache` or
+        :class:`MemoryCache`.
       progress: called with (matrices done, matrices in all, intruders so far).
 
     Raises:
-      SettingError: ``k``, ``epsilon``, ``device`` or ``include`` is out of range.
+      SettingError: ``k``, ``epsilon``, ``device``, ``include`` or ``cache`` is out of range.
+      CacheError: the folder given as ``cache`` cannot be written to.
       CheckpointError: a side cannot be read. PairingError: the two do not belong together.
       NonFiniteError: a matrix holds NaN or infinity.
     """
@@ -146,15 +150,24 @@ def audit_pairing(
     )
 
 
-def base_store(cache: BaseCache | bool) -> BaseCache | None:
+def base_store(cache: CacheChoice) -> BaseCache | None:
     """Where to keep what is learnt of bases; None for nowhere."""
-    if cache is not True:
-        return cache or None
-    try:
-        return DiskCache()
-    except CacheError as error:  # a home that cannot be written to is no reason to refuse an audit
-        warnings.warn(f"{error}; nothing is kept", stacklevel=3)
+    if cache is False:
         return None
+    if cache is True:
+        try:
+            return DiskCache()
+        except CacheError as error:  # a home that cannot be written to is no reason to refuse an audit
+            warnings.warn(f"{error}; nothing is kept", stacklevel=3)
+            return None
+    if isinstance(cache, str | os.PathLike) and os.fspath(cache):
+        return DiskCache(cache)
+    if isinstance(cache, BaseCache):
+        return cache
+    raise SettingError(
+        f"cache is {cache!r}; expected True, False, the path of a folder, or an object such as DiskCache; "
+        "give False to keep nothing"
+    )
 
 
 def judge_group(group: Group, k: int, epsilon: float, exact: bool, store: BaseCache | None) -> Detection:

@@ -11,7 +11,7 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..checkpoints.demo_models import user_cache
 from ..errors import IntrudersError
@@ -28,12 +28,17 @@ class CacheError(IntrudersError):
     """The cache folder cannot be used; the text says why and what to do."""
 
 
+@runtime_checkable
 class BaseCache(Protocol):
     """Keeps what is known of base matrices by key."""
 
     def get(self, key: str) -> KnownBase | None: ...
 
     def put(self, key: str, known: KnownBase) -> None: ...
+
+
+# What a ``cache`` argument may be: the user's folder, none, a folder of one's own, or an object that keeps entries.
+CacheChoice = BaseCache | str | os.PathLike[str] | bool
 
 
 class MemoryCache:

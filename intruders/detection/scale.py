@@ -23,7 +23,7 @@ from ..checkpoints.pairing import open_pair, pair
 from ..errors import SettingError
 from ..version import __version__
 from .audit import base_store, judge_group
-from .cache import BaseCache, MemoryCache, content_key
+from .cache import BaseCache, CacheChoice, MemoryCache, content_key
 from .detect import Detection
 from .groups import Group, is_small_group, load_groups
 from .known import KnownBase
@@ -131,7 +131,7 @@ def critical_scales(
     include_embeddings: bool = False,
     device: str = "auto",
     workers: int | None = None,
-    cache: BaseCache | bool = True,
+    cache: CacheChoice = True,
     progress: Progress | None = None,
 ) -> CriticalScales:
     """Measures and predicts the scale of the update at which intruders appear, per matrix and for the model.

@@ -20,7 +20,7 @@ from ..checkpoints.open import Opened, Source
 from ..checkpoints.pairing import MatrixPair, open_pair, pair
 from ..checkpoints.write import SHARD_BYTES
 from ..detection.audit import audit_pairing, base_store
-from ..detection.cache import BaseCache, MemoryCache
+from ..detection.cache import CacheChoice, MemoryCache
 from ..detection.settings import check_epsilon, check_k, choose_device
 from ..detection.table import Audit
 from ..errors import SettingError
@@ -62,7 +62,7 @@ def mitigate(
     check: bool = True,
     shard_bytes: int = SHARD_BYTES,
     device: str = "auto",
-    cache: BaseCache | bool = True,
+    cache: CacheChoice = True,
     progress: Progress | None = None,
 ) -> Mitigation:
     """Scales the intruder dimensions of every matrix: ``W + (scale - 1) sum_j s_j y_j v_j^T`` over its intruders.
@@ -133,7 +133,7 @@ def mitigate(
     }
     # What the first audit learns of the base serves the second, even where nothing is to be kept.
     store = base_store(cache) or MemoryCache()
-    before = _given_audit(audit)
+    before = given_audit(audit)
     if before is None:
         pairing = pair(base_side, tuned_side, **selection)
         found = audit_pairing(
@@ -141,12 +141,7 @@ def mitigate(
         )
         before = replace(found, settings={**selection, **found.settings})
     else:
-        selection = {key: before.settings.get(key, value) for key, value in selection.items()}
-        if selection["split_fused"]:
-            raise SettingError(
-                f"the audit of '{before.tuned_source}' judged the parts of fused weights one by one (split_fused); "
-                "a mitigation changes weights whole: give an audit made without it"
-            )
+        selection |= audited_selection(before)
         pairing = pair(base_side, tuned_side, **selection)
     changed = _changed(pairing.pairs, before, (scale, control, seed), place, progress)
 
@@ -270,8 +265,19 @@ def _chosen_form(form: str, rank: Rank, tuned: Opened, in_memory: bool) -> str:
     return form
 
 
-def _given_audit(audit: Audit | str | os.PathLike[str] | None) -> Audit | None:
+def given_audit(audit: Audit | str | os.PathLike[str] | None) -> Audit | None:
     return audit if audit is None or isinstance(audit, Audit) else Audit.load(audit)
+
+
+def audited_selection(audit: Audit) -> dict[str, Any]:
+    """Which matrices a given audit looked at, as ``pair`` takes it; SettingError where it looked at parts of them."""
+    if audit.settings.get("split_fused"):
+        raise SettingError(
+            f"the audit of '{audit.tuned_source}' judged the parts of fused weights one by one (split_fused); "
+            "weights are changed whole: give an audit made without it"
+        )
+    names = ("include", "exclude", "include_embeddings")
+    return {name: audit.settings[name] for name in names if name in audit.settings}
 
 
 def _require_other_place(out: str | os.PathLike[str], *sources: object) -> None:

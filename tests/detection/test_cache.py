@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ import intruders
 from intruders.detection.audit import audit
 from intruders.detection.cache import CacheError, DiskCache, MemoryCache, content_key, default_folder
 from intruders.detection.known import KnownBase
+from intruders.errors import SettingError
 
 Weights = dict[str, Tensor]
 
@@ -322,6 +324,41 @@ def test_the_default_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch, tm
     assert default_folder() == tmp_path / "chosen" / "bases"
     audit(*models(), cache=True)
     assert DiskCache().size()[0] == 4
+
+
+def small_models() -> tuple[Weights, Weights]:
+    base, tuned = ({"model.small.weight": side["model.small.weight"]} for side in models())
+    return base, tuned
+
+
+@pytest.mark.parametrize("verb", [audit, intruders.critical_scales])
+def test_a_path_is_a_folder_of_ones_own(tmp_path: Path, verb: Callable[..., object]) -> None:
+    for kind in (str, Path):
+        verb(*small_models(), cache=kind(tmp_path / kind.__name__))
+        assert entries(tmp_path / kind.__name__)
+
+
+def test_a_mitigation_takes_a_path(tmp_path: Path) -> None:
+    for name, side in zip(("base", "tuned"), small_models(), strict=True):
+        (tmp_path / name).mkdir()
+        save_file(side, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text("{}")
+    intruders.mitigate(
+        tmp_path / "base", tmp_path / "tuned", scale=0.5, out=tmp_path / "out", cache=tmp_path / "mine"
+    )
+    assert entries(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("cache", [None, 0, 1, "", {}, ["mine"]])
+def test_what_is_no_cache_is_refused(cache: Any) -> None:
+    with pytest.raises(SettingError, match=r"^cache is .*; expected True, False, the path of a folder"):
+        audit(*models(), cache=cache)
+
+
+def test_a_given_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CacheError, match="file/mine"):
+        audit(*models(), cache=tmp_path / "file" / "mine")
 
 
 def test_an_update_too_large_for_squares_leaves_nothing_that_breaks_the_next_audit(
