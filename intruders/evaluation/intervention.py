@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ import numpy as np
 
 from ..checkpoints.pairing import open_pair, pair
 from ..detection.audit import audit as run_audit
-from ..detection.cache import BaseCache
+from ..detection.cache import CacheChoice
 from ..detection.settings import choose_device
 from ..detection.table import Audit
 from ..errors import SettingError
 from ..mitigation.controls import INTRUDERS, check_control
 from ..mitigation.interventions import Affected, check_scale
 from ..mitigation.live import LiveInterventions
+from ..mitigation.mitigate import audited_selection, given_audit
 from ..mitigation.stream import affected_matrices
 from ..training.local_files import Columns
 from ..training.run_folder import data_seed_of
@@ -103,6 +105,7 @@ def intervene(
     window: int | None = None,
     stride: int | None = None,
     estimate: bool = False,
+    audit: Audit | str | os.PathLike[str] | None = None,
     k: int = 10,
     epsilon: float = 0.5,
     include: Sequence[str] = (),
@@ -110,7 +113,7 @@ def intervene(
     data_seed: int | None = None,
     seed: int = 0,
     device: str = "auto",
-    cache: BaseCache | bool = True,
+    cache: CacheChoice = True,
     progress: Progress | None = None,
 ) -> InterventionSweep:
     """Measures the tuned model with its intruders scaled, and with every control in their stead at the same scales.
@@ -132,6 +135,7 @@ def intervene(
       window: see there.
       stride: see there.
       estimate: see there.
+      audit: one of these two that was made before, or the path of a saved one; its settings are used.
       k: as in :func:`intruders.audit`, like the next three.
       epsilon: see there.
       include: see there.
@@ -156,18 +160,20 @@ def intervene(
     rows_by = data_seed_of(tuned) if data_seed is None else data_seed
     loaded_tasks = {name: load_task(name, columns, rows_by) for name in tasks}
     report = progress or (lambda stage, done, total: None)
-    audit = run_audit(
-        base, tuned, k=k, epsilon=epsilon, include=include, exclude=exclude, device=device, cache=cache,
-        progress=lambda done, total, intruders: report("audit", done, total),
-    )  # fmt: skip
-    if audit.intruders == 0:
+    found = given_audit(audit)
+    if found is None:
+        found = run_audit(
+            base, tuned, k=k, epsilon=epsilon, include=include, exclude=exclude, device=device, cache=cache,
+            progress=lambda done, total, intruders: report("audit", done, total),
+        )  # fmt: skip
+    if found.intruders == 0:
         raise SettingError(
-            f"'{tuned}' has no intruders among the {audit.k} leading vectors of any matrix, so there is nothing to "
+            f"'{tuned}' has no intruders among the {found.k} leading vectors of any matrix, so there is nothing to "
             "scale; give a larger --epsilon or --k, or another model"
         )
     base_side, tuned_side = open_pair(base, tuned)
-    pairs = pair(base_side, tuned_side, include, exclude).pairs
-    affected = list(affected_matrices(pairs, audit, set(controls), seed, choose_device(device)))
+    pairs = pair(base_side, tuned_side, **audited_selection(found)).pairs
+    affected = list(affected_matrices(pairs, found, set(controls), seed, choose_device(device)))
 
     def losses_of(opened: OpenedModel) -> dict[str, list[DocumentLosses]]:
         return {
@@ -224,7 +230,7 @@ def intervene(
     base_losses = {
         name: summarize_losses(name, corpora[name], parts, seed=seed) for name, parts in before.items()
     }
-    return InterventionSweep(base_source, tuned, audit, seed, tuned_point, base_losses, points)
+    return InterventionSweep(base_source, tuned, found, seed, tuned_point, base_losses, points)
 
 
 def _settings(scales: Sequence[float], controls: Sequence[str]) -> Iterator[tuple[str, float]]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..detection.audit import audit
+from ..detection.audit import audit as run_audit
 from ..detection.files import write_atomically
 from ..detection.scale import critical_scales
 from ..detection.table import Audit
@@ -62,7 +62,7 @@ def _train(config: FinetuneConfig, callbacks: Callbacks) -> None:
 
 
 def _audit(run: Run, folder: Path) -> None:
-    audit(run.base, folder / MODEL, **asdict(run.measure.audit)).save(folder / "audit.json")
+    run_audit(run.base, folder / MODEL, **asdict(run.measure.audit)).save(folder / "audit.json")
 
 
 def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> None:
@@ -99,7 +99,8 @@ def _intervene(run: Run, config: FinetuneConfig, folder: Path) -> None:
     assert wanted is not None
     file = folder / "intervention.json"
     has_answers = load_task(config.task, config.columns, config.data_seed).score != "none"
-    if Audit.load(folder / "audit.json").intruders == 0:
+    audit = Audit.load(folder / "audit.json")
+    if audit.intruders == 0:
         _write(file, {"skipped": "the run has no intruders to scale", "rows": []})
         return
     if not (measure.loss_on or has_answers):
@@ -117,9 +118,9 @@ def _intervene(run: Run, config: FinetuneConfig, folder: Path) -> None:
         max_examples=wanted.max_examples or measure.max_examples,
         window=measure.window,
         estimate=measure.estimate,
+        audit=audit,
         data_seed=config.data_seed,
         seed=SAMPLE_SEED,
-        **asdict(measure.audit),
     )
     _write(file, {"skipped": None, "rows": intervention_rows(sweep), "verdicts": verdicts(sweep)})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import torch
 
 from intruders.checkpoints.open import open_checkpoint
 from intruders.detection.audit import audit as run_audit
-from intruders.errors import SettingError
+from intruders.detection.table import Audit
+from intruders.errors import PairingError, SettingError
+from intruders.evaluation import intervention
 from intruders.evaluation.bootstrap import Interval
 from intruders.evaluation.evaluate import evaluate
 from intruders.evaluation.intervention import InterventionSweep, Point, intervene
@@ -181,6 +184,33 @@ def test_nothing_clear_is_said_so() -> None:
     same = point("intruders", 0.5, 0.0, 150)
     sweep = InterventionSweep("base", "tuned", made_up_audit(), 0, tuned, dict(tuned.losses), [same])
     assert verdicts(sweep)[0].startswith("at scale 0.5 loss on pydoc does not clearly change (")
+
+
+def test_a_given_audit_is_used_with_its_settings(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, tuned, corpus = str(folder / "base"), str(folder / "tuned"), [str(folder / "texts.jsonl")]
+    settings = {"k": 3, "epsilon": 0.4, "include": ["*.q_proj.*", "*.down_proj.*"]}
+    plain = intervene(base, tuned, scales=[0], loss_on=corpus, **settings)  # type: ignore[arg-type]
+    run_audit(base, tuned, **settings).save(tmp_path / "audit.json")  # type: ignore[arg-type]
+
+    def not_again(*arguments: object, **settings: object) -> None:
+        raise AssertionError("audited again")
+
+    monkeypatch.setattr(intervention, "run_audit", not_again)
+    for audit in (tmp_path / "audit.json", Audit.load(tmp_path / "audit.json")):
+        given = intervene(base, tuned, scales=[0], loss_on=corpus, audit=audit)
+        assert document(given)["points"] == document(plain)["points"]
+        assert given.audit.matrices == plain.audit.matrices
+
+
+def test_an_audit_that_does_not_belong_to_the_weights_is_refused(folder: Path) -> None:
+    base, tuned, corpus = str(folder / "base"), str(folder / "tuned"), [str(folder / "texts.jsonl")]
+    with pytest.raises(PairingError, match="is of other weights"):
+        intervene(base, tuned, scales=[0], loss_on=corpus, audit=made_up_audit())
+    parts = replace(made_up_audit(), settings={"split_fused": True})
+    with pytest.raises(SettingError, match="split_fused"):
+        intervene(base, tuned, scales=[0], loss_on=corpus, audit=parts)
 
 
 def test_bad_settings(folder: Path) -> None:

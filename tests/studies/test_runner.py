@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ import pytest
 from intruders.checkpoints.pairing import open_pair, pair
 from intruders.detection.table import Audit
 from intruders.errors import IntrudersError, SettingError
+from intruders.evaluation import intervention
 from intruders.evaluation.evaluate import evaluate
 from intruders.studies import work
 from intruders.studies.expand import Run, expand
@@ -121,6 +123,23 @@ def test_a_finished_study_is_not_repeated(done: tuple[Path, Outcome], llama: Pat
     assert outcome.finished == 2
     after = {name: when for name, when in files(out).items() if name.startswith(("runs/", "bases/"))}
     assert after == before
+
+
+def test_the_interventions_take_the_audit_that_is_there(
+    done: tuple[Path, Outcome], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done[0], out)
+
+    def not_again(*arguments: object, **settings: object) -> None:
+        raise AssertionError("audited again")
+
+    monkeypatch.setattr(intervention, "run_audit", not_again)
+    document = tiny_study(llama)
+    document["experiments"]["matched"]["measure"]["intervene"]["scales"] = [0.5]
+    outcome = run_study(parsed(document), out)
+    assert (outcome.finished, outcome.failed) == (2, {})
+    assert set(load_results(out).interventions["scale"]) == {0.5, 1.0}
 
 
 def test_a_measure_that_is_added_trains_nothing_again(llama: Path, tmp_path: Path) -> None:
