@@ -25,6 +25,7 @@ from .figure import save_figure
 from .inputs import MILD, lora
 from .machine import read_rate, this_machine
 from .measure import REPEATS, Row, row_of
+from .pages import page_times
 from .paper import checks, estimates
 from .results import Results
 from .small_model import QUICK_LAYERS, small_model_rows
@@ -56,6 +57,7 @@ def main(arguments: list[str]) -> None:
         quick=quick,
         rows=[*small, *model, *square, *large],
         peaks=peaks,
+        pages=list(page_times()),
         checks=[] if quick else checks(small, large),
         estimates=[] if quick else estimates(large, rate),
         read_rate=rate,

@@ -9,6 +9,7 @@ from pathlib import Path
 from .machine import Machine
 from .measure import Row
 from .memory import Peak
+from .pages import PageTime
 from .paper import Check, Estimate
 
 
@@ -18,6 +19,7 @@ class Results:
     quick: bool
     rows: list[Row]
     peaks: list[Peak]
+    pages: list[PageTime]
     checks: list[Check]
     estimates: list[Estimate]
     read_rate: float | None  # bytes a second, in thin products with the largest matrix

@@ -11,6 +11,7 @@ from rich.table import Table
 from .inputs import DESCRIPTION
 from .measure import Cost, Row
 from .memory import TARGET_BYTES
+from .pages import TARGET_SECONDS
 from .results import Results
 
 _LEGEND = (
@@ -33,6 +34,11 @@ def print_results(results: Results, console: Console) -> None:
             f"Peak memory, {peak.matrices} matrices, {peak.checkpoint_bytes / 2**30:.2f} GiB of bf16 on disk, "
             f"{peak.label}: {peak.peak_bytes / 2**30:.2f} GiB ({peak.import_bytes / 2**30:.2f} of it Python and torch; "
             f"target under {TARGET_BYTES / 2**30:g}), {peak.seconds:.1f} s, {peak.intruders} intruders."
+        )
+    for page in results.pages:
+        console.print(
+            f"Report, {page.label}, {page.page_bytes / 2**20:.1f} MiB: usable in a browser after {page.seconds:.2f} s "
+            f"(target under {TARGET_SECONDS:g})."
         )
     for check in results.checks:
         console.print(

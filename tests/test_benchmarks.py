@@ -17,6 +17,7 @@ from benchmarks.figure import save_figure
 from benchmarks.inputs import HOT, lora
 from benchmarks.machine import read_rate, this_machine
 from benchmarks.measure import CountsDifferError, Row, require_equal, row_of
+from benchmarks.pages import PageTime, page_times
 from benchmarks.paper import checks, estimates
 from benchmarks.results import Results
 from benchmarks.table import print_results
@@ -72,6 +73,7 @@ def test_a_run_is_printed_in_80_columns_written_and_drawn(rows: list[Row], tmp_p
         quick=True,
         rows=[*rows, *square],
         peaks=peaks,
+        pages=[PageTime("audit of a model", 2**20, 0.25)],
         checks=checks(rows, rows),
         estimates=estimates(rows, rate),
         read_rate=rate,
@@ -87,4 +89,12 @@ def test_a_run_is_printed_in_80_columns_written_and_drawn(rows: list[Row], tmp_p
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80
     assert any("300 x 260" in line for line in lines)
+    assert "usable in a browser after 0.25 s" in " ".join(line.strip() for line in lines)
     assert not any("…" in line for line in lines)
+
+
+@pytest.mark.browser
+def test_both_reports_are_timed_in_a_browser() -> None:
+    timed = list(page_times(repeats=1))
+    assert len(timed) == 2
+    assert all(page.seconds > 0 and page.page_bytes > 2**16 for page in timed)

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from made_up import made_up_audit
 
 from intruders.studies.results import COLUMNS, SCHEMA, Results
 from intruders.training.config import FinetuneConfig
+from tests.made_up import made_up_audit
 
 LAYERS = 4
 SEEDS = (0, 1, 2)

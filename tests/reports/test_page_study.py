@@ -84,15 +84,6 @@ def test_it_opens_with_a_section_for_every_analysis(page: Any, study: tuple[Resu
     ).replace("&gt;", ">")
 
 
-def test_it_opens_in_under_two_seconds(browser: Any, report: Path) -> None:
-    seconds = []
-    for _ in range(3):  # the fastest of three: a busy machine is not the page's fault
-        with opened(browser, report) as page:
-            timing = "performance.getEntriesByType('navigation')[0].domInteractive / 1000"
-            seconds.append(page.evaluate(timing))
-    assert min(seconds) < 2
-
-
 def test_every_figure_is_drawn_for_who_reads_on(page: Any) -> None:
     assert page.locator(".plot .main-svg").count() < page.locator(".plot").count()
     read_to_the_end(page)
