@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 import weakref
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -199,21 +198,13 @@ def test_a_folder_that_another_process_made_meanwhile_is_kept(tmp_path: Path) ->
     assert (tmp_path / "out" / "config.json").read_text() == "theirs"
 
 
-WRITER = """
-import os, sys
-from pathlib import Path
-from intruders.checkpoints.atomic import atomic_folder
-target = Path(sys.argv[1])
-print("ready", flush=True)
-number = 0
-while True:
-    number += 1
-    name = f"{os.getpid()}-{number} "
-    with atomic_folder(target, force=True) as folder:
-        for part in range(8):
-            (folder / f"{part}.txt").write_text(name * 20000)
-        (folder / "config.json").write_text(name)
-"""
+def replace_for_ever(target: Path) -> None:
+    for number in count():
+        name = f"{os.getpid()}-{number} "
+        with atomic_folder(target, force=True) as folder:
+            for part in range(8):
+                (folder / f"{part}.txt").write_text(name * 20000)
+            (folder / "config.json").write_text(name)
 
 
 def test_kill_at_any_moment_leaves_the_old_state_or_the_new(tmp_path: Path) -> None:
@@ -221,13 +212,15 @@ def test_kill_at_any_moment_leaves_the_old_state_or_the_new(tmp_path: Path) -> N
     target = tmp_path / "out"
     seen = set()
     for attempt in range(50):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(target)], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
+        child = os.fork()
+        if child == 0:
+            try:
+                replace_for_ever(target)
+            finally:
+                os._exit(1)
         time.sleep(0.006 * attempt)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        os.kill(child, signal.SIGKILL)
+        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
         if target.exists():
             name = (target / "config.json").read_text()
             seen.add(name)

@@ -1,9 +1,8 @@
-"""``intruders audit`` through a real process: what it prints and writes, and what it refuses in one line."""
+"""``intruders audit`` as a person types it: what it prints and writes, and what it refuses in one line."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import struct
 import subprocess
@@ -18,22 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import intruders
+from tests.commands import environment, in_a_process, in_this_process
 
 NAMES = [f"model.layers.{i}.self_attn.{kind}.weight" for i in range(3) for kind in ("q_proj", "v_proj")]
 CHANGED = NAMES[1:4]
 
 
-def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "intruders", "audit", "--no-cache", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, cwd=cwd, env=environment()
-    )
-
-
-def environment() -> dict[str, str]:
-    """Without a terminal's colours or width, and off the network."""
-    kept = {name: value for name, value in os.environ.items() if name not in {"FORCE_COLOR", "COLUMNS"}}
-    return {**kept, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return in_this_process("audit", "--no-cache", *arguments)
 
 
 def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
@@ -95,7 +86,9 @@ def save_adapter(
 
 
 def test_the_table(models: tuple[Path, Path]) -> None:
-    done = run(*models)
+    done = in_a_process("audit", "--no-cache", *models)
+    # All but the seconds at the end are the same, so the other tests spare the process.
+    assert run(*models).stdout.rpartition("; ")[0] == done.stdout.rpartition("; ")[0]
     assert (done.returncode, done.stderr) == (0, "")
     assert "3 intruder" in done.stdout
     assert "q_proj" in done.stdout
@@ -110,7 +103,7 @@ def test_verbose_names_every_matrix(models: tuple[Path, Path]) -> None:
 
 
 def test_json_to_standard_output_and_nothing_else(models: tuple[Path, Path]) -> None:
-    done = run(*models, "--json", "-", "--k", "4", "--epsilon", "0.4")
+    done = in_a_process("audit", "--no-cache", *models, "--json", "-", "--k", "4", "--epsilon", "0.4")
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(done.stdout)
     assert document["schema"] == 1
@@ -202,6 +195,7 @@ def test_a_reader_that_goes_away_is_no_error(models: tuple[Path, Path]) -> None:
 
 
 def test_paths_that_are_not_there(models: tuple[Path, Path], tmp_path: Path) -> None:
+    refused(in_a_process("audit", "--no-cache", tmp_path / "gone", models[1]), "gone")
     refused(run(tmp_path / "gone", models[1]), "gone")
     refused(run(models[0], tmp_path / "gone"), "gone")
     (tmp_path / "empty").mkdir()
@@ -323,7 +317,9 @@ def test_interrupted_it_stops_in_one_line_and_writes_nothing(tmp_path: Path) -> 
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     ) as process:
-        time.sleep(5)
+        maps = Path(f"/proc/{process.pid}/maps")
+        while process.poll() is None and "model.safetensors" not in maps.read_text():
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         said, complained = process.communicate(timeout=60)
     assert process.returncode == 130, complained

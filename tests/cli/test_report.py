@@ -1,22 +1,16 @@
-"""`intruders report` through a real process."""
+"""`intruders report` as a person types it."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from made_up import BERT, made_up_audit
 
+from tests.commands import in_a_process, in_this_process
+
 ONE = made_up_audit(2, BERT, width=32, tuned="runs/r1")
 TWO = made_up_audit(2, BERT, width=32, tuned="runs/r8", rank=8)
-
-
-def intruders(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    start = "from intruders.cli import main; main()"
-    command = [sys.executable, "-c", start, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture
@@ -28,7 +22,7 @@ def saved(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_a_report_and_figures_are_written_and_named(saved: tuple[Path, Path], tmp_path: Path) -> None:
     out, figures = tmp_path / "report.html", tmp_path / "figures"
-    done = intruders("report", *saved, "--out", out, "--png", figures)
+    done = in_a_process("report", *saved, "--out", out, "--png", figures)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [str(out), *map(str, done_files(done.stdout, figures))]
     assert "2 fine-tunings" in out.read_text(encoding="utf-8")
@@ -51,7 +45,7 @@ def test_what_cannot_be_done_is_one_line_and_status_2(saved: tuple[Path, Path], 
         ((saved[0], "--compare", "--out", tmp_path / "r.html"), "two audits"),
         ((saved[0], "--out", tmp_path / "no" / "r.html"), "no folder"),
     ]:
-        done = intruders("report", *arguments)
+        done = in_this_process("report", *arguments)
         assert done.returncode == 2
         assert said in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1

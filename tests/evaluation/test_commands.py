@@ -1,21 +1,14 @@
-"""intruders evaluate and sequence as a person runs them, in processes of their own."""
+"""intruders evaluate and sequence as a person runs them."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tiny import save_bert, save_llama
 
-
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [str(Path(sys.executable).parent / "intruders"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+from tests.commands import in_a_process, in_this_process
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +24,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_evaluate_prints_and_keeps_its_measures(place: Path, tmp_path: Path) -> None:
-    done = _run(
+    done = in_a_process(
         "evaluate", str(place / "llama"), "--base", str(place / "llama"), "--loss-on", str(place / "notes.txt"),
         "--max-documents", "3", "--out", str(tmp_path / "out"),
     )  # fmt: skip
@@ -45,7 +38,7 @@ def test_evaluate_prints_and_keeps_its_measures(place: Path, tmp_path: Path) -> 
 
 def test_sequence_prints_and_keeps_the_accuracy_matrix(place: Path, tmp_path: Path) -> None:
     tasks = ",".join(f"{place / f'task{number}.tsv'}?text=text&label=label" for number in (0, 1))
-    done = _run(
+    done = in_this_process(
         "sequence", "--base", str(place / "bert"), "--tasks", tasks, "--method", "lora", "--rank", "2",
         "--lr", "1e-2", "--steps", "5", "--out", str(tmp_path / "out"),
     )  # fmt: skip
@@ -79,7 +72,7 @@ def test_errors_are_one_line(place: Path, tmp_path: Path) -> None:
         ),
     ]
     for arguments, said in cases:
-        done = _run(*arguments)
+        done = in_this_process(*arguments)
         assert done.returncode == 2, done.stderr
         assert said in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr

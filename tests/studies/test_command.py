@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from typer.testing import CliRunner
 
 from intruders.cli.main import app
 from intruders.studies.expand import expand
+from tests.commands import in_a_process, in_this_process
 from tests.studies.tiny_study import parsed, tiny_study
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -25,11 +25,6 @@ def run(*arguments: str | Path, status: int = 0) -> str:
         raise result.exception
     assert result.exit_code == status, result.output
     return result.output
-
-
-def in_a_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).parent / "intruders"), "study", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ.copy())
 
 
 @pytest.fixture
@@ -49,24 +44,26 @@ def test_a_dry_run_shows_every_run_and_starts_nothing(file: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["paper-roberta", "paper-llama", "small", "quickstart"])
-def test_a_dry_run_of_the_examples_needs_no_network_and_loads_no_model(name: str) -> None:
+def test_a_dry_run_of_the_examples_needs_no_network_and_loads_no_model() -> None:
+    files = [
+        str(EXAMPLES / f"{name}.yaml") for name in ("paper-roberta", "paper-llama", "small", "quickstart")
+    ]
     script = (
         "import socket, sys\n"
         "def refused(*arguments, **named): raise AssertionError('a connection')\n"
         "socket.socket.connect = refused\n"
         "from intruders.cli.main import app\n"
-        f"app(['study', {str(EXAMPLES / f'{name}.yaml')!r}, '--dry-run'], standalone_mode=False)\n"
+        f"for file in {files!r}: app(['study', file, '--dry-run'], standalone_mode=False)\n"
         "assert 'transformers' not in sys.modules and 'datasets' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "runs (" in done.stdout
+    assert done.stdout.count("runs (") == len(files)
 
 
 def test_a_study_ends_with_its_verdicts_and_where_they_are(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    first = in_a_process(file, "--out", out)
+    first = in_a_process("study", file, "--out", out)
     assert first.returncode == 0, first.stderr
     assert "2 of 2 runs finished, 0 failed" in first.stdout
     assert first.stderr.count("finished, ") == 2, "one line a run where there is no terminal"
@@ -75,7 +72,7 @@ def test_a_study_ends_with_its_verdicts_and_where_they_are(file: Path, tmp_path:
     for finding in findings:
         assert finding["verdict"] in first.stdout
     assert [finding["name"] for finding in findings][:2] == ["structure", "rank"]
-    second = in_a_process(file, "--out", out, "--resume")
+    second = in_this_process("study", file, "--out", out, "--resume")
     assert second.stdout == first.stdout
     assert "2 of 2 runs are finished already" in second.stderr
 
@@ -111,7 +108,7 @@ def test_a_failed_run_is_listed_and_the_status_says_so(llama: Path, tmp_path: Pa
 def test_what_cannot_be_done_is_one_line_and_status_2(
     file: Path, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
-    done = in_a_process(file, *(argument.format(tmp=tmp_path) for argument in arguments))
+    done = in_this_process("study", file, *(argument.format(tmp=tmp_path) for argument in arguments))
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
@@ -121,7 +118,7 @@ def test_what_cannot_be_done_is_one_line_and_status_2(
 
 def test_an_unknown_key_names_the_nearest(file: Path, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("batch_size", "batchsize"))
-    done = in_a_process(file, "--out", tmp_path / "out")
+    done = in_this_process("study", file, "--out", tmp_path / "out")
     assert (done.returncode, done.stdout) == (2, "")
     assert "'batchsize' is not known; did you mean 'batch_size'?" in done.stderr
     assert not (tmp_path / "out").exists()

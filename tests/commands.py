@@ -1,0 +1,85 @@
+"""The command line in the tests' own process: the same ``main``, without a new start of Python and torch for each call.
+
+What only a process of its own can show (its imports, signals, a pipe that breaks) is tested with :func:`in_a_process`.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TextIO
+from unittest import mock
+
+from intruders.cli.main import main
+
+# What Python shows of warnings when nobody asked for more.
+_HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
+
+
+def environment() -> dict[str, str]:
+    """Without a terminal's colors or width, and off the network."""
+    kept = {name: value for name, value in os.environ.items() if name not in {"FORCE_COLOR", "COLUMNS"}}
+    return {**kept, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def in_a_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """``intruders ARGUMENTS`` as a person types it."""
+    command = [sys.executable, "-m", "intruders", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env=environment()
+    )
+
+
+def in_this_process(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The same status and the same texts, with warnings and what libraries log among those on standard error."""
+    argv = ["intruders", *map(str, arguments)]
+    said, complained, status = io.StringIO(), io.StringIO(), 0
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(sys, "argv", argv))
+        stack.enter_context(mock.patch.dict(os.environ, environment(), clear=True))
+        stack.enter_context(chdir(cwd or Path.cwd()))
+        stack.enter_context(redirect_stdout(said))
+        stack.enter_context(redirect_stderr(complained))
+        stack.enter_context(_warnings_on(complained))
+        stack.enter_context(_logs_on(complained))
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return subprocess.CompletedProcess(argv, status, said.getvalue(), complained.getvalue())
+
+
+@contextmanager
+def _warnings_on(stream: TextIO) -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        for category in _HIDDEN:
+            warnings.simplefilter("ignore", category)
+        warnings.showwarning = lambda *given, **named: stream.write(warnings.formatwarning(*given[:4]))
+        yield
+
+
+@contextmanager
+def _logs_on(stream: TextIO) -> Iterator[None]:
+    """Handlers of libraries hold the standard error of the time when they were made."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = {
+        handler
+        for logger in loggers
+        if isinstance(logger, logging.Logger)
+        for handler in logger.handlers
+        if type(handler) is logging.StreamHandler
+    }
+    before = {handler: handler.setStream(stream) for handler in handlers}
+    try:
+        yield
+    finally:
+        for handler, old in before.items():
+            handler.setStream(old)
