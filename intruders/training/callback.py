@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
@@ -17,10 +15,9 @@ from transformers import TrainerCallback
 from ..checkpoints.open import Source
 from ..detection.audit import audit
 from ..detection.cache import MemoryCache
-from ..detection.files import write_atomically
-from ..detection.frames import vector_frame
 from ..detection.table import Audit
 from ..errors import SettingError
+from .trace import append_to_trace
 
 # Starts of PEFT that move a part of W0 into the adapter: the base inside the model is then another one.
 _CHANGE_BASE = ("pissa", "olora", "corda", "eva", "loftq")
@@ -101,23 +98,10 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self.last = audit(self._base, _trained_matrices(model), **self._settings)
         self._trainer.log(_totals(self.last))
         if self.trace is not None:
-            _append(self.trace, state.global_step, _traced(self.last))
+            append_to_trace(self.trace, state.global_step, self.last)
         if self._stop_above is not None and self.last.intruders > self._stop_above:
             self.has_stopped = True
             control.should_training_stop = True
-
-
-def read_trace(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """The trace of a callback: a row for each step, matrix and vector. SettingError when it is none."""
-    try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise SettingError(f"trace {str(path)!r} cannot be read as Parquet: {error}") from error
-    if "step" not in frame.columns:
-        raise SettingError(
-            f"trace {str(path)!r} has no column 'step'; expected a file that IntruderCallback wrote"
-        )
-    return frame
 
 
 def _has_plain_adapter(model: Any) -> bool:
@@ -174,26 +158,3 @@ def _totals(found: Audit) -> dict[str, float]:
         "intruders/seconds": round(found.seconds, 4),
         **{f"intruders/by_module/{kind}": count for kind, count in sorted(kinds.items())},
     }
-
-
-def _traced(found: Audit) -> pd.DataFrame:
-    """A row a vector, with the size of its matrix's update and the base's largest singular value beside it."""
-    frame = vector_frame(found)
-    frobenius = {matrix.name: matrix.update.frobenius for matrix in found.matrices}
-    largest = {matrix.name: matrix.base_singular_values[0] for matrix in found.matrices}
-    frame["update_frobenius"] = frame["name"].map(frobenius).astype(float)
-    frame["base_largest_value"] = frame["name"].map(largest).astype(float)
-    return frame
-
-
-def _append(trace: Path, step: int, frame: pd.DataFrame) -> None:
-    """Add the rows of a step; those of this and later steps, left by a run that was killed, go."""
-    frame.insert(0, "step", step)
-    if trace.is_file():
-        before = read_trace(trace)
-        with warnings.catch_warnings():
-            # pandas warns of all-empty columns, which an audit without a changed matrix has.
-            warnings.simplefilter("ignore", FutureWarning)
-            frame = pd.concat([before[before["step"] < step], frame], ignore_index=True)
-    trace.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(trace, frame.to_parquet(index=False))

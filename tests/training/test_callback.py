@@ -11,11 +11,12 @@ from tiny import save_gpt2, save_llama
 from torch import Tensor
 
 from intruders.errors import SettingError
-from intruders.training.callback import IntruderCallback, read_trace
+from intruders.training.callback import IntruderCallback
 from intruders.training.config import FinetuneConfig
 from intruders.training.encoding import PadRight
 from intruders.training.loading import load_model
 from intruders.training.methods import prepare
+from intruders.training.trace import read_trace
 
 
 def _trainer(model: Any, out: Path, *, steps: int = 4, lr: float = 0.05, report_to: str = "none") -> Any:

@@ -1,0 +1,51 @@
+"""The trace of a training: one Parquet file with one row per examined vector of every audit."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import pandas as pd
+
+from ..detection.files import write_atomically
+from ..detection.frames import vector_frame
+from ..detection.table import Audit
+from ..errors import SettingError
+
+
+def append_to_trace(trace: Path, step: int, found: Audit) -> None:
+    """Add the rows of a step; those of this and later steps, left by a run that was killed, go."""
+    frame = _rows(found)
+    frame.insert(0, "step", step)
+    if trace.is_file():
+        before = read_trace(trace)
+        with warnings.catch_warnings():
+            # pandas warns of all-empty columns, which an audit without a changed matrix has.
+            warnings.simplefilter("ignore", FutureWarning)
+            frame = pd.concat([before[before["step"] < step], frame], ignore_index=True)
+    trace.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(trace, frame.to_parquet(index=False))
+
+
+def read_trace(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """The trace of a callback: a row for each step, matrix and vector. SettingError when it is none."""
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise SettingError(f"trace {str(path)!r} cannot be read as Parquet: {error}") from error
+    if "step" not in frame.columns:
+        raise SettingError(
+            f"trace {str(path)!r} has no column 'step'; expected a file that IntruderCallback wrote"
+        )
+    return frame
+
+
+def _rows(found: Audit) -> pd.DataFrame:
+    """A row a vector, with the size of its matrix's update and the base's largest singular value beside it."""
+    frame = vector_frame(found)
+    frobenius = {matrix.name: matrix.update.frobenius for matrix in found.matrices}
+    largest = {matrix.name: matrix.base_singular_values[0] for matrix in found.matrices}
+    frame["update_frobenius"] = frame["name"].map(frobenius).astype(float)
+    frame["base_largest_value"] = frame["name"].map(largest).astype(float)
+    return frame
