@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
+from ..checkpoints.memory import has_adapters
+from ..checkpoints.naming import one_line
 from ..checkpoints.open import Source
+from ..checkpoints.pairing import open_pair, pair
 from ..detection.audit import audit
 from ..detection.cache import MemoryCache
+from ..detection.settings import check_epsilon, check_k
 from ..detection.table import Audit
-from ..errors import SettingError
-from .trace import append_to_trace
+from ..errors import IntrudersError, SettingError
+from .sharding import refuse_sharded_model, refuse_sharded_training
+from .trace import append_to_trace, check_trace
 
 # Starts of PEFT that move a part of W0 into the adapter: the base inside the model is then another one.
 _CHANGE_BASE = ("pissa", "olora", "corda", "eva", "loftq")
@@ -31,7 +36,9 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         trainer.add_callback(IntruderCallback(trainer, every=100))
 
     Totals go under ``intruders/...`` to whatever the Trainer reports to; every vector of every audit is kept
-    as Parquet in ``trace`` (``intruders.parquet`` in the Trainer's output folder if not given).
+    as Parquet in ``trace`` (``intruders.parquet`` in the Trainer's output folder if not given). What cannot be
+    audited, logged or kept is refused here, before training begins. In a training on several processes (DDP) the
+    first one audits. Make the callback on every process, because all of them hear from the first when to stop.
 
     Args:
       trainer: the Trainer, before it trains: its model's matrices now are the base, unless ``base`` is given.
@@ -42,7 +49,10 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
       base: the model before fine-tuning, where the Trainer's model is not it any more.
 
     Raises:
-      SettingError: ``every`` is below 1 or ``stop_above`` below 0.
+      SettingError: a setting is out of range, ``include`` matches nothing, the training changes no matrix that
+        is to be audited, ``trace`` names a file of another kind, or the model is sharded (FSDP, DeepSpeed ZeRO-3).
+      CheckpointError: ``base`` or the model's adapter cannot be read. PairingError: they do not belong together.
+      ResultFileError: ``trace`` cannot be written.
     """
 
     def __init__(
@@ -62,6 +72,9 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             raise SettingError(f"every is {every}; expected 1 step or more between audits")
         if stop_above is not None and stop_above < 0:
             raise SettingError(f"stop_above is {stop_above}; expected 0 intruders or more")
+        check_k(k)
+        check_epsilon(epsilon)
+        refuse_sharded_training(trainer)
         self._trainer = trainer
         self._every = every
         self._settings: dict[str, Any] = {
@@ -78,30 +91,91 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._base: Source | None = None
         if not self._follows_adapter:
             self._base = _copied(_trained_matrices(trainer.model)) if base is None else base
+        _require_matrices(self._base, trainer.model, include, exclude)
+        if self.trace is not None and trainer.is_world_process_zero():
+            check_trace(self.trace)
         self.last: Audit | None = None
         self.has_stopped = False
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        refuse_sharded_model(model)  # again: it may have been sharded since the callback was made
+
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.global_step % self._every == 0:
+        if state.global_step % self._every:
+            return
+        if self._stop_above is not None:
+            if _decided_by_first(lambda: self._finds_too_many(model, state, control), state):
+                self.has_stopped = True
+                control.should_training_stop = True
+        elif state.is_world_process_zero:
             self._audit(model, state, control)
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.global_step % self._every and state.global_step:
+        if state.global_step % self._every and state.is_world_process_zero:
             self._audit(model, state, control)
 
-    def _audit(self, model: nn.Module, state: Any, control: Any) -> None:
-        if not state.is_world_process_zero:
-            return
+    def _finds_too_many(self, model: nn.Module, state: Any, control: Any) -> bool:
+        found = self._audit(model, state, control)
+        return self._stop_above is not None and found.intruders > self._stop_above
+
+    def _audit(self, model: nn.Module, state: Any, control: Any) -> Audit:
         if self._follows_adapter:
-            self.last = audit(model, **self._settings)
+            found = audit(model, **self._settings)
         else:
-            self.last = audit(self._base, _trained_matrices(model), **self._settings)
-        self._trainer.log(_totals(self.last))
+            found = audit(self._base, _trained_matrices(model), **self._settings)
+        self.last = found
+        self._log(_totals(found), control)
         if self.trace is not None:
-            append_to_trace(self.trace, state.global_step, self.last)
-        if self._stop_above is not None and self.last.intruders > self._stop_above:
-            self.has_stopped = True
-            control.should_training_stop = True
+            append_to_trace(self.trace, state.global_step, found)
+        return found
+
+    def _log(self, totals: dict[str, float], control: Any) -> None:
+        """Report totals beside what the Trainer itself will report of this step."""
+        to_come = control.should_log  # on_log clears it, and the Trainer would not log the step's loss
+        # The class's own method: those of TRL's trainers put the metrics gathered since the last call into this
+        # one and clear them, so that they would be missing beside the loss.
+        Trainer.log(self._trainer, totals)
+        control.should_log = to_come
+
+
+def _require_matrices(
+    base: Source | None, model: nn.Module, include: Sequence[str], exclude: Sequence[str]
+) -> None:
+    """Raise what an audit of ``model`` against ``base`` (its own, when None) would raise, by names and shapes alone."""
+    tuned = model if has_adapters(model) else _trained_matrices(model)
+    if not tuned:
+        raise SettingError(
+            f"the Trainer's {type(model).__name__} has no trainable matrix to audit; unfreeze one before you "
+            "make the callback, or remove the callback"
+        )
+    pairing = pair(*open_pair(base, tuned), include, exclude)
+    if not pairing.pairs:
+        raise SettingError(
+            f"include {list(include)} and exclude {list(exclude)} leave none of the matrices that the training "
+            "changes (embeddings are not audited); expected at least one; choose other patterns"
+        )
+
+
+def _decided_by_first(decide: Callable[[], bool], state: Any) -> bool:
+    """What ``decide`` answers on the first process, on all of them; each raises if it raises there.
+
+    A process that does not hear of it would wait for the others at the next step until the group's timeout.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    decided, failure = False, None
+    if state.is_world_process_zero:
+        try:
+            decided = decide()
+        except Exception as error:
+            failure = error
+    told = [decided, None if failure is None else one_line(failure)]
+    decided, text = broadcast_object_list(told)
+    if failure is not None:
+        raise failure
+    if text is not None:
+        raise IntrudersError(f"the audit at step {state.global_step} failed on the first process: {text}")
+    return bool(decided)
 
 
 def _has_plain_adapter(model: Any) -> bool:

@@ -8,10 +8,29 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..detection.files import write_atomically
+from ..detection.files import ResultFileError, check_writable, write_atomically
 from ..detection.frames import vector_frame
 from ..detection.table import Audit
 from ..errors import SettingError
+
+
+def check_trace(trace: Path) -> None:
+    """Raise now what :func:`append_to_trace` would raise at the first audit; make the trace's folder.
+
+    Raises:
+      ResultFileError: the file or its folder cannot be written.
+      SettingError: another file has the trace's name.
+    """
+    try:
+        trace.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultFileError(
+            f"cannot write the trace '{trace}': the folder '{trace.parent}' cannot be made "
+            f"({(error.strerror or str(error)).lower()}); choose another path"
+        ) from error
+    check_writable(trace)
+    if trace.is_file():
+        read_trace(trace)
 
 
 def append_to_trace(trace: Path, step: int, found: Audit) -> None:

@@ -9,38 +9,14 @@ import pytest
 import torch
 from tiny import save_gpt2, save_llama
 from torch import Tensor
+from transformers import Trainer
 
-from intruders.errors import SettingError
 from intruders.training.callback import IntruderCallback
-from intruders.training.config import FinetuneConfig
-from intruders.training.encoding import PadRight
 from intruders.training.loading import load_model
-from intruders.training.methods import prepare
 from intruders.training.trace import read_trace
 
-
-def _trainer(model: Any, out: Path, *, steps: int = 4, lr: float = 0.05, report_to: str = "none") -> Any:
-    from transformers import Trainer, TrainingArguments
-
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(5, 60, (16, 12), generator=generator).tolist()
-    return Trainer(
-        model=model,
-        args=TrainingArguments(
-            output_dir=str(out), max_steps=steps, learning_rate=lr, per_device_train_batch_size=4,
-            use_cpu=True, report_to=report_to, save_strategy="no", disable_tqdm=True,
-            logging_steps=100, seed=0,
-        ),
-        train_dataset=[{"input_ids": row, "labels": row} for row in rows],
-        data_collator=PadRight(0),
-    )  # fmt: skip
-
-
-def _prepared(location: Path, method: str, **settings: Any) -> Any:
-    config = FinetuneConfig(
-        base=str(location), task="word-problems", out="out", method=method, rank=2, steps=1, **settings
-    )
-    return prepare(load_model(str(location), "causal"), config, "causal")
+from .trainers import prepared as _prepared
+from .trainers import tiny_trainer as _trainer
 
 
 def _intruders(base: Tensor, tuned: Tensor, k: int = 10, epsilon: float = 0.5) -> int:
@@ -87,7 +63,7 @@ def test_conv1d_counts_from_the_output_side(tmp_path: Path) -> None:
     location = save_gpt2(tmp_path / "gpt2")
     before = {name: p.detach() for name, p in load_model(str(location), "causal").named_parameters()}
     model = _prepared(location, "full")
-    trainer = _trainer(model, tmp_path / "out", lr=0.2)
+    trainer = _trainer(model, tmp_path / "out", learning_rate=0.2)
     callback = IntruderCallback(trainer, every=4, base=load_model(str(location), "causal"))
     trainer.add_callback(callback)
     trainer.train()
@@ -116,8 +92,47 @@ def test_totals_reach_tensorboard(llama: Path, tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "out" / "intruders.parquet").exists()
 
 
+def _losses(trainer: Any) -> dict[int, float]:
+    return {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
+
+
+def test_an_audited_step_keeps_its_loss_in_the_log(llama: Path, tmp_path: Path) -> None:
+    trainers = []
+    for name in ("plain", "audited"):
+        torch.manual_seed(0)  # the factors of LoRA start at random
+        trainers.append(_trainer(_prepared(llama, "lora"), tmp_path / name, max_steps=5, logging_steps=1))
+    plain, audited = trainers
+    plain.train()
+    audited.add_callback(IntruderCallback(audited, every=2))
+    audited.train()
+    assert sorted(_losses(plain)) == [1, 2, 3, 4, 5]
+    assert _losses(audited) == _losses(plain)
+    audits = [entry["step"] for entry in audited.state.log_history if "intruders/total" in entry]
+    assert audits == [2, 4, 5], "the last one is made when training ends"
+
+
+def test_an_audit_leaves_a_trainers_own_metrics_beside_the_loss(llama: Path, tmp_path: Path) -> None:
+    """TRL's trainers gather metrics between two calls of ``log`` and add them to the next one."""
+
+    class Gathering(Trainer):  # type: ignore[misc]
+        steps = 0
+
+        def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+            self.steps += 1
+            return super().training_step(*args, **kwargs)
+
+        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+            super().log({**logs, "steps_since": self.steps}, *args, **kwargs)
+            self.steps = 0
+
+    trainer = _trainer(_prepared(llama, "lora"), tmp_path, kind=Gathering, logging_steps=4)
+    trainer.add_callback(IntruderCallback(trainer, every=2))
+    trainer.train()
+    assert [entry["steps_since"] for entry in trainer.state.log_history if "loss" in entry] == [4]
+
+
 def test_training_stops_above_a_number(llama: Path, tmp_path: Path) -> None:
-    trainer = _trainer(_prepared(llama, "lora"), tmp_path, steps=50)
+    trainer = _trainer(_prepared(llama, "lora"), tmp_path, max_steps=50)
     callback = IntruderCallback(trainer, every=1, stop_above=0)
     trainer.add_callback(callback)
     trainer.train()
@@ -127,6 +142,16 @@ def test_training_stops_above_a_number(llama: Path, tmp_path: Path) -> None:
     assert callback.last.intruders > 0
 
 
+def test_the_audit_at_the_end_of_training_stops_nothing(llama: Path, tmp_path: Path) -> None:
+    trainer = _trainer(_prepared(llama, "lora"), tmp_path)
+    callback = IntruderCallback(trainer, every=100, stop_above=0)
+    trainer.add_callback(callback)
+    trainer.train()
+    assert callback.last is not None
+    assert callback.last.intruders > 0
+    assert not callback.has_stopped
+
+
 def test_a_resumed_trace_has_each_step_once(llama: Path, tmp_path: Path) -> None:
     for _ in range(2):
         trainer = _trainer(_prepared(llama, "lora"), tmp_path)
@@ -134,14 +159,3 @@ def test_a_resumed_trace_has_each_step_once(llama: Path, tmp_path: Path) -> None
         trainer.train()
     trace = read_trace(tmp_path / "intruders.parquet")
     assert not trace.duplicated(["step", "name", "index"]).any()
-
-
-def test_bad_settings_are_said(llama: Path, tmp_path: Path) -> None:
-    trainer = _trainer(_prepared(llama, "lora"), tmp_path)
-    with pytest.raises(SettingError, match="every is 0"):
-        IntruderCallback(trainer, every=0)
-    with pytest.raises(SettingError, match="stop_above is -1"):
-        IntruderCallback(trainer, stop_above=-1)
-    (tmp_path / "bad.parquet").write_bytes(b"no")
-    with pytest.raises(SettingError, match="cannot be read as Parquet"):
-        read_trace(tmp_path / "bad.parquet")

@@ -1,0 +1,174 @@
+"""What cannot be audited, kept or told is refused before the first step, by the same words as later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.deepspeed import HfDeepSpeedConfig
+from peft import IA3Config, LoraConfig, OFTConfig, PrefixTuningConfig, get_peft_model
+from tiny import save_llama
+from torch import nn
+
+from intruders.checkpoints.open import open_checkpoint
+from intruders.detection.files import ResultFileError
+from intruders.errors import CheckpointError, PairingError, SettingError
+from intruders.training.callback import IntruderCallback
+from intruders.training.loading import load_model
+from intruders.training.trace import read_trace
+
+from .trainers import prepared, tiny_trainer
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def trainer(llama: Path, tmp_path: Path) -> Any:
+    return tiny_trainer(prepared(llama, "lora"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"every": 0}, "every is 0"),
+        ({"stop_above": -1}, "stop_above is -1"),
+        ({"k": 0}, "k is 0"),
+        ({"epsilon": 1.5}, "epsilon is 1.5"),
+        ({"include": ["*.q_prod.*"]}, "include '\\*.q_prod.\\*' matches none"),
+        ({"include": ["*norm*"]}, "none of the (matrices|14 tensors)"),
+        ({"exclude": ["*"]}, "none of the matrices"),
+    ],
+)
+@pytest.mark.parametrize("method", ["lora", "full", "pissa"])
+def test_settings(method: str, settings: dict[str, Any], told: str, llama: Path, tmp_path: Path) -> None:
+    trainer = tiny_trainer(prepared(llama, method), tmp_path)
+    with pytest.raises(SettingError, match=told):
+        IntruderCallback(trainer, **settings)
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [OFTConfig(target_modules=["q_proj"], oft_block_size=4), PrefixTuningConfig(num_virtual_tokens=2)],
+    ids=lambda config: str(config.peft_type.value),
+)
+def test_adapters_of_types_that_are_not_read(
+    config: Any, with_base: bool, llama: Path, tmp_path: Path
+) -> None:
+    config.task_type = "CAUSAL_LM"
+    trainer = tiny_trainer(get_peft_model(load_model(str(llama), "causal"), config), tmp_path)
+    with pytest.raises(CheckpointError, match=f"type {config.peft_type.value}, which is not read"):
+        IntruderCallback(trainer, base=str(llama) if with_base else None)
+
+
+def test_a_model_that_trains_no_matrix(llama: Path, tmp_path: Path) -> None:
+    model = load_model(str(llama), "causal")
+    for parameter in model.parameters():
+        parameter.requires_grad = parameter.ndim == 1
+    for base in (None, str(llama)):
+        with pytest.raises(SettingError, match="LlamaForCausalLM has no trainable matrix"):
+            IntruderCallback(tiny_trainer(model, tmp_path), base=base)
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "pissa"])
+def test_a_base_that_does_not_fit(method: str, llama: Path, tmp_path: Path) -> None:
+    other = {name.replace("proj", "other"): torch.ones(7, 5) for name in open_checkpoint(str(llama)).names()}
+    trainer = tiny_trainer(prepared(llama, method), tmp_path)
+    with pytest.raises(PairingError):
+        IntruderCallback(trainer, base=other)
+    with pytest.raises(CheckpointError, match="no-such-base"):
+        IntruderCallback(trainer, base=str(tmp_path / "no-such-base"))
+
+
+def test_a_trace_that_cannot_be_written(trainer: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ResultFileError, match=r"cannot write the trace .*/file/trace.parquet"):
+        IntruderCallback(trainer, trace=tmp_path / "file" / "trace.parquet")
+    with pytest.raises(ResultFileError, match="is a folder"):
+        IntruderCallback(trainer, trace=tmp_path)
+
+
+def test_a_file_of_another_kind_is_not_taken_for_the_trace(trainer: Any, tmp_path: Path) -> None:
+    (tmp_path / "notes.parquet").write_bytes(b"no")
+    with pytest.raises(SettingError, match="cannot be read as Parquet"):
+        IntruderCallback(trainer, trace=tmp_path / "notes.parquet")
+    pd.DataFrame({"loss": [1.0]}).to_parquet(tmp_path / "losses.parquet")
+    with pytest.raises(SettingError, match="has no column 'step'"):
+        IntruderCallback(trainer, trace=tmp_path / "losses.parquet")
+    assert list(pd.read_parquet(tmp_path / "losses.parquet")["loss"]) == [1.0]
+    with pytest.raises(SettingError, match="cannot be read as Parquet"):
+        read_trace(tmp_path / "nothing.parquet")
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "dora", "pissa", "olora"])
+@pytest.mark.parametrize("with_base", [False, True])
+def test_what_is_taken_reads_no_weight(
+    method: str, with_base: bool, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check pairs names and shapes; loading a matrix of a 7B base twice would be felt."""
+
+    def refuse(self: Any) -> None:
+        raise AssertionError("a weight was read")
+
+    model = prepared(llama, method)
+    trainer = tiny_trainer(model, tmp_path)
+    monkeypatch.setattr("intruders.checkpoints.matrices.Matrix.read", refuse)
+    IntruderCallback(trainer, base=str(llama) if with_base else None)
+
+
+@pytest.mark.parametrize("config", [IA3Config, LoraConfig])
+def test_adapters_that_are_read_are_taken(config: Any, llama: Path, tmp_path: Path) -> None:
+    modules = {"target_modules": ["q_proj", "down_proj"]}
+    if config is IA3Config:
+        modules["feedforward_modules"] = ["down_proj"]
+    model = get_peft_model(load_model(str(llama), "causal"), config(task_type="CAUSAL_LM", **modules))
+    trainer = tiny_trainer(model, tmp_path)
+    callback = IntruderCallback(trainer, every=4)
+    trainer.add_callback(callback)
+    trainer.train()
+    assert callback.last is not None
+    assert len(callback.last.matrices) == 4
+
+
+def test_a_model_that_deepspeed_sharded(llama: Path, tmp_path: Path) -> None:
+    """ZeRO-3 leaves empty tensors in the model, and its own number on each."""
+    model = load_model(str(llama), "causal")
+    trainer = tiny_trainer(model, tmp_path)
+    callback = IntruderCallback(trainer)
+    weight = nn.Parameter(torch.empty(0))
+    weight.ds_id = 0  # type: ignore[attr-defined]
+    model.model.layers[0].mlp.up_proj.weight = weight
+    with pytest.raises(SettingError, match="sharded by DeepSpeed ZeRO-3"):
+        callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=model)
+    with pytest.raises(SettingError, match="sharded by DeepSpeed ZeRO-3"):
+        IntruderCallback(trainer)
+
+
+def test_a_trainer_that_will_shard(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it does: the Trainer shards on GPUs alone, so that its settings are put where it puts them."""
+    state = trainer.accelerator.state
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    monkeypatch.setattr(state, "fsdp_plugin", plugin, raising=False)
+    with pytest.raises(SettingError, match="sharded by FSDP 2, "):
+        IntruderCallback(trainer)
+    monkeypatch.undo()
+    IntruderCallback(trainer)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_trainer_with_deepspeed(stage: int, trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = SimpleNamespace(hf_ds_config=HfDeepSpeedConfig({"zero_optimization": {"stage": stage}}))
+    monkeypatch.setattr(type(trainer.accelerator.state), "deepspeed_plugin", plugin)
+    if stage < 3:
+        IntruderCallback(trainer)
+        return
+    with pytest.raises(SettingError, match="sharded by DeepSpeed ZeRO-3, "):
+        IntruderCallback(trainer)
