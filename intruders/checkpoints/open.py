@@ -17,7 +17,7 @@ from .checkpoint import Checkpoint, StoredTensor
 from .gguf import gguf_file
 from .json_file import read_json_object
 from .locate import locate
-from .memory import has_adapters, is_state_dict, module_checkpoint, state_dict_checkpoint
+from .memory import describe_module, has_adapters, is_state_dict, module_checkpoint, state_dict_checkpoint
 from .naming import some_of, tied_by_config
 from .orientation import stored_input_first
 from .quantized.restore import restored
@@ -58,6 +58,11 @@ def open_source(source: Source) -> Opened:
         adapters = peft_adapters_in(source)
         if len(adapters) == 1:
             return adapters[0]
+        if any(adapter.peft_type == "IA3" for adapter in adapters):
+            raise CheckpointError(
+                f"{describe_module(source)} has {len(adapters)} active IA3 adapters, whose vectors PEFT multiplies, "
+                "and only sums of adapters are read; make one active with set_adapter, or merge them with PEFT"
+            )
         return Stack(
             " + ".join(adapter.source for adapter in adapters), [(adapter, 1.0) for adapter in adapters]
         )

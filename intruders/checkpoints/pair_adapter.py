@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from ..errors import PairingError
+from .adapters.algebra import widened
 from .adapters.update import Adapter, Factors, WeightUpdate
 from .checkpoint import Checkpoint
 from .flat_names import unflattened
@@ -20,8 +21,17 @@ from .selection import Selection
 Shape = tuple[int, ...]
 
 
-def pair_adapter(base: Checkpoint, adapter: Adapter, selection: Selection) -> Pairing:
+def pair_adapter(
+    base: Checkpoint, adapter: Adapter, selection: Selection, measured_from: Checkpoint | None = None
+) -> Pairing:
     """Every matrix that the adapter changes; what it leaves alone is listed as unchanged.
+
+    Args:
+      base: the weights that the adapter acts on. It sees no others.
+      adapter: the adapter.
+      selection: which tensors are taken.
+      measured_from: the base that is audited, where the adapter acts on a changed one: the same names and
+        shapes as ``base``. What the adapter adds to ``base`` is then given on top of these weights.
 
     Raises:
       PairingError: the base lacks a weight that the adapter changes, has it in another shape, or is not the
@@ -68,9 +78,10 @@ def pair_adapter(base: Checkpoint, adapter: Adapter, selection: Selection) -> Pa
         for matrix in matrices:
             matrix = replace(matrix, name=name + matrix.name.removeprefix(holder))
             if other in updates:
-                pairs.append(_updated_pair(base, matrix, updates[other]))
+                pair = _updated_pair(base, matrix, updates[other])
             else:
-                pairs.append(dense_pair(base, matrix, replaced, other))
+                pair = dense_pair(base, matrix, replaced, other)
+            pairs.append(pair if measured_from is None else _moved(pair, matrix, measured_from))
     matched = set(matching.tuned_of.values())
     skipped += [Skipped(name, "missing in base") for name in replaced.names() if name not in matched]
     skipped += elsewhere + [Skipped(name, reason) for name, reason in adapter.ignored]
@@ -96,6 +107,21 @@ def _updated_pair(base: Checkpoint, matrix: Matrix, update: WeightUpdate) -> Mat
         )
 
     return MatrixPair(matrix.name, matrix.shape, update.rank, load)
+
+
+def _moved(pair: MatrixPair, matrix: Matrix, measured_from: Checkpoint) -> MatrixPair:
+    """The same update W - W1 on top of another base: W0 + (W - W1)."""
+
+    def load() -> LoadedPair | None:
+        both = pair.load()
+        if both is None:
+            return None
+        before = matrix.read(measured_from.tensors[matrix.tensor])
+        if both.tuned is None:
+            return replace(both, base=before)
+        return LoadedPair(before, widened(before) + (widened(both.tuned) - widened(both.base)))
+
+    return replace(pair, load=load)
 
 
 def _named(adapter: Adapter, base: Checkpoint, shapes: dict[str, Shape]) -> list[WeightUpdate]:

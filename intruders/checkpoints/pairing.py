@@ -8,10 +8,13 @@ from dataclasses import replace
 from torch import nn
 
 from ..errors import CheckpointError
+from .adapters.peft import start_that_changed
 from .adapters.update import Adapter
+from .changed_base import with_checkpoints
 from .checkpoint import Checkpoint
 from .experts import aligned_experts
-from .memory import has_adapters, module_checkpoint
+from .memory import describe_module, has_adapters, module_checkpoint
+from .naming import some_of
 from .open import Opened, Source, Stack, open_checkpoint, open_source
 from .pair_adapter import pair_adapter
 from .pair_checkpoints import pair_checkpoints
@@ -26,7 +29,7 @@ def open_pair(base: Source | None, tuned: Source | None = None) -> tuple[Checkpo
     """Open both sides; find the base where it is left out.
 
     Without ``base``, an adapter's own ``base_model_name_or_path`` is opened, and of a PeftModel its own base
-    weights.
+    weights, unless an adapter's start (PiSSA, ...) changed these: then too what the adapter names.
 
     Raises:
       CheckpointError: either side cannot be found or read, or a base is needed and not named.
@@ -37,8 +40,12 @@ def open_pair(base: Source | None, tuned: Source | None = None) -> tuple[Checkpo
         raise CheckpointError("only one model was given; expected a base and a tuned one, or a PeftModel")
     opened = open_source(tuned)
     if has_adapters(tuned):
-        opened = _with_own_base(tuned, opened, base is None)
-        return open_checkpoint(tuned if base is None else base), opened
+        start = start_that_changed(tuned)
+        if start is None:
+            return open_checkpoint(tuned if base is None else base), opened
+        before = _base_beside(tuned, base, opened, start)
+        note = f"the start '{start}' changed the base in memory; measured from '{before.source}'"
+        return before, _on_own_weights(tuned, opened, note)
     if base is not None:
         return open_checkpoint(base), opened
     named = _base_named_by(opened)
@@ -80,14 +87,7 @@ def pair(
 
 def _pair(base: Checkpoint, tuned: Opened, selection: Selection) -> Pairing:
     if isinstance(tuned, Stack):
-        # Beside a full checkpoint, an adapter may belong to that one: D is the same on top of either.
-        beside_full = any(isinstance(part, Checkpoint) for part, _ in tuned.parts)
-        parts: list[tuple[Pairing, float]] = []
-        for part, weight in tuned.parts:
-            if isinstance(part, Adapter) and beside_full:
-                part = replace(part, changed_base=None)
-            parts.append((_pair(base, part, selection), weight))
-        return pair_stack(tuned.source, parts)
+        return _pair_sum(base, tuned, selection)
     base, tuned, notes = aligned_experts(base, tuned)
     if isinstance(tuned, Adapter):
         pairing = pair_adapter(base, tuned, selection)
@@ -96,17 +96,58 @@ def _pair(base: Checkpoint, tuned: Opened, selection: Selection) -> Pairing:
     return replace(pairing, matched=notes + pairing.matched)
 
 
-def _with_own_base(model: nn.Module, opened: Opened, alone: bool) -> Opened:
-    """An adapter whose start changed its base (PiSSA, ...) means the base that is in memory with it."""
-    parts = opened.parts if isinstance(opened, Stack) else [(opened, 1.0)]
-    adapters = [(part, weight) for part, weight in parts if isinstance(part, Adapter)]
-    if not any(adapter.changed_base for adapter, _ in adapters):
-        return opened
-    own = [] if alone else [(module_checkpoint(model), 1.0)]
-    return Stack(
-        opened.source,
-        [*own, *((replace(adapter, changed_base=None), weight) for adapter, weight in adapters)],
-    )
+def _pair_sum(base: Checkpoint, stack: Stack, selection: Selection) -> Pairing:
+    """A sum, in which adapters act on the base as the full checkpoints among the parts changed it.
+
+    An adapter that came out of training such a checkpoint further belongs to that one, and one whose start
+    changed its base to what the start left. What it multiplies or normalizes is then W1, and its update W - W1.
+    """
+    notes: list[str] = []
+    for part, _ in stack.parts:  # one part with stacked experts decides the names of all
+        base, _, note = aligned_experts(base, part)
+        notes += note
+    checkpoints = [aligned_experts(base, part)[1] for part, _ in stack.parts if isinstance(part, Checkpoint)]
+    changed = with_checkpoints(base, [one for one in checkpoints if isinstance(one, Checkpoint)])
+    parts: list[tuple[Pairing, float]] = []
+    for part, weight in stack.parts:
+        if isinstance(part, Adapter) and checkpoints:
+            part = replace(part, changed_base=None)
+            pairing = pair_adapter(changed, part, selection, measured_from=base)
+            if any(pair.rank is None for pair in pairing.pairs):
+                notes.append(f"'{part.source}' acts on {some_of([one.source for one in checkpoints])}")
+        else:
+            pairing = _pair(base, part, selection)
+        parts.append((pairing, weight))
+    summed = pair_stack(stack.source, parts)
+    return replace(summed, matched=list(dict.fromkeys(notes + summed.matched)))
+
+
+def _base_beside(model: nn.Module, base: Source | None, adapters: Opened, start: str) -> Checkpoint:
+    """The base of a model in memory whose own weights are what an adapter's start left of it.
+
+    Raises:
+      CheckpointError: it is not given, and cannot be opened under the name that the adapter has for it.
+    """
+    if base is not None:
+        return open_checkpoint(base)
+    try:
+        return open_checkpoint(_base_named_by(adapters))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the start '{start}' changed the base's weights in {describe_module(model)}, so the weights before "
+            f"training are not in memory; pass the base too ({error})"
+        ) from None
+
+
+def _on_own_weights(model: nn.Module, adapters: Opened, note: str) -> Stack:
+    """The model in memory: its own weights, on which its adapters act."""
+    parts = adapters.parts if isinstance(adapters, Stack) else [(adapters, 1.0)]
+    on_own = [
+        (replace(part, changed_base=None, notes=[note, *part.notes]), weight)
+        for part, weight in parts
+        if isinstance(part, Adapter)
+    ]
+    return Stack(adapters.source, [(module_checkpoint(model), 1.0), *on_own])
 
 
 def _base_named_by(opened: Opened) -> str:

@@ -14,8 +14,9 @@ from ..checkpoints.adapters.peft import ADAPTER_CONFIG
 from ..checkpoints.adapters.update import Adapter
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.locate import locate
-from ..checkpoints.open import Opened, Source
+from ..checkpoints.open import Opened, Source, Stack
 from ..checkpoints.write import write_checkpoint, write_safetensors
+from ..errors import CheckpointError
 from .adapter import (
     LoraAdapter,
     Rank,
@@ -123,6 +124,12 @@ def lora_target(
       CheckpointError, SettingError: as the two targets do.
     """
     if model is not None:
+        if isinstance(tuned, Stack) and any(isinstance(part, Checkpoint) for part, _ in tuned.parts):
+            raise CheckpointError(
+                f"the start of the adapter in '{tuned.source}' changed the base's weights, so its updates are not "
+                "what it adds to the model before training; save it converted "
+                "(path_initial_model_for_weight_conversion), and mitigate the saved adapter"
+            )
         return LoraTarget.in_model(base, model, rank)
     if isinstance(tuned, Adapter) and isinstance(given, str | os.PathLike):
         path = locate(os.fspath(given))

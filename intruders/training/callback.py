@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
+from ..checkpoints.adapters.algebra import widened
+from ..checkpoints.adapters.peft import start_that_changed
+from ..checkpoints.adapters.update import Adapter
 from ..checkpoints.memory import has_adapters
 from ..checkpoints.naming import one_line
-from ..checkpoints.open import Source
+from ..checkpoints.open import Source, Stack
 from ..checkpoints.pairing import open_pair, pair
 from ..detection.audit import audit
 from ..detection.cache import MemoryCache
@@ -23,9 +26,6 @@ from ..detection.table import Audit
 from ..errors import IntrudersError, SettingError
 from .sharding import refuse_sharded_model, refuse_sharded_training
 from .trace import append_to_trace, check_trace
-
-# Starts of PEFT that move a part of W0 into the adapter: the base inside the model is then another one.
-_CHANGE_BASE = ("pissa", "olora", "corda", "eva", "loftq")
 
 
 class IntruderCallback(TrainerCallback):  # type: ignore[misc]
@@ -87,10 +87,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._stop_above = stop_above
         default = Path(trainer.args.output_dir) / "intruders.parquet"
         self.trace: Path | None = (default if trace is True else Path(trace)) if trace is not False else None
-        self._follows_adapter = base is None and _has_plain_adapter(trainer.model)
-        self._base: Source | None = None
-        if not self._follows_adapter:
-            self._base = _copied(_trained_matrices(trainer.model)) if base is None else base
+        self._base: Source | None = _weights_now(trainer.model) if base is None else base
         _require_matrices(self._base, trainer.model, include, exclude)
         if self.trace is not None and trainer.is_world_process_zero():
             check_trace(self.trace)
@@ -119,10 +116,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         return self._stop_above is not None and found.intruders > self._stop_above
 
     def _audit(self, model: nn.Module, state: Any, control: Any) -> Audit:
-        if self._follows_adapter:
-            found = audit(model, **self._settings)
-        else:
-            found = audit(self._base, _trained_matrices(model), **self._settings)
+        found = audit(self._base, model, **self._settings)
         self.last = found
         self._log(_totals(found), control)
         if self.trace is not None:
@@ -142,13 +136,13 @@ def _require_matrices(
     base: Source | None, model: nn.Module, include: Sequence[str], exclude: Sequence[str]
 ) -> None:
     """Raise what an audit of ``model`` against ``base`` (its own, when None) would raise, by names and shapes alone."""
-    tuned = model if has_adapters(model) else _trained_matrices(model)
-    if not tuned:
+    is_trained = any(parameter.requires_grad and parameter.ndim == 2 for parameter in model.parameters())
+    if not has_adapters(model) and not is_trained:
         raise SettingError(
             f"the Trainer's {type(model).__name__} has no trainable matrix to audit; unfreeze one before you "
             "make the callback, or remove the callback"
         )
-    pairing = pair(*open_pair(base, tuned), include, exclude)
+    pairing = pair(*open_pair(base, model), include, exclude)
     if not pairing.pairs:
         raise SettingError(
             f"include {list(include)} and exclude {list(exclude)} leave none of the matrices that the training "
@@ -178,43 +172,36 @@ def _decided_by_first(decide: Callable[[], bool], state: Any) -> bool:
     return bool(decided)
 
 
-def _has_plain_adapter(model: Any) -> bool:
-    """Whether the model carries an adapter beside a base that is still the one it came from."""
-    configs = getattr(model, "peft_config", None)
-    if not isinstance(configs, dict):
-        return False
-    starts = [getattr(config, "init_lora_weights", True) for config in configs.values()]
-    return not any(isinstance(start, str) and start.lower().startswith(_CHANGE_BASE) for start in starts)
+def _weights_now(model: nn.Module) -> dict[str, Tensor] | None:
+    """A copy of the matrices that training will change; None where an adapter leaves the base in memory as it is."""
+    if not has_adapters(model):
+        return {
+            name: parameter.detach().cpu().clone()
+            for name, parameter in model.named_parameters()
+            # Vectors are not audited; the biases among them tell which side of a Conv1D is the output.
+            if parameter.ndim == 1 or (parameter.requires_grad and parameter.ndim == 2)
+        }
+    return None if start_that_changed(model) is None else _tuned_weights(model)
 
 
-def _trained_matrices(model: nn.Module) -> dict[str, Tensor]:
-    """The matrices that training changes, adapters added in, under the base's names: on the CPU, not copied there."""
-    if isinstance(getattr(model, "peft_config", None), dict):
-        return _merged(model)
-    return {
-        name: parameter.detach().cpu()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.ndim == 2
-    }
-
-
-def _copied(matrices: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: matrix.clone() for name, matrix in matrices.items()}
-
-
-@torch.no_grad()
-def _merged(model: nn.Module) -> dict[str, Tensor]:
-    from peft.tuners.lora import LoraLayer
-
-    found = {}
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            base = module.get_base_layer()
-            weight = base.weight.detach().float()  # (m, n), or (n, m) of a Conv1D
-            for adapter in module.active_adapters:
-                if adapter in module.lora_A:
-                    weight = weight + module.get_delta_weight(adapter).float()
-            found[f"{name.removeprefix('base_model.model.')}.weight"] = weight.cpu()
+def _tuned_weights(model: nn.Module) -> dict[str, Tensor]:
+    """What the adapters in the model make of its own weights, a copy, in the order in which these are stored."""
+    own, tuned = open_pair(model, model)
+    assert isinstance(tuned, Stack)
+    adapters = replace(tuned, parts=[one for one in tuned.parts if isinstance(one[0], Adapter)])
+    found = {name: own.read(name) for name in own.names() if len(own.shape(name)) == 1}
+    for matrix in pair(own, adapters, include_embeddings=True).pairs:
+        both = matrix.load()
+        if both is None:
+            found[matrix.name] = own.read(matrix.name).clone()
+            continue
+        if both.left is not None and both.right is not None:
+            whole = widened(both.base) + both.left @ both.right
+        else:
+            assert both.tuned is not None
+            whole = both.tuned
+        stored = whole.mT if matrix.name in own.input_first else whole
+        found[matrix.name] = stored.reshape(own.shape(matrix.name)).clone()
     return found
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from ..checkpoints.adapters.starts import changes_the_base
 from ..errors import SettingError
 from .local_files import Columns
 
@@ -248,7 +249,7 @@ def _check(config: FinetuneConfig) -> None:
         raise SettingError(
             f"init_a is {config.init_a!r}, which is for lora-fa and b-only; method is {config.method!r}"
         )
-    if config.start_from is not None and config.method in ("full", "pissa", "olora"):
+    if config.start_from is not None and (config.method == "full" or changes_the_base(config.method)):
         raise SettingError(
             f"start_from is {config.start_from!r}, which method {config.method!r} cannot go on from; "
             "merge that adapter into the base instead"

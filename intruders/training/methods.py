@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ..checkpoints.adapters.starts import changes_the_base
 from ..errors import SettingError
 from .loading import heads
 
@@ -28,7 +29,6 @@ METHODS = {
     "lora+": "LoRA with a higher rate for B (Hayou et al. 2024)",
 }
 _FROZEN_A = ("lora-fa", "b-only")
-_CHANGES_BASE = ("pissa", "olora")
 
 
 def prepare(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
@@ -94,7 +94,7 @@ def make_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Opti
 
 def save_start(model: Any, config: FinetuneConfig, folder: Path) -> Path | None:
     """Keep the untrained adapter of a method that changes the base; saving needs it to undo that change."""
-    if config.method not in _CHANGES_BASE:
+    if not changes_the_base(config.method):
         return None
     model.save_pretrained(folder)
     return folder
@@ -162,7 +162,7 @@ def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
                 modules_to_save=list(heads(model)) or None,
                 use_rslora=config.method == "rslora",
                 use_dora=config.method == "dora",
-                init_lora_weights=config.method if config.method in _CHANGES_BASE else True,
+                init_lora_weights=config.method if changes_the_base(config.method) else True,
             ),
         )
     except ValueError as error:
@@ -179,7 +179,7 @@ def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
 
 def _check_rank(model: nn.Module, config: FinetuneConfig) -> None:
     """PEFT takes any rank; above a matrix's smaller side, orthonormal rows and SVD starts do not exist."""
-    if config.method not in _CHANGES_BASE and config.init_a != "orthonormal":
+    if not changes_the_base(config.method) and config.init_a != "orthonormal":
         return
     smallest = min((min(module.weight.shape), name) for name, module in linear_modules(model).items())
     if config.rank > smallest[0]:

@@ -59,18 +59,22 @@ def test_counts_are_those_of_full_decompositions(method: str, llama: Path, tmp_p
     assert trace[trace["step"] == 4]["intruder"].sum() == sum(expected.values())
 
 
-def test_conv1d_counts_from_the_output_side(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_conv1d_counts_from_the_output_side(told: bool, tmp_path: Path) -> None:
+    """Told the base, or on the copy of the trained weights that the callback makes."""
     location = save_gpt2(tmp_path / "gpt2")
     before = {name: p.detach() for name, p in load_model(str(location), "causal").named_parameters()}
     model = _prepared(location, "full")
     trainer = _trainer(model, tmp_path / "out", learning_rate=0.2)
-    callback = IntruderCallback(trainer, every=4, base=load_model(str(location), "causal"))
+    callback = IntruderCallback(trainer, every=4, base=load_model(str(location), "causal") if told else None)
     trainer.add_callback(callback)
     trainer.train()
     assert callback.last is not None
     after = _merged(model, "full")
     for matrix in callback.last.matrices:
-        assert matrix.intruders == _intruders(before[matrix.name].T, after[matrix.name].T), matrix.name
+        w0, w = before[matrix.name].T, after[matrix.name].T
+        assert matrix.shape == tuple(w.shape)
+        assert matrix.intruders == _intruders(w0, w), matrix.name
 
 
 def test_totals_reach_tensorboard(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ _OTHER_MATHEMATICS = {
     "arrow_config": "it chooses among experts for every token",
     "use_bdlora": "its factors are block-diagonal",
     "use_qalora": "its factors act on groups of inputs",
-    "kasa_config": "its factors are truncated first",
+    "kasa_config": "it truncates the base's weights and puts a diagonal between its factors",
     "monteclora_config": "its factors are random",
 }
 

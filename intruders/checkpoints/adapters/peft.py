@@ -18,6 +18,7 @@ from ..torch_pickle import pickle_file
 from .config import AdapterConfig
 from .lora import lora_updates
 from .peft_other import adalora_updates, ia3_updates, loha_updates, lokr_updates, vera_updates
+from .starts import changes_the_base
 from .update import Adapter, WeightUpdate
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -25,7 +26,6 @@ _WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
 _PREFIX = "base_model.model."
 _METHOD_TENSOR = re.compile(r"(?:^|\.)(?:lora_|hada_|lokr_|vera_|ia3_|trainable_tokens)")
-_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _OTHER_TYPES = {
     "LOHA": loha_updates,
     "LOKR": lokr_updates,
@@ -61,6 +61,14 @@ def peft_adapters_in(model: nn.Module) -> list[Adapter]:
     if not names:
         raise CheckpointError(f"{source} has no active adapter; set_adapter makes one active")
     return [_adapter_in(model, name, source) for name in names]
+
+
+def start_that_changed(model: nn.Module) -> str | None:
+    """The start, of any adapter in the model, active or not, that wrote to the base's weights."""
+    configs: Any = model.peft_config
+    source = describe_module(model)
+    starts = (_changes_its_base(AdapterConfig(config.to_dict(), source)) for config in configs.values())
+    return next((start for start in starts if start is not None), None)
 
 
 def _active_adapters(model: nn.Module) -> list[str]:
@@ -142,7 +150,9 @@ def _ignored(tensors: Mapping[str, StoredTensor]) -> list[tuple[str, str]]:
 
 
 def _changes_its_base(config: AdapterConfig) -> str | None:
-    """The initialization that took something out of the base, unless PEFT converted the adapter since."""
+    """The start that took something out of the base, unless PEFT converted the adapter since.
+
+    AdaLoRA has the setting too, and starts from zero whatever it says.
+    """
     start = config.values.get("init_lora_weights")
-    text = start.lower() if isinstance(start, str) else ""
-    return str(start) if text.startswith(_CHANGE_THE_BASE) else None
+    return str(start) if config.peft_type == "LORA" and changes_the_base(start) else None

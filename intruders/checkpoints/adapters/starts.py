@@ -1,0 +1,15 @@
+"""The starts of PEFT's LoRA that write to the base's own weights: the one list of them."""
+
+from __future__ import annotations
+
+# PiSSA, OLoRA, CorDA and LoRA-GA leave W0 - s B A in the base, LoftQ a quantized W0. KaSA truncates W0; it is a setting
+# of its own beside the start, and its adapters are refused.
+_CHANGE_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
+
+
+def changes_the_base(start: object) -> bool:
+    """Whether ``init_lora_weights`` of this value takes something out of the base's weights.
+
+    PEFT's names may go on behind the method's, as in ``pissa_niter_16``.
+    """
+    return isinstance(start, str) and start.lower().startswith(_CHANGE_THE_BASE)
