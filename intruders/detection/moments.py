@@ -8,11 +8,14 @@ from torch import Tensor
 from ..linalg.floor import smallest_eigenvalue_floor
 from ..linalg.moments import Bidiagonalization, largest_atom, smallest_node
 from ..linalg.operators import Operator
-from ..linalg.overlap import Intervals, deflated, moment_intervals
+from ..linalg.overlap import Intervals, moment_intervals, remainders
 from ..linalg.ritz import Triplets
 
-# Total Lanczos steps after which the bounds are looked at. The dense decomposition costs hundreds of passes.
-_STEPS = (8, 12, 18, 26, 38, 56, 80)
+# Total Lanczos steps after which the bounds are looked at. A look costs a tenth of a step of a matrix of 1024 rows, and
+# more with every step; the dense decomposition costs hundreds of passes.
+_STEPS = (8, 10, 12, 14, 16, 18, 21, 24, 28, 33, 39, 47, 56, 80)
+# Steps after which the floor under a tall matrix's singular values is looked for.
+_FLOOR_AT = 14
 
 
 def bound_by_moments(
@@ -31,10 +34,10 @@ def bound_by_moments(
     undecided = undecided & (moment_intervals(base, tuned, k, nothing).upper < below)
     if not bool(undecided.any()):
         return moment_intervals(base, tuned, k, torch.ones_like(nothing)), floor
-    left, right, remainders, _ = deflated(base, tuned, k)
+    rest = remainders(base, tuned, k)
     size = int(undecided.sum(-1).max())
     chosen = undecided.int().argsort(dim=-1, descending=True, stable=True)[:, :size]  # (batch, size)
-    starts = remainders.gather(1, chosen.unsqueeze(-1).expand(*chosen.shape, remainders.shape[-1]))
+    starts = rest.gather(1, chosen.unsqueeze(-1).expand(*chosen.shape, m))
     mass = starts.double().square().sum(-1)  # (batch, size)
     process = Bidiagonalization.start(torch.nn.functional.normalize(starts, dim=-1))
     atoms = torch.ones_like(undecided, dtype=torch.float64)
@@ -42,11 +45,10 @@ def bound_by_moments(
     active = torch.arange(len(starts), device=starts.device)
     taken = 0
     for total in _STEPS:
-        process = process.extended(
-            operator.select(active), total - taken, left[active], right[active], base.values[active, 0]
-        )
+        # On W itself: were the computed base vectors projected out at the steps, their errors would turn the others.
+        process = process.extended(operator.select(active), total - taken, base.values[active, 0])
         taken = total
-        if m > n and total == _STEPS[1]:
+        if m > n and total == _FLOOR_AT:
             unknown = active[floor[active] == 0]
             guesses = smallest_node(process)[floor[active] == 0]
             floor[unknown] = _floors(operator.select(unknown), guesses)

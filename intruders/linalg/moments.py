@@ -9,7 +9,8 @@ a q x q Jacobi matrix has an atom at t heavier than the Christoffel function
 
 (Akhiezer, The Classical Moment Problem, 1965, section 2.5; the Chebyshev-Markov-Stieltjes inequalities). If
 the supremum of lambda_q over t is below epsilon^2, no singular vector has a cosine of epsilon with y, though
-none was computed.
+none was computed. docs/engine.md has the theorem, with its proof step by step. It is about the steps of W itself: were
+anything projected out at the steps, mu would be the measure of another matrix.
 
 The products that give J also give the Jacobi matrix of dnu(t) = t dmu(t) (the measure of W^T W at W^T y),
 hence a second bound mu({t}) <= nu({t}) / t. It sees nothing of an atom of mu at zero, which a matrix with
@@ -66,10 +67,8 @@ class Bidiagonalization:
         empty = torch.zeros(batch, c, 0, dtype=torch.float64, device=vectors.device)
         return cls(vectors.unsqueeze(2), vectors.new_zeros(batch, c, 0, 0), empty, empty)
 
-    def extended(
-        self, operator: Operator, steps: int, left_deflated: Tensor, right_deflated: Tensor, norm: Tensor
-    ) -> Bidiagonalization:
-        """``steps`` further steps of two passes each, orthogonal to the deflated rows (d, m) and (d, n).
+    def extended(self, operator: Operator, steps: int, norm: Tensor) -> Bidiagonalization:
+        """``steps`` further steps of two passes each.
 
         ``norm`` ``(batch)`` is the spectral norm of the matrices, against which a product counts as zero.
         """
@@ -77,9 +76,9 @@ class Bidiagonalization:
         if right.shape[-1] == 0:
             right = right.new_zeros(*right.shape[:3], operator.shape[-1])
         for _ in range(steps):
-            v, alpha = _next_rows(operator.apply_transpose(left[:, :, -1]), right, right_deflated, norm)
+            v, alpha = _next_rows(operator.apply_transpose(left[:, :, -1]), right, norm)
             right = torch.cat([right, v.unsqueeze(2)], dim=2)
-            u, beta = _next_rows(operator.apply(v), left, left_deflated, norm)
+            u, beta = _next_rows(operator.apply(v), left, norm)
             left = torch.cat([left, u.unsqueeze(2)], dim=2)
             alphas.append(alpha)
             betas.append(beta)
@@ -91,14 +90,13 @@ class Bidiagonalization:
         )
 
 
-def _next_rows(products: Tensor, basis: Tensor, deflated: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
+def _next_rows(products: Tensor, basis: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
     """Orthogonalizes ``(batch, c, n)`` rows, each against its own basis, and normalizes them; also their norms.
 
     A row of the size of rounding (its Krylov space is exhausted) becomes zero, with norm zero.
     """
     rows = products
     for _ in range(2):
-        rows = rows - (rows @ deflated.mT) @ deflated
         rows = rows - torch.einsum("bcq,bcqn->bcn", torch.einsum("bcqn,bcn->bcq", basis, rows), basis)
     size = rows.norm(dim=-1, keepdim=True)
     alive = size > 32 * torch.finfo(rows.dtype).eps * norm[:, None, None]

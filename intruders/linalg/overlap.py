@@ -21,8 +21,8 @@ from .svd import cluster_ids, cluster_projections
 
 # Base vectors with a larger angle (as a sine) to the true ones say nothing certain.
 USABLE_ANGLE = 0.3
-# Only vectors this close are taken out of y before its moments are bounded: what taking them out does to the
-# rest of the spectrum is of second order in this number.
+# Only vectors this close are taken out of y before its moments are bounded: each leaks its cosine with y times its
+# angle into the bound.
 DEFLATION_ANGLE = 0.02
 
 
@@ -43,40 +43,34 @@ def overlap_intervals(base: Triplets, tuned: Triplets, count: int, is_complete: 
     of its space, so its lower end is 0. ``is_complete``: these are all of the base's vectors, and there is no rest.
     """
     cosines, leak = _cosines(base, tuned, count, USABLE_ANGLE)
-    lower, upper = _interval_from_computed(base, tuned, cosines)
+    lower, upper = _interval_from_computed(base, tuned, cosines, USABLE_ANGLE)
     if is_complete:
         return _widen_for_clusters(tuned, Intervals(lower, upper.clamp_max(1.0)))
     rest = (1 - cosines.square().sum(-2)).clamp_min(0).sqrt() + leak
     return _widen_for_clusters(tuned, Intervals(lower, torch.maximum(upper, rest).clamp_max(1.0)))
 
 
-def deflated(base: Triplets, tuned: Triplets, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the well-computed base vectors leave of the ``count`` leading tuned ones.
+def remainders(base: Triplets, tuned: Triplets, count: int) -> Tensor:
+    """``r = y - X X^T y`` of the ``count`` leading tuned vectors y, with the well-computed base vectors X.
 
-    Returns the left rows taken out ``(batch, d, m)`` and the matching right rows ``(batch, d, n)`` (zero
-    where a base vector is not close enough), the remainders ``(batch, count, m)``, and a bound on what the
-    base vectors' errors leak into them ``(batch, count)``.
+    Rows ``(batch, count, m)``.
     """
-    good = _known(base, DEFLATION_ANGLE).unsqueeze(-1)
-    left = torch.where(good, base.left, torch.zeros_like(base.left))
-    right = torch.where(good, base.right, torch.zeros_like(base.right))
+    left = base.left * _known(base, DEFLATION_ANGLE).unsqueeze(-1)
     vectors = tuned.left[..., :count, :]
     for _ in range(2):
         vectors = vectors - (vectors @ left.mT) @ left
-    _, leak = _cosines(base, tuned, count, DEFLATION_ANGLE)
-    return left, right, vectors, leak
+    return vectors
 
 
 def moment_intervals(base: Triplets, tuned: Triplets, count: int, atom: Tensor) -> Intervals:
     """As :func:`overlap_intervals`, with what is left of y bounded by its heaviest atom.
 
-    ``atom`` ``(batch, count)`` bounds the mass of the remainder of :func:`deflated` along any one singular
-    vector.
+    ``atom`` ``(batch, count)`` bounds the mass of y's :func:`remainders` along any one singular vector.
     """
     good_cosines, leak = _cosines(base, tuned, count, DEFLATION_ANGLE)
-    _, upper = _interval_from_computed(base, tuned, good_cosines)
+    _, upper = _interval_from_computed(base, tuned, good_cosines, DEFLATION_ANGLE)
     all_cosines, _ = _cosines(base, tuned, count, USABLE_ANGLE)
-    lower, _ = _interval_from_computed(base, tuned, all_cosines)
+    lower, _ = _interval_from_computed(base, tuned, all_cosines, USABLE_ANGLE)
     return _widen_for_clusters(
         tuned, Intervals(lower, torch.maximum(upper, atom.sqrt() + leak).clamp_max(1.0))
     )
@@ -108,7 +102,9 @@ def _known(base: Triplets, largest_angle: float) -> Tensor:
     return worst <= largest_angle
 
 
-def _interval_from_computed(base: Triplets, tuned: Triplets, cosines: Tensor) -> tuple[Tensor, Tensor]:
+def _interval_from_computed(
+    base: Triplets, tuned: Triplets, cosines: Tensor, largest_angle: float
+) -> tuple[Tensor, Tensor]:
     """Ends ``(batch, count)`` of the interval of the largest cosine with the base vectors used."""
     ids = cluster_ids(base.values)
     sizes = cluster_projections(torch.ones_like(cosines), ids).square()  # members of each vector's cluster
@@ -116,7 +112,7 @@ def _interval_from_computed(base: Triplets, tuned: Triplets, cosines: Tensor) ->
     own = torch.asin(base.angles.double()).unsqueeze(-1)
     error = own + torch.asin(tuned.angles[..., : cosines.shape[-1]].double()).unsqueeze(-2)
     angle = torch.acos(with_cluster)
-    used = cosines != 0
+    used = _known(base, largest_angle).unsqueeze(-1)
     lower = torch.cos((angle + error).clamp_max(torch.pi / 2)) / sizes.sqrt()
     upper = torch.cos((angle - error).clamp_min(0.0))
     lower = torch.where(used, lower, torch.zeros_like(lower))

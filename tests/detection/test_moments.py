@@ -1,0 +1,65 @@
+"""The moment certificate of tuned vectors beside computed base vectors that are not exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from matrices import orthonormal_columns
+
+from intruders.detection.moments import bound_by_moments
+from intruders.linalg.operators import Dense
+
+from .wrong_decisions import make_case, search, shortfalls, triplets
+
+SIZE, COMPUTED = 48, 4
+HADAMARD = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
+
+
+@pytest.mark.parametrize("apart", [1e-5, 3e-5, 1e-4])
+@pytest.mark.parametrize("shape", [(SIZE, SIZE), (80, SIZE), (SIZE, 80)], ids=str)
+def test_errors_of_computed_vectors_do_not_hide_a_neighbour(shape: tuple[int, int], apart: float) -> None:
+    """y has a cosine of 0.55 with one of four base vectors just beyond the computed ones, which lean into all four.
+
+    With the computed vectors projected out at every step the recursion would see mixes of the four in their place, and
+    y has a cosine of 0.275 with each of them.
+    """
+    rng = np.random.default_rng(0)
+    leading, plateau, tail = np.split(np.arange(SIZE), [COMPUTED, 2 * COMPUTED])
+    values = np.empty(SIZE)
+    values[leading], values[plateau] = [1.0, 0.9, 0.75, 0.55], 0.3 - apart * np.arange(COMPUTED)
+    values[tail] = np.linspace(0.25, 0.05, len(tail))
+    x, v = (orthonormal_columns(side, SIZE, rng) for side in shape)
+    matrix = (x * values) @ v.T
+    leaning = x[:, leading] + 0.0195 * x[:, plateau] @ HADAMARD
+    leaning /= np.linalg.norm(leaning, axis=0)
+    base = triplets(matrix, leaning, values[leading], np.full(COMPUTED, 0.0196))
+    y = 0.55 * x[:, plateau[1]] + ((1 - 0.55**2) / len(tail)) ** 0.5 * x[:, tail].sum(1)
+    tuned = triplets(matrix, y[:, None], np.array([2.0]), np.zeros(1))
+    bounds, _ = bound_by_moments(
+        Dense(torch.from_numpy(matrix).float().unsqueeze(0)),
+        base,
+        tuned,
+        torch.ones(1, 1, dtype=torch.bool),
+        0.5,
+        torch.zeros(1, dtype=torch.float64),
+    )
+    assert bounds.upper.item() >= 0.55 - 1e-4
+
+
+def test_no_wrong_decision_among_plateaus() -> None:
+    """``python -m detection.wrong_decisions`` searches on."""
+    found = search(range(60))
+    assert found["wrong"] == 0
+    assert min(found[place] for place in ("beyond", "across", "among")) > 0
+    # It is a search only where bounds come near the truth.
+    assert found["closest"] > 30
+
+
+def test_a_bound_below_the_truth_would_be_found() -> None:
+    """The truth of a case is what numpy's decomposition of the matrix says, and not what it was made from."""
+    case = make_case(3)
+    x = np.linalg.svd(case.matrix, full_matrices=False)[0]
+    y = case.tuned.left[0].double().numpy()
+    assert (case.truth >= np.abs(y @ x).max(1) - 1e-6).all()
+    assert (shortfalls(case) < 1e-4).all()
