@@ -1,7 +1,8 @@
 """PyTorch's own files (``pytorch_model.bin``, ``.pt``), through ``torch.load(weights_only=True)`` alone.
 
 A pickle is a program. PyTorch's restricted unpickler runs none of it but the rebuilding of tensors, and
-whatever asks for more is refused. Files are mapped, not loaded, and opened anew for every tensor.
+whatever asks for more is refused. Files are mapped, not loaded, and opened anew for every tensor. Those from
+before PyTorch 1.6 cannot be mapped: their tensors are loaded once and kept.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from .safetensors import read_weight_map
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 PICKLE_INDEX_SUFFIX = ".bin.index.json"
 
+# What a file begins with: a zip, or the pickled number that torch.save wrote first before PyTorch 1.6.
+_ZIP = b"PK\x03\x04"
+_OLD = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+
 # Under these keys the usual training loops put the weights beside their optimizer's state.
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "module")
 
@@ -34,10 +39,12 @@ def pickle_file(path: Path) -> dict[str, StoredTensor]:
       CheckpointError: not such a file, one that would need code to run, or one that claims more than it
         holds.
     """
-    _require_plain_zip(path)
+    is_old = _is_old(path)
+    if not is_old:
+        _require_plain_zip(path)
     size = path.stat().st_size
     result: dict[str, StoredTensor] = {}
-    for name, tensor in _load(path).items():
+    for name, tensor in _load(path, mapped=not is_old).items():
         if not name.isprintable():
             raise CheckpointError(f"'{path}' has a tensor of the name {name[:80]!r}, which no library writes")
         if tensor.is_sparse or tensor.is_quantized or tensor.is_meta:
@@ -48,9 +55,8 @@ def pickle_file(path: Path) -> dict[str, StoredTensor]:
                 "bytes can hold"
             )
         stored_as = str(tensor.dtype).removeprefix("torch.")
-        result[name] = StoredTensor(
-            tuple(tensor.shape), tensor.dtype, stored_as, _reader(path, name), _slice_reader(path, name)
-        )
+        read, read_slice = _kept(tensor) if is_old else (_reader(path, name), _slice_reader(path, name))
+        result[name] = StoredTensor(tuple(tensor.shape), tensor.dtype, stored_as, read, read_slice)
     return result
 
 
@@ -72,6 +78,25 @@ def _slice_reader(path: Path, name: str) -> Callable[[int], Tensor]:
     return lambda index: _load(path)[name].detach()[index]
 
 
+def _kept(tensor: Tensor) -> tuple[Callable[[], Tensor], Callable[[int], Tensor]]:
+    return tensor.detach, lambda index: tensor.detach()[index]
+
+
+def _is_old(path: Path) -> bool:
+    """Whether the file is of torch.save before PyTorch 1.6; it is refused if it is of none."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_OLD))
+    except OSError as error:
+        raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from None
+    if start != _OLD and not start.startswith(_ZIP):
+        raise CheckpointError(
+            f"'{path}' is no file of torch.save: it begins with {start[:4]!r}; "
+            "load it where you trust it, and save it as safetensors"
+        )
+    return start == _OLD
+
+
 def _require_plain_zip(path: Path) -> None:
     """torch.save writes a zip of stored records; a compressed one can grow to any size when it is read."""
     try:
@@ -81,8 +106,7 @@ def _require_plain_zip(path: Path) -> None:
             ]
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise CheckpointError(
-            f"'{path}' is no file of torch.save since PyTorch 1.6 ({one_line(error)}); "
-            "load it where you trust it, and save it as safetensors"
+            f"'{path}' is not a whole file of torch.save ({one_line(error)}); download it again"
         ) from None
     except OSError as error:
         raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from None
@@ -92,9 +116,9 @@ def _require_plain_zip(path: Path) -> None:
         )
 
 
-def _load(path: Path) -> Mapping[str, Tensor]:
+def _load(path: Path, *, mapped: bool = True) -> Mapping[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         reason = _what_was_refused(error)
         raise CheckpointError(

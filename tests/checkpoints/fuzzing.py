@@ -288,6 +288,16 @@ def try_pickle(place: Path, chance: random.Random) -> None:
     read_all(open_source(place / "x.pt"))
 
 
+def try_old_pickle(place: Path, chance: random.Random) -> None:
+    """torch.save's format before PyTorch 1.6: pickles one after another, then the numbers."""
+    whole = place / "old.pt"
+    if not whole.exists():
+        state = {"a.weight": torch.ones(4, 3), "b": torch.ones(2)}
+        torch.save(state, whole, _use_new_zipfile_serialization=False)
+    (place / "x.pt").write_bytes(damaged_bytes(whole.read_bytes(), chance))
+    read_all(open_source(place / "x.pt"))
+
+
 def try_gguf(place: Path, chance: random.Random) -> None:
     from .gguf_files import write_gguf
 
@@ -311,6 +321,7 @@ TARGETS: dict[str, Callable[[Path, random.Random], None]] = {
     "index": try_index,
     "config": try_config,
     "pickle": try_pickle,
+    "old pickle": try_old_pickle,
     "gguf": try_gguf,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -78,15 +79,52 @@ def test_no_pickle_runs_code(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"wants code that is not run here .*save it as safetensors"):
         open_checkpoint(tmp_path / "x.bin")
     (tmp_path / "y.bin").write_bytes(pickle.dumps(Attack(trace)))
-    with pytest.raises(CheckpointError, match=r"no file of torch\.save since PyTorch 1\.6"):
+    with pytest.raises(CheckpointError, match=r"is no file of torch\.save: it begins with"):
         open_checkpoint(tmp_path / "y.bin")
     assert not trace.exists()
 
 
-def test_legacy_format_is_refused(tmp_path: Path) -> None:
-    torch.save({"a": torch.ones(2)}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match=r"since PyTorch 1\.6"):
-        open_checkpoint(tmp_path / "x.pt")
+def save_old(content: object, path: Path) -> None:
+    """As ``torch.save`` wrote it before PyTorch 1.6."""
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_files_from_before_pytorch_1_6(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = tiny_llama().to(dtype).state_dict()
+    state["half.weight"] = state["lm_head.weight"].T[:3]  # a view of another's numbers
+    save_old(state, tmp_path / "pytorch_model.bin")
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.names() == list(state)
+    assert all(torch.equal(checkpoint.read(key), tensor) for key, tensor in state.items())
+    assert torch.equal(checkpoint.tensors["half.weight"].read_slice(1), state["half.weight"][1])
+
+
+def test_no_old_pickle_runs_code(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    save_old({"a.weight": torch.ones(2, 2), "b": Attack(trace)}, tmp_path / "x.bin")
+    with pytest.raises(CheckpointError, match=r"wants code that is not run here .*save it as safetensors"):
+        open_checkpoint(tmp_path / "x.bin")
+    # Each of the pickles that an old file consists of may be the one that wants more.
+    whole = tmp_path / "whole.bin"
+    save_old({"a.weight": torch.ones(2, 2)}, whole)
+    content, attack = whole.read_bytes(), pickle.dumps(Attack(trace), protocol=2)
+    ends = [at + 1 for at in range(len(content)) if content[at : at + 1] == b"."]
+    for end in [0, *ends]:
+        (tmp_path / "x.bin").write_bytes(content[:end] + attack + content[end:])
+        with contextlib.suppress(CheckpointError):
+            open_checkpoint(tmp_path / "x.bin")
+    assert not trace.exists()
+
+
+def test_old_files_that_end_early(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.bin"
+    save_old({"a.weight": torch.ones(20, 20)}, whole)
+    content = whole.read_bytes()
+    for length in (0, 10, 100, len(content) // 2, len(content) - 1):
+        (tmp_path / "x.bin").write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match=r"x\.bin"):
+            open_checkpoint(tmp_path / "x.bin")
 
 
 def test_whole_module_is_refused(tmp_path: Path) -> None:
