@@ -2,7 +2,8 @@
 
 llama.cpp's converter renames tensors and, for some architectures, rearranges them (rotary q and k rows of
 Llama, norms of Gemma, Conv1D of GPT-2, experts). transformers undoes both when it loads a GGUF file; the
-same tables and tensor processors are used here, one tensor at a time instead of a whole model at once.
+same tables and tensor processors are used here, one tensor at a time instead of a whole model at once, on metadata from
+our own walk through the header (:mod:`gguf_layout`).
 """
 
 from __future__ import annotations
@@ -21,8 +22,14 @@ from torch import Tensor
 
 from ..errors import CheckpointError, IntrudersError, MissingDependencyError
 from .checkpoint import StoredTensor
-from .gguf_layout import GgufTensor, read_gguf_layout
+from .gguf_layout import GgufField, GgufLayout, GgufTensor, read_gguf_layout
+from .gguf_names import known_names
 from .naming import one_line
+
+_TOKENS = "tokenizer.ggml.tokens"
+# A vocabulary too long to be kept is of so many tokens to transformers.
+_STAND_INS = 2
+_UINT8 = 0
 
 
 def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
@@ -35,19 +42,16 @@ def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
     _require_packages(path)
     layout = read_gguf_layout(path)
     with _one_line_errors(path):
-        from transformers.modeling_gguf_pytorch_utils import (
-            TENSOR_PROCESSORS,
-            TensorProcessor,
-            get_gguf_hf_weights_map,
-            load_gguf_checkpoint,
-        )
+        from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
-        config = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
+        config = _config(path, layout)
         processor = TENSOR_PROCESSORS.get(layout.architecture, TensorProcessor)(config=config)
-        skeleton = _skeleton(path, config, len(layout.tensors))
-        with _one_name_map():
-            renamed = get_gguf_hf_weights_map(skeleton, processor)
-        shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+        renamed = known_names(layout.architecture, [tensor.name for tensor in layout.tensors])
+        if renamed is None:
+            renamed, shapes = _names_of_the_model(path, config, processor)
+        else:
+            stored = {tensor.name: tensor.shape for tensor in layout.tensors}
+            shapes = {known: stored[name] for name, known in renamed.items()}
     parts: dict[str, list[GgufTensor]] = {}
     for tensor in layout.tensors:
         # Expert tensors are mapped without their ".weight", and gate and up to the same fused parameter.
@@ -65,6 +69,71 @@ def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
         if name in parts
     }
     return tensors, config
+
+
+def _config(path: Path, layout: GgufLayout) -> dict[str, Any]:
+    """The model's config as transformers makes it of the metadata, which it does not read again."""
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    header = _Header(layout)
+    with _replaced("GGUFReader", lambda _: header):
+        config: dict[str, Any] = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
+    if config.get("vocab_size") == _STAND_INS:
+        config["vocab_size"] = layout.fields[_TOKENS].count
+    # Building takes time and memory in proportion to these, and the file itself says what they can be at
+    # most.
+    tensors = len(layout.tensors)
+    for key in ("num_hidden_layers", "num_layers", "num_decoder_layers", "num_experts", "num_local_experts"):
+        value = config.get(key, 0)
+        if isinstance(value, int) and value > max(tensors, 1024 if "experts" in key else 0):
+            raise CheckpointError(
+                f"'{path}' says {key} = {value:,} and has {tensors} tensors; download it again"
+            )
+    return config
+
+
+class _Header:
+    """What transformers asks of ``gguf.GGUFReader``, from our own walk through the header."""
+
+    def __init__(self, layout: GgufLayout) -> None:
+        self.tensors = layout.tensors
+        self.fields = {key: _reader_field(key, field) for key, field in layout.fields.items() if field.items}
+        if _TOKENS in layout.fields and _TOKENS not in self.fields:
+            # Only their number is asked for, where no other field has it.
+            self.fields[_TOKENS] = _reader_field(
+                _TOKENS, GgufField((_UINT8,), [b"\0"] * _STAND_INS, _STAND_INS)
+            )
+
+
+def _reader_field(key: str, field: GgufField) -> Any:
+    """The field as ``gguf.GGUFReader`` would have it."""
+    from gguf import GGUFReader, GGUFValueType, ReaderField
+
+    types = [GGUFValueType(kind) for kind in field.types]
+    dtype = GGUFReader.gguf_scalar_to_np.get(types[-1], np.uint8)  # bytes of a string
+    name = key.encode()
+    head = [
+        np.array([len(name)], np.uint64),
+        np.frombuffer(name, np.uint8),
+        np.array(field.types[:1], np.uint32),
+    ]
+    items = [np.frombuffer(item, dtype) for item in field.items]
+    return ReaderField(0, key, [*head, *items], [*range(len(head), len(head) + len(items))], types)
+
+
+def _names_of_the_model(
+    path: Path, config: Mapping[str, Any], processor: Any
+) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """transformers' name by llama.cpp's, and shapes by transformers' name, from the model that transformers builds."""
+    from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
+
+    skeleton = _skeleton(path, config)
+    import gguf
+
+    # transformers asks for it at every module, at 16 ms each.
+    with _replaced("get_tensor_name_map", functools.lru_cache(gguf.get_tensor_name_map)):
+        renamed: dict[str, str] = get_gguf_hf_weights_map(skeleton, processor)
+    return renamed, {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
 
 
 def _shape(parts: list[GgufTensor], expected: tuple[int, ...]) -> tuple[int, ...]:
@@ -118,7 +187,7 @@ def _dequantized(path: Path, tensor: GgufTensor) -> np.ndarray[Any, np.dtype[np.
     return np.asarray(values, dtype=np.float32)
 
 
-def _skeleton(path: Path, config: Mapping[str, Any], tensors: int) -> torch.nn.Module:
+def _skeleton(path: Path, config: Mapping[str, Any]) -> torch.nn.Module:
     """The model without numbers, for its parameter names and shapes."""
     from transformers import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -127,14 +196,6 @@ def _skeleton(path: Path, config: Mapping[str, Any], tensors: int) -> torch.nn.M
         AutoConfig,
     )
 
-    # Building takes time and memory in proportion to these, and the file itself says what they can be at
-    # most.
-    for key in ("num_hidden_layers", "num_layers", "num_decoder_layers", "num_experts", "num_local_experts"):
-        value = config.get(key, 0)
-        if isinstance(value, int) and value > max(tensors, 1024 if "experts" in key else 0):
-            raise CheckpointError(
-                f"'{path}' says {key} = {value:,} and has {tensors} tensors; download it again"
-            )
     settings = dict(config)
     built = AutoConfig.for_model(settings.pop("model_type"), **settings)
     for family in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, MODEL_MAPPING):
@@ -146,16 +207,16 @@ def _skeleton(path: Path, config: Mapping[str, Any], tensors: int) -> torch.nn.M
 
 
 @contextmanager
-def _one_name_map() -> Iterator[None]:
-    """Builds gguf's name map once: transformers asks for it at every module, at 16 ms each."""
+def _replaced(name: str, value: Any) -> Iterator[None]:
+    """Has transformers use ``value`` where it imports ``name`` from gguf."""
     import gguf
 
-    original = gguf.get_tensor_name_map
-    gguf.get_tensor_name_map = functools.lru_cache(original)
+    original = getattr(gguf, name)
+    setattr(gguf, name, value)
     try:
         yield
     finally:
-        gguf.get_tensor_name_map = original
+        setattr(gguf, name, original)
 
 
 def _require_packages(path: Path) -> None:

@@ -52,9 +52,18 @@ def skeleton(family: str, hidden: int = 32, tied: bool = False, **settings: Any)
 
 
 def write_gguf(
-    path: Path, family: str, kind: str = "F32", hidden: int = 32, tied: bool = False, **settings: Any
+    path: Path,
+    family: str,
+    kind: str = "F32",
+    hidden: int = 32,
+    tied: bool = False,
+    tokens: int | None = None,
+    **settings: Any,
 ) -> Path:
-    """A whole file of the family; matrices are stored as ``kind``, vectors as F32."""
+    """A whole file of the family; matrices are stored as ``kind``, vectors as F32.
+
+    With a number of ``tokens`` their list alone says how many there are.
+    """
     model: Any = skeleton(family, hidden, tied, **settings)
     config = model.config
     writer = gguf.GGUFWriter(path, family)
@@ -65,7 +74,8 @@ def write_gguf(
     writer.add_feed_forward_length(2 * hidden)
     writer.add_head_count(4)
     writer.add_head_count_kv(config.num_key_value_heads if family != "gpt2" else 4)
-    writer.add_vocab_size(64)
+    if tokens is None:
+        writer.add_vocab_size(64)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_layer_norm_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
@@ -79,7 +89,7 @@ def write_gguf(
         writer.add_expert_used_count(2)
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
     writer.add_pad_token_id(0)
-    writer.add_token_list([f"t{index}" for index in range(64)])
+    writer.add_token_list([f"t{index}" for index in range(tokens or 64)])
     generator = np.random.default_rng(0)
     for name, shape in _tensors(model, family):
         _add(writer, name, shape, kind if len(shape) > 1 else "F32", generator)

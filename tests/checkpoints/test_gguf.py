@@ -12,11 +12,12 @@ import torch
 
 from intruders.checkpoints.demo_models import DEMO_MODELS
 from intruders.checkpoints.gguf_layout import read_gguf_layout
+from intruders.checkpoints.gguf_names import known_names
 from intruders.checkpoints.open import open_checkpoint
 from intruders.checkpoints.pairing import open_pair, pair
 from intruders.errors import CheckpointError
 
-from .gguf_files import FAMILIES, write_gguf
+from .gguf_files import FAMILIES, skeleton, write_gguf
 from .models import loaded
 
 # Every quantization that the gguf package can turn back into numbers.
@@ -47,6 +48,45 @@ def test_family_is_what_transformers_loads(tmp_path: Path, family: str) -> None:
     for name in checkpoint.names():
         assert checkpoint.shape(name) == tuple(truth[name].shape), name
         assert torch.equal(checkpoint.read(name), truth[name]), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_are_in_the_order_of_the_model(tmp_path: Path, family: str) -> None:
+    names = open_checkpoint(write_gguf(tmp_path / "x.gguf", family)).names()
+    assert names == [name for name in skeleton(family).state_dict() if name in names]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"])
+def test_no_model_is_built_for_the_names_of_known_families(tmp_path: Path, family: str) -> None:
+    names = [tensor.name for tensor in read_gguf_layout(write_gguf(tmp_path / "x.gguf", family)).tensors]
+    assert known_names(family, names) is not None
+    # A name that the tables lack is looked for in the model that transformers builds.
+    assert known_names(family, [*names, "blk.0.attn_sinks.weight"]) is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tokens", [64, 2000])
+def test_config_is_what_transformers_reads(tmp_path: Path, family: str, tokens: int) -> None:
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    path = write_gguf(tmp_path / "x.gguf", family, tokens=tokens)
+    assert open_checkpoint(path).config == load_gguf_checkpoint(str(path))["config"]
+
+
+def test_a_vocabulary_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gguf's reader makes an array of each token, twice: of 262,144 that takes half a minute."""
+    path = write_gguf(tmp_path / "x.gguf", "llama", tokens=262_144)
+    tokens = read_gguf_layout(path).fields["tokenizer.ggml.tokens"]
+    assert (tokens.items, tokens.count) == ([], 262_144)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the header was read by gguf")
+
+    monkeypatch.setattr(gguf.GGUFReader, "__init__", refuse)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.config is not None
+    assert checkpoint.config["vocab_size"] == 262_144
+    assert checkpoint.read("model.norm.weight").shape == (32,)
 
 
 @pytest.mark.parametrize("kind", QUANTIZATIONS)
@@ -105,6 +145,15 @@ LIES = {
     "2^60 tensors": (header(b"", counts=(2**60, 0)), "more than it has bytes left"),
     "an array of 2^60 bytes": (header(array_of(0, 2**60)), "it ends within 'k'"),
     "an array of 2^63 strings": (header(array_of(8, 2**63)), "more than it has bytes left"),
+    "2,000 strings in no bytes": (header(array_of(8, 2000)), "more than it has bytes left"),
+    "2,000 strings, the first of 2^63 bytes": (
+        header(array_of(8, 2000) + struct.pack("<Q", 2**63) + bytes(16_000)),
+        "it ends within 'k'",
+    ),
+    "2,000 strings, the last past the end": (
+        header(array_of(8, 2000) + bytes(8 * 1999) + struct.pack("<Q", 9)),
+        "it ends within 'k'",
+    ),
     "a key of 2^62 bytes": (header(struct.pack("<Q", 2**62)), "it ends within 'key'"),
     "a key that is no UTF-8": (header(text(b"\xff") + struct.pack("<IB", 0, 0)), "is not UTF-8"),
     "an unknown type": (header(text(b"k") + struct.pack("<I", 99)), "unknown type 99"),
