@@ -7,22 +7,34 @@ from typing import Annotated
 
 import typer
 
+from . import options
+from .command import examples
 
+
+@examples(
+    ("Suggest what to change in a finished run", "intruders advise runs/rank1"),
+    (
+        "Use a saved audit and the critical scales beside it",
+        "intruders advise runs/rank1/audit.json --json advice.json",
+    ),
+)
 def advise(
     source: Annotated[
         str,
         typer.Argument(
-            help="A saved audit or a folder with one, the folder of a study, an adapter or a run of intruders "
-            "finetune, or a base: a folder, a file, a hub id, or smollm2-135m or minilm-l6."
+            metavar="SOURCE",
+            help="A saved audit or a folder with one, the folder of a study, an adapter, a run of intruders "
+            "finetune, or a base model: a folder, a file, a Hub id, smollm2-135m or minilm-l6.",
         ),
     ],
-    k: Annotated[int, typer.Option(help="Leading singular vectors examined, where an audit is made.")] = 10,
-    epsilon: Annotated[float, typer.Option(help="Cosine below which a vector resembles no other.")] = 0.5,
-    json: Annotated[
-        str | None, typer.Option("--json", help="Write the advice as JSON; - for standard output.")
-    ] = None,
+    k: options.K = 10,
+    epsilon: options.Epsilon = 0.5,
+    json: options.JsonOrStdout = None,
 ) -> None:
-    """Say what to change (rank, alpha rule, scale, mitigation), with the evidence from your own numbers."""
+    """Suggest what to change, with evidence from your results.
+
+    Covers rank, alpha, learning rate, update scale and mitigation.
+    """
     from json import dumps
 
     from ..detection.files import check_writable, write_atomically

@@ -9,8 +9,19 @@ from typing import Annotated
 import typer
 
 from . import options
+from .command import examples
 
 
+@examples(
+    (
+        "Audit a LoRA adapter and save the report as HTML",
+        "intruders audit smollm2-135m my-adapter --html report.html",
+    ),
+    (
+        "Exit with status 1 if there are more than 20 intruders",
+        "intruders audit base-model tuned-model --fail-above 20",
+    ),
+)
 def audit(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -20,30 +31,74 @@ def audit(
     exclude: options.Exclude = None,
     include_embeddings: options.IncludeEmbeddings = False,
     split_fused: Annotated[
-        bool, typer.Option("--split-fused", help="Judge q, k and v of a fused weight one by one.")
+        bool,
+        typer.Option(
+            "--split-fused",
+            help="Audit the q, k and v parts of fused weights as separate matrices.",
+            rich_help_panel=options.INTRUDERS,
+        ),
     ] = False,
-    exact: Annotated[bool, typer.Option("--exact", help="Decompose every matrix in full (slow).")] = False,
-    workers: Annotated[
-        int | None, typer.Option(help="Threads that judge small matrices side by side.")
-    ] = None,
-    cache: options.CacheFolder = None,
-    no_cache: options.NoCache = False,
-    device: options.Device = "auto",
     skip_non_finite: Annotated[
         bool,
-        typer.Option("--skip-non-finite", help="List matrices with NaN or infinity instead of refusing."),
+        typer.Option(
+            "--skip-non-finite",
+            help="Skip matrices that contain NaN or infinity instead of stopping.",
+            rich_help_panel=options.INTRUDERS,
+        ),
     ] = False,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="Decompose every matrix in full. This is slow and makes all bounds tight.",
+            rich_help_panel=options.COMPUTATION,
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Number of threads for small matrices. [default: torch's]",
+            rich_help_panel=options.COMPUTATION,
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    cache: options.CacheFolder = None,
+    no_cache: options.NoCache = False,
     json: options.JsonOrStdout = None,
     parquet: Annotated[
-        Path | None, typer.Option(help="Write the result as Parquet, one row a vector.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the result as Parquet to this file, one row per vector. [default: not written]",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write the report, one HTML file.")] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the report as one HTML file. [default: not written]",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
     fail_above: Annotated[
-        int | None, typer.Option(help="Exit with status 1 when there are more intruders than this.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Exit with status 1 if there are more intruders than this number. [default: no limit]",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List every matrix.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="List every matrix.", rich_help_panel=options.OUTPUT),
+    ] = False,
 ) -> None:
-    """Find the intruder dimensions that a fine-tuning left in a model's weights."""
+    """Find the intruder dimensions of a fine-tuned model.
+
+    Prints a table. --json, --parquet and --html save the result.
+    """
     from rich.console import Console
 
     from ..detection.audit import audit as run
@@ -74,7 +129,7 @@ def audit(
             skip_non_finite=skip_non_finite,
             progress=progress,
         )
-    # Files first: a reader of the table that goes away (`| head`) must not cost them.
+    # Write files first: they must survive a reader of the table that stops early (`| head`).
     if json is not None and json != "-":
         write_atomically(json, (result.to_json() + "\n").encode())
     if parquet is not None:
@@ -90,5 +145,8 @@ def audit(
     else:
         print_audit(result, Console(), verbose=verbose)
     if fail_above is not None and result.intruders > fail_above:
-        print(f"{result.intruders} intruder dimensions, more than {fail_above}", file=sys.stderr)
+        print(
+            f"{result.intruders} intruders, more than the {fail_above} that --fail-above allows",
+            file=sys.stderr,
+        )
         raise typer.Exit(1)

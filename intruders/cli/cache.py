@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from . import options
+from .command import examples
 
+
+@examples(
+    ("Show where the base cache is and how large it is", "intruders cache"),
+    ("Clear the base cache in another folder", "intruders cache --cache /data/intruders --clear"),
+)
 def cache(
-    folder: Annotated[
-        Path | None, typer.Option("--cache", help="The folder; the user's cache folder if not given.")
-    ] = None,
+    folder: options.CacheFolder = None,
     clear: Annotated[bool, typer.Option("--clear", help="Remove all entries.")] = False,
 ) -> None:
-    """Show how much is kept of base models to start from, or clear it."""
+    """Show the size of the base cache, or clear it."""
     from ..detection.cache import DiskCache
 
     store = DiskCache(folder)
     entries, size = store.size()
     typer.echo(f"{store.folder}: {entries:,} matrices, {size / 2**20:,.1f} MiB")
     if clear:
-        typer.echo(f"removed {store.clear():,}")
+        typer.echo(f"removed {store.clear():,} matrices")

@@ -1,4 +1,4 @@
-"""intruders evaluate: loss on text like that of pre-training, and task accuracy."""
+"""``intruders evaluate``."""
 
 from __future__ import annotations
 
@@ -8,40 +8,89 @@ from typing import Annotated
 from typer import Argument, Option, echo
 
 from . import options
+from .command import examples
 
 
+@examples(
+    (
+        "Measure the rise of the loss on Python's documentation",
+        "intruders evaluate my-adapter --base smollm2-135m --loss-on pydoc",
+    ),
+    (
+        "Score a run on 100 examples, and save the result",
+        "intruders evaluate runs/rank1 --task word-problems --max-examples 100 --out evaluations/rank1",
+    ),
+)
 def evaluate(
-    model: Annotated[str, Argument(help="Run or model folder, adapter, hub id, smollm2-135m or minilm-l6.")],
-    base: Annotated[str | None, Option(help="Model before fine-tuning; its loss is measured too.")] = None,
-    loss_on: Annotated[
-        list[str] | None, Option(help="pydoc, a text or data file, a corpus of the hub, or A@0.7+B@0.3.")
+    model: Annotated[
+        str,
+        Argument(
+            metavar="MODEL",
+            help="A folder of a run, a model or an adapter, a Hub id, smollm2-135m or minilm-l6.",
+        ),
+    ],
+    base: Annotated[
+        str | None,
+        Option(
+            metavar="MODEL",
+            help="Model before fine-tuning, as MODEL; adds its loss and the change from it. [default: none]",
+            rich_help_panel=options.MEASURES,
+        ),
     ] = None,
-    task: Annotated[list[str] | None, Option(help="As in intruders finetune.")] = None,
-    out: Annotated[Path | None, Option(help="Folder for the result as JSON and Parquet.")] = None,
-    split: Annotated[str | None, Option(help="validation or test; test if there is one.")] = None,
-    text: Annotated[str | None, Option(help="Column of the text, or two with a comma between.")] = None,
-    label: Annotated[str | None, Option(help="Column of the label.")] = None,
-    prompt: Annotated[str | None, Option(help="Column of the prompt.")] = None,
-    completion: Annotated[str | None, Option(help="Column of the completion.")] = None,
-    score: Annotated[str | None, Option(help="Completions: exact or final-number.")] = None,
-    validation_file: Annotated[str | None, Option()] = None,
-    test_file: Annotated[str | None, Option()] = None,
-    no_header: Annotated[bool, Option("--no-header", help="Columns are called 0, 1, ...")] = False,
-    max_documents: Annotated[int | None, Option(help="A sample of so many documents, drawn by seed.")] = None,
-    max_examples: Annotated[int | None, Option(help="The first so many examples of each task.")] = None,
-    window: Annotated[int | None, Option(help="Tokens; 1024, or the model's context if less.")] = None,
-    stride: Annotated[int | None, Option(help="Tokens the window moves by; half of it if not given.")] = None,
-    estimate: Annotated[
-        bool, Option("--estimate", help="Masked models: the cheap 15 % estimate, not the pseudo-loss.")
-    ] = False,
-    lm_eval: Annotated[
-        str | None, Option(help="Tasks of lm-evaluation-harness, with commas between.")
-    ] = None,
-    lm_eval_include: Annotated[Path | None, Option(help="Folder of your own harness tasks.")] = None,
+    loss_on: options.LossOn = None,
+    task: options.Task = None,
+    split: options.Split = None,
+    max_documents: options.MaxDocuments = None,
+    max_examples: options.MaxExamples = None,
+    window: options.Window = None,
+    stride: options.Stride = None,
+    estimate: options.Estimate = False,
     data_seed: options.DataSeed = None,
-    seed: Annotated[int, Option()] = 0,
+    seed: Annotated[
+        int,
+        Option(
+            metavar="N",
+            help="Seed of document samples, of masks and of the bootstrap.",
+            rich_help_panel=options.MEASURES,
+        ),
+    ] = 0,
+    lm_eval: Annotated[
+        str | None,
+        Option(
+            metavar="TASKS",
+            help="Comma-separated tasks of lm-evaluation-harness. [default: none]",
+            rich_help_panel=options.MEASURES,
+        ),
+    ] = None,
+    lm_eval_include: Annotated[
+        Path | None,
+        Option(
+            metavar="FOLDER",
+            help="Folder of your own lm-evaluation-harness tasks. [default: none]",
+            rich_help_panel=options.MEASURES,
+        ),
+    ] = None,
+    text: options.Text = None,
+    label: options.Label = None,
+    prompt: options.Prompt = None,
+    completion: options.Completion = None,
+    score: options.Score = None,
+    validation_file: options.ValidationFile = None,
+    test_file: options.TestFile = None,
+    no_header: options.NoHeader = None,
+    out: Annotated[
+        Path | None,
+        Option(
+            metavar="FOLDER",
+            help="Folder for the result as JSON and Parquet. [default: not written]",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
 ) -> None:
-    """Measure a model: loss on text, its change against the base, task accuracy; all with 95 % intervals."""
+    """Measure pre-training loss and task accuracy.
+
+    Every number has a 95 % confidence interval. --base adds the change from the base.
+    """
     from ..training.quiet import hush_imports
 
     hush_imports()
@@ -57,7 +106,7 @@ def evaluate(
         score=score,
         validation_file=validation_file,
         test_file=test_file,
-        no_header=no_header,
+        no_header=bool(no_header),
     )
     found = run(
         model,

@@ -7,19 +7,38 @@ from typing import Annotated
 
 import typer
 
+from .command import examples
 
+
+@examples(
+    ("Show the format, tensors, ranks and scales of an adapter", "intruders inspect my-adapter"),
+    (
+        "Show which matrices an audit would examine",
+        "intruders inspect my-adapter --base smollm2-135m",
+    ),
+)
 def inspect(
     path: Annotated[
         str,
         typer.Argument(
-            help="A model or adapter: a folder, a file, a hub id, an alias, or a sum A@0.7+B@0.3."
+            metavar="PATH",
+            help="A model or adapter: a folder, a file, a Hub id, smollm2-135m or minilm-l6, or a sum such as "
+            "A@0.7+B@0.3.",
         ),
     ],
-    base: Annotated[str | None, typer.Option(help="The base it would be audited against.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON, and nothing else.")] = False,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Base model of the audit: adds the matrices to examine. [default: none]"
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List every tensor.")] = False,
 ) -> None:
-    """Show what a path is read as: format, tensors, ranks, scales, and what would be audited."""
+    """Show what a model or adapter path contains.
+
+    Lists format, tensors, ranks, scales, and the matrices that an audit would examine.
+    """
     from json import dumps
 
     from ..checkpoints.inspect import inspect as run

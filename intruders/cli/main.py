@@ -11,6 +11,7 @@ from ..version import __version__
 from .advise import advise
 from .audit import audit
 from .cache import cache
+from .command import Command, examples_of
 from .evaluate import evaluate
 from .finetune import finetune
 from .inspect import inspect
@@ -27,7 +28,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="See what a fine-tuning did to the weights of a model: intruder dimensions, found and proved.",
+    help="See what fine-tuning did to the weights of your model.",
+    epilog="Run 'intruders COMMAND --help' for the options and two examples.",
 )
 for command in (
     audit,
@@ -42,8 +44,8 @@ for command in (
     advise,
     cache,
 ):
-    app.command()(command)
-app.command(cls=StudyCommand)(study)
+    app.command(cls=Command, epilog=examples_of(command))(command)
+app.command(cls=StudyCommand, epilog=examples_of(study))(study)
 
 
 def _print_version(wanted: bool) -> None:
@@ -58,18 +60,18 @@ def _options(
         False, "--version", callback=_print_version, is_eager=True, help="Show the version."
     ),
 ) -> None:
-    """Options before any command."""
+    """Take the options before any command."""
 
 
 def main() -> None:
-    """Runs the command line; errors that a person can act on are one line and exit status 2."""
+    """Run the command line; errors that a user can act on are one line and exit status 2."""
     try:
         app()
     except IntrudersError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        # The reader of a pipe went away (`| head`); nothing is wrong, and nothing more can be said to it.
+        # The reader of a pipe stopped early (`| head`): nothing is wrong, and nothing more can be written.
         sys.stderr.close()
         sys.exit(0)
     except KeyboardInterrupt:

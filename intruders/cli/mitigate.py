@@ -8,42 +8,100 @@ from typing import Annotated
 import typer
 
 from . import options
+from .command import examples
+
+MITIGATION = "Mitigation"
 
 
+@examples(
+    (
+        "Scale every intruder to 30 % and save the result",
+        "intruders mitigate smollm2-135m my-adapter --scale 0.3 --out mitigated",
+    ),
+    (
+        "Scale random other vectors instead, as a control",
+        "intruders mitigate smollm2-135m my-adapter --scale 0.3 --control random --out control",
+    ),
+)
 def mitigate(
     base: options.Base,
     tuned: options.Tuned = None,
     scale: Annotated[
-        float, typer.Option(help="Share of every intruder to keep: 0 removes, 1 changes nothing.")
+        float,
+        typer.Option(
+            metavar="NUMBER",
+            help="Intruder scale: 0 removes the intruders, 1 changes nothing.",
+            rich_help_panel=MITIGATION,
+        ),
     ] = ...,  # type: ignore[assignment]
-    out: Annotated[Path, typer.Option(help="Folder to write; it appears whole or not at all.")] = ...,  # type: ignore[assignment]
     control: Annotated[
         str | None,
-        typer.Option(help="Change something else instead: shrink, random, neighbours or update."),
+        typer.Option(
+            metavar="NAME",
+            help="Scale something else instead: shrink, random, neighbours or update. [default: intruders]",
+            rich_help_panel=MITIGATION,
+        ),
     ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Seed of the control random.", rich_help_panel=MITIGATION)
+    ] = 0,
+    audit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Saved audit of these two models, to use instead of a new one. [default: a new audit]",
+            rich_help_panel=MITIGATION,
+        ),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder to write. It appears complete or not at all.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = ...,  # type: ignore[assignment]
+    form: Annotated[
+        str,
+        typer.Option(
+            "--as",
+            metavar="FORM",
+            help="What to write: adapter, checkpoint or auto. auto writes what TUNED is.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = "auto",
     rank: Annotated[
         str | None,
-        typer.Option(help="keep, or a number: cut an adapter back to that rank; the error is stated."),
+        typer.Option(
+            metavar="N",
+            help="Rank of the written adapter: a number, or keep for that of TUNED. Cutting the rank has an "
+            "error, which is printed. [default: as the mitigation needs]",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
-    form: Annotated[str, typer.Option("--as", help="adapter, checkpoint, or auto: what was given.")] = "auto",
-    audit: Annotated[
-        Path | None, typer.Option(help="A saved audit of these two, instead of a new one.")
-    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Replace --out if it is a model or adapter.", rich_help_panel=options.OUTPUT
+        ),
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check/--no-check", help="Audit the written model.", rich_help_panel=options.OUTPUT),
+    ] = True,
     k: options.K = 10,
     epsilon: options.Epsilon = 0.5,
     include: options.Include = None,
     exclude: options.Exclude = None,
     include_embeddings: options.IncludeEmbeddings = False,
-    seed: Annotated[int, typer.Option(help="Of the control random.")] = 0,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the folder where it is a model or adapter.")
-    ] = False,
-    check: Annotated[bool, typer.Option("--check/--no-check", help="Audit what was written, too.")] = True,
     device: options.Device = "auto",
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
 ) -> None:
-    """Scale the intruder dimensions of a fine-tuned model down, or what a control puts in their place."""
+    """Scale a model's intruders and save the result.
+
+    --control scales something else, to test whether the intruders mattered.
+    """
     from ..mitigation.controls import INTRUDERS
     from ..mitigation.mitigate import mitigate as run
     from .progress import stage_progress

@@ -1,4 +1,4 @@
-"""A progress bar for commands of several stages; silent where standard error is not a terminal."""
+"""A progress bar for commands with several stages; silent if standard error is not a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar moved by calling what this yields with (stage, done, in all); it removes itself at the end."""
+    """Yield a function of (stage, done, total) that moves a bar; the bar disappears at the end."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

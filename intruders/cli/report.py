@@ -7,33 +7,54 @@ from typing import Annotated
 
 import typer
 
+from .command import examples
 
+
+@examples(
+    ("Write the report of one saved audit", "intruders report audit.json --out report.html"),
+    (
+        "Compare two runs in one report, and save the figures",
+        "intruders report runs/rank1 runs/full --out compare.html --png figures",
+    ),
+)
 def report(
     results: Annotated[
         list[Path],
         typer.Argument(
             metavar="RUN_OR_AUDIT...",
-            help="A study's folder; or saved audits (.json or .parquet), or folders that hold audit.json.",
+            help="The folder of a study; or saved audits (.json or .parquet), or folders that contain "
+            "audit.json.",
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Write the report here, one HTML file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the report to this HTML file. [default: report.html in the folder of a study]",
+        ),
+    ] = None,
     png: Annotated[
         Path | None,
-        typer.Option(help="Write the figures to this folder, as PNG, SVG and the numbers as CSV."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Write the figures to this folder, as PNG, SVG and the numbers as CSV. "
+            "[default: not written]",
+        ),
     ] = None,
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Put the audits side by side (always, when there are several)."),
+        typer.Option("--compare", help="Write the report that compares audits, for a single audit too."),
     ] = False,
     scale: Annotated[
         Path | None,
         typer.Option(
-            help="Critical scales to show with one audit: what `intruders scale --json` wrote. A scale.json "
-            "beside the audit is shown without this."
+            metavar="FILE",
+            help="Critical scales to show with one audit: a file that intruders scale --json wrote. "
+            "[default: scale.json beside the audit]",
         ),
     ] = None,
 ) -> None:
-    """Make a report that can be shown: one HTML file, figures, or both."""
+    """Write an HTML report or figures from saved results."""
     from ..reports.report import write_report
 
     for path in write_report(results, out, png, compare, scale):

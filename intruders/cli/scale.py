@@ -8,25 +8,41 @@ from typing import Annotated
 import typer
 
 from . import options
+from .command import examples
 
 
+@examples(
+    ("Find the largest update scale without intruders", "intruders scale smollm2-135m my-adapter"),
+    (
+        "Allow five intruders, and save the scales for a report",
+        "intruders scale smollm2-135m my-adapter --target 5 --json scale.json",
+    ),
+)
 def scale(
     base: options.Base,
     tuned: options.Tuned = None,
     target: Annotated[
-        int, typer.Option(help="Give the largest scale with at most so many intruders in the whole model.")
+        int,
+        typer.Option(
+            metavar="N",
+            help="Number of intruders to allow in the whole model.",
+            rich_help_panel=options.INTRUDERS,
+        ),
     ] = 0,
     k: options.K = 10,
     epsilon: options.Epsilon = 0.5,
     include: options.Include = None,
     exclude: options.Exclude = None,
     include_embeddings: options.IncludeEmbeddings = False,
-    json: options.JsonOrStdout = None,
     device: options.Device = "auto",
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
+    json: options.JsonOrStdout = None,
 ) -> None:
-    """How far an adapter's scale can be turned up before intruder dimensions appear, per matrix and in all."""
+    """Find the largest update scale without intruders.
+
+    Reports the critical scale of each matrix and of the whole model.
+    """
     from json import dumps
 
     from ..detection.files import check_writable, write_atomically

@@ -1,51 +1,89 @@
-"""intruders sequence: several tasks in turn, what is forgotten, how intruders add up."""
+"""``intruders sequence``."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from typer import Option, echo
 
+from . import options
+from .command import examples
 
+
+@examples(
+    (
+        "Train on three tasks, and merge every adapter",
+        (
+            "intruders sequence --base minilm-l6 --tasks pydoc-topics-1,pydoc-topics-2,pydoc-topics-3 "
+            "--rank 1 --lr 3e-3 --steps 100 --out sequences/merge"
+        ),
+    ),
+    (
+        "Train one adapter on two tasks",
+        (
+            "intruders sequence --base minilm-l6 --tasks pydoc-topics-1,pydoc-topics-2 --adapters keep "
+            "--rank 8 --lr 1e-3 --steps 100 --out sequences/keep"
+        ),
+    ),
+)
 def sequence(
-    tasks: Annotated[str, Option(help="Tasks with commas between; a data file carries ?text=...&label=....")],
-    config: Annotated[
-        Path | None, Option(help="YAML file of settings as for finetune; options go over it.")
+    tasks: Annotated[
+        str,
+        Option(
+            metavar="TASKS",
+            help="Comma-separated tasks, in the order of training, each as --task of intruders finetune. A "
+            "data file names its columns: rows.tsv?text=sentence&label=label.",
+            rich_help_panel=options.RUN,
+        ),
+    ],
+    config: options.Config = None,
+    base: options.RunBase = None,
+    out: Annotated[
+        str | None,
+        Option(
+            metavar="FOLDER",
+            help="Folder of the sequence, with one run per task; run the same command again to resume. "
+            "[required, here or in --config]",
+            rich_help_panel=options.RUN,
+        ),
     ] = None,
-    base: Annotated[str | None, Option(help="Model folder, hub id, smollm2-135m or minilm-l6.")] = None,
-    out: Annotated[str | None, Option(help="Folder with a run per stage; a killed sequence goes on.")] = None,
-    adapters: Annotated[str, Option(help="merge each stage's adapter, or keep training the one.")] = "merge",
-    method: Annotated[
-        str | None, Option(help="full, lora, rslora, dora, pissa, olora, lora-fa, b-only or lora+.")
-    ] = None,
-    rank: Annotated[int | None, Option("--rank", "--r")] = None,
-    alpha: Annotated[str | None, Option("--alpha", "--lora-alpha")] = None,
-    dropout: Annotated[float | None, Option("--dropout", "--lora-dropout")] = None,
-    lr: Annotated[float | None, Option("--lr", "--learning-rate")] = None,
-    steps: Annotated[int | None, Option("--steps", "--max-steps")] = None,
-    epochs: Annotated[float | None, Option("--epochs", "--num-train-epochs")] = None,
-    batch_size: Annotated[int | None, Option("--batch-size", "--per-device-train-batch-size")] = None,
-    weight_decay: Annotated[float | None, Option()] = None,
-    warmup_steps: Annotated[float | None, Option()] = None,
-    precision: Annotated[str | None, Option(help="auto, fp32, bf16 or fp16 (autocast).")] = None,
-    max_length: Annotated[int | None, Option()] = None,
-    max_train_samples: Annotated[int | None, Option()] = None,
-    max_eval_samples: Annotated[int | None, Option()] = None,
-    match: Annotated[
-        str | None, Option(help="accuracy=0.90: end each stage when validation reaches it.")
-    ] = None,
-    eval_steps: Annotated[int | None, Option()] = None,
-    seed: Annotated[int | None, Option()] = None,
+    adapters: Annotated[
+        str,
+        Option(
+            metavar="NAME",
+            help="merge each adapter into the weights before the next task, or keep training one adapter.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = "merge",
+    method: options.Method = None,
+    rank: options.Rank = None,
+    alpha: options.Alpha = None,
+    dropout: options.Dropout = None,
+    lr: options.LearningRate = None,
+    steps: options.Steps = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    weight_decay: options.WeightDecay = None,
+    warmup_steps: options.WarmupSteps = None,
+    precision: options.Precision = None,
+    seed: options.RunSeed = None,
+    max_length: options.MaxLength = None,
+    max_train_samples: options.MaxTrainSamples = None,
+    max_eval_samples: options.MaxEvalSamples = None,
+    match: options.Match = None,
+    eval_steps: options.EvalSteps = None,
 ) -> None:
-    """Train on several tasks in turn; score all tasks seen and audit against the first base after each."""
+    """Train on tasks in sequence and measure forgetting.
+
+    After each task, scores all tasks so far and audits against the original base.
+    """
     given = {name: value for name, value in locals().items() if value is not None}
     for own in ("config", "tasks", "adapters"):
         given.pop(own, None)
 
     from ..training.config import config_from_mapping, read_config
 
-    given["task"] = tasks  # every stage puts its own in this place
+    given["task"] = tasks  # each stage replaces it with its own
     settings = read_config(config, **given) if config else config_from_mapping(given, where="options")
 
     from ..training.quiet import hush_imports
@@ -60,4 +98,4 @@ def sequence(
     )
     for line in result.lines():
         echo(line)
-    echo(f"runs, models and sequence.json in {settings.out}")
+    echo(f"runs, models and sequence.json written to {settings.out}")

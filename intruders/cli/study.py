@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+
+from .command import Command, examples
 
 
-class StudyCommand(TyperCommand):
-    """``--ray`` may stand alone; typer has no options with a value that can be left out."""
+class StudyCommand(Command):
+    """Accepts ``--ray`` without a value, which typer has no option for."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = list(args)
@@ -21,27 +22,50 @@ class StudyCommand(TyperCommand):
         return super().parse_args(ctx, given)
 
 
+@examples(
+    (
+        "Show the runs and the amount of work, and start nothing",
+        "intruders study examples/quickstart.yaml --dry-run",
+    ),
+    (
+        "Run or resume the study, two runs at a time",
+        "intruders study examples/quickstart.yaml --out runs/quickstart --jobs 2",
+    ),
+)
 def study(
-    file: Annotated[Path, typer.Argument(help="The study, a YAML file (docs/study.md).")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="YAML file of the study; docs/study.md lists its keys.")
+    ],
     out: Annotated[
-        str | None, typer.Option(help="Folder of the study; what is finished there is kept.")
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder or URL of the study; its finished runs are skipped. [required without --dry-run]",
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the study in that folder, or say that there is none.")
+        bool,
+        typer.Option("--resume", help="Stop with an error if --out does not contain this study yet."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the runs and how much work they are; start nothing.")
+        bool, typer.Option("--dry-run", help="Show the runs and the amount of work, and start nothing.")
     ] = False,
-    jobs: Annotated[int, typer.Option(help="Runs at once, in processes of their own.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(metavar="N", help="Number of runs at a time, each in its own process.")
+    ] = 1,
     ray: Annotated[
         str | None,
         typer.Option(
-            help="Give the runs to Ray: the cluster at that address, or without one a Ray of this machine.",
+            help="Run on the Ray cluster at this address; without an address, on a Ray of this machine. "
+            "[default: without Ray]",
             metavar="[ADDRESS]",
         ),
     ] = None,
 ) -> None:
-    """Run a study: everything that its file describes and that is not done yet."""
+    """Run or resume the study in a YAML file.
+
+    Skips finished runs, then prints one verdict per claim.
+    """
     from ..training.quiet import hush_imports
 
     hush_imports()
@@ -56,7 +80,7 @@ def study(
         print_plan(expand(described))
         return
     if out is None:
-        raise SettingError("no folder is given; expected --out FOLDER, where the study is kept")
+        raise SettingError("--out is missing; expected the folder of the study; pass --out FOLDER")
 
     from ..studies.conclude import conclude
     from ..studies.runner import run_study
@@ -72,7 +96,7 @@ def study(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        typer.echo("interrupted; what is finished is kept, and the same command goes on from there", err=True)
+        typer.echo("interrupted; finished runs are kept; run the same command again to resume", err=True)
         raise typer.Exit(130) from None
     print_outcome(outcome)
     print_findings(conclude(outcome.folder, described.analyses), outcome)

@@ -1,4 +1,4 @@
-"""What ``intruders study`` shows: the plan, a bar or a line a run, and the outcome."""
+"""What ``intruders study`` shows: the plan, a bar or one line per run, and the outcome."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def print_plan(runs: Sequence[Run]) -> None:
-    """The runs as a table, and the amount of work."""
+    """Print the runs as a table, and the amount of work."""
     from rich.console import Console
     from rich.table import Table
 
@@ -38,7 +38,7 @@ def print_plan(runs: Sequence[Run]) -> None:
 
 @contextmanager
 def study_progress() -> Iterator[Progress]:
-    """A bar over the runs on a terminal; elsewhere a line for every run that is over. On standard error."""
+    """Show a bar over the runs on a terminal, elsewhere one line per completed run, on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
@@ -76,19 +76,19 @@ def study_progress() -> Iterator[Progress]:
 
 
 def print_outcome(outcome: Outcome) -> None:
-    """How many runs are finished, what failed and why."""
+    """Print how many runs are finished, what failed and why."""
     print(f"{outcome.finished} of {outcome.runs} runs finished, {len(outcome.failed)} failed")
     for run_id, error in outcome.failed.items():
         print(f"  {run_id}: {error}")
     if outcome.others:
         count = len(outcome.others)
         print(
-            f"  {count} run{'s' if count != 1 else ''} of an earlier form of the file kept, not in the tables"
+            f"  {count} run{'s' if count != 1 else ''} of an earlier version of the file kept, not in the tables"
         )
 
 
 def print_findings(findings: Sequence[Finding], outcome: Outcome) -> None:
-    """The verdicts, one a line, and where everything is."""
+    """Print one verdict per line, and where the results are."""
     width = max((len(finding.name) for finding in findings), default=0)
     print()
     for finding in findings:

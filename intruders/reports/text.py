@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shlex
+from collections.abc import Sequence
 
 
 def percent(share: float) -> str:
@@ -51,3 +53,26 @@ def shorten(name: str, width: int, mark: str = "…") -> str:
     left = max(0, width - len(mark)) // 2
     right = max(0, width - len(mark) - left)
     return name[:left] + mark + name[len(name) - right :]
+
+
+def shell_lines(command: Sequence[str], width: int) -> list[str]:
+    """Return a shell command in lines of at most `width` characters that end with a backslash.
+
+    Only an option with its value, or another word, that is longer than a line makes a longer one.
+    """
+    parts: list[str] = []
+    for word in command:
+        if parts and parts[-1].startswith("-") and " " not in parts[-1] and not word.startswith("-"):
+            parts[-1] += f" {shlex.quote(word)}"
+        else:
+            parts.append(shlex.quote(word))
+    lines: list[str] = []
+    current = ""
+    for index, part in enumerate(parts):
+        end = " \\" if index < len(parts) - 1 else ""
+        if current and len(f"{current} {part}{end}") > width:
+            lines.append(f"{current} \\")
+            current = f"    {part}"
+        else:
+            current += f" {part}" if current else part
+    return [*lines, current] if current else []

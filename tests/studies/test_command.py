@@ -97,7 +97,7 @@ def test_a_failed_run_is_listed_and_the_status_says_so(llama: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "no folder is given; expected --out FOLDER"),
+        ([], "--out is missing; expected the folder of the study"),
         (["--out", "{tmp}/new", "--resume"], "holds no study to go on with"),
         (["--out", "{tmp}/new", "--jobs", "0"], "jobs is 0"),
         (["--out", "{tmp}/new", "--jobs", "2", "--ray"], "jobs is 2 beside Ray"),

@@ -52,7 +52,7 @@ def test_what_is_finished_is_kept_and_the_rest_goes_on(
     _, said = killed.communicate(timeout=60)
     if stop == signal.SIGINT:
         assert killed.returncode == 130
-        assert "interrupted; what is finished is kept" in said.decode().splitlines()[-1]
+        assert "interrupted; finished runs are kept" in said.decode().splitlines()[-1]
     audit = out / "runs" / first.id / "audit.json"
     written = audit.stat().st_mtime_ns
     again = started(file, out, *options)

@@ -1,0 +1,87 @@
+"""A command whose help shows its options in groups and ends with examples."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from typer.core import TyperCommand
+
+from ..reports.text import shell_lines
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+# Columns of the help in which every example fits, in a terminal of 60.
+EXAMPLE_WIDTH = 58
+
+_EXAMPLES: dict[Callable[..., None], str] = {}
+
+
+def examples(*shown: tuple[str, str]) -> Callable[[Function], Function]:
+    """Attach examples, each a line of what it does and the command as it is typed, to a command's function."""
+
+    def attach(function: Function) -> Function:
+        _EXAMPLES[function] = "\n\n".join(
+            "\n".join([f"# {what}", *shell_lines(shlex.split(command), EXAMPLE_WIDTH)])
+            for what, command in shown
+        )
+        return function
+
+    return attach
+
+
+def examples_of(function: Callable[..., None]) -> str:
+    """Return the examples of a command's function as text."""
+    return _EXAMPLES[function]
+
+
+class Command(TyperCommand):
+    """Prints plain help: without rich, typer ignores ``rich_help_panel`` and would refill the examples."""
+
+    def get_help(self, ctx: Any) -> str:
+        return super().get_help(ctx).translate(_UNBOUND)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        arguments = [one for one in self.get_params(ctx) if one.param_type_name == "argument"]
+        return ["[OPTIONS]", *(_name(one) if one.required else f"[{_name(one)}]" for one in arguments)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                is_argument = parameter.param_type_name == "argument"
+                title = getattr(parameter, "rich_help_panel", None) or (
+                    "Arguments" if is_argument else "Options"
+                )
+                name = _name(parameter) if is_argument else record[0]
+                groups.setdefault(title, []).append((name, _bound(record[1])))
+        general = groups.pop("Options", [])  # --help, at the end
+        for title, records in [*groups.items(), ("Options", general)]:
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        if self.epilog:
+            with formatter.section("Examples"):
+                for line in self.epilog.splitlines():
+                    formatter.write(f"{'':{formatter.current_indent}}{line}".rstrip() + "\n")
+
+
+def _name(argument: Any) -> str:
+    """Return an argument's name as the help writes it; typer's way differs between versions."""
+    return str(argument.metavar or argument.name.upper())
+
+
+# What the wrapping of lines must not split is written with these until it is done.
+_UNBOUND = {ord("\N{NO-BREAK SPACE}"): " ", ord("\N{NON-BREAKING HYPHEN}"): "-"}
+
+
+def _bound(text: str) -> str:
+    """Keep what has a hyphen on one line, such as the name of an option, and a default that is one word."""
+    text = re.sub(r" +\[(default:|required)", r" [\1", text)
+    text = re.sub(r"\[default: (\S+\])", "[default:\N{NO-BREAK SPACE}\\1", text)
+    return text.replace("-", "\N{NON-BREAKING HYPHEN}")

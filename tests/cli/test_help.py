@@ -1,0 +1,132 @@
+"""The help of every command: nothing without a word, nothing cut, and examples that can be typed."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from intruders.cli.command import EXAMPLE_WIDTH
+from intruders.cli.main import app
+from intruders.training.config import FinetuneConfig
+
+GROUP: Any = typer.main.get_command(app)
+COMMANDS: dict[str, Any] = GROUP.commands
+PARAMETERS = [
+    pytest.param(parameter, id=f"{name} {parameter.name}")
+    for name, command in COMMANDS.items()
+    for parameter in command.params
+]
+
+
+def shown(*arguments: str, width: int = 80) -> str:
+    result = CliRunner().invoke(app, [*arguments, "--help"], terminal_width=width, max_content_width=width)
+    assert result.exit_code == 0
+    return result.output
+
+
+def unwrapped(text: str) -> str:
+    return " ".join(text.split())
+
+
+def record(parameter: Any, command: str = "audit") -> str:
+    """The help of a parameter with the default that typer adds, on one line."""
+    context = typer.Context(COMMANDS[command], info_name=command)
+    return unwrapped(parameter.get_help_record(context)[1])
+
+
+def examples(command: Any) -> list[list[str]]:
+    """The words of each example, as a shell would split them."""
+    found = []
+    for block in command.epilog.split("\n\n"):
+        comment, *lines = block.splitlines()
+        assert comment.startswith("# ")
+        found.append(shlex.split("\n".join(lines).replace("\\\n", " ")))
+    return found
+
+
+@pytest.mark.parametrize("parameter", PARAMETERS)
+def test_every_option_has_help_and_says_its_default(parameter: Any) -> None:
+    text = record(parameter)
+    assert re.match(r"[A-Za-z].*[.\]]$", text), text
+    is_switch = getattr(parameter, "is_flag", False)
+    if parameter.name not in ("tuned", "help") and not is_switch:
+        assert re.search(r"\[(default: .+|required.*)\]$", text), text
+
+
+def test_no_summary_is_cut() -> None:
+    for name, command in COMMANDS.items():
+        summary = command.help.strip().splitlines()[0]
+        assert len(summary) <= 60, name
+        assert summary in shown(), name
+    assert "..." not in shown().partition("Commands:")[2]
+    assert max(map(len, shown().splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_two_examples_can_be_typed(name: str) -> None:
+    command = COMMANDS[name]
+    assert len(examples(command)) == 2
+    known = {option for parameter in command.params for option in parameter.opts}
+    for program, given, *arguments in examples(command):
+        assert (program, given) == ("intruders", name)
+        assert {word for word in arguments if word.startswith("--")} <= known
+        with command.make_context(name, list(arguments)) as context:  # types and missing arguments, too
+            assert context.params
+    assert max(map(len, command.epilog.splitlines())) <= EXAMPLE_WIDTH
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_the_terminal_and_ends_with_the_examples(name: str, width: int) -> None:
+    text = shown(name, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.isascii()
+    _, _, end = text.partition("Examples:\n")
+    assert [line.removeprefix("  ") for line in end.splitlines()] == COMMANDS[name].epilog.splitlines()
+
+
+def test_options_stand_in_groups() -> None:
+    text = shown("finetune")
+    titles = re.findall(r"^(\S.*):$", text, re.MULTILINE)
+    assert titles[0] == "Run"
+    assert {"Method", "Training", "Data files", "Output"} < set(titles)
+    assert len(titles) == len(set(titles))
+    assert text.count("--lr-scheduler-type") == 1
+
+
+@pytest.mark.parametrize("command", ["finetune", "sequence"])
+def test_defaults_of_a_run_are_those_of_its_settings(command: str) -> None:
+    """These options default to None, so that a YAML file stands beneath them: their help names the default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(FinetuneConfig)}
+    checked = 0
+    for parameter in COMMANDS[command].params:
+        found = re.search(r"\[default: (.+)\]$", record(parameter, command))
+        default = defaults.get(parameter.name)
+        if found is None or default in (None, (), dataclasses.MISSING):
+            continue
+        assert found[1] == str(default), parameter.name
+        checked += 1
+    assert checked >= 12
+
+
+def test_choices_are_those_that_the_settings_accept() -> None:
+    from intruders.mitigation.controls import CONTROLS
+    from intruders.mitigation.mitigate import FORMS
+    from intruders.training.methods import METHODS
+
+    for command, option, choices in [
+        ("finetune", "method", METHODS),
+        ("sequence", "method", METHODS),
+        ("mitigate", "control", CONTROLS),
+        ("intervene", "controls", CONTROLS),
+        ("mitigate", "form", FORMS),
+    ]:
+        [parameter] = [one for one in COMMANDS[command].params if one.name == option]
+        words = re.findall(r"[\w+-]+", record(parameter, command).partition(" [default")[0].rstrip("."))
+        assert set(choices) <= {word.rstrip(".") for word in words}, option
