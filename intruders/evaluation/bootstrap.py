@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import MissingDependencyError, SettingError
+from ..errors import SettingError, missing_extra
 from .losses import DocumentLosses
 
 RESAMPLES, _AT_ONCE = 10_000, 100
@@ -32,9 +32,7 @@ def student_quantile(level: float, freedom: int) -> float:
     try:
         from scipy.stats import t  # type: ignore[import-untyped]
     except ImportError as error:
-        raise MissingDependencyError(
-            "intervals need scipy, which is not installed; run: pip install 'intruders[train]'"
-        ) from error
+        raise missing_extra("a confidence interval over seeds", "scipy", "train") from error
     return float(t.ppf((1 + level) / 2, freedom))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import MissingDependencyError, SettingError
+from ..errors import SettingError, missing_extra
 from ..training.local_files import SUFFIXES, read_rows
 
 _TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
@@ -139,10 +139,7 @@ def _from_hub(corpus: HubCorpus, documents: int) -> list[str]:
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise MissingDependencyError(
-            "corpora of the hub are loaded by the package 'datasets', which is not installed; "
-            "run: pip install 'intruders[train]'"
-        ) from error
+        raise missing_extra(f"the corpus {corpus.path!r}", "datasets", "train") from error
     try:
         stream = load_dataset(corpus.path, corpus.configuration, split=corpus.split, streaming=True)
         return [str(row[corpus.column]) for row in stream.take(documents)]

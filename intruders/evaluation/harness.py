@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import MissingDependencyError, SettingError
+from ..errors import SettingError, missing_extra
 from ..training.quiet import quiet_transformers
 from .models import OpenedModel
 
@@ -49,10 +49,7 @@ def harness_scores(
             TaskManager,
         )
     except ImportError as error:
-        raise MissingDependencyError(
-            "--lm-eval needs the package 'lm_eval', which is not installed; "
-            "run: pip install 'intruders[lm-eval]'"
-        ) from error
+        raise missing_extra("--lm-eval", "lm_eval", "lm-eval") from error
     if opened.is_masked:
         raise SettingError("the tasks of lm-evaluation-harness are for causal models; this one is masked")
     with quiet_transformers(), _quiet_harness():

@@ -19,7 +19,7 @@ from ..checkpoints.matrices import Matrix, matrices_of, not_a_matrix
 from ..checkpoints.open import Opened, Stack
 from ..checkpoints.pairing import LoadedPair, pair
 from ..checkpoints.write import PlannedTensor, copy_companions
-from ..errors import CheckpointError, MissingDependencyError
+from ..errors import CheckpointError, missing_extra
 from .interventions import Change, Update
 
 
@@ -212,10 +212,7 @@ def _from_gguf(source: Path, folder: Path) -> None:
     try:
         from transformers import AutoConfig, AutoTokenizer
     except ImportError as error:
-        raise MissingDependencyError(
-            "the config of a GGUF file is read by transformers, which is not installed; "
-            "run: pip install 'intruders[train]'"
-        ) from error
+        raise missing_extra("the config of a GGUF file", "transformers", "train") from error
     file = source if source.is_file() else next(iter(sorted(source.glob("*.gguf"))))
     config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     config.__dict__.pop("quantization_config", None)

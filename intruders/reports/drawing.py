@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ..detection.files import ResultFileError, write_atomically
-from ..errors import MissingDependencyError
+from ..errors import missing_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,9 +59,7 @@ def styled() -> Iterator[None]:
     try:
         import matplotlib
     except ImportError as error:
-        raise MissingDependencyError(
-            "figures need 'matplotlib', which is not installed: pip install 'intruders[report]'"
-        ) from error
+        raise missing_extra("a figure", "matplotlib", "report") from error
     with matplotlib.rc_context(STYLE):
         yield
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..detection.files import check_writable, write_atomically
 from ..detection.table import Audit
-from ..errors import MissingDependencyError
+from ..errors import missing_extra
 from .command import audit_command
 from .compare import common_matrices, labels_for
 from .critical import CriticalScalesFile
@@ -127,9 +127,7 @@ def _environment() -> Environment:
         import jinja2
         import plotly  # noqa: F401  (asked for here, so that both are missed in one message)
     except ImportError as error:
-        raise MissingDependencyError(
-            f"an HTML report needs '{error.name}', which is not installed: pip install 'intruders[report]'"
-        ) from error
+        raise missing_extra("an HTML report", str(error.name), "report") from error
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGE),
         autoescape=True,

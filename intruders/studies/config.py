@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingDependencyError, SettingError
+from ..errors import SettingError, missing_extra
 from ..training.config import LONG_NAMES, FinetuneConfig
 from .analyse import ANALYSES, check_analyses
 from .checks import items, mapping, number, refuse_unknown, texts, whole
@@ -95,9 +95,7 @@ def _parsed(text: str, where: str) -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise MissingDependencyError(
-            "studies need the package pyyaml; install it with pip install 'intruders[train]'"
-        ) from error
+        raise missing_extra("a study", "pyyaml", "train") from error
 
     class Loader(yaml.SafeLoader):
         """YAML's own lets the last of two equal keys win, and the runs of the first be lost in silence."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..errors import IntrudersError, MissingDependencyError
+from ..errors import IntrudersError, missing_extra
 from .config import Resources
 from .expand import Run
 from .perform import DiskFullError, in_one_line
@@ -69,9 +69,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise MissingDependencyError(
-            "--ray needs the package ray; install it with pip install 'intruders[ray]'"
-        ) from error
+        raise missing_extra("--ray", "ray", "ray") from error
     return ray
 
 

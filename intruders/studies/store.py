@@ -19,7 +19,7 @@ from typing import Any
 
 from ..checkpoints.demo_models import user_cache
 from ..detection.files import write_atomically
-from ..errors import IntrudersError, MissingDependencyError, SettingError
+from ..errors import IntrudersError, SettingError, missing_extra
 
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://")
 _RECORD = "run.json"
@@ -53,9 +53,7 @@ def open_store(out: str) -> Store | None:
     try:
         import fsspec
     except ImportError as error:
-        raise MissingDependencyError(
-            f"out {out!r} needs the package fsspec; install it with pip install 'intruders[ray]'"
-        ) from error
+        raise missing_extra(f"the folder {out!r}", "fsspec", "ray") from error
     try:
         fsspec.core.url_to_fs(out)
     except (ValueError, ImportError) as error:

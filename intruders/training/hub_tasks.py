@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import MissingDependencyError, SettingError
+from ..errors import SettingError, missing_extra
 from .examples import Example, Kind, Score, Task
 
 _HELD_OUT = 0.05  # of a set without a labelled validation split
@@ -114,10 +114,7 @@ def _rows(name: str, source: HubTask, split: str, seed: int) -> list[Example]:
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise MissingDependencyError(
-            f"task {name!r} is loaded by the package 'datasets', which is not installed; "
-            "run: pip install 'intruders[train]'"
-        ) from error
+        raise missing_extra(f"the task {name!r}", "datasets", "train") from error
     try:
         rows = load_dataset(source.path, source.configuration, split=split, revision=source.revision)
     except Exception as error:  # datasets, hub and HTTP libraries each raise their own

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..errors import missing_extra
+
 
 def hush_imports() -> None:
     """Keep bitsandbytes, which PEFT imports where it is installed, from telling what it could load faster."""
@@ -19,7 +21,10 @@ def quiet_transformers() -> Iterator[None]:
 
     Its deprecation warnings are about its own and PEFT's calls, which a user of ours cannot change.
     """
-    from transformers.utils import logging as theirs
+    try:
+        from transformers.utils import logging as theirs
+    except ImportError as error:
+        raise missing_extra("loading a model for training or evaluation", "transformers", "train") from error
 
     level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
     theirs.set_verbosity_error()

