@@ -37,6 +37,11 @@ def examples_of(function: Callable[..., None]) -> str:
     return _EXAMPLES[function]
 
 
+def summary_of(function: Callable[..., None]) -> str:
+    """Return the first line of a command's help; given as the short help, it is wrapped and never cut."""
+    return (function.__doc__ or "").partition("\n")[0]
+
+
 class Command(TyperCommand):
     """Prints plain help: without rich, typer ignores ``rich_help_panel`` and would refill the examples."""
 

@@ -13,8 +13,8 @@ from .command import examples
 
 @examples(
     (
-        "Measure the rise of the loss on Python's documentation",
-        "intruders evaluate my-adapter --base smollm2-135m --loss-on pydoc",
+        "Measure the rise of the loss on 20 documents",
+        "intruders evaluate my-adapter --base smollm2-135m --loss-on pydoc --max-documents 20",
     ),
     (
         "Score a run on 100 examples, and save the result",

@@ -11,7 +11,7 @@ from ..version import __version__
 from .advise import advise
 from .audit import audit
 from .cache import cache
-from .command import Command, examples_of
+from .command import Command, examples_of, summary_of
 from .evaluate import evaluate
 from .finetune import finetune
 from .inspect import inspect
@@ -47,8 +47,8 @@ for command in (
     advise,
     cache,
 ):
-    app.command(cls=Command, epilog=examples_of(command))(command)
-app.command(cls=StudyCommand, epilog=examples_of(study))(study)
+    app.command(cls=Command, short_help=summary_of(command), epilog=examples_of(command))(command)
+app.command(cls=StudyCommand, short_help=summary_of(study), epilog=examples_of(study))(study)
 
 
 def _print_version(wanted: bool) -> None:

@@ -64,8 +64,11 @@ def test_no_summary_is_cut() -> None:
         summary = command.help.strip().splitlines()[0]
         assert len(summary) <= 60, name
         assert summary in shown(), name
-    assert "..." not in shown().partition("Commands:")[2]
     assert max(map(len, shown().splitlines())) <= 80
+    for width in (60, 80):
+        listed = shown(width=width).partition("Commands:")[2]
+        assert "..." not in listed
+        assert all(unwrapped(command.short_help) in unwrapped(listed) for command in COMMANDS.values())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
