@@ -20,6 +20,7 @@ from ..errors import missing_extra
 from .command import audit_command
 from .compare import common_matrices, labels_for
 from .critical import CriticalScalesFile
+from .next_steps import next_steps
 from .payload import audit_payload
 from .summary import ambiguous, by_kind, certificates, relative_update, skipped_by_reason, update_norm
 from .text import duration, number, percent, plural
@@ -68,7 +69,7 @@ def render_audit(audit: Audit, scales: CriticalScalesFile | None = None) -> str:
         {**audit_payload(audit), "scale": None if scales is None else scales.payload()},
         scales=scales,
         audit=audit,
-        affected=sum(matrix.intruders > 0 for matrix in audit.matrices),
+        words=next_steps(audit, scales),
         kinds=by_kind(audit),
         norm=update_norm(audit.matrices),
         relative=median(relative) if relative else float("nan"),
@@ -134,7 +135,7 @@ def _environment() -> Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters.update(percent=percent, number=number, duration=duration, prose=_prose)
+    environment.filters.update(percent=percent, number=number, duration=duration, prose=_prose, shell=_shell)
     environment.globals.update(plural=plural)
     return environment
 
@@ -145,6 +146,13 @@ def _prose(text: str) -> Markup:
 
     escaped = str(escape(text)).replace(" %", "\u00a0%")
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped))
+
+
+def _shell(line: str) -> Markup:
+    """A shell line in which no line ends within the name of an option."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"(?<= )(--?[a-z][a-z-]*)", r'<span class="nowrap">\1</span>', str(escape(line))))
 
 
 def _as_json(payload: dict[str, Any]) -> Markup:

@@ -1,4 +1,4 @@
-"""Critical scales in a terminal: per kind of module, on one axis with today's scale."""
+"""Critical scales in a terminal: per module type, on one axis with the update scale as trained."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ _NAMES = 20
 
 
 def scale_lines(result: CriticalScales) -> list[str]:
-    """What a person reads, in at most 80 columns: the answer, the agreement, and a line per kind of module."""
+    """Return lines of at most 80 columns: the answer, the predictions, and one line per module type."""
     matrices = result.matrices
-    found = [f"critical scale of {plural(len(matrices), 'matrix', 'matrices')}, 1 being today's update"]
-    what = "no intruders" if result.target == 0 else f"at most {plural(result.target, 'intruder')}"
-    found.append(
-        f"largest scale with {what}: {number(result.largest)} ({result.intruders_at_largest:,} there)"
-    )
+    count = plural(len(matrices), "matrix", "matrices")
+    found = [f"critical scales of {count} (1 = the update as trained)"]
+    if result.target == 0:
+        found.append(f"largest update scale without intruders: {number(result.largest)}")
+    else:
+        most = plural(result.target, "intruder")
+        there = plural(result.intruders_at_largest, "intruder")
+        found.append(f"largest update scale with at most {most}: {number(result.largest)} ({there})")
     known = [matrix for matrix in matrices if math.isfinite(matrix.measured)]
     without = len(matrices) - len(known)
     if without:
-        found.append(f"no intruder at any scale looked at: {plural(without, 'matrix', 'matrices')}")
+        found.append(f"no intruder at any searched scale: {plural(without, 'matrix', 'matrices')}")
     if known:
         found.append(
             f"predicted from the base's spectrum: {percent(result.within_factor_two)} within a factor of two, "
@@ -43,7 +46,7 @@ def _table(known: Sequence[MatrixScale]) -> list[str]:
     scales = [matrix.measured for matrix in known]
     low, high = min([*scales, 1.0]) / 1.1, max([*scales, 1.0]) * 1.1
     ends = f"{number(low)}".ljust(_AXIS - 6) + f"{number(high)}".rjust(6)
-    lines = [f"{'':{_NAMES}}{'first':>8}{'median':>8}{'predicted':>11}  {ends}"]
+    lines = [f"{'':{_NAMES}}{'lowest':>8}{'median':>8}{'predicted':>11}  {ends}"]
     for kind, members in kinds.items():
         measured = [matrix.measured for matrix in members]
         axis = ["."] * _AXIS
@@ -55,7 +58,7 @@ def _table(known: Sequence[MatrixScale]) -> list[str]:
             f"{shorten(kind, _NAMES - 1):{_NAMES}}{number(min(measured)):>8}{number(median(measured)):>8}"
             f"{number(median([matrix.predicted for matrix in members])):>11}  {''.join(axis)}"
         )
-    return [*lines, "", "< first intruder of the kind, o median of its matrices, | today's scale"]
+    return [*lines, "", "< lowest critical scale of the module type, o median, | 1 = as trained"]
 
 
 def _column(value: float, low: float, high: float) -> int:

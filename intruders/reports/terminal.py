@@ -1,4 +1,4 @@
-"""An audit as text for a terminal: 80 columns, complete without colour, and plain when piped."""
+"""An audit as text for a terminal: 80 columns, complete without color, and plain when piped."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ..detection.places import Place, places
 from ..detection.table import Audit, Matrix
+from .next_steps import next_steps
 from .summary import (
     KindSummary,
     LayerStrip,
@@ -23,10 +24,10 @@ from .summary import (
     summarize,
     worst,
 )
-from .text import duration, interval, number, percent, plural, shorten
+from .text import duration, interval, number, percent, plural, shell_lines, shorten
 
 WIDTH = 80
-KINDS_SHOWN = 20  # of the kinds of module, unless verbose
+KINDS_SHOWN = 20  # module types, unless verbose
 WORST_SHOWN = 5
 LAYERS_A_LINE = 60
 SHADES = " ░▒▓█"
@@ -34,9 +35,9 @@ ASCII_SHADES = " .:*#"
 
 
 def print_audit(audit: Audit, console: Console, verbose: bool = False) -> None:
-    """Print `audit` to `console`: totals, kinds of module, layers, the worst matrices, what was left out.
+    """Print `audit` to `console`: totals, module types, layers, the worst matrices, skipped tensors, next steps.
 
-    With `verbose` every kind, every matrix and every tensor left out has a line of its own.
+    With `verbose` every module type, every matrix and every skipped tensor has its own line.
     """
     page = _Page(console)
     _totals(audit, page)
@@ -45,11 +46,12 @@ def print_audit(audit: Audit, console: Console, verbose: bool = False) -> None:
         _layers(audit, page)
         _matrices(audit, page, verbose)
     _closing(audit, page, verbose)
+    _next_steps(audit, page)
 
 
 @dataclass(frozen=True)
 class _Page:
-    """Where lines go, and what its columns and characters allow."""
+    """The console, and what its columns and characters allow."""
 
     console: Console
 
@@ -59,7 +61,7 @@ class _Page:
 
     @property
     def plain(self) -> bool:
-        """Whether the output's encoding holds ASCII only."""
+        """Whether the output's encoding is ASCII only."""
         return self.console.options.ascii_only
 
     @property
@@ -67,19 +69,19 @@ class _Page:
         return "..." if self.plain else "…"
 
     def say(self, *parts: str | tuple[str, str]) -> None:
-        """One line of plain strings and (string, style) pairs, never wrapped nor read as markup."""
+        """Print one line of plain strings and (string, style) pairs, neither wrapped nor read as markup."""
         line = Text.assemble(*(self._known(part) for part in parts))
         line.rstrip()
         self.console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
     def _known(self, part: str | tuple[str, str]) -> str | tuple[str, str]:
-        """Names come from files: control characters would move the cursor, others may not be encodable."""
+        """Replace what a terminal cannot show: names come from files and may contain control characters."""
         text, style = (part, "") if isinstance(part, str) else part
         shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
         return (shown.encode("ascii", "replace").decode() if self.plain else shown, style)
 
     def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> None:
-        """A column of names at the left, which gives way, and columns of numbers, which do not."""
+        """Print a column of names, which is shortened to fit, and columns of numbers, which are not."""
         columns = list(zip(titles, *rows, strict=True))
         widths = [max(map(len, column)) for column in columns]
         widths[0] = min(widths[0], self.width - sum(width + 2 for width in widths[1:]))
@@ -101,7 +103,7 @@ def _totals(audit: Audit, page: _Page) -> None:
         cut = source if len(source) <= room else page.mark + source[len(source) - room + len(page.mark) :]
         page.say((f"{label}  {cut}", "dim"))
     if not audit.matrices:
-        page.say(("No matrix to audit: none that was looked at differs between the two.", "bold"))
+        page.say((next_steps(audit).finding, "bold"))
         return
     page.say(
         (plural(audit.intruders, "intruder dimension"), "bold red" if audit.intruders else "bold green"),
@@ -119,11 +121,13 @@ def _kinds(audit: Audit, page: _Page, verbose: bool) -> None:
         rows.append(_kind_row(summarize("all", audit.matrices)))
         styles.append("bold")
     page.say("")
-    page.table(("module", "matrices", "intruders", "energy", "update", "of base", "eff. rank"), rows, styles)
+    page.table(("module", "matrices", "intruders", "energy", "update", "relative", "eff. rank"), rows, styles)
     if len(kinds) > len(shown):
-        page.say((f"and {len(kinds) - len(shown)} more kinds of module (--verbose)", "dim"))
-    page.say(("energy: intruders' share of the squared singular values; update: Frobenius norm", "dim"))
-    page.say(("of base: largest singular value of the update over the base's (median)", "dim"))
+        page.say((f"and {len(kinds) - len(shown)} more module types (--verbose)", "dim"))
+    page.say(("energy: energy share of the intruders; update: Frobenius norm of W - W0", "dim"))
+    page.say(
+        ("relative: largest singular value of the update divided by the base's, median", "dim"),
+    )
 
 
 def _kind_row(kind: KindSummary) -> list[str]:
@@ -150,11 +154,11 @@ def _layers(audit: Audit, page: _Page) -> None:
             page.say((strip.stack or "layers", "dim"))
         for line in strip_lines(strip, most, shades):
             page.say(line)
-    page.say((f"intruders a layer:  {'   '.join(_legend(most, shades))}", "dim"))
+    page.say((f"intruders per layer:  {'   '.join(_legend(most, shades))}", "dim"))
 
 
 def strip_lines(strip: LayerStrip, most: int, shades: str = SHADES) -> list[str]:
-    """A strip in lines of up to LAYERS_A_LINE layers, shaded by intruders; `-` where nothing was audited."""
+    """Return a strip in lines of up to LAYERS_A_LINE layers, shaded by intruders; `-`: nothing was audited."""
     cells = 2 if len(strip.intruders) <= LAYERS_A_LINE // 2 else 1
     digits = len(str(strip.last))
     lines = []
@@ -167,12 +171,12 @@ def strip_lines(strip: LayerStrip, most: int, shades: str = SHADES) -> list[str]
 
 
 def shade(count: int, most: int, shades: str = SHADES) -> str:
-    """The mark of `count` on a scale up to `most`: blank for none only, the darkest for the most."""
+    """Return the mark of `count` on a scale up to `most`: blank only for 0, the darkest for `most`."""
     return shades[math.ceil(count / most * (len(shades) - 1))] if count else shades[0]
 
 
 def _legend(most: int, shades: str) -> list[str]:
-    """Every mark that stands for some count, with the counts that it stands for."""
+    """Return every mark that stands for some count, with these counts."""
     ranges: dict[str, list[int]] = {}
     for count in range(1, most + 1):
         ranges.setdefault(shade(count, most, shades), []).append(count)
@@ -201,7 +205,7 @@ def _matrices(audit: Audit, page: _Page, verbose: bool) -> None:
     page.table((of, *_TITLES), rows, ["" if matrix.intruders else "dim" for matrix in shown])
 
 
-_TITLES = ("intruders", "energy", "least cosine")
+_TITLES = ("intruders", "energy", "lowest max cosine")
 
 
 def _matrix_numbers(matrix: Matrix) -> list[str]:
@@ -213,7 +217,7 @@ def _matrix_numbers(matrix: Matrix) -> list[str]:
 
 
 def _fitting_name(name: str, place: Place, room: int) -> str:
-    """The name where it fits; else what tells it from the others first: its layer, then its kind."""
+    """Return the name if it fits; else its layer and its module type, which distinguish it."""
     if len(name) <= room or place.layer is None:
         return name
     return f"layer {place.layer} {place.kind}"
@@ -227,12 +231,31 @@ def _closing(audit: Audit, page: _Page, verbose: bool) -> None:
         page.say(f"decided by: {proofs}" + (f"; {unsure:,} ambiguous" if unsure else ""))
     if audit.skipped:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped_by_reason(audit))
-        for line in textwrap.wrap(f"left out:   {reasons}", page.width, subsequent_indent=" " * 12):
+        for line in textwrap.wrap(f"skipped:    {reasons}", page.width, subsequent_indent=" " * 12):
             page.say(line)
         if verbose:
             for skipped in audit.skipped:
                 page.say((f"  {skipped.name}: {skipped.reason}", "dim"))
-    path = "every matrix decomposed in full, " if audit.exact else ""
+    path = "every matrix decomposed in full; " if audit.exact else ""
     page.say(
         (f"settings:   k = {audit.k}, epsilon = {audit.epsilon:g}; {path}{duration(audit.seconds)}", "dim")
     )
+
+
+def _next_steps(audit: Audit, page: _Page) -> None:
+    words = next_steps(audit)
+    page.say("")
+    # Without matrices, the finding is the headline already.
+    for line in _wrapped(f"{words.finding} {words.meaning}" if audit.matrices else words.meaning, page):
+        page.say(line)
+    if words.steps:
+        page.say("")
+    for step in words.steps:
+        for line in _wrapped(step.sentence, page):
+            page.say(line)
+        for line in shell_lines(step.command or (), page.width - 2):
+            page.say((f"  {line}", "bold"))
+
+
+def _wrapped(text: str, page: _Page) -> list[str]:
+    return textwrap.wrap(text, page.width, break_long_words=False, break_on_hyphens=False)

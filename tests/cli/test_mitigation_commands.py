@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from intruders.cli.audit import audit
+from intruders.cli.evaluate import evaluate
 from intruders.cli.intervene import intervene
 from intruders.cli.mitigate import mitigate
 from intruders.cli.scale import scale
@@ -18,7 +22,7 @@ from tests.mitigation.hot import hot_llama, merged_from
 from tests.tiny import save_llama
 
 app = typer.Typer()
-for command in (mitigate, scale, intervene):
+for command in (audit, evaluate, mitigate, scale, intervene):
     app.command()(command)
 
 
@@ -67,9 +71,32 @@ def test_mitigate(folder: Path, tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
 
 
+def test_the_commands_that_an_audit_ends_with_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    printed = run("audit", folder / "base", folder / "tuned", "--no-cache", "--html", "report.html")
+    proposed = [
+        shlex.split(line)
+        for line in printed.replace("\\\n", " ").splitlines()
+        if line.startswith("  intruders ")
+    ]
+    assert [words[1] for words in proposed] == ["evaluate", "scale", "mitigate"]
+    [corpus] = [index for index, word in enumerate(proposed[0]) if word == "pydoc"]
+    (tmp_path / "text.txt").write_text("a text of some words\n\n" * 4)
+    proposed[0][corpus] = "text.txt"  # quicker than Python's documentation
+    outputs = {words[1]: run(*words[1:]) for words in proposed}
+    assert "change" in outputs["evaluate"]
+    assert "largest update scale without intruders" in outputs["scale"]
+    assert "intruders scaled by 0.3" in outputs["mitigate"]
+    config = json.loads((tmp_path / "mitigated" / "adapter_config.json").read_text())
+    [most] = re.findall(r"save an adapter of rank (\d+) or less", " ".join(printed.split()))
+    assert max(config["r"], *config["rank_pattern"].values()) == int(most)
+
+
 def test_scale(folder: Path, tmp_path: Path) -> None:
     text = run("scale", folder / "base", folder / "tuned", "--no-cache", "--json", tmp_path / "scale.json")
-    assert "largest scale with no intruders" in text
+    assert "largest update scale without intruders" in text
     assert max(len(line) for line in text.splitlines()) <= 100
     document = json.loads((tmp_path / "scale.json").read_text())
     assert document["intruders_at_largest_scale"] == 0

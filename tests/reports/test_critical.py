@@ -115,7 +115,10 @@ def browser() -> Iterator[Any]:
 def test_the_page_shows_them(browser: Any, folder: Path) -> None:
     write_html(AUDIT, folder / "r.html", load_scales(written(folder, scales_of(AUDIT))))
     with opened(browser, folder / "r.html") as page:
-        assert "0.095 times what it is" in page.locator("main").inner_text()
+        assert (
+            "The largest update scale with no intruders is 0.095 (1 = as trained)."
+            in page.locator("main").inner_text()
+        )
         assert page.locator("#scale-plot .main-svg").count() > 0
         drawn = page.evaluate(
             "document.getElementById('scale-plot').data.find((trace) => trace.mode === 'markers').y"

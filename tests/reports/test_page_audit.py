@@ -227,7 +227,7 @@ def test_paper_is_light_and_figures_fit_it(browser: Any, report: Path) -> None:
 def test_without_javascript_the_result_is_still_there(browser: Any, report: Path) -> None:
     with opened(browser, report, java_script_enabled=False) as page:
         text = page.locator("body").inner_text()
-        assert f"{SEVEN_B.intruders} strong directions" in text
+        assert f"Fine-tuning left {SEVEN_B.intruders:,} intruders in" in text
         assert "down_proj" in text
         assert "need JavaScript" in text
 

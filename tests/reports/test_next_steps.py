@@ -1,0 +1,288 @@
+"""What an audit says at its end, and a report at its beginning: the words of every case, with commands that exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import io
+import re
+import shlex
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from rich.console import Console
+
+from intruders.checkpoints.pairing import Skipped
+from intruders.cli.main import app
+from intruders.detection.audit import audit as run_audit
+from intruders.detection.table import Audit, Matrix, UpdateSize, Vector
+from intruders.reports.critical import Critical, CriticalScalesFile
+from intruders.reports.html import render_audit
+from intruders.reports.next_steps import NextSteps, next_steps
+from intruders.reports.terminal import print_audit
+
+COMMANDS: Any = typer.main.get_command(app)
+
+
+def matrix(name: str, intruders: int, rank: int | None = 2, vectors: int = 10) -> Matrix:
+    """A matrix whose first vectors are intruders."""
+    cosines = [(0.1, 0.2) if index < intruders else (0.9, 1.0) for index in range(vectors)]
+    return Matrix(
+        name=name,
+        shape=(16, 16),
+        rank=rank,
+        vectors=[
+            Vector(index, 20.0 - index, cosine, cosine[1] < 0.5, "exact", False)
+            for index, cosine in enumerate(cosines)
+        ],
+        update=UpdateSize(1.0, 1.0, 1.0, 0.0, 1.0),
+        base_singular_values=[19.0 - index for index in range(vectors)],
+        similarity=np.zeros((vectors, vectors), dtype=np.float32),
+    )
+
+
+def made(*intruders: int, rank: int | None = 2, **changes: Any) -> Audit:
+    """An audit of a matrix for each number of intruders."""
+    found = Audit(
+        base_source="base",
+        tuned_source="runs/r2",
+        tuned_kind="adapter" if rank is not None else "checkpoint",
+        k=10,
+        epsilon=0.5,
+        exact=False,
+        seconds=1.0,
+        matrices=[matrix(f"layers.{i}.q.weight", count, rank) for i, count in enumerate(intruders)],
+        skipped=[Skipped("norm.weight", "one-dimensional")],
+        settings={"include": [], "exclude": []},
+    )
+    return dataclasses.replace(found, **changes)
+
+
+def lines(words: NextSteps) -> list[str]:
+    """Every step as `sentence` or `sentence command`."""
+    return [" ".join(filter(None, (step.sentence, step.line))) for step in words.steps]
+
+
+def test_an_adapter_with_intruders() -> None:
+    words = next_steps(made(3, 0, 1))
+    assert words.finding == "Fine-tuning left 4 intruders in 2 of 3 changed matrices."
+    assert words.meaning == (
+        "Shuttleworth et al. (2024) found that models with intruders forget more of their pre-training."
+    )
+    assert lines(words) == [
+        (
+            "An audit does not measure forgetting. For a language model, measure the rise of its pre-training "
+            "loss on 20 documents: intruders evaluate runs/r2 --base base --loss-on pydoc --max-documents 20"
+        ),
+        "Find the largest update scale without intruders: intruders scale base runs/r2",
+        # 2 of the update, and 3 intruders in the first matrix
+        (
+            "Scale the 4 intruders to 30 % and save an adapter of rank 5 or less: "
+            "intruders mitigate base runs/r2 --scale 0.3 --out mitigated"
+        ),
+    ]
+
+
+def test_no_intruders_are_not_no_forgetting() -> None:
+    words = next_steps(made(0, 0))
+    assert words.finding == "None of the 20 examined vectors of 2 changed matrices is an intruder."
+    assert words.meaning == (
+        "This does not mean that the model forgot nothing: a model can forget without intruders, and vectors "
+        "below the top 10 were not examined."
+    )
+    assert [step.command and step.command[1] for step in words.steps] == ["evaluate", "scale"]
+    assert "before the first intruder appears" in words.steps[1].sentence
+
+
+def test_one_of_each_is_singular() -> None:
+    assert next_steps(made(1)).finding == "Fine-tuning left 1 intruder in 1 of 1 changed matrix."
+    assert lines(next_steps(made(1)))[2].startswith(
+        "Scale the 1 intruder to 30 % and save an adapter of rank 3"
+    )
+
+
+def test_a_checkpoint_comes_back_as_one() -> None:
+    words = next_steps(made(1, rank=None))
+    assert lines(words)[2] == (
+        "Scale the 1 intruder to 30 % and save a checkpoint: "
+        "intruders mitigate base runs/r2 --scale 0.3 --out mitigated"
+    )
+
+
+def test_an_adapter_without_factors_is_merged() -> None:
+    """A new LoRA adapter would need a rank that nobody chose."""
+    audit = made(1, rank=None, tuned_kind="adapter")
+    assert lines(next_steps(audit))[2] == (
+        "Scale the 1 intruder to 30 % and save a merged checkpoint: "
+        "intruders mitigate base runs/r2 --scale 0.3 --out mitigated --as checkpoint"
+    )
+
+
+@pytest.mark.parametrize(
+    ("reasons", "finding"),
+    [
+        (["unchanged"], "Nothing to audit: base and tuned are equal in every selected matrix."),
+        (
+            ["unchanged", "not included"],
+            "Nothing to audit: base and tuned are equal in every selected matrix.",
+        ),
+        (
+            ["other shape: (4, 4) and (5, 4)"],
+            "Nothing to audit: no selected matrix differs and can be compared.",
+        ),
+        (
+            ["unchanged", "NaN or infinity in the tuned model"],
+            "Nothing to audit: no selected matrix differs and can be compared.",
+        ),
+    ],
+)
+def test_nothing_audited(reasons: list[str], finding: str) -> None:
+    audit = made(skipped=[Skipped(f"t{i}", reason) for i, reason in enumerate(reasons)])
+    words = next_steps(audit)
+    assert words.finding == finding
+    assert words.meaning.startswith("This says nothing about the")
+    assert lines(words) == [
+        (
+            "Check that the paths are the intended ones, and what they contain: "
+            "intruders inspect runs/r2 --base base"
+        )
+    ]
+
+
+def test_a_base_left_out_is_the_one_that_the_adapter_names(tmp_path: Path) -> None:
+    """The audit holds the base that it found, which every command takes in its place."""
+    import torch
+    from safetensors.torch import save_file
+
+    weight = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
+    (tmp_path / "base").mkdir()
+    save_file({"layers.0.q.weight": weight}, tmp_path / "base" / "model.safetensors")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    factors = {"A": 9 * torch.ones(1, 8), "B": torch.ones(12, 1)}
+    save_file(
+        {f"base_model.model.layers.0.q.lora_{name}.weight": factor for name, factor in factors.items()},
+        adapter / "adapter_model.safetensors",
+    )
+    (adapter / "adapter_config.json").write_text(
+        f'{{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "base_model_name_or_path": "{tmp_path}/base"}}'
+    )
+    words = next_steps(run_audit(None, str(adapter), cache=False))
+    commands = [step.command for step in words.steps]
+    assert commands[0] is not None
+    assert commands[0][2:5] == (str(adapter), "--base", f"{tmp_path}/base")
+    for command in commands[1:]:
+        assert command is not None
+        assert command[2:4] == (f"{tmp_path}/base", str(adapter))
+    assert words == next_steps(run_audit(f"{tmp_path}/base", str(adapter), cache=False))
+
+
+def test_known_critical_scales_stand_in_place_of_the_command() -> None:
+    scales = CriticalScalesFile("base", "runs/r2", 10, 0.5, 0, 0.38412, {"m": Critical(0.4, 0.4, 64.0)})
+    assert lines(next_steps(made(1), scales))[1] == (
+        "The largest update scale with no intruders is 0.384 (1 = as trained)."
+    )
+    allowed = dataclasses.replace(scales, target=5)
+    assert "with at most 5 intruders is 0.384" in lines(next_steps(made(1), allowed))[1]
+
+
+def test_settings_that_are_not_the_defaults_are_passed_on() -> None:
+    settings = {"include": ["*.q.*"], "exclude": ["a b*"], "include_embeddings": True}
+    audit = made(1, k=4, epsilon=0.25, settings=settings)
+    for step in next_steps(audit).steps[1:]:
+        assert step.line is not None
+        assert "--k 4 --epsilon 0.25 --include '*.q.*' --exclude 'a b*' --include-embeddings" in step.line
+
+
+def test_left_out_settings_are_the_defaults() -> None:
+    parameters = inspect.signature(run_audit).parameters
+    assert (parameters["k"].default, parameters["epsilon"].default) == (made().k, made().epsilon)
+    assert "--k" not in str(next_steps(made(1)))
+    for name in ("scale", "mitigate"):
+        own = {parameter.name: parameter.default for parameter in COMMANDS.commands[name].params}
+        assert (own["k"], own["epsilon"]) == (made().k, made().epsilon)
+
+
+def test_split_weights_are_mitigated_whole() -> None:
+    words = next_steps(made(1, settings={"split_fused": True}))
+    assert "in fused weights as a whole, so the count can differ" in lines(words)[2]
+    assert "split" not in str(words.steps[2].line)
+
+
+@pytest.mark.parametrize("tuned", ["a@0.7+b@0.3", "adapter.safetensors", "model-q4.gguf"])
+def test_no_loss_is_offered_of_what_transformers_cannot_load(tuned: str) -> None:
+    words = next_steps(made(1, tuned_source=tuned))
+    assert lines(words)[0] == (
+        "An audit does not measure forgetting. `intruders evaluate` measures it for a model that transformers "
+        "can load."
+    )
+    assert "save a checkpoint" in lines(words)[2] or "+" not in tuned  # a sum of adapters is written merged
+
+
+def test_a_base_without_a_head_has_no_loss() -> None:
+    words = next_steps(made(1, base_source="minilm-l6"))
+    assert words.steps[0].command is None
+    assert "'minilm-l6' has no language-model head" in words.steps[0].sentence
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tuned_kind": "module"},
+        {"tuned_kind": "state dict"},
+        {"tuned_source": "LlamaForCausalLM (HuggingFaceTB/SmolLM2-135M), adapter 'default'"},
+        {"base_source": "LlamaForCausalLM (HuggingFaceTB/SmolLM2-135M)"},
+        {"base_source": "state dict of 3 tensors"},
+    ],
+    ids=str,
+)
+def test_models_in_memory_have_no_commands(changes: dict[str, str]) -> None:
+    for audit in (made(1, **changes), made(0, **changes), made(**changes)):
+        assert [step.command for step in next_steps(audit).steps if step.command] == []
+
+
+@pytest.mark.parametrize(
+    "audit",
+    [
+        made(3, 0, 1),
+        made(0),
+        made(),
+        made(1, rank=None),
+        made(1, rank=None, tuned_kind="adapter"),
+        made(1, k=4, epsilon=0.25, settings={"include": ["*.q.*"], "include_embeddings": True}),
+    ],
+)
+def test_every_command_is_one_that_is_understood(audit: Audit) -> None:
+    for step in next_steps(audit).steps:
+        assert step.command is not None
+        assert step.sentence.endswith(":")
+        _, name, *arguments = step.command
+        with COMMANDS.commands[name].make_context(name, arguments) as context:
+            assert context.params
+
+
+@pytest.mark.parametrize("audit", [made(3, 0, 1), made(0), made(), made(1, tuned_source="it's here")])
+@pytest.mark.parametrize("width", [60, 80])
+def test_terminal_and_page_say_the_same(audit: Audit, width: int) -> None:
+    words = next_steps(audit)
+    file = io.StringIO()
+    print_audit(audit, Console(file=file, width=width))
+    assert max(map(len, file.getvalue().splitlines())) <= 80
+    text = " ".join(file.getvalue().replace(" \\\n", " ").split())
+    top = render_audit(audit).partition('id="matrix"')[0]
+    page = " ".join(unescape(re.sub(r"<[^>]+>", "", top)).split())
+    for said in (words.finding, words.meaning, *(step.sentence for step in words.steps)):
+        assert " ".join(said.split()) in text
+        assert said in page.replace("\N{NO-BREAK SPACE}", " ")
+    for step in words.steps:
+        assert step.command is not None
+        assert shlex.join(step.command) in text
+        assert shlex.join(step.command) in page
+
+
+def test_the_saved_audit_is_the_same_without_the_words() -> None:
+    assert "intruders mitigate" not in made(1).to_json()
