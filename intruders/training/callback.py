@@ -41,7 +41,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     first one audits. Make the callback on every process, because all of them hear from the first when to stop.
 
     Args:
-      trainer: the Trainer, before it trains: its model's matrices now are the base, unless ``base`` is given.
+      trainer: the Trainer, before it trains: what its model's matrices are now, with adapters in force, is the base,
+        unless ``base`` is given.
       every: steps between audits.
       k, epsilon, include, exclude: as in :func:`intruders.audit`.
       stop_above: end training when an audit finds more intruders than this.

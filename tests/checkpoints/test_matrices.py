@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from intruders.checkpoints.fused import fused_rows
@@ -310,6 +310,49 @@ def test_sums_of_models(tmp_path: Path) -> None:
         assert pairing.tuned_source == text
     assert [item.rank for item in pair(*open_pair(tiny_llama(), f"{a}@0.7+{b}@0.3")).pairs] == [5, 5, 3, 3]
     assert reasons(pairing)["model.norm.weight"] == "one-dimensional"
+
+
+@pytest.mark.parametrize("method", ["dora", "ia3"])
+def test_dora_beside_a_full_checkpoint_acts_on_it(tmp_path: Path, method: str) -> None:
+    """What multiplies or normalizes the weight takes the checkpoint's, as PEFT does that trained it on that one."""
+    config = (
+        LoraConfig(r=2, target_modules=["q_proj"], use_dora=True)
+        if method == "dora"
+        else IA3Config(target_modules=["q_proj"], feedforward_modules=[])
+    )
+    model = get_peft_model(tiny_llama(7), config)
+    randomize_adapter(model)
+    adapter, full, other = (
+        saved(model, tmp_path / "adapter"),
+        saved(tiny_llama(7), tmp_path / "full"),
+        saved(tiny_llama(8), tmp_path / "other"),
+    )
+    base, on, beside = (tiny_llama(seed).state_dict() for seed in (0, 7, 8))
+    after = merged_weights(model)
+    for text, of_full, of_adapter in (
+        (f"{full}+{adapter}", 1.0, 1.0),
+        (f"{adapter}+{full}", 1.0, 1.0),
+        (f"{full}@0.5+{adapter}@0.25", 0.5, 0.25),
+    ):
+        pairing = pair(*open_pair(saved(tiny_llama(), tmp_path / "base"), text))
+        different = loaded(pairing)
+        assert len(different) == 14
+        for name, both in different.items():
+            expected = base[name] + of_full * (on[name] - base[name]) + of_adapter * (after[name] - on[name])
+            torch.testing.assert_close(tuned_of(both), expected)
+            assert torch.equal(both.base, base[name])
+        assert pairing.base_source == str(tmp_path / "base")
+        assert f"'{adapter}' acts on '{full}'" in pairing.matched
+    two = loaded(pair(*open_pair(tmp_path / "base", f"{full}+{other}+{adapter}")))
+    for name, both in two.items():
+        changed = on[name] + beside[name] - base[name]
+        if "q_proj" in name:
+            again = tiny_llama()
+            again.load_state_dict(base | {name: changed})
+            expected = merged_weights(PeftModel.from_pretrained(again, adapter))[name]
+        else:
+            expected = changed
+        torch.testing.assert_close(tuned_of(both), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_several_active_adapters_are_summed() -> None:

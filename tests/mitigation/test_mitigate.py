@@ -366,3 +366,14 @@ def test_a_sum_of_adapters_becomes_a_new_adapter_exactly(tmp_path: Path) -> None
 def load(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     model.load_state_dict(state)
     return model
+
+
+def test_a_start_that_changed_the_base_in_memory_is_refused(tmp_path: Path) -> None:
+    """Its update against the model before training is not what the adapter adds to the base beside it."""
+    from peft import LoraConfig, get_peft_model
+
+    base = type(tiny_llama()).from_pretrained(saved(tiny_llama(), tmp_path / "base"))
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="pissa"))
+    for out in (None, tmp_path / "out"):
+        with pytest.raises(CheckpointError, match=r"start of the adapter in .* changed the base's weights"):
+            mitigate(model, out=out, form="adapter", scale=0.5)
