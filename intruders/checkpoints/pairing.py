@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, IntrudersError
 from .adapters.peft import start_that_changed
 from .adapters.update import Adapter
 from .changed_base import with_checkpoints
@@ -40,12 +40,7 @@ def open_pair(base: Source | None, tuned: Source | None = None) -> tuple[Checkpo
         raise CheckpointError("only one model was given; expected a base and a tuned one, or a PeftModel")
     opened = open_source(tuned)
     if has_adapters(tuned):
-        start = start_that_changed(tuned)
-        if start is None:
-            return open_checkpoint(tuned if base is None else base), opened
-        before = _base_beside(tuned, base, opened, start)
-        note = f"the start '{start}' changed the base in memory; measured from '{before.source}'"
-        return before, _on_own_weights(tuned, opened, note)
+        return _open_in_memory(base, tuned, opened)
     if base is not None:
         return open_checkpoint(base), opened
     named = _base_named_by(opened)
@@ -122,14 +117,46 @@ def _pair_sum(base: Checkpoint, stack: Stack, selection: Selection) -> Pairing:
     return replace(summed, matched=list(dict.fromkeys(notes + summed.matched)))
 
 
-def _base_beside(model: nn.Module, base: Source | None, adapters: Opened, start: str) -> Checkpoint:
+def _open_in_memory(base: Source | None, model: nn.Module, adapters: Opened) -> tuple[Checkpoint, Opened]:
+    """A model in memory is its own weights with its adapters on them, whatever base it is compared with."""
+    start = start_that_changed(model)
+    if base is not None:
+        before = open_checkpoint(base)
+    elif start is not None:
+        before = _base_before(model, adapters, start)
+    else:
+        return module_checkpoint(model), adapters
+    if start is not None:
+        note = f"the start '{start}' changed the base in memory; measured from '{before.source}'"
+    elif _has_other_weights(model, before):
+        note = (
+            f"the weights in memory beneath the adapter are not those of '{before.source}'; it acts on them"
+        )
+    else:
+        return before, adapters
+    return before, _on_own_weights(model, adapters, note)
+
+
+def _has_other_weights(model: nn.Module, base: Checkpoint) -> bool:
+    """Whether a model's own weights are not the base's: an adapter on a model that was trained before."""
+    try:
+        own = module_checkpoint(model)
+        if own.config is not None and own.config.get("quantization_config"):
+            return False  # a compressed copy of the base, not a training of it
+        base, aligned, _ = aligned_experts(base, own)
+        assert isinstance(aligned, Checkpoint)
+        pairs = pair_checkpoints(base, aligned, Selection()).pairs
+    except IntrudersError:  # merged, or of another architecture, which the pairing with the adapter reports
+        return False
+    return any(pair.load() is not None for pair in pairs)
+
+
+def _base_before(model: nn.Module, adapters: Opened, start: str) -> Checkpoint:
     """The base of a model in memory whose own weights are what an adapter's start left of it.
 
     Raises:
-      CheckpointError: it is not given, and cannot be opened under the name that the adapter has for it.
+      CheckpointError: it cannot be opened under the name that the adapter has for it.
     """
-    if base is not None:
-        return open_checkpoint(base)
     try:
         return open_checkpoint(_base_named_by(adapters))
     except CheckpointError as error:

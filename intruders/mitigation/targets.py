@@ -126,9 +126,8 @@ def lora_target(
     if model is not None:
         if isinstance(tuned, Stack) and any(isinstance(part, Checkpoint) for part, _ in tuned.parts):
             raise CheckpointError(
-                f"the start of the adapter in '{tuned.source}' changed the base's weights, so its updates are not "
-                "what it adds to the model before training; save it converted "
-                "(path_initial_model_for_weight_conversion), and mitigate the saved adapter"
+                f"the weights beneath the adapter in '{tuned.source}' are not those of '{base.source}', so the update "
+                "is not what the adapter alone adds; merge the adapter, and mitigate the merged model"
             )
         return LoraTarget.in_model(base, model, rank)
     if isinstance(tuned, Adapter) and isinstance(given, str | os.PathLike):

@@ -355,6 +355,21 @@ def test_dora_beside_a_full_checkpoint_acts_on_it(tmp_path: Path, method: str) -
         torch.testing.assert_close(tuned_of(both), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_an_adapter_in_memory_on_a_model_that_was_trained_before(tmp_path: Path, use_dora: bool) -> None:
+    """Against the first base, the model is what it computes: both trainings."""
+    model = get_peft_model(tiny_llama(7), LoraConfig(r=2, target_modules=["q_proj"], use_dora=use_dora))
+    randomize_adapter(model)
+    first = saved(tiny_llama(), tmp_path)
+    pairing = pair(*open_pair(first, model))
+    different = loaded(pairing)
+    after = merged_weights(model)
+    assert len(different) == 14
+    for name, both in different.items():
+        torch.testing.assert_close(tuned_of(both), after[name])
+    assert any(note.startswith("the weights in memory beneath the adapter") for note in pairing.matched)
+
+
 def test_several_active_adapters_are_summed() -> None:
     model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
     model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))

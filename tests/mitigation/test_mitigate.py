@@ -375,5 +375,5 @@ def test_a_start_that_changed_the_base_in_memory_is_refused(tmp_path: Path) -> N
     base = type(tiny_llama()).from_pretrained(saved(tiny_llama(), tmp_path / "base"))
     model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="pissa"))
     for out in (None, tmp_path / "out"):
-        with pytest.raises(CheckpointError, match=r"start of the adapter in .* changed the base's weights"):
+        with pytest.raises(CheckpointError, match="the weights beneath the adapter in"):
             mitigate(model, out=out, form="adapter", scale=0.5)
