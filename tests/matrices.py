@@ -1,7 +1,7 @@
 """Ugly matrices, made by code and seeded, for every numerical test.
 
-Small ones (``ugly``) are for whatever is decided densely; pairs of a base and an update (``Pair``) come in any
-size, so that the Krylov path can be met too. Everything is made in double precision; a ``Pair`` is then
+Small ones (``ugly``) are for whatever is decided densely; pairs of a base and an update (``PlantedPair``) come in any
+size, so that the Krylov path can be met too. Everything is made in double precision; a ``PlantedPair`` is then
 rounded to single, as weights are, and its truth is computed from the rounded numbers.
 """
 
@@ -85,7 +85,7 @@ def ugly() -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PlantedPair:
     """One base and its update, in single precision: dense, or as factors."""
 
     base: Tensor  # (m, n)
@@ -94,12 +94,12 @@ class Pair:
     right: Tensor | None = None  # (r, n)
 
     @staticmethod
-    def dense(base: Array, update: Array) -> Pair:
-        return Pair(_single(base), _single(base + update))
+    def dense(base: Array, update: Array) -> PlantedPair:
+        return PlantedPair(_single(base), _single(base + update))
 
     @staticmethod
-    def lowrank(base: Array, left: Array, right: Array) -> Pair:
-        return Pair(_single(base), None, _single(left), _single(right))
+    def lowrank(base: Array, left: Array, right: Array) -> PlantedPair:
+        return PlantedPair(_single(base), None, _single(left), _single(right))
 
     def stack(self) -> Stack:
         """A stack of this pair alone."""
@@ -116,7 +116,7 @@ class Pair:
         return np.asarray(self.base.double() + self.left.double() @ self.right.double())
 
 
-def stacked(pairs: list[Pair]) -> Stack:
+def stacked(pairs: list[PlantedPair]) -> Stack:
     """Pairs of one shape and kind as one stack."""
     parts = [
         [getattr(pair, name) for pair in pairs if getattr(pair, name) is not None]
@@ -131,36 +131,36 @@ def _single(matrix: Array) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(matrix)).float()
 
 
-# How an update is made: (base, generator) -> Pair.
-def lowrank_update(base: Array, rng: np.random.Generator) -> Pair:
+# How an update is made: (base, generator) -> PlantedPair.
+def lowrank_update(base: Array, rng: np.random.Generator) -> PlantedPair:
     """Rank 1 to 16, of any strength from a whisper to ten times the base's norm."""
     m, n = base.shape
     rank = int(rng.integers(1, 17))
     strength = 10.0 ** rng.uniform(-2.0, 1.0) * max(float(np.linalg.norm(base, 2)), 1e-3)
     left = rng.standard_normal((m, rank)) / m**0.5
     right = rng.standard_normal((rank, n)) / n**0.5
-    return Pair.lowrank(base, strength * left, right)
+    return PlantedPair.lowrank(base, strength * left, right)
 
 
-def dense_update(base: Array, rng: np.random.Generator) -> Pair:
+def dense_update(base: Array, rng: np.random.Generator) -> PlantedPair:
     """Noise everywhere, from a whisper to the base's own norm."""
     m, n = base.shape
     noise = rng.standard_normal((m, n)) / (m**0.5 + n**0.5)
-    return Pair.dense(base, 10.0 ** rng.uniform(-2.0, 0.0) * np.linalg.norm(base, 2) * noise)
+    return PlantedPair.dense(base, 10.0 ** rng.uniform(-2.0, 0.0) * np.linalg.norm(base, 2) * noise)
 
 
-def hot_update(base: Array, rng: np.random.Generator) -> Pair:
+def hot_update(base: Array, rng: np.random.Generator) -> PlantedPair:
     """Six to twenty-four directions at and above the base's norm: nearly every leading vector is new."""
     m, n = base.shape
     count = min(int(rng.integers(6, 25)), m, n)
     values = np.sort(rng.uniform(0.8, 3.0, count))[::-1] * max(float(np.linalg.norm(base, 2)), 1e-3)
     left, right = (orthonormal_columns(side, count, rng) for side in (m, n))
     if rng.random() < 0.5:
-        return Pair.lowrank(base, left * values, right.T)
-    return Pair.dense(base, (left * values) @ right.T)
+        return PlantedPair.lowrank(base, left * values, right.T)
+    return PlantedPair.dense(base, (left * values) @ right.T)
 
 
-def planted_update(base: Array, rng: np.random.Generator) -> Pair:
+def planted_update(base: Array, rng: np.random.Generator) -> PlantedPair:
     """One to fourteen directions, each an equal mix of 2 to 8 base vectors that nothing else uses.
 
     The mixes are of trailing base vectors, on the left and on the right, and above everything in the base: the
@@ -169,10 +169,10 @@ def planted_update(base: Array, rng: np.random.Generator) -> Pair:
     """
     count, spread = int(rng.integers(1, 15)), int(rng.integers(2, 9))
     planted = planted_mixes(base, [spread] * count, rng)
-    return planted if rng.random() < 0.5 else Pair.dense(base, planted.tuned_double() - base)
+    return planted if rng.random() < 0.5 else PlantedPair.dense(base, planted.tuned_double() - base)
 
 
-def planted_mixes(base: Array, spreads: list[int], rng: np.random.Generator) -> Pair:
+def planted_mixes(base: Array, spreads: list[int], rng: np.random.Generator) -> PlantedPair:
     """A low-rank update whose directions are equal mixes of ``spreads[i]`` trailing base vectors each."""
     u, s, vt = np.linalg.svd(base, full_matrices=False)
     end = len(s)
@@ -183,15 +183,15 @@ def planted_mixes(base: Array, spreads: list[int], rng: np.random.Generator) -> 
         left.append(u[:, chosen] @ rng.choice([-1.0, 1.0], spread) / spread**0.5)
         right.append(rng.choice([-1.0, 1.0], spread) / spread**0.5 @ vt[chosen])
     values = s[0] * np.linspace(3.0, 1.5, len(spreads))
-    return Pair.lowrank(base, np.array(left).T * values, np.array(right))
+    return PlantedPair.lowrank(base, np.array(left).T * values, np.array(right))
 
 
-def scaled_update(base: Array, rng: np.random.Generator) -> Pair:
+def scaled_update(base: Array, rng: np.random.Generator) -> PlantedPair:
     """The base times a number: every vector stays."""
-    return Pair.dense(base, rng.uniform(0.1, 2.0) * base)
+    return PlantedPair.dense(base, rng.uniform(0.1, 2.0) * base)
 
 
-UPDATES: dict[str, Callable[[Array, np.random.Generator], Pair]] = {
+UPDATES: dict[str, Callable[[Array, np.random.Generator], PlantedPair]] = {
     "low-rank": lowrank_update,
     "dense": dense_update,
     "hot": hot_update,
@@ -210,7 +210,7 @@ class Truth:
     defined: npt.NDArray[np.bool_]  # (k,): the vector has a singular value to itself
 
 
-def truth_of(pair: Pair, k: int, closeness: float = 1e-5) -> Truth:
+def truth_of(pair: PlantedPair, k: int, closeness: float = 1e-5) -> Truth:
     """Values closer than ``closeness`` times the largest are taken as a cluster."""
     x, base_values, _ = np.linalg.svd(np.asarray(pair.base.double()), full_matrices=False)
     y, tuned_values, _ = np.linalg.svd(pair.tuned_double(), full_matrices=False)

@@ -18,7 +18,7 @@ from matrices import (
     SPECTRA,
     UPDATES,
     Array,
-    Pair,
+    PlantedPair,
     orthonormal_columns,
     planted_mixes,
     stacked,
@@ -41,7 +41,7 @@ COSINE = 1e-4
 VALUE = 5e-3
 
 
-def check(pair: Pair, k: int, epsilon: float) -> Detection:
+def check(pair: PlantedPair, k: int, epsilon: float) -> Detection:
     """The default path gives the exact path's decisions, and both hold the truth; returns the default's."""
     truth = truth_of(pair, k)
     exact = detect(pair.stack(), k, epsilon, exact=True)
@@ -129,7 +129,7 @@ def test_mixes_of_three_are_no_intruders_at_one_half_and_mixes_of_five_are(size:
     spreads = [3, 5, 3, 5, 5, 3]
     pair = planted_mixes(base, spreads, rng)
     if dense:
-        pair = Pair.dense(base, pair.tuned_double() - base)
+        pair = PlantedPair.dense(base, pair.tuned_double() - base)
     found = check(pair, 10, 0.5)
     assert found.intruder[0].tolist() == [spread == 5 for spread in spreads] + [False] * 4
     for j, spread in enumerate(spreads):
@@ -154,7 +154,7 @@ def test_mixes_of_four_lie_on_the_threshold_of_one_half(size: int) -> None:
     assert found.lower.item() == pytest.approx(0.5, abs=5e-3)
 
 
-def hidden_directions(base: Array, rng: np.random.Generator) -> Pair:
+def hidden_directions(base: Array, rng: np.random.Generator) -> PlantedPair:
     """A dense update of eight directions that resemble base vectors, and eight weaker ones that resemble none.
 
     Nothing couples the weaker ones to the rest: a search that starts from the base's vectors and the update's eight
@@ -166,7 +166,7 @@ def hidden_directions(base: Array, rng: np.random.Generator) -> Pair:
     weaker = np.array([u[:, group].sum(1) for group in groups]).T / 10**0.5
     weaker_right = np.array([vt[group].sum(0) for group in groups]) / 10**0.5
     update = (leading * np.linspace(50, 40, 8)) @ vt[-8:] + (weaker * np.linspace(30, 20, 8)) @ weaker_right
-    return Pair.dense(base, update)
+    return PlantedPair.dense(base, update)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -185,7 +185,7 @@ def test_a_base_plateau_counts_through_its_space(level: float) -> None:
     u = np.linalg.svd(base)[0]
     inside = u[:, 40:] @ rng.standard_normal(216)
     y = 0.8 * inside / np.linalg.norm(inside) + 0.6 * orthonormal_columns(256, 1, rng)[:, 0]
-    check(Pair.lowrank(base, 3 * y[:, None], orthonormal_columns(256, 1, rng).T), 10, 0.5)
+    check(PlantedPair.lowrank(base, 3 * y[:, None], orthonormal_columns(256, 1, rng).T), 10, 0.5)
 
 
 @pytest.mark.parametrize("size", [1e2, 1e4, 1e6])
@@ -196,7 +196,7 @@ def test_an_update_that_cancels_the_bases_leading_part(size: float) -> None:
     u, s, vt = np.linalg.svd(base)
     new = 1.5 * orthonormal_columns(256, 1, rng)
     left = np.column_stack([-s[0] * u[:, 0], new])
-    pair = Pair.lowrank(base, left, np.vstack([vt[0], orthonormal_columns(256, 1, rng)[:, 0]]))
+    pair = PlantedPair.lowrank(base, left, np.vstack([vt[0], orthonormal_columns(256, 1, rng)[:, 0]]))
     exact, found = detect(pair.stack(), 10, 0.5, exact=True), detect(pair.stack(), 10, 0.5)
     assert found.intruder.tolist() == exact.intruder.tolist()
 
@@ -210,7 +210,7 @@ def test_a_cosine_near_epsilon_is_computed_as_closely_as_it_asks(beyond: float) 
     cosine = 0.5 + beyond
     mix = u[:, 100:] @ rng.choice([-1.0, 1.0], 220) / 220**0.5
     leading = 50 * s[0] * (cosine * u[:, 0] + (1 - cosine**2) ** 0.5 * mix)
-    pair = Pair.lowrank(base, (leading - s[0] * u[:, 0])[:, None], vt[:1])
+    pair = PlantedPair.lowrank(base, (leading - s[0] * u[:, 0])[:, None], vt[:1])
     found = check(pair, 10, 0.5)
     assert found.intruder[0].tolist() == [beyond < 0] + [False] * 9
     assert found.certificate[0][0] == ("moment" if beyond < 0 else "overlap")
@@ -223,7 +223,7 @@ def test_a_spectrum_under_an_outlier_is_no_cluster(size: int, outlier: float) ->
     values = np.r_[outlier, np.linspace(6, 2, 40), np.linspace(1, 0.2, size - 41)]
     base = with_values(size, size, values, rng)
     left, right = 8 * orthonormal_columns(size, 1, rng), orthonormal_columns(size, 1, rng).T
-    pair = Pair.lowrank(base, left, right)
+    pair = PlantedPair.lowrank(base, left, right)
     found = check(pair, 3, 0.5)
     x, y = (np.linalg.svd(m)[0] for m in (np.asarray(pair.base.double()), pair.tuned_double()))
     assert (
@@ -239,7 +239,7 @@ def test_under_an_outlier_no_dense_decomposition_is_needed(outlier: float, shape
     values = np.r_[outlier, 2 * np.arange(1, 31) ** -0.3, np.linspace(0.5, 0.01, 300 - 31)]
     base = with_values(*shape, values, rng)
     left, right = orthonormal_columns(shape[0], 8, rng), orthonormal_columns(shape[1], 8, rng).T
-    found = check(Pair.lowrank(base, 0.04 * left, right), 10, 0.5)
+    found = check(PlantedPair.lowrank(base, 0.04 * left, right), 10, 0.5)
     assert found.certificate == [["overlap"] * 10]
     assert float((found.upper - found.lower).max()) < 0.2
 
@@ -254,54 +254,54 @@ def test_a_cluster_of_which_a_part_is_computed_counts_whole(seed: int) -> None:
     u, _, vt = np.linalg.svd(base)
     rest = u[:, 100:300] @ rng.standard_normal(200)
     y = 0.42 * (u[:, 22] + u[:, 24]) + (1 - 2 * 0.42**2) ** 0.5 * rest / np.linalg.norm(rest)
-    pair = Pair.lowrank(base, 20 * y[:, None], vt[200:201])
+    pair = PlantedPair.lowrank(base, 20 * y[:, None], vt[200:201])
     found = check(pair, 10, 0.5)
     assert not found.intruder[0, 0]
 
 
 ODD_PAIRS = {
-    "zero base, low-rank": lambda r: Pair.lowrank(
+    "zero base, low-rank": lambda r: PlantedPair.lowrank(
         np.zeros((256, 256)), orthonormal_columns(256, 12, r), orthonormal_columns(256, 12, r).T
     ),
-    "zero base, dense": lambda r: Pair.dense(np.zeros((256, 256)), r.standard_normal((256, 256))),
+    "zero base, dense": lambda r: PlantedPair.dense(np.zeros((256, 256)), r.standard_normal((256, 256))),
     "everything unlearnt": lambda r: _minus_itself(r.standard_normal((256, 256))),
-    "equal rows": lambda r: Pair.dense(np.ones((300, 256)), r.standard_normal((300, 256))),
-    "identity, low-rank": lambda r: Pair.lowrank(
+    "equal rows": lambda r: PlantedPair.dense(np.ones((300, 256)), r.standard_normal((300, 256))),
+    "identity, low-rank": lambda r: PlantedPair.lowrank(
         np.eye(256),
         orthonormal_columns(256, 12, r) * np.linspace(2, 1, 12),
         orthonormal_columns(256, 12, r).T,
     ),
-    "zero rows": lambda r: Pair.lowrank(
+    "zero rows": lambda r: PlantedPair.lowrank(
         r.standard_normal((256, 256)) * (np.arange(256) % 3 > 0)[:, None],
         60 * orthonormal_columns(256, 12, r),
         orthonormal_columns(256, 12, r).T,
     ),
-    "zero columns": lambda r: Pair.dense(
+    "zero columns": lambda r: PlantedPair.dense(
         r.standard_normal((256, 256)) * (np.arange(256) % 3 > 0), 0.3 * r.standard_normal((256, 256))
     ),
-    "sparse diagonal": lambda r: Pair.dense(
+    "sparse diagonal": lambda r: PlantedPair.dense(
         np.diag(np.where(np.arange(256) % 4 == 0, np.linspace(2, 1, 256), 0)),
         0.02 * r.standard_normal((256, 256)),
     ),
     "rows permuted": lambda r: _plus(np.diag(np.linspace(1, 0.01, 256)), np.eye(256)[r.permutation(256)]),
     "bf16 weights": lambda r: _rounded(r.standard_normal((256, 300)), r.standard_normal((256, 300))),
-    "one entry": lambda r: Pair.dense(r.standard_normal((256, 256)), _one_entry(256, 100.0)),
-    "update of rank zero": lambda r: Pair.lowrank(
+    "one entry": lambda r: PlantedPair.dense(r.standard_normal((256, 256)), _one_entry(256, 100.0)),
+    "update of rank zero": lambda r: PlantedPair.lowrank(
         r.standard_normal((256, 256)), np.zeros((256, 3)), r.standard_normal((3, 256))
     ),
-    "rank above the side": lambda r: Pair.lowrank(
+    "rank above the side": lambda r: PlantedPair.lowrank(
         r.standard_normal((256, 256)), r.standard_normal((256, 300)) / 40, r.standard_normal((300, 256)) / 40
     ),
 }
 
 
-def _minus_itself(base: Array) -> Pair:
+def _minus_itself(base: Array) -> PlantedPair:
     single = torch.from_numpy(base).float()
-    return Pair(single, torch.zeros_like(single))
+    return PlantedPair(single, torch.zeros_like(single))
 
 
-def _plus(base: Array, permutation: Array) -> Pair:
-    return Pair.dense(base, permutation @ base - base)
+def _plus(base: Array, permutation: Array) -> PlantedPair:
+    return PlantedPair.dense(base, permutation @ base - base)
 
 
 def _one_entry(size: int, value: float) -> Array:
@@ -310,9 +310,9 @@ def _one_entry(size: int, value: float) -> Array:
     return entry
 
 
-def _rounded(base: Array, noise: Array) -> Pair:
+def _rounded(base: Array, noise: Array) -> PlantedPair:
     before = torch.from_numpy(base).bfloat16()
-    return Pair(before.float(), (before.double() + torch.from_numpy(0.1 * noise)).bfloat16().float())
+    return PlantedPair(before.float(), (before.double() + torch.from_numpy(0.1 * noise)).bfloat16().float())
 
 
 @pytest.mark.parametrize("name", ODD_PAIRS)
@@ -341,7 +341,7 @@ def test_a_stack_is_its_matrices_one_by_one() -> None:
     pairs = []
     for base in bases:
         left, right = orthonormal_columns(256, 4, rng), orthonormal_columns(270, 4, rng)
-        pairs.append(Pair.lowrank(base, left * [2.0, 0.5, 0.2, 0.01], right.T))
+        pairs.append(PlantedPair.lowrank(base, left * [2.0, 0.5, 0.2, 0.01], right.T))
     together = detect(stacked(pairs), 10, 0.5)
     for i, pair in enumerate(pairs):
         alone = check(pair, 10, 0.5)
@@ -356,7 +356,7 @@ def test_the_same_update_dense_and_as_factors_is_judged_alike() -> None:
     rng = np.random.default_rng(8)
     base = with_values(256, 300, SPECTRA["power law"](256, rng), rng)
     factors = UPDATES["low-rank"](base, rng)
-    dense = Pair(factors.base, torch.from_numpy(factors.tuned_double()).float())
+    dense = PlantedPair(factors.base, torch.from_numpy(factors.tuned_double()).float())
     assert check(factors, 10, 0.5).intruder.tolist() == check(dense, 10, 0.5).intruder.tolist()
 
 
@@ -376,10 +376,10 @@ def test_a_floor_proved_with_a_known_base_is_new_knowledge() -> None:
     """It is told, for the next audit, and not written into what the caller holds."""
     rng = np.random.default_rng(13)
     base = with_values(500, 256, np.linspace(3, 1, 256), rng)
-    known = detect(Pair.lowrank(base, *update_of(base, 1e-3, rng)).stack(), 10, 0.5).known
+    known = detect(PlantedPair.lowrank(base, *update_of(base, 1e-3, rng)).stack(), 10, 0.5).known
     assert known is not None
     assert known.floor.tolist() == [0.0]
-    again = detect(Pair.lowrank(base, *update_of(base, 20.0, rng)).stack(), 10, 0.5, known=known)
+    again = detect(PlantedPair.lowrank(base, *update_of(base, 20.0, rng)).stack(), 10, 0.5, known=known)
     assert "moment" in again.certificate[0]
     assert known.floor.tolist() == [0.0]
     assert again.known is not None

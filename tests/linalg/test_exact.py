@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from matrices import SPECTRA, UPDATES, Pair, orthonormal_columns, truth_of, ugly, with_values
+from matrices import SPECTRA, UPDATES, PlantedPair, orthonormal_columns, truth_of, ugly, with_values
 from torch import Tensor
 
 from intruders.linalg.exact import exact_cosines
@@ -132,7 +132,7 @@ def test_answers_do_not_depend_on_scale() -> None:
     rng = np.random.default_rng(3)
     base = with_values(20, 15, np.linspace(2, 1, 15), rng)
     tuned = base + 3 * np.outer(orthonormal_columns(20, 1, rng), orthonormal_columns(15, 1, rng))
-    pair = Pair.dense(base, tuned - base)
+    pair = PlantedPair.dense(base, tuned - base)
     plain = exact_cosines(pair.base.double(), torch.from_numpy(pair.tuned_double()), 5, 0.5)
     for scale in (1e-120, 1e120):
         scaled = exact_cosines(
