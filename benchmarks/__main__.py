@@ -18,7 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from rich.console import Console
 
-from intruders.training.quiet import hush_imports
+from intruders.models.quiet import hush_imports
 
 from . import layers, memory, sweep
 from .figure import save_figure

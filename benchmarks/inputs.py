@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from intruders.detection.stack import Stack
+from intruders.linalg.pair import Pair
 
 SPIKES = 200
 LARGEST = 6.0  # singular value of the first spike; the bulk ends between 1.4 and 2.2 in these shapes
@@ -35,8 +35,8 @@ class Lora:
     left: Tensor  # (m, r)
     right: Tensor  # (r, n)
 
-    def stack(self) -> Stack:
-        return Stack(self.base.unsqueeze(0), left=self.left.unsqueeze(0), right=self.right.unsqueeze(0))
+    def stack(self) -> Pair:
+        return Pair(self.base.unsqueeze(0), left=self.left.unsqueeze(0), right=self.right.unsqueeze(0))
 
     def tuned(self) -> Tensor:
         return self.base + self.left @ self.right

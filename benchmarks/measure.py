@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from intruders.detection.detect import Detection, detect
-from intruders.detection.known import KnownBase
+from intruders.engine.base_space import KnownBase
+from intruders.engine.decide import decide
+from intruders.engine.decisions import Detection
 
 from .counting import counted_products
 from .inputs import Lora
@@ -95,7 +96,7 @@ def row_of(
     stack, elements = lora.stack(), m * n
 
     def judge(known: KnownBase | None) -> Detection:
-        return detect(stack, K, EPSILON, known=known)
+        return decide(stack, K, EPSILON, known=known)
 
     cold, first = costed(lambda: judge(None), elements, repeats)
     cached, again = costed(lambda: judge(first.known), elements, repeats)

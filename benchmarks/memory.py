@@ -104,7 +104,7 @@ def resident_peak() -> int:
 
 def _audit(base: str, tuned: str) -> None:
     import intruders
-    from intruders.detection.audit import audit
+    from intruders.audits.audit import audit
 
     before = resident_peak()
     started = time.perf_counter()

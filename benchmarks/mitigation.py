@@ -18,10 +18,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from intruders.detection.cache import MemoryCache
+from intruders.audits.base_cache import MemoryCache
 from intruders.mitigation.mitigate import mitigate
-from intruders.training.base_models import base_model_location
-from intruders.training.quiet import hush_imports, quiet_transformers
+from intruders.models.base_model import base_model_location
+from intruders.models.quiet import hush_imports, quiet_transformers
 
 from .machine import this_machine
 

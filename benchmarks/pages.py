@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from intruders.reports.html import write_html
-from intruders.reports.study import render_study
-from intruders.studies.analyse import analyse_all
+from intruders.reports.html_page import write_html
+from intruders.reports.study.study_page import render_study
+from intruders.studies.claims.every_claim import analyse_all
 from tests.made_up import made_up_audit
 from tests.reports.browsing import chromium, opened
 from tests.reports.made_up_study import made_up_study

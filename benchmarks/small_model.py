@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 import intruders
-from intruders.detection.cache import DiskCache
-from intruders.detection.table import Audit
-from intruders.training.base_models import base_model_location
-from intruders.training.quiet import quiet_transformers
+from intruders.audits.audit_result import Audit
+from intruders.audits.base_cache import DiskCache
+from intruders.models.base_model import base_model_location
+from intruders.models.quiet import quiet_transformers
 
 from .inputs import spectral_norm
 from .measure import EPSILON, REPEATS, K, Row, costed, require_equal, timed

@@ -9,15 +9,15 @@ from .errors import IntrudersError
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .detection.audit import audit
-    from .detection.scale import critical_scales
-    from .detection.table import Audit
+    from .audits.audit import audit
+    from .audits.audit_result import Audit
+    from .audits.critical_scales import critical_scales
     from .evaluation.evaluate import evaluate
-    from .evaluation.intervention import intervene
+    from .evaluation.intervene import intervene
     from .mitigation.mitigate import mitigate
     from .training.callback import IntruderCallback
-    from .training.config import FinetuneConfig
-    from .training.train import finetune
+    from .training.finetune import finetune
+    from .training.finetune_config import FinetuneConfig
 
 __all__ = [
     "Audit",
@@ -35,14 +35,14 @@ __all__ = [
 
 # Names are loaded on first use, so that importing the package stays fast.
 _HOMES = {
-    "Audit": "detection.table",
-    "FinetuneConfig": "training.config",
+    "Audit": "audits.audit_result",
+    "FinetuneConfig": "training.finetune_config",
     "IntruderCallback": "training.callback",
-    "audit": "detection.audit",
-    "critical_scales": "detection.scale",
+    "audit": "audits.audit",
+    "critical_scales": "audits.critical_scales",
     "evaluate": "evaluation.evaluate",
-    "finetune": "training.train",
-    "intervene": "evaluation.intervention",
+    "finetune": "training.finetune",
+    "intervene": "evaluation.intervene",
     "mitigate": "mitigation.mitigate",
 }
 

@@ -4,6 +4,8 @@ Every error raised on purpose derives from :class:`IntrudersError`. Its text is 
 given, says what was expected, and what to do; the command line prints it and exits with status 2.
 """
 
+from __future__ import annotations
+
 
 class IntrudersError(Exception):
     """Something the caller gave cannot be used; the text says what, why, and what to do."""
@@ -38,3 +40,47 @@ def missing_extra(purpose: str, package: str, extra: str) -> MissingDependencyEr
         f"{purpose} needs the package '{package}', which is not installed; "
         f"run pip install '.[{extra}]' in your clone of intruders"
     )
+
+
+class ResultFileError(IntrudersError):
+    """A result file cannot be written, read, or believed."""
+
+
+class CacheError(IntrudersError):
+    """The cache folder cannot be used; the text says why and what to do."""
+
+
+class BrokenDocumentError(ValueError):
+    """A document that is not an audit of a schema known here; the text says where it fails."""
+
+
+class DiskFullError(IntrudersError):
+    """There is no room for further results."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """An error as a person reads it in a list; one that was not raised for people says its type too."""
+    text = " ".join(str(error).split()) or "no reason given"
+    text = text if len(text) <= 500 else f"{text[:497]}..."
+    return text if isinstance(error, IntrudersError) else f"{type(error).__name__}: {text}"
+
+
+class StoreError(IntrudersError):
+    """The place of the results cannot be reached, read or written."""
+
+
+def one_line(error: BaseException) -> str:
+    """What a library said, as a part of one line: its first, without what a terminal would obey."""
+    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:300])
+
+
+def some_of(names: list[str], most: int = 3) -> str:
+    """``'a', 'b', 'c' (and 4 more)``: enough names for an error of one line."""
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return f"{shown} (and {len(names) - most} more)" if len(names) > most else shown
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library said."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

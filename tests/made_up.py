@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from intruders.checkpoints.pairing import Skipped
-from intruders.detection.table import Audit, Matrix, UpdateSize, Vector
+from intruders.audits.audit_result import Audit
+from intruders.audits.records import AuditedMatrix, UpdateSize, Vector
+from intruders.checkpoints.pairing.pairing import Skipped
 
 LLAMA = {
     "self_attn.q_proj": (1.0, 1.0),
@@ -47,7 +48,7 @@ def made_up_matrix(
     base_vectors: int = 32,
     rank: int | None = 1,
     exact: bool = False,
-) -> Matrix:
+) -> AuditedMatrix:
     """A matrix whose vectors are intruders with the given probability (rising with depth in the ranking)."""
     k = min(k, *shape)
     base_vectors = min(base_vectors, *shape)
@@ -83,7 +84,7 @@ def made_up_matrix(
         )
     spectral = float(rng.lognormal(0, 0.6) * (1 + 12 * intruder_rate))
     effective = 1.0 if rank == 1 else float(rng.uniform(0.4, 0.9) * (rank or min(shape)))
-    return Matrix(
+    return AuditedMatrix(
         name=name,
         shape=shape,
         rank=rank,

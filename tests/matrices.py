@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from intruders.detection.detect import Stack
+from intruders.linalg.pair import Pair
 
 Array = npt.NDArray[np.float64]
 
@@ -101,9 +101,9 @@ class PlantedPair:
     def lowrank(base: Array, left: Array, right: Array) -> PlantedPair:
         return PlantedPair(_single(base), None, _single(left), _single(right))
 
-    def stack(self) -> Stack:
+    def stack(self) -> Pair:
         """A stack of this pair alone."""
-        return Stack(
+        return Pair(
             *(None if t is None else t.unsqueeze(0) for t in (self.base, self.tuned, self.left, self.right))  # type: ignore[arg-type]
         )
 
@@ -116,7 +116,7 @@ class PlantedPair:
         return np.asarray(self.base.double() + self.left.double() @ self.right.double())
 
 
-def stacked(pairs: list[PlantedPair]) -> Stack:
+def stacked(pairs: list[PlantedPair]) -> Pair:
     """Pairs of one shape and kind as one stack."""
     parts = [
         [getattr(pair, name) for pair in pairs if getattr(pair, name) is not None]
@@ -124,7 +124,7 @@ def stacked(pairs: list[PlantedPair]) -> Stack:
     ]
     base, *rest = [torch.stack(part) if part else None for part in parts]
     assert base is not None
-    return Stack(base, *rest)
+    return Pair(base, *rest)
 
 
 def _single(matrix: Array) -> Tensor:

@@ -21,7 +21,7 @@ from benchmarks.pages import PageTime, page_times
 from benchmarks.paper import checks, estimates
 from benchmarks.results import Results
 from benchmarks.table import print_results
-from intruders.detection.detect import detect
+from intruders.engine.decide import decide
 from intruders.linalg.operators import Dense
 
 
@@ -45,10 +45,10 @@ def test_reference_peft_and_engine_agree_and_passes_are_counted(rows: list[Row])
 
 def test_counting_changes_nothing_and_is_undone() -> None:
     pair = lora(270, 270, HOT)
-    alone = detect(pair.stack(), 5, 0.5)
+    alone = decide(pair.stack(), 5, 0.5)
     apply = Dense.apply
     with counted_products() as count:
-        watched = detect(pair.stack(), 5, 0.5)
+        watched = decide(pair.stack(), 5, 0.5)
     assert Dense.apply is apply
     assert count.elements > 0
     assert watched.certificate == alone.certificate

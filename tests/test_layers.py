@@ -92,7 +92,7 @@ def test_numbers_know_no_model_no_file_and_no_console(room: str) -> None:
     for file in (PACKAGE / room).glob("*.py"):
         names = set(imported(file, ast.parse(file.read_text())))
         own = {name for name in names if name.startswith("intruders")}
-        assert all(name.startswith(("intruders.linalg", "intruders.errors")) for name in own), file
+        assert all(name.startswith(("intruders.system", "intruders.errors")) for name in own), file
         assert not {name.split(".")[0] for name in names} & {
             "pathlib",
             "os",
@@ -107,7 +107,7 @@ def test_checkpoints_decompose_nothing() -> None:
     for file in (PACKAGE / "checkpoints").rglob("*.py"):
         names = set(imported(file, ast.parse(file.read_text())))
         assert not any(
-            name.startswith(("torch.linalg", "numpy.linalg", "intruders.linalg")) for name in names
+            name.startswith(("torch.linalg", "numpy.linalg", "intruders.system")) for name in names
         ), file
         assert not names_used(file) & {"svd", "svdvals", "svd_lowrank", "eigh", "eigvalsh", "qr"}, file
 
@@ -117,7 +117,7 @@ def test_the_command_line_computes_nothing() -> None:
         names = {name.split(".")[0] for name in imported(file, ast.parse(file.read_text()))}
         assert not names & {"torch", "numpy", "pandas", "safetensors", "transformers", "peft"}, file
         assert not any(
-            name.startswith("intruders.linalg") for name in imported(file, ast.parse(file.read_text()))
+            name.startswith("intruders.system") for name in imported(file, ast.parse(file.read_text()))
         )
 
 

@@ -1,0 +1,1 @@
+"""Files, folders and models in memory to matrices, and back. Nothing is decomposed here."""

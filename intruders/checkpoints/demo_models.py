@@ -10,13 +10,12 @@ names and values, without the seconds that a GGUF file takes to open.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import MissingDependencyError
+from ..system.folders import user_cache
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,3 @@ def demo_model_path(alias: str) -> Path:
     if model.is_gguf and (model.converted() / "config.json").is_file():
         return model.converted()
     return packaged
-
-
-def user_cache() -> Path:
-    """The folder for what can be computed again: ``$INTRUDERS_CACHE``, or ``intruders`` in the user's own."""
-    chosen = os.environ.get("INTRUDERS_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "intruders"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import Any
 
-from .adapters.update import Adapter, WeightUpdate
+from .adapters.adapter import AdaptedWeight, Adapter
 from .checkpoint import Checkpoint, StoredTensor
 from .matrices import matrices_of, not_a_matrix
-from .open import Opened, Source, Stack, open_checkpoint, open_source
-from .pairing import pair
+from .model_sum import ModelSum
+from .open import Opened, Source, open_checkpoint, open_source
+from .pairing.pair_sides import pair_sides
 from .selection import Selection
 
 
@@ -71,7 +73,7 @@ def inspect(source: Source, base: Source | None = None) -> list[Inspection]:
     """
     opened = open_source(source)
     against = None if base is None else open_checkpoint(base)
-    parts = opened.parts if isinstance(opened, Stack) else [(opened, 1.0)]
+    parts = opened.parts if isinstance(opened, ModelSum) else [(opened, 1.0)]
     return [_inspection(part, weight, against) for part, weight in parts]
 
 
@@ -89,7 +91,7 @@ def _inspection(opened: Checkpoint | Adapter, weight: float, base: Checkpoint | 
 
 
 def _checkpoint_facts(opened: Checkpoint) -> Inspection:
-    rows = [_row(name, stored) for name, stored in opened.tensors.items()]
+    rows = [inspection_row(name, stored) for name, stored in opened.tensors.items()]
     return Inspection(
         opened.source, opened.kind, opened.format, 1.0, None, rows, len(opened.input_first), dict(opened.tied)
     )
@@ -97,7 +99,9 @@ def _checkpoint_facts(opened: Checkpoint) -> Inspection:
 
 def _adapter_facts(opened: Adapter) -> Inspection:
     rows = [_update_row(update) for update in _updates(opened)]
-    rows += [_row(name, stored, "saved in full") for name, stored in opened.replaced.tensors.items()]
+    rows += [
+        inspection_row(name, stored, "saved in full") for name, stored in opened.replaced.tensors.items()
+    ]
     family = "kohya LoRA" if opened.flat_names else f"PEFT {opened.peft_type}"
     return Inspection(opened.source, opened.kind, family, 1.0, opened.base_source, rows, 0, {})
 
@@ -105,7 +109,7 @@ def _adapter_facts(opened: Adapter) -> Inspection:
 def _outlook(opened: Opened, base: Checkpoint | None) -> tuple[int | None, Counter[str], list[str]]:
     """How many matrices an audit would look at, and why it would leave out the rest."""
     if base is not None:
-        pairing = pair(base, opened)
+        pairing = pair_sides(base, opened)
         return len(pairing.pairs), Counter(skipped.reason for skipped in pairing.skipped), pairing.matched
     if not isinstance(opened, Checkpoint):
         return None, Counter(), []
@@ -121,16 +125,89 @@ def _outlook(opened: Opened, base: Checkpoint | None) -> tuple[int | None, Count
     return matrices, reasons, []
 
 
-def _updates(adapter: Adapter) -> Iterable[WeightUpdate]:
+def _updates(adapter: Adapter) -> Iterable[AdaptedWeight]:
     """The adapter's updates; of those that may be for several parameters, the first it could be."""
     yield from adapter.updates
     yield from (choices[0] for choices in adapter.undecided)
 
 
-def _update_row(update: WeightUpdate) -> Row:
+def _update_row(update: AdaptedWeight) -> Row:
     rank = update.rank if update.rank is not None else update.factor_rank
     return Row(update.name, update.full_shape, None, update.method, rank, update.scale)
 
 
-def _row(name: str, stored: StoredTensor, method: str | None = None) -> Row:
+def inspection_row(name: str, stored: StoredTensor, method: str | None = None) -> Row:
     return Row(name, stored.shape, stored.stored_as, method)
+
+
+_SHAPES_SHOWN = 3
+
+
+def inspection_lines(inspection: Inspection, verbose: bool = False) -> list[str]:
+    """What a person reads; with ``verbose`` a line for every tensor. Characters that cannot be shown are replaced."""
+    lines = [_title(inspection)]
+    if inspection.weight != 1.0:
+        lines.append(f"  counted {inspection.weight:g} times in the sum")
+    lines += _table(
+        [_cells(row, row.name) for row in inspection.rows] if verbose else _grouped(inspection.rows)
+    )
+    if inspection.input_first:
+        lines.append(f"  {inspection.input_first} weights are stored (in, out) and audited as (out, in)")
+    lines += [f"  '{name}' is the same tensor as '{other}'" for name, other in inspection.tied.items()]
+    lines += [f"  matched {text}" for text in inspection.matched]
+    if inspection.audited is not None:
+        against = f"against '{inspection.base}'" if inspection.base else "against a base of the same shapes"
+        lines.append(f"  {against}: {inspection.audited} matrices to audit")
+    lines += [f"  left out, {reason}: {count}" for reason, count in inspection.left_out.items()]
+    return ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines]
+
+
+def _title(inspection: Inspection) -> str:
+    what = f"{inspection.kind}, {inspection.format}, {len(inspection.rows)} tensors"
+    if inspection.kind == "adapter":
+        base = f", for '{inspection.base_source}'" if inspection.base_source else ", which names no base"
+        what = f"{inspection.format} adapter of {len(inspection.rows)} weights{base}"
+    return f"{inspection.source}: {what}, {inspection.parameters:,} numbers"
+
+
+def _grouped(rows: list[Row]) -> list[list[str]]:
+    """One line for the rows of one kind of module, method, rank, scale and type."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        key = (_module_kind(row.name), row.stored_as, row.method, row.rank, row.scale, len(row.shape))
+        groups.setdefault(key, []).append(row)
+    return [
+        [*_cells(group[0], _module_kind(group[0].name), group), str(len(group))] for group in groups.values()
+    ]
+
+
+def _module_kind(name: str) -> str:
+    """``q_proj`` for ``model.layers.3.self_attn.q_proj.weight``; of a vector, with its last part."""
+    flat = re.sub(r"_\d+_", "_*_", name.removesuffix(".weight"))
+    parts = [part for part in flat.split(".") if not part.isdecimal()]
+    return ".".join(parts[-2:]) if parts and parts[-1] == "bias" else (parts or [name])[-1]
+
+
+def _cells(row: Row, label: str, group: list[Row] | None = None) -> list[str]:
+    shapes = list(dict.fromkeys(_shape(item.shape) for item in group or [row]))
+    shown = ", ".join(shapes[:_SHAPES_SHOWN]) + (", ..." if len(shapes) > _SHAPES_SHOWN else "")
+    about = [row.method, row.stored_as]
+    if row.rank is not None:
+        about.append(f"rank {row.rank}")
+    if row.scale is not None:
+        about.append(f"scale {row.scale:g}")
+    return [label, shown, " ".join(part for part in about if part)]
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join("?" if size < 0 else str(size) for size in shape) or "one number"
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in _columns(rows)]
+    align: Callable[[str, int], str] = str.ljust
+    return ["  " + "  ".join(map(align, row, widths)).rstrip() for row in rows]
+
+
+def _columns(rows: list[list[str]]) -> Iterable[tuple[str, ...]]:
+    return zip(*rows, strict=True)

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
-from .naming import one_line
+from ..errors import CheckpointError, one_line
 
 LARGEST_BYTES = 100_000_000  # the limit safetensors puts on its headers; no config or index comes near it
 

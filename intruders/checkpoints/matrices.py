@@ -1,8 +1,4 @@
-"""A checkpoint's tensors as the matrices that are audited, each with its output side first.
-
-A two-dimensional weight is one matrix; a convolution is one of shape (out, in * kh * kw); a stack of experts
-is one matrix an expert; a fused weight is one matrix, or one a part where that is asked for.
-"""
+"""The matrices in a tensor: cut out of it, and put back into it."""
 
 from __future__ import annotations
 
@@ -14,11 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from .checkpoint import Checkpoint, StoredTensor
-from .fused import fused_rows
+from .layout import fused_rows
 
 
 @dataclass(frozen=True)
-class Matrix:
+class MatrixView:
     """One matrix, and how it is cut out of the tensor that holds it."""
 
     name: str  # the tensor's, with "[3]" for an expert and "[q]" for a part
@@ -48,16 +44,16 @@ def not_a_matrix(stored: StoredTensor) -> str | None:
     return "empty" if prod(stored.shape) == 0 else None
 
 
-def matrices_of(checkpoint: Checkpoint, name: str, split_fused: bool = False) -> list[Matrix]:
+def matrices_of(checkpoint: Checkpoint, name: str, split_fused: bool = False) -> list[MatrixView]:
     """The matrices that one tensor of the checkpoint holds."""
     stored = checkpoint.tensors[name]
     input_first = name in checkpoint.input_first
     if holds_experts(name, stored.shape):
         experts, first, second = stored.shape
         shape = (second, first) if input_first else (first, second)
-        found = [Matrix(f"{name}[{index}]", name, shape, index, input_first) for index in range(experts)]
+        found = [MatrixView(f"{name}[{index}]", name, shape, index, input_first) for index in range(experts)]
     else:
-        found = [Matrix(name, name, matrix_shape(stored.shape, input_first), None, input_first)]
+        found = [MatrixView(name, name, matrix_shape(stored.shape, input_first), None, input_first)]
     if not split_fused:
         return found
     return [part for matrix in found for part in _parts(matrix, checkpoint.config)]
@@ -76,7 +72,7 @@ def holds_experts(name: str, shape: tuple[int, ...]) -> bool:
     return "expert" in name or "moe" in name or not name.endswith(".weight")
 
 
-def _parts(matrix: Matrix, config: Mapping[str, Any] | None) -> list[Matrix]:
+def _parts(matrix: MatrixView, config: Mapping[str, Any] | None) -> list[MatrixView]:
     parts = fused_rows(matrix.name, matrix.shape[0], config)
     if parts is None:
         return [matrix]
@@ -84,3 +80,13 @@ def _parts(matrix: Matrix, config: Mapping[str, Any] | None) -> list[Matrix]:
         replace(matrix, name=f"{matrix.name}[{part}]", shape=(len(rows), matrix.shape[1]), rows=rows)
         for part, rows in parts.items()
     ]
+
+
+def put_back(matrix: MatrixView, tensor: Tensor, values: Tensor) -> None:
+    """Write a matrix (m, n) into the tensor that it was read from."""
+    place = tensor if matrix.expert is None else tensor[matrix.expert]
+    values = values.to(place.device)
+    if matrix.rows is not None:
+        place.view(place.shape[0], -1)[matrix.rows] = values
+    else:
+        place.copy_((values.mT if matrix.input_first else values).reshape(place.shape))

@@ -7,10 +7,9 @@ from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, some_of
 from .checkpoint import Checkpoint, StoredTensor
-from .naming import some_of
-from .orientation import stored_input_first
+from .layout import stored_input_first
 from .quantized.restore import restored
 
 

@@ -9,23 +9,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
-from .adapters.peft import ADAPTER_CONFIG, peft_adapters_in, peft_folder
-from .adapters.single_file import looks_like_adapter, single_file_adapter
-from .adapters.update import Adapter
+from ..errors import CheckpointError, some_of
+from .adapters.adapter import Adapter
+from .adapters.kohya import looks_like_adapter, single_file_adapter
+from .adapters.peft_adapter import ADAPTER_CONFIG, peft_adapters_in, peft_folder
 from .checkpoint import Checkpoint, StoredTensor
-from .gguf import gguf_file
+from .formats.gguf import gguf_file
+from .formats.safetensors import INDEX_SUFFIX, read_metadata, safetensors_file, safetensors_shards
+from .formats.torch_pickle import PICKLE_INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_file, pickle_shards
 from .json_file import read_json_object
+from .layout import stored_input_first
 from .locate import locate
 from .memory import describe_module, has_adapters, is_state_dict, module_checkpoint, state_dict_checkpoint
-from .naming import some_of, tied_by_config
-from .orientation import stored_input_first
+from .model_sum import ModelSum, split_sum
+from .names import tied_by_config
 from .quantized.restore import restored
-from .safetensors import INDEX_SUFFIX, read_metadata, safetensors_file, safetensors_shards
-from .stack import Stack, split_stack
-from .torch_pickle import PICKLE_INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_file, pickle_shards
 
-Opened = Checkpoint | Adapter | Stack
+Opened = Checkpoint | Adapter | ModelSum
 Source = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor]
 
 
@@ -63,7 +63,7 @@ def open_source(source: Source) -> Opened:
                 f"{describe_module(source)} has {len(adapters)} active IA3 adapters, whose vectors PEFT multiplies, "
                 "and only sums of adapters are read; make one active with set_adapter, or merge them with PEFT"
             )
-        return Stack(
+        return ModelSum(
             " + ".join(adapter.source for adapter in adapters), [(adapter, 1.0) for adapter in adapters]
         )
     if isinstance(source, nn.Module):
@@ -80,7 +80,7 @@ def open_source(source: Source) -> Opened:
         )
     text = os.fspath(source)
     if ("@" in text or "+" in text) and not Path(text).expanduser().exists():
-        return Stack(text, [(_located(part), weight) for part, weight in split_stack(text)])
+        return ModelSum(text, [(_located(part), weight) for part, weight in split_sum(text)])
     return _located(text)
 
 
@@ -169,4 +169,4 @@ def _config_beside(file: Path) -> Mapping[str, Any] | None:
     return read_json_object(config) if config.is_file() else None
 
 
-__all__ = ["Opened", "Source", "Stack", "open_checkpoint", "open_source"]
+__all__ = ["ModelSum", "Opened", "Source", "open_checkpoint", "open_source"]

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from ..errors import SettingError
 from .checkpoint import Checkpoint
-from .naming import is_embedding_or_head
+from .names import is_embedding_or_head
 
 
 @dataclass(frozen=True)

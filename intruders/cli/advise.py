@@ -37,8 +37,8 @@ def advise(
     """
     from json import dumps
 
-    from ..detection.files import check_writable, write_atomically
-    from ..studies.advise import advise as run
+    from ..studies.advice.advise import advise as run
+    from ..system.files import check_writable, write_atomically
     from .progress import stage_progress
 
     if json is not None and json != "-":

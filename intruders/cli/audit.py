@@ -101,16 +101,16 @@ def audit(
     """
     from rich.console import Console
 
-    from ..detection.audit import audit as run
-    from ..detection.files import check_writable, write_atomically
-    from ..reports.progress import audit_progress
-    from ..reports.terminal import print_audit
+    from ..audits.audit import audit as run
+    from ..reports.audit_text import print_audit
+    from ..system.files import check_writable, write_atomically
+    from .progress import audit_progress
 
     for path in (None if json == "-" else json, parquet, html):
         if path is not None:
             check_writable(path)
     if html is not None:
-        from ..reports.html import check_can_write_html
+        from ..reports.html_page import check_can_write_html
 
         check_can_write_html(html)
     with audit_progress() as progress:
@@ -133,11 +133,11 @@ def audit(
     if json is not None and json != "-":
         write_atomically(json, (result.to_json() + "\n").encode())
     if parquet is not None:
-        from ..detection.parquet import to_parquet
+        from ..audits.parquet_form import to_parquet
 
         write_atomically(parquet, to_parquet(result))
     if html is not None:
-        from ..reports.html import write_html
+        from ..reports.html_page import write_html
 
         write_html(result, html)
     if json == "-":

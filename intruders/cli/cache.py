@@ -19,7 +19,7 @@ def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all entries.")] = False,
 ) -> None:
     """Show the size of the base cache, or clear it."""
-    from ..detection.cache import DiskCache
+    from ..audits.base_cache import DiskCache
 
     store = DiskCache(folder)
     entries, size = store.size()

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from typer.core import TyperCommand
 
-from ..reports.text import shell_lines
+from ..charts.text import shell_lines
 
 Function = TypeVar("Function", bound=Callable[..., None])
 

@@ -91,12 +91,12 @@ def evaluate(
 
     Every number has a 95 % confidence interval. --base adds the change from the base.
     """
-    from ..training.quiet import hush_imports
+    from ..models.quiet import hush_imports
 
     hush_imports()
 
+    from ..data.columns import Columns
     from ..evaluation.evaluate import evaluate as run
-    from ..training.local_files import Columns
 
     columns = Columns(
         text=tuple(text.split(",")) if text else (),

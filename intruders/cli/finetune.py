@@ -197,16 +197,16 @@ def finetune(
     """
     given = {name: value for name, value in locals().items() if name != "config" and value is not None}
 
-    from ..training.config import config_from_mapping, read_config
+    from ..training.finetune_config import config_from_mapping, read_config
 
     settings = read_config(config, **given) if config else config_from_mapping(given, where="options")
 
-    from ..training.quiet import hush_imports
+    from ..models.quiet import hush_imports
 
     hush_imports()
 
-    from ..training.progress import ShowProgress
-    from ..training.train import finetune as run
+    from ..training.finetune import finetune as run
+    from ..training.show_progress import ShowProgress
 
     folder = run(settings, callbacks=[ShowProgress()])
     echo(folder.summary())

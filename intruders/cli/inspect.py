@@ -42,7 +42,7 @@ def inspect(
     from json import dumps
 
     from ..checkpoints.inspect import inspect as run
-    from ..checkpoints.inspect_text import inspection_lines
+    from ..checkpoints.inspect import inspection_lines
 
     found = run(path, base)
     if json:

@@ -85,11 +85,11 @@ def intervene(
     """
     from json import dumps
 
-    from ..detection.files import check_writable, write_atomically
+    from ..data.columns import Columns
     from ..errors import SettingError
-    from ..evaluation.intervention import intervene as run
-    from ..evaluation.verdict import document, lines
-    from ..training.local_files import Columns
+    from ..evaluation.intervene import intervene as run
+    from ..evaluation.sweep_words import document, lines
+    from ..system.files import check_writable, write_atomically
     from .progress import stage_progress
 
     if json is not None:

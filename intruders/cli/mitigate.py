@@ -102,8 +102,8 @@ def mitigate(
 
     --control scales something else, to test whether the intruders mattered.
     """
-    from ..mitigation.controls import INTRUDERS
     from ..mitigation.mitigate import mitigate as run
+    from ..mitigation.remedies.controls import INTRUDERS
     from .progress import stage_progress
 
     with stage_progress() as progress:

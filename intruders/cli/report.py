@@ -55,7 +55,7 @@ def report(
     ] = None,
 ) -> None:
     """Write an HTML report or figures from saved results."""
-    from ..reports.report import write_report
+    from ..reports.write_report import write_report
 
     for path in write_report(results, out, png, compare, scale):
         typer.echo(str(path))

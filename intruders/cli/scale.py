@@ -45,9 +45,9 @@ def scale(
     """
     from json import dumps
 
-    from ..detection.files import check_writable, write_atomically
-    from ..detection.scale import critical_scales
-    from ..reports.scale import scale_lines
+    from ..audits.critical_scales import critical_scales
+    from ..reports.scales_text import scale_lines
+    from ..system.files import check_writable, write_atomically
     from .progress import stage_progress
 
     if json is not None and json != "-":

@@ -81,17 +81,17 @@ def sequence(
     for own in ("config", "tasks", "adapters"):
         given.pop(own, None)
 
-    from ..training.config import config_from_mapping, read_config
+    from ..training.finetune_config import config_from_mapping, read_config
 
     given["task"] = tasks  # each stage replaces it with its own
     settings = read_config(config, **given) if config else config_from_mapping(given, where="options")
 
-    from ..training.quiet import hush_imports
+    from ..models.quiet import hush_imports
 
     hush_imports()
 
-    from ..evaluation.sequence import train_in_sequence
-    from ..training.progress import ShowProgress
+    from ..evaluation.train_in_sequence import train_in_sequence
+    from ..training.show_progress import ShowProgress
 
     result = train_in_sequence(
         settings, tasks.split(","), adapters=adapters, callbacks=lambda: [ShowProgress()]

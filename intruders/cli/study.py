@@ -66,13 +66,13 @@ def study(
 
     Skips finished runs, then prints one verdict per claim.
     """
-    from ..training.quiet import hush_imports
+    from ..models.quiet import hush_imports
 
     hush_imports()
 
     from ..errors import SettingError
-    from ..studies.config import read_study
-    from ..studies.expand import expand
+    from ..studies.describe.runs import expand
+    from ..studies.describe.study import read_study
     from .study_progress import print_findings, print_outcome, print_plan, study_progress
 
     described = read_study(file)
@@ -82,8 +82,8 @@ def study(
     if out is None:
         raise SettingError("--out is missing; expected the folder of the study; pass --out FOLDER")
 
-    from ..studies.conclude import conclude
-    from ..studies.runner import run_study
+    from ..studies.claims.every_claim import conclude
+    from ..studies.run_study import run_study
 
     try:
         with study_progress() as progress:

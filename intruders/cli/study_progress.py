@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..studies.expand import Run
-    from ..studies.findings import Finding
-    from ..studies.runner import Outcome, Progress
+    from ..studies.claims.claim import Finding
+    from ..studies.describe.runs import Run
+    from ..studies.run_study import Outcome, Progress
 
 
 def print_plan(runs: Sequence[Run]) -> None:
@@ -19,7 +19,7 @@ def print_plan(runs: Sequence[Run]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..studies.plan import plan
+    from ..studies.describe.plan import plan
 
     found = plan(runs)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -43,7 +43,7 @@ def study_progress() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    from ..studies.runner import Progress
+    from ..studies.run_study import Progress
 
     console = Console(file=sys.stderr)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

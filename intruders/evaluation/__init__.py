@@ -1,0 +1,1 @@
+"""What a model can do and still knows: losses, accuracies, interventions, tasks in sequence."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..errors import NonFiniteError, SettingError
-from ..training.encoding import IGNORED, PadRight, pad_token_id
-from ..training.scoring import evaluating
+from ..models.answers import evaluating
+from ..models.encoding import IGNORED, PadRight, pad_token_id
 from .losses import DocumentLosses
 
 _BATCH_TOKENS = 2048  # bounds the logits in memory: tokens x vocabulary

@@ -12,18 +12,18 @@ from typing import Any
 
 import pandas as pd
 
-from ..detection.files import write_atomically
+from ..data.columns import Columns
+from ..data.corpora import load_corpora
+from ..data.load_task import load_task
+from ..data.task import Task
 from ..errors import SettingError
-from ..training.examples import Task
-from ..training.local_files import Columns
-from ..training.provenance import machine, versions
+from ..models.tuned_model import open_for_task, open_language_model
+from ..system.files import write_atomically
+from ..system.versions import machine, versions
 from ..training.run_folder import data_seed_of
-from ..training.tasks import load_task
-from .corpora import load_corpora
+from .corpus_loss import CorpusLoss, measure_losses, summarize_losses
 from .harness import HarnessScore, harness_scores
-from .models import open_for_task, open_language_model
-from .pretraining import CorpusLoss, measure_losses, summarize_losses
-from .tasks import TaskScore, score_task
+from .task_score import TaskScore, score_task
 
 SCHEMA = 1
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SettingError, missing_extra
-from ..training.quiet import quiet_transformers
-from .models import OpenedModel
+from ..models.quiet import quiet_transformers
+from ..models.tuned_model import OpenedModel
 
 
 @dataclass(frozen=True)

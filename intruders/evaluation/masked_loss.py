@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..errors import NonFiniteError, SettingError
-from ..training.scoring import evaluating
+from ..models.answers import evaluating
 from .losses import DocumentLosses
 
 

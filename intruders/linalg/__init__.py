@@ -1,0 +1,1 @@
+"""Numbers: matrices as values with products, decompositions, and proofs about them. No file, model or console."""

@@ -13,14 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .svd import (
-    CLUSTER_TOLERANCE,
-    DenseSVD,
-    cluster_ids,
-    cluster_projections,
-    dense_svd,
-    settle_clusters,
-)
+from .svd import CLUSTER_TOLERANCE, DenseSVD, cluster_ids, cluster_projections, dense_svd, settle_clusters
 
 Decomposition = Callable[[Tensor], DenseSVD]
 

@@ -1,0 +1,1 @@
+"""Intruders and controls scaled in a model, and where the result goes."""

@@ -12,28 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints.adapters.update import Adapter
-from ..checkpoints.atomic import atomic_folder, check_target
+from ..audits.audit import audit_pairing
+from ..audits.audit_result import Audit
+from ..audits.audit_settings import check_epsilon, check_k, choose_device
+from ..audits.base_cache import CacheChoice, MemoryCache, store_of_bases
+from ..checkpoints.adapters.adapter import Adapter
 from ..checkpoints.locate import locate
 from ..checkpoints.memory import has_adapters
 from ..checkpoints.open import Opened, Source
-from ..checkpoints.pairing import MatrixPair, open_pair, pair
-from ..checkpoints.write import SHARD_BYTES
-from ..detection.audit import audit_pairing, base_store
-from ..detection.cache import CacheChoice, MemoryCache
-from ..detection.settings import check_epsilon, check_k, choose_device
-from ..detection.table import Audit
+from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
+from ..checkpoints.pairing.pairing import PairedMatrix
+from ..checkpoints.writing.lora_adapter import Rank, check_rank
+from ..checkpoints.writing.shards import SHARD_BYTES
 from ..errors import SettingError
-from .adapter import Rank, check_rank
-from .check import audit_after
-from .controls import INTRUDERS, check_control
-from .in_memory import check_name
-from .interventions import Change, check_scale
-from .new_adapter import NewLoraTarget
-from .result import MitigatedMatrix, Mitigation
-from .stream import affected_matrices
-from .targets import CheckpointTarget, LoraTarget, lora_target
-from .written import Written
+from ..system.folders import atomic_folder, check_target
+from .cases import affected_matrices
+from .changes import Change
+from .mitigation_result import MitigatedMatrix, Mitigation
+from .recheck import audit_after
+from .remedies.controls import INTRUDERS, check_control, check_scale
+from .targets.adapter_folder import LoraTarget, lora_target
+from .targets.adapter_in_model import check_name
+from .targets.checkpoint_folder import CheckpointTarget
+from .targets.new_adapter import NewLoraTarget
+from .targets.target import Written
 
 RECORD = "intruders.json"
 FORMS = ("auto", "adapter", "checkpoint")
@@ -117,7 +119,7 @@ def mitigate(
     else:
         check_target(out, force=force)
         _require_other_place(out, base, tuned)
-    base_side, tuned_side = open_pair(base, tuned)
+    base_side, tuned_side = open_sides(base, tuned)
     form = _chosen_form(form, rank, tuned_side, in_memory=out is None)
     # Whatever cannot be written is found out before the work starts.
     target: LoraTarget | NewLoraTarget | CheckpointTarget
@@ -132,17 +134,17 @@ def mitigate(
         "split_fused": False,
     }
     # What the first audit learns of the base serves the second, even where nothing is to be kept.
-    store = base_store(cache) or MemoryCache()
+    store = store_of_bases(cache) or MemoryCache()
     before = given_audit(audit)
     if before is None:
-        pairing = pair(base_side, tuned_side, **selection)
+        pairing = pair_sides(base_side, tuned_side, **selection)
         found = audit_pairing(
             pairing, k=k, epsilon=epsilon, place=place, store=store, progress=_named(progress, "audit")
         )
         before = replace(found, settings={**selection, **found.settings})
     else:
         selection |= audited_selection(before)
-        pairing = pair(base_side, tuned_side, **selection)
+        pairing = pair_sides(base_side, tuned_side, **selection)
     changed = _changed(pairing.pairs, before, (scale, control, seed), place, progress)
 
     def finished(after: Audit | None, written: Written) -> Mitigation:
@@ -168,7 +170,7 @@ def mitigate(
         return audit_after(
             before,
             pairing.pairs,
-            pair(*open_pair(base, tuned), **selection),
+            pair_sides(*open_sides(base, tuned), **selection),
             {matrix.record.name for matrix in changed},
             place,
             store,
@@ -205,7 +207,7 @@ class _Changed:
 
 
 def _changed(
-    pairs: Sequence[MatrixPair],
+    pairs: Sequence[PairedMatrix],
     audit: Audit,
     intervention: tuple[float, str, int],
     device: torch.device,

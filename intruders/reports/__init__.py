@@ -1,0 +1,1 @@
+"""Things to show: terminal texts, HTML pages and figures."""

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..audits.audit_result import Audit
+from ..audits.critical_scales_file import CriticalScalesFile
+from ..charts.text import number, plural
 from ..checkpoints.demo_models import DEMO_MODELS
-from ..detection.table import Audit
-from .command import is_from_files
-from .critical import CriticalScalesFile
-from .text import number, plural
+from .audit_command import is_from_files
 
 # What the commands propose: documents of pydoc (all 79 take minutes on two cores), and a mitigation.
 PROPOSED_DOCUMENTS = 20

@@ -1,0 +1,1 @@
+"""Fine-tuning: one run from its settings to its folder, and the audit during any training."""

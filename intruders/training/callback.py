@@ -12,18 +12,18 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from ..checkpoints.adapters.algebra import widened
-from ..checkpoints.adapters.peft import start_that_changed
-from ..checkpoints.adapters.update import Adapter
+from ..audits.audit import audit
+from ..audits.audit_result import Audit
+from ..audits.audit_settings import check_epsilon, check_k
+from ..audits.base_cache import MemoryCache
+from ..checkpoints.adapters.adapter import Adapter
+from ..checkpoints.adapters.formulas import widened
+from ..checkpoints.adapters.peft_adapter import start_that_changed
 from ..checkpoints.memory import has_adapters
-from ..checkpoints.naming import one_line
-from ..checkpoints.open import Source, Stack
-from ..checkpoints.pairing import open_pair, pair
-from ..detection.audit import audit
-from ..detection.cache import MemoryCache
-from ..detection.settings import check_epsilon, check_k
-from ..detection.table import Audit
-from ..errors import IntrudersError, SettingError
+from ..checkpoints.model_sum import ModelSum
+from ..checkpoints.open import Source
+from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
+from ..errors import IntrudersError, SettingError, one_line
 from .sharding import refuse_sharded_model, refuse_sharded_training
 from .trace import append_to_trace, check_trace
 
@@ -143,7 +143,7 @@ def _require_matrices(
             f"the Trainer's {type(model).__name__} has no trainable matrix to audit; unfreeze one before you "
             "make the callback, or remove the callback"
         )
-    pairing = pair(*open_pair(base, model), include, exclude)
+    pairing = pair_sides(*open_sides(base, model), include, exclude)
     if not pairing.pairs:
         raise SettingError(
             f"include {list(include)} and exclude {list(exclude)} leave none of the matrices that the training "
@@ -187,11 +187,11 @@ def _weights_now(model: nn.Module) -> dict[str, Tensor] | None:
 
 def _tuned_weights(model: nn.Module) -> dict[str, Tensor]:
     """What the adapters in the model make of its own weights, a copy, in the order in which these are stored."""
-    own, tuned = open_pair(model, model)
-    assert isinstance(tuned, Stack)
+    own, tuned = open_sides(model, model)
+    assert isinstance(tuned, ModelSum)
     adapters = replace(tuned, parts=[one for one in tuned.parts if isinstance(one[0], Adapter)])
     found = {name: own.read(name) for name in own.names() if len(own.shape(name)) == 1}
-    for matrix in pair(own, adapters, include_embeddings=True).pairs:
+    for matrix in pair_sides(own, adapters, include_embeddings=True).pairs:
         both = matrix.load()
         if both is None:
             found[matrix.name] = own.read(matrix.name).clone()

@@ -10,24 +10,13 @@ from torch import nn
 
 from ..checkpoints.adapters.starts import changes_the_base
 from ..errors import SettingError
-from .loading import heads
+from ..models.loading import heads
 
 if TYPE_CHECKING:
-    from .config import FinetuneConfig
-    from .examples import Kind
+    from ..data.task import Kind
+    from .finetune_config import FinetuneConfig
 
-# Every method with what sets it apart, in one line each.
-METHODS = {
-    "full": "all linear weights; embeddings, norms and biases frozen unless train_all",
-    "lora": "W0 + alpha/r B A, A random, B zero (Hu et al. 2021)",
-    "rslora": "LoRA scaled by alpha/sqrt(r) (Kalajdzievski 2023)",
-    "dora": "LoRA on the direction, a trained magnitude per column (Liu et al. 2024)",
-    "pissa": "LoRA that starts from the leading singular triplets of W0 (Meng et al. 2024)",
-    "olora": "LoRA that starts from a QR decomposition of W0 (Buyukakyuz 2024)",
-    "lora-fa": "A frozen, gradient of B corrected for it (Zhang et al. 2023)",
-    "b-only": "A frozen, B trained as in LoRA",
-    "lora+": "LoRA with a higher rate for B (Hayou et al. 2024)",
-}
+
 _FROZEN_A = ("lora-fa", "b-only")
 
 

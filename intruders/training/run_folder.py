@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..detection.files import write_atomically
 from ..errors import SettingError
+from ..system.files import write_atomically
 
 SCHEMA = 1
 _COMPLETE = "complete.json"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..detection.files import ResultFileError, check_writable, write_atomically
-from ..detection.frames import vector_frame
-from ..detection.table import Audit
-from ..errors import SettingError
+from ..audits.audit_result import Audit
+from ..audits.frames import vector_frame
+from ..errors import ResultFileError, SettingError
+from ..system.files import check_writable, write_atomically
 
 
 def check_trace(trace: Path) -> None:

@@ -25,8 +25,8 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from intruders.detection.audit import audit
-from intruders.detection.table import Audit
+from intruders.audits.audit import audit
+from intruders.audits.audit_result import Audit
 from intruders.errors import PairingError
 from intruders.training.callback import IntruderCallback
 

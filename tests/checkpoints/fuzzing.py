@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from safetensors.torch import save, save_file
 
-from intruders.checkpoints.gguf_layout import read_gguf_layout
+from intruders.checkpoints.formats.gguf_layout import read_gguf_layout
 from intruders.checkpoints.open import Opened, open_source
-from intruders.checkpoints.pairing import pair
+from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import IntrudersError
 
 PATIENCE = 120  # seconds, after which a file of some kilobytes is taken for one that is never done with
@@ -223,11 +223,11 @@ def read_all(opened: Opened) -> None:
         for name in opened.names():
             stored = opened.tensors[name]
             assert tuple(opened.read(name).shape) == stored.shape, name
-        pairing = pair(opened, opened)
+        pairing = pair_sides(opened, opened)
     else:
         base = open_source({"model.layers.0.a.weight": torch.ones(4, 3)})
         assert hasattr(base, "tensors")
-        pairing = pair(base, opened)
+        pairing = pair_sides(base, opened)
     for item in pairing.pairs:
         item.load()
 

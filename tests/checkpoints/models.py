@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from intruders.checkpoints.adapters.update import Factors, WeightUpdate
-from intruders.checkpoints.pairing import LoadedPair, Pairing
+from intruders.checkpoints.adapters.adapter import AdaptedWeight, Factors
+from intruders.checkpoints.pairing.pairing import LoadedPair, Pairing
 
 
 def tiny_llama(seed: int = 0, **settings: Any) -> nn.Module:
@@ -108,7 +108,7 @@ def reasons(pairing: Pairing) -> dict[str, str]:
     return {skipped.name: skipped.reason for skipped in pairing.skipped}
 
 
-def applied(update: WeightUpdate, base: Tensor) -> Tensor:
+def applied(update: AdaptedWeight, base: Tensor) -> Tensor:
     """The base's weight after an update."""
     change = update.change(base)
     return base + change.left @ change.right if isinstance(change, Factors) else change

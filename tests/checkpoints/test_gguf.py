@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from intruders.checkpoints.demo_models import DEMO_MODELS
-from intruders.checkpoints.gguf_layout import read_gguf_layout
-from intruders.checkpoints.gguf_names import known_names
+from intruders.checkpoints.formats.gguf_layout import read_gguf_layout
+from intruders.checkpoints.formats.gguf_names import known_names
 from intruders.checkpoints.open import open_checkpoint
-from intruders.checkpoints.pairing import open_pair, pair
+from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
 from intruders.errors import CheckpointError
 
 from .gguf_files import FAMILIES, skeleton, write_gguf
@@ -108,7 +108,7 @@ def test_sizes_that_transformers_does_not_take_from_the_file(tmp_path: Path) -> 
 
 def test_folder_with_one_gguf_file_and_itself_unchanged(tmp_path: Path) -> None:
     write_gguf(tmp_path / "x.gguf", "llama", tied=True)
-    pairing = pair(*open_pair(tmp_path, tmp_path / "x.gguf"))
+    pairing = pair_sides(*open_sides(tmp_path, tmp_path / "x.gguf"))
     assert len(pairing.pairs) == 14
     assert loaded(pairing) == {}
 

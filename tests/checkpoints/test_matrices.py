@@ -10,10 +10,9 @@ import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from intruders.checkpoints.fused import fused_rows
+from intruders.checkpoints.layout import fused_rows, stored_input_first
 from intruders.checkpoints.open import open_checkpoint
-from intruders.checkpoints.orientation import stored_input_first
-from intruders.checkpoints.pairing import open_pair, pair
+from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
 from intruders.errors import CheckpointError, PairingError
 
 from .models import loaded, merged_weights, randomize_adapter, reasons, saved, tiny_gpt2, tiny_llama, tuned_of
@@ -62,7 +61,7 @@ def test_conv1d_is_output_first(tmp_path: Path, where: str) -> None:
     sources = (
         (base, tuned) if where == "memory" else (saved(base, tmp_path / "a"), saved(tuned, tmp_path / "b"))
     )
-    different = loaded(pair(*open_pair(*sources)))
+    different = loaded(pair_sides(*open_sides(*sources)))
     assert len(different) == 8
     for name, both in different.items():
         short = name if name.startswith("transformer.") else f"transformer.{name}"
@@ -75,7 +74,7 @@ def test_lora_on_conv1d(tmp_path: Path) -> None:
         tiny_gpt2(), LoraConfig(r=3, target_modules=["c_attn", "c_proj"], fan_in_fan_out=True)
     )
     randomize_adapter(model)
-    different = loaded(pair(*open_pair(tiny_gpt2(), saved(model, tmp_path))))
+    different = loaded(pair_sides(*open_sides(tiny_gpt2(), saved(model, tmp_path))))
     truth = merged_weights(model)
     assert len(different) == 6
     for name, both in different.items():
@@ -106,7 +105,7 @@ def test_convolutions_are_flattened() -> None:
         "linear.weight": torch.randn(4, 4),
     }
     tuned = {name: tensor + 0.1 for name, tensor in base.items()}
-    different = loaded(pair(*open_pair(base, tuned)))
+    different = loaded(pair_sides(*open_sides(base, tuned)))
     assert different["conv.weight"].base.shape == (6, 12)
     assert different["conv1d.weight"].base.shape == (5, 12)
     assert torch.equal(tuned_of(different["conv.weight"])[4], tuned["conv.weight"][4].flatten())
@@ -122,7 +121,7 @@ def conv_net(kernel: int, groups: int) -> nn.Module:
 def test_lora_on_convolutions(kernel: int, dora: bool) -> None:
     model = get_peft_model(conv_net(kernel, 1), LoraConfig(r=2, target_modules=["0", "1"], use_dora=dora))
     randomize_adapter(model)
-    different = loaded(pair(*open_pair(model)))
+    different = loaded(pair_sides(*open_sides(model)))
     truth = merged_weights(model)
     assert list(different) == ["0.weight", "1.weight"]
     for name, both in different.items():
@@ -132,13 +131,13 @@ def test_lora_on_convolutions(kernel: int, dora: bool) -> None:
 def test_grouped_convolution_is_refused() -> None:
     model = get_peft_model(conv_net(3, 2), LoraConfig(r=2, target_modules=["0"]))
     with pytest.raises(CheckpointError, match="no grouped convolution, whose LoRA PEFT cannot merge either"):
-        open_pair(model)
+        open_sides(model)
 
 
 @pytest.mark.parametrize("make", [tiny_mixtral, tiny_gpt_oss])
 def test_stacked_experts_are_matrices_of_their_own(make: Any) -> None:
     base, tuned = make(0), make(1)
-    different = loaded(pair(*open_pair(base, tuned)))
+    different = loaded(pair_sides(*open_sides(base, tuned)))
     stack = tuned.model.layers[0].mlp.experts.gate_up_proj
     transposed = make is tiny_gpt_oss
     for expert in range(3):
@@ -151,7 +150,7 @@ def test_stacked_experts_are_matrices_of_their_own(make: Any) -> None:
 def test_experts_as_separate_tensors(tmp_path: Path) -> None:
     """transformers writes Mixtral's experts one by one."""
     base, tuned = saved(tiny_mixtral(0), tmp_path / "a"), saved(tiny_mixtral(1), tmp_path / "b")
-    different = loaded(pair(*open_pair(base, tuned)))
+    different = loaded(pair_sides(*open_sides(base, tuned)))
     assert sum("experts" in name for name in different) == 9
     gate = tiny_mixtral(1).model.layers[0].mlp.experts.gate_up_proj[2, :24]
     assert torch.equal(tuned_of(different["model.layers.0.block_sparse_moe.experts.2.w1.weight"]), gate)
@@ -177,7 +176,7 @@ def test_target_parameters(tmp_path: Path, make: Any) -> None:
     model = get_peft_model(make(), config)
     randomize_adapter(model)
     saved(model, tmp_path)
-    both_ways = loaded(pair(*open_pair(make(), tmp_path))), loaded(pair(*open_pair(model)))
+    both_ways = loaded(pair_sides(*open_sides(make(), tmp_path))), loaded(pair_sides(*open_sides(model)))
     truth = merged_weights(model)
     for different in both_ways:
         assert sum("experts" in name for name in different) == 6
@@ -191,9 +190,9 @@ def test_target_parameters(tmp_path: Path, make: Any) -> None:
 def test_experts_stacked_on_one_side_and_separate_on_the_other(tmp_path: Path) -> None:
     base, tuned = tiny_mixtral(0), tiny_mixtral(1)
     on_disk = {0: saved(base, tmp_path / "a"), 1: saved(tuned, tmp_path / "b")}
-    truth = loaded(pair(*open_pair(base, tuned)))
+    truth = loaded(pair_sides(*open_sides(base, tuned)))
     for sources, side in (((on_disk[0], tuned), "base"), ((base, on_disk[1]), "tuned")):
-        pairing = pair(*open_pair(*sources))
+        pairing = pair_sides(*open_sides(*sources))
         different = loaded(pairing)
         assert set(different) == set(truth)
         for name, both in different.items():
@@ -207,7 +206,7 @@ def test_target_parameters_on_a_base_from_disk(tmp_path: Path) -> None:
     model = get_peft_model(tiny_mixtral(), config)
     randomize_adapter(model)
     base = saved(tiny_mixtral(), tmp_path / "base")
-    different = loaded(pair(*open_pair(base, saved(model, tmp_path / "adapter"))))
+    different = loaded(pair_sides(*open_sides(base, saved(model, tmp_path / "adapter"))))
     truth = merged_weights(model)["model.layers.0.mlp.experts.gate_up_proj"]
     for expert in range(3):
         torch.testing.assert_close(
@@ -234,9 +233,9 @@ def phi3(seed: int) -> nn.Module:
 
 def test_fused_weights_whole_and_split() -> None:
     base, tuned = phi3(0), phi3(1)
-    whole = loaded(pair(*open_pair(base, tuned)))
+    whole = loaded(pair_sides(*open_sides(base, tuned)))
     assert "model.layers.0.self_attn.qkv_proj.weight" in whole
-    split = loaded(pair(*open_pair(base, tuned), split_fused=True))
+    split = loaded(pair_sides(*open_sides(base, tuned), split_fused=True))
     qkv = tuned.model.layers[0].self_attn.qkv_proj.weight
     name = "model.layers.0.self_attn.qkv_proj.weight"
     for part, rows in (("q", slice(0, 16)), ("k", slice(16, 24)), ("v", slice(24, 32))):
@@ -247,7 +246,7 @@ def test_fused_weights_whole_and_split() -> None:
 def test_split_of_a_low_rank_update() -> None:
     model = get_peft_model(phi3(0), LoraConfig(r=2, target_modules=["qkv_proj"]))
     randomize_adapter(model)
-    split = loaded(pair(*open_pair(model), split_fused=True))
+    split = loaded(pair_sides(*open_sides(model), split_fused=True))
     merged = merged_weights(model)["model.layers.0.self_attn.qkv_proj.weight"]
     both = split["model.layers.0.self_attn.qkv_proj.weight[k]"]
     assert both.left is not None
@@ -271,7 +270,7 @@ def test_split_by_head_of_gpt_neox() -> None:
 
 def test_added_tokens_are_left_out() -> None:
     base, tuned = tiny_llama(0), tiny_llama(1, vocab_size=43)
-    pairing = pair(*open_pair(base, tuned), include_embeddings=True)
+    pairing = pair_sides(*open_sides(base, tuned), include_embeddings=True)
     both = loaded(pairing)["model.embed_tokens.weight"]
     assert torch.equal(tuned_of(both), tuned.model.embed_tokens.weight[:40])
     assert "'model.embed_tokens.weight' on the first 40 tokens; base has 40, tuned 43" in pairing.matched
@@ -301,14 +300,19 @@ def test_sums_of_models(tmp_path: Path) -> None:
         (f"{a}+{b}@-1e-1", {a: 1.0, b: -0.1}, 4),
         (f"{a}@2+{full}@0.25", {a: 2.0, full: 0.25}, 14),
     ):
-        pairing = pair(*open_pair(tiny_llama(), text))
+        pairing = pair_sides(*open_sides(tiny_llama(), text))
         different = loaded(pairing)
         assert len(different) == matrices
         for name, both in different.items():
             expected = base[name] + sum(weight * update[source][name] for source, weight in weights.items())
             torch.testing.assert_close(tuned_of(both), expected)
         assert pairing.tuned_source == text
-    assert [item.rank for item in pair(*open_pair(tiny_llama(), f"{a}@0.7+{b}@0.3")).pairs] == [5, 5, 3, 3]
+    assert [item.rank for item in pair_sides(*open_sides(tiny_llama(), f"{a}@0.7+{b}@0.3")).pairs] == [
+        5,
+        5,
+        3,
+        3,
+    ]
     assert reasons(pairing)["model.norm.weight"] == "one-dimensional"
 
 
@@ -334,7 +338,7 @@ def test_dora_beside_a_full_checkpoint_acts_on_it(tmp_path: Path, method: str) -
         (f"{adapter}+{full}", 1.0, 1.0),
         (f"{full}@0.5+{adapter}@0.25", 0.5, 0.25),
     ):
-        pairing = pair(*open_pair(saved(tiny_llama(), tmp_path / "base"), text))
+        pairing = pair_sides(*open_sides(saved(tiny_llama(), tmp_path / "base"), text))
         different = loaded(pairing)
         assert len(different) == 14
         for name, both in different.items():
@@ -343,7 +347,7 @@ def test_dora_beside_a_full_checkpoint_acts_on_it(tmp_path: Path, method: str) -
             assert torch.equal(both.base, base[name])
         assert pairing.base_source == str(tmp_path / "base")
         assert f"'{adapter}' acts on '{full}'" in pairing.matched
-    two = loaded(pair(*open_pair(tmp_path / "base", f"{full}+{other}+{adapter}")))
+    two = loaded(pair_sides(*open_sides(tmp_path / "base", f"{full}+{other}+{adapter}")))
     for name, both in two.items():
         changed = on[name] + beside[name] - base[name]
         if "q_proj" in name:
@@ -361,7 +365,7 @@ def test_an_adapter_in_memory_on_a_model_that_was_trained_before(tmp_path: Path,
     model = get_peft_model(tiny_llama(7), LoraConfig(r=2, target_modules=["q_proj"], use_dora=use_dora))
     randomize_adapter(model)
     first = saved(tiny_llama(), tmp_path)
-    pairing = pair(*open_pair(first, model))
+    pairing = pair_sides(*open_sides(first, model))
     different = loaded(pairing)
     after = merged_weights(model)
     assert len(different) == 14
@@ -375,7 +379,7 @@ def test_several_active_adapters_are_summed() -> None:
     model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
     model.base_model.set_adapter(["default", "second"])
     randomize_adapter(model)
-    different = loaded(pair(*open_pair(model)))
+    different = loaded(pair_sides(*open_sides(model)))
     truth = merged_weights(model)
     assert len(different) == 4
     for name, both in different.items():
@@ -387,7 +391,7 @@ def test_sums_that_cannot_be(tmp_path: Path) -> None:
 
     for text in ("a@b", "a@0.5@0.5", "+a", "a@nan"):
         with pytest.raises(SettingError, match="expected MODEL@WEIGHT"):
-            open_pair(tiny_llama(), text)
+            open_sides(tiny_llama(), text)
 
 
 def test_layers_that_do_not_fit_an_experts_adapter(tmp_path: Path) -> None:
@@ -396,4 +400,4 @@ def test_layers_that_do_not_fit_an_experts_adapter(tmp_path: Path) -> None:
     )
     randomize_adapter(model)
     with pytest.raises(PairingError, match="is for another base"):
-        pair(*open_pair(tiny_llama(), saved(model, tmp_path)))
+        pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path)))

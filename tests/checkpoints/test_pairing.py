@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from intruders.checkpoints.open import open_checkpoint
-from intruders.checkpoints.pairing import open_pair, pair
+from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
 from intruders.errors import CheckpointError, PairingError, SettingError
 
 from .models import (
@@ -44,7 +44,7 @@ def test_two_checkpoints_on_disk(tmp_path: Path) -> None:
     base, tuned = tiny_llama(0), tiny_llama(0)
     with torch.no_grad():
         tuned.model.layers[1].mlp.up_proj.weight += 0.5
-    pairing = pair(*open_pair(saved(base, tmp_path / "base"), str(saved(tuned, tmp_path / "tuned"))))
+    pairing = pair_sides(*open_sides(saved(base, tmp_path / "base"), str(saved(tuned, tmp_path / "tuned"))))
     assert pairing.tuned_kind == "checkpoint"
     assert len(pairing.pairs) == INNER
     different = loaded(pairing)
@@ -59,8 +59,8 @@ def test_two_checkpoints_on_disk(tmp_path: Path) -> None:
 
 def test_modules_and_state_dicts() -> None:
     base, tuned = tiny_llama(0), tiny_llama(1)
-    by_module = loaded(pair(*open_pair(base, tuned)))
-    by_state = loaded(pair(*open_pair(base.state_dict(), tuned.state_dict())))
+    by_module = loaded(pair_sides(*open_sides(base, tuned)))
+    by_state = loaded(pair_sides(*open_sides(base.state_dict(), tuned.state_dict())))
     assert len(by_module) == len(by_state) == INNER
     for name, both in by_state.items():
         assert torch.equal(both.base, base.state_dict()[name])
@@ -68,28 +68,30 @@ def test_modules_and_state_dicts() -> None:
 
 
 def test_tuned_in_half_precision_is_unchanged_where_only_rounded(tmp_path: Path) -> None:
-    pairing = pair(*open_pair(tiny_llama(0), saved(tiny_llama(0).to(torch.bfloat16), tmp_path)))
+    pairing = pair_sides(*open_sides(tiny_llama(0), saved(tiny_llama(0).to(torch.bfloat16), tmp_path)))
     assert loaded(pairing) == {}
 
 
 def test_include_exclude_and_embeddings() -> None:
     base, tuned = tiny_llama(0), tiny_llama(1)
-    some = pair(*open_pair(base, tuned), include=["*.q_proj.*", "*.up_proj.*"], exclude=["model.layers.1.*"])
+    some = pair_sides(
+        *open_sides(base, tuned), include=["*.q_proj.*", "*.up_proj.*"], exclude=["model.layers.1.*"]
+    )
     assert [item.name for item in some.pairs] == [
         "model.layers.0.self_attn.q_proj.weight",
         "model.layers.0.mlp.up_proj.weight",
     ]
     assert reasons(some)["model.layers.1.mlp.up_proj.weight"] == "excluded"
     assert reasons(some)["model.layers.1.mlp.down_proj.weight"] == "not included"
-    everything = pair(*open_pair(base, tuned), include_embeddings=True)
+    everything = pair_sides(*open_sides(base, tuned), include_embeddings=True)
     assert len(everything.pairs) == INNER + 2
     with pytest.raises(SettingError, match=r"include '\*.query.\*' matches none"):
-        pair(*open_pair(base, tuned), include=["*.query.*"])
+        pair_sides(*open_sides(base, tuned), include=["*.query.*"])
 
 
 def test_tied_embeddings_are_paired_once() -> None:
     base, tuned = tiny_llama(0, tie_word_embeddings=True), tiny_llama(1, tie_word_embeddings=True)
-    pairing = pair(*open_pair(base, tuned), include_embeddings=True)
+    pairing = pair_sides(*open_sides(base, tuned), include_embeddings=True)
     assert len(pairing.pairs) == INNER + 1
     assert reasons(pairing)["lm_head.weight"] == "the same tensor as 'model.embed_tokens.weight'"
 
@@ -100,7 +102,9 @@ def test_tied_head_that_a_file_stores_all_the_same(tmp_path: Path) -> None:
     state = load_file(folder / "model.safetensors")
     state["lm_head.weight"] = torch.randn(40, 16)
     save_file(state, folder / "model.safetensors")
-    pairing = pair(*open_pair(folder, tiny_llama(1, tie_word_embeddings=True)), include_embeddings=True)
+    pairing = pair_sides(
+        *open_sides(folder, tiny_llama(1, tie_word_embeddings=True)), include_embeddings=True
+    )
     assert reasons(pairing)["lm_head.weight"] == "the same tensor as 'model.embed_tokens.weight'"
 
 
@@ -108,12 +112,14 @@ def test_different_architectures(tmp_path: Path) -> None:
     with pytest.raises(
         PairingError, match=r"0 of 14 matrices match; only in base: 'model.layers.0.self_attn.q_proj"
     ):
-        pair(*open_pair(tiny_llama(), tiny_gpt2()))
+        pair_sides(*open_sides(tiny_llama(), tiny_gpt2()))
     with pytest.raises(
         PairingError, match=r"0 of 14 matrices match; of other shape: .*\(16, 16\) and \(32, 32\)"
     ):
-        pair(
-            *open_pair(tiny_llama(), tiny_llama(hidden_size=32, num_attention_heads=8, num_key_value_heads=4))
+        pair_sides(
+            *open_sides(
+                tiny_llama(), tiny_llama(hidden_size=32, num_attention_heads=8, num_key_value_heads=4)
+            )
         )
 
 
@@ -122,7 +128,7 @@ def test_one_matrix_of_another_shape_is_left_out() -> None:
     tuned["model.layers.0.mlp.up_proj.weight"] = torch.zeros(20, 16)
     del tuned["model.layers.1.mlp.up_proj.weight"]
     tuned["new.weight"] = torch.zeros(2, 2)
-    pairing = pair(*open_pair(tiny_llama(0), tuned))
+    pairing = pair_sides(*open_sides(tiny_llama(0), tuned))
     assert len(pairing.pairs) == INNER - 2
     assert reasons(pairing)["model.layers.0.mlp.up_proj.weight"] == "other shape: (24, 16) and (20, 16)"
     assert reasons(pairing)["model.layers.1.mlp.up_proj.weight"] == "missing in tuned"
@@ -131,7 +137,7 @@ def test_one_matrix_of_another_shape_is_left_out() -> None:
 
 def test_head_and_prefix_added() -> None:
     base, tuned = tiny_bert(0), tiny_bert(1, classes=3)
-    pairing = pair(*open_pair(base, tuned))
+    pairing = pair_sides(*open_sides(base, tuned))
     different = loaded(pairing)
     assert len(different) == 13  # six in each of two layers, and the pooler
     name = "encoder.layer.1.attention.self.query.weight"
@@ -164,10 +170,10 @@ def test_lora_is_what_peft_merges(tmp_path: Path, settings: dict[str, Any], wher
     model = llama_adapter(**settings)
     base = {name: tensor.clone() for name, tensor in tiny_llama().state_dict().items()}
     if where == "folder":
-        pairing = pair(*open_pair(tiny_llama(), saved(model, tmp_path)), include_embeddings=True)
+        pairing = pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path)), include_embeddings=True)
         different = loaded(pairing)
     else:
-        pairing = pair(*open_pair(model), include_embeddings=True)
+        pairing = pair_sides(*open_sides(model), include_embeddings=True)
         different = loaded(pairing)
     truth = merged_weights(model)
     changed = {name for name in truth if not torch.equal(truth[name], base[name])}
@@ -182,7 +188,7 @@ def test_the_active_adapter_of_several(tmp_path: Path) -> None:
     model.add_adapter("second", LoraConfig(r=2, lora_alpha=3, target_modules=["k_proj"]))
     model.set_adapter("second")
     randomize_adapter(model, seed=5)
-    different = loaded(pair(*open_pair(None, model)))
+    different = loaded(pair_sides(*open_sides(None, model)))
     truth = merged_weights(model)
     assert set(different) == {f"model.layers.{i}.self_attn.k_proj.weight" for i in range(2)}
     for name, both in different.items():
@@ -195,7 +201,7 @@ def test_adapter_inside_a_transformers_model() -> None:
     model = inject_adapter_in_model(config, tiny_llama(), "mine")
     model.peft_config = {"mine": config}
     randomize_adapter(model)
-    different = loaded(pair(*open_pair(model)))
+    different = loaded(pair_sides(*open_sides(model)))
     assert len(different) == 2
     layer = model.model.layers[1].self_attn.q_proj
     both = different["model.layers.1.self_attn.q_proj.weight"]
@@ -206,7 +212,7 @@ def test_adapter_inside_a_transformers_model() -> None:
 def test_prompts_in_memory_are_named() -> None:
     model = get_peft_model(tiny_llama(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
     with pytest.raises(CheckpointError, match="of type PROMPT_TUNING, which is not read here"):
-        open_pair(model)
+        open_sides(model)
 
 
 def test_a_scale_set_in_memory_counts() -> None:
@@ -214,7 +220,7 @@ def test_a_scale_set_in_memory_counts() -> None:
     for module in model.modules():
         if hasattr(module, "set_scale"):
             module.set_scale("default", 0.25)
-    different = loaded(pair(*open_pair(model)))
+    different = loaded(pair_sides(*open_sides(model)))
     truth = merged_weights(model)
     for name, both in different.items():
         torch.testing.assert_close(tuned_of(both), truth[name])
@@ -224,12 +230,12 @@ def test_merged_adapter_in_memory() -> None:
     model = llama_adapter()
     model.merge_adapter()
     with pytest.raises(CheckpointError, match="unmerge_adapter"):
-        open_pair(model)
+        open_sides(model)
 
 
 def test_untrained_adapter_changes_nothing() -> None:
     model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
-    assert loaded(pair(*open_pair(model))) == {}
+    assert loaded(pair_sides(*open_sides(model))) == {}
 
 
 def test_base_named_by_the_adapter(tmp_path: Path) -> None:
@@ -237,7 +243,7 @@ def test_base_named_by_the_adapter(tmp_path: Path) -> None:
     model = llama_adapter()
     model.peft_config["default"].base_model_name_or_path = str(base)
     folder = saved(model, tmp_path / "adapter")
-    checkpoint, _ = open_pair(None, folder)
+    checkpoint, _ = open_sides(None, folder)
     assert checkpoint.source == str(base)
     config = json.loads((folder / "adapter_config.json").read_text())
     for name, text in (
@@ -246,9 +252,9 @@ def test_base_named_by_the_adapter(tmp_path: Path) -> None:
     ):
         (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": name}))
         with pytest.raises(CheckpointError, match=text):
-            open_pair(None, folder)
+            open_sides(None, folder)
     with pytest.raises(CheckpointError, match="does not name its base"):
-        open_pair(None, base)
+        open_sides(None, base)
 
 
 def test_adapter_for_a_sequence_classifier_on_the_bare_model(tmp_path: Path) -> None:
@@ -257,7 +263,7 @@ def test_adapter_for_a_sequence_classifier_on_the_bare_model(tmp_path: Path) -> 
     )
     randomize_adapter(model)
     base = tiny_bert(0)
-    different = loaded(pair(*open_pair(base, saved(model, tmp_path))))
+    different = loaded(pair_sides(*open_sides(base, saved(model, tmp_path))))
     truth = merged_weights(model)
     for name, both in different.items():
         torch.testing.assert_close(
@@ -271,11 +277,13 @@ def test_adapter_for_another_base(tmp_path: Path) -> None:
     with pytest.raises(
         PairingError, match=r"lacks 4 of the 4 weights it changes: 'model.layers.0.*\(and 1 more\)"
     ):
-        pair(*open_pair(tiny_gpt2(), folder))
+        pair_sides(*open_sides(tiny_gpt2(), folder))
     with pytest.raises(
         PairingError, match=r"4 of 4 weights .* another shape: .*\(32, 32\) and the adapter's is"
     ):
-        pair(*open_pair(tiny_llama(hidden_size=32, num_attention_heads=8, num_key_value_heads=4), folder))
+        pair_sides(
+            *open_sides(tiny_llama(hidden_size=32, num_attention_heads=8, num_key_value_heads=4), folder)
+        )
 
 
 WRONG_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
@@ -294,7 +302,7 @@ WRONG_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
 def test_configs_that_cannot_be(tmp_path: Path, values: dict[str, Any], text: str) -> None:
     folder = change_config(saved(llama_adapter(), tmp_path), **values)
     with pytest.raises(CheckpointError, match=text):
-        open_pair(tiny_llama(), folder)
+        open_sides(tiny_llama(), folder)
 
 
 def test_things_that_are_no_model(tmp_path: Path) -> None:

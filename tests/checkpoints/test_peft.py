@@ -13,9 +13,9 @@ from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 from torch import Tensor, nn
 
-from intruders.checkpoints.adapters.config import AdapterConfig
+from intruders.checkpoints.adapters.adapter_config import AdapterConfig
 from intruders.checkpoints.open import open_checkpoint
-from intruders.checkpoints.pairing import open_pair, pair
+from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
 from intruders.errors import CheckpointError, PairingError
 
 from .models import (
@@ -62,9 +62,11 @@ METHODS: dict[str, peft.PeftConfig] = {
 def test_method_is_what_peft_merges(tmp_path: Path, config: Any, where: str) -> None:
     model = llama(config)
     if where == "folder":
-        different = loaded(pair(*open_pair(tiny_llama(), saved(model, tmp_path)), include_embeddings=True))
+        different = loaded(
+            pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path)), include_embeddings=True)
+        )
     else:
-        different = loaded(pair(*open_pair(model), include_embeddings=True))
+        different = loaded(pair_sides(*open_sides(model), include_embeddings=True))
     truth, base = merged_weights(model), base_weights()
     changed = {name for name in truth if name in base and not torch.equal(truth[name], base[name])}
     assert set(different) == changed
@@ -82,7 +84,7 @@ def test_lycoris_methods_on_convolutions(make: Any, effective: bool) -> None:
         net, make(r=2, alpha=3, target_modules=["0", "1"], use_effective_conv2d=effective)
     )
     randomize_adapter(model)
-    different = loaded(pair(*open_pair(model)))
+    different = loaded(pair_sides(*open_sides(model)))
     truth = merged_weights(model)
     assert list(different) == ["0.weight", "1.weight"]
     for name, both in different.items():
@@ -99,7 +101,7 @@ def test_dora_and_ia3_on_conv1d(tmp_path: Path, dora: bool) -> None:
         )
     model = peft.get_peft_model(tiny_gpt2(), config)
     randomize_adapter(model)
-    different = loaded(pair(*open_pair(tiny_gpt2(), saved(model, tmp_path))))
+    different = loaded(pair_sides(*open_sides(tiny_gpt2(), saved(model, tmp_path))))
     truth = merged_weights(model)
     assert different
     for name, both in different.items():
@@ -124,7 +126,7 @@ def test_adalora_after_pruning(tmp_path: Path) -> None:
         model.zero_grad()
     folder = saved(model, tmp_path)
     again = peft.PeftModel.from_pretrained(tiny_llama(), folder)
-    different = loaded(pair(*open_pair(tiny_llama(), folder)))
+    different = loaded(pair_sides(*open_sides(tiny_llama(), folder)))
     truth = merged_weights(again)
     assert different
     for name, both in different.items():
@@ -134,7 +136,7 @@ def test_adalora_after_pruning(tmp_path: Path) -> None:
 def test_vera_without_its_projection(tmp_path: Path) -> None:
     model = llama(peft.VeraConfig(r=4, target_modules=LINEAR, save_projection=False))
     with pytest.raises(CheckpointError, match="save_projection=True"):
-        open_pair(tiny_llama(), saved(model, tmp_path))
+        open_sides(tiny_llama(), saved(model, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -145,13 +147,13 @@ def test_types_that_are_not_read_are_named(tmp_path: Path, config: Any) -> None:
         config.target_modules = ["norm"]
     model = peft.get_peft_model(tiny_llama(), config)
     with pytest.raises(CheckpointError, match=f"of type {config.peft_type.value}, which is not read here"):
-        open_pair(tiny_llama(), saved(model, tmp_path))
+        open_sides(tiny_llama(), saved(model, tmp_path))
 
 
 def test_layer_replication_is_refused(tmp_path: Path) -> None:
     model = llama(peft.LoraConfig(r=2, target_modules=LINEAR, layer_replication=[[0, 2], [1, 2]]))
     with pytest.raises(CheckpointError, match="uses layer_replication, and it repeats layers"):
-        open_pair(tiny_llama(), saved(model, tmp_path))
+        open_sides(tiny_llama(), saved(model, tmp_path))
 
 
 @pytest.mark.parametrize("start", ["pissa", "olora", "corda"])
@@ -184,15 +186,15 @@ def test_starts_that_change_the_base(tmp_path: Path, start: str) -> None:
     residual = tiny_llama()
     residual.load_state_dict(own_base)
     saved(residual, changed)
-    in_memory = loaded(pair(*open_pair(tiny_llama(), model)))
+    in_memory = loaded(pair_sides(*open_sides(tiny_llama(), model)))
     with pytest.raises(
         CheckpointError, match=f"the start '{start}' changed .* pass the base too .* name its base"
     ):
-        open_pair(model)
+        open_sides(model)
     model.save_pretrained(tmp_path / "converted", path_initial_model_for_weight_conversion=tmp_path / "start")
     ways = {
-        "converted": loaded(pair(*open_pair(tiny_llama(), tmp_path / "converted"))),
-        "with the base that it changed": loaded(pair(*open_pair(tiny_llama(), f"{changed}+{plain}"))),
+        "converted": loaded(pair_sides(*open_sides(tiny_llama(), tmp_path / "converted"))),
+        "with the base that it changed": loaded(pair_sides(*open_sides(tiny_llama(), f"{changed}+{plain}"))),
         "in memory": in_memory,
     }
     truth = merged_weights(model)
@@ -202,14 +204,14 @@ def test_starts_that_change_the_base(tmp_path: Path, start: str) -> None:
             torch.testing.assert_close(tuned_of(both), truth[name], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(both.base, base_weights()[name])
     with pytest.raises(PairingError, match=rf"started from its base's own weights \({start}\)"):
-        pair(*open_pair(tiny_llama(), plain))
+        pair_sides(*open_sides(tiny_llama(), plain))
 
 
 def test_lora_bias(tmp_path: Path) -> None:
     config = peft.LoraConfig(r=2, target_modules=["q_proj"], lora_bias=True)
     model = peft.get_peft_model(tiny_llama(attention_bias=True), config)
     randomize_adapter(model)
-    pairing = pair(*open_pair(tiny_llama(attention_bias=True), saved(model, tmp_path)))
+    pairing = pair_sides(*open_sides(tiny_llama(attention_bias=True), saved(model, tmp_path)))
     different = loaded(pairing)
     truth = merged_weights(model)
     assert len(different) == 2
@@ -251,21 +253,21 @@ def test_several_adapters_in_one_folder(tmp_path: Path) -> None:
     model.set_adapter("second")
     randomize_adapter(model, 5)
     saved(model, tmp_path)
-    first = loaded(pair(*open_pair(tiny_llama(), tmp_path)))
-    second = loaded(pair(*open_pair(tiny_llama(), tmp_path / "second")))
+    first = loaded(pair_sides(*open_sides(tiny_llama(), tmp_path)))
+    second = loaded(pair_sides(*open_sides(tiny_llama(), tmp_path / "second")))
     assert all("q_proj" in name for name in first)
     assert all("k_proj" in name for name in second)
     only = tmp_path / "only"
     only.mkdir()
     (tmp_path / "second").rename(only / "second")
     with pytest.raises(CheckpointError, match="holds adapters in folders of their own: 'second'; give one"):
-        open_pair(tiny_llama(), only)
+        open_sides(tiny_llama(), only)
 
 
 def test_adapter_saved_as_a_pickle(tmp_path: Path) -> None:
     model = llama(peft.LoraConfig(r=2, target_modules=["q_proj"]))
     model.save_pretrained(tmp_path, safe_serialization=False)
-    different = loaded(pair(*open_pair(tiny_llama(), tmp_path)))
+    different = loaded(pair_sides(*open_sides(tiny_llama(), tmp_path)))
     truth = merged_weights(model)
     assert len(different) == 2
     for name, both in different.items():
@@ -275,8 +277,8 @@ def test_adapter_saved_as_a_pickle(tmp_path: Path) -> None:
 def test_state_dict_of_a_peft_model_as_a_checkpoint(tmp_path: Path) -> None:
     """An adapter's weights file given by its own path is read with the config beside it."""
     folder = saved(llama(peft.LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj"])), tmp_path)
-    by_file = loaded(pair(*open_pair(tiny_llama(), folder / "adapter_model.safetensors")))
-    by_folder = loaded(pair(*open_pair(tiny_llama(), folder)))
+    by_file = loaded(pair_sides(*open_sides(tiny_llama(), folder / "adapter_model.safetensors")))
+    by_folder = loaded(pair_sides(*open_sides(tiny_llama(), folder)))
     assert list(by_file) == list(by_folder)
     for name, both in by_file.items():
         assert torch.equal(tuned_of(both), tuned_of(by_folder[name]))
@@ -290,7 +292,7 @@ def test_resized_embeddings_saved_with_the_adapter(tmp_path: Path) -> None:
     with torch.no_grad():
         base.model.embed_tokens.weight += 0.1
     model.save_pretrained(tmp_path, save_embedding_layers=True)
-    pairing = pair(*open_pair(tiny_llama(), tmp_path), include_embeddings=True)
+    pairing = pair_sides(*open_sides(tiny_llama(), tmp_path), include_embeddings=True)
     both = loaded(pairing)["model.embed_tokens.weight"]
     assert torch.equal(tuned_of(both), base.model.embed_tokens.weight[:40])
     assert "'model.embed_tokens.weight' on the first 40 tokens; base has 40, tuned 44" in pairing.matched
@@ -301,7 +303,7 @@ def test_dora_without_its_magnitude(tmp_path: Path) -> None:
         saved(llama(peft.LoraConfig(r=2, target_modules=["q_proj"])), tmp_path), use_dora=True
     )
     with pytest.raises(CheckpointError, match="use_dora = True and no lora_magnitude_vector"):
-        open_pair(tiny_llama(), folder)
+        open_sides(tiny_llama(), folder)
 
 
 def test_an_adapter_is_no_checkpoint(tmp_path: Path) -> None:
@@ -310,4 +312,4 @@ def test_an_adapter_is_no_checkpoint(tmp_path: Path) -> None:
         open_checkpoint(folder)
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"no weights; expected adapter_model\.safetensors"):
-        open_pair(tiny_llama(), folder)
+        open_sides(tiny_llama(), folder)

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from intruders.checkpoints.formats.safetensors import read_header, safetensors_file
 from intruders.checkpoints.open import open_checkpoint
-from intruders.checkpoints.safetensors import read_header, safetensors_file
 from intruders.errors import CheckpointError
 
 DTYPES = [

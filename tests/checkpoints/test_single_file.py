@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from intruders.checkpoints.flat_names import in_diffusers_names
-from intruders.checkpoints.pairing import open_pair, pair
+from intruders.checkpoints.adapters.kohya_names import in_diffusers_names
+from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
 from intruders.errors import CheckpointError, PairingError
 
 from .models import loaded, merged_weights, randomize_adapter, reasons, saved, tiny_llama, tuned_of
@@ -73,7 +73,7 @@ def test_diffusers_file(tmp_path: Path, dora: bool) -> None:
     StableDiffusionPipeline.save_lora_weights(
         tmp_path, peft.get_peft_model_state_dict(unet), **_collate_lora_metadata({"unet": unet})
     )
-    pairing = pair(*open_pair(tiny_unet(), tmp_path))
+    pairing = pair_sides(*open_sides(tiny_unet(), tmp_path))
     assert pairing.matched == [f"'unet.' of tuned for '' of base: {len(pairing.pairs)} tensors"]
     require_fused(loaded(pairing), unet)
 
@@ -83,7 +83,9 @@ def test_diffusers_file_without_metadata_has_scale_one(tmp_path: Path) -> None:
 
     unet = adapted_unet(lora_alpha=2)  # alpha = r: what a file without alpha means
     StableDiffusionPipeline.save_lora_weights(tmp_path, peft.get_peft_model_state_dict(unet))
-    require_fused(loaded(pair(*open_pair(tiny_unet(), tmp_path / "pytorch_lora_weights.safetensors"))), unet)
+    require_fused(
+        loaded(pair_sides(*open_sides(tiny_unet(), tmp_path / "pytorch_lora_weights.safetensors"))), unet
+    )
 
 
 def kohya_file(unet: nn.Module, path: Path, alpha: float = 3.0) -> dict[str, Tensor]:
@@ -103,7 +105,7 @@ def kohya_file(unet: nn.Module, path: Path, alpha: float = 3.0) -> dict[str, Ten
 def test_kohya_file(tmp_path: Path, dora: bool) -> None:
     unet = adapted_unet(use_dora=dora)
     kohya_file(unet, tmp_path / "style.safetensors")
-    different = loaded(pair(*open_pair(tiny_unet(), tmp_path / "style.safetensors")))
+    different = loaded(pair_sides(*open_sides(tiny_unet(), tmp_path / "style.safetensors")))
     require_fused(different, unet)
 
 
@@ -112,7 +114,7 @@ def test_kohya_file_on_the_original_single_file_checkpoint(tmp_path: Path) -> No
     unet = adapted_unet()
     kohya_file(unet, tmp_path / "style.safetensors")
     base = {f"model.diffusion_model.{name}": tensor for name, tensor in tiny_unet().state_dict().items()}
-    different = loaded(pair(*open_pair(base, tmp_path / "style.safetensors")))
+    different = loaded(pair_sides(*open_sides(base, tmp_path / "style.safetensors")))
     require_fused(
         {name.removeprefix("model.diffusion_model."): both for name, both in different.items()}, unet
     )
@@ -163,7 +165,7 @@ def test_kohya_file_in_original_names_on_a_base_of_diffusers(tmp_path: Path) -> 
         "lora_unet_middle_block_2_out_layers_3.lora_down.weight": kernel,
         "lora_unet_middle_block_2_out_layers_3.lora_up.weight": up.reshape(4, 2, 1, 1),
     }
-    pairing = pair(*open_pair(base, state))
+    pairing = pair_sides(*open_sides(base, state))
     different = loaded(pairing)
     first, second = base.values()
     torch.testing.assert_close(
@@ -180,11 +182,11 @@ def test_parts_of_a_pipeline_that_are_elsewhere(tmp_path: Path) -> None:
     module = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
     state |= {f"{module}.lora_down.weight": torch.ones(2, 8), f"{module}.lora_up.weight": torch.ones(8, 2)}
     save_file(state, tmp_path / "style.safetensors")
-    pairing = pair(*open_pair(tiny_unet(), tmp_path / "style.safetensors"))
+    pairing = pair_sides(*open_sides(tiny_unet(), tmp_path / "style.safetensors"))
     assert reasons(pairing)[f"{module}.weight"] == "for another part of the pipeline (te)"
     require_fused(loaded(pairing), unet)
     with pytest.raises(PairingError, match="is for another base"):
-        pair(*open_pair(tiny_llama(), tmp_path / "style.safetensors"))
+        pair_sides(*open_sides(tiny_llama(), tmp_path / "style.safetensors"))
 
 
 def test_lora_a_and_b_without_a_config(tmp_path: Path) -> None:
@@ -192,7 +194,7 @@ def test_lora_a_and_b_without_a_config(tmp_path: Path) -> None:
     randomize_adapter(model)
     folder = saved(model, tmp_path)
     (folder / "adapter_config.json").unlink()
-    different = loaded(pair(*open_pair(tiny_llama(), folder)))
+    different = loaded(pair_sides(*open_sides(tiny_llama(), folder)))
     truth = merged_weights(model)
     assert len(different) == 2
     for name, both in different.items():
@@ -209,7 +211,7 @@ def test_old_diffusers_names() -> None:
         "attn1.to_q.lora.{}.weight",
     ):
         state = {f"unet.down.{middle.format('down')}": down, f"unet.down.{middle.format('up')}": up}
-        different = loaded(pair(*open_pair(base, state)))
+        different = loaded(pair_sides(*open_sides(base, state)))
         torch.testing.assert_close(tuned_of(different["down.attn1.to_q.weight"]), weight + up @ down)
 
 
@@ -225,7 +227,7 @@ def test_lycoris_file(tmp_path: Path, kind: str) -> None:
         state[f"{name}.{part}"] = tensor.contiguous()
         state[f"{name}.alpha"] = torch.tensor(3.0)
     save_file(state, tmp_path / "x.safetensors")
-    different = loaded(pair(*open_pair(tiny_llama(), tmp_path / "x.safetensors")))
+    different = loaded(pair_sides(*open_sides(tiny_llama(), tmp_path / "x.safetensors")))
     truth = merged_weights(model)
     assert len(different) == 4
     for name, both in different.items():
@@ -236,7 +238,7 @@ def test_lokr_of_two_whole_factors_has_scale_one() -> None:
     """LyCORIS sets alpha aside there; PEFT, whose files have a config, does not."""
     first, second, weight = torch.randn(2, 2), torch.randn(2, 3), torch.randn(4, 6)
     state = {"lora_a.lokr_w1": first, "lora_a.lokr_w2": second, "lora_a.alpha": torch.tensor(7.0)}
-    both = loaded(pair(*open_pair({"a.weight": weight}, state)))["a.weight"]
+    both = loaded(pair_sides(*open_sides({"a.weight": weight}, state)))["a.weight"]
     torch.testing.assert_close(tuned_of(both), weight + torch.kron(first, second))
 
 
@@ -245,7 +247,7 @@ def test_lycoris_dora_scale_over_the_inputs() -> None:
     weight, down, up = torch.randn(6, 4), torch.randn(2, 4), torch.randn(6, 2)
     scale = torch.rand(1, 4)
     state = {"lora_a.lora_down.weight": down, "lora_a.lora_up.weight": up, "lora_a.dora_scale": scale}
-    both = loaded(pair(*open_pair({"a.weight": weight}, state)))["a.weight"]
+    both = loaded(pair_sides(*open_sides({"a.weight": weight}, state)))["a.weight"]
     direction = weight + up @ down
     torch.testing.assert_close(tuned_of(both), direction * scale / direction.norm(dim=0, keepdim=True))
 
@@ -291,7 +293,7 @@ WRONG: dict[str, tuple[dict[str, Tensor], str]] = {
 @pytest.mark.parametrize(("state", "text"), WRONG.values(), ids=WRONG.keys())
 def test_files_that_cannot_be(state: dict[str, Tensor], text: str) -> None:
     with pytest.raises(CheckpointError, match=text):
-        open_pair({"a.weight": torch.ones(4, 4)}, state)
+        open_sides({"a.weight": torch.ones(4, 4)}, state)
 
 
 def test_metadata_that_is_no_object(tmp_path: Path) -> None:
@@ -299,8 +301,8 @@ def test_metadata_that_is_no_object(tmp_path: Path) -> None:
     for text in ("[", "[]", "7"):
         save_file(state, tmp_path / "x.safetensors", {"lora_adapter_metadata": text})
         with pytest.raises(CheckpointError, match="is no JSON object"):
-            open_pair({"a.weight": torch.ones(4, 4)}, tmp_path / "x.safetensors")
+            open_sides({"a.weight": torch.ones(4, 4)}, tmp_path / "x.safetensors")
     wrong = json.dumps({"unet.r": "two", "unet.lora_alpha": 1})
     save_file(state, tmp_path / "x.safetensors", {"lora_adapter_metadata": wrong})
     with pytest.raises(CheckpointError, match="r = 'two'; expected a number"):
-        open_pair({"a.weight": torch.ones(4, 4)}, tmp_path / "x.safetensors")
+        open_sides({"a.weight": torch.ones(4, 4)}, tmp_path / "x.safetensors")

@@ -13,9 +13,9 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.lora.config import BdLoraConfig, KasaConfig, MontecloraConfig, VeloraConfig
 from safetensors.torch import save_file
 
+from intruders.audits.audit import audit
 from intruders.checkpoints.adapters.starts import changes_the_base
-from intruders.checkpoints.pairing import open_pair, pair
-from intruders.detection.audit import audit
+from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
 from intruders.errors import CheckpointError
 
 from .adapted import OTHERS, STARTS, adapt, move, own_weights, starts_of_installed_peft
@@ -81,7 +81,7 @@ def test_variants_that_are_not_read_are_named(name: str, tmp_path: Path) -> None
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {name: {"some": "value"}}))
     with pytest.raises(CheckpointError, match=f"uses {name}, "):
-        open_pair(tiny_llama(), folder)
+        open_sides(tiny_llama(), folder)
 
 
 @pytest.mark.parametrize("kind", sorted({kind.value for kind in PEFT_TYPE_TO_TUNER_MAPPING} - READ))
@@ -90,7 +90,7 @@ def test_types_that_are_not_read_are_refused_by_name(kind: str, tmp_path: Path) 
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     save_file({"base_model.model.a.weight": torch.ones(2, 2)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(CheckpointError, match=f"of type {kind}, which is not read here"):
-        open_pair(tiny_llama(), tmp_path)
+        open_sides(tiny_llama(), tmp_path)
 
 
 @pytest.mark.parametrize("method", OTHERS)
@@ -105,7 +105,7 @@ def test_adalora_does_what_no_start_says(tmp_path: Path) -> None:
     config = peft.AdaLoraConfig(init_r=4, target_modules=["q_proj"], total_step=10, init_lora_weights="pissa")
     model = peft.get_peft_model(tiny_llama(), config)
     move(model, 1)
-    assert pair(*open_pair(tiny_llama(), saved(model, tmp_path))).pairs
+    assert pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path))).pairs
 
 
 def test_several_active_ia3_adapters_are_refused() -> None:
@@ -114,4 +114,4 @@ def test_several_active_ia3_adapters_are_refused() -> None:
     model.add_adapter("second", config)
     model.base_model.set_adapter(["default", "second"])
     with pytest.raises(CheckpointError, match="2 active IA3 adapters, whose vectors PEFT multiplies"):
-        open_pair(tiny_llama(), model)
+        open_sides(tiny_llama(), model)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from intruders.checkpoints.open import open_checkpoint
-from intruders.checkpoints.pairing import open_pair, pair
+from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
 from intruders.errors import CheckpointError
 
 from .models import loaded, tiny_llama
@@ -30,7 +30,7 @@ def test_one_file(tmp_path: Path, name: str) -> None:
         assert checkpoint.format == "pytorch"
         assert checkpoint.names() == list(state)
         assert all(torch.equal(checkpoint.read(key), tensor) for key, tensor in state.items())
-    different = loaded(pair(*open_pair(tmp_path, tiny_llama(1).state_dict())))
+    different = loaded(pair_sides(*open_sides(tmp_path, tiny_llama(1).state_dict())))
     assert len(different) == 14
 
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from intruders.checkpoints.atomic import atomic_folder, check_target
-from intruders.checkpoints.write import PlannedTensor, copy_companions, write_checkpoint, write_safetensors
+from intruders.checkpoints.writing.companions import copy_companions
+from intruders.checkpoints.writing.shards import PlannedTensor, write_checkpoint, write_safetensors
 from intruders.errors import CheckpointError
+from intruders.system.folders import atomic_folder, check_target
 from tests.checkpoints.models import tiny_llama
 
 

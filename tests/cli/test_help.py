@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from intruders.cli.command import EXAMPLE_WIDTH
 from intruders.cli.main import app
-from intruders.training.config import FinetuneConfig
+from intruders.training.finetune_config import FinetuneConfig
 
 GROUP: Any = typer.main.get_command(app)
 COMMANDS: dict[str, Any] = GROUP.commands
@@ -119,9 +119,9 @@ def test_defaults_of_a_run_are_those_of_its_settings(command: str) -> None:
 
 
 def test_choices_are_those_that_the_settings_accept() -> None:
-    from intruders.mitigation.controls import CONTROLS
     from intruders.mitigation.mitigate import FORMS
-    from intruders.training.methods import METHODS
+    from intruders.mitigation.remedies.controls import CONTROLS
+    from intruders.training.finetune_config import METHODS
 
     for command, option, choices in [
         ("finetune", "method", METHODS),

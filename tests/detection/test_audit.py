@@ -11,7 +11,7 @@ from matrices import UPDATES, orthonormal_columns
 from torch import Tensor
 
 import intruders
-from intruders.detection.audit import audit
+from intruders.audits.audit import audit
 from intruders.errors import IntrudersError, NonFiniteError, PairingError, SettingError
 
 Weights = dict[str, Tensor]
@@ -218,14 +218,14 @@ def test_what_is_no_model_is_refused(given: tuple[Any, Any]) -> None:
 
 def test_factors_that_overflow_single_precision_are_not_answered_wrongly() -> None:
     """Where entries of the update exceed single precision, the answer is right or refused; never NaN."""
-    from intruders.detection.detect import detect
-    from intruders.detection.stack import Stack
+    from intruders.engine.decide import decide
+    from intruders.linalg.pair import Pair
 
     rng = np.random.default_rng(0)
     base = torch.from_numpy(rng.standard_normal((1, 260, 260))).float()
     left = torch.from_numpy(1e22 * orthonormal_columns(260, 2, rng)).float().unsqueeze(0)
     right = torch.from_numpy(1e22 * orthonormal_columns(260, 2, rng).T.copy()).float().unsqueeze(0)
-    found = detect(Stack(base, None, left, right), 3, 0.5)
-    exact = detect(Stack(base, None, left, right), 3, 0.5, exact=True)
+    found = decide(Pair(base, None, left, right), 3, 0.5)
+    exact = decide(Pair(base, None, left, right), 3, 0.5, exact=True)
     assert found.values.isfinite().all()
     assert found.intruder.tolist() == exact.intruder.tolist()

@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import intruders
-from intruders.detection.audit import audit
-from intruders.detection.cache import CacheError, DiskCache, MemoryCache, content_key, default_folder
-from intruders.detection.known import KnownBase
-from intruders.errors import SettingError
+from intruders.audits.audit import audit
+from intruders.audits.base_cache import DiskCache, MemoryCache, content_key, default_folder
+from intruders.engine.base_space import KnownBase
+from intruders.errors import CacheError, SettingError
 
 Weights = dict[str, Tensor]
 
@@ -249,8 +249,8 @@ def test_several_processes_share_a_folder(tmp_path: Path) -> None:
         """
         import sys, warnings
         warnings.simplefilter("error")
-        from intruders.detection.audit import audit
-        from intruders.detection.cache import DiskCache
+        from intruders.audits.audit import audit
+        from intruders.audits.base_cache import DiskCache
         print("ready", flush=True)
         sys.stdin.readline()
         for _ in range(2):

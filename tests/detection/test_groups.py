@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from intruders.checkpoints.records import LoadedPair, MatrixPair
-from intruders.detection.groups import Group, load_groups
+from intruders.audits.batches import Batch, read_batches
+from intruders.checkpoints.pairing.pairing import LoadedPair, PairedMatrix
 from intruders.errors import NonFiniteError
 
 
-def read(base: Tensor, **update: Tensor) -> Group:
-    pair = MatrixPair("w", (base.shape[0], base.shape[1]), None, lambda: LoadedPair(base, **update))
-    (group,) = load_groups([pair], torch.device("cpu"), False, [])
+def read(base: Tensor, **update: Tensor) -> Batch:
+    pair = PairedMatrix("w", (base.shape[0], base.shape[1]), None, lambda: LoadedPair(base, **update))
+    (group,) = read_batches([pair], torch.device("cpu"), False, [])
     return group
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from matrices import orthonormal_columns
 
-from intruders.detection.moments import bound_by_moments
+from intruders.engine.moment_certificate import bound_by_moments
 from intruders.linalg.operators import Dense
 
 from .wrong_decisions import make_case, search, shortfalls, triplets

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intruders.detection.places import Place, places
+from intruders.checkpoints.names import ModulePath, module_paths
 
 LLAMA = [
     f"model.layers.{i}.{kind}.weight" for i in range(2) for kind in ("self_attn.q_proj", "mlp.down_proj")
@@ -44,18 +44,18 @@ EXPERTS = [
     ],
 )
 def test_kinds_are_as_short_as_they_can_be(names: list[str], kinds: list[str]) -> None:
-    assert [place.kind for place in places(names)] == kinds
+    assert [place.kind for place in module_paths(names)] == kinds
 
 
 def test_layers_and_stacks() -> None:
-    assert places(LLAMA)[2] == Place("model.layers", 1, "q_proj")
-    assert [place.stack for place in places(T5)] == ["encoder.block", "decoder.block", "decoder.block"]
-    assert places(EXPERTS)[1].layer == 5
-    assert places(["lm_head.weight"]) == [Place("", None, "lm_head")]
+    assert module_paths(LLAMA)[2] == ModulePath("model.layers", 1, "q_proj")
+    assert [place.stack for place in module_paths(T5)] == ["encoder.block", "decoder.block", "decoder.block"]
+    assert module_paths(EXPERTS)[1].layer == 5
+    assert module_paths(["lm_head.weight"]) == [ModulePath("", None, "lm_head")]
 
 
 @given(st.lists(st.text()))
 def test_any_name_has_a_place_and_a_kind(names: list[str]) -> None:
-    found = places(names)
+    found = module_paths(names)
     assert len(found) == len(names)
     assert all(place.kind for place in found)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from intruders.detection.cache import MemoryCache
-from intruders.detection.scale import SLACK, WALK, CriticalScales, MatrixScale, critical_scales
+from intruders.audits.base_cache import MemoryCache
+from intruders.audits.critical_scales import critical_scales
+from intruders.audits.critical_scales_result import SLACK, WALK, CriticalScales, MatrixScale
 from intruders.errors import SettingError
 from tests.checkpoints.models import merged_weights, tiny_llama
 from tests.mitigation.hot import hot_llama, places_of_intruders, wide_spectrum

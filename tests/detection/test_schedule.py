@@ -15,10 +15,10 @@ import pytest
 import torch
 from matrices import UPDATES
 
-from intruders.detection.audit import audit
-from intruders.detection.cache import MemoryCache
-from intruders.detection.schedule import prefetched, run_side_by_side
+from intruders.audits.audit import audit
+from intruders.audits.base_cache import MemoryCache
 from intruders.errors import SettingError
+from intruders.system.threads import prefetched, run_side_by_side
 
 
 def reader_threads() -> set[threading.Thread]:
@@ -160,9 +160,9 @@ def test_ctrl_c_ends_an_audit_at_once(shared_bytes: int) -> None:
     script = textwrap.dedent(
         f"""
         import torch
-        import intruders.detection.audit as room
-        import intruders.detection.groups
-        intruders.detection.groups.SHARED_BYTES = {shared_bytes}
+        import intruders.audits.audit as room
+        import intruders.audits.batches
+        intruders.audits.batches.SHARED_BYTES = {shared_bytes}
         torch.manual_seed(0)
         base = {{f"layers.{{i}}.weight": torch.randn(300, 300) for i in range(300)}}
         tuned = {{name: matrix + 0.01 * torch.randn_like(matrix) for name, matrix in base.items()}}

@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import BERT, made_up_audit, made_up_matrix
 
-from intruders.checkpoints.pairing import Skipped
-from intruders.detection.files import ResultFileError, check_writable, write_atomically
-from intruders.detection.serialize import from_document, to_document
-from intruders.detection.table import Audit, Matrix, UpdateSize, Vector
-from intruders.errors import SettingError
+from intruders.audits.audit_result import Audit, from_document, to_document
+from intruders.audits.records import AuditedMatrix, UpdateSize, Vector
+from intruders.checkpoints.pairing.pairing import Skipped
+from intruders.errors import ResultFileError, SettingError
+from intruders.system.files import check_writable, write_atomically
 
 SUFFIXES = (".json", ".parquet")
 
@@ -40,8 +40,8 @@ def vector(index: int, lower: float, upper: float, intruder: bool, value: float 
     return Vector(index, value, (lower, upper), intruder, "overlap", False)
 
 
-def matrix_of(*vectors: Vector, name: str = "w") -> Matrix:
-    return Matrix(
+def matrix_of(*vectors: Vector, name: str = "w") -> AuditedMatrix:
+    return AuditedMatrix(
         name=name,
         shape=(8, 8),
         rank=None,
@@ -52,7 +52,7 @@ def matrix_of(*vectors: Vector, name: str = "w") -> Matrix:
     )
 
 
-def audit_of(*matrices: Matrix, k: int = 3) -> Audit:
+def audit_of(*matrices: AuditedMatrix, k: int = 3) -> Audit:
     return Audit("base", "tuned", "checkpoint", k, 0.5, False, 1.0, list(matrices), [])
 
 
@@ -167,7 +167,7 @@ def audits(draw: st.DrawFn) -> Audit:
         values = draw(st.lists(st.floats(width=32), min_size=rows * len(judged), max_size=rows * len(judged)))
         similarity = np.nan_to_num(np.array(values, dtype=np.float32).reshape(rows, len(judged)))
         matrices.append(
-            Matrix(
+            AuditedMatrix(
                 name=name,
                 shape=(draw(st.integers(1, 2**40)), draw(st.integers(1, 9))),
                 rank=draw(st.none() | st.integers(0, 64)),

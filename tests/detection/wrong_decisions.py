@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from matrices import Array, orthonormal_columns
 
-from intruders.detection.certify import _MARGIN
-from intruders.detection.moments import bound_by_moments
+from intruders.engine.certificates import _MARGIN
+from intruders.engine.moment_certificate import bound_by_moments
 from intruders.linalg.operators import Dense
 from intruders.linalg.ritz import Triplets
 from intruders.linalg.svd import CLUSTER_TOLERANCE

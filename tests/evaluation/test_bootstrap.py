@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intruders.errors import SettingError
-from intruders.evaluation.bootstrap import Interval, loss_interval, paired_difference, proportion_interval
+from intruders.evaluation.corpus_loss import mixed
+from intruders.evaluation.intervals import Interval, loss_interval, paired_difference, proportion_interval
 from intruders.evaluation.losses import DocumentLosses
-from intruders.evaluation.pretraining import mixed
 
 
 def _losses(means: np.ndarray, tokens: np.ndarray, measure: str = "cross-entropy") -> DocumentLosses:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from intruders.data.corpora import MIXTURES, cut_at_blank_lines, load_corpora
 from intruders.errors import SettingError
-from intruders.evaluation.corpora import MIXTURES, cut_at_blank_lines, load_corpora
 
 
 def test_pydoc_is_whole() -> None:

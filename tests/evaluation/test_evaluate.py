@@ -11,17 +11,17 @@ import pandas as pd
 import pytest
 from tiny import save_bert, save_llama
 
+from intruders.data.columns import Columns
+from intruders.data.load_task import load_task
 from intruders.errors import CheckpointError, SettingError
 from intruders.evaluation.causal_loss import causal_losses
 from intruders.evaluation.evaluate import evaluate
 from intruders.evaluation.masked_loss import pseudo_losses
-from intruders.evaluation.models import open_language_model
-from intruders.evaluation.tasks import score_task
-from intruders.training.config import FinetuneConfig
-from intruders.training.local_files import Columns
+from intruders.evaluation.task_score import score_task
+from intruders.models.tuned_model import open_language_model
+from intruders.training.finetune import finetune
+from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.run_folder import data_seed_of
-from intruders.training.tasks import load_task
-from intruders.training.train import finetune
 
 TEXT = "Some words of text.\n\nAnd others, in a second paragraph."
 
@@ -222,7 +222,7 @@ def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
         return score_task(opened, task, **more)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("intruders.evaluation.evaluate.score_task", spy)
+        patched.setattr("intruders.evaluation.task_score.score_task", spy)
         evaluate(str(out), tasks=[str(rows)], columns=columns)
     assert len(seen) == 2
     assert not trained & set(seen)

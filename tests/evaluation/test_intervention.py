@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import torch
 
+from intruders.audits.audit import audit as run_audit
+from intruders.audits.audit_result import Audit
 from intruders.checkpoints.open import open_checkpoint
-from intruders.detection.audit import audit as run_audit
-from intruders.detection.table import Audit
 from intruders.errors import PairingError, SettingError
-from intruders.evaluation import intervention
-from intruders.evaluation.bootstrap import Interval
+from intruders.evaluation.corpus_loss import CorpusLoss
 from intruders.evaluation.evaluate import evaluate
-from intruders.evaluation.intervention import InterventionSweep, Point, intervene
+from intruders.evaluation.intervals import Interval
+from intruders.evaluation.intervene import intervene
 from intruders.evaluation.losses import DocumentLosses
-from intruders.evaluation.pretraining import CorpusLoss
-from intruders.evaluation.tasks import TaskScore
-from intruders.evaluation.verdict import document, lines, verdicts
-from intruders.mitigation.live import LiveInterventions
+from intruders.evaluation.sweep import InterventionSweep, Point
+from intruders.evaluation.sweep_words import document, lines, verdicts
+from intruders.evaluation.task_score import TaskScore
+from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.mitigate import mitigate
 from tests.checkpoints.models import merged_weights, saved, tiny_gpt2
 from tests.made_up import made_up_audit
@@ -123,8 +123,8 @@ def load_model(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None:
-    from intruders.checkpoints.pairing import open_pair, pair
-    from intruders.mitigation.stream import affected_matrices
+    from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
+    from intruders.mitigation.cases import affected_matrices
 
     base = tiny_gpt2()
     saved(base, tmp_path / "base")
@@ -137,7 +137,7 @@ def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None
     model = copy.deepcopy(base)
     model.load_state_dict(tuned)
     audit = run_audit(tmp_path / "base", tmp_path / "tuned", cache=False)
-    pairs = pair(*open_pair(tmp_path / "base", tmp_path / "tuned")).pairs
+    pairs = pair_sides(*open_sides(tmp_path / "base", tmp_path / "tuned")).pairs
     affected = list(affected_matrices(pairs, audit, set(), 0, torch.device("cpu")))
     assert affected
     with LiveInterventions(model, open_checkpoint(tmp_path / "base"), affected) as live:
@@ -197,7 +197,7 @@ def test_a_given_audit_is_used_with_its_settings(
     def not_again(*arguments: object, **settings: object) -> None:
         raise AssertionError("audited again")
 
-    monkeypatch.setattr(intervention, "run_audit", not_again)
+    monkeypatch.setattr("intruders.evaluation.intervene.run_audit", not_again)
     for audit in (tmp_path / "audit.json", Audit.load(tmp_path / "audit.json")):
         given = intervene(base, tuned, scales=[0], loss_on=corpus, audit=audit)
         assert document(given)["points"] == document(plain)["points"]

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from tiny import save_bert, save_llama
 
 from intruders.errors import SettingError
-from intruders.evaluation.sequence import SequenceResult, train_in_sequence
-from intruders.training.config import FinetuneConfig
+from intruders.evaluation.train_in_sequence import SequenceResult, train_in_sequence
+from intruders.training.finetune_config import FinetuneConfig
 
 
 def test_measures_follow_their_formulas() -> None:

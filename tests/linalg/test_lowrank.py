@@ -8,7 +8,7 @@ import torch
 from matrices import Array
 from torch import Tensor
 
-from intruders.linalg.lowrank import lowrank_svd
+from intruders.linalg.low_rank import lowrank_svd
 
 RNG = np.random.default_rng(0)
 FACTORS: dict[str, tuple[Array, Array]] = {

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from intruders.linalg.lowrank import lowrank_inner, refactored
+from intruders.linalg.low_rank import lowrank_inner, refactored
 
 
 def factors(m: int, n: int, q: int, seed: int, spread: float = 1.0) -> tuple[Tensor, Tensor]:

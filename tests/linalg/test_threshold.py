@@ -11,8 +11,8 @@ from torch import Tensor
 
 from intruders.linalg.operators import Dense
 from intruders.linalg.ritz import Triplets
+from intruders.linalg.spiked_threshold import Spectrum, edge_threshold, sampled_spectra, spiked_threshold
 from intruders.linalg.svd import dense_svd
-from intruders.linalg.threshold import Spectrum, edge_threshold, sampled_spectra, spiked_threshold
 
 
 def gaussian_values(m: int, n: int) -> Tensor:

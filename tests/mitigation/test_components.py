@@ -7,24 +7,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from intruders.detection.stack import Stack
+from intruders.engine.components import find_components
 from intruders.linalg.exact import exact_cosines
-from intruders.mitigation.components import find_components
+from intruders.linalg.pair import Pair
 from tests.matrices import SPECTRA, orthonormal_columns, with_values
 
 SHAPES = [(140, 140), (150, 110), (110, 150), (30, 40)]
 
 
-def stack_of(base: np.ndarray, left: np.ndarray, right: np.ndarray, form: str) -> tuple[Stack, Tensor]:
+def stack_of(base: np.ndarray, left: np.ndarray, right: np.ndarray, form: str) -> tuple[Pair, Tensor]:
     """One pair in single precision, and W in double of the numbers as they were rounded."""
     w0, b, a = (torch.from_numpy(np.ascontiguousarray(part)).float()[None] for part in (base, left, right))
     if form == "dense":
         tuned = w0 + b @ a
-        return Stack(w0, tuned), tuned[0].double()
-    return Stack(w0, None, b, a), w0[0].double() + b[0].double() @ a[0].double()
+        return Pair(w0, tuned), tuned[0].double()
+    return Pair(w0, None, b, a), w0[0].double() + b[0].double() @ a[0].double()
 
 
-def check(stack: Stack, tuned: Tensor, wanted: list[int], from_update: bool, k: int = 10) -> None:
+def check(stack: Pair, tuned: Tensor, wanted: list[int], from_update: bool, k: int = 10) -> None:
     u, s, v = torch.linalg.svd(tuned, full_matrices=False)
     (found,) = find_components(stack, [wanted], [s[:k].tolist()], from_update)
     truth = (u[:, wanted] * s[wanted]) @ v[wanted]
@@ -67,7 +67,7 @@ def test_equal_values_are_chosen_as_the_audit_chooses_them() -> None:
     spread = np.outer(x[:, -8:].sum(1) / 8**0.5, z[:, -8:].sum(1) / 8**0.5)
     base = torch.from_numpy((x * values) @ z.T)[None]
     tuned = torch.from_numpy((x[:, :-8] * values[:-8]) @ z[:, :-8].T + 0.9 * spread)
-    stack = Stack(base, tuned[None])
+    stack = Pair(base, tuned[None])
     chosen = exact_cosines(base[0], tuned, 10, 0.5)
     wanted = (chosen.max_cosines < 0.5).nonzero().flatten().tolist()
     assert len(wanted) == 1
@@ -87,7 +87,7 @@ def test_a_stack_has_the_answers_of_its_members() -> None:
                 base, 1.3 * orthonormal_columns(130, 1, rng), orthonormal_columns(160, 1, rng).T, "factors"
             )
         )
-    joined = Stack(
+    joined = Pair(
         torch.cat([stack.base for stack, _ in parts]),
         None,
         torch.cat([stack.left for stack, _ in parts if stack.left is not None]),

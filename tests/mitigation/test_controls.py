@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from intruders.detection.table import Matrix, UpdateSize, Vector
-from intruders.mitigation.controls import CONTROLS, scaled_places
+from intruders.audits.records import AuditedMatrix, UpdateSize, Vector
 from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.remedies.controls import CONTROLS, scaled_places
 from tests.checkpoints.models import merged_weights, saved
 from tests.mitigation.hot import (
     deviation,
@@ -142,12 +142,14 @@ def test_controls_on_a_dense_update(tmp_path: Path, base: nn.Module) -> None:
         assert deviation(found, matrix) < 1e-3
 
 
-def made(intruders: set[int], k: int = 6) -> Matrix:
+def made(intruders: set[int], k: int = 6) -> AuditedMatrix:
     vectors = [
         Vector(j, float(k - j), (0.0, 0.1) if j in intruders else (0.9, 1.0), j in intruders, "exact", False)
         for j in range(k)
     ]
-    return Matrix("w", (8, 8), 1, vectors, UpdateSize(1, 1, 1, 0, 1), [1.0], np.zeros((1, k), np.float32))
+    return AuditedMatrix(
+        "w", (8, 8), 1, vectors, UpdateSize(1, 1, 1, 0, 1), [1.0], np.zeros((1, k), np.float32)
+    )
 
 
 @pytest.mark.parametrize(

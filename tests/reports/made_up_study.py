@@ -16,8 +16,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from intruders.studies.results import COLUMNS, SCHEMA, Results
-from intruders.training.config import FinetuneConfig
+from intruders.studies.tables.results import Results
+from intruders.studies.tables.table_columns import COLUMNS, SCHEMA
+from intruders.training.finetune_config import FinetuneConfig
 from tests.made_up import made_up_audit
 
 LAYERS = 4

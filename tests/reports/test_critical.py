@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 from made_up import BERT, made_up_audit
 
-from intruders.detection.files import ResultFileError
-from intruders.detection.scale import CriticalScales, MatrixScale
-from intruders.detection.table import Audit
-from intruders.errors import SettingError
-from intruders.reports.critical import load_scales, scales_beside, scales_for
-from intruders.reports.html import write_html
-from intruders.reports.report import write_report
+from intruders.audits.audit_result import Audit
+from intruders.audits.critical_scales_file import load_scales, scales_beside, scales_for
+from intruders.audits.critical_scales_result import CriticalScales, MatrixScale
+from intruders.errors import ResultFileError, SettingError
+from intruders.reports.html_page import write_html
+from intruders.reports.write_report import write_report
 
 from .browsing import chromium, column, opened, serious_faults, sort_by
 

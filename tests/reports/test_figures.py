@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 from made_up import BERT, made_up_audit
 
-from intruders.detection.table import Audit
+from intruders.audits.audit_result import Audit
+from intruders.audits.figures import audit_drawings, draw_cosines, draw_over_epsilon, draw_values
+from intruders.charts.drawing import Drawing, picture, write_drawings
 from intruders.errors import MissingDependencyError
-from intruders.reports.compare import common_matrices
-from intruders.reports.compare_figures import comparison_drawings, most_different, update_rank
-from intruders.reports.drawing import Drawing, picture, write_drawings
-from intruders.reports.figures import audit_drawings, draw_cosines, draw_over_epsilon, draw_values
+from intruders.reports.comparison import common_matrices
+from intruders.reports.comparison_figures import comparison_drawings, most_different, update_rank
 
 AUDIT = made_up_audit(6, BERT, width=64, prefix="encoder.layer", intruder_rate=0.3)
 

@@ -16,22 +16,23 @@ import pytest
 import typer
 from rich.console import Console
 
-from intruders.checkpoints.pairing import Skipped
+from intruders.audits.audit import audit as run_audit
+from intruders.audits.audit_result import Audit
+from intruders.audits.critical_scales_file import Critical, CriticalScalesFile
+from intruders.audits.records import AuditedMatrix, UpdateSize, Vector
+from intruders.checkpoints.pairing.pairing import Skipped
 from intruders.cli.main import app
-from intruders.detection.audit import audit as run_audit
-from intruders.detection.table import Audit, Matrix, UpdateSize, Vector
-from intruders.reports.critical import Critical, CriticalScalesFile
-from intruders.reports.html import render_audit
+from intruders.reports.audit_text import print_audit
+from intruders.reports.html_page import render_audit
 from intruders.reports.next_steps import NextSteps, next_steps
-from intruders.reports.terminal import print_audit
 
 COMMANDS: Any = typer.main.get_command(app)
 
 
-def matrix(name: str, intruders: int, rank: int | None = 2, vectors: int = 10) -> Matrix:
+def matrix(name: str, intruders: int, rank: int | None = 2, vectors: int = 10) -> AuditedMatrix:
     """A matrix whose first vectors are intruders."""
     cosines = [(0.1, 0.2) if index < intruders else (0.9, 1.0) for index in range(vectors)]
-    return Matrix(
+    return AuditedMatrix(
         name=name,
         shape=(16, 16),
         rank=rank,

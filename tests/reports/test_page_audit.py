@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from made_up import BERT, made_up_audit, made_up_matrix
 
-from intruders.detection.table import Audit
-from intruders.reports.html import write_html
-from intruders.reports.summary import by_kind
+from intruders.audits.audit_result import Audit
+from intruders.audits.summary import by_kind
+from intruders.reports.html_page import write_html
 
 from .browsing import chromium, click_cell, column, expect, opened, serious_faults, slide, sort_by
 

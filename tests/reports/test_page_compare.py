@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from made_up import made_up_audit
 
-from intruders.reports.html import write_comparison_html
+from intruders.reports.html_page import write_comparison_html
 
 from .browsing import chromium, opened, serious_faults, slide
 from .test_page_audit import WINDOWS, range_text

@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from intruders.detection.table import Audit
-from intruders.reports.study import render_study
-from intruders.studies.analyse import ANALYSES, analyse_all
-from intruders.studies.findings import Finding
-from intruders.studies.results import Results
+from intruders.audits.audit_result import Audit
+from intruders.reports.study.study_page import render_study
+from intruders.studies.claim_names import CLAIMS
+from intruders.studies.claims.claim import Finding
+from intruders.studies.claims.every_claim import analyse_all
+from intruders.studies.tables.results import Results
 
 from .browsing import chromium, expect, opened, serious_faults
 from .made_up_study import made_up_study, without
@@ -78,7 +79,7 @@ def test_it_opens_with_a_section_for_every_analysis(page: Any, study: tuple[Resu
         for said in (finding.question, finding.claim, finding.verdict, *finding.notes):
             assert " ".join(said.split()) in " ".join(text.split())
         assert section.locator(".plot").count() > 0
-    assert page.locator("#overview tbody tr").count() == len(ANALYSES)
+    assert page.locator("#overview tbody tr").count() == len(CLAIMS)
     assert "rank 4096 is above <b>576</b>" in page.locator("details.note").inner_html().replace(
         "&lt;", "<"
     ).replace("&gt;", ">")
@@ -223,5 +224,5 @@ def test_a_study_of_nothing_but_runs_opens(
     path.write_text(render_study(bare, analyse_all(bare)), encoding="utf-8")
     with opened(browser, path) as page:
         assert page.locator(".plot").count() == 0
-        assert page.locator(".badge.cannot-tell").count() == 2 * len(ANALYSES)
+        assert page.locator(".badge.cannot-tell").count() == 2 * len(CLAIMS)
         assert serious_faults(page) == []

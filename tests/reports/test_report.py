@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 from made_up import BERT, made_up_audit
 
-from intruders.detection.files import ResultFileError
-from intruders.errors import MissingDependencyError, SettingError
-from intruders.reports.command import audit_command
-from intruders.reports.html import check_can_write_html, render_audit, write_html
-from intruders.reports.notebook import audit_as_html
-from intruders.reports.report import find_audits, write_report
+from intruders.audits.notebook import audit_as_html
+from intruders.errors import MissingDependencyError, ResultFileError, SettingError
+from intruders.reports.audit_command import audit_command
+from intruders.reports.html_page import check_can_write_html, render_audit, write_html
+from intruders.reports.write_report import find_audits, write_report
 
 ONE = made_up_audit(3, BERT, width=32, tuned="runs/r1")
 TWO = made_up_audit(3, BERT, width=32, tuned="runs/r8", rank=8, seed=1)

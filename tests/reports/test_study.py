@@ -11,23 +11,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from intruders.detection.files import ResultFileError
-from intruders.detection.table import Audit
-from intruders.errors import SettingError
-from intruders.reports.chart import Axis, Chart, Grid, Series
-from intruders.reports.chart_figure import draw, draw_chart
-from intruders.reports.charts import charts_of
-from intruders.reports.charts.common import Palette, by_method_and_rank
-from intruders.reports.charts.threshold import MOST_POINTS
-from intruders.reports.drawing import Drawing, picture, write_drawings
-from intruders.reports.report import write_report
-from intruders.reports.study import render_study, study_drawings, write_study_report
-from intruders.reports.study_similarities import similarity_rows
-from intruders.reports.study_tables import page_table, run_table
-from intruders.reports.study_words import study_words
-from intruders.studies.analyse import ANALYSES, analyse_all
-from intruders.studies.findings import Effect, Finding
-from intruders.studies.results import Results
+from intruders.audits.audit_result import Audit
+from intruders.charts.chart import Axis, Chart, Grid, Series
+from intruders.charts.drawing import Drawing, picture, write_drawings
+from intruders.charts.figure import draw, draw_chart
+from intruders.errors import ResultFileError, SettingError
+from intruders.reports.study.page_tables import page_table, run_table
+from intruders.reports.study.similarities import similarity_rows
+from intruders.reports.study.study_page import render_study, study_drawings, write_study_report
+from intruders.reports.study.study_words import study_words
+from intruders.reports.write_report import write_report
+from intruders.studies.claim_names import CLAIMS
+from intruders.studies.claims.claim import Effect, Finding
+from intruders.studies.claims.every_claim import analyse_all, charts_of
+from intruders.studies.claims.shared.pictures import Palette, by_method_and_rank
+from intruders.studies.claims.threshold import MOST_POINTS
+from intruders.studies.tables.results import Results
 
 from .made_up_study import SEEDS, TASKS, made_up_study, without
 
@@ -56,7 +55,7 @@ def table(study: Study, analysis: str, title: str) -> pd.DataFrame:
 
 
 def test_every_analysis_has_figures_and_no_two_have_one_name(study: Study, drawings: list[Drawing]) -> None:
-    assert all(charts_of(study[1])[name] for name in ANALYSES)
+    assert all(charts_of(study[1])[name] for name in CLAIMS)
     names = [drawing.name for drawing in drawings]
     assert len(names) == len(set(names))
 
@@ -284,7 +283,7 @@ def test_a_report_without_any_measure_is_still_a_report(study: Study) -> None:
     )
     results = dataclasses.replace(results, runs=bare)
     page = render_study(results, analyse_all(results))
-    assert page.count("cannot tell") > len(ANALYSES) / 2
+    assert page.count("cannot tell") > len(CLAIMS) / 2
     assert "What these data cannot show" in page
 
 

@@ -10,11 +10,11 @@ import pytest
 from made_up import BERT, GPT2, LLAMA, made_up_audit
 from rich.console import Console
 
-from intruders.checkpoints.pairing import Skipped
-from intruders.detection.table import Audit
-from intruders.reports.progress import audit_progress
-from intruders.reports.summary import LayerStrip
-from intruders.reports.terminal import print_audit, shade, strip_lines
+from intruders.audits.audit_result import Audit
+from intruders.audits.summary import LayerStrip
+from intruders.checkpoints.pairing.pairing import Skipped
+from intruders.cli.progress import audit_progress
+from intruders.reports.audit_text import print_audit, shade, strip_lines
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

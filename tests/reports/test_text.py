@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intruders.reports.text import duration, interval, number, percent, plural, shorten
+from intruders.charts.text import duration, interval, number, percent, plural, shorten
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from intruders.studies.analyses.ranks import valley
-from intruders.studies.statistics import auc_interval, mean_interval, partial_spearman, spearman
+from intruders.studies.claims.rank_series import valley
+from intruders.studies.claims.shared.statistics import auc_interval, mean_interval, partial_spearman, spearman
 
 STUDIES = 2000
 SEEDS = 3

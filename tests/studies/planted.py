@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from intruders.studies.results import COLUMNS, Results
-from intruders.training.config import FinetuneConfig
+from intruders.studies.tables.results import Results
+from intruders.studies.tables.table_columns import COLUMNS
+from intruders.training.finetune_config import FinetuneConfig
 
 DEFAULTS = FinetuneConfig(base="tiny", task="words", out="out", steps=100).as_dict()
 

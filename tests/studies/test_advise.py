@@ -16,14 +16,15 @@ import typer
 from typer.testing import CliRunner
 
 import intruders
+from intruders.audits.audit_result import Audit
 from intruders.checkpoints.open import open_checkpoint
 from intruders.cli.advise import advise as command
-from intruders.detection.table import Audit
 from intruders.errors import IntrudersError
-from intruders.studies.advice import base as base_advice
-from intruders.studies.advice.study import advise_study
-from intruders.studies.advise import advise
-from intruders.studies.results import COLUMNS, Results
+from intruders.studies.advice import on_base as base_advice
+from intruders.studies.advice.advise import advise
+from intruders.studies.advice.on_study import advise_study
+from intruders.studies.tables.results import Results
+from intruders.studies.tables.table_columns import COLUMNS
 from tests.checkpoints.models import saved
 from tests.made_up import made_up_audit
 from tests.mitigation.hot import hot_llama

@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 
 from intruders.errors import SettingError
-from intruders.studies.analyse import ANALYSES, analyse_all
-from intruders.studies.analyses.ranks import valley
-from intruders.studies.analyses.runs import complete, noted_complete, setting_of
-from intruders.studies.findings import Finding
-from intruders.studies.results import COLUMNS, Results
+from intruders.studies.claim_names import CLAIMS
+from intruders.studies.claims.claim import Finding
+from intruders.studies.claims.every_claim import analyse_all
+from intruders.studies.claims.rank_series import valley
+from intruders.studies.claims.shared.comparable_runs import complete, noted_complete, setting_of
+from intruders.studies.tables.results import Results
+from intruders.studies.tables.table_columns import COLUMNS
 
 from .planted import interventions, matched, noise, run, scales, sequence_study, study, trace
 
@@ -91,7 +93,7 @@ def planted() -> dict[float, dict[str, Finding]]:
     }
 
 
-WITHOUT_RANK_AND_REMEDIES = [name for name in ANALYSES if name not in ("rank", "remedies")]
+WITHOUT_RANK_AND_REMEDIES = [name for name in CLAIMS if name not in ("rank", "remedies")]
 
 
 @pytest.mark.parametrize("name", WITHOUT_RANK_AND_REMEDIES)
@@ -104,7 +106,7 @@ def test_a_planted_claim_is_shown(planted: dict[float, dict[str, Finding]], name
     assert "(3 seeds)" in finding.verdict or "3 seeds" in finding.verdict
 
 
-@pytest.mark.parametrize("name", [name for name in ANALYSES if name != "rank"])
+@pytest.mark.parametrize("name", [name for name in CLAIMS if name != "rank"])
 def test_where_nothing_is_planted_nothing_is_shown(
     planted: dict[float, dict[str, Finding]], name: str
 ) -> None:
@@ -137,7 +139,7 @@ def _holds(effect: Any, truth: float) -> bool:
     return bool(effect.low <= truth <= effect.high)
 
 
-@pytest.mark.parametrize("name", ANALYSES)
+@pytest.mark.parametrize("name", CLAIMS)
 def test_one_seed_has_no_interval_over_seeds_and_says_so(name: str) -> None:
     (finding,) = analyse_all(whole_study(1.0, seeds=1), [name])
     assert "one seed" in finding.verdict
@@ -150,7 +152,7 @@ def test_one_seed_has_no_interval_over_seeds_and_says_so(name: str) -> None:
         assert not any(math.isfinite(effect.low) for effect in over_seeds)
 
 
-@pytest.mark.parametrize("name", ANALYSES)
+@pytest.mark.parametrize("name", CLAIMS)
 def test_an_empty_study_says_what_it_would_need(name: str) -> None:
     (finding,) = analyse_all(study(), [name])
     assert finding.shown is None
@@ -158,7 +160,7 @@ def test_an_empty_study_says_what_it_would_need(name: str) -> None:
     assert finding.effects == []
 
 
-@pytest.mark.parametrize("name", ANALYSES)
+@pytest.mark.parametrize("name", CLAIMS)
 def test_failed_and_pending_runs_count_for_nothing(name: str) -> None:
     results = whole_study(1.0)
     for status in ("failed", "pending"):
@@ -167,7 +169,7 @@ def test_failed_and_pending_runs_count_for_nothing(name: str) -> None:
         assert finding.verdict.startswith("not shown: this needs ")
 
 
-@pytest.mark.parametrize("name", ANALYSES)
+@pytest.mark.parametrize("name", CLAIMS)
 def test_gaps_everywhere_break_nothing(name: str) -> None:
     """A third of all numbers missing, and columns of nothing: no exception, and no number from nowhere."""
     generator = random.Random(0)
@@ -393,7 +395,7 @@ def test_tables_are_tidy_and_named() -> None:
 
 def test_analyses_by_name_in_their_own_order() -> None:
     assert [f.name for f in analyse_all(study(), ["threshold", "rank"])] == ["rank", "threshold"]
-    assert [f.name for f in analyse_all(study())] == ANALYSES
+    assert [f.name for f in analyse_all(study())] == CLAIMS
     with pytest.raises(SettingError, match="'forgeting' is not known; did you mean 'forgetting'"):
         analyse_all(study(), ["forgeting"])
 

@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from intruders.cli.main import app
-from intruders.studies.expand import expand
+from intruders.studies.describe.runs import expand
 from tests.commands import in_a_process, in_this_process
 from tests.studies.tiny_study import parsed, tiny_study
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from intruders.errors import SettingError
-from intruders.studies.analyse import ANALYSES
-from intruders.studies.config import Resources, read_study, study_from_text
-from intruders.studies.measure import AuditSettings, InterveneSettings
+from intruders.evaluation.measure_settings import SweepSettings
+from intruders.studies.claim_names import CLAIMS
+from intruders.studies.describe.measures import AuditSettings
+from intruders.studies.describe.study import Resources, read_study, study_from_text
 from tests.studies.tiny_study import parsed, tiny_study
 
 MINIMAL: dict[str, Any] = {"experiments": {"one": {"base": "b", "task": "word-problems", "steps": 1}}}
@@ -31,7 +32,7 @@ def with_experiment(**settings: Any) -> dict[str, Any]:
 def test_what_is_not_given_has_its_default() -> None:
     study = parsed(MINIMAL)
     (experiment,) = study.experiments
-    assert (study.name, study.analyses, study.resources) == ("file", tuple(ANALYSES), Resources(0, 1))
+    assert (study.name, study.analyses, study.resources) == ("file", tuple(CLAIMS), Resources(0, 1))
     assert (experiment.kind, experiment.seeds, experiment.methods) == ("finetune", (0,), ({},))
     assert (experiment.measure.audit, experiment.measure.intervene) == (AuditSettings(10, 0.5), None)
 
@@ -60,7 +61,7 @@ def test_every_key_is_read() -> None:
     matched, sequence, mechanism = study.experiments
     assert (study.name, study.analyses, study.resources) == ("tiny", ("structure", "rank"), Resources(1, 4))
     assert [one.seeds for one in study.experiments] == [(3, 4), (0, 1), (0, 1)]
-    assert matched.measure.intervene == InterveneSettings((0.0,), ("shrink",))
+    assert matched.measure.intervene == SweepSettings((0.0,), ("shrink",))
     assert matched.measure.loss_on == ("pydoc",)
     assert sequence.tasks == ("pydoc-topics-1", "pydoc-topics-2")
     assert sequence.adapters == "keep"

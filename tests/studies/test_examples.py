@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from intruders.studies.conclude import conclude
-from intruders.studies.config import ANALYSES
-from intruders.studies.runner import run_study
-from intruders.studies.tables import load_results
+from intruders.studies.claim_names import CLAIMS
+from intruders.studies.claims.every_claim import conclude
+from intruders.studies.run_study import run_study
+from intruders.studies.tables.results import load_results
 from tests.studies.tiny_study import parsed
 from tests.tiny import save_roberta
 
@@ -97,4 +97,4 @@ def check(document: dict[str, Any], out: Path, methods: set[str]) -> None:
     assert tuned[["loss", "base_loss", "accuracy", "intruders", "critical_scale"]].notna().all(axis=None)
     assert set(runs["kind"]) >= {"finetune", "random-rank-one"}
     assert len(results.mechanism) > 0
-    assert len(conclude(out, ANALYSES)) == len(ANALYSES)
+    assert len(conclude(out, CLAIMS)) == len(CLAIMS)

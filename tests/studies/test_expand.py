@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from intruders.errors import SettingError
-from intruders.studies.config import read_study, study_from_text
-from intruders.studies.expand import Run, expand
+from intruders.studies.describe.runs import Run, expand
+from intruders.studies.describe.study import read_study, study_from_text
 from tests.studies.tiny_study import parsed
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

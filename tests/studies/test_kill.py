@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from intruders.studies.expand import expand
-from intruders.studies.tables import load_results
+from intruders.studies.describe.runs import expand
+from intruders.studies.tables.results import load_results
 from tests.studies.tiny_study import parsed, tiny_study
 
 pytestmark = pytest.mark.slow

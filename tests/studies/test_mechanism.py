@@ -9,8 +9,8 @@ import torch
 
 from intruders.checkpoints.open import open_checkpoint
 from intruders.errors import SettingError
-from intruders.linalg.threshold import Spectrum, spiked_threshold
-from intruders.studies.mechanism import random_rank_one
+from intruders.linalg.spiked_threshold import Spectrum, spiked_threshold
+from intruders.studies.work.rank_one_terms import random_rank_one
 
 MULTIPLES = [0.05, 0.5, 1, 3]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from intruders.errors import IntrudersError, SettingError
-from intruders.studies.expand import expand
-from intruders.studies.runner import run_study
-from intruders.studies.tables import load_results
+from intruders.studies.describe.runs import expand
+from intruders.studies.run_study import run_study
+from intruders.studies.tables.results import load_results
 from tests.studies.tiny_study import parsed, tiny_study
 
 ray = pytest.importorskip("ray")

@@ -16,16 +16,15 @@ from typing import Any
 
 import pytest
 
-from intruders.checkpoints.pairing import open_pair, pair
-from intruders.detection.table import Audit
-from intruders.errors import IntrudersError, SettingError
-from intruders.evaluation import intervention
+from intruders.audits.audit_result import Audit
+from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
+from intruders.errors import DiskFullError, IntrudersError, SettingError
+from intruders.evaluation import intervene
 from intruders.evaluation.evaluate import evaluate
-from intruders.studies import work
-from intruders.studies.expand import Run, expand
-from intruders.studies.perform import DiskFullError
-from intruders.studies.runner import Outcome, Progress, run_study
-from intruders.studies.tables import load_results
+from intruders.studies.describe.runs import Run, expand
+from intruders.studies.run_study import Outcome, Progress, run_study
+from intruders.studies.tables.results import load_results
+from intruders.studies.work import do_stage
 from tests.studies.tiny_study import parsed, tiny_study
 
 
@@ -80,7 +79,7 @@ def test_what_is_in_the_tables_is_what_the_audit_and_the_weights_say(
         assert row.intruders == audit.intruders == of_run["intruders"].sum()
         assert (row.k, row.epsilon, row.matrices) == (4, 0.5, 14)
         # The updates' size, from the weights themselves.
-        pairs = pair(*open_pair(str(llama), str(out / "runs" / row.run_id / "model"))).pairs
+        pairs = pair_sides(*open_sides(str(llama), str(out / "runs" / row.run_id / "model"))).pairs
         squares = 0.0
         for one in pairs:
             loaded = one.load()
@@ -134,7 +133,7 @@ def test_the_interventions_take_the_audit_that_is_there(
     def not_again(*arguments: object, **settings: object) -> None:
         raise AssertionError("audited again")
 
-    monkeypatch.setattr(intervention, "run_audit", not_again)
+    monkeypatch.setattr(intervene, "run_audit", not_again)
     document = tiny_study(llama)
     document["experiments"]["matched"]["measure"]["intervene"]["scales"] = [0.5]
     outcome = run_study(parsed(document), out)
@@ -176,14 +175,14 @@ def test_a_run_that_leaves_the_file_stays_in_the_folder_and_leaves_the_tables(
 
 def breaking(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException, for_run: str = "") -> None:
     """Let a stage of some runs end in an error."""
-    whole: Callable[..., Any] = getattr(work, name)
+    whole: Callable[..., Any] = getattr(do_stage, name)
 
     def broken(*arguments: Any) -> Any:
         if for_run in str(arguments):
             raise error
         return whole(*arguments)
 
-    monkeypatch.setattr(work, name, broken)
+    monkeypatch.setattr(do_stage, name, broken)
 
 
 def test_a_run_that_fails_leaves_the_others_alone_and_is_tried_again(

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from intruders.evaluation.bootstrap import Interval
-from intruders.studies.statistics import (
+from intruders.evaluation.intervals import Interval
+from intruders.studies.claims.shared.statistics import (
     auc,
     auc_interval,
     clipped,

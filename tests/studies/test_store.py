@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from intruders.errors import IntrudersError, SettingError
-from intruders.studies import work
-from intruders.studies.expand import expand
-from intruders.studies.runner import run_study
-from intruders.studies.store import Store, StoreError, is_url, local_folder, open_store
-from intruders.studies.tables import load_results
+from intruders.errors import IntrudersError, SettingError, StoreError
+from intruders.studies.describe.runs import expand
+from intruders.studies.run_study import run_study
+from intruders.studies.tables.results import load_results
+from intruders.studies.work import do_stage
+from intruders.studies.work.remote_store import Store, is_url, local_folder, open_store
 from tests.studies.tiny_study import parsed, tiny_study
 
 
@@ -89,7 +89,7 @@ def test_a_run_that_was_cut_off_goes_on_elsewhere_from_its_last_stage(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(work, "_evaluate", stopped)
+        patched.setattr(do_stage, "_evaluate", stopped)
         with pytest.raises(KeyboardInterrupt):
             run_study(study, url)
     (run,) = expand(study)
@@ -100,7 +100,7 @@ def test_a_run_that_was_cut_off_goes_on_elsewhere_from_its_last_stage(
     def not_again(*arguments: object) -> None:
         raise AssertionError("the training is in the store")
 
-    monkeypatch.setattr(work, "_train", not_again)
+    monkeypatch.setattr(do_stage, "_train", not_again)
     outcome = run_study(study, url)
     assert (outcome.finished, outcome.failed) == (1, {})
     assert len(list((tmp_path / "store" / "bases").iterdir())) == 1, "the base's losses are kept for others"

@@ -13,14 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from intruders.detection.files import ResultFileError
-from intruders.detection.table import Audit, Matrix, UpdateSize, Vector
-from intruders.studies import tables
-from intruders.studies.expand import Run, expand
-from intruders.studies.results import COLUMNS
-from intruders.studies.rows import rows_of
-from intruders.studies.study_folder import StudyFolder
-from intruders.studies.tables import Tables, load_results, refuse_newer_tables
+from intruders.audits.audit_result import Audit
+from intruders.audits.records import AuditedMatrix, UpdateSize, Vector
+from intruders.errors import ResultFileError
+from intruders.studies.describe.runs import Run, expand
+from intruders.studies.tables import write_tables
+from intruders.studies.tables.results import load_results
+from intruders.studies.tables.rows import rows_of
+from intruders.studies.tables.table_columns import COLUMNS
+from intruders.studies.tables.write_tables import Tables, refuse_newer_tables
+from intruders.studies.work.study_folder import StudyFolder
 from tests.studies.tiny_study import parsed
 
 STUDY = parsed(
@@ -49,13 +51,13 @@ STUDY = parsed(
 def audit() -> Audit:
     """Two matrices of two vectors: one intruder of singular value 4 beside a 3, and none."""
 
-    def matrix(name: str, intruder: bool, frobenius: float, spectral: float) -> Matrix:
+    def matrix(name: str, intruder: bool, frobenius: float, spectral: float) -> AuditedMatrix:
         vectors = [
             Vector(0, 4.0, (0.1, 0.2) if intruder else (0.9, 0.9), intruder, "mass", False),
             Vector(1, 3.0, (0.8, 0.8), False, "overlap", False),
         ]
         size = UpdateSize(frobenius, spectral, 1.5, 0.0, 1.2)
-        return Matrix(name, (6, 5), 1, vectors, size, [10.0, 2.0], np.zeros((2, 2), np.float32))
+        return AuditedMatrix(name, (6, 5), 1, vectors, size, [10.0, 2.0], np.zeros((2, 2), np.float32))
 
     first = matrix("model.layers.0.self_attn.q_proj.weight", True, 3.0, 2.0)
     second = matrix("model.layers.1.mlp.up_proj.weight", False, 4.0, 1.0)
@@ -196,7 +198,7 @@ def test_a_run_is_read_again_only_when_its_record_has_changed(
         read.append(run.id)
         return rows_of(run, where)
 
-    monkeypatch.setattr(tables, "rows_of", counted)
+    monkeypatch.setattr(write_tables, "rows_of", counted)
     writer.write()
     assert read == [run.id for run in runs]
     writer.write()

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from intruders.studies.config import Study, study_from_text
+from intruders.studies.describe.study import Study, study_from_text
 
 
 def tiny_study(llama: Path, **changes: Any) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tiny import save_llama
 
-from intruders.checkpoints.demo_models import user_cache
 from intruders.errors import CheckpointError, MissingDependencyError
-from intruders.training.base_models import base_model_location
+from intruders.models.base_model import base_model_location
+from intruders.system.folders import user_cache
 
 
 def test_folders_ids_and_what_is_neither(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_smollm2_is_dequantized_once(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 @pytest.mark.models
 def test_both_real_models_load_for_training() -> None:
-    from intruders.training.loading import load_model, load_tokenizer
+    from intruders.models.loading import load_model, load_tokenizer
 
     minilm = base_model_location("minilm-l6")
     classifier: Any = load_model(minilm, "classification", ["a", "b", "c"])

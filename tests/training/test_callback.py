@@ -11,8 +11,8 @@ from tiny import save_gpt2, save_llama
 from torch import Tensor
 from transformers import Trainer
 
+from intruders.models.loading import load_model
 from intruders.training.callback import IntruderCallback
-from intruders.training.loading import load_model
 from intruders.training.trace import read_trace
 
 from .trainers import prepared as _prepared

@@ -16,10 +16,9 @@ from tiny import save_llama
 from torch import nn
 
 from intruders.checkpoints.open import open_checkpoint
-from intruders.detection.files import ResultFileError
-from intruders.errors import CheckpointError, PairingError, SettingError
+from intruders.errors import CheckpointError, PairingError, ResultFileError, SettingError
+from intruders.models.loading import load_model
 from intruders.training.callback import IntruderCallback
-from intruders.training.loading import load_model
 from intruders.training.trace import read_trace
 
 from .trainers import prepared, tiny_trainer
@@ -124,7 +123,7 @@ def test_what_is_taken_reads_no_weight(
 
     model = prepared(llama, method)
     trainer = tiny_trainer(model, tmp_path)
-    monkeypatch.setattr("intruders.checkpoints.matrices.Matrix.read", refuse)
+    monkeypatch.setattr("intruders.checkpoints.matrices.MatrixView.read", refuse)
     IntruderCallback(trainer, base=str(llama) if with_base else None)
 
 

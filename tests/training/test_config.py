@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from intruders.errors import SettingError
-from intruders.training.config import FinetuneConfig, config_from_mapping, read_config
+from intruders.training.finetune_config import FinetuneConfig, config_from_mapping, read_config
 
 _BASE = {"base": "b", "task": "word-problems", "out": "o", "steps": 10}
 

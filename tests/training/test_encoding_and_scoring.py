@@ -10,13 +10,13 @@ import torch
 from tiny import character_tokenizer, save_bert, save_llama
 from transformers import AutoConfig
 
+from intruders.data.task import Example, Task
 from intruders.errors import SettingError
-from intruders.training.config import FinetuneConfig
-from intruders.training.encoding import IGNORED, PadRight, context_length, encode_completions
-from intruders.training.examples import Example, Task
-from intruders.training.loading import load_model
-from intruders.training.scoring import complete, final_number, outcomes
-from intruders.training.train import finetune
+from intruders.models.answers import complete, final_number, outcomes
+from intruders.models.encoding import IGNORED, PadRight, context_length, encode_completions
+from intruders.models.loading import load_model
+from intruders.training.finetune import finetune
+from intruders.training.finetune_config import FinetuneConfig
 
 ROWS = [Example(f"{i} and {i}: ", f"{2 * i}") for i in range(12)]
 

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from intruders.data.columns import Columns
+from intruders.data.load_task import load_task
+from intruders.data.task import Example, Task, checked
+from intruders.data.word_problems import word_problems
 from intruders.errors import SettingError
-from intruders.training.examples import Example, Task, checked
-from intruders.training.local_files import Columns
-from intruders.training.tasks import load_task
-from intruders.training.word_problems import word_problems
 
 _ROWS = [{"sentence": f'row {i} says "x', "label": str(i % 3)} for i in range(40)]
 

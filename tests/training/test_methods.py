@@ -10,9 +10,9 @@ import torch
 from tiny import save_bert, save_gpt2, save_llama
 
 from intruders.errors import SettingError
-from intruders.training.config import FinetuneConfig
-from intruders.training.loading import load_model
-from intruders.training.methods import METHODS, make_optimizer, prepare
+from intruders.models.loading import load_model
+from intruders.training.finetune_config import METHODS, FinetuneConfig
+from intruders.training.methods import make_optimizer, prepare
 
 LORA_FAMILY = sorted(set(METHODS) - {"full"})
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny import character_tokenizer
 
-from intruders.detection.audit import audit
-from intruders.training.config import FinetuneConfig
-from intruders.training.train import finetune
+from intruders.audits.audit import audit
+from intruders.training.finetune import finetune
+from intruders.training.finetune_config import FinetuneConfig
 
 _SIZES: dict[str, dict[str, Any]] = {
     "qwen2": {

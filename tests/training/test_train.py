@@ -21,10 +21,9 @@ from tiny import save_bert, save_llama
 from transformers import TrainerCallback
 
 from intruders.errors import IntrudersError, NonFiniteError, SettingError
-from intruders.training.config import FinetuneConfig
-from intruders.training.methods import METHODS
+from intruders.training.finetune import finetune
+from intruders.training.finetune_config import METHODS, FinetuneConfig
 from intruders.training.run_folder import RunFolder
-from intruders.training.train import finetune
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments
 
-from intruders.training.config import FinetuneConfig
-from intruders.training.encoding import PadRight
-from intruders.training.loading import load_model
+from intruders.models.encoding import PadRight
+from intruders.models.loading import load_model
+from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.methods import prepare
 
 

@@ -1,1 +1,1 @@
-"""Adapters of every family, each read into the same thing: what it does to which weight of the base."""
+"""What an adapter does to the weights of its base, by family."""

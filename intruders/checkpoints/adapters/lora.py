@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ..checkpoint import StoredTensor
-from .algebra import low_rank, widened
-from .config import AdapterConfig
-from .update import Factors, WeightUpdate
+from .adapter import AdaptedWeight, Factors
+from .adapter_config import AdapterConfig
+from .formulas import low_rank, widened
 
 # "q_proj.lora_A.weight", "q_proj.lora_A.default.weight" (a state dict saved by hand), "wte.lora_embedding_A"
 _PART = re.compile(
@@ -61,7 +61,7 @@ class LoraTensors:
 
 def lora_updates(
     tensors: Mapping[str, StoredTensor], config: AdapterConfig, scales: Mapping[str, float]
-) -> tuple[list[WeightUpdate], list[list[WeightUpdate]]]:
+) -> tuple[list[AdaptedWeight], list[list[AdaptedWeight]]]:
     """One update a module, and the alternatives for each of ``target_parameters``.
 
     Args:
@@ -81,8 +81,8 @@ def lora_updates(
                 "done, and give the merged model"
             )
     parameters = config.names("target_parameters")
-    updates: list[WeightUpdate] = []
-    undecided: list[list[WeightUpdate]] = []
+    updates: list[AdaptedWeight] = []
+    undecided: list[list[AdaptedWeight]] = []
     for found in lora_modules(tensors, config.source):
         name = found.module.replace(".base_layer", "")
         targets = [parameter for parameter in parameters if _is_inside(parameter, name)]
@@ -134,7 +134,7 @@ def lora_scale(module: str, rank: int, config: AdapterConfig) -> float:
 
 def _module_update(
     found: LoraTensors, name: str, config: AdapterConfig, scales: Mapping[str, float]
-) -> WeightUpdate:
+) -> AdaptedWeight:
     down, up, embedding = found.pair(config.source)
     scale = scales[name] if name in scales else lora_scale(name, down.shape[0], config)
     magnitude = found.parts.get("magnitude_vector")
@@ -159,7 +159,7 @@ def _is_inside(parameter: str, module: str) -> bool:
 
 def _parameter_update(
     found: LoraTensors, module: str, parameter: str, config: AdapterConfig
-) -> WeightUpdate | None:
+) -> AdaptedWeight | None:
     """The update of ``module``'s parameter, if the tensors' rank allows that they are for that one.
 
     PEFT stacks the experts' factors: A (e r, in), and B (out, r e) with the expert as the faster index.
@@ -179,4 +179,4 @@ def _parameter_update(
         right = widened(down.read()).reshape(experts, rank, -1)[expert or 0]
         return Factors(scale * left, right)
 
-    return WeightUpdate(name, (up.shape[0], down.shape[1]), rank, scale, "lora", change, experts)
+    return AdaptedWeight(name, (up.shape[0], down.shape[1]), rank, scale, "lora", change, experts)

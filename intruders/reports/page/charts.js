@@ -1,4 +1,4 @@
-// Draws the charts and grids that intruders/reports/chart.py describes.
+// Draws the charts and grids that intruders/charts/chart.py describes.
 
 /** Where a hidden or missing end of an interval is drawn: at the point itself. */
 const gap = (end, at) => (end === null || at === null ? 0 : Math.abs(end - at));

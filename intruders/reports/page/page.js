@@ -16,7 +16,7 @@ const nameParts = (name) => name.split(/(?<=\.)/).flatMap((part, i) => (i ? [ele
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-// --- numbers, as intruders/reports/text.py writes them
+// --- numbers, as intruders/charts/text.py writes them
 
 function numberText(value) {
   if (value === null || !Number.isFinite(value)) return "-";

@@ -1,0 +1,1 @@
+"""What to change in a fine-tuning, with the evidence."""

@@ -1,0 +1,195 @@
+"""The audit of a model: its matrices streamed in small stacks, judged, and collected in the base's order."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import torch
+
+from ..engine.base_space import KnownBase
+from ..engine.decide import decide
+from ..engine.decisions import Detection
+from ..errors import CacheError, SettingError
+from ..system.folders import user_cache
+from .batches import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def store_of_bases(cache: CacheChoice) -> BaseCache | None:
+    """Where to keep what is learnt of bases; None for nowhere."""
+    if cache is False:
+        return None
+    if cache is True:
+        try:
+            return DiskCache()
+        except CacheError as error:  # a home that cannot be written to is no reason to refuse an audit
+            warnings.warn(f"{error}; nothing is kept", stacklevel=3)
+            return None
+    if isinstance(cache, str | os.PathLike) and os.fspath(cache):
+        return DiskCache(cache)
+    if isinstance(cache, BaseCache):
+        return cache
+    raise SettingError(
+        f"cache is {cache!r}; expected True, False, the path of a folder, or an object such as DiskCache; "
+        "give False to keep nothing"
+    )
+
+
+def judge_batch(group: Batch, k: int, epsilon: float, exact: bool, store: BaseCache | None) -> Detection:
+    """Judges one group, from what the store knows of its bases, and tells the store what it did not know."""
+    if store is None:
+        return decide(group.stack, k, epsilon, exact)
+    keys = [content_key(base, k) for base in group.stack.base]
+    entries = [store.get(key) for key in keys]
+    known = None
+    present = [entry for entry in entries if entry is not None]
+    if len(present) == len(entries):
+        known = KnownBase.joined(present, group.stack.base.device)
+    found = decide(group.stack, k, epsilon, known=known)
+    learnt = found.known
+    if learnt is not None and (known is None or bool((learnt.floor > known.floor).any())):
+        for index, key in enumerate(keys):
+            store.put(key, learnt.select(torch.tensor([index])))
+    return found
+
+
+# Part of every key: raise it when the meaning of an entry changes.
+_VERSION = "4"
+
+
+@runtime_checkable
+class BaseCache(Protocol):
+    """Keeps what is known of base matrices by key."""
+
+    def get(self, key: str) -> KnownBase | None: ...
+
+    def put(self, key: str, known: KnownBase) -> None: ...
+
+
+# What a ``cache`` argument may be: the user's folder, none, a folder of one's own, or an object that keeps entries.
+CacheChoice = BaseCache | str | os.PathLike[str] | bool
+
+
+class MemoryCache:
+    """For as long as the object lives: an audit repeated during training."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, KnownBase] = {}
+
+    def get(self, key: str) -> KnownBase | None:
+        return self._entries.get(key)
+
+    def put(self, key: str, known: KnownBase) -> None:
+        self._entries[key] = known
+
+
+class DiskCache:
+    """In a folder, one safetensors file a matrix.
+
+    Raises:
+      CacheError: the folder cannot be made or written to.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        self.folder = default_folder() if folder is None else Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise CacheError(
+                f"the cache folder '{self.folder}' cannot be written to ({error.strerror or error}); "
+                "give another with --cache, or --no-cache"
+            ) from None
+
+    def get(self, key: str) -> KnownBase | None:
+        """The entry; None when there is none, or with a warning when it cannot be read."""
+        path = self._path(key)
+        if not path.exists():
+            return None
+        try:
+            return KnownBase(**_read_entry(path))
+        except FileNotFoundError:  # another process cleared the folder
+            return None
+        except Exception as error:  # whatever a broken file makes of the reader: the entry is computed again
+            warnings.warn(f"cache entry '{path}' is broken and is computed again ({error})", stacklevel=2)
+            path.unlink(missing_ok=True)
+            return None
+
+    def put(self, key: str, known: KnownBase) -> None:
+        from safetensors.torch import save_file
+
+        path = self._path(key)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+            os.close(handle)
+            try:
+                tensors = {key: value.contiguous().cpu() for key, value in known.tensors().items()}
+                save_file(tensors, name, metadata={"digest": _digest(tensors)})
+                os.replace(name, path)
+            finally:
+                Path(name).unlink(missing_ok=True)
+        except OSError as error:
+            # The audit does not need its cache; a full disk must not cost the result.
+            warnings.warn(f"cache entry '{path}' was not kept ({error})", stacklevel=2)
+
+    def size(self) -> tuple[int, int]:
+        """Number of entries, and bytes."""
+        files = list(self.folder.glob("*/*.safetensors"))
+        return len(files), sum(file.stat().st_size for file in files)
+
+    def clear(self) -> int:
+        """Removes all entries; returns how many there were."""
+        files = list(self.folder.glob("*/*.safetensors"))
+        for file in [*files, *self.folder.glob("*/*.partial")]:
+            file.unlink(missing_ok=True)
+        return len(files)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:1] / f"{key}.safetensors"
+
+
+def _read_entry(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it has no other way)
+        if (file.metadata() or {}).get("digest") != _digest(tensors):
+            raise ValueError("its numbers are not those that were written")
+    return tensors
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """128 bits of names, shapes and numbers: an audit takes an entry's products for exact, so none may have changed."""
+    import torch
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
+        if tensors[name].numel():
+            digest.update(tensors[name].view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def default_folder() -> Path:
+    """``bases`` in the user's cache folder of this package."""
+    return user_cache() / "bases"
+
+
+def content_key(matrix: Tensor, k: int) -> str:
+    """A name for what an audit of the k leading vectors learns of a matrix: 128 bits of its bytes, shape and dtype."""
+    import torch
+    import xxhash
+
+    data = matrix.detach().cpu().contiguous()
+    digest = xxhash.xxh3_128(data.view(torch.uint8).numpy().data if data.numel() else b"")
+    digest.update(f"{_VERSION} {tuple(data.shape)} {data.dtype} {k}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,183 @@
+"""The critical scale of every matrix of a model: the smallest update scale at which it has an intruder."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+from ..checkpoints.open import Source
+from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
+from ..engine.base_space import KnownBase
+from ..engine.decisions import Detection
+from ..engine.projection import Projection, project
+from ..engine.scale_search import Window, first_window, largest_scale, search_end
+from ..errors import SettingError
+from ..linalg.pair import Pair
+from ..system.threads import run_side_by_side
+from .audit_settings import check_epsilon, check_k, check_workers, choose_device
+from .base_cache import BaseCache, CacheChoice, MemoryCache, content_key, judge_batch, store_of_bases
+from .batches import Batch, is_small_batch, read_batches
+from .critical_scales_result import SLACK, WALK, CriticalScales, MatrixScale
+
+Result = TypeVar("Result")
+
+_MOST_STEPS = 40
+
+ScaleProgress = Callable[[str, int, int], None]
+
+
+def critical_scales(
+    base: Source | None,
+    tuned: Source | None = None,
+    *,
+    k: int = 10,
+    epsilon: float = 0.5,
+    target: int = 0,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    include_embeddings: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+    cache: CacheChoice = True,
+    progress: ScaleProgress | None = None,
+) -> CriticalScales:
+    """Measures and predicts the scale of the update at which intruders appear, per matrix and for the model.
+
+    For an adapter s is a multiple of its scale; for a full fine-tuning it runs along W0 + s (W - W0), as weight
+    interpolation does (WiSE-FT; Wortsman et al. 2022). The prediction is ``theta / sigma_1(D)``, with theta of
+    :mod:`intruders.linalg.threshold`. Scales are looked at in steps of 1 % once one of the k leading vectors leans away
+    from the base's (:mod:`intruders.engine.scale_search`): counts go up and down, and a narrower window may be missed.
+
+    Args:
+      base: as in :func:`intruders.audit`, like what is not listed here.
+      tuned: see there.
+      target: ``largest`` is the largest scale at which the model has at most so many intruders.
+      progress: called with (what is being done, matrices done, in all).
+
+    Raises:
+      SettingError: a setting is out of range. CheckpointError, PairingError, NonFiniteError: as the audit does.
+    """
+    check_k(k)
+    check_epsilon(epsilon)
+    if isinstance(target, bool) or not isinstance(target, int) or target < 0:
+        raise SettingError(f"target is {target!r}; expected a number of intruders, 0 or more")
+    check_workers(workers)
+    started = time.perf_counter()
+    place = choose_device(device)
+    base_side, tuned_side = open_sides(base, tuned)
+    pairing = pair_sides(base_side, tuned_side, include, exclude, include_embeddings)
+    store = store_of_bases(cache) or MemoryCache()
+    search = _Search(k, epsilon, store)
+
+    def each(stage: str, do: Callable[[Batch], Result]) -> Iterator[Result]:
+        done = 0
+        groups = read_batches(pairing.pairs, place, False, [])
+        for size, result in run_side_by_side(
+            groups, lambda group: (len(group.pairs), do(group)), is_small_batch, workers
+        ):
+            yield result
+            done += size
+            if progress is not None:
+                progress(stage, done, len(pairing.pairs))
+
+    found: dict[str, MatrixScale] = {}
+    projections: list[Projection] = []
+    for scales, projected in each("measure", search.measured):
+        projections += projected
+        found |= {scale.name: scale for scale in scales}
+    matrices = [found[matrix.name] for matrix in pairing.pairs if matrix.name in found]
+    largest = largest_scale(projections, [matrix.measured for matrix in matrices], target, SLACK)
+    while (count := sum(each("check", partial(search.total, scale=largest)))) > target:
+        largest *= 1 - SLACK
+    return CriticalScales(
+        pairing.base_source,
+        pairing.tuned_source,
+        k,
+        epsilon,
+        target,
+        largest,
+        count,
+        matrices,
+        time.perf_counter() - started,
+    )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The scales of groups of matrices, and the audit's decisions at them."""
+
+    k: int
+    epsilon: float
+    store: BaseCache
+
+    def measured(self, group: Batch) -> tuple[list[MatrixScale], list[Projection]]:
+        """The scales of every matrix of a group, and the projections they were looked for on."""
+        projections = project(group.stack, self._known(group), self.k, self.epsilon)
+        found = [first_window(projection) for projection in projections]
+        first = [math.inf if window is None else window.start for window in found]
+        doubtful = [i for i, window in enumerate(found) if window is not None and not window.is_sure]
+        for i in doubtful:
+            window = found[i]
+            assert window is not None
+            first[i] = self._settled(_one(group, i), projections[i], window)
+        scales = [
+            MatrixScale(pair.name, pair.shape, scale, projection.predicted, search_end(projection))
+            for pair, scale, projection in zip(group.pairs, first, projections, strict=True)
+        ]
+        return scales, projections
+
+    def total(self, group: Batch, scale: float) -> int:
+        """Intruders of a whole group at one scale, by the audit's certificates."""
+        return int(self._judged(_at(group, [scale] * len(group.pairs))).intruder.sum())
+
+    def _settled(self, one: Batch, projection: Projection, window: Window) -> float:
+        """The first scale with an intruder of one matrix, where the projection's own answer is open to doubt."""
+        is_there = self.total(one, window.inside) > 0
+        if projection.is_complete:
+            if is_there:
+                return window.start
+            later = first_window(projection, window.inside, is_strict=True)
+            return math.inf if later is None else later.start
+        # Directions that are not followed move the answer: it is looked for with the audit alone, in steps.
+        scale, step = window.inside, 1 - WALK if is_there else 1 + WALK
+        for _ in range(_MOST_STEPS):
+            before, scale = scale, scale * step
+            if (self.total(one, scale) > 0) != is_there:
+                return math.sqrt(before * scale)
+        return scale if is_there else math.inf
+
+    def _known(self, group: Batch) -> KnownBase:
+        """What an audit learns of the bases: kept from an earlier one, or learnt by one of the bases unchanged."""
+        entries = [self.store.get(content_key(base, self.k)) for base in group.stack.base]
+        present = [entry for entry in entries if entry is not None]
+        if len(present) == len(entries):
+            return KnownBase.joined(present, group.stack.base.device)
+        known = self._judged(_at(group, [0.0] * len(group.pairs))).known
+        assert known is not None
+        return known
+
+    def _judged(self, group: Batch) -> Detection:
+        return judge_batch(group, self.k, self.epsilon, False, self.store)
+
+
+def _one(group: Batch, index: int) -> Batch:
+    chosen = torch.tensor([index], device=group.stack.base.device)
+    return Batch([group.pairs[index]], group.stack.select(chosen), [group.scales[index]])
+
+
+def _at(group: Batch, scales: Sequence[float]) -> Batch:
+    """The same matrices with the update of each at its own scale."""
+    stack = group.stack
+    factors = torch.tensor(scales, dtype=stack.base.dtype, device=stack.base.device)[:, None, None]
+    if stack.left is not None:
+        scaled = Pair(stack.base, None, factors * stack.left, stack.right)
+    else:
+        assert stack.tuned is not None
+        scaled = Pair(stack.base, stack.base + factors * (stack.tuned - stack.base))
+    return Batch(group.pairs, scaled, group.scales)

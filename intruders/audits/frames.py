@@ -1,0 +1,75 @@
+"""An audit as pandas tables: a row a vector, or a row a matrix."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pandas as pd
+
+from .audit_result import Audit
+
+VECTOR_COLUMNS = [
+    "name",
+    "rows",
+    "columns",
+    "index",
+    "singular_value",
+    "max_cosine_lower",
+    "max_cosine_upper",
+    "intruder",
+    "certificate",
+    "ambiguous",
+]
+
+
+def vector_frame(audit: Audit) -> pd.DataFrame:
+    """One row a singular vector, in the order of the audit."""
+    rows = [
+        (
+            matrix.name,
+            *matrix.shape,
+            vector.index,
+            vector.singular_value,
+            *vector.max_cosine,
+            vector.intruder,
+            vector.certificate,
+            vector.ambiguous,
+        )
+        for matrix in audit.matrices
+        for vector in matrix.vectors
+    ]
+    return pd.DataFrame(rows, columns=VECTOR_COLUMNS)
+
+
+def matrix_frame(audit: Audit) -> pd.DataFrame:
+    """One row a matrix; `rank` is missing where the update did not come as low-rank factors.
+
+    `relative_update` is ||D||_2 / s_1(W0): the update's largest singular value over the base's.
+    """
+    rows = []
+    for matrix in audit.matrices:
+        certificates = Counter(vector.certificate for vector in matrix.vectors)
+        base = matrix.base_singular_values[0] if matrix.base_singular_values else 0.0
+        rows.append(
+            {
+                "name": matrix.name,
+                "rows": matrix.shape[0],
+                "columns": matrix.shape[1],
+                "rank": matrix.rank,
+                "vectors": len(matrix.vectors),
+                "intruders": matrix.intruders,
+                "intruder_energy_share": matrix.intruder_energy_share,
+                "frobenius": matrix.update.frobenius,
+                "spectral": matrix.update.spectral,
+                "relative_update": matrix.update.spectral / base if base > 0 else float("nan"),
+                "effective_rank": matrix.update.effective_rank,
+                "effective_rank_error": matrix.update.effective_rank_error,
+                "stable_rank": matrix.update.stable_rank,
+                "ambiguous": sum(vector.ambiguous for vector in matrix.vectors),
+                **{f"by_{name}": certificates[name] for name in ("overlap", "mass", "moment", "exact")},
+            }
+        )
+    frame = pd.DataFrame(rows)
+    if rows:
+        frame["rank"] = frame["rank"].astype("Int64")
+    return frame

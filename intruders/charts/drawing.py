@@ -1,0 +1,108 @@
+"""Figures for papers: one style, and each as PNG, SVG, and the numbers that it shows as CSV.
+
+Colours are Okabe and Ito's and single-hue scales of even lightness, so that the colour-blind read them, and a
+grey print too; lines differ in dash and points in shape as well.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ..errors import ResultFileError, missing_extra
+from ..system.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INTRUDER = "#D55E00"
+BASE = "#0072B2"
+OPEN = "#777777"
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#222222")
+DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
+COSINES = "Blues"
+COUNTS = "Oranges"
+
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+    "text.parse_math": False,  # names come from files, and a $ in one is a $
+    "svg.fonttype": "none",  # text stays text, which a journal's typesetter can set
+    "svg.hashsalt": "intruders",  # the same figure is the same file
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure under a name that can be a file's, and the numbers in it."""
+
+    name: str
+    figure: Figure
+    data: pd.DataFrame
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Matplotlib in the style of these figures; the user's own settings are back afterwards."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise missing_extra("a figure", "matplotlib", "report") from error
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of `width` x `height` inches with axes side by side; shows itself in a notebook."""
+    from matplotlib.figure import Figure
+
+    class NotebookFigure(Figure):
+        """Figures made without pyplot are not shown by every notebook; this one brings its own picture."""
+
+        def _repr_png_(self) -> bytes:
+            return picture(self, "png")
+
+    figure = NotebookFigure(figsize=(width, height), layout="constrained")
+    return figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+
+
+def picture(figure: Figure, kind: str) -> bytes:
+    """The figure as the content of a PNG (200 dots an inch) or SVG file, without the time of writing."""
+    content = io.BytesIO()
+    with styled():
+        figure.savefig(content, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
+    return content.getvalue()
+
+
+def write_drawings(drawings: Sequence[Drawing], folder: str | os.PathLike[str]) -> list[Path]:
+    """Write every drawing to `folder` as .png, .svg and .csv, and give the paths; makes the folder."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultFileError(
+            f"cannot make the folder '{folder}': {(error.strerror or '').lower()}"
+        ) from error
+    paths = []
+    for drawing in drawings:
+        stem = Path(folder) / re.sub(r"[^A-Za-z0-9._-]+", "_", drawing.name)[:150]
+        contents = {
+            "png": picture(drawing.figure, "png"),
+            "svg": picture(drawing.figure, "svg"),
+            "csv": drawing.data.to_csv(index=False).encode(),
+        }
+        for suffix, content in contents.items():
+            paths.append(stem.with_name(f"{stem.name}.{suffix}"))
+            write_atomically(paths[-1], content)
+    return paths

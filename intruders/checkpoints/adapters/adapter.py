@@ -1,0 +1,59 @@
+"""What an adapter does to the weights of its base, whatever family it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A low-rank update D = left @ right, every scale folded in."""
+
+    left: Tensor  # (m, r)
+    right: Tensor  # (r, n)
+
+
+@dataclass(frozen=True)
+class AdaptedWeight:
+    """What an adapter does to one weight of the base.
+
+    ``change`` takes the base's weight (m, n), output side first, and the number of the expert whose weight it
+    is, if it is one; it gives the update as factors or, where it is not of low rank, the tuned weight (m, n).
+    """
+
+    name: str  # the weight, as the adapter names it
+    shape: tuple[int, int]  # (m, n)
+    rank: int | None  # of the update, when it comes as factors
+    scale: float | None  # that PEFT puts on B A; None where there is none
+    method: str  # "lora", "dora", "replaced", ...
+    change: Callable[[Tensor, int | None], Factors | Tensor] = field(repr=False)
+    experts: int | None = None  # when the weight is a stack of this many matrices
+    component: str = ""  # the part of a pipeline it is for ("unet", "te1"), where one file has several
+    factor_rank: int | None = None  # of the factors inside an update that is dense itself, as DoRA's
+
+    @property
+    def full_shape(self) -> tuple[int, ...]:
+        """(m, n), or (experts, m, n); -1 where the adapter does not say."""
+        return self.shape if self.experts is None else (self.experts, *self.shape)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter: updates to weights of a base that is elsewhere."""
+
+    source: str
+    peft_type: str
+    base_source: str | None  # as the adapter names its base
+    replaced: Checkpoint = field(repr=False)  # weights trained and stored in full (``modules_to_save``)
+    updates: list[AdaptedWeight] = field(repr=False)
+    undecided: list[list[AdaptedWeight]] = field(default_factory=list, repr=False)  # of each, one is meant
+    ignored: list[tuple[str, str]] = field(default_factory=list, repr=False)  # (tensor, why)
+    changed_base: str | None = None  # the initialization (PiSSA, ...) that changed the base it belongs to
+    flat_names: bool = False  # names are paths with underscores for dots, as kohya writes them
+    notes: list[str] = field(default_factory=list)  # what a reader of the result should know
+    kind: str = "adapter"

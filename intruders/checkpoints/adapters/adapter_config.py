@@ -1,0 +1,99 @@
+"""The fields of an ``adapter_config.json`` that decide what an adapter's tensors mean, types checked."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import CheckpointError, one_line
+
+# Some seconds' worth. Patterns come from strangers, and Python's re backtracks without a limit.
+_MOST_STEPS = 1e9
+
+
+class AdapterConfig:
+    """A config whose values are checked when they are asked for, under the name of where it came from."""
+
+    def __init__(self, values: Mapping[str, Any], source: str) -> None:
+        self.values, self.source = values, source
+        self.steps = 0.0  # that matching patterns may have taken so far, at worst
+
+    @property
+    def peft_type(self) -> str:
+        value = self.values.get("peft_type")
+        text = getattr(value, "value", value)  # an enumeration in memory, a string in a file
+        if not isinstance(text, str) or not text.isprintable():
+            raise self.wrong("peft_type", "the name of a PEFT method")
+        return text.upper()
+
+    @property
+    def base_source(self) -> str | None:
+        value = self.values.get("base_model_name_or_path")
+        return value if isinstance(value, str) and value and value.isprintable() else None
+
+    def flag(self, key: str) -> bool:
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise self.wrong(key, "true or false")
+        return bool(value)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self.wrong(key, "a number")
+        return value
+
+    def names(self, key: str) -> list[str]:
+        value = self.values.get(key) or []
+        if isinstance(value, str):
+            return [value]
+        if not isinstance(value, list | tuple | set) or not all(isinstance(item, str) for item in value):
+            raise self.wrong(key, "a list of names")
+        return sorted(value)
+
+    def pattern_value(self, key: str, module: str, default: float) -> float:
+        """The value that ``rank_pattern`` or ``alpha_pattern`` gives a module, matched as PEFT does."""
+        patterns = self.values.get(key) or {}
+        if not isinstance(patterns, Mapping):
+            raise self.wrong(key, "an object of module names and numbers")
+        for pattern, value in patterns.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise self.wrong(key, "an object of module names and numbers")
+            if self._matches(str(pattern), module):
+                return value
+        return default
+
+    def _matches(self, pattern: str, module: str) -> bool:
+        self.steps += steps_at_worst(pattern, module)
+        if self.steps > _MOST_STEPS:
+            raise CheckpointError(
+                f"the adapter config of '{self.source}' has the pattern {pattern[:60]!r}, which could keep "
+                "the "
+                "matching of module names busy for ever; write the modules' names instead"
+            )
+        try:
+            return re.match(rf"(.*\.)?({pattern})$", module) is not None
+        except (re.error, RecursionError, OverflowError) as error:
+            raise self.wrong(
+                "rank_pattern or alpha_pattern", f"patterns that re compiles ({one_line(error)})"
+            ) from None
+
+    def wrong(self, key: str, expected: str) -> CheckpointError:
+        given = str(self.values.get(key))[:60]
+        return CheckpointError(
+            f"the adapter config of '{self.source}' has {key} = {given!r}; expected {expected}"
+        )
+
+
+def steps_at_worst(pattern: str, name: str) -> float:
+    """A bound on what matching may cost: length^(repeats + 1) * 2^(optional items); no bound for repeated groups."""
+    bare = re.sub(r"\[[^\]]*\]", "x", re.sub(r"\\.", "x", pattern, flags=re.DOTALL))
+    if re.search(r"\)[*+{]", bare):
+        return math.inf
+    repeats = len(re.findall(r"[*+{]", bare))
+    optional = len(re.findall(r"(?<![*+}(])\?", bare))
+    if repeats > 20 or optional > 60:
+        return math.inf
+    return float(max(len(name), 1)) ** (repeats + 1) * 2.0**optional

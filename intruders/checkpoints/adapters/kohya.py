@@ -1,0 +1,179 @@
+"""LoRA files without a config: kohya, LyCORIS and diffusers, told by the names of their tensors.
+
+    kohya     lora_unet_down_blocks_0_attentions_0_..._to_q.lora_down.weight, .lora_up.weight, .alpha,
+    .dora_scale LyCORIS   the same module names with .hada_w1_a, ... or .lokr_w1, ...
+    diffusers unet.down_blocks.0.attentions.0...to_q.lora_A.weight, .lora_B.weight; older: .lora.down.weight
+
+The scale is alpha / r, and 1 where no alpha is stored. diffusers keeps PEFT's configs in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from math import isfinite, prod
+from typing import Any
+
+from ...errors import CheckpointError
+from ..checkpoint import Checkpoint, StoredTensor
+from .adapter import AdaptedWeight, Adapter
+from .adapter_config import AdapterConfig
+from .formulas import low_rank
+from .lora import lora_scale
+from .other_methods import hadamard, is_per_input, kronecker
+
+_PART = re.compile(
+    r"(?P<module>.+?)(?:\.processor)?(?:\.|_)"
+    r"(?P<part>lora_down|lora_up|lora_mid|lora_A|lora_B|lora\.down|lora\.up|lora_linear_layer\.down"
+    r"|lora_linear_layer\.up|lora_magnitude_vector|dora_scale|alpha|hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?"
+    r"|lokr_t2)(?:\.default(?:_\d+)?)?(?P<kind>\.weight|\.bias)?"
+)
+_ROLES = {
+    "lora_down": "down",
+    "lora_A": "down",
+    "lora.down": "down",
+    "lora_linear_layer.down": "down",
+    "lora_up": "up",
+    "lora_B": "up",
+    "lora.up": "up",
+    "lora_linear_layer.up": "up",
+    "dora_scale": "magnitude",
+    "lora_magnitude_vector": "magnitude",
+}
+_FLAT = re.compile(r"^(?:lora|lycoris)_")
+# Which part of a pipeline a module is of: "lora_te1_text_model_...", "text_encoder_2.text_model...."
+_COMPONENT = re.compile(
+    r"^(?:(?:lora|lycoris)_)?(?P<part>unet|te\d?|transformer|text_encoder(?:_\d)?|prior)[_.]"
+)
+_TELLING = re.compile(
+    r"\.(?:lora_down|lora_up|lora_A|lora_B|hada_w1_a|lokr_w[12])(?:_[ab])?\b|lora\.down|lora_linear_layer"
+)
+
+
+def looks_like_adapter(names: Iterable[str]) -> bool:
+    """Whether a file with these tensors is an adapter rather than a model."""
+    return any(_TELLING.search(name) for name in names)
+
+
+def single_file_adapter(
+    stored: Mapping[str, StoredTensor], metadata: Mapping[str, str], source: str
+) -> Adapter:
+    """The adapter in one file.
+
+    Args:
+      stored: its tensors.
+      metadata: the safetensors file's own, in which diffusers keeps PEFT's configs.
+      source: how the user named it.
+
+    Raises:
+      CheckpointError: factors that are missing or do not fit, or tensors of a kind that is not known.
+    """
+    modules: dict[str, dict[str, StoredTensor]] = {}
+    strange = []
+    for name, tensor in stored.items():
+        match = _PART.fullmatch(name)
+        if match is None:
+            strange.append(name)
+        elif match["kind"] != ".bias":
+            part = _ROLES.get(match["part"], match["part"])
+            modules.setdefault(match["module"], {})[part] = tensor
+    configs = _configs(metadata, source)
+    updates = [
+        replace(_update(module, parts, configs, source), component=_component(module))
+        for module, parts in modules.items()
+    ]
+    if not updates:
+        raise CheckpointError(
+            f"'{source}' holds no factors of a LoRA; expected lora_down and lora_up, or lora_A and lora_B"
+        )
+    replaced = Checkpoint(source, "adapter", "saved in full", {name: stored[name] for name in strange})
+    flat = all(_FLAT.match(module) for module in modules)
+    bare = [module for module, parts in modules.items() if "alpha" not in parts]
+    notes = [f"{len(bare)} modules store no alpha: their scale is taken as 1"] if bare and not configs else []
+    return Adapter(source, "LORA", None, replaced, updates, flat_names=flat, notes=notes)
+
+
+def _component(module: str) -> str:
+    match = _COMPONENT.match(module)
+    return match["part"] if match else ""
+
+
+def _update(
+    module: str, parts: Mapping[str, StoredTensor], configs: Mapping[str, AdapterConfig], source: str
+) -> AdaptedWeight:
+    scale = _scale(module, parts, configs, source)
+    magnitude = parts.get("magnitude")
+    if "hada_w1_a" in parts:
+        return hadamard(module, parts, source, scale, magnitude)
+    if any(part.startswith("lokr") for part in parts):
+        return kronecker(module, parts, source, scale, magnitude)
+    down, up = parts.get("down"), parts.get("up")
+    if down is None or up is None:
+        raise CheckpointError(
+            f"'{source}' has {sorted(parts)} for '{module}'; expected both factors of a LoRA"
+        )
+    if "lora_mid" in parts:
+        raise CheckpointError(
+            f"'{source}' has a lora_mid for '{module}' (LoCon with Tucker decomposition), which is not read "
+            "here; "
+            "merge it in the program that made it"
+        )
+    fitting = len(down.shape) >= 2 and len(up.shape) >= 2 and down.shape[0] > 0
+    if not fitting or up.shape[1] != down.shape[0] or prod(up.shape[2:]) != 1:
+        raise CheckpointError(
+            f"'{source}' has the factors {down.shape} and {up.shape} for '{module}'; expected (r, in) and "
+            "(out, r)"
+        )
+    by_column = is_per_input(magnitude)
+    expected = down.shape[1] if by_column else up.shape[0]
+    if magnitude is not None and prod(magnitude.shape) != expected:
+        raise CheckpointError(
+            f"'{source}' has a magnitude of shape {magnitude.shape} for '{module}'; expected {expected} "
+            "numbers"
+        )
+    value = scale(down.shape[0])
+    return low_rank(f"{module}.weight", down, up, value, magnitude=magnitude, by_column=by_column)
+
+
+def _scale(
+    module: str, parts: Mapping[str, StoredTensor], configs: Mapping[str, AdapterConfig], source: str
+) -> Callable[[int | None], float]:
+    """alpha / r with the file's alpha; PEFT's scale where diffusers kept the config; else 1.
+
+    LyCORIS takes 1 too for a Kronecker product whose two factors are stored whole, and so have no rank.
+    """
+    stored = parts.get("alpha")
+    if stored is not None:
+        if prod(stored.shape) != 1:
+            raise CheckpointError(
+                f"'{source}' has an alpha of shape {stored.shape} for '{module}'; expected one number"
+            )
+        alpha = float(stored.read().item())
+        if not isfinite(alpha):
+            raise CheckpointError(f"'{source}' has the alpha {alpha} for '{module}'; expected a number")
+        return lambda rank: alpha / rank if rank else 1.0
+    for component, config in configs.items():
+        if module.startswith(f"{component}.") or not component:
+            bare, found = module.removeprefix(f"{component}."), config
+            return lambda rank: lora_scale(bare, rank, found) if rank else 1.0
+    return lambda rank: 1.0
+
+
+def _configs(metadata: Mapping[str, str], source: str) -> dict[str, AdapterConfig]:
+    """Component ("unet", "transformer", "") -> config, from diffusers' ``lora_adapter_metadata``."""
+    text = metadata.get("lora_adapter_metadata")
+    if text is None:
+        return {}
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"'{source}' has lora_adapter_metadata that is no JSON object")
+    grouped: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        component, _, name = key.rpartition(".")
+        grouped.setdefault(component, {})[name] = value
+    return {component: AdapterConfig(config, source) for component, config in grouped.items()}

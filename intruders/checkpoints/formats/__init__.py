@@ -1,0 +1,1 @@
+"""File formats, one a file: headers are checked before anything is believed."""

@@ -1,0 +1,235 @@
+"""GGUF: de-quantized on read, under transformers' tensor names, by transformers' own mapping.
+
+llama.cpp's converter renames tensors and, for some architectures, rearranges them (rotary q and k rows of
+Llama, norms of Gemma, Conv1D of GPT-2, experts). transformers undoes both when it loads a GGUF file; the
+same tables and tensor processors are used here, one tensor at a time instead of a whole model at once, on metadata from
+our own walk through the header (:mod:`gguf_layout`).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import CheckpointError, IntrudersError, missing_extra, one_line
+from ..checkpoint import StoredTensor
+from .gguf_layout import GgufField, GgufLayout, GgufTensor, read_gguf_layout
+from .gguf_names import known_names
+
+_TOKENS = "tokenizer.ggml.tokens"
+# A vocabulary too long to be kept is of so many tokens to transformers.
+_STAND_INS = 2
+_UINT8 = 0
+
+
+def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
+    """The tensors of a GGUF file under transformers' names, in the model's order, and the model's config.
+
+    Raises:
+      CheckpointError: not a whole GGUF file, or an architecture that transformers does not load from GGUF.
+      MissingDependencyError: gguf or transformers is not installed.
+    """
+    _require_packages(path)
+    layout = read_gguf_layout(path)
+    with _one_line_errors(path):
+        from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
+
+        config = _config(path, layout)
+        processor = TENSOR_PROCESSORS.get(layout.architecture, TensorProcessor)(config=config)
+        renamed = known_names(layout.architecture, [tensor.name for tensor in layout.tensors])
+        if renamed is None:
+            renamed, shapes = _names_of_the_model(path, config, processor)
+        else:
+            stored = {tensor.name: tensor.shape for tensor in layout.tensors}
+            shapes = {known: stored[name] for name, known in renamed.items()}
+    parts: dict[str, list[GgufTensor]] = {}
+    for tensor in layout.tensors:
+        # Expert tensors are mapped without their ".weight", and gate and up to the same fused parameter.
+        name = renamed.get(tensor.name) or renamed.get(tensor.name.removesuffix(".weight"))
+        if name in shapes:
+            parts.setdefault(name, []).append(tensor)
+    if not parts:
+        raise CheckpointError(
+            f"'{path}' has none of the tensors that transformers expects of a '{config.get('model_type')}' "
+            "model"
+        )
+    tensors = {
+        name: _stored(path, name, _shape(parts[name], shapes[name]), parts[name], processor, renamed)
+        for name in shapes
+        if name in parts
+    }
+    return tensors, config
+
+
+def _config(path: Path, layout: GgufLayout) -> dict[str, Any]:
+    """The model's config as transformers makes it of the metadata, which it does not read again."""
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    header = _Header(layout)
+    with _replaced("GGUFReader", lambda _: header):
+        config: dict[str, Any] = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
+    if config.get("vocab_size") == _STAND_INS:
+        config["vocab_size"] = layout.fields[_TOKENS].count
+    # Building takes time and memory in proportion to these, and the file itself says what they can be at
+    # most.
+    tensors = len(layout.tensors)
+    for key in ("num_hidden_layers", "num_layers", "num_decoder_layers", "num_experts", "num_local_experts"):
+        value = config.get(key, 0)
+        if isinstance(value, int) and value > max(tensors, 1024 if "experts" in key else 0):
+            raise CheckpointError(
+                f"'{path}' says {key} = {value:,} and has {tensors} tensors; download it again"
+            )
+    return config
+
+
+class _Header:
+    """What transformers asks of ``gguf.GGUFReader``, from our own walk through the header."""
+
+    def __init__(self, layout: GgufLayout) -> None:
+        self.tensors = layout.tensors
+        self.fields = {key: _reader_field(key, field) for key, field in layout.fields.items() if field.items}
+        if _TOKENS in layout.fields and _TOKENS not in self.fields:
+            # Only their number is asked for, where no other field has it.
+            self.fields[_TOKENS] = _reader_field(
+                _TOKENS, GgufField((_UINT8,), [b"\0"] * _STAND_INS, _STAND_INS)
+            )
+
+
+def _reader_field(key: str, field: GgufField) -> Any:
+    """The field as ``gguf.GGUFReader`` would have it."""
+    from gguf import GGUFReader, GGUFValueType, ReaderField
+
+    types = [GGUFValueType(kind) for kind in field.types]
+    dtype = GGUFReader.gguf_scalar_to_np.get(types[-1], np.uint8)  # bytes of a string
+    name = key.encode()
+    head = [
+        np.array([len(name)], np.uint64),
+        np.frombuffer(name, np.uint8),
+        np.array(field.types[:1], np.uint32),
+    ]
+    items = [np.frombuffer(item, dtype) for item in field.items]
+    return ReaderField(0, key, [*head, *items], [*range(len(head), len(head) + len(items))], types)
+
+
+def _names_of_the_model(
+    path: Path, config: Mapping[str, Any], processor: Any
+) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """transformers' name by llama.cpp's, and shapes by transformers' name, from the model that transformers builds."""
+    from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
+
+    skeleton = _skeleton(path, config)
+    import gguf
+
+    # transformers asks for it at every module, at 16 ms each.
+    with _replaced("get_tensor_name_map", functools.lru_cache(gguf.get_tensor_name_map)):
+        renamed: dict[str, str] = get_gguf_hf_weights_map(skeleton, processor)
+    return renamed, {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+
+
+def _shape(parts: list[GgufTensor], expected: tuple[int, ...]) -> tuple[int, ...]:
+    """The skeleton's shape, unless the file's numbers are more or fewer: transformers' config lacks some sizes."""
+    if prod(expected) == sum(prod(part.shape) for part in parts):
+        return expected
+    first = parts[0].shape
+    return first if len(parts) == 1 else (first[0], sum(part.shape[1] for part in parts), *first[2:])
+
+
+def _stored(
+    path: Path,
+    name: str,
+    shape: tuple[int, ...],
+    parts: list[GgufTensor],
+    processor: Any,
+    renamed: Mapping[str, str],
+) -> StoredTensor:
+    from gguf import GGMLQuantizationType
+
+    def read() -> Tensor:
+        with _one_line_errors(path):
+            done: dict[str, Any] = {"tensors": {}}
+            for part in parts:
+                result = processor.process(
+                    weights=_dequantized(path, part),
+                    name=part.name,
+                    tensor_key_mapping=renamed,
+                    parsed_parameters=done,
+                )
+                if result.name is not None:
+                    done["tensors"][name] = torch.from_numpy(np.ascontiguousarray(result.weights))
+            tensor: Tensor = done["tensors"][name]
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(
+                f"'{parts[0].name}' in '{path}' has the shape {tuple(tensor.shape)}; expected {shape}"
+            )
+        return tensor
+
+    kinds = "+".join(sorted({GGMLQuantizationType(part.quantization).name for part in parts}))
+    return StoredTensor(shape, torch.float32, kinds, read)
+
+
+def _dequantized(path: Path, tensor: GgufTensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    from gguf import GGMLQuantizationType, dequantize
+    from gguf.quants import quant_shape_to_byte_shape
+
+    kind = GGMLQuantizationType(tensor.quantization)
+    raw = np.fromfile(path, dtype=np.uint8, count=tensor.end - tensor.begin, offset=tensor.begin)
+    values = dequantize(raw.reshape(quant_shape_to_byte_shape(tensor.shape, kind)), kind)
+    return np.asarray(values, dtype=np.float32)
+
+
+def _skeleton(path: Path, config: Mapping[str, Any]) -> torch.nn.Module:
+    """The model without numbers, for its parameter names and shapes."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+        MODEL_MAPPING,
+        AutoConfig,
+    )
+
+    settings = dict(config)
+    built = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    for family in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, MODEL_MAPPING):
+        if type(built) in family:
+            with torch.device("meta"):
+                model: torch.nn.Module = family[type(built)](built)
+            return model
+    raise CheckpointError(f"'{path}' is a '{built.model_type}' model, which transformers has no class for")
+
+
+@contextmanager
+def _replaced(name: str, value: Any) -> Iterator[None]:
+    """Has transformers use ``value`` where it imports ``name`` from gguf."""
+    import gguf
+
+    original = getattr(gguf, name)
+    setattr(gguf, name, value)
+    try:
+        yield
+    finally:
+        setattr(gguf, name, original)
+
+
+def _require_packages(path: Path) -> None:
+    for name in ("gguf", "transformers"):
+        if importlib.util.find_spec(name) is None:
+            raise missing_extra(f"the GGUF file '{path}'", name, "gguf")
+
+
+@contextmanager
+def _one_line_errors(path: Path) -> Iterator[None]:
+    """Whatever gguf or transformers make of a strange file becomes one line that names it."""
+    try:
+        yield
+    except IntrudersError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"'{path}' cannot be read as GGUF by transformers: {one_line(error)}") from None

@@ -1,0 +1,146 @@
+"""PyTorch's own files (``pytorch_model.bin``, ``.pt``), through ``torch.load(weights_only=True)`` alone.
+
+A pickle is a program. PyTorch's restricted unpickler runs none of it but the rebuilding of tensors, and
+whatever asks for more is refused. Files are mapped, not loaded, and opened anew for every tensor. Those from
+before PyTorch 1.6 cannot be mapped: their tensors are loaded once and kept.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...errors import CheckpointError, one_line, some_of
+from ..checkpoint import StoredTensor
+from ..memory import is_state_dict
+from ..names import natural_order
+from .safetensors import read_weight_map
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+PICKLE_INDEX_SUFFIX = ".bin.index.json"
+
+# What a file begins with: a zip, or the pickled number that torch.save wrote first before PyTorch 1.6.
+_ZIP = b"PK\x03\x04"
+_OLD = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+
+# Under these keys the usual training loops put the weights beside their optimizer's state.
+_WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "module")
+
+
+def pickle_file(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one file saved by ``torch.save``.
+
+    Raises:
+      CheckpointError: not such a file, one that would need code to run, or one that claims more than it
+        holds.
+    """
+    is_old = _is_old(path)
+    if not is_old:
+        _require_plain_zip(path)
+    size = path.stat().st_size
+    result: dict[str, StoredTensor] = {}
+    for name, tensor in _load(path, mapped=not is_old).items():
+        if not name.isprintable():
+            raise CheckpointError(f"'{path}' has a tensor of the name {name[:80]!r}, which no library writes")
+        if tensor.is_sparse or tensor.is_quantized or tensor.is_meta:
+            raise CheckpointError(f"'{name}' in '{path}' is no plain tensor of numbers ({tensor.layout})")
+        if tensor.numel() * tensor.element_size() > size:
+            raise CheckpointError(
+                f"'{name}' in '{path}' claims the shape {tuple(tensor.shape)}, more than a file of {size:,} "
+                "bytes can hold"
+            )
+        stored_as = str(tensor.dtype).removeprefix("torch.")
+        read, read_slice = _kept(tensor) if is_old else (_reader(path, name), _slice_reader(path, name))
+        result[name] = StoredTensor(tuple(tensor.shape), tensor.dtype, stored_as, read, read_slice)
+    return result
+
+
+def pickle_shards(index: Path) -> dict[str, StoredTensor]:
+    """The tensors of a sharded checkpoint, by its ``pytorch_model.bin.index.json``."""
+    where = read_weight_map(index)
+    shards = {shard: pickle_file(index.parent / shard) for shard in sorted(set(where.values()))}
+    astray = [name for name, shard in where.items() if name not in shards[shard]]
+    if astray:
+        raise CheckpointError(f"'{index}' puts {some_of(astray)} into shards that do not hold them")
+    return {name: shards[where[name]][name] for name in sorted(where, key=natural_order)}
+
+
+def _reader(path: Path, name: str) -> Callable[[], Tensor]:
+    return lambda: _load(path)[name].detach()
+
+
+def _slice_reader(path: Path, name: str) -> Callable[[int], Tensor]:
+    return lambda index: _load(path)[name].detach()[index]
+
+
+def _kept(tensor: Tensor) -> tuple[Callable[[], Tensor], Callable[[int], Tensor]]:
+    return tensor.detach, lambda index: tensor.detach()[index]
+
+
+def _is_old(path: Path) -> bool:
+    """Whether the file is of torch.save before PyTorch 1.6; it is refused if it is of none."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_OLD))
+    except OSError as error:
+        raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from None
+    if start != _OLD and not start.startswith(_ZIP):
+        raise CheckpointError(
+            f"'{path}' is no file of torch.save: it begins with {start[:4]!r}; "
+            "load it where you trust it, and save it as safetensors"
+        )
+    return start == _OLD
+
+
+def _require_plain_zip(path: Path) -> None:
+    """torch.save writes a zip of stored records; a compressed one can grow to any size when it is read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [
+                record.filename for record in archive.infolist() if record.compress_type != zipfile.ZIP_STORED
+            ]
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise CheckpointError(
+            f"'{path}' is not a whole file of torch.save ({one_line(error)}); download it again"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from None
+    if packed:
+        raise CheckpointError(
+            f"'{path}' has compressed records, which torch.save never writes: {some_of(packed)}"
+        )
+
+
+def _load(path: Path, *, mapped: bool = True) -> Mapping[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        reason = _what_was_refused(error)
+        raise CheckpointError(
+            f"'{path}' was not loaded, because its pickle {reason}; load it where you trust it, and save it "
+            "as "
+            "safetensors"
+        ) from None
+    except Exception as error:  # torch.load raises nearly anything for a damaged file
+        raise CheckpointError(f"'{path}' cannot be read by torch.load: {one_line(error)}") from None
+    for key in _WEIGHT_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if isinstance(content, Mapping):
+        content = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if not is_state_dict(content):
+        raise CheckpointError(f"'{path}' holds a {type(content).__name__}; expected names mapped to tensors")
+    return dict(content)
+
+
+def _what_was_refused(error: Exception) -> str:
+    """The name of the global from torch's text of many lines, or a general word for it."""
+    for line in str(error).splitlines():
+        if "GLOBAL" in line:
+            return f"wants code that is not run here ({one_line(ValueError(line.strip()[:120]))})"
+    return "is damaged or wants code that is not run here"

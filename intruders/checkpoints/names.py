@@ -1,0 +1,97 @@
+"""Names of tensors and modules: their order, embeddings and ties, layer and kind."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_INPUT_EMBEDDINGS = (
+    "model.embed_tokens.weight",
+    "transformer.wte.weight",
+    "wte.weight",
+    "model.decoder.embed_tokens.weight",
+    "transformer.word_embeddings.weight",
+)
+
+_DIGITS = re.compile(r"(\d+)")
+
+# Last module names under which the libraries keep token, position and type embeddings, and output heads.
+_EMBEDDING = re.compile(
+    r"(?:^|\.)(?:embed_tokens\w*|embed_positions|embed_in|embed_out|embeddings?|tok_embeddings|token_embd"
+    r"|\w*word_embeddings?|\w*position_embeddings?|token_type_embeddings|wte|wpe|shared"
+    r"|lm_head|score|classifier|qa_outputs|predictions\.decoder|output_projection)(?:\.weight)?$"
+    r"|^output\.weight$"
+)
+
+
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    """Sort key under which layer 2 comes before layer 10."""
+    return [
+        (0, int(part), "") if part.isdecimal() and len(part) < 19 else (1, 0, part)
+        for part in _DIGITS.split(name)
+    ]
+
+
+def is_embedding_or_head(name: str) -> bool:
+    """Whether a tensor of this name looks up or scores tokens or classes."""
+    return _EMBEDDING.search(name) is not None
+
+
+def tied_by_config(names: Container[str], config: Mapping[str, Any] | None) -> dict[str, str]:
+    """The output head, to the embedding that transformers loads in its place when the config ties them."""
+    if config is None or config.get("tie_word_embeddings") is not True or "lm_head.weight" not in names:
+        return {}
+    embeddings = [name for name in _INPUT_EMBEDDINGS if name in names]
+    return {"lm_head.weight": embeddings[0]} if len(embeddings) == 1 else {}
+
+
+_EXPERT = re.compile(r"\[\d+\]$")
+
+
+@dataclass(frozen=True)
+class ModulePath:
+    """Where one matrix sits; two matrices of one kind in different layers differ in `layer` only."""
+
+    stack: str  # what stands before the layer's number; "" for a matrix outside the layers
+    layer: int | None
+    kind: str
+
+
+def module_paths(names: Sequence[str]) -> list[ModulePath]:
+    """The place of every name, in order.
+
+    A kind is as short as it can be without standing for two kinds of module of the same model: `q_proj` says
+    enough in Llama, but `dense` does not in BERT, nor `c_proj` in GPT-2.
+    """
+    split = [_split(name) for name in names]
+    tails = {tail for _, _, tail in split}
+    shared = Counter(suffix for tail in tails for suffix in _suffixes(tail))
+    kinds = {tail: _shortest_unshared(tail, shared) for tail in tails}
+    return [ModulePath(stack=stack, layer=layer, kind=kinds[tail]) for stack, layer, tail in split]
+
+
+def _split(name: str) -> tuple[str, int | None, tuple[str, ...]]:
+    parts = [part for part in _EXPERT.sub("", name).split(".") if part]
+    if len(parts) > 1 and parts[-1] == "weight":
+        parts = parts[:-1]
+    numbers = [i for i, part in enumerate(parts) if part.isdecimal()]
+    if not numbers:
+        return "", None, tuple(parts) or ("weight",)
+    first = numbers[0]
+    # Later numbers count experts or blocks within the layer, and are one kind.
+    tail = tuple(part for part in parts[first + 1 :] if not part.isdecimal())
+    return ".".join(parts[:first]), int(parts[first]), tail or tuple(parts[:first]) or ("weight",)
+
+
+def _suffixes(tail: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [tail[i:] for i in range(len(tail))]
+
+
+def _shortest_unshared(tail: tuple[str, ...], shared: Counter[tuple[str, ...]]) -> str:
+    for length in range(1, len(tail) + 1):
+        if shared[tail[-length:]] == 1:
+            return ".".join(tail[-length:])
+    return ".".join(tail)

@@ -1,0 +1,1 @@
+"""A base and a tuned model, matched matrix by matrix."""

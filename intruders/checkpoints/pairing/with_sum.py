@@ -1,0 +1,56 @@
+"""Several tuned models or adapters with weights: W0 + sum_i w_i (W_i - W0)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..adapters.formulas import widened
+from .pairing import LoadedPair, PairedMatrix, Pairing, Skipped
+
+
+def pair_with_sum(source: str, parts: list[tuple[Pairing, float]]) -> Pairing:
+    """One pairing of the weighted sum, in which low-rank updates stay factors, one stacked on the other."""
+    by_name: dict[str, list[tuple[PairedMatrix, float]]] = {}
+    for pairing, weight in parts:
+        for pair in pairing.pairs:
+            by_name.setdefault(pair.name, []).append((pair, weight))
+    reasons = {skipped.name: skipped.reason for pairing, _ in reversed(parts) for skipped in pairing.skipped}
+    kinds = {pairing.tuned_kind for pairing, _ in parts}
+    return Pairing(
+        parts[0][0].base_source,
+        source,
+        kinds.pop() if len(kinds) == 1 else "stack",
+        [_stacked(pairs) for pairs in by_name.values()],
+        [Skipped(name, reason) for name, reason in reasons.items() if name not in by_name],
+        list(dict.fromkeys(note for pairing, _ in parts for note in pairing.matched)),
+    )
+
+
+def _stacked(pairs: list[tuple[PairedMatrix, float]]) -> PairedMatrix:
+    ranks = [pair.rank for pair, _ in pairs]
+    rank = sum(rank for rank in ranks if rank is not None) if None not in ranks else None
+
+    def load() -> LoadedPair | None:
+        loaded = [(both, weight) for pair, weight in pairs if (both := pair.load()) is not None and weight]
+        if not loaded:
+            return None
+        base = loaded[0][0].base
+        if any(both.tuned is not None for both, _ in loaded):
+            total = widened(base) + sum(
+                (weight * _dense_update(both) for both, weight in loaded), torch.tensor(0.0)
+            )
+            return None if torch.equal(total, widened(base)) else LoadedPair(base, tuned=total)
+        left = torch.cat([weight * both.left for both, weight in loaded if both.left is not None], dim=1)
+        right = torch.cat([both.right for both, _ in loaded if both.right is not None], dim=0)
+        return LoadedPair(base, left=left, right=right)
+
+    return PairedMatrix(pairs[0][0].name, pairs[0][0].shape, rank, load)
+
+
+def _dense_update(both: LoadedPair) -> Tensor:
+    """D = W - W0 of one part, dense."""
+    if both.left is not None and both.right is not None:
+        return both.left @ both.right
+    assert both.tuned is not None
+    return widened(both.tuned) - widened(both.base)

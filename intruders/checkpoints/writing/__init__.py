@@ -1,0 +1,1 @@
+"""Models and adapters, written shard by shard."""

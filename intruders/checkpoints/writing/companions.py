@@ -1,0 +1,87 @@
+"""What lies beside a model's weights: its config and tokenizer, copied to where the weights are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import CheckpointError, missing_extra
+from ..checkpoint import Checkpoint
+from ..locate import locate
+from ..open import Opened
+
+# What lies beside the weights and belongs to the model: configs, tokenizers, code, licences; no weights.
+_COMPANIONS = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".md", ".spm")
+
+_NOT_COMPANIONS = (".index.json", "trainer_state.json", "adapter_config.json", "intruders.json", "README.md")
+
+
+def copy_companions(source: Path, folder: Path) -> list[str]:
+    """Copy what lies beside a model's weights (config, tokenizer, ...) from ``source``; the names copied."""
+    copied = []
+    for file in sorted(source.iterdir()):
+        wanted = file.name.endswith(_COMPANIONS) and not file.name.endswith(_NOT_COMPANIONS)
+        if file.is_file() and wanted and not file.name.startswith("."):
+            shutil.copyfile(file, folder / file.name)
+            copied.append(file.name)
+    return copied
+
+
+def companion_folder(base_side: Checkpoint, tuned_side: Opened, base: object, tuned: object) -> Path:
+    """Where config and tokenizer are: beside a tuned checkpoint, or beside an adapter's base.
+
+    Raises:
+      CheckpointError: they are nowhere, as for a state dict in memory.
+    """
+    source = tuned if isinstance(tuned_side, Checkpoint) else base if base is not None else base_side.source
+    if not isinstance(source, str | os.PathLike):
+        raise CheckpointError(
+            "a checkpoint is written with the config and tokenizer that lie beside its model, and this one is in "
+            "memory; give paths"
+        )
+    return locate(os.fspath(source))
+
+
+def write_companions(source: Path, folder: Path, dtype: torch.dtype, *, is_gguf: bool) -> None:
+    """Config and tokenizer into ``folder``; of a GGUF file, those that transformers reads out of it.
+
+    The config is made to say what is written: weights of ``dtype``, not quantized.
+
+    Raises:
+      CheckpointError: there is no config.
+    """
+    if is_gguf:
+        _from_gguf(source, folder)
+    else:
+        beside = source if source.is_dir() else source.parent
+        if "config.json" not in copy_companions(beside, folder):
+            raise CheckpointError(
+                f"'{beside}' has no config.json beside its weights; give a folder that has one"
+            )
+    _describe_weights(folder / "config.json", dtype)
+
+
+def _describe_weights(config: Path, dtype: torch.dtype) -> None:
+    values: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    values.pop("quantization_config", None)
+    for key in ("dtype", "torch_dtype"):
+        if key in values:
+            values[key] = str(dtype).removeprefix("torch.")
+    config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _from_gguf(source: Path, folder: Path) -> None:
+    try:
+        from transformers import AutoConfig, AutoTokenizer
+    except ImportError as error:
+        raise missing_extra("the config of a GGUF file", "transformers", "train") from error
+    file = source if source.is_file() else next(iter(sorted(source.glob("*.gguf"))))
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    config.__dict__.pop("quantization_config", None)
+    config.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)

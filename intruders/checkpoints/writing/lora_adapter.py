@@ -1,0 +1,247 @@
+"""A PEFT LoRA adapter with some of its modules' factors replaced, at whatever ranks they need."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ...errors import CheckpointError, SettingError
+from ...linalg.low_rank import refactored
+from ..adapters.adapter_config import AdapterConfig
+from ..adapters.formulas import widened
+from ..adapters.lora import lora_modules, lora_scale
+from ..adapters.peft_adapter import ADAPTER_CONFIG
+from ..checkpoint import Checkpoint, StoredTensor
+from ..formats.safetensors import safetensors_file
+from ..formats.torch_pickle import pickle_file
+from ..json_file import read_json_object
+from ..matrices import holds_experts, matrices_of
+from ..pairing.matching import match_names
+
+Number = TypeVar("Number", int, float)
+Rank = int | str | None  # a number, "keep", or None for what the update needs
+
+_PREFIX = "base_model.model."
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def check_rank(rank: object) -> None:
+    is_number = isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1
+    if rank is not None and rank != "keep" and not is_number:
+        raise SettingError(f"rank is {rank!r}; expected 'keep', or a number of 1 or more")
+
+
+@dataclass(frozen=True)
+class LoraModule:
+    """One module's factors as PEFT stores them."""
+
+    name: str
+    down: StoredTensor  # A: (r, in), with a kernel's sides behind; of an embedding (r, tokens)
+    up: StoredTensor  # B: (out, r), likewise
+    is_embedding: bool
+    scale: float  # on B A: alpha / r or alpha / sqrt(r), unless a model in memory has its own
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """D = left @ right, output side first, the scale folded in."""
+        down = widened(self.down.read()).flatten(1)  # (r, in)
+        up = self.scale * widened(self.up.read()).flatten(1)  # (out, r)
+        return (down.mT, up.mT) if self.is_embedding else (up, down)
+
+    def tensors(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """PEFT's A and B for D = left @ right, in the shapes and dtype of the module's own."""
+        down, up = (left.mT, right.mT) if self.is_embedding else (right, left)
+        up = (
+            up / self.scale if self.scale else torch.zeros_like(up)
+        )  # alpha 0: there is no update, and none is left
+        rank = down.shape[0]
+        return (
+            down.reshape(rank, *self.down.shape[1:]).to(self.down.dtype).contiguous(),
+            up.reshape(self.up.shape[0], rank, *self.up.shape[2:]).to(self.up.dtype).contiguous(),
+        )
+
+    def tensor_names(self) -> tuple[str, str]:
+        kinds = (
+            ("lora_embedding_A", "lora_embedding_B")
+            if self.is_embedding
+            else ("lora_A.weight", "lora_B.weight")
+        )
+        return f"{_PREFIX}{self.name}.{kinds[0]}", f"{_PREFIX}{self.name}.{kinds[1]}"
+
+
+@dataclass(frozen=True)
+class LoraAdapter:
+    """A plain LoRA adapter: every module's update is its scale times B A."""
+
+    source: str
+    config: dict[str, Any] = field(repr=False)
+    modules: dict[str, LoraModule] = field(repr=False)
+    rest: dict[str, StoredTensor] = field(repr=False)  # biases, modules saved in full: copied as they are
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """An adapter after some of its updates were replaced."""
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    ranks: dict[str, int]  # by module
+    errors: dict[
+        str, float
+    ]  # relative Frobenius error by module: of each whose rank was cut, 0 for the others
+
+
+def is_plain_lora(folder: Path, source: str) -> bool:
+    """Whether the folder holds a PEFT adapter whose every update is its scale times B A."""
+    config = folder / ADAPTER_CONFIG
+    return config.is_file() and _not_plain(AdapterConfig(read_json_object(config), source)) is None
+
+
+def read_lora_folder(folder: Path, source: str) -> LoraAdapter:
+    """The adapter in a folder, which the readers have accepted.
+
+    Raises:
+      CheckpointError: it is no plain sum of B A.
+    """
+    config = read_json_object(folder / ADAPTER_CONFIG)
+    file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if file is None:
+        raise CheckpointError(
+            f"'{source}' has an {ADAPTER_CONFIG} and no weights; expected {_WEIGHTS[0]} beside it"
+        )
+    return lora_adapter(
+        safetensors_file(file) if file.suffix == ".safetensors" else pickle_file(file), config, source
+    )
+
+
+def lora_adapter(
+    tensors: Mapping[str, StoredTensor],
+    config: Mapping[str, Any],
+    source: str,
+    scales: Mapping[str, float] | None = None,
+) -> LoraAdapter:
+    """The adapter of these tensors (PEFT's names) and config; ``scales`` by module, where a model has its own.
+
+    Raises:
+      CheckpointError: it is of another PEFT type, or a variant that is not a sum of B A.
+    """
+    checked = AdapterConfig(config, source)
+    unfit = _not_plain(checked)
+    if unfit is not None:
+        raise CheckpointError(
+            f"'{source}' {unfit}, so that no LoRA adapter is the same; merge it, and mitigate the merged model"
+        )
+    inner = {name.removeprefix(_PREFIX): stored for name, stored in tensors.items()}
+    modules: dict[str, LoraModule] = {}
+    taken: set[int] = set()
+    for found in lora_modules(inner, source):
+        down, up, is_embedding = found.pair(source)
+        scale = (scales or {}).get(found.module)
+        if scale is None:
+            scale = lora_scale(found.module.replace(".base_layer", ""), down.shape[0], checked)
+        modules[found.module] = LoraModule(found.module, down, up, is_embedding, scale)
+        taken |= {id(down), id(up)}
+    rest = {name: stored for name, stored in tensors.items() if id(stored) not in taken}
+    return LoraAdapter(source, dict(config), modules, rest)
+
+
+def modules_of_pairs(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
+    """Name of the base's matrix -> the adapter's module, matched as the readers match them."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in (*base.names(), *base.tied):
+        holder = base.tied.get(name, name)
+        shape = base.tensors[holder].shape
+        if len(shape) >= 2 and not holds_experts(name, shape):
+            shapes[name] = matrices_of(base, holder)[0].shape
+    updates: dict[str, tuple[int, ...]] = {}
+    for module in adapter.modules.values():
+        left, right = (module.up.shape[0], _columns(module.down.shape))
+        shape = (right, left) if module.is_embedding else (left, right)
+        updates[f"{module.name.replace('.base_layer', '')}.weight"] = shape
+    by_weight = {f"{name.replace('.base_layer', '')}.weight": name for name in adapter.modules}
+    matching = match_names(shapes, updates)
+    return {name: by_weight[weight] for name, weight in matching.tuned_of.items()}
+
+
+def rewritten(
+    adapter: LoraAdapter, replaced: Mapping[str, tuple[Tensor, Tensor]], rank: Rank = None
+) -> Rewritten:
+    """The adapter with the updates of some modules replaced by ``left @ right`` (every scale folded in).
+
+    ``rank`` None gives each replaced module the rank that it needs; "keep" cuts each back to the rank that it had; a
+    number gives every module that rank, so that no pattern of ranks is needed. Cuts are the best ones in the
+    Frobenius norm. Modules keep their scales, and those not replaced their tensors.
+    """
+    tensors = {name: stored.read() for name, stored in adapter.rest.items()}
+    ranks: dict[str, int] = {}
+    errors: dict[str, float] = {}
+    for name, module in adapter.modules.items():
+        factors = replaced.get(name)
+        if factors is None and (not isinstance(rank, int) or rank == module.rank):
+            down, up = module.down.read(), module.up.read()
+            errors[name] = 0.0
+        else:
+            wanted = module.rank if rank == "keep" else rank if isinstance(rank, int) else None
+            left, right = module.factors() if factors is None else factors
+            result = refactored(left, right, wanted)
+            down, up = module.tensors(result.left, result.right)
+            errors[name] = result.relative_error
+        ranks[name] = down.shape[0]
+        tensors |= dict(zip(module.tensor_names(), (down, up), strict=True))
+    return Rewritten(_config(adapter, ranks), tensors, ranks, errors)
+
+
+def _config(adapter: LoraAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
+    """The adapter's config with the ranks and alphas that are not the usual ones in the patterns, by full name."""
+    config = dict(adapter.config)
+    root = bool(config.get("use_rslora"))
+    alphas = {
+        name: _plain_number(module.scale * (ranks[name] ** 0.5 if root else ranks[name]))
+        for name, module in adapter.modules.items()
+    }
+    # What most modules have, so that the patterns, which every reader compares with every module, are short.
+    config["r"], config["lora_alpha"] = _usual(ranks.values()), _usual(alphas.values())
+    config["rank_pattern"] = {_key(name): value for name, value in ranks.items() if value != config["r"]}
+    config["alpha_pattern"] = {
+        _key(name): value for name, value in alphas.items() if value != config["lora_alpha"]
+    }
+    return config
+
+
+def _usual(values: Collection[Number]) -> Number:
+    return Counter(values).most_common(1)[0][0]
+
+
+def _key(module: str) -> str:
+    """A pattern that matches this module alone; PEFT takes keys as regular expressions that any path may precede."""
+    return "^" + re.escape(module.replace(".base_layer", ""))
+
+
+def _plain_number(value: float) -> float | int:
+    """16 rather than 16.000000000000004: alphas are whole numbers nearly always."""
+    nearest = round(value)
+    return nearest if abs(value - nearest) < 1e-9 * max(1.0, abs(value)) else value
+
+
+def _columns(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape[1:]).numel()
+
+
+def _not_plain(config: AdapterConfig) -> str | None:
+    if config.peft_type != "LORA":
+        return f"is a PEFT adapter of type {config.peft_type}"
+    if config.flag("use_dora"):
+        return "is a DoRA adapter"
+    if config.names("target_parameters"):
+        return "adapts parameters (target_parameters)"
+    return None

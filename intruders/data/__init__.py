@@ -1,0 +1,1 @@
+"""What models learn from and are measured on: tasks and text corpora."""

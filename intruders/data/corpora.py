@@ -1,0 +1,158 @@
+"""Texts that stand for what a model was pre-trained on, as documents."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import SettingError, missing_extra
+from .local_files import SUFFIXES, read_rows
+
+_TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
+_DOCUMENT_CHARACTERS = 4000  # about so long are the documents that one long text is cut into
+
+
+@dataclass(frozen=True)
+class HubCorpus:
+    """A data set of the hub, read as a stream: only the documents that are used are loaded."""
+
+    path: str
+    split: str
+    column: str
+    configuration: str | None = None
+
+
+HUB_CORPORA = {
+    "bookcorpus": HubCorpus("rojagtap/bookcorpus", "train", "text"),
+    "wikipedia": HubCorpus("wikimedia/wikipedia", "train", "text", "20231101.en"),
+    "cc-news": HubCorpus("vblagoje/cc_news", "train", "text"),
+    "openwebtext": HubCorpus("Skylion007/openwebtext", "train", "text", "plain_text"),
+    "stories": HubCorpus("lucadiliello/STORIES", "train", "text"),
+    "c4": HubCorpus("allenai/c4", "validation", "text", "en"),
+    "wikitext": HubCorpus("Salesforce/wikitext", "test", "text", "wikitext-103-raw-v1"),
+}
+# What RoBERTa was pre-trained on (Liu et al. 2019), weighted by the sizes given there: 16 GB of books and
+# Wikipedia together, 76 GB of news, 38 GB of web text, 31 GB of stories.
+MIXTURES = {
+    "roberta-pretraining": "bookcorpus@8+wikipedia@8+cc-news@76+openwebtext@38+stories@31",
+}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents, and what they weigh beside other corpora of a mixture."""
+
+    name: str
+    documents: list[str]
+    weight: float = 1.0
+
+
+def load_corpora(
+    name: str, *, max_documents: int | None = None, seed: int = 0, hub_documents: int = 200
+) -> list[Corpus]:
+    """The corpus called ``name``, or the weighted parts of a mixture such as ``pydoc@0.3+notes.txt@0.7``.
+
+    ``pydoc`` is the text of Python's own documentation; a text file is cut into documents at blank lines; a
+    data file has one document per row in its column ``text``; a folder one per text file; a name of the hub
+    table, or ``hub:PATH?column``, streams its first rows. Of more than ``max_documents`` a sample is drawn by
+    seed. Raises SettingError for a name that is none of these, and for an empty corpus.
+    """
+    parts = MIXTURES.get(name, name).split("+")
+    corpora = []
+    for part in parts:
+        source, at, weight = part.rpartition("@")
+        if not at:
+            source, weight = part, "1"
+        try:
+            value = float(weight)
+        except ValueError:
+            source, value = part, 1.0  # the @ belongs to the name
+        if not 0 < value < float("inf"):
+            raise SettingError(f"corpus {part!r} has the weight {weight}; expected a positive number")
+        documents = _documents(source, hub_documents if max_documents is None else max_documents)
+        documents = [text for text in documents if text.strip()]
+        if not documents:
+            raise SettingError(f"corpus {source!r} is empty; expected at least one document with text")
+        corpora.append(Corpus(source, _sample(documents, max_documents, seed), value))
+    return corpora
+
+
+def cut_at_blank_lines(text: str, characters: int = _DOCUMENT_CHARACTERS) -> list[str]:
+    """Paragraphs put together to documents of at least ``characters``; nothing is left out or split."""
+    documents, current, size = [], [], 0
+    for paragraph in re.split(r"\n[^\S\n]*\n", text):
+        current.append(paragraph)
+        size += len(paragraph)
+        if size >= characters:
+            documents.append("\n\n".join(current))
+            current, size = [], 0
+    if current:
+        documents.append("\n\n".join(current))
+    return documents
+
+
+def _documents(source: str, hub_documents: int) -> list[str]:
+    if source == "pydoc":
+        from pydoc_data.topics import topics
+
+        return [topics[name] for name in sorted(topics)]
+    if source in HUB_CORPORA:
+        return _from_hub(HUB_CORPORA[source], hub_documents)
+    if source.startswith("hub:"):
+        path, _, column = source.removeprefix("hub:").partition("?")
+        return _from_hub(HubCorpus(path, "train", column or "text"), hub_documents)
+    file = Path(source).expanduser()
+    if file.is_dir():
+        files = sorted(found for found in file.rglob("*") if found.suffix.lower() in _TEXT_SUFFIXES)
+        return [_read(found) for found in files]
+    if file.suffix.lower() in SUFFIXES:
+        return _rows(file)
+    if file.is_file():
+        return cut_at_blank_lines(_read(file))
+    raise SettingError(
+        f"corpus {source!r} is not known; expected pydoc, a text or data file, a folder of text files, "
+        f"hub:PATH, or one of {', '.join([*HUB_CORPORA, *MIXTURES])}"
+    )
+
+
+def _rows(path: Path) -> list[str]:
+    rows = read_rows(path)
+    if rows and "text" not in rows[0]:
+        raise SettingError(
+            f"column 'text' is not in {path.name}; a corpus is read from it; "
+            f"there are {', '.join(map(repr, rows[0]))}"
+        )
+    return [str(row["text"]) for row in rows if row["text"] is not None]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"text file {str(path)!r} cannot be read as UTF-8: {error}") from error
+
+
+def _from_hub(corpus: HubCorpus, documents: int) -> list[str]:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise missing_extra(f"the corpus {corpus.path!r}", "datasets", "train") from error
+    try:
+        stream = load_dataset(corpus.path, corpus.configuration, split=corpus.split, streaming=True)
+        return [str(row[corpus.column]) for row in stream.take(documents)]
+    except Exception as error:  # datasets, hub and HTTP libraries each raise their own
+        raise SettingError(
+            f"corpus {corpus.path!r} cannot be loaded from the hub "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); check the network, "
+            "or give the text as a local file"
+        ) from error
+
+
+def _sample(documents: Sequence[str], most: int | None, seed: int) -> list[str]:
+    if most is None or len(documents) <= most:
+        return list(documents)
+    chosen = sorted(random.Random(f"documents {seed}").sample(range(len(documents)), most))
+    return [documents[index] for index in chosen]

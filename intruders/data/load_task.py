@@ -1,0 +1,80 @@
+"""One door to every task: ours by name, a local file by path, the paper's and others by name from the hub."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from ..errors import SettingError
+from .columns import Columns
+from .hub_tasks import HUB_TASKS, hub_task
+from .local_files import SUFFIXES, local_task
+from .pydoc_topics import GROUPS, pydoc_topics
+from .task import Task, checked
+from .word_problems import word_problems
+
+_SUBTASKS = {f"pydoc-topics-{group}": group for group in range(1, len(GROUPS) + 1)}
+_COLUMNS_IN_NAMES = {
+    "text": "text",
+    "label": "label",
+    "prompt": "prompt",
+    "completion": "completion",
+    "score": "score",
+    "validation": "validation_file",
+    "test": "test_file",
+}
+
+
+def load_task(name: str, columns: Columns | None = None, seed: int = 0) -> Task:
+    """The task called ``name``, with every split checked.
+
+    ``name`` is word-problems, pydoc-topics, pydoc-topics-1 to -3, a name of the hub table, or a data file. A
+    data file can carry its columns, as a list of tasks needs: ``train.tsv?text=sentence&label=label``, for
+    a pair ``text=a&text=b``.
+    Raises SettingError for a name that is none of these, and for data that cannot be used.
+    """
+    columns = columns or Columns()
+    if name == "word-problems":
+        return checked(word_problems(seed))
+    if name == "pydoc-topics" or name in _SUBTASKS:
+        return checked(pydoc_topics(_SUBTASKS.get(name), seed))
+    if name in HUB_TASKS:
+        return checked(hub_task(name, seed))
+    path, _, described = name.partition("?")
+    if Path(path).suffix.lower() in SUFFIXES:
+        return checked(local_task(Path(path).expanduser(), _described(columns, described, name), seed))
+    names = ["word-problems", "pydoc-topics", *_SUBTASKS, *HUB_TASKS]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise SettingError(
+        f"task {name!r} is not known; {hint}expected one of {', '.join(names)}, or a file ending in "
+        f"{', '.join(SUFFIXES)}"
+    )
+
+
+def _described(columns: Columns, described: str, name: str) -> Columns:
+    """``columns`` with those given behind the file's name put over them."""
+    try:
+        pairs = parse_qsl(described, strict_parsing=True) if described else []
+    except ValueError as error:
+        raise SettingError(f"task {name!r}: expected NAME=VALUE with & between behind the ?") from error
+    texts = [column for key, value in pairs if key == "text" for column in value.split(",")]
+    if texts:
+        columns = replace(columns, text=tuple(texts))
+    for key, value in pairs:
+        if key == "header" and value == "no":
+            columns = replace(columns, no_header=True)
+        elif key in _COLUMNS_IN_NAMES and key != "text":
+            changed: dict[str, Any] = {_COLUMNS_IN_NAMES[key]: value}
+            columns = replace(columns, **changed)
+        elif key != "text":
+            raise SettingError(
+                f"task {name!r}: {key}={value} is not understood; "
+                f"expected {', '.join(_COLUMNS_IN_NAMES)} or header=no"
+            )
+    if columns.score not in (None, "exact", "final-number", "none"):
+        raise SettingError(f"task {name!r}: score is {columns.score!r}; expected exact, final-number or none")
+    return columns

@@ -1,0 +1,1 @@
+"""Batches of matrices in, proved decisions out. No file, model or console."""

@@ -1,0 +1,176 @@
+"""What is known of base matrices: their leading vectors, and for small ones all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from ..linalg.krylov import BLOCK, KrylovSpace, may_hide_copies
+from ..linalg.operators import Dense, Operator
+from ..linalg.orthonormal import orthonormalize
+from ..linalg.ritz import Triplets
+from ..linalg.svd import CLUSTER_TOLERANCE, gram_left_vectors
+
+
+@dataclass(frozen=True)
+class KnownBase:
+    """Leading spaces of a stack of base matrices with their products, or all their left vectors where they are small.
+
+    The spaces are orthonormal rows with exact products, whatever their own convergence: an audit that starts from
+    them computes its residuals and bounds anew, and so proves its answer as if it had started from nothing.
+    """
+
+    basis: Tensor  # (batch, d, p), p = min(m, n); all left vectors (batch, p, m) where these are kept
+    products: Tensor  # (batch, d, q), q = max(m, n); d = 0 rows where all left vectors are kept
+    squares: Tensor  # (batch, d, p)
+    values: Tensor  # (batch, p), double: all singular values; p = 0 where only a space is kept
+    floor: Tensor  # (batch), double: proved lower bound on the eigenvalues of W^T W, 0 for none
+
+    @classmethod
+    def from_decomposition(cls, left: Tensor, values: Tensor, columns: int) -> KnownBase:
+        """All left singular vectors ``(batch, p, m)`` and values ``(batch, p)`` of matrices of that many columns."""
+        batch, _, m = left.shape
+        none = left.new_zeros(batch, 0, max(m, columns))
+        return cls(left, none, left.new_zeros(batch, 0, min(m, columns)), values, values.new_zeros(batch))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all left vectors are kept."""
+        return self.values.shape[-1] > 0
+
+    def left(self, shape: torch.Size) -> Tensor:
+        """Orthonormal left rows ``(batch, d, m)`` of matrices ``(*, m, n)``: of the kept space, or all left vectors."""
+        is_left = shape[-2] < shape[-1]
+        return self.basis if is_left or self.is_complete else orthonormalize(self.products)
+
+    def space(self, operator: Operator) -> KrylovSpace:
+        """The space to go on from; no pass over the matrices."""
+        return KrylovSpace(operator, self.basis, self.products, self.squares)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def select(self, index: Tensor) -> KnownBase:
+        """What is known of the matrices at ``index``."""
+        return KnownBase(**{name: tensor[index] for name, tensor in self.tensors().items()})
+
+    @classmethod
+    def joined(cls, members: list[KnownBase], device: torch.device) -> KnownBase:
+        """A stack of what is known of its matrices; all members have equal shapes."""
+        names = [field.name for field in fields(cls)]
+        return cls(
+            **{name: torch.cat([getattr(member, name) for member in members]).to(device) for name in names}
+        )
+
+
+# Below this smaller side all base vectors are computed: their decomposition costs less than a Krylov space, which
+# would be half the matrix.
+COMPLETE_BELOW = 256
+
+# Steps of the chain before the first look at its Ritz vectors, between two looks, and how often it goes on.
+_STEPS = 24
+
+_FURTHER_STEPS = 4
+
+_FURTHER_LOOKS = 4
+
+# Angle (as a sine) to which the leading vectors are computed in any case.
+LOOSE_ANGLE = 0.2
+
+# Where the largest value is so many times the last one asked about, the first rows of a chain, which hold a part of its
+# vector, bring rounding of its square into the others' products: these are then computed once more.
+_DOMINANT = 100
+
+# Of vectors decomposed in double precision and kept in single.
+_ROUNDING = 1e-6
+
+
+def least_side(k: int) -> int:
+    """The smaller side of a matrix from which on a chain for k leading vectors has room, and room to go on."""
+    return BLOCK * (_chain_steps(k) + _FURTHER_STEPS)
+
+
+def _chain_steps(k: int) -> int:
+    """Block steps before the first look: room for twice the k vectors wanted, and some."""
+    return max(_STEPS, k)
+
+
+@dataclass(frozen=True)
+class BaseVectors:
+    """What is computed of a stack of bases."""
+
+    space: KrylovSpace  # leading directions, to start from for the tuned matrices
+    everything: KnownBase | None  # all left vectors, where they are computed
+    floor: Tensor  # (batch), double: proved lower bound on the eigenvalues of W^T W, 0 for none
+
+    @classmethod
+    def of(cls, operator: Dense, k: int, shown: int, known: KnownBase | None) -> BaseVectors:
+        """From what is ``known``, or computed; ``shown`` is how many leading vectors are followed."""
+        no_floor = torch.zeros(operator.shape[0], dtype=torch.float64, device=operator.device)
+        if min(operator.shape[-2:]) < COMPLETE_BELOW:
+            if known is None or not known.is_complete:
+                values, left = gram_left_vectors(operator.matrix)
+                known = KnownBase.from_decomposition(left.to(operator.dtype), values, operator.shape[-1])
+            space = KrylovSpace.empty(operator)
+            leading = known.basis[:, : shown + BLOCK]
+            space.grow(leading if space.is_left else operator.apply_transpose(leading))
+            return cls(space, known, no_floor)
+        if known is not None and not known.is_complete:
+            return cls(known.space(operator), None, known.floor.clone())
+        return cls(_leading_space(operator, k, shown), None, no_floor)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether these are all vectors of the bases."""
+        return self.everything is not None
+
+    def triplets(self, shown: int) -> Triplets:
+        """The ``shown`` leading ones, or all; of all the right vectors are left out."""
+        if self.everything is None:
+            return self.space.ritz(shown)[0]
+        left, values = self.everything.basis, self.everything.values
+        none = torch.zeros_like(values)
+        return Triplets(values, left, left.new_zeros(len(left), 0, 0), none, none + _ROUNDING)
+
+    def known(self, shown: int) -> KnownBase:
+        """What is worth keeping for the next question about these bases."""
+        if self.everything is not None:
+            return self.everything
+        kept = self.space.compressed(shown + BLOCK)
+        none = self.floor.new_zeros(len(self.floor), 0)
+        return KnownBase(kept.basis, kept.products, kept.squares, none, self.floor)
+
+    def is_unclear(self, shown: int) -> Tensor:
+        """Of which matrices ``(batch)`` more may have to be known than is computed here."""
+        if self.everything is None:
+            return may_hide_copies(self.space.ritz(shown)[0].values)
+        # Of a tall matrix without full rank some x_i are any vectors of the left null space.
+        _, m, n = self.space.operator.shape
+        values = self.everything.values
+        return (values[:, -1] <= CLUSTER_TOLERANCE * values[:, 0]) & (m > n)
+
+
+def _leading_space(operator: Dense, k: int, shown: int) -> KrylovSpace:
+    """The ``shown`` leading directions and a block more, from a chain of random rows.
+
+    The chain goes on for matrices whose k leading vectors have not converged, without the others.
+    """
+    space = KrylovSpace.from_random_block(operator, BLOCK, _chain_steps(k), room=BLOCK * _FURTHER_STEPS)
+    kept = space.compressed(shown + BLOCK)
+    index = torch.arange(len(kept.basis), device=operator.device)
+    for _ in range(_FURTHER_LOOKS):
+        is_open = (space.ritz(shown)[0].angles[:, :k] > LOOSE_ANGLE).any(-1)
+        if not bool(is_open.any()) or len(space) + BLOCK * _FURTHER_STEPS > min(operator.shape[-2:]):
+            break
+        if not bool(is_open.all()):
+            index, space = index[is_open], space.select(is_open.nonzero().squeeze(-1))
+        space.grow_chain(BLOCK, _FURTHER_STEPS)
+        kept = kept.with_rows(index, space.compressed(shown + BLOCK))
+    values = kept.ritz(shown)[0].values
+    if bool((values[:, 0] > _DOMINANT * values[:, k - 1]).any()):
+        again = KrylovSpace.empty(operator)
+        again.grow(kept.basis)
+        return again
+    return kept

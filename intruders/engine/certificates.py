@@ -1,0 +1,213 @@
+"""The certificates that need no dense decomposition of the tuned matrices, cheapest first.
+
+A stack is looked at, and what is not known well enough of its matrices is computed better, until every leading vector
+is decided or cannot be known better by this.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..linalg.krylov import BLOCK, KrylovSpace, may_hide_copies, refine
+from ..linalg.operators import Dense
+from ..linalg.overlap import Intervals, overlap_intervals
+from ..linalg.pair import Pair
+from ..linalg.ritz import Triplets
+from ..linalg.svd import gram_svd
+from .base_space import LOOSE_ANGLE, BaseVectors, KnownBase
+from .decisions import Decisions, decide_dense
+from .moment_certificate import bound_by_moments
+from .update_size import MeasuredUpdate
+
+# Angle (as a sine) to which vectors are computed at most before the moment certificate is tried.
+_TIGHT_ANGLE = 0.02
+# The same for cosines near epsilon, which an error decides: far less than what the dense decomposition costs.
+_TIGHTEST_ANGLE = 0.001
+# Base vectors whose cosine with a possible intruder is below this share of epsilon cannot make a difference to it.
+_PART = 0.3
+# Residual rows that a space grows by, and steps that it goes on from them.
+_WIDTH = 8
+_STEPS = 3
+_MOST_LOOKS = 16
+# Rows that the tuned matrix's space has room for at first, beyond those that it starts with.
+_ROOM = 64
+# Steps of the random chain that looks for directions of an update beyond its leading ones.
+_SEARCH_STEPS = 4
+# Bounds are compared with epsilon at this distance: they come from single-precision products.
+_MARGIN = 1e-4
+_NAMES = ("overlap", "mass", "moment", "")
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A stack of matrices with what is computed of them; the spaces grow in place."""
+
+    stack: Pair
+    base: BaseVectors
+    tuned: KrylovSpace
+    k: int
+    epsilon: float
+    shown: int
+
+    def refine(self, of_base: Tensor, of_tuned: Tensor) -> bool:
+        """Computes the wanted vectors of both sides better; False where that is not possible."""
+        grown = bool(of_tuned.any()) and refine(self.tuned, self.k + BLOCK, of_tuned, _WIDTH, _STEPS)
+        return (bool(of_base.any()) and refine(self.base.space, self.shown, of_base, _WIDTH, _STEPS)) or grown
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is known of a question's matrices at one time."""
+
+    base: Triplets
+    tuned: Triplets
+    intervals: Intervals
+    undecided: Tensor  # (batch, k), bool
+    is_doubtful: Tensor  # (batch), bool: the spaces may not tell the whole truth of these matrices
+    of_base: Tensor  # (batch, d), bool: what should be known better
+    of_tuned: Tensor  # (batch, k), bool
+
+
+def detect_by_certificates(
+    stack: Pair, k: int, epsilon: float, shown: int, update: MeasuredUpdate, known: KnownBase | None
+) -> Decisions:
+    """Judges the k leading vectors of a stack; see :func:`intruders.engine.decide.decide`."""
+    base = BaseVectors.of(Dense(stack.base), k, shown, known)
+    tuned = _tuned_space(stack, base.space, update)
+    question = _Question(stack, base, tuned, k, epsilon, shown)
+    look = _look(question)
+    for _ in range(_MOST_LOOKS):
+        if not question.refine(look.of_base, look.of_tuned):
+            break
+        look = _look(question)
+    return _closed(question, look)
+
+
+def _tuned_space(stack: Pair, base: KrylovSpace, update: MeasuredUpdate) -> KrylovSpace:
+    """A start for the tuned matrix: the base's leading vectors and the leading directions of the update.
+
+    Off these directions the tuned matrix is the base off its own leading vectors, plus what the update has
+    beyond them. Where that is not known to be nothing, a random chain looks for it: the start space might be
+    invariant, with no residual to say that a large direction is missing.
+    """
+    if stack.left is not None and stack.right is not None:
+        tuned = base.plus_lowrank(stack.left, stack.right, _ROOM)
+        complete = stack.left.shape[-1] <= update.left.shape[-2]
+    else:
+        assert stack.tuned is not None
+        tuned = KrylovSpace.empty(Dense(stack.tuned), _ROOM)
+        tuned.grow(base.basis)
+        complete = False
+    tuned.grow(update.left if tuned.is_left else update.right)
+    if not complete:
+        tuned.grow_randomly(BLOCK, _SEARCH_STEPS)
+    return tuned
+
+
+def _look(question: _Question) -> _Look:
+    k, epsilon = question.k, question.epsilon
+    base, tuned = question.base.triplets(question.shown), question.tuned.ritz(k + BLOCK)[0]
+    intervals = overlap_intervals(base, tuned, k, question.base.is_complete)
+    doubtful = (
+        question.base.is_unclear(question.shown)
+        | may_hide_copies(tuned.values)
+        | _is_rank_deficient(tuned, k)
+    )
+    undecided = ~(_resembles(intervals, epsilon) | _is_intruder(intervals, epsilon)) & ~doubtful.unsqueeze(-1)
+    of_base, of_tuned = _held_back(base, tuned, undecided, epsilon, question.base.is_complete)
+    # What a vector resembles can be told once it is known loosely.
+    is_loose = tuned.angles[:, :k] > LOOSE_ANGLE
+    waits = is_loose.any(-1, keepdim=True)
+    of_base, of_tuned = of_base & ~waits, torch.where(waits, is_loose, of_tuned)
+    return _Look(base, tuned, intervals, undecided, doubtful, of_base, of_tuned)
+
+
+def _held_back(
+    base: Triplets, tuned: Triplets, undecided: Tensor, epsilon: float, is_complete: bool
+) -> tuple[Tensor, Tensor]:
+    """Which base ``(batch, d)`` and tuned vectors ``(batch, k)`` are not known well enough to decide the undecided.
+
+    A vector needs its nearest base vector and itself as well as their cosine is clear of epsilon. One that resembles
+    none may be an intruder, and is wanted closely in any case, with the base vectors that hold a part of it that
+    counts: the moment certificate bounds what these leave. Not so where the base ``is_complete``.
+    """
+    k = undecided.shape[-1]
+    cosines = (base.left @ tuned.left[:, :k].mT).abs().double().clamp_max(1.0)  # (batch, d, k)
+    largest, nearest = cosines.max(-2)
+    resembles = (largest >= epsilon) | is_complete
+    spare = torch.sin((math.acos(epsilon) - torch.acos(largest)).abs() / 2).clamp_min(_TIGHTEST_ANGLE)
+    allowed = torch.where(resembles, spare, spare.clamp_max(_TIGHT_ANGLE))
+    of_tuned = undecided & (tuned.angles[:, :k] > allowed)
+    is_nearest = torch.zeros_like(cosines, dtype=torch.bool).scatter(-2, nearest.unsqueeze(-2), True)
+    matters = is_nearest | (~resembles.unsqueeze(-2) & (cosines > _PART * epsilon))
+    too_far = base.angles.unsqueeze(-1) > torch.where(is_nearest, allowed.unsqueeze(-2), _TIGHT_ANGLE)
+    of_base = (undecided.unsqueeze(-2) & matters & too_far).any(-1)
+    return _with_neighbours(of_base, base.angles), _with_neighbours(of_tuned, tuned.angles[:, :k])
+
+
+def _with_neighbours(wanted: Tensor, angles: Tensor) -> Tensor:
+    """Also the vectors before the last wanted one that are known badly: they limit what can be said of it."""
+    before = wanted.flip(-1).cummax(-1).values.flip(-1)
+    return wanted | (before & (angles > LOOSE_ANGLE))
+
+
+def _closed(question: _Question, look: _Look) -> Decisions:
+    """What no closer look decides goes to the moment certificate, and what that leaves to the dense decomposition."""
+    k, epsilon, floor = question.k, question.epsilon, question.base.floor
+    by_overlap, by_mass = _resembles(look.intervals, epsilon), _is_intruder(look.intervals, epsilon)
+    upper = look.intervals.upper
+    matrices = look.undecided.any(-1).nonzero().squeeze(-1)
+    if len(matrices) > 0 and not question.base.is_complete:
+        undecided = look.undecided[matrices]
+        bounded, floor[matrices] = bound_by_moments(
+            Dense(question.stack.base).select(matrices),
+            look.base.select(matrices),
+            look.tuned.select(matrices),
+            undecided,
+            epsilon - _MARGIN,
+            floor[matrices],
+        )
+        lower_of_both = torch.minimum(upper[matrices], bounded.upper)
+        upper = upper.index_copy(0, matrices, torch.where(undecided, lower_of_both, upper[matrices]))
+    intruder = upper < epsilon - _MARGIN
+    left = look.base.left[:, : question.shown]
+    found = Decisions(
+        values=look.tuned.values[:, :k].double(),
+        lower=look.intervals.lower,
+        upper=upper,
+        intruder=intruder,
+        certificate=_certificates(by_overlap, by_mass, intruder),
+        ambiguous=torch.zeros_like(intruder),
+        base_values=look.base.values[:, : question.shown].double(),
+        similarity=(left @ look.tuned.left[:, :k].mT).abs().double(),
+        known=question.base.known(question.shown),
+    )
+    left_open = (~(by_overlap | intruder).all(-1) | look.is_doubtful).nonzero().squeeze(-1)
+    if len(left_open) > 0:
+        everything = question.base.everything
+        known = None if everything is None else everything.select(left_open)
+        some = question.stack.select(left_open)
+        found = found.with_rows(left_open, decide_dense(some, k, epsilon, question.shown, gram_svd, known))
+    return found
+
+
+def _resembles(intervals: Intervals, epsilon: float) -> Tensor:
+    return intervals.lower >= epsilon + _MARGIN
+
+
+def _is_intruder(intervals: Intervals, epsilon: float) -> Tensor:
+    return intervals.upper < epsilon - _MARGIN
+
+
+def _certificates(by_overlap: Tensor, by_mass: Tensor, intruder: Tensor) -> list[list[str]]:
+    names = torch.where(by_overlap, 0, torch.where(by_mass, 1, torch.where(intruder, 2, 3)))
+    return [[_NAMES[name] for name in row] for row in names.tolist()]
+
+
+def _is_rank_deficient(triplets: Triplets, k: int) -> Tensor:
+    """Which matrices have fewer than k singular values that single precision tells from zero."""
+    return triplets.values[:, k - 1] <= 1e-5 * triplets.values[:, 0]

@@ -1,0 +1,206 @@
+"""Single singular triplets of tuned matrices, to the accuracy that changing the weights needs.
+
+An audit knows which of the k leading vectors are wanted and their singular values, but it computed the vectors
+only as well as its decisions needed. Here they are computed again. An intruder is mostly the update's doing,
+so a Krylov space that starts from the update's own directions finds it in some ten narrow products, where the whole
+set of leading vectors takes hundreds. Which Ritz triplet is the wanted one is told by its singular value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..linalg.krylov import KrylovSpace
+from ..linalg.low_rank import lowrank_svd
+from ..linalg.operators import Dense, LowRankUpdate, Operator
+from ..linalg.pair import Pair
+from ..linalg.svd import CLUSTER_TOLERANCE, dense_svd, gram_svd, settle_clusters
+
+# Largest sine of the angle between a computed vector and the true one. Turned by it, a component s y v^T moves by
+# at most about this share of s times the vectors' largest entries: well below 1e-3 of the matrix's largest entry.
+ANGLE = 3e-5
+# A Ritz triplet is the wanted one when its value is this close, as a share of the gap to the other leading values.
+_SAME = 0.25
+# Residuals of converged triplets, in units of the largest singular value and of the rounding of a product.
+_ROUNDING = 8
+_STEPS_BETWEEN_LOOKS = 6
+_LOOKS = 5
+# Below this smaller side a dense decomposition costs less than the calls of the Krylov method.
+_DENSE_BELOW = 100
+# Rows of the random block that is added when vectors are wanted that are not the update's doing.
+_RANDOM_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Components:
+    """Part of a matrix: ``sum_j values_j left_j right_j^T``, double precision."""
+
+    values: Tensor  # (c,)
+    left: Tensor  # (c, m), unit rows
+    right: Tensor  # (c, n), unit rows
+
+    def factors(self, factor: float) -> tuple[Tensor, Tensor]:
+        """``factor`` times it, as an (m, c) and a (c, n) matrix."""
+        return (self.left * (factor * self.values).unsqueeze(-1)).mT, self.right
+
+
+def find_components(
+    stack: Pair,
+    indices: Sequence[Sequence[int]],
+    values: Sequence[Sequence[float]],
+    from_update: bool,
+) -> list[Components]:
+    """The singular triplets of every W of a stack at the given places of its descending order.
+
+    Args:
+      stack: the matrices.
+      indices: of each matrix, which of its leading triplets are wanted.
+      values: of each matrix, its leading singular values as an audit knows them, one for each vector examined.
+      from_update: the wanted vectors are mostly the update's doing (intruders are). Vectors that belong to the base
+        need a wider start.
+
+    Vectors are within an angle of ``ANGLE`` of the true ones. Single precision where that reaches it, then double;
+    the dense decomposition where singular values are too close, or the shape too small, for either.
+    """
+    count = len(indices)
+    found: list[Components | None] = [None] * count
+    if min(stack.base.shape[-2:]) >= _DENSE_BELOW:
+        for widened in (lambda part: part, _in_double):
+            eps = torch.finfo(widened(stack.select(torch.tensor([0]))).base.dtype).eps
+            pending = [
+                i for i in range(count) if found[i] is None and _is_in_reach(indices[i], values[i], eps)
+            ]
+            if not pending:
+                continue
+            some = widened(stack if len(pending) == count else stack.select(torch.tensor(pending)))
+            parts = _by_krylov(some, [indices[i] for i in pending], [values[i] for i in pending], from_update)
+            for i, part in zip(pending, parts, strict=True):
+                found[i] = part
+    return [part if part is not None else _by_dense_svd(stack, i, indices[i]) for i, part in enumerate(found)]
+
+
+def _operator(stack: Pair) -> Operator:
+    """W of every matrix: a low-rank update is never summed."""
+    if stack.tuned is not None:
+        return Dense(stack.tuned)
+    assert stack.left is not None
+    assert stack.right is not None
+    return LowRankUpdate(Dense(stack.base), stack.left, stack.right)
+
+
+def _in_double(stack: Pair) -> Pair:
+    tuned, left, right = (
+        None if part is None else part.double() for part in (stack.tuned, stack.left, stack.right)
+    )
+    return Pair(stack.base.double(), tuned, left, right)
+
+
+def _by_dense_svd(stack: Pair, index: int, wanted: Sequence[int]) -> Components:
+    """Within a cluster of equal singular values the vectors are chosen as an exact audit chooses them."""
+    one = _in_double(stack.select(torch.tensor([index])))
+    matrix = _operator(one).dense()[0]
+    svd = gram_svd(matrix)
+    if svd.values[max(wanted)] <= CLUSTER_TOLERANCE * svd.values[0]:
+        svd = dense_svd(matrix)  # the eigenvectors of the square say nothing of values that small
+    rows = torch.tensor(list(wanted), dtype=torch.long)
+    left = settle_clusters(svd, max(wanted) + 1, one.base[0])[rows]
+    products = left @ matrix  # s_j v_j for any choice of y_j within a cluster
+    lengths = products.norm(dim=-1)
+    return Components(lengths, left, torch.nn.functional.normalize(products, dim=-1))
+
+
+def _by_krylov(
+    stack: Pair, indices: Sequence[Sequence[int]], values: Sequence[Sequence[float]], from_update: bool
+) -> list[Components | None]:
+    operator = _operator(stack)
+    start = _start(stack, max(len(wanted) for wanted in indices), from_update)
+    width = start.shape[-2]
+    room = width * _STEPS_BETWEEN_LOOKS * _LOOKS
+    largest = min(operator.shape[-2:])
+    space = KrylovSpace.empty(operator, width + room)
+    space.grow(start)
+    found: list[Components | None] = [None] * len(indices)
+    for _ in range(_LOOKS):
+        if len(space) + width * _STEPS_BETWEEN_LOOKS > largest:
+            break
+        space.grow_chain(width, _STEPS_BETWEEN_LOOKS)
+        found = _matched(space, indices, values)
+        if all(part is not None for part in found):
+            break
+    return found
+
+
+def _start(stack: Pair, most: int, from_update: bool) -> Tensor:
+    """Rows of the shorter side: the update's leading directions, and random ones where those are not enough."""
+    count = most + 1
+    if stack.left is not None and stack.right is not None:
+        svd = lowrank_svd(stack.left, stack.right)
+        left, right = svd.left[:, :count], svd.right[:, :count]
+    else:
+        assert stack.tuned is not None
+        difference = KrylovSpace.from_random_block(Dense(stack.tuned - stack.base), _RANDOM_ROWS, 6)
+        triplets, _ = difference.ritz(min(count, len(difference) - 1))
+        left, right = triplets.left, triplets.right
+    _, m, n = stack.base.shape
+    rows = (left if m < n else right).to(stack.base.dtype)
+    if from_update:
+        return rows
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randn(_RANDOM_ROWS, min(m, n), generator=generator, dtype=torch.float64)
+    return torch.cat([rows, random.to(rows.device, rows.dtype).expand(len(rows), -1, -1)], dim=-2)
+
+
+def _matched(
+    space: KrylovSpace, indices: Sequence[Sequence[int]], values: Sequence[Sequence[float]]
+) -> list[Components | None]:
+    """Of each matrix the wanted triplets, or None while one of them has not converged or cannot be told apart."""
+    triplets, _ = space.ritz(min(len(space) - 1, 4 * max(len(known) for known in values)))
+    ritz = triplets.values.double()  # (batch, tracked)
+    residuals = triplets.residuals.double()
+    found: list[Components | None] = []
+    for row, (wanted, known) in enumerate(zip(indices, values, strict=True)):
+        kept = _places(ritz[row], residuals[row], known, wanted)
+        if kept is None:
+            found.append(None)
+            continue
+        left, right = triplets.left[row, kept].double(), triplets.right[row, kept].double()
+        found.append(Components(ritz[row, kept], left, right))
+    return found
+
+
+def _places(
+    ritz: Tensor, residuals: Tensor, known: Sequence[float], wanted: Sequence[int]
+) -> list[int] | None:
+    """Where among the Ritz values the wanted singular values are, if all of them have converged to ``ANGLE``."""
+    taken: list[int] = []
+    for j in wanted:
+        distances = (ritz - known[j]).abs()
+        distances[taken] = torch.inf
+        place = int(distances.argmin())
+        gap = _gap(known, wanted, j)
+        if j == len(known) - 1 and place + 1 < len(ritz):
+            gap = min(
+                gap, abs(float(ritz[place] - ritz[place + 1]))
+            )  # an audit does not say what comes after its last
+        if float(distances[place]) > _SAME * gap or float(residuals[place]) > ANGLE * gap:
+            return None
+        taken.append(place)
+    return taken
+
+
+def _gap(known: Sequence[float], wanted: Sequence[int], j: int) -> float:
+    """From the j-th singular value to the nearest one that is not wanted.
+
+    Between wanted ones no gap is needed: the sum of their triplets depends on their common spaces alone, up to the
+    difference of their values.
+    """
+    return min((abs(known[j] - other) for i, other in enumerate(known) if i not in wanted), default=known[j])
+
+
+def _is_in_reach(wanted: Sequence[int], known: Sequence[float], eps: float) -> bool:
+    """Whether residuals can become as small as ``ANGLE`` asks, with products that are rounded to ``eps``."""
+    return all(ANGLE * _gap(known, wanted, j) > _ROUNDING * eps * known[0] for j in wanted)

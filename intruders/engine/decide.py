@@ -1,0 +1,52 @@
+"""Intruder dimensions of a stack of equal-shaped matrices: the certificates, cheapest first.
+
+The question is about the k leading left singular vectors of every tuned matrix. They are computed by a Krylov
+method that starts from what is known of the base, and each is decided by the first of these that can:
+
+1. overlap: a computed base vector resembles it. Not an intruder.
+2. mass: the computed base vectors hold so much of it that no other can resemble it, and none of them does. Intruder.
+3. moment: no base vector, computed or not, can resemble it, by its spectral moments. Intruder.
+4. exact: the dense decomposition of its matrix.
+
+Nothing is decided by an estimate: whatever an interval leaves open goes on to the next certificate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import torch
+
+from ..linalg.pair import Pair
+from ..linalg.svd import dense_svd, gram_svd
+from .base_space import KnownBase, least_side
+from .certificates import detect_by_certificates
+from .decisions import Detection, decide_dense
+from .update_size import measure_update
+
+# Below this smaller side the dense decompositions of both matrices are the fastest way.
+DENSE_BELOW = 128
+
+
+def decide(
+    stack: Pair, k: int, epsilon: float, exact: bool = False, known: KnownBase | None = None
+) -> Detection:
+    """Judges the ``min(k, m, n)`` leading left singular vectors of every tuned matrix of a stack.
+
+    y_j is an intruder when ``max_i |<x_i, y_j>| < epsilon`` over all left singular vectors x_i of its base matrix.
+    ``exact`` takes the dense decompositions throughout. ``known`` is what an earlier call has learnt of the same
+    bases (its result's ``known``), to start from. The stack must be finite.
+    """
+    _, m, n = stack.base.shape
+    k = min(k, m, n)
+    update = measure_update(stack, k, exact)
+    shown = min(2 * k + 4, m, n)
+    overflows = float(update.spectral.max()) > torch.finfo(stack.base.dtype).max ** 0.5  # squares of it would
+    if exact or overflows:
+        found = decide_dense(stack, k, epsilon, shown, dense_svd)
+        found = replace(found, known=None)  # all vectors of a large base, where an audit expects some
+    elif min(m, n) < max(DENSE_BELOW, least_side(k)):
+        found = decide_dense(stack, k, epsilon, shown, gram_svd, known)
+    else:
+        found = detect_by_certificates(stack, k, epsilon, shown, update, known)
+    return Detection(**{field.name: getattr(found, field.name) for field in fields(found)}, update=update)

@@ -1,0 +1,157 @@
+"""Tuned matrices on the few directions that decide about intruders, as functions of the update's scale."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..linalg.krylov import BLOCK
+from ..linalg.operators import Dense
+from ..linalg.orthonormal import orthonormalize
+from ..linalg.pair import Pair
+from ..linalg.ritz import Triplets
+from ..linalg.spiked_threshold import sampled_spectra, spiked_threshold
+from .base_space import KnownBase
+from .update_size import MeasuredUpdate, measure_update
+
+# Leading directions of the update that are followed, and rows that they and their powers may take.
+_DIRECTIONS = 8
+_FURTHER_ROWS = 10
+_LEAST_BLOCKS = 2
+# Share of an update's squared norm in directions that are not followed, up to which they change nothing.
+_NEGLIGIBLE = 1e-3
+
+
+@dataclass(frozen=True)
+class Projection:
+    """``W W^T`` of ``W = W0 + s D`` on a subspace: ``base + s cross + s^2 update``.
+
+    The basis is that of the Ritz vectors of W0, so that ``base`` is diagonal and coordinates are cosines with them.
+    """
+
+    base: Tensor  # (a, a), double
+    cross: Tensor  # (a, a)
+    update: Tensor  # (a, a)
+    shown: int  # the first so many Ritz vectors are taken for base vectors x_i
+    k: int
+    epsilon: float
+    predicted: float  # critical scale by the spiked threshold; infinite where it names none
+    is_complete: bool  # the directions that are followed are all of the update, or nearly
+    centre: float  # where to search: the prediction, or where the update is as large as the base
+
+    def cosines(self, scales: Tensor, shown: int | None = None) -> Tensor:
+        """For every scale the largest cosine of each of the k leading left vectors with the vectors shown; (g, k)."""
+        s = scales.to(self.base)[:, None, None]
+        _, vectors = torch.linalg.eigh(self.base + s * self.cross + s * s * self.update)
+        leading = vectors.mT.flip(-2)[:, : self.k]  # (g, k, a)
+        cosines: Tensor = leading[..., : self.shown if shown is None else shown].abs().amax(-1)
+        return cosines
+
+    def counts(self, scales: Tensor) -> Tensor:
+        """For every scale how many of the k leading left vectors resemble none of the base vectors shown; ``(g,)``."""
+        count: Tensor = (self.cosines(scales) < self.epsilon).sum(-1)
+        return count
+
+    def least_cosine(self, scales: Tensor, is_strict: bool) -> Tensor:
+        """For every scale the least of the k cosines; ``(g,)``.
+
+        ``is_strict`` takes them with all Ritz vectors. One that has not converged stands for several base vectors, so
+        that these cosines are rather too large, where those with the leading vectors alone are rather too small.
+        """
+        least: Tensor = self.cosines(scales, self.base.shape[-1] if is_strict else None).amin(-1)
+        return least
+
+
+def project(stack: Pair, known: KnownBase, k: int, epsilon: float) -> list[Projection]:
+    """The projections of a stack of matrices, from what an audit has learnt of their bases.
+
+    The subspace holds the leading vectors of W0, the leading directions u of D, W0 v, and some powers of W0 W0^T on
+    both: a vector that D brings into the lead is ``(z^2 - W0 W0^T)^-1 (z a u + b W0 v)``, summed over its directions.
+    """
+    _, m, n = stack.base.shape
+    k = min(k, m, n)
+    operator = Dense(stack.base)
+    update = measure_update(stack, k)
+    d, left_out = _followed(stack, update)
+    known_rows = known.left(stack.base.shape)[:, : min(2 * k + 4 + BLOCK, m, n)]
+    left = _subspace(operator, known_rows, update.left[:, :d], update.right[:, :d])
+    products = operator.apply_transpose(left).double()  # (batch, a, n): left W0
+    change, right = _times_update(stack, left)  # left D = change @ right
+    squares, vectors = torch.linalg.eigh(products @ products.mT)
+    turn = vectors.mT.flip(-2)  # (batch, a, a): rows are the Ritz vectors
+    products, change = turn @ products, turn @ change
+    mixed = (products @ right.mT) @ change.mT
+    own = change @ (right @ right.mT) @ change.mT
+    shown = min(2 * k + 4, m, n)
+    values = squares.flip(-1)[:, :shown].clamp_min(0).sqrt()
+    leading = _leading(values, (turn[:, :shown] @ left.double()), products[:, :shown], operator.dtype)
+    spectra = sampled_spectra(operator, leading)
+    projections = []
+    for i in range(len(left)):
+        spectral = float(update.spectral[i])
+        predicted = spiked_threshold(spectra[i], k, epsilon) / spectral if spectral > 0 else math.inf
+        projections.append(
+            Projection(
+                base=products[i] @ products[i].mT,
+                cross=mixed[i] + mixed[i].mT,
+                update=own[i],
+                shown=shown,
+                k=k,
+                epsilon=epsilon,
+                predicted=predicted,
+                is_complete=bool(left_out[i] <= _NEGLIGIBLE),
+                centre=_centre(predicted, float(values[i, 0]), spectral),
+            )
+        )
+    return projections
+
+
+def _centre(predicted: float, first_value: float, spectral: float) -> float:
+    if 0 < predicted < math.inf:
+        return predicted
+    return first_value / spectral if min(first_value, spectral) > 0 else 1.0
+
+
+def _subspace(operator: Dense, leading: Tensor, update_left: Tensor, update_right: Tensor) -> Tensor:
+    """Orthonormal rows ``(batch, a, m)``: leading left vectors of W0, and Krylov blocks from the update's."""
+    rows = leading
+    block = torch.cat([update_left, operator.apply(update_right)], -2)
+    for _ in range(max(_LEAST_BLOCKS, _FURTHER_ROWS // block.shape[-2])):
+        block = block[:, : rows.shape[-1] - rows.shape[-2]]
+        if block.shape[-2] == 0:
+            break
+        block = orthonormalize(block, rows)
+        rows = torch.cat([rows, block], -2)
+        block = operator.apply(operator.apply_transpose(block))
+    return rows
+
+
+def _followed(stack: Pair, update: MeasuredUpdate) -> tuple[int, Tensor]:
+    """How many directions of the updates to follow, and the shares of their squared norms that these leave out."""
+    change, right = _times_update(stack, update.left[:, :_DIRECTIONS])
+    along = change @ (right @ update.right[:, :_DIRECTIONS].mT.double())
+    total = update.frobenius.double().square().clamp_min(torch.finfo(torch.float64).tiny)
+    left_out = 1 - (along.diagonal(dim1=-2, dim2=-1).square().cumsum(-1) / total.unsqueeze(-1))  # (batch, d)
+    enough = (left_out <= _NEGLIGIBLE).all(0).nonzero()
+    count = int(enough[0]) + 1 if len(enough) > 0 else left_out.shape[-1]
+    return count, left_out[:, count - 1]
+
+
+def _times_update(stack: Pair, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """``rows @ D`` as two factors, in double precision."""
+    if stack.left is not None and stack.right is not None:
+        return (rows @ stack.left).double(), stack.right.double()
+    assert stack.tuned is not None
+    whole = (rows @ (stack.tuned - stack.base)).double()
+    return torch.eye(rows.shape[-2], dtype=whole.dtype, device=whole.device).expand(len(rows), -1, -1), whole
+
+
+def _leading(values: Tensor, left: Tensor, products: Tensor, dtype: torch.dtype) -> Triplets:
+    # What is left of a value below the rounding of the products has no direction.
+    known = values > torch.finfo(dtype).eps * values[:, :1]
+    right = torch.where(known, 1 / values, 0.0).unsqueeze(-1) * products
+    unknown = torch.zeros_like(values).to(dtype)
+    return Triplets(values.to(dtype), left.to(dtype), right.to(dtype), unknown, unknown)

@@ -1,0 +1,129 @@
+"""The result of an intervention at several scales, and its rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..audits.audit_result import Audit
+from ..mitigation.remedies.controls import INTRUDERS
+from .corpus_loss import CorpusLoss, mixed
+from .intervals import Interval, paired_difference
+from .losses import DocumentLosses
+from .task_score import TaskScore
+
+
+@dataclass(frozen=True)
+class Point:
+    """The measures of the model under one intervention."""
+
+    control: str  # "intruders", or the control in their stead
+    scale: float
+    losses: dict[str, CorpusLoss]  # by corpus, with the change against the tuned model
+    scores: dict[str, TaskScore]  # by task
+    update_norm: float = (
+        1.0  # Frobenius norm of the updates of all matrices with intruders, 1 being the tuned model's
+    )
+
+
+@dataclass(frozen=True)
+class Trade:
+    """What one intervention changes against another: negative losses are better, positive accuracies."""
+
+    losses: dict[str, Interval]  # nats a token, by corpus
+    accuracies: dict[str, Interval]  # shares, by task
+
+
+@dataclass(frozen=True)
+class InterventionSweep:
+    """Interventions over scales and controls, all on the same documents and examples."""
+
+    base: str
+    tuned: str
+    audit: Audit
+    seed: int
+    tuned_point: Point  # scale 1
+    base_losses: dict[str, CorpusLoss]
+    points: list[Point]
+
+    def trade(self, point: Point, against: Point | None = None) -> Trade:
+        """Paired differences of a point against another one, or against the tuned model."""
+        other = against or self.tuned_point
+        losses = {
+            name: mixed(
+                [
+                    paired_difference(after, before, seed=self.seed)
+                    for after, before in zip(loss.losses, other.losses[name].losses, strict=True)
+                ],
+                loss.weights,
+            )
+            for name, loss in point.losses.items()
+        }
+        accuracies = {
+            name: paired_difference(_outcomes(score), _outcomes(other.scores[name]), seed=self.seed)
+            for name, score in point.scores.items()
+        }
+        return Trade(losses, accuracies)
+
+    def control_points(self, scale: float) -> list[Point]:
+        return [point for point in self.points if point.scale == scale and point.control != INTRUDERS]
+
+
+def _outcomes(score: TaskScore) -> DocumentLosses:
+    """One number an example, so that accuracies are paired as losses are."""
+    right = np.array(score.right, dtype=np.float64)
+    return DocumentLosses("accuracy", right, np.ones(len(right), dtype=np.int64))
+
+
+def is_clear(interval: Interval) -> bool:
+    """Whether the interval is finite and leaves out zero."""
+    return math.isfinite(interval.low) and (interval.low > 0 or interval.high < 0)
+
+
+def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
+    """One row a measure of every point, the tuned model first; a control beside the intruders at its scale, too."""
+    of_intruders = {point.scale: point for point in sweep.points if point.control == INTRUDERS}
+    found = []
+    for point in [sweep.tuned_point, *sweep.points]:
+        is_tuned = point is sweep.tuned_point
+        other = None if is_tuned or point.control == INTRUDERS else of_intruders.get(point.scale)
+        change, against = sweep.trade(point), None if other is None else sweep.trade(point, other)
+        for measure, values, changes, compared in (
+            ("loss", _losses(point), change.losses, against and against.losses),
+            ("accuracy", _accuracies(point), change.accuracies, against and against.accuracies),
+        ):
+            for on, value in values.items():
+                base = sweep.base_losses.get(on) if measure == "loss" else None
+                found.append(
+                    {
+                        "control": point.control,
+                        "scale": point.scale,
+                        "measure": measure,
+                        "on": on,
+                        "value": value,
+                        **_numbers("change", changes[on]),
+                        **_numbers("against_intruders", compared[on] if compared else None),
+                        "base_value": None if base is None else base.loss.estimate,
+                    }
+                )
+    return found
+
+
+def _losses(point: Point) -> dict[str, float]:
+    return {name: loss.loss.estimate for name, loss in point.losses.items()}
+
+
+def _accuracies(point: Point) -> dict[str, float]:
+    return {name: score.accuracy.estimate for name, score in point.scores.items()}
+
+
+def _numbers(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """An estimate and its ends; None for an end that is not finite, which JSON does not have."""
+    values = (math.nan,) * 3 if interval is None else (interval.estimate, interval.low, interval.high)
+    return {
+        key: value if math.isfinite(value) else None
+        for key, value in zip((name, f"{name}_low", f"{name}_high"), values, strict=True)
+    }

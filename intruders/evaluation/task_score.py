@@ -1,0 +1,52 @@
+"""Task scores with their intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..data.task import Task
+from ..errors import SettingError
+from ..models.answers import outcomes
+from ..models.tuned_model import OpenedModel
+from .intervals import Interval, proportion_interval
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """How many examples of a split were answered rightly."""
+
+    task: str
+    split: str
+    right: list[bool]  # per example, so that two models can be paired
+    is_held_out: bool = False  # the split is a share of a file that was given as a whole
+
+    @property
+    def accuracy(self) -> Interval:
+        """Share of right answers with Wilson's 95 % interval."""
+        return proportion_interval(sum(self.right), len(self.right))
+
+
+def score_task(
+    opened: OpenedModel,
+    task: Task,
+    *,
+    split: str | None = None,
+    max_examples: int | None = None,
+    labels: list[str] | None = None,
+) -> TaskScore:
+    """The accuracy of a model on a task, on the test split if it has rows and else on the validation split.
+
+    Raises SettingError for a task that has no right answers (score none), and for a split without rows.
+    """
+    if task.score == "none":
+        raise SettingError(
+            f"task {task.name!r} has no right answers to count; measure a loss with --loss-on instead"
+        )
+    chosen = split or ("test" if task.test else "validation")
+    examples = task.split(chosen)[:max_examples]
+    if not examples:
+        raise SettingError(f"the {chosen} split of task {task.name!r} is empty; choose another")
+    right = outcomes(
+        opened.model, opened.tokenizer, task, examples, context=opened.context, labels=labels or None
+    )
+    return TaskScore(task.name, chosen, right, is_held_out=task.is_held_out and chosen == "validation")

@@ -1,0 +1,125 @@
+"""What a mitigation did, as records: the content of ``intruders.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..audits.audit_result import Audit, to_document
+from ..system.versions import installed_versions
+from ..version import __version__
+from .remedies.controls import INTRUDERS
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class MitigatedMatrix:
+    """What was changed in one matrix."""
+
+    name: str
+    shape: tuple[int, int]
+    intruders: int
+    scaled: list[int]  # places of the scaled vectors, in the descending order of W (control "update": of D)
+    singular_values: list[float]  # of those
+    update_norm_before: float  # ||D||_F
+    update_norm_after: float  # ||W' - W0||_F
+    rank_before: int | None  # of the update, where it came as factors
+    rank_after: int | None  # None in a checkpoint
+    relative_error: float  # of the written update, in the Frobenius norm, from cutting its rank
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self.__dict__, "shape": list(self.shape)}
+
+
+@dataclass(frozen=True)
+class Mitigation:
+    """A mitigation, or a control of one, and the audits before and after it."""
+
+    base_source: str
+    tuned_source: str
+    out: str | None  # None in memory
+    form: str  # "adapter" or "checkpoint"
+    scale: float
+    control: str  # "intruders", or the control that stood in for them
+    seed: int
+    rank: int | str | None
+    matrices: list[MitigatedMatrix]
+    before: Audit = field(repr=False)
+    after: Audit | None = field(repr=False)  # None when it was not asked for
+    cut: dict[str, float] = field(
+        default_factory=dict
+    )  # relative errors of modules without intruders, if cut too
+    seconds: float = 0.0
+
+    @property
+    def largest_error(self) -> float:
+        """The largest relative Frobenius error that cutting the rank of an update cost."""
+        return max([matrix.relative_error for matrix in self.matrices] + list(self.cut.values()), default=0.0)
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain JSON values; the audits in their own schema."""
+        return {
+            "schema": SCHEMA,
+            "intruders_version": __version__,
+            "base": {"source": self.base_source},
+            "tuned": {"source": self.tuned_source},
+            "form": self.form,
+            "intervention": {
+                "scale": self.scale,
+                "control": self.control,
+                "seed": self.seed,
+                "rank": self.rank,
+                "k": self.before.k,
+                "epsilon": self.before.epsilon,
+            },
+            "totals": {
+                "matrices": len(self.matrices),
+                "intruders_before": self.before.intruders,
+                "intruders_after": None if self.after is None else self.after.intruders,
+                "largest_relative_error": self.largest_error,
+                "seconds": self.seconds,
+            },
+            "versions": installed_versions(),
+            "matrices": [matrix.as_dict() for matrix in self.matrices],
+            "cut": self.cut,
+            "before": to_document(self.before),
+            "after": None if self.after is None else to_document(self.after),
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_document(), allow_nan=False, ensure_ascii=False) + "\n"
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        scaled = sum(len(matrix.scaled) for matrix in self.matrices)
+        what = {
+            INTRUDERS: f"{scaled:,} intruders scaled by {self.scale:g}",
+            "random": f"control: {scaled:,} random vectors that are no intruders scaled by {self.scale:g}",
+            "neighbours": f"control: {scaled:,} vectors next in rank to intruders scaled by {self.scale:g}",
+            "update": f"control: {scaled:,} leading directions of the update scaled by {self.scale:g}",
+            "shrink": f"control: updates shrunk to the norms that scaling their intruders by {self.scale:g} leaves",
+        }[self.control]
+        found = [f"{what}, in {len(self.matrices):,} of {len(self.before.matrices):,} matrices"]
+        after = "not counted" if self.after is None else f"{self.after.intruders:,}"
+        found.append(f"intruders before {self.before.intruders:,}, after {after}")
+        short = sum(matrix.intruders for matrix in self.matrices) - scaled
+        if short > 0:
+            found.append(
+                f"{short:,} intruders had no such vector among the {self.before.k} examined of their matrix"
+            )
+        ranks = [matrix.rank_after for matrix in self.matrices if matrix.rank_after is not None]
+        if ranks:
+            found.append(f"ranks of the changed updates: {_range(ranks)}")
+        if self.rank is not None:
+            found.append(
+                f"largest relative error of an update from cutting its rank: {self.largest_error:.2g}"
+            )
+        return found
+
+
+def _range(numbers: Sequence[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return f"{least}" if least == most else f"{least} to {most}"

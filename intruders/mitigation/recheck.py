@@ -1,0 +1,76 @@
+"""The audit of what a mitigation wrote: of the matrices that it changed, and of any other that came out different."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from ..audits.audit import audit_pairing
+from ..audits.audit_result import Audit
+from ..audits.base_cache import BaseCache
+from ..checkpoints.pairing.pairing import LoadedPair, PairedMatrix, Pairing
+
+
+def audit_after(
+    before: Audit,
+    old: Sequence[PairedMatrix],
+    new: Pairing,
+    changed: Collection[str],
+    place: torch.device,
+    store: BaseCache | None,
+    progress: Callable[[int, int, int], None] | None,
+) -> Audit:
+    """The audit of ``new``, with the settings of ``before``.
+
+    A matrix that is not among the ``changed``, and whose written update is bit for bit the one that was audited, keeps
+    its row: there is nothing to compute again.
+    """
+    started = time.perf_counter()
+    rows = {matrix.name: matrix for matrix in before.matrices}
+    by_name = {pair.name: pair for pair in old}
+    same = [
+        pair.name
+        for pair in new.pairs
+        if pair.name in rows
+        and pair.name not in changed
+        and pair.name in by_name
+        and _are_equal(by_name[pair.name].load(), pair.load())
+    ]
+    kept = set(same)
+    again = audit_pairing(
+        replace(new, pairs=[pair for pair in new.pairs if pair.name not in kept]),
+        k=before.k,
+        epsilon=before.epsilon,
+        exact=before.exact,
+        skip_non_finite=bool(before.settings.get("skip_non_finite", False)),
+        place=place,
+        store=None if before.exact else store,
+        progress=progress,
+    )
+    found = {matrix.name: matrix for matrix in again.matrices} | {name: rows[name] for name in same}
+    return replace(
+        again,
+        matrices=[found[pair.name] for pair in new.pairs if pair.name in found],
+        seconds=time.perf_counter() - started,
+        settings=_settings(before.settings, again.settings),
+    )
+
+
+def _are_equal(first: LoadedPair | None, second: LoadedPair | None) -> bool:
+    """Whether base and update are the same numbers, in the same form."""
+    if first is None or second is None:
+        return False
+    for name in ("base", "tuned", "left", "right"):
+        one, other = getattr(first, name), getattr(second, name)
+        if (one is None) != (other is None):
+            return False
+        if one is not None and (one.dtype != other.dtype or not torch.equal(one, other)):
+            return False
+    return True
+
+
+def _settings(before: Mapping[str, object], again: Mapping[str, object]) -> dict[str, object]:
+    return {**before, "matched": again["matched"]}

@@ -1,0 +1,1 @@
+"""What is changed: the intruders, or a control in their place."""

@@ -1,0 +1,1 @@
+"""Where a mitigation writes: an adapter, a model in memory, a checkpoint."""

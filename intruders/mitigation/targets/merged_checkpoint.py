@@ -1,0 +1,152 @@
+"""A whole model with changed matrices, planned tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from ...checkpoints.adapters.adapter import Adapter
+from ...checkpoints.checkpoint import Checkpoint
+from ...checkpoints.matrices import matrices_of, not_a_matrix, put_back
+from ...checkpoints.model_sum import ModelSum
+from ...checkpoints.open import Opened
+from ...checkpoints.pairing.matching import match_names
+from ...checkpoints.pairing.pair_sides import pair_sides
+from ...checkpoints.pairing.pairing import LoadedPair
+from ...checkpoints.writing.shards import PlannedTensor
+from ...errors import CheckpointError
+from ..changes import Change, Update
+
+
+def planned_checkpoint(base: Checkpoint, tuned: Opened, changes: Mapping[str, Change]) -> list[PlannedTensor]:
+    """Every tensor of the tuned model, with the changed matrices in their new form, in the base's dtypes.
+
+    Of adapters it is the base with everything that they change merged in, embeddings and norms among it.
+
+    Raises:
+      CheckpointError: the tuned side changes something that cannot be merged tensor by tensor.
+    """
+    if isinstance(tuned, Checkpoint):
+        return _changed_checkpoint(base, tuned, changes)
+    return _merged_checkpoint(base, tuned, changes)
+
+
+def _changed_checkpoint(
+    base: Checkpoint, tuned: Checkpoint, changes: Mapping[str, Change]
+) -> list[PlannedTensor]:
+    matching = match_names(
+        {name: base.shape(name) for name in base.tensors}, {name: tuned.shape(name) for name in tuned.tensors}
+    )
+    base_of = {other: name for name, other in matching.tuned_of.items()}
+
+    def planned(name: str) -> PlannedTensor:
+        stored, partner = tuned.tensors[name], base_of.get(name)
+        dtype = stored.dtype if partner is None else base.dtype(partner)
+        matrices = (
+            [] if partner is None or not_a_matrix(base.tensors[partner]) else matrices_of(base, partner)
+        )
+        wanted = [(matrix, changes[matrix.name]) for matrix in matrices if matrix.name in changes]
+
+        def read() -> Tensor:
+            tensor = stored.read()
+            if not wanted or partner is None:
+                return tensor
+            tensor = _wide_copy(tensor)
+            for matrix, change in wanted:
+                before, after = matrix.read(base.tensors[partner]), matrix.read(stored)
+                update = Update(dense=after.double() - before.double())
+                put_back(matrix, tensor, change.applied(after, update))
+            return tensor
+
+        return PlannedTensor(name, stored.shape, dtype, read)
+
+    return [planned(name) for name in tuned.tensors]
+
+
+def _merged_checkpoint(
+    base: Checkpoint, tuned: Adapter | ModelSum, changes: Mapping[str, Change]
+) -> list[PlannedTensor]:
+    whole = _replaced_whole(base, tuned)
+    pairs = {pair.name: pair for pair in pair_sides(base, tuned, include_embeddings=True).pairs}
+
+    def planned(name: str) -> PlannedTensor:
+        stored = base.tensors[name]
+        matrices = [] if not_a_matrix(stored) else matrices_of(base, name)
+        changed = [(matrix, pairs[matrix.name]) for matrix in matrices if matrix.name in pairs]
+
+        def read() -> Tensor:
+            if name in whole:
+                return whole[name]()
+            loaded = [(matrix, pair, both) for matrix, pair in changed if (both := pair.load()) is not None]
+            if not loaded:
+                return stored.read()
+            tensor = _wide_copy(stored.read())
+            for matrix, _, both in loaded:
+                put_back(matrix, tensor, _tuned(both, changes.get(matrix.name)))
+            return tensor
+
+        return PlannedTensor(name, stored.shape, stored.dtype, read)
+
+    tied = [name for name in pairs if name in base.tied]
+    if tied:
+        raise CheckpointError(
+            f"'{tuned.source}' changes '{tied[0]}', which the base ties to '{base.tied[tied[0]]}'; "
+            "write an adapter (--as adapter), or untie them first"
+        )
+    return [planned(name) for name in base.tensors]
+
+
+def _tuned(both: LoadedPair, change: Change | None) -> Tensor:
+    """W', or W where nothing changes it, in double precision."""
+    if both.tuned is not None:
+        tuned = both.tuned.double()
+        update = Update(dense=tuned - both.base.double())
+    else:
+        assert both.left is not None
+        assert both.right is not None
+        update = Update(both.left.double(), both.right.double())
+        tuned = both.base.double() + update.matrix()
+    return tuned if change is None else change.applied(tuned, update)
+
+
+def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Callable[[], Tensor]]:
+    """Tensors of one dimension that an adapter stores in full; those of two are matrices like any other."""
+    adapters = [tuned] if isinstance(tuned, Adapter) else [part for part, _ in tuned.parts]
+    found: dict[str, Callable[[], Tensor]] = {}
+    for adapter in adapters:
+        if isinstance(adapter, Checkpoint):
+            raise CheckpointError(
+                f"'{tuned.source}' is a sum with full checkpoints in it; merge it first, and give the merged model"
+            )
+        if adapter.ignored:
+            raise CheckpointError(
+                f"'{adapter.source}' trained {len(adapter.ignored)} tensors that cannot be merged here "
+                f"('{adapter.ignored[0][0]}': {adapter.ignored[0][1]}); write an adapter (--as adapter)"
+            )
+        stored = adapter.replaced.tensors
+        if not stored:
+            continue
+        matching = match_names(
+            {name: base.shape(name) for name in base.tensors},
+            {name: value.shape for name, value in stored.items()},
+        )
+        for name, other in matching.tuned_of.items():
+            if stored[other].shape != base.shape(name):
+                raise CheckpointError(
+                    f"'{adapter.source}' holds '{name}' as {stored[other].shape} and the base has {base.shape(name)}; "
+                    "write an adapter (--as adapter)"
+                )
+            if len(stored[other].shape) < 2:
+                if len(adapters) > 1:
+                    raise CheckpointError(
+                        f"'{tuned.source}' is a sum of adapters that store '{name}' in full; merge it first"
+                    )
+                found[name] = stored[other].read
+    return found
+
+
+def _wide_copy(tensor: Tensor) -> Tensor:
+    """A copy to write into; double, so that the final dtype is the only rounding."""
+    return tensor.to(torch.float64, copy=True)

@@ -1,0 +1,127 @@
+"""A new LoRA adapter for a tuned model that has none to write back: full fine-tunings, DoRA, sums, other formats.
+
+Updates that come as factors are kept exactly, or cut to a rank; of dense ones the best approximation of a rank is
+taken, and how much of each update it leaves out is stated.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
+from ...checkpoints.checkpoint import Checkpoint
+from ...checkpoints.open import Opened
+from ...checkpoints.pairing.pair_sides import pair_sides
+from ...checkpoints.pairing.pairing import LoadedPair, PairedMatrix
+from ...checkpoints.writing.lora_adapter import Rank
+from ...checkpoints.writing.shards import planned, write_safetensors
+from ...errors import CheckpointError, SettingError
+from ...linalg.low_rank import Refactored, refactored
+from ..cases import leading_components
+from ..changes import Change, Update
+from .target import Written
+
+
+@dataclass(frozen=True)
+class NewLoraTarget:
+    """A LoRA adapter made for the purpose, on the base's own module names."""
+
+    base: Checkpoint
+    pairs: list[PairedMatrix]
+    rank: int | None
+
+    @classmethod
+    def of(cls, base: Checkpoint, tuned: Opened, rank: Rank) -> NewLoraTarget:
+        """Raises SettingError when a rank is needed, CheckpointError for weights that are not of linear modules."""
+        pairs = pair_sides(base, tuned).pairs
+        dense = [matrix.name for matrix in pairs if matrix.rank is None]
+        if rank == "keep" or (rank is None and dense):
+            raise SettingError(
+                f"rank is {rank!r}, and the updates of '{tuned.source}' are of no low rank; give --rank N for a LoRA "
+                "adapter of stated error, or write a checkpoint (--as checkpoint)"
+            )
+        unfit = [m.name for m in pairs if not m.name.endswith(".weight") or len(base.shape(m.name)) != 2]
+        if unfit:
+            raise CheckpointError(
+                f"'{tuned.source}' changes '{unfit[0]}', which is no linear module's weight; write a checkpoint "
+                "(--as checkpoint)"
+            )
+        assert not isinstance(rank, str)
+        return cls(base, pairs, rank)
+
+    def write(
+        self, folder: Path, changes: Mapping[str, Change], progress: Callable[[int, int], None] | None
+    ) -> Written:
+        tensors: dict[str, Tensor] = {}
+        written = Written()
+        for done, matrix in enumerate(self.pairs, start=1):
+            loaded = matrix.load()
+            if loaded is not None:
+                found = _cut(loaded, changes.get(matrix.name), self.rank)
+                module = matrix.name.removesuffix(".weight")
+                dtype = torch.float32 if loaded.base.dtype == torch.float64 else loaded.base.dtype
+                tensors[f"base_model.model.{module}.lora_A.weight"] = found.right.to(dtype)
+                tensors[f"base_model.model.{module}.lora_B.weight"] = found.left.to(dtype)
+                written.ranks[matrix.name] = found.left.shape[1]
+                written.errors[matrix.name] = found.relative_error
+            if progress is not None:
+                progress(done, len(self.pairs))
+        if not tensors:
+            raise CheckpointError("base and tuned are equal in every matrix; there is no update to write")
+        entries = [planned(name, tensor) for name, tensor in tensors.items()]
+        write_safetensors(folder / "adapter_model.safetensors", entries)
+        config = json.dumps(self._config(written.ranks), indent=2, sort_keys=True)
+        (folder / ADAPTER_CONFIG).write_text(config + "\n", encoding="utf-8")
+        return written
+
+    def _config(self, ranks: Mapping[str, int]) -> dict[str, Any]:
+        """Every scale is 1: alpha is the rank."""
+        modules = {name.removesuffix(".weight"): rank for name, rank in ranks.items()}
+        usual = max(set(modules.values()), key=list(modules.values()).count)
+        pattern = {f"^{re.escape(name)}": rank for name, rank in modules.items() if rank != usual}
+        return {
+            "peft_type": "LORA",
+            "base_model_name_or_path": self.base.source,
+            "r": usual,
+            "lora_alpha": usual,
+            "rank_pattern": pattern,
+            "alpha_pattern": pattern,
+            "target_modules": sorted(modules),
+            "bias": "none",
+            "lora_dropout": 0.0,
+            "fan_in_fan_out": any(name in self.base.input_first for name in ranks),
+            "init_lora_weights": True,
+            "inference_mode": True,
+            "task_type": None,
+        }
+
+
+def _cut(loaded: LoadedPair, change: Change | None, rank: int | None) -> Refactored:
+    """``W' - W0`` as factors."""
+    if loaded.left is not None and loaded.right is not None:
+        update = Update(loaded.left, loaded.right)
+        factors = change.factors(update) if change is not None else update.factors()
+        assert factors is not None
+        return refactored(*factors, rank)
+    assert loaded.tuned is not None
+    assert rank is not None
+    base, tuned = loaded.base.double(), loaded.tuned.double()
+    if change is not None:
+        tuned = change.applied(tuned, Update(dense=tuned - base))
+    dense = tuned - base
+    parts = leading_components(Update(dense=dense), rank)
+    roots = parts.values.sqrt().unsqueeze(-1)
+    left, right = (roots * parts.left).mT, roots * parts.right
+    if left.shape[1] < rank:
+        left = torch.nn.functional.pad(left, (0, rank - left.shape[1]))
+        right = torch.nn.functional.pad(right, (0, 0, 0, rank - right.shape[0]))
+    norm, rest = float(dense.norm()), float((dense - left @ right).norm())
+    return Refactored(left, right, rest / norm if norm > 0 else 0.0, norm)

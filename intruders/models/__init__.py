@@ -1,0 +1,1 @@
+"""Models as transformers loads them, and what they answer."""

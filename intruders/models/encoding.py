@@ -1,0 +1,117 @@
+"""Examples as token ids and labels, and batches of them, padded on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.task import Example
+from ..errors import SettingError
+
+IGNORED = -100  # the label that cross-entropy leaves out
+
+
+def encode_completions(
+    tokenizer: Any, examples: Sequence[Example], context: int, *, drop_too_long: bool = False, where: str
+) -> list[dict[str, list[int]]]:
+    """Prompt and completion as one sequence that ends with end-of-sequence; only the completion is learned.
+
+    Prompt and completion are encoded apart, so that a prompt has the same tokens here as in generation.
+    Raises SettingError for a row that does not fit in ``context`` tokens, unless such rows are dropped.
+    """
+    begin = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    encoded = []
+    for row, example in enumerate(examples):
+        prompt = begin + tokenizer(example.text, add_special_tokens=False)["input_ids"]
+        completion = tokenizer(example.target, add_special_tokens=False)["input_ids"] + end
+        if len(prompt) + len(completion) > context:
+            if drop_too_long:
+                continue
+            raise SettingError(
+                f"row {row + 1} of the {where} has {len(prompt)} tokens of prompt and {len(completion)} of "
+                f"completion, more than the context of {context}; shorten it, raise --max-length up to what "
+                "the model has, or leave such rows out with --drop-too-long"
+            )
+        encoded.append(
+            {"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion},
+        )
+    if not encoded:
+        raise SettingError(
+            f"no row of the {where} fits in the context of {context} tokens; raise --max-length"
+        )
+    return encoded
+
+
+def encode_classification(
+    tokenizer: Any, examples: Sequence[Example], labels: Sequence[str], context: int
+) -> list[dict[str, Any]]:
+    """Text or pair as the tokenizer's own sequence, cut at ``context`` tokens; the label as its class."""
+    number = {label: index for index, label in enumerate(labels)}
+    encoded = []
+    for example in examples:
+        ids = tokenizer(example.text, example.pair, truncation=True, max_length=context)
+        encoded.append({**ids, "labels": number[example.target]})
+    return encoded
+
+
+class PadRight:
+    """Collate encoded rows to tensors as wide as the longest; padding is neither attended to nor learned."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        width = max(len(row["input_ids"]) for row in rows)
+        batch = {
+            "input_ids": _padded([row["input_ids"] for row in rows], width, self.pad_token_id),
+            "attention_mask": _padded([[1] * len(row["input_ids"]) for row in rows], width, 0),
+        }
+        if "token_type_ids" in rows[0]:
+            batch["token_type_ids"] = _padded([row["token_type_ids"] for row in rows], width, 0)
+        if isinstance(rows[0]["labels"], int):
+            batch["labels"] = torch.tensor([row["labels"] for row in rows])  # (batch,)
+        else:
+            batch["labels"] = _padded([row["labels"] for row in rows], width, IGNORED)
+        return batch
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """The tokenizer's padding token, or a stand-in: padding is masked, so any id will do."""
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if candidate is not None:
+            return int(candidate)
+    return 0
+
+
+def context_length(model_config: Any, max_length: int | None) -> int:
+    """Tokens that fit: what the model has positions for, or ``max_length`` where that is less.
+
+    Raises SettingError when more is asked for than the model has.
+    """
+    positions = getattr(model_config, "max_position_embeddings", None) or getattr(
+        model_config, "n_positions", None
+    )
+    # RoBERTa numbers its positions from padding_idx + 1.
+    if positions and model_config.model_type in {"roberta", "xlm-roberta", "camembert"}:
+        positions -= model_config.pad_token_id + 1
+    if max_length is None:
+        return int(positions or 1024)
+    if max_length < 2:
+        raise SettingError(f"max_length is {max_length}; expected at least 2 tokens")
+    if positions and max_length > positions:
+        raise SettingError(f"max_length is {max_length}, but the model has {positions} positions; lower it")
+    return max_length
+
+
+def _padded(rows: list[list[int]], width: int, value: int) -> Tensor:
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows])  # (batch, width)
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    """Whether this tokenizer puts a begin-of-sequence token before text by itself."""
+    ids = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]

@@ -1,0 +1,69 @@
+"""Models and tokenizers through transformers' auto classes, in single precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data.task import Kind
+from ..errors import CheckpointError, first_line
+
+
+def load_model(location: str, kind: Kind, labels: Sequence[str] | None = None) -> nn.Module:
+    """A causal model, or a sequence classifier with one output per label (a new head starts at random).
+
+    Raises CheckpointError when transformers cannot load ``location`` as that.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    try:
+        if kind == "causal":
+            model: Any = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32)
+        else:
+            names = list(labels or [])
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                location,
+                dtype=torch.float32,
+                num_labels=len(names),
+                id2label=dict(enumerate(names)),
+                label2id={name: index for index, name in enumerate(names)},
+                output_loading_info=True,
+            )
+            fresh = sorted({name.rpartition(".")[0] for name in info["missing_keys"]})
+            model.newly_initialized = tuple(name for name in fresh if not _is_head(name))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{location!r} cannot be loaded as a {kind} model by transformers: {first_line(error)}"
+        ) from error
+    placed: nn.Module = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return placed
+
+
+def heads(model: nn.Module) -> dict[str, nn.Module]:
+    """What starts at random by name, and so is trained whole by every method and saved with every adapter.
+
+    The classification head, and what else a base lacks, such as the pooler that BERT's classifier has and its
+    masked language model has not.
+    """
+    names = ("classifier", "score", *getattr(model, "newly_initialized", ()))
+    modules = dict(model.named_modules())
+    return {name: modules[name] for name in names if name in modules}
+
+
+def _is_head(name: str) -> bool:
+    return name.partition(".")[0] in ("classifier", "score")
+
+
+def load_tokenizer(location: str) -> Any:
+    """The tokenizer of ``location``. Raises CheckpointError when there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(location)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{location!r} has no tokenizer that transformers can load: {first_line(error)}"
+        ) from error

@@ -1,0 +1,35 @@
+"""The command that makes an audit again."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from ..audits.audit_result import Audit
+
+# How models that Python had in memory are named: "LlamaForCausalLM (HuggingFaceTB/SmolLM2-135M), adapter 'default'".
+_IN_MEMORY = re.compile(r"state dict of .*|\w+ \(.*\)|.*, adapter '.*'")
+_FLAGS = ("include_embeddings", "split_fused", "skip_non_finite")
+
+
+def is_from_files(audit: Audit) -> bool:
+    """Return whether a command can name the audit's models: not those that Python had in memory."""
+    sources = (audit.base_source, audit.tuned_source)
+    return audit.tuned_kind in ("adapter", "checkpoint", "stack") and not any(
+        _IN_MEMORY.fullmatch(source) for source in sources
+    )
+
+
+def audit_command(audit: Audit) -> str | None:
+    """Return a shell line with the audit's own settings; None for models from Python, not from files."""
+    if not is_from_files(audit):
+        return None
+    parts = ["intruders", "audit", audit.base_source, audit.tuned_source]
+    parts += ["--k", str(audit.k), "--epsilon", f"{audit.epsilon:g}"]
+    for name in ("include", "exclude"):
+        for pattern in audit.settings.get(name) or ():
+            parts += [f"--{name}", str(pattern)]
+    parts += [f"--{name.replace('_', '-')}" for name in _FLAGS if audit.settings.get(name)]
+    if audit.exact:
+        parts.append("--exact")
+    return shlex.join(parts)

@@ -1,0 +1,262 @@
+"""An audit as text for a terminal: 80 columns, complete without color, and plain when piped."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.text import Text
+
+from ..audits.audit_result import Audit
+from ..audits.records import AuditedMatrix
+from ..audits.summary import (
+    KindSummary,
+    LayerStrip,
+    ambiguous,
+    by_kind,
+    by_layer,
+    certificates,
+    skipped_by_reason,
+    summarize,
+    worst,
+)
+from ..charts.text import duration, interval, number, percent, plural, shell_lines, shorten
+from ..checkpoints.names import ModulePath, module_paths
+from .next_steps import next_steps
+
+WIDTH = 80
+KINDS_SHOWN = 20  # module types, unless verbose
+WORST_SHOWN = 5
+LAYERS_A_LINE = 60
+SHADES = " ░▒▓█"
+ASCII_SHADES = " .:*#"
+
+
+def print_audit(audit: Audit, console: Console, verbose: bool = False) -> None:
+    """Print `audit` to `console`: totals, module types, layers, the worst matrices, skipped tensors, next steps.
+
+    With `verbose` every module type, every matrix and every skipped tensor has its own line.
+    """
+    page = _Page(console)
+    _totals(audit, page)
+    if audit.matrices:
+        _kinds(audit, page, verbose)
+        _layers(audit, page)
+        _matrices(audit, page, verbose)
+    _closing(audit, page, verbose)
+    _next_steps(audit, page)
+
+
+@dataclass(frozen=True)
+class _Page:
+    """The console, and what its columns and characters allow."""
+
+    console: Console
+
+    @property
+    def width(self) -> int:
+        return min(self.console.width, WIDTH)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the output's encoding is ASCII only."""
+        return self.console.options.ascii_only
+
+    @property
+    def mark(self) -> str:
+        return "..." if self.plain else "…"
+
+    def say(self, *parts: str | tuple[str, str]) -> None:
+        """Print one line of plain strings and (string, style) pairs, neither wrapped nor read as markup."""
+        line = Text.assemble(*(self._known(part) for part in parts))
+        line.rstrip()
+        self.console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+    def _known(self, part: str | tuple[str, str]) -> str | tuple[str, str]:
+        """Replace what a terminal cannot show: names come from files and may contain control characters."""
+        text, style = (part, "") if isinstance(part, str) else part
+        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+        return (shown.encode("ascii", "replace").decode() if self.plain else shown, style)
+
+    def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> None:
+        """Print a column of names, which is shortened to fit, and columns of numbers, which are not."""
+        columns = list(zip(titles, *rows, strict=True))
+        widths = [max(map(len, column)) for column in columns]
+        widths[0] = min(widths[0], self.width - sum(width + 2 for width in widths[1:]))
+        self.say((self._row(titles, widths), "bold"))
+        for row, style in zip(rows, styles or [""] * len(rows), strict=True):
+            self.say((self._row(row, widths), style))
+
+    def _row(self, cells: Sequence[str], widths: Sequence[int]) -> str:
+        first = shorten(cells[0], widths[0], self.mark).ljust(widths[0])
+        return "  ".join(
+            [first, *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
+        )
+
+
+def _totals(audit: Audit, page: _Page) -> None:
+    tuned = f"{audit.tuned_source} ({audit.tuned_kind})"
+    for label, source in (("base ", audit.base_source), ("tuned", tuned)):
+        room = page.width - 7
+        cut = source if len(source) <= room else page.mark + source[len(source) - room + len(page.mark) :]
+        page.say((f"{label}  {cut}", "dim"))
+    if not audit.matrices:
+        page.say((next_steps(audit).finding, "bold"))
+        return
+    page.say(
+        (plural(audit.intruders, "intruder dimension"), "bold red" if audit.intruders else "bold green"),
+        f" in {plural(audit.vectors, 'vector')} of {plural(len(audit.matrices), 'matrix', 'matrices')}",
+        f", energy share {percent(audit.intruder_energy_share)}" if audit.intruders else "",
+    )
+
+
+def _kinds(audit: Audit, page: _Page, verbose: bool) -> None:
+    kinds = by_kind(audit)
+    shown = kinds if verbose else kinds[:KINDS_SHOWN]
+    rows = [_kind_row(kind) for kind in shown]
+    styles = ["" if kind.intruders else "dim" for kind in shown]
+    if len(kinds) > 1:
+        rows.append(_kind_row(summarize("all", audit.matrices)))
+        styles.append("bold")
+    page.say("")
+    page.table(("module", "matrices", "intruders", "energy", "update", "relative", "eff. rank"), rows, styles)
+    if len(kinds) > len(shown):
+        page.say((f"and {len(kinds) - len(shown)} more module types (--verbose)", "dim"))
+    page.say(("energy: energy share of the intruders; update: Frobenius norm of W - W0", "dim"))
+    page.say(
+        ("relative: largest singular value of the update divided by the base's, median", "dim"),
+    )
+
+
+def _kind_row(kind: KindSummary) -> list[str]:
+    return [
+        kind.kind,
+        f"{kind.matrices:,}",
+        f"{kind.intruders:,}",
+        percent(kind.energy_share),
+        number(kind.frobenius),
+        percent(kind.relative_update),
+        number(kind.effective_rank),
+    ]
+
+
+def _layers(audit: Audit, page: _Page) -> None:
+    strips = [strip for strip in by_layer(audit) if len(strip.intruders) > 1]
+    most = max((count or 0 for strip in strips for count in strip.intruders), default=0)
+    if most == 0:
+        return
+    shades = ASCII_SHADES if page.plain else SHADES
+    page.say("")
+    for strip in strips:
+        if len(strips) > 1:
+            page.say((strip.stack or "layers", "dim"))
+        for line in strip_lines(strip, most, shades):
+            page.say(line)
+    page.say((f"intruders per layer:  {'   '.join(_legend(most, shades))}", "dim"))
+
+
+def strip_lines(strip: LayerStrip, most: int, shades: str = SHADES) -> list[str]:
+    """Return a strip in lines of up to LAYERS_A_LINE layers, shaded by intruders; `-`: nothing was audited."""
+    cells = 2 if len(strip.intruders) <= LAYERS_A_LINE // 2 else 1
+    digits = len(str(strip.last))
+    lines = []
+    for start in range(0, len(strip.intruders), LAYERS_A_LINE):
+        counts = strip.intruders[start : start + LAYERS_A_LINE]
+        marks = "".join(("-" if count is None else shade(count, most, shades)) * cells for count in counts)
+        first = strip.first + start
+        lines.append(f"layer {first:>{digits}} |{marks}| {first + len(counts) - 1}")
+    return lines
+
+
+def shade(count: int, most: int, shades: str = SHADES) -> str:
+    """Return the mark of `count` on a scale up to `most`: blank only for 0, the darkest for `most`."""
+    return shades[math.ceil(count / most * (len(shades) - 1))] if count else shades[0]
+
+
+def _legend(most: int, shades: str) -> list[str]:
+    """Return every mark that stands for some count, with these counts."""
+    ranges: dict[str, list[int]] = {}
+    for count in range(1, most + 1):
+        ranges.setdefault(shade(count, most, shades), []).append(count)
+    return [
+        f"{mark} {counts[0]}" if len(counts) == 1 else f"{mark} {counts[0]}-{counts[-1]}"
+        for mark, counts in ranges.items()
+    ]
+
+
+def _matrices(audit: Audit, page: _Page, verbose: bool) -> None:
+    shown = audit.matrices if verbose else worst(audit, WORST_SHOWN)
+    if not shown:
+        return
+    affected = sum(matrix.intruders > 0 for matrix in audit.matrices)
+    of = f"{affected} of {len(audit.matrices)} matrices have intruders"
+    place_of = dict(
+        zip((m.name for m in audit.matrices), module_paths([m.name for m in audit.matrices]), strict=True)
+    )
+    numbers = [_matrix_numbers(matrix) for matrix in shown]
+    room = page.width - sum(2 + max(map(len, column)) for column in zip(*numbers, _TITLES, strict=True))
+    rows = [
+        [_fitting_name(matrix.name, place_of[matrix.name], room), *cells]
+        for matrix, cells in zip(shown, numbers, strict=True)
+    ]
+    page.say("")
+    page.table((of, *_TITLES), rows, ["" if matrix.intruders else "dim" for matrix in shown])
+
+
+_TITLES = ("intruders", "energy", "lowest max cosine")
+
+
+def _matrix_numbers(matrix: AuditedMatrix) -> list[str]:
+    return [
+        f"{matrix.intruders}/{len(matrix.vectors)}",
+        percent(matrix.intruder_energy_share),
+        interval(*min(vector.max_cosine for vector in matrix.vectors)),
+    ]
+
+
+def _fitting_name(name: str, place: ModulePath, room: int) -> str:
+    """Return the name if it fits; else its layer and its module type, which distinguish it."""
+    if len(name) <= room or place.layer is None:
+        return name
+    return f"layer {place.layer} {place.kind}"
+
+
+def _closing(audit: Audit, page: _Page, verbose: bool) -> None:
+    page.say("")
+    if audit.matrices:
+        proofs = ", ".join(f"{name} {count:,}" for name, count in certificates(audit))
+        unsure = ambiguous(audit)
+        page.say(f"decided by: {proofs}" + (f"; {unsure:,} ambiguous" if unsure else ""))
+    if audit.skipped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped_by_reason(audit))
+        for line in textwrap.wrap(f"skipped:    {reasons}", page.width, subsequent_indent=" " * 12):
+            page.say(line)
+        if verbose:
+            for skipped in audit.skipped:
+                page.say((f"  {skipped.name}: {skipped.reason}", "dim"))
+    path = "every matrix decomposed in full; " if audit.exact else ""
+    page.say(
+        (f"settings:   k = {audit.k}, epsilon = {audit.epsilon:g}; {path}{duration(audit.seconds)}", "dim")
+    )
+
+
+def _next_steps(audit: Audit, page: _Page) -> None:
+    words = next_steps(audit)
+    page.say("")
+    # Without matrices, the finding is the headline already.
+    for line in _wrapped(f"{words.finding} {words.meaning}" if audit.matrices else words.meaning, page):
+        page.say(line)
+    if words.steps:
+        page.say("")
+    for step in words.steps:
+        for line in _wrapped(step.sentence, page):
+            page.say(line)
+        for line in shell_lines(step.command or (), page.width - 2):
+            page.say((f"  {line}", "bold"))
+
+
+def _wrapped(text: str, page: _Page) -> list[str]:
+    return textwrap.wrap(text, page.width, break_long_words=False, break_on_hyphens=False)

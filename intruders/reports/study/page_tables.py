@@ -1,0 +1,172 @@
+"""Data frames as tables of a page: text for people, and beside each number what it is sorted by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api import types
+
+from ...charts.text import number
+from ...studies.claims.claim import Effect, Finding
+
+MOST_ROWS = 50  # of a table in the page; the whole one is a CSV file beside the figures
+
+_SAID_ONCE = ("base", "task", "corpus")
+
+# What the table of runs shows, with its heading; a column without a value in any run is left out.
+RUN_COLUMNS = {
+    "experiment": "experiment",
+    "status": "status",
+    "method": "method",
+    "rank": "rank",
+    "alpha": "alpha",
+    "lr": "rate",
+    "seed": "seed",
+    "trained_steps": "steps",
+    "accuracy": "accuracy",
+    "loss_change": "loss change, nats",
+    "intruders": "intruders",
+    "intruder_energy_share": "energy share",
+    "relative_update": "update of base",
+    "effective_rank": "effective rank",
+    "critical_scale": "critical scale",
+    "seconds": "seconds",
+    "run_id": "run",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    value: float | None = None  # what a number is sorted by; None for text
+    is_number: bool = False
+
+    @property
+    def sort_key(self) -> str:
+        """The number as the page reads it; empty where there is none."""
+        return "" if self.value is None else f"{self.value:.7g}"
+
+
+@dataclass(frozen=True)
+class PageTable:
+    title: str
+    headings: list[str]
+    numeric: list[bool]
+    rows: list[list[Cell]]
+    total: int  # rows that there are, of which `rows` may be the first
+    throughout: str = ""  # columns of one value only, which are not repeated in every row
+
+    @property
+    def is_cut(self) -> bool:
+        return len(self.rows) < self.total
+
+
+def page_table(title: str, frame: pd.DataFrame, most: int = MOST_ROWS) -> PageTable:
+    """The first `most` rows of a frame; a column is numeric if its values are numbers."""
+    same = [
+        column for column in _SAID_ONCE if column in frame and len(frame) > 1 and frame[column].nunique() == 1
+    ]
+    kept = frame.drop(columns=same)
+    numeric = [_is_numeric(kept[column]) for column in kept]
+    rows = [
+        [
+            _cell(value, is_number, "scale" in str(column))
+            for column, value, is_number in zip(kept, row, numeric, strict=True)
+        ]
+        for row in kept.head(most).itertuples(index=False)
+    ]
+    throughout = ", ".join(f"{_heading(column)} {frame[column].iloc[0]}" for column in same)
+    return PageTable(title, [_heading(column) for column in kept], numeric, rows, len(frame), throughout)
+
+
+def run_table(runs: pd.DataFrame) -> PageTable:
+    """Every run with its settings and what came out."""
+    kept = [column for column in RUN_COLUMNS if column in runs and runs[column].notna().any()]
+    frame = runs[kept].copy()
+    of_adapters = runs["method"] != "full"
+    trained = runs["kind"] != "random-rank-one"
+    for column, applies in [
+        ("method", trained),
+        ("lr", trained),
+        ("rank", trained & of_adapters),
+        ("alpha", trained & of_adapters),
+    ]:
+        if column in frame:
+            frame[column] = frame[column].astype(object).where(applies, None)
+    for column in ("alpha", "lr"):
+        if column in frame:
+            frame[column] = [_short(value) for value in frame[column]]
+    return page_table("Runs", frame.rename(columns=RUN_COLUMNS), most=len(frame))
+
+
+def effect_text(effect: Effect) -> str:
+    """An estimate with its interval: 0.82 [0.61, 0.93]."""
+    return f"{number(effect.estimate)} {f'[{interval_text(effect)}]' if has_interval(effect) else '(no interval)'}"
+
+
+def interval_text(effect: Effect) -> str:
+    """Both ends, or that there is none: one seed says nothing of the next."""
+    return f"{number(effect.low)}, {number(effect.high)}" if has_interval(effect) else "none"
+
+
+def has_interval(effect: Effect) -> bool:
+    return math.isfinite(effect.low) and math.isfinite(effect.high)
+
+
+def leading_effects(finding: Finding, most: int = 3) -> list[Effect]:
+    """The effect of the verdict, for every base and task that it was measured on."""
+    if not finding.effects:
+        return []
+    measured = finding.effects[0].name.rsplit(": ", 1)[-1]
+    return [effect for effect in finding.effects if effect.name.rsplit(": ", 1)[-1] == measured][:most]
+
+
+def failures(runs: pd.DataFrame) -> Sequence[tuple[str, str]]:
+    """Id and error of every failed run."""
+    failed = runs[runs["status"] == "failed"]
+    return [
+        (str(run), str(error) if isinstance(error, str) else "no error was recorded")
+        for run, error in zip(failed["run_id"], failed["error"], strict=True)
+    ]
+
+
+def _is_numeric(column: pd.Series[Any]) -> bool:
+    if types.is_bool_dtype(column):
+        return False
+    if types.is_numeric_dtype(column):
+        return True
+    known = column.dropna()
+    return len(known) > 0 and all(types.is_number(value) and not isinstance(value, bool) for value in known)
+
+
+def _cell(value: Any, is_number: bool, is_scale: bool) -> Cell:
+    """An infinite critical scale is one that was not found; an infinite end of an interval says that there is none."""
+    if isinstance(value, list | tuple | set | np.ndarray):
+        return Cell(", ".join(str(item) for item in value))
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return Cell("-", is_number=is_number)
+    if is_number and math.isinf(value) and not is_scale:
+        return Cell("-", is_number=True)
+    if is_number:
+        text = f"{int(value):,}" if float(value).is_integer() and abs(value) < 1e9 else number(float(value))
+        return Cell("none found" if math.isinf(value) else text, float(value), True)
+    if isinstance(value, bool) or types.is_bool(value):
+        return Cell("yes" if value else "no")
+    return Cell(str(value))
+
+
+def _short(value: Any) -> Any:
+    """A number as it is written in settings: 16, 5e-05; what is none (2r) as it is."""
+    try:
+        return f"{float(value):g}"
+    except (TypeError, ValueError):
+        return value
+
+
+def _heading(column: object) -> str:
+    return str(column).replace("_", " ")

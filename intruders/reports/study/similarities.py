@@ -1,0 +1,107 @@
+"""Similarity matrices of a study's settings in a row: one run of each, from the audits that the study kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ...audits.audit_result import Audit
+from ...errors import IntrudersError
+from ...studies.claims.shared.comparable_runs import finished
+from ...studies.claims.shared.pictures import by_method_and_rank, parts
+from ...studies.tables.results import Results
+from ..comparison import common_matrices
+from ..page_payload import packed_cosines
+
+MOST_SETTINGS = 6
+MOST_MATRICES = 8
+
+
+@dataclass(frozen=True)
+class SimilarityRow:
+    """The same matrices of several runs of one base."""
+
+    title: str  # base and task, where the study has several
+    labels: list[str]
+    audits: list[Audit]  # with the shown matrices only
+    run_ids: list[str]
+
+    def payload(self) -> dict[str, Any]:
+        """Plain JSON values for the page."""
+        return {
+            "title": self.title,
+            "matrices": [matrix.name for matrix in self.audits[0].matrices],
+            "runs": [
+                {
+                    "label": label,
+                    "matrices": [
+                        {
+                            "intruders": matrix.intruders,
+                            "vectors": len(matrix.vectors),
+                            "effectiveRank": matrix.update.effective_rank,
+                            "similarity": packed_cosines(matrix.similarity),
+                        }
+                        for matrix in audit.matrices
+                    ],
+                }
+                for label, audit in zip(self.labels, self.audits, strict=True)
+            ],
+        }
+
+
+def similarity_rows(results: Results, examples: pd.DataFrame | None) -> list[SimilarityRow]:
+    """For each base and task of the structure's examples, the runs beside them: one a setting, of one seed.
+
+    None for those of which fewer than two runs have a readable audit.
+    """
+    return [row for part in parts(examples) if (row := _row(results, part.rows, part.label)) is not None]
+
+
+def _row(results: Results, examples: pd.DataFrame, title: str) -> SimilarityRow | None:
+    chosen = _one_run_a_setting(results.runs, examples)
+    found = {label: _audit(results.folder / "runs" / run_id) for label, run_id in chosen.items()}
+    audits = {label: audit for label, audit in found.items() if audit is not None}
+    if len(audits) < 2:
+        return None
+    try:
+        shared = common_matrices(list(audits.values()))
+    except IntrudersError:
+        return None
+    kept = _most_telling(shared.audits, str(examples.iloc[0]["matrix"]))
+    return SimilarityRow(title, list(audits), kept, [chosen[label] for label in audits])
+
+
+def _one_run_a_setting(runs: pd.DataFrame, examples: pd.DataFrame) -> dict[str, str]:
+    """Run ids by setting, of the examples' base, task, experiment and seed, the examples' own settings first."""
+    kept = dict(zip(examples["setting"].astype(str), examples["run_id"].astype(str), strict=True))
+    first = runs[runs["run_id"] == examples.iloc[0]["run_id"]]
+    alike = finished(runs)
+    for column in ("base", "task", "experiment", "seed"):
+        alike = alike[alike[column].isin(first[column])]
+    others = dict(zip(alike["described"].astype(str), alike["run_id"].astype(str), strict=True))
+    for label in by_method_and_rank(others):
+        if len(kept) < MOST_SETTINGS:
+            kept.setdefault(label, others[label])
+    return {label: kept[label] for label in by_method_and_rank(kept)}
+
+
+def _audit(folder: Path) -> Audit | None:
+    """The audit of a run, or None where it is not there or cannot be read: a report is no place to fail over one."""
+    try:
+        return Audit.load(folder / "audit.json")
+    except IntrudersError:
+        return None
+
+
+def _most_telling(audits: list[Audit], first: str) -> list[Audit]:
+    """The audits with the matrix `first` and those whose number of intruders differs most between them."""
+    spread = {}
+    for at, matrix in enumerate(audits[0].matrices):
+        counts = [audit.matrices[at].intruders for audit in audits]
+        spread[matrix.name] = (matrix.name == first, max(counts) - min(counts), -at)
+    names = sorted(spread, key=lambda name: spread[name], reverse=True)[:MOST_MATRICES]
+    return [dataclasses.replace(audit, matrices=[audit.matrix(name) for name in names]) for audit in audits]

@@ -1,0 +1,179 @@
+"""The report of a study: what its runs say on each of the paper's claims, as one HTML file and as figures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ...charts.chart import Chart, Grid
+from ...charts.drawing import Drawing, write_drawings
+from ...errors import SettingError
+from ...studies.claims.claim import Finding
+from ...studies.claims.every_claim import charts_of
+from ...studies.claims.shared.pictures import by_method_and_rank, slug
+from ...studies.tables.results import Results
+from ...studies.work.study_folder import StudyFolder
+from ...system.files import write_atomically
+from .page_tables import (
+    PageTable,
+    effect_text,
+    failures,
+    interval_text,
+    leading_effects,
+    page_table,
+    run_table,
+)
+from .similarities import SimilarityRow, similarity_rows
+from .study_words import TITLES, study_words, verdict_class, verdict_word
+
+REPORT_NAME = "report.html"  # in the study's folder, where no other place is given
+# Tables that say which runs and matrices a figure shows, and no more.
+_NOT_SHOWN = ("Similarity matrices",)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One analysis in the page; figures by their position among all of the page's."""
+
+    finding: Finding
+    title: str
+    figures: list[int]
+    tables: list[PageTable]
+
+
+def is_study(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is the folder of a study."""
+    return StudyFolder(Path(path)).is_study
+
+
+def write_study_report(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    figures: str | os.PathLike[str] | None = None,
+) -> list[Path]:
+    """Write the report of the study in `folder`: HTML to `out`, figures to the folder `figures`, or both.
+
+    Without either, HTML to report.html in the study's own folder. Gives the files written. Raises SettingError where
+    the study has no runs yet, and what reading a study and writing a report raise.
+    """
+    from ...studies.claims.every_claim import analyse_all
+    from ...studies.tables.results import load_results
+
+    if out is None and figures is None:
+        out = Path(folder) / REPORT_NAME
+    if out is not None:
+        from ..html_page import check_can_write_html
+
+        check_can_write_html(out)
+    results = load_results(Path(folder))
+    if results.runs.empty:
+        raise SettingError(f"the study in '{folder}' has no runs yet; run it with `intruders study`")
+    findings = analyse_all(results, StudyFolder(results.folder).document().get("analyses"))
+    written = []
+    if out is not None:
+        write_atomically(out, render_study(results, findings).encode())
+        written.append(Path(out))
+    if figures is not None:
+        written += write_drawings(study_drawings(results, findings), figures)
+        written += write_tables(findings, Path(figures) / "tables")
+    return written
+
+
+def render_study(results: Results, findings: Sequence[Finding]) -> str:
+    """The HTML text of the report of a study."""
+    from ..html_page import render_page
+
+    charts = charts_of(findings)
+    drawn: list[Chart | Grid] = []
+    sections = []
+    for finding in findings:
+        own = charts.get(finding.name, [])
+        tables = [
+            page_table(title, _in_order(frame))
+            for title, frame in finding.tables.items()
+            if title not in _NOT_SHOWN and not frame.empty
+        ]
+        places = list(range(len(drawn), len(drawn) + len(own)))
+        sections.append(Section(finding, TITLES.get(finding.name, finding.name), places, tables))
+        drawn += own
+    rows = _similarities(results, findings)
+    payload: dict[str, Any] = {
+        "figures": [chart.payload() for chart in drawn],
+        "similarities": [row.payload() for row in rows],
+    }
+    return render_page(
+        "study.html.j2",
+        ["plots.js", "charts.js", "sorting.js", "study.js"],
+        payload,
+        words=study_words(results, findings),
+        sections=sections,
+        figures=drawn,
+        failures=failures(results.runs),
+        similarities=rows,
+        runs=run_table(results.runs),
+        settings=_settings_text(results.folder),
+        folder=str(results.folder),
+        versions=_versions(rows),
+        effect_text=effect_text,
+        interval_text=interval_text,
+        leading_effects=leading_effects,
+        verdict_word=verdict_word,
+        verdict_class=verdict_class,
+    )
+
+
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Settings in the order of the figures."""
+    if "setting" not in frame:
+        return frame
+    at = {setting: i for i, setting in enumerate(by_method_and_rank(frame["setting"].astype(str)))}
+    return frame.sort_values("setting", key=lambda names: names.astype(str).map(at), kind="stable")
+
+
+def study_drawings(results: Results, findings: Sequence[Finding]) -> list[Drawing]:
+    """Every figure of the report for papers, similarity matrices among them."""
+    from ...charts.figure import draw
+    from ..comparison_figures import draw_similarities
+
+    drawings = [draw(chart) for charts in charts_of(findings).values() for chart in charts]
+    for row in _similarities(results, findings):
+        drawing = draw_similarities(row.audits, row.labels)
+        name = f"structure-similarities{slug(row.title)}" if row.title else "structure-similarities"
+        drawings.append(replace(drawing, name=name))
+    return drawings
+
+
+def write_tables(findings: Sequence[Finding], folder: Path) -> list[Path]:
+    """Write every table of the findings that has rows to `folder` as CSV, and give the paths; makes the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for finding in findings:
+        for title, frame in finding.tables.items():
+            if frame.empty:
+                continue
+            paths.append(folder / f"{finding.name}{slug(title)}.csv")
+            write_atomically(paths[-1], frame.to_csv(index=False).encode())
+    return paths
+
+
+def _similarities(results: Results, findings: Sequence[Finding]) -> list[SimilarityRow]:
+    tables = next((finding.tables for finding in findings if finding.name == "structure"), {})
+    return similarity_rows(results, tables.get("Similarity matrices"))
+
+
+def _settings_text(folder: Path) -> str | None:
+    """The study's own file as it was given."""
+    try:
+        return (folder / "study.yaml").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _versions(rows: Sequence[SimilarityRow]) -> str:
+    """What made the audits, where one is at hand."""
+    return ", ".join(f"{key} {value}" for key, value in rows[0].audits[0].versions.items()) if rows else ""

@@ -1,0 +1,140 @@
+"""A study in two sentences, one for whoever has to decide and one for whoever wants the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ...charts.text import number, plural
+from ...studies.claims.claim import Finding
+from ...studies.tables.results import Results
+from .page_tables import effect_text, has_interval, leading_effects
+
+TITLES = {
+    "structure": "Structure",
+    "rank": "Rank",
+    "forgetting": "Forgetting",
+    "intervention": "Intervention",
+    "sequence": "Tasks in sequence",
+    "dynamics": "While training goes on",
+    "causes": "Causes",
+    "remedies": "Remedies",
+    "threshold": "Threshold",
+}
+_DEFINED = (
+    "Intruder dimensions are strong directions in a model's weights that it did not have before fine-tuning."
+)
+# What it means for a user that a claim is shown; the first ones that are make the sentence.
+_MEANS = {
+    "structure": "LoRA left more of them than full fine-tuning at the same score",
+    "forgetting": "the models with more of them forgot more of what they knew before",
+    "intervention": "scaling them down brought more of it back than the controls did, at a cost that stands beside it",
+    "sequence": "low ranks lost more of the earlier tasks when trained on several in turn",
+    "rank": "how many there are, and how much is forgotten, depends on the rank",
+    "causes": "their number follows from how it is trained, or from the size of the update alone",
+    "remedies": "some remedy forgets less, at a cost in task score that the page gives",
+    "dynamics": "they appear in the course of training and grow",
+    "threshold": "the base's spectrum foretells how far an update can be turned up before they appear",
+}
+_MOST_MEANINGS = 3
+
+
+@dataclass(frozen=True)
+class Words:
+    title: str
+    plain: str
+    precise: str
+
+
+def study_words(results: Results, findings: Sequence[Finding]) -> Words:
+    """The title, the sentence for a manager, and the one for a researcher."""
+    runs = results.runs
+    name = results.name or results.folder.name
+    done = int((runs["status"] == "finished").sum())
+    return Words(
+        title=f"Study {name}: {_runs(done, len(runs))}, {plural(len(findings), 'question')}",
+        plain=_plain(findings),
+        precise=_precise(runs, findings),
+    )
+
+
+def verdict_word(finding: Finding) -> str:
+    """shown, not shown, or cannot tell."""
+    return {True: "shown", False: "not shown", None: "cannot tell"}[finding.shown]
+
+
+def verdict_class(finding: Finding) -> str:
+    """The same as a class of the style sheet."""
+    return verdict_word(finding).replace(" ", "-")
+
+
+def _plain(findings: Sequence[Finding]) -> str:
+    shown = {finding.name for finding in findings if finding.shown}
+    meanings = [text for name, text in _MEANS.items() if name in shown][:_MOST_MEANINGS]
+    refuted = sum(finding.shown is False for finding in findings)
+    unknown = sum(finding.shown is None for finding in findings)
+    if unknown == len(findings):
+        return "These runs cannot tell yet: what each question needs stands beside it."
+    counts = f"Of {plural(len(findings), 'claim')} about them, {len(shown)} {_is(len(shown))} shown here"
+    counts += f", {refuted} {_is(refuted)} not" if refuted else ""
+    counts += f", and on {unknown} these runs cannot tell" if unknown else ""
+    if not meanings:
+        return f"{_DEFINED} None of the claims looked at is shown by these runs. {counts}."
+    return f"{_DEFINED} In these runs, {_listed(meanings)}. {counts}."
+
+
+def _precise(runs: pd.DataFrame, findings: Sequence[Finding]) -> str:
+    states = runs["status"].value_counts()
+    counts = ", ".join(
+        f"{int(states[state]):,} {state}" for state in ("finished", "failed", "pending") if state in states
+    )
+    trained = runs[runs["kind"] != "random-rank-one"]
+    parts = [
+        f"{plural(len(runs), 'run')} ({counts})",
+        _values("base", trained["base"]),
+        _values("task", trained["task"].dropna().str.split(",").explode()),
+        _values("seed", runs["seed"]),
+        _values("k", runs["k"], "k =", "k ="),
+        _values("epsilon", runs["epsilon"], "ε =", "ε ="),
+    ]
+    leading = [
+        effect
+        for finding in findings
+        for effect in leading_effects(finding)
+        if has_interval(effect) and finding.shown is not None
+    ]
+    effects = "; ".join(f"{effect.name} {effect_text(effect)}" for effect in leading[:_MOST_MEANINGS])
+    said = "; ".join(part for part in parts if part)
+    return f"{said}." + (f" Effects with 95 % intervals: {effects}." if effects else "")
+
+
+def _values(noun: str, column: pd.Series[Any], one: str = "", many: str = "", most: int = 6) -> str:
+    """The different values of a setting with its name: bases smollm2-135m and minilm-l6."""
+    found = [_text(value) for value in sorted(column.dropna().unique())]
+    if not found:
+        return ""
+    name = (one or noun) if len(found) == 1 else (many or f"{noun}s")
+    if len(found) > most:
+        return f"{len(found)} {noun}s"
+    return f"{name} {_listed(found)}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else number(float(value))
+
+
+def _listed(parts: Sequence[str]) -> str:
+    if len(parts) < 2:
+        return "".join(parts)
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _runs(done: int, planned: int) -> str:
+    return plural(done, "run") if done == planned else f"{done:,} of {plural(planned, 'run')} finished"
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"

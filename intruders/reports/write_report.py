@@ -1,0 +1,118 @@
+"""Saved results in, report out: what `intruders report` does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..audits.audit_result import Audit
+from ..audits.critical_scales_file import CriticalScalesFile, scales_beside, scales_for
+from ..errors import ResultFileError, SettingError
+from .comparison import common_matrices, labels_for
+from .study.study_page import is_study, write_study_report
+
+AUDIT_NAMES = ("audit.json", "audit.parquet")
+AnyPath = str | os.PathLike[str]
+
+
+def find_audits(paths: Sequence[AnyPath]) -> list[Audit]:
+    """The saved audits at `paths`: files, and of a folder its own audit or else those of its subfolders.
+
+    Raises ResultFileError for a path without an audit, or with a broken one.
+    """
+    return [Audit.load(file) for path in paths for file in _audit_files(Path(path))]
+
+
+def write_report(
+    paths: Sequence[AnyPath],
+    out: AnyPath | None = None,
+    figures: AnyPath | None = None,
+    compare: bool = False,
+    scale: AnyPath | None = None,
+) -> list[Path]:
+    """Write the report of what is at `paths`: HTML to `out`, figures to the folder `figures`, or both.
+
+    The folder of a study gets the report of the study (report.html in it, where neither is given); one audit one of
+    its own; several audits, or `compare`, are put side by side. `scale` is a file of critical scales to show with one
+    audit; without it, a scale.json beside the audit is shown if it is of the same update and settings. Gives the files
+    written. Raises SettingError where no output is asked for or what is given does not go together, ResultFileError
+    where a file cannot be read or written, MissingDependencyError without the packages of the extra `report`.
+    """
+    studies = [path for path in paths if is_study(path)]
+    if studies:
+        if len(paths) > 1 or compare or scale is not None:
+            raise SettingError(
+                f"'{studies[0]}' is a study and has a report of its own; give it alone, without --compare or --scale"
+            )
+        return write_study_report(studies[0], out, figures)
+    if out is None and figures is None:
+        raise SettingError(
+            "nothing to write: give --out FILE for the HTML report, --png DIR for figures, or both"
+        )
+    if out is not None:
+        from .html_page import check_can_write_html
+
+        check_can_write_html(out)
+    files = [file for path in paths for file in _audit_files(Path(path))]
+    audits = [Audit.load(file) for file in files]
+    side_by_side = compare or len(audits) > 1
+    if side_by_side and scale is not None:
+        raise SettingError(f"--scale '{scale}' is shown with one audit, and {len(audits)} were given")
+    scales = None if side_by_side else _scales(audits[0], files[0], scale)
+    written = []
+    if out is not None:
+        _write_html(audits, Path(out), side_by_side, scales)
+        written.append(Path(out))
+    if figures is not None:
+        written += _write_figures(audits, Path(figures), side_by_side, scales)
+    return written
+
+
+def _scales(audit: Audit, file: Path, given: AnyPath | None) -> CriticalScalesFile | None:
+    return scales_for(audit, given) if given is not None else scales_beside(audit, file.parent)
+
+
+def _write_html(
+    audits: list[Audit], out: Path, side_by_side: bool, scales: CriticalScalesFile | None
+) -> None:
+    from .html_page import write_comparison_html, write_html
+
+    if side_by_side:
+        write_comparison_html(audits, out)
+    else:
+        write_html(audits[0], out, scales)
+
+
+def _write_figures(
+    audits: list[Audit], folder: Path, side_by_side: bool, scales: CriticalScalesFile | None
+) -> list[Path]:
+    from ..audits.figures import audit_drawings
+    from ..charts.drawing import write_drawings
+    from ..charts.figure import draw_chart
+    from .comparison_figures import comparison_drawings
+
+    if side_by_side:
+        return write_drawings(comparison_drawings(common_matrices(audits), labels_for(audits)), folder)
+    own = [] if scales is None else [draw_chart(scales.chart())]
+    return write_drawings([*audit_drawings(audits[0]), *own], folder)
+
+
+def _audit_files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise ResultFileError(f"'{path}' is not there; give an audit that `intruders audit --json` wrote")
+    if not path.is_dir():
+        return [path]
+    for folders in ([path], sorted(inner for inner in path.iterdir() if inner.is_dir())):
+        found = [next((f / name for name in AUDIT_NAMES if (f / name).is_file()), None) for f in folders]
+        if files := [file for file in found if file is not None]:
+            return files
+    hint = f"; make one: intruders audit BASE {path} --json {path}/audit.json" if _is_run(path) else ""
+    raise ResultFileError(
+        f"the folder '{path}' holds no {' or '.join(AUDIT_NAMES)}, nor do its subfolders{hint}"
+    )
+
+
+def _is_run(path: Path) -> bool:
+    """Whether `intruders finetune` made the folder."""
+    return (path / "run.json").is_file()

@@ -1,0 +1,164 @@
+"""What to change, with the evidence beside it: for a base, an adapter, an audit, or a study."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ...audits.audit import audit as run_audit
+from ...audits.audit_result import Audit
+from ...audits.audit_settings import check_epsilon, check_k
+from ...audits.critical_scales import critical_scales
+from ...checkpoints.checkpoint import Checkpoint
+from ...checkpoints.open import open_source
+from ...errors import ResultFileError, SettingError
+from .advice import Advised
+from .on_base import advise_base
+from .on_model import ScaleMeasure, Sweep, advise_model
+
+Progress = Callable[[str, int, int], None]
+_AUDITS = ("audit.json", "audit.parquet")
+
+
+def advise(
+    source: str | os.PathLike[str], *, k: int = 10, epsilon: float = 0.5, progress: Progress | None = None
+) -> Advised:
+    """Advice on whatever ``source`` is.
+
+    - The folder of a study: from its analyses.
+    - A saved audit, or a folder with one (a study's run): from it, and from ``scale.json`` and ``intervention.json``
+      beside it.
+    - An adapter, or a run of ``intruders finetune``: it is audited with its base, and its critical scale measured.
+    - Any other model is taken for a base: how large an update may be.
+
+    Args:
+      source: a path, hub id or alias.
+      k: leading vectors examined, where an audit is made or a base is looked at.
+      epsilon: cosine below which a vector resembles no other, likewise.
+      progress: called with (what is being done, done, in all).
+
+    Raises:
+      SettingError, CheckpointError, PairingError, ResultFileError: ``source`` is none of these, or broken.
+    """
+    check_k(k)
+    check_epsilon(epsilon)
+    report = progress or (lambda stage, done, total: None)
+    text = os.fspath(source)
+    path = Path(text).expanduser()
+    if _is_there(path / "study.json"):
+        return _on_study(path)
+    if path.suffix.lower() in (".json", ".parquet") and _is_there(path):
+        return _on_audit(path, text)
+    for name in _AUDITS:
+        if _is_there(path / name):
+            return _on_audit(path / name, text)
+    base = _base_of_run(path)
+    opened = None if base is not None else open_source(text)
+    if isinstance(opened, Checkpoint):
+        advice, notes = advise_base(opened, k, epsilon, report)
+        notes.append(
+            "taken for a base, since nothing says what it was fine-tuned from; audit a tuned model first"
+        )
+        return Advised(text, "base", advice, notes)
+    return _on_model(base, text, k, epsilon, report)
+
+
+def _on_study(path: Path) -> Advised:
+    from ..tables.results import load_results
+    from .on_study import advise_study
+
+    results = load_results(path)
+    if results.runs.empty:
+        raise SettingError(f"the study in '{path}' has no runs yet; run it with intruders study")
+    return Advised(str(path), "study", *advise_study(results))
+
+
+def _on_audit(file: Path, source: str) -> Advised:
+    audit = Audit.load(file)
+    return Advised(source, "audit", *advise_model(audit, _scale_beside(file), _sweep_beside(file)))
+
+
+def _on_model(base: str | None, source: str, k: int, epsilon: float, report: Progress) -> Advised:
+    audit = run_audit(
+        base,
+        source,
+        k=k,
+        epsilon=epsilon,
+        progress=lambda done, total, intruders: report("audit", done, total),
+    )
+    scale = None
+    if audit.intruders:
+        found = critical_scales(base, source, k=k, epsilon=epsilon, progress=report)
+        predicted = min((matrix.predicted for matrix in found.matrices), default=math.inf)
+        scale = ScaleMeasure(found.largest, found.intruders_at_largest, predicted)
+    advice, notes = advise_model(audit, scale)
+    return Advised(source, "model", advice, notes)
+
+
+def _base_of_run(path: Path) -> str | None:
+    """The base that a run folder of ``intruders finetune`` names; None where ``path`` is none."""
+    if not _is_there(path / "run.json"):
+        return None
+    record = _document(path / "run.json")
+    config = record.get("config")
+    base = config.get("base") if isinstance(config, dict) else None
+    if not isinstance(base, str):
+        raise ResultFileError(
+            f"'{path / 'run.json'}' does not name a base; expected a run of intruders finetune"
+        )
+    if record.get("status") != "finished":
+        raise SettingError(
+            f"'{path}' is a run that is not finished; let intruders finetune go on with it first"
+        )
+    return base
+
+
+def _scale_beside(audit: Path) -> ScaleMeasure | None:
+    file = audit.parent / "scale.json"
+    if not _is_there(file):
+        return None
+    document = _document(file)
+    try:
+        predicted = [
+            matrix["predicted"] for matrix in document["matrices"] if matrix["predicted"] is not None
+        ]
+        largest = document["largest_scale"]
+        return ScaleMeasure(
+            math.inf if largest is None else float(largest),
+            int(document["intruders_at_largest_scale"]),
+            min((float(value) for value in predicted), default=None),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResultFileError(f"'{file}' is not what intruders scale --json writes: {error!r}") from error
+
+
+def _sweep_beside(audit: Path) -> Sweep | None:
+    """A study's run keeps the rows of its table of interventions; a run without intruders has none."""
+    file = audit.parent / "intervention.json"
+    if not _is_there(file):
+        return None
+    rows = _document(file).get("rows")
+    if not isinstance(rows, list):
+        raise ResultFileError(f"'{file}' is not the intervention.json of a study's run: it has no rows")
+    return Sweep(rows) if rows else None
+
+
+def _document(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultFileError(f"'{file}' cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ResultFileError(f"'{file}' holds no JSON object")
+    return found
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, a null byte
+        return False

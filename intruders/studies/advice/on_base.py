@@ -1,0 +1,106 @@
+"""Advice on a base before any training: how large an update may be, from the spectra of each."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from ...checkpoints.checkpoint import Checkpoint
+from ...checkpoints.matrices import matrices_of, not_a_matrix
+from ...checkpoints.names import module_paths
+from ...checkpoints.selection import Selection
+from ...errors import CheckpointError, NonFiniteError
+from ...linalg.krylov import BLOCK, KrylovSpace
+from ...linalg.operators import Dense
+from ...linalg.spiked_threshold import Spectrum, sampled_spectra, spiked_threshold
+from .advice import Advice
+
+# Up to this side all singular values are computed; above it the leading ones, and the rest is sampled.
+_DENSE_SIDE = 1024
+_KRYLOV_STEPS = 4
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Room:
+    """How large an update of one matrix may be before an intruder is expected."""
+
+    name: str
+    threshold: float  # ||D||_2
+    norm: float  # ||W0||_2
+
+
+def advise_base(
+    checkpoint: Checkpoint, k: int, epsilon: float, progress: Progress
+) -> tuple[list[Advice], list[str]]:
+    """The predicted critical spectral norm of an update, by kind of module: the least and the median of each."""
+    rooms = rooms_of(checkpoint, k, epsilon, progress)
+    if not rooms:
+        raise CheckpointError(
+            f"'{checkpoint.source}' has no weight matrices; expected a model to be fine-tuned"
+        )
+    by_kind: dict[str, list[Room]] = defaultdict(list)
+    for place, room in zip(module_paths([room.name for room in rooms]), rooms, strict=True):
+        by_kind[place.kind].append(room)
+    evidence = []
+    for kind, members in sorted(by_kind.items(), key=lambda item: min(room.threshold for room in item[1])):
+        least = min(members, key=lambda room: room.threshold)
+        if math.isfinite(least.threshold):
+            middle = median(room.threshold for room in members)
+            evidence.append(
+                f"{kind}: {least.threshold:.3g} ({least.threshold / least.norm:.2g} of the largest singular value of "
+                f"{least.name}), {middle:.3g} in the median of {len(members)}"
+            )
+    change = "keep the largest singular value of a module's update, alpha/r B A, below where an intruder is foretold"
+    advice = [Advice("size of the update", change, evidence)] if evidence else []
+    notes = [
+        (
+            "foretold for an update in directions that have nothing to do with the base (the spiked-matrix "
+            "threshold of "
+            f"its spectrum, k = {k}, epsilon = {epsilon:g}); a trained update follows the base more"
+        ),
+        (
+            "rank, alpha rule and learning rate cannot be told from a base alone: fine-tune, audit, and ask "
+            "again, or "
+            "run a study"
+        ),
+    ]
+    return advice, notes
+
+
+def rooms_of(checkpoint: Checkpoint, k: int, epsilon: float, progress: Progress) -> list[Room]:
+    """Every matrix of the base but embeddings and heads. NonFiniteError for one that holds NaN or infinity."""
+    selection = Selection()
+    names = [
+        name
+        for name in checkpoint.names()
+        if selection.reason_to_leave_out(name) is None and not_a_matrix(checkpoint.tensors[name]) is None
+    ]
+    found = []
+    for done, name in enumerate(names, start=1):
+        for matrix in matrices_of(checkpoint, name):
+            weights = matrix.read(checkpoint.tensors[name]).float()
+            if not bool(torch.isfinite(weights).all()):
+                raise NonFiniteError(f"'{matrix.name}' of '{checkpoint.source}' holds NaN or infinity")
+            spectrum = _spectrum(weights, k)
+            norm = float(spectrum.leading[0])
+            if norm > 0:
+                found.append(Room(matrix.name, spiked_threshold(spectrum, k, epsilon), norm))
+        progress("spectra of the base", done, len(names))
+    return found
+
+
+def _spectrum(weights: torch.Tensor, k: int) -> Spectrum:
+    m, n = weights.shape
+    if min(m, n) <= _DENSE_SIDE:
+        values = torch.linalg.svdvals(weights.double())
+        return Spectrum.of_values(values, (m, n), min(2 * k + 4, len(values)))
+    operator = Dense(weights.unsqueeze(0))
+    space = KrylovSpace.from_random_block(operator, 2 * k + 4 + BLOCK, _KRYLOV_STEPS)
+    return sampled_spectra(operator, space.ritz(2 * k + 4)[0])[0]

@@ -1,0 +1,222 @@
+"""Advice on one fine-tuned model, from its audit and from what else was measured of it."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from ...audits.audit_result import Audit
+from ...audits.records import AuditedMatrix
+from ...checkpoints.names import module_paths
+from ..claims.shared.statistics import auc
+from .advice import Advice
+
+# How far apart the updates of matrices with and without intruders must lie, and how many of each it takes.
+_APART, _FEWEST = 0.8, 5
+# A kind of module is worth naming when it has this share of the intruders and so many times its share of the vectors.
+_SHARE, _TIMES = 0.5, 2.0
+
+
+@dataclass(frozen=True)
+class ScaleMeasure:
+    """What ``intruders scale`` found: the largest multiple of the update without intruders."""
+
+    largest: float
+    intruders: int  # there
+    predicted: float | None = None  # the least prediction over the matrices
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What ``intruders intervene`` found: rows as in the study's table of interventions."""
+
+    rows: Sequence[dict[str, Any]]
+
+
+def advise_model(
+    audit: Audit, scale: ScaleMeasure | None = None, sweep: Sweep | None = None
+) -> tuple[list[Advice], list[str]]:
+    """Advice and notes; only from numbers that are there."""
+    where = f"{audit.vectors:,} leading vectors of {len(audit.matrices):,} matrices"
+    if audit.intruders == 0:
+        notes = [f"no intruders among the {where} (k = {audit.k}, epsilon = {audit.epsilon:g})"]
+        if scale is not None and math.isfinite(scale.largest):
+            notes.append(f"the first would appear above {scale.largest:.3g} times this update")
+        return [], notes
+    notes = [
+        (
+            f"{audit.intruders:,} intruders among the {where}, with {100 * audit.intruder_energy_share:.1f} % "
+            "of their energy"
+        )
+    ]
+    advice: list[Advice] = []
+    if sweep is not None:
+        found, more = _on_mitigation(sweep)
+        advice += found
+        notes += more
+    else:
+        notes.append(
+            "whether scaling the intruders down helps this model was not measured: intruders intervene "
+            "BASE TUNED "
+            "--loss-on TEXT --task TASK"
+        )
+    if scale is not None:
+        advice += _on_scale(audit, scale)
+    else:
+        notes.append(
+            "how far the update's scale can be turned up was not measured: intruders scale BASE TUNED"
+        )
+    advice += _on_size(audit)
+    advice += _on_modules(audit)
+    return advice, notes
+
+
+def _on_scale(audit: Audit, scale: ScaleMeasure) -> list[Advice]:
+    if not (math.isfinite(scale.largest) and 0 < scale.largest < 1):
+        return []
+    evidence = [
+        (
+            f"measured: {audit.intruders:,} intruders at the scale it has, {scale.intruders:,} at "
+            f"{scale.largest:.3g} times it"
+        )
+    ]
+    if scale.predicted is not None and math.isfinite(scale.predicted):
+        evidence.append(f"the base's spectrum alone foretells the first at {scale.predicted:.3g} times it")
+    how = (
+        "go only so far along W0 + s (W - W0)"
+        if audit.matrices[0].rank is None
+        else "scale the adapter, or its alpha, by that"
+    )
+    change = (
+        f"an update of at most {scale.largest:.3g} times this one has no intruders: {how}; what it costs "
+        "in task score is "
+        "yours to measure"
+    )
+    return [Advice("scale", change, evidence)]
+
+
+def _on_mitigation(sweep: Sweep) -> tuple[list[Advice], list[str]]:
+    """The scale of the intruders with the largest clear fall of a loss and no clear fall of an accuracy."""
+    scales: dict[float, list[dict[str, Any]]] = defaultdict(list)
+    for row in sweep.rows:
+        if row["control"] == "intruders" and float(row["scale"]) < 1:
+            scales[float(row["scale"])].append(row)
+    best: tuple[float, dict[str, Any], list[dict[str, Any]]] | None = None
+    for scale, rows in scales.items():
+        losses = [row for row in rows if row["measure"] == "loss" and _is_below(row)]
+        scores = [row for row in rows if row["measure"] == "accuracy"]
+        if any(_is_below(row) for row in scores) or not losses:
+            continue
+        loss = min(losses, key=lambda row: float(row["change"]))
+        if best is None or float(loss["change"]) < float(best[1]["change"]):
+            best = scale, loss, scores
+    if best is None:
+        tried = ", ".join(f"{scale:g}" for scale in sorted(scales))
+        return [], [
+            (
+                f"no scale of the intruders that was tried ({tried or 'none'}) clearly lowers a loss at no "
+                "clear cost"
+            )
+        ]
+    scale, loss, scores = best
+    evidence = [f"loss on {loss['on']} changes by {_said(loss, 'change')} (paired over documents)"]
+    evidence += [
+        f"accuracy on {row['on']} by {_said(row, 'change')}, which is not clearly a loss" for row in scores
+    ]
+    as_good = []
+    for row in sweep.rows:
+        if row["control"] == "intruders" or float(row["scale"]) != scale or row["measure"] != "loss":
+            continue
+        if row["on"] != loss["on"] or _number(row["against_intruders"]) is None:
+            continue
+        if (_number(row["against_intruders_low"]) or -math.inf) > 0:
+            evidence.append(
+                f"the control {row['control']} does clearly worse, by {_said(row, 'against_intruders')}"
+            )
+        else:
+            as_good.append(f"the control {row['control']} against it: {_said(row, 'against_intruders')}")
+    change = f"scale the intruders to {scale:g}: intruders mitigate BASE TUNED --scale {scale:g} --out DIR"
+    if as_good:
+        change += "; what is scaled may not matter, since a control does as well or better"
+    return [Advice("mitigation", change, evidence + as_good)], []
+
+
+def _on_size(audit: Audit) -> list[Advice]:
+    """Does the update's size tell the matrices with intruders from those without?"""
+    sizes = {True: [], False: []}  # type: dict[bool, list[float]]
+    for matrix in audit.matrices:
+        size = _relative_size(matrix)
+        if size is not None:
+            sizes[matrix.intruders > 0].append(size)
+    if min(len(sizes[True]), len(sizes[False])) < _FEWEST or auc(sizes[True], sizes[False]) < _APART:
+        return []
+    evidence = [
+        (
+            f"the update's largest singular value is {median(sizes[True]):.2f} of the base's last examined one "
+            "in the "
+            f"{len(sizes[True])} matrices with intruders (median), {median(sizes[False]):.2f} in the "
+            f"{len(sizes[False])} without"
+        ),
+        (
+            "of a matrix with and one without, the one with has the larger in "
+            f"{100 * auc(sizes[True], sizes[False]):.0f} %"
+        ),
+    ]
+    return [
+        Advice("size of the update", "train with a smaller one: a lower learning rate or alpha", evidence)
+    ]
+
+
+def _on_modules(audit: Audit) -> list[Advice]:
+    """Is there a kind of module that has most of the intruders, well beyond its share?"""
+    intruders: dict[str, int] = defaultdict(int)
+    vectors: dict[str, int] = defaultdict(int)
+    for place, matrix in zip(module_paths([m.name for m in audit.matrices]), audit.matrices, strict=True):
+        intruders[place.kind] += matrix.intruders
+        vectors[place.kind] += len(matrix.vectors)
+    kind = max(intruders, key=lambda name: intruders[name])
+    share, fair = intruders[kind] / audit.intruders, vectors[kind] / audit.vectors
+    if intruders[kind] < 2 * _FEWEST or share < _SHARE or share < _TIMES * fair:
+        return []
+    evidence = [
+        (
+            f"{intruders[kind]:,} of {audit.intruders:,} intruders ({100 * share:.0f} %) are in {kind}, "
+            "which has "
+            f"{100 * fair:.0f} % of the vectors"
+        )
+    ]
+    return [Advice("modules", f"begin with {kind}: a lower rate or alpha for it, or leave it out", evidence)]
+
+
+def _relative_size(matrix: AuditedMatrix) -> float | None:
+    """||D||_2 over the base's singular value that the last examined vector has to pass."""
+    at = min(len(matrix.vectors), len(matrix.base_singular_values)) - 1
+    value = matrix.base_singular_values[at] if at >= 0 else 0.0
+    return matrix.update.spectral / value if value > 0 else None
+
+
+def _is_below(row: dict[str, Any]) -> bool:
+    high = _number(row["change_high"])
+    return high is not None and high < 0
+
+
+def _said(row: dict[str, Any], name: str) -> str:
+    factor, unit = (100.0, " points") if row["measure"] == "accuracy" else (1.0, "")
+    digits = 1 if factor > 1 else 3
+    ends = [_number(row[f"{name}_{end}"]) for end in ("low", "high")]
+    text = f"{factor * float(row[name]):+.{digits}f}{unit}"
+    if None in ends:
+        return f"{text} (no interval)"
+    return f"{text} [{', '.join(f'{factor * end:+.{digits}f}' for end in ends if end is not None)}]"
+
+
+def _number(value: object) -> float | None:
+    """None for what is missing, in JSON or in a table."""
+    if value is None:
+        return None
+    number = float(str(value))
+    return number if math.isfinite(number) else None

@@ -1,0 +1,188 @@
+"""Advice from a study: the findings that are clear over its seeds, turned into what to change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ...evaluation.intervals import Interval
+from ..claims.claim import Finding
+from ..claims.every_claim import analyse_all
+from ..claims.remedies import AFTERWARDS, CONTROL, REFERENCE
+from ..claims.shared.comparable_runs import finished, numbers
+from ..claims.shared.words import said, seeds_said
+from ..tables.results import Results
+from .advice import Advice
+
+# The topic of each kind of remedy.
+_TOPICS = {
+    "higher rank": "rank",
+    "rank stabilization": "alpha rule",
+    "lower learning rate": "learning rate",
+    AFTERWARDS: "mitigation",
+    "B alone trained": "method",
+    "initialization": "method",
+}
+_NOT_REMEDIES = ("baseline", CONTROL, REFERENCE)
+
+
+def advise_study(results: Results) -> tuple[list[Advice], list[str]]:
+    """Advice and notes; only from effects whose interval over seeds leaves out zero."""
+    names = ["rank", "causes", "remedies"]
+    findings = {finding.name: finding for finding in analyse_all(results, names)}
+    remedies = _rows(findings["remedies"], "Remedies")
+    advice = [
+        *_on_rank(findings["rank"], remedies),
+        *_on_remedies(remedies, results.interventions),
+        *_on_causes(findings["causes"]),
+        *_on_scale(results),
+    ]
+    notes = [f"{name}: {findings[name].verdict}" for name in names if findings[name].shown is not True]
+    if int(numbers(results.runs, "seed").nunique()) == 1:
+        notes.insert(0, "one seed: no comparison of settings has an interval, so that none gives advice")
+    if results.failed:
+        notes.append(f"{len(results.failed)} runs failed and say nothing here")
+    return advice, notes
+
+
+def _on_rank(finding: Finding, remedies: Sequence[Mapping[str, Any]]) -> list[Advice]:
+    """The rank of least loss where there is one, else the direction in which the loss clearly falls."""
+    advice = []
+    trends = _rows(finding, "Trends per doubling of the rank")
+    for valley in _rows(finding, "Rank of least loss"):
+        alike = [row for row in trends if all(row[key] == valley[key] for key in ("base", "task", "rule"))]
+        by_measure = {row["measure"]: row for row in alike}
+        loss, count = by_measure.get("pre-training loss change"), by_measure.get("intruders per 100 vectors")
+        where = f"{valley['base']} on {valley['task']}, {valley['rule']}"
+        support = (
+            []
+            if count is None or not _is_clear(count)
+            else [_per_doubling("intruders per 100 vectors", count)]
+        )
+        if valley["rank"] is not None and _number(valley["low"]) > 0:
+            depth = said(_interval(valley, "depth", "low", "high"), 3)
+            evidence = [
+                f"{where}: there the loss is {depth} nats below that at either end of the ranks",
+                *support,
+            ]
+            advice.append(Advice("rank", f"rank {valley['rank']:g} forgets least", evidence))
+        elif loss is not None and _is_clear(loss):
+            direction = "higher" if loss["per_doubling"] < 0 else "lower"
+            evidence = [
+                f"{where}, ranks {loss['ranks']}: {_per_doubling('pre-training loss change', loss)}",
+                *support,
+            ]
+            advice.append(Advice("rank", f"a {direction} rank forgets less", evidence))
+    return advice
+
+
+def _on_remedies(rows: Sequence[Mapping[str, Any]], interventions: pd.DataFrame) -> list[Advice]:
+    """Of each kind of remedy and each base and task the one that saves most, where that is clear."""
+    best: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+    for row in rows:
+        key = (row["base"], row["task"], row["kind"])
+        if row["kind"] in _NOT_REMEDIES or not _number(row["saved_low"]) > 0:
+            continue
+        if key not in best or row["saved"] > best[key]["saved"]:
+            best[key] = row
+    advice = []
+    for (base, task, kind), row in best.items():
+        plain = next(
+            one["remedy"]
+            for one in rows
+            if (one["base"], one["task"], one["kind"]) == (base, task, "baseline")
+        )
+        saved = said(_interval(row, "saved", "saved_low", "saved_high"), 3)
+        cost = _interval(row, "points_lost", "lost_low", "lost_high")
+        evidence = [
+            (
+                f"{base} on {task}: it saves {saved} nats of forgetting against {plain}, for {said(cost, 1)} "
+                "points of task "
+                f"score ({seeds_said(row['seeds'])})"
+            )
+        ]
+        control = _control_beside(row, rows)
+        if control is not None:
+            evidence.append(control)
+        change = row["remedy"]
+        if cost.low > 0:
+            change += f", where {cost.estimate:.1f} points of task score are worth it"
+        advice.append(Advice(_TOPICS.get(kind, kind), change, evidence))
+    return advice
+
+
+def _control_beside(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the norm-matched shrink saves at the same scale, beside scaled intruders."""
+    if row["kind"] != AFTERWARDS:
+        return None
+    name = str(row["remedy"]).replace("intruders", "control shrink", 1)
+    for other in rows:
+        if other["remedy"] == name and (other["base"], other["task"]) == (row["base"], row["task"]):
+            saved = said(_interval(other, "saved", "saved_low", "saved_high"), 3)
+            return f"the norm-matched shrink of the whole update saves {saved}: compare before you choose"
+    return None
+
+
+def _on_causes(finding: Finding) -> list[Advice]:
+    """Learning rate, alpha, data size and weight decay where they clearly move the number of intruders."""
+    topics = {"learning rate": "learning rate", "alpha": "alpha rule", "weight decay": "weight decay"}
+    topics["training examples"] = "data"
+    advice = []
+    for row in _rows(finding, "One setting at a time"):
+        change = _interval(row, "change_per_100_vectors", "low", "high")
+        if row["cause"] not in topics or not (change.low > 0 or change.high < 0):
+            continue
+        direction = "lower" if change.estimate > 0 else "higher"
+        what = "fewer" if direction == "lower" and row["cause"] == "training examples" else direction
+        evidence = [
+            (
+                f"{row['base']} on {row['task']}: from {row['from']} to {row['to']}, all else equal, intruders "
+                "per 100 vectors "
+                f"change by {said(change)} ({seeds_said(row['seeds'])})"
+            )
+        ]
+        advice.append(Advice(topics[row["cause"]], f"{what} {row['cause']} for fewer intruders", evidence))
+    return advice
+
+
+def _on_scale(results: Results) -> list[Advice]:
+    """The largest scale without intruders of every setting that has more than it."""
+    runs = finished(results.runs)
+    runs = runs[runs["method"] != "full"]
+    advice = []
+    for (base, task, setting), group in runs.groupby(["base", "task", "described"]):
+        scales = numbers(group, "critical_scale").dropna()
+        if len(scales) < 2 or float(scales.max()) >= 1:
+            continue
+        measured = ", ".join(f"{scale:.3g}" for scale in sorted(scales))
+        evidence = [
+            f"{base} on {task}: the largest scale without intruders was {measured} in {len(scales)} runs"
+        ]
+        change = f"{setting}: an adapter at {float(scales.min()):.2g} of its scale or below has no intruders"
+        advice.append(Advice("scale", change, evidence))
+    return advice
+
+
+def _rows(finding: Finding, table: str) -> list[dict[str, Any]]:
+    frame = finding.tables.get(table)
+    return [] if frame is None else [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def _interval(row: Mapping[str, Any], estimate: str, low: str, high: str) -> Interval:
+    return Interval(_number(row[estimate]), _number(row[low]), _number(row[high]))
+
+
+def _is_clear(row: Mapping[str, Any]) -> bool:
+    return bool(row["low"] > 0 or row["high"] < 0)
+
+
+def _per_doubling(name: str, row: Mapping[str, Any]) -> str:
+    change = said(_interval(row, "per_doubling", "low", "high"), 3)
+    return f"{name} changes by {change} a doubling of the rank ({seeds_said(row['seeds'])})"
+
+
+def _number(value: object) -> float:
+    return math.nan if value is None else float(str(value))

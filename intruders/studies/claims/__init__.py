@@ -1,0 +1,1 @@
+"""The paper's claims, a file each: the question, the analysis and the charts."""

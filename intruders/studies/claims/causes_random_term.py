@@ -1,0 +1,67 @@
+"""The simplest mechanism: a random rank-one term of growing size added to real base matrices, without any training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ...evaluation.intervals import Interval
+from .shared.comparable_runs import MEASURED_ALIKE, finished, largest_alike, numbers
+from .shared.statistics import clipped, mean_interval
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """Of one base: share of its matrices with an intruder at the largest multiple minus that at the smallest."""
+
+    base: str
+    rise: Interval
+    seeds: int
+    from_multiple: float
+    to_multiple: float
+    agreement: float  # share of matrices and multiples where the spiked threshold says the same
+
+
+def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechanism], pd.DataFrame]:
+    """One record a base, and the share of matrices with intruders by multiple of ||W0||_2, found and predicted."""
+    columns = [
+        "base",
+        "multiple",
+        "share_with_intruders",
+        "low",
+        "high",
+        "predicted_share",
+        "matrices",
+        "seeds",
+    ]
+    drawn = finished(runs, "random-rank-one")
+    if mechanism.empty or drawn.empty:
+        return [], pd.DataFrame(columns=columns)
+    known = mechanism.merge(drawn[["run_id", "base", "seed", *MEASURED_ALIKE]], on="run_id")
+    known["multiple"] = numbers(known, "multiple")
+    known["has"] = numbers(known, "intruders") > 0
+    known["predicted"] = numbers(known, "predicted_multiple") <= known["multiple"]
+    found, rows = [], []
+    for base, of_base in known.groupby("base"):
+        group = largest_alike(of_base, MEASURED_ALIKE)
+        shares = group.pivot_table(index="seed", columns="multiple", values="has", aggfunc="mean").dropna()
+        grain = 1 / group["name"].nunique()  # one matrix
+        for multiple in shares.columns:
+            share, at = (
+                clipped(mean_interval(shares[multiple], grain=grain), 0, 1),
+                group[group["multiple"] == multiple],
+            )
+            rows.append(
+                [
+                    base, multiple, share.estimate, share.low, share.high, float(at["predicted"].mean()),
+                    at["name"].nunique(), len(shares),
+                ]
+            )  # fmt: skip
+        smallest, largest = (float(shares.columns[i]) if len(shares.columns) else math.nan for i in (0, -1))
+        if len(shares.columns) > 1:
+            rise = clipped(mean_interval(shares[largest] - shares[smallest], grain=grain), -1, 1)
+            agreement = float((group["has"] == group["predicted"]).mean())
+            found.append(Mechanism(str(base), rise, len(shares), smallest, largest, agreement))
+    return found, pd.DataFrame(rows, columns=columns)

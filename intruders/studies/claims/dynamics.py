@@ -1,0 +1,231 @@
+"""When in training do intruders appear, and how do their singular values grow?"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from ...charts.chart import Axis, Chart, Rule
+from ...evaluation.intervals import Interval
+from ..tables.results import Results
+from .claim import Effect, Finding
+from .shared.comparable_runs import complete, finished, numbers, one_in_100, seed_table, strata
+from .shared.pictures import Palette, in_order, lines, parts
+from .shared.statistics import clipped, mean_interval
+from .shared.words import decide, effect, missing, said, seeds_said
+
+QUESTION = "When in training do intruders appear, and how do their singular values grow?"
+
+CLAIM = (
+    "Intruder dimensions appear in the course of fine-tuning, become more, and their singular values grow."
+)
+
+NEEDED = "this needs finished runs with `audit_steps`, at least two audits of each, and intruders in some"
+
+LIMITS = (
+    (
+        "The singular value is that of a matrix's leading intruder; which vector that is can change between "
+        "audits."
+    ),
+    "Times are as fine as the audits are close; where all seeds fall on one audit there is no interval.",
+    "Intruders that came and went between two audits are not seen.",
+)
+
+
+def analyse(results: Results) -> Finding:
+    """Of adapters: share of the training before the first intruder, its growth, how many come in the second half."""
+    runs, steps = _traced(finished(results.runs), results.traces)
+    verdicts: list[str] = []
+    claims: list[Interval] = []
+    leading: list[Effect] = []
+    others: list[Effect] = []
+    seeds = 0
+    adapters = runs[runs["method"] != "full"]
+    for stratum in strata(adapters[adapters["first_share"].notna()]):
+        parts = []
+        growth = mean_interval(complete(seed_table(stratum.runs, "growth")).mean(axis=1))
+        more = complete(seed_table(stratum.runs, "gained_per_100"))
+        gained = mean_interval(more.mean(axis=1), grain=one_in_100(stratum.runs, more.shape[1]))
+        first_table = complete(seed_table(stratum.runs, "first_share"))
+        first = clipped(mean_interval(first_table.mean(axis=1)), 0, 1)
+        seeds = max(seeds, len(first_table))
+        leading.append(
+            effect(f"{stratum.label}: intruders per 100 vectors, end of training minus its middle", gained)
+        )
+        others.append(effect(f"{stratum.label}: share of the training before the first intruder", first))
+        parts.append(f"first intruder after {said(first, 2, signed=False)} of the training")
+        parts.append(f"intruders per 100 vectors, end minus middle of the training, {said(gained)}")
+        claims.append(gained)
+        if not math.isnan(growth.estimate):
+            others.append(
+                effect(
+                    f"{stratum.label}: doublings of an intruder's singular value since it appeared", growth
+                )
+            )
+            parts.append(f"doublings of an intruder's singular value since it appeared {said(growth)}")
+            claims.append(growth)
+        verdicts.append(f"{stratum.label}: {', '.join(parts)} ({seeds_said(len(first_table))})")
+    notes = []
+    none = int(adapters["first_share"].isna().sum())
+    if none:
+        notes.append(
+            f"{none} of {len(adapters)} traced runs never had an intruder and are not in these means"
+        )
+    if not leading:
+        return missing("dynamics", QUESTION, CLAIM, NEEDED, notes)
+    shown, opening = decide(claims, seeds)
+    return Finding(
+        name="dynamics",
+        question=QUESTION,
+        claim=CLAIM,
+        verdict=opening + "; ".join(verdicts),
+        shown=shown,
+        effects=leading + others,
+        seeds=seeds,
+        runs=len(adapters),
+        tables={"By step": _by_step(steps), "By run": _by_run(runs)},
+        notes=[*notes, *LIMITS],
+    )
+
+
+def _traced(runs: pd.DataFrame, traces: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs with what their traces come to, and the traces summed over matrices: one row a run and step."""
+    known = traces.assign(
+        step=numbers(traces, "step"),
+        intruders=numbers(traces, "intruders"),
+        vectors=numbers(traces, "vectors"),
+        squares=numbers(traces, "frobenius") ** 2,
+        relative=numbers(traces, "largest_intruder_value") / numbers(traces, "base_largest_value"),
+    )
+    steps = known.groupby(["run_id", "step"], as_index=False).agg(
+        intruders=("intruders", "sum"),
+        vectors=("vectors", "sum"),
+        squares=("squares", "sum"),
+        relative=("relative", "median"),
+    )
+    steps["per_100"] = 100 * steps["intruders"] / steps["vectors"]
+    steps["update_frobenius"] = np.sqrt(steps["squares"])
+    grown: dict[str, list[float]] = {}
+    for (run_id, _), trace in known.dropna(subset=["relative"]).groupby(["run_id", "name"]):
+        grown.setdefault(str(run_id), []).append(_doublings(trace))
+    rows = []
+    for run_id, trace in steps.groupby("run_id"):
+        if len(trace) < 2:
+            continue
+        end = float(trace["step"].max())
+        present = trace.loc[trace["intruders"] > 0, "step"]
+        # Before the first step there is no update, and so no intruder.
+        middle = float(np.interp(end / 2, [0.0, *trace["step"]], [0.0, *trace["per_100"]]))
+        rows.append(
+            {
+                "run_id": run_id,
+                "first_share": float(present.min()) / end if len(present) else math.nan,
+                "gained_per_100": float(trace["per_100"].iloc[-1]) - middle,
+                "growth": mean_interval(grown.get(str(run_id), [])).estimate,
+                "audits": len(trace),
+            }
+        )
+    summary = pd.DataFrame(rows, columns=["run_id", "first_share", "gained_per_100", "growth", "audits"])
+    known_runs = runs.merge(summary, on="run_id")
+    columns = ["run_id", "base", "task", "described", "method", "seed"]
+    steps = steps.merge(known_runs[columns], on="run_id")
+    steps["share_of_training"] = steps["step"] / steps.groupby("run_id")["step"].transform("max")
+    return known_runs, steps
+
+
+def _doublings(trace: pd.DataFrame) -> float:
+    """log2 of the last over the first value of a matrix's leading intruder; NaN with one audit of it."""
+    values = trace.sort_values("step")["relative"].to_numpy()
+    return (
+        float(np.log2(values[-1] / values[0]))
+        if len(values) > 1 and min(values[0], values[-1]) > 0
+        else math.nan
+    )
+
+
+def _by_step(steps: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for (base, task, described, step), group in steps.groupby(["base", "task", "described", "step"]):
+        count = mean_interval(group.groupby("seed")["per_100"].mean())
+        rows.append(
+            {
+                "base": base,
+                "task": task,
+                "setting": described,
+                "method": group["method"].iloc[0],
+                "step": step,
+                "share_of_training": group["share_of_training"].mean(),
+                "intruders_per_100_vectors": count.estimate,
+                "low": count.low,
+                "high": count.high,
+                "update_frobenius": group["update_frobenius"].mean(),
+                "intruder_over_base_value": group["relative"].mean(),
+                "seeds": group["seed"].nunique(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _by_run(runs: pd.DataFrame) -> pd.DataFrame:
+    columns = [
+        "base",
+        "task",
+        "described",
+        "seed",
+        "run_id",
+        "audits",
+        "first_share",
+        "gained_per_100",
+        "growth",
+    ]
+    return runs[columns].rename(columns={"described": "setting", "growth": "doublings"})
+
+
+_STEPS = Axis("step", "training step")
+
+_MEAN = "Mean over seeds"
+
+
+def charts(finding: Finding, palette: Palette) -> list[Chart]:
+    """Over training steps, a line for each setting."""
+    made = []
+    for part in parts(finding.tables.get("By step")):
+        counts = lines(
+            part.rows, palette, "step", "intruders_per_100_vectors", low="low", high="high", band=True
+        )
+        values = part.rows.dropna(subset=["intruder_over_base_value"])
+        made.append(
+            Chart(
+                f"dynamics-intruders{part.slug}",
+                part.titled("Intruders in the course of training"),
+                _STEPS,
+                Axis("intruders_per_100_vectors", "intruders per 100 vectors", from_zero=True),
+                in_order(counts),
+                caption=f"{_MEAN}; the band is the 95 % interval over them, where there are several.",
+            )
+        )
+        if len(values):
+            made.append(
+                Chart(
+                    f"dynamics-values{part.slug}",
+                    part.titled("Singular value of the leading intruder"),
+                    _STEPS,
+                    Axis("intruder_over_base_value", "as a part of the base's largest", from_zero=True),
+                    in_order(lines(values, palette, "step", "intruder_over_base_value")),
+                    [Rule("y", 1.0, "the base's largest")],
+                    caption=f"{_MEAN} of the median over the matrices that have one.",
+                )
+            )
+        made.append(
+            Chart(
+                f"dynamics-norm{part.slug}",
+                part.titled("Size of the update"),
+                _STEPS,
+                Axis("update_frobenius", "Frobenius norm of all updates", from_zero=True),
+                in_order(lines(part.rows, palette, "step", "update_frobenius")),
+                caption=f"{_MEAN}.",
+            )
+        )
+    return made

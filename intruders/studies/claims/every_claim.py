@@ -1,0 +1,78 @@
+"""All claims: analysed on a study's tables, written down, and drawn."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ...charts.chart import Chart, Grid
+from ...system.files import write_atomically
+from ..claim_names import CLAIMS, check_analyses
+from ..tables.results import Results, load_results
+from ..tables.table_columns import SCHEMA
+from .claim import Effect, Finding
+from .shared.pictures import Palette, by_method_and_rank
+
+
+def analyse_all(results: Results, names: Sequence[str] | None = None) -> list[Finding]:
+    """The findings of the analyses ``names``, in the order of ``ANALYSES``; all when None.
+
+    Raises SettingError for a name that is none.
+    """
+    chosen = CLAIMS if names is None else check_analyses(names)
+    return [import_module(f".{name}", __package__).analyse(results) for name in CLAIMS if name in chosen]
+
+
+def conclude(folder: Path, names: Sequence[str]) -> list[Finding]:
+    """The findings of the analyses ``names``, also written to ``findings.json`` in the study's folder."""
+    findings = analyse_all(load_results(folder), names)
+    document = {"schema": SCHEMA, "findings": [_plain(finding) for finding in findings]}
+    content = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(folder / "findings.json", content.encode())
+    return findings
+
+
+def _plain(finding: Finding) -> dict[str, Any]:
+    """A finding without its tables, which follow from the study's."""
+    return {
+        "name": finding.name,
+        "question": finding.question,
+        "claim": finding.claim,
+        "verdict": finding.verdict,
+        "shown": finding.shown,
+        "effects": [_effect(effect) for effect in finding.effects],
+        "seeds": int(finding.seeds),
+        "runs": int(finding.runs),
+        "notes": list(finding.notes),
+    }
+
+
+def _effect(effect: Effect) -> dict[str, Any]:
+    """JSON has no infinity, which an end has where one seed gives no interval."""
+    values = {"estimate": effect.estimate, "low": effect.low, "high": effect.high}
+    return {"name": effect.name} | {
+        key: float(value) if math.isfinite(value) else None for key, value in values.items()
+    }
+
+
+def charts_of(findings: Sequence[Finding]) -> dict[str, list[Chart | Grid]]:
+    """Charts by name of the analysis; every setting has one colour in all of them."""
+    palette = Palette()
+    settings = {
+        str(setting)
+        for finding in findings
+        for table in finding.tables.values()
+        if "setting" in table
+        for setting in table["setting"].unique()
+    }
+    for setting in by_method_and_rank(settings):
+        palette.tone(setting)
+    return {
+        finding.name: import_module(f".{finding.name}", __package__).charts(finding, palette)
+        for finding in findings
+        if finding.name in CLAIMS
+    }

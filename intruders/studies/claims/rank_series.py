@@ -1,0 +1,116 @@
+"""Runs that differ in the rank alone, by the rule that sets alpha; and the rank of the least loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ...evaluation.intervals import Interval
+from .shared.comparable_runs import complete, numbers, one_in_100, setting_of
+from .shared.statistics import LEVEL, mean_interval, slope
+
+ADAPTERS = {"lora": "", "rslora": "rank-stabilized, "}
+
+
+@dataclass(frozen=True)
+class RankSeries:
+    """Runs of at least two ranks and one rule for alpha, all else equal."""
+
+    rule: str  # such as "alpha = 2r" or "rank-stabilized, alpha = 16"
+    runs: pd.DataFrame
+    rates_differ: bool  # each rank has a learning rate of its own
+
+    @property
+    def ranks(self) -> list[float]:
+        return sorted(numbers(self.runs, "rank").unique())
+
+    def table(self, column: str) -> pd.DataFrame:
+        """Seeds by ranks, without gaps."""
+        values = pd.DataFrame(
+            {
+                name: numbers(self.runs, of)
+                for name, of in (("seed", "seed"), ("rank", "rank"), ("value", column))
+            }
+        ).dropna()
+        return complete(values.pivot_table(index="seed", columns="rank", values="value", aggfunc="mean"))
+
+    def trend(self, column: str) -> Interval:
+        """Change per doubling of the rank: the least-squares slope on log2 r of each seed, averaged over seeds."""
+        grain = one_in_100(self.runs) if column in ("per_100", "gained_per_100") else 0.0
+        table = self.table(column)
+        doublings = np.log2(table.columns.to_numpy(dtype=float))
+        spread = float(np.sqrt(((doublings - doublings.mean()) ** 2).sum())) if len(doublings) else 0.0
+        # The slope's own spread when every count has that of its grain.
+        return mean_interval(
+            [slope(doublings, row) for row in table.to_numpy()], grain=grain / spread if spread > 0 else 0.0
+        )
+
+
+def series(runs: pd.DataFrame) -> Iterator[RankSeries]:
+    """All series of a stratum's runs. A run with alpha 2 at rank 1 belongs to "alpha = 2r" and to "alpha = 2"."""
+    for method, prefix in ADAPTERS.items():
+        of_method = runs[runs["method"] == method]
+        alpha, rank = numbers(of_method, "alpha_value"), numbers(of_method, "rank")
+        for values, unit in ((alpha / rank, "r"), (alpha, "")):
+            for value in sorted(values.dropna().unique()):
+                rule = f"{prefix}alpha = {'' if unit and value == 1 else f'{value:g}'}{unit}"
+                yield from _all_else_equal(rule, of_method[np.isclose(values, value)])
+
+
+def _all_else_equal(rule: str, runs: pd.DataFrame) -> Iterator[RankSeries]:
+    """By all settings but rank and alpha; and with a learning rate for each rank, where that gives more ranks."""
+    found: list[RankSeries] = []
+    for rates_differ, without in ((False, ["rank", "alpha"]), (True, ["rank", "alpha", "lr"])):
+        keys = [setting_of({str(k): v for k, v in row.items()}, without) for row in runs.to_dict("records")]
+        most = max((len(one.ranks) for one in found), default=1)
+        for _, group in runs.groupby(pd.Series(keys, index=runs.index, dtype=object)):
+            ranks = numbers(group, "rank")
+            if ranks.nunique() < 2:
+                continue
+            if rates_differ and (ranks.nunique() <= most or group.groupby(ranks)["lr"].nunique().max() > 1):
+                continue
+            found.append(
+                RankSeries(rule + (", a rate for each rank" if rates_differ else ""), group, rates_differ)
+            )
+    yield from found
+
+
+def main_series(found: Sequence[RankSeries], column: str) -> RankSeries:
+    """The series that a verdict rests on: equal rates first, then more ranks, then more values, then alpha = 2r."""
+    return max(
+        found,
+        key=lambda one: (not one.rates_differ, len(one.ranks), one.table(column).size, "2r" in one.rule),
+    )
+
+
+@dataclass(frozen=True)
+class Valley:
+    """The inner rank at which the loss lies deepest below both ends, and by how much below the lower one."""
+
+    rank: float
+    depth: Interval
+
+
+def valley(table: pd.DataFrame) -> Valley | None:
+    """Is the loss least at an inner rank? None with fewer than three ranks.
+
+    For an inner rank r the losses at the least and at the greatest rank minus that at r, paired by seed, each with
+    Student's interval at level 1 - 0.05 / (number of inner ranks), since the deepest of them is chosen after looking
+    (Bonferroni). The depth is the smaller difference, and its ends the smaller ones of both intervals: above zero only
+    where both are.
+    """
+    ranks = sorted(table.columns)
+    if len(ranks) < 3 or table.empty:
+        return None
+    level = 1 - (1 - LEVEL) / (len(ranks) - 2)
+    found = []
+    for rank in ranks[1:-1]:
+        rises = [
+            mean_interval((table[end] - table[rank]).to_numpy(), level=level) for end in (ranks[0], ranks[-1])
+        ]
+        depth = Interval(*(min(getattr(rise, end) for rise in rises) for end in ("estimate", "low", "high")))
+        found.append(Valley(float(rank), depth))
+    return max(found, key=lambda one: one.depth.estimate)

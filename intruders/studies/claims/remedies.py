@@ -1,0 +1,318 @@
+"""What saves forgetting, and what does it cost in task score?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ...charts.chart import Axis, Chart, Rule, Series
+from ...evaluation.intervals import Interval
+from ..tables.results import Results
+from .claim import Effect, Finding
+from .shared.comparable_runs import LOSS_ALIKE, Stratum, finished, numbers, strata
+from .shared.pictures import Palette, Part, parts, values
+from .shared.statistics import LEVEL, mean_interval
+from .shared.words import decide, effect, missing, said, seeds_said
+
+QUESTION = "How much forgetting does each remedy save per point of task score lost?"
+
+CLAIM = (
+    "Scaling intruders down after training, rank stabilization, a higher rank, training B alone or a lower "
+    "learning "
+    "rate saves forgetting; what it costs in task score stands beside it."
+)
+
+NEEDED = (
+    "this needs finished runs of plain `lora`, with intruders and a loss on pre-training text, and beside "
+    "them a "
+    "remedy on the same base and task: `measure: intervene`, or another method, rank or learning rate"
+)
+
+LIMITS = (
+    (
+        "The baseline is the plain LoRA setting with intruders that forgets most, chosen after looking: "
+        "this flatters "
+        "every remedy a little."
+    ),
+    "Intervals of the forgetting saved hold for all remedies together (Bonferroni), since the best is picked.",
+    (
+        "Forgetting saved per point is given where the remedy clearly costs task score; elsewhere it has no "
+        "meaning."
+    ),
+    "Task score is accuracy on the test split. With a match criterion it is equal by design.",
+)
+
+AFTERWARDS = "scaled after training"
+
+CONTROL = "control after training"
+
+REFERENCE = "full fine-tuning"
+
+METHODS = {
+    "rslora": "rank stabilization",
+    "b-only": "B alone trained",
+    "lora-fa": "B alone trained",
+    "pissa": "initialization",
+    "olora": "initialization",
+}
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One way of having less forgetting than the baseline, by seed: loss change and accuracy."""
+
+    kind: str
+    name: str
+    table: pd.DataFrame  # seed: loss_change, accuracy
+    saved: Interval  # nats a token less than the baseline, paired by seed
+    cost: Interval  # points of accuracy less than the baseline
+
+
+def analyse(results: Results) -> Finding:
+    """Forgetting saved and task score lost of every remedy against plain LoRA, paired by seed; the Pareto frontier."""
+    verdicts: list[str] = []
+    notes: list[str] = []
+    claims: list[Interval] = []
+    rows = []
+    effects: list[tuple[float, Effect]] = []
+    seeds = 0
+    used: set[str] = set()
+    for stratum in strata(finished(results.runs), LOSS_ALIKE, notes):
+        runs = stratum.runs[numbers(stratum.runs, "loss_change").notna()]
+        baseline = _baseline(runs)
+        if baseline is None:
+            continue
+        candidates = list(_candidates(runs, baseline[0], results))
+        level = 1 - (1 - LEVEL) / max(1, sum(kind not in (CONTROL, REFERENCE) for kind, _, _ in candidates))
+        compared = [_compared(kind, name, table, baseline[1], level) for kind, name, table in candidates]
+        known = [one for one in compared if not math.isnan(one.saved.estimate)]
+        remedies = [one for one in known if one.kind not in (CONTROL, REFERENCE)]
+        if not remedies:
+            continue
+        plain = str(baseline[0]["described"].iloc[0])
+        used |= set(runs["run_id"])
+        rows += _rows(stratum, [_compared("baseline", plain, baseline[1], baseline[1], level), *known])
+        seeds = max(seeds, *(len(one.table) for one in remedies))
+        for one in remedies:
+            name = f"{stratum.label}: nats of forgetting saved by {one.name}"
+            effects.append((one.saved.estimate, effect(name, one.saved)))
+        # Of those that clearly save, where there are such: an estimate of one seed may be larger, and shows nothing.
+        best = max(remedies, key=lambda one: (one.saved.low > 0, one.saved.estimate))
+        claims.append(best.saved)
+        clear = sum(one.saved.low > 0 for one in remedies)
+        verdicts.append(
+            f"{stratum.label}: {clear} of {len(remedies)} remedies clearly save forgetting against "
+            f"{plain}; most saves "
+            f"{best.name}, {said(best.saved, 3)} nats for {said(best.cost, 1)} points of task score"
+            f"{_ratio_said(best)} ({seeds_said(len(best.table))})"
+        )
+    if not verdicts:
+        return missing("remedies", QUESTION, CLAIM, NEEDED, notes)
+    effects.sort(key=lambda pair: -pair[0])
+    leading = [one for _, one in effects]
+    shown, opening = decide(claims, seeds)
+    return Finding(
+        name="remedies",
+        question=QUESTION,
+        claim=CLAIM,
+        verdict=opening + "; ".join(verdicts),
+        shown=shown,
+        effects=leading,
+        seeds=seeds,
+        runs=len(used),
+        tables={"Remedies": pd.DataFrame(rows)},
+        notes=[*notes, *LIMITS],
+    )
+
+
+def _baseline(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """The plain LoRA setting with the most seeds, and among those the most forgetting, that left intruders."""
+    candidates = []
+    for _, group in runs[runs["method"] == "lora"].groupby("setting"):
+        if numbers(group, "intruders").max() > 0:
+            candidates.append((group["seed"].nunique(), float(numbers(group, "loss_change").mean()), group))
+    if not candidates:
+        return None
+    chosen = max(candidates, key=lambda one: one[:2])[2]
+    return chosen, _by_seed(chosen)
+
+
+def _kind(row: pd.Series[Any], baseline: pd.Series[Any]) -> str | None:
+    """What sort of remedy a setting is against the baseline; None for one that is none, such as a higher rate."""
+    method = str(row["method"])
+    if method == "full":
+        return REFERENCE
+    if method != "lora":
+        return METHODS.get(method)
+    # Missing values are no number, and compare as neither more nor less.
+    rank, rate, plain_rank, plain_rate = (
+        float(pd.to_numeric(one[name], errors="coerce")) if one[name] is not None else math.nan
+        for one in (row, baseline)
+        for name in ("rank", "lr")
+    )
+    if rank > plain_rank:
+        return "higher rank"
+    return "lower learning rate" if rate < plain_rate and rank == plain_rank else None
+
+
+def _by_seed(runs: pd.DataFrame) -> pd.DataFrame:
+    """Seed: loss change and accuracy."""
+    known = pd.DataFrame({name: numbers(runs, name) for name in ("seed", "loss_change", "accuracy")})
+    return known.groupby("seed")[["loss_change", "accuracy"]].mean()
+
+
+def _candidates(
+    runs: pd.DataFrame, baseline: pd.DataFrame, results: Results
+) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    start = baseline.iloc[0]
+    for _, group in runs.groupby("setting"):
+        kind = _kind(group.iloc[0], start)
+        if kind is not None:
+            yield kind, str(group["described"].iloc[0]), _by_seed(group)
+    points = results.interventions
+    if points.empty:
+        return
+    corpus, task = baseline["corpus"].iloc[0], baseline["task"].iloc[0]
+    known = points.merge(baseline[["run_id", "seed", "loss_change", "accuracy"]], on="run_id")
+    known["scale"] = numbers(known, "scale")
+    for (control, scale), group in known[known["scale"] < 1].groupby(["control", "scale"]):
+        losses = group[(group["measure"] == "loss") & (group["on"] == corpus)]
+        scores = group[(group["measure"] == "accuracy") & (group["on"] == task)].set_index("seed")
+        table = pd.DataFrame(
+            {
+                "loss_change": (numbers(losses, "loss_change") + numbers(losses, "change")).to_numpy(),
+            },
+            index=losses["seed"],
+        )
+        table["accuracy"] = (numbers(scores, "accuracy") + numbers(scores, "change")).groupby(level=0).mean()
+        what = "intruders" if control == "intruders" else f"control {control}"
+        yield (
+            (AFTERWARDS if control == "intruders" else CONTROL),
+            f"{what} scaled to {scale:g} after training",
+            table.groupby(level=0).mean(),
+        )
+
+
+def _compared(kind: str, name: str, table: pd.DataFrame, baseline: pd.DataFrame, level: float) -> Remedy:
+    difference = (baseline - table).dropna(subset=["loss_change"])
+    return Remedy(
+        kind,
+        name,
+        table.loc[table.index.isin(difference.index)],
+        mean_interval(difference["loss_change"], level=level),
+        mean_interval(100 * difference["accuracy"]),
+    )
+
+
+def _ratio(one: Remedy) -> float:
+    """Nats saved per point lost; NaN unless points are clearly lost."""
+    return one.saved.estimate / one.cost.estimate if one.cost.low > 0 else math.nan
+
+
+def _ratio_said(one: Remedy) -> str:
+    return "" if math.isnan(_ratio(one)) else f", {_ratio(one):.3f} nats a point"
+
+
+def _rows(stratum: Stratum, remedies: list[Remedy]) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for one in remedies:
+        loss, score = mean_interval(one.table["loss_change"]), mean_interval(100 * one.table["accuracy"])
+        rows.append(
+            {
+                "base": stratum.base,
+                "task": stratum.task,
+                "kind": one.kind,
+                "remedy": one.name,
+                "accuracy_points": score.estimate,
+                "accuracy_low": score.low,
+                "accuracy_high": score.high,
+                "loss_change": loss.estimate,
+                "loss_low": loss.low,
+                "loss_high": loss.high,
+                "saved": one.saved.estimate,
+                "saved_low": one.saved.low,
+                "saved_high": one.saved.high,
+                "points_lost": one.cost.estimate,
+                "lost_low": one.cost.low,
+                "lost_high": one.cost.high,
+                "saved_per_point": _ratio(one),
+                "on_frontier": False,
+                "seeds": len(one.table),
+            }
+        )
+    for row in rows:
+        row["on_frontier"] = _is_on_frontier(row, rows)
+    return rows
+
+
+def _is_on_frontier(row: dict[str, object], rows: list[dict[str, object]]) -> bool:
+    """Whether none is at least as good in both means and better in one; never without a task score."""
+    loss, score = float(str(row["loss_change"])), float(str(row["accuracy_points"]))
+    if math.isnan(score):
+        return False
+    for other in rows:
+        other_loss, other_score = float(str(other["loss_change"])), float(str(other["accuracy_points"]))
+        if other_loss <= loss and other_score >= score and (other_loss < loss or other_score > score):
+            return False
+    return True
+
+
+_FRONTIER = "no other is better in both"
+
+
+def charts(finding: Finding, palette: Palette) -> list[Chart]:
+    """A chart for each base and task; the baseline stands where both lines cross."""
+    own = Palette()  # kinds of remedy are no settings
+    return [_pareto(part, own) for part in parts(finding.tables.get("Remedies"))]
+
+
+def _pareto(part: Part, palette: Palette) -> Chart:
+    rows = part.rows.dropna(subset=["points_lost", "saved"])
+    series = [
+        Series(
+            str(kind),
+            values(group["points_lost"]),
+            values(group["saved"]),
+            values(group["saved_low"]),
+            values(group["saved_high"]),
+            values(group["lost_low"]),
+            values(group["lost_high"]),
+            notes=[str(name) for name in group["remedy"]],
+            tone=palette.tone(str(kind)),
+        )
+        for kind, group in rows.groupby("kind", sort=False)
+    ]
+    return Chart(
+        f"remedies-pareto{part.slug}",
+        part.titled("Forgetting saved, task score lost"),
+        Axis("points_lost", "task score lost against the baseline, points of accuracy"),
+        Axis("saved", "forgetting saved, nats/token"),
+        [*_frontier(rows), *series],
+        [Rule("x", 0.0), Rule("y", 0.0)],
+        caption="Up and to the left is better; the baseline, plain LoRA, stands where the dashed lines cross. "
+        "95 % intervals over seeds, where there are several.",
+        wide=True,
+    )
+
+
+def _frontier(rows: pd.DataFrame) -> list[Series]:
+    """A faint line through the remedies of which no other is better in both, from the cheapest on."""
+    best = rows[rows["on_frontier"].astype(bool)].sort_values("points_lost")
+    if len(best) < 2:
+        return []
+    names = [str(name) for name in best["remedy"]]
+    return [
+        Series(
+            _FRONTIER,
+            values(best["points_lost"]),
+            values(best["saved"]),
+            notes=names,
+            look="line",
+            tone=5,
+            faint=True,
+        )
+    ]

@@ -1,0 +1,1 @@
+"""What several claims need: comparable runs, statistics, words and pictures."""

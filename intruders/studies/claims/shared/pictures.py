@@ -1,0 +1,153 @@
+"""What the charts of several analyses share: one colour for a setting, and a chart for each base and task."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from ....charts.chart import TONES, Axis, Chart, Rule, Series
+
+LOSS_CHANGE = Axis("loss_change", "pre-training loss change, nats/token")
+
+
+_FULL = 5  # the palette's darkest
+
+
+@dataclass
+class Palette:
+    """Which tone each setting has: the next free one when it is first asked for, the darkest for full fine-tuning."""
+
+    names: list[str] = field(default_factory=list)
+    full: list[str] = field(default_factory=list)
+
+    def tone(self, name: str) -> int:
+        if name.split(" ")[0] == "full":
+            return _FULL + TONES * _position(name, self.full)
+        at = _position(name, self.names)
+        return at + at // (TONES - 1)
+
+
+def _position(name: str, names: list[str]) -> int:
+    if name not in names:
+        names.append(name)
+    return names.index(name)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of a table that belong to one base and task."""
+
+    label: str  # "" where the table has one only
+    slug: str  # the same for a file's name, with a leading hyphen
+    rows: pd.DataFrame
+
+    def titled(self, title: str) -> str:
+        return f"{title}: {self.label}" if self.label else title
+
+
+def parts(table: pd.DataFrame | None, *columns: str) -> Iterator[Part]:
+    """A table by base and task, or by other columns; nothing of one that is missing or empty."""
+    if table is None or table.empty:
+        return
+    by = [column for column in columns or ("base", "task") if column in table]
+    if not by:
+        yield Part("", "", table)
+        return
+    groups = list(table.groupby(by, sort=False, dropna=False))
+    for key, rows in groups:
+        label = " on ".join(str(value) for value in key if str(value) not in ("", "nan", "None"))
+        yield Part(label, slug(label), rows) if len(groups) > 1 else Part("", "", rows)
+
+
+def slug(label: str) -> str:
+    """A label as a part of a file's name."""
+    return "-" + re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-").lower()
+
+
+def values(column: pd.Series[float]) -> list[float]:
+    """A column as numbers, NaN where it has none."""
+    return [float(value) for value in pd.to_numeric(column, errors="coerce")]
+
+
+def by_method_and_rank(settings: Iterable[str]) -> list[str]:
+    """Settings such as "lora r=8 alpha=16" by method, and within one by rank; full fine-tuning last."""
+
+    def key(setting: str) -> tuple[bool, str, float, str]:
+        method = setting.split(" ")[0]
+        rank = re.search(r"\br=([\d.]+)", setting)
+        return method == "full", method, float(rank[1]) if rank else 0.0, setting
+
+    return sorted(set(settings), key=key)
+
+
+def lines(
+    rows: pd.DataFrame,
+    palette: Palette,
+    x: str,
+    y: str,
+    *,
+    name: str = "setting",
+    low: str | None = None,
+    high: str | None = None,
+    band: bool = False,
+) -> list[Series]:
+    """A line over `x` for each name, in the order in which the names come."""
+    series = []
+    for label, group in rows.groupby(name, sort=False):
+        ordered = group.sort_values(x)
+        series.append(
+            Series(
+                str(label),
+                values(ordered[x]),
+                values(ordered[y]),
+                None if low is None else values(ordered[low]),
+                None if high is None else values(ordered[high]),
+                look="line" if band else "both",
+                tone=palette.tone(str(label)),
+                band=band,
+            )
+        )
+    return series
+
+
+def in_order(series: Sequence[Series]) -> list[Series]:
+    """Settings as in every other figure and table: by method and rank."""
+    names = by_method_and_rank(one.name for one in series)
+    return sorted(series, key=lambda one: names.index(one.name))
+
+
+def listed(
+    name: str,
+    title: str,
+    rows: pd.DataFrame,
+    palette: Palette,
+    x: Axis,
+    *,
+    by: str = "setting",
+    value: str,
+    low: str | None = None,
+    high: str | None = None,
+    order: Sequence[str] | None = None,
+    rules: Sequence[Rule] = (),
+    caption: str = "",
+) -> Chart:
+    """Names from top to bottom, each with its value and interval from left to right."""
+    names = list(order) if order is not None else list(dict.fromkeys(rows[by].astype(str)))
+    series = []
+    for at, one in enumerate(names):
+        group = rows[rows[by].astype(str) == one]
+        series.append(
+            Series(
+                one,
+                values(group[value]),
+                [float(at)] * len(group),
+                x_low=None if low is None else values(group[low]),
+                x_high=None if high is None else values(group[high]),
+                tone=palette.tone(one),
+                in_legend=False,
+            )
+        )
+    return Chart(name, title, x, Axis(by, "", ticks=names), series, rules, caption)

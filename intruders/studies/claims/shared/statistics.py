@@ -1,0 +1,211 @@
+"""The statistics of the analyses: intervals over seeds, over settings and over runs, honest in small samples.
+
+Every interval is at 95 %. Where there is nothing to take an interval over (one seed, one run, two settings), its
+ends are infinite: the estimate stands, and says nothing of what another seed would give.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ....evaluation.intervals import Interval, student_quantile
+
+Values = npt.ArrayLike
+LEVEL = 0.95
+
+
+def mean_interval(values: Values, *, level: float = LEVEL, grain: float = 0.0) -> Interval:
+    """Mean of independent values (one a seed) with Student's interval: mean +- t_{n-1} s / sqrt(n).
+
+    ``grain`` is the step in which the values are counted, such as one intruder: s is not taken to be less, since three
+    seeds that all count none are no proof of none. Without a grain, values that are all the same have no interval.
+    Values that are not finite are left out. NaN for none; infinite ends for one.
+    """
+    kept = _finite(values)
+    if len(kept) == 0:
+        return Interval(math.nan, -math.inf, math.inf)
+    mean = float(kept.mean())
+    spread = max(float(kept.std(ddof=1)), grain) if len(kept) > 1 else 0.0
+    if spread <= 1e-12 * abs(mean):
+        return Interval(mean, -math.inf, math.inf)
+    half = student_quantile(level, len(kept) - 1) * spread / math.sqrt(len(kept))
+    return Interval(mean, mean - half, mean + half)
+
+
+def clipped(interval: Interval, low: float, high: float) -> Interval:
+    """The interval within what the quantity can be, such as 0 to 1 for a share; infinite ends stay."""
+    return Interval(
+        interval.estimate,
+        max(low, interval.low) if math.isfinite(interval.low) else interval.low,
+        min(high, interval.high) if math.isfinite(interval.high) else interval.high,
+    )
+
+
+def spearman(x: Values, y: Values, groups: Sequence[Hashable], *, level: float = LEVEL) -> Interval:
+    """Spearman's rank correlation over runs, equal values sharing their ranks, with an interval.
+
+    Fisher's z with the variance (1 + rho^2 / 2) / (n' - 3) of Bonett and Wright (2000). Runs of one of the ``groups``
+    (the seeds of a setting) are alike, so that n' is not their number n but n / (1 + (k - 1) c_x c_y), with k runs a
+    group and c the intraclass correlation of the ranks: the groups' number where seeds say nothing new, n where
+    groups do not matter. Infinite ends for fewer than four groups, NaN where x or y has one value only.
+    """
+    (x, y), groups = _complete([x, y], groups)
+    ranks = [_ranks(x), _ranks(y)]
+    return _fisher(_correlation(*ranks), ranks, groups, 3, level)
+
+
+def partial_spearman(
+    x: Values, y: Values, control: Values, groups: Sequence[Hashable], *, level: float = LEVEL
+) -> Interval:
+    """Spearman's correlation of x and y with the ranks of ``control`` held fixed; interval as in :func:`spearman`.
+
+    The ranks of x and of y are regressed on those of z, and the residuals correlated, which is
+    (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2)). One degree of freedom less. NaN where z orders the runs
+    as x or y does, so that nothing is left of it.
+    """
+    columns, groups = _complete([x, y, control], groups)
+    ranks = [_ranks(values) for values in columns]
+    xy, xz, yz = (_correlation(ranks[a], ranks[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    left = (1 - xz**2) * (1 - yz**2)
+    estimate = (xy - xz * yz) / math.sqrt(left) if left > 1e-12 else math.nan
+    return _fisher(estimate, ranks[:2], groups, 4, level)
+
+
+def auc(positive: Values, negative: Values) -> float:
+    """P(a positive's score is above a negative's), ties counting half: the Mann-Whitney U over both counts."""
+    positive, negative = _finite(positive), _finite(negative)
+    if len(positive) == 0 or len(negative) == 0:
+        return math.nan
+    ranks = _ranks(np.concatenate([positive, negative]))
+    p, n = len(positive), len(negative)
+    return float((ranks[:p].sum() - p * (p + 1) / 2) / (p * n))
+
+
+def auc_interval(
+    scores: Values, is_positive: Sequence[bool], groups: Sequence[Hashable], *, level: float = LEVEL
+) -> Interval:
+    """:func:`auc` of matrices with an interval over the runs that they are of.
+
+    Newcombe's (2006) score interval: all theta with |A - theta| <= f sqrt(V(theta)), where for p positives and
+    n negatives, with h = (p + n) / 2 - 1,
+
+        V(theta) = theta (1 - theta) (1 + h (1 - theta) / (2 - theta) + h theta / (1 + theta)) / (p n),
+
+    so that a perfect separation of few matrices does not pass for a certain one. Matrices of a run are not
+    independent: f is the normal quantile, or if that is more, Student's of (runs - 1) degrees of freedom times the root
+    of the jackknife variance over runs by V(A). Infinite ends for one run, and where a single run holds all positives
+    or all negatives: nothing then tells how much another such run would differ.
+    """
+    (values, positive), groups = _complete([scores, np.asarray(is_positive, dtype=np.float64)], groups)
+    is_high = positive > 0
+    estimate = auc(values[is_high], values[~is_high])
+    labels = list(dict.fromkeys(groups))
+    if math.isnan(estimate) or len(labels) < 2:
+        return Interval(estimate, -math.inf, math.inf)
+    of = np.array([labels.index(group) for group in groups])
+    without = [
+        auc(values[is_high & (of != left_out)], values[~is_high & (of != left_out)])
+        for left_out in range(len(labels))
+    ]
+    known = np.array(without)
+    if np.isnan(known).any():
+        return Interval(estimate, -math.inf, math.inf)
+    runs = len(labels)
+    jackknife = (runs - 1) / runs * float(((known - known.mean()) ** 2).sum())
+    p, n = int(is_high.sum()), int((~is_high).sum())
+    alone = float(_auc_variance(np.array(estimate), p, n))
+    over_runs = student_quantile(level, runs - 1) * math.sqrt(jackknife / alone) if alone > 0 else 0.0
+    factor = max(_normal(level), over_runs)
+    theta = np.linspace(0, 1, 2001)
+    inside = theta[np.abs(estimate - theta) <= factor * np.sqrt(_auc_variance(theta, p, n))]
+    return Interval(estimate, min(estimate, float(inside.min())), max(estimate, float(inside.max())))
+
+
+def slope(x: Values, y: Values) -> float:
+    """Least-squares slope of y on x; NaN with fewer than two different x."""
+    (across, up), _ = _complete([x, y], range(np.size(x)))
+    if len(np.unique(across)) < 2:
+        return math.nan
+    centred = across - across.mean()
+    return float((centred * up).sum() / (centred**2).sum())
+
+
+def _normal(level: float) -> float:
+    """The two-sided quantile of the normal distribution."""
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def _auc_variance(theta: npt.NDArray[np.float64], p: int, n: int) -> npt.NDArray[np.float64]:
+    h = (p + n) / 2 - 1
+    spread = 1 + h * (1 - theta) / (2 - theta) + h * theta / (1 + theta)
+    return np.asarray(theta * (1 - theta) * spread / (p * n))
+
+
+def _fisher(
+    estimate: float,
+    ranks: Sequence[npt.NDArray[np.float64]],
+    groups: Sequence[Hashable],
+    lost: int,
+    level: float,
+) -> Interval:
+    """Interval on Fisher's scale with ``lost`` degrees of freedom less than the effective number of runs."""
+    count = len(set(groups))
+    if math.isnan(estimate) or count < 4:
+        return Interval(estimate, -math.inf, math.inf)
+    size = len(groups) / count
+    effective = len(groups) / (1 + (size - 1) * math.prod(_intraclass(values, groups) for values in ranks))
+    if effective <= lost:
+        return Interval(estimate, -math.inf, math.inf)
+    # Four settings in perfect order are no certainty: half of the step to the next value that so few can take.
+    most = 1 - 6 / (count * (count**2 - 1))
+    inner = max(-most, min(most, estimate))
+    half = _normal(level) * math.sqrt((1 + inner**2 / 2) / (effective - lost))
+    low, high = math.tanh(math.atanh(inner) - half), math.tanh(math.atanh(inner) + half)
+    return Interval(estimate, min(estimate, low), max(estimate, high))
+
+
+def _intraclass(values: npt.NDArray[np.float64], groups: Sequence[Hashable]) -> float:
+    """(B - W) / (B + (k - 1) W) from the mean squares between and within groups of k runs on average; 0 to 1."""
+    grouped = pd.Series(values).groupby(pd.Series(list(groups), dtype=object).to_numpy())
+    count, total = grouped.ngroups, len(values)
+    if total == count:
+        return 1.0  # one run each: nothing is counted twice
+    means, sizes = grouped.transform("mean").to_numpy(), total / count
+    between = float(((means - values.mean()) ** 2).sum()) / (count - 1)
+    within = float(((values - means) ** 2).sum()) / (total - count)
+    below = between + (sizes - 1) * within
+    return max(0.0, (between - within) / below) if below > 0 else 1.0
+
+
+def _correlation(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    if len(x) == 0:
+        return math.nan
+    x, y = x - x.mean(), y - y.mean()
+    scale = math.sqrt(float((x**2).sum()) * float((y**2).sum()))
+    return float((x * y).sum()) / scale if scale > 0 else math.nan
+
+
+def _ranks(values: Values) -> npt.NDArray[np.float64]:
+    return np.asarray(pd.Series(np.asarray(values, dtype=np.float64)).rank(), dtype=np.float64)
+
+
+def _finite(values: Values) -> npt.NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    return array[np.isfinite(array)]
+
+
+def _complete(
+    columns: Sequence[Values], groups: Sequence[Hashable]
+) -> tuple[list[npt.NDArray[np.float64]], list[Hashable]]:
+    """The rows in which every column is a finite number."""
+    arrays = [np.asarray(column, dtype=np.float64) for column in columns]
+    kept = np.logical_and.reduce([np.isfinite(array) for array in arrays])
+    return [array[kept] for array in arrays], [
+        group for group, keep in zip(groups, kept, strict=True) if keep
+    ]

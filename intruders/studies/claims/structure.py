@@ -1,0 +1,252 @@
+"""Do LoRA and full fine-tuning at equal score leave different spectra?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from ...charts.chart import Axis, Chart
+from ..tables.results import Results
+from .claim import Finding
+from .shared.comparable_runs import (
+    MEASURED_ALIKE,
+    Stratum,
+    at_equal_score,
+    complete,
+    finished,
+    noted_complete,
+    numbers,
+    on_shared_matrices,
+    one_in_100,
+    seed_table,
+    seeds_in,
+    strata,
+)
+from .shared.pictures import Palette, by_method_and_rank, in_order, lines, listed, parts, values
+from .shared.statistics import mean_interval
+from .shared.words import decide, effect, missing, said, seeds_said
+
+QUESTION = "Do LoRA and full fine-tuning at equal score leave different spectra?"
+
+CLAIM = "At equal task score, LoRA leaves intruder dimensions in the weights and full fine-tuning does not."
+
+NEEDED = (
+    "this needs finished, audited runs of `lora` and of `full` on one base and task that reached one score"
+)
+
+LIMITS = (
+    (
+        "Equal score is the match criterion on the validation split; test accuracies still differ a "
+        "little, and "
+        "stand in the table."
+    ),
+    "The interval is over seeds of these settings. It says nothing of other tasks, bases or learning rates.",
+)
+
+EPSILONS = [round(0.05 * step, 2) for step in range(2, 19)]
+
+
+def analyse(results: Results) -> Finding:
+    """Intruders per 100 vectors of every LoRA setting minus those of full fine-tuning, paired by seed."""
+    verdicts, effects, parts, rows, of_runs = [], [], [], [], []
+    notes: list[str] = []
+    seeds = 0
+    for stratum in strata(finished(results.runs), MEASURED_ALIKE, notes):
+        equal = on_shared_matrices(at_equal_score(stratum, notes), results.matrices, stratum.label, notes)
+        rows += _by_setting(stratum, equal)
+        of_runs.append(equal)
+        differences = noted_complete(_against_full(equal), stratum.label, notes)
+        if differences.empty:
+            continue
+        found = mean_interval(differences.mean(axis=1), grain=one_in_100(equal, differences.shape[1]))
+        seeds = max(seeds, len(differences))
+        parts.append(found)
+        effects.append(effect(f"{stratum.label}: intruders per 100 vectors, LoRA minus full", found))
+        verdicts.append(
+            f"{stratum.label}: intruders per 100 vectors at equal score, LoRA minus full fine-tuning "
+            f"{said(found)} "
+            f"({seeds_said(len(differences))})"
+        )
+    if not effects:
+        return missing("structure", QUESTION, CLAIM, NEEDED, notes)
+    shown, opening = decide(parts, seeds)
+    compared = pd.concat(of_runs)
+    return Finding(
+        name="structure",
+        question=QUESTION,
+        claim=CLAIM,
+        verdict=opening + "; ".join(verdicts),
+        shown=shown,
+        effects=effects,
+        seeds=seeds,
+        runs=len(compared),
+        tables={
+            "Intruders by setting": pd.DataFrame(rows),
+            "Intruders over epsilon": _over_epsilon(compared, results.vectors),
+            "Intruders over k": _over_k(compared, results.vectors),
+            "Similarity matrices": _examples(compared, results.matrices),
+        },
+        notes=[*notes, *LIMITS],
+    )
+
+
+def _against_full(equal: pd.DataFrame) -> pd.DataFrame:
+    """Seeds by LoRA settings: intruders per 100 vectors minus the mean of the full runs of that seed."""
+    lora = seed_table(equal[equal["method"] == "lora"], "per_100")
+    full = complete(seed_table(equal[equal["method"] == "full"], "per_100")).mean(axis=1)
+    return lora.sub(full, axis=0).dropna(how="all")
+
+
+def _by_setting(stratum: Stratum, equal: pd.DataFrame) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for _, runs in equal.groupby("setting"):
+        per_seed = seed_table(runs, "per_100").mean(axis=1)
+        share = mean_interval(per_seed, grain=one_in_100(runs))
+        first = runs.iloc[0]
+        rows.append(
+            {
+                "base": stratum.base,
+                "task": stratum.task,
+                "setting": first["described"],
+                "method": first["method"],
+                "rank": first["rank"] if first["method"] != "full" else None,
+                "seeds": seeds_in(runs),
+                "intruders_per_100_vectors": share.estimate,
+                "low": share.low,
+                "high": share.high,
+                "affected_matrices": numbers(runs, "affected_matrices").mean(),
+                "matrices": numbers(runs, "matrices").mean(),
+                "energy_share": numbers(runs, "intruder_energy_share").mean(),
+                "accuracy": numbers(runs, "accuracy").mean(),
+            }
+        )
+    return rows
+
+
+def _over_epsilon(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
+    """Intruders per 100 vectors at other epsilons: at least and at most, by the proved intervals of the cosines."""
+    rows = []
+    for (base, task, described), inside in _vectors_by_setting(runs, vectors):
+        lower, upper = numbers(inside, "max_cosine_lower"), numbers(inside, "max_cosine_upper")
+        for epsilon in EPSILONS:
+            rows.append(
+                {
+                    "base": base,
+                    "task": task,
+                    "setting": described,
+                    "epsilon": epsilon,
+                    "at_least_per_100": 100 * float((upper < epsilon).mean()),
+                    "at_most_per_100": 100 * float((lower < epsilon).mean()),
+                }
+            )
+    return pd.DataFrame(
+        rows, columns=["base", "task", "setting", "epsilon", "at_least_per_100", "at_most_per_100"]
+    )
+
+
+def _over_k(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
+    """Intruders among the k leading vectors, a matrix, at the audit's own epsilon."""
+    rows = []
+    for (base, task, described), inside in _vectors_by_setting(runs, vectors):
+        index, is_intruder = numbers(inside, "index"), inside["intruder"].astype(bool)
+        matrices = inside[["run_id", "name"]].drop_duplicates().shape[0]
+        for k in range(1, int(index.max()) + 2):
+            count = int((is_intruder & (index < k)).sum())
+            rows.append(
+                {
+                    "base": base,
+                    "task": task,
+                    "setting": described,
+                    "k": k,
+                    "intruders_per_matrix": count / matrices,
+                }
+            )
+    return pd.DataFrame(rows, columns=["base", "task", "setting", "k", "intruders_per_matrix"])
+
+
+def _vectors_by_setting(
+    runs: pd.DataFrame, vectors: pd.DataFrame
+) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
+    if vectors.empty or runs.empty:
+        return []
+    known = vectors.merge(runs[["run_id", "base", "task", "described"]], on="run_id")
+    return [
+        ((str(base), str(task), str(described)), group)
+        for (base, task, described), group in known.groupby(["base", "task", "described"])
+    ]
+
+
+def _examples(runs: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
+    """Whose similarity matrices are worth a look, by base and task: the LoRA matrix with the most intruders, and the
+    same one after full fine-tuning."""
+    columns = ["base", "task", "method", "setting", "run_id", "matrix", "intruders"]
+    rows: list[list[object]] = []
+    for (base, task), group in runs.groupby(["base", "task"]):
+        known = matrices.merge(group[["run_id", "method", "described"]], on="run_id")
+        lora = known[known["method"] == "lora"].sort_values(
+            ["intruders", "run_id", "name"], ascending=[False, True, True]
+        )
+        if lora.empty:
+            continue
+        worst = lora.iloc[0]
+        full = known[(known["method"] == "full") & (known["name"] == worst["name"])].sort_values("run_id")
+        for row in [worst, *[full.iloc[i] for i in range(min(1, len(full)))]]:
+            rows.append(
+                [base, task, row["method"], row["described"], row["run_id"], row["name"], row["intruders"]]
+            )
+    return pd.DataFrame(rows, columns=columns)
+
+
+_PER_100 = Axis("intruders_per_100_vectors", "intruders per 100 vectors", from_zero=True)
+
+
+def charts(finding: Finding, palette: Palette) -> list[Chart]:
+    """By setting, with intervals over seeds; then over epsilon and over k."""
+    return [
+        *_chart_by_setting(finding, palette),
+        *_chart_over_epsilon(finding, palette),
+        *_chart_over_k(finding, palette),
+    ]
+
+
+def _chart_by_setting(finding: Finding, palette: Palette) -> Iterator[Chart]:
+    for part in parts(finding.tables.get("Intruders by setting")):
+        yield listed(
+            f"structure-settings{part.slug}",
+            part.titled("Intruders at equal score"),
+            part.rows,
+            palette,
+            _PER_100,
+            value="intruders_per_100_vectors",
+            low="low",
+            high="high",
+            order=by_method_and_rank(part.rows["setting"]),
+            caption="Mean over seeds with its 95 % interval, where there are several.",
+        )
+
+
+def _chart_over_epsilon(finding: Finding, palette: Palette) -> Iterator[Chart]:
+    for part in parts(finding.tables.get("Intruders over epsilon")):
+        rows = part.rows.assign(middle=(part.rows["at_least_per_100"] + part.rows["at_most_per_100"]) / 2)
+        yield Chart(
+            f"structure-over-epsilon{part.slug}",
+            part.titled("Intruders over epsilon"),
+            Axis("epsilon", "epsilon"),
+            _PER_100,
+            in_order(
+                lines(rows, palette, "epsilon", "middle", low="at_least_per_100", high="at_most_per_100", band=True)
+            ),
+            caption="Away from the audit's own epsilon some counts are open: a band shows from how many to how many.",
+        )  # fmt: skip
+
+
+def _chart_over_k(finding: Finding, palette: Palette) -> Iterator[Chart]:
+    for part in parts(finding.tables.get("Intruders over k")):
+        yield Chart(
+            f"structure-over-k{part.slug}",
+            part.titled("Intruders over k"),
+            Axis("k", "k, leading vectors examined", marks=sorted(set(values(part.rows["k"])))),
+            Axis("intruders_per_matrix", "intruders per matrix", from_zero=True),
+            in_order(lines(part.rows, palette, "k", "intruders_per_matrix")),
+        )

@@ -1,0 +1,256 @@
+"""Does the predicted critical scale separate matrices with and without intruders?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from ...charts.chart import Axis, Chart, Rule, Series
+from ...evaluation.intervals import Interval
+from ..tables.results import Results
+from .claim import Effect, Finding
+from .shared.comparable_runs import (
+    MEASURED_ALIKE,
+    complete,
+    finished,
+    noted_complete,
+    numbers,
+    seed_table,
+    seeds_in,
+    strata,
+)
+from .shared.pictures import Palette, Part, parts, values
+from .shared.statistics import auc_interval, clipped, mean_interval, spearman
+from .shared.words import decide, effect, missing, said, seeds_said
+
+QUESTION = "Does the predicted critical scale separate matrices with and without intruders?"
+
+CLAIM = (
+    "From the spectrum of the base alone the spiked-matrix threshold foretells which updates are too large for their "
+    "matrix, better than chance (arXiv 2607.23711, which found its scales within a factor of two on 82 % of layers)."
+)
+
+NEEDED = (
+    "this needs finished, audited runs with `measure: critical_scale`, where some matrices have intruders "
+    "and some "
+    "have none"
+)
+
+LIMITS = (
+    (
+        "The prediction takes the update's largest singular value and nothing of its directions; a trained "
+        "update "
+        "follows the base more than a random one."
+    ),
+    (
+        "Scales within a factor of two and their rank correlation are over matrices whose scale was found "
+        "by the "
+        "search; it ends at 64 times the predicted one."
+    ),
+    "Intervals are over runs: matrices of one run are not independent.",
+)
+
+
+def analyse(results: Results) -> Finding:
+    """AUC of the predicted scale for matrices with intruders, agreement of the rule "predicted <= 1", share within a
+    factor of two, rank correlation."""
+    runs = finished(results.runs)
+    known = results.matrices.drop(columns=["kind"]).merge(
+        runs[["run_id", "base", "task", "described", "setting", "seed", *MEASURED_ALIKE]], on="run_id"
+    )
+    for column in ("predicted_scale", "critical_scale", "intruders"):
+        known[column] = numbers(known, column)
+    known = known[known["predicted_scale"].notna() & known["intruders"].notna()]
+    known["ratio"] = known["predicted_scale"] / known["critical_scale"].where(
+        lambda scale: np.isfinite(scale)
+    )
+    verdicts: list[str] = []
+    notes: list[str] = []
+    claims: list[Interval] = []
+    rows = []
+    leading: list[Effect] = []
+    others: list[Effect] = []
+    seeds = 0
+    for stratum in strata(known, MEASURED_ALIKE, notes):
+        matrices = stratum.runs
+        has = matrices["intruders"] > 0
+        score = -np.log(matrices["predicted_scale"].clip(lower=1e-300))
+        found = auc_interval(score, has.tolist(), matrices["run_id"].tolist())
+        within, correlation = _agreement(matrices, stratum.label, notes)
+        rule = ((matrices["predicted_scale"] <= 1) == has).groupby(matrices["run_id"]).mean()
+        rows.append(
+            {
+                "base": stratum.base,
+                "task": stratum.task,
+                "auc": found.estimate,
+                "auc_low": found.low,
+                "auc_high": found.high,
+                "rule_agrees": float(rule.mean()),
+                "with_intruders": int(has.sum()),
+                "foretold_of_these": float((matrices.loc[has, "predicted_scale"] <= 1).mean()),
+                "without": int((~has).sum()),
+                "foretold_none_of_these": float((matrices.loc[~has, "predicted_scale"] > 1).mean()),
+                "within_factor_two": within.estimate,
+                "within_low": within.low,
+                "within_high": within.high,
+                "rank_correlation": correlation.estimate,
+                "correlation_low": correlation.low,
+                "correlation_high": correlation.high,
+                "runs": matrices["run_id"].nunique(),
+                "seeds": seeds_in(matrices),
+            }
+        )
+        if math.isnan(found.estimate):
+            notes.append(
+                f"{stratum.label}: {'all' if has.all() else 'none'} of the {len(matrices)} matrices have "
+                "intruders, so "
+                "that there is nothing to separate"
+            )
+            continue
+        seeds = max(seeds, seeds_in(matrices))
+        above = Interval(found.estimate - 0.5, found.low - 0.5, found.high - 0.5)
+        claims.append(above)
+        leading.append(effect(f"{stratum.label}: AUC of the predicted scale, above the 0.5 of chance", above))
+        others.append(effect(f"{stratum.label}: share of matrices predicted within a factor of two", within))
+        others.append(
+            effect(f"{stratum.label}: rank correlation of predicted and measured scale", correlation)
+        )
+        verdicts.append(
+            f"{stratum.label}: AUC {said(found, signed=False)} over {matrices['run_id'].nunique()} runs, "
+            f"{100 * within.estimate:.0f} % within a factor of two, rank correlation {said(correlation)} "
+            f"({seeds_said(seeds_in(matrices))})"
+        )
+    table = pd.DataFrame(rows)
+    if not leading:
+        return missing("threshold", QUESTION, CLAIM, NEEDED, notes)
+    shown, opening = decide(claims, seeds)
+    return Finding(
+        name="threshold",
+        question=QUESTION,
+        claim=CLAIM,
+        verdict=opening + "; ".join(verdicts),
+        shown=shown,
+        effects=leading + others,
+        seeds=seeds,
+        runs=known["run_id"].nunique(),
+        tables={"Agreement": table, "Matrices": _points(known)},
+        notes=[*notes, *LIMITS],
+    )
+
+
+def _agreement(matrices: pd.DataFrame, label: str, notes: list[str]) -> tuple[Interval, Interval]:
+    """Share within a factor of two and rank correlation, means over runs with intervals over seeds."""
+    both = matrices.dropna(subset=["ratio"])
+    rows = []
+    for run_id, group in both.groupby("run_id"):
+        rows.append(
+            {
+                "run_id": run_id,
+                "seed": group["seed"].iloc[0],
+                "setting": group["setting"].iloc[0],
+                "within": float(group["ratio"].between(0.5, 2).mean()),
+                "correlation": spearman(
+                    group["predicted_scale"], group["critical_scale"], group["name"].tolist()
+                ).estimate,
+            }
+        )
+    frame = pd.DataFrame(rows, columns=["run_id", "seed", "setting", "within", "correlation"])
+    # One matrix of one seed: a mean over settings moves by one of the seed's matrices at least.
+    grain = frame["seed"].nunique() / max(1, len(both))
+    table = noted_complete(seed_table(frame, "within"), f"{label}, share within a factor of two", notes)
+    within = mean_interval(table.mean(axis=1), grain=grain)
+    correlation = mean_interval(complete(seed_table(frame, "correlation")).mean(axis=1))
+    return clipped(within, 0, 1), clipped(correlation, -1, 1)
+
+
+def _points(known: pd.DataFrame) -> pd.DataFrame:
+    columns = [
+        "base", "task", "described", "seed", "run_id", "name", "intruders", "predicted_scale", "critical_scale", "ratio"
+    ]  # fmt: skip
+    return known[columns].rename(columns={"described": "setting", "name": "matrix"}).reset_index(drop=True)
+
+
+MOST_POINTS = 1500  # of one chart; the table has all
+
+_PREDICTED = Axis("predicted_scale", "predicted critical scale", log=True)
+
+_GROUPS = ((False, "without intruders as tuned", 0), (True, "with intruders as tuned", 1))
+
+
+def charts(finding: Finding, palette: Palette) -> list[Chart]:
+    """Predicted against measured scales, and how well the prediction sorts the matrices (ROC)."""
+    made = []
+    for part in parts(finding.tables.get("Matrices")):
+        known = part.rows[part.rows["predicted_scale"] > 0]
+        found = known[np.isfinite(known["critical_scale"]) & (known["critical_scale"] > 0)]
+        if len(found):
+            made.append(_chart_agreement(part, found))
+        made += _sorting(part, known)
+    return made
+
+
+def _chart_agreement(part: Part, rows: pd.DataFrame) -> Chart:
+    shown = _thinned(rows)
+    what = (
+        f"{len(shown):,} of {len(rows):,} matrices" if len(shown) < len(rows) else f"{len(rows):,} matrices"
+    )
+    series = []
+    for has, name, tone in _GROUPS:
+        group = shown[(shown["intruders"] > 0) == has]
+        if len(group):
+            notes = [f"{run}, {matrix}" for run, matrix in zip(group["run_id"], group["matrix"], strict=True)]
+            series.append(
+                Series(
+                    name,
+                    values(group["predicted_scale"]),
+                    values(group["critical_scale"]),
+                    tone=tone,
+                    notes=notes if len(shown) <= 500 else None,
+                    faint=len(shown) > 100,
+                )
+            )
+    return Chart(
+        f"threshold-agreement{part.slug}",
+        part.titled("Critical scale, predicted and measured"),
+        _PREDICTED,
+        Axis("critical_scale", "measured critical scale", log=True),
+        series,
+        [Rule("diagonal", label="equal")],
+        caption=f"Multiples of the update at which the first intruder appears, {what}; equal on the dashed line.",
+    )
+
+
+def _sorting(part: Part, rows: pd.DataFrame) -> Iterator[Chart]:
+    """True over false positive rate as the threshold on the predicted scale rises."""
+    has = (rows["intruders"] > 0).to_numpy()
+    if has.all() or not has.any():
+        return
+    predicted = rows["predicted_scale"].to_numpy()
+    steps = np.unique(predicted)
+    if len(steps) > 200:
+        steps = np.quantile(predicted, np.linspace(0, 1, 201))
+    hits = [0.0, *(float((predicted[has] <= step).mean()) for step in steps)]
+    alarms = [0.0, *(float((predicted[~has] <= step).mean()) for step in steps)]
+    yield Chart(
+        f"threshold-roc{part.slug}",
+        part.titled("Matrices sorted by the prediction"),
+        Axis("false_positive_rate", "part of the matrices without intruders", limits=(0, 1.01)),
+        Axis("true_positive_rate", "part of those with intruders", limits=(0, 1.01)),
+        [
+            Series("predicted scale below a threshold", alarms, hits, look="line", tone=1,
+                   notes=["", *(f"threshold {step:.3g}" for step in steps)])
+        ],
+        [Rule("diagonal", label="chance")],
+        caption="How many matrices of either kind lie below a threshold on the predicted scale, as it rises; "
+        "the dashed line is chance.",
+    )  # fmt: skip
+
+
+def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
+    """At most so many rows that a page can draw, evenly from the whole."""
+    if len(rows) <= MOST_POINTS:
+        return rows
+    return rows.iloc[np.linspace(0, len(rows) - 1, MOST_POINTS).astype(int)]

@@ -1,0 +1,1 @@
+"""A study's file: its experiments, runs and plan."""

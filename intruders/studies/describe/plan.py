@@ -1,0 +1,83 @@
+"""What a study would do, before it does it: every run with its settings, and how much work that is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..work.run_record import description
+from .runs import Run
+
+_ALWAYS = ("base", "task", "method", "rank", "alpha", "lr")
+_HIDDEN = {"out", "seed"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A table of runs, one row each, and the amount of work in words."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    amounts: list[str]
+
+
+def plan(runs: Sequence[Run]) -> Plan:
+    """The runs in their order. Besides the usual settings, those columns are shown in which runs differ."""
+    configs = [description(run)["config"] or {} for run in runs]
+    names = list(dict.fromkeys(name for config in configs for name in config if name not in _HIDDEN))
+    differing = [name for name in names if len({str(config.get(name)) for config in configs if config}) > 1]
+    shown = [name for name in names if name in _ALWAYS or name in differing]
+    rows = []
+    for run, config in zip(runs, configs, strict=True):
+        values = dict(config)
+        if run.kind == "sequence":
+            values["task"] = " > ".join(run.tasks)
+        if not config:
+            values["base"] = run.base
+        if config.get("method") == "full":
+            values |= {"rank": None, "alpha": None}
+        cells = ["" if values.get(name) in (None, []) else _text(values[name]) for name in shown]
+        rows.append([run.id, run.kind, str(run.seed), *cells])
+    return Plan(["run", "kind", "seed", *shown], rows, _amounts(runs))
+
+
+def _amounts(runs: Sequence[Run]) -> list[str]:
+    kinds = Counter(run.kind for run in runs)
+    seeds = len({run.seed for run in runs})
+    by_kind = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+    found = [f"{len(runs):,} runs ({by_kind}) over {seeds} seed{'s' if seeds != 1 else ''}"]
+    trained = [run for run in runs if run.config is not None]
+    steps = sum((run.config.steps or 0) * max(1, len(run.tasks)) for run in trained if run.config is not None)
+    by_epochs = sum(run.config is not None and run.config.epochs is not None for run in trained)
+    if trained:
+        parts = [f"up to {steps:,} steps"] if steps else []
+        parts += [f"{by_epochs:,} runs by epochs"] if by_epochs else []
+        found.append(f"training: {' and '.join(parts)}")
+    tuned = [run for run in runs if run.kind == "finetune"]
+    losses = sum(len(run.measure.loss_on) for run in tuned)
+    bases = {
+        (run.base, run.measure.loss_on, run.measure.max_documents, run.measure.window, run.measure.estimate)
+        for run in tuned
+        if run.measure.loss_on
+    }
+    if losses:
+        found.append(
+            f"pre-training losses: {losses:,} of runs, and {len(bases):,} of bases, measured once each"
+        )
+    swept = [run.measure.intervene for run in tuned if run.measure.intervene is not None]
+    if swept:
+        points = sum(1 + len(set(sweep.scales) - {1.0}) * (1 + len(sweep.controls)) for sweep in swept)
+        found.append(
+            f"interventions: up to {points:,} measured models in {len(swept):,} runs; none in a run without intruders"
+        )
+    scales = sum(run.measure.critical_scale for run in tuned)
+    if scales:
+        found.append(f"critical scales: {scales:,} runs")
+    return found
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

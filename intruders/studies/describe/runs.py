@@ -1,0 +1,180 @@
+"""From a study to its runs: every combination of a grid, under an id that tells it apart and stays the same.
+
+An id such as ``matched-word-problems-lora-rank8-alpha16-lr0.001-seed0-3f9a1c2e`` ends in a hash over every setting
+that is not its default. It depends on that run alone, so that a study that grows keeps the runs that it has; what is
+measured is no part of it, so that a new measure trains nothing again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ...errors import SettingError
+from ...training.finetune_config import FinetuneConfig, config_from_mapping
+from .measures import Measure
+from .study import Experiment, Study
+
+# Values that are lists already; a grid of them is a list of lists.
+_LISTS = {"target_modules", "text", "report_to"}
+# What full fine-tuning does not read.
+ADAPTER_SETTINGS = ("rank", "alpha", "dropout", "target_modules", "init_a", "loraplus_lr_ratio", "start_from")
+_DEFAULTS = {field.name: field.default for field in fields(FinetuneConfig)}
+# Settings that an id spells out where they are not the default, and how.
+_SPELLED = {
+    "init_a": "{}", "dropout": "dropout{:g}", "weight_decay": "decay{:g}", "max_train_samples": "samples{}",
+    "train_all": "all-weights",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a study, with all that it takes to perform it."""
+
+    id: str
+    experiment: str
+    kind: str
+    seed: int
+    base: str
+    measure: Measure
+    config: FinetuneConfig | None = None  # None where nothing is trained
+    tasks: tuple[str, ...] = ()
+    adapters: str = "merge"
+    multiples: tuple[float, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that a result depends on, measures left out, as plain JSON values."""
+        found: dict[str, Any] = {"kind": self.kind, "base": self.base, "seed": self.seed}
+        if self.config is not None:
+            found["config"] = _without_defaults(self.config)
+        if self.kind == "sequence":
+            found |= {"tasks": list(self.tasks), "adapters": self.adapters}
+        if self.kind == "random-rank-one":
+            found |= {"multiples": list(self.multiples), "audit": asdict(self.measure.audit)}
+            found |= {"include": list(self.include), "exclude": list(self.exclude)}
+        return found
+
+
+def expand(study: Study) -> list[Run]:
+    """All runs, seed by seed, so that the first part of a study is a study already.
+
+    Raises SettingError for a grid that expands to nothing, settings that fine-tuning refuses, and two runs of one id.
+    """
+    runs = [run for experiment in study.experiments for run in _runs_of(experiment)]
+    seen: dict[str, Run] = {}
+    for run in runs:
+        if run.id in seen:
+            raise SettingError(
+                f"study {study.name!r}: two runs are the same, {run.id!r} (experiment {run.experiment!r}); "
+                "remove a method or a value of its grid that is there twice"
+            )
+        seen[run.id] = run
+    seeds = list(dict.fromkeys(seed for experiment in study.experiments for seed in experiment.seeds))
+    return sorted(runs, key=lambda run: seeds.index(run.seed))
+
+
+def _runs_of(experiment: Experiment) -> Iterator[Run]:
+    for number, method in enumerate(experiment.methods, start=1):
+        where = f"experiment {experiment.name!r}, method {number}"
+        if experiment.kind == "random-rank-one":
+            where = f"experiment {experiment.name!r}"
+        for settings in _grid(experiment.settings | method, where):
+            for seed in experiment.seeds:
+                yield _run(experiment, settings, seed, where)
+
+
+def _grid(settings: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    """Every combination of the listed values."""
+    choices = []
+    for name, value in settings.items():
+        is_grid = isinstance(value, list) and (name not in _LISTS or any(isinstance(v, list) for v in value))
+        if is_grid and not value:
+            raise SettingError(f"{where}: {name} is an empty list, so that there are no runs; give a value")
+        choices.append([(name, item) for item in (value if is_grid else [value])])
+    for combination in itertools.product(*choices):
+        yield dict(combination)
+
+
+def _run(experiment: Experiment, settings: dict[str, Any], seed: int, where: str) -> Run:
+    if experiment.kind == "random-rank-one":
+        run = Run(
+            "",
+            experiment.name,
+            experiment.kind,
+            seed,
+            settings["base"],
+            experiment.measure,
+            multiples=experiment.multiples,
+            include=experiment.include,
+            exclude=experiment.exclude,
+        )
+        return replace(run, id=_id(run))
+    # What every stage of a sequence replaces by its own.
+    task = {"task": experiment.tasks[0]} if experiment.kind == "sequence" else {}
+    try:
+        config = config_from_mapping(settings | task | {"seed": seed, "out": "."}, where=where)
+    except SettingError as error:
+        text = str(error)
+        raise SettingError(text if text.startswith(where) else f"{where}: {text}") from None
+    if config.method == "full":
+        defaults: Any = {name: _DEFAULTS[name] for name in ADAPTER_SETTINGS}
+        config = replace(config, **defaults)
+    run = Run(
+        "",
+        experiment.name,
+        experiment.kind,
+        seed,
+        config.base,
+        experiment.measure,
+        config,
+        experiment.tasks,
+        experiment.adapters,
+    )
+    return replace(run, id=_id(run))
+
+
+def _id(run: Run) -> str:
+    content = json.dumps(run.settings(), sort_keys=True, ensure_ascii=False)
+    digest = hashlib.sha256(f"{run.experiment}\n{content}".encode()).hexdigest()[:8]
+    parts = [_slug(run.experiment), *_spelled(run), f"seed{run.seed}", digest]
+    return "-".join(part for part in parts if part)
+
+
+def _spelled(run: Run) -> Iterator[str]:
+    config = run.config
+    if config is None:
+        yield _slug(Path(run.base).name)
+        return
+    if run.kind == "finetune":
+        yield _slug(Path(config.task.partition("?")[0]).stem)
+    yield config.method
+    if config.method != "full":
+        alpha = config.alpha if isinstance(config.alpha, str) else f"{config.alpha:g}"
+        yield f"rank{config.rank}-alpha{_slug(alpha)}"
+    yield f"lr{config.lr:g}"
+    for name, form in _SPELLED.items():
+        value = getattr(config, name)
+        if value != _DEFAULTS[name]:
+            yield form.format(value)
+
+
+def _without_defaults(config: FinetuneConfig) -> dict[str, Any]:
+    """So that a setting that a later version adds does not give every run of today another id."""
+    return {
+        name: value
+        for name, value in config.as_dict().items()
+        if name != "out" and value != _DEFAULTS.get(name) and not (value == [] and _DEFAULTS[name] == ())
+    }
+
+
+def _slug(text: str) -> str:
+    """Only what is safe in the name of a folder, on every system and in a URL."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:32].strip("-.") or "x"

@@ -1,0 +1,140 @@
+"""A study from its file to its tables: what is missing is done, here, side by side, or on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from ..errors import SettingError
+from .describe.runs import Run, expand
+from .describe.study import Study
+from .tables.write_tables import Tables, refuse_newer_tables
+from .work.run_record import RunRecord
+from .work.stages import Callbacks
+from .work.study_folder import StudyFolder
+from .work.workplace import Workplace
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Who wants to hear how far a study is; by default nobody."""
+
+    on_start: Callable[[int, int], None] = lambda done, total: None
+    on_stage: Callable[[Run, str], None] = lambda run, stage: None
+    on_run: Callable[[Run, str, int, int], None] = lambda run, status, done, total: None
+    on_step: Callable[[int, int], None] | None = None  # of the training, where runs are in this process
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call did."""
+
+    folder: Path
+    runs: int
+    finished: int
+    failed: dict[str, str] = field(default_factory=dict)  # run id -> one line
+    others: list[str] = field(default_factory=list)  # runs of an earlier form of the file
+
+
+def run_study(
+    study: Study,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    jobs: int = 1,
+    ray: str | bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Does what is missing of a study, keeps it in ``out``, and writes the tables after every run.
+
+    A finished run is kept as it is, a killed one goes on, a failed one is tried again; while one fails, the others
+    proceed.
+
+    Args:
+      study: see :func:`.config.read_study`.
+      out: a folder, or a URL of a place that fsspec knows.
+      resume: insist that there is something to go on with.
+      jobs: runs that are at work at once, on this machine.
+      ray: True or the address of a cluster: give the runs to Ray.
+      progress: who wants to hear how far it is.
+
+    Raises:
+      IntrudersError: settings, a folder, a cluster or a disk that cannot be used. KeyboardInterrupt passes through,
+      and what is finished stays.
+    """
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
+        raise SettingError(f"jobs is {jobs!r}; expected a number of runs at once, 1 or more")
+    if jobs > 1 and ray is not False:
+        raise SettingError(
+            f"jobs is {jobs} beside Ray, which decides itself how many runs are at work; keep one"
+        )
+    runs = expand(study)
+    place = Workplace.of(str(out))
+    folder = place.folder
+    place.fetch_study()
+    folder.open_for(study, must_exist=resume)
+    progress = progress or Progress()
+    with folder.locked(), ExitStack() as stack:
+        refuse_newer_tables(folder)
+        folder.keep(study, runs)
+        tables = Tables(folder, place.seen, runs)
+        missing = place.missing(runs)
+        done = len(runs) - len(missing)
+        progress.on_start(done, len(runs))
+        _write(tables, place)
+        over = stack.enter_context(closing(_at_work(missing, place, study, jobs, ray, progress)))
+        for run in over:
+            done += 1
+            place.refresh(run.id)
+            _write(tables, place)
+            status = str(RunRecord(place.seen.run(run.id)).read().get("status"))
+            progress.on_run(run, status, done, len(runs))
+        return _outcome(place, runs)
+
+
+def _at_work(
+    runs: Sequence[Run], place: Workplace, study: Study, jobs: int, ray: str | bool, progress: Progress
+) -> Generator[Run, None, None]:
+    if ray is not False:
+        from .work.ray_runs import on_ray
+
+        # Its workers have another working directory.
+        place = replace(place, folder=StudyFolder(place.folder.path.absolute()))
+        yield from on_ray(runs, place, study.resources, None if ray is True else ray)
+    elif jobs > 1:
+        from .work.process_runs import side_by_side
+
+        yield from side_by_side(runs, place, jobs, lambda run: progress.on_stage(run, "at work"))
+    else:
+        for run in runs:
+            place.perform(run, _step_callbacks(progress), partial(progress.on_stage, run))
+            yield run
+
+
+def _step_callbacks(progress: Progress) -> Callbacks:
+    on_step = progress.on_step
+    if on_step is None:
+        return tuple
+
+    from ..training.show_progress import ReportSteps
+
+    return lambda: (ReportSteps(on_step),)
+
+
+def _write(tables: Tables, place: Workplace) -> None:
+    tables.write()
+    place.put_study()
+
+
+def _outcome(place: Workplace, runs: Sequence[Run]) -> Outcome:
+    records = {run.id: RunRecord(place.seen.run(run.id)).read() for run in runs}
+    return Outcome(
+        place.folder.path,
+        len(runs),
+        sum(record.get("status") == "finished" for record in records.values()),
+        {name: str(record["error"]) for name, record in records.items() if record.get("status") == "failed"},
+        place.folder.others(runs),
+    )

@@ -1,0 +1,74 @@
+"""The tables of a study as the claims read them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...errors import ResultFileError
+from ..work.study_folder import StudyFolder
+from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, arrow_schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of a study's folder; a table that is not there yet is empty, with its columns."""
+
+    folder: Path
+    runs: pd.DataFrame
+    matrices: pd.DataFrame
+    vectors: pd.DataFrame
+    interventions: pd.DataFrame
+    sequences: pd.DataFrame
+    traces: pd.DataFrame
+    mechanism: pd.DataFrame
+    name: str = ""
+    failed: list[str] = field(default_factory=list)  # ids of failed runs
+
+
+def load_results(path: str | Path) -> Results:
+    """The tables of a study's folder. ResultFileError for one that is no study, is broken, or of a newer version."""
+    folder = StudyFolder(Path(path))
+    name = folder.document()["name"]
+    frames = {table: _read(folder.table(table), table) for table in COLUMNS}
+    failed = frames["runs"].loc[frames["runs"]["status"] == "failed", "run_id"]
+    return Results(folder=folder.path, name=name, failed=list(failed), **frames)
+
+
+def _read(file: Path, table: str) -> pd.DataFrame:
+    """A table; empty where it is not there yet. Columns that an older version did not write are missing values."""
+    if not file.is_file():
+        empty: pd.DataFrame = arrow_schema(table).empty_table().to_pandas()
+        return empty
+    check_table_schema(file, table_metadata(file))
+    frame: pd.DataFrame = pq.read_table(file).to_pandas()
+    return frame.reindex(columns=COLUMNS[table])
+
+
+def table_metadata(file: Path) -> dict[bytes, bytes]:
+    try:
+        return pq.read_schema(file).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise ResultFileError(
+            f"'{file}' is not a whole Parquet file; remove it, and intruders study makes it anew from the runs"
+        ) from error
+
+
+def check_table_schema(file: Path, metadata: dict[bytes, bytes]) -> None:
+    if METADATA_KEY not in metadata:
+        raise ResultFileError(f"'{file}' is not a table that intruders study wrote; move it away")
+    schema = json.loads(metadata[METADATA_KEY]).get("schema")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise ResultFileError(
+            f"'{file}' was written by a newer version of intruders (schema {schema}, this one reads {SCHEMA}); "
+            "update intruders, or take another folder"
+        )

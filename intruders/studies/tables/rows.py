@@ -1,0 +1,234 @@
+"""The rows that one run adds to the study's tables, read from the files in its folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import pandas as pd
+
+from ...audits.audit_result import Audit
+from ...checkpoints.names import module_paths
+from ...errors import ResultFileError
+from ...training.run_folder import RunFolder
+from ..describe.runs import ADAPTER_SETTINGS, Run
+from ..work.run_record import RunRecord, description
+from ..work.study_folder import MODEL
+from .table_columns import SETTINGS
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def rows_of(run: Run, folder: Path) -> Rows:
+    """What is known of ``run`` so far, by table. A run that is not finished has a row in ``runs`` at least."""
+    record = RunRecord(folder).read()
+    stages = record.get("stages", {})
+    row = _settings(run) | {"status": _status(record), "error": record.get("error")}
+    found: Rows = {"runs": [row]}
+    if "train" in stages:
+        row |= _training(folder)
+    scales: dict[str, dict[str, Any]] = {}
+    if "scale" in stages:
+        document = _json(folder / "scale.json")
+        row["critical_scale"] = document["largest_scale"]
+        scales = {matrix["name"]: matrix for matrix in document["matrices"]}
+    if "audit" in stages:
+        audit = Audit.load(folder / "audit.json")
+        found["matrices"] = list(_matrices(audit, scales))
+        found["vectors"] = list(_vectors(audit))
+        found["traces"] = list(_traces(folder / MODEL / "intruders.parquet", audit))
+        row |= _audit(audit, found["matrices"])
+    if "evaluate" in stages:
+        row |= _evaluation(_json(folder / "evaluation" / "evaluation.json"))
+    if "intervene" in stages:
+        found["interventions"] = _json(folder / "intervention.json")["rows"]
+    if "sequence" in stages:
+        document = _json(folder / "sequence.json")
+        row |= {
+            "seconds": document["seconds"],
+            "accuracy": document["average_accuracy"],
+            "intruders": document["intruders"][-1],
+            "vectors": document["vectors"][-1],
+        }
+        found["sequences"] = list(_sequence(document))
+    if "mechanism" in stages:
+        found["mechanism"] = _json(folder / "mechanism.json")["rows"]
+    return {table: [{"run_id": run.id} | row for row in rows] for table, rows in found.items()}
+
+
+def _status(record: dict[str, Any]) -> str:
+    """A run that was begun and is not over is pending: whether it is at work or was killed, no file tells."""
+    status = record.get("status", "pending")
+    return "pending" if status == "running" else str(status)
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    row: dict[str, Any] = {"experiment": run.experiment, "kind": run.kind}
+    config = description(run)["config"] or {"base": run.base, "seed": run.seed}
+    for name in SETTINGS:
+        value = config.get(name)
+        row[name] = ",".join(map(str, value)) if isinstance(value, list) else value
+    if config.get("method") == "full":
+        row |= dict.fromkeys(ADAPTER_SETTINGS)  # that it does not have
+    if isinstance(row["alpha"], float):
+        row["alpha"] = f"{row['alpha']:g}"
+    if run.kind == "sequence":
+        row |= {"task": ",".join(run.tasks), "adapters": run.adapters}
+    if run.kind != "finetune":  # of a fine-tuning its audit says it
+        row |= {"k": run.measure.audit.k, "epsilon": run.measure.audit.epsilon}
+    return row
+
+
+def _training(folder: Path) -> dict[str, Any]:
+    record = RunFolder(folder / MODEL).record
+    return {
+        "seconds": record["seconds"]["training"],
+        "trained_steps": record["steps"],
+        "stopped_by": record["stopped_by"],
+        "validation_accuracy": record["validation"]["accuracy"],
+    }
+
+
+def _audit(audit: Audit, matrices: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "k": audit.k,
+        "epsilon": audit.epsilon,
+        "intruders": audit.intruders,
+        "vectors": audit.vectors,
+        "affected_matrices": sum(matrix.intruders > 0 for matrix in audit.matrices),
+        "matrices": len(audit.matrices),
+        "intruder_energy_share": audit.intruder_energy_share,
+        "update_frobenius": math.hypot(*(matrix.update.frobenius for matrix in audit.matrices)),
+        "relative_update": median([row["relative_update"] for row in matrices]) if matrices else None,
+        "effective_rank": fmean([row["effective_rank"] for row in matrices]) if matrices else None,
+    }
+
+
+def _evaluation(document: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    if document["tasks"]:
+        accuracy = document["tasks"][0]["accuracy"]
+        row |= {"accuracy": accuracy["estimate"], "accuracy_low": accuracy["low"]}
+        row["accuracy_high"] = accuracy["high"]
+    if document["losses"]:
+        loss = document["losses"][0]
+        change = loss["difference"]
+        row |= {
+            "corpus": loss["corpus"],
+            "loss_measure": loss["measure"],
+            "base_loss": loss["base_loss"]["estimate"],
+            "loss": loss["loss"]["estimate"],
+            "loss_change": change["estimate"],
+            "loss_change_low": change["low"],
+            "loss_change_high": change["high"],
+        }
+    return row
+
+
+def _matrices(audit: Audit, scales: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    found_at = module_paths([matrix.name for matrix in audit.matrices])
+    for matrix, place in zip(audit.matrices, found_at, strict=True):
+        largest = matrix.base_singular_values[0] if matrix.base_singular_values else 0.0
+        scale = scales.get(matrix.name, {})
+        yield {
+            "name": matrix.name,
+            "kind": place.kind,
+            "layer": place.layer,
+            "rows": matrix.shape[0],
+            "columns": matrix.shape[1],
+            "intruders": matrix.intruders,
+            "vectors": len(matrix.vectors),
+            "intruder_energy_share": matrix.intruder_energy_share,
+            "frobenius": matrix.update.frobenius,
+            "spectral": matrix.update.spectral,
+            "relative_update": matrix.update.spectral / largest if largest > 0 else math.nan,
+            "effective_rank": matrix.update.effective_rank,
+            "stable_rank": matrix.update.stable_rank,
+            "critical_scale": _scale(scale, "measured"),
+            "predicted_scale": _scale(scale, "predicted"),
+        }
+
+
+def _scale(scales: dict[str, Any], name: str) -> float | None:
+    """JSON has no infinity: null there says that there is no scale with an intruder, as far as the search went."""
+    if name not in scales:
+        return None
+    return math.inf if scales[name] is None else float(scales[name])
+
+
+def _vectors(audit: Audit) -> Iterator[dict[str, Any]]:
+    for matrix in audit.matrices:
+        for vector in matrix.vectors:
+            yield {
+                "name": matrix.name,
+                "index": vector.index,
+                "singular_value": vector.singular_value,
+                "max_cosine_lower": vector.max_cosine[0],
+                "max_cosine_upper": vector.max_cosine[1],
+                "intruder": vector.intruder,
+                "certificate": vector.certificate,
+            }
+
+
+def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:
+    """One row a step and matrix from the callback's row a vector, of those matrices that the audit has, by its names.
+
+    The callback sees the model as it is trained, with a head that the base does not have, and under its class's names:
+    bert.encoder.layer.0... for what the base's file calls encoder.layer.0...
+    """
+    if not file.is_file():
+        return
+    trace = pd.read_parquet(file)
+    audited = [matrix.name for matrix in audit.matrices]
+    names = {
+        name: own
+        for name in trace["name"].unique()
+        for own in audited
+        if name == own or name.endswith(f".{own}") or own.endswith(f".{name}")
+    }
+    trace = trace[trace["name"].isin(names)].assign(name=lambda frame: frame["name"].map(names))
+    trace["energy"] = trace["singular_value"] ** 2
+    trace["intruder_energy"] = trace["energy"].where(trace["intruder"].astype(bool), 0.0)
+    trace["intruder_value"] = trace["singular_value"].where(trace["intruder"].astype(bool))
+    for _, rows in trace.groupby(["step", "name"], sort=False):
+        energy = float(rows["energy"].sum())
+        largest = rows["intruder_value"].max()
+        yield {
+            "step": int(rows["step"].iloc[0]),
+            "name": str(rows["name"].iloc[0]),
+            "intruders": int(rows["intruder"].sum()),
+            "vectors": len(rows),
+            "intruder_energy_share": float(rows["intruder_energy"].sum()) / energy if energy > 0 else 0.0,
+            "frobenius": float(rows["update_frobenius"].iloc[0]),
+            "largest_intruder_value": None if pd.isna(largest) else float(largest),
+            "base_largest_value": float(rows["base_largest_value"].iloc[0]),
+        }
+
+
+def _sequence(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for stage, accuracies in enumerate(document["accuracies"]):
+        for index, accuracy in enumerate(accuracies):
+            yield {
+                "stage": stage,
+                "task_index": index,
+                "task": document["tasks"][index],
+                "accuracy": accuracy,
+                "intruders": document["intruders"][stage],
+                "vectors": document["vectors"][stage],
+            }
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultFileError(
+            f"'{file}' cannot be read: {error}; remove it, and --resume makes it anew"
+        ) from error
+    if found.get("schema", 1) > 1:
+        raise ResultFileError(f"'{file}' was written by a newer version of intruders; update intruders")
+    return found

@@ -1,0 +1,152 @@
+"""The columns of a study's tables, and their types."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pyarrow as pa
+
+from ...training.finetune_config import FinetuneConfig
+
+SCHEMA = 1
+
+# Every setting of the fine-tuning is a column under its own name; lists are joined by commas.
+SETTINGS = [setting.name for setting in fields(FinetuneConfig)]
+
+COLUMNS: dict[str, list[str]] = {
+    # One row a run.
+    "runs": [
+        "run_id",
+        "experiment",
+        "kind",  # finetune, sequence or random-rank-one
+        "status",  # finished, failed or pending
+        "error",  # one line, of a failed run
+        "seconds",  # of training, without the measures
+        *SETTINGS,
+        "adapters",  # merge or keep, of a sequence
+        "trained_steps",
+        "stopped_by",  # match, steps, epochs, ...
+        "validation_accuracy",  # at the end of training
+        "accuracy",  # on the task's test split, with its 95 % interval
+        "accuracy_low",
+        "accuracy_high",
+        "corpus",  # the first of those measured; the rest is in the run's evaluation.json
+        "loss_measure",
+        "base_loss",
+        "loss",
+        "loss_change",  # loss - base_loss, with its paired 95 % interval over documents
+        "loss_change_low",
+        "loss_change_high",
+        "k",
+        "epsilon",
+        "intruders",
+        "vectors",
+        "affected_matrices",
+        "matrices",
+        "intruder_energy_share",
+        "update_frobenius",  # of all updates together
+        "relative_update",  # median over matrices of ||D||_2 / s_1(W0)
+        "effective_rank",  # mean over matrices, of the updates
+        "critical_scale",  # largest multiple of the update with no intruders, measured
+    ],
+    # One row a matrix of a run.
+    "matrices": [
+        "run_id",
+        "name",
+        "kind",  # of module, such as q_proj
+        "layer",
+        "rows",
+        "columns",
+        "intruders",
+        "vectors",
+        "intruder_energy_share",
+        "frobenius",
+        "spectral",
+        "relative_update",
+        "effective_rank",
+        "stable_rank",
+        "critical_scale",
+        "predicted_scale",
+    ],
+    # One row a singular vector of a matrix of a run.
+    "vectors": [
+        "run_id",
+        "name",
+        "index",
+        "singular_value",
+        "max_cosine_lower",
+        "max_cosine_upper",
+        "intruder",
+        "certificate",
+    ],
+    # One row a measure of a run under one intervention. At scale 1, control "intruders", stands the tuned model itself.
+    "interventions": [
+        "run_id",
+        "control",  # intruders, shrink, random, neighbours or update
+        "scale",
+        "measure",  # loss or accuracy
+        "on",  # corpus or task
+        "value",
+        "change",  # against the tuned model, paired, with its 95 % interval
+        "change_low",
+        "change_high",
+        "against_intruders",  # against scaling the intruders at the same scale, paired; missing for those
+        "against_intruders_low",
+        "against_intruders_high",
+        "base_value",  # of the base; missing where it was not measured
+    ],
+    # One row a task seen, after each stage of a sequence.
+    "sequences": ["run_id", "stage", "task_index", "task", "accuracy", "intruders", "vectors"],
+    # One row a matrix at a step of training (from the callback).
+    "traces": [
+        "run_id",
+        "step",
+        "name",
+        "intruders",
+        "vectors",
+        "intruder_energy_share",
+        "frobenius",
+        "largest_intruder_value",  # singular value of the first intruder; missing where there is none
+        "base_largest_value",
+    ],
+    # One row a base matrix with a random rank-one term of one size.
+    "mechanism": [
+        "run_id",
+        "name",
+        "rows",
+        "columns",
+        "multiple",  # ||D||_2 / ||W0||_2
+        "predicted_multiple",  # at which the spiked threshold expects the first intruder
+        "intruders",
+    ],
+}
+
+METADATA_KEY = b"intruders_study"
+
+_WHOLE = {
+    "rank", "steps", "batch_size", "gradient_accumulation_steps", "seed", "max_length", "max_train_samples",
+    "max_eval_samples", "data_seed", "eval_steps", "save_steps", "logging_steps", "audit_steps", "stop_above",
+    "trained_steps", "k", "intruders", "vectors", "affected_matrices", "matrices", "layer", "rows", "columns",
+    "index", "step", "stage", "task_index",
+}  # fmt: skip
+
+_SWITCHES = {"train_all", "gradient_checkpointing", "drop_too_long", "no_header", "intruder"}
+
+_TEXTS = {
+    "run_id", "experiment", "kind", "status", "error", "stopped_by", "corpus", "loss_measure", "name",
+    "certificate", "control", "measure", "on", "task", "base", "out", "method", "alpha", "target_modules", "init_a",
+    "adapters", "start_from", "lr_scheduler_type", "precision", "text", "label", "prompt", "completion", "score",
+    "validation_file", "test_file", "match", "report_to",
+}  # fmt: skip
+
+
+def arrow_schema(table: str) -> pa.Schema:
+    return pa.schema([(name, _type(name)) for name in COLUMNS[table]])
+
+
+def _type(name: str) -> pa.DataType:
+    if name in _WHOLE:
+        return pa.int64()
+    if name in _SWITCHES:
+        return pa.bool_()
+    return pa.string() if name in _TEXTS else pa.float64()

@@ -1,0 +1,63 @@
+"""The study's tables as Parquet: made anew from the runs' folders, written whole or not at all, read by anyone."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...system.files import write_atomically
+from ..describe.runs import Run
+from ..work.study_folder import StudyFolder
+from .results import check_table_schema, table_metadata
+from .rows import Rows, rows_of
+from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, arrow_schema
+
+
+class Tables:
+    """The tables of one study. A run whose record has not changed since is not read again."""
+
+    def __init__(self, folder: StudyFolder, seen: StudyFolder, runs: Sequence[Run]) -> None:
+        """``folder`` takes the tables; ``seen`` has the runs that they are made from."""
+        self._folder, self._seen, self._runs = folder, seen, runs
+        self._known: dict[str, tuple[bytes, Rows]] = {}
+
+    def write(self) -> None:
+        """Write every table from what the runs' folders hold now."""
+        found: dict[str, list[dict[str, Any]]] = {table: [] for table in COLUMNS}
+        for run in self._runs:
+            for table, rows in self._rows(run).items():
+                found[table] += rows
+        for table, rows in found.items():
+            write_atomically(self._folder.table(table), _parquet(table, rows))
+
+    def _rows(self, run: Run) -> Rows:
+        folder = self._seen.run(run.id)
+        record = folder / "run.json"
+        content = record.read_bytes() if record.is_file() else b""
+        if run.id not in self._known or self._known[run.id][0] != content:
+            self._known[run.id] = (content, rows_of(run, folder))
+        return self._known[run.id][1]
+
+
+def refuse_newer_tables(folder: StudyFolder) -> None:
+    """ResultFileError when a table was written by a newer version, before it would be written over."""
+    for table in COLUMNS:
+        file = folder.table(table)
+        if file.is_file():
+            check_table_schema(file, table_metadata(file))
+
+
+def _parquet(table: str, rows: list[dict[str, Any]]) -> bytes:
+    # By Arrow and not by pandas, so that a column without a value yet has its type, and a whole number stays whole.
+    arrow = pa.Table.from_pylist(
+        [{name: row.get(name) for name in COLUMNS[table]} for row in rows], arrow_schema(table)
+    )
+    metadata = {METADATA_KEY: json.dumps({"schema": SCHEMA, "table": table}).encode()}
+    file = io.BytesIO()
+    pq.write_table(arrow.replace_schema_metadata(metadata), file, compression="zstd")
+    return file.getvalue()

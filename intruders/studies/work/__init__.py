@@ -1,0 +1,1 @@
+"""A study being done: stages, records, folders, workers."""

@@ -1,0 +1,85 @@
+"""A base's losses on text, measured once for all runs that start from it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ...data.corpora import load_corpora
+from ...evaluation.corpus_loss import measure_losses
+from ...evaluation.losses import DocumentLosses
+from ...evaluation.measure_settings import LossSettings
+from ...models.tuned_model import open_language_model
+from ...system.files import write_atomically
+
+# The documents are a sample that is the same for all runs of a study, whatever their seed: all can be compared.
+SAMPLE_SEED = 0
+
+
+def base_folder_name(base: str, settings: LossSettings) -> str:
+    """The name of the folder in which the losses of ``base`` are kept."""
+    content = json.dumps({"base": base, **settings.as_dict()}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def base_losses(base: str, settings: LossSettings, bases: Path) -> dict[str, list[DocumentLosses]]:
+    """By corpus, a list with one entry a part of a mixture; measured now if no run has before."""
+    folder = bases / base_folder_name(base, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        # Another run may be at it: its numbers are worth waiting for.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "base.json").is_file():
+            _measure(base, settings, folder)
+    return _read(folder, settings.corpora)
+
+
+def losses_of(source: str, base: str | None, settings: LossSettings) -> dict[str, list[DocumentLosses]]:
+    """The losses of one model, by corpus. IntrudersError for a model without a language-model head."""
+    corpora = {
+        name: load_corpora(name, max_documents=settings.max_documents, seed=SAMPLE_SEED)
+        for name in settings.corpora
+    }
+    opened = open_language_model(source, base)
+    return {
+        name: measure_losses(
+            opened, parts, window=settings.window, estimate=settings.estimate, seed=SAMPLE_SEED
+        )
+        for name, parts in corpora.items()
+    }
+
+
+def _measure(base: str, settings: LossSettings, folder: Path) -> None:
+    found = losses_of(base, None, settings)
+    rows = [
+        (corpus, part, index, losses.measure, float(losses.sums[index]), int(losses.tokens[index]))
+        for corpus, parts in found.items()
+        for part, losses in enumerate(parts)
+        for index in range(len(losses.sums))
+    ]
+    frame = pd.DataFrame(rows, columns=["corpus", "part", "document", "measure", "loss_sum", "tokens"])
+    write_atomically(folder / "documents.parquet", frame.to_parquet(index=False))
+    content = json.dumps({"base": base, "settings": settings.as_dict()}, indent=2) + "\n"
+    write_atomically(folder / "base.json", content.encode())
+
+
+def _read(folder: Path, corpora: Sequence[str]) -> dict[str, list[DocumentLosses]]:
+    frame = pd.read_parquet(folder / "documents.parquet")
+    found: dict[str, list[DocumentLosses]] = {}
+    for corpus in corpora:
+        of_corpus = frame[frame["corpus"] == corpus]
+        found[corpus] = [
+            DocumentLosses(
+                str(rows["measure"].iloc[0]),
+                rows["loss_sum"].to_numpy(np.float64),
+                rows["tokens"].to_numpy(np.int64),
+            )
+            for _, rows in of_corpus.groupby("part", sort=True)
+        ]
+    return found

@@ -1,0 +1,162 @@
+"""The work of every stage of a run; each leaves its result in the run's folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ...audits.audit import audit as run_audit
+from ...audits.audit_result import Audit
+from ...audits.critical_scales import critical_scales
+from ...data.corpora import load_corpora
+from ...data.load_task import load_task
+from ...evaluation.corpus_loss import summarize_losses
+from ...evaluation.evaluate import Evaluation
+from ...evaluation.intervene import intervene
+from ...evaluation.sweep import InterventionSweep, intervention_rows
+from ...evaluation.sweep_words import verdicts
+from ...evaluation.task_score import score_task
+from ...evaluation.train_in_sequence import train_in_sequence
+from ...models.tuned_model import open_for_task
+from ...system.files import write_atomically
+from ...training.finetune import finetune
+from ...training.finetune_config import FinetuneConfig
+from ...training.run_folder import RunFolder
+from ..describe.runs import Run
+from .base_losses import SAMPLE_SEED, base_losses, losses_of
+from .rank_one_terms import random_rank_one
+from .stages import Callbacks, losses_wanted
+from .study_folder import MODEL
+
+
+def do(stage: str, run: Run, folder: Path, bases: Path, callbacks: Callbacks) -> None:
+    """One stage of ``run`` in ``folder``; ``callbacks`` makes those of the training."""
+    if stage == "mechanism":
+        _mechanism(run, folder)
+        return
+    assert run.config is not None
+    config = replace(run.config, out=str(folder / MODEL))
+    match stage:
+        case "train":
+            _train(config, callbacks)
+        case "sequence":
+            _sequence(run, config, folder, callbacks)
+        case "audit":
+            _audit(run, folder)
+        case "evaluate":
+            _evaluate(run, config, folder, bases)
+        case "scale":
+            _scale(run, folder)
+        case "intervene":
+            _intervene(run, config, folder)
+
+
+def _train(config: FinetuneConfig, callbacks: Callbacks) -> None:
+    folder = Path(config.out)
+    if folder.is_dir() and not (folder / "run.json").is_file():
+        shutil.rmtree(folder)  # killed before its record was written: nothing to go on from
+    finetune(config, list(callbacks()))
+
+
+def _audit(run: Run, folder: Path) -> None:
+    run_audit(run.base, folder / MODEL, **asdict(run.measure.audit)).save(folder / "audit.json")
+
+
+def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> None:
+    model, settings = str(folder / MODEL), losses_wanted(run)
+    losses = []
+    if settings.corpora:
+        before = base_losses(run.base, settings, bases)
+        after = losses_of(model, run.base, settings)
+        losses = [
+            summarize_losses(
+                name,
+                load_corpora(name, max_documents=settings.max_documents, seed=SAMPLE_SEED),
+                after[name],
+                before[name],
+                seed=SAMPLE_SEED,
+            )
+            for name in settings.corpora
+        ]
+    scores = []
+    task = load_task(config.task, config.columns, config.data_seed)
+    if task.score != "none":
+        opened, labels = open_for_task(model, task, run.base)
+        scores.append(score_task(opened, task, max_examples=run.measure.max_examples, labels=labels))
+    Evaluation(MODEL, run.base, losses, scores, []).save(folder / "evaluation")
+
+
+def _scale(run: Run, folder: Path) -> None:
+    found = critical_scales(run.base, folder / MODEL, **asdict(run.measure.audit))
+    _write(folder / "scale.json", found.to_document())
+
+
+def _intervene(run: Run, config: FinetuneConfig, folder: Path) -> None:
+    measure, wanted = run.measure, run.measure.intervene
+    assert wanted is not None
+    file = folder / "intervention.json"
+    has_answers = load_task(config.task, config.columns, config.data_seed).score != "none"
+    audit = Audit.load(folder / "audit.json")
+    if audit.intruders == 0:
+        _write(file, {"skipped": "the run has no intruders to scale", "rows": []})
+        return
+    if not (measure.loss_on or has_answers):
+        _write(file, {"skipped": "neither a corpus nor a task with right answers to measure", "rows": []})
+        return
+    sweep: InterventionSweep = intervene(
+        run.base,
+        str(folder / MODEL),
+        scales=wanted.scales,
+        controls=wanted.controls,
+        loss_on=measure.loss_on,
+        tasks=(config.task,) if has_answers else (),
+        columns=config.columns,
+        max_documents=wanted.max_documents or measure.max_documents,
+        max_examples=wanted.max_examples or measure.max_examples,
+        window=measure.window,
+        estimate=measure.estimate,
+        audit=audit,
+        data_seed=config.data_seed,
+        seed=SAMPLE_SEED,
+    )
+    _write(file, {"skipped": None, "rows": intervention_rows(sweep), "verdicts": verdicts(sweep)})
+
+
+def _sequence(run: Run, config: FinetuneConfig, folder: Path, callbacks: Callbacks) -> None:
+    for stage in Path(config.out).glob("stage-*"):
+        if not (stage / "run.json").is_file():
+            shutil.rmtree(stage)
+    found = train_in_sequence(
+        config,
+        run.tasks,
+        adapters=run.adapters,
+        callbacks=lambda: list(callbacks()),
+        **asdict(run.measure.audit),
+    )
+    seconds = sum(
+        RunFolder(Path(config.out) / f"stage-{number}").record["seconds"]["training"]
+        for number in range(1, len(run.tasks) + 1)
+    )
+    _write(folder / "sequence.json", found.as_dict() | {"seconds": seconds})
+
+
+def _mechanism(run: Run, folder: Path) -> None:
+    settings = run.measure.audit
+    rows = random_rank_one(
+        run.base,
+        run.multiples,
+        k=settings.k,
+        epsilon=settings.epsilon,
+        include=run.include,
+        exclude=run.exclude,
+        seed=run.seed,
+    )
+    _write(folder / "mechanism.json", {"rows": [asdict(row) for row in rows]})
+
+
+def _write(file: Path, document: dict[str, Any]) -> None:
+    content = json.dumps({"schema": 1} | document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    write_atomically(file, content.encode())

@@ -1,0 +1,80 @@
+"""One run from its settings to its results; what is finished is kept, whatever happens next."""
+
+from __future__ import annotations
+
+import errno
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from ...errors import DiskFullError, IntrudersError, in_one_line
+from ..describe.runs import Run
+from .run_record import RunRecord
+from .stages import Callbacks, Stage, stages_of
+
+
+def perform(
+    run: Run,
+    folder: Path,
+    bases: Path,
+    *,
+    callbacks: Callbacks = tuple,
+    on_stage: Callable[[str], None] = lambda name: None,
+    after_stage: Callable[[Stage], None] = lambda stage: None,
+) -> bool:
+    """Do what is missing of ``run`` in ``folder``; True when it is finished, False when it failed, as recorded.
+
+    ``on_stage`` hears the name of a stage before it begins, ``after_stage`` of every one that is done now. A stage
+    that is there by the same settings is kept. Raises DiskFullError, which ends a study; and KeyboardInterrupt.
+    """
+    record = RunRecord(folder)
+    try:
+        record.begin(run)
+        for stage in stages_of(run):
+            if _is_there(stage, record, folder):
+                continue
+            on_stage(stage.name)
+            # Here, and not above: what training needs takes seconds to load, which a finished study does without.
+            from .do_stage import do
+
+            began = time.perf_counter()
+            do(stage.name, run, folder, bases, callbacks)
+            record.finish_stage(stage.name, stage.settings, time.perf_counter() - began)
+            after_stage(stage)
+        record.finish()
+        (folder / "error.txt").unlink(missing_ok=True)
+    except Exception as error:
+        if _tells_of_a_full_disk(error):
+            raise DiskFullError(
+                f"no room on the disk of '{folder}'; what is finished is kept: make room and give the same "
+                "command again"
+            ) from error
+        record.fail(in_one_line(error))
+        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        return False
+    return True
+
+
+def is_done(run: Run, folder: Path) -> bool:
+    """Whether nothing is missing of ``run``."""
+    record = RunRecord(folder)
+    if record.read().get("status") != "finished":
+        return False
+    return all(_is_there(stage, record, folder) for stage in stages_of(run))
+
+
+def _is_there(stage: Stage, record: RunRecord, folder: Path) -> bool:
+    return record.has(stage.name, stage.settings) and all((folder / name).exists() for name in stage.results)
+
+
+def _tells_of_a_full_disk(error: BaseException | None) -> bool:
+    """Our own writers quote the system's words; the training says how much is left."""
+    while error is not None:
+        said = str(error).lower()
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left" in said:
+            return True
+        if isinstance(error, IntrudersError) and "no room on the disk" in said:
+            return True
+        error = error.__cause__
+    return False

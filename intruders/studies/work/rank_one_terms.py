@@ -1,0 +1,82 @@
+"""The simplest mechanism: a random rank-one term of growing size, added to a real base matrix.
+
+W = W0 + multiple ||W0||_2 u v^T, with u and v uniform on their spheres. Nothing is learnt here, so what is found is
+due to the size of a term whose directions have nothing to do with W0, and to that alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...checkpoints.matrices import matrices_of, not_a_matrix
+from ...checkpoints.open import open_checkpoint
+from ...checkpoints.selection import Selection
+from ...engine.decide import decide
+from ...linalg.pair import Pair
+from ...linalg.spiked_threshold import Spectrum, spiked_threshold
+from ...models.base_model import base_model_location
+
+
+@dataclass(frozen=True)
+class RankOneTerm:
+    """What one term of one size does to one matrix."""
+
+    name: str
+    rows: int
+    columns: int
+    multiple: float  # ||D||_2 / ||W0||_2
+    predicted_multiple: float | None  # of the first intruder, from the spectrum of W0; None if there is none
+    intruders: int
+
+
+def random_rank_one(
+    base: str,
+    multiples: Sequence[float],
+    *,
+    k: int = 10,
+    epsilon: float = 0.5,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    seed: int = 0,
+) -> list[RankOneTerm]:
+    """Counts intruders of every matrix of ``base`` at every multiple; the directions are the same at all of them.
+
+    Raises CheckpointError when the base cannot be read, SettingError when ``include`` matches none of its tensors.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for name, matrix in _matrices(base, include, exclude):
+        m, n = matrix.shape
+        left = torch.nn.functional.normalize(torch.randn(m, generator=generator, dtype=torch.float64), dim=0)
+        right = torch.nn.functional.normalize(torch.randn(n, generator=generator, dtype=torch.float64), dim=0)
+        values = torch.linalg.svdvals(matrix.double())
+        norm = float(values[0])
+        theta = spiked_threshold(Spectrum.of_values(values, (m, n), len(values)), k, epsilon)
+        predicted = theta / norm if norm > 0 and theta < float("inf") else None
+        known = None
+        for multiple in multiples:
+            stack = Pair(
+                matrix.unsqueeze(0),
+                None,
+                (multiple * norm * left).float().reshape(1, m, 1),
+                right.float().reshape(1, 1, n),
+            )
+            judged = decide(stack, k, epsilon, known=known)
+            known = judged.known
+            found.append(RankOneTerm(name, m, n, float(multiple), predicted, int(judged.intruder.sum())))
+    return found
+
+
+def _matrices(base: str, include: Sequence[str], exclude: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    checkpoint = open_checkpoint(base_model_location(base))
+    selection = Selection(include, exclude)
+    selection.require_matches(checkpoint)
+    for name in checkpoint.names():
+        stored = checkpoint.tensors[name]
+        if selection.reason_to_leave_out(name) is None and not_a_matrix(stored) is None:
+            for matrix in matrices_of(checkpoint, name):
+                yield matrix.name, matrix.read(stored).float()

@@ -1,0 +1,81 @@
+"""The record of a run of a study, ``run.json`` in its folder: what it is, what is finished, and what went wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import ResultFileError
+from ...system.files import write_atomically
+from ..describe.runs import Run
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """``run.json`` of one folder. It is written after what it tells of, so that it is never ahead of the files."""
+
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "run.json"
+
+    def read(self) -> dict[str, Any]:
+        """The record; empty where there is none. ResultFileError for a broken one, and for one of a newer version."""
+        try:
+            found = json.loads(self.file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise ResultFileError(f"'{self.file}' cannot be read as the record of a run: {error}") from error
+        if not isinstance(found, dict) or not isinstance(found.get("schema"), int):
+            raise ResultFileError(f"'{self.file}' is not the record of a run of a study; move it away")
+        if found["schema"] > SCHEMA:
+            raise ResultFileError(
+                f"'{self.file}' was written by a newer version of intruders (schema {found['schema']}, "
+                f"this one reads {SCHEMA}); update intruders"
+            )
+        return found
+
+    def begin(self, run: Run) -> None:
+        """Note that work on ``run`` has begun; stages that are finished stay so."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write({"stages": {}} | self.read() | description(run) | {"status": "running", "error": None})
+
+    def has(self, stage: str, settings: dict[str, Any]) -> bool:
+        """Whether a stage is finished, by these settings."""
+        found = self.read().get("stages", {}).get(stage)
+        return found is not None and found["settings"] == json.loads(json.dumps(settings))
+
+    def finish_stage(self, stage: str, settings: dict[str, Any], seconds: float) -> None:
+        record = self.read()
+        record["stages"][stage] = {"settings": settings, "seconds": round(seconds, 3)}
+        self._write(record)
+
+    def finish(self) -> None:
+        self._write(self.read() | {"status": "finished", "error": None})
+
+    def fail(self, error: str) -> None:
+        """Note one line on what went wrong."""
+        self._write(self.read() | {"status": "failed", "error": error})
+
+    def _write(self, record: dict[str, Any]) -> None:
+        content = json.dumps({"schema": SCHEMA} | record, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(self.file, content.encode())
+
+
+def description(run: Run) -> dict[str, Any]:
+    """What a run is, as plain JSON values."""
+    return {
+        "id": run.id,
+        "experiment": run.experiment,
+        "kind": run.kind,
+        "seed": run.seed,
+        "base": run.base,
+        "config": None if run.config is None else run.config.as_dict() | {"out": "model"},
+        "tasks": list(run.tasks),
+    }

@@ -1,0 +1,129 @@
+"""The folder of a study: whose it is, who is at work in it, and where things lie in it.
+
+study.yaml     the file as it was given last
+study.json     its name, settings and runs, with the number of the schema
+runs/ID/       everything of one run; run.json says which stages are finished
+bases/HASH/    losses of a base, measured once
+*.parquet      the tables; findings.json the verdicts of the analyses
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import ResultFileError, SettingError
+from ...system.files import write_atomically
+from ..describe.runs import Run
+from ..describe.study import Study
+from ..tables.table_columns import SCHEMA
+
+MODEL = "model"  # the folder of a run's fine-tuning
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Where a study is kept; nothing is read before it is asked for."""
+
+    path: Path
+
+    @property
+    def bases(self) -> Path:
+        return self.path / "bases"
+
+    def run(self, run_id: str) -> Path:
+        return self.path / "runs" / run_id
+
+    def table(self, name: str) -> Path:
+        return self.path / f"{name}.parquet"
+
+    @property
+    def is_study(self) -> bool:
+        return (self.path / "study.json").is_file()
+
+    def document(self) -> dict[str, Any]:
+        """What study.json says. ResultFileError when it is not there, broken, or of a newer version."""
+        file = self.path / "study.json"
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ResultFileError(
+                f"'{self.path}' is not the folder of a study: it has no study.json"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise ResultFileError(f"'{file}' cannot be read as a study: {error}") from error
+        if not isinstance(found, dict) or not isinstance(found.get("schema"), int) or "name" not in found:
+            raise ResultFileError(f"'{file}' is not the record of a study; choose another folder")
+        if found["schema"] > SCHEMA:
+            raise ResultFileError(
+                f"'{file}' was written by a newer version of intruders (schema {found['schema']}, this one "
+                f"reads {SCHEMA}); update intruders, or choose another folder"
+            )
+        return found
+
+    def open_for(self, study: Study, *, must_exist: bool) -> None:
+        """Make the folder, or accept it when it holds a study of the same name.
+
+        A file that has changed since is still the same study: its runs tell by their ids what is to be done.
+        Raises SettingError for a folder that is something else, cannot be written, or is not there and must be.
+        """
+        if must_exist and not self.is_study:
+            raise SettingError(
+                f"out '{self.path}' holds no study to go on with; leave out --resume, or give its folder"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise SettingError(
+                f"out '{self.path}' cannot be written: {error.strerror}; choose another folder"
+            ) from error
+        if not self.is_study:
+            if any(file.name not in (".lock", "study.yaml") for file in self.path.iterdir()):
+                raise SettingError(f"out '{self.path}' is not empty and not a study; choose another folder")
+            return
+        name = self.document()["name"]
+        if name != study.name:
+            raise SettingError(
+                f"out '{self.path}' holds the study {name!r}, and this file is {study.name!r}; choose another "
+                f"folder, or write name: {name} into the file if it is the same study"
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; a kill lets go of it. SettingError while another holds it."""
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise SettingError(
+                    f"out '{self.path}' is in use by another intruders study; wait for it, or choose another folder"
+                ) from error
+            yield
+
+    def keep(self, study: Study, runs: Sequence[Run]) -> None:
+        """Write down what is to be done."""
+        write_atomically(self.path / "study.yaml", study.text.encode())
+        document = {
+            "schema": SCHEMA,
+            "name": study.name,
+            "analyses": list(study.analyses),
+            "resources": asdict(study.resources),
+            "experiments": [asdict(experiment) for experiment in study.experiments],
+            "runs": [run.id for run in runs],
+        }
+        content = json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"
+        write_atomically(self.path / "study.json", content.encode())
+
+    def others(self, runs: Sequence[Run]) -> list[str]:
+        """Runs that are here, and not in the file any more."""
+        folder = self.path / "runs"
+        known = {run.id for run in runs}
+        return sorted(item.name for item in folder.glob("*") if item.name not in known and item.is_dir())

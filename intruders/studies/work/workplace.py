@@ -1,0 +1,97 @@
+"""Where a study is worked on and where its results go: one folder for both, or a folder beside a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..describe.runs import Run
+from ..tables.table_columns import COLUMNS
+from .perform import is_done, perform
+from .remote_store import Store, local_folder, open_store
+from .run_record import RunRecord
+from .stages import Callbacks, Stage
+from .study_folder import StudyFolder
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A value that can be sent to another process or, with a store or a mounted folder, to another machine."""
+
+    folder: StudyFolder
+    store: Store | None = None
+
+    @classmethod
+    def of(cls, out: str) -> Workplace:
+        """The place that ``out`` names: a folder, or a URL. SettingError for a URL that cannot be used."""
+        return cls(StudyFolder(local_folder(out)), open_store(out))
+
+    @property
+    def seen(self) -> StudyFolder:
+        """The runs as the tables see them: those of the folder, or a copy of the small files in the store."""
+        return self.folder if self.store is None else StudyFolder(self.folder.path / "seen")
+
+    def perform(
+        self,
+        run: Run,
+        callbacks: Callbacks = tuple,
+        on_stage: Callable[[str], None] = lambda name: None,
+    ) -> bool:
+        """Do what is missing of a run; see :func:`.perform.perform`. What is finished is in the store at once."""
+        folder, store = self.folder.run(run.id), self.store
+        if store is None:
+            return perform(run, folder, self.folder.bases, callbacks=callbacks, on_stage=on_stage)
+        store.fetch_run(folder)
+        store.fetch_bases(self.folder.bases)
+
+        def after_stage(stage: Stage) -> None:
+            store.put_stage(folder, stage.results)
+            if stage.name == "evaluate":
+                store.put_bases(self.folder.bases)
+
+        is_finished = perform(
+            run, folder, self.folder.bases, callbacks=callbacks, on_stage=on_stage, after_stage=after_stage
+        )
+        store.put_record(folder)
+        return is_finished
+
+    def refresh(self, run_id: str) -> None:
+        """Bring what the tables need of a run."""
+        if self.store is not None:
+            self.store.fetch_for_tables(self.seen.run(run_id))
+
+    def missing(self, runs: Sequence[Run]) -> list[Run]:
+        """Those that are not finished."""
+        found = []
+        for run in runs:
+            self.refresh(run.id)
+            if not is_done(run, self.seen.run(run.id)):
+                found.append(run)
+        return found
+
+    def fail(self, run: Run, error: str) -> None:
+        """Note the failure of a run that could not do it itself."""
+        record = RunRecord(self.folder.run(run.id))
+        if self.store is not None:
+            self.store.fetch_run(record.folder)
+        record.begin(run)
+        record.fail(error)
+        if self.store is not None:
+            self.store.put_record(record.folder)
+
+    def fetch_study(self) -> None:
+        """Bring the study's own files."""
+        for file in self._files() if self.store is not None else ():
+            assert self.store is not None
+            self.store.fetch_file(file)
+
+    def put_study(self) -> None:
+        """Put the study's own files."""
+        for file in self._files() if self.store is not None else ():
+            assert self.store is not None
+            self.store.put_file(file)
+
+    def _files(self) -> list[Path]:
+        names = ["study.yaml", "study.json", "findings.json"]
+        return [*(self.folder.path / name for name in names), *map(self.folder.table, COLUMNS)]

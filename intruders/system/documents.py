@@ -1,0 +1,37 @@
+"""Documents of ours as JSON: read field by field, and null for what is no number."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..errors import BrokenDocumentError
+
+
+def json_number(value: float) -> float | None:
+    """JSON has no NaN and no infinity: both are written as null, and read as NaN."""
+    return float(value) if math.isfinite(value) else None
+
+
+def get_field(record: object, key: str, where: str, kind: type | tuple[type, ...]) -> Any:
+    if not isinstance(record, dict) or key not in record:
+        raise BrokenDocumentError(f"'{where}' has no '{key}'")
+    return is_of_kind(record[key], f"{where}.{key}", kind)
+
+
+def get_float(record: object, key: str, where: str) -> float:
+    return read_float(get_field(record, key, where, (int, float, type(None))), f"{where}.{key}")
+
+
+def read_float(value: object, where: str) -> float:
+    number = is_of_kind(value, where, (int, float, type(None)))
+    return math.nan if number is None else float(number)
+
+
+def is_of_kind(value: object, where: str, kind: type | tuple[type, ...]) -> Any:
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    # bool is an int to isinstance, and True is no matrix size.
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        expected = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
+        raise BrokenDocumentError(f"'{where}' is {str(value)[:40]!r}; expected {expected}")
+    return value

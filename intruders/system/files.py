@@ -1,0 +1,114 @@
+"""Result files: found writable before the work starts, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import IntrudersError, ResultFileError
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise ResultFileError now if `write_atomically` to `path` could not succeed later.
+
+    Makes and removes an empty file beside the target, since permission bits alone do not tell (read-only
+    mounts, quotas, superuser).
+    """
+    try:
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            raise ResultFileError(f"'{path}' is a folder; give the path of a file to write")
+        if _is_special(target):
+            return
+        if not target.parent.is_dir():
+            raise ResultFileError(
+                f"cannot write '{path}': there is no folder '{target.parent}'; make it first"
+            )
+        if target.exists() and not os.access(target, os.W_OK):
+            raise ResultFileError(f"cannot write '{path}': the file is there and is read-only")
+        probe = _sibling(target)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        raise ResultFileError(f"cannot write '{path}': {_reason(error)}") from error
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write `content` to `path`; at any moment the file holds the old content or the new, never a part.
+
+    Follows a symbolic link to the file that it names. A device or pipe (`/dev/stdout`) is written directly.
+    """
+    try:
+        target = Path(os.path.realpath(path))
+        if _is_special(target):
+            target.write_bytes(content)
+            return
+        part = _sibling(target)
+        try:
+            with part.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise
+    except (OSError, ValueError) as error:
+        raise ResultFileError(f"cannot write '{path}': {_reason(error)}") from error
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The content of a file, or a ResultFileError that names it."""
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise ResultFileError(f"cannot read '{path}': {_reason(error)}") from error
+
+
+def _is_special(target: Path) -> bool:
+    """A device or pipe, which must be written to and never replaced."""
+    return target.exists() and not target.is_file()
+
+
+def _sibling(target: Path) -> Path:
+    """A hidden name of its own in the same folder, so that os.replace stays on one file system."""
+    return target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.part")
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """ValueError is what a path with a null character raises."""
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+@contextmanager
+def stop_on_full_disk(folder: Path) -> Iterator[None]:
+    """Turn the errors of a full disk into one that says where and how much is left."""
+    try:
+        yield
+    except Exception as error:
+        if not _tells_of_a_full_disk(error):
+            raise
+        left = shutil.disk_usage(folder).free / 2**20
+        raise IntrudersError(
+            f"no room on the disk of {str(folder)!r} ({left:.0f} MiB left); make room and give the same "
+            "command again: the run goes on from its last whole checkpoint"
+        ) from error
+
+
+def _tells_of_a_full_disk(error: BaseException | None) -> bool:
+    """Python says ENOSPC, safetensors its text, and torch's own writer just that it could not write."""
+    while error is not None:
+        said = str(error)
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in said:
+            return True
+        if isinstance(error, RuntimeError) and ("inline_container" in said or "iostream error" in said):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

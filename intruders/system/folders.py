@@ -1,0 +1,164 @@
+"""Folders that appear whole or not at all, whatever kills the process that writes them."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import glob
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import CheckpointError
+
+_PART = ".part"
+
+_AT_FDCWD = -100
+
+_RENAME_EXCHANGE = 2
+
+# A folder that is replaced must look like one that such a command writes: --force on a home folder is a slip.
+_MARKS = ("intruders.json", "adapter_config.json", "config.json")
+
+
+@contextmanager
+def atomic_folder(target: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+    """Yield a new folder beside ``target`` to write into; it becomes ``target`` when the block ends.
+
+    If the block raises, or the process dies at any moment, ``target`` is what it was before. What an earlier
+    kill left behind is removed at the next call. An existing ``target`` is replaced only with ``force``, in
+    one step where the system can exchange two names (Linux); elsewhere the old folder is moved away first.
+
+    Raises:
+      CheckpointError: ``target`` is there and ``force`` is not given, is no folder, is a folder of other
+        things, or cannot be written.
+    """
+    place = Path(os.path.realpath(target))
+    check_target(target, force=force)
+    part, lock = _make_part(place)
+    try:
+        yield part
+        _flush(part)
+        try:
+            _move_into_place(part, place, target, force)
+        except OSError as error:
+            raise CheckpointError(f"cannot write '{target}': {error.strerror or error}") from error
+        _flush_entry(place.parent)
+    finally:
+        os.close(lock)
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def check_target(target: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Raise CheckpointError now if :func:`atomic_folder` would refuse ``target`` later."""
+    place = Path(os.path.realpath(target))
+    if place.exists():
+        if not place.is_dir():
+            raise CheckpointError(f"'{target}' is there and is no folder; give the path of a folder to make")
+        if any(place.iterdir()):
+            if not force:
+                raise CheckpointError(
+                    f"'{target}' is there; choose another folder, or give --force to replace it"
+                )
+            if not any((place / mark).is_file() for mark in _MARKS):
+                raise CheckpointError(
+                    f"'{target}' holds no model or adapter, so it is not replaced; choose another folder"
+                )
+    elif not place.parent.is_dir():
+        raise CheckpointError(f"cannot write '{target}': there is no folder '{place.parent}'; make it first")
+    if not os.access(place.parent, os.W_OK | os.X_OK):
+        raise CheckpointError(f"cannot write '{target}': no permission to write in '{place.parent}'")
+
+
+def _make_part(place: Path) -> tuple[Path, int]:
+    """A new hidden folder and a lock on it, held while this process lives: by it another process can tell a folder
+    in work from one left behind."""
+    prefix = f".{place.name[:100]}."
+    for entry in place.parent.glob(f"{glob.escape(prefix)}*{_PART}"):
+        _remove_if_left_behind(entry)
+    while True:
+        part = place.with_name(f"{prefix}{secrets.token_hex(6)}{_PART}")
+        try:
+            part.mkdir()
+        except OSError as error:
+            raise CheckpointError(f"cannot write beside '{place}': {error.strerror or error}") from error
+        try:
+            lock = os.open(part, os.O_RDONLY)
+        except FileNotFoundError:  # another process took it, not locked yet, for one left behind
+            continue
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if part.is_dir():
+            return part, lock
+        os.close(lock)
+
+
+def _remove_if_left_behind(part: Path) -> None:
+    try:
+        descriptor = os.open(part, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return  # another process is writing there
+    else:
+        shutil.rmtree(part, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _move_into_place(part: Path, place: Path, target: str | os.PathLike[str], force: bool) -> None:
+    try:
+        os.rename(part, place)  # also onto an empty folder
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    if not force:
+        raise CheckpointError(f"'{target}' was made by another process meanwhile; choose another folder")
+    if not _exchange(part, place):
+        aside = part.with_suffix(".old")
+        os.rename(place, aside)
+        os.rename(part, place)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two names in one step; False where the system or file system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    names = os.fsencode(first), os.fsencode(second)
+    answer: int = renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+    return answer == 0
+
+
+def _flush(folder: Path) -> None:
+    """Everything in the folder to the disk, so that a power cut after the rename finds it there."""
+    for path in folder.rglob("*"):
+        _flush_entry(path)
+    _flush_entry(folder)
+
+
+def _flush_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def user_cache() -> Path:
+    """The folder for what can be computed again: ``$INTRUDERS_CACHE``, or ``intruders`` in the user's own."""
+    chosen = os.environ.get("INTRUDERS_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "intruders"

@@ -1,0 +1,65 @@
+"""Versions of what a result depends on, and the machine that it was computed on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ..version import __version__
+
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of those that training rests on."""
+    found = {"python": platform.python_version(), "intruders": __version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, str | int]:
+    """Processor, cores available to this process, threads of torch, and the GPU if any."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    described: dict[str, str | int] = {
+        "system": platform.system(),
+        "processor": _processor(),
+        "cores": cores,
+        "threads": torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        described["gpu"] = torch.cuda.get_device_name()
+    return described
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def installed_versions() -> dict[str, str]:
+    """What a result depends on: this package, its numerical libraries, Python and the platform."""
+    versions = {
+        "intruders": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    for package in ("torch", "numpy", "safetensors", "transformers", "peft"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,211 @@
+"""One fine-tuning run from settings to a model on disk, by transformers' Trainer and PEFT."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data.load_task import load_task
+from ..data.task import Task
+from ..errors import SettingError, first_line
+from ..models.answers import outcomes
+from ..models.base_model import base_model_location
+from ..models.encoding import (
+    PadRight,
+    context_length,
+    encode_classification,
+    encode_completions,
+    pad_token_id,
+)
+from ..models.loading import load_model, load_tokenizer
+from ..models.quiet import quiet_transformers
+from ..system.files import stop_on_full_disk
+from ..system.versions import machine, versions
+from .callback import IntruderCallback
+from .finetune_config import FinetuneConfig
+from .methods import go_on_from, make_optimizer, prepare, save_model, save_start
+from .run_folder import RunFolder
+from .trainer import KeepRecord, RunTrainer, StopAtAccuracy
+
+
+def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder:
+    """Fine-tune ``config.base`` on ``config.task`` by ``config.method``; model and record are in the folder.
+
+    A run that was killed goes on from its last whole checkpoint and ends as if it had not been; a finished
+    one is left as it is. ``callbacks`` are transformers TrainerCallbacks. Raises IntrudersError for settings,
+    data or a model that cannot be used, for a loss that is not a number, and for a full disk.
+    """
+    run = RunFolder(Path(config.out))
+    run.open_for(config.as_dict())
+    if run.is_finished:
+        return run
+    with ExitStack() as stack:
+        stack.enter_context(run.locked())
+        stack.enter_context(quiet_transformers())
+        stack.enter_context(stop_on_full_disk(run.path))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="intruders-")))
+        _train(config, run, list(callbacks), scratch)
+    return run
+
+
+def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch: Path) -> None:
+    from transformers import set_seed
+
+    task = load_task(config.task, config.columns, config.data_seed)
+    task = task.limited(config.max_train_samples, config.max_eval_samples)
+    if config.match is not None and task.score == "none":
+        raise SettingError(f"match is {config.match!r}, but task {task.name!r} has no right answers to count")
+    arguments = _arguments(config, run)
+    location = base_model_location(config.base)
+    tokenizer = load_tokenizer(location)
+    set_seed(config.seed)
+    base = load_model(location, task.kind, task.labels if task.kind == "classification" else None)
+    context = context_length(base.config, config.max_length)
+    rows = _encode(config, tokenizer, task, context)
+    model = prepare(base, config, task.kind)
+    if config.start_from is not None:
+        go_on_from(model, config.start_from)
+    start = save_start(model, config, scratch / "start")
+
+    record: dict[str, Any] = {
+        "status": "running",
+        "config": config.as_dict(),
+        "base_location": location,
+        "task": {"name": task.name, "kind": task.kind, "score": task.score, "data": task.fingerprint()},
+        "versions": versions(),
+        "machine": machine(),
+        "precision": _precision(config),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+    if task.kind == "classification":
+        record["task"]["labels"] = task.labels
+    run.write_record(record)
+
+    accuracy = None
+    if config.target_accuracy is not None:
+        accuracy = StopAtAccuracy(config.target_accuracy, config.eval_steps, task, tokenizer, context)
+        callbacks = [accuracy, *callbacks]
+    resumed = run.last_checkpoint()
+    keeper = KeepRecord(run, seconds_before=resumed[1] if resumed else 0.0)
+    trainer = RunTrainer(
+        run=run,
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=PadRight(pad_token_id(tokenizer)),
+        callbacks=[keeper, *callbacks],
+        optimizers=(make_optimizer(model, config), None),
+    )
+    _keep_terminal_quiet(trainer)
+    auditor = None
+    if config.audit_steps is not None:
+        auditor = IntruderCallback(
+            trainer,
+            every=config.audit_steps,
+            stop_above=config.stop_above,
+            trace=run.path / "intruders.parquet",
+        )
+        trainer.add_callback(auditor)
+    trainer.train(resume_from_checkpoint=str(resumed[0]) if resumed else None)
+    run.write_log(trainer.state.log_history)
+
+    began = time.perf_counter()
+    if accuracy is not None and accuracy.has_stopped:
+        right = accuracy.right
+    else:
+        right = (
+            [] if task.score == "none" else outcomes(model, tokenizer, task, task.validation, context=context)
+        )
+    run.write_model(lambda folder: _save(model, tokenizer, folder, start))
+    run.write_record(
+        record
+        | {
+            "status": "finished",
+            "steps": trainer.state.global_step,
+            "stopped_by": _reason(accuracy, auditor),
+            "intruders": None if auditor is None or auditor.last is None else auditor.last.intruders,
+            "validation": {"accuracy": sum(right) / len(right) if right else None, "examples": len(right)},
+            "seconds": {"training": keeper.seconds, "validation": time.perf_counter() - began},
+        }
+    )
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+
+
+def _reason(accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None) -> str:
+    if accuracy is not None and accuracy.has_stopped:
+        return "match"
+    return "intruders" if auditor is not None and auditor.has_stopped else "steps"
+
+
+def _encode(config: FinetuneConfig, tokenizer: Any, task: Task, context: int) -> list[dict[str, Any]]:
+    where = f"train split of task {task.name!r}"
+    if task.kind == "classification":
+        return encode_classification(tokenizer, task.train, task.labels, context)
+    return encode_completions(tokenizer, task.train, context, drop_too_long=config.drop_too_long, where=where)
+
+
+def _arguments(config: FinetuneConfig, run: RunFolder) -> Any:
+    from transformers import TrainingArguments
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    precision = _precision(config)
+    settings: dict[str, Any] = dict(
+        output_dir=str(run.checkpoints),
+        learning_rate=config.lr,
+        max_steps=config.steps if config.steps is not None else -1,
+        num_train_epochs=config.epochs if config.epochs is not None else 1.0,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_steps,
+        max_grad_norm=config.max_grad_norm,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=not torch.cuda.is_available(),
+        **({"gradient_checkpointing": True} if config.gradient_checkpointing else {}),
+        seed=config.seed,
+        logging_steps=config.logging_steps,
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        save_total_limit=2,
+        report_to=list(config.report_to) or "none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+    )
+    try:
+        get_reporting_integration_callbacks(settings["report_to"])
+        return TrainingArguments(**settings)
+    except (ValueError, ImportError) as error:
+        raise SettingError(f"transformers refuses these settings: {first_line(error)}") from error
+
+
+def _precision(config: FinetuneConfig) -> str:
+    """``auto``: bf16 autocast where the processor has instructions for it, else fp32."""
+    if config.precision != "auto":
+        return config.precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def _keep_terminal_quiet(trainer: Any) -> None:
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+
+
+def _save(model: nn.Module, tokenizer: Any, folder: Path, start: Path | None) -> None:
+    save_model(model, folder, start)
+    tokenizer.save_pretrained(folder)
+    # PEFT's model card is a form of empty headings; the record of the run says more.
+    (folder / "README.md").unlink(missing_ok=True)

@@ -1,0 +1,92 @@
+"""The Trainer of a run, and what ends a run early: a loss that is not a number, or the accuracy that was asked for."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainerCallback
+
+from ..data.task import Task
+from ..errors import NonFiniteError
+from ..models.answers import outcomes
+from .run_folder import RunFolder
+
+
+class RunTrainer(Trainer):  # type: ignore[misc]
+    """Trainer that stops at the step whose loss is NaN or infinite, before the optimizer sees it."""
+
+    def __init__(self, run: RunFolder, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._run = run
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss: Tensor = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            good = self._run.last_checkpoint()
+            kept = (
+                f"the last good checkpoint is {str(good[0])!r}"
+                if good
+                else "no checkpoint was kept before it"
+            )
+            raise NonFiniteError(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}; {kept}; "
+                "lower lr or raise warmup_steps"
+            )
+        return loss
+
+
+class StopAtAccuracy(TrainerCallback):  # type: ignore[misc]
+    """Score the validation split every ``every`` steps and stop when it reaches ``target``.
+
+    Methods that are compared at the same task score are each stopped by this, at its own step.
+    """
+
+    def __init__(self, target: float, every: int, task: Task, tokenizer: Any, context: int) -> None:
+        self.target, self.every = target, every
+        self.task, self.tokenizer, self.context = task, tokenizer, context
+        self.right: list[bool] = []  # outcomes of the latest look
+
+    @property
+    def has_stopped(self) -> bool:
+        return bool(self.right) and sum(self.right) / len(self.right) >= self.target
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step % self.every:
+            return
+        self.right = outcomes(model, self.tokenizer, self.task, self.task.validation, context=self.context)
+        accuracy = sum(self.right) / len(self.right)
+        state.log_history.append({"step": state.global_step, "validation_accuracy": accuracy})
+        if accuracy >= self.target:
+            control.should_training_stop = True
+
+
+class KeepRecord(TrainerCallback):  # type: ignore[misc]
+    """Mark whole checkpoints, keep the log on disk, and count the seconds of training over all attempts."""
+
+    def __init__(self, run: RunFolder, seconds_before: float) -> None:
+        self.run = run
+        self.seconds = seconds_before
+        self._counted_to = time.perf_counter()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._counted_to = time.perf_counter()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._count()
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self._count()
+        self.run.write_log(state.log_history)
+        if control.should_training_stop:
+            return  # resumed from here, Trainer would take another step, also where max_steps is reached
+        trained = (p for p in model.parameters() if p.requires_grad)
+        if all(bool(torch.isfinite(p).all()) for p in trained):
+            self.run.mark_complete(state.global_step, self.seconds)
+
+    def _count(self) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self._counted_to
+        self._counted_to = now
