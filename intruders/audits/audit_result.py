@@ -88,31 +88,32 @@ class Audit:
         """One row a vector, with its matrix's name and shape beside it."""
         from .frames import vector_frame
 
-        return vector_frame(self)
+        return vector_frame(self.matrices)
 
     def matrices_to_pandas(self) -> pd.DataFrame:
         """One row a matrix: shape, rank, intruders, energy share, update size, certificates."""
         from .frames import matrix_frame
 
-        return matrix_frame(self)
+        return matrix_frame(self.matrices)
 
     def to_json(self) -> str:
         """The audit as JSON text of schema 1 (docs/reports.md)."""
-
         return to_json(self)
+
+    def to_parquet(self) -> bytes:
+        """The audit as the content of a Parquet file: one row per vector."""
+        from .parquet_form import to_parquet
+
+        return to_parquet(header(self), self.matrices)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the audit to a `.json` or `.parquet` file, atomically; ResultFileError if that cannot be."""
-
         save(self, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Audit:
         """Read an audit that `save` wrote; ResultFileError if the file is broken or too new."""
-
         return load(path)
-
-    # Drawing belongs to `reports`, which knows this room; these methods only pass on, when they are called.
 
     def plot_similarity(self, name: str) -> Figure:
         """Matplotlib figure of |<x_i, y_j>| of one matrix: base vectors down, tuned vectors across."""
@@ -124,12 +125,13 @@ class Audit:
         """Matplotlib figure of the number of intruders by layer and module kind."""
         from .figures import layers_figure
 
-        return layers_figure(self)
+        return layers_figure(self.matrices)
 
     def _repr_html_(self) -> str:
         from .notebook import audit_as_html
 
-        return audit_as_html(self)
+        sources = f"{self.base_source} → {self.tuned_source} ({self.tuned_kind})"
+        return audit_as_html(sources, self.matrices, self.k, self.epsilon)
 
     def _nearest(self, name: str) -> str:
         import difflib
@@ -147,9 +149,7 @@ def save(audit: Audit, path: str | os.PathLike[str]) -> None:
     if Path(path).suffix.lower() == ".json":
         write_atomically(path, (to_json(audit) + "\n").encode())
     else:
-        from .parquet_form import to_parquet
-
-        write_atomically(path, to_parquet(audit))
+        write_atomically(path, audit.to_parquet())
 
 
 def load(path: str | os.PathLike[str]) -> Audit:

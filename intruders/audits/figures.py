@@ -1,7 +1,8 @@
-"""The figures of one audit."""
+"""Figures of audited matrices: similarities, layers, cosines and singular values."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,27 +11,12 @@ import pandas as pd
 from ..charts.drawing import BASE, COSINES, COUNTS, INTRUDER, OPEN, Drawing, new_figure, styled
 from ..charts.text import shorten
 from ..checkpoints.names import module_paths
-from .audit_result import Audit
 from .records import AuditedMatrix
-from .summary import worst
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
-
-WORST_DRAWN = 3  # matrices that get figures of their own
-EPSILONS = [round(0.01 * (i + 1), 2) for i in range(100)]
-
-
-def audit_drawings(audit: Audit) -> list[Drawing]:
-    """Layers, intruders over epsilon, and three figures for each of the worst matrices."""
-    if not audit.matrices:
-        return []
-    drawings = [draw_layers(audit), draw_over_epsilon(audit)]
-    for matrix in worst(audit, WORST_DRAWN) or audit.matrices[:1]:
-        drawings += [draw_similarity(matrix), draw_cosines(matrix, audit.epsilon), draw_values(matrix)]
-    return drawings
 
 
 def similarity_figure(matrix: AuditedMatrix) -> Figure:
@@ -38,9 +24,9 @@ def similarity_figure(matrix: AuditedMatrix) -> Figure:
     return draw_similarity(matrix).figure
 
 
-def layers_figure(audit: Audit) -> Figure:
+def layers_figure(matrices: Sequence[AuditedMatrix]) -> Figure:
     """Number of intruders by module kind (down) and layer (across)."""
-    return draw_layers(audit).figure
+    return draw_layers(matrices).figure
 
 
 def draw_similarity(matrix: AuditedMatrix) -> Drawing:
@@ -84,15 +70,15 @@ def similarity_data(matrix: AuditedMatrix) -> pd.DataFrame:
     )
 
 
-def draw_layers(audit: Audit) -> Drawing:
-    stations = module_paths([matrix.name for matrix in audit.matrices])
+def draw_layers(matrices: Sequence[AuditedMatrix]) -> Drawing:
+    stations = module_paths([matrix.name for matrix in matrices])
     frame = pd.DataFrame(
         {
             "stack": [place.stack for place in stations],
             "layer": [-1 if place.layer is None else place.layer for place in stations],
             "module": [place.kind for place in stations],
-            "intruders": [matrix.intruders for matrix in audit.matrices],
-            "vectors": [len(matrix.vectors) for matrix in audit.matrices],
+            "intruders": [matrix.intruders for matrix in matrices],
+            "vectors": [len(matrix.vectors) for matrix in matrices],
         }
     )
     kinds = list(dict.fromkeys(frame["module"]))
@@ -115,22 +101,6 @@ def draw_layers(audit: Audit) -> Drawing:
         axes.set_xlabel("layer")
         figure.colorbar(image, ax=axes, label="intruders")
     return Drawing("layers", figure, frame)
-
-
-def draw_over_epsilon(audit: Audit) -> Drawing:
-    counts = [audit.count(epsilon=epsilon) for epsilon in EPSILONS]
-    frame = pd.DataFrame(counts, columns=["at_least", "at_most"])
-    frame.insert(0, "epsilon", EPSILONS)
-    with styled():
-        figure, [axes] = new_figure(3.4, 2.4)
-        axes.plot(frame["epsilon"], frame["at_least"], color=INTRUDER)
-        axes.fill_between(
-            frame["epsilon"], frame["at_least"], frame["at_most"], color=INTRUDER, alpha=0.25, lw=0
-        )
-        axes.axvline(audit.epsilon, color="black", lw=0.8, ls="--")
-        axes.set(xlabel="epsilon", ylabel=f"intruders (k = {audit.k})", xlim=(0, 1))
-        axes.set_ylim(bottom=0)
-    return Drawing("over-epsilon", figure, frame)
 
 
 def draw_cosines(matrix: AuditedMatrix, epsilon: float) -> Drawing:

@@ -1,12 +1,13 @@
-"""An audit as pandas tables: a row a vector, or a row a matrix."""
+"""Audited matrices as pandas tables: one row per vector, or one row per matrix."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pandas as pd
 
-from .audit_result import Audit
+from .records import AuditedMatrix
 
 VECTOR_COLUMNS = [
     "name",
@@ -22,7 +23,7 @@ VECTOR_COLUMNS = [
 ]
 
 
-def vector_frame(audit: Audit) -> pd.DataFrame:
+def vector_frame(matrices: Sequence[AuditedMatrix]) -> pd.DataFrame:
     """One row a singular vector, in the order of the audit."""
     rows = [
         (
@@ -35,19 +36,19 @@ def vector_frame(audit: Audit) -> pd.DataFrame:
             vector.certificate,
             vector.ambiguous,
         )
-        for matrix in audit.matrices
+        for matrix in matrices
         for vector in matrix.vectors
     ]
     return pd.DataFrame(rows, columns=VECTOR_COLUMNS)
 
 
-def matrix_frame(audit: Audit) -> pd.DataFrame:
+def matrix_frame(matrices: Sequence[AuditedMatrix]) -> pd.DataFrame:
     """One row a matrix; `rank` is missing where the update did not come as low-rank factors.
 
     `relative_update` is ||D||_2 / s_1(W0): the update's largest singular value over the base's.
     """
     rows = []
-    for matrix in audit.matrices:
+    for matrix in matrices:
         certificates = Counter(vector.certificate for vector in matrix.vectors)
         base = matrix.base_singular_values[0] if matrix.base_singular_values else 0.0
         rows.append(

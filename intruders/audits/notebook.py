@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from ..charts.text import number, percent, plural
-from .audit_result import Audit
+from .records import AuditedMatrix, energy_share
 from .summary import by_kind, update_norm
 
 
-def audit_as_html(audit: Audit) -> str:
+def audit_as_html(sources: str, matrices: Sequence[AuditedMatrix], k: int, epsilon: float) -> str:
     """A table in the notebook's own style; every name is escaped."""
-    sources = f"{audit.base_source} → {audit.tuned_source} ({audit.tuned_kind})"
+    vectors = [vector for matrix in matrices for vector in matrix.vectors]
     totals = (
-        f"{plural(audit.intruders, 'intruder dimension')} in {plural(audit.vectors, 'vector')} of "
-        f"{plural(len(audit.matrices), 'matrix', 'matrices')}, "
-        f"energy share {percent(audit.intruder_energy_share)}, "
-        f"update norm {number(update_norm(audit.matrices))}; "
-        f"k = {audit.k}, epsilon = {audit.epsilon:g}"
+        f"{plural(sum(vector.intruder for vector in vectors), 'intruder dimension')} in "
+        f"{plural(len(vectors), 'vector')} of {plural(len(matrices), 'matrix', 'matrices')}, "
+        f"energy share {percent(energy_share(vectors))}, update norm {number(update_norm(matrices))}; "
+        f"k = {k}, epsilon = {epsilon:g}"
     )
     titles = ("module", "matrices", "intruders", "energy share", "update norm", "of base", "effective rank")
     head = "".join(f"<th>{title}</th>" for title in titles)
@@ -25,7 +25,7 @@ def audit_as_html(audit: Audit) -> str:
         f"<tr><td>{escape(kind.kind)}</td><td>{kind.matrices}</td><td>{kind.intruders}</td>"
         f"<td>{percent(kind.energy_share)}</td><td>{number(kind.frobenius)}</td>"
         f"<td>{percent(kind.relative_update)}</td><td>{number(kind.effective_rank)}</td></tr>"
-        for kind in by_kind(audit)
+        for kind in by_kind(matrices)
     ).replace("<0.1 %", "&lt;0.1 %")
     return (
         f"<div><p>{escape(sources)}<br><strong>{escape(totals)}</strong></p>"

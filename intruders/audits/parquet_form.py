@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,29 +17,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import BrokenDocumentError
-from .audit_result import Audit, header
 from .frames import vector_frame
 from .records import AuditedMatrix
 
 METADATA_KEY = b"intruders"
 
 
-def to_parquet(audit: Audit) -> bytes:
-    """The table as the content of a Parquet file."""
-    owners = [matrix for matrix in audit.matrices for _ in matrix.vectors]
+def to_parquet(header: Mapping[str, Any], matrices: Sequence[AuditedMatrix]) -> bytes:
+    """The table as the content of a Parquet file; ``header`` is the document without its matrices."""
+    owners = [matrix for matrix in matrices for _ in matrix.vectors]
     table = pa.table(
         {
-            **{name: pa.array(column.tolist()) for name, column in vector_frame(audit).items()},
+            **{name: pa.array(column.tolist()) for name, column in vector_frame(matrices).items()},
             "rank": pa.array([matrix.rank for matrix in owners], pa.int64()),
             **{name: _of_update(owners, name) for name in _UPDATE},
             "base_singular_values": pa.array(
                 [m.base_singular_values for m in owners], pa.list_(pa.float64())
             ),
             # Of each tuned vector y_j its own column of the similarity matrix: |<x_i, y_j>| over i.
-            "similarity": pa.array(_similarity_columns(audit), pa.list_(pa.float32())),
+            "similarity": pa.array(_similarity_columns(matrices), pa.list_(pa.float32())),
         }
     ).cast(_schema())
-    metadata = {METADATA_KEY: json.dumps(header(audit), allow_nan=False, ensure_ascii=False).encode()}
+    metadata = {METADATA_KEY: json.dumps(header, allow_nan=False, ensure_ascii=False).encode()}
     file = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd")
     return file.getvalue()
@@ -112,8 +112,8 @@ def _of_update(owners: list[AuditedMatrix], name: str) -> pa.Array:
     return pa.array([getattr(matrix.update, name) for matrix in owners], pa.float64())
 
 
-def _similarity_columns(audit: Audit) -> list[Any]:
-    return [matrix.similarity[:, j] for matrix in audit.matrices for j in range(len(matrix.vectors))]
+def _similarity_columns(matrices: Sequence[AuditedMatrix]) -> list[Any]:
+    return [matrix.similarity[:, j] for matrix in matrices for j in range(len(matrix.vectors))]
 
 
 def _schema() -> pa.Schema:

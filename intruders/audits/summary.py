@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from ..checkpoints.names import module_paths
-from .audit_result import Audit
+from ..checkpoints.pairing.pairing import Skipped
 from .records import AuditedMatrix, energy_share
 
 
@@ -42,10 +42,10 @@ class LayerStrip:
         return self.first + len(self.intruders) - 1
 
 
-def by_kind(audit: Audit) -> list[KindSummary]:
+def by_kind(matrices: Sequence[AuditedMatrix]) -> list[KindSummary]:
     """A summary of every kind of module, in the order in which they first occur."""
     groups: dict[str, list[AuditedMatrix]] = {}
-    for matrix, place in zip(audit.matrices, module_paths([m.name for m in audit.matrices]), strict=True):
+    for matrix, place in zip(matrices, module_paths([m.name for m in matrices]), strict=True):
         groups.setdefault(place.kind, []).append(matrix)
     return [summarize(kind, matrices) for kind, matrices in groups.items()]
 
@@ -76,10 +76,10 @@ def relative_update(matrix: AuditedMatrix) -> float:
     return matrix.update.spectral / largest if largest > 0 else math.nan
 
 
-def by_layer(audit: Audit) -> list[LayerStrip]:
+def by_layer(matrices: Sequence[AuditedMatrix]) -> list[LayerStrip]:
     """Intruders of every layer, a strip for each stack of layers (encoder and decoder have one each)."""
     counts: dict[str, dict[int, int]] = {}
-    for matrix, place in zip(audit.matrices, module_paths([m.name for m in audit.matrices]), strict=True):
+    for matrix, place in zip(matrices, module_paths([m.name for m in matrices]), strict=True):
         if place.layer is not None:
             stack = counts.setdefault(place.stack, {})
             stack[place.layer] = stack.get(place.layer, 0) + matrix.intruders
@@ -89,24 +89,24 @@ def by_layer(audit: Audit) -> list[LayerStrip]:
     ]
 
 
-def worst(audit: Audit, limit: int) -> list[AuditedMatrix]:
+def worst(matrices: Iterable[AuditedMatrix], limit: int) -> list[AuditedMatrix]:
     """The matrices with most intruders, and among equals with the larger energy share; only affected ones."""
-    affected = [matrix for matrix in audit.matrices if matrix.intruders]
+    affected = [matrix for matrix in matrices if matrix.intruders]
     return sorted(affected, key=lambda m: (-m.intruders, -m.intruder_energy_share))[:limit]
 
 
-def skipped_by_reason(audit: Audit) -> list[tuple[str, int]]:
+def skipped_by_reason(left_out: Iterable[Skipped]) -> list[tuple[str, int]]:
     """How many tensors were left out for each reason, most frequent first; no details after ':' or '('."""
-    reasons = Counter(re.split(r"[:(]", skipped.reason, maxsplit=1)[0].strip() for skipped in audit.skipped)
+    reasons = Counter(re.split(r"[:(]", skipped.reason, maxsplit=1)[0].strip() for skipped in left_out)
     return reasons.most_common()
 
 
-def certificates(audit: Audit) -> list[tuple[str, int]]:
+def certificates(matrices: Iterable[AuditedMatrix]) -> list[tuple[str, int]]:
     """How many vectors each certificate decided, in the order in which the engine tries them."""
-    counts = Counter(vector.certificate for matrix in audit.matrices for vector in matrix.vectors)
+    counts = Counter(vector.certificate for matrix in matrices for vector in matrix.vectors)
     return [(name, counts[name]) for name in ("overlap", "mass", "moment", "exact") if counts[name]]
 
 
-def ambiguous(audit: Audit) -> int:
+def ambiguous(matrices: Iterable[AuditedMatrix]) -> int:
     """How many decisions depend on the choice of vectors within a cluster of equal singular values."""
-    return sum(vector.ambiguous for matrix in audit.matrices for vector in matrix.vectors)
+    return sum(vector.ambiguous for matrix in matrices for vector in matrix.vectors)

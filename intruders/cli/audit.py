@@ -133,9 +133,7 @@ def audit(
     if json is not None and json != "-":
         write_atomically(json, (result.to_json() + "\n").encode())
     if parquet is not None:
-        from ..audits.parquet_form import to_parquet
-
-        write_atomically(parquet, to_parquet(result))
+        write_atomically(parquet, result.to_parquet())
     if html is not None:
         from ..reports.html_page import write_html
 

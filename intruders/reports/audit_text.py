@@ -114,7 +114,7 @@ def _totals(audit: Audit, page: _Page) -> None:
 
 
 def _kinds(audit: Audit, page: _Page, verbose: bool) -> None:
-    kinds = by_kind(audit)
+    kinds = by_kind(audit.matrices)
     shown = kinds if verbose else kinds[:KINDS_SHOWN]
     rows = [_kind_row(kind) for kind in shown]
     styles = ["" if kind.intruders else "dim" for kind in shown]
@@ -144,7 +144,7 @@ def _kind_row(kind: KindSummary) -> list[str]:
 
 
 def _layers(audit: Audit, page: _Page) -> None:
-    strips = [strip for strip in by_layer(audit) if len(strip.intruders) > 1]
+    strips = [strip for strip in by_layer(audit.matrices) if len(strip.intruders) > 1]
     most = max((count or 0 for strip in strips for count in strip.intruders), default=0)
     if most == 0:
         return
@@ -188,7 +188,7 @@ def _legend(most: int, shades: str) -> list[str]:
 
 
 def _matrices(audit: Audit, page: _Page, verbose: bool) -> None:
-    shown = audit.matrices if verbose else worst(audit, WORST_SHOWN)
+    shown = audit.matrices if verbose else worst(audit.matrices, WORST_SHOWN)
     if not shown:
         return
     affected = sum(matrix.intruders > 0 for matrix in audit.matrices)
@@ -227,11 +227,11 @@ def _fitting_name(name: str, place: ModulePath, room: int) -> str:
 def _closing(audit: Audit, page: _Page, verbose: bool) -> None:
     page.say("")
     if audit.matrices:
-        proofs = ", ".join(f"{name} {count:,}" for name, count in certificates(audit))
-        unsure = ambiguous(audit)
+        proofs = ", ".join(f"{name} {count:,}" for name, count in certificates(audit.matrices))
+        unsure = ambiguous(audit.matrices)
         page.say(f"decided by: {proofs}" + (f"; {unsure:,} ambiguous" if unsure else ""))
     if audit.skipped:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped_by_reason(audit))
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped_by_reason(audit.skipped))
         for line in textwrap.wrap(f"skipped:    {reasons}", page.width, subsequent_indent=" " * 12):
             page.say(line)
         if verbose:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from ..audits.audit_result import Audit
-from ..audits.figures import EPSILONS, similarity_data, similarity_image
+from ..audits.figures import similarity_data, similarity_image
 from ..charts.drawing import DASHES, LINES, Drawing, new_figure, styled
 from ..charts.text import number, plural, shorten
 from ..checkpoints.names import module_paths
+from .audit_figures import EPSILONS
 from .comparison import Shared
 
 

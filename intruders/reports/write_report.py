@@ -87,9 +87,9 @@ def _write_html(
 def _write_figures(
     audits: list[Audit], folder: Path, side_by_side: bool, scales: CriticalScalesFile | None
 ) -> list[Path]:
-    from ..audits.figures import audit_drawings
     from ..charts.drawing import write_drawings
     from ..charts.figure import draw_chart
+    from .audit_figures import audit_drawings
     from .comparison_figures import comparison_drawings
 
     if side_by_side:

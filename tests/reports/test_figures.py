@@ -13,9 +13,10 @@ import pytest
 from made_up import BERT, made_up_audit
 
 from intruders.audits.audit_result import Audit
-from intruders.audits.figures import audit_drawings, draw_cosines, draw_over_epsilon, draw_values
+from intruders.audits.figures import draw_cosines, draw_values
 from intruders.charts.drawing import Drawing, picture, write_drawings
 from intruders.errors import MissingDependencyError
+from intruders.reports.audit_figures import audit_drawings, draw_over_epsilon
 from intruders.reports.comparison import common_matrices
 from intruders.reports.comparison_figures import comparison_drawings, most_different, update_rank
 

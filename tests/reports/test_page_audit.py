@@ -69,7 +69,7 @@ def test_sliders_count_as_the_library_does(page: Any, k: int, epsilon: float) ->
     assert (
         page.locator("#answer").inner_text().startswith(f"{range_text(*SEVEN_B.count(k, epsilon))} intruder")
     )
-    for kind in by_kind(SEVEN_B):
+    for kind in by_kind(SEVEN_B.matrices):
         inside = [m for m in SEVEN_B.matrices if m.name.split(".")[-2] == kind.kind]
         expected = range_text(*dataclasses.replace(SEVEN_B, matrices=inside).count(k, epsilon))
         row = page.locator("#kinds tbody tr", has=page.locator(f'[data-module="{kind.kind}"]'))
@@ -125,7 +125,7 @@ def test_filters_narrow_the_table(page: Any) -> None:
 
 
 def test_a_click_on_the_map_shows_that_matrix(page: Any) -> None:
-    kinds = [kind.kind for kind in by_kind(SEVEN_B)]
+    kinds = [kind.kind for kind in by_kind(SEVEN_B.matrices)]
     for layer, kind in [(3, "v_proj"), (31, "down_proj"), (0, "q_proj")]:
         click_cell(page, layer, kinds.index(kind))
         expect(page.locator("#facts dd").first).to_contain_text(f"layers.{layer}.")
