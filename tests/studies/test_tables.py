@@ -22,7 +22,7 @@ from intruders.studies.tables.results import load_results
 from intruders.studies.tables.rows import rows_of
 from intruders.studies.tables.table_columns import COLUMNS
 from intruders.studies.tables.write_tables import Tables, refuse_newer_tables
-from intruders.studies.work.study_folder import StudyFolder
+from intruders.studies.work.study_folder import TABLES, StudyFolder
 from tests.studies.tiny_study import parsed
 
 STUDY = parsed(
@@ -271,3 +271,7 @@ def test_a_runs_record_that_cannot_be_read_is_named(tmp_path: Path, content: str
     (folder / "run.json").write_text(content)
     with pytest.raises(ResultFileError, match=words):
         rows_of(first, folder)
+
+
+def test_the_folder_knows_the_tables_that_there_are() -> None:
+    assert list(TABLES) == list(COLUMNS)

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..work.run_record import description
 from .runs import Run
 
 _ALWAYS = ("base", "task", "method", "rank", "alpha", "lr")
@@ -24,7 +23,7 @@ class Plan:
 
 def plan(runs: Sequence[Run]) -> Plan:
     """The runs in their order. Besides the usual settings, those columns are shown in which runs differ."""
-    configs = [description(run)["config"] or {} for run in runs]
+    configs = [run.description()["config"] or {} for run in runs]
     names = list(dict.fromkeys(name for config in configs for name in config if name not in _HIDDEN))
     differing = [name for name in names if len({str(config.get(name)) for config in configs if config}) > 1]
     shown = [name for name in names if name in _ALWAYS or name in differing]

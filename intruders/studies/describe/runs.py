@@ -62,6 +62,18 @@ class Run:
             found |= {"include": list(self.include), "exclude": list(self.exclude)}
         return found
 
+    def description(self) -> dict[str, Any]:
+        """What a run is, as plain JSON values; its record begins with them."""
+        return {
+            "id": self.id,
+            "experiment": self.experiment,
+            "kind": self.kind,
+            "seed": self.seed,
+            "base": self.base,
+            "config": None if self.config is None else self.config.as_dict() | {"out": "model"},
+            "tasks": list(self.tasks),
+        }
+
 
 def expand(study: Study) -> list[Run]:
     """All runs, seed by seed, so that the first part of a study is a study already.

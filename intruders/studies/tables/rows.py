@@ -16,7 +16,7 @@ from ...checkpoints.names import module_paths
 from ...errors import ResultFileError
 from ...training.run_folder import RunFolder
 from ..describe.runs import ADAPTER_SETTINGS, Run
-from ..work.run_record import RunRecord, description
+from ..work.run_record import RunRecord
 from ..work.study_folder import MODEL
 from .table_columns import SETTINGS
 
@@ -68,7 +68,7 @@ def _status(record: dict[str, Any]) -> str:
 
 def _settings(run: Run) -> dict[str, Any]:
     row: dict[str, Any] = {"experiment": run.experiment, "kind": run.kind}
-    config = description(run)["config"] or {"base": run.base, "seed": run.seed}
+    config = run.description()["config"] or {"base": run.base, "seed": run.seed}
     for name in SETTINGS:
         value = config.get(name)
         row[name] = ",".join(map(str, value)) if isinstance(value, list) else value

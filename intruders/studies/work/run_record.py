@@ -44,7 +44,7 @@ class RunRecord:
     def begin(self, run: Run) -> None:
         """Note that work on ``run`` has begun; stages that are finished stay so."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._write({"stages": {}} | self.read() | description(run) | {"status": "running", "error": None})
+        self._write({"stages": {}} | self.read() | run.description() | {"status": "running", "error": None})
 
     def has(self, stage: str, settings: dict[str, Any]) -> bool:
         """Whether a stage is finished, by these settings."""
@@ -66,16 +66,3 @@ class RunRecord:
     def _write(self, record: dict[str, Any]) -> None:
         content = json.dumps({"schema": SCHEMA} | record, indent=2, ensure_ascii=False) + "\n"
         write_atomically(self.file, content.encode())
-
-
-def description(run: Run) -> dict[str, Any]:
-    """What a run is, as plain JSON values."""
-    return {
-        "id": run.id,
-        "experiment": run.experiment,
-        "kind": run.kind,
-        "seed": run.seed,
-        "base": run.base,
-        "config": None if run.config is None else run.config.as_dict() | {"out": "model"},
-        "tasks": list(run.tasks),
-    }

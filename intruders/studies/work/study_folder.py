@@ -22,8 +22,9 @@ from ...errors import ResultFileError, SettingError
 from ...system.files import write_atomically
 from ..describe.runs import Run
 from ..describe.study import Study
-from ..tables.table_columns import SCHEMA
 
+SCHEMA = 1
+TABLES = ("runs", "matrices", "vectors", "interventions", "sequences", "traces", "mechanism")
 MODEL = "model"  # the folder of a run's fine-tuning
 
 

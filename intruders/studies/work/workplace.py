@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..describe.runs import Run
-from ..tables.table_columns import COLUMNS
 from .perform import is_done, perform
 from .remote_store import Store, local_folder, open_store
 from .run_record import RunRecord
 from .stages import Callbacks, Stage
-from .study_folder import StudyFolder
+from .study_folder import TABLES, StudyFolder
 
 
 @dataclass(frozen=True)
@@ -94,4 +93,4 @@ class Workplace:
 
     def _files(self) -> list[Path]:
         names = ["study.yaml", "study.json", "findings.json"]
-        return [*(self.folder.path / name for name in names), *map(self.folder.table, COLUMNS)]
+        return [*(self.folder.path / name for name in names), *map(self.folder.table, TABLES)]

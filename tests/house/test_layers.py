@@ -1,0 +1,224 @@
+"""The house: each room knows only the rooms beneath it, no files go round in circles, and looking in costs nothing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import intruders
+
+PACKAGE = Path(intruders.__file__).parent
+# From the ground up. Rooms of one storey do not know each other.
+STOREYS = [
+    {"errors", "version"},
+    {"settings"},
+    {"system"},
+    {"linalg", "charts"},
+    {"engine", "checkpoints"},
+    {"audits"},
+    {"mitigation", "data"},
+    {"models"},
+    {"training"},
+    {"evaluation"},
+    {"studies"},
+    {"reports"},
+    {"__init__"},
+    {"cli"},
+    {"__main__"},
+]
+# Within a room, from the ground up: folders and files that come late know those that come early, never the reverse.
+STUDIES = [{"claim_names", "describe"}, {"work"}, {"tables"}, {"claims"}, {"advice", "run_study"}]
+CHECKPOINTS_LAST = {"pairing", "writing"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "datasets",
+    "pandas",
+    "pyarrow",
+    "plotly",
+    "gguf",
+    "matplotlib",
+    "numpy",
+}
+
+
+def parts_of(file: Path) -> tuple[str, ...]:
+    return file.relative_to(PACKAGE).with_suffix("").parts
+
+
+def room_of(file: Path) -> str:
+    return parts_of(file)[0]
+
+
+def module_of(file: Path) -> str:
+    parts = parts_of(file)
+    return ".".join(["intruders", *(parts[:-1] if parts[-1] == "__init__" else parts)])
+
+
+FILE_OF = {module_of(file): file for file in FILES}
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Dotted names of all modules that a file imports, anywhere in it, also inside functions and for types alone."""
+    here = ["intruders", *file.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = here[: len(here) - node.level + 1] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            modules = [f"{module}.{alias.name}" for alias in node.names]
+            inside = [name for name in modules if name in FILE_OF]
+            yield from inside
+            if len(inside) < len(modules):
+                yield module
+
+
+ARROWS = {
+    file: {FILE_OF[name] for name in imported(file) if name in FILE_OF and FILE_OF[name] != file}
+    for file in FILES
+}
+
+
+def storey_of(file: Path) -> int:
+    return next(number for number, rooms in enumerate(STOREYS) if room_of(file) in rooms)
+
+
+def test_every_folder_is_a_room() -> None:
+    assert {room_of(file) for file in FILES} <= set.union(*STOREYS)
+
+
+@pytest.mark.parametrize("room", sorted(set.union(*STOREYS)))
+def test_a_room_knows_only_the_rooms_beneath_it(room: str) -> None:
+    up = [
+        f"{module_of(file)} -> {module_of(other)}"
+        for file in FILES
+        if room_of(file) == room
+        for other in ARROWS[file]
+        if room_of(other) != room and storey_of(other) >= storey_of(file)
+    ]
+    assert not up
+
+
+def test_within_studies_what_comes_early_does_not_know_what_comes_late() -> None:
+    def level(file: Path) -> int:
+        return next(number for number, names in enumerate(STUDIES) if parts_of(file)[1] in names)
+
+    inside = [file for file in FILES if room_of(file) == "studies" and parts_of(file)[1] != "__init__"]
+    up = [
+        f"{module_of(file)} -> {module_of(other)}"
+        for file in inside
+        for other in ARROWS[file]
+        if other in inside and level(other) > level(file)
+    ]
+    assert not up
+
+
+def test_within_checkpoints_pairing_and_writing_come_last() -> None:
+    up = [
+        f"{module_of(file)} -> {module_of(other)}"
+        for file in FILES
+        if room_of(file) == "checkpoints"
+        and parts_of(file)[1] not in CHECKPOINTS_LAST | {"inspect", "verify"}
+        for other in ARROWS[file]
+        if room_of(other) == "checkpoints" and parts_of(other)[1] in CHECKPOINTS_LAST
+    ]
+    assert not up
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    # Take away files that import nothing which is left, until none can be taken: what stays goes round.
+    left = {file: set(others) for file, others in ARROWS.items()}
+    while free := {file for file, others in left.items() if not others & left.keys()}:
+        left = {file: others for file, others in left.items() if file not in free}
+    assert not [module_of(file) for file in left]
+
+
+def test_no_two_files_share_a_name_but_in_the_command_line() -> None:
+    names = Counter(file.stem for file in FILES if room_of(file) != "cli" and file.stem != "__init__")
+    assert not [name for name, count in names.items() if count > 1]
+
+
+def test_every_folder_says_what_lives_in_it() -> None:
+    for file in FILES:
+        if file.name == "__init__.py":
+            assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))), file
+
+
+def names_used(file: Path) -> set[str]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} | {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name)
+    }
+
+
+@pytest.mark.parametrize("room", ["linalg", "engine"])
+def test_numbers_know_no_model_no_file_and_no_console(room: str) -> None:
+    for file in FILES:
+        if room_of(file) != room:
+            continue
+        names = set(imported(file))
+        own = {name for name in names if name.startswith("intruders")}
+        allowed = ("intruders.linalg", "intruders.errors", f"intruders.{room}")
+        assert all(name.startswith(allowed) for name in own), file
+        outside = {name.split(".")[0] for name in names}
+        assert not outside & {"pathlib", "os", "rich", "typer", "transformers"}, file
+        assert not names_used(file) & {"print", "open"}, file
+
+
+def test_checkpoints_decompose_nothing() -> None:
+    values = {f"intruders.linalg.{name}" for name in ("operators", "low_rank", "pair")}
+    for file in FILES:
+        if room_of(file) != "checkpoints":
+            continue
+        names = set(imported(file))
+        assert not any(name.startswith(("torch.linalg", "numpy.linalg")) for name in names), file
+        assert {name for name in names if name.startswith("intruders.linalg")} <= values, file
+        assert not names_used(file) & {"svd", "svdvals", "svd_lowrank", "eigh", "eigvalsh", "qr"}, file
+
+
+def test_the_command_line_computes_nothing() -> None:
+    for file in FILES:
+        if room_of(file) != "cli":
+            continue
+        names = set(imported(file))
+        heavy = {"torch", "numpy", "pandas", "safetensors", "transformers", "peft"}
+        assert not {name.split(".")[0] for name in names} & heavy, file
+        assert not any(name.startswith("intruders.linalg") for name in names), file
+
+
+def modules_after(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert not modules_after("import intruders; intruders.__version__; dir(intruders)") & HEAVY
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import contextlib, io\nfrom intruders.cli.main import app\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as out:\n"
+        "    app(['--help'], standalone_mode=False)\n"
+        "assert 'audit' in out.getvalue()"
+    )
+    assert not modules_after(code) & HEAVY
+
+
+def test_every_public_name_is_there() -> None:
+    for name in intruders.__all__:
+        assert getattr(intruders, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        intruders.no_such_name  # noqa: B018
