@@ -14,7 +14,7 @@ from ...charts.chart import Chart, Grid
 from ...charts.drawing import Drawing, write_drawings
 from ...errors import SettingError
 from ...studies.claims.claim import Finding
-from ...studies.claims.every_claim import charts_of
+from ...studies.claims.every_claim import charts_of, every_claim
 from ...studies.claims.shared.pictures import by_method_and_rank, slug
 from ...studies.tables.results import Results
 from ...studies.work.study_folder import StudyFolder
@@ -29,7 +29,7 @@ from .page_tables import (
     run_table,
 )
 from .similarities import SimilarityRow, similarity_rows
-from .study_words import TITLES, study_words, verdict_class, verdict_word
+from .study_words import study_words, verdict_class, verdict_word
 
 REPORT_NAME = "report.html"  # in the study's folder, where no other place is given
 # Tables that say which runs and matrices a figure shows, and no more.
@@ -89,6 +89,7 @@ def render_study(results: Results, findings: Sequence[Finding]) -> str:
     from ..html_page import render_page
 
     charts = charts_of(findings)
+    titles = {claim.name: claim.title for claim in every_claim()}
     drawn: list[Chart | Grid] = []
     sections = []
     for finding in findings:
@@ -99,7 +100,7 @@ def render_study(results: Results, findings: Sequence[Finding]) -> str:
             if title not in _NOT_SHOWN and not frame.empty
         ]
         places = list(range(len(drawn), len(drawn) + len(own)))
-        sections.append(Section(finding, TITLES.get(finding.name, finding.name), places, tables))
+        sections.append(Section(finding, titles.get(finding.name, finding.name), places, tables))
         drawn += own
     rows = _similarities(results, findings)
     payload: dict[str, Any] = {

@@ -10,35 +10,14 @@ import pandas as pd
 
 from ...charts.text import number, plural
 from ...studies.claims.claim import Finding
+from ...studies.claims.every_claim import every_claim
 from ...studies.tables.results import Results
 from .page_tables import effect_text, has_interval, leading_effects
 
-TITLES = {
-    "structure": "Structure",
-    "rank": "Rank",
-    "forgetting": "Forgetting",
-    "intervention": "Intervention",
-    "sequence": "Tasks in sequence",
-    "dynamics": "While training goes on",
-    "causes": "Causes",
-    "remedies": "Remedies",
-    "threshold": "Threshold",
-}
 _DEFINED = (
     "Intruder dimensions are strong directions in a model's weights that it did not have before fine-tuning."
 )
-# What it means for a user that a claim is shown; the first ones that are make the sentence.
-_MEANS = {
-    "structure": "LoRA left more of them than full fine-tuning at the same score",
-    "forgetting": "the models with more of them forgot more of what they knew before",
-    "intervention": "scaling them down brought more of it back than the controls did, at a cost that stands beside it",
-    "sequence": "low ranks lost more of the earlier tasks when trained on several in turn",
-    "rank": "how many there are, and how much is forgotten, depends on the rank",
-    "causes": "their number follows from how it is trained, or from the size of the update alone",
-    "remedies": "some remedy forgets less, at a cost in task score that the page gives",
-    "dynamics": "they appear in the course of training and grow",
-    "threshold": "the base's spectrum foretells how far an update can be turned up before they appear",
-}
+# The first claims that are shown make the sentence.
 _MOST_MEANINGS = 3
 
 
@@ -73,7 +52,7 @@ def verdict_class(finding: Finding) -> str:
 
 def _plain(findings: Sequence[Finding]) -> str:
     shown = {finding.name for finding in findings if finding.shown}
-    meanings = [text for name, text in _MEANS.items() if name in shown][:_MOST_MEANINGS]
+    meanings = [claim.meaning for claim in every_claim() if claim.name in shown][:_MOST_MEANINGS]
     refuted = sum(finding.shown is False for finding in findings)
     unknown = sum(finding.shown is None for finding in findings)
     if unknown == len(findings):

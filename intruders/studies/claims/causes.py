@@ -11,8 +11,9 @@ import pandas as pd
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
 from .causes_at_equal_norm import compare_at_equal_norm, paths
+from .causes_charts import charts
 from .causes_random_term import mechanisms
-from .claim import Effect, Finding
+from .claim import Claim, Effect, Finding
 from .shared.comparable_runs import (
     MEASURED_ALIKE,
     Stratum,
@@ -24,26 +25,34 @@ from .shared.comparable_runs import (
     strata,
 )
 from .shared.statistics import mean_interval
-from .shared.words import decide, effect, missing, reverse, said, seeds_said
+from .shared.words import decide, effect, reverse, said, seeds_said
 
-QUESTION = (
-    "Which of learning rate, alpha, data size, initialization, a frozen A, the product of two factors and "
-    "weight "
-    "decay raise the number of intruders, and which lower it?"
-)
-CLAIM = (
-    "A higher learning rate and the product of two trained factors raise the number of intruders, training "
-    "B alone "
-    "lowers it, and a random rank-one term added to a pre-trained matrix is enough to make one."
-)
-NEEDED = (
-    "this needs finished, audited runs that differ in one setting alone (such as `lr: [1e-4, 1e-3]`), "
-    "traces of "
-    "`lora` and `full` (`audit_steps`), or `kind: random-rank-one`"
-)
-LIMITS = (
-    "Each setting is compared at its two ends with all others equal, by the values that are in the study.",
-    "Runs with a match criterion are compared at equal score, others after equal training.",
+__all__ = ["CLAIM", "analyse", "charts"]
+
+CLAIM = Claim(
+    name="causes",
+    title="Causes",
+    question=(
+        "Which of learning rate, alpha, data size, initialization, a frozen A, the product of two "
+        "factors and weight decay raise the number of intruders, and which lower it?"
+    ),
+    paper=(
+        "A higher learning rate and the product of two trained factors raise the number of "
+        "intruders, training B alone lowers it, and a random rank-one term added to a pre-trained "
+        "matrix is enough to make one."
+    ),
+    meaning="their number follows from how it is trained, or from the size of the update alone",
+    needs=(
+        "this needs finished, audited runs that differ in one setting alone (such as `lr: [1e-4, "
+        "1e-3]`), traces of `lora` and `full` (`audit_steps`), or `kind: random-rank-one`"
+    ),
+    limits=(
+        (
+            "Each setting is compared at its two ends with all others equal, by the values that are "
+            "in the study."
+        ),
+        "Runs with a match criterion are compared at equal score, others after equal training.",
+    ),
 )
 
 NUMBERS = {
@@ -111,17 +120,14 @@ def analyse(results: Results) -> Finding:
             f"{said(one.rise)}"
         )
     if not found.verdicts:
-        return missing("causes", QUESTION, CLAIM, NEEDED, found.notes)
+        return CLAIM.missing(found.notes)
     if found.rows:
         chance = 0.05 * len(found.rows)
         found.notes.append(
             f"{len(found.rows)} comparisons at 95 % each: {chance:.1g} of them would look clear by chance alone"
         )
     shown, opening = decide(found.toward, found.seeds)
-    return Finding(
-        name="causes",
-        question=QUESTION,
-        claim=CLAIM,
+    return CLAIM.finding(
         verdict=f"{opening}{'; '.join(found.verdicts)} ({seeds_said(found.seeds)})",
         shown=shown,
         effects=found.expected + found.others,
@@ -132,7 +138,7 @@ def analyse(results: Results) -> Finding:
             "LoRA and full by update norm": paths(runs, results.traces),
             "Random rank-one term": by_multiple,
         },
-        notes=[*found.notes, *LIMITS],
+        notes=found.notes,
     )
 
 

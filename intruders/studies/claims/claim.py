@@ -1,7 +1,8 @@
-"""The answer to one question of the study: a verdict in words, with the numbers that it rests on."""
+"""A claim of the paper, and the finding that answers it: a verdict in words, with the numbers that it rests on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -38,3 +39,47 @@ class Finding:
     runs: int = 0
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # by title; the figures draw these
     notes: list[str] = field(default_factory=list)  # what these data cannot show
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of the paper that a study can test; its file also holds ``analyse`` and ``charts``."""
+
+    name: str  # of its file, and in a study's ``analyses``
+    title: str
+    question: str
+    paper: str  # what the paper says, in one sentence
+    meaning: str  # what it means for a user where it is shown; a part of a sentence
+    needs: str  # what a study must hold to answer it
+    limits: tuple[str, ...] = ()  # what the data cannot show, however many there are
+
+    def missing(self, notes: Sequence[str] = ()) -> Finding:
+        """The finding where the study holds nothing to answer from."""
+        return Finding(
+            self.name, self.question, self.paper, f"not shown: {self.needs}", None, notes=list(notes)
+        )
+
+    def finding(
+        self,
+        *,
+        verdict: str,
+        shown: bool | None,
+        effects: Sequence[Effect],
+        seeds: int,
+        runs: int,
+        tables: dict[str, pd.DataFrame],
+        notes: Sequence[str],
+    ) -> Finding:
+        """The finding that the runs allow, with this claim's limits after the ``notes``."""
+        return Finding(
+            name=self.name,
+            question=self.question,
+            claim=self.paper,
+            verdict=verdict,
+            shown=shown,
+            effects=list(effects),
+            seeds=seeds,
+            runs=runs,
+            tables=tables,
+            notes=[*notes, *self.limits],
+        )

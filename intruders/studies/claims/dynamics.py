@@ -10,27 +10,33 @@ import pandas as pd
 from ...charts.chart import Axis, Chart, Rule
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Effect, Finding
+from .claim import Claim, Effect, Finding
 from .shared.comparable_runs import complete, finished, numbers, one_in_100, seed_table, strata
 from .shared.pictures import Palette, in_order, lines, parts
 from .shared.statistics import clipped, mean_interval
-from .shared.words import decide, effect, missing, said, seeds_said
+from .shared.words import decide, effect, said, seeds_said
 
-QUESTION = "When in training do intruders appear, and how do their singular values grow?"
-
-CLAIM = (
-    "Intruder dimensions appear in the course of fine-tuning, become more, and their singular values grow."
-)
-
-NEEDED = "this needs finished runs with `audit_steps`, at least two audits of each, and intruders in some"
-
-LIMITS = (
-    (
-        "The singular value is that of a matrix's leading intruder; which vector that is can change between "
-        "audits."
+CLAIM = Claim(
+    name="dynamics",
+    title="While training goes on",
+    question="When in training do intruders appear, and how do their singular values grow?",
+    paper=(
+        "Intruder dimensions appear in the course of fine-tuning, become more, and their singular "
+        "values grow."
     ),
-    "Times are as fine as the audits are close; where all seeds fall on one audit there is no interval.",
-    "Intruders that came and went between two audits are not seen.",
+    meaning="they appear in the course of training and grow",
+    needs=("this needs finished runs with `audit_steps`, at least two audits of each, and intruders in some"),
+    limits=(
+        (
+            "The singular value is that of a matrix's leading intruder; which vector that is can "
+            "change between audits."
+        ),
+        (
+            "Times are as fine as the audits are close; where all seeds fall on one audit there is no "
+            "interval."
+        ),
+        "Intruders that came and went between two audits are not seen.",
+    ),
 )
 
 
@@ -74,19 +80,16 @@ def analyse(results: Results) -> Finding:
             f"{none} of {len(adapters)} traced runs never had an intruder and are not in these means"
         )
     if not leading:
-        return missing("dynamics", QUESTION, CLAIM, NEEDED, notes)
+        return CLAIM.missing(notes)
     shown, opening = decide(claims, seeds)
-    return Finding(
-        name="dynamics",
-        question=QUESTION,
-        claim=CLAIM,
+    return CLAIM.finding(
         verdict=opening + "; ".join(verdicts),
         shown=shown,
         effects=leading + others,
         seeds=seeds,
         runs=len(adapters),
         tables={"By step": _by_step(steps), "By run": _by_run(runs)},
-        notes=[*notes, *LIMITS],
+        notes=notes,
     )
 
 

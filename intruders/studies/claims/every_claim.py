@@ -7,24 +7,48 @@ import math
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 from ...charts.chart import Chart, Grid
 from ...system.files import write_atomically
 from ..claim_names import CLAIMS, check_analyses
 from ..tables.results import Results, load_results
 from ..tables.table_columns import SCHEMA
-from .claim import Effect, Finding
+from .claim import Claim, Effect, Finding
 from .shared.pictures import Palette, by_method_and_rank
 
 
+class ClaimFile(Protocol):
+    """What the file of a claim holds."""
+
+    CLAIM: Claim
+
+    def analyse(self, results: Results) -> Finding:
+        """The finding that a study's tables allow."""
+        ...
+
+    def charts(self, finding: Finding, palette: Palette) -> Sequence[Chart | Grid]:
+        """What the finding's tables show, as pictures."""
+        ...
+
+
+def _file_of(name: str) -> ClaimFile:
+    """Imported by its name, so that a new claim is a file and its place in ``CLAIMS``."""
+    return cast(ClaimFile, import_module(f".{name}", __package__))
+
+
 def analyse_all(results: Results, names: Sequence[str] | None = None) -> list[Finding]:
-    """The findings of the analyses ``names``, in the order of ``ANALYSES``; all when None.
+    """The findings of the analyses ``names``, in the order of ``CLAIMS``; all when None.
 
     Raises SettingError for a name that is none.
     """
     chosen = CLAIMS if names is None else check_analyses(names)
-    return [import_module(f".{name}", __package__).analyse(results) for name in CLAIMS if name in chosen]
+    return [_file_of(name).analyse(results) for name in CLAIMS if name in chosen]
+
+
+def every_claim() -> list[Claim]:
+    """All claims, in the order of the story."""
+    return [_file_of(name).CLAIM for name in CLAIMS]
 
 
 def conclude(folder: Path, names: Sequence[str]) -> list[Finding]:
@@ -72,7 +96,7 @@ def charts_of(findings: Sequence[Finding]) -> dict[str, list[Chart | Grid]]:
     for setting in by_method_and_rank(settings):
         palette.tone(setting)
     return {
-        finding.name: import_module(f".{finding.name}", __package__).charts(finding, palette)
+        finding.name: list(_file_of(finding.name).charts(finding, palette))
         for finding in findings
         if finding.name in CLAIMS
     }

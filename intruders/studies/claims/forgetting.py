@@ -9,38 +9,42 @@ import pandas as pd
 from ...charts.chart import Axis, Chart, Series
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Effect, Finding
+from .claim import Claim, Effect, Finding
 from .shared.comparable_runs import LOSS_ALIKE, at_equal_score, finished, numbers, seeds_in, strata
 from .shared.pictures import LOSS_CHANGE, Palette, in_order, parts, values
 from .shared.statistics import partial_spearman, spearman
-from .shared.words import decide, effect, missing, said, seeds_said
+from .shared.words import decide, effect, said, seeds_said
 
-QUESTION = "Does the number of intruders foretell pre-training loss at equal task score?"
-
-CLAIM = "Among models with the same task score, those with more intruder dimensions model the pre-training data worse."
-
-NEEDED = (
-    "this needs five settings or more on one base and task that reached one score, with intruders in some "
-    "of them, "
-    "audited and measured by `loss_on`"
+CLAIM = Claim(
+    name="forgetting",
+    title="Forgetting",
+    question="Does the number of intruders foretell pre-training loss at equal task score?",
+    paper=(
+        "Among models with the same task score, those with more intruder dimensions model the "
+        "pre-training data worse."
+    ),
+    meaning="the models with more of them forgot more of what they knew before",
+    needs=(
+        "this needs five settings or more on one base and task that reached one score, with "
+        "intruders in some of them, audited and measured by `loss_on`"
+    ),
+    limits=(
+        (
+            "A correlation over settings is no cause: methods and ranks with more intruders differ in "
+            "other ways too. The analysis of interventions asks for the cause."
+        ),
+        (
+            "The interval takes the seeds of a setting for as much as they differ from one another, "
+            "not for further settings."
+        ),
+        (
+            "The update's norm is the Frobenius norm of all updates together. Where it orders the "
+            "runs as the intruders do, the two cannot be told apart, and no partial correlation is "
+            "given."
+        ),
+    ),
 )
 
-LIMITS = (
-    (
-        "A correlation over settings is no cause: methods and ranks with more intruders differ in other "
-        "ways too. "
-        "The analysis of interventions asks for the cause."
-    ),
-    (
-        "The interval takes the seeds of a setting for as much as they differ from one another, not for "
-        "further settings."
-    ),
-    (
-        "The update's norm is the Frobenius norm of all updates together. Where it orders the runs as the "
-        "intruders "
-        "do, the two cannot be told apart, and no partial correlation is given."
-    ),
-)
 
 MEASURES = {"intruders": "number of intruders", "intruder_energy_share": "their energy share"}
 
@@ -88,20 +92,17 @@ def analyse(results: Results) -> Finding:
             f"update's norm held fixed ({settings} settings, {seeds_said(seeds_in(equal))})"
         )
     if not leading:
-        return missing("forgetting", QUESTION, CLAIM, NEEDED, notes)
+        return CLAIM.missing(notes)
     shown, opening = decide(parts, seeds)
     together = pd.concat(points)
-    return Finding(
-        name="forgetting",
-        question=QUESTION,
-        claim=CLAIM,
+    return CLAIM.finding(
         verdict=opening + "; ".join(verdicts),
         shown=shown,
         effects=leading + others,
         seeds=seeds,
         runs=len(together),
         tables={"Runs": _points(together), "Rank correlations": pd.DataFrame(rows)},
-        notes=[*notes, *LIMITS],
+        notes=notes,
     )
 
 

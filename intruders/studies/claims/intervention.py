@@ -10,20 +10,36 @@ import pandas as pd
 from ...charts.chart import Axis, Chart, Rule
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Effect, Finding
+from .claim import Claim, Effect, Finding
 from .shared.comparable_runs import MEASURED_ALIKE, Stratum, complete, finished, numbers, seeds_in, strata
 from .shared.pictures import Palette, Part, lines, parts, slug
 from .shared.statistics import mean_interval
-from .shared.words import decide, effect, missing, reverse, said, seeds_said, unknown
+from .shared.words import decide, effect, reverse, said, seeds_said, unknown
 
-QUESTION = "Do intruders cause the forgetting?"
-
-CLAIM = (
-    "Scaling the intruder dimensions down lowers the pre-training loss, and by more than the same done to anything "
-    "else; what it costs in task accuracy stands beside it."
+CLAIM = Claim(
+    name="intervention",
+    title="Intervention",
+    question="Do intruders cause the forgetting?",
+    paper=(
+        "Scaling the intruder dimensions down lowers the pre-training loss, and by more than the "
+        "same done to anything else; what it costs in task accuracy stands beside it."
+    ),
+    meaning=(
+        "scaling them down brought more of it back than the controls did, at a cost that stands beside it"
+    ),
+    needs="this needs finished runs with intruders and `measure: intervene` with `loss_on`",
+    limits=(
+        (
+            "Changes are means over all scales below 1 that were measured, so that no scale is chosen "
+            "after looking."
+        ),
+        (
+            "A control that does as well leaves open whether it is the intruders or the size of the "
+            "change that matters."
+        ),
+    ),
 )
 
-NEEDED = "this needs finished runs with intruders and `measure: intervene` with `loss_on`"
 
 CONTROLS = {
     "shrink": "the norm-matched shrink",
@@ -31,14 +47,6 @@ CONTROLS = {
     "neighbours": "neighbouring vectors",
     "update": "directions of the update",
 }
-
-LIMITS = (
-    "Changes are means over all scales below 1 that were measured, so that no scale is chosen after looking.",
-    (
-        "A control that does as well leaves open whether it is the intruders or the size of the change that "
-        "matters."
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -102,19 +110,16 @@ def analyse(results: Results) -> Finding:
     if without:
         notes.append(f"{without} finished runs have no intruders, so that there was nothing to scale")
     if not leading:
-        return missing("intervention", QUESTION, CLAIM, NEEDED, notes)
+        return CLAIM.missing(notes)
     shown, opening = decide(claims, seeds)
-    return Finding(
-        name="intervention",
-        question=QUESTION,
-        claim=CLAIM,
+    return CLAIM.finding(
         verdict=opening + "; ".join(verdicts),
         shown=shown,
         effects=leading + others,
         seeds=seeds,
         runs=points["run_id"].nunique(),
         tables={"By scale": _by_scale(points)},
-        notes=[*notes, *LIMITS],
+        notes=notes,
     )
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from ...charts.chart import Axis, Chart
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Effect, Finding
+from .claim import Claim, Effect, Finding
 from .rank_series import RankSeries, Valley, main_series, series, valley
 from .shared.comparable_runs import (
     LOSS_ALIKE,
@@ -20,20 +20,27 @@ from .shared.comparable_runs import (
 )
 from .shared.pictures import Palette, lines, parts, values
 from .shared.statistics import mean_interval
-from .shared.words import decide, effect, missing, reverse, said, seeds_said, unknown
+from .shared.words import decide, effect, reverse, said, seeds_said, unknown
 
-QUESTION = (
-    "How do intruders, effective rank and pre-training loss move with the rank, under each rule for alpha; "
-    "and is "
-    "there a rank of least forgetting?"
+CLAIM = Claim(
+    name="rank",
+    title="Rank",
+    question=(
+        "How do intruders, effective rank and pre-training loss move with the rank, under each "
+        "rule for alpha; and is there a rank of least forgetting?"
+    ),
+    paper=(
+        "At equal task score intruders become fewer as the rank grows, the update's effective "
+        "rank grows, and forgetting is least at an inner rank (a U shape)."
+    ),
+    meaning="how many there are, and how much is forgotten, depends on the rank",
+    needs=(
+        "this needs finished, audited runs of `lora` or `rslora` at two ranks or more, all else "
+        "equal, at one score"
+    ),
+    limits=("A trend is a straight line over log2 of the rank, through these ranks only.",),
 )
 
-CLAIM = (
-    "At equal task score intruders become fewer as the rank grows, the update's effective rank grows, and "
-    "forgetting is least at an inner rank (a U shape)."
-)
-
-NEEDED = "this needs finished, audited runs of `lora` or `rslora` at two ranks or more, all else equal, at one score"
 
 MEASURES = {
     "per_100": "intruders per 100 vectors",
@@ -41,8 +48,6 @@ MEASURES = {
     "loss_change": "pre-training loss change",
     "intruder_energy_share": "intruder energy share",
 }
-
-LIMITS = ("A trend is a straight line over log2 of the rank, through these ranks only.",)
 
 
 def analyse(results: Results) -> Finding:
@@ -89,13 +94,10 @@ def analyse(results: Results) -> Finding:
             f"({seeds_said(len(main.table('per_100')))})"
         )
     if not leading:
-        return missing("rank", QUESTION, CLAIM, NEEDED, notes)
+        return CLAIM.missing(notes)
     shown, opening = decide(parts, seeds)
     runs = pd.concat(kept).drop_duplicates("run_id")
-    return Finding(
-        name="rank",
-        question=QUESTION,
-        claim=CLAIM,
+    return CLAIM.finding(
         verdict=opening + "; ".join(verdicts),
         shown=shown,
         effects=leading + others,
@@ -106,7 +108,7 @@ def analyse(results: Results) -> Finding:
             "Trends per doubling of the rank": pd.DataFrame(trends),
             "Rank of least loss": pd.DataFrame(valleys),
         },
-        notes=[*notes, *LIMITS],
+        notes=notes,
     )
 
 

@@ -12,39 +12,44 @@ import pandas as pd
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Effect, Finding
+from .claim import Claim, Effect, Finding
 from .shared.comparable_runs import LOSS_ALIKE, Stratum, finished, numbers, strata
 from .shared.pictures import Palette, Part, parts, values
 from .shared.statistics import LEVEL, mean_interval
-from .shared.words import decide, effect, missing, said, seeds_said
+from .shared.words import decide, effect, said, seeds_said
 
-QUESTION = "How much forgetting does each remedy save per point of task score lost?"
-
-CLAIM = (
-    "Scaling intruders down after training, rank stabilization, a higher rank, training B alone or a lower "
-    "learning "
-    "rate saves forgetting; what it costs in task score stands beside it."
-)
-
-NEEDED = (
-    "this needs finished runs of plain `lora`, with intruders and a loss on pre-training text, and beside "
-    "them a "
-    "remedy on the same base and task: `measure: intervene`, or another method, rank or learning rate"
-)
-
-LIMITS = (
-    (
-        "The baseline is the plain LoRA setting with intruders that forgets most, chosen after looking: "
-        "this flatters "
-        "every remedy a little."
+CLAIM = Claim(
+    name="remedies",
+    title="Remedies",
+    question="How much forgetting does each remedy save per point of task score lost?",
+    paper=(
+        "Scaling intruders down after training, rank stabilization, a higher rank, training B "
+        "alone or a lower learning rate saves forgetting; what it costs in task score stands "
+        "beside it."
     ),
-    "Intervals of the forgetting saved hold for all remedies together (Bonferroni), since the best is picked.",
-    (
-        "Forgetting saved per point is given where the remedy clearly costs task score; elsewhere it has no "
-        "meaning."
+    meaning="some remedy forgets less, at a cost in task score that the page gives",
+    needs=(
+        "this needs finished runs of plain `lora`, with intruders and a loss on pre-training "
+        "text, and beside them a remedy on the same base and task: `measure: intervene`, or "
+        "another method, rank or learning rate"
     ),
-    "Task score is accuracy on the test split. With a match criterion it is equal by design.",
+    limits=(
+        (
+            "The baseline is the plain LoRA setting with intruders that forgets most, chosen after "
+            "looking: this flatters every remedy a little."
+        ),
+        (
+            "Intervals of the forgetting saved hold for all remedies together (Bonferroni), since the "
+            "best is picked."
+        ),
+        (
+            "Forgetting saved per point is given where the remedy clearly costs task score; elsewhere "
+            "it has no meaning."
+        ),
+        "Task score is accuracy on the test split. With a match criterion it is equal by design.",
+    ),
 )
+
 
 AFTERWARDS = "scaled after training"
 
@@ -111,21 +116,18 @@ def analyse(results: Results) -> Finding:
             f"{_ratio_said(best)} ({seeds_said(len(best.table))})"
         )
     if not verdicts:
-        return missing("remedies", QUESTION, CLAIM, NEEDED, notes)
+        return CLAIM.missing(notes)
     effects.sort(key=lambda pair: -pair[0])
     leading = [one for _, one in effects]
     shown, opening = decide(claims, seeds)
-    return Finding(
-        name="remedies",
-        question=QUESTION,
-        claim=CLAIM,
+    return CLAIM.finding(
         verdict=opening + "; ".join(verdicts),
         shown=shown,
         effects=leading,
         seeds=seeds,
         runs=len(used),
         tables={"Remedies": pd.DataFrame(rows)},
-        notes=[*notes, *LIMITS],
+        notes=notes,
     )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from ...charts.chart import Axis, Chart, Grid
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Effect, Finding
+from .claim import Claim, Effect, Finding
 from .rank_series import ADAPTERS, main_series, series
 from .shared.comparable_runs import (
     MEASURED_ALIKE,
@@ -24,27 +24,29 @@ from .shared.comparable_runs import (
 )
 from .shared.pictures import Palette, Part, by_method_and_rank, in_order, lines, listed, parts, slug, values
 from .shared.statistics import mean_interval
-from .shared.words import decide, effect, missing, reverse, said, seeds_said
+from .shared.words import decide, effect, reverse, said, seeds_said
 
-QUESTION = "Do low ranks forget earlier tasks more, and do intruders accumulate?"
-
-CLAIM = (
-    "Trained on one task after another, low-rank LoRA forgets earlier tasks more than higher ranks and full "
-    "fine-tuning do, and intruder dimensions accumulate."
-)
-
-NEEDED = "this needs finished runs of `kind: sequence` over two tasks or more, of `lora` at two ranks or more"
-
-LIMITS = (
-    (
-        "Forgetting of a task is its best accuracy before the last stage minus that after it, and the mean "
-        "is over "
-        "earlier tasks (Chaudhry 2018); the order of the tasks is one of many."
+CLAIM = Claim(
+    name="sequence",
+    title="Tasks in sequence",
+    question="Do low ranks forget earlier tasks more, and do intruders accumulate?",
+    paper=(
+        "Trained on one task after another, low-rank LoRA forgets earlier tasks more than higher "
+        "ranks and full fine-tuning do, and intruder dimensions accumulate."
     ),
-    (
-        "Learning rates are those of the study: a rank that learns a task less has less to forget. The "
-        "accuracy after "
-        "each task's own stage stands in the table."
+    meaning="low ranks lost more of the earlier tasks when trained on several in turn",
+    needs=(
+        "this needs finished runs of `kind: sequence` over two tasks or more, of `lora` at two ranks or more"
+    ),
+    limits=(
+        (
+            "Forgetting of a task is its best accuracy before the last stage minus that after it, and "
+            "the mean is over earlier tasks (Chaudhry 2018); the order of the tasks is one of many."
+        ),
+        (
+            "Learning rates are those of the study: a rank that learns a task less has less to "
+            "forget. The accuracy after each task's own stage stands in the table."
+        ),
     ),
 )
 
@@ -99,19 +101,16 @@ def analyse(results: Results) -> Finding:
             used = min(of_parts, default=seeds_in(stratum.runs))
             verdicts.append(f"{stratum.label}: {', '.join(parts)} ({seeds_said(used)})")
     if not effects:
-        return missing("sequence", QUESTION, CLAIM, NEEDED, notes)
+        return CLAIM.missing(notes)
     shown, opening = decide(claims, seeds)
-    return Finding(
-        name="sequence",
-        question=QUESTION,
-        claim=CLAIM,
+    return CLAIM.finding(
         verdict=opening + "; ".join(verdicts),
         shown=shown,
         effects=effects,
         seeds=seeds,
         runs=len(runs),
         tables={"By setting": _by_setting(runs), "By stage": _by_stage(runs, results.sequences)},
-        notes=[*notes, *LIMITS],
+        notes=notes,
     )
 
 

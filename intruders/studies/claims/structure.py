@@ -8,7 +8,7 @@ import pandas as pd
 
 from ...charts.chart import Axis, Chart
 from ..tables.results import Results
-from .claim import Finding
+from .claim import Claim, Finding
 from .shared.comparable_runs import (
     MEASURED_ALIKE,
     Stratum,
@@ -25,24 +25,32 @@ from .shared.comparable_runs import (
 )
 from .shared.pictures import Palette, by_method_and_rank, in_order, lines, listed, parts, values
 from .shared.statistics import mean_interval
-from .shared.words import decide, effect, missing, said, seeds_said
+from .shared.words import decide, effect, said, seeds_said
 
-QUESTION = "Do LoRA and full fine-tuning at equal score leave different spectra?"
-
-CLAIM = "At equal task score, LoRA leaves intruder dimensions in the weights and full fine-tuning does not."
-
-NEEDED = (
-    "this needs finished, audited runs of `lora` and of `full` on one base and task that reached one score"
-)
-
-LIMITS = (
-    (
-        "Equal score is the match criterion on the validation split; test accuracies still differ a "
-        "little, and "
-        "stand in the table."
+CLAIM = Claim(
+    name="structure",
+    title="Structure",
+    question="Do LoRA and full fine-tuning at equal score leave different spectra?",
+    paper=(
+        "At equal task score, LoRA leaves intruder dimensions in the weights and full fine-tuning does not."
     ),
-    "The interval is over seeds of these settings. It says nothing of other tasks, bases or learning rates.",
+    meaning="LoRA left more of them than full fine-tuning at the same score",
+    needs=(
+        "this needs finished, audited runs of `lora` and of `full` on one base and task that "
+        "reached one score"
+    ),
+    limits=(
+        (
+            "Equal score is the match criterion on the validation split; test accuracies still differ "
+            "a little, and stand in the table."
+        ),
+        (
+            "The interval is over seeds of these settings. It says nothing of other tasks, bases or "
+            "learning rates."
+        ),
+    ),
 )
+
 
 EPSILONS = [round(0.05 * step, 2) for step in range(2, 19)]
 
@@ -69,13 +77,10 @@ def analyse(results: Results) -> Finding:
             f"({seeds_said(len(differences))})"
         )
     if not effects:
-        return missing("structure", QUESTION, CLAIM, NEEDED, notes)
+        return CLAIM.missing(notes)
     shown, opening = decide(parts, seeds)
     compared = pd.concat(of_runs)
-    return Finding(
-        name="structure",
-        question=QUESTION,
-        claim=CLAIM,
+    return CLAIM.finding(
         verdict=opening + "; ".join(verdicts),
         shown=shown,
         effects=effects,
@@ -87,7 +92,7 @@ def analyse(results: Results) -> Finding:
             "Intruders over k": _over_k(compared, results.vectors),
             "Similarity matrices": _examples(compared, results.matrices),
         },
-        notes=[*notes, *LIMITS],
+        notes=notes,
     )
 
 

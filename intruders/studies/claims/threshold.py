@@ -11,7 +11,7 @@ import pandas as pd
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Effect, Finding
+from .claim import Claim, Effect, Finding
 from .shared.comparable_runs import (
     MEASURED_ALIKE,
     complete,
@@ -24,33 +24,33 @@ from .shared.comparable_runs import (
 )
 from .shared.pictures import Palette, Part, parts, values
 from .shared.statistics import auc_interval, clipped, mean_interval, spearman
-from .shared.words import decide, effect, missing, said, seeds_said
+from .shared.words import decide, effect, said, seeds_said
 
-QUESTION = "Does the predicted critical scale separate matrices with and without intruders?"
-
-CLAIM = (
-    "From the spectrum of the base alone the spiked-matrix threshold foretells which updates are too large for their "
-    "matrix, better than chance (arXiv 2607.23711, which found its scales within a factor of two on 82 % of layers)."
-)
-
-NEEDED = (
-    "this needs finished, audited runs with `measure: critical_scale`, where some matrices have intruders "
-    "and some "
-    "have none"
-)
-
-LIMITS = (
-    (
-        "The prediction takes the update's largest singular value and nothing of its directions; a trained "
-        "update "
-        "follows the base more than a random one."
+CLAIM = Claim(
+    name="threshold",
+    title="Threshold",
+    question="Does the predicted critical scale separate matrices with and without intruders?",
+    paper=(
+        "From the spectrum of the base alone the spiked-matrix threshold foretells which updates "
+        "are too large for their matrix, better than chance (arXiv 2607.23711, which found its "
+        "scales within a factor of two on 82 % of layers)."
     ),
-    (
-        "Scales within a factor of two and their rank correlation are over matrices whose scale was found "
-        "by the "
-        "search; it ends at 64 times the predicted one."
+    meaning="the base's spectrum foretells how far an update can be turned up before they appear",
+    needs=(
+        "this needs finished, audited runs with `measure: critical_scale`, where some matrices "
+        "have intruders and some have none"
     ),
-    "Intervals are over runs: matrices of one run are not independent.",
+    limits=(
+        (
+            "The prediction takes the update's largest singular value and nothing of its directions; "
+            "a trained update follows the base more than a random one."
+        ),
+        (
+            "Scales within a factor of two and their rank correlation are over matrices whose scale "
+            "was found by the search; it ends at 64 times the predicted one."
+        ),
+        "Intervals are over runs: matrices of one run are not independent.",
+    ),
 )
 
 
@@ -125,19 +125,16 @@ def analyse(results: Results) -> Finding:
         )
     table = pd.DataFrame(rows)
     if not leading:
-        return missing("threshold", QUESTION, CLAIM, NEEDED, notes)
+        return CLAIM.missing(notes)
     shown, opening = decide(claims, seeds)
-    return Finding(
-        name="threshold",
-        question=QUESTION,
-        claim=CLAIM,
+    return CLAIM.finding(
         verdict=opening + "; ".join(verdicts),
         shown=shown,
         effects=leading + others,
         seeds=seeds,
         runs=known["run_id"].nunique(),
         tables={"Agreement": table, "Matrices": _points(known)},
-        notes=[*notes, *LIMITS],
+        notes=notes,
     )
 
 

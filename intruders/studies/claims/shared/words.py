@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ....evaluation.intervals import Interval
-from ..claim import Effect, Finding
+from ..claim import Effect
 
 
 def effect(name: str, interval: Interval) -> Effect:
@@ -54,8 +54,3 @@ def decide(parts: Sequence[Interval], seeds: int) -> tuple[bool | None, str]:
     if any(is_clear):
         return shown, "not shown in full: "
     return shown, "not shown beyond one seed: " if shown is None and seeds == 1 else "not shown: "
-
-
-def missing(name: str, question: str, claim: str, needed: str, notes: Sequence[str] = ()) -> Finding:
-    """The finding where the study holds nothing to answer from; ``needed`` says what would have to be in it."""
-    return Finding(name, question, claim, f"not shown: {needed}", None, notes=list(notes))
