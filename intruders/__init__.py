@@ -1,4 +1,9 @@
-"""What a fine-tuning did to the weights of a model: intruder dimensions, found, proved and mitigated."""
+"""What a fine-tuning did to the weights of a model: intruder dimensions, found, proved and mitigated.
+
+Every command is a function here: ``intruders audit`` is :func:`audit`, ``scale`` :func:`critical_scales`, ``report``
+:func:`write_report`, ``sequence`` :func:`train_in_sequence`, ``study`` :func:`read_study` and :func:`run_study`, and
+``cache`` :class:`DiskCache`; the others bear the command's name.
+"""
 
 from __future__ import annotations
 
@@ -11,39 +16,84 @@ from .version import __version__
 if TYPE_CHECKING:
     from .audits.audit import audit
     from .audits.audit_result import Audit
+    from .audits.base_cache import DiskCache, MemoryCache
     from .audits.critical_scales import critical_scales
-    from .evaluation.evaluate import evaluate
+    from .audits.critical_scales_result import CriticalScales
+    from .audits.records import AuditedMatrix
+    from .checkpoints.inspect import inspect
+    from .evaluation.evaluate import Evaluation, evaluate
     from .evaluation.intervene import intervene
+    from .evaluation.sweep import InterventionSweep
+    from .evaluation.train_in_sequence import train_in_sequence
     from .mitigation.mitigate import mitigate
-    from .training.callback import IntruderCallback
+    from .mitigation.mitigation_result import Mitigation
+    from .reports.write_report import write_report
+    from .studies.advice.advise import advise
+    from .studies.describe.study import read_study
+    from .studies.run_study import run_study
+    from .studies.tables.results import load_results
+    from .training.callback import IntruderCallback, read_trace
     from .training.finetune import finetune
     from .training.finetune_config import FinetuneConfig
+    from .training.run_folder import RunFolder
 
 __all__ = [
     "Audit",
+    "AuditedMatrix",
+    "CriticalScales",
+    "DiskCache",
+    "Evaluation",
     "FinetuneConfig",
+    "InterventionSweep",
     "IntruderCallback",
     "IntrudersError",
+    "MemoryCache",
+    "Mitigation",
+    "RunFolder",
     "__version__",
+    "advise",
     "audit",
     "critical_scales",
     "evaluate",
     "finetune",
+    "inspect",
     "intervene",
+    "load_results",
     "mitigate",
+    "read_study",
+    "read_trace",
+    "run_study",
+    "train_in_sequence",
+    "write_report",
 ]
 
 # Names are loaded on first use, so that importing the package stays fast.
 _HOMES = {
     "Audit": "audits.audit_result",
+    "AuditedMatrix": "audits.records",
+    "CriticalScales": "audits.critical_scales_result",
+    "DiskCache": "audits.base_cache",
+    "Evaluation": "evaluation.evaluate",
     "FinetuneConfig": "training.finetune_config",
     "IntruderCallback": "training.callback",
+    "InterventionSweep": "evaluation.sweep",
+    "MemoryCache": "audits.base_cache",
+    "Mitigation": "mitigation.mitigation_result",
+    "RunFolder": "training.run_folder",
+    "advise": "studies.advice.advise",
     "audit": "audits.audit",
     "critical_scales": "audits.critical_scales",
     "evaluate": "evaluation.evaluate",
     "finetune": "training.finetune",
+    "inspect": "checkpoints.inspect",
     "intervene": "evaluation.intervene",
+    "load_results": "studies.tables.results",
     "mitigate": "mitigation.mitigate",
+    "read_study": "studies.describe.study",
+    "read_trace": "training.callback",
+    "run_study": "studies.run_study",
+    "train_in_sequence": "evaluation.train_in_sequence",
+    "write_report": "reports.write_report",
 }
 
 

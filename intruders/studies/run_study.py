@@ -99,15 +99,28 @@ def _at_work(
     runs: Sequence[Run], place: Workplace, study: Study, jobs: int, ray: str | bool, progress: Progress
 ) -> Generator[Run, None, None]:
     if ray is not False:
-        from .work.ray_runs import on_ray
+        from ..system.ray_cluster import map_on_ray
 
         # Its workers have another working directory.
         place = replace(place, folder=StudyFolder(place.folder.path.absolute()))
-        yield from on_ray(runs, place, study.resources, None if ray is True else ray)
+        yield from map_on_ray(
+            runs,
+            place.perform_quietly,
+            address=None if ray is True else ray,
+            cpus=study.resources.cpus,
+            gpus=study.resources.gpus,
+            on_lost=place.fail,
+        )
     elif jobs > 1:
-        from .work.process_runs import side_by_side
+        from ..system.processes import map_in_processes
 
-        yield from side_by_side(runs, place, jobs, lambda run: progress.on_stage(run, "at work"))
+        yield from map_in_processes(
+            runs,
+            place.perform_quietly,
+            jobs,
+            on_start=lambda run: progress.on_stage(run, "at work"),
+            on_lost=place.note_end,
+        )
     else:
         for run in runs:
             place.perform(run, _step_callbacks(progress), partial(progress.on_stage, run))

@@ -55,6 +55,13 @@ class Workplace:
         store.put_record(folder)
         return is_finished
 
+    def perform_quietly(self, run: Run) -> bool:
+        """The same in a process that has no other work, where what libraries say on import would be in the way."""
+        from ...models.quiet import hush_imports
+
+        hush_imports()
+        return self.perform(run)
+
     def refresh(self, run_id: str) -> None:
         """Bring what the tables need of a run."""
         if self.store is not None:
@@ -78,6 +85,11 @@ class Workplace:
         record.fail(error)
         if self.store is not None:
             self.store.put_record(record.folder)
+
+    def note_end(self, run: Run, how: str) -> None:
+        """Note that the process of a run ended, and how, unless the run could still do so itself."""
+        if RunRecord(self.folder.run(run.id)).read().get("status") not in ("finished", "failed"):
+            self.fail(run, f"the process of the run ended {how}; the next call goes on with it")
 
     def fetch_study(self) -> None:
         """Bring the study's own files."""

@@ -1,52 +1,66 @@
-"""Runs on a Ray cluster: one task a run, with the resources that the study declares for it."""
+"""Work on a Ray cluster: one task per item, with the resources that it asks for."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
-from ...errors import DiskFullError, IntrudersError, in_one_line, missing_extra
-from ..describe.runs import Run
-from ..describe.study import Resources
-from .workplace import Workplace
+from ..errors import IntrudersError, in_one_line, missing_extra
 
-_RETRIES = 3  # of a run whose worker was killed; it goes on from its last finished stage or checkpoint
+_RETRIES = 3  # of an item whose worker was killed
+
+Item = TypeVar("Item")
 
 
-def on_ray(runs: Sequence[Run], place: Workplace, resources: Resources, address: str | None) -> Iterator[Run]:
-    """Yields every run when it is over, in any order.
+def map_on_ray(
+    items: Sequence[Item],
+    do: Callable[[Item], object],
+    *,
+    address: str | None = None,
+    cpus: float = 1,
+    gpus: float = 0,
+    on_lost: Callable[[Item, str], None] = lambda item, how: None,
+) -> Iterator[Item]:
+    """Call ``do`` on every item on a Ray cluster; yield each item when it is over, in any order.
 
-    ``address`` is that of a cluster, "auto" for the one that this machine belongs to, or None: the one that the
-    environment names (RAY_ADDRESS), else a Ray of this machine for as long as it takes. A run whose worker dies is
-    given to another. Raises MissingDependencyError without Ray, IntrudersError for a cluster that cannot be reached
-    or has not what a run asks for, DiskFullError.
+    An item whose worker dies is given to another worker, up to three times.
+
+    Args:
+      items: what is sent to the workers; they and ``do`` must pickle. Workers have another working directory.
+      do: called by a worker, with as many torch threads as the item has processors.
+      address: that of a cluster, "auto" for the one that this machine belongs to, or None: the one that the
+        environment names (RAY_ADDRESS), else a Ray of this machine for as long as it takes.
+      cpus: processors that each item asks for.
+      gpus: graphics processors that each item asks for.
+      on_lost: hears, here, of an item that was lost, and how.
+
+    Raises:
+      MissingDependencyError: Ray is not installed.
+      IntrudersError: a cluster that cannot be reached or lacks the resources; and whatever ``do`` raised of that kind.
     """
     ray = _ray()
     is_ours = not ray.is_initialized()
     if is_ours:
         _connect(ray, address)
-    pending: dict[Any, Run] = {}
+    pending: dict[Any, Item] = {}
     try:
-        _check_resources(ray, resources)
-        remote = ray.remote(
-            num_cpus=resources.cpus,
-            num_gpus=resources.gpus,
-            max_retries=_RETRIES,
-            scheduling_strategy="SPREAD",
-        )(_task)
-        pending = {remote.remote(run, place, max(1, int(resources.cpus))): run for run in runs}
+        _check_resources(ray, {"CPU": cpus, "GPU": gpus})
+        remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_RETRIES, scheduling_strategy="SPREAD")(
+            _task
+        )
+        pending = {remote.remote(do, item, max(1, int(cpus))): item for item in items}
         while pending:
             done, _ = ray.wait(list(pending), num_returns=1)
-            run = pending.pop(done[0])
+            item = pending.pop(done[0])
             try:
                 ray.get(done[0])
             except ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None)
-                if isinstance(cause, DiskFullError):
+                if isinstance(cause, IntrudersError):
                     raise cause from None
-                place.fail(run, _reason(error, cause))
-            yield run
+                on_lost(item, _reason(error, cause))
+            yield item
     finally:
         for task in pending:
             ray.cancel(task, force=True)
@@ -54,14 +68,11 @@ def on_ray(runs: Sequence[Run], place: Workplace, resources: Resources, address:
             ray.shutdown()
 
 
-def _task(run: Run, place: Workplace, threads: int) -> None:
+def _task(do: Callable[[Any], object], item: object, threads: int) -> None:
     import torch
 
-    from ...models.quiet import hush_imports
-
-    hush_imports()
     torch.set_num_threads(threads)
-    place.perform(run)
+    do(item)
 
 
 def _ray() -> Any:
@@ -88,9 +99,8 @@ def _connect(ray: Any, address: str | None) -> None:
         ) from error
 
 
-def _check_resources(ray: Any, resources: Resources) -> None:
+def _check_resources(ray: Any, wanted: dict[str, float]) -> None:
     """Ray waits for ever for what no node has; a person should not."""
-    wanted = {"CPU": resources.cpus, "GPU": resources.gpus}
     for name, amount in wanted.items():
         most = max((node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0)
         if amount > most:

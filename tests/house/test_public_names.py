@@ -1,0 +1,38 @@
+"""What can be imported from the package: every command's verb, and the values that verbs take and give."""
+
+from __future__ import annotations
+
+import intruders
+
+VERB_OF_COMMAND = {
+    "audit": "audit",
+    "report": "write_report",
+    "inspect": "inspect",
+    "mitigate": "mitigate",
+    "scale": "critical_scales",
+    "intervene": "intervene",
+    "finetune": "finetune",
+    "evaluate": "evaluate",
+    "sequence": "train_in_sequence",
+    "advise": "advise",
+    "cache": "DiskCache",
+    "study": "run_study",
+}
+
+
+def test_every_command_has_its_verb() -> None:
+    from intruders.cli.main import app
+
+    commands = {(info.name or getattr(info.callback, "__name__", "")) for info in app.registered_commands}
+    assert commands == set(VERB_OF_COMMAND)
+    assert set(VERB_OF_COMMAND.values()) <= set(intruders.__all__)
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    for name in intruders.__all__:
+        if not name.startswith("__"):
+            assert (getattr(intruders, name).__doc__ or "").strip(), name
+
+
+def test_the_names_are_listed_once() -> None:
+    assert sorted(intruders.__all__) == sorted({*intruders._HOMES, "IntrudersError", "__version__"})
