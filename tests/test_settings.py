@@ -1,0 +1,185 @@
+"""Settings as values: read, checked and said the same way whoever gives them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from intruders.errors import SettingError
+from intruders.settings import Settings, read_yaml, setting, settings_of, short_names
+
+
+@dataclass(frozen=True)
+class Inner(Settings):
+    k: int = setting(10, expected="a whole number of vectors, 1 or more", least=1)
+    patterns: tuple[str, ...] = setting((), item="pattern")
+    later: bool = setting(False, new_in="0.2")
+
+
+@dataclass(frozen=True)
+class Outer(Settings):
+    name: str = setting(help="Its name.")
+    rank: int = setting(8, "Its rank.", least=1, long_names=["r"], adapter_only=True)
+    share: float = setting(0.5, least=0, below=1)
+    rate: float = setting(1e-4, above=0, below=float("inf"), long_names=["learning_rate"])
+    most: int | None = setting(None, least=1)
+    alpha: float | str = setting("2r")
+    modules: str | tuple[str, ...] = setting("all", item="module", by_commas=True)
+    columns: tuple[str, ...] = setting((), item="column", by_commas=True)
+    scales: tuple[float, ...] = setting((0.0, 0.5), item="scale", least=0, may_be_empty=False)
+    kind: str = setting("plain", choices=("plain", "orthonormal"))
+    control: tuple[str, ...] = setting((), item="control", choices=("shrink", "random"))
+    is_loud: bool = setting(False)
+    inner: Inner = setting(Inner())
+    maybe: Inner | None = setting(None)
+    cache: object = None  # no setting
+
+
+def test_the_types_are_the_annotations() -> None:
+    found = {name: (one.kinds, one.is_list, one.is_optional) for name, one in settings_of(Outer).items()}
+    assert "cache" not in found
+    assert found["rank"] == ((int,), False, False)
+    assert found["most"] == ((int,), False, True)
+    assert found["alpha"] == ((float, str), False, False)
+    assert found["scales"] == ((float,), True, False)
+    assert found["maybe"] == ((Inner,), False, True)
+    assert settings_of(Outer)["name"].must_be_given
+    assert settings_of(Outer)["rank"].help == "Its rank."
+
+
+def test_values_take_the_type_of_their_setting() -> None:
+    found = Outer(
+        name="a", share=0, alpha=16, scales=[0, 1], control=["random", "random"], modules=["q", "v"]
+    )  # type: ignore[arg-type]
+    assert [type(value) for value in (found.share, found.alpha, *found.scales)] == [float] * 4
+    assert (found.control, found.modules) == (("random",), ("q", "v"))
+    assert replace(found, rank=2).rank == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"rate": "1e-3"}, {"rate": 1e-3}),  # YAML's own reader takes this for text
+        ({"rank": "1e1"}, {"rank": 10}),
+        ({"rank": 4.0}, {"rank": 4}),
+        ({"r": 2, "learning-rate": 1}, {"rank": 2, "rate": 1.0}),
+        ({"is-loud": True}, {"is_loud": True}),
+        ({"alpha": "16"}, {"alpha": "16"}),
+        ({"columns": "a,b"}, {"columns": ("a", "b")}),
+        ({"modules": "q_proj,v_proj"}, {"modules": ("q_proj", "v_proj")}),
+        ({"modules": r"layers\.\d{1,2}\.q"}, {"modules": r"layers\.\d{1,2}\.q"}),
+        ({"scales": 0.3}, {"scales": (0.3,)}),
+        ({"scales": ["1e-1"]}, {"scales": (0.1,)}),
+        ({"inner": {"patterns": "*.q,*"}}, {"inner": Inner(patterns=("*.q,*",))}),
+        ({"inner": {"k": 3}}, {"inner": Inner(k=3)}),
+        ({"maybe": True}, {"maybe": Inner()}),
+        ({"maybe": False}, {"maybe": None}),
+        ({"most": None}, {"most": None}),
+    ],
+)
+def test_a_mapping_is_read_as_a_file_writes_it(given: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert Outer.from_mapping({"name": "a"} | given) == Outer(name="a", **wanted)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"rank": 0}, "rank is 0; expected 1 or more"),
+    ({"rank": 1.5}, "rank is 1.5; expected a whole number, 1 or more"),
+    ({"rank": True}, "rank is True; expected a whole number"),
+    ({"rank": None}, "rank is None; expected a whole number"),
+    ({"share": 1}, "share is 1.0; expected 0 or more and below 1"),
+    ({"share": float("nan")}, "share is nan; expected 0 or more and below 1"),
+    ({"rate": 0}, "rate is 0.0; expected a positive number"),
+    ({"rate": float("inf")}, "rate is inf; expected a positive number"),
+    ({"rate": "fast"}, "rate is 'fast'; expected a number"),
+    ({"name": ["a"]}, "name is ['a']; expected text"),
+    ({"kind": "orthogonal"}, "kind 'orthogonal' is not known; did you mean 'orthonormal'?"),
+    ({"kind": "x"}, "kind is 'x'; expected one of plain, orthonormal"),
+    ({"control": ["x"]}, "control is 'x'; expected one of shrink, random"),
+    ({"is_loud": "yes"}, "is_loud is 'yes'; expected true or false"),
+    ({"scales": []}, "scales is []; expected at least one scale"),
+    ({"scales": ["half"]}, "scales is 'half'; expected a number"),
+    ({"scales": [-1]}, "scale is -1.0; expected 0 or more"),
+    ({"modules": [3]}, "modules: 3 is not a module; expected text"),
+    ({"inner": {"k": 0}}, "inner: k is 0; expected a whole number of vectors, 1 or more"),
+    ({"inner": {"kk": 0}}, "inner: 'kk' is not a setting; did you mean 'k'?"),
+    ({"inner": 3}, "inner is 3; expected settings by name (NAME: VALUE)"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), WRONG, ids=[said for _, said in WRONG])
+def test_one_text_of_error_whoever_gives_it(given: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=f"^{re.escape(said)}"):
+        Outer(**{"name": "a"} | given)
+    with pytest.raises(SettingError, match=f"^here: {re.escape(said)}"):
+        Outer.from_mapping({"name": "a"} | given, "here")
+    file = tmp_path / "settings.yaml"
+    file.write_text("name: a\n")
+    with pytest.raises(SettingError, match=f"^config '.*': {re.escape(said)}"):
+        Outer.from_file(file, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "name must be given"),
+        ({"name": ""}, "name must be given"),
+        ({"name": "a", "rnak": 1}, "'rnak' is not a setting; did you mean 'rank'?"),
+        ({"name": "a", "zzz": 1}, "'zzz' is not a setting; known are name, rank,"),
+        ({"name": "a", "rank": 1, "r": 2}, "'r' sets 'rank' a second time"),
+        ({"name": "a", "cache": 1}, "'cache' is not a setting"),
+    ],
+)
+def test_names_are_checked(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(said)):
+        Outer.from_mapping(given)
+
+
+def test_short_names_keep_what_stands_beside() -> None:
+    assert short_names(Outer, {"r": 3, "methods": []}, beside=["methods"]) == {"rank": 3, "methods": []}
+
+
+def test_a_file_is_read_and_what_is_given_goes_over_it(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("name: a\nr: 4\nrate: 1e-3\ninner:\n  k: 2\n")
+    assert Outer.from_file(file, rank=5) == Outer("a", rank=5, rate=1e-3, inner=Inner(2))
+
+
+def test_a_key_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(SettingError, match="^here: 'rank' is given twice"):
+        read_yaml("rank: 1\nrank: 2\n", "here")
+
+
+def test_plain_values_and_what_differs_from_the_defaults() -> None:
+    found = Outer("a", scales=(0.5,), inner=Inner(3, ("*.q",)))
+    assert found.changed() == {
+        "name": "a",
+        "scales": [0.5],
+        "inner": {"k": 3, "patterns": ["*.q"], "later": False},
+    }
+    assert found.as_dict()["inner"] == {"k": 3, "patterns": ["*.q"], "later": False}
+    assert Outer.from_mapping(found.as_dict()) == found
+    assert found.recorded()["inner"] == {"k": 3, "patterns": ["*.q"]}, "as a record of an earlier version"
+    assert Inner(later=True).recorded() == {"k": 10, "patterns": [], "later": True}
+
+
+def test_reading_settings_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, intruders.settings, intruders.data.columns, intruders.training.finetune_config;"
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {
+        "torch",
+        "numpy",
+        "pandas",
+        "pyarrow",
+        "transformers",
+        "yaml",
+        "typer",
+    }
