@@ -18,6 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
+from intruders.audits.audit_settings import Compute
 from intruders.audits.base_cache import MemoryCache
 from intruders.mitigation.mitigate import mitigate
 from intruders.models.base_model import base_model_location
@@ -68,7 +69,9 @@ def main() -> None:
 
         def ours(name: str, **more: Any) -> Any:
             model.set_adapter("default")
-            return mitigate(model, scale=SCALE, rank="keep", out=Path(folder) / name, cache=store, **more)
+            return mitigate(
+                model, scale=SCALE, rank="keep", out=Path(folder) / name, compute=Compute(cache=store), **more
+            )
 
         cold, first = timed("intruders: audit, mitigate, write, audit what was written", lambda: ours("one"))
         warm, _ = timed("the same with the base kept", lambda: ours("two"))

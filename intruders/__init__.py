@@ -16,13 +16,16 @@ from .version import __version__
 if TYPE_CHECKING:
     from .audits.audit import audit
     from .audits.audit_result import Audit
+    from .audits.audit_settings import AuditSettings, Compute
     from .audits.base_cache import DiskCache, MemoryCache
     from .audits.critical_scales import critical_scales
     from .audits.critical_scales_result import CriticalScales
     from .audits.records import AuditedMatrix
     from .checkpoints.inspect import inspect
+    from .data.columns import Columns
     from .evaluation.evaluate import Evaluation, evaluate
     from .evaluation.intervene import intervene
+    from .evaluation.measure_settings import LossSettings, ScoreSettings, SweepSettings
     from .evaluation.sweep import InterventionSweep
     from .evaluation.train_in_sequence import train_in_sequence
     from .mitigation.mitigate import mitigate
@@ -32,14 +35,18 @@ if TYPE_CHECKING:
     from .studies.describe.study import read_study
     from .studies.run_study import run_study
     from .studies.tables.results import load_results
-    from .training.callback import IntruderCallback, read_trace
+    from .training.callback import IntruderCallback
     from .training.finetune import finetune
     from .training.finetune_config import FinetuneConfig
     from .training.run_folder import RunFolder
+    from .training.trace import read_trace
 
 __all__ = [
     "Audit",
+    "AuditSettings",
     "AuditedMatrix",
+    "Columns",
+    "Compute",
     "CriticalScales",
     "DiskCache",
     "Evaluation",
@@ -47,9 +54,12 @@ __all__ = [
     "InterventionSweep",
     "IntruderCallback",
     "IntrudersError",
+    "LossSettings",
     "MemoryCache",
     "Mitigation",
     "RunFolder",
+    "ScoreSettings",
+    "SweepSettings",
     "__version__",
     "advise",
     "audit",
@@ -70,16 +80,22 @@ __all__ = [
 # Names are loaded on first use, so that importing the package stays fast.
 _HOMES = {
     "Audit": "audits.audit_result",
+    "AuditSettings": "audits.audit_settings",
     "AuditedMatrix": "audits.records",
+    "Columns": "data.columns",
+    "Compute": "audits.audit_settings",
     "CriticalScales": "audits.critical_scales_result",
     "DiskCache": "audits.base_cache",
     "Evaluation": "evaluation.evaluate",
     "FinetuneConfig": "training.finetune_config",
-    "IntruderCallback": "training.callback",
     "InterventionSweep": "evaluation.sweep",
+    "IntruderCallback": "training.callback",
+    "LossSettings": "evaluation.measure_settings",
     "MemoryCache": "audits.base_cache",
     "Mitigation": "mitigation.mitigation_result",
     "RunFolder": "training.run_folder",
+    "ScoreSettings": "evaluation.measure_settings",
+    "SweepSettings": "evaluation.measure_settings",
     "advise": "studies.advice.advise",
     "audit": "audits.audit",
     "critical_scales": "audits.critical_scales",
@@ -90,7 +106,7 @@ _HOMES = {
     "load_results": "studies.tables.results",
     "mitigate": "mitigation.mitigate",
     "read_study": "studies.describe.study",
-    "read_trace": "training.callback",
+    "read_trace": "training.trace",
     "run_study": "studies.run_study",
     "train_in_sequence": "evaluation.train_in_sequence",
     "write_report": "reports.write_report",

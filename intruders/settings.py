@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,9 +17,9 @@ from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from .errors import MissingDependencyError, SettingError
+from .errors import SettingError, missing_extra
 
 
 def setting(
@@ -35,6 +36,10 @@ def setting(
     may_be_empty: bool = True,
     by_commas: bool = False,
     long_names: Sequence[str] = (),
+    option: str | None = None,
+    metavar: str | None = None,
+    panel: str | None = None,
+    unless_given: str | None = None,
     adapter_only: bool = False,
     changes_weights: bool = True,
     in_id: str | None = None,
@@ -52,6 +57,9 @@ def setting(
       may_be_empty: whether a list of nothing is a value.
       by_commas: whether a text is a list with commas between; of another setting it is a list of one.
       long_names: other names that are understood.
+      option: the name of its option, where it is not its own.
+      metavar, panel: what the command's help calls its value, and under which heading it stands.
+      unless_given: what the help says of a command without it, where the default does not say it.
       adapter_only: whether a full fine-tuning carries it along without using it.
       changes_weights: whether the weights that come out depend on it.
       in_id: how the id of a run spells it, where it is not the default.
@@ -83,6 +91,10 @@ class Setting:
     may_be_empty: bool
     by_commas: bool
     long_names: Sequence[str]
+    option: str | None
+    metavar: str | None
+    panel: str | None
+    unless_given: str | None
     adapter_only: bool
     changes_weights: bool
     in_id: str | None
@@ -113,9 +125,9 @@ class Setting:
         """``value`` as one of the kinds. A whole number is a number; true and false are none."""
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         for kind in self.kinds:
-            if issubclass(kind, Settings) and (value is True or isinstance(value, Mapping)):
+            if issubclass(kind, Settings) and (value in (None, True) or isinstance(value, Mapping)):
                 with told_at(self.name):
-                    return kind.from_mapping({} if value is True else value)
+                    return kind.from_mapping(value if isinstance(value, Mapping) else {})
             if kind is float and is_number:
                 return float(value)
             if kind is str and isinstance(value, Path):
@@ -124,7 +136,7 @@ class Setting:
                 return value
         if self.is_list and self.kinds == (str,):
             raise SettingError(f"{self.name}: {shown(value)} is not {_a(self.item)}; expected text")
-        quoted = value if self.is_list and value is not None else whole
+        quoted = value if self.is_list and not isinstance(whole, str) else whole
         raise SettingError(f"{self.name} is {shown(quoted)}; expected {self._words()}")
 
     def _checked(self, value: Any, name: str) -> Any:
@@ -173,6 +185,9 @@ class Setting:
         return {bool: "true or false", float: "a number", str: "text"}[kind]
 
 
+Part = TypeVar("Part", bound="Settings")
+
+
 class Settings:
     """The base of every class of settings: a frozen dataclass of fields that :func:`setting` makes."""
 
@@ -206,6 +221,14 @@ class Settings:
             chosen = short_names(cls, given)
         return cls.from_mapping(chosen | over, where)
 
+    def part(self, cls: type[Part]) -> Part:
+        """What of it is of a class that it extends."""
+        return cls(**{name: getattr(self, name) for name in settings_of(cls)})
+
+    def values(self) -> dict[str, Any]:
+        """Every setting by name, as it is held."""
+        return {name: getattr(self, name) for name in settings_of(type(self))}
+
     def as_dict(self) -> dict[str, Any]:
         """Every setting as plain JSON types."""
         return {name: plain(getattr(self, name)) for name in settings_of(type(self))}
@@ -228,20 +251,22 @@ class Settings:
         }
 
 
-@cache
-def settings_of(cls: type) -> Mapping[str, Setting]:
+def settings_of(cls: Any) -> Mapping[str, Setting]:
     """The settings of a class by name, in the order of its fields. Fields of another kind are left out."""
-    hints = typing.get_type_hints(cls)
+    return _settings_of(cls)
+
+
+@cache
+def _settings_of(cls: Any) -> Mapping[str, Setting]:
     found = {}
     for one in fields(cls):
         if "setting" in one.metadata:
-            found[one.name] = Setting(
-                one.name, *_kinds(hints[one.name]), default=one.default, **one.metadata["setting"]
-            )
+            kinds = _kinds(_annotation(cls, one.name))
+            found[one.name] = Setting(one.name, *kinds, default=one.default, **one.metadata["setting"])
     return types.MappingProxyType(found)
 
 
-def short_names(cls: type, given: Mapping[str, Any], beside: Sequence[str] = ()) -> dict[str, Any]:
+def short_names(cls: type[Settings], given: Mapping[str, Any], beside: Sequence[str] = ()) -> dict[str, Any]:
     """What is given, under the short names; ``beside`` are keys that are understood besides the settings.
 
     SettingError for a key that is not known, with the nearest one that is, and for one that is there twice.
@@ -294,9 +319,7 @@ def read_yaml(text: str, where: str) -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise MissingDependencyError(
-            "settings in YAML need the package pyyaml; install it with pip install 'intruders[train]'"
-        ) from error
+        raise missing_extra("a file of settings", "pyyaml", "train") from error
 
     class Loader(yaml.SafeLoader):
         """YAML's own lets the last of two equal keys win, and the first be lost in silence."""
@@ -343,15 +366,32 @@ def told_at(where: str) -> Iterator[None]:
 
 def _written(one: Setting, value: Any) -> Any:
     """A number as a file writes it: YAML reads 1e-3, without a point, as text, and 1e3 is a whole number too."""
-    if isinstance(value, list | tuple):
-        return [_written(one, item) for item in value] if one.is_list else value
-    if isinstance(value, bool) or not {int, float} & set(one.kinds) or str in one.kinds:
+    if not {int, float} & set(one.kinds) or str in one.kinds:
         return value
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return value
-    return int(number) if int in one.kinds and number.is_integer() else number
+    if one.is_list and one.by_commas and isinstance(value, str):
+        parts = [_number(one, part) for part in value.split(",")]
+        return value if any(isinstance(part, str) for part in parts) else parts
+    if one.is_list and isinstance(value, list | tuple):
+        return [_number(one, part) for part in value]
+    return _number(one, value)
+
+
+def _number(one: Setting, value: Any) -> Any:
+    """A text, or a whole number with a point, as the number that it is; anything else as it is."""
+    if isinstance(value, str | float):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return int(number) if int in one.kinds and number.is_integer() else number
+    return value
+
+
+def _annotation(cls: Any, name: str) -> Any:
+    """A field's type, read where it was written: other fields may name types that only a type checker imports."""
+    owner = next(base for base in cls.__mro__ if name in vars(base).get("__annotations__", {}))
+    alone = types.SimpleNamespace(__annotations__={name: vars(owner)["__annotations__"][name]})
+    return typing.get_type_hints(alone, vars(sys.modules[owner.__module__]))[name]
 
 
 def _kinds(annotation: Any) -> tuple[tuple[type, ...], bool, bool, bool]:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import intruders
+from intruders.audits.audit import audit_sides
+from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.errors import SettingError
+from intruders.evaluation.measure_settings import LossSettings, ScoreSettings, SweepSettings
+from intruders.mitigation.remedies.controls import CONTROLS, INTRUDERS
 from intruders.settings import Settings, read_yaml, setting, settings_of, short_names
+from intruders.training.finetune_config import FinetuneConfig
+from tests.checkpoints.models import tiny_llama
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ def test_values_take_the_type_of_their_setting() -> None:
         ({"scales": ["1e-1"]}, {"scales": (0.1,)}),
         ({"inner": {"patterns": "*.q,*"}}, {"inner": Inner(patterns=("*.q,*",))}),
         ({"inner": {"k": 3}}, {"inner": Inner(k=3)}),
+        ({"inner": None}, {}),  # a key with nothing under it
         ({"maybe": True}, {"maybe": Inner()}),
         ({"maybe": False}, {"maybe": None}),
         ({"most": None}, {"most": None}),
@@ -151,7 +160,7 @@ def test_a_file_is_read_and_what_is_given_goes_over_it(tmp_path: Path) -> None:
 
 
 def test_a_key_that_is_given_twice_is_refused() -> None:
-    with pytest.raises(SettingError, match="^here: 'rank' is given twice"):
+    with pytest.raises(SettingError, match=r"^here: 'rank' is given twice"):
         read_yaml("rank: 1\nrank: 2\n", "here")
 
 
@@ -170,7 +179,8 @@ def test_plain_values_and_what_differs_from_the_defaults() -> None:
 
 def test_reading_settings_imports_nothing_heavy() -> None:
     code = (
-        "import sys, intruders.settings, intruders.data.columns, intruders.training.finetune_config;"
+        "import sys, intruders.settings, intruders.data.columns, intruders.training.finetune_config,"
+        "intruders.audits.audit_settings, intruders.evaluation.measure_settings;"
         "print(*{name.split('.')[0] for name in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -183,3 +193,36 @@ def test_reading_settings_imports_nothing_heavy() -> None:
         "yaml",
         "typer",
     }
+
+
+def test_the_keywords_of_audit_are_its_settings() -> None:
+    given = {
+        name: one.default
+        for name, one in inspect.signature(intruders.audit).parameters.items()
+        if one.kind is inspect.Parameter.KEYWORD_ONLY and name != "progress"
+    }
+    settings = AuditSettings().values() | {one.name: one.default for one in fields(Compute)}
+    assert given == settings
+
+
+def test_an_audit_gives_its_settings_back() -> None:
+    settings = AuditSettings(
+        ("*.q_proj.*",), include_embeddings=True, k=3, epsilon=0.25, skip_non_finite=True
+    )
+    found = audit_sides(tiny_llama(0), tiny_llama(1), settings, Compute(cache=False))
+    assert AuditSettings.of(found) == settings
+    assert {matrix.name.split(".")[-2] for matrix in found.matrices} == {"q_proj"}
+
+
+def test_the_controls_are_those_of_the_mitigation() -> None:
+    assert set(settings_of(SweepSettings)["controls"].choices) == {INTRUDERS, *CONTROLS}
+
+
+@pytest.mark.parametrize(
+    "cls", [AuditSettings, Compute, FinetuneConfig, LossSettings, ScoreSettings, SweepSettings]
+)
+def test_every_setting_says_what_it_is(cls: type[Settings]) -> None:
+    for one in settings_of(cls).values():
+        assert one.help.endswith("."), one.name
+        if not one.must_be_given:
+            assert one.read(one.default) == one.default, "the default is a value"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import torch
-
-from ..checkpoints.open import Source
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.open import Opened, Source
 from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix, Pairing
+from ..checkpoints.selection import Selection
 from ..engine.decisions import Detection
+from ..errors import SettingError
 from ..system.threads import run_side_by_side
 from .audit_result import Audit
-from .audit_settings import check_epsilon, check_k, check_workers, choose_device
-from .base_cache import BaseCache, CacheChoice, judge_batch, store_of_bases
+from .audit_settings import ANYWHERE, AuditSettings, Compute
+from .base_cache import CacheChoice, judge_batch
 from .batches import Batch, is_small_batch, read_batches
 from .records import AuditedMatrix, UpdateSize, Vector
 
@@ -70,61 +72,57 @@ def audit(
       CheckpointError: a side cannot be read. PairingError: the two do not belong together.
       NonFiniteError: a matrix holds NaN or infinity.
     """
-    check_k(k)
-    check_epsilon(epsilon)
-    place = choose_device(device)
-    check_workers(workers)
-    started = time.perf_counter()
-    base_side, tuned_side = open_sides(base, tuned)
-    pairing = pair_sides(base_side, tuned_side, include, exclude, include_embeddings, split_fused)
-    found = audit_pairing(
-        pairing,
+    settings = AuditSettings(
+        include=tuple(include),
+        exclude=tuple(exclude),
+        include_embeddings=include_embeddings,
+        split_fused=split_fused,
         k=k,
         epsilon=epsilon,
         exact=exact,
         skip_non_finite=skip_non_finite,
-        place=place,
-        workers=workers,
-        store=None if exact else store_of_bases(cache),
-        progress=progress,
     )
-    settings = {
-        "include": list(include),
-        "exclude": list(exclude),
-        "include_embeddings": include_embeddings,
-        "split_fused": split_fused,
-        **found.settings,
-    }
-    return replace(found, settings=settings, seconds=time.perf_counter() - started)
+    return audit_sides(base, tuned, settings, Compute(device, workers, cache), progress)
+
+
+def audit_sides(
+    base: Source | None,
+    tuned: Source | None,
+    settings: AuditSettings,
+    compute: Compute = ANYWHERE,
+    progress: Progress | None = None,
+) -> Audit:
+    """As :func:`audit`, by settings that are values already."""
+    started = time.perf_counter()
+    compute.torch_device()  # one that is not there is refused before anything is read
+    pairing = pair_sides(*open_sides(base, tuned), settings)
+    found = audit_pairing(pairing, settings, compute, progress)
+    return replace(found, seconds=time.perf_counter() - started)
 
 
 def audit_pairing(
     pairing: Pairing,
-    *,
-    k: int,
-    epsilon: float,
-    exact: bool = False,
-    skip_non_finite: bool = False,
-    place: torch.device,
-    workers: int | None = None,
-    store: BaseCache | None = None,
+    settings: AuditSettings,
+    compute: Compute = ANYWHERE,
     progress: Progress | None = None,
 ) -> Audit:
-    """The audit of matrices that are paired already; settings are as :func:`audit` takes and checks them."""
+    """The audit of matrices that are paired already."""
     started = time.perf_counter()
+    device = compute.torch_device()
+    store = None if settings.exact else compute.base_cache()
     skipped = list(pairing.skipped)
     results: dict[str, AuditedMatrix] = {}
     intruders = 0
 
     def judge(group: Batch) -> list[AuditedMatrix]:
         # Records alone: whoever held the group would keep its weights in memory while the next one is judged.
-        found = judge_batch(group, k, epsilon, exact, store)
+        found = judge_batch(group, settings.k, settings.epsilon, settings.exact, store)
         return [
             _record(matrix, found, index, group.scales[index]) for index, matrix in enumerate(group.pairs)
         ]
 
-    groups = read_batches(pairing.pairs, place, skip_non_finite, skipped)
-    for records in run_side_by_side(groups, judge, is_small_batch, workers):
+    groups = read_batches(pairing.pairs, device, settings.skip_non_finite, skipped)
+    for records in run_side_by_side(groups, judge, is_small_batch, compute.workers):
         results |= {record.name: record for record in records}
         intruders += sum(record.intruders for record in records)
         if progress is not None:
@@ -134,18 +132,45 @@ def audit_pairing(
         base_source=pairing.base_source,
         tuned_source=pairing.tuned_source,
         tuned_kind=pairing.tuned_kind,
-        k=k,
-        epsilon=epsilon,
-        exact=exact,
+        k=settings.k,
+        epsilon=settings.epsilon,
+        exact=settings.exact,
         seconds=time.perf_counter() - started,
         matrices=[results[matrix.name] for matrix in pairing.pairs if matrix.name in results],
         skipped=skipped,
         settings={
-            "skip_non_finite": skip_non_finite,
-            "device": str(place),
+            **settings.part(Selection).as_dict(),
+            "skip_non_finite": settings.skip_non_finite,
+            "device": str(device),
             "matched": list(pairing.matched),
         },
     )
+
+
+def audited_whole(
+    base: Checkpoint,
+    tuned: Opened,
+    audit: AuditSettings | Audit | str | os.PathLike[str],
+    compute: Compute = ANYWHERE,
+    progress: Progress | None = None,
+) -> tuple[Pairing, Audit, AuditSettings]:
+    """The matrices of two sides with their audit, made now or given, for a change of weights as they are stored.
+
+    Raises:
+      SettingError: the audit judges the parts of fused weights one by one.
+    """
+    if isinstance(audit, str | os.PathLike):
+        audit = Audit.load(audit)
+    settings = AuditSettings.of(audit) if isinstance(audit, Audit) else audit
+    if settings.split_fused:
+        raise SettingError(
+            f"the audit of '{tuned.source}' judges the parts of fused weights one by one (split_fused); "
+            "weights are changed whole: give an audit without it"
+        )
+    pairing = pair_sides(base, tuned, settings)
+    if not isinstance(audit, Audit):
+        audit = audit_pairing(pairing, settings, compute, progress)
+    return pairing, audit, settings
 
 
 def _record(matrix: PairedMatrix, found: Detection, index: int, scale: float) -> AuditedMatrix:

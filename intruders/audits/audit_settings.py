@@ -1,48 +1,111 @@
-"""Settings of an audit, checked before anything is read."""
+"""Settings of an audit, checked before anything is read: what its answer depends on, and where it is computed."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-
+from ..checkpoints.selection import Selection
 from ..errors import SettingError
+from ..settings import Settings, setting, settings_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from .audit_result import Audit
+    from .base_cache import BaseCache, CacheChoice
 
 
-def check_k(k: object) -> None:
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise SettingError(f"k is {k!r}; expected a whole number of leading vectors, 1 or more")
+@dataclass(frozen=True)
+class AuditSettings(Selection):
+    """Everything on which the answer of an audit depends, besides the two models."""
+
+    k: int = setting(
+        10,
+        "Number of top singular vectors to examine per matrix, 1 or more.",
+        least=1,
+        expected="a whole number of leading vectors, 1 or more",
+        metavar="N",
+        panel="Intruders",
+    )
+    epsilon: float = setting(
+        0.5,
+        "Threshold on the max cosine, above 0 and at most 1: a vector below it is an intruder.",
+        above=0,
+        most=1,
+        expected="a cosine above 0 and at most 1, such as 0.5",
+        metavar="COSINE",
+        panel="Intruders",
+    )
+    exact: bool = setting(
+        False,
+        "Decompose every matrix in full. This is slow and makes all bounds tight.",
+        new_in="0.2",
+        panel="Computation",
+    )
+    skip_non_finite: bool = setting(
+        False,
+        "Skip matrices that contain NaN or infinity instead of stopping.",
+        new_in="0.2",
+        panel="Intruders",
+    )
+
+    @classmethod
+    def of(cls, audit: Audit) -> AuditSettings:
+        """The settings that an audit was made with; the defaults where one of an older version does not say."""
+        said = {name: audit.settings[name] for name in settings_of(cls) if name in audit.settings}
+        return cls(**said, k=audit.k, epsilon=audit.epsilon, exact=audit.exact)
 
 
-def check_workers(workers: object) -> None:
-    if workers is None:
-        return
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise SettingError(f"workers is {workers!r}; expected a whole number of threads, 1 or more")
+@dataclass(frozen=True)
+class Compute(Settings):
+    """Where an audit is computed, and what it may keep. The answer does not depend on it."""
+
+    device: str = setting(
+        "auto",
+        "Device of the decompositions: auto, cpu or cuda. auto uses CUDA if available.",
+        metavar="DEVICE",
+        panel="Computation",
+    )
+    workers: int | None = setting(
+        None,
+        "Number of threads for small matrices.",
+        least=1,
+        expected="a whole number of threads, 1 or more",
+        metavar="N",
+        panel="Computation",
+        unless_given="default: torch's",
+    )
+    cache: CacheChoice = True  # where to keep what is learnt of bases
+
+    def torch_device(self) -> torch.device:
+        """The device of that name; "auto" takes CUDA where there is one.
+
+        Raises:
+          SettingError: torch does not know the device, or it is not there.
+        """
+        import torch
+
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError):
+            raise SettingError(
+                f"device '{self.device}' cannot be used here; expected 'auto', 'cpu'"
+                + (" or 'cuda'" if torch.cuda.is_available() else " (no CUDA device was found)")
+            ) from None
+        if device.type == "meta":
+            raise SettingError("device 'meta' holds no numbers; expected 'auto', 'cpu' or 'cuda'")
+        return device
+
+    def base_cache(self) -> BaseCache | None:
+        """Where to keep what is learnt of bases; None for nowhere."""
+        from .base_cache import store_of_bases
+
+        return store_of_bases(self.cache)
 
 
-def check_epsilon(epsilon: object) -> None:
-    number = isinstance(epsilon, int | float) and not isinstance(epsilon, bool)
-    if not number or math.isnan(epsilon) or not 0 < epsilon <= 1:  # type: ignore[arg-type, operator]
-        raise SettingError(f"epsilon is {epsilon!r}; expected a cosine above 0 and at most 1, such as 0.5")
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes CUDA where there is one.
-
-    Raises:
-      SettingError: torch does not know the device, or it is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise SettingError(
-            f"device '{name}' cannot be used here; expected 'auto', 'cpu'"
-            + (" or 'cuda'" if torch.cuda.is_available() else " (no CUDA device was found)")
-        ) from None
-    if device.type == "meta":
-        raise SettingError("device 'meta' holds no numbers; expected 'auto', 'cpu' or 'cuda'")
-    return device
+AS_USUAL = AuditSettings()
+ANYWHERE = Compute()

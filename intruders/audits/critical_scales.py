@@ -20,8 +20,8 @@ from ..engine.scale_search import Window, first_window, largest_scale, search_en
 from ..errors import SettingError
 from ..linalg.pair import Pair
 from ..system.threads import run_side_by_side
-from .audit_settings import check_epsilon, check_k, check_workers, choose_device
-from .base_cache import BaseCache, CacheChoice, MemoryCache, content_key, judge_batch, store_of_bases
+from .audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
+from .base_cache import BaseCache, MemoryCache, content_key, judge_batch
 from .batches import Batch, is_small_batch, read_batches
 from .critical_scales_result import SLACK, WALK, CriticalScales, MatrixScale
 
@@ -36,15 +36,9 @@ def critical_scales(
     base: Source | None,
     tuned: Source | None = None,
     *,
-    k: int = 10,
-    epsilon: float = 0.5,
+    audit: AuditSettings = AS_USUAL,
     target: int = 0,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    include_embeddings: bool = False,
-    device: str = "auto",
-    workers: int | None = None,
-    cache: CacheChoice = True,
+    compute: Compute = ANYWHERE,
     progress: ScaleProgress | None = None,
 ) -> CriticalScales:
     """Measures and predicts the scale of the update at which intruders appear, per matrix and for the model.
@@ -55,31 +49,27 @@ def critical_scales(
     from the base's (:mod:`intruders.engine.scale_search`): counts go up and down, and a narrower window may be missed.
 
     Args:
-      base: as in :func:`intruders.audit`, like what is not listed here.
-      tuned: see there.
+      base: as in :func:`intruders.audit`, like ``tuned``.
+      audit: settings of the audits that decide; those are never ``exact``.
       target: ``largest`` is the largest scale at which the model has at most so many intruders.
+      compute: where it is computed.
       progress: called with (what is being done, matrices done, in all).
 
     Raises:
       SettingError: a setting is out of range. CheckpointError, PairingError, NonFiniteError: as the audit does.
     """
-    check_k(k)
-    check_epsilon(epsilon)
     if isinstance(target, bool) or not isinstance(target, int) or target < 0:
         raise SettingError(f"target is {target!r}; expected a number of intruders, 0 or more")
-    check_workers(workers)
     started = time.perf_counter()
-    place = choose_device(device)
-    base_side, tuned_side = open_sides(base, tuned)
-    pairing = pair_sides(base_side, tuned_side, include, exclude, include_embeddings)
-    store = store_of_bases(cache) or MemoryCache()
-    search = _Search(k, epsilon, store)
+    place = compute.torch_device()
+    pairing = pair_sides(*open_sides(base, tuned), audit)
+    search = _Search(audit.k, audit.epsilon, compute.base_cache() or MemoryCache())
 
     def each(stage: str, do: Callable[[Batch], Result]) -> Iterator[Result]:
         done = 0
-        groups = read_batches(pairing.pairs, place, False, [])
+        groups = read_batches(pairing.pairs, place, audit.skip_non_finite, [])
         for size, result in run_side_by_side(
-            groups, lambda group: (len(group.pairs), do(group)), is_small_batch, workers
+            groups, lambda group: (len(group.pairs), do(group)), is_small_batch, compute.workers
         ):
             yield result
             done += size
@@ -98,8 +88,8 @@ def critical_scales(
     return CriticalScales(
         pairing.base_source,
         pairing.tuned_source,
-        k,
-        epsilon,
+        audit.k,
+        audit.epsilon,
         target,
         largest,
         count,

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from ..errors import SettingError
-from .checkpoint import Checkpoint
+from ..settings import Settings, setting
 from .names import is_embedding_or_head
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(Settings):
     """Shell patterns over the base's tensor names, and two switches."""
 
-    include: Sequence[str] = ()  # only these; all, when empty
-    exclude: Sequence[str] = ()
-    include_embeddings: bool = False
-    split_fused: bool = False
+    include: tuple[str, ...] = setting(
+        (),
+        "Examine only tensors whose name matches this shell pattern; repeatable.",
+        item="pattern",
+        metavar="PATTERN",
+        panel="Intruders",
+        unless_given="default: all",
+    )
+    exclude: tuple[str, ...] = setting(
+        (),
+        "Skip tensors whose name matches this shell pattern; repeatable.",
+        item="pattern",
+        metavar="PATTERN",
+        panel="Intruders",
+        unless_given="default: none",
+    )
+    include_embeddings: bool = setting(
+        False, "Examine embeddings and output heads too.", new_in="0.2", panel="Intruders"
+    )
+    split_fused: bool = setting(
+        False,
+        "Audit the q, k and v parts of fused weights as separate matrices.",
+        new_in="0.2",
+        panel="Intruders",
+    )
 
     def reason_to_leave_out(self, name: str) -> str | None:
         """Why a tensor is not wanted, or None when it is."""
@@ -30,12 +51,11 @@ class Selection:
             return "embedding (use --include-embeddings)"
         return None
 
-    def require_matches(self, base: Checkpoint) -> None:
-        """Raise SettingError for an ``include`` pattern that no tensor of the base has."""
+    def require_matches(self, names: Collection[str], source: str) -> None:
+        """Raise SettingError for an ``include`` pattern that none of the tensors of ``source`` has."""
         for pattern in self.include:
-            if not any(fnmatchcase(name, pattern) for name in base.names()):
+            if not any(fnmatchcase(name, pattern) for name in names):
                 raise SettingError(
-                    f"include '{pattern}' matches none of the {len(base.tensors)} tensors of "
-                    f"'{base.source}'; "
+                    f"include '{pattern}' matches none of the {len(names)} tensors of '{source}'; "
                     "expected a pattern such as '*.q_proj.*'"
                 )

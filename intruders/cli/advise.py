@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from . import options
+from ..audits.audit_settings import AuditSettings
+from . import options, setting_options
 from .command import examples
 
 
@@ -18,6 +19,7 @@ from .command import examples
         "intruders advise runs/rank1/audit.json --json advice.json",
     ),
 )
+@setting_options.of(AuditSettings, "settings", only=["k", "epsilon"])
 def advise(
     source: Annotated[
         str,
@@ -27,8 +29,8 @@ def advise(
             "finetune, or a base model: a folder, a file, a Hub id, smollm2-135m or minilm-l6.",
         ),
     ],
-    k: options.K = 10,
-    epsilon: options.Epsilon = 0.5,
+    *,
+    settings: AuditSettings,
     json: options.JsonOrStdout = None,
 ) -> None:
     """Suggest what to change, with evidence from your results.
@@ -44,7 +46,7 @@ def advise(
     if json is not None and json != "-":
         check_writable(json)
     with stage_progress() as progress:
-        found = run(source, k=k, epsilon=epsilon, progress=progress)
+        found = run(source, k=settings.k, epsilon=settings.epsilon, progress=progress)
     document = dumps(found.to_document(), allow_nan=False, ensure_ascii=False) + "\n"
     if json == "-":
         sys.stdout.write(document)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from . import options
+from ..audits.audit_settings import AuditSettings, Compute
+from . import options, setting_options
 from .command import examples
 
 
@@ -22,47 +24,14 @@ from .command import examples
         "intruders audit base-model tuned-model --fail-above 20",
     ),
 )
+@setting_options.of(AuditSettings, "settings", first=["k", "epsilon"])
+@setting_options.of(Compute, "compute")
 def audit(
     base: options.Base,
     tuned: options.Tuned = None,
-    k: options.K = 10,
-    epsilon: options.Epsilon = 0.5,
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    include_embeddings: options.IncludeEmbeddings = False,
-    split_fused: Annotated[
-        bool,
-        typer.Option(
-            "--split-fused",
-            help="Audit the q, k and v parts of fused weights as separate matrices.",
-            rich_help_panel=options.INTRUDERS,
-        ),
-    ] = False,
-    skip_non_finite: Annotated[
-        bool,
-        typer.Option(
-            "--skip-non-finite",
-            help="Skip matrices that contain NaN or infinity instead of stopping.",
-            rich_help_panel=options.INTRUDERS,
-        ),
-    ] = False,
-    exact: Annotated[
-        bool,
-        typer.Option(
-            "--exact",
-            help="Decompose every matrix in full. This is slow and makes all bounds tight.",
-            rich_help_panel=options.COMPUTATION,
-        ),
-    ] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Number of threads for small matrices. [default: torch's]",
-            rich_help_panel=options.COMPUTATION,
-        ),
-    ] = None,
-    device: options.Device = "auto",
+    *,
+    settings: AuditSettings,
+    compute: Compute,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     json: options.JsonOrStdout = None,
@@ -101,7 +70,7 @@ def audit(
     """
     from rich.console import Console
 
-    from ..audits.audit import audit as run
+    from ..audits.audit import audit_sides
     from ..reports.audit_text import print_audit
     from ..system.files import check_writable, write_atomically
     from .progress import audit_progress
@@ -114,20 +83,11 @@ def audit(
 
         check_can_write_html(html)
     with audit_progress() as progress:
-        result = run(
+        result = audit_sides(
             *options.both_sides(base, tuned),
-            k=k,
-            epsilon=epsilon,
-            include=include or (),
-            exclude=exclude or (),
-            include_embeddings=include_embeddings,
-            split_fused=split_fused,
-            exact=exact,
-            device=device,
-            workers=workers,
-            cache=options.chosen_cache(cache, no_cache),
-            skip_non_finite=skip_non_finite,
-            progress=progress,
+            settings,
+            replace(compute, cache=options.chosen_cache(cache, no_cache)),
+            progress,
         )
     # Write files first: they must survive a reader of the table that stops early (`| head`).
     if json is not None and json != "-":

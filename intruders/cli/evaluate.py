@@ -7,7 +7,8 @@ from typing import Annotated
 
 from typer import Argument, Option, echo
 
-from . import options
+from ..evaluation.measure_settings import LossSettings, ScoreSettings
+from . import options, setting_options
 from .command import examples
 
 
@@ -21,6 +22,8 @@ from .command import examples
         "intruders evaluate runs/rank1 --task word-problems --max-examples 100 --out evaluations/rank1",
     ),
 )
+@setting_options.of(LossSettings, "losses")
+@setting_options.of(ScoreSettings, "scores")
 def evaluate(
     model: Annotated[
         str,
@@ -37,14 +40,8 @@ def evaluate(
             rich_help_panel=options.MEASURES,
         ),
     ] = None,
-    loss_on: options.LossOn = None,
-    task: options.Task = None,
-    split: options.Split = None,
-    max_documents: options.MaxDocuments = None,
-    max_examples: options.MaxExamples = None,
-    window: options.Window = None,
-    stride: options.Stride = None,
-    estimate: options.Estimate = False,
+    *,
+    losses: LossSettings,
     data_seed: options.DataSeed = None,
     seed: Annotated[
         int,
@@ -70,14 +67,7 @@ def evaluate(
             rich_help_panel=options.MEASURES,
         ),
     ] = None,
-    text: options.Text = None,
-    label: options.Label = None,
-    prompt: options.Prompt = None,
-    completion: options.Completion = None,
-    score: options.Score = None,
-    validation_file: options.ValidationFile = None,
-    test_file: options.TestFile = None,
-    no_header: options.NoHeader = None,
+    scores: ScoreSettings,
     out: Annotated[
         Path | None,
         Option(
@@ -95,31 +85,13 @@ def evaluate(
 
     hush_imports()
 
-    from ..data.columns import Columns
     from ..evaluation.evaluate import evaluate as run
 
-    columns = Columns(
-        text=tuple(text.split(",")) if text else (),
-        label=label,
-        prompt=prompt,
-        completion=completion,
-        score=score,
-        validation_file=validation_file,
-        test_file=test_file,
-        no_header=bool(no_header),
-    )
     found = run(
         model,
         base=base,
-        loss_on=loss_on or (),
-        tasks=task or (),
-        columns=columns,
-        split=split,
-        max_documents=max_documents,
-        max_examples=max_examples,
-        window=window,
-        stride=stride,
-        estimate=estimate,
+        losses=losses,
+        scores=scores,
         lm_eval=tuple(lm_eval.split(",")) if lm_eval else (),
         lm_eval_include=lm_eval_include,
         data_seed=data_seed,

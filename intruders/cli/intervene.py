@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from . import options
+from ..audits.audit_settings import AuditSettings, Compute
+from ..evaluation.measure_settings import IN_QUARTERS, LossSettings, ScoreSettings, SweepSettings
+from . import options, setting_options
 from .command import examples
-
-INTERVENTION = "Intervention"
 
 
 @examples(
@@ -22,33 +23,17 @@ INTERVENTION = "Intervention"
         "intruders intervene smollm2-135m my-adapter --scales 0.3,0.6 --controls shrink --task word-problems",
     ),
 )
+@setting_options.of(IN_QUARTERS, "sweep", only=["scales", "controls"])
+@setting_options.of(LossSettings, "losses")
+@setting_options.of(ScoreSettings, "scores", without=["score", "validation_file", "test_file", "no_header"])
+@setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
+@setting_options.of(Compute, "compute", only=["device"])
 def intervene(
     base: options.Base,
     tuned: options.Tuned = None,
-    scales: Annotated[
-        str,
-        typer.Option(
-            metavar="NUMBERS",
-            help="Comma-separated intruder scales: 0 removes the intruders, 1 changes nothing.",
-            rich_help_panel=INTERVENTION,
-        ),
-    ] = "0,0.25,0.5,0.75,1",
-    controls: Annotated[
-        str,
-        typer.Option(
-            metavar="NAMES",
-            help="Comma-separated controls: shrink, random, neighbours and update.",
-            rich_help_panel=INTERVENTION,
-        ),
-    ] = "shrink,random",
-    loss_on: options.LossOn = None,
-    task: options.Task = None,
-    split: options.Split = None,
-    max_documents: options.MaxDocuments = None,
-    max_examples: options.MaxExamples = None,
-    window: options.Window = None,
-    stride: options.Stride = None,
-    estimate: options.Estimate = False,
+    *,
+    sweep: SweepSettings,
+    losses: LossSettings,
     data_seed: options.DataSeed = None,
     seed: Annotated[
         int,
@@ -58,15 +43,9 @@ def intervene(
             rich_help_panel=options.MEASURES,
         ),
     ] = 0,
-    text: options.Text = None,
-    label: options.Label = None,
-    prompt: options.Prompt = None,
-    completion: options.Completion = None,
-    k: options.K = 10,
-    epsilon: options.Epsilon = 0.5,
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    device: options.Device = "auto",
+    scores: ScoreSettings,
+    settings: AuditSettings,
+    compute: Compute,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     json: Annotated[
@@ -85,8 +64,6 @@ def intervene(
     """
     from json import dumps
 
-    from ..data.columns import Columns
-    from ..errors import SettingError
     from ..evaluation.intervene import intervene as run
     from ..evaluation.sweep_words import document, lines
     from ..system.files import check_writable, write_atomically
@@ -94,37 +71,16 @@ def intervene(
 
     if json is not None:
         check_writable(json)
-    try:
-        numbers = [float(part) for part in scales.split(",")]
-    except ValueError:
-        raise SettingError(
-            f"scales is {scales!r}; expected comma-separated numbers; pass, for example, --scales 0,0.5,1"
-        ) from None
-    columns = Columns(
-        text=tuple(text.split(",")) if text else (), label=label, prompt=prompt, completion=completion
-    )
     with stage_progress() as progress:
         found = run(
             *options.both_sides(base, tuned),
-            scales=numbers,
-            controls=[part for part in controls.split(",") if part],
-            loss_on=loss_on or (),
-            tasks=task or (),
-            columns=columns,
-            split=split,
-            max_documents=max_documents,
-            max_examples=max_examples,
-            window=window,
-            stride=stride,
-            estimate=estimate,
-            k=k,
-            epsilon=epsilon,
-            include=include or (),
-            exclude=exclude or (),
+            sweep=sweep,
+            losses=losses,
+            scores=scores,
+            audit=settings,
             data_seed=data_seed,
             seed=seed,
-            device=device,
-            cache=options.chosen_cache(cache, no_cache),
+            compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )
     for line in lines(found):

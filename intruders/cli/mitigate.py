@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from . import options
+from ..audits.audit_settings import AuditSettings, Compute
+from . import options, setting_options
 from .command import examples
 
 MITIGATION = "Mitigation"
@@ -23,9 +25,12 @@ MITIGATION = "Mitigation"
         "intruders mitigate smollm2-135m my-adapter --scale 0.3 --control random --out control",
     ),
 )
+@setting_options.of(AuditSettings, "settings", only=options.OF_WHOLE_WEIGHTS)
+@setting_options.of(Compute, "compute", only=["device"])
 def mitigate(
     base: options.Base,
     tuned: options.Tuned = None,
+    *,
     scale: Annotated[
         float,
         typer.Option(
@@ -33,7 +38,7 @@ def mitigate(
             help="Intruder scale: 0 removes the intruders, 1 changes nothing.",
             rich_help_panel=MITIGATION,
         ),
-    ] = ...,  # type: ignore[assignment]
+    ],
     control: Annotated[
         str | None,
         typer.Option(
@@ -60,7 +65,7 @@ def mitigate(
             help="Folder to write. It appears complete or not at all.",
             rich_help_panel=options.OUTPUT,
         ),
-    ] = ...,  # type: ignore[assignment]
+    ],
     form: Annotated[
         str,
         typer.Option(
@@ -89,12 +94,8 @@ def mitigate(
         bool,
         typer.Option("--check/--no-check", help="Audit the written model.", rich_help_panel=options.OUTPUT),
     ] = True,
-    k: options.K = 10,
-    epsilon: options.Epsilon = 0.5,
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    include_embeddings: options.IncludeEmbeddings = False,
-    device: options.Device = "auto",
+    settings: AuditSettings,
+    compute: Compute,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
 ) -> None:
@@ -114,17 +115,11 @@ def mitigate(
             control=control or INTRUDERS,
             rank=int(rank) if rank is not None and rank.isdecimal() else rank,
             form=form,
-            audit=audit,
-            k=k,
-            epsilon=epsilon,
-            include=include or (),
-            exclude=exclude or (),
-            include_embeddings=include_embeddings,
+            audit=audit or settings,
             seed=seed,
             force=force,
             check=check,
-            device=device,
-            cache=options.chosen_cache(cache, no_cache),
+            compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )
     for line in result.lines():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from . import options
+from ..audits.audit_settings import AuditSettings, Compute
+from . import options, setting_options
 from .command import examples
 
 
@@ -18,9 +20,12 @@ from .command import examples
         "intruders scale smollm2-135m my-adapter --target 5 --json scale.json",
     ),
 )
+@setting_options.of(AuditSettings, "settings", only=options.OF_WHOLE_WEIGHTS)
+@setting_options.of(Compute, "compute", only=["device"])
 def scale(
     base: options.Base,
     tuned: options.Tuned = None,
+    *,
     target: Annotated[
         int,
         typer.Option(
@@ -29,12 +34,8 @@ def scale(
             rich_help_panel=options.INTRUDERS,
         ),
     ] = 0,
-    k: options.K = 10,
-    epsilon: options.Epsilon = 0.5,
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    include_embeddings: options.IncludeEmbeddings = False,
-    device: options.Device = "auto",
+    settings: AuditSettings,
+    compute: Compute,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     json: options.JsonOrStdout = None,
@@ -55,14 +56,9 @@ def scale(
     with stage_progress() as progress:
         result = critical_scales(
             *options.both_sides(base, tuned),
-            k=k,
-            epsilon=epsilon,
+            audit=settings,
             target=target,
-            include=include or (),
-            exclude=exclude or (),
-            include_embeddings=include_embeddings,
-            device=device,
-            cache=options.chosen_cache(cache, no_cache),
+            compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )
     document = dumps(result.to_document(), allow_nan=False, ensure_ascii=False) + "\n"

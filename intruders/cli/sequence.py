@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option, echo
 
-from . import options
+from ..training.finetune_config import FinetuneConfig
+from . import options, setting_options
 from .command import examples
 
 
@@ -26,6 +27,15 @@ from .command import examples
         ),
     ),
 )
+@setting_options.of(
+    FinetuneConfig,
+    "given",
+    without=["task", "start_from"],
+    over_a_file=True,
+    reworded={
+        "out": "Folder of the sequence, with one run per task; run the same command again to resume.",
+    },
+)
 def sequence(
     tasks: Annotated[
         str,
@@ -36,17 +46,6 @@ def sequence(
             rich_help_panel=options.RUN,
         ),
     ],
-    config: options.Config = None,
-    base: options.RunBase = None,
-    out: Annotated[
-        str | None,
-        Option(
-            metavar="FOLDER",
-            help="Folder of the sequence, with one run per task; run the same command again to resume. "
-            "[required, here or in --config]",
-            rich_help_panel=options.RUN,
-        ),
-    ] = None,
     adapters: Annotated[
         str,
         Option(
@@ -55,36 +54,16 @@ def sequence(
             rich_help_panel=options.RUN,
         ),
     ] = "merge",
-    method: options.Method = None,
-    rank: options.Rank = None,
-    alpha: options.Alpha = None,
-    dropout: options.Dropout = None,
-    lr: options.LearningRate = None,
-    steps: options.Steps = None,
-    epochs: options.Epochs = None,
-    batch_size: options.BatchSize = None,
-    weight_decay: options.WeightDecay = None,
-    warmup_steps: options.WarmupSteps = None,
-    precision: options.Precision = None,
-    seed: options.RunSeed = None,
-    max_length: options.MaxLength = None,
-    max_train_samples: options.MaxTrainSamples = None,
-    max_eval_samples: options.MaxEvalSamples = None,
-    match: options.Match = None,
-    eval_steps: options.EvalSteps = None,
+    config: options.Config = None,
+    *,
+    given: dict[str, Any],
 ) -> None:
     """Train on tasks in sequence and measure forgetting.
 
     After each task, scores all tasks so far and audits against the original base.
     """
-    given = {name: value for name, value in locals().items() if value is not None}
-    for own in ("config", "tasks", "adapters"):
-        given.pop(own, None)
-
-    from ..training.finetune_config import config_from_mapping, read_config
-
     given["task"] = tasks  # each stage replaces it with its own
-    settings = read_config(config, **given) if config else config_from_mapping(given, where="options")
+    settings = FinetuneConfig.from_file(config, **given) if config else FinetuneConfig.from_mapping(given)
 
     from ..models.quiet import hush_imports
 

@@ -4,16 +4,49 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..settings import Settings, setting
+
 
 @dataclass(frozen=True)
-class Columns:
+class Columns(Settings):
     """Which columns hold what, and where the other splits are."""
 
-    text: tuple[str, ...] = ()  # one, or two for a pair
-    label: str | None = None
-    prompt: str | None = None
-    completion: str | None = None
-    score: str | None = None  # of completions; exact if not given
-    validation_file: str | None = None
-    test_file: str | None = None
-    no_header: bool = False  # columns are then called 0, 1, 2, ...
+    text: tuple[str, ...] = setting(
+        (),
+        "Column of the text; two comma-separated columns for a pair.",
+        item="column",
+        by_commas=True,
+        metavar="COLUMN",
+        panel="Data files",
+        unless_given="default: none",
+    )
+    label: str | None = setting(
+        None, "Column of the label.", metavar="COLUMN", panel="Data files", unless_given="default: none"
+    )
+    prompt: str | None = setting(
+        None, "Column of the prompt.", metavar="COLUMN", panel="Data files", unless_given="default: none"
+    )
+    completion: str | None = setting(
+        None, "Column of the completion.", metavar="COLUMN", panel="Data files", unless_given="default: none"
+    )
+    score: str | None = setting(
+        None,
+        "How to score completions: exact, final-number or none.",
+        choices=("final-number", "exact", "none"),
+        metavar="RULE",
+        panel="Data files",
+        unless_given="default: exact",
+    )
+    validation_file: str | None = setting(
+        None,
+        "Data file of the validation split.",
+        metavar="FILE",
+        panel="Data files",
+        unless_given="default: a tenth of the data file, held out",
+    )
+    test_file: str | None = setting(
+        None, "Data file of the test split.", metavar="FILE", panel="Data files", unless_given="default: none"
+    )
+    no_header: bool = setting(
+        False, "The data file has no header; its columns are 0, 1, 2, and so on.", panel="Data files"
+    )

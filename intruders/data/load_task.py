@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from ..errors import SettingError
+from ..settings import told_at
 from .columns import Columns
 from .hub_tasks import HUB_TASKS, hub_task
 from .local_files import SUFFIXES, local_task
@@ -62,19 +63,16 @@ def _described(columns: Columns, described: str, name: str) -> Columns:
     except ValueError as error:
         raise SettingError(f"task {name!r}: expected NAME=VALUE with & between behind the ?") from error
     texts = [column for key, value in pairs if key == "text" for column in value.split(",")]
-    if texts:
-        columns = replace(columns, text=tuple(texts))
+    changed: dict[str, Any] = {"text": tuple(texts)} if texts else {}
     for key, value in pairs:
         if key == "header" and value == "no":
-            columns = replace(columns, no_header=True)
+            changed["no_header"] = True
         elif key in _COLUMNS_IN_NAMES and key != "text":
-            changed: dict[str, Any] = {_COLUMNS_IN_NAMES[key]: value}
-            columns = replace(columns, **changed)
+            changed[_COLUMNS_IN_NAMES[key]] = value
         elif key != "text":
             raise SettingError(
                 f"task {name!r}: {key}={value} is not understood; "
                 f"expected {', '.join(_COLUMNS_IN_NAMES)} or header=no"
             )
-    if columns.score not in (None, "exact", "final-number", "none"):
-        raise SettingError(f"task {name!r}: score is {columns.score!r}; expected exact, final-number or none")
-    return columns
+    with told_at(f"task {name!r}"):
+        return replace(columns, **changed)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from ..data.columns import Columns
 from ..data.corpora import load_corpora
 from ..data.load_task import load_task
 from ..data.task import Task
@@ -23,6 +22,7 @@ from ..system.versions import machine, versions
 from ..training.run_folder import data_seed_of
 from .corpus_loss import CorpusLoss, measure_losses, summarize_losses
 from .harness import HarnessScore, harness_scores
+from .measure_settings import NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings
 from .task_score import TaskScore, score_task
 
 SCHEMA = 1
@@ -110,15 +110,8 @@ def evaluate(
     model: str,
     *,
     base: str | None = None,
-    loss_on: Sequence[str] = (),
-    tasks: Sequence[str] = (),
-    columns: Columns | None = None,
-    split: str | None = None,
-    max_documents: int | None = None,
-    max_examples: int | None = None,
-    window: int | None = None,
-    stride: int | None = None,
-    estimate: bool = False,
+    losses: LossSettings = NO_LOSSES,
+    scores: ScoreSettings = NO_SCORES,
     lm_eval: Sequence[str] = (),
     lm_eval_include: str | os.PathLike[str] | None = None,
     data_seed: int | None = None,
@@ -127,36 +120,40 @@ def evaluate(
 ) -> Evaluation:
     """Measures a model folder, run folder, adapter, hub id or alias.
 
-    ``loss_on`` names corpora (see :func:`.corpora.load_corpora`); with ``base`` its
+    ``losses.loss_on`` names corpora (see :func:`.corpora.load_corpora`); with ``base`` its
     loss is measured on the same tokens, and the difference gets a paired bootstrap interval over documents.
-    ``tasks`` are scored by accuracy, ``lm_eval`` names tasks of lm-evaluation-harness. ``data_seed`` is that of the
-    tasks' rows and splits as in fine-tuning, that of the run if none is given. With ``out`` the result is saved there.
-    Raises IntrudersError for a model, corpus or task that cannot be used.
+    ``scores.tasks`` are scored by accuracy, ``lm_eval`` names tasks of lm-evaluation-harness. ``data_seed`` is that
+    of the tasks' rows and splits as in fine-tuning, that of the run if none is given. With ``out`` the result is
+    saved there. Raises IntrudersError for a model, corpus or task that cannot be used.
     """
-    if not (loss_on or tasks or lm_eval):
+    if not (losses.loss_on or scores.tasks or lm_eval):
         raise SettingError(
             "nothing to measure; expected a corpus (--loss-on) or a task (--task or --lm-eval)"
         )
     if out is not None:
         _check_writable(Path(out))
-    for name, value in {"max_documents": max_documents, "max_examples": max_examples}.items():
-        if value is not None and value < 1:
-            raise SettingError(f"{name} is {value}; expected 1 or more")
     # Everything that can be wrong with the data is found out before the first model is loaded.
-    corpora = {name: load_corpora(name, max_documents=max_documents, seed=seed) for name in loss_on}
+    corpora = {
+        name: load_corpora(name, max_documents=losses.max_documents, seed=seed) for name in losses.loss_on
+    }
     rows_by = data_seed_of(model) if data_seed is None else data_seed
-    loaded = [load_task(task, columns, rows_by) for task in tasks]
+    loaded = [load_task(task, scores, rows_by) for task in scores.tasks]
     measured: dict[str, dict[str, Any]] = {}
     for source in [model] if base is None else [base, model]:
         if corpora:
             opened = open_language_model(source, base if source == model else None)
             measured[source] = {
                 name: measure_losses(
-                    opened, parts, window=window, stride=stride, estimate=estimate, seed=seed
+                    opened,
+                    parts,
+                    window=losses.window,
+                    stride=losses.stride,
+                    estimate=losses.estimate,
+                    seed=seed,
                 )
                 for name, parts in corpora.items()
             }
-    losses = [
+    found_losses = [
         summarize_losses(
             name,
             parts,
@@ -166,17 +163,17 @@ def evaluate(
         )
         for name, parts in corpora.items()
     ]
-    scores = [_score(model, task, base, split, max_examples) for task in loaded]
+    found_scores = [_score(model, task, base, scores.split, scores.max_examples) for task in loaded]
     harness = []
     if lm_eval:
         harness = harness_scores(
             open_language_model(model, base),
             lm_eval,
             include=lm_eval_include,
-            limit=max_examples,
+            limit=scores.max_examples,
             seed=seed,
         )
-    found = Evaluation(model, base, losses, scores, harness)
+    found = Evaluation(model, base, found_losses, found_scores, harness)
     if out is not None:
         found.save(out)
     return found

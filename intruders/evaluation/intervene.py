@@ -7,23 +7,21 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
-from ..audits.audit import audit as run_audit
+from ..audits.audit import audited_whole
 from ..audits.audit_result import Audit
-from ..audits.audit_settings import choose_device
-from ..audits.base_cache import CacheChoice
-from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
-from ..data.columns import Columns
+from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
+from ..checkpoints.pairing.pair_sides import open_sides
 from ..data.corpora import load_corpora
 from ..data.load_task import load_task
 from ..errors import SettingError
 from ..mitigation.cases import Affected, affected_matrices
 from ..mitigation.live_weights import LiveInterventions
-from ..mitigation.mitigate import audited_selection, given_audit
-from ..mitigation.remedies.controls import INTRUDERS, check_control, check_scale
+from ..mitigation.remedies.controls import INTRUDERS
 from ..models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..training.run_folder import data_seed_of
 from .corpus_loss import CorpusLoss, measure_losses, summarize_losses
 from .losses import DocumentLosses
+from .measure_settings import IN_QUARTERS, NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings, SweepSettings
 from .sweep import InterventionSweep, Point
 from .task_score import score_task
 
@@ -34,26 +32,13 @@ def intervene(
     base: str | None,
     tuned: str,
     *,
-    scales: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
-    controls: Sequence[str] = ("shrink", "random"),
-    loss_on: Sequence[str] = (),
-    tasks: Sequence[str] = (),
-    columns: Columns | None = None,
-    split: str | None = None,
-    max_documents: int | None = None,
-    max_examples: int | None = None,
-    window: int | None = None,
-    stride: int | None = None,
-    estimate: bool = False,
-    audit: Audit | str | os.PathLike[str] | None = None,
-    k: int = 10,
-    epsilon: float = 0.5,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    sweep: SweepSettings = IN_QUARTERS,
+    losses: LossSettings = NO_LOSSES,
+    scores: ScoreSettings = NO_SCORES,
+    audit: AuditSettings | Audit | str | os.PathLike[str] = AS_USUAL,
     data_seed: int | None = None,
     seed: int = 0,
-    device: str = "auto",
-    cache: CacheChoice = True,
+    compute: Compute = ANYWHERE,
     progress: Progress | None = None,
 ) -> InterventionSweep:
     """Measures the tuned model with its intruders scaled, and with every control in their stead at the same scales.
@@ -64,65 +49,59 @@ def intervene(
     Args:
       base: the model before fine-tuning; None where an adapter names it.
       tuned: folder, hub id or alias of the fine-tuned model, or its adapter.
-      scales: lambdas; 1, the tuned model itself, is always measured.
-      controls: of "shrink", "random", "neighbours" and "update".
-      loss_on: corpora, as in :func:`intruders.evaluation.evaluate.evaluate`, like the next eight.
-      tasks: see there.
-      columns: see there.
-      split: see there.
-      max_documents: see there.
-      max_examples: see there.
-      window: see there.
-      stride: see there.
-      estimate: see there.
-      audit: one of these two that was made before, or the path of a saved one; its settings are used.
-      k: as in :func:`intruders.audit`, like the next three.
-      epsilon: see there.
-      include: see there.
-      exclude: see there.
+      sweep: scales (1, the tuned model itself, is always measured) and controls.
+      losses: on what text losses are measured, as in :func:`intruders.evaluation.evaluate.evaluate`.
+      scores: which tasks are scored, likewise.
+      audit: settings of the audit that finds the intruders; or one of these two, or the path of a saved one.
       data_seed: of the tasks' rows and splits, as in fine-tuning; that of the run if none is given.
       seed: of the control "random", of samples of documents, and of the bootstrap.
-      device: of the decompositions.
-      cache: as in :func:`intruders.audit`.
+      compute: where the audit is computed.
       progress: called with (what is being done, done, in all).
 
     Raises:
       SettingError: nothing to measure, or a setting out of range. Other IntrudersErrors as the audit and the
       evaluation raise them.
     """
-    if not (loss_on or tasks):
+    if not (losses.loss_on or scores.tasks):
         raise SettingError("nothing to measure; expected a corpus (--loss-on) or a task (--task)")
-    for scale in scales:
-        check_scale(scale)
-    for control in controls:
-        check_control(control)
-    corpora = {name: load_corpora(name, max_documents=max_documents, seed=seed) for name in loss_on}
+    max_documents = sweep.max_documents or losses.max_documents
+    max_examples = sweep.max_examples or scores.max_examples
+    corpora = {name: load_corpora(name, max_documents=max_documents, seed=seed) for name in losses.loss_on}
     rows_by = data_seed_of(tuned) if data_seed is None else data_seed
-    loaded_tasks = {name: load_task(name, columns, rows_by) for name in tasks}
+    loaded_tasks = {name: load_task(name, scores, rows_by) for name in scores.tasks}
     report = progress or (lambda stage, done, total: None)
-    found = given_audit(audit)
-    if found is None:
-        found = run_audit(
-            base, tuned, k=k, epsilon=epsilon, include=include, exclude=exclude, device=device, cache=cache,
-            progress=lambda done, total, intruders: report("audit", done, total),
-        )  # fmt: skip
-    if found.intruders == 0:
+    base_side, tuned_side = open_sides(base, tuned)
+    pairing, before, _ = audited_whole(
+        base_side,
+        tuned_side,
+        audit,
+        compute,
+        lambda done, total, intruders: report("audit", done, total),
+    )
+    if before.intruders == 0:
         raise SettingError(
-            f"'{tuned}' has no intruders among the {found.k} leading vectors of any matrix, so there is nothing to "
+            f"'{tuned}' has no intruders among the {before.k} leading vectors of any matrix, so there is nothing to "
             "scale; give a larger --epsilon or --k, or another model"
         )
-    base_side, tuned_side = open_sides(base, tuned)
-    pairs = pair_sides(base_side, tuned_side, **audited_selection(found)).pairs
-    affected = list(affected_matrices(pairs, found, set(controls), seed, choose_device(device)))
+    affected = list(
+        affected_matrices(pairing.pairs, before, set(sweep.controls), seed, compute.torch_device())
+    )
 
     def losses_of(opened: OpenedModel) -> dict[str, list[DocumentLosses]]:
         return {
-            name: measure_losses(opened, parts, window=window, stride=stride, estimate=estimate, seed=seed)
+            name: measure_losses(
+                opened,
+                parts,
+                window=losses.window,
+                stride=losses.stride,
+                estimate=losses.estimate,
+                seed=seed,
+            )
             for name, parts in corpora.items()
         }
 
     base_source = base if base is not None else base_side.source
-    before = losses_of(open_language_model(base_source)) if corpora else {}
+    of_base = losses_of(open_language_model(base_source)) if corpora else {}
     language = open_language_model(tuned, base) if corpora else None
     models: dict[str, tuple[OpenedModel, list[str]]] = {}
     for name, task in loaded_tasks.items():
@@ -133,7 +112,7 @@ def intervene(
     distinct = {id(opened.model): opened.model for opened, _ in models.values()}
     if language is not None:
         distinct[id(language.model)] = language.model
-    settings = list(_settings(scales, controls))
+    settings = list(_settings(sweep.scales, sweep.controls))
     with ExitStack() as stack:
         live = [
             stack.enter_context(LiveInterventions(model, base_side, affected)) for model in distinct.values()
@@ -143,7 +122,7 @@ def intervene(
             for one in live:
                 one.set(scale, control)
             after = losses_of(language) if language is not None else {}
-            losses = {
+            found = {
                 name: summarize_losses(
                     name,
                     corpora[name],
@@ -153,13 +132,13 @@ def intervene(
                 )
                 for name, parts in after.items()
             }
-            scores = {
+            scored = {
                 name: score_task(
-                    opened, loaded_tasks[name], split=split, max_examples=max_examples, labels=labels
+                    opened, loaded_tasks[name], split=scores.split, max_examples=max_examples, labels=labels
                 )
                 for name, (opened, labels) in models.items()
             }
-            return Point(control, scale, losses, scores, _update_norm(affected, control, scale))
+            return Point(control, scale, found, scored, _update_norm(affected, control, scale))
 
         report("measure", 0, len(settings) + 1)
         tuned_point = measured(INTRUDERS, 1.0, None)
@@ -168,9 +147,9 @@ def intervene(
             report("measure", done, len(settings) + 1)
             points.append(measured(control, scale, tuned_point.losses))
     base_losses = {
-        name: summarize_losses(name, corpora[name], parts, seed=seed) for name, parts in before.items()
+        name: summarize_losses(name, corpora[name], parts, seed=seed) for name, parts in of_base.items()
     }
-    return InterventionSweep(base_source, tuned, found, seed, tuned_point, base_losses, points)
+    return InterventionSweep(base_source, tuned, before, seed, tuned_point, base_losses, points)
 
 
 def _settings(scales: Sequence[float], controls: Sequence[str]) -> Iterator[tuple[str, float]]:

@@ -3,32 +3,130 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from ..data.columns import Columns
+from ..settings import Settings, setting
 
 
 @dataclass(frozen=True)
-class LossSettings:
-    """On what, and how, losses are measured."""
+class LossSettings(Settings):
+    """On what text, and how, losses are measured."""
 
-    corpora: tuple[str, ...]
-    max_documents: int | None
-    window: int | None
-    estimate: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "loss_on": list(self.corpora),
-            "max_documents": self.max_documents,
-            "window": self.window,
-            "estimate": self.estimate,
-        }
+    loss_on: tuple[str, ...] = setting(
+        (),
+        "Text for the pre-training loss: pydoc, a text or data file, a folder, a Hub corpus such as c4, or a mixture "
+        "A@0.7+B@0.3; repeatable.",
+        item="corpus",
+        metavar="CORPUS",
+        panel="Measures",
+        unless_given="default: none",
+    )
+    max_documents: int | None = setting(
+        None,
+        "Number of documents per corpus, sampled with --seed.",
+        least=1,
+        metavar="N",
+        panel="Measures",
+        unless_given="default: all; 200 of a Hub corpus",
+    )
+    window: int | None = setting(
+        None,
+        "Context window in tokens.",
+        least=1,
+        metavar="TOKENS",
+        panel="Measures",
+        unless_given="default: 1024, or the model's context if smaller",
+    )
+    stride: int | None = setting(
+        None,
+        "Number of tokens by which the window moves.",
+        least=1,
+        new_in="0.2",
+        metavar="TOKENS",
+        panel="Measures",
+        unless_given="default: half the window",
+    )
+    estimate: bool = setting(
+        False,
+        "Masked models: mask a random 15 % of the tokens in one pass. This is faster but measures a different "
+        "quantity.",
+        panel="Measures",
+    )
 
 
 @dataclass(frozen=True)
-class SweepSettings:
+class ScoreSettings(Columns):
+    """Which tasks are scored, from which columns, on how many examples of which split."""
+
+    tasks: tuple[str, ...] = setting(
+        (),
+        "Task to score: word-problems, pydoc-topics, a Hub task such as sst2, or a data file; repeatable.",
+        item="task",
+        metavar="TASK",
+        panel="Measures",
+        unless_given="default: none",
+        option="task",
+    )
+    split: str | None = setting(
+        None,
+        "Split to score: validation or test.",
+        metavar="SPLIT",
+        panel="Measures",
+        unless_given="default: test if it has rows",
+    )
+    max_examples: int | None = setting(
+        None,
+        "Number of examples per task, from the first.",
+        least=1,
+        metavar="N",
+        panel="Measures",
+        unless_given="default: all",
+    )
+
+
+@dataclass(frozen=True)
+class SweepSettings(Settings):
     """Which interventions are measured, and on how much of what the evaluation takes."""
 
-    scales: tuple[float, ...] = (0.0, 0.5)
-    controls: tuple[str, ...] = ("shrink", "random")
-    max_documents: int | None = None  # the evaluation's, if None
-    max_examples: int | None = None
+    scales: tuple[float, ...] = setting(
+        (0.0, 0.5),
+        "Comma-separated intruder scales: 0 removes the intruders, 1 changes nothing.",
+        item="scale",
+        least=0,
+        below=float("inf"),
+        expected="a number, the share of the intruders to keep: 0 removes them, 1 changes nothing",
+        may_be_empty=False,
+        by_commas=True,
+        metavar="NUMBERS",
+        panel="Intervention",
+    )
+    controls: tuple[str, ...] = setting(
+        ("shrink", "random"),
+        "Comma-separated controls: shrink, random, neighbours and update.",
+        item="control",
+        choices=("shrink", "random", "neighbours", "update", "intruders"),
+        by_commas=True,
+        metavar="NAMES",
+        panel="Intervention",
+    )
+    max_documents: int | None = setting(
+        None,
+        "Number of documents per corpus; the evaluation's, if None.",
+        least=1,
+        metavar="N",
+        panel="Measures",
+        unless_given="default: all; 200 of a Hub corpus",
+    )
+    max_examples: int | None = setting(
+        None,
+        "Number of examples per task; the evaluation's, if None.",
+        least=1,
+        metavar="N",
+        panel="Measures",
+        unless_given="default: all",
+    )
+
+
+NO_LOSSES = LossSettings()
+NO_SCORES = ScoreSettings()
+IN_QUARTERS = SweepSettings(scales=(0.0, 0.25, 0.5, 0.75, 1.0))

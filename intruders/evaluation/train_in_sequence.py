@@ -11,7 +11,8 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from ..audits.audit import audit
+from ..audits.audit import audit_sides
+from ..audits.audit_settings import AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
 from ..data.load_task import load_task
 from ..data.task import Task
@@ -92,19 +93,16 @@ def train_in_sequence(
     tasks: Sequence[str],
     *,
     adapters: str = "merge",
-    k: int = 10,
-    epsilon: float = 0.5,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    audit: AuditSettings = AS_USUAL,
     callbacks: Callable[[], list[Any]] = list,
 ) -> SequenceResult:
     """Fine-tunes on each task in turn from the model so far; scores all seen and audits after each.
 
     ``config`` holds what every stage shares; its ``task`` is not used. ``adapters``: "merge" puts each
-    stage's adapter into the weights before the next, "keep" goes on training the one adapter. ``k``, ``epsilon``,
-    ``include`` and ``exclude`` are the audits', as in :func:`intruders.audit`. A task's head
-    is trained in its own stage only and kept as it was then. The folder ``config.out`` has a run folder per
-    stage; a sequence that was killed goes on where it was. Raises IntrudersError as fine-tuning does.
+    stage's adapter into the weights before the next, "keep" goes on training the one adapter. ``audit`` holds
+    the settings of the audits. A task's head is trained in its own stage only and kept as it was then. The folder
+    ``config.out`` has a run folder per stage; a sequence that was killed goes on where it was. Raises
+    IntrudersError as fine-tuning does.
     """
     if not tasks:
         raise SettingError("a sequence without tasks; expected at least one")
@@ -112,16 +110,11 @@ def train_in_sequence(
         raise SettingError(f"adapters is {adapters!r}; expected merge or keep")
     if config.method == "full":
         adapters = "merge"  # nothing to keep apart: each stage starts from the weights of the one before
-    loaded = [load_task(name, config.columns, config.data_seed) for name in tasks]
+    loaded = [load_task(name, config, config.data_seed) for name in tasks]
     out = Path(config.out)
     stages = [out / f"stage-{number}" for number in range(1, len(tasks) + 1)]
-    cache = MemoryCache()  # every stage is audited against the same base
-    audited: dict[str, Any] = {
-        "k": k,
-        "epsilon": epsilon,
-        "include": list(include),
-        "exclude": list(exclude),
-    }
+    compute = Compute(cache=MemoryCache())  # every stage is audited against the same base
+    audited = audit.recorded()
     accuracies: list[list[float]] = []
     found: list[tuple[int, int]] = []
     for number, stage in enumerate(stages):
@@ -134,7 +127,7 @@ def train_in_sequence(
                 _accuracy(stage, stages[seen], loaded[seen], config.max_eval_samples)
                 for seen in range(number + 1)
             ]
-            done = audit(base_model_location(config.base), stage / "backbone", cache=cache, **audited)
+            done = audit_sides(base_model_location(config.base), stage / "backbone", audit, compute)
             record = {
                 "accuracies": row,
                 "intruders": done.intruders,

@@ -7,15 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..audits.audit import audit_pairing
+from ..audits.audit import audited_whole
 from ..audits.audit_result import Audit
-from ..audits.audit_settings import check_epsilon, check_k, choose_device
-from ..audits.base_cache import CacheChoice, MemoryCache, store_of_bases
+from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
+from ..audits.base_cache import MemoryCache
 from ..checkpoints.adapters.adapter import Adapter
 from ..checkpoints.locate import locate
 from ..checkpoints.memory import has_adapters
@@ -52,19 +51,13 @@ def mitigate(
     control: str = INTRUDERS,
     rank: Rank = None,
     form: str = "auto",
-    audit: Audit | str | os.PathLike[str] | None = None,
-    k: int = 10,
-    epsilon: float = 0.5,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    include_embeddings: bool = False,
+    audit: AuditSettings | Audit | str | os.PathLike[str] = AS_USUAL,
     seed: int = 0,
     adapter_name: str = "mitigated",
     force: bool = False,
     check: bool = True,
     shard_bytes: int = SHARD_BYTES,
-    device: str = "auto",
-    cache: CacheChoice = True,
+    compute: Compute = ANYWHERE,
     progress: Progress | None = None,
 ) -> Mitigation:
     """Scales the intruder dimensions of every matrix: ``W + (scale - 1) sum_j s_j y_j v_j^T`` over its intruders.
@@ -83,19 +76,13 @@ def mitigate(
       rank: of an adapter's changed modules: None for what they need, "keep" for what they had, or a number for
         every module; the error of cutting is in the result.
       form: "adapter", "checkpoint" (merged), or "auto": what was given.
-      audit: one of these two that was made before, or the path of a saved one; its settings are used.
-      k: as in :func:`intruders.audit`, like the next four.
-      epsilon: see there.
-      include: see there.
-      exclude: see there.
-      include_embeddings: see there.
+      audit: settings of the audit; or one of these two that was made before, or the path of a saved one.
       seed: of the control "random".
       adapter_name: of the new adapter in a PeftModel.
       force: replace ``out`` where it is a model or adapter.
       check: audit what was written (or put into the model) too; without it the result has no audit after.
       shard_bytes: size at which a checkpoint goes on in a further file.
-      device: "cpu", "cuda", "auto" or any name torch knows.
-      cache: as in :func:`intruders.audit`; the audit after the mitigation profits from the one before.
+      compute: where it is computed. The audit after the mitigation profits from the cache of the one before.
       progress: called with (what is being done, done, in all).
 
     Raises:
@@ -108,9 +95,7 @@ def mitigate(
     check_scale(scale)
     check_control(control)
     check_rank(rank)
-    check_k(k)
-    check_epsilon(epsilon)
-    place = choose_device(device)
+    place = compute.torch_device()
     model = next((side for side in (base, tuned) if has_adapters(side)), None)
     if out is None:
         if model is None:
@@ -127,24 +112,11 @@ def mitigate(
         target = lora_target(base_side, tuned_side, base if tuned is None else tuned, model, rank)
     else:
         target = CheckpointTarget.of(base_side, tuned_side, (base, tuned), shard_bytes)
-    selection: dict[str, Any] = {
-        "include": list(include),
-        "exclude": list(exclude),
-        "include_embeddings": include_embeddings,
-        "split_fused": False,
-    }
     # What the first audit learns of the base serves the second, even where nothing is to be kept.
-    store = store_of_bases(cache) or MemoryCache()
-    before = given_audit(audit)
-    if before is None:
-        pairing = pair_sides(base_side, tuned_side, **selection)
-        found = audit_pairing(
-            pairing, k=k, epsilon=epsilon, place=place, store=store, progress=_named(progress, "audit")
-        )
-        before = replace(found, settings={**selection, **found.settings})
-    else:
-        selection |= audited_selection(before)
-        pairing = pair_sides(base_side, tuned_side, **selection)
+    compute = replace(compute, cache=compute.base_cache() or MemoryCache())
+    pairing, before, settings = audited_whole(
+        base_side, tuned_side, audit, compute, _named(progress, "audit")
+    )
     changed = _changed(pairing.pairs, before, (scale, control, seed), place, progress)
 
     def finished(after: Audit | None, written: Written) -> Mitigation:
@@ -170,10 +142,9 @@ def mitigate(
         return audit_after(
             before,
             pairing.pairs,
-            pair_sides(*open_sides(base, tuned), **selection),
+            pair_sides(*open_sides(base, tuned), settings),
             {matrix.record.name for matrix in changed},
-            place,
-            store,
+            compute,
             _named(progress, "check"),
         )
 
@@ -265,21 +236,6 @@ def _chosen_form(form: str, rank: Rank, tuned: Opened, in_memory: bool) -> str:
     if form == "checkpoint" and in_memory:
         raise SettingError("a checkpoint is not put into a PeftModel; give out, the folder to write")
     return form
-
-
-def given_audit(audit: Audit | str | os.PathLike[str] | None) -> Audit | None:
-    return audit if audit is None or isinstance(audit, Audit) else Audit.load(audit)
-
-
-def audited_selection(audit: Audit) -> dict[str, Any]:
-    """Which matrices a given audit looked at, as ``pair`` takes it; SettingError where it looked at parts of them."""
-    if audit.settings.get("split_fused"):
-        raise SettingError(
-            f"the audit of '{audit.tuned_source}' judged the parts of fused weights one by one (split_fused); "
-            "weights are changed whole: give an audit made without it"
-        )
-    names = ("include", "exclude", "include_embeddings")
-    return {name: audit.settings[name] for name in names if name in audit.settings}
 
 
 def _require_other_place(out: str | os.PathLike[str], *sources: object) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from ..audits.audit import audit_pairing
 from ..audits.audit_result import Audit
-from ..audits.base_cache import BaseCache
+from ..audits.audit_settings import AuditSettings, Compute
 from ..checkpoints.pairing.pairing import LoadedPair, PairedMatrix, Pairing
 
 
@@ -19,8 +19,7 @@ def audit_after(
     old: Sequence[PairedMatrix],
     new: Pairing,
     changed: Collection[str],
-    place: torch.device,
-    store: BaseCache | None,
+    compute: Compute,
     progress: Callable[[int, int, int], None] | None,
 ) -> Audit:
     """The audit of ``new``, with the settings of ``before``.
@@ -42,13 +41,9 @@ def audit_after(
     kept = set(same)
     again = audit_pairing(
         replace(new, pairs=[pair for pair in new.pairs if pair.name not in kept]),
-        k=before.k,
-        epsilon=before.epsilon,
-        exact=before.exact,
-        skip_non_finite=bool(before.settings.get("skip_non_finite", False)),
-        place=place,
-        store=None if before.exact else store,
-        progress=progress,
+        AuditSettings.of(before),
+        compute,
+        progress,
     )
     found = {matrix.name: matrix for matrix in again.matrices} | {name: rows[name] for name in same}
     return replace(

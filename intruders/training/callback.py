@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from ..audits.audit import audit
+from ..audits.audit import audit_sides
 from ..audits.audit_result import Audit
-from ..audits.audit_settings import check_epsilon, check_k
+from ..audits.audit_settings import AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
 from ..checkpoints.adapters.adapter import Adapter
 from ..checkpoints.adapters.formulas import widened
@@ -23,6 +23,7 @@ from ..checkpoints.memory import has_adapters
 from ..checkpoints.model_sum import ModelSum
 from ..checkpoints.open import Source
 from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
+from ..checkpoints.selection import Selection
 from ..errors import IntrudersError, SettingError, one_line
 from .sharding import refuse_sharded_model, refuse_sharded_training
 from .trace import append_to_trace, check_trace
@@ -44,7 +45,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
       trainer: the Trainer, before it trains: what its model's matrices are now, with adapters in force, is the base,
         unless ``base`` is given.
       every: steps between audits.
-      k, epsilon, include, exclude: as in :func:`intruders.audit`.
+      settings: of the audits.
       stop_above: end training when an audit finds more intruders than this.
       trace: the Parquet file, or False for none.
       base: the model before fine-tuning, where the Trainer's model is not it any more.
@@ -61,10 +62,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         trainer: Any,
         *,
         every: int = 100,
-        k: int = 10,
-        epsilon: float = 0.5,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
+        settings: AuditSettings = AS_USUAL,
         stop_above: int | None = None,
         trace: str | os.PathLike[str] | bool = True,
         base: Source | None = None,
@@ -73,23 +71,16 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             raise SettingError(f"every is {every}; expected 1 step or more between audits")
         if stop_above is not None and stop_above < 0:
             raise SettingError(f"stop_above is {stop_above}; expected 0 intruders or more")
-        check_k(k)
-        check_epsilon(epsilon)
         refuse_sharded_training(trainer)
         self._trainer = trainer
         self._every = every
-        self._settings: dict[str, Any] = {
-            "k": k,
-            "epsilon": epsilon,
-            "include": include,
-            "exclude": exclude,
-            "cache": MemoryCache(),  # the base is the same at every call
-        }
+        self._settings = settings
+        self._compute = Compute(cache=MemoryCache())  # the base is the same at every call
         self._stop_above = stop_above
         default = Path(trainer.args.output_dir) / "intruders.parquet"
         self.trace: Path | None = (default if trace is True else Path(trace)) if trace is not False else None
         self._base: Source | None = _weights_now(trainer.model) if base is None else base
-        _require_matrices(self._base, trainer.model, include, exclude)
+        _require_matrices(self._base, trainer.model, settings)
         if self.trace is not None and trainer.is_world_process_zero():
             check_trace(self.trace)
         self.last: Audit | None = None
@@ -117,7 +108,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         return self._stop_above is not None and found.intruders > self._stop_above
 
     def _audit(self, model: nn.Module, state: Any, control: Any) -> Audit:
-        found = audit(self._base, model, **self._settings)
+        found = audit_sides(self._base, model, self._settings, self._compute)
         self.last = found
         self._log(_totals(found), control)
         if self.trace is not None:
@@ -133,9 +124,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         control.should_log = to_come
 
 
-def _require_matrices(
-    base: Source | None, model: nn.Module, include: Sequence[str], exclude: Sequence[str]
-) -> None:
+def _require_matrices(base: Source | None, model: nn.Module, settings: AuditSettings) -> None:
     """Raise what an audit of ``model`` against ``base`` (its own, when None) would raise, by names and shapes alone."""
     is_trained = any(parameter.requires_grad and parameter.ndim == 2 for parameter in model.parameters())
     if not has_adapters(model) and not is_trained:
@@ -143,11 +132,11 @@ def _require_matrices(
             f"the Trainer's {type(model).__name__} has no trainable matrix to audit; unfreeze one before you "
             "make the callback, or remove the callback"
         )
-    pairing = pair_sides(*open_sides(base, model), include, exclude)
+    pairing = pair_sides(*open_sides(base, model), settings)
     if not pairing.pairs:
         raise SettingError(
-            f"include {list(include)} and exclude {list(exclude)} leave none of the matrices that the training "
-            "changes (embeddings are not audited); expected at least one; choose other patterns"
+            f"include {list(settings.include)} and exclude {list(settings.exclude)} leave none of the matrices that "
+            "the training changes (embeddings are not audited); expected at least one; choose other patterns"
         )
 
 
@@ -191,7 +180,7 @@ def _tuned_weights(model: nn.Module) -> dict[str, Tensor]:
     assert isinstance(tuned, ModelSum)
     adapters = replace(tuned, parts=[one for one in tuned.parts if isinstance(one[0], Adapter)])
     found = {name: own.read(name) for name in own.names() if len(own.shape(name)) == 1}
-    for matrix in pair_sides(own, adapters, include_embeddings=True).pairs:
+    for matrix in pair_sides(own, adapters, Selection(include_embeddings=True)).pairs:
         both = matrix.load()
         if both is None:
             found[matrix.name] = own.read(matrix.name).clone()

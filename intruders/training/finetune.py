@@ -59,7 +59,7 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
 def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch: Path) -> None:
     from transformers import set_seed
 
-    task = load_task(config.task, config.columns, config.data_seed)
+    task = load_task(config.task, config, config.data_seed)
     task = task.limited(config.max_train_samples, config.max_eval_samples)
     if config.match is not None and task.score == "none":
         raise SettingError(f"match is {config.match!r}, but task {task.name!r} has no right answers to count")

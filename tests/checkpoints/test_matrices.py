@@ -13,6 +13,7 @@ from torch import nn
 from intruders.checkpoints.layout import fused_rows, stored_input_first
 from intruders.checkpoints.open import open_checkpoint
 from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
+from intruders.checkpoints.selection import Selection
 from intruders.errors import CheckpointError, PairingError
 
 from .models import loaded, merged_weights, randomize_adapter, reasons, saved, tiny_gpt2, tiny_llama, tuned_of
@@ -235,7 +236,7 @@ def test_fused_weights_whole_and_split() -> None:
     base, tuned = phi3(0), phi3(1)
     whole = loaded(pair_sides(*open_sides(base, tuned)))
     assert "model.layers.0.self_attn.qkv_proj.weight" in whole
-    split = loaded(pair_sides(*open_sides(base, tuned), split_fused=True))
+    split = loaded(pair_sides(*open_sides(base, tuned), Selection(split_fused=True)))
     qkv = tuned.model.layers[0].self_attn.qkv_proj.weight
     name = "model.layers.0.self_attn.qkv_proj.weight"
     for part, rows in (("q", slice(0, 16)), ("k", slice(16, 24)), ("v", slice(24, 32))):
@@ -246,7 +247,7 @@ def test_fused_weights_whole_and_split() -> None:
 def test_split_of_a_low_rank_update() -> None:
     model = get_peft_model(phi3(0), LoraConfig(r=2, target_modules=["qkv_proj"]))
     randomize_adapter(model)
-    split = loaded(pair_sides(*open_sides(model), split_fused=True))
+    split = loaded(pair_sides(*open_sides(model), Selection(split_fused=True)))
     merged = merged_weights(model)["model.layers.0.self_attn.qkv_proj.weight"]
     both = split["model.layers.0.self_attn.qkv_proj.weight[k]"]
     assert both.left is not None
@@ -270,7 +271,7 @@ def test_split_by_head_of_gpt_neox() -> None:
 
 def test_added_tokens_are_left_out() -> None:
     base, tuned = tiny_llama(0), tiny_llama(1, vocab_size=43)
-    pairing = pair_sides(*open_sides(base, tuned), include_embeddings=True)
+    pairing = pair_sides(*open_sides(base, tuned), Selection(include_embeddings=True))
     both = loaded(pairing)["model.embed_tokens.weight"]
     assert torch.equal(tuned_of(both), tuned.model.embed_tokens.weight[:40])
     assert "'model.embed_tokens.weight' on the first 40 tokens; base has 40, tuned 43" in pairing.matched

@@ -15,6 +15,7 @@ from torch import nn
 
 from intruders.checkpoints.open import open_checkpoint
 from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
+from intruders.checkpoints.selection import Selection
 from intruders.errors import CheckpointError, PairingError, SettingError
 
 from .models import (
@@ -75,7 +76,8 @@ def test_tuned_in_half_precision_is_unchanged_where_only_rounded(tmp_path: Path)
 def test_include_exclude_and_embeddings() -> None:
     base, tuned = tiny_llama(0), tiny_llama(1)
     some = pair_sides(
-        *open_sides(base, tuned), include=["*.q_proj.*", "*.up_proj.*"], exclude=["model.layers.1.*"]
+        *open_sides(base, tuned),
+        Selection(include=["*.q_proj.*", "*.up_proj.*"], exclude=["model.layers.1.*"]),
     )
     assert [item.name for item in some.pairs] == [
         "model.layers.0.self_attn.q_proj.weight",
@@ -83,15 +85,15 @@ def test_include_exclude_and_embeddings() -> None:
     ]
     assert reasons(some)["model.layers.1.mlp.up_proj.weight"] == "excluded"
     assert reasons(some)["model.layers.1.mlp.down_proj.weight"] == "not included"
-    everything = pair_sides(*open_sides(base, tuned), include_embeddings=True)
+    everything = pair_sides(*open_sides(base, tuned), Selection(include_embeddings=True))
     assert len(everything.pairs) == INNER + 2
     with pytest.raises(SettingError, match=r"include '\*.query.\*' matches none"):
-        pair_sides(*open_sides(base, tuned), include=["*.query.*"])
+        pair_sides(*open_sides(base, tuned), Selection(include=["*.query.*"]))
 
 
 def test_tied_embeddings_are_paired_once() -> None:
     base, tuned = tiny_llama(0, tie_word_embeddings=True), tiny_llama(1, tie_word_embeddings=True)
-    pairing = pair_sides(*open_sides(base, tuned), include_embeddings=True)
+    pairing = pair_sides(*open_sides(base, tuned), Selection(include_embeddings=True))
     assert len(pairing.pairs) == INNER + 1
     assert reasons(pairing)["lm_head.weight"] == "the same tensor as 'model.embed_tokens.weight'"
 
@@ -103,7 +105,7 @@ def test_tied_head_that_a_file_stores_all_the_same(tmp_path: Path) -> None:
     state["lm_head.weight"] = torch.randn(40, 16)
     save_file(state, folder / "model.safetensors")
     pairing = pair_sides(
-        *open_sides(folder, tiny_llama(1, tie_word_embeddings=True)), include_embeddings=True
+        *open_sides(folder, tiny_llama(1, tie_word_embeddings=True)), Selection(include_embeddings=True)
     )
     assert reasons(pairing)["lm_head.weight"] == "the same tensor as 'model.embed_tokens.weight'"
 
@@ -170,10 +172,12 @@ def test_lora_is_what_peft_merges(tmp_path: Path, settings: dict[str, Any], wher
     model = llama_adapter(**settings)
     base = {name: tensor.clone() for name, tensor in tiny_llama().state_dict().items()}
     if where == "folder":
-        pairing = pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path)), include_embeddings=True)
+        pairing = pair_sides(
+            *open_sides(tiny_llama(), saved(model, tmp_path)), Selection(include_embeddings=True)
+        )
         different = loaded(pairing)
     else:
-        pairing = pair_sides(*open_sides(model), include_embeddings=True)
+        pairing = pair_sides(*open_sides(model), Selection(include_embeddings=True))
         different = loaded(pairing)
     truth = merged_weights(model)
     changed = {name for name in truth if not torch.equal(truth[name], base[name])}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from intruders.checkpoints.adapters.adapter_config import AdapterConfig
 from intruders.checkpoints.open import open_checkpoint
 from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
+from intruders.checkpoints.selection import Selection
 from intruders.errors import CheckpointError, PairingError
 
 from .models import (
@@ -63,10 +64,10 @@ def test_method_is_what_peft_merges(tmp_path: Path, config: Any, where: str) -> 
     model = llama(config)
     if where == "folder":
         different = loaded(
-            pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path)), include_embeddings=True)
+            pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path)), Selection(include_embeddings=True))
         )
     else:
-        different = loaded(pair_sides(*open_sides(model), include_embeddings=True))
+        different = loaded(pair_sides(*open_sides(model), Selection(include_embeddings=True)))
     truth, base = merged_weights(model), base_weights()
     changed = {name for name in truth if name in base and not torch.equal(truth[name], base[name])}
     assert set(different) == changed
@@ -292,7 +293,7 @@ def test_resized_embeddings_saved_with_the_adapter(tmp_path: Path) -> None:
     with torch.no_grad():
         base.model.embed_tokens.weight += 0.1
     model.save_pretrained(tmp_path, save_embedding_layers=True)
-    pairing = pair_sides(*open_sides(tiny_llama(), tmp_path), include_embeddings=True)
+    pairing = pair_sides(*open_sides(tiny_llama(), tmp_path), Selection(include_embeddings=True))
     both = loaded(pairing)["model.embed_tokens.weight"]
     assert torch.equal(tuned_of(both), base.model.embed_tokens.weight[:40])
     assert "'model.embed_tokens.weight' on the first 40 tokens; base has 40, tuned 44" in pairing.matched

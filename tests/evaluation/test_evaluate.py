@@ -17,6 +17,7 @@ from intruders.errors import CheckpointError, SettingError
 from intruders.evaluation.causal_loss import causal_losses
 from intruders.evaluation.evaluate import evaluate
 from intruders.evaluation.masked_loss import pseudo_losses
+from intruders.evaluation.measure_settings import LossSettings, ScoreSettings
 from intruders.evaluation.task_score import score_task
 from intruders.models.tuned_model import open_language_model
 from intruders.training.finetune import finetune
@@ -59,7 +60,7 @@ def test_an_adapter_against_its_base(place: Path, tmp_path: Path) -> None:
     found = evaluate(
         str(place / "llama-lora"),
         base=str(place / "llama"),
-        loss_on=[str(place / "texts")],
+        losses=LossSettings((str(place / "texts"),)),
         out=tmp_path / "out",
     )
     base = AutoModelForCausalLM.from_pretrained(place / "llama")
@@ -89,8 +90,8 @@ def test_a_classifier_is_scored_and_measured_under_its_bases_head(run: str, plac
     found = evaluate(
         str(place / run),
         base=str(place / "bert"),
-        loss_on=[str(place / "texts")],
-        tasks=[f"{rows}?text=text&label=label&test={rows}"],
+        losses=LossSettings((str(place / "texts"),)),
+        scores=ScoreSettings(tasks=(f"{rows}?text=text&label=label&test={rows}",)),
     )
     assert found.scores[0].split == "test"
     assert found.scores[0].accuracy.estimate == 1.0
@@ -122,7 +123,7 @@ def test_a_full_classifier_finds_its_base_in_its_record(place: Path) -> None:
 
 
 def test_the_estimate_has_another_name(place: Path) -> None:
-    found = evaluate(str(place / "bert"), loss_on=[str(place / "texts")], estimate=True)
+    found = evaluate(str(place / "bert"), losses=LossSettings((str(place / "texts"),), estimate=True))
     assert found.losses[0].losses[0].measure == "masked-15%-estimate"
     assert "masked-15%-estimate" in found.lines()[0]
 
@@ -134,22 +135,22 @@ def test_what_cannot_be_measured_is_said(place: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="nothing to measure"):
         evaluate(str(place / "llama"))
     with pytest.raises(SettingError, match=r"trained on 2 labels, and 'assignment' of task 'pydoc-topics-1'"):
-        evaluate(str(place / "bert-lora"), tasks=["pydoc-topics-1"])
+        evaluate(str(place / "bert-lora"), scores=ScoreSettings(tasks=("pydoc-topics-1",)))
     with pytest.raises(CheckpointError, match="is not a model folder"):
-        evaluate(str(tmp_path / "none"), loss_on=texts)
+        evaluate(str(tmp_path / "none"), losses=LossSettings(texts))
     headless = tmp_path / "headless"
     AutoModel.from_pretrained(place / "bert").save_pretrained(headless)
     with pytest.raises(CheckpointError, match="no masked-language-model head"):
-        evaluate(str(headless), loss_on=texts)
+        evaluate(str(headless), losses=LossSettings(texts))
     orphan = tmp_path / "orphan"
     orphan.mkdir()
     settings = json.loads((place / "llama-lora" / "adapter_config.json").read_text())
     (orphan / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": None}))
     with pytest.raises(CheckpointError, match="does not name its base"):
-        evaluate(str(orphan), loss_on=texts)
+        evaluate(str(orphan), losses=LossSettings(texts))
     (tmp_path / "file").write_text("x")
     with pytest.raises(SettingError, match="cannot be written"):
-        evaluate(str(place / "llama"), loss_on=texts, out=tmp_path / "file" / "out")
+        evaluate(str(place / "llama"), losses=LossSettings(texts), out=tmp_path / "file" / "out")
 
 
 def test_a_local_task_of_the_harness(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,13 +186,13 @@ def test_a_local_task_of_the_harness(place: Path, tmp_path: Path, capsys: pytest
 def test_what_was_held_out_of_a_file_is_said(place: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"q": f"{i}+1=", "a": str(i + 1)}) + "\n" for i in range(20)))
-    alone = Columns(prompt="q", completion="a")
-    for columns, said in [
+    alone = ScoreSettings(prompt="q", completion="a", tasks=(str(rows),))
+    for scores, said in [
         (alone, "accuracy on rows.jsonl, the tenth held out of the file (2 examples): "),
         (replace(alone, test_file=str(rows)), "accuracy on rows.jsonl, test (20 examples): "),
         (replace(alone, validation_file=str(rows)), "accuracy on rows.jsonl, validation (20 examples): "),
     ]:
-        found = evaluate(str(place / "llama-lora"), tasks=[str(rows)], columns=columns)
+        found = evaluate(str(place / "llama-lora"), scores=scores)
         assert found.lines()[0].startswith(said)
 
 
@@ -223,6 +224,6 @@ def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("intruders.evaluation.task_score.score_task", spy)
-        evaluate(str(out), tasks=[str(rows)], columns=columns)
+        evaluate(str(out), scores=ScoreSettings(prompt="q", completion="a", tasks=(str(rows),)))
     assert len(seen) == 2
     assert not trained & set(seen)

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from intruders.audits.audit import audit as run_audit
+from intruders.audits.audit import audit_sides
 from intruders.audits.audit_result import Audit
+from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.open import open_checkpoint
 from intruders.errors import PairingError, SettingError
 from intruders.evaluation.corpus_loss import CorpusLoss
@@ -21,6 +23,7 @@ from intruders.evaluation.evaluate import evaluate
 from intruders.evaluation.intervals import Interval
 from intruders.evaluation.intervene import intervene
 from intruders.evaluation.losses import DocumentLosses
+from intruders.evaluation.measure_settings import LossSettings, ScoreSettings, SweepSettings
 from intruders.evaluation.sweep import InterventionSweep, Point
 from intruders.evaluation.sweep_words import document, lines, verdicts
 from intruders.evaluation.task_score import TaskScore
@@ -52,11 +55,9 @@ def sweep(folder: Path) -> InterventionSweep:
     return intervene(
         str(folder / "base"),
         str(folder / "tuned"),
-        scales=[0, 0.5, 1],
-        controls=["shrink", "random", "neighbours", "update"],
-        loss_on=[str(folder / "texts.jsonl")],
-        tasks=[f"{folder / 'task.jsonl'}?prompt=q&completion=a"],
-        max_examples=3,
+        sweep=SweepSettings((0, 0.5, 1), ("shrink", "random", "neighbours", "update")),
+        losses=LossSettings((str(folder / "texts.jsonl"),)),
+        scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), max_examples=3),
     )
 
 
@@ -75,12 +76,26 @@ def test_every_point_is_what_a_written_model_measures(
             form="checkpoint",
             out=out,
         )
-        found = evaluate(str(out), loss_on=[corpus])
+        found = evaluate(str(out), losses=LossSettings((corpus,)))
         assert point.losses[corpus].loss.estimate == pytest.approx(found.losses[0].loss.estimate, abs=1e-4)
-    base = evaluate(str(folder / "base"), loss_on=[corpus])
+    base = evaluate(str(folder / "base"), losses=LossSettings((corpus,)))
     assert sweep.base_losses[corpus].loss.estimate == pytest.approx(base.losses[0].loss.estimate, abs=1e-6)
     different = {round(point.losses[corpus].loss.estimate, 5) for point in sweep.points}
     assert len(different) > 5
+
+
+def test_an_audit_that_was_made_before_is_used(folder: Path, tmp_path: Path) -> None:
+    base, tuned = str(folder / "base"), str(folder / "tuned")
+    run_audit(base, tuned, k=3, include=["*.q_proj.*"]).save(tmp_path / "audit.json")
+    found = intervene(
+        base,
+        tuned,
+        sweep=SweepSettings((0.0,), ()),
+        losses=LossSettings((str(folder / "texts.jsonl"),)),
+        audit=tmp_path / "audit.json",
+    )
+    assert found.audit == Audit.load(tmp_path / "audit.json")
+    assert {matrix.name.split(".")[-2] for matrix in found.audit.matrices} == {"q_proj"}
 
 
 def test_lines_and_document(sweep: InterventionSweep) -> None:
@@ -189,38 +204,42 @@ def test_nothing_clear_is_said_so() -> None:
 def test_a_given_audit_is_used_with_its_settings(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base, tuned, corpus = str(folder / "base"), str(folder / "tuned"), [str(folder / "texts.jsonl")]
-    settings = {"k": 3, "epsilon": 0.4, "include": ["*.q_proj.*", "*.down_proj.*"]}
-    plain = intervene(base, tuned, scales=[0], loss_on=corpus, **settings)  # type: ignore[arg-type]
-    run_audit(base, tuned, **settings).save(tmp_path / "audit.json")  # type: ignore[arg-type]
+    base, tuned = str(folder / "base"), str(folder / "tuned")
+    removed, corpus = SweepSettings((0.0,)), LossSettings((str(folder / "texts.jsonl"),))
+    settings = AuditSettings(k=3, epsilon=0.4, include=("*.q_proj.*", "*.down_proj.*"))
+    plain = intervene(base, tuned, sweep=removed, losses=corpus, audit=settings)
+    audit_sides(base, tuned, settings).save(tmp_path / "audit.json")
 
     def not_again(*arguments: object, **settings: object) -> None:
         raise AssertionError("audited again")
 
-    monkeypatch.setattr("intruders.evaluation.intervene.run_audit", not_again)
+    monkeypatch.setattr("intruders.audits.audit.audit_pairing", not_again)
     for audit in (tmp_path / "audit.json", Audit.load(tmp_path / "audit.json")):
-        given = intervene(base, tuned, scales=[0], loss_on=corpus, audit=audit)
+        given = intervene(base, tuned, sweep=removed, losses=corpus, audit=audit)
         assert document(given)["points"] == document(plain)["points"]
         assert given.audit.matrices == plain.audit.matrices
 
 
 def test_an_audit_that_does_not_belong_to_the_weights_is_refused(folder: Path) -> None:
-    base, tuned, corpus = str(folder / "base"), str(folder / "tuned"), [str(folder / "texts.jsonl")]
+    base, tuned = str(folder / "base"), str(folder / "tuned")
+    corpus = LossSettings((str(folder / "texts.jsonl"),))
     with pytest.raises(PairingError, match="is of other weights"):
-        intervene(base, tuned, scales=[0], loss_on=corpus, audit=made_up_audit())
+        intervene(base, tuned, losses=corpus, audit=made_up_audit())
     parts = replace(made_up_audit(), settings={"split_fused": True})
     with pytest.raises(SettingError, match="split_fused"):
-        intervene(base, tuned, scales=[0], loss_on=corpus, audit=parts)
+        intervene(base, tuned, losses=corpus, audit=parts)
 
 
 def test_bad_settings(folder: Path) -> None:
     base, tuned = str(folder / "base"), str(folder / "tuned")
-    corpus = {"loss_on": [str(folder / "texts.jsonl")]}
-    for settings, text in (
-        ({}, "nothing to measure"),
-        ({"scales": [-1], **corpus}, "scale is -1"),
-        ({"controls": ["none"], **corpus}, "control is 'none'"),
-        ({"epsilon": 1e-6, **corpus}, "has no intruders"),
-    ):
-        with pytest.raises(SettingError, match=text):
-            intervene(base, tuned, **settings)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="nothing to measure"):
+        intervene(base, tuned)
+    with pytest.raises(SettingError, match="scale is -1"):
+        SweepSettings((-1,))
+    with pytest.raises(SettingError, match="control is 'none'"):
+        SweepSettings(controls=("none",))
+    corpus = LossSettings((str(folder / "texts.jsonl"),))
+    with pytest.raises(SettingError, match="split_fused"):
+        intervene(base, tuned, losses=corpus, audit=AuditSettings(split_fused=True))
+    with pytest.raises(SettingError, match="has no intruders"):
+        intervene(base, tuned, losses=corpus, audit=AuditSettings(epsilon=1e-6))

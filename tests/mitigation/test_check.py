@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from intruders.audits.audit import audit
+from intruders.audits.audit_settings import Compute
 from intruders.errors import SettingError
 from intruders.mitigation import recheck
 from intruders.mitigation.mitigate import mitigate
@@ -35,9 +36,9 @@ def audited(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     found: list[list[str]] = []
     real = recheck.audit_pairing
 
-    def recorded(pairing: Any, **settings: Any) -> Any:
+    def recorded(pairing: Any, *settings: Any) -> Any:
         found.append([pair.name for pair in pairing.pairs])
-        return real(pairing, **settings)
+        return real(pairing, *settings)
 
     monkeypatch.setattr(recheck, "audit_pairing", recorded)
     return found
@@ -57,7 +58,7 @@ def test_as_a_whole_audit_of_what_was_written(
 ) -> None:
     base, tuned = folders
     out = tmp_path / "out"
-    result = mitigate(base, tuned, scale=0.2, out=out, cache=False, **settings)
+    result = mitigate(base, tuned, scale=0.2, out=out, compute=Compute(cache=False), **settings)
     changed = {matrix.name for matrix in result.matrices}
     names = [matrix.name for matrix in result.before.matrices]
     assert 0 < len(changed) < len(names)
@@ -77,4 +78,4 @@ def test_an_audit_of_parts_is_refused(folders: tuple[Path, Path], tmp_path: Path
     base, tuned = folders
     before = audit(base, tuned, split_fused=True, cache=False)
     with pytest.raises(SettingError, match="split_fused"):
-        mitigate(base, tuned, scale=0.2, out=tmp_path / "out", audit=before, cache=False)
+        mitigate(base, tuned, scale=0.2, out=tmp_path / "out", audit=before, compute=Compute(cache=False))

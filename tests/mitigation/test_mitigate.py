@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import intruders
+from intruders.audits.audit_settings import AuditSettings
 from intruders.errors import CheckpointError, IntrudersError, NonFiniteError, PairingError, SettingError
 from intruders.mitigation.mitigate import mitigate
 from tests.checkpoints.models import merged_weights, saved, tiny_gpt2, tiny_llama
@@ -254,7 +255,11 @@ def test_record_says_what_was_changed(tmp_path: Path) -> None:
     saved(tiny_llama(), tmp_path / "base")
     saved(hot_llama(), tmp_path / "tuned")
     result = mitigate(
-        tmp_path / "base", tmp_path / "tuned", scale=0.25, out=tmp_path / "out", include=["*.q_proj.*"]
+        tmp_path / "base",
+        tmp_path / "tuned",
+        scale=0.25,
+        out=tmp_path / "out",
+        audit=AuditSettings(("*.q_proj.*",)),
     )
     record = json.loads((tmp_path / "out" / "intruders.json").read_text())
     assert record["intervention"]["scale"] == 0.25

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from intruders.audits.audit_settings import AuditSettings
 from intruders.errors import SettingError
 from intruders.evaluation.measure_settings import SweepSettings
 from intruders.studies.claim_names import CLAIMS
-from intruders.studies.describe.measures import AuditSettings
 from intruders.studies.describe.study import Resources, read_study, study_from_text
 from tests.studies.tiny_study import parsed, tiny_study
 
@@ -34,7 +34,10 @@ def test_what_is_not_given_has_its_default() -> None:
     (experiment,) = study.experiments
     assert (study.name, study.analyses, study.resources) == ("file", tuple(CLAIMS), Resources(0, 1))
     assert (experiment.kind, experiment.seeds, experiment.methods) == ("finetune", (0,), ({},))
-    assert (experiment.measure.audit, experiment.measure.intervene) == (AuditSettings(10, 0.5), None)
+    assert (experiment.measure.audit, experiment.measure.intervene) == (
+        AuditSettings(k=10, epsilon=0.5),
+        None,
+    )
 
 
 def test_every_key_is_read() -> None:
@@ -118,7 +121,7 @@ def test_every_key_is_read() -> None:
         ({"experiments": {"m": {"kind": "random-rank-one", "base": "b"}}}, ["multiples", "at least one"]),
         (
             {"experiments": {"m": {"kind": "random-rank-one", "base": "b", "multiples": [0]}}},
-            ["multiples is 0", "above 0"],
+            ["multiple of ||W0|| is 0", "above 0"],
         ),
         (
             {"experiments": {"m": {"kind": "random-rank-one", "base": "b", "multiples": [1], "lr": 1}}},

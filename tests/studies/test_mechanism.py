@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.open import open_checkpoint
 from intruders.errors import SettingError
 from intruders.linalg.spiked_threshold import Spectrum, spiked_threshold
@@ -17,7 +18,9 @@ MULTIPLES = [0.05, 0.5, 1, 3]
 
 def test_counts_are_those_of_the_dense_decomposition(llama: Path) -> None:
     """The same directions, drawn here as the docstring says, and every cosine computed."""
-    rows = random_rank_one(str(llama), MULTIPLES, k=4, include=["*.q_proj.*", "*.up_proj.*"], seed=3)
+    rows = random_rank_one(
+        str(llama), MULTIPLES, audit=AuditSettings(("*.q_proj.*", "*.up_proj.*"), k=4), seed=3
+    )
     checkpoint = open_checkpoint(str(llama))
     generator = torch.Generator().manual_seed(3)
     wanted = []
@@ -39,7 +42,7 @@ def test_counts_are_those_of_the_dense_decomposition(llama: Path) -> None:
 
 
 def test_the_predicted_multiple_is_the_spiked_threshold_over_the_norm(llama: Path) -> None:
-    rows = random_rank_one(str(llama), [1], include=["*.layers.0.self_attn.q_proj.*"])
+    rows = random_rank_one(str(llama), [1], audit=AuditSettings(("*.layers.0.self_attn.q_proj.*",)))
     (name,) = {row.name for row in rows}
     values = torch.linalg.svdvals(open_checkpoint(str(llama)).read(name).double())
     theta = spiked_threshold(Spectrum.of_values(values, (32, 32), 32), 10, 0.5)
@@ -57,4 +60,4 @@ def test_a_seed_draws_other_directions(llama: Path) -> None:
 
 def test_a_pattern_that_matches_nothing_is_refused(llama: Path) -> None:
     with pytest.raises(SettingError, match="no_such"):
-        random_rank_one(str(llama), [1], include=["*no_such*"])
+        random_rank_one(str(llama), [1], audit=AuditSettings(("*no_such*",)))

@@ -19,7 +19,6 @@ import pytest
 from intruders.audits.audit_result import Audit
 from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
 from intruders.errors import DiskFullError, IntrudersError, SettingError
-from intruders.evaluation import intervene
 from intruders.evaluation.evaluate import evaluate
 from intruders.studies.describe.runs import Run, expand
 from intruders.studies.run_study import Outcome, Progress, run_study
@@ -133,7 +132,7 @@ def test_the_interventions_take_the_audit_that_is_there(
     def not_again(*arguments: object, **settings: object) -> None:
         raise AssertionError("audited again")
 
-    monkeypatch.setattr(intervene, "run_audit", not_again)
+    monkeypatch.setattr("intruders.audits.audit.audit_pairing", not_again)
     document = tiny_study(llama)
     document["experiments"]["matched"]["measure"]["intervene"]["scales"] = [0.5]
     outcome = run_study(parsed(document), out)

@@ -15,6 +15,7 @@ from peft import IA3Config, LoraConfig, OFTConfig, PrefixTuningConfig, get_peft_
 from tiny import save_llama
 from torch import nn
 
+from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.open import open_checkpoint
 from intruders.errors import CheckpointError, PairingError, ResultFileError, SettingError
 from intruders.models.loading import load_model
@@ -37,8 +38,6 @@ def trainer(llama: Path, tmp_path: Path) -> Any:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"every": 0}, "every is 0"),
-        ({"stop_above": -1}, "stop_above is -1"),
         ({"k": 0}, "k is 0"),
         ({"epsilon": 1.5}, "epsilon is 1.5"),
         ({"include": ["*.q_prod.*"]}, "include '\\*.q_prod.\\*' matches none"),
@@ -50,7 +49,14 @@ def trainer(llama: Path, tmp_path: Path) -> Any:
 def test_settings(method: str, settings: dict[str, Any], told: str, llama: Path, tmp_path: Path) -> None:
     trainer = tiny_trainer(prepared(llama, method), tmp_path)
     with pytest.raises(SettingError, match=told):
-        IntruderCallback(trainer, **settings)
+        IntruderCallback(trainer, settings=AuditSettings(**settings))
+
+
+def test_numbers_of_its_own(trainer: Any) -> None:
+    with pytest.raises(SettingError, match="every is 0"):
+        IntruderCallback(trainer, every=0)
+    with pytest.raises(SettingError, match="stop_above is -1"):
+        IntruderCallback(trainer, stop_above=-1)
 
 
 @pytest.mark.parametrize("with_base", [False, True])

@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 from intruders.errors import SettingError
-from intruders.training.finetune_config import FinetuneConfig, config_from_mapping, read_config
+from intruders.training.finetune_config import FinetuneConfig
 
 _BASE = {"base": "b", "task": "word-problems", "out": "o", "steps": 10}
 
 
 def test_trainers_and_pefts_own_names_are_understood() -> None:
-    found = config_from_mapping(
+    found = FinetuneConfig.from_mapping(
         {
             "model_name_or_path": "b", "task": "t", "output_dir": "o", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1,
             "learning_rate": 1e-3, "max_steps": 7, "per_device_train_batch_size": 2,
@@ -35,9 +35,9 @@ def test_yaml_is_read_and_options_go_over_it(tmp_path: Path) -> None:
     file.write_text(
         "base: b\ntask: t\nout: o\nlearning_rate: 1e-3\nsteps: 10\ntarget-modules: [q_proj, v_proj]\n"
     )
-    found = read_config(file, lr=2e-3, seed=5)
+    found = FinetuneConfig.from_file(file, lr=2e-3, seed=5)
     assert (found.lr, found.seed, found.target_modules) == (2e-3, 5, ("q_proj", "v_proj"))
-    assert read_config(file).lr == 1e-3
+    assert FinetuneConfig.from_file(file).lr == 1e-3
 
 
 def test_what_was_done_can_be_done_again(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_what_was_done_can_be_done_again(tmp_path: Path) -> None:
     )
     file = tmp_path / "again.yaml"
     file.write_text(yaml.safe_dump(config.as_dict()))
-    assert read_config(file) == config
+    assert FinetuneConfig.from_file(file) == config
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_what_was_done_can_be_done_again(tmp_path: Path) -> None:
 )
 def test_bad_settings_are_quoted(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingError, match=re.escape(said)):
-        config_from_mapping(_BASE | settings, where="test")
+        FinetuneConfig.from_mapping(_BASE | settings, where="test")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,6 @@ def test_bad_files_are_said(text: str, said: str, tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text(text)
     with pytest.raises(SettingError, match=said):
-        read_config(file)
+        FinetuneConfig.from_file(file)
     with pytest.raises(SettingError, match="cannot be read"):
-        read_config(tmp_path / "none.yaml")
+        FinetuneConfig.from_file(tmp_path / "none.yaml")

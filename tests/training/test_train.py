@@ -172,9 +172,9 @@ def test_a_killed_process_goes_on(llama: Path, tmp_path: Path) -> None:
     whole = finetune(_config(llama, tmp_path / "whole", **settings))
     out = tmp_path / "killed"
     program = (
-        "import sys, json; from intruders.training.config import config_from_mapping;"
-        "from intruders.training.train import finetune;"
-        "finetune(config_from_mapping(json.loads(sys.argv[1]), where='test'))"
+        "import sys, json; from intruders.training.finetune_config import FinetuneConfig;"
+        "from intruders.training.finetune import finetune;"
+        "finetune(FinetuneConfig.from_mapping(json.loads(sys.argv[1]), where='test'))"
     )
     given = json.dumps(_config(llama, out, **settings).as_dict())
     kills = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -21,6 +20,8 @@ from .pairing import LoadedPair, PairedMatrix, Pairing, Skipped
 from .with_adapter import pair_with_adapter
 from .with_checkpoint import pair_with_checkpoint
 from .with_sum import pair_with_sum
+
+EVERYTHING = Selection()
 
 __all__ = ["LoadedPair", "PairedMatrix", "Pairing", "Skipped", "open_sides", "pair_sides"]
 
@@ -53,30 +54,19 @@ def open_sides(base: Source | None, tuned: Source | None = None) -> tuple[Checkp
         ) from None
 
 
-def pair_sides(
-    base: Checkpoint,
-    tuned: Opened,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    include_embeddings: bool = False,
-    split_fused: bool = False,
-) -> Pairing:
+def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = EVERYTHING) -> Pairing:
     """Every matrix of the base that the tuned side may have changed; the rest is listed with its reason.
 
     Args:
       base: the model before fine-tuning.
       tuned: the model after it, the adapter, or several with weights.
-      include: shell patterns over the base's tensor names; only these are taken. All, when empty.
-      exclude: shell patterns of names that are left out.
-      include_embeddings: also take embeddings and output heads.
-      split_fused: take q, k and v of a fused weight as matrices of their own, gate and up likewise.
+      selection: which of the base's tensors are taken.
 
     Raises:
       PairingError: the two do not belong together; the text says which tensors do not match, and how many do.
       SettingError: ``include`` matches no tensor.
     """
-    selection = Selection(include, exclude, include_embeddings, split_fused)
-    selection.require_matches(base)
+    selection.require_matches(base.names(), base.source)
     return _pair(base, tuned, selection)
 
 

@@ -15,6 +15,7 @@ from ...checkpoints.open import Opened
 from ...checkpoints.pairing.matching import match_names
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import LoadedPair
+from ...checkpoints.selection import Selection
 from ...checkpoints.writing.shards import PlannedTensor
 from ...errors import CheckpointError
 from ..changes import Change, Update
@@ -69,7 +70,7 @@ def _merged_checkpoint(
     base: Checkpoint, tuned: Adapter | ModelSum, changes: Mapping[str, Change]
 ) -> list[PlannedTensor]:
     whole = _replaced_whole(base, tuned)
-    pairs = {pair.name: pair for pair in pair_sides(base, tuned, include_embeddings=True).pairs}
+    pairs = {pair.name: pair for pair in pair_sides(base, tuned, Selection(include_embeddings=True)).pairs}
 
     def planned(name: str) -> PlannedTensor:
         stored = base.tensors[name]

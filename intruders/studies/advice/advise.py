@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ...audits.audit import audit as run_audit
+from ...audits.audit import audit_sides
 from ...audits.audit_result import Audit
-from ...audits.audit_settings import check_epsilon, check_k
+from ...audits.audit_settings import AuditSettings
 from ...audits.critical_scales import critical_scales
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.open import open_source
@@ -44,8 +44,7 @@ def advise(
     Raises:
       SettingError, CheckpointError, PairingError, ResultFileError: ``source`` is none of these, or broken.
     """
-    check_k(k)
-    check_epsilon(epsilon)
+    settings = AuditSettings(k=k, epsilon=epsilon)
     report = progress or (lambda stage, done, total: None)
     text = os.fspath(source)
     path = Path(text).expanduser()
@@ -59,12 +58,12 @@ def advise(
     base = _base_of_run(path)
     opened = None if base is not None else open_source(text)
     if isinstance(opened, Checkpoint):
-        advice, notes = advise_base(opened, k, epsilon, report)
+        advice, notes = advise_base(opened, settings.k, settings.epsilon, report)
         notes.append(
             "taken for a base, since nothing says what it was fine-tuned from; audit a tuned model first"
         )
         return Advised(text, "base", advice, notes)
-    return _on_model(base, text, k, epsilon, report)
+    return _on_model(base, text, settings, report)
 
 
 def _on_study(path: Path) -> Advised:
@@ -82,17 +81,13 @@ def _on_audit(file: Path, source: str) -> Advised:
     return Advised(source, "audit", *advise_model(audit, _scale_beside(file), _sweep_beside(file)))
 
 
-def _on_model(base: str | None, source: str, k: int, epsilon: float, report: Progress) -> Advised:
-    audit = run_audit(
-        base,
-        source,
-        k=k,
-        epsilon=epsilon,
-        progress=lambda done, total, intruders: report("audit", done, total),
+def _on_model(base: str | None, source: str, settings: AuditSettings, report: Progress) -> Advised:
+    audit = audit_sides(
+        base, source, settings, progress=lambda done, total, intruders: report("audit", done, total)
     )
     scale = None
     if audit.intruders:
-        found = critical_scales(base, source, k=k, epsilon=epsilon, progress=report)
+        found = critical_scales(base, source, audit=settings, progress=report)
         predicted = min((matrix.predicted for matrix in found.matrices), default=math.inf)
         scale = ScaleMeasure(found.largest, found.intruders_at_largest, predicted)
     advice, notes = advise_model(audit, scale)

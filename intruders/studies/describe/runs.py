@@ -12,25 +12,15 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import SettingError
-from ...training.finetune_config import FinetuneConfig, config_from_mapping
+from ...settings import settings_of
+from ...training.finetune_config import FinetuneConfig
 from .measures import Measure
 from .study import Experiment, Study
-
-# Values that are lists already; a grid of them is a list of lists.
-_LISTS = {"target_modules", "text", "report_to"}
-# What full fine-tuning does not read.
-ADAPTER_SETTINGS = ("rank", "alpha", "dropout", "target_modules", "init_a", "loraplus_lr_ratio", "start_from")
-_DEFAULTS = {field.name: field.default for field in fields(FinetuneConfig)}
-# Settings that an id spells out where they are not the default, and how.
-_SPELLED = {
-    "init_a": "{}", "dropout": "dropout{:g}", "weight_decay": "decay{:g}", "max_train_samples": "samples{}",
-    "train_all": "all-weights",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,11 +44,11 @@ class Run:
         """Everything that a result depends on, measures left out, as plain JSON values."""
         found: dict[str, Any] = {"kind": self.kind, "base": self.base, "seed": self.seed}
         if self.config is not None:
-            found["config"] = _without_defaults(self.config)
+            found["config"] = {k: value for k, value in self.config.changed().items() if k != "out"}
         if self.kind == "sequence":
             found |= {"tasks": list(self.tasks), "adapters": self.adapters}
         if self.kind == "random-rank-one":
-            found |= {"multiples": list(self.multiples), "audit": asdict(self.measure.audit)}
+            found |= {"multiples": list(self.multiples), "audit": self.measure.audit.recorded()}
             found |= {"include": list(self.include), "exclude": list(self.exclude)}
         return found
 
@@ -105,9 +95,11 @@ def _runs_of(experiment: Experiment) -> Iterator[Run]:
 
 def _grid(settings: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
     """Every combination of the listed values."""
-    choices = []
+    choices, known = [], settings_of(FinetuneConfig)
     for name, value in settings.items():
-        is_grid = isinstance(value, list) and (name not in _LISTS or any(isinstance(v, list) for v in value))
+        # Of a setting that is a list itself, a grid is a list of lists.
+        is_list = name in known and known[name].is_list
+        is_grid = isinstance(value, list) and (not is_list or any(isinstance(one, list) for one in value))
         if is_grid and not value:
             raise SettingError(f"{where}: {name} is an empty list, so that there are no runs; give a value")
         choices.append([(name, item) for item in (value if is_grid else [value])])
@@ -131,14 +123,10 @@ def _run(experiment: Experiment, settings: dict[str, Any], seed: int, where: str
         return replace(run, id=_id(run))
     # What every stage of a sequence replaces by its own.
     task = {"task": experiment.tasks[0]} if experiment.kind == "sequence" else {}
-    try:
-        config = config_from_mapping(settings | task | {"seed": seed, "out": "."}, where=where)
-    except SettingError as error:
-        text = str(error)
-        raise SettingError(text if text.startswith(where) else f"{where}: {text}") from None
+    config = FinetuneConfig.from_mapping(settings | task | {"seed": seed, "out": "."}, where)
     if config.method == "full":
-        defaults: Any = {name: _DEFAULTS[name] for name in ADAPTER_SETTINGS}
-        config = replace(config, **defaults)
+        known = settings_of(FinetuneConfig).items()
+        config = replace(config, **{name: one.default for name, one in known if one.adapter_only})
     run = Run(
         "",
         experiment.name,
@@ -172,19 +160,12 @@ def _spelled(run: Run) -> Iterator[str]:
         alpha = config.alpha if isinstance(config.alpha, str) else f"{config.alpha:g}"
         yield f"rank{config.rank}-alpha{_slug(alpha)}"
     yield f"lr{config.lr:g}"
-    for name, form in _SPELLED.items():
-        value = getattr(config, name)
-        if value != _DEFAULTS[name]:
-            yield form.format(value)
-
-
-def _without_defaults(config: FinetuneConfig) -> dict[str, Any]:
-    """So that a setting that a later version adds does not give every run of today another id."""
-    return {
-        name: value
-        for name, value in config.as_dict().items()
-        if name != "out" and value != _DEFAULTS.get(name) and not (value == [] and _DEFAULTS[name] == ())
-    }
+    spelled = [one for one in settings_of(FinetuneConfig).values() if one.in_id is not None]
+    # Texts, then numbers, then switches: as the ids of earlier studies.
+    for one in sorted(spelled, key=lambda one: (bool in one.kinds, str not in one.kinds)):
+        value = getattr(config, one.name)
+        if one.in_id is not None and value != one.default:
+            yield one.in_id.format(value)
 
 
 def _slug(text: str) -> str:

@@ -2,31 +2,74 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ...errors import SettingError, missing_extra
-from ...training.finetune_config import LONG_NAMES, FinetuneConfig
-from ..claim_names import CLAIMS, check_analyses
-from .checks import items, mapping, number, refuse_unknown, texts, whole
-from .measures import Measure, measure_from
+from ...errors import SettingError
+from ...settings import (
+    Settings,
+    mapping,
+    read_text,
+    read_yaml,
+    refuse_unknown,
+    setting,
+    settings_of,
+    short_names,
+    shown,
+    told_at,
+)
+from ...training.finetune_config import FinetuneConfig
+from ..claim_names import CLAIMS
+from .measures import Measure
 
 KINDS = ("finetune", "sequence", "random-rank-one")
 # What a study decides itself.
-_NOT_SETTINGS = {"out": "the study's folder holds all runs", "seed": "give seeds: [0, 1, ...] instead"}
-_SETTINGS = [item.name for item in fields(FinetuneConfig) if item.name not in _NOT_SETTINGS]
-_OF_EVERY_KIND = ["kind", "seeds", "measure"]
-_OF_SEQUENCE = ["tasks", "adapters"]
-_OF_MECHANISM = ["base", "multiples", "include", "exclude"]
+_OWN = {"out": "the study's folder holds all runs", "seed": "give seeds: [0, 1, ...] instead"}
 
 
 @dataclass(frozen=True)
-class Resources:
+class Resources(Settings):
     """What Ray reserves for a run."""
 
-    gpus: float = 0
-    cpus: float = 1
+    gpus: float = setting(0.0, "Number of GPUs of a run.", least=0, below=math.inf)
+    cpus: float = setting(1.0, "Number of processors of a run.", least=0, below=math.inf)
+
+
+@dataclass(frozen=True)
+class OfEveryKind(Settings):
+    """What any experiment may say."""
+
+    kind: str = setting("finetune", "What its runs do.", choices=KINDS)
+    seeds: tuple[int, ...] = setting((0,), "One run each.", item="seed", least=0, may_be_empty=False)
+    measure: Measure = setting(Measure(), "What is measured of its runs.")
+
+
+@dataclass(frozen=True)
+class OfSequence(Settings):
+    """What an experiment of training in sequence says besides."""
+
+    tasks: tuple[str, ...] = setting((), "The tasks, in order.", item="task", may_be_empty=False)
+    adapters: str = setting("merge", "What becomes of each adapter.", choices=("merge", "keep"))
+
+
+@dataclass(frozen=True)
+class OfRandomTerms(Settings):
+    """What an experiment of random rank-one terms says, beside what any may."""
+
+    base: tuple[str, ...] = setting(help="The models.", item="model")
+    multiples: tuple[float, ...] = setting(
+        (),
+        "Sizes of the terms, as multiples of ||W0||.",
+        item="multiple of ||W0||",
+        above=0,
+        below=math.inf,
+        expected="a number above 0",
+        may_be_empty=False,
+    )
+    include: tuple[str, ...] = setting((), "Only matrices that match.", item="pattern")
+    exclude: tuple[str, ...] = setting((), "No matrices that match.", item="pattern")
 
 
 @dataclass(frozen=True)
@@ -47,159 +90,87 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(Settings):
     """A whole study, and the text that it was read from."""
 
-    name: str
-    experiments: tuple[Experiment, ...]
-    analyses: tuple[str, ...] = tuple(CLAIMS)
-    resources: Resources = Resources()
+    name: str = setting(help="What it is called; as its file if not given.")
+    experiments: tuple[Experiment, ...] = ()
+    analyses: tuple[str, ...] = setting(
+        tuple(CLAIMS), "Claims to answer.", item="analysis", choices=CLAIMS, may_be_empty=False
+    )
+    resources: Resources = setting(Resources(), "What Ray reserves for a run.")
     text: str = ""
 
 
 def read_study(path: str | Path) -> Study:
     """The study of a YAML file. SettingError for a file that cannot be read, an unknown key, a wrong value."""
-    file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise SettingError(f"study {str(path)!r} cannot be read: {reason}") from error
-    return study_from_text(text, name=file.stem, where=f"study {str(path)!r}")
+    where = f"study {str(path)!r}"
+    return study_from_text(read_text(path, where), name=Path(path).stem, where=where)
 
 
 def study_from_text(text: str, *, name: str, where: str) -> Study:
     """As :func:`read_study`; ``name`` is the study's where it does not say one."""
-    given = mapping(_parsed(text, where), where)
-    refuse_unknown(given, [item.name for item in fields(Study) if item.name != "text"] + ["seeds"], where)
-    seeds = _seeds(given.get("seeds", [0]), f"{where}: seeds")
-    experiments = mapping(given.get("experiments"), f"{where}: experiments")
-    if not experiments:
+    given = mapping(read_yaml(text, where), where)
+    with told_at(where):
+        refuse_unknown(given, [item.name for item in fields(Study) if item.name != "text"] + ["seeds"])
+    seeds = given.pop("seeds", [0])
+    titled = mapping(given.pop("experiments", None), f"{where}: experiments")
+    if not titled:
         raise SettingError(f"{where}: there are no experiments; expected NAME: SETTINGS under 'experiments'")
-    given_name = given.get("name", name)
-    if not isinstance(given_name, str) or not given_name.strip():
-        raise SettingError(f"{where}: name is {given_name!r}; expected text")
-    return Study(
-        name=given_name.strip(),
-        experiments=tuple(
-            _experiment(str(title), settings, seeds, f"{where}, experiment {title!r}")
-            for title, settings in experiments.items()
-        ),
-        analyses=_analyses(given.get("analyses", "all"), f"{where}: analyses"),
-        resources=_resources(given.get("resources"), f"{where}: resources"),
-        text=text,
+    experiments = tuple(
+        _experiment(title, settings, seeds, f"{where}, experiment {title!r}")
+        for title, settings in titled.items()
     )
+    if given.get("analyses") == "all":
+        del given["analyses"]
+    with told_at(where):
+        return Study(**{"name": name} | given, experiments=experiments, text=text)
 
 
-def _parsed(text: str, where: str) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise missing_extra("a study", "pyyaml", "train") from error
-
-    class Loader(yaml.SafeLoader):
-        """YAML's own lets the last of two equal keys win, and the runs of the first be lost in silence."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for key in keys:
-                if keys.count(key) > 1 and key != "<<":
-                    line = node.start_mark.line + 1
-                    raise SettingError(
-                        f"{where}: {key!r} is given twice in what starts at line {line}; keep one"
-                    )
-            return dict(super().construct_mapping(node, deep=deep))
-
-    try:
-        return yaml.load(text, Loader=Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise SettingError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+def _experiment(title: str, value: Any, seeds: Any, where: str) -> Experiment:
+    given = mapping(value, where)
+    with told_at(where):
+        shared = OfEveryKind.from_mapping({"seeds": seeds} | _taken(given, OfEveryKind))
+        if shared.kind == "random-rank-one":
+            refuse_unknown(given, [*settings_of(OfRandomTerms), *settings_of(OfEveryKind)])
+            terms = OfRandomTerms.from_mapping(given)
+            found = terms.values() | {"settings": {"base": list(terms.base)}}
+            del found["base"]
+        else:
+            own = settings_of(OfSequence) if shared.kind == "sequence" else ()
+            given = short_names(FinetuneConfig, given, ["methods", *own, *settings_of(OfEveryKind)])
+            found = _of_training(given, shared.kind)
+    return Experiment(title, **shared.values(), **found)
 
 
-def _experiment(name: str, value: Any, seeds: tuple[int, ...], where: str) -> Experiment:
-    given = {LONG_NAMES.get(key, key).replace("-", "_"): item for key, item in _once(value, where).items()}
-    kind = given.pop("kind", "finetune")
-    if kind not in KINDS:
-        raise SettingError(f"{where}: kind is {kind!r}; expected one of {', '.join(KINDS)}")
-    seeds = _seeds(given.pop("seeds"), f"{where}: seeds") if "seeds" in given else seeds
-    measure = measure_from(given.pop("measure", None), f"{where}: measure")
-    if kind == "random-rank-one":
-        return _mechanism(name, given, seeds, measure, where)
-    for key, why in _NOT_SETTINGS.items():
-        if key in given:
-            raise SettingError(f"{where}: {key} is not for a study; {why}")
-    own = _OF_SEQUENCE if kind == "sequence" else []
-    refuse_unknown(given, ["methods", *own, *_OF_EVERY_KIND, *_SETTINGS, *LONG_NAMES], where)
-    methods = given.pop("methods", [{}])
-    chosen = []
-    for number_, method in enumerate(items(methods, f"{where}: methods", "method"), start=1):
-        at = f"{where}, method {number_}"
-        settings = {LONG_NAMES.get(k, k).replace("-", "_"): item for k, item in _once(method, at).items()}
-        for key, why in _NOT_SETTINGS.items():
-            if key in settings:
-                raise SettingError(f"{at}: {key} is not for a study; {why}")
-        refuse_unknown(settings, [*_SETTINGS, *LONG_NAMES], at)
-        chosen.append(settings)
-    tasks: tuple[str, ...] = ()
-    adapters = given.pop("adapters", "merge") if kind == "sequence" else "merge"
+def _of_training(given: dict[str, Any], kind: str) -> dict[str, Any]:
+    """What an experiment says of runs that train: shared settings, those of each method, the tasks of a sequence."""
+    found: dict[str, Any] = {}
     if kind == "sequence":
         if "task" in given:
-            raise SettingError(f"{where}: a sequence has tasks: [...], one after another, and no task")
-        tasks = texts(given.pop("tasks", None), f"{where}: tasks", "task")
-        if adapters not in ("merge", "keep"):
-            raise SettingError(f"{where}: adapters is {adapters!r}; expected merge or keep")
-    return Experiment(name, kind, seeds, measure, given, tuple(chosen), tasks, adapters)
+            raise SettingError("a sequence has tasks: [...], one after another, and no task")
+        found = OfSequence.from_mapping(_taken(given, OfSequence)).values()
+    methods = given.pop("methods", [{}])
+    _refuse_own(given)
+    methods = methods if isinstance(methods, list) else [methods]
+    if methods in ([], [None]):
+        raise SettingError(f"methods is {shown(methods)}; expected at least one method")
+    chosen = []
+    for number, method in enumerate(methods, start=1):
+        named = mapping(method, f"method {number}")
+        with told_at(f"method {number}"):
+            chosen.append(short_names(FinetuneConfig, named))
+            _refuse_own(chosen[-1])
+    return found | {"settings": given, "methods": tuple(chosen)}
 
 
-def _mechanism(
-    name: str, given: dict[str, Any], seeds: tuple[int, ...], measure: Measure, where: str
-) -> Experiment:
-    refuse_unknown(given, [*_OF_MECHANISM, *_OF_EVERY_KIND], where)
-    bases = texts(given.get("base"), f"{where}: base", "a model")
-    multiples = items(given.get("multiples"), f"{where}: multiples", "multiple of ||W0||")
-    include, exclude = (
-        texts(given[key], f"{where}: {key}", "a pattern") if given.get(key) else ()
-        for key in ("include", "exclude")
-    )
-    return Experiment(
-        name,
-        "random-rank-one",
-        seeds,
-        measure,
-        {"base": list(bases)},
-        multiples=tuple(number(item, f"{where}: multiples", above=0) for item in multiples),
-        include=include,
-        exclude=exclude,
-    )
+def _refuse_own(given: dict[str, Any]) -> None:
+    """Raise SettingError for what a study decides itself."""
+    for key, why in _OWN.items():
+        if key in given:
+            raise SettingError(f"{key} is not for a study; {why}")
 
 
-def _once(value: Any, where: str) -> dict[str, Any]:
-    """Settings by name, none of them by its short and its long name at once."""
-    given = mapping(value, where)
-    seen: dict[str, str] = {}
-    for key in given:
-        short = LONG_NAMES.get(key, key).replace("-", "_")
-        if short in seen:
-            raise SettingError(f"{where}: {seen[short]!r} and {key!r} are the same setting; keep one")
-        seen[short] = key
-    return given
-
-
-def _seeds(value: Any, where: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(whole(seed, where, 0) for seed in items(value, where, "seed")))
-
-
-def _analyses(value: Any, where: str) -> tuple[str, ...]:
-    if value == "all":
-        return tuple(CLAIMS)
-    names = texts(value, where, "an analysis")
-    try:
-        return tuple(check_analyses(names))
-    except SettingError as error:
-        raise SettingError(f"{where}: {error}") from None
-
-
-def _resources(value: Any, where: str) -> Resources:
-    given = mapping(value, where)
-    refuse_unknown(given, [item.name for item in fields(Resources)], where)
-    return Resources(**{key: number(item, f"{where}: {key}", least=0) for key, item in given.items()})
+def _taken(given: dict[str, Any], cls: type[Settings]) -> dict[str, Any]:
+    """What of ``given`` is a setting of that class; it is not there any more."""
+    return {name: given.pop(name) for name in settings_of(cls) if name in given}

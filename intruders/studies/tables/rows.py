@@ -14,8 +14,10 @@ import pandas as pd
 from ...audits.audit_result import Audit
 from ...checkpoints.names import module_paths
 from ...errors import ResultFileError
+from ...settings import settings_of
+from ...training.finetune_config import FinetuneConfig
 from ...training.run_folder import RunFolder
-from ..describe.runs import ADAPTER_SETTINGS, Run
+from ..describe.runs import Run
 from ..work.run_record import RunRecord
 from ..work.study_folder import MODEL
 from .table_columns import SETTINGS
@@ -73,7 +75,8 @@ def _settings(run: Run) -> dict[str, Any]:
         value = config.get(name)
         row[name] = ",".join(map(str, value)) if isinstance(value, list) else value
     if config.get("method") == "full":
-        row |= dict.fromkeys(ADAPTER_SETTINGS)  # that it does not have
+        known = settings_of(FinetuneConfig).items()
+        row |= {name: None for name, one in known if one.adapter_only}  # that it does not have
     if isinstance(row["alpha"], float):
         row["alpha"] = f"{row['alpha']:g}"
     if run.kind == "sequence":

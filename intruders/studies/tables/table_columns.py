@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import pyarrow as pa
 
+from ...audits.audit_settings import AuditSettings
+from ...settings import settings_of
 from ...training.finetune_config import FinetuneConfig
 
 SCHEMA = 1
 
 # Every setting of the fine-tuning is a column under its own name; lists are joined by commas.
-SETTINGS = [setting.name for setting in fields(FinetuneConfig)]
+SETTINGS = list(settings_of(FinetuneConfig))
 
 COLUMNS: dict[str, list[str]] = {
     # One row a run.
@@ -121,22 +121,25 @@ COLUMNS: dict[str, list[str]] = {
     ],
 }
 
+_SETTINGS = {**settings_of(AuditSettings), **settings_of(FinetuneConfig)}
+# Lists, and what is a number or a text, are texts.
+_OF_KINDS: dict[tuple[type, ...], pa.DataType] = {
+    (int,): pa.int64(),
+    (float,): pa.float64(),
+    (bool,): pa.bool_(),
+}
+
 METADATA_KEY = b"intruders_study"
 
+# Types of the columns that are no settings; the others are numbers.
 _WHOLE = {
-    "rank", "steps", "batch_size", "gradient_accumulation_steps", "seed", "max_length", "max_train_samples",
-    "max_eval_samples", "data_seed", "eval_steps", "save_steps", "logging_steps", "audit_steps", "stop_above",
-    "trained_steps", "k", "intruders", "vectors", "affected_matrices", "matrices", "layer", "rows", "columns",
-    "index", "step", "stage", "task_index",
+    "trained_steps", "intruders", "vectors", "affected_matrices", "matrices", "layer", "rows", "columns", "index",
+    "step", "stage", "task_index",
 }  # fmt: skip
 
-_SWITCHES = {"train_all", "gradient_checkpointing", "drop_too_long", "no_header", "intruder"}
-
 _TEXTS = {
-    "run_id", "experiment", "kind", "status", "error", "stopped_by", "corpus", "loss_measure", "name",
-    "certificate", "control", "measure", "on", "task", "base", "out", "method", "alpha", "target_modules", "init_a",
-    "adapters", "start_from", "lr_scheduler_type", "precision", "text", "label", "prompt", "completion", "score",
-    "validation_file", "test_file", "match", "report_to",
+    "run_id", "experiment", "kind", "status", "error", "adapters", "stopped_by", "corpus", "loss_measure", "name",
+    "certificate", "control", "measure", "on",
 }  # fmt: skip
 
 
@@ -145,8 +148,11 @@ def arrow_schema(table: str) -> pa.Schema:
 
 
 def _type(name: str) -> pa.DataType:
+    one = _SETTINGS.get(name)
+    if one is not None:
+        return pa.string() if one.is_list else _OF_KINDS.get(one.kinds, pa.string())
     if name in _WHOLE:
         return pa.int64()
-    if name in _SWITCHES:
+    if name == "intruder":
         return pa.bool_()
     return pa.string() if name in _TEXTS else pa.float64()

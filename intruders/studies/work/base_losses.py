@@ -24,7 +24,7 @@ SAMPLE_SEED = 0
 
 def base_folder_name(base: str, settings: LossSettings) -> str:
     """The name of the folder in which the losses of ``base`` are kept."""
-    content = json.dumps({"base": base, **settings.as_dict()}, sort_keys=True)
+    content = json.dumps({"base": base, **settings.recorded()}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -37,19 +37,24 @@ def base_losses(base: str, settings: LossSettings, bases: Path) -> dict[str, lis
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "base.json").is_file():
             _measure(base, settings, folder)
-    return _read(folder, settings.corpora)
+    return _read(folder, settings.loss_on)
 
 
 def losses_of(source: str, base: str | None, settings: LossSettings) -> dict[str, list[DocumentLosses]]:
     """The losses of one model, by corpus. IntrudersError for a model without a language-model head."""
     corpora = {
         name: load_corpora(name, max_documents=settings.max_documents, seed=SAMPLE_SEED)
-        for name in settings.corpora
+        for name in settings.loss_on
     }
     opened = open_language_model(source, base)
     return {
         name: measure_losses(
-            opened, parts, window=settings.window, estimate=settings.estimate, seed=SAMPLE_SEED
+            opened,
+            parts,
+            window=settings.window,
+            stride=settings.stride,
+            estimate=settings.estimate,
+            seed=SAMPLE_SEED,
         )
         for name, parts in corpora.items()
     }
@@ -65,7 +70,7 @@ def _measure(base: str, settings: LossSettings, folder: Path) -> None:
     ]
     frame = pd.DataFrame(rows, columns=["corpus", "part", "document", "measure", "loss_sum", "tokens"])
     write_atomically(folder / "documents.parquet", frame.to_parquet(index=False))
-    content = json.dumps({"base": base, "settings": settings.as_dict()}, indent=2) + "\n"
+    content = json.dumps({"base": base, "settings": settings.recorded()}, indent=2) + "\n"
     write_atomically(folder / "base.json", content.encode())
 
 

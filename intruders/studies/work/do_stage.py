@@ -8,14 +8,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ...audits.audit import audit as run_audit
+from ...audits.audit import audit_sides
 from ...audits.audit_result import Audit
 from ...audits.critical_scales import critical_scales
+from ...data.columns import Columns
 from ...data.corpora import load_corpora
 from ...data.load_task import load_task
 from ...evaluation.corpus_loss import summarize_losses
 from ...evaluation.evaluate import Evaluation
 from ...evaluation.intervene import intervene
+from ...evaluation.measure_settings import LossSettings, ScoreSettings
 from ...evaluation.sweep import InterventionSweep, intervention_rows
 from ...evaluation.sweep_words import verdicts
 from ...evaluation.task_score import score_task
@@ -28,7 +30,7 @@ from ...training.run_folder import RunFolder
 from ..describe.runs import Run
 from .base_losses import SAMPLE_SEED, base_losses, losses_of
 from .rank_one_terms import random_rank_one
-from .stages import Callbacks, losses_wanted
+from .stages import Callbacks
 from .study_folder import MODEL
 
 
@@ -62,13 +64,13 @@ def _train(config: FinetuneConfig, callbacks: Callbacks) -> None:
 
 
 def _audit(run: Run, folder: Path) -> None:
-    run_audit(run.base, folder / MODEL, **asdict(run.measure.audit)).save(folder / "audit.json")
+    audit_sides(run.base, folder / MODEL, run.measure.audit).save(folder / "audit.json")
 
 
 def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> None:
-    model, settings = str(folder / MODEL), losses_wanted(run)
+    model, settings = str(folder / MODEL), run.measure.part(LossSettings)
     losses = []
-    if settings.corpora:
+    if settings.loss_on:
         before = base_losses(run.base, settings, bases)
         after = losses_of(model, run.base, settings)
         losses = [
@@ -79,10 +81,10 @@ def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> No
                 before[name],
                 seed=SAMPLE_SEED,
             )
-            for name in settings.corpora
+            for name in settings.loss_on
         ]
     scores = []
-    task = load_task(config.task, config.columns, config.data_seed)
+    task = load_task(config.task, config, config.data_seed)
     if task.score != "none":
         opened, labels = open_for_task(model, task, run.base)
         scores.append(score_task(opened, task, max_examples=run.measure.max_examples, labels=labels))
@@ -90,7 +92,7 @@ def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> No
 
 
 def _scale(run: Run, folder: Path) -> None:
-    found = critical_scales(run.base, folder / MODEL, **asdict(run.measure.audit))
+    found = critical_scales(run.base, folder / MODEL, audit=run.measure.audit)
     _write(folder / "scale.json", found.to_document())
 
 
@@ -98,7 +100,7 @@ def _intervene(run: Run, config: FinetuneConfig, folder: Path) -> None:
     measure, wanted = run.measure, run.measure.intervene
     assert wanted is not None
     file = folder / "intervention.json"
-    has_answers = load_task(config.task, config.columns, config.data_seed).score != "none"
+    has_answers = load_task(config.task, config, config.data_seed).score != "none"
     audit = Audit.load(folder / "audit.json")
     if audit.intruders == 0:
         _write(file, {"skipped": "the run has no intruders to scale", "rows": []})
@@ -109,15 +111,13 @@ def _intervene(run: Run, config: FinetuneConfig, folder: Path) -> None:
     sweep: InterventionSweep = intervene(
         run.base,
         str(folder / MODEL),
-        scales=wanted.scales,
-        controls=wanted.controls,
-        loss_on=measure.loss_on,
-        tasks=(config.task,) if has_answers else (),
-        columns=config.columns,
-        max_documents=wanted.max_documents or measure.max_documents,
-        max_examples=wanted.max_examples or measure.max_examples,
-        window=measure.window,
-        estimate=measure.estimate,
+        sweep=wanted,
+        losses=measure.part(LossSettings),
+        scores=ScoreSettings(
+            **config.part(Columns).values(),
+            tasks=(config.task,) if has_answers else (),
+            max_examples=measure.max_examples,
+        ),
         audit=audit,
         data_seed=config.data_seed,
         seed=SAMPLE_SEED,
@@ -134,7 +134,7 @@ def _sequence(run: Run, config: FinetuneConfig, folder: Path, callbacks: Callbac
         run.tasks,
         adapters=run.adapters,
         callbacks=lambda: list(callbacks()),
-        **asdict(run.measure.audit),
+        audit=run.measure.audit,
     )
     seconds = sum(
         RunFolder(Path(config.out) / f"stage-{number}").record["seconds"]["training"]
@@ -144,16 +144,8 @@ def _sequence(run: Run, config: FinetuneConfig, folder: Path, callbacks: Callbac
 
 
 def _mechanism(run: Run, folder: Path) -> None:
-    settings = run.measure.audit
-    rows = random_rank_one(
-        run.base,
-        run.multiples,
-        k=settings.k,
-        epsilon=settings.epsilon,
-        include=run.include,
-        exclude=run.exclude,
-        seed=run.seed,
-    )
+    settings = replace(run.measure.audit, include=run.include, exclude=run.exclude)
+    rows = random_rank_one(run.base, run.multiples, audit=settings, seed=run.seed)
     _write(folder / "mechanism.json", {"rows": [asdict(row) for row in rows]})
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...audits.audit_settings import AS_USUAL, AuditSettings
 from ...checkpoints.matrices import matrices_of, not_a_matrix
 from ...checkpoints.open import open_checkpoint
 from ...checkpoints.selection import Selection
@@ -37,25 +38,23 @@ def random_rank_one(
     base: str,
     multiples: Sequence[float],
     *,
-    k: int = 10,
-    epsilon: float = 0.5,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    audit: AuditSettings = AS_USUAL,
     seed: int = 0,
 ) -> list[RankOneTerm]:
     """Counts intruders of every matrix of ``base`` at every multiple; the directions are the same at all of them.
 
-    Raises CheckpointError when the base cannot be read, SettingError when ``include`` matches none of its tensors.
+    Raises CheckpointError when the base cannot be read, SettingError when ``audit.include`` matches
+    none of its tensors.
     """
     generator = torch.Generator().manual_seed(seed)
     found = []
-    for name, matrix in _matrices(base, include, exclude):
+    for name, matrix in _matrices(base, audit):
         m, n = matrix.shape
         left = torch.nn.functional.normalize(torch.randn(m, generator=generator, dtype=torch.float64), dim=0)
         right = torch.nn.functional.normalize(torch.randn(n, generator=generator, dtype=torch.float64), dim=0)
         values = torch.linalg.svdvals(matrix.double())
         norm = float(values[0])
-        theta = spiked_threshold(Spectrum.of_values(values, (m, n), len(values)), k, epsilon)
+        theta = spiked_threshold(Spectrum.of_values(values, (m, n), len(values)), audit.k, audit.epsilon)
         predicted = theta / norm if norm > 0 and theta < float("inf") else None
         known = None
         for multiple in multiples:
@@ -65,16 +64,15 @@ def random_rank_one(
                 (multiple * norm * left).float().reshape(1, m, 1),
                 right.float().reshape(1, 1, n),
             )
-            judged = decide(stack, k, epsilon, known=known)
+            judged = decide(stack, audit.k, audit.epsilon, known=known)
             known = judged.known
             found.append(RankOneTerm(name, m, n, float(multiple), predicted, int(judged.intruder.sum())))
     return found
 
 
-def _matrices(base: str, include: Sequence[str], exclude: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+def _matrices(base: str, selection: Selection) -> Iterator[tuple[str, Tensor]]:
     checkpoint = open_checkpoint(base_model_location(base))
-    selection = Selection(include, exclude)
-    selection.require_matches(checkpoint)
+    selection.require_matches(checkpoint.names(), checkpoint.source)
     for name in checkpoint.names():
         stored = checkpoint.tensors[name]
         if selection.reason_to_leave_out(name) is None and not_a_matrix(stored) is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ...evaluation.measure_settings import LossSettings
@@ -25,12 +25,12 @@ class Stage:
 def stages_of(run: Run) -> list[Stage]:
     """What is to be done for ``run``, in order."""
     measure = run.measure
-    audited = _plain(asdict(measure.audit))
+    audited = measure.audit.recorded()
     if run.kind == "random-rank-one":
         return [Stage("mechanism", audited, ("mechanism.json",))]
     if run.kind == "sequence":
         return [Stage("sequence", audited, ("sequence.json", MODEL))]
-    evaluated = losses_wanted(run).as_dict() | {"max_examples": measure.max_examples}
+    evaluated = measure.part(LossSettings).recorded() | {"max_examples": measure.max_examples}
     found = [
         Stage("train", {}, (MODEL,)),
         Stage("audit", audited, ("audit.json",)),
@@ -39,17 +39,6 @@ def stages_of(run: Run) -> list[Stage]:
     if measure.critical_scale:
         found.append(Stage("scale", audited, ("scale.json",)))
     if measure.intervene is not None:
-        own = {f"intervene_{name}": value for name, value in _plain(asdict(measure.intervene)).items()}
+        own = {f"intervene_{name}": value for name, value in measure.intervene.recorded().items()}
         found.append(Stage("intervene", audited | evaluated | own, ("intervention.json",)))
     return found
-
-
-def losses_wanted(run: Run) -> LossSettings:
-    """The losses on text that the evaluation of a run takes."""
-    measure = run.measure
-    return LossSettings(measure.loss_on, measure.max_documents, measure.window, measure.estimate)
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """As JSON gives them back."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}

@@ -6,24 +6,24 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import pandas as pd
 
+from ....settings import settings_of
 from ....training.finetune_config import FinetuneConfig
-from ...tables.table_columns import SETTINGS
 
-# What does not change the weights that come out, and what repeats a run rather than changing it.
-_NO_SETTING = {
-    "out", "seed", "data_seed", "base", "task", "audit_steps", "stop_above", "eval_steps", "save_steps",
-    "logging_steps", "report_to", "max_eval_samples", "gradient_checkpointing",
-}  # fmt: skip
-_DEFAULTS = {setting.name: setting.default for setting in fields(FinetuneConfig)}
-COMPARED = [*(setting for setting in SETTINGS if setting not in _NO_SETTING), "adapters"]
+_SETTINGS = settings_of(FinetuneConfig)
+# Runs of another base or task are not compared, and another seed repeats a run rather than changing it.
+_NEVER_COMPARED = ("base", "task", "seed", "data_seed")
+COMPARED = [
+    *(name for name, one in _SETTINGS.items() if one.changes_weights and name not in _NEVER_COMPARED),
+    "adapters",
+]
 # Seeds of which every choice is looked at for the part of a table without gaps.
 _MOST_SEEDS = 12
 # Settings that a full fine-tuning carries along without using them.
-_OF_ADAPTERS = {"rank", "alpha", "dropout", "target_modules", "init_a", "loraplus_lr_ratio"}
+_ADAPTER_ONLY = {name for name, one in _SETTINGS.items() if one.adapter_only}
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def on_shared_matrices(
 
 def setting_of(row: dict[str, object], without: Sequence[str] = ()) -> str:
     """All chosen settings of a run but seed, base and task, as one text that is equal for equal settings."""
-    left_out = set(without) | (_OF_ADAPTERS if row.get("method") == "full" else set())
+    left_out = set(without) | (_ADAPTER_ONLY if row.get("method") == "full" else set())
     chosen = {name: _plain(row.get(name)) for name in COMPARED if name not in left_out}
     return json.dumps(chosen, sort_keys=True, default=str)
 
@@ -169,16 +169,20 @@ def _labels(rows: Sequence[dict[str, object]]) -> list[str]:
     labels = []
     for row in rows:
         others = alike[_known_by(row)]
-        unused = _OF_ADAPTERS if row.get("method") == "full" else set()
+        unused = _ADAPTER_ONLY if row.get("method") == "full" else set()
         telling = [
             f"{name}={_short(row.get(name))}"
             for name in COMPARED
             if name not in unused
             and len({str(_plain(other.get(name))) for other in others}) > 1
-            and _plain(row.get(name)) != _plain(_DEFAULTS.get(name))
+            and _plain(row.get(name)) != _plain(_default(name))
         ]
         labels.append(" ".join([label_of(row), *telling]))
     return labels
+
+
+def _default(name: str) -> object:
+    return _SETTINGS[name].default if name in _SETTINGS else None
 
 
 def _known_by(row: dict[str, object]) -> tuple[str, ...]:

@@ -1,0 +1,103 @@
+"""Options of a command made from a class of settings: one a field, with its help, its type and its default."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, replace
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from typer import Option
+
+from ..settings import Setting, Settings, settings_of
+
+Command = Callable[..., None]
+
+_AS_ITS_FIELD_SAYS: Mapping[str, str] = MappingProxyType({})
+
+
+def of(
+    settings: type[Settings] | Settings,
+    into: str,
+    *,
+    only: Sequence[str] = (),
+    first: Sequence[str] = (),
+    without: Collection[str] = (),
+    over_a_file: bool = False,
+    reworded: Mapping[str, str] = _AS_ITS_FIELD_SAYS,
+) -> Callable[[Command], Command]:
+    """Puts one option a field in the place of the parameter ``into``, which is given the settings.
+
+    Args:
+      settings: the class, or settings of it whose values are the defaults.
+      into: the parameter of the command.
+      only: names of the fields, in the order of their options; all, when empty.
+      first: names of those that come before the rest.
+      without: names of fields that have no option.
+      over_a_file: whether the command takes a file of settings too. ``into`` is then given what was typed alone, by
+        name, so that the file's values stand beneath.
+      reworded: the help of fields that mean something of their own to this command.
+    """
+    cls = settings if isinstance(settings, type) else type(settings)
+    defaults = {} if isinstance(settings, type) else settings.values()
+    known = settings_of(cls)
+    names = [name for name in dict.fromkeys([*first, *(only or known)]) if name not in without]
+    chosen = [replace(known[name], help=reworded.get(name, known[name].help)) for name in names]
+
+    def attach(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_settings(**values: Any) -> None:
+            typed = {one.name: value for one in chosen if (value := values.pop(one.name)) is not None}
+            command(**values, **{into: typed if over_a_file else cls.from_mapping(defaults | typed)})
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            if parameter.name == into:
+                parameters += [
+                    _option(one, defaults.get(one.name, one.default), over_a_file) for one in chosen
+                ]
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        # What typer reads: the signature, and the types beside it.
+        with_settings.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_settings.__annotations__ = {one.name: one.annotation for one in parameters}
+        return with_settings
+
+    return attach
+
+
+def _option(one: Setting, default: Any, over_a_file: bool) -> inspect.Parameter:
+    is_switch = one.kinds == (bool,)
+    names = [f"--{name.replace('_', '-')}" for name in (one.option or one.name, *one.long_names)]
+    if isinstance(default, tuple):
+        default = ",".join(f"{part:g}" if isinstance(part, float) else part for part in default)
+    if default is MISSING or default == "":
+        default = None
+    shown = None if over_a_file else default
+    said = one.unless_given
+    if said is None and shown is None and not is_switch:
+        said = f"default: {default}" if default is not None else None
+        said = "required, here or in --config" if one.must_be_given else said
+    return inspect.Parameter(
+        one.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=shown,
+        annotation=Annotated[
+            _type(one) if shown is not None else _type(one) | None,
+            Option(
+                *names,
+                metavar=one.metavar,
+                help=one.help if said is None else f"{one.help} [{said}]",
+                rich_help_panel=one.panel,
+            ),
+        ],
+    )
+
+
+def _type(one: Setting) -> Any:
+    """The type of an option's value; a list with commas between is one text, any other is given item by item."""
+    if one.is_list:
+        return str if one.by_commas else list[str]
+    return one.kinds[0] if len(one.kinds) == 1 else str

@@ -1,0 +1,102 @@
+"""Options made from settings: what is typed reaches the command as a value, checked as anywhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from intruders.cli import setting_options
+from intruders.errors import SettingError
+from intruders.settings import Settings, setting
+
+
+@dataclass(frozen=True)
+class Looks(Settings):
+    k: int = setting(10, "How many.", least=1, metavar="N", panel="Looks")
+    rank: int | None = setting(None, "Its rank.", long_names=["r"], unless_given="default: as it needs")
+    scales: tuple[float, ...] = setting((0.0, 0.5), "Scales.", by_commas=True)
+    patterns: tuple[str, ...] = setting((), "Names.", item="pattern", option="pattern")
+    train_all: bool = setting(False, "All of them.")
+    alpha: float | str = setting("2r", "Alpha.")
+
+
+def run(found: dict[str, Any], *typed: str, **how: Any) -> str:
+    app = typer.Typer(add_completion=False)
+    settings = how.pop("settings", Looks)
+
+    @app.command()
+    @setting_options.of(settings, "looks", **how)
+    def command(name: str, out: str = "here", *, looks: Any) -> None:
+        found.update(name=name, out=out, looks=looks)
+
+    done = CliRunner().invoke(app, typed, env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted"),
+    [
+        ([], Looks()),
+        (["--k", "3", "--r", "2"], Looks(k=3, rank=2)),
+        (["--scales", "0,1"], Looks(scales=(0.0, 1.0))),
+        (["--pattern", "*.a,*", "--pattern", "*.b"], Looks(patterns=("*.a,*", "*.b"))),
+        (["--train-all", "--alpha", "16"], Looks(train_all=True, alpha="16")),
+    ],
+)
+def test_options_become_settings(typed: list[str], wanted: Looks) -> None:
+    found: dict[str, Any] = {}
+    run(found, "a", *typed)
+    assert found == {"name": "a", "out": "here", "looks": wanted}
+
+
+def test_over_a_file_only_what_was_typed_is_passed_on() -> None:
+    found: dict[str, Any] = {}
+    run(found, "a", "--k", "10", over_a_file=True)
+    assert found["looks"] == {"k": 10}
+    run(found, "a", over_a_file=True)
+    assert found["looks"] == {}
+
+
+def test_settings_can_be_the_defaults() -> None:
+    found: dict[str, Any] = {}
+    run(found, "a", settings=Looks(k=4, scales=(0.25,)))
+    assert found["looks"] == Looks(k=4, scales=(0.25,))
+
+
+def test_some_fields_alone() -> None:
+    text = run({}, "--help", only=["k", "rank"], without=["rank"])
+    assert "--k" in text
+    assert "--rank" not in text
+    assert "--alpha" not in text
+
+
+def test_the_error_is_that_of_the_settings() -> None:
+    with pytest.raises(SettingError, match="k is 0; expected 1 or more"):
+        run({}, "a", "--k", "0")
+
+
+@pytest.mark.parametrize("over_a_file", [False, True])
+def test_the_help_says_what_holds_without_the_option(over_a_file: bool) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    @setting_options.of(Looks, "looks", over_a_file=over_a_file)
+    def command(*, looks: Any) -> None:
+        pass
+
+    made = {one.name: one for one in typer.main.get_command(app).params}
+    assert made["rank"].help == "Its rank. [default: as it needs]"
+    assert made["rank"].opts == ["--rank", "--r"]
+    # A default that is the option's own is added by typer.
+    assert made["k"].help == ("How many. [default: 10]" if over_a_file else "How many.")
+    assert made["k"].default == (None if over_a_file else 10)
+    assert made["scales"].help == ("Scales. [default: 0,0.5]" if over_a_file else "Scales.")
+    assert (made["k"].metavar, made["k"].rich_help_panel) == ("N", "Looks")
+    assert made["train_all"].secondary_opts == []
