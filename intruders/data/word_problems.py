@@ -8,6 +8,7 @@ answer, "11 - 5 = 6, 6 + 4 = 10. The answer is 10."
 from __future__ import annotations
 
 import random
+from functools import lru_cache
 
 from .task import Example, Task
 
@@ -25,6 +26,7 @@ _GAINS = ("finds {n} more", "buys {n} more", "is given {n} more", "wins another 
 _LOSSES = ("gives away {n}", "loses {n}", "sells {n}", "leaves {n} with a friend")
 
 
+@lru_cache(maxsize=2)  # training, evaluation and interventions of a run ask for the same rows
 def word_problems(seed: int = 0) -> Task:
     """The task ``word-problems``: no story appears in two splits. Scored by the last number of the answer."""
     generator = random.Random(f"word-problems {seed}")
