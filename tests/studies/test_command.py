@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from intruders.cli.main import app
 from intruders.studies.describe.runs import expand
-from tests.commands import in_a_process, in_this_process
-from tests.studies.tiny_study import parsed, tiny_study
+from tests.commands import in_this_process
+from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -29,7 +29,7 @@ def run(*arguments: str | Path, status: int = 0) -> str:
 
 @pytest.fixture
 def file(llama: Path, tmp_path: Path) -> Path:
-    document = tiny_study(llama, measure={"audit": {"k": 4}})
+    document = tiny_study(llama, measure=BRIEF)
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))
     return path
@@ -63,7 +63,7 @@ def test_a_dry_run_of_the_examples_needs_no_network_and_loads_no_model() -> None
 
 def test_a_study_ends_with_its_verdicts_and_where_they_are(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    first = in_a_process("study", file, "--out", out)
+    first = in_this_process("study", file, "--out", out)
     assert first.returncode == 0, first.stderr
     assert "2 of 2 runs finished, 0 failed" in first.stdout
     assert first.stderr.count("finished, ") == 2, "one line a run where there is no terminal"

@@ -14,7 +14,7 @@ import yaml
 
 from intruders.studies.describe.runs import expand
 from intruders.studies.tables.results import load_results
-from tests.studies.tiny_study import parsed, tiny_study
+from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def test_what_is_finished_is_kept_and_the_rest_goes_on(
     llama: Path, tmp_path: Path, stop: signal.Signals, options: list[str]
 ) -> None:
     methods = [{"method": "lora", "rank": [1, 2, 3], "alpha": 16, "lr": 0.5}]
-    document = tiny_study(llama, methods=methods, measure={"audit": {"k": 4}}, steps=30, save_steps=5)
+    document = tiny_study(llama, methods=methods, measure=BRIEF, steps=30, save_steps=5)
     file, out = tmp_path / "tiny.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(document))
     first, _, last = expand(parsed(document))

@@ -15,7 +15,7 @@ from intruders.errors import IntrudersError, SettingError
 from intruders.studies.describe.runs import expand
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
-from tests.studies.tiny_study import parsed, tiny_study
+from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -50,7 +50,7 @@ def test_a_worker_is_killed_in_the_middle_and_nothing_is_lost(
     llama: Path, tmp_path: Path, two_workers: None
 ) -> None:
     methods = [{"method": "lora", "rank": [1, 2, 3], "alpha": 16, "lr": 0.5}]
-    study = parsed(tiny_study(llama, methods=methods, measure={"audit": {"k": 4}}, steps=20))
+    study = parsed(tiny_study(llama, methods=methods, measure=BRIEF, steps=20))
     out = tmp_path / "out"
     first, *_ = expand(study)
     killed: list[int] = []

@@ -24,7 +24,7 @@ from intruders.studies.describe.runs import Run, expand
 from intruders.studies.run_study import Outcome, Progress, run_study
 from intruders.studies.tables.results import load_results
 from intruders.studies.work import do_stage
-from tests.studies.tiny_study import parsed, tiny_study
+from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -49,7 +49,7 @@ def done(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, O
 
 def only_lora(llama: Path, **changes: Any) -> dict[str, Any]:
     methods = [{"method": "lora", "rank": 1, "alpha": 16, "lr": 0.5}]
-    return tiny_study(llama, methods=methods, measure={"audit": {"k": 4}}, audit_steps=None, **changes)
+    return tiny_study(llama, methods=methods, measure=BRIEF, audit_steps=None, **changes)
 
 
 def test_every_run_is_finished_and_in_the_tables(done: tuple[Path, Outcome]) -> None:
@@ -187,7 +187,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException, f
 def test_a_run_that_fails_leaves_the_others_alone_and_is_tried_again(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = parsed(tiny_study(llama, measure={"audit": {"k": 4}}))
+    study = parsed(tiny_study(llama, measure=BRIEF))
     with monkeypatch.context() as patched:
         breaking(patched, "_audit", RuntimeError("out\nof luck"), "method='lora'")
         outcome = run_study(study, tmp_path / "out")
@@ -216,7 +216,7 @@ def test_settings_that_only_the_data_can_refuse_fail_their_run_alone(llama: Path
 
 
 def test_ctrl_c_keeps_what_is_finished(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = parsed(tiny_study(llama, measure={"audit": {"k": 4}}))
+    study = parsed(tiny_study(llama, measure=BRIEF))
     with monkeypatch.context() as patched:
         breaking(patched, "_audit", KeyboardInterrupt(), "method='full'")
         with pytest.raises(KeyboardInterrupt):
@@ -232,7 +232,7 @@ def test_ctrl_c_keeps_what_is_finished(llama: Path, tmp_path: Path, monkeypatch:
 def test_a_full_disk_ends_the_study_and_says_so(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = parsed(tiny_study(llama, measure={"audit": {"k": 4}}))
+    study = parsed(tiny_study(llama, measure=BRIEF))
     with monkeypatch.context() as patched:
         breaking(patched, "_audit", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "method='full'")
         with pytest.raises(DiskFullError, match=r"no room on the disk of .* give the same command again"):
@@ -340,7 +340,7 @@ def test_runs_side_by_side_and_one_that_is_killed(llama: Path, tmp_path: Path) -
         tiny_study(
             llama,
             methods=[{"method": "lora", "rank": [1, 2, 3], "alpha": 16, "lr": 0.5}],
-            measure={"audit": {"k": 4}},
+            measure=BRIEF,
         )
     )
     out = tmp_path / "out"

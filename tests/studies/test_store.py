@@ -13,7 +13,7 @@ from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
 from intruders.studies.work import do_stage
 from intruders.studies.work.remote_store import Store, is_url, local_folder, open_store
-from tests.studies.tiny_study import parsed, tiny_study
+from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_measure_that_is_added_fetches_the_model(
     llama: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tables need no weights, and another machine has fetched none; a new measure needs them."""
-    document = tiny_study(llama, measure={"audit": {"k": 4}}, methods=[{"rank": 1, "lr": 0.5}])
+    document = tiny_study(llama, measure=BRIEF, methods=[{"rank": 1, "lr": 0.5}])
     on_machine("first", tmp_path, monkeypatch)
     run_study(parsed(document), url)
     on_machine("second", tmp_path, monkeypatch)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from intruders.studies.describe.study import Study, study_from_text
+
+# Where it does not matter what is measured: a score on 200 examples, the default, takes longer than the training.
+BRIEF = {"audit": {"k": 4}, "max_examples": 2}
 
 
 def tiny_study(llama: Path, **changes: Any) -> dict[str, Any]:
@@ -36,7 +40,7 @@ def tiny_study(llama: Path, **changes: Any) -> dict[str, Any]:
             "intervene": {"scales": [0], "controls": ["shrink"]},
         },
     }
-    return {"name": "tiny", "experiments": {"matched": experiment | changes}}
+    return {"name": "tiny", "experiments": {"matched": deepcopy(experiment | changes)}}
 
 
 def parsed(document: dict[str, Any]) -> Study:

@@ -18,7 +18,8 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_and_its_second_call(llama: Path, tmp_path: Path) -> None:
     options = [
         "finetune", "--base", str(llama), "--task", "word-problems", "--method", "lora", "--rank", "2",
-        "--lr", "1e-2", "--steps", "20", "--max-eval-samples", "2", "--out", str(tmp_path / "run"),
+        "--lr", "1e-2", "--steps", "20", "--max-train-samples", "40", "--max-eval-samples", "2",
+        "--precision", "fp32", "--out", str(tmp_path / "run"),
     ]  # fmt: skip
     first = in_a_process(*options)
     assert first.returncode == 0, first.stderr

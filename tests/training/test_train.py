@@ -65,6 +65,12 @@ def _assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) 
         assert torch.equal(one[name], other[name]), name
 
 
+@pytest.fixture(scope="module")
+def whole(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run by the settings of ``_config`` that nothing disturbed, to compare others with."""
+    return finetune(_config(llama, tmp_path_factory.mktemp("whole") / "run"))
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_what_is_saved_is_what_was_trained(method: str, llama: Path, tmp_path: Path) -> None:
     """The saved model, merged by PEFT onto the base as it is on disk, computes what training left."""
@@ -116,12 +122,10 @@ def test_a_classifiers_head_is_saved_with_its_adapter(method: str, bert: Path, t
     assert run.record["task"]["labels"] == ["assignment", "debugger", "specialnames", "typesseq"]
 
 
-def test_the_folder_says_what_was_done(llama: Path, tmp_path: Path) -> None:
-    config = _config(llama, tmp_path / "run")
-    run = finetune(config)
-    record = run.record
+def test_the_folder_says_what_was_done(llama: Path, whole: RunFolder) -> None:
+    run, record = whole, whole.record
     assert record["status"] == "finished"
-    assert record["config"] == json.loads(json.dumps(config.as_dict()))
+    assert record["config"] == json.loads(json.dumps(_config(llama, whole.path).as_dict()))
     assert {"python", "torch", "transformers", "peft", "intruders"} <= record["versions"].keys()
     assert record["task"]["data"]["train"]["rows"] == 40
     assert len(record["task"]["data"]["train"]["sha256"]) == 64
@@ -166,33 +170,55 @@ def test_an_interrupted_run_ends_as_one_that_was_not(method: str, llama: Path, t
     assert losses[0] == losses[1]
 
 
+# A process for every line on standard input, forked from one that has loaded what training needs.
+TRAINERS = """
+import json, os, sys
+import peft, transformers.trainer
+from intruders.training.finetune_config import FinetuneConfig
+from intruders.training.finetune import finetune
+config = FinetuneConfig.from_mapping(json.loads(sys.argv[1]), where="test")
+for _ in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os.dup2(2, 1)
+        try:
+            finetune(config)
+        finally:
+            os._exit(0)
+    print(child, flush=True)
+    os.waitpid(child, 0)
+    print("over", flush=True)
+"""
+
+
 def test_a_killed_process_goes_on(llama: Path, tmp_path: Path) -> None:
     """kill -9 in the middle of training, again and again, then the model of an uninterrupted run."""
     settings = {"steps": 30, "save_steps": 3, "dropout": 0.1, "max_eval_samples": 1}
     whole = finetune(_config(llama, tmp_path / "whole", **settings))
     out = tmp_path / "killed"
-    program = (
-        "import sys, json; from intruders.training.finetune_config import FinetuneConfig;"
-        "from intruders.training.finetune import finetune;"
-        "finetune(FinetuneConfig.from_mapping(json.loads(sys.argv[1]), where='test'))"
-    )
     given = json.dumps(_config(llama, out, **settings).as_dict())
     kills = 0
-    for _ in range(4):
-        process = subprocess.Popen([sys.executable, "-c", program, given])
-        deadline = time.monotonic() + 120
-        marks = len(list(out.glob("checkpoints/*/complete.json")))
-        while process.poll() is None and time.monotonic() < deadline:
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAINERS, given], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as trainers:
+        assert trainers.stdin is not None
+        assert trainers.stdout is not None
+        for _ in range(4):
+            marks = len(list(out.glob("checkpoints/*/complete.json")))
+            print(file=trainers.stdin, flush=True)
+            process = int(trainers.stdout.readline())
             # Soon after a further checkpoint: some kills land in training, some in saving.
-            if len(list(out.glob("checkpoints/*/complete.json"))) > marks and kills < 2:
-                time.sleep(0.02 * (kills + 1))
-                os.kill(process.pid, signal.SIGKILL)
-                kills += 1
+            while kills < 2 and Path(f"/proc/{process}").exists():
+                if len(list(out.glob("checkpoints/*/complete.json"))) > marks:
+                    time.sleep(0.02 * (kills + 1))
+                    os.kill(process, signal.SIGKILL)
+                    kills += 1
+                    break
+                time.sleep(0.005)
+            assert trainers.stdout.readline() == "over\n"
+            if RunFolder(out).is_finished:
                 break
-            time.sleep(0.005)
-        process.wait(timeout=120)
-        if RunFolder(out).is_finished:
-            break
+        trainers.stdin.close()
     assert kills >= 1
     assert RunFolder(out).is_finished
     _assert_equal(_weights(whole.path), _weights(out))
@@ -207,14 +233,14 @@ def test_a_checkpoint_cut_off_in_saving_is_not_resumed(tmp_path: Path) -> None:
     assert not (run.checkpoints / "checkpoint-4").exists()
 
 
-def test_a_finished_run_is_left_alone_and_other_settings_are_refused(llama: Path, tmp_path: Path) -> None:
-    config = _config(llama, tmp_path / "run")
-    finetune(config)
-    before = (tmp_path / "run" / "run.json").read_bytes()
-    finetune(config)
-    assert (tmp_path / "run" / "run.json").read_bytes() == before
+def test_a_finished_run_is_left_alone_and_other_settings_are_refused(
+    llama: Path, whole: RunFolder, tmp_path: Path
+) -> None:
+    before = {file: file.stat().st_mtime_ns for file in whole.path.rglob("*")}
+    finetune(_config(llama, whole.path))
+    assert {file: file.stat().st_mtime_ns for file in whole.path.rglob("*")} == before
     with pytest.raises(SettingError, match=r"other settings \(lr, rank\)"):
-        finetune(_config(llama, tmp_path / "run", rank=3, lr=1e-3))
+        finetune(_config(llama, whole.path, rank=3, lr=1e-3))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("x")
     with pytest.raises(SettingError, match="not empty and not a run"):
@@ -257,8 +283,9 @@ class KillAtTheEnd(TrainerCallback):  # type: ignore[misc]
         raise KeyboardInterrupt
 
 
-def test_a_run_that_is_killed_after_its_last_step_takes_no_further_one(llama: Path, tmp_path: Path) -> None:
-    whole = finetune(_config(llama, tmp_path / "whole"))
+def test_a_run_that_is_killed_after_its_last_step_takes_no_further_one(
+    llama: Path, whole: RunFolder, tmp_path: Path
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         finetune(_config(llama, tmp_path / "killed"), [KillAtTheEnd()])
     killed = finetune(_config(llama, tmp_path / "killed"))
@@ -315,9 +342,8 @@ def test_a_loss_that_is_no_number_stops_the_run(llama: Path, tmp_path: Path) -> 
     ],
 )
 def test_a_full_disk_is_said_and_the_run_goes_on_later(
-    error: Exception, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, llama: Path, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = finetune(_config(llama, tmp_path / "whole"))
     saved = transformers.Trainer._save_optimizer_and_scheduler
 
     def fill(trainer: Any, folder: str) -> None:
