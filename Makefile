@@ -9,7 +9,7 @@ STUDY := runs/quickstart
 # pip shows its own progress on a terminal; in a log the lines that say what is being installed are enough.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(shell test -t 2 || echo --quiet)
 
-.PHONY: demo study test lint types unit models browser bench bench-quick docs clean
+.PHONY: demo study test lint types suite unit models browser bench bench-quick docs clean
 
 demo: $(VENV)/demo-installed ## fine-tunes a small real model with LoRA and in full, and shows what each did to its weights
 	$(BIN)/intruders study examples/demo.yaml --out $(DEMO)
@@ -24,7 +24,7 @@ study: $(VENV)/demo-installed ## the longer example of docs/results.md: a quarte
 	$(BIN)/intruders study examples/quickstart.yaml --out $(STUDY)
 	$(BIN)/intruders report $(STUDY) --out $(STUDY)/report.html
 
-test: lint types unit models browser ## lint, types, the test suite, and the checks on real models
+test: lint types suite browser ## lint, types, the test suite, and the checks on real models
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -33,11 +33,18 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
-unit: $(VENV)/installed ## the plain suite; one torch thread a process, since more than there are cores stall one another
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not models and not slow and not browser"
+# One torch thread a process, since more than there are cores stall one another. Tests of a file stay in one process,
+# which makes what they share once, until another process has nothing left to do.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+
+suite: $(VENV)/installed ## all tests but the browser's; in one go, since every process loads torch and transformers
+	$(PYTEST) -m "not browser"
+
+unit: $(VENV)/installed ## the plain suite
+	$(PYTEST) -m "not models and not slow and not browser"
 
 models: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "models or slow"
+	$(PYTEST) -m "models or slow"
 
 browser: $(VENV)/installed ## the reports in a real browser
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser
