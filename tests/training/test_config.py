@@ -40,6 +40,16 @@ def test_yaml_is_read_and_options_go_over_it(tmp_path: Path) -> None:
     assert FinetuneConfig.from_file(file).lr == 1e-3
 
 
+def test_names_of_modules_have_commas_between_and_a_pattern_is_left_alone() -> None:
+    def given(value: str) -> str | tuple[str, ...]:
+        settings = {"base": "b", "task": "t", "out": "o", "steps": 1, "target_modules": value}
+        return FinetuneConfig.from_mapping(settings, where="options").target_modules
+
+    assert given("query,output.dense") == ("query", "output.dense")
+    assert given("all-linear") == "all-linear"
+    assert given(r".*\.(q|v)_proj") == r".*\.(q|v)_proj"
+
+
 def test_what_was_done_can_be_done_again(tmp_path: Path) -> None:
     config = FinetuneConfig(
         base="b", task="t", out="o", steps=3, text=("a", "b"), label="y", match="accuracy=0.5", audit_steps=2
