@@ -56,6 +56,21 @@ DEMO_MODELS = {
 }
 
 
+@dataclass(frozen=True)
+class DemoAdapter:
+    """A small trained LoRA adapter of a demo model, inside this package (examples/make_demo_adapter.py)."""
+
+    alias: str
+    base: str  # the alias of its base
+
+    @property
+    def folder(self) -> Path:
+        return Path(__file__).parent / self.alias
+
+
+DEMO_ADAPTER = DemoAdapter("minilm-l6-lora", "minilm-l6")
+
+
 def demo_model_path(alias: str) -> Path:
     """What to read for an alias: the de-quantized copy where there is one, the package's own otherwise."""
     model = DEMO_MODELS[alias]

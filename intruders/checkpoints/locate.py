@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ..errors import CheckpointError, some_of
-from .demo_models import DEMO_MODELS, demo_model_path
+from .demo_models import DEMO_ADAPTER, DEMO_MODELS, demo_model_path
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?")
 _FILE_ENDING = re.compile(r"\.(?:safetensors|bin|pt|pth|ckpt|gguf|json)$")
@@ -21,6 +21,8 @@ def locate(source: str) -> Path:
     """
     if source in DEMO_MODELS:
         return demo_model_path(source)
+    if source == DEMO_ADAPTER.alias:
+        return DEMO_ADAPTER.folder
     try:
         path = Path(source).expanduser()
         if path.exists():
@@ -30,7 +32,7 @@ def locate(source: str) -> Path:
     if not _HUB_ID.fullmatch(source) or _FILE_ENDING.search(source) or source.startswith("."):
         raise CheckpointError(
             f"there is no file or folder '{source}'; expected a path, a hub id such as 'org/model', "
-            f"or one of {some_of(sorted(DEMO_MODELS))}"
+            f"or one of {some_of(sorted([*DEMO_MODELS, DEMO_ADAPTER.alias]))}"
         )
     return _download(source)
 

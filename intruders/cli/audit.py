@@ -10,8 +10,12 @@ from typing import Annotated
 import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
+from ..checkpoints.demo_models import DEMO_ADAPTER
+from ..errors import MissingDependencyError, SettingError
 from . import options, setting_options
 from .command import examples
+
+DEMO_REPORT = Path("intruders-demo.html")
 
 
 @examples(
@@ -27,8 +31,16 @@ from .command import examples
 @setting_options.of(AuditSettings, "settings", first=["k", "epsilon"])
 @setting_options.of(Compute, "compute")
 def audit(
-    base: options.Base,
+    base: options.BaseUnlessDemo = None,
     tuned: options.Tuned = None,
+    demo: Annotated[
+        bool,
+        typer.Option(
+            "--demo",
+            help=f"Audit a small adapter that ships with the package and write the report {DEMO_REPORT}. "
+            "The model minilm-l6 must be installed.",
+        ),
+    ] = False,
     *,
     settings: AuditSettings,
     compute: Compute,
@@ -75,6 +87,16 @@ def audit(
     from ..system.files import check_writable, write_atomically
     from .progress import audit_progress
 
+    if demo:
+        if base is not None:
+            raise SettingError(f"--demo was given together with the model '{base}'; pass one of the two")
+        base, tuned = DEMO_ADAPTER.base, DEMO_ADAPTER.alias
+        html = html or _demo_report()
+    elif base is None:
+        raise SettingError(
+            "no model was given; expected BASE TUNED, or an adapter that names its base; "
+            "run intruders audit --demo to see an example"
+        )
     for path in (None if json == "-" else json, parquet, html):
         if path is not None:
             check_writable(path)
@@ -102,9 +124,23 @@ def audit(
         sys.stdout.write(result.to_json() + "\n")
     else:
         print_audit(result, Console(), verbose=verbose)
+        if demo and html is not None:
+            print(f"\nreport: {html.resolve()}")
     if fail_above is not None and result.intruders > fail_above:
         print(
             f"{result.intruders} intruders, more than the {fail_above} that --fail-above allows",
             file=sys.stderr,
         )
         raise typer.Exit(1)
+
+
+def _demo_report() -> Path | None:
+    """Where the report goes unless told otherwise; None, and a line that says so, where none can be made."""
+    from ..reports.html_page import check_can_write_html
+
+    try:
+        check_can_write_html(DEMO_REPORT)
+    except MissingDependencyError as error:
+        print(f"no report is written: {error}", file=sys.stderr)
+        return None
+    return DEMO_REPORT

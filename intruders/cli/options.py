@@ -28,6 +28,15 @@ Base = Annotated[
         "Omit it if TUNED is an adapter that names its base.",
     ),
 ]
+BaseUnlessDemo = Annotated[
+    str | None,
+    Argument(
+        metavar="BASE",
+        help="Model before fine-tuning: a folder, a file, a Hub id, smollm2-135m or minilm-l6. "
+        "Omit it if TUNED is an adapter that names its base. [required without --demo]",
+        show_default=False,
+    ),
+]
 Tuned = Annotated[
     str | None,
     Argument(
