@@ -20,6 +20,7 @@ from intruders.audits.audit_result import Audit
 from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
 from intruders.errors import DiskFullError, IntrudersError, SettingError
 from intruders.evaluation.evaluate import evaluate
+from intruders.evaluation.measure_settings import LossSettings, ScoreSettings
 from intruders.studies.describe.runs import Run, expand
 from intruders.studies.run_study import Outcome, Progress, run_study
 from intruders.studies.tables.results import load_results
@@ -100,8 +101,12 @@ def test_the_losses_are_those_of_the_evaluation_and_the_bases_is_measured_once(
     out, _ = done
     runs = load_results(out).runs
     model = str(out / "runs" / runs["run_id"].iloc[0] / "model")
-    found = evaluate(model, base=str(llama), loss_on=["pydoc"], tasks=["word-problems"], max_documents=2,
-                     max_examples=2, window=32)  # fmt: skip
+    found = evaluate(
+        model,
+        base=str(llama),
+        losses=LossSettings(("pydoc",), max_documents=2, window=32),
+        scores=ScoreSettings(tasks=("word-problems",), max_examples=2),
+    )
     (loss,) = found.losses
     assert loss.base_loss is not None
     assert loss.difference is not None
