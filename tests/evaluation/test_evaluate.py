@@ -223,7 +223,7 @@ def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
         return score_task(opened, task, **more)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("intruders.evaluation.task_score.score_task", spy)
+        patched.setattr("intruders.evaluation.evaluate.score_task", spy)
         evaluate(str(out), scores=ScoreSettings(prompt="q", completion="a", tasks=(str(rows),)))
     assert len(seen) == 2
     assert not trained & set(seen)
