@@ -42,8 +42,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     first one audits. Make the callback on every process, because all of them hear from the first when to stop.
 
     Args:
-      trainer: the Trainer, before it trains: what its model's matrices are now, with adapters in force, is the base,
-        unless ``base`` is given.
+      trainer: the Trainer, before it trains: its model's matrices now are the base, without its adapters, unless
+        ``base`` is given. Where an adapter's start took a part of them (PiSSA, ...), that part counts as theirs.
       every: steps between audits.
       settings: of the audits.
       stop_above: end training when an audit finds more intruders than this.
