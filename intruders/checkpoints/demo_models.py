@@ -10,6 +10,7 @@ names and values, without the seconds that a GGUF file takes to open.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
