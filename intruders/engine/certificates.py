@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.krylov import BLOCK, KrylovSpace, may_hide_copies, refine
+from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense
 from ..linalg.overlap import Intervals, overlap_intervals
 from ..linalg.pair import Pair
@@ -95,7 +96,7 @@ def _tuned_space(stack: Pair, base: KrylovSpace, update: MeasuredUpdate) -> Kryl
     invariant, with no residual to say that a large direction is missing.
     """
     if stack.left is not None and stack.right is not None:
-        tuned = base.plus_lowrank(stack.left, stack.right, _ROOM)
+        tuned = base.plus_lowrank(LowRank(stack.left, stack.right), _ROOM)
         complete = stack.left.shape[-1] <= update.left.shape[-2]
     else:
         assert stack.tuned is not None

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..linalg.krylov import KrylovSpace
-from ..linalg.low_rank import lowrank_svd
-from ..linalg.operators import Dense, LowRankUpdate, Operator
+from ..linalg.low_rank import LowRank
+from ..linalg.operators import Dense, Operator, Sum
 from ..linalg.pair import Pair
 from ..linalg.svd import CLUSTER_TOLERANCE, dense_svd, gram_svd, settle_clusters
 
@@ -89,7 +89,7 @@ def _operator(stack: Pair) -> Operator:
         return Dense(stack.tuned)
     assert stack.left is not None
     assert stack.right is not None
-    return LowRankUpdate(Dense(stack.base), stack.left, stack.right)
+    return Sum(Dense(stack.base), LowRank(stack.left, stack.right))
 
 
 def _in_double(stack: Pair) -> Pair:
@@ -138,7 +138,7 @@ def _start(stack: Pair, most: int, from_update: bool) -> Tensor:
     """Rows of the shorter side: the update's leading directions, and random ones where those are not enough."""
     count = most + 1
     if stack.left is not None and stack.right is not None:
-        svd = lowrank_svd(stack.left, stack.right)
+        svd = LowRank(stack.left, stack.right).svd()
         left, right = svd.left[:, :count], svd.right[:, :count]
     else:
         assert stack.tuned is not None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.krylov import BLOCK, KrylovSpace, converge
-from ..linalg.low_rank import lowrank_svd
+from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense
 from ..linalg.pair import Pair
 from ..linalg.spectrum import effective_rank, estimate_effective_rank, stable_rank
@@ -48,7 +48,7 @@ def measure_update(stack: Pair, k: int, exact: bool = False) -> MeasuredUpdate:
     With ``exact``, a dense update's singular values are all computed.
     """
     if stack.left is not None and stack.right is not None:
-        svd = lowrank_svd(stack.left, stack.right)
+        svd = LowRank(stack.left, stack.right).svd()
         values, left, right = svd.values, svd.left[:, : 2 * k], svd.right[:, : 2 * k]
     else:
         assert stack.tuned is not None

@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .operators import LowRankUpdate, Operator
+from .low_rank import LowRank
+from .operators import Operator, Sum
 from .orthonormal import GrowingRows, orthonormalize
 from .ritz import Triplets, angle_bounds
 from .svd import cluster_ids
@@ -122,14 +123,14 @@ class KrylovSpace:
         products = self.products.index_copy(0, index, other.products)
         return KrylovSpace(self.operator, basis, products, self.squares.index_copy(0, index, other.squares))
 
-    def plus_lowrank(self, left: Tensor, right: Tensor, room: int = 0) -> KrylovSpace:
-        """The same basis for ``W + left @ right``, of shapes (m, r) and (r, n): one pass of r rows over W."""
-        operator = LowRankUpdate(self.operator, left, right)
+    def plus_lowrank(self, update: LowRank, room: int = 0) -> KrylovSpace:
+        """The same basis for ``W + update``: one pass of r rows over W."""
+        operator = Sum(self.operator, update)
         if self.is_left:
-            long, short = right, left.mT  # (r, q), (r, p)
+            long, short = update.right, update.left.mT  # (r, q), (r, p)
             back = self.operator.apply(long)
         else:
-            long, short = left.mT, right
+            long, short = update.left.mT, update.right
             back = self.operator.apply_transpose(long)
         inner = self.basis @ short.mT
         products = self.products + inner @ long

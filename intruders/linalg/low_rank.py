@@ -13,51 +13,103 @@ from .svd import DenseSVD
 _ZERO = 1e-12
 
 
-def lowrank_svd(left: Tensor, right: Tensor) -> DenseSVD:
-    """Thin singular value decomposition of ``left @ right``, of ``(*batch, m, r)`` and ``(*batch, r, n)``
-    factors.
-
-    A QR of each factor and an SVD of the r x r core, in double precision: exact to rounding, at O((m + n)
-    r^2). When r exceeds min(m, n), there are min(m, n) values.
-    """
-    q_left, r_left = torch.linalg.qr(left.double())
-    q_right, r_right = torch.linalg.qr(right.double().mT)
-    u, values, v = torch.linalg.svd(r_left @ r_right.mT, full_matrices=False)
-    return DenseSVD(values, (q_left @ u).mT, (q_right @ v.mT).mT)
-
-
 @dataclass(frozen=True)
-class Refactored:
-    """Factors of a low-rank matrix D, or of its best approximation of a lower rank."""
+class LowRank:
+    """One matrix ``left @ right``, or a stack of them: an operator as those of :mod:`intruders.linalg.operators`."""
 
-    left: Tensor  # (m, r), double
-    right: Tensor  # (r, n), double
-    relative_error: float  # ||D - left @ right||_F / ||D||_F; 0 where nothing was cut off
-    frobenius: float  # ||D||_F
+    left: Tensor  # (*batch, m, r)
+    right: Tensor  # (*batch, r, n)
 
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((*self.left.shape[:-1], self.right.shape[-1]))
 
-def refactored(left: Tensor, right: Tensor, rank: int | None = None) -> Refactored:
-    """``left @ right``, of ``(m, q)`` and ``(q, n)`` factors, with as few columns as it needs, or with ``rank``.
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.left.dtype
 
-    Both new factors carry the square roots of the singular values, so that neither is much larger than the
-    other. With ``rank`` it is the best approximation of that rank (Eckart and Young 1936), and columns that the
-    matrix does not need are zero. Without, columns are kept down to rounding, and at least one.
-    """
-    svd = lowrank_svd(left, right)
-    needed = max(1, int((svd.values > _ZERO * svd.values[0]).sum()))
-    kept = needed if rank is None else min(rank, needed)
-    roots = svd.values[:kept].sqrt()
-    total = svd.values.square().sum().sqrt()
-    rest = svd.values[kept:].square().sum().sqrt() if kept < needed else torch.zeros_like(total)
-    new_left, new_right = (svd.left[:kept] * roots.unsqueeze(-1)).mT, svd.right[:kept] * roots.unsqueeze(-1)
-    if rank is not None and rank > kept:
-        new_left = torch.cat([new_left, new_left.new_zeros(len(new_left), rank - kept)], dim=1)
-        new_right = torch.cat([new_right, new_right.new_zeros(rank - kept, new_right.shape[1])], dim=0)
-    error = float(rest / total) if total > 0 else 0.0
-    return Refactored(new_left, new_right, error, float(total))
+    @property
+    def device(self) -> torch.device:
+        return self.left.device
 
+    @property
+    def rank(self) -> int:
+        """The number of columns of ``left``, whether the matrix needs them or not."""
+        return self.left.shape[-1]
 
-def lowrank_inner(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
-    """Frobenius inner product ``tr(A^T B)`` of A = ``left @ right`` and B alike, in double precision."""
-    (a, b), (c, d) = first, second
-    return ((a.double().mT @ c.double()) * (b.double() @ d.double().mT)).sum((-2, -1))
+    def apply(self, rows: Tensor) -> Tensor:
+        return (rows @ self.right.mT) @ self.left.mT
+
+    def apply_transpose(self, rows: Tensor) -> Tensor:
+        return (rows @ self.left) @ self.right
+
+    def dense(self) -> Tensor:
+        return self.left @ self.right
+
+    def select(self, index: Tensor | int) -> LowRank:
+        """The matrices at ``index`` of a stack; of a number the one matrix, without a batch dimension."""
+        return LowRank(self.left[index], self.right[index])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> LowRank:
+        return LowRank(self.left.to(device, dtype), self.right.to(device, dtype))
+
+    def double(self) -> LowRank:
+        return LowRank(self.left.double(), self.right.double())
+
+    def svd(self) -> DenseSVD:
+        """Thin singular value decomposition.
+
+        A QR of each factor and an SVD of the r x r core, in double precision: exact to rounding, at O((m + n)
+        r^2). When r exceeds min(m, n), there are min(m, n) values.
+        """
+        q_left, r_left = torch.linalg.qr(self.left.double())
+        q_right, r_right = torch.linalg.qr(self.right.double().mT)
+        u, values, v = torch.linalg.svd(r_left @ r_right.mT, full_matrices=False)
+        return DenseSVD(values, (q_left @ u).mT, (q_right @ v.mT).mT)
+
+    def norm(self) -> Tensor:
+        """``||D||_F`` ``(*batch)`` in double precision."""
+        return self.inner(self).clamp_min(0.0).sqrt()
+
+    def inner(self, other: LowRank) -> Tensor:
+        """Frobenius inner product ``tr(D^T other)`` ``(*batch)`` in double precision."""
+        across = self.left.double().mT @ other.left.double()
+        return (across * (self.right.double() @ other.right.double().mT)).sum((-2, -1))
+
+    def plus(self, other: LowRank) -> LowRank:
+        """The sum, of as many columns as both have together."""
+        return LowRank(torch.cat([self.left, other.left], -1), torch.cat([self.right, other.right], -2))
+
+    def scaled(self, factor: float | Tensor) -> LowRank:
+        """``factor`` times it; a tensor has a number for each matrix, ``(*batch, 1, 1)``."""
+        return LowRank(factor * self.left, self.right)
+
+    def cut(self, rank: int | None = None) -> tuple[LowRank, float]:
+        """One matrix with as few columns as it needs, or with ``rank``; and the error, as a share of its norm.
+
+        Both new factors are in double precision and carry the square roots of the singular values, so that neither is
+        much larger than the other. With ``rank`` it is the best approximation of that rank (Eckart and Young 1936),
+        and columns that the matrix does not need are zero. Without, columns are kept down to rounding, and at least
+        one. The error is in the Frobenius norm, 0 where nothing was cut off.
+        """
+        svd = self.svd()
+        needed = max(1, int((svd.values > _ZERO * svd.values[0]).sum()))
+        kept = needed if rank is None else min(rank, needed)
+        roots = svd.values[:kept].sqrt()
+        total = svd.values.square().sum().sqrt()
+        rest = svd.values[kept:].square().sum().sqrt() if kept < needed else torch.zeros_like(total)
+        left, right = (svd.left[:kept] * roots.unsqueeze(-1)).mT, svd.right[:kept] * roots.unsqueeze(-1)
+        error = float(rest / total) if total > 0 else 0.0
+        return LowRank(left, right).padded(kept if rank is None else rank), error
+
+    def padded(self, rank: int) -> LowRank:
+        """The same with columns of zeros up to ``rank``."""
+        missing = rank - self.rank
+        if missing <= 0:
+            return self
+        left, right = self.left, self.right
+        zeros = (
+            left.new_zeros(*left.shape[:-1], missing),
+            right.new_zeros(*right.shape[:-2], missing, right.shape[-1]),
+        )
+        return LowRank(torch.cat([left, zeros[0]], -1), torch.cat([right, zeros[1]], -2))

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .low_rank import LowRank
 from .products import times_transpose
 
 
@@ -87,14 +88,32 @@ class Dense:
     def double(self) -> Dense:
         return Dense(self.matrix.double())
 
+    def norm(self) -> Tensor:
+        """``||D||_F`` ``(*batch)`` in double precision."""
+        return self.matrix.double().square().sum((-2, -1)).sqrt()
+
+    def inner(self, other: LowRank) -> Tensor:
+        """Frobenius inner product ``tr(D^T other)`` ``(*batch)`` in double precision."""
+        return ((other.left.double().mT @ self.matrix.double()) * other.right.double()).sum((-2, -1))
+
+    def plus(self, other: Update) -> Dense:
+        return Dense(self.matrix + other.dense())
+
+    def scaled(self, factor: float | Tensor) -> Dense:
+        """``factor`` times it; a tensor has a number for each matrix, ``(*batch, 1, 1)``."""
+        return Dense(factor * self.matrix)
+
+
+# An update D = W - W0, by what is known of it; both have norm, inner, plus and scaled.
+Update = Dense | LowRank
+
 
 @dataclass(frozen=True)
-class LowRankUpdate:
-    """``base + left @ right``, never summed: a product costs one with the base and two thin ones."""
+class Sum:
+    """``base + update``, never formed: a product costs one with each, which for a low-rank update is thin."""
 
-    base: Operator  # (*batch, m, n)
-    left: Tensor  # (*batch, m, r)
-    right: Tensor  # (*batch, r, n)
+    base: Operator
+    update: Operator
 
     @property
     def shape(self) -> torch.Size:
@@ -109,16 +128,16 @@ class LowRankUpdate:
         return self.base.device
 
     def apply(self, rows: Tensor) -> Tensor:
-        return self.base.apply(rows) + (rows @ self.right.mT) @ self.left.mT
+        return self.base.apply(rows) + self.update.apply(rows)
 
     def apply_transpose(self, rows: Tensor) -> Tensor:
-        return self.base.apply_transpose(rows) + (rows @ self.left) @ self.right
+        return self.base.apply_transpose(rows) + self.update.apply_transpose(rows)
 
     def dense(self) -> Tensor:
-        return self.base.dense() + self.left @ self.right
+        return self.base.dense() + self.update.dense()
 
-    def select(self, index: Tensor) -> LowRankUpdate:
-        return LowRankUpdate(self.base.select(index), self.left[index], self.right[index])
+    def select(self, index: Tensor) -> Sum:
+        return Sum(self.base.select(index), self.update.select(index))
 
-    def double(self) -> LowRankUpdate:
-        return LowRankUpdate(self.base.double(), self.left.double(), self.right.double())
+    def double(self) -> Sum:
+        return Sum(self.base.double(), self.update.double())

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from ..audits.audit_result import Audit
 from ..audits.batches import Batch, read_batches
@@ -16,11 +15,10 @@ from ..checkpoints.pairing.pairing import PairedMatrix, Skipped
 from ..engine.components import ANGLE, Components, find_components
 from ..errors import PairingError
 from ..linalg.krylov import KrylovSpace, converge
-from ..linalg.low_rank import lowrank_inner, lowrank_svd
-from ..linalg.operators import Dense
-from ..linalg.pair import Pair
+from ..linalg.low_rank import LowRank
+from ..linalg.operators import Dense, Update
 from ..linalg.svd import dense_svd
-from .changes import Change, Update
+from .changes import Added, Change, Shrunk
 from .remedies.controls import INTRUDERS, intruder_places, scaled_places
 
 # Audit and weights belong together when the singular values agree to this share of the largest.
@@ -62,7 +60,7 @@ def _affected(
     for control in sorted({"random", "neighbours"} & set(controls)):
         places[control] = [scaled_places(matrix, control, seed) for matrix in matrices]
         parts[control] = _components(group, matrices, places[control], audit, from_update=False)
-    updates = [_update(group.stack, i, scale) for i, scale in enumerate(group.scales)]
+    updates = [_update(group, i) for i in range(len(group.pairs))]
     if "update" in controls:
         places["update"] = [list(range(len(wanted))) for wanted in places[INTRUDERS]]
         parts["update"] = [
@@ -109,30 +107,30 @@ def _components(
 
 def leading_components(update: Update, count: int) -> Components:
     """The leading ``count`` singular triplets of D; fewer where it has fewer."""
-    factors = update.factors()
-    if factors is not None:
-        svd = lowrank_svd(*factors)
+    if isinstance(update, LowRank):
+        svd = update.svd()
         return Components(svd.values[:count], svd.left[:count], svd.right[:count])
-    dense = update.matrix()
-    if min(dense.shape) > 8 * count + 64:
-        space = KrylovSpace.from_random_block(Dense(dense.unsqueeze(0)), 4, 12)
+    if min(update.shape) > 8 * count + 64:
+        space = KrylovSpace.from_random_block(Dense(update.matrix.unsqueeze(0)), 4, 12)
         triplets = converge(space, count, count + 4, ANGLE, _KRYLOV_ROUNDS)
         if float(triplets.angles[0, :count].max()) <= ANGLE:
             return Components(
                 *(part[0, :count].double() for part in (triplets.values, triplets.left, triplets.right))
             )
-    svd = dense_svd(dense)
+    svd = dense_svd(update.matrix)
     return Components(svd.values[:count], svd.left[:count], svd.right[:count])
 
 
-def _update(stack: Pair, index: int, scale: float) -> Update:
+def _update(group: Batch, index: int) -> Update:
     """D of one matrix, in the units of the checkpoint."""
+    stack, scale = group.stack, group.scales[index]
+    update: Update
     if stack.left is not None and stack.right is not None:
-        left = stack.left[index]
-        return Update(left if scale == 1.0 else left.double() * scale, stack.right[index])
-    assert stack.tuned is not None
-    dense = stack.tuned[index] - stack.base[index]
-    return Update(dense=dense if scale == 1.0 else dense.double() * scale)
+        update = LowRank(stack.left[index], stack.right[index])
+    else:
+        assert stack.tuned is not None
+        update = Dense(stack.tuned[index] - stack.base[index])
+    return update if scale == 1.0 else update.double().scaled(scale)
 
 
 def _other_weights(audit: Audit, name: str, what: str) -> PairingError:
@@ -157,23 +155,17 @@ class Affected:
     def change(self, scale: float, control: str) -> Change:
         """The matrix under ``control`` (or "intruders") at ``scale``."""
         if control == "shrink":
-            return self._shrunk(scale)
-        left, right = self.parts[control].factors(scale - 1.0)
-        return Change(1.0, left, right, self._norm_with(left, right))
+            return Shrunk(self.norm_after(scale, control) / float(self.update.norm()))
+        return Added(self._scaled(scale, control))
 
-    def _shrunk(self, scale: float) -> Change:
-        target = self.change(scale, "intruders").norm
-        norm = self.update.norm()
-        m, n = self.shape
-        device = self.parts["intruders"].left.device
-        none = (
-            torch.zeros(m, 0, dtype=torch.float64, device=device),
-            torch.zeros(0, n, dtype=torch.float64, device=device),
-        )
-        return Change(target / norm, *none, target)
-
-    def _norm_with(self, left: Tensor, right: Tensor) -> float:
-        """``||D + left @ right||_F`` from inner products."""
-        added = float(lowrank_inner((left, right), (left, right)))
-        squared = self.update.norm() ** 2 + 2 * self.update.inner(left, right) + added
+    def norm_after(self, scale: float, control: str) -> float:
+        """``||W' - W0||_F`` under ``control`` at ``scale``, from inner products."""
+        # To shrink is to give the whole update the norm that it has after the mitigation.
+        change = self._scaled(scale, "intruders" if control == "shrink" else control)
+        added = float(change.inner(change))
+        squared = float(self.update.norm()) ** 2 + 2 * float(self.update.inner(change)) + added
         return math.sqrt(max(0.0, squared))
+
+    def _scaled(self, scale: float, control: str) -> LowRank:
+        """What scaling the parts of a control adds to W."""
+        return LowRank(*self.parts[control].factors(scale - 1.0))

@@ -61,9 +61,7 @@ class LiveInterventions:
             return
         for one, matrix, tensor in self._targets:
             tuned = _matrix_in(matrix, tensor)
-            changed = one.change(scale, control).applied(
-                tuned.to(one.parts["intruders"].left.device), one.update
-            )
+            changed = one.change(scale, control).applied(tuned.to(one.update.device), one.update)
             put_back(matrix, tensor, changed.to(tensor.dtype))
 
     def reset(self) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..audits.audit import audited_whole
 from ..audits.audit_result import Audit
@@ -24,6 +23,7 @@ from ..checkpoints.pairing.pairing import PairedMatrix
 from ..checkpoints.writing.lora_adapter import Rank, check_rank
 from ..checkpoints.writing.shards import SHARD_BYTES
 from ..errors import SettingError
+from ..linalg.low_rank import LowRank
 from ..system.folders import atomic_folder, check_target
 from .cases import affected_matrices
 from .changes import Change
@@ -148,7 +148,7 @@ def mitigate(
             _named(progress, "check"),
         )
 
-    updates = {matrix.record.name: matrix.factors for matrix in changed if matrix.factors is not None}
+    updates = {matrix.record.name: matrix.update for matrix in changed if matrix.update is not None}
     if out is None:
         assert model is not None
         assert isinstance(target, LoraTarget)
@@ -174,7 +174,7 @@ class _Changed:
 
     record: MitigatedMatrix
     change: Change
-    factors: tuple[Tensor, Tensor] | None  # of W' - W0, where the update has them
+    update: LowRank | None  # W' - W0, where the update was of low rank before
 
 
 def _changed(
@@ -192,6 +192,7 @@ def _changed(
     found: dict[str, _Changed] = {}
     for affected in affected_matrices(pairs, audit, {control}, seed, device):
         change = affected.change(scale, control)
+        low_rank = affected.update if isinstance(affected.update, LowRank) else None
         part = affected.parts["intruders" if control == "shrink" else control]
         places = affected.places["intruders" if control == "shrink" else control]
         record = MitigatedMatrix(
@@ -200,13 +201,14 @@ def _changed(
             intruders=len(affected.places[INTRUDERS]),
             scaled=places,
             singular_values=part.values.tolist(),
-            update_norm_before=affected.update.norm(),
-            update_norm_after=change.norm,
-            rank_before=affected.update.rank,
+            update_norm_before=float(affected.update.norm()),
+            update_norm_after=affected.norm_after(scale, control),
+            rank_before=None if low_rank is None else low_rank.rank,
             rank_after=None,
             relative_error=0.0,
         )
-        found[affected.name] = _Changed(record, change, change.factors(affected.update))
+        after = None if low_rank is None else change.updated(low_rank)
+        found[affected.name] = _Changed(record, change, after)
         if progress is not None:
             progress("scale", len(found), total)
     return [found[matrix.name] for matrix in audit.matrices if matrix.name in found]

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from intruders.checkpoints.adapters.adapter import AdaptedWeight, Factors
+from intruders.checkpoints.adapters.adapter import AdaptedWeight
 from intruders.checkpoints.pairing.pairing import LoadedPair, Pairing
+from intruders.linalg.low_rank import LowRank
 
 
 def tiny_llama(seed: int = 0, **settings: Any) -> nn.Module:
@@ -111,4 +112,4 @@ def reasons(pairing: Pairing) -> dict[str, str]:
 def applied(update: AdaptedWeight, base: Tensor) -> Tensor:
     """The base's weight after an update."""
     change = update.change(base)
-    return base + change.left @ change.right if isinstance(change, Factors) else change
+    return base + change.left @ change.right if isinstance(change, LowRank) else change

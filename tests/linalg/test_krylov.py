@@ -13,7 +13,8 @@ from matrices import SPECTRA, Array, with_values
 from torch import Tensor
 
 from intruders.linalg.krylov import BLOCK, KrylovSpace, converge
-from intruders.linalg.operators import Dense, LowRankUpdate, Operator
+from intruders.linalg.low_rank import LowRank
+from intruders.linalg.operators import Dense, Operator, Sum
 from intruders.linalg.orthonormal import orthonormalize
 from intruders.linalg.ritz import Triplets
 
@@ -78,7 +79,7 @@ def test_a_low_rank_update_is_the_matrix_it_stands_for() -> None:
     rng = np.random.default_rng(5)
     base = torch.from_numpy(with_values(200, 180, SPECTRA["power law"](180, rng), rng)).float()
     left, right = (torch.from_numpy(rng.standard_normal(s)).float() / 10 for s in [(200, 3), (3, 180)])
-    operator = LowRankUpdate(Dense(base.unsqueeze(0)), left.unsqueeze(0), right.unsqueeze(0))
+    operator = Sum(Dense(base.unsqueeze(0)), LowRank(left.unsqueeze(0), right.unsqueeze(0)))
     check_against_truth(leading(operator), (base.double() + left.double() @ right.double()).numpy())
 
 

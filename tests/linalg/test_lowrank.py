@@ -8,7 +8,7 @@ import torch
 from matrices import Array
 from torch import Tensor
 
-from intruders.linalg.low_rank import lowrank_svd
+from intruders.linalg.low_rank import LowRank
 
 RNG = np.random.default_rng(0)
 FACTORS: dict[str, tuple[Array, Array]] = {
@@ -28,7 +28,7 @@ FACTORS["very unequal"] = (LEFT * [1.0, 1e-6, 1e-12], RIGHT)
 def test_against_the_product(name: str) -> None:
     left, right = FACTORS[name]
     product = left @ right
-    found = lowrank_svd(torch.from_numpy(left), torch.from_numpy(right))
+    found = LowRank(torch.from_numpy(left), torch.from_numpy(right)).svd()
     expected = np.linalg.svd(product, compute_uv=False)
     count = min(left.shape[1], *product.shape)
     assert found.values.shape == (count,)
@@ -48,13 +48,13 @@ def test_small_values_of_factors_keep_their_digits() -> None:
     )
     left[:, 1] *= 1e-5
     expected = np.linalg.svd((left.double() @ right.double()).numpy(), compute_uv=False)[:2]
-    np.testing.assert_allclose(lowrank_svd(left, right).values, expected, rtol=1e-9)
+    np.testing.assert_allclose(LowRank(left, right).svd().values, expected, rtol=1e-9)
 
 
 def test_a_stack_is_its_matrices_one_by_one() -> None:
     generator = torch.Generator().manual_seed(0)
     left: Tensor = torch.randn(3, 6, 2, generator=generator)
     right: Tensor = torch.randn(3, 2, 5, generator=generator)
-    found = lowrank_svd(left, right)
+    found = LowRank(left, right).svd()
     for i in range(3):
-        torch.testing.assert_close(found.values[i], lowrank_svd(left[i], right[i]).values)
+        torch.testing.assert_close(found.values[i], LowRank(left[i], right[i]).svd().values)

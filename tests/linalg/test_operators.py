@@ -7,25 +7,31 @@ import torch
 from matrices import ugly
 from torch import Tensor
 
-from intruders.linalg.operators import Dense, LowRankUpdate, Operator
+from intruders.linalg.low_rank import LowRank
+from intruders.linalg.operators import Dense, Operator, Sum
 
 UGLY = ugly()
 
 
-def both_kinds(matrix: Tensor) -> list[tuple[Operator, Tensor]]:
-    """The matrix as it is, and under an update of rank 2; each with what it stands for."""
+def every_kind(matrix: Tensor) -> list[tuple[Operator, Tensor]]:
+    """The matrix as it is, an update of rank 2, and the sum of the two; each with what it stands for."""
     m, n = matrix.shape
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(m, 2, generator=generator, dtype=matrix.dtype)
     right = torch.randn(2, n, generator=generator, dtype=matrix.dtype)
-    return [(Dense(matrix), matrix), (LowRankUpdate(Dense(matrix), left, right), matrix + left @ right)]
+    update = LowRank(left, right)
+    return [
+        (Dense(matrix), matrix),
+        (update, left @ right),
+        (Sum(Dense(matrix), update), matrix + left @ right),
+    ]
 
 
 @pytest.mark.parametrize("name", UGLY)
 def test_products_are_those_of_the_dense_matrix(name: str) -> None:
     m, n = UGLY[name].shape
     generator = torch.Generator().manual_seed(1)
-    for operator, dense in both_kinds(UGLY[name]):
+    for operator, dense in every_kind(UGLY[name]):
         scale = float(dense.abs().max()) or 1.0
         rows = torch.randn(3, n, generator=generator, dtype=dense.dtype)
         columns = torch.randn(3, m, generator=generator, dtype=dense.dtype)
@@ -42,7 +48,7 @@ def test_a_stack_is_its_matrices_one_by_one() -> None:
     base = torch.randn(4, 6, 5, generator=generator)
     left, right = torch.randn(4, 6, 2, generator=generator), torch.randn(4, 2, 5, generator=generator)
     rows, columns = torch.randn(4, 3, 5, generator=generator), torch.randn(4, 3, 6, generator=generator)
-    for stack in (Dense(base), LowRankUpdate(Dense(base), left, right)):
+    for stack in (Dense(base), Sum(Dense(base), LowRank(left, right))):
         chosen = stack.select(torch.tensor([2, 0]))
         assert chosen.shape == (2, 6, 5)
         for place, index in enumerate([2, 0]):
@@ -73,7 +79,7 @@ def test_double_multiplies_in_double_precision() -> None:
     base = torch.tensor([[1.0, 1e-6]])
     for operator in (
         Dense(base),
-        LowRankUpdate(Dense(base), torch.tensor([[1.0]]), torch.tensor([[0.0, 1e-7]])),
+        Sum(Dense(base), LowRank(torch.tensor([[1.0]]), torch.tensor([[0.0, 1e-7]]))),
     ):
         rows = torch.tensor([[1.0, 1e-3]], dtype=torch.float64)
         double = operator.double()

@@ -7,15 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ...linalg.low_rank import LowRank
 from ..checkpoint import Checkpoint
-
-
-@dataclass(frozen=True)
-class Factors:
-    """A low-rank update D = left @ right, every scale folded in."""
-
-    left: Tensor  # (m, r)
-    right: Tensor  # (r, n)
 
 
 @dataclass(frozen=True)
@@ -23,7 +16,8 @@ class AdaptedWeight:
     """What an adapter does to one weight of the base.
 
     ``change`` takes the base's weight (m, n), output side first, and the number of the expert whose weight it
-    is, if it is one; it gives the update as factors or, where it is not of low rank, the tuned weight (m, n).
+    is, if it is one; it gives the update with every scale folded in or, where it is not of low rank, the tuned
+    weight (m, n).
     """
 
     name: str  # the weight, as the adapter names it
@@ -31,7 +25,7 @@ class AdaptedWeight:
     rank: int | None  # of the update, when it comes as factors
     scale: float | None  # that PEFT puts on B A; None where there is none
     method: str  # "lora", "dora", "replaced", ...
-    change: Callable[[Tensor, int | None], Factors | Tensor] = field(repr=False)
+    change: Callable[[Tensor, int | None], LowRank | Tensor] = field(repr=False)
     experts: int | None = None  # when the weight is a stack of this many matrices
     component: str = ""  # the part of a pipeline it is for ("unet", "te1"), where one file has several
     factor_rank: int | None = None  # of the factors inside an update that is dense itself, as DoRA's

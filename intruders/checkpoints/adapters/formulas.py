@@ -8,8 +8,9 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ...linalg.low_rank import LowRank
 from ..checkpoint import StoredTensor
-from .adapter import AdaptedWeight, Factors
+from .adapter import AdaptedWeight
 
 
 def low_rank(
@@ -35,10 +36,10 @@ def low_rank(
     """
     rank, columns, rows = down.shape[0], prod(down.shape[1:]), up.shape[0]
 
-    def factors() -> Factors:
+    def factors() -> LowRank:
         left = scale * widened(up.read()).reshape(rows, rank)  # (out, r)
         right = widened(down.read()).reshape(rank, columns)  # (r, in), a kernel flattened
-        return Factors(right.mT, left.mT) if transposed else Factors(left, right)
+        return LowRank(right.mT, left.mT) if transposed else LowRank(left, right)
 
     shape = (columns, rows) if transposed else (rows, columns)
     if magnitude is None:

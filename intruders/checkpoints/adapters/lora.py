@@ -11,8 +11,9 @@ from math import prod
 from torch import Tensor
 
 from ...errors import CheckpointError
+from ...linalg.low_rank import LowRank
 from ..checkpoint import StoredTensor
-from .adapter import AdaptedWeight, Factors
+from .adapter import AdaptedWeight
 from .adapter_config import AdapterConfig
 from .formulas import low_rank, widened
 
@@ -174,9 +175,9 @@ def _parameter_update(
     if experts == 1:
         return low_rank(name, down, up, scale)
 
-    def change(base: Tensor, expert: int | None) -> Factors:
+    def change(base: Tensor, expert: int | None) -> LowRank:
         left = widened(up.read()).reshape(up.shape[0], rank, experts)[:, :, expert or 0]
         right = widened(down.read()).reshape(experts, rank, -1)[expert or 0]
-        return Factors(scale * left, right)
+        return LowRank(scale * left, right)
 
     return AdaptedWeight(name, (up.shape[0], down.shape[1]), rank, scale, "lora", change, experts)

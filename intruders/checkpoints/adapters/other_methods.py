@@ -14,8 +14,9 @@ from math import prod
 from torch import Tensor
 
 from ...errors import CheckpointError
+from ...linalg.low_rank import LowRank
 from ..checkpoint import StoredTensor
-from .adapter import AdaptedWeight, Factors
+from .adapter import AdaptedWeight
 from .adapter_config import AdapterConfig
 from .formulas import dense, kronecker_delta, product, widened
 from .lora import lora_modules
@@ -206,9 +207,9 @@ def _scale(module: str, config: AdapterConfig, scales: Scales) -> Callable[[int 
 def _adalora(
     module: str, down: StoredTensor, up: StoredTensor, values: StoredTensor, scale: float
 ) -> AdaptedWeight:
-    def change(base: Tensor, expert: int | None) -> Factors:
+    def change(base: Tensor, expert: int | None) -> LowRank:
         left = scale * widened(up.read()) * widened(values.read()).reshape(1, -1)
-        return Factors(left, widened(down.read()).flatten(1))
+        return LowRank(left, widened(down.read()).flatten(1))
 
     shape = (up.shape[0], prod(down.shape[1:]))
     return AdaptedWeight(f"{module}.weight", shape, down.shape[0], scale, "adalora", change)
@@ -225,14 +226,14 @@ def _vera(
             f"'{module}'; expected (r, in), (out, r), r and at most out"
         )
 
-    def change(base: Tensor, expert: int | None) -> Factors:
+    def change(base: Tensor, expert: int | None) -> LowRank:
         if base.shape[1] > down.shape[1]:
             raise CheckpointError(
                 f"'{source}' has vera_A {down.shape}, too narrow for '{module}' of {tuple(base.shape)}"
             )
         left = widened(outer.read()).reshape(-1, 1) * widened(up.read())[:rows]
         right = widened(inner.read()).reshape(-1, 1) * widened(down.read())[:, : base.shape[1]]
-        return Factors(left, right)
+        return LowRank(left, right)
 
     return AdaptedWeight(f"{module}.weight", (rows, -1), rank, None, "vera", change)
 

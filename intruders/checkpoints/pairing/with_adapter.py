@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 
 from ...errors import PairingError, some_of
-from ..adapters.adapter import AdaptedWeight, Adapter, Factors
+from ...linalg.low_rank import LowRank
+from ..adapters.adapter import AdaptedWeight, Adapter
 from ..adapters.formulas import widened
 from ..adapters.kohya_names import unflattened
 from ..checkpoint import Checkpoint
@@ -93,7 +94,7 @@ def _updated_pair(base: Checkpoint, matrix: MatrixView, update: AdaptedWeight) -
     def load() -> LoadedPair | None:
         before = whole.read(base.tensors[matrix.tensor])
         change = update.change(before, matrix.expert)
-        if isinstance(change, Factors):
+        if isinstance(change, LowRank):
             left = matrix.cut(change.left)
             if not left.any() or not change.right.any():
                 return None

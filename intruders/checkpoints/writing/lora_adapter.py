@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, SettingError
-from ...linalg.low_rank import refactored
+from ...linalg.low_rank import LowRank
 from ..adapters.adapter_config import AdapterConfig
 from ..adapters.formulas import widened
 from ..adapters.lora import lora_modules, lora_scale
@@ -52,14 +52,15 @@ class LoraModule:
     def rank(self) -> int:
         return self.down.shape[0]
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """D = left @ right, output side first, the scale folded in."""
+    def update(self) -> LowRank:
+        """D, output side first, the scale folded in."""
         down = widened(self.down.read()).flatten(1)  # (r, in)
         up = self.scale * widened(self.up.read()).flatten(1)  # (out, r)
-        return (down.mT, up.mT) if self.is_embedding else (up, down)
+        return LowRank(down.mT, up.mT) if self.is_embedding else LowRank(up, down)
 
-    def tensors(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """PEFT's A and B for D = left @ right, in the shapes and dtype of the module's own."""
+    def tensors(self, update: LowRank) -> tuple[Tensor, Tensor]:
+        """PEFT's A and B for D, in the shapes and dtype of the module's own."""
+        left, right = update.left, update.right
         down, up = (left.mT, right.mT) if self.is_embedding else (right, left)
         up = (
             up / self.scale if self.scale else torch.zeros_like(up)
@@ -173,10 +174,8 @@ def modules_of_pairs(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
     return {name: by_weight[weight] for name, weight in matching.tuned_of.items()}
 
 
-def rewritten(
-    adapter: LoraAdapter, replaced: Mapping[str, tuple[Tensor, Tensor]], rank: Rank = None
-) -> Rewritten:
-    """The adapter with the updates of some modules replaced by ``left @ right`` (every scale folded in).
+def rewritten(adapter: LoraAdapter, replaced: Mapping[str, LowRank], rank: Rank = None) -> Rewritten:
+    """The adapter with the updates of some modules replaced (every scale folded in).
 
     ``rank`` None gives each replaced module the rank that it needs; "keep" cuts each back to the rank that it had; a
     number gives every module that rank, so that no pattern of ranks is needed. Cuts are the best ones in the
@@ -186,16 +185,14 @@ def rewritten(
     ranks: dict[str, int] = {}
     errors: dict[str, float] = {}
     for name, module in adapter.modules.items():
-        factors = replaced.get(name)
-        if factors is None and (not isinstance(rank, int) or rank == module.rank):
+        update = replaced.get(name)
+        if update is None and (not isinstance(rank, int) or rank == module.rank):
             down, up = module.down.read(), module.up.read()
             errors[name] = 0.0
         else:
             wanted = module.rank if rank == "keep" else rank if isinstance(rank, int) else None
-            left, right = module.factors() if factors is None else factors
-            result = refactored(left, right, wanted)
-            down, up = module.tensors(result.left, result.right)
-            errors[name] = result.relative_error
+            cut, errors[name] = (module.update() if update is None else update).cut(wanted)
+            down, up = module.tensors(cut)
         ranks[name] = down.shape[0]
         tensors |= dict(zip(module.tensor_names(), (down, up), strict=True))
     return Rewritten(_config(adapter, ranks), tensors, ranks, errors)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
@@ -27,11 +27,10 @@ from ...checkpoints.writing.lora_adapter import (
 )
 from ...checkpoints.writing.shards import planned, write_safetensors
 from ...errors import CheckpointError
+from ...linalg.low_rank import LowRank
 from .adapter_in_model import active_lora, add_adapter
 from .new_adapter import NewLoraTarget
 from .target import Written
-
-Factors = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,10 @@ class LoraTarget:
         adapter = read_lora_folder(folder, source)
         return cls(adapter, modules_of_pairs(base, adapter), rank)
 
-    def content(self, updates: Mapping[str, Factors]) -> tuple[Rewritten, Written]:
+    def content(self, updates: Mapping[str, LowRank]) -> tuple[Rewritten, Written]:
         """The new adapter, of the changed updates by matrix."""
         content = rewritten(
-            self.adapter, {self.modules[name]: both for name, both in updates.items()}, self.rank
+            self.adapter, {self.modules[name]: update for name, update in updates.items()}, self.rank
         )
         names = {module: name for name, module in self.modules.items()}
         known = {module: names.get(module, module) for module in content.ranks}
@@ -66,7 +65,7 @@ class LoraTarget:
             {known[module]: error for module, error in content.errors.items()},
         )
 
-    def write(self, folder: Path, updates: Mapping[str, Factors]) -> Written:
+    def write(self, folder: Path, updates: Mapping[str, LowRank]) -> Written:
         content, written = self.content(updates)
         tensors = [planned(name, tensor) for name, tensor in content.tensors.items()]
         write_safetensors(folder / "adapter_model.safetensors", tensors)
@@ -74,7 +73,7 @@ class LoraTarget:
         (folder / ADAPTER_CONFIG).write_text(config + "\n", encoding="utf-8")
         return written
 
-    def put_into(self, model: nn.Module, adapter_name: str, updates: Mapping[str, Factors]) -> Written:
+    def put_into(self, model: nn.Module, adapter_name: str, updates: Mapping[str, LowRank]) -> Written:
         assert self.own_name is not None
         content, written = self.content(updates)
         add_adapter(model, self.own_name, adapter_name, content)

@@ -36,7 +36,8 @@ class CheckpointTarget:
         self, folder: Path, changes: Mapping[str, Change], progress: Callable[[int, int], None] | None
     ) -> Written:
         whole = self.tuned if isinstance(self.tuned, Checkpoint) else self.base
-        tensors = planned_checkpoint(self.base, self.tuned, changes)
+        changed = {name: change.applied for name, change in changes.items()}
+        tensors = planned_checkpoint(self.base, self.tuned, changed)
         largest = max(tensors, key=lambda tensor: tensor.nbytes)
         write_companions(self.companions, folder, largest.dtype, is_gguf=whole.format == "gguf")
         write_checkpoint(folder, tensors, shard_bytes=self.shard_bytes, progress=progress)

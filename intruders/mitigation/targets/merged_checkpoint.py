@@ -18,10 +18,16 @@ from ...checkpoints.pairing.pairing import LoadedPair
 from ...checkpoints.selection import Selection
 from ...checkpoints.writing.shards import PlannedTensor
 from ...errors import CheckpointError
-from ..changes import Change, Update
+from ...linalg.low_rank import LowRank
+from ...linalg.operators import Dense, Update
+
+# A matrix in its new form, in double precision, from W and its update.
+Changed = Callable[[Tensor, Update], Tensor]
 
 
-def planned_checkpoint(base: Checkpoint, tuned: Opened, changes: Mapping[str, Change]) -> list[PlannedTensor]:
+def planned_checkpoint(
+    base: Checkpoint, tuned: Opened, changes: Mapping[str, Changed]
+) -> list[PlannedTensor]:
     """Every tensor of the tuned model, with the changed matrices in their new form, in the base's dtypes.
 
     Of adapters it is the base with everything that they change merged in, embeddings and norms among it.
@@ -35,7 +41,7 @@ def planned_checkpoint(base: Checkpoint, tuned: Opened, changes: Mapping[str, Ch
 
 
 def _changed_checkpoint(
-    base: Checkpoint, tuned: Checkpoint, changes: Mapping[str, Change]
+    base: Checkpoint, tuned: Checkpoint, changes: Mapping[str, Changed]
 ) -> list[PlannedTensor]:
     matching = match_names(
         {name: base.shape(name) for name in base.tensors}, {name: tuned.shape(name) for name in tuned.tensors}
@@ -57,8 +63,7 @@ def _changed_checkpoint(
             tensor = _wide_copy(tensor)
             for matrix, change in wanted:
                 before, after = matrix.read(base.tensors[partner]), matrix.read(stored)
-                update = Update(dense=after.double() - before.double())
-                put_back(matrix, tensor, change.applied(after, update))
+                put_back(matrix, tensor, change(after, Dense(after.double() - before.double())))
             return tensor
 
         return PlannedTensor(name, stored.shape, dtype, read)
@@ -67,7 +72,7 @@ def _changed_checkpoint(
 
 
 def _merged_checkpoint(
-    base: Checkpoint, tuned: Adapter | ModelSum, changes: Mapping[str, Change]
+    base: Checkpoint, tuned: Adapter | ModelSum, changes: Mapping[str, Changed]
 ) -> list[PlannedTensor]:
     whole = _replaced_whole(base, tuned)
     pairs = {pair.name: pair for pair in pair_sides(base, tuned, Selection(include_embeddings=True)).pairs}
@@ -99,17 +104,18 @@ def _merged_checkpoint(
     return [planned(name) for name in base.tensors]
 
 
-def _tuned(both: LoadedPair, change: Change | None) -> Tensor:
+def _tuned(both: LoadedPair, change: Changed | None) -> Tensor:
     """W', or W where nothing changes it, in double precision."""
+    update: Update
     if both.tuned is not None:
         tuned = both.tuned.double()
-        update = Update(dense=tuned - both.base.double())
+        update = Dense(tuned - both.base.double())
     else:
         assert both.left is not None
         assert both.right is not None
-        update = Update(both.left.double(), both.right.double())
-        tuned = both.base.double() + update.matrix()
-    return tuned if change is None else change.applied(tuned, update)
+        update = LowRank(both.left.double(), both.right.double())
+        tuned = both.base.double() + update.dense()
+    return tuned if change is None else change(tuned, update)
 
 
 def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Callable[[], Tensor]]:

@@ -24,9 +24,10 @@ from ...checkpoints.pairing.pairing import LoadedPair, PairedMatrix
 from ...checkpoints.writing.lora_adapter import Rank
 from ...checkpoints.writing.shards import planned, write_safetensors
 from ...errors import CheckpointError, SettingError
-from ...linalg.low_rank import Refactored, refactored
+from ...linalg.low_rank import LowRank
+from ...linalg.operators import Dense
 from ..cases import leading_components
-from ..changes import Change, Update
+from ..changes import Change
 from .target import Written
 
 
@@ -65,13 +66,13 @@ class NewLoraTarget:
         for done, matrix in enumerate(self.pairs, start=1):
             loaded = matrix.load()
             if loaded is not None:
-                found = _cut(loaded, changes.get(matrix.name), self.rank)
+                found, error = _cut(loaded, changes.get(matrix.name), self.rank)
                 module = matrix.name.removesuffix(".weight")
                 dtype = torch.float32 if loaded.base.dtype == torch.float64 else loaded.base.dtype
                 tensors[f"base_model.model.{module}.lora_A.weight"] = found.right.to(dtype)
                 tensors[f"base_model.model.{module}.lora_B.weight"] = found.left.to(dtype)
-                written.ranks[matrix.name] = found.left.shape[1]
-                written.errors[matrix.name] = found.relative_error
+                written.ranks[matrix.name] = found.rank
+                written.errors[matrix.name] = error
             if progress is not None:
                 progress(done, len(self.pairs))
         if not tensors:
@@ -104,24 +105,19 @@ class NewLoraTarget:
         }
 
 
-def _cut(loaded: LoadedPair, change: Change | None, rank: int | None) -> Refactored:
-    """``W' - W0`` as factors."""
+def _cut(loaded: LoadedPair, change: Change | None, rank: int | None) -> tuple[LowRank, float]:
+    """``W' - W0`` in as many columns as it needs, or the best approximation of ``rank``; and the error of that."""
     if loaded.left is not None and loaded.right is not None:
-        update = Update(loaded.left, loaded.right)
-        factors = change.factors(update) if change is not None else update.factors()
-        assert factors is not None
-        return refactored(*factors, rank)
+        update = LowRank(loaded.left, loaded.right)
+        return (update if change is None else change.updated(update)).cut(rank)
     assert loaded.tuned is not None
     assert rank is not None
     base, tuned = loaded.base.double(), loaded.tuned.double()
     if change is not None:
-        tuned = change.applied(tuned, Update(dense=tuned - base))
+        tuned = change.applied(tuned, Dense(tuned - base))
     dense = tuned - base
-    parts = leading_components(Update(dense=dense), rank)
+    parts = leading_components(Dense(dense), rank)
     roots = parts.values.sqrt().unsqueeze(-1)
-    left, right = (roots * parts.left).mT, roots * parts.right
-    if left.shape[1] < rank:
-        left = torch.nn.functional.pad(left, (0, rank - left.shape[1]))
-        right = torch.nn.functional.pad(right, (0, 0, 0, rank - right.shape[0]))
-    norm, rest = float(dense.norm()), float((dense - left @ right).norm())
-    return Refactored(left, right, rest / norm if norm > 0 else 0.0, norm)
+    cut = LowRank((roots * parts.left).mT, roots * parts.right).padded(rank)
+    norm, rest = float(dense.norm()), float((dense - cut.dense()).norm())
+    return cut, rest / norm if norm > 0 else 0.0

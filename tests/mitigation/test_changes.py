@@ -1,0 +1,63 @@
+"""What is done to a matrix, against W + change in double precision."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from intruders.audits.audit import audit
+from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
+from intruders.linalg.low_rank import LowRank
+from intruders.linalg.operators import Dense
+from intruders.mitigation.cases import affected_matrices
+from intruders.mitigation.changes import Added, Change, Shrunk
+from tests.checkpoints.models import saved, tiny_llama
+from tests.mitigation.hot import hot_llama
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+BASE, LEFT, RIGHT = random(6, 5, seed=0), random(6, 2, seed=1), random(2, 5, seed=2)
+D = LEFT.double() @ RIGHT.double()
+PART = LowRank(random(6, 1, seed=3).double(), random(1, 5, seed=4).double())
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [(Added(PART), D + PART.left @ PART.right), (Shrunk(0.3), 0.3 * D)],
+    ids=["added", "shrunk"],
+)
+def test_changed_weights_and_updates(change: Change, wanted: Tensor) -> None:
+    update = LowRank(LEFT, RIGHT)
+    torch.testing.assert_close(change.updated(update).dense(), wanted)
+    tuned = BASE.double() + D
+    for known in (update.double(), Dense(D)):
+        torch.testing.assert_close(change.applied(tuned, known) - BASE.double(), wanted)
+
+
+def test_weights_of_any_size_are_shrunk(tmp_path: Path) -> None:
+    """Weights that an audit divides by a power of two come back in their own units, whatever form the update has."""
+    model = tiny_llama()
+    for parameter in model.parameters():
+        parameter.data *= 2.0**-30
+    base = saved(model, tmp_path / "base")
+    sides = (str(base), str(saved(hot_llama(model=copy.deepcopy(model)), tmp_path / "tuned")))
+    pairs = {pair.name: pair for pair in pair_sides(*open_sides(*sides)).pairs}
+    found = audit(*sides, cache=False)
+    affected = list(affected_matrices(list(pairs.values()), found, {"shrink"}, 0, torch.device("cpu")))
+    assert affected
+    for one in affected:
+        loaded = pairs[one.name].load()
+        assert loaded is not None
+        assert loaded.left is not None
+        assert loaded.right is not None
+        base_weight, update = loaded.base.double(), loaded.left.double() @ loaded.right.double()
+        changed = one.change(0.3, "shrink").applied(base_weight + update, one.update) - base_weight
+        assert float(changed.norm()) == pytest.approx(one.norm_after(0.3, "shrink"), rel=1e-6)
+        torch.testing.assert_close(changed / changed.norm(), update / update.norm())
