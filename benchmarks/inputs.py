@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 
 SPIKES = 200
@@ -36,7 +37,7 @@ class Lora:
     right: Tensor  # (r, n)
 
     def stack(self) -> Pair:
-        return Pair(self.base.unsqueeze(0), left=self.left.unsqueeze(0), right=self.right.unsqueeze(0))
+        return Pair(self.base.unsqueeze(0), LowRank(self.left.unsqueeze(0), self.right.unsqueeze(0)))
 
     def tuned(self) -> Tensor:
         return self.base + self.left @ self.right

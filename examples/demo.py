@@ -112,7 +112,8 @@ def _score(lora: Result, full: Result) -> str:
             "so the two models are not at equal accuracy. Compare them with care."
         )
     return (
-        f"Both trainings stopped when at least {100 * ACCURACY:.0f} % of {lora.examples} validation sentences were right. "
+        f"Both trainings stopped when at least {100 * ACCURACY:.0f} % of {lora.examples} validation sentences "
+        "were right. "
         "By the score, the two models are equally good."
     )
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 
 Array = npt.NDArray[np.float64]
@@ -89,9 +90,7 @@ class PlantedPair:
     """One base and its update, in single precision: dense, or as factors."""
 
     base: Tensor  # (m, n)
-    tuned: Tensor | None = None  # (m, n)
-    left: Tensor | None = None  # (m, r)
-    right: Tensor | None = None  # (r, n)
+    tuned: Tensor | LowRank  # (m, n)
 
     @staticmethod
     def dense(base: Array, update: Array) -> PlantedPair:
@@ -99,32 +98,22 @@ class PlantedPair:
 
     @staticmethod
     def lowrank(base: Array, left: Array, right: Array) -> PlantedPair:
-        return PlantedPair(_single(base), None, _single(left), _single(right))
+        return PlantedPair(_single(base), LowRank(_single(left), _single(right)))
 
     def stack(self) -> Pair:
         """A stack of this pair alone."""
-        return Pair(
-            *(None if t is None else t.unsqueeze(0) for t in (self.base, self.tuned, self.left, self.right))  # type: ignore[arg-type]
-        )
+        return stacked([self])
 
     def tuned_double(self) -> Array:
         """The tuned matrix that the single-precision numbers stand for, summed in double precision."""
-        if self.tuned is not None:
+        if isinstance(self.tuned, Tensor):
             return np.asarray(self.tuned.double())
-        assert self.left is not None
-        assert self.right is not None
-        return np.asarray(self.base.double() + self.left.double() @ self.right.double())
+        return np.asarray(self.base.double() + self.tuned.left.double() @ self.tuned.right.double())
 
 
 def stacked(pairs: list[PlantedPair]) -> Pair:
     """Pairs of one shape and kind as one stack."""
-    parts = [
-        [getattr(pair, name) for pair in pairs if getattr(pair, name) is not None]
-        for name in ("base", "tuned", "left", "right")
-    ]
-    base, *rest = [torch.stack(part) if part else None for part in parts]
-    assert base is not None
-    return Pair(base, *rest)
+    return Pair.joined([Pair(pair.base, pair.tuned) for pair in pairs])
 
 
 def _single(matrix: Array) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checkpoints.pairing.pairing import LoadedPair, PairedMatrix, Skipped
+from ..checkpoints.pairing.pairing import PairedMatrix, Skipped
 from ..errors import NonFiniteError
 from ..linalg.pair import Pair
 
@@ -44,7 +44,7 @@ def read_batches(
     Raises:
       NonFiniteError: a matrix holds NaN or infinity, and such are not to be skipped.
     """
-    waiting: dict[object, list[tuple[PairedMatrix, LoadedPair, float]]] = {}
+    waiting: dict[object, list[tuple[PairedMatrix, Pair, float]]] = {}
     for matrix in pairs:
         loaded = matrix.load()
         if loaded is None:
@@ -53,7 +53,7 @@ def read_batches(
         if min(matrix.shape) == 0:
             left_out.append(Skipped(matrix.name, f"empty: shape {matrix.shape}"))
             continue
-        wide = _widened(loaded, device)
+        wide = loaded.widened(device)
         del loaded  # what the file holds is not kept in memory beside what is computed with
         largest = _largest_magnitudes(wide)
         side = next((side for side, magnitude in largest.items() if not math.isfinite(magnitude)), None)
@@ -65,8 +65,7 @@ def read_batches(
                 )
             left_out.append(Skipped(matrix.name, f"NaN or infinity in the {side}"))
             continue
-        rank = None if wide.left is None else wide.left.shape[1]
-        key = (matrix.shape, rank, wide.base.dtype)
+        key = (matrix.shape, wide.rank, wide.base.dtype)
         group = waiting.setdefault(key, [])
         group.append((matrix, wide, _scale(wide, largest)))
         if (len(group) + 1) * wide.base.nbytes > STACK_BYTES:
@@ -75,26 +74,14 @@ def read_batches(
         yield _grouped(group)
 
 
-def _widened(loaded: LoadedPair, device: torch.device) -> LoadedPair:
-    """The same pair in single precision, or in double where a side came in double."""
-    parts = (loaded.base, loaded.tuned, loaded.left, loaded.right)
-    double = any(part is not None and part.dtype == torch.float64 for part in parts)
-    dtype = torch.float64 if double else torch.float32
-
-    def moved(part: Tensor | None) -> Tensor | None:
-        return None if part is None else part.to(device, dtype)
-
-    return LoadedPair(
-        loaded.base.to(device, dtype), moved(loaded.tuned), moved(loaded.left), moved(loaded.right)
-    )
-
-
-def _largest_magnitudes(loaded: LoadedPair) -> dict[str, float]:
+def _largest_magnitudes(pair: Pair) -> dict[str, float]:
     """Of each side; not finite where a number of the side is not."""
-    tuned = [part for part in (loaded.tuned, loaded.left, loaded.right) if part is not None and part.numel()]
+    base, *tuned = pair.parts
     # Not Python's maximum, which may pass by a NaN.
-    ends = torch.tensor([0.0, *map(_largest_magnitude, tuned)], dtype=torch.float64)
-    return {"base": _largest_magnitude(loaded.base), "tuned model": float(ends.max())}
+    ends = torch.tensor(
+        [0.0, *(_largest_magnitude(part) for part in tuned if part.numel())], dtype=torch.float64
+    )
+    return {"base": _largest_magnitude(base), "tuned model": float(ends.max())}
 
 
 def _largest_magnitude(tensor: Tensor) -> float:
@@ -103,28 +90,20 @@ def _largest_magnitude(tensor: Tensor) -> float:
     return float(torch.maximum(low.abs(), high.abs()))
 
 
-def _scale(loaded: LoadedPair, largest: dict[str, float]) -> float:
+def _scale(pair: Pair, largest: dict[str, float]) -> float:
     """A power of two to divide by, so that squares neither overflow nor vanish.
 
     1 for weights of common size. The size of factors says little of their product's, and does not count.
     """
-    magnitude = largest["base"] if loaded.tuned is None else max(largest.values())
+    magnitude = max(largest.values()) if pair.rank is None else largest["base"]
     if magnitude == 0 or 2.0**-20 <= magnitude <= 2.0**20:
         return 1.0
     return float(2.0 ** torch.frexp(torch.tensor(magnitude, dtype=torch.float64)).exponent.item())
 
 
-def _grouped(members: list[tuple[PairedMatrix, LoadedPair, float]]) -> Batch:
-    scales = [scale for _, _, scale in members]
-    parts: list[Tensor | None] = []
-    for name in ("base", "tuned", "left", "right"):
-        tensors = [getattr(loaded, name) for _, loaded, _ in members]
-        if tensors[0] is None:
-            parts.append(None)
-            continue
-        if name != "right":
-            tensors = [t if s == 1.0 else t / s for t, s in zip(tensors, scales, strict=True)]
-        parts.append(tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors))
-    base, tuned, left, right = parts
-    assert base is not None
-    return Batch([matrix for matrix, _, _ in members], Pair(base, tuned, left, right), scales)
+def _grouped(members: list[tuple[PairedMatrix, Pair, float]]) -> Batch:
+    return Batch(
+        [matrix for matrix, _, _ in members],
+        Pair.joined([pair.over(scale) for _, pair, scale in members]),
+        [scale for _, _, scale in members],
+    )

@@ -18,7 +18,6 @@ from ..engine.decisions import Detection
 from ..engine.projection import Projection, project
 from ..engine.scale_search import Window, first_window, largest_scale, search_end
 from ..errors import SettingError
-from ..linalg.pair import Pair
 from ..system.threads import run_side_by_side
 from .audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from .base_cache import BaseCache, MemoryCache, content_key, judge_batch
@@ -163,11 +162,4 @@ def _one(group: Batch, index: int) -> Batch:
 
 def _at(group: Batch, scales: Sequence[float]) -> Batch:
     """The same matrices with the update of each at its own scale."""
-    stack = group.stack
-    factors = torch.tensor(scales, dtype=stack.base.dtype, device=stack.base.device)[:, None, None]
-    if stack.left is not None:
-        scaled = Pair(stack.base, None, factors * stack.left, stack.right)
-    else:
-        assert stack.tuned is not None
-        scaled = Pair(stack.base, stack.base + factors * (stack.tuned - stack.base))
-    return Batch(group.pairs, scaled, group.scales)
+    return Batch(group.pairs, group.stack.scaled(scales), group.scales)

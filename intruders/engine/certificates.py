@@ -95,12 +95,11 @@ def _tuned_space(stack: Pair, base: KrylovSpace, update: MeasuredUpdate) -> Kryl
     beyond them. Where that is not known to be nothing, a random chain looks for it: the start space might be
     invariant, with no residual to say that a large direction is missing.
     """
-    if stack.left is not None and stack.right is not None:
-        tuned = base.plus_lowrank(LowRank(stack.left, stack.right), _ROOM)
-        complete = stack.left.shape[-1] <= update.left.shape[-2]
+    if isinstance(stack.tuned, LowRank):
+        tuned = base.plus_lowrank(stack.tuned, _ROOM)
+        complete = stack.tuned.rank <= update.left.shape[-2]
     else:
-        assert stack.tuned is not None
-        tuned = KrylovSpace.empty(Dense(stack.tuned), _ROOM)
+        tuned = KrylovSpace.empty(stack.operator, _ROOM)
         tuned.grow(base.basis)
         complete = False
     tuned.grow(update.left if tuned.is_left else update.right)

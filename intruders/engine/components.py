@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..linalg.krylov import KrylovSpace
 from ..linalg.low_rank import LowRank
-from ..linalg.operators import Dense, Operator, Sum
 from ..linalg.pair import Pair
 from ..linalg.svd import CLUSTER_TOLERANCE, dense_svd, gram_svd, settle_clusters
 
@@ -69,7 +68,7 @@ def find_components(
     count = len(indices)
     found: list[Components | None] = [None] * count
     if min(stack.base.shape[-2:]) >= _DENSE_BELOW:
-        for widened in (lambda part: part, _in_double):
+        for widened in (lambda part: part, Pair.double):
             eps = torch.finfo(widened(stack.select(torch.tensor([0]))).base.dtype).eps
             pending = [
                 i for i in range(count) if found[i] is None and _is_in_reach(indices[i], values[i], eps)
@@ -83,26 +82,10 @@ def find_components(
     return [part if part is not None else _by_dense_svd(stack, i, indices[i]) for i, part in enumerate(found)]
 
 
-def _operator(stack: Pair) -> Operator:
-    """W of every matrix: a low-rank update is never summed."""
-    if stack.tuned is not None:
-        return Dense(stack.tuned)
-    assert stack.left is not None
-    assert stack.right is not None
-    return Sum(Dense(stack.base), LowRank(stack.left, stack.right))
-
-
-def _in_double(stack: Pair) -> Pair:
-    tuned, left, right = (
-        None if part is None else part.double() for part in (stack.tuned, stack.left, stack.right)
-    )
-    return Pair(stack.base.double(), tuned, left, right)
-
-
 def _by_dense_svd(stack: Pair, index: int, wanted: Sequence[int]) -> Components:
     """Within a cluster of equal singular values the vectors are chosen as an exact audit chooses them."""
-    one = _in_double(stack.select(torch.tensor([index])))
-    matrix = _operator(one).dense()[0]
+    one = stack.select(torch.tensor([index])).double()
+    matrix = one.dense()[0]
     svd = gram_svd(matrix)
     if svd.values[max(wanted)] <= CLUSTER_TOLERANCE * svd.values[0]:
         svd = dense_svd(matrix)  # the eigenvectors of the square say nothing of values that small
@@ -116,7 +99,7 @@ def _by_dense_svd(stack: Pair, index: int, wanted: Sequence[int]) -> Components:
 def _by_krylov(
     stack: Pair, indices: Sequence[Sequence[int]], values: Sequence[Sequence[float]], from_update: bool
 ) -> list[Components | None]:
-    operator = _operator(stack)
+    operator = stack.operator
     start = _start(stack, max(len(wanted) for wanted in indices), from_update)
     width = start.shape[-2]
     room = width * _STEPS_BETWEEN_LOOKS * _LOOKS
@@ -137,12 +120,12 @@ def _by_krylov(
 def _start(stack: Pair, most: int, from_update: bool) -> Tensor:
     """Rows of the shorter side: the update's leading directions, and random ones where those are not enough."""
     count = most + 1
-    if stack.left is not None and stack.right is not None:
-        svd = LowRank(stack.left, stack.right).svd()
+    update = stack.update
+    if isinstance(update, LowRank):
+        svd = update.svd()
         left, right = svd.left[:, :count], svd.right[:, :count]
     else:
-        assert stack.tuned is not None
-        difference = KrylovSpace.from_random_block(Dense(stack.tuned - stack.base), _RANDOM_ROWS, 6)
+        difference = KrylovSpace.from_random_block(update, _RANDOM_ROWS, 6)
         triplets, _ = difference.ritz(min(count, len(difference) - 1))
         left, right = triplets.left, triplets.right
     _, m, n = stack.base.shape

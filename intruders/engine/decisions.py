@@ -54,7 +54,7 @@ def decide_dense(
         if known is not None and known.is_complete:
             left = known.basis[i].double()
             base_svd = DenseSVD(known.values[i], left, left.new_zeros(0, base.shape[-1]))
-        parts.append(exact_cosines(base, stack.tuned_dense(i), k, epsilon, decompose, base_svd))
+        parts.append(exact_cosines(base, stack.select(i).dense(), k, epsilon, decompose, base_svd))
     cosines = torch.stack([part.max_cosines for part in parts])
     base_left = torch.stack([part.base_left for part in parts])
     base_values = torch.stack([part.base_values for part in parts])

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..linalg.krylov import BLOCK
-from ..linalg.operators import Dense
+from ..linalg.low_rank import LowRank
+from ..linalg.operators import Dense, Update
 from ..linalg.orthonormal import orthonormalize
 from ..linalg.pair import Pair
 from ..linalg.ritz import Triplets
@@ -75,11 +76,12 @@ def project(stack: Pair, known: KnownBase, k: int, epsilon: float) -> list[Proje
     k = min(k, m, n)
     operator = Dense(stack.base)
     update = measure_update(stack, k)
-    d, left_out = _followed(stack, update)
+    difference = stack.update
+    d, left_out = _followed(difference, update)
     known_rows = known.left(stack.base.shape)[:, : min(2 * k + 4 + BLOCK, m, n)]
     left = _subspace(operator, known_rows, update.left[:, :d], update.right[:, :d])
     products = operator.apply_transpose(left).double()  # (batch, a, n): left W0
-    change, right = _times_update(stack, left)  # left D = change @ right
+    change, right = _times_update(difference, left)  # left D = change @ right
     squares, vectors = torch.linalg.eigh(products @ products.mT)
     turn = vectors.mT.flip(-2)  # (batch, a, a): rows are the Ritz vectors
     products, change = turn @ products, turn @ change
@@ -129,9 +131,9 @@ def _subspace(operator: Dense, leading: Tensor, update_left: Tensor, update_righ
     return rows
 
 
-def _followed(stack: Pair, update: MeasuredUpdate) -> tuple[int, Tensor]:
+def _followed(difference: Update, update: MeasuredUpdate) -> tuple[int, Tensor]:
     """How many directions of the updates to follow, and the shares of their squared norms that these leave out."""
-    change, right = _times_update(stack, update.left[:, :_DIRECTIONS])
+    change, right = _times_update(difference, update.left[:, :_DIRECTIONS])
     along = change @ (right @ update.right[:, :_DIRECTIONS].mT.double())
     total = update.frobenius.double().square().clamp_min(torch.finfo(torch.float64).tiny)
     left_out = 1 - (along.diagonal(dim1=-2, dim2=-1).square().cumsum(-1) / total.unsqueeze(-1))  # (batch, d)
@@ -140,12 +142,11 @@ def _followed(stack: Pair, update: MeasuredUpdate) -> tuple[int, Tensor]:
     return count, left_out[:, count - 1]
 
 
-def _times_update(stack: Pair, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _times_update(difference: Update, rows: Tensor) -> tuple[Tensor, Tensor]:
     """``rows @ D`` as two factors, in double precision."""
-    if stack.left is not None and stack.right is not None:
-        return (rows @ stack.left).double(), stack.right.double()
-    assert stack.tuned is not None
-    whole = (rows @ (stack.tuned - stack.base)).double()
+    if isinstance(difference, LowRank):
+        return (rows @ difference.left).double(), difference.right.double()
+    whole = (rows @ difference.matrix).double()
     return torch.eye(rows.shape[-2], dtype=whole.dtype, device=whole.device).expand(len(rows), -1, -1), whole
 
 

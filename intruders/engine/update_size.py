@@ -47,15 +47,14 @@ def measure_update(stack: Pair, k: int, exact: bool = False) -> MeasuredUpdate:
 
     With ``exact``, a dense update's singular values are all computed.
     """
-    if stack.left is not None and stack.right is not None:
-        svd = LowRank(stack.left, stack.right).svd()
+    update = stack.update
+    if isinstance(update, LowRank):
+        svd = update.svd()
         values, left, right = svd.values, svd.left[:, : 2 * k], svd.right[:, : 2 * k]
     else:
-        assert stack.tuned is not None
-        difference = stack.tuned - stack.base
-        if not exact and min(difference.shape[-2:]) >= _DENSE_BELOW:
-            return _measure_dense_update(difference, k)
-        svd = dense_svd(difference) if exact else gram_svd(difference)
+        if not exact and min(update.shape[-2:]) >= _DENSE_BELOW:
+            return _measure_dense_update(update, k)
+        svd = dense_svd(update.matrix) if exact else gram_svd(update.matrix)
         values, left, right = svd.values, svd.left[:, :k], svd.right[:, :k]
     dtype = stack.base.dtype
     return MeasuredUpdate(
@@ -68,10 +67,10 @@ def measure_update(stack: Pair, k: int, exact: bool = False) -> MeasuredUpdate:
     )
 
 
-def _measure_dense_update(difference: Tensor, k: int) -> MeasuredUpdate:
+def _measure_dense_update(update: Dense, k: int) -> MeasuredUpdate:
     # Row norms first: a copy of the whole matrix in double precision would be the peak of the audit's memory.
-    frobenius = torch.linalg.vector_norm(difference, dim=-1).double().norm(dim=-1)
-    space = KrylovSpace.from_random_block(Dense(difference), BLOCK, _STEPS)
+    frobenius = torch.linalg.vector_norm(update.matrix, dim=-1).double().norm(dim=-1)
+    space = KrylovSpace.from_random_block(update, BLOCK, _STEPS)
     rank, error = estimate_effective_rank(space, BLOCK, 2 * k, frobenius)
     # The norm follows from the largest Ritz value to second order in its residual; 1e-3 there is 1e-6 of the
     # norm.

@@ -1,33 +1,101 @@
-"""Equal-shaped matrices before and after fine-tuning, judged together."""
+"""Matrices before and after fine-tuning."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from .low_rank import LowRank
+from .operators import Dense, Operator, Sum, Update
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Equal-shaped matrices before and after fine-tuning, in single precision.
+    """A matrix before and after fine-tuning, or a batch of them with equal shapes.
 
-    Either ``tuned`` is given, or ``left`` and ``right`` with ``tuned = base + left @ right``.
+    ``tuned`` is W itself, or the low-rank update D of which it is the sum with the base. A dense W stays what it is
+    instead of becoming an update too: in single precision W0 + (W - W0) is not W.
     """
 
-    base: Tensor  # (batch, m, n)
-    tuned: Tensor | None = None  # (batch, m, n)
-    left: Tensor | None = None  # (batch, m, r)
-    right: Tensor | None = None  # (batch, r, n)
+    base: Tensor  # (*batch, m, n)
+    tuned: Tensor | LowRank  # W, or D of W = W0 + D; (*batch, m, n)
 
-    def tuned_dense(self, index: int) -> Tensor:
-        if self.tuned is not None:
-            return self.tuned[index]
-        assert self.left is not None
-        assert self.right is not None
-        return self.base[index].double() + self.left[index].double() @ self.right[index].double()
+    @property
+    def update(self) -> Update:
+        """D = W - W0."""
+        return self.tuned if isinstance(self.tuned, LowRank) else Dense(self.tuned - self.base)
 
-    def select(self, index: Tensor) -> Pair:
-        return Pair(
-            self.base[index],
-            *(None if part is None else part[index] for part in (self.tuned, self.left, self.right)),
-        )
+    @property
+    def operator(self) -> Operator:
+        """W; with a low-rank update the sum is never formed."""
+        return Sum(Dense(self.base), self.tuned) if isinstance(self.tuned, LowRank) else Dense(self.tuned)
+
+    @property
+    def rank(self) -> int | None:
+        """Columns of a low-rank update; None where W is dense."""
+        return self.tuned.rank if isinstance(self.tuned, LowRank) else None
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The tensors that it is made of: the base, then W or the two factors of the update."""
+        if isinstance(self.tuned, LowRank):
+            return self.base, self.tuned.left, self.tuned.right
+        return self.base, self.tuned
+
+    def dense(self) -> Tensor:
+        """W: as it is, or summed in double precision."""
+        if isinstance(self.tuned, LowRank):
+            return self.base.double() + self.tuned.double().dense()
+        return self.tuned
+
+    def scaled(self, multiples: Sequence[float]) -> Pair:
+        """A batch with the update of each matrix times a number: ``W0 + multiple * D``."""
+        factors = torch.tensor(multiples, dtype=self.base.dtype, device=self.base.device)[:, None, None]
+        update = self.update.scaled(factors)
+        return Pair(self.base, update if isinstance(update, LowRank) else self.base + update.matrix)
+
+    def moved_to(self, base: Tensor) -> Pair:
+        """The same update D on top of another base: ``base + D``."""
+        if isinstance(self.tuned, LowRank):
+            return Pair(base, self.tuned)
+        update = self.widened().update.dense()
+        return Pair(base, base.to(update.dtype) + update)
+
+    def over(self, unit: float) -> Pair:
+        """Both matrices divided by ``unit``."""
+        if unit == 1.0:
+            return self
+        if isinstance(self.tuned, LowRank):
+            return Pair(self.base / unit, LowRank(self.tuned.left / unit, self.tuned.right))
+        return Pair(self.base / unit, self.tuned / unit)
+
+    def select(self, index: Tensor | int) -> Pair:
+        """The matrices at ``index`` of a batch; of a number the one pair, without a batch dimension."""
+        if isinstance(self.tuned, LowRank):
+            return Pair(self.base[index], self.tuned.select(index))
+        return Pair(self.base[index], self.tuned[index])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Pair:
+        return Pair(self.base.to(device, dtype), self.tuned.to(device, dtype))
+
+    def double(self) -> Pair:
+        return Pair(self.base.double(), self.tuned.double())
+
+    def widened(self, device: torch.device | None = None) -> Pair:
+        """In single precision, or in double where a part comes in double; on ``device``, where one is named."""
+        is_double = any(part.dtype == torch.float64 for part in self.parts)
+        return self.to(device or self.base.device, torch.float64 if is_double else torch.float32)
+
+    @classmethod
+    def joined(cls, pairs: Sequence[Pair]) -> Pair:
+        """A batch of single pairs, of one shape and one kind of update."""
+        base, *tuned = (_batch(parts) for parts in zip(*(pair.parts for pair in pairs), strict=True))
+        return cls(base, tuned[0] if len(tuned) == 1 else LowRank(*tuned))
+
+
+def _batch(tensors: Sequence[Tensor]) -> Tensor:
+    # Of a single matrix, which may be large, no copy is made.
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))

@@ -123,13 +123,7 @@ def leading_components(update: Update, count: int) -> Components:
 
 def _update(group: Batch, index: int) -> Update:
     """D of one matrix, in the units of the checkpoint."""
-    stack, scale = group.stack, group.scales[index]
-    update: Update
-    if stack.left is not None and stack.right is not None:
-        update = LowRank(stack.left[index], stack.right[index])
-    else:
-        assert stack.tuned is not None
-        update = Dense(stack.tuned[index] - stack.base[index])
+    update, scale = group.stack.select(index).update, group.scales[index]
     return update if scale == 1.0 else update.double().scaled(scale)
 
 

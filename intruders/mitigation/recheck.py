@@ -11,7 +11,8 @@ import torch
 from ..audits.audit import audit_pairing
 from ..audits.audit_result import Audit
 from ..audits.audit_settings import AuditSettings, Compute
-from ..checkpoints.pairing.pairing import LoadedPair, PairedMatrix, Pairing
+from ..checkpoints.pairing.pairing import PairedMatrix, Pairing
+from ..linalg.pair import Pair
 
 
 def audit_after(
@@ -54,17 +55,14 @@ def audit_after(
     )
 
 
-def _are_equal(first: LoadedPair | None, second: LoadedPair | None) -> bool:
+def _are_equal(first: Pair | None, second: Pair | None) -> bool:
     """Whether base and update are the same numbers, in the same form."""
-    if first is None or second is None:
+    if first is None or second is None or len(first.parts) != len(second.parts):
         return False
-    for name in ("base", "tuned", "left", "right"):
-        one, other = getattr(first, name), getattr(second, name)
-        if (one is None) != (other is None):
-            return False
-        if one is not None and (one.dtype != other.dtype or not torch.equal(one, other)):
-            return False
-    return True
+    return all(
+        one.dtype == other.dtype and torch.equal(one, other)
+        for one, other in zip(first.parts, second.parts, strict=True)
+    )
 
 
 def _settings(before: Mapping[str, object], again: Mapping[str, object]) -> dict[str, object]:

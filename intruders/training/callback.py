@@ -185,11 +185,7 @@ def _tuned_weights(model: nn.Module) -> dict[str, Tensor]:
         if both is None:
             found[matrix.name] = own.read(matrix.name).clone()
             continue
-        if both.left is not None and both.right is not None:
-            whole = widened(both.base) + both.left @ both.right
-        else:
-            assert both.tuned is not None
-            whole = both.tuned
+        whole = both.widened().dense().to(widened(both.base).dtype)
         stored = whole.mT if matrix.name in own.input_first else whole
         found[matrix.name] = stored.reshape(own.shape(matrix.name)).clone()
     return found

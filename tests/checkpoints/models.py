@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from intruders.checkpoints.adapters.adapter import AdaptedWeight
-from intruders.checkpoints.pairing.pairing import LoadedPair, Pairing
+from intruders.checkpoints.pairing.pairing import Pairing
 from intruders.linalg.low_rank import LowRank
+from intruders.linalg.pair import Pair
 
 
 def tiny_llama(seed: int = 0, **settings: Any) -> nn.Module:
@@ -85,7 +86,7 @@ def merged_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in merged.state_dict().items()}
 
 
-def loaded(pairing: Pairing) -> dict[str, LoadedPair]:
+def loaded(pairing: Pairing) -> dict[str, Pair]:
     """Every pair that differs, by name; copied, because PEFT merges into the tensors of a model in memory."""
     result = {}
     for pair in pairing.pairs:
@@ -96,13 +97,11 @@ def loaded(pairing: Pairing) -> dict[str, LoadedPair]:
     return result
 
 
-def tuned_of(pair: LoadedPair) -> Tensor:
+def tuned_of(pair: Pair) -> Tensor:
     """The tuned matrix of a pair, dense."""
-    if pair.tuned is not None:
+    if isinstance(pair.tuned, Tensor):
         return pair.tuned
-    assert pair.left is not None
-    assert pair.right is not None
-    return pair.base + pair.left @ pair.right
+    return pair.base + pair.tuned.left @ pair.tuned.right
 
 
 def reasons(pairing: Pairing) -> dict[str, str]:

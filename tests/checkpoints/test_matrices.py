@@ -15,6 +15,7 @@ from intruders.checkpoints.open import open_checkpoint
 from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
 from intruders.checkpoints.selection import Selection
 from intruders.errors import CheckpointError, PairingError
+from intruders.linalg.low_rank import LowRank
 
 from .models import loaded, merged_weights, randomize_adapter, reasons, saved, tiny_gpt2, tiny_llama, tuned_of
 
@@ -250,8 +251,8 @@ def test_split_of_a_low_rank_update() -> None:
     split = loaded(pair_sides(*open_sides(model), Selection(split_fused=True)))
     merged = merged_weights(model)["model.layers.0.self_attn.qkv_proj.weight"]
     both = split["model.layers.0.self_attn.qkv_proj.weight[k]"]
-    assert both.left is not None
-    assert both.left.shape == (8, 2)
+    assert isinstance(both.tuned, LowRank)
+    assert both.tuned.left.shape == (8, 2)
     torch.testing.assert_close(tuned_of(both), merged[16:24])
 
 

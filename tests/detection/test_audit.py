@@ -219,13 +219,14 @@ def test_what_is_no_model_is_refused(given: tuple[Any, Any]) -> None:
 def test_factors_that_overflow_single_precision_are_not_answered_wrongly() -> None:
     """Where entries of the update exceed single precision, the answer is right or refused; never NaN."""
     from intruders.engine.decide import decide
+    from intruders.linalg.low_rank import LowRank
     from intruders.linalg.pair import Pair
 
     rng = np.random.default_rng(0)
     base = torch.from_numpy(rng.standard_normal((1, 260, 260))).float()
     left = torch.from_numpy(1e22 * orthonormal_columns(260, 2, rng)).float().unsqueeze(0)
     right = torch.from_numpy(1e22 * orthonormal_columns(260, 2, rng).T.copy()).float().unsqueeze(0)
-    found = decide(Pair(base, None, left, right), 3, 0.5)
-    exact = decide(Pair(base, None, left, right), 3, 0.5, exact=True)
+    found = decide(Pair(base, LowRank(left, right)), 3, 0.5)
+    exact = decide(Pair(base, LowRank(left, right)), 3, 0.5, exact=True)
     assert found.values.isfinite().all()
     assert found.intruder.tolist() == exact.intruder.tolist()

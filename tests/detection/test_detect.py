@@ -30,6 +30,7 @@ from intruders.engine.base_space import COMPLETE_BELOW
 from intruders.engine.decide import DENSE_BELOW, decide
 from intruders.engine.decisions import Detection
 from intruders.engine.update_size import measure_update
+from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 
 BIG = [(256, 256), (300, 260), (260, 300), (320, 320), (400, 256), (256, 400)]
@@ -421,7 +422,7 @@ def test_sizes_of_the_update(spectrum: str, shape: tuple[int, int], dense: bool)
         values = SPECTRA[spectrum](12, rng)
         left = torch.from_numpy(orthonormal_columns(m, 12, rng) * values).float()
         right = torch.from_numpy(orthonormal_columns(n, 12, rng).T.copy()).float()
-        stack = Pair(base.unsqueeze(0), None, left.unsqueeze(0), right.unsqueeze(0))
+        stack = Pair(base.unsqueeze(0), LowRank(left.unsqueeze(0), right.unsqueeze(0)))
         update = (left.double() @ right.double()).numpy()
     values = np.linalg.svd(update, compute_uv=False)
     shares = values[values > 0] / values.sum()

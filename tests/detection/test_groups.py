@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from intruders.audits.batches import Batch, read_batches
-from intruders.checkpoints.pairing.pairing import LoadedPair, PairedMatrix
+from intruders.checkpoints.pairing.pairing import PairedMatrix
 from intruders.errors import NonFiniteError
+from intruders.linalg.low_rank import LowRank
+from intruders.linalg.pair import Pair
 
 
-def read(base: Tensor, **update: Tensor) -> Batch:
-    pair = PairedMatrix("w", (base.shape[0], base.shape[1]), None, lambda: LoadedPair(base, **update))
+def read(base: Tensor, tuned: Tensor | LowRank) -> Batch:
+    pair = PairedMatrix("w", (base.shape[0], base.shape[1]), None, lambda: Pair(base, tuned))
     (group,) = read_batches([pair], torch.device("cpu"), False, [])
     return group
 
@@ -23,7 +25,7 @@ def test_a_factor_that_is_not_finite_is_refused(side: str, value: float) -> None
     update = {"left": torch.ones(4, 2), "right": torch.ones(2, 3)}
     update[side][1, 1] = value
     with pytest.raises(NonFiniteError, match="'w' holds NaN or infinity in the tuned model"):
-        read(torch.ones(4, 3), **update)
+        read(torch.ones(4, 3), LowRank(**update))
 
 
 @pytest.mark.parametrize(("size", "scale"), [(1.0, 1.0), (3e18, 2.0**62), (2.0**-40, 2.0**-39)])
@@ -32,18 +34,16 @@ def test_matrices_are_divided_by_a_power_of_two_where_squares_would_not_fit(
 ) -> None:
     base, tuned = torch.zeros(4, 3), torch.zeros(4, 3)
     tuned[2, 1] = -size
-    group = read(base, tuned=tuned)
+    group = read(base, tuned)
     assert group.scales == [scale]
-    assert group.stack.tuned is not None
+    assert isinstance(group.stack.tuned, Tensor)
     torch.testing.assert_close(group.stack.tuned[0] * scale, tuned, rtol=0, atol=0)
 
 
 def test_the_size_of_factors_does_not_count_but_their_product_is_divided_too() -> None:
     base = torch.full((4, 3), 2.0**30)
     left, right = torch.full((4, 1), 2.0**50), torch.full((1, 3), 2.0**-40)
-    group = read(base, left=left, right=right)
+    group = read(base, LowRank(left, right))
     assert group.scales == [2.0**31]
-    assert group.stack.left is not None
-    assert group.stack.right is not None
-    product = group.stack.left[0] @ group.stack.right[0]
+    product = group.stack.update.dense()[0]
     torch.testing.assert_close(product * 2.0**31, left @ right, rtol=0, atol=0)

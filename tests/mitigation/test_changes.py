@@ -55,9 +55,8 @@ def test_weights_of_any_size_are_shrunk(tmp_path: Path) -> None:
     for one in affected:
         loaded = pairs[one.name].load()
         assert loaded is not None
-        assert loaded.left is not None
-        assert loaded.right is not None
-        base_weight, update = loaded.base.double(), loaded.left.double() @ loaded.right.double()
+        assert isinstance(loaded.tuned, LowRank)
+        base_weight, update = loaded.base.double(), loaded.tuned.left.double() @ loaded.tuned.right.double()
         changed = one.change(0.3, "shrink").applied(base_weight + update, one.update) - base_weight
         assert float(changed.norm()) == pytest.approx(one.norm_after(0.3, "shrink"), rel=1e-6)
         torch.testing.assert_close(changed / changed.norm(), update / update.norm())

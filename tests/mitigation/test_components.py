@@ -9,6 +9,7 @@ from torch import Tensor
 
 from intruders.engine.components import find_components
 from intruders.linalg.exact import exact_cosines
+from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 from tests.matrices import SPECTRA, orthonormal_columns, with_values
 
@@ -21,7 +22,7 @@ def stack_of(base: np.ndarray, left: np.ndarray, right: np.ndarray, form: str) -
     if form == "dense":
         tuned = w0 + b @ a
         return Pair(w0, tuned), tuned[0].double()
-    return Pair(w0, None, b, a), w0[0].double() + b[0].double() @ a[0].double()
+    return Pair(w0, LowRank(b, a)), w0[0].double() + b[0].double() @ a[0].double()
 
 
 def check(stack: Pair, tuned: Tensor, wanted: list[int], from_update: bool, k: int = 10) -> None:
@@ -87,12 +88,7 @@ def test_a_stack_has_the_answers_of_its_members() -> None:
                 base, 1.3 * orthonormal_columns(130, 1, rng), orthonormal_columns(160, 1, rng).T, "factors"
             )
         )
-    joined = Pair(
-        torch.cat([stack.base for stack, _ in parts]),
-        None,
-        torch.cat([stack.left for stack, _ in parts if stack.left is not None]),
-        torch.cat([stack.right for stack, _ in parts if stack.right is not None]),
-    )
+    joined = Pair.joined([stack.select(0) for stack, _ in parts])
     values = [torch.linalg.svdvals(tuned)[:10].tolist() for _, tuned in parts]
     wanted = [[0], [1], [0], [0, 2]]
     for (_, tuned), places, found in zip(

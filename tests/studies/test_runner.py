@@ -21,6 +21,7 @@ from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
 from intruders.errors import DiskFullError, IntrudersError, SettingError
 from intruders.evaluation.evaluate import evaluate
 from intruders.evaluation.measure_settings import LossSettings, ScoreSettings
+from intruders.linalg.low_rank import LowRank
 from intruders.studies.describe.runs import Run, expand
 from intruders.studies.run_study import Outcome, Progress, run_study
 from intruders.studies.tables.results import load_results
@@ -84,12 +85,10 @@ def test_what_is_in_the_tables_is_what_the_audit_and_the_weights_say(
         for one in pairs:
             loaded = one.load()
             assert loaded is not None
-            if loaded.tuned is not None:
-                update = loaded.tuned.double() - loaded.base.double()
+            if isinstance(loaded.tuned, LowRank):
+                update = loaded.tuned.left.double() @ loaded.tuned.right.double()
             else:
-                assert loaded.left is not None
-                assert loaded.right is not None
-                update = loaded.left.double() @ loaded.right.double()
+                update = loaded.tuned.double() - loaded.base.double()
             squares += float(update.square().sum())
         assert row.update_frobenius == pytest.approx(squares**0.5, rel=1e-4)
     assert results.runs["intruders"].iloc[0] > 0, "or the interventions show nothing"

@@ -16,14 +16,14 @@ from ..open import Opened, Source, open_checkpoint, open_source
 from ..selection import Selection
 from .changed_base import with_checkpoints
 from .experts import aligned_experts
-from .pairing import LoadedPair, PairedMatrix, Pairing, Skipped
+from .pairing import PairedMatrix, Pairing, Skipped
 from .with_adapter import pair_with_adapter
 from .with_checkpoint import pair_with_checkpoint
 from .with_sum import pair_with_sum
 
 EVERYTHING = Selection()
 
-__all__ = ["LoadedPair", "PairedMatrix", "Pairing", "Skipped", "open_sides", "pair_sides"]
+__all__ = ["PairedMatrix", "Pairing", "Skipped", "open_sides", "pair_sides"]
 
 
 def open_sides(base: Source | None, tuned: Source | None = None) -> tuple[Checkpoint, Opened]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from ...linalg.pair import Pair
 
 
 @dataclass(frozen=True)
@@ -17,27 +17,16 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class LoadedPair:
-    """One matrix before and after fine-tuning, in the dtypes of the files.
-
-    Either ``tuned`` is given (dense, same shape as ``base``), or ``left`` and ``right`` are, and the tuned
-    matrix is ``base + left @ right`` with every scale folded into the factors.
-    """
-
-    base: Tensor  # (m, n)
-    tuned: Tensor | None = None  # (m, n)
-    left: Tensor | None = None  # (m, r)
-    right: Tensor | None = None  # (r, n)
-
-
-@dataclass(frozen=True)
 class PairedMatrix:
-    """A matrix that both sides have; ``load`` reads it, and answers None when the two are equal."""
+    """A matrix that both sides have; ``load`` reads it, and answers None when the two are equal.
+
+    It comes in the dtypes of the files; in the factors of an update every scale is folded in.
+    """
 
     name: str
     shape: tuple[int, int]
     rank: int | None  # of the update, when it is stored as factors
-    load: Callable[[], LoadedPair | None] = field(repr=False)
+    load: Callable[[], Pair | None] = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ import torch
 
 from ...errors import PairingError, some_of
 from ...linalg.low_rank import LowRank
+from ...linalg.pair import Pair
 from ..adapters.adapter import AdaptedWeight, Adapter
-from ..adapters.formulas import widened
 from ..adapters.kohya_names import unflattened
 from ..checkpoint import Checkpoint
 from ..matrices import MatrixView, holds_experts, matrices_of, matrix_shape, not_a_matrix
 from ..selection import Selection
 from .matching import Matching, match_names, same_shape
-from .pairing import LoadedPair, PairedMatrix, Pairing, Skipped
+from .pairing import PairedMatrix, Pairing, Skipped
 from .with_checkpoint import common_rows, dense_pair, rows_in_words
 
 Shape = tuple[int, ...]
@@ -91,19 +91,19 @@ def pair_with_adapter(
 def _updated_pair(base: Checkpoint, matrix: MatrixView, update: AdaptedWeight) -> PairedMatrix:
     whole = replace(matrix, rows=None)
 
-    def load() -> LoadedPair | None:
+    def load() -> Pair | None:
         before = whole.read(base.tensors[matrix.tensor])
         change = update.change(before, matrix.expert)
         if isinstance(change, LowRank):
             left = matrix.cut(change.left)
             if not left.any() or not change.right.any():
                 return None
-            return LoadedPair(matrix.cut(before), left=left, right=change.right)
+            return Pair(matrix.cut(before), LowRank(left, change.right))
         after = matrix.cut(change)
         return (
             None
             if torch.equal(matrix.cut(before), after.to(before.dtype))
-            else LoadedPair(matrix.cut(before), after)
+            else Pair(matrix.cut(before), after)
         )
 
     return PairedMatrix(matrix.name, matrix.shape, update.rank, load)
@@ -112,14 +112,11 @@ def _updated_pair(base: Checkpoint, matrix: MatrixView, update: AdaptedWeight) -
 def _moved(pair: PairedMatrix, matrix: MatrixView, measured_from: Checkpoint) -> PairedMatrix:
     """The same update W - W1 on top of another base: W0 + (W - W1)."""
 
-    def load() -> LoadedPair | None:
+    def load() -> Pair | None:
         both = pair.load()
         if both is None:
             return None
-        before = matrix.read(measured_from.tensors[matrix.tensor])
-        if both.tuned is None:
-            return replace(both, base=before)
-        return LoadedPair(before, widened(before) + (widened(both.tuned) - widened(both.base)))
+        return both.moved_to(matrix.read(measured_from.tensors[matrix.tensor]))
 
     return replace(pair, load=load)
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 import torch
 
 from ...errors import PairingError, some_of
+from ...linalg.pair import Pair
 from ..checkpoint import Checkpoint
 from ..matrices import MatrixView, matrices_of, not_a_matrix
 from ..names import is_embedding_or_head
 from ..selection import Selection
 from .matching import Matching, match_names
-from .pairing import LoadedPair, PairedMatrix, Pairing, Skipped
+from .pairing import PairedMatrix, Pairing, Skipped
 
 
 def pair_with_checkpoint(base: Checkpoint, tuned: Checkpoint, selection: Selection) -> Pairing:
@@ -55,11 +56,11 @@ def pair_with_checkpoint(base: Checkpoint, tuned: Checkpoint, selection: Selecti
 def dense_pair(base: Checkpoint, matrix: MatrixView, tuned: Checkpoint, other: str) -> PairedMatrix:
     """The matrix before and after, read in full on both sides."""
 
-    def load() -> LoadedPair | None:
+    def load() -> Pair | None:
         before, after = matrix.read(base.tensors[matrix.tensor]), matrix.read(tuned.tensors[other])
         # A base in float32 and a tuned model saved in bfloat16 differ by rounding where nothing was trained.
         same = torch.equal(before, after) or torch.equal(before.to(after.dtype), after)
-        return None if same else LoadedPair(before, tuned=after)
+        return None if same else Pair(before, after)
 
     return PairedMatrix(matrix.name, matrix.shape, None, load)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from functools import reduce
 
+import torch
+
+from ...linalg.low_rank import LowRank
+from ...linalg.pair import Pair
 from ..adapters.formulas import widened
-from .pairing import LoadedPair, PairedMatrix, Pairing, Skipped
+from .pairing import PairedMatrix, Pairing, Skipped
 
 
 def pair_with_sum(source: str, parts: list[tuple[Pairing, float]]) -> Pairing:
@@ -31,26 +34,17 @@ def _stacked(pairs: list[tuple[PairedMatrix, float]]) -> PairedMatrix:
     ranks = [pair.rank for pair, _ in pairs]
     rank = sum(rank for rank in ranks if rank is not None) if None not in ranks else None
 
-    def load() -> LoadedPair | None:
+    def load() -> Pair | None:
         loaded = [(both, weight) for pair, weight in pairs if (both := pair.load()) is not None and weight]
         if not loaded:
             return None
         base = loaded[0][0].base
-        if any(both.tuned is not None for both, _ in loaded):
-            total = widened(base) + sum(
-                (weight * _dense_update(both) for both, weight in loaded), torch.tensor(0.0)
-            )
-            return None if torch.equal(total, widened(base)) else LoadedPair(base, tuned=total)
-        left = torch.cat([weight * both.left for both, weight in loaded if both.left is not None], dim=1)
-        right = torch.cat([both.right for both, _ in loaded if both.right is not None], dim=0)
-        return LoadedPair(base, left=left, right=right)
+        low_rank = [both.tuned.scaled(weight) for both, weight in loaded if isinstance(both.tuned, LowRank)]
+        if len(low_rank) == len(loaded):
+            return Pair(base, reduce(LowRank.plus, low_rank))
+        total = widened(base) + sum(
+            (weight * both.widened().update.dense() for both, weight in loaded), torch.tensor(0.0)
+        )
+        return None if torch.equal(total, widened(base)) else Pair(base, total)
 
     return PairedMatrix(pairs[0][0].name, pairs[0][0].shape, rank, load)
-
-
-def _dense_update(both: LoadedPair) -> Tensor:
-    """D = W - W0 of one part, dense."""
-    if both.left is not None and both.right is not None:
-        return both.left @ both.right
-    assert both.tuned is not None
-    return widened(both.tuned) - widened(both.base)

@@ -14,12 +14,11 @@ from ...checkpoints.model_sum import ModelSum
 from ...checkpoints.open import Opened
 from ...checkpoints.pairing.matching import match_names
 from ...checkpoints.pairing.pair_sides import pair_sides
-from ...checkpoints.pairing.pairing import LoadedPair
 from ...checkpoints.selection import Selection
 from ...checkpoints.writing.shards import PlannedTensor
 from ...errors import CheckpointError
-from ...linalg.low_rank import LowRank
-from ...linalg.operators import Dense, Update
+from ...linalg.operators import Update
+from ...linalg.pair import Pair
 
 # A matrix in its new form, in double precision, from W and its update.
 Changed = Callable[[Tensor, Update], Tensor]
@@ -62,8 +61,8 @@ def _changed_checkpoint(
                 return tensor
             tensor = _wide_copy(tensor)
             for matrix, change in wanted:
-                before, after = matrix.read(base.tensors[partner]), matrix.read(stored)
-                put_back(matrix, tensor, change(after, Dense(after.double() - before.double())))
+                pair = Pair(matrix.read(base.tensors[partner]), matrix.read(stored))
+                put_back(matrix, tensor, _in_new_form(pair, change))
             return tensor
 
         return PlannedTensor(name, stored.shape, dtype, read)
@@ -90,7 +89,7 @@ def _merged_checkpoint(
                 return stored.read()
             tensor = _wide_copy(stored.read())
             for matrix, _, both in loaded:
-                put_back(matrix, tensor, _tuned(both, changes.get(matrix.name)))
+                put_back(matrix, tensor, _in_new_form(both, changes.get(matrix.name)))
             return tensor
 
         return PlannedTensor(name, stored.shape, stored.dtype, read)
@@ -104,18 +103,14 @@ def _merged_checkpoint(
     return [planned(name) for name in base.tensors]
 
 
-def _tuned(both: LoadedPair, change: Changed | None) -> Tensor:
-    """W', or W where nothing changes it, in double precision."""
-    update: Update
-    if both.tuned is not None:
-        tuned = both.tuned.double()
-        update = Dense(tuned - both.base.double())
-    else:
-        assert both.left is not None
-        assert both.right is not None
-        update = LowRank(both.left.double(), both.right.double())
-        tuned = both.base.double() + update.dense()
-    return tuned if change is None else change(tuned, update)
+def _in_new_form(pair: Pair, change: Changed | None) -> Tensor:
+    """The tuned matrix, or what is made of it, in double precision."""
+    wide = pair.double()
+    if change is None:
+        return wide.dense()
+    tuned, update = wide.dense(), wide.update
+    del wide  # the base in double precision is as large as what is made of it
+    return change(tuned, update)
 
 
 def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Callable[[], Tensor]]:

@@ -20,12 +20,13 @@ from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.open import Opened
 from ...checkpoints.pairing.pair_sides import pair_sides
-from ...checkpoints.pairing.pairing import LoadedPair, PairedMatrix
+from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.writing.lora_adapter import Rank
 from ...checkpoints.writing.shards import planned, write_safetensors
 from ...errors import CheckpointError, SettingError
 from ...linalg.low_rank import LowRank
 from ...linalg.operators import Dense
+from ...linalg.pair import Pair
 from ..cases import leading_components
 from ..changes import Change
 from .target import Written
@@ -105,17 +106,14 @@ class NewLoraTarget:
         }
 
 
-def _cut(loaded: LoadedPair, change: Change | None, rank: int | None) -> tuple[LowRank, float]:
+def _cut(pair: Pair, change: Change | None, rank: int | None) -> tuple[LowRank, float]:
     """``W' - W0`` in as many columns as it needs, or the best approximation of ``rank``; and the error of that."""
-    if loaded.left is not None and loaded.right is not None:
-        update = LowRank(loaded.left, loaded.right)
-        return (update if change is None else change.updated(update)).cut(rank)
-    assert loaded.tuned is not None
-    assert rank is not None
-    base, tuned = loaded.base.double(), loaded.tuned.double()
-    if change is not None:
-        tuned = change.applied(tuned, Dense(tuned - base))
-    dense = tuned - base
+    if isinstance(pair.tuned, LowRank):
+        return (pair.tuned if change is None else change.updated(pair.tuned)).cut(rank)
+    assert rank is not None  # without one, no target is made for dense updates
+    wide = pair.double()
+    tuned = wide.dense() if change is None else change.applied(wide.dense(), wide.update)
+    dense = tuned - wide.base
     parts = leading_components(Dense(dense), rank)
     roots = parts.values.sqrt().unsqueeze(-1)
     cut = LowRank((roots * parts.left).mT, roots * parts.right).padded(rank)

@@ -17,6 +17,7 @@ from ...checkpoints.matrices import matrices_of, not_a_matrix
 from ...checkpoints.open import open_checkpoint
 from ...checkpoints.selection import Selection
 from ...engine.decide import decide
+from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
 from ...linalg.spiked_threshold import Spectrum, spiked_threshold
 from ...models.base_model import base_model_location
@@ -58,13 +59,8 @@ def random_rank_one(
         predicted = theta / norm if norm > 0 and theta < float("inf") else None
         known = None
         for multiple in multiples:
-            stack = Pair(
-                matrix.unsqueeze(0),
-                None,
-                (multiple * norm * left).float().reshape(1, m, 1),
-                right.float().reshape(1, 1, n),
-            )
-            judged = decide(stack, audit.k, audit.epsilon, known=known)
+            term = LowRank((multiple * norm * left).float().reshape(1, m, 1), right.float().reshape(1, 1, n))
+            judged = decide(Pair(matrix.unsqueeze(0), term), audit.k, audit.epsilon, known=known)
             known = judged.known
             found.append(RankOneTerm(name, m, n, float(multiple), predicted, int(judged.intruder.sum())))
     return found
