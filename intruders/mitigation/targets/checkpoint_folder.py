@@ -9,9 +9,9 @@ from pathlib import Path
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.open import Opened
 from ...checkpoints.writing.companions import companion_folder, write_companions
+from ...checkpoints.writing.merged import planned_checkpoint
 from ...checkpoints.writing.shards import write_checkpoint
 from ..changes import Change
-from .merged_checkpoint import planned_checkpoint
 from .target import Written
 
 

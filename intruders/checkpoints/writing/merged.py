@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ...checkpoints.adapters.adapter import Adapter
-from ...checkpoints.checkpoint import Checkpoint
-from ...checkpoints.matrices import matrices_of, not_a_matrix, put_back
-from ...checkpoints.model_sum import ModelSum
-from ...checkpoints.open import Opened
-from ...checkpoints.pairing.matching import match_names
-from ...checkpoints.pairing.pair_sides import pair_sides
-from ...checkpoints.selection import Selection
-from ...checkpoints.writing.shards import PlannedTensor
 from ...errors import CheckpointError
 from ...linalg.operators import Update
 from ...linalg.pair import Pair
+from ..adapters.adapter import Adapter
+from ..checkpoint import Checkpoint
+from ..matrices import matrices_of, not_a_matrix, put_back
+from ..model_sum import ModelSum
+from ..open import Opened
+from ..pairing.matching import match_names
+from ..pairing.pair_sides import pair_sides
+from ..selection import Selection
+from .shards import PlannedTensor
 
 # A matrix in its new form, in double precision, from W and its update.
 Changed = Callable[[Tensor, Update], Tensor]
