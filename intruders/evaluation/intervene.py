@@ -163,6 +163,6 @@ def _update_norm(affected: Sequence[Affected], control: str, scale: float) -> fl
     """``sqrt(sum ||W' - W0||_F^2 / sum ||W - W0||_F^2)`` over the matrices."""
     if scale == 1:
         return 1.0
-    before = math.fsum(float(one.update.norm()) ** 2 for one in affected)
+    before = math.fsum(one.update.norm() ** 2 for one in affected)
     after = math.fsum(one.norm_after(scale, control) ** 2 for one in affected)
     return math.sqrt(after / before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -67,14 +68,14 @@ class LowRank:
         u, values, v = torch.linalg.svd(r_left @ r_right.mT, full_matrices=False)
         return DenseSVD(values, (q_left @ u).mT, (q_right @ v.mT).mT)
 
-    def norm(self) -> Tensor:
-        """``||D||_F`` ``(*batch)`` in double precision."""
-        return self.inner(self).clamp_min(0.0).sqrt()
+    def norm(self) -> float:
+        """``||D||_F`` of one matrix, in double precision."""
+        return math.sqrt(max(0.0, self.inner(self)))
 
-    def inner(self, other: LowRank) -> Tensor:
-        """Frobenius inner product ``tr(D^T other)`` ``(*batch)`` in double precision."""
+    def inner(self, other: LowRank) -> float:
+        """Frobenius inner product ``tr(D^T other)`` of one matrix, in double precision."""
         across = self.left.double().mT @ other.left.double()
-        return (across * (self.right.double() @ other.right.double().mT)).sum((-2, -1))
+        return float((across * (self.right.double() @ other.right.double().mT)).sum())
 
     def plus(self, other: LowRank) -> LowRank:
         """The sum, of as many columns as both have together."""

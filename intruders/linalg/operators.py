@@ -88,13 +88,13 @@ class Dense:
     def double(self) -> Dense:
         return Dense(self.matrix.double())
 
-    def norm(self) -> Tensor:
-        """``||D||_F`` ``(*batch)`` in double precision."""
-        return self.matrix.double().square().sum((-2, -1)).sqrt()
+    def norm(self) -> float:
+        """``||D||_F`` of one matrix, in double precision."""
+        return float(self.matrix.double().square().sum().sqrt())
 
-    def inner(self, other: LowRank) -> Tensor:
-        """Frobenius inner product ``tr(D^T other)`` ``(*batch)`` in double precision."""
-        return ((other.left.double().mT @ self.matrix.double()) * other.right.double()).sum((-2, -1))
+    def inner(self, other: LowRank) -> float:
+        """Frobenius inner product ``tr(D^T other)`` of one matrix, in double precision."""
+        return float(((other.left.double().mT @ self.matrix.double()) * other.right.double()).sum())
 
     def plus(self, other: Update) -> Dense:
         return Dense(self.matrix + other.dense())

@@ -149,15 +149,14 @@ class Affected:
     def change(self, scale: float, control: str) -> Change:
         """The matrix under ``control`` (or "intruders") at ``scale``."""
         if control == "shrink":
-            return Shrunk(self.norm_after(scale, control) / float(self.update.norm()))
+            return Shrunk(self.norm_after(scale, control) / self.update.norm())
         return Added(self._scaled(scale, control))
 
     def norm_after(self, scale: float, control: str) -> float:
         """``||W' - W0||_F`` under ``control`` at ``scale``, from inner products."""
         # To shrink is to give the whole update the norm that it has after the mitigation.
         change = self._scaled(scale, "intruders" if control == "shrink" else control)
-        added = float(change.inner(change))
-        squared = float(self.update.norm()) ** 2 + 2 * float(self.update.inner(change)) + added
+        squared = self.update.norm() ** 2 + 2 * self.update.inner(change) + change.inner(change)
         return math.sqrt(max(0.0, squared))
 
     def _scaled(self, scale: float, control: str) -> LowRank:

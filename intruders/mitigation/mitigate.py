@@ -201,7 +201,7 @@ def _changed(
             intruders=len(affected.places[INTRUDERS]),
             scaled=places,
             singular_values=part.values.tolist(),
-            update_norm_before=float(affected.update.norm()),
+            update_norm_before=affected.update.norm(),
             update_norm_after=affected.norm_after(scale, control),
             rank_before=None if low_rank is None else low_rank.rank,
             rank_after=None,

