@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from intruders.checkpoints.adapters.update import Adapter
 from safetensors.torch import save_file
 
+from intruders.checkpoints.adapters.adapter import Adapter
 from intruders.checkpoints.open import open_checkpoint, open_source
 from intruders.errors import CheckpointError, MissingDependencyError
 

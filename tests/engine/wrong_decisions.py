@@ -5,7 +5,7 @@ just beyond the computed base vectors, whose errors lean into the plateau, and t
 vectors as closely as epsilon asks for. Epsilon is each case's own true max cosine, so that a bound that is too low by
 more than the margin is a wrong decision. Run as a program, it prints how many vectors were tried::
 
-    PYTHONPATH=tests python -m detection.wrong_decisions 60 --seed 1
+    PYTHONPATH=tests python -m engine.wrong_decisions 60 --seed 1
 """
 
 from __future__ import annotations

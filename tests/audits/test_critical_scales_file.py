@@ -18,8 +18,7 @@ from intruders.audits.critical_scales_result import CriticalScales, MatrixScale
 from intruders.errors import ResultFileError, SettingError
 from intruders.reports.html_page import write_html
 from intruders.reports.write_report import write_report
-
-from .browsing import chromium, column, opened, serious_faults, sort_by
+from tests.reports.browsing import chromium, column, opened, serious_faults, sort_by
 
 AUDIT = made_up_audit(3, BERT, width=32, tuned="runs/r1")
 

@@ -48,7 +48,7 @@ def test_errors_of_computed_vectors_do_not_hide_a_neighbour(shape: tuple[int, in
 
 
 def test_no_wrong_decision_among_plateaus() -> None:
-    """``python -m detection.wrong_decisions`` searches on."""
+    """``python -m engine.wrong_decisions`` searches on."""
     found = search(range(60))
     assert found["wrong"] == 0
     assert min(found[place] for place in ("beyond", "across", "among")) > 0
