@@ -56,6 +56,13 @@ def critical_scales(
 
     Raises:
       SettingError: a setting is out of range. CheckpointError, PairingError, NonFiniteError: as the audit does.
+
+    >>> import torch
+    >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
+    >>> tuned = {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}
+    >>> found = critical_scales(base, tuned, compute=Compute(cache=False))
+    >>> 0 < found.largest < found.matrices[0].measured < 1  # an intruder is there at the scale as trained, 1
+    True
     """
     if isinstance(target, bool) or not isinstance(target, int) or target < 0:
         raise SettingError(f"target is {target!r}; expected a number of intruders, 0 or more")

@@ -16,7 +16,14 @@ _ZERO = 1e-12
 
 @dataclass(frozen=True)
 class LowRank:
-    """One matrix ``left @ right``, or a stack of them: an operator as those of :mod:`intruders.linalg.operators`."""
+    """One matrix ``left @ right``, or a stack of them: an operator as those of :mod:`intruders.linalg.operators`.
+
+    >>> update = LowRank(torch.ones(4, 1), torch.tensor([[3.0, 4.0]]))  # (4, 1) @ (1, 2)
+    >>> update.shape, update.rank, update.norm()
+    (torch.Size([4, 2]), 1, 10.0)
+    >>> update.svd().values
+    tensor([10.], dtype=torch.float64)
+    """
 
     left: Tensor  # (*batch, m, r)
     right: Tensor  # (*batch, r, n)
