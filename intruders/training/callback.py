@@ -21,7 +21,7 @@ from ..checkpoints.adapters.formulas import widened
 from ..checkpoints.adapters.peft_adapter import start_that_changed
 from ..checkpoints.memory import has_adapters
 from ..checkpoints.model_sum import ModelSum
-from ..checkpoints.open import Source
+from ..checkpoints.open import Source, open_checkpoint, open_source
 from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
 from ..checkpoints.selection import Selection
 from ..errors import IntrudersError, SettingError, one_line
@@ -132,7 +132,9 @@ def _require_matrices(base: Source | None, model: nn.Module, settings: AuditSett
             f"the Trainer's {type(model).__name__} has no trainable matrix to audit; unfreeze one before you "
             "make the callback, or remove the callback"
         )
-    pairing = pair_sides(*open_sides(base, model), settings)
+    # Whether the weights beneath an adapter are the base's is left to the audit, which reads them.
+    sides = open_sides(None, model) if base is None else (open_checkpoint(base), open_source(model))
+    pairing = pair_sides(*sides, settings)
     if not pairing.pairs:
         raise SettingError(
             f"include {list(settings.include)} and exclude {list(settings.exclude)} leave none of the matrices that "

@@ -173,7 +173,11 @@ def test_conv1d_and_embeddings(tmp_path: Path) -> None:
     )
     saved(model, tmp_path / "tuned")
     result = mitigate(
-        tmp_path / "base", tmp_path / "tuned", scale=0.2, out=tmp_path / "out", include_embeddings=True
+        tmp_path / "base",
+        tmp_path / "tuned",
+        scale=0.2,
+        out=tmp_path / "out",
+        audit=AuditSettings(include_embeddings=True),
     )
     after = merged_weights(model)
     found = merged_from(tmp_path / "out", base)
