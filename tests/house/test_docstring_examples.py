@@ -6,6 +6,7 @@ import doctest
 from importlib import import_module
 
 import pytest
+
 from tests.house.test_layers import FILES, module_of
 
 WITH_EXAMPLES = [module_of(file) for file in FILES if ">>> " in file.read_text(encoding="utf-8")]
