@@ -14,6 +14,9 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+# Batches of 8 sentences are too small to gain much from a second thread, and on a busy machine threads that wait for
+# one another take several times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The hub is not needed, and asking it would cost seconds where there is no network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
