@@ -132,8 +132,11 @@ def _require_matrices(base: Source | None, model: nn.Module, settings: AuditSett
             f"the Trainer's {type(model).__name__} has no trainable matrix to audit; unfreeze one before you "
             "make the callback, or remove the callback"
         )
-    # Whether the weights beneath an adapter are the base's is left to the audit, which reads them.
-    sides = open_sides(None, model) if base is None else (open_checkpoint(base), open_source(model))
+    if base is not None and has_adapters(model) and start_that_changed(model) is None:
+        # Whether the weights beneath the adapter are the base's is left to the audits, which read them.
+        sides = open_checkpoint(base), open_source(model)
+    else:
+        sides = open_sides(base, model)
     pairing = pair_sides(*sides, settings)
     if not pairing.pairs:
         raise SettingError(
