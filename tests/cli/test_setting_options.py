@@ -77,13 +77,6 @@ def test_some_fields_alone() -> None:
     assert "--alpha" not in text
 
 
-def test_a_command_chooses_the_order_and_may_word_a_help_itself() -> None:
-    text = run({}, "--help", first=["alpha"], without=["train_all"], reworded={"rank": "That of all."})
-    assert text.index("--alpha") < text.index("--k") < text.index("That of all. [default: as it needs]")
-    text = run({}, "--help", only=["rank", "k"])
-    assert text.index("--rank") < text.index("--k ")
-
-
 def test_the_error_is_that_of_the_settings() -> None:
     with pytest.raises(SettingError, match="k is 0; expected 1 or more"):
         run({}, "a", "--k", "0")
