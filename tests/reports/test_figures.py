@@ -132,5 +132,5 @@ def test_comparisons_are_drawn_from_the_audits_counts(tmp_path: Path) -> None:
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingDependencyError, match=r"intruders\[report\]"):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[report\]'"):
         AUDIT.plot_layers()
