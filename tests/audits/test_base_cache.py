@@ -331,7 +331,11 @@ def small_models() -> tuple[Weights, Weights]:
     return base, tuned
 
 
-@pytest.mark.parametrize("verb", [audit, intruders.critical_scales])
+def scales_with(base: Weights, tuned: Weights, cache: Any) -> object:
+    return intruders.critical_scales(base, tuned, compute=intruders.Compute(cache=cache))
+
+
+@pytest.mark.parametrize("verb", [audit, scales_with])
 def test_a_path_is_a_folder_of_ones_own(tmp_path: Path, verb: Callable[..., object]) -> None:
     for kind in (str, Path):
         verb(*small_models(), cache=kind(tmp_path / kind.__name__))
@@ -344,7 +348,11 @@ def test_a_mitigation_takes_a_path(tmp_path: Path) -> None:
         save_file(side, tmp_path / name / "model.safetensors")
         (tmp_path / name / "config.json").write_text("{}")
     intruders.mitigate(
-        tmp_path / "base", tmp_path / "tuned", scale=0.5, out=tmp_path / "out", cache=tmp_path / "mine"
+        tmp_path / "base",
+        tmp_path / "tuned",
+        scale=0.5,
+        out=tmp_path / "out",
+        compute=intruders.Compute(cache=tmp_path / "mine"),
     )
     assert entries(tmp_path / "mine")
 

@@ -120,5 +120,5 @@ def test_an_unknown_key_names_the_nearest(file: Path, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("batch_size", "batchsize"))
     done = in_this_process("study", file, "--out", tmp_path / "out")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "'batchsize' is not known; did you mean 'batch_size'?" in done.stderr
+    assert "'batchsize' is not a setting; did you mean 'batch_size'?" in done.stderr
     assert not (tmp_path / "out").exists()
