@@ -17,7 +17,8 @@ from intruders.audits.audit import audit_sides
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.errors import SettingError
 from intruders.evaluation.measure_settings import LossSettings, ScoreSettings, SweepSettings
-from intruders.mitigation.remedies.controls import CONTROLS, INTRUDERS
+from intruders.mitigation.remedies.every_remedy import CONTROLS
+from intruders.mitigation.remedies.intruders import INTRUDERS
 from intruders.settings import Settings, read_yaml, setting, settings_of, short_names
 from intruders.training.finetune_config import FinetuneConfig
 from tests.checkpoints.models import tiny_llama

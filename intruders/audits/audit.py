@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..checkpoints.checkpoint import Checkpoint
@@ -14,14 +14,13 @@ from ..checkpoints.pairing.pairing import PairedMatrix, Pairing
 from ..checkpoints.selection import Selection
 from ..engine.decisions import Detection
 from ..errors import SettingError
+from ..system.progress import Progress, silent
 from ..system.threads import run_side_by_side
 from .audit_result import Audit
 from .audit_settings import ANYWHERE, AuditSettings, Compute
 from .base_cache import CacheChoice, judge_batch
 from .batches import Batch, is_small_batch, read_batches
 from .records import AuditedMatrix, UpdateSize, Vector
-
-Progress = Callable[[int, int, int], None]
 
 
 def audit(
@@ -39,7 +38,7 @@ def audit(
     device: str = "auto",
     workers: int | None = None,
     cache: CacheChoice = True,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Audit:
     """Finds the intruder dimensions that a fine-tuning left in every weight matrix of a model.
 
@@ -64,7 +63,7 @@ def audit(
       cache: where to keep what is learnt of the base's matrices for the next audit of the same base: True for the
         user's cache folder, False for nowhere, the path of another folder, or an object such as :class:`DiskCache` or
         :class:`MemoryCache`.
-      progress: called with (matrices done, matrices in all, intruders so far).
+      progress: called with (what is being done and the intruders so far, matrices done, matrices in all).
 
     Raises:
       SettingError: ``k``, ``epsilon``, ``device``, ``include`` or ``cache`` is out of range.
@@ -105,7 +104,7 @@ def audit_sides(
     tuned: Source | None,
     settings: AuditSettings,
     compute: Compute = ANYWHERE,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Audit:
     """As :func:`audit`, by settings that are values already."""
     started = time.perf_counter()
@@ -119,7 +118,7 @@ def audit_pairing(
     pairing: Pairing,
     settings: AuditSettings,
     compute: Compute = ANYWHERE,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Audit:
     """The audit of matrices that are paired already."""
     started = time.perf_counter()
@@ -140,9 +139,8 @@ def audit_pairing(
     for records in run_side_by_side(groups, judge, is_small_batch, compute.workers):
         results |= {record.name: record for record in records}
         intruders += sum(record.intruders for record in records)
-        if progress is not None:
-            done = len(results) + len(skipped) - len(pairing.skipped)
-            progress(done, len(pairing.pairs), intruders)
+        done = len(results) + len(skipped) - len(pairing.skipped)
+        progress(f"audit, {intruders:,} intruders", done, len(pairing.pairs))
     return Audit(
         base_source=pairing.base_source,
         tuned_source=pairing.tuned_source,
@@ -167,7 +165,7 @@ def audited_whole(
     tuned: Opened,
     audit: AuditSettings | Audit | str | os.PathLike[str],
     compute: Compute = ANYWHERE,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> tuple[Pairing, Audit, AuditSettings]:
     """The matrices of two sides with their audit, made now or given, for a change of weights as they are stored.
 

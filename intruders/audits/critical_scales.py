@@ -18,6 +18,7 @@ from ..engine.decisions import Detection
 from ..engine.projection import Projection, project
 from ..engine.scale_search import Window, first_window, largest_scale, search_end
 from ..errors import SettingError
+from ..system.progress import Progress, silent
 from ..system.threads import run_side_by_side
 from .audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from .base_cache import BaseCache, MemoryCache, content_key, judge_batch
@@ -28,8 +29,6 @@ Result = TypeVar("Result")
 
 _MOST_STEPS = 40
 
-ScaleProgress = Callable[[str, int, int], None]
-
 
 def critical_scales(
     base: Source | None,
@@ -38,14 +37,15 @@ def critical_scales(
     audit: AuditSettings = AS_USUAL,
     target: int = 0,
     compute: Compute = ANYWHERE,
-    progress: ScaleProgress | None = None,
+    progress: Progress = silent,
 ) -> CriticalScales:
     """Measures and predicts the scale of the update at which intruders appear, per matrix and for the model.
 
     For an adapter s is a multiple of its scale; for a full fine-tuning it runs along W0 + s (W - W0), as weight
     interpolation does (WiSE-FT; Wortsman et al. 2022). The prediction is ``theta / sigma_1(D)``, with theta of
-    :mod:`intruders.linalg.threshold`. Scales are looked at in steps of 1 % once one of the k leading vectors leans away
-    from the base's (:mod:`intruders.engine.scale_search`): counts go up and down, and a narrower window may be missed.
+    :mod:`intruders.linalg.spiked_threshold`. Scales are looked at in steps of 1 % once one of the k leading vectors
+    leans away from the base's (:mod:`intruders.engine.scale_search`): counts go up and down, and a narrower window
+    may be missed.
 
     Args:
       base: as in :func:`intruders.audit`, like ``tuned``.
@@ -79,8 +79,7 @@ def critical_scales(
         ):
             yield result
             done += size
-            if progress is not None:
-                progress(stage, done, len(pairing.pairs))
+            progress(stage, done, len(pairing.pairs))
 
     found: dict[str, MatrixScale] = {}
     projections: list[Projection] = []

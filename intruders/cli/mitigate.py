@@ -104,10 +104,10 @@ def mitigate(
     --control scales something else, to test whether the intruders mattered.
     """
     from ..mitigation.mitigate import mitigate as run
-    from ..mitigation.remedies.controls import INTRUDERS
-    from .progress import stage_progress
+    from ..mitigation.remedies.intruders import INTRUDERS
+    from .progress import progress_bar
 
-    with stage_progress() as progress:
+    with progress_bar() as progress:
         result = run(
             *options.both_sides(base, tuned),
             scale=scale,

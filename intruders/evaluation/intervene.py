@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from ..audits.audit import audited_whole
@@ -14,18 +14,19 @@ from ..checkpoints.pairing.pair_sides import open_sides
 from ..data.corpora import load_corpora
 from ..data.load_task import load_task
 from ..errors import SettingError
-from ..mitigation.cases import Affected, affected_matrices
+from ..mitigation.cases import read_cases
 from ..mitigation.live_weights import LiveInterventions
-from ..mitigation.remedies.controls import INTRUDERS
+from ..mitigation.remedies.every_remedy import remedy_named
+from ..mitigation.remedies.intruders import INTRUDERS
+from ..mitigation.remedies.remedy import Case, Remedy
 from ..models.tuned_model import OpenedModel, open_for_task, open_language_model
+from ..system.progress import Progress, silent
 from ..training.run_folder import data_seed_of
 from .corpus_loss import CorpusLoss, measure_losses, summarize_losses
 from .losses import DocumentLosses
 from .measure_settings import IN_QUARTERS, NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings, SweepSettings
 from .sweep import InterventionSweep, Point
 from .task_score import score_task
-
-Progress = Callable[[str, int, int], None]
 
 
 def intervene(
@@ -39,9 +40,9 @@ def intervene(
     data_seed: int | None = None,
     seed: int = 0,
     compute: Compute = ANYWHERE,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> InterventionSweep:
-    """Measures the tuned model with its intruders scaled, and with every control in their stead at the same scales.
+    """Measure the tuned model with its intruders scaled, and with every control in their place at the same scales.
 
     No model is written: the weights are changed in memory. Every measure is of the same documents and examples, so that
     all differences are paired.
@@ -69,23 +70,15 @@ def intervene(
     corpora = {name: load_corpora(name, max_documents=max_documents, seed=seed) for name in losses.loss_on}
     rows_by = data_seed_of(tuned) if data_seed is None else data_seed
     loaded_tasks = {name: load_task(name, scores, rows_by) for name in scores.tasks}
-    report = progress or (lambda stage, done, total: None)
     base_side, tuned_side = open_sides(base, tuned)
-    pairing, before, _ = audited_whole(
-        base_side,
-        tuned_side,
-        audit,
-        compute,
-        lambda done, total, intruders: report("audit", done, total),
-    )
+    pairing, before, _ = audited_whole(base_side, tuned_side, audit, compute, progress)
     if before.intruders == 0:
         raise SettingError(
             f"'{tuned}' has no intruders among the {before.k} leading vectors of any matrix, so there is nothing to "
             "scale; give a larger --epsilon or --k, or another model"
         )
-    affected = list(
-        affected_matrices(pairing.pairs, before, set(sweep.controls), seed, compute.torch_device())
-    )
+    as_tuned, remedies = remedy_named(INTRUDERS, 1.0, seed), _remedies(sweep, seed)
+    cases = list(read_cases(pairing.pairs, before, remedies, compute.torch_device()))
 
     def losses_of(opened: OpenedModel) -> dict[str, list[DocumentLosses]]:
         return {
@@ -112,15 +105,14 @@ def intervene(
     distinct = {id(opened.model): opened.model for opened, _ in models.values()}
     if language is not None:
         distinct[id(language.model)] = language.model
-    settings = list(_settings(sweep.scales, sweep.controls))
     with ExitStack() as stack:
         live = [
-            stack.enter_context(LiveInterventions(model, base_side, affected)) for model in distinct.values()
+            stack.enter_context(LiveInterventions(model, base_side, cases)) for model in distinct.values()
         ]
 
-        def measured(control: str, scale: float, tuned_losses: Mapping[str, CorpusLoss] | None) -> Point:
+        def measured(remedy: Remedy, tuned_losses: Mapping[str, CorpusLoss] | None) -> Point:
             for one in live:
-                one.set(scale, control)
+                one.set(remedy)
             after = losses_of(language) if language is not None else {}
             found = {
                 name: summarize_losses(
@@ -138,31 +130,33 @@ def intervene(
                 )
                 for name, (opened, labels) in models.items()
             }
-            return Point(control, scale, found, scored, _update_norm(affected, control, scale))
+            return Point(remedy.name, remedy.scale, found, scored, _update_norm(cases, remedy))
 
-        report("measure", 0, len(settings) + 1)
-        tuned_point = measured(INTRUDERS, 1.0, None)
+        progress("measure", 0, len(remedies) + 1)
+        tuned_point = measured(as_tuned, None)
         points = []
-        for done, (control, scale) in enumerate(settings, start=1):
-            report("measure", done, len(settings) + 1)
-            points.append(measured(control, scale, tuned_point.losses))
+        for done, remedy in enumerate(remedies, start=1):
+            progress("measure", done, len(remedies) + 1)
+            points.append(measured(remedy, tuned_point.losses))
     base_losses = {
         name: summarize_losses(name, corpora[name], parts, seed=seed) for name, parts in of_base.items()
     }
     return InterventionSweep(base_source, tuned, before, seed, tuned_point, base_losses, points)
 
 
-def _settings(scales: Sequence[float], controls: Sequence[str]) -> Iterator[tuple[str, float]]:
+def _remedies(sweep: SweepSettings, seed: int) -> list[Remedy]:
     """Intruders and every control at every scale but 1, where all are the tuned model; ascending."""
-    for scale in sorted(set(scales) - {1.0}):
-        for control in dict.fromkeys([INTRUDERS, *controls]):
-            yield control, scale
+    return [
+        remedy_named(control, scale, seed)
+        for scale in sorted(set(sweep.scales) - {1.0})
+        for control in dict.fromkeys([INTRUDERS, *sweep.controls])
+    ]
 
 
-def _update_norm(affected: Sequence[Affected], control: str, scale: float) -> float:
+def _update_norm(cases: Sequence[Case], remedy: Remedy) -> float:
     """``sqrt(sum ||W' - W0||_F^2 / sum ||W - W0||_F^2)`` over the matrices."""
-    if scale == 1:
+    if remedy.scale == 1:
         return 1.0
-    before = math.fsum(one.update.norm() ** 2 for one in affected)
-    after = math.fsum(one.norm_after(scale, control) ** 2 for one in affected)
+    before = math.fsum(case.update.norm() ** 2 for case in cases)
+    after = math.fsum(remedy.change(case).norm_of(case.update) ** 2 for case in cases)
     return math.sqrt(after / before)

@@ -1,10 +1,8 @@
-"""The matrices with intruders, read one by one, with the parts of them that interventions scale."""
+"""The matrices with intruders, read one by one, with what the remedies need of them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -18,8 +16,8 @@ from ..linalg.krylov import KrylovSpace, converge
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
 from ..linalg.svd import dense_svd
-from .changes import Added, Change, Shrunk
-from .remedies.controls import INTRUDERS, intruder_places, scaled_places
+from .remedies.intruders import ScaledIntruders, intruder_indices
+from .remedies.remedy import Case, Remedy, Triplets
 
 # Audit and weights belong together when the singular values agree to this share of the largest.
 _SAME_VALUE = 1e-2
@@ -27,81 +25,82 @@ _SAME_VALUE = 1e-2
 _KRYLOV_ROUNDS = 8
 
 
-def affected_matrices(
-    pairs: Sequence[PairedMatrix], audit: Audit, controls: Collection[str], seed: int, device: torch.device
-) -> Iterator[Affected]:
-    """Every audited matrix with intruders, with the parts that ``controls`` need; grouped by shape, not in order.
+def read_cases(
+    pairs: Sequence[PairedMatrix], audit: Audit, remedies: Sequence[Remedy], device: torch.device
+) -> Iterator[Case]:
+    """Every audited matrix with intruders, with what ``remedies`` need; grouped by shape, not in the audit's order.
 
     Raises:
       PairingError: the audit is of other weights than these.
       NonFiniteError: a matrix holds NaN or infinity.
     """
     by_name = {pair.name: pair for pair in pairs}
-    judged = {matrix.name: matrix for matrix in audit.matrices if matrix.intruders > 0}
+    audited = {matrix.name: matrix for matrix in audit.matrices if matrix.intruders > 0}
     chosen = []
-    for name, matrix in judged.items():
+    for name, matrix in audited.items():
         pair = by_name.get(name)
         if pair is None or pair.shape != matrix.shape:
-            raise _other_weights(audit, name, "is not there, or has another shape")
+            raise _other_weights(audit, name, "is missing, or has another shape")
         chosen.append(pair)
     left_out: list[Skipped] = []
-    for group in read_batches(chosen, device, False, left_out):
-        matrices = [judged[pair.name] for pair in group.pairs]
-        yield from _affected(group, matrices, audit, controls, seed)
+    for batch in read_batches(chosen, device, False, left_out):
+        yield from _cases(batch, [audited[pair.name] for pair in batch.pairs], audit, remedies)
     if left_out:
         raise _other_weights(audit, left_out[0].name, "is the same in base and tuned")
 
 
-def _affected(
-    group: Batch, matrices: list[AuditedMatrix], audit: Audit, controls: Collection[str], seed: int
-) -> Iterator[Affected]:
-    places = {INTRUDERS: [intruder_places(matrix) for matrix in matrices]}
-    parts = {INTRUDERS: _components(group, matrices, places[INTRUDERS], audit, from_update=True)}
-    for control in sorted({"random", "neighbours"} & set(controls)):
-        places[control] = [scaled_places(matrix, control, seed) for matrix in matrices]
-        parts[control] = _components(group, matrices, places[control], audit, from_update=False)
-    updates = [_update(group, i) for i in range(len(group.pairs))]
-    if "update" in controls:
-        places["update"] = [list(range(len(wanted))) for wanted in places[INTRUDERS]]
-        parts["update"] = [
-            leading_components(update, len(wanted))
-            for update, wanted in zip(updates, places["update"], strict=True)
-        ]
-    for i, matrix in enumerate(matrices):
-        yield Affected(
-            matrix.name,
-            matrix.shape,
-            updates[i],
-            {control: found[i] for control, found in parts.items()},
-            {control: found[i] for control, found in places.items()},
-        )
+def _cases(
+    batch: Batch, matrices: list[AuditedMatrix], audit: Audit, remedies: Sequence[Remedy]
+) -> Iterator[Case]:
+    updates = [_update(batch, index) for index in range(len(matrices))]
+    parts: list[dict[Triplets, Components]] = [{} for _ in matrices]
+    # The intruders are found for every remedy: their singular values tell whether the audit is of these weights.
+    for remedy in (ScaledIntruders(0), *remedies):
+        needs = [remedy.needs(matrix) for matrix in matrices]
+        if all(need in known for need, known in zip(needs, parts, strict=True)):
+            continue  # another remedy, or this one at another scale, needs the same
+        if needs[0].of == "update":
+            found = [
+                leading_components(update, len(need.indices))
+                for update, need in zip(updates, needs, strict=True)
+            ]
+        else:
+            found = _tuned_components(batch, matrices, [need.indices for need in needs], audit)
+        for known, need, part in zip(parts, needs, found, strict=True):
+            known[need] = part
+    for matrix, update, known in zip(matrices, updates, parts, strict=True):
+        yield Case(matrix, update, known)
 
 
-def _components(
-    group: Batch, matrices: list[AuditedMatrix], places: list[list[int]], audit: Audit, from_update: bool
+def _tuned_components(
+    batch: Batch, matrices: list[AuditedMatrix], indices: list[tuple[int, ...]], audit: Audit
 ) -> list[Components]:
-    """Of each matrix the triplets at its places, in the units of the checkpoint."""
-    stack = group.stack
-    known = [
-        [vector.singular_value / scale for vector in matrix.vectors]
-        for matrix, scale in zip(matrices, group.scales, strict=True)
+    """Of each W the singular triplets at its indices."""
+    pair = batch.stack
+    values = [
+        [vector.singular_value / unit for vector in matrix.vectors]
+        for matrix, unit in zip(matrices, batch.scales, strict=True)
     ]
-    # A matrix whose every vector is an intruder has no other to take; the rest goes on without it.
-    some = [i for i, wanted in enumerate(places) if wanted]
-    nothing = stack.base.new_zeros(0, dtype=torch.float64)
-    m, n = stack.base.shape[-2:]
-    none = Components(nothing, nothing.reshape(0, m), nothing.reshape(0, n))
-    found = [none] * len(places)
-    if some:
-        chosen = stack if len(some) == len(places) else stack.select(torch.tensor(some))
-        parts = find_components(chosen, [places[i] for i in some], [known[i] for i in some], from_update)
-        for i, part in zip(some, parts, strict=True):
-            stated = torch.tensor(
-                [known[i][j] for j in places[i]], dtype=torch.float64, device=part.values.device
-            )
-            if float((part.values - stated).abs().max()) > _SAME_VALUE * known[i][0]:
-                raise _other_weights(audit, matrices[i].name, "has other singular values than the audit says")
-            found[i] = Components(group.scales[i] * part.values, part.left, part.right)
+    # Intruders are mostly the update's doing, and are found from it; other vectors belong to the base.
+    from_update = all(
+        set(wanted) <= set(intruder_indices(matrix)) for wanted, matrix in zip(indices, matrices, strict=True)
+    )
+    nothing = pair.base.new_zeros(0, dtype=torch.float64)
+    m, n = pair.base.shape[-2:]
+    found = [Components(nothing, nothing.reshape(0, m), nothing.reshape(0, n))] * len(indices)
+    # A matrix whose every vector is an intruder has no other to scale; the rest goes on without it.
+    some = [i for i, wanted in enumerate(indices) if wanted]
+    if not some:
+        return found
+    chosen = pair if len(some) == len(indices) else pair.select(torch.tensor(some))
+    parts = find_components(chosen, [indices[i] for i in some], [values[i] for i in some], from_update)
+    for i, part in zip(some, parts, strict=True):
+        stated = torch.tensor(
+            [values[i][j] for j in indices[i]], dtype=torch.float64, device=part.values.device
+        )
+        if float((part.values - stated).abs().max()) > _SAME_VALUE * values[i][0]:
+            raise _other_weights(audit, matrices[i].name, "has other singular values than the audit says")
+        found[i] = Components(batch.scales[i] * part.values, part.left, part.right)
     return found
 
 
@@ -121,10 +120,10 @@ def leading_components(update: Update, count: int) -> Components:
     return Components(svd.values[:count], svd.left[:count], svd.right[:count])
 
 
-def _update(group: Batch, index: int) -> Update:
+def _update(batch: Batch, index: int) -> Update:
     """D of one matrix, in the units of the checkpoint."""
-    update, scale = group.stack.select(index).update, group.scales[index]
-    return update if scale == 1.0 else update.double().scaled(scale)
+    update, unit = batch.stack.select(index).update, batch.scales[index]
+    return update if unit == 1.0 else update.double().scaled(unit)
 
 
 def _other_weights(audit: Audit, name: str, what: str) -> PairingError:
@@ -132,33 +131,3 @@ def _other_weights(audit: Audit, name: str, what: str) -> PairingError:
         f"the audit of '{audit.base_source}' and '{audit.tuned_source}' is of other weights: '{name}' {what}; "
         "audit these two again"
     )
-
-
-@dataclass(frozen=True)
-class Affected:
-    """A matrix with intruders, and the parts that interventions on it are made of."""
-
-    name: str
-    shape: tuple[int, int]
-    update: Update = field(repr=False)
-    parts: dict[str, Components] = field(repr=False)  # by control; those of "intruders" are always there
-    places: dict[str, list[int]] = field(
-        repr=False
-    )  # of the same, in W's descending order (of "update": in D's)
-
-    def change(self, scale: float, control: str) -> Change:
-        """The matrix under ``control`` (or "intruders") at ``scale``."""
-        if control == "shrink":
-            return Shrunk(self.norm_after(scale, control) / self.update.norm())
-        return Added(self._scaled(scale, control))
-
-    def norm_after(self, scale: float, control: str) -> float:
-        """``||W' - W0||_F`` under ``control`` at ``scale``, from inner products."""
-        # To shrink is to give the whole update the norm that it has after the mitigation.
-        change = self._scaled(scale, "intruders" if control == "shrink" else control)
-        squared = self.update.norm() ** 2 + 2 * self.update.inner(change) + change.inner(change)
-        return math.sqrt(max(0.0, squared))
-
-    def _scaled(self, scale: float, control: str) -> LowRank:
-        """What scaling the parts of a control adds to W."""
-        return LowRank(*self.parts[control].factors(scale - 1.0))

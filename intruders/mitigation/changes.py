@@ -1,7 +1,8 @@
-"""What a mitigation does to a matrix, as little of it as can wait in memory until the matrix is written."""
+"""What a remedy does to a matrix, as little of it as can wait in memory until the matrix is written."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,37 +13,41 @@ from ..linalg.operators import Dense, Update
 
 
 @dataclass(frozen=True)
-class Added:
-    """``W' = W + change``."""
+class Change:
+    """``W' = W + (share - 1) D + added`` of a tuned matrix W ``(m, n)`` with the update D.
 
-    change: LowRank
+    What is added to W is not formed: where D is dense, it is as large as W itself.
 
-    def applied(self, tuned: Tensor, update: Update) -> Tensor:
-        """W' from W ``(m, n)`` and its update, in double precision."""
-        return Dense(tuned.double()).plus(self.change.to(tuned.device, torch.float64)).matrix
-
-    def updated(self, update: LowRank) -> LowRank:
-        """``W' - W0`` from the update D."""
-        return update.double().plus(self.change.to(update.device, torch.float64))
-
-
-@dataclass(frozen=True)
-class Shrunk:
-    """``W' = W + (share - 1) D``, the update times a number.
-
-    The number alone is kept: what is added is as large as the matrix itself where D is dense.
+    >>> update = LowRank(torch.ones(2, 1), torch.tensor([[3.0, 4.0]]))  # (2, 1) @ (1, 2)
+    >>> Change(share=0.5).updated(update).dense()
+    tensor([[1.5000, 2.0000],
+            [1.5000, 2.0000]], dtype=torch.float64)
     """
 
-    share: float
+    share: float = 1.0  # of the update D that stays
+    added: LowRank | None = None
 
     def applied(self, tuned: Tensor, update: Update) -> Tensor:
         """W' from W ``(m, n)`` and its update, in double precision."""
-        change = Dense(update.dense()).double().scaled(self.share - 1.0)
-        return Dense(tuned.double()).plus(change).matrix
+        found = Dense(tuned.double())
+        if self.share != 1:
+            found = found.plus(Dense(update.dense()).double().scaled(self.share - 1.0))
+        if self.added is not None:
+            found = found.plus(self.added.to(tuned.device, torch.float64))
+        return found.matrix
 
     def updated(self, update: LowRank) -> LowRank:
-        """``W' - W0`` from the update D."""
-        return update.double().scaled(self.share)
+        """``W' - W0`` from the update D, in double precision."""
+        found = update.double()
+        if self.share != 1:
+            found = found.scaled(self.share)
+        if self.added is not None:
+            found = found.plus(self.added.to(update.device, torch.float64))
+        return found
 
-
-Change = Added | Shrunk
+    def norm_of(self, update: Update) -> float:
+        """``||W' - W0||_F`` from inner products."""
+        squared = (self.share * update.norm()) ** 2
+        if self.added is not None:
+            squared = squared + 2 * self.share * update.inner(self.added) + self.added.inner(self.added)
+        return math.sqrt(max(0.0, squared))

@@ -11,38 +11,38 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.matrices import MatrixView, matrices_of, put_back
 from ..checkpoints.pairing.matching import match_names
 from ..errors import PairingError
-from .cases import Affected
+from .remedies.remedy import Case, Remedy
 
 
 class LiveInterventions:
-    """The affected weights of a tuned model, which can be set to any intervention at any scale.
+    """The weights of a tuned model that have intruders, which can be set to what any remedy makes of them.
 
-        with LiveInterventions(model, base, affected) as live:
-            live.set(0.5, "intruders")
+        with LiveInterventions(model, base, cases) as live:
+            live.set(ScaledIntruders(0.5))
             ...
 
     Leaving the block gives the model its own weights back.
     """
 
-    def __init__(self, model: nn.Module, base: Checkpoint, affected: Sequence[Affected]) -> None:
-        """Raises PairingError when the model lacks a weight that the interventions are for."""
+    def __init__(self, model: nn.Module, base: Checkpoint, cases: Sequence[Case]) -> None:
+        """Raises PairingError when the model lacks a weight of a case."""
         tensors = dict(model.state_dict(keep_vars=True))
         matching = match_names(
             {name: base.shape(name) for name in base.names()},
             {name: tuple(tensor.shape) for name, tensor in tensors.items()},
         )
-        places = {matrix.name: matrix for name in base.names() for matrix in _matrices(base, name)}
-        self._targets: list[tuple[Affected, MatrixView, Tensor]] = []
+        views = {matrix.name: matrix for name in base.names() for matrix in _matrices(base, name)}
+        self._matrices: list[tuple[Case, MatrixView, Tensor]] = []
         self._own: dict[int, tuple[Tensor, Tensor]] = {}  # what a tensor held before
-        for one in affected:
-            matrix = places[one.name]
+        for case in cases:
+            matrix = views[case.matrix.name]
             name = matching.tuned_of.get(matrix.tensor)
             if name is None:
                 raise PairingError(
-                    f"the model that is measured has no weight '{one.name}'; give the base it was made of"
+                    f"the model that is measured has no weight '{case.matrix.name}'; give the base it was made of"
                 )
             tensor = tensors[name].data
-            self._targets.append((one, matrix, tensor))
+            self._matrices.append((case, matrix, tensor))
             if id(tensors[name]) not in self._own:
                 self._own[id(tensors[name])] = (tensor, tensor.clone())
 
@@ -54,14 +54,14 @@ class LiveInterventions:
     ) -> None:
         self.reset()
 
-    def set(self, scale: float, control: str) -> None:
-        """The tuned weights with every affected matrix under ``control`` (or "intruders") at ``scale``."""
+    def set(self, remedy: Remedy) -> None:
+        """The tuned weights with every matrix as the remedy makes it."""
         self.reset()
-        if scale == 1:
+        if remedy.scale == 1:
             return
-        for one, matrix, tensor in self._targets:
+        for case, matrix, tensor in self._matrices:
             tuned = _matrix_in(matrix, tensor)
-            changed = one.change(scale, control).applied(tuned.to(one.update.device), one.update)
+            changed = remedy.change(case).applied(tuned.to(case.update.device), case.update)
             put_back(matrix, tensor, changed.to(tensor.dtype))
 
     def reset(self) -> None:

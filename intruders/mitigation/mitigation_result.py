@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..audits.audit_result import Audit, to_document
 from ..system.versions import installed_versions
 from ..version import __version__
-from .remedies.controls import INTRUDERS
+from .remedies.remedy import Remedy
 
 SCHEMA = 1
 
@@ -33,6 +33,10 @@ class MitigatedMatrix:
     def as_dict(self) -> dict[str, Any]:
         return {**self.__dict__, "shape": list(self.shape)}
 
+    def after_cut(self, ranks: Mapping[str, int], errors: Mapping[str, float]) -> MitigatedMatrix:
+        """The same with what writing did to its rank."""
+        return replace(self, rank_after=ranks.get(self.name), relative_error=errors.get(self.name, 0.0))
+
 
 @dataclass(frozen=True)
 class Mitigation:
@@ -42,9 +46,7 @@ class Mitigation:
     tuned_source: str
     out: str | None  # None in memory
     form: str  # "adapter" or "checkpoint"
-    scale: float
-    control: str  # "intruders", or the control that stood in for them
-    seed: int
+    remedy: Remedy
     rank: int | str | None
     matrices: list[MitigatedMatrix]
     before: Audit = field(repr=False)
@@ -53,6 +55,16 @@ class Mitigation:
         default_factory=dict
     )  # relative errors of modules without intruders, if cut too
     seconds: float = 0.0
+
+    @property
+    def scale(self) -> float:
+        """The intruder scale."""
+        return self.remedy.scale
+
+    @property
+    def control(self) -> str:
+        """ "intruders", or the control that stood in for them."""
+        return self.remedy.name
 
     @property
     def largest_error(self) -> float:
@@ -70,7 +82,7 @@ class Mitigation:
             "intervention": {
                 "scale": self.scale,
                 "control": self.control,
-                "seed": self.seed,
+                "seed": self.remedy.seed,
                 "rank": self.rank,
                 "k": self.before.k,
                 "epsilon": self.before.epsilon,
@@ -95,14 +107,9 @@ class Mitigation:
     def lines(self) -> list[str]:
         """What a person reads."""
         scaled = sum(len(matrix.scaled) for matrix in self.matrices)
-        what = {
-            INTRUDERS: f"{scaled:,} intruders scaled by {self.scale:g}",
-            "random": f"control: {scaled:,} random vectors that are no intruders scaled by {self.scale:g}",
-            "neighbours": f"control: {scaled:,} vectors next in rank to intruders scaled by {self.scale:g}",
-            "update": f"control: {scaled:,} leading directions of the update scaled by {self.scale:g}",
-            "shrink": f"control: updates shrunk to the norms that scaling their intruders by {self.scale:g} leaves",
-        }[self.control]
-        found = [f"{what}, in {len(self.matrices):,} of {len(self.before.matrices):,} matrices"]
+        found = [
+            f"{self.remedy.sentence(scaled)}, in {len(self.matrices):,} of {len(self.before.matrices):,} matrices"
+        ]
         after = "not counted" if self.after is None else f"{self.after.intruders:,}"
         found.append(f"intruders before {self.before.intruders:,}, after {after}")
         short = sum(matrix.intruders for matrix in self.matrices) - scaled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,6 +13,7 @@ from ..audits.audit_result import Audit
 from ..audits.audit_settings import AuditSettings, Compute
 from ..checkpoints.pairing.pairing import PairedMatrix, Pairing
 from ..linalg.pair import Pair
+from ..system.progress import Progress
 
 
 def audit_after(
@@ -21,7 +22,7 @@ def audit_after(
     new: Pairing,
     changed: Collection[str],
     compute: Compute,
-    progress: Callable[[int, int, int], None] | None,
+    progress: Progress,
 ) -> Audit:
     """The audit of ``new``, with the settings of ``before``.
 

@@ -139,7 +139,8 @@ def load_model(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None:
     from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
-    from intruders.mitigation.cases import affected_matrices
+    from intruders.mitigation.cases import read_cases
+    from intruders.mitigation.remedies.intruders import ScaledIntruders
 
     base = tiny_gpt2()
     saved(base, tmp_path / "base")
@@ -153,15 +154,16 @@ def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None
     model.load_state_dict(tuned)
     audit = run_audit(tmp_path / "base", tmp_path / "tuned", cache=False)
     pairs = pair_sides(*open_sides(tmp_path / "base", tmp_path / "tuned")).pairs
-    affected = list(affected_matrices(pairs, audit, set(), 0, torch.device("cpu")))
-    assert affected
-    with LiveInterventions(model, open_checkpoint(tmp_path / "base"), affected) as live:
+    cases = list(read_cases(pairs, audit, [ScaledIntruders(0)], torch.device("cpu")))
+    assert cases
+    with LiveInterventions(model, open_checkpoint(tmp_path / "base"), cases) as live:
         for scale in (0.0, 0.5):
-            live.set(scale, "intruders")
-            for one in affected:
-                old, new = before[one.name].mT, tuned[one.name].mT
+            live.set(ScaledIntruders(scale))
+            for case in cases:
+                name = case.matrix.name
+                old, new = before[name].mT, tuned[name].mT
                 wanted = scaled(new, places_of_intruders(old, new), scale)
-                assert deviation(model.state_dict()[one.name].mT, wanted) < 1e-3
+                assert deviation(model.state_dict()[name].mT, wanted) < 1e-3
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in tuned.items())
 
 

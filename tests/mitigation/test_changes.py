@@ -13,8 +13,10 @@ from intruders.audits.audit import audit
 from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense
-from intruders.mitigation.cases import affected_matrices
-from intruders.mitigation.changes import Added, Change, Shrunk
+from intruders.mitigation.cases import read_cases
+from intruders.mitigation.changes import Change
+from intruders.mitigation.remedies.controls import Shrink
+from intruders.mitigation.remedies.intruders import ScaledIntruders
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama
 
@@ -30,8 +32,13 @@ PART = LowRank(random(6, 1, seed=3).double(), random(1, 5, seed=4).double())
 
 @pytest.mark.parametrize(
     ("change", "wanted"),
-    [(Added(PART), D + PART.left @ PART.right), (Shrunk(0.3), 0.3 * D)],
-    ids=["added", "shrunk"],
+    [
+        (Change(added=PART), D + PART.left @ PART.right),
+        (Change(share=0.3), 0.3 * D),
+        (Change(0.3, PART), 0.3 * D + PART.left @ PART.right),
+        (Change(), D),
+    ],
+    ids=["added", "shrunk", "both", "unchanged"],
 )
 def test_changed_weights_and_updates(change: Change, wanted: Tensor) -> None:
     update = LowRank(LEFT, RIGHT)
@@ -39,6 +46,7 @@ def test_changed_weights_and_updates(change: Change, wanted: Tensor) -> None:
     tuned = BASE.double() + D
     for known in (update.double(), Dense(D)):
         torch.testing.assert_close(change.applied(tuned, known) - BASE.double(), wanted)
+        assert change.norm_of(known) == pytest.approx(float(wanted.norm()), rel=1e-6)
 
 
 def test_weights_of_any_size_are_shrunk(tmp_path: Path) -> None:
@@ -50,13 +58,15 @@ def test_weights_of_any_size_are_shrunk(tmp_path: Path) -> None:
     sides = (str(base), str(saved(hot_llama(model=copy.deepcopy(model)), tmp_path / "tuned")))
     pairs = {pair.name: pair for pair in pair_sides(*open_sides(*sides)).pairs}
     found = audit(*sides, cache=False)
-    affected = list(affected_matrices(list(pairs.values()), found, {"shrink"}, 0, torch.device("cpu")))
-    assert affected
-    for one in affected:
-        loaded = pairs[one.name].load()
+    shrink = Shrink(0.3)
+    cases = list(read_cases(list(pairs.values()), found, [shrink], torch.device("cpu")))
+    assert cases
+    for case in cases:
+        loaded = pairs[case.matrix.name].load()
         assert loaded is not None
         assert isinstance(loaded.tuned, LowRank)
         base_weight, update = loaded.base.double(), loaded.tuned.left.double() @ loaded.tuned.right.double()
-        changed = one.change(0.3, "shrink").applied(base_weight + update, one.update) - base_weight
-        assert float(changed.norm()) == pytest.approx(one.norm_after(0.3, "shrink"), rel=1e-6)
+        changed = shrink.change(case).applied(base_weight + update, case.update) - base_weight
+        wanted = ScaledIntruders(0.3).change(case).applied(base_weight + update, case.update) - base_weight
+        assert float(changed.norm()) == pytest.approx(float(wanted.norm()), rel=1e-6)
         torch.testing.assert_close(changed / changed.norm(), update / update.norm())

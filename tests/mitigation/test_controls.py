@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from intruders.audits.records import AuditedMatrix, UpdateSize, Vector
 from intruders.mitigation.mitigate import mitigate
-from intruders.mitigation.remedies.controls import CONTROLS, scaled_places
+from intruders.mitigation.remedies.every_remedy import CONTROLS, remedy_named
 from tests.checkpoints.models import merged_weights, saved
 from tests.mitigation.hot import (
     deviation,
@@ -165,7 +165,7 @@ def made(intruders: set[int], k: int = 6) -> AuditedMatrix:
     ],
 )
 def test_neighbours_are_the_nearest_in_rank(intruders: set[int], neighbours: list[int]) -> None:
-    assert scaled_places(made(intruders), "neighbours", 0) == neighbours
-    drawn = scaled_places(made(intruders), "random", 3)
+    assert list(remedy_named("neighbours", 0.5, 0).needs(made(intruders)).indices) == neighbours
+    drawn = remedy_named("random", 0.5, 3).needs(made(intruders)).indices
     assert len(drawn) == len(neighbours)
     assert not set(drawn) & intruders

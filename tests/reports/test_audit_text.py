@@ -13,7 +13,7 @@ from rich.console import Console
 from intruders.audits.audit_result import Audit
 from intruders.audits.summary import LayerStrip
 from intruders.checkpoints.pairing.pairing import Skipped
-from intruders.cli.progress import audit_progress
+from intruders.cli.progress import progress_bar
 from intruders.reports.audit_text import print_audit, shade, strip_lines
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -139,14 +139,16 @@ def test_nothing_to_audit_is_said() -> None:
 
 def test_progress_is_silent_where_there_is_no_terminal() -> None:
     file = io.StringIO()
-    with audit_progress(Console(file=file)) as update:
-        update(1, 2, 0)
+    with progress_bar(Console(file=file)) as update:
+        update("audit", 1, 2)
     assert file.getvalue() == ""
 
 
 def test_progress_shows_matrices_and_the_running_count() -> None:
     file = io.StringIO()
-    with audit_progress(Console(file=file, force_terminal=True, width=80)) as update:
-        update(0, 210, 0)
-        update(57, 210, 1234)
-    assert "57/210 matrices, 1,234 intruders" in ANSI.sub("", file.getvalue())
+    with progress_bar(Console(file=file, force_terminal=True, width=80)) as update:
+        update("audit, 0 intruders", 0, 210)
+        update("audit, 1,234 intruders", 57, 210)
+    shown = ANSI.sub("", file.getvalue())
+    assert "audit, 1,234 intruders" in shown
+    assert "57/210" in shown

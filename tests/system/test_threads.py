@@ -166,7 +166,7 @@ def test_ctrl_c_ends_an_audit_at_once(shared_bytes: int) -> None:
         torch.manual_seed(0)
         base = {{f"layers.{{i}}.weight": torch.randn(300, 300) for i in range(300)}}
         tuned = {{name: matrix + 0.01 * torch.randn_like(matrix) for name, matrix in base.items()}}
-        def progress(done, total, intruders):
+        def progress(stage, done, in_all):
             print("progress", flush=True)
         room.audit(base, tuned, cache=False, progress=progress, workers=2)
         print("finished", flush=True)

@@ -1,65 +1,101 @@
-"""What is scaled: the intruders, or what a control puts in their place.
+"""Controls: what is changed in the intruders' place, to test whether the intruders mattered.
 
 An intervention shows a cause only against what else could explain its effect. Every control is applied at the same
-scale, to the same matrices, and to as many directions:
-
-- shrink: the whole update, uniformly, to the Frobenius norm that the update has after the mitigation, matrix by
-  matrix. Did it matter which directions shrank?
-- random: as many of the top k singular vectors that are no intruders, drawn by seed. Did it matter that they
-  were intruders?
-- neighbours: for each intruder the vector nearest to it in rank that is none. The same, at like singular values.
-- update: as many leading singular directions of the update D, instead of those of W. Did it matter where the
-  directions were looked for?
+scale, to the same matrices, and to as many directions.
 """
 
 from __future__ import annotations
 
-import math
 import random
+from dataclasses import dataclass
 
 from ...audits.records import AuditedMatrix
-from ...errors import SettingError
-
-INTRUDERS = "intruders"
-
-CONTROLS = ("shrink", "random", "neighbours", "update")
+from ..changes import Change
+from .intruders import ScaledIntruders, intruder_indices
+from .remedy import Case, Remedy, Triplets
 
 
-def check_control(control: object) -> None:
-    if control not in (INTRUDERS, *CONTROLS):
-        raise SettingError(
-            f"control is {control!r}; expected one of {', '.join(CONTROLS)}, or {INTRUDERS} for no control"
-        )
+@dataclass(frozen=True)
+class Shrink(Remedy):
+    """The whole update times one number a matrix, which gives it the norm that it has after the mitigation.
 
-
-def intruder_places(matrix: AuditedMatrix) -> list[int]:
-    """Places of the intruders in the descending order of W's singular values; ambiguous ones as they were counted."""
-    return [vector.index for vector in matrix.vectors if vector.intruder]
-
-
-def scaled_places(matrix: AuditedMatrix, control: str, seed: int) -> list[int]:
-    """Places of W's singular vectors that the control scales: of ``random`` and ``neighbours``, others than intruders.
-
-    Fewer than there are intruders, when the audit examined fewer others.
+    Did it matter which directions shrank?
     """
-    intruders = intruder_places(matrix)
-    others = [vector.index for vector in matrix.vectors if not vector.intruder]
-    if control == "random":
-        drawn = random.Random(f"{seed} {matrix.name}").sample(others, min(len(intruders), len(others)))
-        return sorted(drawn)
-    if control == "neighbours":
-        chosen: list[int] = []
-        for place in intruders:
-            left = [other for other in others if other not in chosen]
+
+    name = "shrink"
+    is_control = True
+
+    def needs(self, matrix: AuditedMatrix) -> Triplets:
+        return self._mitigation.needs(matrix)
+
+    def change(self, case: Case) -> Change:
+        return Change(share=self._mitigation.change(case).norm_of(case.update) / case.update.norm())
+
+    def sentence(self, vectors: int) -> str:
+        return f"control: updates shrunk to the norms that scaling their intruders by {self.scale:g} leaves"
+
+    @property
+    def _mitigation(self) -> ScaledIntruders:
+        return ScaledIntruders(self.scale)
+
+
+@dataclass(frozen=True)
+class RandomVectors(ScaledIntruders):
+    """As many of the top-k singular vectors that are not intruders, drawn by seed; fewer if there are fewer.
+
+    Did it matter that they were intruders?
+    """
+
+    name = "random"
+    is_control = True
+
+    def needs(self, matrix: AuditedMatrix) -> Triplets:
+        count, others = len(intruder_indices(matrix)), _other_indices(matrix)
+        drawn = random.Random(f"{self.seed} {matrix.name}").sample(others, min(count, len(others)))
+        return Triplets("tuned", tuple(sorted(drawn)))
+
+    def sentence(self, vectors: int) -> str:
+        return f"control: {vectors:,} random vectors that are not intruders scaled by {self.scale:g}"
+
+
+@dataclass(frozen=True)
+class Neighbours(ScaledIntruders):
+    """For each intruder the vector nearest to it in rank that is not an intruder; fewer if there are fewer.
+
+    Did it matter that they were intruders, at similar singular values?
+    """
+
+    name = "neighbours"
+    is_control = True
+
+    def needs(self, matrix: AuditedMatrix) -> Triplets:
+        left, chosen = _other_indices(matrix), []
+        for intruder in intruder_indices(matrix):
             if left:
-                chosen.append(min(left, key=lambda other: (abs(other - place), other)))
-        return sorted(chosen)
-    return intruders
+                chosen.append(min(left, key=lambda other: (abs(other - intruder), other)))
+                left.remove(chosen[-1])
+        return Triplets("tuned", tuple(sorted(chosen)))
+
+    def sentence(self, vectors: int) -> str:
+        return f"control: {vectors:,} vectors next in rank to intruders scaled by {self.scale:g}"
 
 
-def check_scale(scale: object) -> None:
-    number = isinstance(scale, int | float) and not isinstance(scale, bool)
-    if not number or not math.isfinite(scale) or scale < 0:  # type: ignore[arg-type, operator]
-        raise SettingError(
-            f"scale is {scale!r}; expected the share of the intruders to keep: 0 removes them, 1 changes nothing"
-        )
+@dataclass(frozen=True)
+class UpdateDirections(ScaledIntruders):
+    """As many leading singular directions of the update D, instead of those of W.
+
+    Did it matter where the directions were looked for?
+    """
+
+    name = "update"
+    is_control = True
+
+    def needs(self, matrix: AuditedMatrix) -> Triplets:
+        return Triplets("update", tuple(range(len(intruder_indices(matrix)))))
+
+    def sentence(self, vectors: int) -> str:
+        return f"control: {vectors:,} leading directions of the update scaled by {self.scale:g}"
+
+
+def _other_indices(matrix: AuditedMatrix) -> list[int]:
+    return [vector.index for vector in matrix.vectors if not vector.intruder]

@@ -3,15 +3,55 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.memory import describe_module, state_dict_checkpoint
-from ...checkpoints.writing.lora_adapter import LoraAdapter, Rewritten, lora_adapter
+from ...checkpoints.open import Source
+from ...checkpoints.writing.lora_adapter import LoraAdapter, Rank, Rewritten, lora_adapter
 from ...errors import CheckpointError, SettingError
+from ...system.progress import Progress
+from .adapter_folder import LoraContent
+from .target import ChangedMatrix, Written
 
 _PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class ModelTarget:
+    """A PeftModel, whose active adapter gets a sibling of another name, which becomes the active one."""
+
+    form = "adapter"
+
+    model: nn.Module
+    old_name: str
+    new_name: str
+    content: LoraContent
+    sides: tuple[Source | None, Source | None]
+
+    @classmethod
+    def of(
+        cls,
+        base: Checkpoint,
+        model: nn.Module,
+        name: str,
+        rank: Rank,
+        sides: tuple[Source | None, Source | None],
+    ) -> ModelTarget:
+        """Raises CheckpointError when the model's active adapter is not a plain LoRA."""
+        old_name, adapter = active_lora(model)
+        return cls(model, old_name, name, LoraContent.of(base, adapter, rank), sides)
+
+    @contextmanager
+    def writing(self, changed: Mapping[str, ChangedMatrix], progress: Progress) -> Iterator[Written]:
+        content, cut = self.content.rewritten(changed)
+        add_adapter(self.model, self.old_name, self.new_name, content)
+        yield Written(*self.sides, cut)
 
 
 def active_lora(model: nn.Module) -> tuple[str, LoraAdapter]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...checkpoints.checkpoint import Checkpoint
@@ -11,13 +12,15 @@ from ...checkpoints.open import Opened
 from ...checkpoints.writing.companions import companion_folder, write_companions
 from ...checkpoints.writing.merged import planned_checkpoint
 from ...checkpoints.writing.shards import write_checkpoint
-from ..changes import Change
-from .target import Written
+from ...system.progress import Progress
+from .target import ChangedMatrix, Cut
 
 
 @dataclass(frozen=True)
-class CheckpointTarget:
+class CheckpointContent:
     """The whole model, with everything that the tuned side changed, in shards."""
+
+    form = "checkpoint"
 
     base: Checkpoint
     tuned: Opened
@@ -27,18 +30,17 @@ class CheckpointTarget:
     @classmethod
     def of(
         cls, base: Checkpoint, tuned: Opened, sources: tuple[object, object], shard_bytes: int
-    ) -> CheckpointTarget:
+    ) -> CheckpointContent:
         """Raises CheckpointError when the tuned side cannot be written as a whole model."""
         planned_checkpoint(base, tuned, {})
         return cls(base, tuned, companion_folder(base, tuned, *sources), shard_bytes)
 
-    def write(
-        self, folder: Path, changes: Mapping[str, Change], progress: Callable[[int, int], None] | None
-    ) -> Written:
+    def write(self, folder: Path, changed: Mapping[str, ChangedMatrix], progress: Progress) -> Cut:
         whole = self.tuned if isinstance(self.tuned, Checkpoint) else self.base
-        changed = {name: change.applied for name, change in changes.items()}
-        tensors = planned_checkpoint(self.base, self.tuned, changed)
+        tensors = planned_checkpoint(
+            self.base, self.tuned, {name: one.change.applied for name, one in changed.items()}
+        )
         largest = max(tensors, key=lambda tensor: tensor.nbytes)
         write_companions(self.companions, folder, largest.dtype, is_gguf=whole.format == "gguf")
-        write_checkpoint(folder, tensors, shard_bytes=self.shard_bytes, progress=progress)
-        return Written()
+        write_checkpoint(folder, tensors, shard_bytes=self.shard_bytes, progress=partial(progress, "write"))
+        return Cut()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,21 +27,26 @@ from ...errors import CheckpointError, SettingError
 from ...linalg.low_rank import LowRank
 from ...linalg.operators import Dense
 from ...linalg.pair import Pair
+from ...system.progress import Progress
 from ..cases import leading_components
 from ..changes import Change
-from .target import Written
+from .target import ChangedMatrix, Cut
+
+_UNCHANGED = Change()
 
 
 @dataclass(frozen=True)
-class NewLoraTarget:
+class NewLoraContent:
     """A LoRA adapter made for the purpose, on the base's own module names."""
+
+    form = "adapter"
 
     base: Checkpoint
     pairs: list[PairedMatrix]
     rank: int | None
 
     @classmethod
-    def of(cls, base: Checkpoint, tuned: Opened, rank: Rank) -> NewLoraTarget:
+    def of(cls, base: Checkpoint, tuned: Opened, rank: Rank) -> NewLoraContent:
         """Raises SettingError when a rank is needed, CheckpointError for weights that are not of linear modules."""
         pairs = pair_sides(base, tuned).pairs
         dense = [matrix.name for matrix in pairs if matrix.rank is None]
@@ -59,30 +64,28 @@ class NewLoraTarget:
         assert not isinstance(rank, str)
         return cls(base, pairs, rank)
 
-    def write(
-        self, folder: Path, changes: Mapping[str, Change], progress: Callable[[int, int], None] | None
-    ) -> Written:
+    def write(self, folder: Path, changed: Mapping[str, ChangedMatrix], progress: Progress) -> Cut:
         tensors: dict[str, Tensor] = {}
-        written = Written()
+        cut = Cut()
         for done, matrix in enumerate(self.pairs, start=1):
             loaded = matrix.load()
             if loaded is not None:
-                found, error = _cut(loaded, changes.get(matrix.name), self.rank)
+                one = changed.get(matrix.name)
+                found, error = _cut(loaded, _UNCHANGED if one is None else one.change, self.rank)
                 module = matrix.name.removesuffix(".weight")
                 dtype = torch.float32 if loaded.base.dtype == torch.float64 else loaded.base.dtype
                 tensors[f"base_model.model.{module}.lora_A.weight"] = found.right.to(dtype)
                 tensors[f"base_model.model.{module}.lora_B.weight"] = found.left.to(dtype)
-                written.ranks[matrix.name] = found.rank
-                written.errors[matrix.name] = error
-            if progress is not None:
-                progress(done, len(self.pairs))
+                cut.ranks[matrix.name] = found.rank
+                cut.errors[matrix.name] = error
+            progress("write", done, len(self.pairs))
         if not tensors:
             raise CheckpointError("base and tuned are equal in every matrix; there is no update to write")
         entries = [planned(name, tensor) for name, tensor in tensors.items()]
         write_safetensors(folder / "adapter_model.safetensors", entries)
-        config = json.dumps(self._config(written.ranks), indent=2, sort_keys=True)
+        config = json.dumps(self._config(cut.ranks), indent=2, sort_keys=True)
         (folder / ADAPTER_CONFIG).write_text(config + "\n", encoding="utf-8")
-        return written
+        return cut
 
     def _config(self, ranks: Mapping[str, int]) -> dict[str, Any]:
         """Every scale is 1: alpha is the rank."""
@@ -106,14 +109,13 @@ class NewLoraTarget:
         }
 
 
-def _cut(pair: Pair, change: Change | None, rank: int | None) -> tuple[LowRank, float]:
+def _cut(pair: Pair, change: Change, rank: int | None) -> tuple[LowRank, float]:
     """``W' - W0`` in as many columns as it needs, or the best approximation of ``rank``; and the error of that."""
     if isinstance(pair.tuned, LowRank):
-        return (pair.tuned if change is None else change.updated(pair.tuned)).cut(rank)
+        return change.updated(pair.tuned).cut(rank)
     assert rank is not None  # without one, no target is made for dense updates
     wide = pair.double()
-    tuned = wide.dense() if change is None else change.applied(wide.dense(), wide.update)
-    dense = tuned - wide.base
+    dense = change.applied(wide.dense(), wide.update) - wide.base
     parts = leading_components(Dense(dense), rank)
     roots = parts.values.sqrt().unsqueeze(-1)
     cut = LowRank((roots * parts.left).mT, roots * parts.right).padded(rank)

@@ -1,13 +1,92 @@
-"""Where a mitigation's result goes, and what writing did to it."""
+"""Where a remedy's result goes, and what writing did to it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ...checkpoints.open import Source
+from ...linalg.low_rank import LowRank
+from ...system.folders import atomic_folder
+from ...system.progress import Progress
+from ..changes import Change
+
+
+@dataclass(frozen=True)
+class ChangedMatrix:
+    """What a target is told of one matrix."""
+
+    change: Change
+    update: LowRank | None  # D, where it came as factors
+
+    @property
+    def updated(self) -> LowRank | None:
+        """``W' - W0``, where D came as factors."""
+        return None if self.update is None else self.change.updated(self.update)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What writing did to the ranks of updates, by the base's names of the matrices."""
+
+    ranks: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)  # relative, in the Frobenius norm
 
 
 @dataclass(frozen=True)
 class Written:
-    """What cutting ranks did, by the base's names of the matrices."""
+    """A model that a remedy changed, as an audit opens it."""
 
-    ranks: dict[str, int] = field(default_factory=dict)
-    errors: dict[str, float] = field(default_factory=dict)  # relative, in the Frobenius norm
+    base: Source | None
+    tuned: Source | None
+    cut: Cut
+    folder: Path | None = None  # None in memory
+
+    def keep(self, name: str, text: str) -> None:
+        """Write a file of text beside the weights; in memory there is no place for it."""
+        if self.folder is not None:
+            (self.folder / name).write_text(text, encoding="utf-8")
+
+
+class Target(Protocol):
+    """A folder, or a model in memory."""
+
+    @property
+    def form(self) -> str:
+        """ "adapter" or "checkpoint"."""
+
+    def writing(
+        self, changed: Mapping[str, ChangedMatrix], progress: Progress
+    ) -> AbstractContextManager[Written]:
+        """Write the tuned model with the changed matrices; what is written is there for good when the block ends."""
+
+
+class FolderContent(Protocol):
+    """What is written into a folder."""
+
+    @property
+    def form(self) -> str: ...
+
+    def write(self, folder: Path, changed: Mapping[str, ChangedMatrix], progress: Progress) -> Cut: ...
+
+
+@dataclass(frozen=True)
+class FolderTarget:
+    """A folder that appears whole or not at all."""
+
+    content: FolderContent
+    folder: Path
+    force: bool
+    base: Source | None  # what the content is of
+
+    @property
+    def form(self) -> str:
+        return self.content.form
+
+    @contextmanager
+    def writing(self, changed: Mapping[str, ChangedMatrix], progress: Progress) -> Iterator[Written]:
+        with atomic_folder(self.folder, force=self.force) as folder:
+            yield Written(self.base, folder, self.content.write(folder, changed, progress), folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,16 @@ from ...audits.critical_scales import critical_scales
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.open import open_source
 from ...errors import ResultFileError, SettingError
+from ...system.progress import Progress, silent
 from .advice import Advised
 from .on_base import advise_base
 from .on_model import ScaleMeasure, Sweep, advise_model
 
-Progress = Callable[[str, int, int], None]
 _AUDITS = ("audit.json", "audit.parquet")
 
 
 def advise(
-    source: str | os.PathLike[str], *, k: int = 10, epsilon: float = 0.5, progress: Progress | None = None
+    source: str | os.PathLike[str], *, k: int = 10, epsilon: float = 0.5, progress: Progress = silent
 ) -> Advised:
     """Advice on whatever ``source`` is.
 
@@ -45,7 +44,6 @@ def advise(
       SettingError, CheckpointError, PairingError, ResultFileError: ``source`` is none of these, or broken.
     """
     settings = AuditSettings(k=k, epsilon=epsilon)
-    report = progress or (lambda stage, done, total: None)
     text = os.fspath(source)
     path = Path(text).expanduser()
     if _is_there(path / "study.json"):
@@ -58,12 +56,12 @@ def advise(
     base = _base_of_run(path)
     opened = None if base is not None else open_source(text)
     if isinstance(opened, Checkpoint):
-        advice, notes = advise_base(opened, settings.k, settings.epsilon, report)
+        advice, notes = advise_base(opened, settings.k, settings.epsilon, progress)
         notes.append(
             "taken for a base, since nothing says what it was fine-tuned from; audit a tuned model first"
         )
         return Advised(text, "base", advice, notes)
-    return _on_model(base, text, settings, report)
+    return _on_model(base, text, settings, progress)
 
 
 def _on_study(path: Path) -> Advised:
@@ -81,13 +79,11 @@ def _on_audit(file: Path, source: str) -> Advised:
     return Advised(source, "audit", *advise_model(audit, _scale_beside(file), _sweep_beside(file)))
 
 
-def _on_model(base: str | None, source: str, settings: AuditSettings, report: Progress) -> Advised:
-    audit = audit_sides(
-        base, source, settings, progress=lambda done, total, intruders: report("audit", done, total)
-    )
+def _on_model(base: str | None, source: str, settings: AuditSettings, progress: Progress) -> Advised:
+    audit = audit_sides(base, source, settings, progress=progress)
     scale = None
     if audit.intruders:
-        found = critical_scales(base, source, audit=settings, progress=report)
+        found = critical_scales(base, source, audit=settings, progress=progress)
         predicted = min((matrix.predicted for matrix in found.matrices), default=math.inf)
         scale = ScaleMeasure(found.largest, found.intruders_at_largest, predicted)
     advice, notes = advise_model(audit, scale)

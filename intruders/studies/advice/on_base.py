@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
@@ -18,13 +17,12 @@ from ...errors import CheckpointError, NonFiniteError
 from ...linalg.krylov import BLOCK, KrylovSpace
 from ...linalg.operators import Dense
 from ...linalg.spiked_threshold import Spectrum, sampled_spectra, spiked_threshold
+from ...system.progress import Progress
 from .advice import Advice
 
 # Up to this side all singular values are computed; above it the leading ones, and the rest is sampled.
 _DENSE_SIDE = 1024
 _KRYLOV_STEPS = 4
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

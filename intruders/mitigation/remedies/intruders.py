@@ -1,0 +1,38 @@
+"""The paper's intervention: scale the intruder dimensions of the tuned matrix.
+
+``W' = W + (scale - 1) sum_j s_j y_j v_j^T`` over the intruders j, with the singular value decomposition of the tuned
+matrix W (Shuttleworth et al. 2024, section 5; the authors confirm that it is that of W, not of the update).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...audits.records import AuditedMatrix
+from ...linalg.low_rank import LowRank
+from ..changes import Change
+from .remedy import Case, Remedy, Triplets
+
+INTRUDERS = "intruders"
+
+
+@dataclass(frozen=True)
+class ScaledIntruders(Remedy):
+    """Every intruder times ``scale``."""
+
+    name = INTRUDERS
+    is_control = False
+
+    def needs(self, matrix: AuditedMatrix) -> Triplets:
+        return Triplets("tuned", intruder_indices(matrix))
+
+    def change(self, case: Case) -> Change:
+        return Change(added=LowRank(*case.parts[self.needs(case.matrix)].factors(self.scale - 1.0)))
+
+    def sentence(self, vectors: int) -> str:
+        return f"{vectors:,} intruders scaled by {self.scale:g}"
+
+
+def intruder_indices(matrix: AuditedMatrix) -> tuple[int, ...]:
+    """Of the intruders, in the descending order of W's singular values; ambiguous ones as they were counted."""
+    return tuple(vector.index for vector in matrix.vectors if vector.intruder)

@@ -1,0 +1,130 @@
+"""Which target a mitigation writes to: refused now, whatever could not be written later."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from torch import nn
+
+from ...checkpoints.adapters.adapter import Adapter
+from ...checkpoints.checkpoint import Checkpoint
+from ...checkpoints.locate import locate
+from ...checkpoints.memory import has_adapters
+from ...checkpoints.model_sum import ModelSum
+from ...checkpoints.open import Opened, Source
+from ...checkpoints.writing.lora_adapter import Rank, check_rank, is_plain_lora
+from ...checkpoints.writing.shards import SHARD_BYTES
+from ...errors import CheckpointError, SettingError
+from ...system.folders import check_target
+from .adapter_folder import LoraContent
+from .adapter_in_model import ModelTarget, active_lora, check_name
+from .checkpoint_folder import CheckpointContent
+from .new_adapter import NewLoraContent
+from .target import FolderContent, FolderTarget, Target
+
+FORMS = ("auto", "adapter", "checkpoint")
+
+Sources = tuple[Source | None, Source | None]  # base and tuned, as they were given
+
+
+def choose_target(
+    sources: Sources,
+    sides: tuple[Checkpoint, Opened],
+    *,
+    out: str | os.PathLike[str] | None,
+    form: str,
+    rank: Rank,
+    adapter_name: str,
+    force: bool,
+    shard_bytes: int = SHARD_BYTES,
+) -> Target:
+    """A folder for what was given or in the form that was asked for; without ``out`` the PeftModel itself.
+
+    Raises:
+      SettingError: a setting is out of range, or does not suit what was given.
+      CheckpointError: ``out`` cannot be written, or the form does not suit what was given.
+    """
+    check_rank(rank)
+    model = next((side for side in sources if has_adapters(side)), None)
+    if out is None:
+        return _in_memory(sources, sides, model, form, rank, adapter_name)
+    check_target(out, force=force)
+    _require_another_folder(out, *sources)
+    content = _content(sources, sides, model, _chosen_form(form, rank, sides[1]), rank, shard_bytes)
+    base = sources[0] if sources[0] is not None else model or sides[0].source
+    return FolderTarget(content, Path(out), force, base)
+
+
+def _in_memory(
+    sources: Sources,
+    sides: tuple[Checkpoint, Opened],
+    model: nn.Module | None,
+    form: str,
+    rank: Rank,
+    adapter_name: str,
+) -> ModelTarget:
+    if model is None:
+        raise SettingError("out is missing; expected a folder to write, unless a PeftModel is given")
+    check_name(model, adapter_name)
+    if form not in FORMS:
+        raise _unknown_form(form)
+    if form == "checkpoint":
+        raise SettingError("a checkpoint is not put into a PeftModel; give out, the folder to write")
+    _require_update_of_the_adapter(*sides)
+    return ModelTarget.of(sides[0], model, adapter_name, rank, sources)
+
+
+def _content(
+    sources: Sources,
+    sides: tuple[Checkpoint, Opened],
+    model: nn.Module | None,
+    form: str,
+    rank: Rank,
+    shard_bytes: int,
+) -> FolderContent:
+    base, tuned = sides
+    if form == "checkpoint":
+        return CheckpointContent.of(base, tuned, sources, shard_bytes)
+    if model is not None:
+        _require_update_of_the_adapter(base, tuned)
+        return LoraContent.of(base, active_lora(model)[1], rank)
+    given = sources[0] if sources[1] is None else sources[1]
+    if isinstance(tuned, Adapter) and isinstance(given, str | os.PathLike):
+        path = locate(os.fspath(given))
+        folder = path if path.is_dir() else path.parent
+        if is_plain_lora(folder, tuned.source):
+            return LoraContent.read(base, folder, tuned.source, rank)
+    return NewLoraContent.of(base, tuned, rank)
+
+
+def _chosen_form(form: str, rank: Rank, tuned: Opened) -> str:
+    if form not in FORMS:
+        raise _unknown_form(form)
+    if form == "auto":
+        form = "adapter" if isinstance(tuned, Adapter) else "checkpoint"
+    if form == "checkpoint" and rank is not None:
+        raise SettingError(f"rank is {rank!r}, and a checkpoint has none; leave it out, or give --as adapter")
+    return form
+
+
+def _unknown_form(form: str) -> SettingError:
+    return SettingError(f"form is {form!r}; expected one of {', '.join(FORMS)}")
+
+
+def _require_update_of_the_adapter(base: Checkpoint, tuned: Opened) -> None:
+    if isinstance(tuned, ModelSum) and any(isinstance(part, Checkpoint) for part, _ in tuned.parts):
+        raise CheckpointError(
+            f"the weights beneath the adapter in '{tuned.source}' are not those of '{base.source}', so the update "
+            "is not what the adapter alone adds; merge the adapter, and mitigate the merged model"
+        )
+
+
+def _require_another_folder(out: str | os.PathLike[str], *sources: object) -> None:
+    """Raise SettingError when ``out`` is one of the folders that are read."""
+    target = Path(os.path.realpath(out))
+    for source in sources:
+        if isinstance(source, str | os.PathLike) and Path(source).exists():
+            path = Path(os.path.realpath(locate(os.fspath(source))))
+            if target in (path, path.parent):
+                raise SettingError(f"out '{out}' is where '{source}' is read from; choose another folder")
