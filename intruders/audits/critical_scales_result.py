@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..system.documents import json_number
 from ..version import __version__
 
 SCHEMA = 1
@@ -35,8 +36,8 @@ class MatrixScale:
         return {
             "name": self.name,
             "shape": list(self.shape),
-            "measured": _finite(self.measured),
-            "predicted": _finite(self.predicted),
+            "measured": json_number(self.measured),
+            "predicted": json_number(self.predicted),
             "searched": self.searched,
         }
 
@@ -80,10 +81,10 @@ class CriticalScales:
             "base": {"source": self.base_source},
             "tuned": {"source": self.tuned_source},
             "settings": {"k": self.k, "epsilon": self.epsilon, "target": self.target},
-            "largest_scale": _finite(self.largest),
+            "largest_scale": json_number(self.largest),
             "intruders_at_largest_scale": self.intruders_at_largest,
-            "within_factor_two": _finite(self.within_factor_two),
-            "rank_correlation": _finite(self.rank_correlation),
+            "within_factor_two": json_number(self.within_factor_two),
+            "rank_correlation": json_number(self.rank_correlation),
             "seconds": self.seconds,
             "matrices": [matrix.as_dict() for matrix in self.matrices],
         }
@@ -94,10 +95,6 @@ class CriticalScales:
             for matrix in self.matrices
             if math.isfinite(matrix.measured) and math.isfinite(matrix.predicted) and matrix.predicted > 0
         ]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _ranks(values: Sequence[float]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from ..audits.audit_settings import AuditSettings
 from . import options, setting_options
 from .command import examples
+from .output import check_json, put_json
 
 
 @examples(
@@ -37,21 +37,13 @@ def advise(
 
     Covers rank, alpha, learning rate, update scale and mitigation.
     """
-    from json import dumps
-
     from ..studies.advice.advise import advise as run
-    from ..system.files import check_writable, write_atomically
-    from .progress import stage_progress
+    from .progress import progress_bar
 
-    if json is not None and json != "-":
-        check_writable(json)
-    with stage_progress() as progress:
+    check_json(json)
+    with progress_bar() as progress:
         found = run(source, k=settings.k, epsilon=settings.epsilon, progress=progress)
-    document = dumps(found.to_document(), allow_nan=False, ensure_ascii=False) + "\n"
-    if json == "-":
-        sys.stdout.write(document)
+    if put_json(found.to_document(), json):
         return
-    if json is not None:
-        write_atomically(json, document.encode())
     for line in found.lines():
         typer.echo(line)

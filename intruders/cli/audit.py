@@ -14,6 +14,7 @@ from ..checkpoints.demo_models import DEMO_ADAPTER
 from ..errors import MissingDependencyError, SettingError
 from . import options, setting_options
 from .command import examples
+from .output import check_json, put_json
 
 DEMO_REPORT = Path("intruders-demo.html")
 
@@ -83,9 +84,10 @@ def audit(
     from rich.console import Console
 
     from ..audits.audit import audit_sides
+    from ..audits.audit_result import to_document
     from ..reports.audit_text import print_audit
     from ..system.files import check_writable, write_atomically
-    from .progress import audit_progress
+    from .progress import progress_bar
 
     if demo:
         if base is not None:
@@ -97,14 +99,15 @@ def audit(
             "no model was given; expected BASE TUNED, or an adapter that names its base; "
             "run intruders audit --demo to see an example"
         )
-    for path in (None if json == "-" else json, parquet, html):
+    check_json(json)
+    for path in (parquet, html):
         if path is not None:
             check_writable(path)
     if html is not None:
         from ..reports.html_page import check_can_write_html
 
         check_can_write_html(html)
-    with audit_progress() as progress:
+    with progress_bar() as progress:
         result = audit_sides(
             *options.both_sides(base, tuned),
             settings,
@@ -112,17 +115,13 @@ def audit(
             progress,
         )
     # Write files first: they must survive a reader of the table that stops early (`| head`).
-    if json is not None and json != "-":
-        write_atomically(json, (result.to_json() + "\n").encode())
     if parquet is not None:
         write_atomically(parquet, result.to_parquet())
     if html is not None:
         from ..reports.html_page import write_html
 
         write_html(result, html)
-    if json == "-":
-        sys.stdout.write(result.to_json() + "\n")
-    else:
+    if not put_json(to_document(result), json):
         print_audit(result, Console(), verbose=verbose)
         if demo and html is not None:
             print(f"\nreport: {html.resolve()}")

@@ -11,6 +11,7 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..evaluation.measure_settings import IN_QUARTERS, LossSettings, ScoreSettings, SweepSettings
 from . import options, setting_options
 from .command import examples
+from .output import check_json, put_json
 
 
 @examples(
@@ -48,30 +49,18 @@ def intervene(
     compute: Compute,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
-    json: Annotated[
-        str | None,
-        typer.Option(
-            "--json",
-            metavar="FILE",
-            help="Write the result as JSON to this file. [default: not written]",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    json: options.JsonOrStdout = None,
 ) -> None:
     """Measure the effect of scaling intruders, with controls.
 
     Changes weights in memory only and writes no model.
     """
-    from json import dumps
-
     from ..evaluation.intervene import intervene as run
     from ..evaluation.sweep_words import document, lines
-    from ..system.files import check_writable, write_atomically
-    from .progress import stage_progress
+    from .progress import progress_bar
 
-    if json is not None:
-        check_writable(json)
-    with stage_progress() as progress:
+    check_json(json)
+    with progress_bar() as progress:
         found = run(
             *options.both_sides(base, tuned),
             sweep=sweep,
@@ -83,7 +72,7 @@ def intervene(
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )
+    if put_json(document(found), json):
+        return
     for line in lines(found):
         typer.echo(line)
-    if json is not None:
-        write_atomically(json, (dumps(document(found), ensure_ascii=False) + "\n").encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from ..audits.audit_settings import AuditSettings, Compute
 from . import options, setting_options
 from .command import examples
+from .output import check_json, put_json
 
 
 @examples(
@@ -44,16 +44,12 @@ def scale(
 
     Reports the critical scale of each matrix and of the whole model.
     """
-    from json import dumps
-
     from ..audits.critical_scales import critical_scales
     from ..reports.scales_text import scale_lines
-    from ..system.files import check_writable, write_atomically
-    from .progress import stage_progress
+    from .progress import progress_bar
 
-    if json is not None and json != "-":
-        check_writable(json)
-    with stage_progress() as progress:
+    check_json(json)
+    with progress_bar() as progress:
         result = critical_scales(
             *options.both_sides(base, tuned),
             audit=settings,
@@ -61,11 +57,7 @@ def scale(
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )
-    document = dumps(result.to_document(), allow_nan=False, ensure_ascii=False) + "\n"
-    if json == "-":
-        sys.stdout.write(document)
+    if put_json(result.to_document(), json):
         return
-    if json is not None:
-        write_atomically(json, document.encode())
     for line in scale_lines(result):
         typer.echo(line)

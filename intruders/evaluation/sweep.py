@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..audits.audit_result import Audit
-from ..mitigation.remedies.controls import INTRUDERS
+from ..mitigation.remedies.intruders import INTRUDERS
+from ..system.documents import json_number
 from .corpus_loss import CorpusLoss, mixed
 from .intervals import Interval, paired_difference
 from .losses import DocumentLosses
@@ -124,6 +125,6 @@ def _numbers(name: str, interval: Interval | None) -> dict[str, float | None]:
     """An estimate and its ends; None for an end that is not finite, which JSON does not have."""
     values = (math.nan,) * 3 if interval is None else (interval.estimate, interval.low, interval.high)
     return {
-        key: value if math.isfinite(value) else None
+        key: json_number(value)
         for key, value in zip((name, f"{name}_low", f"{name}_high"), values, strict=True)
     }

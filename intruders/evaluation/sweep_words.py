@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from ..mitigation.remedies.controls import INTRUDERS
+from ..mitigation.remedies.intruders import INTRUDERS
+from ..system.documents import json_number
 from ..version import __version__
 from .intervals import Interval
 from .sweep import InterventionSweep, Point, Trade, is_clear
@@ -97,7 +97,7 @@ def _measures(point: Point) -> dict[str, Any]:
 
 def _numbers(value: Interval) -> dict[str, float | None]:
     """JSON has no infinity, which the interval of a single document has."""
-    return {key: number if math.isfinite(number) else None for key, number in value.as_dict().items()}
+    return {key: json_number(number) for key, number in value.as_dict().items()}
 
 
 def _in_words(trade: Trade) -> str:

@@ -14,6 +14,7 @@ from ..audits.audit_result import Audit
 from ..audits.records import CERTIFICATES, AuditedMatrix
 from ..audits.summary import relative_update
 from ..checkpoints.names import ModulePath, module_paths
+from ..system.documents import json_number
 
 
 def audit_payload(audit: Audit, label: str | None = None) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def _matrix(matrix: AuditedMatrix, place: ModulePath) -> dict[str, Any]:
 
 
 def _exact(values: Iterable[float]) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values]
+    return [json_number(value) for value in values]
 
 
 def _rounded(value: float) -> float | None:

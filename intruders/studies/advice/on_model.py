@@ -12,6 +12,7 @@ from typing import Any
 from ...audits.audit_result import Audit
 from ...audits.records import AuditedMatrix
 from ...checkpoints.names import module_paths
+from ...system.documents import json_number
 from ..claims.shared.statistics import auc
 from .advice import Advice
 
@@ -218,5 +219,4 @@ def _number(value: object) -> float | None:
     """None for what is missing, in JSON or in a table."""
     if value is None:
         return None
-    number = float(str(value))
-    return number if math.isfinite(number) else None
+    return json_number(float(str(value)))

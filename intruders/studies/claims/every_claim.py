@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from ...charts.chart import Chart, Grid
+from ...system.documents import json_number
 from ...system.files import write_atomically
 from ..claim_names import CLAIMS, check_analyses
 from ..tables.results import Results, load_results
@@ -78,9 +78,7 @@ def _plain(finding: Finding) -> dict[str, Any]:
 def _effect(effect: Effect) -> dict[str, Any]:
     """JSON has no infinity, which an end has where one seed gives no interval."""
     values = {"estimate": effect.estimate, "low": effect.low, "high": effect.high}
-    return {"name": effect.name} | {
-        key: float(value) if math.isfinite(value) else None for key, value in values.items()
-    }
+    return {"name": effect.name} | {key: json_number(value) for key, value in values.items()}
 
 
 def charts_of(findings: Sequence[Finding]) -> dict[str, list[Chart | Grid]]:
