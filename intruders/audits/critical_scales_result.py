@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..charts.chart import Axis, Chart, Rule, Series
+from ..errors import ResultFileError
 from ..system.documents import json_number
+from ..system.files import read_bytes
 from ..version import __version__
 
 SCHEMA = 1
@@ -56,6 +61,41 @@ class CriticalScales:
     matrices: list[MatrixScale]
     seconds: float
 
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> CriticalScales:
+        """What ``intruders scale --json`` wrote.
+
+        Raises:
+          ResultFileError: the file is not one of critical scales, or is of a newer version.
+        """
+        try:
+            document = json.loads(read_bytes(path))
+            if not isinstance(document["schema"], int) or document["schema"] > SCHEMA:
+                raise ResultFileError(
+                    f"'{path}' has schema {document['schema']!r}, and this version of intruders reads up to {SCHEMA}"
+                )
+            settings = document["settings"]
+            return cls(
+                base_source=str(document["base"]["source"]),
+                tuned_source=str(document["tuned"]["source"]),
+                k=int(settings["k"]),
+                epsilon=float(settings["epsilon"]),
+                target=int(settings["target"]),
+                largest=_infinite_if_null(document["largest_scale"]),
+                intruders_at_largest=int(document["intruders_at_largest_scale"]),
+                matrices=[_matrix_scale(one) for one in document["matrices"]],
+                seconds=float(document["seconds"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ResultFileError(
+                f"'{path}' is not a file of critical scales; pass one that intruders scale --json wrote"
+            ) from error
+
+    @property
+    def predicted(self) -> float:
+        """The least prediction over the matrices; infinite where there is none."""
+        return min((matrix.predicted for matrix in self.matrices), default=math.inf)
+
     @property
     def within_factor_two(self) -> float:
         """Share of the matrices with a measured scale whose prediction is within a factor of two of it."""
@@ -74,7 +114,6 @@ class CriticalScales:
 
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values; null for an infinite or undefined number."""
-
         return {
             "schema": SCHEMA,
             "intruders_version": __version__,
@@ -89,12 +128,48 @@ class CriticalScales:
             "matrices": [matrix.as_dict() for matrix in self.matrices],
         }
 
+    def chart(self) -> Chart:
+        """Predicted against measured, a point a matrix that has both."""
+        known = [one for one in self.matrices if 0 < one.measured < math.inf and 0 < one.predicted < math.inf]
+        return Chart(
+            "critical-scales",
+            "Critical scale, predicted and measured",
+            Axis("predicted_scale", "predicted from the base's spectrum", log=True),
+            Axis("measured_scale", "measured", log=True),
+            [
+                Series(
+                    "matrix",
+                    [one.predicted for one in known],
+                    [one.measured for one in known],
+                    notes=[one.name for one in known],
+                    in_legend=False,
+                )
+            ],
+            [Rule("diagonal"), Rule("y", 1.0, "scale as trained")],
+        )
+
     def _both(self) -> list[tuple[float, float]]:
         return [
             (matrix.measured, matrix.predicted)
             for matrix in self.matrices
             if math.isfinite(matrix.measured) and math.isfinite(matrix.predicted) and matrix.predicted > 0
         ]
+
+
+def _matrix_scale(record: dict[str, Any]) -> MatrixScale:
+    rows, columns = record["shape"]
+    return MatrixScale(
+        str(record["name"]),
+        (int(rows), int(columns)),
+        _infinite_if_null(record["measured"]),
+        _infinite_if_null(record["predicted"]),
+        float(record["searched"]),
+    )
+
+
+def _infinite_if_null(value: Any) -> float:
+    """JSON has no infinity: null stands for it."""
+    return math.inf if value is None else float(value)
 
 
 def _ranks(values: Sequence[float]) -> Tensor:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..audits.audit_result import Audit
-from ..audits.critical_scales_file import CriticalScalesFile
+from ..audits.critical_scales_result import CriticalScales
 from ..audits.summary import ambiguous, by_kind, certificates, relative_update, skipped_by_reason, update_norm
 from ..charts.text import duration, number, percent, plural
 from ..errors import missing_extra
@@ -23,7 +23,7 @@ from ..system.files import check_writable, write_atomically
 from .audit_command import audit_command
 from .comparison import common_matrices, labels_for
 from .next_steps import next_steps
-from .page_payload import audit_payload
+from .page_payload import audit_payload, scales_payload
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -38,7 +38,7 @@ def check_can_write_html(path: str | os.PathLike[str]) -> None:
     _environment()
 
 
-def write_html(audit: Audit, path: str | os.PathLike[str], scales: CriticalScalesFile | None = None) -> None:
+def write_html(audit: Audit, path: str | os.PathLike[str], scales: CriticalScales | None = None) -> None:
     """Write the report of one audit, with its critical scales if given, to `path`, whole or not at all.
 
     Raises ResultFileError if it cannot be written, MissingDependencyError without plotly and jinja2.
@@ -58,7 +58,7 @@ def write_comparison_html(
     write_atomically(path, render_comparison(audits, labels).encode())
 
 
-def render_audit(audit: Audit, scales: CriticalScalesFile | None = None) -> str:
+def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
     """The HTML text of the report of one audit, with its critical scales if given."""
     from statistics import median
 
@@ -66,7 +66,7 @@ def render_audit(audit: Audit, scales: CriticalScalesFile | None = None) -> str:
     return render_page(
         "audit.html.j2",
         ["count.js", "plots.js", "charts.js", "audit.js"],
-        {**audit_payload(audit), "scale": None if scales is None else scales.payload()},
+        {**audit_payload(audit), "scale": None if scales is None else scales_payload(scales)},
         scales=scales,
         audit=audit,
         words=next_steps(audit, scales),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..audits.audit_result import Audit
-from ..audits.critical_scales_file import CriticalScalesFile
+from ..audits.critical_scales_result import CriticalScales
 from ..charts.text import number, plural
 from ..checkpoints.demo_models import DEMO_MODELS
 from .audit_command import is_from_files
@@ -49,7 +49,7 @@ class NextSteps:
     steps: list[Step]
 
 
-def next_steps(audit: Audit, scales: CriticalScalesFile | None = None) -> NextSteps:
+def next_steps(audit: Audit, scales: CriticalScales | None = None) -> NextSteps:
     """Return the words for `audit`; with its critical scales, the largest update scale instead of a command."""
     if not audit.matrices:
         return _nothing_audited(audit)
@@ -102,7 +102,7 @@ def _evaluate(audit: Audit) -> Step:
     )
 
 
-def _scale(audit: Audit, scales: CriticalScalesFile | None) -> Iterator[Step]:
+def _scale(audit: Audit, scales: CriticalScales | None) -> Iterator[Step]:
     if scales is not None:
         most = f"at most {plural(scales.target, 'intruder')}" if scales.target else "no intruders"
         yield Step(f"The largest update scale with {most} is {number(scales.largest)} (1 = as trained).")

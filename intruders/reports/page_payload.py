@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..audits.audit_result import Audit
+from ..audits.critical_scales_result import CriticalScales
 from ..audits.records import CERTIFICATES, AuditedMatrix
 from ..audits.summary import relative_update
+from ..charts.chart import numbers
 from ..checkpoints.names import ModulePath, module_paths
 from ..system.documents import json_number
 
@@ -55,6 +57,16 @@ def _matrix(matrix: AuditedMatrix, place: ModulePath) -> dict[str, Any]:
         "ambiguous": [vector.index for vector in matrix.vectors if vector.ambiguous],
         "baseValues": [_rounded(value) for value in matrix.base_singular_values],
         "similarity": packed_cosines(matrix.similarity),
+    }
+
+
+def scales_payload(scales: CriticalScales) -> dict[str, Any]:
+    """Plain JSON values of critical scales; an infinite scale is null."""
+    return {
+        "matrices": {
+            one.name: numbers([one.measured, one.predicted, one.searched]) for one in scales.matrices
+        },
+        "figure": scales.chart().payload(),
     }
 
 

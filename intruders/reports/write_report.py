@@ -7,21 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..audits.audit_result import Audit
-from ..audits.critical_scales_file import CriticalScalesFile, scales_beside, scales_for
+from ..audits.critical_scales_result import CriticalScales
 from ..errors import ResultFileError, SettingError
 from .comparison import common_matrices, labels_for
+from .scales_of_audit import scales_beside, scales_for
 from .study.study_page import is_study, write_study_report
 
 AUDIT_NAMES = ("audit.json", "audit.parquet")
 AnyPath = str | os.PathLike[str]
-
-
-def find_audits(paths: Sequence[AnyPath]) -> list[Audit]:
-    """The saved audits at `paths`: files, and of a folder its own audit or else those of its subfolders.
-
-    Raises ResultFileError for a path without an audit, or with a broken one.
-    """
-    return [Audit.load(file) for path in paths for file in _audit_files(Path(path))]
 
 
 def write_report(
@@ -54,7 +47,7 @@ def write_report(
         from .html_page import check_can_write_html
 
         check_can_write_html(out)
-    files = [file for path in paths for file in _audit_files(Path(path))]
+    files = [file for path in paths for file in audit_files(Path(path))]
     audits = [Audit.load(file) for file in files]
     side_by_side = compare or len(audits) > 1
     if side_by_side and scale is not None:
@@ -69,13 +62,11 @@ def write_report(
     return written
 
 
-def _scales(audit: Audit, file: Path, given: AnyPath | None) -> CriticalScalesFile | None:
+def _scales(audit: Audit, file: Path, given: AnyPath | None) -> CriticalScales | None:
     return scales_for(audit, given) if given is not None else scales_beside(audit, file.parent)
 
 
-def _write_html(
-    audits: list[Audit], out: Path, side_by_side: bool, scales: CriticalScalesFile | None
-) -> None:
+def _write_html(audits: list[Audit], out: Path, side_by_side: bool, scales: CriticalScales | None) -> None:
     from .html_page import write_comparison_html, write_html
 
     if side_by_side:
@@ -85,7 +76,7 @@ def _write_html(
 
 
 def _write_figures(
-    audits: list[Audit], folder: Path, side_by_side: bool, scales: CriticalScalesFile | None
+    audits: list[Audit], folder: Path, side_by_side: bool, scales: CriticalScales | None
 ) -> list[Path]:
     from ..charts.drawing import write_drawings
     from ..charts.figure import draw_chart
@@ -98,7 +89,12 @@ def _write_figures(
     return write_drawings([*audit_drawings(audits[0]), *own], folder)
 
 
-def _audit_files(path: Path) -> list[Path]:
+def audit_files(path: Path) -> list[Path]:
+    """The files of saved audits at ``path``: itself, or of a folder its own audit, or else those of its subfolders.
+
+    Raises:
+      ResultFileError: there is none.
+    """
     if not path.exists():
         raise ResultFileError(f"'{path}' is not there; give an audit that `intruders audit --json` wrote")
     if not path.is_dir():

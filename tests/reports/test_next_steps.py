@@ -18,7 +18,7 @@ from rich.console import Console
 
 from intruders.audits.audit import audit as run_audit
 from intruders.audits.audit_result import Audit
-from intruders.audits.critical_scales_file import Critical, CriticalScalesFile
+from intruders.audits.critical_scales_result import CriticalScales, MatrixScale
 from intruders.audits.records import AuditedMatrix, UpdateSize, Vector
 from intruders.checkpoints.pairing.pairing import Skipped
 from intruders.cli.main import app
@@ -183,7 +183,8 @@ def test_a_base_left_out_is_the_one_that_the_adapter_names(tmp_path: Path) -> No
 
 
 def test_known_critical_scales_stand_in_place_of_the_command() -> None:
-    scales = CriticalScalesFile("base", "runs/r2", 10, 0.5, 0, 0.38412, {"m": Critical(0.4, 0.4, 64.0)})
+    one = MatrixScale("m", (4, 4), 0.4, 0.4, 64.0)
+    scales = CriticalScales("base", "runs/r2", 10, 0.5, 0, 0.38412, 0, [one], 1.0)
     assert lines(next_steps(made(1), scales))[1] == (
         "The largest update scale with no intruders is 0.384 (1 = as trained)."
     )

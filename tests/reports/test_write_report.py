@@ -16,7 +16,7 @@ from made_up import BERT, made_up_audit
 from intruders.errors import MissingDependencyError, ResultFileError, SettingError
 from intruders.reports.audit_command import audit_command
 from intruders.reports.html_page import check_can_write_html, render_audit, write_html
-from intruders.reports.write_report import find_audits, write_report
+from intruders.reports.write_report import audit_files, write_report
 
 ONE = made_up_audit(3, BERT, width=32, tuned="runs/r1")
 TWO = made_up_audit(3, BERT, width=32, tuned="runs/r8", rank=8, seed=1)
@@ -34,18 +34,18 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_audits_are_found_in_files_run_folders_and_folders_of_runs(runs: Path) -> None:
-    assert find_audits([runs / "a" / "audit.json"]) == [ONE]
-    assert find_audits([runs / "b"]) == [TWO]
-    assert find_audits([runs]) == [ONE, TWO]
-    assert find_audits([runs / "b", runs / "a"]) == [TWO, ONE]
+    one, two = runs / "a" / "audit.json", runs / "b" / "audit.parquet"
+    assert audit_files(one) == [one]
+    assert audit_files(runs / "b") == [two]
+    assert audit_files(runs) == [one, two]
 
 
 def test_what_is_no_audit_is_named(runs: Path) -> None:
     for path, said in [(runs / "c", "holds no audit.json"), (runs / "gone", "is not there")]:
         with pytest.raises(ResultFileError, match=said):
-            find_audits([path])
+            audit_files(path)
     with pytest.raises(SettingError, match=r"notes\.txt"):
-        find_audits([runs / "notes.txt"])
+        write_report([runs / "notes.txt"], runs / "r.html")
 
 
 def test_one_audit_gets_its_own_report_and_several_stand_side_by_side(runs: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 import intruders
 from intruders.audits.audit_result import Audit
+from intruders.audits.critical_scales_result import CriticalScales, MatrixScale
 from intruders.checkpoints.open import open_checkpoint
 from intruders.cli.advise import advise as command
 from intruders.errors import IntrudersError
@@ -81,12 +83,9 @@ def write(path: Path, document: Any) -> None:
 
 
 def scale_document(largest: float | None, there: int = 0) -> dict[str, Any]:
-    return {
-        "schema": 1,
-        "largest_scale": largest,
-        "intruders_at_largest_scale": there,
-        "matrices": [{"name": "a", "predicted": 0.5}, {"name": "b", "predicted": None}],
-    }
+    matrices = [MatrixScale("a", (4, 4), 0.4, 0.5, 64), MatrixScale("b", (4, 4), math.inf, math.inf, 64)]
+    at = math.inf if largest is None else largest
+    return CriticalScales("base", "tuned", 10, 0.5, 0, at, there, matrices, 1.0).to_document()
 
 
 def test_a_measured_scale_below_one_is_advice(tmp_path: Path) -> None:
@@ -296,8 +295,11 @@ def test_an_empty_study_is_refused(tmp_path: Path) -> None:
         (lambda folder: (folder / "run.json").write_text("nonsense"), "cannot be read as JSON"),
         (lambda folder: write(folder / "run.json", []), "holds no JSON object"),
         (lambda folder: write(folder / "run.json", {"schema": 1}), "does not name a base"),
-        (lambda folder: broken_beside(folder, "scale.json", {}), "not what intruders scale --json writes"),
-        (lambda folder: broken_beside(folder, "scale.json", {"matrices": 3}), "not what intruders scale"),
+        (lambda folder: broken_beside(folder, "scale.json", {}), "not a file of critical scales"),
+        (
+            lambda folder: broken_beside(folder, "scale.json", {"matrices": 3}),
+            "not a file of critical scales",
+        ),
         (lambda folder: broken_beside(folder, "intervention.json", {}), "has no rows"),
     ],
 )

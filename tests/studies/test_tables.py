@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from intruders.audits.audit_result import Audit
+from intruders.audits.critical_scales_result import CriticalScales, MatrixScale
 from intruders.audits.records import AuditedMatrix, UpdateSize, Vector
 from intruders.errors import ResultFileError
 from intruders.studies.describe.runs import Run, expand
@@ -136,10 +137,11 @@ def test_a_scale_that_was_not_found_is_infinite_and_one_not_measured_is_missing(
     assert load_results(tmp_path).matrices["critical_scale"].isna().all()
     names = [matrix.name for matrix in audit().matrices]
     scales = [
-        {"name": names[0], "measured": 0.5, "predicted": 0.6},
-        {"name": names[1], "measured": None, "predicted": 2},
+        MatrixScale(names[0], (4, 4), 0.5, 0.6, 64.0),
+        MatrixScale(names[1], (4, 4), math.inf, 2.0, 64.0),
     ]
-    (folder / "scale.json").write_text(json.dumps({"schema": 1, "largest_scale": 0.48, "matrices": scales}))
+    measured = CriticalScales("base", "tuned", 10, 0.5, 0, 0.48, 0, scales, 1.0)
+    (folder / "scale.json").write_text(json.dumps(measured.to_document()))
     finished(folder, ["audit", "scale"])
     written(tmp_path)
     results = load_results(tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,14 @@ from ...audits.audit import audit_sides
 from ...audits.audit_result import Audit
 from ...audits.audit_settings import AuditSettings
 from ...audits.critical_scales import critical_scales
+from ...audits.critical_scales_result import CriticalScales
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.open import open_source
 from ...errors import ResultFileError, SettingError
 from ...system.progress import Progress, silent
 from .advice import Advised
 from .on_base import advise_base
-from .on_model import ScaleMeasure, Sweep, advise_model
+from .on_model import Sweep, advise_model
 
 _AUDITS = ("audit.json", "audit.parquet")
 
@@ -83,9 +83,7 @@ def _on_model(base: str | None, source: str, settings: AuditSettings, progress: 
     audit = audit_sides(base, source, settings, progress=progress)
     scale = None
     if audit.intruders:
-        found = critical_scales(base, source, audit=settings, progress=progress)
-        predicted = min((matrix.predicted for matrix in found.matrices), default=math.inf)
-        scale = ScaleMeasure(found.largest, found.intruders_at_largest, predicted)
+        scale = critical_scales(base, source, audit=settings, progress=progress)
     advice, notes = advise_model(audit, scale)
     return Advised(source, "model", advice, notes)
 
@@ -108,23 +106,9 @@ def _base_of_run(path: Path) -> str | None:
     return base
 
 
-def _scale_beside(audit: Path) -> ScaleMeasure | None:
+def _scale_beside(audit: Path) -> CriticalScales | None:
     file = audit.parent / "scale.json"
-    if not _is_there(file):
-        return None
-    document = _document(file)
-    try:
-        predicted = [
-            matrix["predicted"] for matrix in document["matrices"] if matrix["predicted"] is not None
-        ]
-        largest = document["largest_scale"]
-        return ScaleMeasure(
-            math.inf if largest is None else float(largest),
-            int(document["intruders_at_largest_scale"]),
-            min((float(value) for value in predicted), default=None),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ResultFileError(f"'{file}' is not what intruders scale --json writes: {error!r}") from error
+    return CriticalScales.load(file) if _is_there(file) else None
 
 
 def _sweep_beside(audit: Path) -> Sweep | None:

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from ...audits.audit_result import Audit
+from ...audits.critical_scales_result import CriticalScales
 from ...audits.records import AuditedMatrix
 from ...checkpoints.names import module_paths
 from ...system.documents import json_number
@@ -23,15 +24,6 @@ _SHARE, _TIMES = 0.5, 2.0
 
 
 @dataclass(frozen=True)
-class ScaleMeasure:
-    """What ``intruders scale`` found: the largest multiple of the update without intruders."""
-
-    largest: float
-    intruders: int  # there
-    predicted: float | None = None  # the least prediction over the matrices
-
-
-@dataclass(frozen=True)
 class Sweep:
     """What ``intruders intervene`` found: rows as in the study's table of interventions."""
 
@@ -39,7 +31,7 @@ class Sweep:
 
 
 def advise_model(
-    audit: Audit, scale: ScaleMeasure | None = None, sweep: Sweep | None = None
+    audit: Audit, scale: CriticalScales | None = None, sweep: Sweep | None = None
 ) -> tuple[list[Advice], list[str]]:
     """Advice and notes; only from numbers that are there."""
     where = f"{audit.vectors:,} leading vectors of {len(audit.matrices):,} matrices"
@@ -76,16 +68,16 @@ def advise_model(
     return advice, notes
 
 
-def _on_scale(audit: Audit, scale: ScaleMeasure) -> list[Advice]:
+def _on_scale(audit: Audit, scale: CriticalScales) -> list[Advice]:
     if not (math.isfinite(scale.largest) and 0 < scale.largest < 1):
         return []
     evidence = [
         (
-            f"measured: {audit.intruders:,} intruders at the scale it has, {scale.intruders:,} at "
+            f"measured: {audit.intruders:,} intruders at the scale it has, {scale.intruders_at_largest:,} at "
             f"{scale.largest:.3g} times it"
         )
     ]
-    if scale.predicted is not None and math.isfinite(scale.predicted):
+    if math.isfinite(scale.predicted):
         evidence.append(f"the base's spectrum alone foretells the first at {scale.predicted:.3g} times it")
     how = (
         "go only so far along W0 + s (W - W0)"

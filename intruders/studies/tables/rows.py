@@ -12,9 +12,11 @@ from typing import Any
 import pandas as pd
 
 from ...audits.audit_result import Audit
+from ...audits.critical_scales_result import CriticalScales, MatrixScale
 from ...checkpoints.names import module_paths
 from ...errors import ResultFileError
 from ...settings import settings_of
+from ...system.documents import json_number
 from ...training.finetune_config import FinetuneConfig
 from ...training.run_folder import RunFolder
 from ..describe.runs import Run
@@ -33,11 +35,11 @@ def rows_of(run: Run, folder: Path) -> Rows:
     found: Rows = {"runs": [row]}
     if "train" in stages:
         row |= _training(folder)
-    scales: dict[str, dict[str, Any]] = {}
+    scales: dict[str, MatrixScale] = {}
     if "scale" in stages:
-        document = _json(folder / "scale.json")
-        row["critical_scale"] = document["largest_scale"]
-        scales = {matrix["name"]: matrix for matrix in document["matrices"]}
+        measured = CriticalScales.load(folder / "scale.json")
+        row["critical_scale"] = json_number(measured.largest)
+        scales = {matrix.name: matrix for matrix in measured.matrices}
     if "audit" in stages:
         audit = Audit.load(folder / "audit.json")
         found["matrices"] = list(_matrices(audit, scales))
@@ -132,11 +134,11 @@ def _evaluation(document: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _matrices(audit: Audit, scales: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _matrices(audit: Audit, scales: dict[str, MatrixScale]) -> Iterator[dict[str, Any]]:
     found_at = module_paths([matrix.name for matrix in audit.matrices])
     for matrix, place in zip(audit.matrices, found_at, strict=True):
         largest = matrix.base_singular_values[0] if matrix.base_singular_values else 0.0
-        scale = scales.get(matrix.name, {})
+        scale = scales.get(matrix.name)
         yield {
             "name": matrix.name,
             "kind": place.kind,
@@ -151,16 +153,10 @@ def _matrices(audit: Audit, scales: dict[str, dict[str, Any]]) -> Iterator[dict[
             "relative_update": matrix.update.spectral / largest if largest > 0 else math.nan,
             "effective_rank": matrix.update.effective_rank,
             "stable_rank": matrix.update.stable_rank,
-            "critical_scale": _scale(scale, "measured"),
-            "predicted_scale": _scale(scale, "predicted"),
+            # Infinite where no scale has an intruder, as far as the search went; None where none was measured.
+            "critical_scale": None if scale is None else scale.measured,
+            "predicted_scale": None if scale is None else scale.predicted,
         }
-
-
-def _scale(scales: dict[str, Any], name: str) -> float | None:
-    """JSON has no infinity: null there says that there is no scale with an intruder, as far as the search went."""
-    if name not in scales:
-        return None
-    return math.inf if scales[name] is None else float(scales[name])
 
 
 def _vectors(audit: Audit) -> Iterator[dict[str, Any]]:

@@ -13,10 +13,10 @@ import pytest
 from made_up import BERT, made_up_audit
 
 from intruders.audits.audit_result import Audit
-from intruders.audits.critical_scales_file import load_scales, scales_beside, scales_for
 from intruders.audits.critical_scales_result import CriticalScales, MatrixScale
 from intruders.errors import ResultFileError, SettingError
 from intruders.reports.html_page import write_html
+from intruders.reports.scales_of_audit import scales_beside, scales_for
 from intruders.reports.write_report import write_report
 from tests.reports.browsing import chromium, column, opened, serious_faults, sort_by
 
@@ -50,15 +50,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_file_is_read_as_it_was_written(folder: Path) -> None:
     scales = scales_of(AUDIT)
-    read = load_scales(written(folder, scales))
-    assert (read.largest, read.k, read.epsilon) == (scales.largest, AUDIT.k, AUDIT.epsilon)
-    for matrix in scales.matrices:
-        one = read.matrices[matrix.name]
-        assert (one.measured, one.predicted, one.searched) == (
-            matrix.measured,
-            matrix.predicted,
-            matrix.searched,
-        )
+    read = CriticalScales.load(written(folder, scales))
+    assert read == scales
     points = read.chart().frame()
     assert list(points["measured_scale"]) == [m.measured for m in scales.matrices[:-1]]
 
@@ -92,9 +85,9 @@ def test_a_file_that_was_asked_for_must_fit(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(SettingError, match="with one audit, and 2"):
         write_report([folder, folder / "audit.json"], folder / "r.html", scale=folder / "scale.json")
     for content, said in [
-        ("{", "holds no critical scales"),
-        ("[]", "holds no critical scales"),
-        ("{}", "holds no critical scales"),
+        ("{", "is not a file of critical scales"),
+        ("[]", "is not a file of critical scales"),
+        ("{}", "is not a file of critical scales"),
         ('{"schema": 99}', "schema 99"),
     ]:
         (folder / "scale.json").write_text(content)
@@ -111,7 +104,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.mark.browser
 def test_the_page_shows_them(browser: Any, folder: Path) -> None:
-    write_html(AUDIT, folder / "r.html", load_scales(written(folder, scales_of(AUDIT))))
+    write_html(AUDIT, folder / "r.html", CriticalScales.load(written(folder, scales_of(AUDIT))))
     with opened(browser, folder / "r.html") as page:
         assert (
             "The largest update scale with no intruders is 0.095 (1 = as trained)."
