@@ -27,6 +27,12 @@ def has_adapters(source: object) -> TypeGuard[nn.Module]:
     return isinstance(source, nn.Module) and isinstance(getattr(source, "peft_config", None), dict)
 
 
+def has_frozen_base(model: nn.Module) -> bool:
+    """Whether training leaves every matrix beneath the adapters of a model as it is."""
+    own = _without_adapters(model, model.state_dict(keep_vars=True))
+    return not any(tensor.requires_grad for tensor in own.values() if tensor.ndim >= 2)
+
+
 def state_dict_checkpoint(source: Mapping[str, Tensor]) -> Checkpoint:
     """A state dict as a checkpoint; nothing is copied."""
     return _in_memory(f"state dict of {len(source)} tensors", "state dict", source, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,16 +13,17 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from ..audits.audit import audit_sides
+from ..audits.audit import audit_pairing
 from ..audits.audit_result import Audit
 from ..audits.audit_settings import AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
 from ..checkpoints.adapters.adapter import Adapter
 from ..checkpoints.adapters.formulas import widened
 from ..checkpoints.adapters.peft_adapter import start_that_changed
-from ..checkpoints.memory import has_adapters
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.memory import has_adapters, has_frozen_base
 from ..checkpoints.model_sum import ModelSum
-from ..checkpoints.open import Source, open_checkpoint, open_source
+from ..checkpoints.open import Opened, Source, open_checkpoint, open_source
 from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
 from ..checkpoints.selection import Selection
 from ..errors import IntrudersError, SettingError, one_line
@@ -81,8 +83,11 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self.trace: Path | None = (default if trace is True else Path(trace)) if trace is not False else None
         self._base: Source | None = _weights_now(trainer.model) if base is None else base
         _require_matrices(self._base, trainer.model, settings)
-        if self.trace is not None and trainer.is_world_process_zero():
+        if not trainer.is_world_process_zero():
+            self._base = None  # the first process audits; the others need no copy of the weights
+        elif self.trace is not None:
             check_trace(self.trace)
+        self._frozen_base: Checkpoint | None = None  # what the adapter acts on, once that is known
         self.last: Audit | None = None
         self.has_stopped = False
 
@@ -108,12 +113,30 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         return self._stop_above is not None and found.intruders > self._stop_above
 
     def _audit(self, model: nn.Module, state: Any, control: Any) -> Audit:
-        found = audit_sides(self._base, model, self._settings, self._compute)
-        self.last = found
+        started = time.perf_counter()
+        pairing = pair_sides(*self._sides(model), self._settings)
+        found = audit_pairing(pairing, self._settings, self._compute)
+        self.last = found = replace(found, seconds=time.perf_counter() - started)
         self._log(_totals(found), control)
         if self.trace is not None:
             append_to_trace(self.trace, state.global_step, found)
         return found
+
+    def _sides(self, model: nn.Module) -> tuple[Checkpoint, Opened]:
+        """The base and the model as it is now.
+
+        Whether the weights beneath an adapter are those of ``base`` takes reading both. Where training leaves them as
+        they are, once is enough.
+        """
+        if self._frozen_base is not None:
+            return self._frozen_base, open_source(model)
+        base, tuned = open_sides(self._base, model)
+        acts_on_base = isinstance(tuned, Adapter) or (
+            isinstance(tuned, ModelSum) and all(isinstance(part, Adapter) for part, _ in tuned.parts)
+        )
+        if has_adapters(model) and acts_on_base and has_frozen_base(model):
+            self._frozen_base = base
+        return base, tuned
 
     def _log(self, totals: dict[str, float], control: Any) -> None:
         """Report totals beside what the Trainer itself will report of this step."""
@@ -126,7 +149,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
 
 def _require_matrices(base: Source | None, model: nn.Module, settings: AuditSettings) -> None:
     """Raise what an audit of ``model`` against ``base`` (its own, when None) would raise, by names and shapes alone."""
-    is_trained = any(parameter.requires_grad and parameter.ndim == 2 for parameter in model.parameters())
+    is_trained = any(parameter.requires_grad and parameter.ndim >= 2 for parameter in model.parameters())
     if not has_adapters(model) and not is_trained:
         raise SettingError(
             f"the Trainer's {type(model).__name__} has no trainable matrix to audit; unfreeze one before you "
@@ -174,7 +197,7 @@ def _weights_now(model: nn.Module) -> dict[str, Tensor] | None:
             name: parameter.detach().cpu().clone()
             for name, parameter in model.named_parameters()
             # Vectors are not audited; the biases among them tell which side of a Conv1D is the output.
-            if parameter.ndim == 1 or (parameter.requires_grad and parameter.ndim == 2)
+            if parameter.ndim == 1 or (parameter.requires_grad and parameter.ndim >= 2)
         }
     return None if start_that_changed(model) is None else _tuned_weights(model)
 

@@ -14,6 +14,7 @@ from transformers import Trainer
 from intruders.models.loading import load_model
 from intruders.training.callback import IntruderCallback
 from intruders.training.trace import read_trace
+from tests.checkpoints.test_matrices import tiny_mixtral
 
 from .trainers import prepared as _prepared
 from .trainers import tiny_trainer as _trainer
@@ -75,6 +76,46 @@ def test_conv1d_counts_from_the_output_side(told: bool, tmp_path: Path) -> None:
         w0, w = before[matrix.name].T, after[matrix.name].T
         assert matrix.shape == tuple(w.shape)
         assert matrix.intruders == _intruders(w0, w), matrix.name
+
+
+def test_stacked_experts_are_audited_in_full_fine_tuning(tmp_path: Path) -> None:
+    """Their weights have three dimensions; every expert is a matrix."""
+    model = tiny_mixtral()
+    model.resize_token_embeddings(64)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    trainer = _trainer(model, tmp_path, learning_rate=0.2)
+    callback = IntruderCallback(trainer, every=4)
+    trainer.add_callback(callback)
+    trainer.train()
+    assert callback.last is not None
+    stacked = {name: p.detach() for name, p in model.named_parameters() if p.ndim == 3}
+    assert stacked
+    counts = [
+        _intruders(old, new)
+        for name, tensor in stacked.items()
+        for old, new in zip(before[name], tensor, strict=True)
+    ]
+    found = [matrix for matrix in callback.last.matrices if "experts" in matrix.name]
+    assert sorted(matrix.intruders for matrix in found) == sorted(counts)
+    assert sum(counts) > 0, "the case shows something"
+
+
+def test_the_weights_beneath_an_adapter_are_compared_with_the_base_once(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from intruders.checkpoints.pairing import pair_sides
+
+    compared = []
+    compare = pair_sides._has_other_weights
+    monkeypatch.setattr(
+        pair_sides, "_has_other_weights", lambda *sides: compared.append(1) or compare(*sides)
+    )
+    trainer = _trainer(_prepared(llama, "lora"), tmp_path)
+    callback = IntruderCallback(trainer, every=1, base=str(llama))
+    trainer.add_callback(callback)
+    trainer.train()
+    assert sorted(read_trace(tmp_path / "intruders.parquet")["step"].unique()) == [1, 2, 3, 4]
+    assert len(compared) == 1
 
 
 def test_totals_reach_tensorboard(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
