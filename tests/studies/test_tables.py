@@ -150,6 +150,16 @@ def test_a_scale_that_was_not_found_is_infinite_and_one_not_measured_is_missing(
     assert results.runs["critical_scale"].iloc[0] == 0.48
 
 
+def test_a_stage_whose_file_was_removed_is_not_in_the_tables_until_it_is_done_again(tmp_path: Path) -> None:
+    first, *_ = expand(STUDY)
+    folder = with_audit(tmp_path, first)
+    finished(folder, ["audit", "intervene"])  # and there is no intervention.json
+    written(tmp_path)
+    results = load_results(tmp_path)
+    assert results.interventions.empty
+    assert results.runs["intruders"].iloc[0] == 1
+
+
 def test_the_trace_is_of_the_audits_matrices_under_their_names(tmp_path: Path) -> None:
     """The callback sees a head too, and calls a classifier's encoder by its class's prefix."""
     first, *_ = expand(STUDY)

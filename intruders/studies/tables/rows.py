@@ -21,6 +21,7 @@ from ...training.finetune_config import FinetuneConfig
 from ...training.run_folder import RunFolder
 from ..describe.runs import Run
 from ..work.run_record import RunRecord
+from ..work.stages import RESULTS
 from ..work.study_folder import MODEL
 from .table_columns import SETTINGS
 
@@ -30,7 +31,7 @@ Rows = dict[str, list[dict[str, Any]]]
 def rows_of(run: Run, folder: Path) -> Rows:
     """What is known of ``run`` so far, by table. A run that is not finished has a row in ``runs`` at least."""
     record = RunRecord(folder).read()
-    stages = record.get("stages", {})
+    stages = _stages_with_results(record, folder)
     row = _settings(run) | {"status": _status(record), "error": record.get("error")}
     found: Rows = {"runs": [row]}
     if "train" in stages:
@@ -62,6 +63,15 @@ def rows_of(run: Run, folder: Path) -> Rows:
     if "mechanism" in stages:
         found["mechanism"] = _json(folder / "mechanism.json")["rows"]
     return {table: [{"run_id": run.id} | row for row in rows] for table, rows in found.items()}
+
+
+def _stages_with_results(record: dict[str, Any], folder: Path) -> set[str]:
+    """The stages that were finished; without those whose files were removed since, which will be done again."""
+    return {
+        name
+        for name in record.get("stages", {})
+        if all((folder / result).exists() for result in RESULTS.get(name, ()))
+    }
 
 
 def _status(record: dict[str, Any]) -> str:
@@ -226,7 +236,7 @@ def _json(file: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultFileError(
-            f"'{file}' cannot be read: {error}; remove it, and --resume makes it anew"
+            f"'{file}' cannot be read: {error}; remove it and run the study again"
         ) from error
     if found.get("schema", 1) > 1:
         raise ResultFileError(f"'{file}' was written by a newer version of intruders; update intruders")

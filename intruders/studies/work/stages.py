@@ -13,13 +13,29 @@ from .study_folder import MODEL
 Callbacks = Callable[[], Sequence[Any]]  # makes those of transformers' Trainer, new ones for every training
 
 
+# What each leaves in the run's folder: files and folders.
+RESULTS: dict[str, tuple[str, ...]] = {
+    "train": (MODEL,),
+    "audit": ("audit.json",),
+    "evaluate": ("evaluation",),
+    "scale": ("scale.json",),
+    "intervene": ("intervention.json",),
+    "sequence": ("sequence.json", MODEL),
+    "mechanism": ("mechanism.json",),
+}
+
+
 @dataclass(frozen=True)
 class Stage:
     """One piece of work. What does it is in :mod:`.work`, which loads what training needs."""
 
     name: str
     settings: dict[str, Any]  # on which its result depends, besides the run's own
-    results: tuple[str, ...]  # files and folders in the run's folder
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """Files and folders in the run's folder."""
+        return RESULTS[self.name]
 
 
 def stages_of(run: Run) -> list[Stage]:
@@ -27,18 +43,18 @@ def stages_of(run: Run) -> list[Stage]:
     measure = run.measure
     audited = measure.audit.recorded()
     if run.kind == "random-rank-one":
-        return [Stage("mechanism", audited, ("mechanism.json",))]
+        return [Stage("mechanism", audited)]
     if run.kind == "sequence":
-        return [Stage("sequence", audited, ("sequence.json", MODEL))]
+        return [Stage("sequence", audited)]
     evaluated = measure.part(LossSettings).recorded() | {"max_examples": measure.max_examples}
     found = [
-        Stage("train", {}, (MODEL,)),
-        Stage("audit", audited, ("audit.json",)),
-        Stage("evaluate", evaluated, ("evaluation",)),
+        Stage("train", {}),
+        Stage("audit", audited),
+        Stage("evaluate", evaluated),
     ]
     if measure.critical_scale:
-        found.append(Stage("scale", audited, ("scale.json",)))
+        found.append(Stage("scale", audited))
     if measure.intervene is not None:
         own = {f"intervene_{name}": value for name, value in measure.intervene.recorded().items()}
-        found.append(Stage("intervene", audited | evaluated | own, ("intervention.json",)))
+        found.append(Stage("intervene", audited | evaluated | own))
     return found
