@@ -29,8 +29,8 @@ def audit(
     *,
     k: int = 10,
     epsilon: float = 0.5,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     include_embeddings: bool = False,
     split_fused: bool = False,
     exact: bool = False,
@@ -87,8 +87,8 @@ def audit(
     (9, 3)
     """
     settings = AuditSettings(
-        include=tuple(include),
-        exclude=tuple(exclude),
+        include=_patterns(include),
+        exclude=_patterns(exclude),
         include_embeddings=include_embeddings,
         split_fused=split_fused,
         k=k,
@@ -97,6 +97,11 @@ def audit(
         skip_non_finite=skip_non_finite,
     )
     return audit_sides(base, tuned, settings, Compute(device, workers, cache), progress)
+
+
+def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Patterns of names; one alone may come without a list around it."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def audit_sides(

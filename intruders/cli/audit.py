@@ -109,7 +109,8 @@ def audit(
         check_can_write_html(html)
     with progress_bar() as progress:
         result = audit_sides(
-            *options.both_sides(base, tuned),
+            base,
+            tuned,
             settings,
             replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress,

@@ -62,7 +62,8 @@ def intervene(
     check_json(json)
     with progress_bar() as progress:
         found = run(
-            *options.both_sides(base, tuned),
+            base,
+            tuned,
             sweep=sweep,
             losses=losses,
             scores=scores,

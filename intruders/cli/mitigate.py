@@ -109,7 +109,8 @@ def mitigate(
 
     with progress_bar() as progress:
         result = run(
-            *options.both_sides(base, tuned),
+            base,
+            tuned,
             scale=scale,
             out=out,
             control=control or INTRUDERS,

@@ -88,11 +88,6 @@ Config = Annotated[
 ]
 
 
-def both_sides(base: str, tuned: str | None) -> tuple[str | None, str]:
-    """Return base and tuned model; a single argument is an adapter that names its base."""
-    return (None, base) if tuned is None else (base, tuned)
-
-
 def chosen_cache(folder: Path | None, no_cache: bool) -> Path | bool:
     """Return the base cache as :func:`intruders.audit` takes it."""
     return False if no_cache else folder or True

@@ -51,7 +51,8 @@ def scale(
     check_json(json)
     with progress_bar() as progress:
         result = critical_scales(
-            *options.both_sides(base, tuned),
+            base,
+            tuned,
             audit=settings,
             target=target,
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),

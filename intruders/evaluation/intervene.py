@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from ..audits.audit import audited_whole
 from ..audits.audit_result import Audit
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
-from ..checkpoints.pairing.pair_sides import open_sides
+from ..checkpoints.pairing.pair_sides import named_sides, open_sides
 from ..data.corpora import load_corpora
 from ..data.load_task import load_task
 from ..errors import SettingError
@@ -31,7 +31,7 @@ from .task_score import score_task
 
 def intervene(
     base: str | None,
-    tuned: str,
+    tuned: str | None = None,
     *,
     sweep: SweepSettings = IN_QUARTERS,
     losses: LossSettings = NO_LOSSES,
@@ -48,8 +48,8 @@ def intervene(
     all differences are paired.
 
     Args:
-      base: the model before fine-tuning; None where an adapter names it.
-      tuned: folder, hub id or alias of the fine-tuned model, or its adapter.
+      base: folder, hub id or alias of the model before fine-tuning; None where an adapter names it.
+      tuned: that of the fine-tuned model, or its adapter. An adapter that names its base may come alone.
       sweep: scales (1, the tuned model itself, is always measured) and controls.
       losses: on what text losses are measured, as in :func:`intruders.evaluation.evaluate.evaluate`.
       scores: which tasks are scored, likewise.
@@ -63,6 +63,8 @@ def intervene(
       SettingError: nothing to measure, or a setting out of range. Other IntrudersErrors as the audit and the
       evaluation raise them.
     """
+    given_base, given_tuned = named_sides(base, tuned)
+    base, tuned = None if given_base is None else str(given_base), str(given_tuned)
     if not (losses.loss_on or scores.tasks):
         raise SettingError("nothing to measure; expected a corpus (--loss-on) or a task (--task)")
     max_documents = sweep.max_documents or losses.max_documents

@@ -14,7 +14,7 @@ from ..audits.audit_result import Audit
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
 from ..checkpoints.open import Source
-from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
+from ..checkpoints.pairing.pair_sides import named_sides, open_sides, pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix
 from ..checkpoints.writing.lora_adapter import Rank
 from ..checkpoints.writing.shards import SHARD_BYTES
@@ -86,7 +86,7 @@ def mitigate(
     device = compute.torch_device()
     sides = open_sides(base, tuned)
     target = choose_target(
-        (base, tuned),
+        named_sides(base, tuned),
         sides,
         out=out,
         form=form,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from torch import Tensor
 
 import intruders
 from intruders.audits.audit import audit
-from intruders.errors import IntrudersError, NonFiniteError, PairingError, SettingError
+from intruders.errors import CheckpointError, IntrudersError, NonFiniteError, PairingError, SettingError
+from tests.checkpoints.models import saved, tiny_llama
+from tests.mitigation.hot import hot_llama
 
 Weights = dict[str, Tensor]
 
@@ -230,3 +233,16 @@ def test_factors_that_overflow_single_precision_are_not_answered_wrongly() -> No
     exact = decide(Pair(base, LowRank(left, right)), 3, 0.5, exact=True)
     assert found.values.isfinite().all()
     assert found.intruder.tolist() == exact.intruder.tolist()
+
+
+def test_an_adapter_alone_and_one_pattern_without_a_list(tmp_path: Path) -> None:
+    base = saved(tiny_llama(), tmp_path / "base")
+    adapter = hot_llama(model=tiny_llama())
+    adapter.peft_config["default"].base_model_name_or_path = str(base)
+    saved(adapter, tmp_path / "adapter")
+    alone = audit(tmp_path / "adapter", include="*.q_proj.*", cache=False)
+    both = audit(base, tmp_path / "adapter", include=["*.q_proj.*"], cache=False)
+    assert alone.matrices == both.matrices
+    assert {matrix.name.split(".")[-2] for matrix in alone.matrices} == {"q_proj"}
+    with pytest.raises(CheckpointError, match="does not name its base"):
+        audit(base)

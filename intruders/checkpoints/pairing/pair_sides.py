@@ -29,16 +29,14 @@ __all__ = ["PairedMatrix", "Pairing", "Skipped", "open_sides", "pair_sides"]
 def open_sides(base: Source | None, tuned: Source | None = None) -> tuple[Checkpoint, Opened]:
     """Open both sides; find the base where it is left out.
 
-    Without ``base``, an adapter's own ``base_model_name_or_path`` is opened, and of a PeftModel its own base
-    weights, unless an adapter's start (PiSSA, ...) changed these: then too what the adapter names.
+    An adapter may come alone, as ``base`` or as ``tuned``: its own ``base_model_name_or_path`` is opened, and of a
+    PeftModel its own base weights, unless an adapter's start (PiSSA, ...) changed these: then too what the adapter
+    names.
 
     Raises:
       CheckpointError: either side cannot be found or read, or a base is needed and not named.
     """
-    if tuned is None and has_adapters(base):
-        base, tuned = None, base
-    if tuned is None:
-        raise CheckpointError("only one model was given; expected a base and a tuned one, or a PeftModel")
+    base, tuned = named_sides(base, tuned)
     opened = open_source(tuned)
     if has_adapters(tuned):
         return _open_in_memory(base, tuned, opened)
@@ -52,6 +50,15 @@ def open_sides(base: Source | None, tuned: Source | None = None) -> tuple[Checkp
             f"the base '{named}', which the adapter '{opened.source}' names, cannot be opened; "
             f"give the base too: {error}"
         ) from None
+
+
+def named_sides(base: Source | None, tuned: Source | None) -> tuple[Source | None, Source]:
+    """The two sides as they were given; one alone is the tuned one, whose adapter names its base."""
+    if tuned is not None:
+        return base, tuned
+    if base is None:
+        raise CheckpointError("no model was given; expected a base and a tuned one, or an adapter")
+    return None, base
 
 
 def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = EVERYTHING) -> Pairing:

@@ -32,7 +32,7 @@ class ModelTarget:
     old_name: str
     new_name: str
     content: LoraContent
-    sides: tuple[Source | None, Source | None]
+    sides: tuple[Source | None, Source]
 
     @classmethod
     def of(
@@ -41,7 +41,7 @@ class ModelTarget:
         model: nn.Module,
         name: str,
         rank: Rank,
-        sides: tuple[Source | None, Source | None],
+        sides: tuple[Source | None, Source],
     ) -> ModelTarget:
         """Raises CheckpointError when the model's active adapter is not a plain LoRA."""
         old_name, adapter = active_lora(model)

@@ -25,7 +25,9 @@ from .target import FolderContent, FolderTarget, Target
 
 FORMS = ("auto", "adapter", "checkpoint")
 
-Sources = tuple[Source | None, Source | None]  # base and tuned, as they were given
+Sources = tuple[
+    Source | None, Source
+]  # base and tuned, as they were given; no base where an adapter names it
 
 
 def choose_target(
@@ -89,7 +91,7 @@ def _content(
     if model is not None:
         _require_update_of_the_adapter(base, tuned)
         return LoraContent.of(base, active_lora(model)[1], rank)
-    given = sources[0] if sources[1] is None else sources[1]
+    given = sources[1]
     if isinstance(tuned, Adapter) and isinstance(given, str | os.PathLike):
         path = locate(os.fspath(given))
         folder = path if path.is_dir() else path.parent

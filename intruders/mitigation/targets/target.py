@@ -41,7 +41,7 @@ class Written:
     """A model that a remedy changed, as an audit opens it."""
 
     base: Source | None
-    tuned: Source | None
+    tuned: Source
     cut: Cut
     folder: Path | None = None  # None in memory
 
