@@ -1,4 +1,4 @@
-"""The audit of a model: its matrices streamed in small stacks, judged, and collected in the base's order."""
+"""The audit of a model: its matrices read in small batches, decided, and collected in the base's order."""
 
 from __future__ import annotations
 
@@ -133,15 +133,15 @@ def audit_pairing(
     results: dict[str, AuditedMatrix] = {}
     intruders = 0
 
-    def judge(group: Batch) -> list[AuditedMatrix]:
-        # Records alone: whoever held the group would keep its weights in memory while the next one is judged.
-        found = judge_batch(group, settings.k, settings.epsilon, settings.exact, store)
+    def judge(batch: Batch) -> list[AuditedMatrix]:
+        # Records alone: whoever held the batch would keep its weights in memory while the next one is judged.
+        found = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
         return [
-            _record(matrix, found, index, group.scales[index]) for index, matrix in enumerate(group.pairs)
+            _record(matrix, found, index, batch.units[index]) for index, matrix in enumerate(batch.matrices)
         ]
 
-    groups = read_batches(pairing.pairs, device, settings.skip_non_finite, skipped)
-    for records in run_side_by_side(groups, judge, is_small_batch, compute.workers):
+    batches = read_batches(pairing.pairs, device, settings.skip_non_finite, skipped)
+    for records in run_side_by_side(batches, judge, is_small_batch, compute.workers):
         results |= {record.name: record for record in records}
         intruders += sum(record.intruders for record in records)
         done = len(results) + len(skipped) - len(pairing.skipped)
@@ -191,13 +191,13 @@ def audited_whole(
     return pairing, audit, settings
 
 
-def _record(matrix: PairedMatrix, found: Detection, index: int, scale: float) -> AuditedMatrix:
+def _record(matrix: PairedMatrix, found: Detection, index: int, unit: float) -> AuditedMatrix:
     """One matrix's row of the result, in the units of the checkpoint."""
     update = found.update
     vectors = [
         Vector(
             index=j,
-            singular_value=scale * float(found.values[index, j]),
+            singular_value=unit * float(found.values[index, j]),
             max_cosine=(float(found.lower[index, j]), float(found.upper[index, j])),
             intruder=bool(found.intruder[index, j]),
             certificate=found.certificate[index][j],
@@ -211,12 +211,12 @@ def _record(matrix: PairedMatrix, found: Detection, index: int, scale: float) ->
         rank=matrix.rank,
         vectors=vectors,
         update=UpdateSize(
-            frobenius=scale * float(update.frobenius[index]),
-            spectral=scale * float(update.spectral[index]),
+            frobenius=unit * float(update.frobenius[index]),
+            spectral=unit * float(update.spectral[index]),
             effective_rank=float(update.effective_rank[index]),
             effective_rank_error=float(update.effective_rank_error[index]),
             stable_rank=float(update.stable_rank[index]),
         ),
-        base_singular_values=[scale * float(value) for value in found.base_values[index]],
+        base_singular_values=[unit * float(value) for value in found.base_values[index]],
         similarity=found.similarity[index].float().cpu().numpy(),
     )

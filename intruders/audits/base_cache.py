@@ -41,17 +41,17 @@ def store_of_bases(cache: CacheChoice) -> BaseCache | None:
     )
 
 
-def judge_batch(group: Batch, k: int, epsilon: float, exact: bool, store: BaseCache | None) -> Detection:
-    """Judges one group, from what the store knows of its bases, and tells the store what it did not know."""
+def judge_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCache | None) -> Detection:
+    """Judges one batch, from what the store knows of its bases, and tells the store what it did not know."""
     if store is None:
-        return decide(group.stack, k, epsilon, exact)
-    keys = [content_key(base, k) for base in group.stack.base]
+        return decide(batch.pair, k, epsilon, exact)
+    keys = [content_key(base, k) for base in batch.pair.base]
     entries = [store.get(key) for key in keys]
     known = None
     present = [entry for entry in entries if entry is not None]
     if len(present) == len(entries):
-        known = KnownBase.joined(present, group.stack.base.device)
-    found = decide(group.stack, k, epsilon, known=known)
+        known = KnownBase.joined(present, batch.pair.base.device)
+    found = decide(batch.pair, k, epsilon, known=known)
     learnt = found.known
     if learnt is not None and (known is None or bool((learnt.floor > known.floor).any())):
         for index, key in enumerate(keys):

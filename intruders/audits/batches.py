@@ -22,21 +22,21 @@ SHARED_BYTES = 24 * 2**20
 
 @dataclass(frozen=True)
 class Batch:
-    """Matrices to be judged together, and what each was divided by."""
+    """Matrices of equal shape to be decided together."""
 
-    pairs: list[PairedMatrix]
-    stack: Pair
-    scales: list[float]
+    matrices: list[PairedMatrix]
+    pair: Pair  # of all of them, each divided by its unit
+    units: list[float]  # powers of two
 
 
-def is_small_batch(group: Batch) -> bool:
-    return group.stack.base.nbytes <= SHARED_BYTES and group.stack.base.is_cpu
+def is_small_batch(batch: Batch) -> bool:
+    return batch.pair.base.nbytes <= SHARED_BYTES and batch.pair.base.is_cpu
 
 
 def read_batches(
     pairs: Sequence[PairedMatrix], device: torch.device, skip_non_finite: bool, left_out: list[Skipped]
 ) -> Iterator[Batch]:
-    """Loads matrices one by one and hands them on in stacks of equal shape, kind of update and dtype.
+    """Load matrices one by one and hand them on in batches of equal shape, kind of update and dtype.
 
     Matrices come in single precision (double where a side came in double), divided by a power of two where their
     squares would not fit. What has nothing to judge is added to ``left_out``.
@@ -66,12 +66,12 @@ def read_batches(
             left_out.append(Skipped(matrix.name, f"NaN or infinity in the {side}"))
             continue
         key = (matrix.shape, wide.rank, wide.base.dtype)
-        group = waiting.setdefault(key, [])
-        group.append((matrix, wide, _scale(wide, largest)))
-        if (len(group) + 1) * wide.base.nbytes > STACK_BYTES:
-            yield _grouped(waiting.pop(key))
-    for group in waiting.values():
-        yield _grouped(group)
+        batch = waiting.setdefault(key, [])
+        batch.append((matrix, wide, _unit(wide, largest)))
+        if (len(batch) + 1) * wide.base.nbytes > STACK_BYTES:
+            yield _joined(waiting.pop(key))
+    for batch in waiting.values():
+        yield _joined(batch)
 
 
 def _largest_magnitudes(pair: Pair) -> dict[str, float]:
@@ -90,7 +90,7 @@ def _largest_magnitude(tensor: Tensor) -> float:
     return float(torch.maximum(low.abs(), high.abs()))
 
 
-def _scale(pair: Pair, largest: dict[str, float]) -> float:
+def _unit(pair: Pair, largest: dict[str, float]) -> float:
     """A power of two to divide by, so that squares neither overflow nor vanish.
 
     1 for weights of common size. The size of factors says little of their product's, and does not count.
@@ -101,9 +101,9 @@ def _scale(pair: Pair, largest: dict[str, float]) -> float:
     return float(2.0 ** torch.frexp(torch.tensor(magnitude, dtype=torch.float64)).exponent.item())
 
 
-def _grouped(members: list[tuple[PairedMatrix, Pair, float]]) -> Batch:
+def _joined(members: list[tuple[PairedMatrix, Pair, float]]) -> Batch:
     return Batch(
         [matrix for matrix, _, _ in members],
-        Pair.joined([pair.over(scale) for _, pair, scale in members]),
-        [scale for _, _, scale in members],
+        Pair.joined([pair.over(unit) for _, pair, unit in members]),
+        [unit for _, _, unit in members],
     )

@@ -73,9 +73,9 @@ def critical_scales(
 
     def each(stage: str, do: Callable[[Batch], Result]) -> Iterator[Result]:
         done = 0
-        groups = read_batches(pairing.pairs, place, audit.skip_non_finite, [])
+        batches = read_batches(pairing.pairs, place, audit.skip_non_finite, [])
         for size, result in run_side_by_side(
-            groups, lambda group: (len(group.pairs), do(group)), is_small_batch, compute.workers
+            batches, lambda batch: (len(batch.matrices), do(batch)), is_small_batch, compute.workers
         ):
             yield result
             done += size
@@ -105,31 +105,31 @@ def critical_scales(
 
 @dataclass(frozen=True)
 class _Search:
-    """The scales of groups of matrices, and the audit's decisions at them."""
+    """The scales of batches of matrices, and the audit's decisions at them."""
 
     k: int
     epsilon: float
     store: BaseCache
 
-    def measured(self, group: Batch) -> tuple[list[MatrixScale], list[Projection]]:
-        """The scales of every matrix of a group, and the projections they were looked for on."""
-        projections = project(group.stack, self._known(group), self.k, self.epsilon)
+    def measured(self, batch: Batch) -> tuple[list[MatrixScale], list[Projection]]:
+        """The scales of every matrix of a batch, and the projections they were looked for on."""
+        projections = project(batch.pair, self._known(batch), self.k, self.epsilon)
         found = [first_window(projection) for projection in projections]
         first = [math.inf if window is None else window.start for window in found]
         doubtful = [i for i, window in enumerate(found) if window is not None and not window.is_sure]
         for i in doubtful:
             window = found[i]
             assert window is not None
-            first[i] = self._settled(_one(group, i), projections[i], window)
+            first[i] = self._settled(_one(batch, i), projections[i], window)
         scales = [
             MatrixScale(pair.name, pair.shape, scale, projection.predicted, search_end(projection))
-            for pair, scale, projection in zip(group.pairs, first, projections, strict=True)
+            for pair, scale, projection in zip(batch.matrices, first, projections, strict=True)
         ]
         return scales, projections
 
-    def total(self, group: Batch, scale: float) -> int:
-        """Intruders of a whole group at one scale, by the audit's certificates."""
-        return int(self._judged(_at(group, [scale] * len(group.pairs))).intruder.sum())
+    def total(self, batch: Batch, scale: float) -> int:
+        """Intruders of a whole batch at one scale, by the audit's certificates."""
+        return int(self._judged(_at(batch, [scale] * len(batch.matrices))).intruder.sum())
 
     def _settled(self, one: Batch, projection: Projection, window: Window) -> float:
         """The first scale with an intruder of one matrix, where the projection's own answer is open to doubt."""
@@ -147,25 +147,25 @@ class _Search:
                 return math.sqrt(before * scale)
         return scale if is_there else math.inf
 
-    def _known(self, group: Batch) -> KnownBase:
+    def _known(self, batch: Batch) -> KnownBase:
         """What an audit learns of the bases: kept from an earlier one, or learnt by one of the bases unchanged."""
-        entries = [self.store.get(content_key(base, self.k)) for base in group.stack.base]
+        entries = [self.store.get(content_key(base, self.k)) for base in batch.pair.base]
         present = [entry for entry in entries if entry is not None]
         if len(present) == len(entries):
-            return KnownBase.joined(present, group.stack.base.device)
-        known = self._judged(_at(group, [0.0] * len(group.pairs))).known
+            return KnownBase.joined(present, batch.pair.base.device)
+        known = self._judged(_at(batch, [0.0] * len(batch.matrices))).known
         assert known is not None
         return known
 
-    def _judged(self, group: Batch) -> Detection:
-        return judge_batch(group, self.k, self.epsilon, False, self.store)
+    def _judged(self, batch: Batch) -> Detection:
+        return judge_batch(batch, self.k, self.epsilon, False, self.store)
 
 
-def _one(group: Batch, index: int) -> Batch:
-    chosen = torch.tensor([index], device=group.stack.base.device)
-    return Batch([group.pairs[index]], group.stack.select(chosen), [group.scales[index]])
+def _one(batch: Batch, index: int) -> Batch:
+    chosen = torch.tensor([index], device=batch.pair.base.device)
+    return Batch([batch.matrices[index]], batch.pair.select(chosen), [batch.units[index]])
 
 
-def _at(group: Batch, scales: Sequence[float]) -> Batch:
+def _at(batch: Batch, scales: Sequence[float]) -> Batch:
     """The same matrices with the update of each at its own scale."""
-    return Batch(group.pairs, group.stack.scaled(scales), group.scales)
+    return Batch(batch.matrices, batch.pair.scaled(scales), batch.units)

@@ -44,7 +44,7 @@ def read_cases(
         chosen.append(pair)
     left_out: list[Skipped] = []
     for batch in read_batches(chosen, device, False, left_out):
-        yield from _cases(batch, [audited[pair.name] for pair in batch.pairs], audit, remedies)
+        yield from _cases(batch, [audited[pair.name] for pair in batch.matrices], audit, remedies)
     if left_out:
         raise _other_weights(audit, left_out[0].name, "is the same in base and tuned")
 
@@ -76,10 +76,10 @@ def _tuned_components(
     batch: Batch, matrices: list[AuditedMatrix], indices: list[tuple[int, ...]], audit: Audit
 ) -> list[Components]:
     """Of each W the singular triplets at its indices."""
-    pair = batch.stack
+    pair = batch.pair
     values = [
         [vector.singular_value / unit for vector in matrix.vectors]
-        for matrix, unit in zip(matrices, batch.scales, strict=True)
+        for matrix, unit in zip(matrices, batch.units, strict=True)
     ]
     # Intruders are mostly the update's doing, and are found from it; other vectors belong to the base.
     from_update = all(
@@ -100,7 +100,7 @@ def _tuned_components(
         )
         if float((part.values - stated).abs().max()) > _SAME_VALUE * values[i][0]:
             raise _other_weights(audit, matrices[i].name, "has other singular values than the audit says")
-        found[i] = Components(batch.scales[i] * part.values, part.left, part.right)
+        found[i] = Components(batch.units[i] * part.values, part.left, part.right)
     return found
 
 
@@ -122,7 +122,7 @@ def leading_components(update: Update, count: int) -> Components:
 
 def _update(batch: Batch, index: int) -> Update:
     """D of one matrix, in the units of the checkpoint."""
-    update, unit = batch.stack.select(index).update, batch.scales[index]
+    update, unit = batch.pair.select(index).update, batch.units[index]
     return update if unit == 1.0 else update.double().scaled(unit)
 
 

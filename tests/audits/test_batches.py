@@ -15,8 +15,8 @@ from intruders.linalg.pair import Pair
 
 def read(base: Tensor, tuned: Tensor | LowRank) -> Batch:
     pair = PairedMatrix("w", (base.shape[0], base.shape[1]), None, lambda: Pair(base, tuned))
-    (group,) = read_batches([pair], torch.device("cpu"), False, [])
-    return group
+    (batch,) = read_batches([pair], torch.device("cpu"), False, [])
+    return batch
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -34,16 +34,16 @@ def test_matrices_are_divided_by_a_power_of_two_where_squares_would_not_fit(
 ) -> None:
     base, tuned = torch.zeros(4, 3), torch.zeros(4, 3)
     tuned[2, 1] = -size
-    group = read(base, tuned)
-    assert group.scales == [scale]
-    assert isinstance(group.stack.tuned, Tensor)
-    torch.testing.assert_close(group.stack.tuned[0] * scale, tuned, rtol=0, atol=0)
+    batch = read(base, tuned)
+    assert batch.units == [scale]
+    assert isinstance(batch.pair.tuned, Tensor)
+    torch.testing.assert_close(batch.pair.tuned[0] * scale, tuned, rtol=0, atol=0)
 
 
 def test_the_size_of_factors_does_not_count_but_their_product_is_divided_too() -> None:
     base = torch.full((4, 3), 2.0**30)
     left, right = torch.full((4, 1), 2.0**50), torch.full((1, 3), 2.0**-40)
-    group = read(base, LowRank(left, right))
-    assert group.scales == [2.0**31]
-    product = group.stack.update.dense()[0]
+    batch = read(base, LowRank(left, right))
+    assert batch.units == [2.0**31]
+    product = batch.pair.update.dense()[0]
     torch.testing.assert_close(product * 2.0**31, left @ right, rtol=0, atol=0)
