@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ from ..data.corpora import load_corpora
 from ..data.load_task import load_task
 from ..data.task import Task
 from ..errors import SettingError
+from ..models.finetuned_folder import data_seed_of
 from ..models.tuned_model import open_for_task, open_language_model
 from ..system.files import write_atomically
+from ..system.folders import make_folder
 from ..system.versions import machine, versions
-from ..training.run_folder import data_seed_of
 from .corpus_loss import CorpusLoss, measure_losses, summarize_losses
 from .harness import HarnessScore, harness_scores
 from .measure_settings import NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings
@@ -131,7 +131,7 @@ def evaluate(
             "nothing to measure; expected a corpus (--loss-on) or a task (--task or --lm-eval)"
         )
     if out is not None:
-        _check_writable(Path(out))
+        make_folder(Path(out))
     # Everything that can be wrong with the data is found out before the first model is loaded.
     corpora = {
         name: load_corpora(name, max_documents=losses.max_documents, seed=seed) for name in losses.loss_on
@@ -177,17 +177,6 @@ def evaluate(
     if out is not None:
         found.save(out)
     return found
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise SettingError(
-            f"out {str(folder)!r} cannot be written: {error.strerror}; choose another folder"
-        ) from error
 
 
 def _score(model: str, task: Task, base: str | None, split: str | None, most: int | None) -> TaskScore:

@@ -19,9 +19,9 @@ from ..mitigation.live_weights import LiveInterventions
 from ..mitigation.remedies.every_remedy import remedy_named
 from ..mitigation.remedies.intruders import INTRUDERS
 from ..mitigation.remedies.remedy import Case, Remedy
+from ..models.finetuned_folder import data_seed_of
 from ..models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..system.progress import Progress, silent
-from ..training.run_folder import data_seed_of
 from .corpus_loss import CorpusLoss, measure_losses, summarize_losses
 from .losses import DocumentLosses
 from .measure_settings import IN_QUARTERS, NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings, SweepSettings

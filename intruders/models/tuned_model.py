@@ -15,6 +15,7 @@ from ..data.task import Task
 from ..errors import CheckpointError, SettingError, first_line
 from .base_model import base_model_location
 from .encoding import context_length
+from .finetuned_folder import FinetunedFolder
 from .loading import load_model, load_tokenizer
 from .quiet import quiet_transformers
 
@@ -94,10 +95,8 @@ def base_location(source: str, base: str | None) -> str:
 
 def _head_location(source: str, base: str | None) -> str:
     """Where the language-model head of a classifier that was trained in full is to be found."""
-    record = Path(source).expanduser() / "run.json"
-    if base is None and record.is_file():
-        base = json.loads(record.read_text(encoding="utf-8")).get("config", {}).get("base")
-    return base_model_location(base or source)
+    folder = None if base is not None else FinetunedFolder.of(source)
+    return base_model_location(base or (folder and folder.base) or source)
 
 
 def _adapter_config(source: str) -> dict[str, Any] | None:
@@ -162,7 +161,8 @@ def _classifier(
 ) -> nn.Module:
     if adapter is None:
         return load_model(location, "classification", _stored_labels(source) or labels)
-    trained_on = _recorded_labels(source) or labels
+    folder = FinetunedFolder.of(source)
+    trained_on = (folder and folder.labels) or labels
     if not trained_on:
         raise CheckpointError(
             f"adapter {source!r} has no record of its labels (run.json); they cannot be guessed"
@@ -182,14 +182,6 @@ def _with_adapter(model: nn.Module, source: str) -> nn.Module:
             f"adapter {source!r} cannot be put on its base by PEFT: {first_line(error)}"
         ) from error
     return merged
-
-
-def _recorded_labels(source: str) -> list[str] | None:
-    file = Path(source).expanduser() / "run.json"
-    if not file.is_file():
-        return None
-    labels = json.loads(file.read_text(encoding="utf-8")).get("task", {}).get("labels")
-    return [str(label) for label in labels] if labels else None
 
 
 def _stored_labels(source: str) -> list[str] | None:

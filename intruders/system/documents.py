@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
-from ..errors import BrokenDocumentError
+from ..errors import BrokenDocumentError, ResultFileError
+
+
+def read_document(file: Path, what: str, newest: int) -> dict[str, Any] | None:
+    """A JSON file of ours, ``what`` it is for people; None if there is no such file.
+
+    Raises:
+      ResultFileError: it cannot be read, is something else, or has a schema above ``newest``.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ResultFileError(
+            f"'{file}' cannot be read as {what}: {error}; restore it, or remove it"
+        ) from error
+    schema = found.get("schema", 1) if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not isinstance(schema, int):
+        raise ResultFileError(f"'{file}' is not {what}; move it away, or choose another folder")
+    if schema > newest:
+        raise ResultFileError(
+            f"'{file}' was written by a newer version of intruders (schema {schema}, this one reads {newest}); "
+            "update intruders, or choose another folder"
+        )
+    return found
 
 
 def json_number(value: float) -> float | None:

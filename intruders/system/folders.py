@@ -10,11 +10,14 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, SettingError
+
+LOCK = ".lock"  # in a folder that one process at a time may work in
 
 _PART = ".part"
 
@@ -154,6 +157,40 @@ def _flush_entry(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(folder: Path, name: str = "out") -> None:
+    """Make a folder to write into, or accept one that is there; ``name`` is that of the setting, for the error.
+
+    Raises:
+      SettingError: it cannot be made, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Permission bits alone do not tell: there are read-only mounts, quotas, and the superuser.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SettingError(
+            f"{name} '{folder}' cannot be written: {error.strerror or error}; choose another folder"
+        ) from error
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; a kill lets go of it.
+
+    Raises:
+      SettingError: another process holds it.
+    """
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SettingError(
+                f"out '{folder}' is in use by another process; wait for it, or choose another folder"
+            ) from error
+        yield
 
 
 def user_cache() -> Path:

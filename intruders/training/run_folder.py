@@ -8,33 +8,23 @@ adapter_model.safetensors, adapter_config.json, or model.safetensors, config.jso
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import SettingError
+from ..models.finetuned_folder import SCHEMA
+from ..system.documents import read_document
 from ..system.files import write_atomically
+from ..system.folders import LOCK, locked_folder, make_folder
 
-SCHEMA = 1
 _COMPLETE = "complete.json"
-
-
-def data_seed_of(model: str) -> int:
-    """The data seed that the run in a folder was trained with; 0 for a model that is no run of ours.
-
-    By another seed a task's rows are split anew, and rows that were trained on would be among those that are scored.
-    """
-    try:
-        return int(RunFolder(Path(model)).record["config"]["data_seed"])
-    except (SettingError, KeyError, TypeError, ValueError):
-        return 0
 
 
 @dataclass(frozen=True)
@@ -49,16 +39,10 @@ class RunFolder:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What run.json says. SettingError when there is none, or it cannot be read."""
-        file = self.path / "run.json"
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise SettingError(f"{str(self.path)!r} is not a run folder: it has no run.json") from error
-        except (OSError, ValueError) as error:
-            raise SettingError(f"{str(file)!r} cannot be read as the record of a run: {error}") from error
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            raise SettingError(f"{str(file)!r} is not a run record of schema {SCHEMA}")
+        """What run.json says. SettingError if there is none, ResultFileError if it cannot be read."""
+        record = read_document(self.path / "run.json", "the record of a run", SCHEMA)
+        if record is None:
+            raise SettingError(f"'{self.path}' is not a run folder: it has no run.json")
         return record
 
     @property
@@ -88,16 +72,9 @@ class RunFolder:
 
         Raises SettingError when the folder holds something else, or cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path):
-                pass
-        except OSError as error:
-            raise SettingError(
-                f"out {str(self.path)!r} cannot be written: {error.strerror}; choose another folder"
-            ) from error
+        make_folder(self.path)
         if not (self.path / "run.json").is_file():
-            if any(file.name != ".lock" for file in self.path.iterdir()):
+            if any(file.name != LOCK for file in self.path.iterdir()):
                 raise SettingError(
                     f"out {str(self.path)!r} is not empty and not a run; choose another folder"
                 )
@@ -115,18 +92,9 @@ class RunFolder:
                 "choose another folder, or remove that one"
             )
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the folder for this process; a kill lets go of it. SettingError while another holds it."""
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise SettingError(
-                    f"out {str(self.path)!r} is in use by another process; "
-                    "wait for it, or choose another folder"
-                ) from error
-            yield
+        return locked_folder(self.path)
 
     def write_record(self, record: dict[str, Any]) -> None:
         content = json.dumps({"schema": SCHEMA} | record, indent=2) + "\n"

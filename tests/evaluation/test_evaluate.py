@@ -19,10 +19,10 @@ from intruders.evaluation.evaluate import evaluate
 from intruders.evaluation.masked_loss import pseudo_losses
 from intruders.evaluation.measure_settings import LossSettings, ScoreSettings
 from intruders.evaluation.task_score import score_task
+from intruders.models.finetuned_folder import data_seed_of
 from intruders.models.tuned_model import open_language_model
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
-from intruders.training.run_folder import data_seed_of
 
 TEXT = "Some words of text.\n\nAnd others, in a second paragraph."
 

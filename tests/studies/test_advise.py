@@ -292,8 +292,11 @@ def test_an_empty_study_is_refused(tmp_path: Path) -> None:
         (lambda folder: (folder / "audit.parquet").write_bytes(b"PAR1"), "cannot be read as a saved audit"),
         (lambda folder: write(folder / "study.json", {"schema": 99, "name": "x"}), "newer version"),
         (lambda folder: (folder / "study.json").write_text("[]"), "not the record of a study"),
-        (lambda folder: (folder / "run.json").write_text("nonsense"), "cannot be read as JSON"),
-        (lambda folder: write(folder / "run.json", []), "holds no JSON object"),
+        (
+            lambda folder: (folder / "run.json").write_text("nonsense"),
+            "cannot be read as the record of a run",
+        ),
+        (lambda folder: write(folder / "run.json", []), "is not the record of a run"),
         (lambda folder: write(folder / "run.json", {"schema": 1}), "does not name a base"),
         (lambda folder: broken_beside(folder, "scale.json", {}), "not a file of critical scales"),
         (

@@ -278,7 +278,7 @@ def test_a_folder_that_is_no_study_or_another_is_refused(llama: Path, tmp_path: 
     ("content", "words"),
     [
         ('{"schema": 99, "name": "tiny"}', "newer version of intruders"),
-        ("{", "cannot be read as a study"),
+        ("{", "cannot be read as the record of a study"),
         ("[]", "not the record of a study"),
     ],
 )
@@ -297,7 +297,7 @@ def test_two_calls_do_not_share_a_folder(llama: Path, tmp_path: Path) -> None:
     seen: list[str] = []
 
     def second(done: int, total: int) -> None:
-        with pytest.raises(SettingError, match="is in use by another intruders study"):
+        with pytest.raises(SettingError, match="is in use by another process"):
             run_study(study, tmp_path / "out")
         seen.append("refused")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 from ...audits.audit import audit_sides
 from ...audits.audit_result import Audit
@@ -15,6 +13,8 @@ from ...audits.critical_scales_result import CriticalScales
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.open import open_source
 from ...errors import ResultFileError, SettingError
+from ...models.finetuned_folder import FinetunedFolder
+from ...system.documents import read_document
 from ...system.progress import Progress, silent
 from .advice import Advised
 from .on_base import advise_base
@@ -90,20 +90,18 @@ def _on_model(base: str | None, source: str, settings: AuditSettings, progress: 
 
 def _base_of_run(path: Path) -> str | None:
     """The base that a run folder of ``intruders finetune`` names; None where ``path`` is none."""
-    if not _is_there(path / "run.json"):
+    folder = FinetunedFolder.of(path)
+    if folder is None:
         return None
-    record = _document(path / "run.json")
-    config = record.get("config")
-    base = config.get("base") if isinstance(config, dict) else None
-    if not isinstance(base, str):
+    if folder.base is None:
         raise ResultFileError(
             f"'{path / 'run.json'}' does not name a base; expected a run of intruders finetune"
         )
-    if record.get("status") != "finished":
+    if not folder.is_finished:
         raise SettingError(
             f"'{path}' is a run that is not finished; let intruders finetune go on with it first"
         )
-    return base
+    return folder.base
 
 
 def _scale_beside(audit: Path) -> CriticalScales | None:
@@ -116,20 +114,10 @@ def _sweep_beside(audit: Path) -> Sweep | None:
     file = audit.parent / "intervention.json"
     if not _is_there(file):
         return None
-    rows = _document(file).get("rows")
+    rows = (read_document(file, "the intervention.json of a study's run", 1) or {}).get("rows")
     if not isinstance(rows, list):
         raise ResultFileError(f"'{file}' is not the intervention.json of a study's run: it has no rows")
     return Sweep(rows) if rows else None
-
-
-def _document(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultFileError(f"'{file}' cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ResultFileError(f"'{file}' holds no JSON object")
-    return found
 
 
 def _is_there(path: Path) -> bool:

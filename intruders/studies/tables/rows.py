@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from ...audits.critical_scales_result import CriticalScales, MatrixScale
 from ...checkpoints.names import module_paths
 from ...errors import ResultFileError
 from ...settings import settings_of
-from ...system.documents import json_number
+from ...system.documents import json_number, read_document
 from ...training.finetune_config import FinetuneConfig
 from ...training.run_folder import RunFolder
 from ..describe.runs import Run
@@ -232,12 +231,7 @@ def _sequence(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultFileError(
-            f"'{file}' cannot be read: {error}; remove it and run the study again"
-        ) from error
-    if found.get("schema", 1) > 1:
-        raise ResultFileError(f"'{file}' was written by a newer version of intruders; update intruders")
+    found = read_document(file, "a result of intruders", 1)
+    if found is None:
+        raise ResultFileError(f"'{file}' is missing; run the study again")
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import ResultFileError
+from ...system.documents import read_document
 from ...system.files import write_atomically
 from ..describe.runs import Run
 
@@ -26,20 +26,7 @@ class RunRecord:
 
     def read(self) -> dict[str, Any]:
         """The record; empty where there is none. ResultFileError for a broken one, and for one of a newer version."""
-        try:
-            found = json.loads(self.file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise ResultFileError(f"'{self.file}' cannot be read as the record of a run: {error}") from error
-        if not isinstance(found, dict) or not isinstance(found.get("schema"), int):
-            raise ResultFileError(f"'{self.file}' is not the record of a run of a study; move it away")
-        if found["schema"] > SCHEMA:
-            raise ResultFileError(
-                f"'{self.file}' was written by a newer version of intruders (schema {found['schema']}, "
-                f"this one reads {SCHEMA}); update intruders"
-            )
-        return found
+        return read_document(self.file, "the record of a run of a study", SCHEMA) or {}
 
     def begin(self, run: Run) -> None:
         """Note that work on ``run`` has begun; stages that are finished stay so."""

@@ -9,17 +9,17 @@ bases/HASH/    losses of a base, measured once
 
 from __future__ import annotations
 
-import fcntl
 import json
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import ResultFileError, SettingError
+from ...system.documents import read_document
 from ...system.files import write_atomically
+from ...system.folders import LOCK, locked_folder, make_folder
 from ..describe.runs import Run
 from ..describe.study import Study
 
@@ -51,21 +51,11 @@ class StudyFolder:
     def document(self) -> dict[str, Any]:
         """What study.json says. ResultFileError when it is not there, broken, or of a newer version."""
         file = self.path / "study.json"
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise ResultFileError(
-                f"'{self.path}' is not the folder of a study: it has no study.json"
-            ) from error
-        except (OSError, ValueError) as error:
-            raise ResultFileError(f"'{file}' cannot be read as a study: {error}") from error
-        if not isinstance(found, dict) or not isinstance(found.get("schema"), int) or "name" not in found:
+        found = read_document(file, "the record of a study", SCHEMA)
+        if found is None:
+            raise ResultFileError(f"'{self.path}' is not the folder of a study: it has no study.json")
+        if "name" not in found:
             raise ResultFileError(f"'{file}' is not the record of a study; choose another folder")
-        if found["schema"] > SCHEMA:
-            raise ResultFileError(
-                f"'{file}' was written by a newer version of intruders (schema {found['schema']}, this one "
-                f"reads {SCHEMA}); update intruders, or choose another folder"
-            )
         return found
 
     def open_for(self, study: Study, *, must_exist: bool) -> None:
@@ -78,16 +68,9 @@ class StudyFolder:
             raise SettingError(
                 f"out '{self.path}' holds no study to go on with; leave out --resume, or give its folder"
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path):
-                pass
-        except OSError as error:
-            raise SettingError(
-                f"out '{self.path}' cannot be written: {error.strerror}; choose another folder"
-            ) from error
+        make_folder(self.path)
         if not self.is_study:
-            if any(file.name not in (".lock", "study.yaml") for file in self.path.iterdir()):
+            if any(file.name not in (LOCK, "study.yaml") for file in self.path.iterdir()):
                 raise SettingError(f"out '{self.path}' is not empty and not a study; choose another folder")
             return
         name = self.document()["name"]
@@ -97,17 +80,9 @@ class StudyFolder:
                 f"folder, or write name: {name} into the file if it is the same study"
             )
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the folder for this process; a kill lets go of it. SettingError while another holds it."""
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise SettingError(
-                    f"out '{self.path}' is in use by another intruders study; wait for it, or choose another folder"
-                ) from error
-            yield
+        return locked_folder(self.path)
 
     def keep(self, study: Study, runs: Sequence[Run]) -> None:
         """Write down what is to be done."""

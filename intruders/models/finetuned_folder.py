@@ -1,0 +1,61 @@
+"""What a folder that ``intruders finetune`` wrote says of the model in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..system.documents import read_document
+
+# Of the record of a run, which training writes.
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class FinetunedFolder:
+    """What the record of a run says of its model."""
+
+    base: str | None
+    labels: list[str] | None  # of a classifier, in the order of its classes
+    data_seed: int  # by another one, rows that were trained on would be among those that are scored
+    is_finished: bool
+
+    @classmethod
+    def of(cls, source: str | Path) -> FinetunedFolder | None:
+        """None for a model that is not a run of ours.
+
+        Raises:
+          ResultFileError: the record cannot be read.
+        """
+        record = _record(Path(source).expanduser())
+        if record is None:
+            return None
+        config, task = _part(record, "config"), _part(record, "task")
+        base, labels, seed = config.get("base"), task.get("labels"), config.get("data_seed")
+        return cls(
+            base=base if isinstance(base, str) else None,
+            labels=[str(label) for label in labels] if labels else None,
+            data_seed=seed if isinstance(seed, int) else 0,
+            is_finished=record.get("status") == "finished",
+        )
+
+
+def data_seed_of(model: str) -> int:
+    """The data seed that the run in a folder was trained with; 0 for a model that is not a run of ours."""
+    folder = FinetunedFolder.of(model)
+    return 0 if folder is None else folder.data_seed
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    try:
+        if not (folder / "run.json").is_file():
+            return None
+    except (OSError, ValueError):  # a hub id, or no path at all
+        return None
+    return read_document(folder / "run.json", "the record of a run", SCHEMA)
+
+
+def _part(record: dict[str, Any], name: str) -> dict[str, Any]:
+    found = record.get(name)
+    return found if isinstance(found, dict) else {}
