@@ -1,13 +1,9 @@
-"""What is kept of bases: found by content alone, never trusted when broken, and shared by several processes."""
+"""What is kept of bases: found by content alone, and by nothing else."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
-import textwrap
-import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from matrices import hot_update, planted_update, with_values
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 import intruders
 from intruders.audits.audit import audit
 from intruders.audits.base_cache import DiskCache, MemoryCache, content_key, default_folder
 from intruders.engine.base_space import KnownBase
-from intruders.errors import CacheError, SettingError
+from intruders.errors import SettingError
 
 Weights = dict[str, Tensor]
 
@@ -171,116 +167,6 @@ def test_exact_neither_reads_nor_writes() -> None:
     assert (store.hits, store.misses, store.puts) == (0, 0, 0)
 
 
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-5])
-
-
-def emptied(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def overwritten(path: Path) -> None:
-    path.write_bytes(b"not a tensor in sight" * 100)
-
-
-def with_bits_flipped(path: Path) -> None:
-    """The header stays valid, the numbers do not: what a bad disk returns."""
-    data = bytearray(path.read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 64] = bytes(255 - byte for byte in data[middle : middle + 64])
-    path.write_bytes(data)
-
-
-def without_a_field(path: Path) -> None:
-    tensors = load_file(path)
-    del tensors["squares"]
-    save_file(tensors, path)
-
-
-def with_a_stranger(path: Path) -> None:
-    save_file({**load_file(path), "surprise": torch.zeros(1)}, path)
-
-
-def of_another_shape(path: Path) -> None:
-    save_file({name: torch.zeros(1, 3, 5) for name in load_file(path)}, path)
-
-
-def not_finite(path: Path) -> None:
-    save_file({name: torch.full_like(value, torch.nan) for name, value in load_file(path).items()}, path)
-
-
-BREAKS = [
-    truncated,
-    emptied,
-    overwritten,
-    with_bits_flipped,
-    without_a_field,
-    with_a_stranger,
-    of_another_shape,
-    not_finite,
-]
-
-
-@pytest.mark.parametrize("spoil", BREAKS, ids=lambda spoil: spoil.__name__)
-def test_a_broken_entry_is_computed_again_and_said_so(spoil: Callable[[Path], None], tmp_path: Path) -> None:
-    audit(*models(), cache=DiskCache(tmp_path))
-    good = {path: path.read_bytes() for path in entries(tmp_path)}
-    assert len(good) == 4
-    for path in good:
-        spoil(path)
-    with pytest.warns(UserWarning, match="is broken and is computed again") as told:
-        found = audit(*models(), cache=DiskCache(tmp_path))
-    assert len(told) == 4
-    assert all("\n" not in str(warning.message) for warning in told)
-    assert found.matrices == plain().matrices
-    assert {path: path.read_bytes() for path in entries(tmp_path)} == good  # mended
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        audit(*models(), cache=DiskCache(tmp_path))
-
-
-def test_several_processes_share_a_folder(tmp_path: Path) -> None:
-    """They start together on the same matrices; each answers as if alone, and whole entries are left."""
-    base, tuned = models()
-    save_file(base, tmp_path / "base.safetensors")
-    save_file(tuned, tmp_path / "tuned.safetensors")
-    folder = tmp_path / "bases"
-    script = textwrap.dedent(
-        """
-        import sys, warnings
-        warnings.simplefilter("error")
-        from intruders.audits.audit import audit
-        from intruders.audits.base_cache import DiskCache
-        print("ready", flush=True)
-        sys.stdin.readline()
-        for _ in range(2):
-            print(audit(sys.argv[1], sys.argv[2], cache=DiskCache(sys.argv[3])).intruders)
-        """
-    )
-    arguments = [str(tmp_path / "base.safetensors"), str(tmp_path / "tuned.safetensors"), str(folder)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    outcomes = [process.communicate("go\n", timeout=300) for process in processes]
-    for process, (said, complained) in zip(processes, outcomes, strict=True):
-        assert process.returncode == 0, complained
-        assert said.split() == [str(plain().intruders)] * 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert decisions(audit(base, tuned, cache=DiskCache(folder))) == decisions(plain())
-    assert not list(folder.glob("*/*.partial"))
-
-
 def test_size_and_clear(tmp_path: Path) -> None:
     store = DiskCache(tmp_path / "bases")
     assert store.size() == (0, 0)
@@ -294,26 +180,6 @@ def test_size_and_clear(tmp_path: Path) -> None:
     assert store.size() == (0, 0)
     assert [path for path in store.folder.rglob("*") if path.is_file()] == [keepsake]
     assert store.clear() == 0
-
-
-def test_a_full_disk_costs_the_entry_and_not_the_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.warns(UserWarning, match="was not kept") as told:
-        found = audit(*models(), cache=DiskCache(tmp_path))
-    assert "No space left on device" in str(told[0].message)
-    assert found.matrices == plain().matrices
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
-def test_a_folder_that_cannot_be_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CacheError, match=r"file/bases.*--no-cache"):
-        DiskCache(tmp_path / "file" / "bases")
 
 
 def test_the_default_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -361,12 +227,6 @@ def test_a_mitigation_takes_a_path(tmp_path: Path) -> None:
 def test_what_is_no_cache_is_refused(cache: Any) -> None:
     with pytest.raises(SettingError, match=r"^cache is .*; expected True, False, the path of a folder"):
         audit(*models(), cache=cache)
-
-
-def test_a_given_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CacheError, match="file/mine"):
-        audit(*models(), cache=tmp_path / "file" / "mine")
 
 
 def test_an_update_too_large_for_squares_leaves_nothing_that_breaks_the_next_audit(

@@ -15,8 +15,19 @@ import yaml
 from intruders.studies.describe.runs import expand
 from intruders.studies.tables.results import load_results
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
+from tests.tiny import save_llama
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "cache"))
 
 
 def started(file: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
