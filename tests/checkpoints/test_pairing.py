@@ -298,6 +298,10 @@ WRONG_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
         "type PROMPT_TUNING, which adds activations and changes no weight",
     ),
     "no PEFT type": ({"peft_type": None}, "peft_type = 'None'"),
+    "a name that no terminal shows": (
+        {"target_parameters": ["\x00"]},
+        "target_parameters = .* a list of names",
+    ),
     "another rank": ({"r": 4}, "rank 3 in .* says 4"),
     "a rank that is text": ({"r": "three"}, "r = 'three'; expected a number"),
     "an alpha that is no number": ({"lora_alpha": float("nan")}, "lora_alpha = 'nan'; expected a number"),

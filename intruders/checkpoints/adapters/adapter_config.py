@@ -47,11 +47,12 @@ class AdapterConfig:
 
     def names(self, key: str) -> list[str]:
         value = self.values.get(key) or []
-        if isinstance(value, str):
-            return [value]
-        if not isinstance(value, list | tuple | set) or not all(isinstance(item, str) for item in value):
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list | tuple | set) or not all(
+            isinstance(item, str) and item.isprintable() for item in names
+        ):
             raise self.wrong(key, "a list of names")
-        return sorted(value)
+        return sorted(names)
 
     def pattern_value(self, key: str, module: str, default: float, *, anywhere: bool = False) -> float:
         """The value that a setting such as ``rank_pattern`` gives a module, matched as PEFT does.
