@@ -61,6 +61,8 @@ def peft_settings(
     values |= {key: _matched(config, key, modules) for key in _PATTERNS if key in known}
     _require_proportion(values, config, largest)
     values |= {"target_modules": list(modules), "inference_mode": True}
+    if "progressbar" in known:  # FROD's, on the terminal
+        values["progressbar"] = False
     if "feedforward_modules" in known:
         values["feedforward_modules"] = list(feedforward)
     return kind(**values)
