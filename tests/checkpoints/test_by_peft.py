@@ -30,6 +30,7 @@ from intruders.checkpoints.checkpoint import StoredTensor
 from intruders.checkpoints.memory import state_dict_checkpoint
 from intruders.checkpoints.open import open_source
 from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
+from intruders.checkpoints.writing.lora_adapter import is_plain_lora
 from intruders.errors import CheckpointError, PairingError
 
 from .adapted import move, require_audit
@@ -347,6 +348,12 @@ def test_what_was_repeated_or_left_out_is_in_the_notes(tmp_path: Path) -> None:
     for kind, expected in words.items():
         pairing = pair_sides(*open_sides(tiny_llama(), saved(trained(ALL[kind]), tmp_path / kind)))
         assert any(re.search(expected, note) for note in pairing.matched), kind
+
+
+@pytest.mark.parametrize("kind", [*(name for name in OPTIONS if name.startswith("lora, ")), "lora, monteclora"])
+def test_no_variant_is_taken_for_a_plain_lora_to_write_back(kind: str, tmp_path: Path) -> None:
+    """New factors under its config would be loaded as something else: a start repeated, a diagonal between them."""
+    assert not is_plain_lora(saved(trained((OPTIONS | FACTORS)[kind]), tmp_path), "it")
 
 
 def test_modules_saved_in_full_beside_a_type_made_by_peft(tmp_path: Path) -> None:
