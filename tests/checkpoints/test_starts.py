@@ -15,7 +15,18 @@ from intruders.checkpoints.adapters.starts import changes_the_base
 from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
 from intruders.errors import CheckpointError
 
-from .adapted import OTHERS, STARTS, WAYS, adapt, move, own_weights, require_audit, starts_of_installed_peft
+from .adapted import (
+    CALLBACKS,
+    OTHERS,
+    STARTS,
+    WAYS,
+    adapt,
+    move,
+    own_weights,
+    require_audit,
+    starts_of_installed_peft,
+    train_with_callbacks,
+)
 from .models import change_config, saved, tiny_llama
 
 # Every field of LoraConfig that makes another method of LoRA: a value for it, and whether it writes to the base's
@@ -70,6 +81,15 @@ def test_variants_that_write_to_the_base(name: str, tmp_path: Path) -> None:
 def test_variants_are_what_peft_merges(name: str, way: str, tmp_path: Path) -> None:
     adapted = adapt("llama", "lora", True, tmp_path, **{name: VARIANTS[name][0]})
     require_audit(WAYS[way](adapted, tmp_path), "llama", adapted.before, adapted.after())
+
+
+def test_callback_follows_kasa_from_what_it_left_of_the_base(tmp_path: Path) -> None:
+    """KaSA truncates the base before training: that is no part of what a callback without a base follows."""
+    adapted = adapt("llama", "lora", True, tmp_path, train=False, kasa_config=KasaConfig())
+    at_start = adapted.after()
+    found = train_with_callbacks(adapted, tmp_path)
+    for way, before in zip(CALLBACKS, (at_start, adapted.before), strict=True):
+        require_audit(found[way], "llama", before, adapted.after())
 
 
 @pytest.mark.parametrize("way", ["folder, with its base", "in memory, alone"])
