@@ -35,6 +35,17 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
     ]
 
 
+_HEAD = re.compile(
+    r"(?:^|\.)(?:lm_head|embed_out|score|classifier|qa_outputs|predictions\.decoder|output_projection|output)"
+    r"(?:\.weight)?$"
+)
+
+
+def looks_up_tokens(name: str) -> bool:
+    """Whether a tensor of this name is an embedding, and no output head, which is a linear layer."""
+    return is_embedding_or_head(name) and _HEAD.search(name) is None
+
+
 def is_embedding_or_head(name: str) -> bool:
     """Whether a tensor of this name looks up or scores tokens or classes."""
     return _EMBEDDING.search(name) is not None

@@ -13,6 +13,7 @@ from ..errors import CheckpointError, some_of
 from .adapters.adapter import Adapter
 from .adapters.kohya import looks_like_adapter, single_file_adapter
 from .adapters.peft_adapter import ADAPTER_CONFIG, peft_adapters_in, peft_folder
+from .adapters.peft_types import ADDITIVE
 from .checkpoint import Checkpoint, StoredTensor
 from .formats.gguf import gguf_file
 from .formats.safetensors import INDEX_SUFFIX, read_metadata, safetensors_file, safetensors_shards
@@ -58,10 +59,12 @@ def open_source(source: Source) -> Opened:
         adapters = peft_adapters_in(source)
         if len(adapters) == 1:
             return adapters[0]
-        if any(adapter.peft_type == "IA3" for adapter in adapters):
+        acting = [adapter.peft_type for adapter in adapters if adapter.peft_type not in ADDITIVE]
+        if acting:
             raise CheckpointError(
-                f"{describe_module(source)} has {len(adapters)} active IA3 adapters, whose vectors PEFT multiplies, "
-                "and only sums of adapters are read; make one active with set_adapter, or merge them with PEFT"
+                f"{describe_module(source)} has {len(adapters)} active adapters, of which {acting[0]} acts on what the "
+                "others made of the weight, and only sums of adapters are read; make one active with set_adapter, or "
+                "merge them with PEFT"
             )
         return ModelSum(
             " + ".join(adapter.source for adapter in adapters), [(adapter, 1.0) for adapter in adapters]

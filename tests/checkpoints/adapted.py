@@ -31,6 +31,7 @@ from intruders.errors import PairingError
 from intruders.training.callback import IntruderCallback
 
 from .models import saved, tiny_gpt2, tiny_llama
+from .peft_types import MADE_BY_PEFT
 
 TARGETS = {"llama": ["q_proj", "down_proj"], "gpt2": ["c_attn", "mlp.c_proj"]}
 MODELS = {"llama": tiny_llama, "gpt2": tiny_gpt2}
@@ -43,15 +44,16 @@ LORA = {
     "dora": {"use_dora": True},
     "dora, rslora": {"use_dora": True, "use_rslora": True},
 }
+_T = TARGETS["llama"]
 OTHERS: dict[str, Callable[[], peft.PeftConfig]] = {
-    "loha": lambda: peft.LoHaConfig(r=2, alpha=3, target_modules=TARGETS["llama"]),
-    "lokr": lambda: peft.LoKrConfig(r=2, alpha=3, target_modules=TARGETS["llama"]),
-    "adalora": lambda: peft.AdaLoraConfig(
-        init_r=4, lora_alpha=5, target_modules=TARGETS["llama"], total_step=10
-    ),
-    "vera": lambda: peft.VeraConfig(r=4, target_modules=TARGETS["llama"]),
-    "ia3": lambda: peft.IA3Config(target_modules=TARGETS["llama"], feedforward_modules=["down_proj"]),
+    "loha": lambda: peft.LoHaConfig(r=2, alpha=3, target_modules=_T),
+    "lokr": lambda: peft.LoKrConfig(r=2, alpha=3, target_modules=_T),
+    "adalora": lambda: peft.AdaLoraConfig(init_r=4, lora_alpha=5, target_modules=_T, total_step=10),
+    "vera": lambda: peft.VeraConfig(r=4, target_modules=_T),
+    "ia3": lambda: peft.IA3Config(target_modules=_T, feedforward_modules=["down_proj"]),
+    **MADE_BY_PEFT,
 }
+_OF_ADAPTERS = r"\.ranknum|\.(?:hada_|" + "|".join(f"{kind.value.lower()}_" for kind in peft.PeftType) + ")"
 # start -> whether it writes to the base's weights, as PEFT is seen to do it.
 STARTS: dict[bool | str, bool] = {
     True: False,
@@ -170,7 +172,7 @@ def own_weights(model: nn.Module) -> dict[str, Tensor]:
     return {
         name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor.detach().clone()
         for name, tensor in model.state_dict().items()
-        if not re.search(r"\.(lora_|hada_|lokr_|vera_|ia3_|ranknum)", name)
+        if not re.search(_OF_ADAPTERS, name)
     }
 
 
@@ -320,8 +322,11 @@ def does_not_exist(method: str, start: bool | str, way: str = "") -> bool:
 
 
 def is_refused(start: bool | str, way: str) -> bool:
-    """An adapter whose start changed its base says nothing without that base, which its folder does not hold."""
-    return STARTS[start] and way.startswith("folder")
+    """An adapter whose start changed its base says nothing without that base, which its folder does not hold.
+
+    PEFT repeats PiSSA and OLoRA from the original base when it loads the folder, and so does the reader.
+    """
+    return STARTS[start] and start not in ("pissa", "olora") and way.startswith("folder")
 
 
 def require_right_audit(kind: str, adapted: Adapted, way: str, folder: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save, save_file
+from safetensors.torch import load_file, save, save_file
 
 from intruders.checkpoints.formats.gguf_layout import read_gguf_layout
 from intruders.checkpoints.open import Opened, open_source
@@ -112,7 +112,7 @@ def safetensors_bytes(chance: random.Random) -> bytes:
 def write_adapter(folder: Path, chance: random.Random) -> None:
     """A LoRA adapter whose config or tensors are damaged."""
     config = {
-        "peft_type": chance.choice(["LORA", "LORA", "LOHA", "LOKR", "ADALORA", "VERA", "IA3"]),
+        "peft_type": chance.choice(["LORA", "LORA", "LOHA", "LOKR", "ADALORA", "LORA", "LOHA"]),
         "r": 2,
         "lora_alpha": 4,
         "alpha": 4,
@@ -129,14 +129,10 @@ def write_adapter(folder: Path, chance: random.Random) -> None:
         "LOHA": {"hada_w1_a": (4, 2), "hada_w1_b": (2, 3), "hada_w2_a": (4, 2), "hada_w2_b": (2, 3)},
         "LOKR": {"lokr_w1": (2, 1), "lokr_w2": (2, 3)},
         "ADALORA": {"lora_A": (2, 3), "lora_B": (4, 2), "lora_E": (2, 1)},
-        "VERA": {"vera_lambda_b": (4,), "vera_lambda_d": (2,)},
-        "IA3": {"ia3_l": (4, 1)},
     }[str(config["peft_type"])]
     state = {
         f"base_model.model.model.layers.0.a.{part}": torch.ones(shape) for part, shape in tensors.items()
     }
-    if config["peft_type"] == "VERA":
-        state |= {"base_model.vera_A": torch.ones(2, 3), "base_model.vera_B": torch.ones(4, 2)}
     if chance.random() < 0.5:
         config = damaged_json(config, chance)
     else:
@@ -242,6 +238,58 @@ def try_adapter(place: Path, chance: random.Random) -> None:
     read_all(open_source(place / "adapter"))
 
 
+class Layer(torch.nn.Module):
+    """The modules that the configs of ``peft_types`` are for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj = torch.nn.Linear(16, 16, bias=False)
+        self.down_proj = torch.nn.Linear(24, 16, bias=False)
+
+
+def layers() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.ModuleDict(
+        {"model": torch.nn.ModuleDict({"layers": torch.nn.ModuleList([Layer(), Layer()])})}
+    )
+
+
+def try_adapter_made_by_peft(place: Path, chance: random.Random) -> None:
+    """An adapter of any type that PEFT's own code makes, with its config or one tensor damaged."""
+    import peft
+
+    from .adapted import move
+    from .peft_types import MADE_BY_PEFT, OPTIONS
+
+    kind = chance.choice([*MADE_BY_PEFT, *OPTIONS])
+    whole = place / "whole" / kind
+    if not whole.exists():
+        model = peft.get_peft_model(layers(), (MADE_BY_PEFT | OPTIONS)[kind]())
+        move(model, 0)
+        model.save_pretrained(whole)
+    config = json.loads((whole / "adapter_config.json").read_text())
+    state = load_file(whole / "adapter_model.safetensors")
+    if chance.random() < 0.6:
+        config = damaged_json(config, chance)
+    else:
+        name = chance.choice(list(state))
+        tensor = state.pop(name)
+        if chance.random() < 0.8:
+            shape = [chance.choice([0, 1, 2, 4, 8, 16, 24, 100]) for _ in range(chance.randint(0, 4))]
+            number = chance.choice([0, 1, -1, 2**31, float("nan")])
+            state[name] = torch.full(
+                shape, 0 if number != number and not tensor.is_floating_point() else number
+            ).to(tensor.dtype)
+    folder = place / "adapter"
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(state, folder / "adapter_model.safetensors")
+    base = open_source(layers())
+    assert hasattr(base, "tensors")
+    for item in pair_sides(base, open_source(folder)).pairs:
+        item.load()
+
+
 def try_single_file(place: Path, chance: random.Random) -> None:
     """kohya, diffusers and LyCORIS factors of shapes that mostly do not fit."""
     module = chance.choice(
@@ -317,6 +365,7 @@ def try_gguf(place: Path, chance: random.Random) -> None:
 TARGETS: dict[str, Callable[[Path, random.Random], None]] = {
     "safetensors": try_safetensors,
     "adapter": try_adapter,
+    "adapter made by PEFT": try_adapter_made_by_peft,
     "single file": try_single_file,
     "index": try_index,
     "config": try_config,

@@ -16,7 +16,6 @@ import pytest
 
 from .adapted import (
     LORA,
-    OTHERS,
     STARTS,
     WAYS,
     Adapted,
@@ -26,9 +25,11 @@ from .adapted import (
     require_right_callbacks,
 )
 
+# One of each way of making a weight; ``test_by_peft`` has every type from a folder and in memory.
+IN_EVERY_WAY = ("loha", "lokr", "adalora", "vera", "ia3", "oft", "unilora")
 METHODS: list[tuple[str, str, bool | str]] = [
     *(("llama", method, start) for method in LORA for start in STARTS if not does_not_exist(method, start)),
-    *(("llama", method, True) for method in OTHERS),
+    *(("llama", method, True) for method in IN_EVERY_WAY),
     *(
         ("gpt2", method, start)
         for method in ("lora", "dora")

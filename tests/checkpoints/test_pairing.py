@@ -215,7 +215,9 @@ def test_adapter_inside_a_transformers_model() -> None:
 
 def test_prompts_in_memory_are_named() -> None:
     model = get_peft_model(tiny_llama(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
-    with pytest.raises(CheckpointError, match="of type PROMPT_TUNING, which is not read here"):
+    with pytest.raises(
+        CheckpointError, match="of type PROMPT_TUNING, which adds activations and changes no weight"
+    ):
         open_sides(model)
 
 
@@ -291,8 +293,15 @@ def test_adapter_for_another_base(tmp_path: Path) -> None:
 
 
 WRONG_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
-    "another PEFT type": ({"peft_type": "PROMPT_TUNING"}, "type PROMPT_TUNING, which is not read here"),
+    "another PEFT type": (
+        {"peft_type": "PROMPT_TUNING"},
+        "type PROMPT_TUNING, which adds activations and changes no weight",
+    ),
     "no PEFT type": ({"peft_type": None}, "peft_type = 'None'"),
+    "a name that no terminal shows": (
+        {"target_parameters": ["\x00"]},
+        "target_parameters = .* a list of names",
+    ),
     "another rank": ({"r": 4}, "rank 3 in .* says 4"),
     "a rank that is text": ({"r": "three"}, "r = 'three'; expected a number"),
     "an alpha that is no number": ({"lora_alpha": float("nan")}, "lora_alpha = 'nan'; expected a number"),

@@ -119,7 +119,12 @@ def test_a_tuned_model_in_single_precision_is_written_in_the_dtype_of_its_base(t
 
 
 @pytest.mark.parametrize(
-    "settings", [{"use_dora": True}, {"modules_to_save": ["norm"], "target_modules": ["q_proj", "v_proj"]}]
+    "settings",
+    [
+        {"use_dora": True},
+        {"init_lora_weights": "pissa"},
+        {"modules_to_save": ["norm"], "target_modules": ["q_proj", "v_proj"]},
+    ],
 )
 def test_what_is_not_a_plain_sum_becomes_a_checkpoint(tmp_path: Path, settings: dict[str, Any]) -> None:
     base = medium_llama()

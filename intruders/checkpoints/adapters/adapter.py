@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from ...linalg.low_rank import LowRank
@@ -29,11 +30,22 @@ class AdaptedWeight:
     experts: int | None = None  # when the weight is a stack of this many matrices
     component: str = ""  # the part of a pipeline it is for ("unet", "te1"), where one file has several
     factor_rank: int | None = None  # of the factors inside an update that is dense itself, as DoRA's
+    needs_linear: bool = (
+        False  # whether it can be made for a linear layer alone, no convolution and no embedding
+    )
 
     @property
     def full_shape(self) -> tuple[int, ...]:
         """(m, n), or (experts, m, n); -1 where the adapter does not say."""
         return self.shape if self.experts is None else (self.experts, *self.shape)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is known of a weight of the base before it is read."""
+
+    shape: tuple[int, int]  # (m, n), output side first
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -49,5 +61,12 @@ class Adapter:
     ignored: list[tuple[str, str]] = field(default_factory=list, repr=False)  # (tensor, why)
     changed_base: str | None = None  # the initialization (PiSSA, ...) that changed the base it belongs to
     flat_names: bool = False  # names are paths with underscores for dots, as kohya writes them
+    # What it makes of the base as it was before the start, where that start can be repeated.
+    from_original: list[AdaptedWeight] | None = field(default=None, repr=False)
+    # Gives the updates for the base's modules where these share tensors. Modules come under the adapter's names for
+    # them and, where it has none, under the base's; ``updates`` then are the names alone.
+    bind: Callable[[Mapping[str, Place]], list[AdaptedWeight]] | None = field(default=None, repr=False)
+    needs_order: bool = False  # whether ``bind`` wants the modules in the order of the model
+    decomposes: bool = False  # every weight in full, when it is made
     notes: list[str] = field(default_factory=list)  # what a reader of the result should know
     kind: str = "adapter"

@@ -47,38 +47,48 @@ class AdapterConfig:
 
     def names(self, key: str) -> list[str]:
         value = self.values.get(key) or []
-        if isinstance(value, str):
-            return [value]
-        if not isinstance(value, list | tuple | set) or not all(isinstance(item, str) for item in value):
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list | tuple | set) or not all(
+            isinstance(item, str) and item.isprintable() for item in names
+        ):
             raise self.wrong(key, "a list of names")
-        return sorted(value)
+        return sorted(names)
 
-    def pattern_value(self, key: str, module: str, default: float) -> float:
-        """The value that ``rank_pattern`` or ``alpha_pattern`` gives a module, matched as PEFT does."""
+    def pattern_value(self, key: str, module: str, default: float, *, anywhere: bool = False) -> float:
+        """The value that a setting such as ``rank_pattern`` gives a module, matched as PEFT does.
+
+        Args:
+          key: of the setting.
+          module: full path.
+          default: where no pattern matches.
+          anywhere: whether a pattern may match within the path, as OSF has it, instead of its end.
+        """
         patterns = self.values.get(key) or {}
         if not isinstance(patterns, Mapping):
             raise self.wrong(key, "an object of module names and numbers")
         for pattern, value in patterns.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise self.wrong(key, "an object of module names and numbers")
-            if self._matches(str(pattern), module):
+            whole = rf".*?({pattern})" if anywhere else rf"(.*\.)?({pattern})$"
+            if self._matches(whole, str(pattern), module, key):
                 return value
         return default
 
-    def _matches(self, pattern: str, module: str) -> bool:
+    def matches_whole(self, key: str, pattern: str, module: str) -> bool:
+        """Whether a setting that is one pattern for whole paths, as ``target_modules`` may be, matches a module."""
+        return self._matches(f"({pattern})$", pattern, module, key)
+
+    def _matches(self, whole: str, pattern: str, module: str, key: str) -> bool:
         self.steps += steps_at_worst(pattern, module)
         if self.steps > _MOST_STEPS:
             raise CheckpointError(
                 f"the adapter config of '{self.source}' has the pattern {pattern[:60]!r}, which could keep "
-                "the "
-                "matching of module names busy for ever; write the modules' names instead"
+                "the matching of module names busy for ever; write the modules' names instead"
             )
         try:
-            return re.match(rf"(.*\.)?({pattern})$", module) is not None
+            return re.match(whole, module) is not None
         except (re.error, RecursionError, OverflowError) as error:
-            raise self.wrong(
-                "rank_pattern or alpha_pattern", f"patterns that re compiles ({one_line(error)})"
-            ) from None
+            raise self.wrong(key, f"patterns that re compiles ({one_line(error)})") from None
 
     def wrong(self, key: str, expected: str) -> CheckpointError:
         given = str(self.values.get(key))[:60]

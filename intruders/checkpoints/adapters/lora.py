@@ -23,16 +23,16 @@ _PART = re.compile(
     r"(?:\.[^.]+)??(?P<kind>\.weight|\.bias)?"
 )
 
-# Settings under which B A is not what is added to the weight, or not to the weight of that name.
-_OTHER_MATHEMATICS = {
-    "layer_replication": "it repeats layers that the base has once",
-    "alora_invocation_tokens": "it acts on some tokens and not on others",
-    "arrow_config": "it chooses among experts for every token",
-    "use_bdlora": "its factors are block-diagonal",
-    "use_qalora": "its factors act on groups of inputs",
-    "kasa_config": "it truncates the base's weights and puts a diagonal between its factors",
-    "monteclora_config": "its factors are random",
+# Settings under which B A is not what is added to a weight, and no one weight is what the model computes.
+_REFUSED = {
+    "layer_replication": "it repeats layers that the base has once; merge it with PEFT, and give the merged model",
+    "arrow_config": "it decides for every input anew what it adds, so that no one weight stands for it, and PEFT "
+    "cannot merge it either; audit the adapters that it chooses among",
+    "use_qalora": "it acts on groups of inputs of a GPTQ base, and PEFT cannot merge it; audit an adapter trained "
+    "without it",
 }
+# Settings under which PEFT's own code makes the weight.
+BY_PEFT = ("kasa_config", "use_bdlora")
 
 
 @dataclass
@@ -60,6 +60,13 @@ class LoraTensors:
         return down, up, embedding
 
 
+def require_weights(config: AdapterConfig) -> None:
+    """Raise CheckpointError for a variant of LoRA of which no one weight is what the model computes."""
+    for key, reason in _REFUSED.items():
+        if config.values.get(key):
+            raise CheckpointError(f"the adapter '{config.source}' uses {key}, and {reason}")
+
+
 def lora_updates(
     tensors: Mapping[str, StoredTensor], config: AdapterConfig, scales: Mapping[str, float]
 ) -> tuple[list[AdaptedWeight], list[list[AdaptedWeight]]]:
@@ -71,16 +78,8 @@ def lora_updates(
       scales: by module, where a model in memory has its own idea of the scale.
 
     Raises:
-      CheckpointError: a lora_A without its lora_B, shapes and ranks that contradict each other or the
-        config, or a variant that does not add B A to a weight.
+      CheckpointError: a lora_A without its lora_B, shapes and ranks that contradict each other or the config.
     """
-    for key, reason in _OTHER_MATHEMATICS.items():
-        if config.values.get(key):
-            raise CheckpointError(
-                f"the adapter '{config.source}' uses {key}, and {reason}; merge it with PEFT where that can "
-                "be "
-                "done, and give the merged model"
-            )
     parameters = config.names("target_parameters")
     updates: list[AdaptedWeight] = []
     undecided: list[list[AdaptedWeight]] = []

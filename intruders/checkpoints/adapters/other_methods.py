@@ -1,7 +1,6 @@
-"""PEFT's other weight-space methods: LoHa, LoKr, AdaLoRA, VeRA and IA3.
+"""LoHa, LoKr and AdaLoRA, by the formulas of PEFT's own ``get_delta_weight``.
 
-The formulas are those of PEFT's own ``get_delta_weight`` (IA3: ``merge``); nothing but the adapter's file is
-needed.
+They give factors, or serve files of LyCORIS that have no config. Nothing but the adapter's file is needed.
 """
 
 from __future__ import annotations
@@ -27,8 +26,6 @@ Scales = Mapping[str, float]
 _LYCORIS_PART = re.compile(
     r"(?P<module>.+)\.(?P<part>hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))(?:\.[^.]+)?"
 )
-_VERA_PART = re.compile(r"(?P<module>.+)\.vera_(?P<part>lambda_[bd])(?:\.[^.]+)?")
-_IA3_PART = re.compile(r"(?P<module>.+)\.(?P<part>ia3_l)(?:\.[^.]+)?")
 
 
 def loha_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> list[AdaptedWeight]:
@@ -63,35 +60,6 @@ def adalora_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> 
                 f"'{config.source}' has no lora_E of {down.shape[0]} numbers for '{found.module}'"
             )
         updates.append(_adalora(found.module, down, up, values, scales.get(found.module, scale)))
-    return updates
-
-
-def vera_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> list[AdaptedWeight]:
-    """D = (lambda_b * B) (lambda_d * A), with one A and B for all modules, cut to each one's size."""
-    shared = [_shared_projection(tensors, f"vera_{part}", config.source) for part in "AB"]
-    updates = []
-    for module, parts in by_module(tensors, _VERA_PART).items():
-        if set(parts) != {"lambda_b", "lambda_d"}:
-            raise CheckpointError(
-                f"'{config.source}' has only one of vera_lambda_b and vera_lambda_d for '{module}'"
-            )
-        outer, inner = parts["lambda_b"], parts["lambda_d"]
-        updates.append(_vera(module, outer, inner, shared[0], shared[1], config.source))
-    return updates
-
-
-def ia3_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> list[AdaptedWeight]:
-    """W = l * W0, with one number an output, or one an input for feed-forward modules."""
-    updates = []
-    for module, parts in by_module(tensors, _IA3_PART).items():
-        vector = parts["ia3_l"]
-        if len(vector.shape) != 2 or 1 not in vector.shape:
-            raise CheckpointError(
-                f"'{config.source}' has ia3_l of shape {vector.shape} for '{module}'; expected (out, 1) or "
-                "(1, in), "
-                "as of a linear layer"
-            )
-        updates.append(_ia3(module, vector))
     return updates
 
 
@@ -213,45 +181,3 @@ def _adalora(
 
     shape = (up.shape[0], prod(down.shape[1:]))
     return AdaptedWeight(f"{module}.weight", shape, down.shape[0], scale, "adalora", change)
-
-
-def _vera(
-    module: str, outer: StoredTensor, inner: StoredTensor, down: StoredTensor, up: StoredTensor, source: str
-) -> AdaptedWeight:
-    rows, rank = prod(outer.shape), down.shape[0]
-    if up.shape[1] != rank or prod(inner.shape) != rank or rows > up.shape[0]:
-        raise CheckpointError(
-            f"'{source}' has vera_A {down.shape}, vera_B {up.shape}, and {prod(inner.shape)} and {rows} "
-            "numbers for "
-            f"'{module}'; expected (r, in), (out, r), r and at most out"
-        )
-
-    def change(base: Tensor, expert: int | None) -> LowRank:
-        if base.shape[1] > down.shape[1]:
-            raise CheckpointError(
-                f"'{source}' has vera_A {down.shape}, too narrow for '{module}' of {tuple(base.shape)}"
-            )
-        left = widened(outer.read()).reshape(-1, 1) * widened(up.read())[:rows]
-        right = widened(inner.read()).reshape(-1, 1) * widened(down.read())[:, : base.shape[1]]
-        return LowRank(left, right)
-
-    return AdaptedWeight(f"{module}.weight", (rows, -1), rank, None, "vera", change)
-
-
-def _shared_projection(tensors: Tensors, part: str, source: str) -> StoredTensor:
-    for name, tensor in tensors.items():
-        if re.fullmatch(rf"(?:base_model\.)?{part}(?:\.[^.]+)?", name) and len(tensor.shape) == 2:
-            return tensor
-    raise CheckpointError(
-        f"'{source}' does not hold {part}, which VeRA draws at random; save the adapter with "
-        "save_projection=True"
-    )
-
-
-def _ia3(module: str, vector: StoredTensor) -> AdaptedWeight:
-    shape = (-1, vector.shape[1]) if vector.shape[0] == 1 else (vector.shape[0], -1)
-
-    def change(base: Tensor, expert: int | None) -> Tensor:
-        return widened(base) * widened(vector.read())
-
-    return AdaptedWeight(f"{module}.weight", shape, None, None, "ia3", change)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,36 @@ from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
 from ..json_file import read_json_object
 from ..memory import describe_module, state_dict_checkpoint
-from .adapter import AdaptedWeight, Adapter
+from .adapter import AdaptedWeight, Adapter, Place
 from .adapter_config import AdapterConfig
-from .lora import lora_updates
-from .other_methods import adalora_updates, ia3_updates, loha_updates, lokr_updates, vera_updates
-from .starts import changes_the_base
+from .by_peft import modules_by_target, modules_of, names_alone, shared_updates, updates_one_by_one
+from .lora import BY_PEFT as LORA_BY_PEFT
+from .lora import lora_updates, require_weights
+from .other_methods import adalora_updates, loha_updates, lokr_updates
+from .peft_types import (
+    BY_FORMULA,
+    DECOMPOSING,
+    NOTES,
+    ONE_BY_ONE,
+    ORDERED,
+    SHARED_VECTOR,
+    require_matrices,
+    require_read,
+    require_settings,
+)
+from .starts import KASA, can_be_repeated, changes_the_base
+
+Tensors = Mapping[str, StoredTensor]
 
 ADAPTER_CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
 _PREFIX = "base_model.model."
-_METHOD_TENSOR = re.compile(r"(?:^|\.)(?:lora_|hada_|lokr_|vera_|ia3_|trainable_tokens)")
-_OTHER_TYPES = {
-    "LOHA": loha_updates,
-    "LOKR": lokr_updates,
-    "ADALORA": adalora_updates,
-    "VERA": vera_updates,
-    "IA3": ia3_updates,
-}
+_METHOD_TENSOR = re.compile(r"(?:^|\.)(?:lora_|hada_|lokr_|trainable_tokens)")
+_ALORA = (
+    "the adapter '{}' acts from its invocation tokens on (aLoRA): the weight is that of the tokens after them"
+)
+_OTHER_FORMULAS = {"LOHA": loha_updates, "LOKR": lokr_updates, "ADALORA": adalora_updates}
 
 
 def peft_folder(folder: Path, source: str) -> Adapter:
@@ -91,46 +104,97 @@ def _adapter_in(model: nn.Module, name: str, source: str) -> Adapter:
         model, adapter_name=name, save_embedding_layers=False
     )
     scales: dict[str, float] = {}
+    modules: list[str] = []
     for path, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            modules.append(path.removeprefix(_PREFIX))
         if isinstance(module, BaseTunerLayer) and name in getattr(module, "scaling", {}):
             scale = float(module.scaling[name])
             if config.peft_type == "ADALORA":
                 scale /= float(module.ranknum[name]) + 1e-5
             scales[path.removeprefix(_PREFIX)] = scale
-    return _adapter(state_dict_checkpoint(state).tensors, config, scales)
+    return _adapter(state_dict_checkpoint(state).tensors, config, scales, modules)
 
 
 def _adapter(
-    stored: Mapping[str, StoredTensor], config: AdapterConfig, scales: Mapping[str, float]
+    stored: Mapping[str, StoredTensor],
+    config: AdapterConfig,
+    scales: Mapping[str, float],
+    modules: Sequence[str] = (),
 ) -> Adapter:
+    require_read(config)
     tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in stored.items()}
-    undecided: list[list[AdaptedWeight]] = []
-    if config.peft_type == "LORA":
-        updates, undecided = lora_updates(tensors, config, scales)
-    elif config.peft_type in _OTHER_TYPES:
-        updates = _OTHER_TYPES[config.peft_type](tensors, config, scales)
+    if config.peft_type in BY_FORMULA:
+        made = _by_formula(tensors, config, scales)
     else:
-        known = ", ".join(["LORA", *_OTHER_TYPES])
-        raise CheckpointError(
-            f"'{config.source}' is a PEFT adapter of type {config.peft_type}, which is not read here; "
-            "expected "
-            f"one of {known}, or the model after PEFT's merge_and_unload"
-        )
-    if not updates and not undecided:
+        made = _by_peft(tensors, config, modules)
+    if not made.updates and not made.undecided and made.bind is None:
         raise CheckpointError(f"'{config.source}' holds no tensors of a {config.peft_type} adapter")
+    return made
+
+
+def _by_formula(tensors: Tensors, config: AdapterConfig, scales: Mapping[str, float]) -> Adapter:
+    if config.peft_type != "LORA":
+        updates = _OTHER_FORMULAS[config.peft_type](tensors, config, scales)
+        return _with_updates(tensors, config, updates, _METHOD_TENSOR)
+    require_weights(config)
+    undecided: list[list[AdaptedWeight]] = []
+    if any(config.values.get(key) for key in LORA_BY_PEFT):
+        updates = updates_one_by_one(tensors, config)
+    else:
+        updates, undecided = lora_updates(tensors, config, scales)
+    start = _changes_its_base(config)
+    repeats = start is not None and can_be_repeated(start) and not undecided
+    return replace(
+        _with_updates(tensors, config, updates, _METHOD_TENSOR),
+        undecided=undecided,
+        changed_base=start,
+        from_original=updates_one_by_one(tensors, config) if repeats else None,
+        decomposes=start == KASA,
+        notes=[_ALORA.format(config.source)] if config.values.get("alora_invocation_tokens") else [],
+    )
+
+
+def _by_peft(tensors: Tensors, config: AdapterConfig, in_memory: Sequence[str]) -> Adapter:
+    """Args: ``in_memory`` are the modules with an adapter, in their model's order, where there is a model."""
+    kind = config.peft_type
+    require_settings(config, tensors)
+    method_tensor = re.compile(rf"(?:^|\.){kind.lower()}_|trainable_tokens")
+    if kind in ONE_BY_ONE:
+        updates = updates_one_by_one(tensors, config)
+        require_matrices(config, updates)
+        return _with_updates(tensors, config, updates, method_tensor)
+
+    named = list(in_memory) or list(modules_of(tensors, config))
+    made = _with_updates(tensors, config, names_alone(named, config), method_tensor)
+    if not named and SHARED_VECTOR not in tensors:
+        return made
+
+    def bind(places: Mapping[str, Place]) -> list[AdaptedWeight]:
+        changed = named or modules_by_target(config, list(places))
+        order = changed if in_memory else [name for name in places if name in set(changed)]
+        return shared_updates(tensors, config, {name: places[name] for name in order})
+
+    return replace(made, bind=bind, needs_order=kind in ORDERED and not in_memory)
+
+
+def _with_updates(
+    tensors: Tensors, config: AdapterConfig, updates: list[AdaptedWeight], method_tensor: re.Pattern[str]
+) -> Adapter:
+    replaced = _saved_in_full(tensors, method_tensor)
     return Adapter(
         config.source,
         config.peft_type,
         config.base_source,
-        Checkpoint(config.source, "adapter", "modules to save", _saved_in_full(tensors)),
+        Checkpoint(config.source, "adapter", "modules to save", replaced),
         updates,
-        undecided,
-        _ignored(tensors),
-        _changes_its_base(config),
+        ignored=_ignored(tensors),
+        decomposes=config.peft_type in DECOMPOSING,
+        notes=[NOTES[config.peft_type].format(config.source)] if config.peft_type in NOTES else [],
     )
 
 
-def _saved_in_full(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+def _saved_in_full(tensors: Tensors, method_tensor: re.Pattern[str]) -> dict[str, StoredTensor]:
     """Modules of ``modules_to_save``, and embeddings that PEFT saved because tokens were added.
 
     Beside an adapter of the same weight a ``base_layer`` is the base's own, and no change.
@@ -138,7 +202,7 @@ def _saved_in_full(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTenso
     return {
         name: tensor
         for name, tensor in tensors.items()
-        if not _METHOD_TENSOR.search(name) and ".base_layer." not in name
+        if not method_tensor.search(name) and ".base_layer." not in name
     }
 
 
@@ -154,5 +218,9 @@ def _changes_its_base(config: AdapterConfig) -> str | None:
 
     AdaLoRA has the setting too, and starts from zero whatever it says.
     """
+    if config.peft_type != "LORA":
+        return None
+    if config.values.get("kasa_config"):
+        return KASA
     start = config.values.get("init_lora_weights")
-    return str(start) if config.peft_type == "LORA" and changes_the_base(start) else None
+    return str(start) if changes_the_base(start) else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 # PiSSA, OLoRA, CorDA and LoRA-GA leave W0 - s B A in the base, LoftQ a quantized W0. KaSA truncates W0; it is a setting
-# of its own beside the start, and its adapters are refused.
+# of its own beside the start.
+KASA = "kasa"
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 
 
@@ -13,3 +14,11 @@ def changes_the_base(start: object) -> bool:
     PEFT's names may go on behind the method's, as in ``pissa_niter_16``.
     """
     return isinstance(start, str) and start.lower().startswith(_CHANGE_THE_BASE)
+
+
+def can_be_repeated(start: str) -> bool:
+    """Whether PEFT repeats this start when it loads the adapter, with the same result as before training.
+
+    The randomized ``pissa_niter_16`` comes out otherwise; the others need data, gradients or a GPU.
+    """
+    return start.lower() in ("pissa", "olora", KASA)

@@ -9,12 +9,15 @@ import torch
 from ...errors import PairingError, some_of
 from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
-from ..adapters.adapter import AdaptedWeight, Adapter
+from ..adapters.adapter import AdaptedWeight, Adapter, Place
 from ..adapters.kohya_names import unflattened
 from ..checkpoint import Checkpoint
 from ..matrices import MatrixView, holds_experts, matrices_of, matrix_shape, not_a_matrix
+from ..names import looks_up_tokens
 from ..selection import Selection
+from .decomposing import warn_of_decompositions
 from .matching import Matching, match_names, same_shape
+from .model_order import names_in_model_order
 from .pairing import PairedMatrix, Pairing, Skipped
 from .with_checkpoint import common_rows, dense_pair, rows_in_words
 
@@ -37,7 +40,9 @@ def pair_with_adapter(
       PairingError: the base lacks a weight that the adapter changes, has it in another shape, or is not the
         one that the adapter's initialization left behind.
     """
-    if adapter.changed_base is not None:
+    if adapter.changed_base is not None and adapter.from_original is not None:
+        adapter = _with_start_repeated(adapter)
+    elif adapter.changed_base is not None:
         raise PairingError(
             f"the adapter '{adapter.source}' started from its base's own weights ({adapter.changed_base}) "
             "and was "
@@ -85,6 +90,7 @@ def pair_with_adapter(
     matched = set(matching.tuned_of.values())
     skipped += [Skipped(name, "missing in base") for name in replaced.names() if name not in matched]
     skipped += elsewhere + [Skipped(name, reason) for name, reason in adapter.ignored]
+    warn_of_decompositions(adapter, pairs)
     return Pairing(base.source, adapter.source, adapter.kind, pairs, skipped, notes)
 
 
@@ -124,7 +130,39 @@ def _moved(pair: PairedMatrix, matrix: MatrixView, measured_from: Checkpoint) ->
 def _named(adapter: Adapter, base: Checkpoint, shapes: dict[str, Shape]) -> list[AdaptedWeight]:
     """The adapter's updates under the base's names, where it writes these otherwise or not at all."""
     updates = adapter.updates + [_decided(adapter, choices, shapes) for choices in adapter.undecided]
+    if adapter.bind is not None:
+        return _bound(adapter, base, shapes)
     return unflattened(updates, list(shapes), base.config) if adapter.flat_names else updates
+
+
+def _with_start_repeated(adapter: Adapter) -> Adapter:
+    """The adapter on the base as it was before the start, which PEFT repeats as it does when it loads the adapter."""
+    note = f"the start '{adapter.changed_base}' of '{adapter.source}' was repeated here, on the base's own weights"
+    return replace(
+        adapter,
+        updates=adapter.from_original or [],
+        changed_base=None,
+        decomposes=adapter.decomposes or adapter.changed_base == "pissa",
+        notes=[note, *adapter.notes],
+    )
+
+
+def _bound(adapter: Adapter, base: Checkpoint, shapes: dict[str, Shape]) -> list[AdaptedWeight]:
+    """The updates of an adapter whose modules share tensors, which are known once the base's modules are."""
+    assert adapter.bind is not None
+    matching = match_names(shapes, {update.name: update.full_shape for update in adapter.updates})
+    found = set(matching.tuned_of.values())
+    if any(update.name not in found for update in adapter.updates):
+        return adapter.updates  # which is refused as for another base
+    order = names_in_model_order(base, adapter.source) if adapter.needs_order else base.names()
+    modules = {
+        matching.tuned_of.get(name, name).removesuffix(".weight"): Place(
+            (shape[0], shape[1]), base.dtype(name)
+        )
+        for name in order
+        if name.endswith(".weight") and len(shape := shapes[name]) == 2 and len(base.shape(name)) == 2
+    }
+    return adapter.bind(modules)
 
 
 def _decided(adapter: Adapter, choices: list[AdaptedWeight], shapes: dict[str, Shape]) -> AdaptedWeight:
@@ -179,11 +217,22 @@ def _require_modules(
             f"the adapter '{adapter.source}' is for another base: {len(wrong)} of {len(updates)} weights of "
             f"'{base.source}' have another shape: {some_of(wrong)}"
         )
+    _require_linear(base, adapter, [base_of[update.name] for update in updates if update.needs_linear])
     return [
         Skipped(update.name, f"for another part of the pipeline ({update.component})")
         for update in updates
         if update.name not in base_of
     ]
+
+
+def _require_linear(base: Checkpoint, adapter: Adapter, names: list[str]) -> None:
+    """Raise for a convolution or embedding, whose weight PEFT's code would make otherwise than a linear layer's."""
+    others = [name for name in names if len(base.shape(name)) != 2 or looks_up_tokens(name)]
+    if others:
+        raise PairingError(
+            f"the adapter '{adapter.source}' of type {adapter.peft_type} changes {some_of(others)}, no linear layer, "
+            "which is not read for this type; merge it with PEFT, and give the merged model"
+        )
 
 
 def _matrix_shapes(base: Checkpoint) -> dict[str, Shape]:

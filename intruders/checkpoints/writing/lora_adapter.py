@@ -16,8 +16,9 @@ from ...errors import CheckpointError, SettingError
 from ...linalg.low_rank import LowRank
 from ..adapters.adapter_config import AdapterConfig
 from ..adapters.formulas import widened
-from ..adapters.lora import lora_modules, lora_scale
+from ..adapters.lora import BY_PEFT, lora_modules, lora_scale
 from ..adapters.peft_adapter import ADAPTER_CONFIG
+from ..adapters.starts import changes_the_base
 from ..checkpoint import Checkpoint, StoredTensor
 from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
@@ -29,6 +30,8 @@ Number = TypeVar("Number", int, float)
 Rank = int | str | None  # a number, "keep", or None for what the update needs
 
 _PREFIX = "base_model.model."
+# Add something else than B A, or hold tensors beside it that fit one rank alone.
+_VARIANTS = (*BY_PEFT, "monteclora_config")
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -241,4 +244,7 @@ def _not_plain(config: AdapterConfig) -> str | None:
         return "is a DoRA adapter"
     if config.names("target_parameters"):
         return "adapts parameters (target_parameters)"
-    return None
+    if changes_the_base(config.values.get("init_lora_weights")):
+        return f"repeats its start when it is loaded (init_lora_weights = {config.values['init_lora_weights']!r})"
+    variant = next((key for key in _VARIANTS if config.values.get(key)), None)
+    return None if variant is None else f"is a variant of LoRA ({variant})"

@@ -1,0 +1,252 @@
+"""Adapters of any PEFT type: the weight that PEFT's own code makes of the base's and the adapter's tensors.
+
+There are two ways, chosen by type (``peft_types``), because the wrong one gives other numbers without an error. Types
+whose tensors belong to one weight each are made one by one, in a module tree that holds that weight alone. Types that
+share tensors are made in a skeleton of all their modules, whose weights take no memory until each one's turn comes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import CheckpointError, some_of
+from ..checkpoint import StoredTensor
+from .adapter import AdaptedWeight, Place
+from .adapter_config import AdapterConfig
+from .peft_at_work import peft_at_work
+from .peft_settings import peft_settings
+from .peft_types import SHARED_AND_DECOMPOSED
+
+Tensors = Mapping[str, StoredTensor]
+
+_NAME = "default"  # of the adapter inside PEFT's layers
+_ROOT = "base_model"  # under which PEFT keeps what modules share
+_PREFIXES = {"LORA": "lora_"}  # of a type's tensors, where it is not the type's name
+# Numbers that PEFT may make out of sizes alone, as a multiple of those in the weight's square and the file.
+_ROOM, _LEAST_ROOM = 16, 2**20
+
+
+def modules_of(tensors: Tensors, config: AdapterConfig) -> dict[str, dict[str, StoredTensor]]:
+    """Module -> its tensors by full name, as PEFT tells them: by the last part that starts with the type's prefix."""
+    mark = "." + _PREFIXES.get(config.peft_type, f"{config.peft_type.lower()}_")
+    found: dict[str, dict[str, StoredTensor]] = {}
+    for name, tensor in tensors.items():
+        module, is_ours, _ = name.rpartition(mark)
+        # LoRA may train the bias too, which a merge into the weight does not touch.
+        if is_ours and module and module != _ROOT and not name.endswith(".lora_B.bias"):
+            found.setdefault(module, {})[name] = tensor
+    return found
+
+
+def updates_one_by_one(tensors: Tensors, config: AdapterConfig) -> list[AdaptedWeight]:
+    """One update a module, made by PEFT from that module's tensors and its base weight."""
+    modules = modules_of(tensors, config)
+    if config.peft_type == "LN_TUNING":  # made for norms, which are no matrices
+        modules = {
+            module: own
+            for module, own in modules.items()
+            if any(len(tensor.shape) == 2 for tensor in own.values())
+        }
+    return [_single(module, own, config) for module, own in modules.items()]
+
+
+def names_alone(modules: Sequence[str], config: AdapterConfig) -> list[AdaptedWeight]:
+    """The weights that a type with shared tensors changes, before the base is known."""
+    return [_weight(module, config, _not_bound) for module in modules]
+
+
+def shared_updates(
+    tensors: Tensors, config: AdapterConfig, modules: Mapping[str, Place]
+) -> list[AdaptedWeight]:
+    """One update a module, all made by PEFT in one skeleton.
+
+    Args:
+      tensors: the adapter's.
+      config: its config.
+      modules: those that it changes, in the order of the model.
+    """
+    skeleton = _Skeleton(tensors, config, modules)
+    return [_weight(module, config, skeleton.change_of(module)) for module in modules]
+
+
+def _weight(module: str, config: AdapterConfig, change: Any) -> AdaptedWeight:
+    return AdaptedWeight(
+        f"{module}.weight", (-1, -1), None, None, config.peft_type.lower(), change, needs_linear=True
+    )
+
+
+def _not_bound(base: Tensor, expert: int | None) -> Tensor:
+    raise AssertionError("an adapter with shared tensors is bound to its base before a weight is made")
+
+
+def _single(module: str, own: Mapping[str, StoredTensor], config: AdapterConfig) -> AdaptedWeight:
+    feedforward = [module] if _is_on_input(own) else []
+
+    def change(base: Tensor, expert: int | None) -> Tensor:
+        largest = max(*base.shape, *(size for tensor in own.values() for size in tensor.shape))
+        room = _ROOM * (max(base.shape) ** 2 + _numbers(own))
+        with peft_at_work(module, config.source, max(room, _LEAST_ROOM)):
+            settings = peft_settings(config, [module], largest, feedforward)
+            # A copy: starts and merges write to the weight.
+            tree = _tree({module: base.contiguous().clone()})
+            model = _with_adapter(tree, settings, {_full(name): own[name].read() for name in own})
+            return _merged(_layer(model, module))
+
+    return _weight(module, config, change)
+
+
+def _is_on_input(own: Mapping[str, StoredTensor]) -> bool:
+    """Whether IA3 scales the module's input, as it does with feed-forward modules."""
+    return any(
+        name.endswith(".ia3_l") and len(tensor.shape) == 2 and tensor.shape[0] == 1
+        for name, tensor in own.items()
+    )
+
+
+@dataclass
+class _Skeleton:
+    """All modules of an adapter in one PEFT model, made when the first is asked for."""
+
+    tensors: Tensors
+    config: AdapterConfig
+    modules: Mapping[str, Place]
+
+    def __post_init__(self) -> None:
+        self._model: nn.Module | None = None
+        self._lock = threading.Lock()
+
+    def change_of(self, module: str) -> Any:
+        def change(base: Tensor, expert: int | None) -> Tensor:
+            with self._lock, peft_at_work(module, self.config.source, self._room()):
+                if self._model is None:
+                    self._model = self._made()
+                return self._merged_with(_layer(self._model, module), base)
+
+        return change
+
+    def _room(self) -> int:
+        largest = max(size for place in self.modules.values() for size in place.shape)
+        return max(_ROOM * (largest**2 + _numbers(self.tensors)), _LEAST_ROOM)
+
+    def _made(self) -> nn.Module:
+        shapes = [place.shape for place in self.modules.values()]
+        largest = max(
+            size for shape in [*shapes, *(t.shape for t in self.tensors.values())] for size in shape
+        )
+        settings = peft_settings(self.config, list(self.modules), largest)
+        tree = _tree({module: _hollow(place) for module, place in self.modules.items()})
+        self._stored = {_full(name): tensor.read() for name, tensor in self.tensors.items()}
+        self._settings = settings
+        return _with_adapter(tree, settings, self._stored)
+
+    def _merged_with(self, layer: Any, base: Tensor) -> Tensor:
+        weight = layer.get_base_layer().weight
+        hollow, weight.data = weight.data, base.contiguous().clone()
+        try:
+            if self.config.peft_type in SHARED_AND_DECOMPOSED:
+                self._decompose_again(layer)
+            return _merged(layer)
+        finally:
+            weight.data = hollow
+            layer.merged_adapters.clear()
+
+    def _decompose_again(self, layer: Any) -> None:
+        """FROD's layer is made of its weight: made again with the real one, then its tensors loaded again."""
+        from peft import set_peft_model_state_dict
+
+        tuner: Any = self._model and self._model.base_model
+        layer.update_layer(
+            _NAME, layer.frod_V, layer.frod_s_indices, layer.frod_s_size, config=self._settings
+        )
+        tuner._cast_adapter_dtype(
+            _NAME
+        )  # as when it was made first: to single precision, where the base is in half
+        set_peft_model_state_dict(self._model, dict(self._stored))
+
+
+def _tree(weights: Mapping[str, Tensor]) -> nn.Module:
+    """Linear layers under their full paths, with nothing beside them."""
+    root = nn.Module()
+    for path, weight in weights.items():
+        parent = root
+        *parents, last = path.split(".")
+        for name in parents:
+            if name not in parent._modules:
+                parent.add_module(name, nn.Module())
+            parent = parent.get_submodule(name)
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+        parent.add_module(last, linear)
+    return root
+
+
+def _hollow(place: Place) -> Tensor:
+    """Of the right shape, dtype and device, in the memory of one number."""
+    return torch.zeros(1, dtype=place.dtype).expand(*place.shape)
+
+
+def _with_adapter(tree: nn.Module, settings: Any, tensors: dict[str, Tensor]) -> nn.Module:
+    from peft import get_peft_model, set_peft_model_state_dict
+
+    model: nn.Module = get_peft_model(tree, settings, adapter_name=_NAME)
+    loaded = set_peft_model_state_dict(model, tensors)
+    lost = list(loaded.unexpected_keys)
+    if lost:
+        raise ValueError(f"the file has {some_of(lost)}, which it has no use for")
+    absent = _absent(model, list(loaded.missing_keys), tensors)
+    if absent:
+        raise ValueError(f"the file lacks {some_of(absent)}")
+    return model.eval()
+
+
+def _absent(model: nn.Module, missing: list[str], tensors: Mapping[str, Tensor]) -> list[str]:
+    """The adapter's tensors that the file did not fill: missing, and under no other name the same tensor."""
+    state = model.state_dict(keep_vars=True)
+    filled = {id(tensor) for name, tensor in state.items() if name not in set(missing)}
+    return [name for name in missing if f".{_NAME}" in name and id(state[name]) not in filled]
+
+
+def _layer(model: nn.Module, module: str) -> Any:
+    return model.get_submodule(f"{_ROOT}.model.{module}")
+
+
+def _merged(layer: Any) -> Tensor:
+    """The weight with the adapter in it, in single precision at least, so that nothing is rounded to half."""
+    if layer.get_base_layer().weight.dtype == torch.float64:
+        layer.double()
+    else:
+        layer.float()
+    layer.merge()
+    weight: Tensor = layer.get_base_layer().weight.detach()
+    return weight
+
+
+def _full(name: str) -> str:
+    return name if name.startswith(f"{_ROOT}.") else f"{_ROOT}.model.{name}"
+
+
+def _numbers(tensors: Tensors) -> int:
+    return sum(prod(tensor.shape) for tensor in tensors.values())
+
+
+def modules_by_target(config: AdapterConfig, names: Sequence[str]) -> list[str]:
+    """The modules that ``target_modules`` means, for a type whose tensors do not name them."""
+    targets = config.values.get("target_modules")
+    if isinstance(targets, str):
+        found = [name for name in names if config.matches_whole("target_modules", targets, name)]
+    else:
+        ends = config.names("target_modules")
+        found = [name for name in names if any(name == end or name.endswith(f".{end}") for end in ends)]
+    if not found:
+        raise CheckpointError(
+            f"the adapter config of '{config.source}' has target_modules = {str(targets)[:60]!r}, which match no "
+            "weight of the base; expected the base that it was trained on"
+        )
+    return found

@@ -1,0 +1,102 @@
+"""Every PEFT type: how its weights are made, or why it has none to audit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ...errors import CheckpointError
+from .adapter import AdaptedWeight
+from .adapter_config import AdapterConfig
+
+# Read by formulas of our own, which give low-rank factors or serve files without a config.
+BY_FORMULA = frozenset({"LORA", "LOHA", "LOKR", "ADALORA"})
+
+# Made by PEFT from one weight and its own tensors alone. Several of these decompose or copy the weight when their layer
+# is made, so that they need the real one then.
+ONE_BY_ONE = frozenset(
+    {
+        "ADAMSS", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LN_TUNING",
+        "MISS", "OFT", "OSF", "PEANUT", "PSOFT", "ROAD", "SHIRA", "SUPERTUNING", "WAVEFT",
+    }
+)  # fmt: skip
+
+# Made by PEFT from tensors that all weights share: with one weight alone they come out as other numbers, without an
+# error. PEFT's own ``uses_shared_state`` does not name RandLoRA.
+SHARED = frozenset({"PVERA", "RANDLORA", "TINYLORA", "UNILORA", "VBLORA", "VERA"})
+# Shares tensors and decomposes each weight when its layer is made.
+SHARED_AND_DECOMPOSED = frozenset({"FROD"})
+
+# Draw what they share in the order in which the model has its modules.
+ORDERED = frozenset({"TINYLORA", "UNILORA"})
+
+BY_PEFT = ONE_BY_ONE | SHARED | SHARED_AND_DECOMPOSED
+
+# The sum of several such adapters is the sum of their updates, because none looks at the weight.
+ADDITIVE = BY_FORMULA | {"VERA"}
+
+# Decompose every weight in full, as PEFT does each time it loads such an adapter.
+DECOMPOSING = frozenset({"ADAMSS", "FROD", "OSF", "PSOFT", "TINYLORA"})
+
+# All that a file of UniLoRA needs to hold: it names no module then.
+SHARED_VECTOR = "base_model.unilora_theta_d"
+
+# What a reader of the result should know of a type.
+NOTES = {
+    "GLORA": "the adapter '{}' changes biases too, which are not audited",
+    "ROAD": "the adapter '{}' changes biases too, which are not audited",
+    "PSOFT": "the adapter '{}' does not hold its frozen factors; they were computed again from the base, and another "
+    "linear algebra library may turn their signs",
+}
+
+_ACTIVATIONS = "adds activations and changes no weight; there is nothing to audit"
+_NO_MATRIX = "trains biases, norms or single tokens, and no matrix; there is nothing to audit"
+_PER_INPUT = (
+    "decides for every input anew what it adds, so that no one weight stands for it, and PEFT cannot merge it either; "
+    "audit an adapter of another type"
+)
+REFUSED = {
+    **dict.fromkeys(
+        (
+            "PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE",
+            "ADAPTION_PROMPT",
+        ),
+        _ACTIVATIONS,
+    ),
+    **dict.fromkeys(("BEFT", "TRAINABLE_TOKENS"), _NO_MATRIX),
+    **dict.fromkeys(("LILY", "SHADOW", "XLORA", "POLY"), _PER_INPUT),
+}  # fmt: skip
+
+
+def require_read(config: AdapterConfig) -> None:
+    """Raise CheckpointError, with the reason, for an adapter of a type that is not read."""
+    kind = config.peft_type
+    if kind in REFUSED:
+        raise CheckpointError(f"the adapter '{config.source}' is of type {kind}, which {REFUSED[kind]}")
+    if kind not in BY_FORMULA | BY_PEFT:
+        made_with = str(config.values.get("peft_version") or "a version that it does not name")[:30]
+        raise CheckpointError(
+            f"the adapter '{config.source}' is of type {kind[:60]}, made with PEFT {made_with!r}, which is not read by "
+            f"this version; expected one of {', '.join(sorted(BY_FORMULA | BY_PEFT))}, or the model after PEFT's "
+            "merge_and_unload"
+        )
+
+
+def require_settings(config: AdapterConfig, tensors: Collection[str]) -> None:
+    """Raise CheckpointError for settings of a type under which its weights cannot be made from one folder."""
+    if config.peft_type == "BOFT" and config.number("boft_n_butterfly_factor", 1) > 1:
+        raise CheckpointError(
+            f"the adapter '{config.source}' has boft_n_butterfly_factor = "
+            f"{config.values['boft_n_butterfly_factor']}, which PEFT itself takes as 1 where its CUDA extension is "
+            "missing; merge it with PEFT on the GPU that trained it, and give the merged model"
+        )
+    if config.peft_type == "FROD" and not any(name.startswith("base_model.frod_V.") for name in tensors):
+        raise CheckpointError(
+            f"the adapter '{config.source}' of type FROD does not hold its projection, which is made of all weights "
+            "of the base at once; save it with save_projection=True, or give the model after PEFT's merge_and_unload"
+        )
+
+
+def require_matrices(config: AdapterConfig, updates: list[AdaptedWeight]) -> None:
+    """Raise CheckpointError for LN_TUNING of norms, which has no matrix among its tensors."""
+    if config.peft_type == "LN_TUNING" and not updates:
+        raise CheckpointError(f"the adapter '{config.source}' is of type LN_TUNING, which {_NO_MATRIX}")
