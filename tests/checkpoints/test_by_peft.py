@@ -350,7 +350,9 @@ def test_what_was_repeated_or_left_out_is_in_the_notes(tmp_path: Path) -> None:
         assert any(re.search(expected, note) for note in pairing.matched), kind
 
 
-@pytest.mark.parametrize("kind", [*(name for name in OPTIONS if name.startswith("lora, ")), "lora, monteclora"])
+@pytest.mark.parametrize(
+    "kind", [*(name for name in OPTIONS if name.startswith("lora, ")), "lora, monteclora"]
+)
 def test_no_variant_is_taken_for_a_plain_lora_to_write_back(kind: str, tmp_path: Path) -> None:
     """New factors under its config would be loaded as something else: a start repeated, a diagonal between them."""
     assert not is_plain_lora(saved(trained((OPTIONS | FACTORS)[kind]), tmp_path), "it")
