@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeGuard
 
 from torch import Tensor, nn
@@ -31,6 +32,15 @@ def has_frozen_base(model: nn.Module) -> bool:
     """Whether training leaves every matrix beneath the adapters of a model as it is."""
     own = _without_adapters(model, model.state_dict(keep_vars=True))
     return not any(tensor.requires_grad for tensor in own.values() if tensor.ndim >= 2)
+
+
+def with_copies(checkpoint: Checkpoint, copies: Mapping[str, Tensor]) -> Checkpoint:
+    """The same checkpoint with these tensors alone; how its weights are stored stays known from all of them."""
+    tensors = {
+        name: replace(checkpoint.tensors[name], dtype=copy.dtype, read=_reader(copy), read_one=None)
+        for name, copy in copies.items()
+    }
+    return replace(checkpoint, tensors=tensors, tied={})
 
 
 def state_dict_checkpoint(source: Mapping[str, Tensor]) -> Checkpoint:

@@ -27,7 +27,7 @@ from .names import tied_by_config
 from .quantized.restore import restored
 
 Opened = Checkpoint | Adapter | ModelSum
-Source = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor]
+Source = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor] | Checkpoint
 
 
 # What the transformers Trainer leaves beside the weights.
@@ -38,7 +38,7 @@ def open_checkpoint(source: Source) -> Checkpoint:
     """The full checkpoint behind ``source``; nothing but headers is read.
 
     ``source`` is a folder of weights (single or sharded by an index), one file of them, a
-    hub id, the alias of a demo model, an ``nn.Module`` (of a PeftModel: its base), or a state dict.
+    hub id, the alias of a demo model, an ``nn.Module`` (of a PeftModel: its base), a state dict, or one that is open.
 
     Raises:
       CheckpointError: it cannot be found or read, or it is an adapter.
@@ -55,6 +55,8 @@ def open_checkpoint(source: Source) -> Checkpoint:
 
 def open_source(source: Source) -> Opened:
     """As :func:`open_checkpoint`, and adapters too, of a PeftModel its active ones; and sums, ``A@0.7+B``."""
+    if isinstance(source, Checkpoint):
+        return source
     if has_adapters(source):
         adapters = peft_adapters_in(source)
         if len(adapters) == 1:

@@ -21,7 +21,7 @@ from ..checkpoints.adapters.adapter import Adapter
 from ..checkpoints.adapters.formulas import widened
 from ..checkpoints.adapters.peft_adapter import start_that_changed
 from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.memory import has_adapters, has_frozen_base
+from ..checkpoints.memory import has_adapters, has_frozen_base, module_checkpoint, with_copies
 from ..checkpoints.model_sum import ModelSum
 from ..checkpoints.open import Opened, Source, open_checkpoint, open_source
 from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
@@ -190,24 +190,25 @@ def _decided_by_first(decide: Callable[[], bool], state: Any) -> bool:
     return bool(decided)
 
 
-def _weights_now(model: nn.Module) -> dict[str, Tensor] | None:
+def _weights_now(model: nn.Module) -> Checkpoint | None:
     """A copy of the matrices that training will change; None where an adapter leaves the base in memory as it is."""
     if not has_adapters(model):
-        return {
+        own = module_checkpoint(model)
+        trained = {
             name: parameter.detach().cpu().clone()
             for name, parameter in model.named_parameters()
-            # Vectors are not audited; the biases among them tell which side of a Conv1D is the output.
-            if parameter.ndim == 1 or (parameter.requires_grad and parameter.ndim >= 2)
+            if parameter.requires_grad and parameter.ndim >= 2 and name in own.tensors
         }
+        return with_copies(own, trained)
     return None if start_that_changed(model) is None else _tuned_weights(model)
 
 
-def _tuned_weights(model: nn.Module) -> dict[str, Tensor]:
+def _tuned_weights(model: nn.Module) -> Checkpoint:
     """What the adapters in the model make of its own weights, a copy, in the order in which these are stored."""
     own, tuned = open_sides(model, model)
     assert isinstance(tuned, ModelSum)
     adapters = replace(tuned, parts=[one for one in tuned.parts if isinstance(one[0], Adapter)])
-    found = {name: own.read(name) for name in own.names() if len(own.shape(name)) == 1}
+    found: dict[str, Tensor] = {}
     for matrix in pair_sides(own, adapters, Selection(include_embeddings=True)).pairs:
         both = matrix.load()
         if both is None:
@@ -216,7 +217,7 @@ def _tuned_weights(model: nn.Module) -> dict[str, Tensor]:
         whole = both.widened().dense().to(widened(both.base).dtype)
         stored = whole.mT if matrix.name in own.input_first else whole
         found[matrix.name] = stored.reshape(own.shape(matrix.name)).clone()
-    return found
+    return with_copies(own, found)
 
 
 def _totals(found: Audit) -> dict[str, float]:

@@ -76,8 +76,8 @@ def tried(seed: int, folder: Path) -> str:
 
 
 def _is_beyond_peft(kind: str, start: bool | str, way: str, extra: dict[str, Any]) -> bool:
-    """OLoRA takes a Conv1D from the wrong side, so that PEFT cannot run it; and no conversion comes with biases."""
-    if kind == "gpt2" and start == "olora":
+    """OLoRA and LoftQ take a Conv1D from the wrong side, so that PEFT cannot run it; no conversion has biases."""
+    if kind == "gpt2" and start in ("olora", "loftq"):
         return True
     return way == "converted to a plain LoRA" and extra.get("bias", "none") != "none"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tiny import save_gpt2, save_llama
 from torch import Tensor
 from transformers import Trainer
@@ -76,6 +77,43 @@ def test_conv1d_counts_from_the_output_side(told: bool, tmp_path: Path) -> None:
         w0, w = before[matrix.name].T, after[matrix.name].T
         assert matrix.shape == tuple(w.shape)
         assert matrix.intruders == _intruders(w0, w), matrix.name
+
+
+@pytest.mark.parametrize("way", ["frozen but for square weights", "started by PiSSA on square weights"])
+def test_square_conv1d_counts_from_the_output_side(way: str, tmp_path: Path) -> None:
+    """A square weight alone does not say which of its sides is the output; the model that it is in does."""
+    location = save_gpt2(tmp_path / "gpt2")
+    model = load_model(str(location), "causal")
+    before = {
+        name: p.detach().clone()
+        for name, p in model.named_parameters()
+        if name.endswith("attn.c_proj.weight")
+    }
+    if way.startswith("frozen"):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in before)
+    else:
+        config = LoraConfig(
+            r=2, lora_alpha=4, target_modules=["attn.c_proj"], init_lora_weights="pissa", fan_in_fan_out=True
+        )
+        model = get_peft_model(model, config)
+    trainer = _trainer(model, tmp_path / "out", learning_rate=0.2)
+    callback = IntruderCallback(trainer, every=4)
+    trainer.add_callback(callback)
+    trainer.train()
+    assert callback.last is not None
+    after = _merged(model, "full" if way.startswith("frozen") else "pissa")
+    assert {matrix.name for matrix in callback.last.matrices} == set(before)
+    for matrix in callback.last.matrices:
+        w0, w = before[matrix.name].T, after[matrix.name].T
+        assert matrix.intruders == _intruders(w0, w), matrix.name
+        assert matrix.update.frobenius == pytest.approx(float((w - w0).norm()), rel=1e-3)
+        values = torch.linalg.svdvals(w.double())[:10]
+        x, y = (torch.linalg.svd(side.double(), full_matrices=False)[0] for side in (w0, w))
+        cosines = (x.T @ y[:, :10]).abs().amax(dim=0)
+        for vector, value, cosine in zip(matrix.vectors, values, cosines, strict=True):
+            assert vector.singular_value == pytest.approx(float(value), rel=1e-3)
+            assert vector.max_cosine[0] - 1e-3 <= float(cosine) <= vector.max_cosine[1] + 1e-3
 
 
 def test_stacked_experts_are_audited_in_full_fine_tuning(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ def pair_with_checkpoint(base: Checkpoint, tuned: Checkpoint, selection: Selecti
     """
     matching = match_names(_shapes(base), _shapes(tuned))
     _require_same_architecture(base, tuned, matching)
+    base = replace(base, input_first=base.input_first | _input_first_in(tuned, base, matching))
     pairs: list[PairedMatrix] = []
     skipped = [Skipped(name, f"the same tensor as '{other}'") for name, other in base.tied.items()]
     notes = matching.in_words()
@@ -51,6 +52,18 @@ def pair_with_checkpoint(base: Checkpoint, tuned: Checkpoint, selection: Selecti
         if name not in matched and name not in base.tied
     ]
     return Pairing(base.source, tuned.source, tuned.kind, pairs, skipped, notes)
+
+
+def _input_first_in(tuned: Checkpoint, base: Checkpoint, matching: Matching) -> set[str]:
+    """The base's weights that are stored (in, out) as far as the tuned model's shapes tell.
+
+    A few square weights alone do not say which of their sides is the output; beside others they do.
+    """
+    return {
+        name
+        for name, other in matching.tuned_of.items()
+        if other in tuned.input_first and tuned.shape(other) == base.shape(name)
+    }
 
 
 def dense_pair(base: Checkpoint, matrix: MatrixView, tuned: Checkpoint, other: str) -> PairedMatrix:
