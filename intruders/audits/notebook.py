@@ -19,7 +19,15 @@ def audit_as_html(sources: str, matrices: Sequence[AuditedMatrix], k: int, epsil
         f"energy share {percent(energy_share(vectors))}, update norm {number(update_norm(matrices))}; "
         f"k = {k}, epsilon = {epsilon:g}"
     )
-    titles = ("module", "matrices", "intruders", "energy share", "update norm", "of base", "effective rank")
+    titles = (
+        "module",
+        "matrices",
+        "intruders",
+        "energy share",
+        "update norm",
+        "relative update",
+        "effective rank",
+    )
     head = "".join(f"<th>{title}</th>" for title in titles)
     rows = "".join(
         f"<tr><td>{escape(kind.kind)}</td><td>{kind.matrices}</td><td>{kind.intruders}</td>"

@@ -195,9 +195,9 @@ def test_colours_follow_the_system_until_told_otherwise(browser: Any, report: Pa
 
     with opened(browser, report, color_scheme="dark") as page:
         dark = colours(page)
-        assert page.locator("#theme").inner_text() == "Colours: system"
+        assert page.locator("#theme").inner_text() == "Colors: system"
         page.locator("#theme").click()
-        assert page.locator("#theme").inner_text() == "Colours: light"
+        assert page.locator("#theme").inner_text() == "Colors: light"
         light = colours(page)
         assert light[0] == "rgb(255, 255, 255)"
         assert dark[0] != light[0]

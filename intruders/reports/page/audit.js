@@ -184,9 +184,9 @@ const COLUMNS = [
   { key: "shape", title: "shape", number: true, value: (m) => m.shape[0] * m.shape[1], text: (m) => m.shape.join(" × "), optional: true },
   { key: "intruders", title: "intruders", number: true, value: (m, t) => t.least + t.most * 1e-6 + shareOf(t) * 1e-9, text: (m, t) => rangeText(t.least, t.most) },
   { key: "energy", title: "energy share", number: true, value: (m, t) => shareOf(t), text: (m, t) => percentText(shareOf(t)) },
-  { key: "cosine", title: "least cosine", number: true, value: least, text: (m) => least(m).toFixed(2) },
+  { key: "cosine", title: "lowest max cosine", number: true, value: least, text: (m) => least(m).toFixed(2) },
   { key: "frobenius", title: "update norm", number: true, value: (m) => m.frobenius ?? -1, text: (m) => numberText(m.frobenius) },
-  { key: "relative", title: "of base", number: true, value: (m) => m.relative ?? -1, text: (m) => percentText(m.relative) },
+  { key: "relative", title: "relative update", number: true, value: (m) => m.relative ?? -1, text: (m) => percentText(m.relative) },
   { key: "effectiveRank", title: "effective rank", number: true, value: (m) => m.effectiveRank ?? -1, text: (m) => numberText(m.effectiveRank) },
 ];
 // Measured, predicted, and how far was searched, by name; null is infinite.

@@ -52,8 +52,8 @@ function onDraw(draw) {
 function applyScheme() {
   const dark = !printing && (scheme === "dark" || (scheme === "system" && darkSystem.matches));
   document.documentElement.dataset.theme = dark ? "dark" : "light";
-  $("theme").textContent = `Colours: ${scheme}`;
-  $("theme").setAttribute("aria-label", `Colours: ${scheme}. Change`);
+  $("theme").textContent = `Colors: ${scheme}`;
+  $("theme").setAttribute("aria-label", `Colors: ${scheme}. Change`);
 }
 
 function changeScheme() {

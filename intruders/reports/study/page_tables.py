@@ -32,7 +32,7 @@ RUN_COLUMNS = {
     "loss_change": "loss change, nats",
     "intruders": "intruders",
     "intruder_energy_share": "energy share",
-    "relative_update": "update of base",
+    "relative_update": "relative update",
     "effective_rank": "effective rank",
     "critical_scale": "critical scale",
     "seconds": "seconds",
