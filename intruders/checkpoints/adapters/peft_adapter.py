@@ -133,12 +133,13 @@ def _adapter(
 def _saved_in_full(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Modules of ``modules_to_save``, and embeddings that PEFT saved because tokens were added.
 
-    Beside an adapter of the same weight a ``base_layer`` is the base's own, and no change.
+    Beside an adapter of the same weight a ``base_layer`` is the base's own, and no change; but for its bias, which
+    PEFT saves where it was trained.
     """
     return {
-        name: tensor
+        name.replace(".base_layer.bias", ".bias"): tensor
         for name, tensor in tensors.items()
-        if not _METHOD_TENSOR.search(name) and ".base_layer." not in name
+        if not _METHOD_TENSOR.search(name) and (".base_layer." not in name or name.endswith(".bias"))
     }
 
 
