@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..charts.text import duration, percent, plural, shorten
-from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
+from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, VERDICTS, WRONG
 from ..checkpoints.merges.verification import (
     ALL_APPLIED,
     NOT_TOLD,
@@ -43,6 +43,7 @@ def print_verification(
         page.say("")
         console.print(_table(result.matrices, page))
         page.say((_roundings(result), "dim"))
+        _print_words(page, result.matrices)
     chosen = [one for one in result.matrices if verbose or one.found.verdict in {*WRONG, NOT_PROVED}]
     _list(
         page,
@@ -110,7 +111,7 @@ def _table(matrices: Sequence[VerifiedMatrix], page: _Page) -> Table:
     table.add_column("matrices", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("scale", no_wrap=True)
-    for (kind, verdict), members in groups.items():
+    for (kind, verdict), members in sorted(groups.items(), key=lambda one: VERDICTS.index(one[0][1])):
         style = "red" if verdict in WRONG else "yellow" if verdict in (TOO_SMALL, NOT_PROVED) else ""
         name = Text(page.known(shorten(kind, 22, page.mark)))
         table.add_row(name, f"{len(members):,}", verdict, _scales(members, page), style=style)
@@ -122,7 +123,7 @@ def _scales(members: Sequence[VerifiedMatrix], page: _Page) -> str:
     bounds = [one.found.scale for one in members if one.found.scale is not None]
     if bounds:
         low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
-        return f"{low:.7g} to {high:.7g}"
+        return " to ".join(dict.fromkeys([_scale(low), _scale(high)]))
     estimates = [one.found.estimate for one in members if one.found.estimate is not None]
     if not estimates:
         return ""
@@ -131,23 +132,36 @@ def _scales(members: Sequence[VerifiedMatrix], page: _Page) -> str:
     return f"{' to '.join(ends)} {page.plus_minus} {error:.2g}"
 
 
+def _scale(value: float) -> str:
+    """Seven digits; what is nothing beside a scale of 1 is 0."""
+    return f"{round(value, 9) + 0.0:.7g}"
+
+
 def _roundings(result: Verification) -> str:
     counts = Counter(one.found.precision for one in result.matrices if one.found.precision)
     if not counts:
-        return "scale: estimated by least squares, with its standard error"
+        together = f"; of all: {result.estimate:.3g}" if result.estimate is not None else ""
+        return f"scale: estimated by least squares, with its standard error{together}"
     ways = ", ".join(f"{way} ({count:,})" for way, count in counts.most_common())
     return f"scale: proved bounds; {ways}"
+
+
+def _print_words(page: _Page, matrices: Sequence[VerifiedMatrix]) -> None:
+    """What the verdicts mean, where they do not say it themselves."""
+    counts = Counter((one.found.verdict, one.found.words) for one in matrices if one.found.words)
+    for (verdict, words), count in counts.items():
+        page.say(f"{verdict} ({count:,}): {words}")
 
 
 def _matrix_lines(matrix: VerifiedMatrix, page: _Page) -> list[str]:
     found = matrix.found
     scale = _scales([matrix], page)
-    facts = [f"{found.verdict}, scale {scale}" if scale else found.verdict, found.words]
+    facts = [f"{found.verdict}, scale {scale}" if scale else found.verdict]
     if found.rest is not None:
         facts.append(f"rest {percent(found.rest)} of the base")
     if found.outside:
-        facts.append(plural(found.outside, "number") + " that scale 1 does not explain")
-    return [matrix.name, "  " + "; ".join(fact for fact in facts if fact)]
+        facts.append(f"{found.outside:,} numbers off")
+    return [matrix.name, f"  {'; '.join(facts)}"]
 
 
 def _list_tensors(page: _Page, title: str, tensors: Sequence[OtherTensor], verbose: bool) -> None:

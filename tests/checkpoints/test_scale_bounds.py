@@ -13,7 +13,7 @@ from torch import Tensor
 
 from intruders.checkpoints.merges.merged_matrix import MergedMatrix
 from intruders.checkpoints.merges.rounding import Rounding, coarsest_type, half_spacing
-from intruders.checkpoints.merges.scale_bounds import estimate_scale, scale_bounds
+from intruders.checkpoints.merges.scale_bounds import _least_squares, estimate_scale, scale_bounds
 from intruders.checkpoints.merges.verdict import APPLIED, TOO_SMALL, judge
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
@@ -151,7 +151,7 @@ def test_least_squares_are_numpys_with_the_error_of_white() -> None:
     generator = torch.Generator().manual_seed(5)
     noise = 0.05 * torch.randn(80, 70, generator=generator) * base.abs()
     after = base + 0.7 * update.dense() + noise
-    found = estimate_scale(MergedMatrix(Pair(base, update), after, torch.float32))
+    found = _least_squares(MergedMatrix(Pair(base, update), after, torch.float32), None)
     d = (update.left.double() @ update.right.double()).flatten().numpy()
     y = (after.double() - base.double()).flatten().numpy()
     scale = float(d @ y / (d @ d))
@@ -160,7 +160,21 @@ def test_least_squares_are_numpys_with_the_error_of_white() -> None:
     assert found.error == pytest.approx(math.sqrt(float((d * d) @ (rest * rest))) / float(d @ d), rel=1e-4)
     size = float(base.double().norm())
     assert found.rest == pytest.approx(math.sqrt(float(rest @ rest)) / size, rel=1e-4)
-    assert abs(found.scale - 0.7) < 5 * found.error
+    assert found.is_near(0.7)
+
+
+@pytest.mark.parametrize("size", [0.01, 0.001, 0.0003])
+def test_updates_that_half_precision_swallows_in_part_are_seen_whole(size: float) -> None:
+    """A sum in bfloat16, then quantized: least squares on D itself would find less than it."""
+    base, update = example(torch.bfloat16, 400, 300, size=size)
+    after = merged(base, update).float()
+    after = after + 0.002 * torch.randn(after.shape, generator=torch.Generator().manual_seed(3))
+    matrix = MergedMatrix(Pair(base, update), after, None)
+    found = estimate_scale(matrix)
+    assert found.is_near(1)
+    assert found.is_seen
+    if size < 0.001:
+        assert _least_squares(matrix, None).scale < 0.9
 
 
 def test_the_error_is_the_spread_over_many_rests() -> None:

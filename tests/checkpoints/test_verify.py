@@ -450,6 +450,8 @@ def test_a_quantized_merge(tmp_path: Path, kind: str) -> None:
         assert found.others == []
         assert {one.reason for one in found.unchecked} == {f"quantized as {kind}"}
         assert all(matrix.found.scale is None for matrix in found.matrices)
+        if expected == WITHIN_QUANTIZATION:
+            assert found.estimate == pytest.approx(1, abs=0.05)
 
 
 def test_an_update_that_the_quantization_hides(tmp_path: Path) -> None:
@@ -542,6 +544,7 @@ def test_the_document_is_plain_json(models: Models) -> None:
         "rest",
         "precision",
         "outside",
+        "quantized",
     }
     assert first["shape"] == [64, 64]
     low, high = first["scale"]

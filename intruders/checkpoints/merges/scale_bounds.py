@@ -118,19 +118,34 @@ def _allowance(block: Block, difference: Tensor, matrix: MergedMatrix, rounding:
 
 
 def estimate_scale(matrix: MergedMatrix) -> Estimate:
-    """Least squares of M - W0 on D, with an error that allows rests of different sizes (White 1980)."""
-    sums = torch.zeros(6, dtype=torch.float64)
-    base = 0.0
+    """Least squares of M - W0 on the update that rounding leaves of D, by the type that explains M best.
+
+    Weights in half precision swallow what is below half of their spacing, so that D itself would be seen at half of its
+    scale, or less. The update is therefore ``round(W0 + D) - W0``, in bfloat16, in float16 or without rounding. M's
+    own numbers may be quantized, or rounded sums with other weights than W0.
+    """
+    found = [_least_squares(matrix, dtype) for dtype in (None, torch.float16, torch.bfloat16)]
+    return min(found, key=lambda one: one.rest)
+
+
+def _least_squares(matrix: MergedMatrix, rounded_to: torch.dtype | None) -> Estimate:
+    """The scale of the update, with an error that allows rests of different sizes (White 1980)."""
+    sums = torch.zeros(7, dtype=torch.float64)
     for block in matrix.blocks():
-        d = block.update.double()
-        y = block.merged.double() - block.base.double()
+        before, d = block.base, block.update
+        if rounded_to is not None:
+            before = before.to(rounded_to).to(before.dtype)
+            d = (before + d).to(rounded_to).to(d.dtype) - before
+        before, d = before.double(), d.double()
+        y = block.merged.double() - before
         dd, dy = d * d, d * y
-        terms = (dd, dy, y * y, dd * dd, dd * dy, dy * dy)
+        terms = (before * before, dd, dy, y * y, dd * dd, dd * dy, dy * dy)
         sums += torch.stack([term.sum() for term in terms])
-        base += float(block.base.double().square().sum())
-    dd, dy, yy, dddd, dddy, ddyy = sums.tolist()
-    if dd == 0 or base == 0:
-        return Estimate(math.nan, math.inf, math.nan, math.nan)
+    base, dd, dy, yy, dddd, dddy, ddyy = sums.tolist()
+    if not math.isfinite(yy) or base == 0:
+        return Estimate(math.nan, math.inf, math.inf, math.inf)
+    if dd == 0:
+        return Estimate(math.nan, math.inf, math.sqrt(yy / base), math.inf)
     scale = dy / dd
     spread = max(0.0, ddyy - 2 * scale * dddy + scale * scale * dddd)
     rest = max(0.0, yy - scale * dy)

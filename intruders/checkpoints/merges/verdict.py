@@ -55,12 +55,14 @@ class Verdict:
     rest: float | None = None  # ||M - W0 - estimate * D|| / ||W0||
     precision: str | None = None  # how the merge rounded
     outside: int | None = None  # numbers that s = 1 does not explain
+    is_quantized: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         scale = None if self.scale is None else [_number(end) for end in self.scale]
         numbers = {key: _number(getattr(self, key)) for key in ("estimate", "error", "rest")}
         said = {"verdict": self.verdict, "words": self.words, "scale": scale}
-        return said | numbers | {"precision": self.precision, "outside": self.outside}
+        how = {"precision": self.precision, "outside": self.outside, "quantized": self.is_quantized}
+        return said | numbers | how
 
 
 def judge(matrix: MergedMatrix, scaling: float | None = None, in_steps: bool = False) -> Verdict:
@@ -74,7 +76,7 @@ def judge(matrix: MergedMatrix, scaling: float | None = None, in_steps: bool = F
     if not all(math.isfinite(end) for end in torch.aminmax(matrix.merged.float())):
         return Verdict(OTHER_WEIGHTS, "contains NaN or infinity")
     if matrix.stored is None:
-        return _by_least_squares(matrix, scaling)
+        return replace(_of_quantized(matrix, scaling), is_quantized=True)
     ways = _ways(matrix)
     strict = scale_bounds(matrix, ways[0])
     if not strict.is_empty:
@@ -140,7 +142,7 @@ def _of_rounded_adapter(matrix: MergedMatrix, scaling: float) -> Verdict | None:
     return None
 
 
-def _by_least_squares(matrix: MergedMatrix, scaling: float | None) -> Verdict:
+def _of_quantized(matrix: MergedMatrix, scaling: float | None) -> Verdict:
     """The verdict on quantized weights, in which no number is the rounding of a sum."""
     found = estimate_scale(matrix)
     if math.isnan(found.scale) or (found.is_near(0) and found.is_near(1)):

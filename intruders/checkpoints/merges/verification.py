@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from ...version import __version__
-from .verdict import APPLIED, NOT_PROVED, VERDICTS, WITHIN_QUANTIZATION, WRONG, Verdict
+from .verdict import (
+    APPLIED,
+    NOT_PROVED,
+    VERDICTS,
+    WITHIN_QUANTIZATION,
+    WRONG,
+    Verdict,
+)
 
 SCHEMA = 1
 
@@ -67,6 +75,26 @@ class Verification:
         ]
         return (min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else None
 
+    @property
+    def estimate(self) -> float | None:
+        """The scale of the update in all quantized matrices together; None without any.
+
+        It may be off by some percent: quantization moves weights the same way in many matrices, which their own
+        standard errors do not know.
+        """
+        found = [
+            (matrix.found.estimate, matrix.found.error)
+            for matrix in self.matrices
+            if matrix.found.is_quantized
+            and matrix.found.estimate is not None
+            and matrix.found.error is not None
+            and 0 < matrix.found.error < math.inf
+        ]
+        if not found:
+            return None
+        weight = sum(1 / error**2 for _, error in found)
+        return sum(scale / error**2 for scale, error in found) / weight
+
     def exit_status(self, allow_other: bool = False) -> int:
         """0 where the adapter is applied, 1 where something is wrong, 3 where that could not be told.
 
@@ -91,6 +119,7 @@ class Verification:
             "adapter": {"source": self.adapter_source},
             "merged": {"source": self.merged_source},
             "counts": self.counts,
+            "estimate": self.estimate,
             "others_changed": len(self.others),
             "exit_status": self.exit_status(allow_other),
             "seconds": self.seconds,
