@@ -78,10 +78,7 @@ def judge(matrix: MergedMatrix, scaling: float | None = None, in_steps: bool = F
     if matrix.stored is None:
         return replace(_of_quantized(matrix, scaling), is_quantized=True)
     ways = _ways(matrix)
-    strict = scale_bounds(matrix, ways[0])
-    if not strict.is_empty:
-        return _within(strict, ways[0], scaling)
-    found = _first_not_empty(matrix, ways[1:])
+    found = _first_not_empty(matrix, ways)
     if found is not None:
         return _within(*found, scaling)
     verdict = None
@@ -89,7 +86,9 @@ def judge(matrix: MergedMatrix, scaling: float | None = None, in_steps: bool = F
         verdict = _of_steps(matrix)
     elif scaling is not None:
         verdict = _of_rounded_adapter(matrix, scaling)
-    return verdict or replace(_without_bounds(matrix, scaling), outside=strict.outside)
+    if verdict is None:
+        verdict = replace(_without_bounds(matrix, scaling), outside=scale_bounds(matrix, ways[0]).outside)
+    return verdict
 
 
 def _first_not_empty(matrix: MergedMatrix, ways: Sequence[Rounding]) -> tuple[ScaleBounds, Rounding] | None:
