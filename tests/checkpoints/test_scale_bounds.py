@@ -137,6 +137,24 @@ def test_updates_rounded_first_are_held_by_the_wider_bounds_alone(dtype: torch.d
     assert not found.holds(1.001)
 
 
+@pytest.mark.parametrize("base_type", TYPES)
+@pytest.mark.parametrize("scale", [2.0, 1.5, 0.3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_products_in_half_precision_that_are_scaled_in_it(
+    dtype: torch.dtype, scale: float, base_type: torch.dtype
+) -> None:
+    """As PEFT merges adapters in half precision on a GPU."""
+    base, update = example(base_type, 300, 200)
+    left, right = update.left.to(dtype), update.right.to(dtype)
+    product = ((left.float() @ right.float()).to(dtype) * scale).float()
+    after = (base.float() + product).to(base_type)
+    factors = LowRank(scale * left.float(), right.float())
+    found = judge(MergedMatrix(Pair(base, factors), after, base_type), scale)
+    assert found.verdict == APPLIED
+    off = (base.float() + 1.05 * product).to(base_type)
+    assert judge(MergedMatrix(Pair(base, factors), off, base_type), scale).verdict != APPLIED
+
+
 def test_a_base_rounded_first() -> None:
     base, update = example(torch.float32, 64, 48)
     after = merged(base.bfloat16(), update)

@@ -104,8 +104,9 @@ def ways_to_round(merged: torch.dtype, update: torch.dtype | None, of_base: bool
     if len(types) == 2:
         words = f"update rounded to {type_name(types[0])} and {type_name(types[1])} first"
         found.append(Rounding(words, tuple(types)))
-    # A product in half precision on a GPU is rounded, and rounded again when it is scaled.
-    found += [Rounding(f"update rounded to {type_name(dtype)} twice", (dtype, dtype)) for dtype in types]
+    # A product in half precision on a GPU is rounded, and rounded again when it is scaled. The first rounding is scaled
+    # too, and may then be two halves of the spacing of the result.
+    found += [Rounding(f"update rounded to {type_name(dtype)} twice", (dtype,) * 3) for dtype in types]
     if not of_base:
         return found
     words = f"base rounded to {type_name(merged)}"
