@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .audits.critical_scales_result import CriticalScales
     from .audits.records import AuditedMatrix
     from .checkpoints.inspect import inspect
+    from .checkpoints.merges.verification import Verification
+    from .checkpoints.verify import verify
     from .data.columns import Columns
     from .evaluation.evaluate import Evaluation, evaluate
     from .evaluation.intervene import intervene
@@ -60,6 +62,7 @@ __all__ = [
     "RunFolder",
     "ScoreSettings",
     "SweepSettings",
+    "Verification",
     "__version__",
     "advise",
     "audit",
@@ -74,6 +77,7 @@ __all__ = [
     "read_trace",
     "run_study",
     "train_in_sequence",
+    "verify",
     "write_report",
 ]
 
@@ -96,6 +100,7 @@ _HOMES = {
     "RunFolder": "training.run_folder",
     "ScoreSettings": "evaluation.measure_settings",
     "SweepSettings": "evaluation.measure_settings",
+    "Verification": "checkpoints.merges.verification",
     "advise": "studies.advice.advise",
     "audit": "audits.audit",
     "critical_scales": "audits.critical_scales",
@@ -109,6 +114,7 @@ _HOMES = {
     "read_trace": "training.trace",
     "run_study": "studies.run_study",
     "train_in_sequence": "evaluation.train_in_sequence",
+    "verify": "checkpoints.verify",
     "write_report": "reports.write_report",
 }
 

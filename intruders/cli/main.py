@@ -21,6 +21,7 @@ from .report import report
 from .scale import scale
 from .sequence import sequence
 from .study import StudyCommand, study
+from .verify import verify
 
 # What the extra `train` installs and training and evaluation import where they need it.
 _OF_TRAINING = {"accelerate", "datasets", "peft", "scipy", "transformers", "yaml"}
@@ -38,6 +39,7 @@ for command in (
     audit,
     report,
     inspect,
+    verify,
     mitigate,
     scale,
     intervene,

@@ -100,6 +100,43 @@ def write_gguf(
     return path
 
 
+def write_llama_gguf(path: Path, model: Any, weights: dict[str, torch.Tensor], kind: str) -> Path:
+    """A Llama's own weights as llama.cpp's converter stores them: rotary rows turned, matrices as ``kind``."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_token_list([f"t{index}" for index in range(config.vocab_size)])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    quantization = gguf.GGMLQuantizationType[kind]
+    for name, tensor in weights.items():
+        numbers = tensor.float().numpy()
+        for part, heads in (
+            ("q_proj.weight", config.num_attention_heads),
+            ("k_proj.weight", config.num_key_value_heads),
+        ):
+            if name.endswith(part):
+                halves = numbers.reshape(heads, 2, -1, numbers.shape[1])
+                numbers = np.ascontiguousarray(halves.swapaxes(1, 2).reshape(numbers.shape))
+        found = names.get_name(name, try_suffixes=(".weight",))
+        if numbers.ndim == 1:
+            writer.add_tensor(found, numbers)
+        else:
+            writer.add_tensor(found, gguf.quants.quantize(numbers, quantization), raw_dtype=quantization)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def _tensors(model: nn.Module, family: str) -> list[tuple[str, tuple[int, ...]]]:
     """llama.cpp's names and shapes for the model's tensors."""
     architecture = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == family)

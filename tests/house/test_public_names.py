@@ -8,6 +8,7 @@ VERB_OF_COMMAND = {
     "audit": "audit",
     "report": "write_report",
     "inspect": "inspect",
+    "verify": "verify",
     "mitigate": "mitigate",
     "scale": "critical_scales",
     "intervene": "intervene",

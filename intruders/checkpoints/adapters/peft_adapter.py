@@ -197,12 +197,13 @@ def _with_updates(
 def _saved_in_full(tensors: Tensors, method_tensor: re.Pattern[str]) -> dict[str, StoredTensor]:
     """Modules of ``modules_to_save``, and embeddings that PEFT saved because tokens were added.
 
-    Beside an adapter of the same weight a ``base_layer`` is the base's own, and no change.
+    Beside an adapter of the same weight a ``base_layer`` is the base's own, and no change; but for its bias, which
+    PEFT saves where it was trained.
     """
     return {
-        name: tensor
+        name.replace(".base_layer.bias", ".bias"): tensor
         for name, tensor in tensors.items()
-        if not method_tensor.search(name) and ".base_layer." not in name
+        if not method_tensor.search(name) and (".base_layer." not in name or name.endswith(".bias"))
     }
 
 

@@ -27,6 +27,7 @@ class PairedMatrix:
     shape: tuple[int, int]
     rank: int | None  # of the update, when it is stored as factors
     load: Callable[[], Pair | None] = field(repr=False)
+    scale: float | None = None  # inside the update, such as alpha / r of an adapter's factors
 
 
 @dataclass(frozen=True)

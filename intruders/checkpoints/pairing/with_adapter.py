@@ -112,7 +112,7 @@ def _updated_pair(base: Checkpoint, matrix: MatrixView, update: AdaptedWeight) -
             else Pair(matrix.cut(before), after)
         )
 
-    return PairedMatrix(matrix.name, matrix.shape, update.rank, load)
+    return PairedMatrix(matrix.name, matrix.shape, update.rank, load, update.scale)
 
 
 def _moved(pair: PairedMatrix, matrix: MatrixView, measured_from: Checkpoint) -> PairedMatrix:

@@ -1,0 +1,99 @@
+"""What a merged model has otherwise than its base, apart from the matrices that the adapter changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ..adapters.adapter import Adapter
+from ..checkpoint import Checkpoint, StoredTensor
+from ..matrices import not_a_matrix
+from ..model_sum import ModelSum
+from .rounding import stored_type
+from .verification import OtherTensor
+
+# Types that a merge may have rounded to before the file's own type.
+_BETWEEN = (torch.bfloat16, torch.float16)
+# Tensors of an adapter that change one of the base which is no matrix, or a few rows of it.
+_ADDED = re.compile(r"(?P<module>.+?)(?:\.token_adapter)?\.(?P<part>lora_B\.bias|trainable_tokens\w*)")
+
+
+def tensors_not_compared(adapter: Adapter | ModelSum) -> list[OtherTensor]:
+    """Tensors of the base that the adapter changes in a way that is not followed here."""
+    parts = [part for part, _ in adapter.parts] if isinstance(adapter, ModelSum) else [adapter]
+    found = []
+    for part in parts:
+        if not isinstance(part, Adapter):
+            continue
+        for name, reason in part.ignored:
+            if match := _ADDED.fullmatch(name):
+                end = "bias" if match["part"] == "lora_B.bias" else "weight"
+                found.append(OtherTensor(f"{match['module']}.{end}", f"the adapter changes it: {reason}"))
+        if isinstance(adapter, ModelSum):
+            found += [
+                OtherTensor(name, "saved in full by a part of the sum") for name in part.replaced.names()
+            ]
+    return found
+
+
+def differences(
+    base: Checkpoint,
+    adapter: Adapter | ModelSum,
+    merged: Checkpoint,
+    names: Collection[str],
+    merged_name: Mapping[str, str],
+) -> Iterator[tuple[OtherTensor | None, OtherTensor | None]]:
+    """For each of the base's tensors in ``names`` (what differs, what could not be compared)."""
+    saved = adapter.replaced.tensors if isinstance(adapter, Adapter) else {}
+    for name in names:
+        other = merged_name.get(name)
+        if other is None:
+            is_lost = not_a_matrix(base.tensors[name]) is None
+            yield (OtherTensor(name, "missing in the merged model") if is_lost else None), None
+            continue
+        expected, found = saved.get(name, base.tensors[name]), merged.tensors[other]
+        if expected.shape != found.shape:
+            yield OtherTensor(name, f"other shape: {expected.shape} and {found.shape}"), None
+        elif expected.dtype.is_floating_point and stored_type(found.stored_as) is None:
+            yield None, OtherTensor(name, f"quantized as {found.stored_as}")
+        elif _is_equal(expected, found):
+            yield None, None
+        else:
+            yield (
+                OtherTensor(name, "other numbers" + (" than the adapter saved" if name in saved else "")),
+                None,
+            )
+
+
+def tensors_only_in(
+    merged: Checkpoint, base: Checkpoint, adapter: Adapter | ModelSum, merged_name: Mapping[str, str]
+) -> list[OtherTensor]:
+    """Weights and biases that neither the base nor the adapter has; buffers are left out."""
+    known = {
+        *merged_name.values(),
+        *base.tied,
+        *(adapter.replaced.names() if isinstance(adapter, Adapter) else ()),
+    }
+    return [
+        OtherTensor(name, "missing in the base")
+        for name in merged.names()
+        if name not in known and name.endswith((".weight", ".bias"))
+    ]
+
+
+def _is_equal(expected: StoredTensor, found: StoredTensor) -> bool:
+    """Whether a tensor is the other one, or a rounding of it."""
+    before, after = expected.read(), found.read()
+    if not before.dtype.is_floating_point or not after.dtype.is_floating_point:
+        return torch.equal(before, after.to(before.dtype))
+    return any(torch.equal(one.to(after.dtype), after) for one in _roundings(before))
+
+
+def _roundings(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensor, and what saving it in half precision on the way leaves of it."""
+    yield tensor
+    for dtype in _BETWEEN:
+        yield tensor.to(dtype)

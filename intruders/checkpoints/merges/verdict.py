@@ -1,0 +1,201 @@
+"""Whether a merged matrix holds the update: a pure function of W0, D, M and their types."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from .merged_matrix import MergedMatrix
+from .rounding import EVERY_STEP, SUM_TWICE, Rounding, half_types, type_name, ways_to_round
+from .scale_bounds import Estimate, ScaleBounds, estimate_scale, scale_bounds
+
+APPLIED = "applied"
+WITHIN_QUANTIZATION = "applied within quantization error"
+TOO_SMALL = "too small to tell"
+NOT_PROVED = "not proved"
+NOT_APPLIED = "not applied"
+ANOTHER_SCALE = "applied at another scale"
+TRANSPOSED = "applied transposed"
+ON_OTHER_WEIGHTS = "applied to other weights"
+OTHER_WEIGHTS = "other weights"
+
+VERDICTS = (
+    APPLIED,
+    WITHIN_QUANTIZATION,
+    TOO_SMALL,
+    NOT_PROVED,
+    NOT_APPLIED,
+    ANOTHER_SCALE,
+    TRANSPOSED,
+    ON_OTHER_WEIGHTS,
+    OTHER_WEIGHTS,
+)
+# Verdicts by which something is wrong with the merge.
+WRONG = frozenset(VERDICTS[4:])
+
+# How far from 1 a scale may be and still be the adapter's own: AdaLoRA divides by r + 1e-5, in some type of its own.
+_OF_SCALE = 2.0**-16
+# Of an update that is made in several steps: what rounding each to bfloat16 may leave, as a share of it.
+_IN_HALF = 4 * 2.0**-8
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one merged matrix holds, and the numbers that say so."""
+
+    verdict: str  # one of VERDICTS
+    words: str = ""  # what it means, where the verdict alone does not say
+    scale: tuple[float, float] | None = None  # proved bounds on s in M = W0 + s D, rounded
+    estimate: float | None = None  # of s by least squares, where there are no bounds
+    error: float | None = None  # its standard error
+    rest: float | None = None  # ||M - W0 - estimate * D|| / ||W0||
+    precision: str | None = None  # how the merge rounded
+    outside: int | None = None  # numbers that s = 1 does not explain
+    is_quantized: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        scale = None if self.scale is None else [_number(end) for end in self.scale]
+        numbers = {key: _number(getattr(self, key)) for key in ("estimate", "error", "rest")}
+        said = {"verdict": self.verdict, "words": self.words, "scale": scale}
+        how = {"precision": self.precision, "outside": self.outside, "quantized": self.is_quantized}
+        return said | numbers | how
+
+
+def judge(matrix: MergedMatrix, scaling: float | None = None, in_steps: bool = False) -> Verdict:
+    """The verdict on one matrix, whose W0 and D are finite.
+
+    Args:
+      matrix: W0, D and M.
+      scaling: the scale inside D, such as alpha / r, where it is known: a merge may have left it out.
+      in_steps: whether W is made in several steps, each of which may round: other methods than LoRA, and sums.
+    """
+    if not all(math.isfinite(end) for end in torch.aminmax(matrix.merged.float())):
+        return Verdict(OTHER_WEIGHTS, "contains NaN or infinity")
+    if matrix.stored is None:
+        return replace(_of_quantized(matrix, scaling), is_quantized=True)
+    ways = _ways(matrix)
+    found = _first_not_empty(matrix, ways)
+    if found is not None:
+        return _within(*found, scaling)
+    verdict = None
+    if in_steps:
+        verdict = _of_steps(matrix)
+    elif scaling is not None:
+        verdict = _of_rounded_adapter(matrix, scaling)
+    if verdict is None:
+        verdict = replace(_without_bounds(matrix, scaling), outside=scale_bounds(matrix, ways[0]).outside)
+    return verdict
+
+
+def _first_not_empty(matrix: MergedMatrix, ways: Sequence[Rounding]) -> tuple[ScaleBounds, Rounding] | None:
+    """The bounds of the strictest way to round that explains M."""
+    for way in ways:
+        bounds = scale_bounds(matrix, way, stop_when_empty=True)
+        if not bounds.is_empty:
+            return bounds, way
+    return None
+
+
+def _ways(matrix: MergedMatrix) -> list[Rounding]:
+    return ways_to_round(matrix.dtype, matrix.adapter_dtype, matrix.base_needs_rounding)
+
+
+def _within(bounds: ScaleBounds, way: Rounding, scaling: float | None) -> Verdict:
+    """The verdict of bounds that are not empty."""
+    words = ""
+    is_one = bounds.low <= 1 + _OF_SCALE and bounds.high >= 1 - _OF_SCALE
+    if bounds.holds(0) and is_one:
+        verdict, words = TOO_SMALL, "W0 and W0 + D round to the same numbers"
+    elif is_one:
+        verdict = APPLIED
+    elif bounds.holds(0):
+        verdict = NOT_APPLIED
+    else:
+        verdict, words = ANOTHER_SCALE, _scale_in_words(bounds.holds, scaling)
+    ends = bounds.low, bounds.high
+    return Verdict(verdict, words, ends, precision=way.words, outside=bounds.outside)
+
+
+def _of_steps(matrix: MergedMatrix) -> Verdict | None:
+    """The verdict if every step of the merge was rounded to half precision; None where M is too far for that."""
+    bounds = scale_bounds(matrix, EVERY_STEP)
+    found = estimate_scale(matrix)
+    if bounds.holds(1) or (abs(found.scale - 1) <= _IN_HALF and found.rest_of_update <= _IN_HALF):
+        words = "fits within half-precision steps of the merge, as another update may"
+        return replace(_of_estimate(NOT_PROVED, words, found), precision=EVERY_STEP.words)
+    return None
+
+
+def _of_rounded_adapter(matrix: MergedMatrix, scaling: float) -> Verdict | None:
+    """The verdict if the adapter was loaded in half precision; None where that does not explain M either."""
+    for dtype in half_types(matrix.dtype):
+        rounded = matrix.with_factors_in(dtype, scaling)
+        found = None if rounded is None else _first_not_empty(rounded, _ways(rounded))
+        if found is not None:
+            verdict = _within(*found, scaling)
+            return replace(verdict, precision=f"adapter rounded to {type_name(dtype)}, {verdict.precision}")
+    return None
+
+
+def _of_quantized(matrix: MergedMatrix, scaling: float | None) -> Verdict:
+    """The verdict on quantized weights, in which no number is the rounding of a sum."""
+    found = estimate_scale(matrix)
+    if math.isnan(found.scale) or (found.is_near(0) and found.is_near(1)):
+        return _of_estimate(TOO_SMALL, "the quantization hides it", found)
+    if found.is_near(1):
+        return _of_estimate(WITHIN_QUANTIZATION, "", found)
+    if found.is_near(0):
+        return _of_estimate(NOT_APPLIED, "", found)
+    return _of_estimate(ANOTHER_SCALE, _scale_in_words(found.is_near, scaling), found)
+
+
+def _without_bounds(matrix: MergedMatrix, scaling: float | None) -> Verdict:
+    """The verdict on M that is no rounding of W0 + s D for any s."""
+    rows, columns = matrix.merged.shape
+    if rows == columns and _is_applied(matrix.transposed):
+        return Verdict(TRANSPOSED, "the transposed update was added")
+    found = estimate_scale(matrix)
+    if found.is_near(1) and found.is_seen:
+        words = "the update was added to weights other than the base's"
+        return _of_estimate(ON_OTHER_WEIGHTS, words, found)
+    if not found.is_seen:
+        return _of_estimate(OTHER_WEIGHTS, "the difference does not contain the update", found)
+    again = scale_bounds(matrix, SUM_TWICE, stop_when_empty=True)
+    if not again.is_empty and not again.holds(1):
+        return _within(again, SUM_TWICE, scaling)
+    known = _scale_in_words(found.is_near, scaling)
+    words = f"contains the update at scale {found.scale:.3g}, and other changes"
+    return _of_estimate(OTHER_WEIGHTS, f"{words} ({known})" if known else words, found)
+
+
+def _is_applied(matrix: MergedMatrix) -> bool:
+    found = _first_not_empty(matrix, _ways(matrix))
+    return found is not None and found[0].holds(1) and not found[0].holds(0)
+
+
+def _scale_in_words(holds: Callable[[float], bool], scaling: float | None) -> str:
+    """What went wrong in a merge at this scale, if it is one of the common mistakes."""
+    found = []
+    if holds(2):
+        found.append("applied twice")
+    if holds(-1):
+        found.append("subtracted instead of added")
+    if scaling is not None and scaling not in (0, 1):
+        if holds(1 / scaling):
+            found.append(f"the adapter's own scale of {scaling:.6g} was left out")
+        if holds(scaling):
+            found.append(f"the adapter's own scale of {scaling:.6g} was counted twice")
+    return " or ".join(found)
+
+
+def _of_estimate(verdict: str, words: str, found: Estimate) -> Verdict:
+    return Verdict(verdict, words, estimate=found.scale, error=found.error, rest=found.rest)
+
+
+def _number(value: float | None) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,134 @@
+"""The verification of a merged model as a result: counted, judged as a whole, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from ...version import __version__
+from .verdict import (
+    APPLIED,
+    NOT_PROVED,
+    VERDICTS,
+    WITHIN_QUANTIZATION,
+    WRONG,
+    Verdict,
+)
+
+SCHEMA = 1
+
+# Exit statuses of the command; 2 is that of an error, as everywhere.
+ALL_APPLIED = 0
+SOMETHING_IS_WRONG = 1
+NOT_TOLD = 3
+
+
+@dataclass(frozen=True)
+class VerifiedMatrix:
+    """One matrix that the adapter changes, and what the merged model has in its place."""
+
+    name: str
+    shape: tuple[int, int]
+    found: Verdict
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "shape": list(self.shape), **self.found.as_dict()}
+
+
+@dataclass(frozen=True)
+class OtherTensor:
+    """A tensor that the adapter leaves alone, and how the merged model has it otherwise."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Whether a merged model is its base with the adapter, matrix by matrix."""
+
+    base_source: str
+    adapter_source: str
+    merged_source: str
+    matrices: list[VerifiedMatrix]
+    others: list[OtherTensor]  # what the merged model changed besides
+    unchecked: list[OtherTensor]  # what could not be compared
+    matched: list[str]  # what was matched other than by equal names, in words
+    seconds: float
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many matrices have which verdict, of those verdicts that were given."""
+        counted = Counter(matrix.found.verdict for matrix in self.matrices)
+        return {verdict: counted[verdict] for verdict in VERDICTS if counted[verdict]}
+
+    @property
+    def scale(self) -> tuple[float, float] | None:
+        """The bounds on the scale that hold for every matrix with the update applied; None without any."""
+        bounds = [
+            matrix.found.scale
+            for matrix in self.matrices
+            if matrix.found.verdict == APPLIED and matrix.found.scale is not None
+        ]
+        return (min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else None
+
+    @property
+    def estimate(self) -> float | None:
+        """The scale of the update in all quantized matrices together; None without any.
+
+        It may be off by some percent: quantization moves weights the same way in many matrices, which their own
+        standard errors do not know.
+        """
+        found = [
+            (matrix.found.estimate, matrix.found.error)
+            for matrix in self.matrices
+            if matrix.found.is_quantized
+            and matrix.found.estimate is not None
+            and matrix.found.error is not None
+            and 0 < matrix.found.error < math.inf
+        ]
+        if not found:
+            return None
+        weight = sum(1 / error**2 for _, error in found)
+        return sum(scale / error**2 for scale, error in found) / weight
+
+    def exit_status(self, allow_other: bool = False) -> int:
+        """0 where the adapter is applied, 1 where something is wrong, 3 where that could not be told.
+
+        Matrices whose update is too small to tell do not count, unless all are; one that is not proved does.
+
+        Args:
+          allow_other: accept a merged model that changed other tensors besides.
+        """
+        counts = self.counts
+        if WRONG & counts.keys() or (self.others and not allow_other):
+            return SOMETHING_IS_WRONG
+        if NOT_PROVED in counts:
+            return NOT_TOLD
+        return ALL_APPLIED if {APPLIED, WITHIN_QUANTIZATION} & counts.keys() else NOT_TOLD
+
+    def to_document(self, allow_other: bool = False) -> dict[str, Any]:
+        """Plain JSON values; null for what is not known."""
+        return {
+            "schema": SCHEMA,
+            "intruders_version": __version__,
+            "base": {"source": self.base_source},
+            "adapter": {"source": self.adapter_source},
+            "merged": {"source": self.merged_source},
+            "counts": self.counts,
+            "estimate": self.estimate,
+            "others_changed": len(self.others),
+            "exit_status": self.exit_status(allow_other),
+            "seconds": self.seconds,
+            "matched": list(self.matched),
+            "matrices": [matrix.as_dict() for matrix in self.matrices],
+            "others": [{"name": one.name, "reason": one.reason} for one in self.others],
+            "unchecked": [{"name": one.name, "reason": one.reason} for one in self.unchecked],
+        }
+
+    def to_json(self, allow_other: bool = False) -> str:
+        """The document as one line of JSON."""
+        return json.dumps(self.to_document(allow_other), allow_nan=False, ensure_ascii=False)
