@@ -21,7 +21,7 @@ study: $(VENV)/demo-installed ## the longer example of docs/results.md: a quarte
 	$(BIN)/intruders study examples/quickstart.yaml --out $(STUDY)
 	$(BIN)/intruders report $(STUDY) --out $(STUDY)/report.html
 
-test: lint types suite browser ## lint, types, the test suite, and the checks on real models
+test: lint types suite ## lint, types, the test suite, and the checks on real models
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -34,8 +34,8 @@ types: $(VENV)/installed
 # which makes what they share once, until another process has nothing left to do.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
-suite: $(VENV)/installed ## all tests but the browser's; in one go, since every process loads torch and transformers
-	$(PYTEST) -m "not browser"
+suite: $(VENV)/installed ## all tests in one go, since every process loads torch and transformers
+	$(PYTEST)
 
 unit: $(VENV)/installed ## the plain suite
 	$(PYTEST) -m "not models and not slow and not browser"
