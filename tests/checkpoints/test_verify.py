@@ -352,6 +352,17 @@ def test_what_the_merged_model_changed_besides(models: Models) -> None:
     assert (found.exit_status(), found.exit_status(allow_other=True)) == (1, 0)
 
 
+def test_a_head_tied_to_the_embedding_may_be_written_beside_it(tmp_path: Path) -> None:
+    targets = ["embed_tokens", "q_proj"]
+    models = Models(tmp_path, lora(target_modules=targets), "bfloat16", tie_word_embeddings=True)
+    assert {"lm_head.weight", "model.embed_tokens.weight"} <= models.merged.keys()
+    found = models.verify(models.merged)
+    assert found.counts == {APPLIED: 3}
+    assert found.others == []
+    untied = models.merged | {"lm_head.weight": models.merged["lm_head.weight"] + 1}
+    assert [one.name for one in models.verify(untied).others] == ["lm_head.weight"]
+
+
 def test_a_matrix_that_is_missing_or_of_another_shape(models: Models) -> None:
     changed = dict(models.merged)
     del changed[QUERY]

@@ -12,6 +12,7 @@ from ..adapters.adapter import Adapter
 from ..checkpoint import Checkpoint, StoredTensor
 from ..matrices import not_a_matrix
 from ..model_sum import ModelSum
+from ..names import tied_by_config
 from .rounding import stored_type
 from .verification import OtherTensor
 
@@ -72,11 +73,14 @@ def tensors_only_in(
     merged: Checkpoint, base: Checkpoint, adapter: Adapter | ModelSum, merged_name: Mapping[str, str]
 ) -> list[OtherTensor]:
     """Weights and biases that neither the base nor the adapter has; buffers are left out."""
-    known = {
-        *merged_name.values(),
-        *base.tied,
-        *(adapter.replaced.names() if isinstance(adapter, Adapter) else ()),
-    }
+    saved = adapter.replaced.names() if isinstance(adapter, Adapter) else ()
+    # A head that the base's config ties, written beside the embedding that it equals.
+    tied = [
+        name
+        for name, holder in tied_by_config(merged.tensors, base.config).items()
+        if torch.equal(merged.read(name), merged.read(holder))
+    ]
+    known = {*merged_name.values(), *base.tied, *saved, *tied}
     return [
         OtherTensor(name, "missing in the base")
         for name in merged.names()
