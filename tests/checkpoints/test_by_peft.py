@@ -5,8 +5,10 @@ The truth is PEFT's ``merge_and_unload`` of the whole model, bit for bit, and tw
 
 from __future__ import annotations
 
+import copy
 import random
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,12 +28,14 @@ from intruders.checkpoints.adapters import peft_types
 from intruders.checkpoints.adapters.adapter import Place
 from intruders.checkpoints.adapters.adapter_config import AdapterConfig
 from intruders.checkpoints.adapters.by_peft import shared_updates, updates_one_by_one
+from intruders.checkpoints.adapters.peft_at_work import peft_at_work
 from intruders.checkpoints.checkpoint import StoredTensor
+from intruders.checkpoints.inspect import inspect
 from intruders.checkpoints.memory import state_dict_checkpoint
 from intruders.checkpoints.open import open_source
 from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
 from intruders.checkpoints.writing.lora_adapter import is_plain_lora
-from intruders.errors import CheckpointError, PairingError
+from intruders.errors import CheckpointError, MissingDependencyError, PairingError
 
 from .adapted import move, require_audit
 from .models import change_config, loaded, merged_weights, reasons, saved, tiny_gpt2, tiny_llama, tuned_of
@@ -234,11 +238,10 @@ HOSTILE: dict[str, tuple[str, dict[str, Any], str]] = {
     "a rank": ("hira", {"r": 10**12}, "r = '1000000000000', out of proportion"),
     "a bank of vectors": ("vblora", {"num_vectors": 10**10}, "num_vectors = '10000000000', out of proportion"),
     "a long vector": ("unilora", {"theta_d_length": 10**10}, "theta_d_length = '10000000000', out of proportion"),
-    "two sizes of which each could be": ("tinylora", {"u": 1000, "r": 1000, "save_projection": False}, "PEFT cannot"),
     "a count of blocks": ("adamss", {"num_subspaces": 10**9}, "num_subspaces = '1000000000', out of proportion"),
     "a size in a pattern": ("hira", {"rank_pattern": {"q_proj": 10**12}}, "rank_pattern|model.* out of proportion"),
     "a negative size": ("fourierft", {"n_frequency": -5}, "PEFT cannot make the weight"),
-    "another size": ("oft", {"oft_block_size": 8}, "PEFT cannot make the weight of 'model.layers.0"),
+    "another size": ("oft", {"oft_block_size": 8}, "PEFT cannot make the weight of 'model.layers.0.*size mismatch for"),
     "text for a number": ("hra", {"r": "many"}, "PEFT cannot make the weight"),
     "a pattern that never ends": ("hira", {"rank_pattern": {"(a+)+b": 2}}, "busy for ever"),
     "such a pattern for targets": ("unilora", {"target_modules": "(.*.*)*x"}, "busy for ever"),
@@ -256,6 +259,59 @@ def test_configs_of_strangers(kind: str, settings: dict[str, Any], words: str, t
     with pytest.raises(CheckpointError, match=words) as caught:
         loaded(pair_sides(*open_sides(base, folder)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.zeros(11, 10),
+        lambda: torch.eye(11),
+        lambda: torch.randperm(101),
+        lambda: torch.ones([101]),
+    ],
+)
+def test_no_tensor_out_of_proportion_is_made_out_of_sizes(make: Callable[[], Tensor]) -> None:
+    given = torch.ones(20)
+    with peft_at_work("a", "it", 100):
+        assert torch.outer(given, given).numel() == 400  # as large as what is there allows
+        assert torch.zeros(10, 10).numel() == torch.eye(10).numel() == 100
+    with (
+        pytest.raises(
+            CheckpointError, match=r"weight of 'a' from 'it': its settings ask for a tensor of 1\d\d numbers"
+        ),
+        peft_at_work("a", "it", 100),
+    ):
+        make()
+
+
+@pytest.mark.parametrize("missing", ["peft", "transformers"])
+def test_what_must_be_installed_is_named(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(trained(MADE_BY_PEFT["tinylora"]), tmp_path / "adapter")
+    base = saved(tiny_llama(), tmp_path / "base")
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingDependencyError, match=f"needs the package '{missing}', .* pip install"):
+        loaded(pair_sides(*open_sides(base, folder)))
+
+
+@pytest.mark.parametrize("kind", ["shira", "lora, bd", "lora, kasa"])
+def test_a_scale_set_in_memory_counts(kind: str) -> None:
+    model = trained(ALL[kind])
+    for module in model.modules():
+        if hasattr(module, "set_scale"):
+            module.set_scale("default", 0.25)
+    before = tiny_llama().state_dict()
+    for name, both in loaded(pair_sides(*open_sides(before, model))).items():
+        torch.testing.assert_close(tuned_of(both), copy.deepcopy(model).merge_and_unload().state_dict()[name])  # type: ignore[operator]
+
+
+def test_inspect_counts_what_the_adapter_stores(tmp_path: Path) -> None:
+    folder = saved(trained(MADE_BY_PEFT["vblora"]), tmp_path)
+    stored = load_file(folder / "adapter_model.safetensors")
+    (found,) = inspect(folder)
+    assert found.parameters == sum(tensor.numel() for tensor in stored.values())
+    assert [(row.method, row.shape) for row in found.rows] == [("vblora", (-1, -1))] * 4
 
 
 @pytest.mark.parametrize(
@@ -350,7 +406,9 @@ def test_what_was_repeated_or_left_out_is_in_the_notes(tmp_path: Path) -> None:
         assert any(re.search(expected, note) for note in pairing.matched), kind
 
 
-@pytest.mark.parametrize("kind", [*(name for name in OPTIONS if name.startswith("lora, ")), "lora, monteclora"])
+@pytest.mark.parametrize(
+    "kind", [*(name for name in OPTIONS if name.startswith("lora, ")), "lora, monteclora"]
+)
 def test_no_variant_is_taken_for_a_plain_lora_to_write_back(kind: str, tmp_path: Path) -> None:
     """New factors under its config would be loaded as something else: a start repeated, a diagonal between them."""
     assert not is_plain_lora(saved(trained((OPTIONS | FACTORS)[kind]), tmp_path), "it")

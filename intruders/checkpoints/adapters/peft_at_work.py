@@ -47,9 +47,15 @@ def peft_at_work(module: str, source: str, most_numbers: int) -> Iterator[None]:
             raise
         except Exception as error:
             raise CheckpointError(
-                f"PEFT cannot make the weight of '{module}' from '{source}': {one_line(error)}; check that config and "
-                "tensors are of one training, or merge it with PEFT and give the merged model"
+                f"PEFT cannot make the weight of '{module}' from '{source}': {_in_one_line(error)}; check that config "
+                "and tensors are of one training, or merge it with PEFT and give the merged model"
             ) from None
+
+
+def _in_one_line(error: Exception) -> str:
+    """With all its lines: torch says in the later ones which sizes differ."""
+    text = " ".join(str(error).split())
+    return one_line(ValueError(text)) if text else type(error).__name__
 
 
 @contextmanager
