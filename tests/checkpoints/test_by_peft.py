@@ -34,6 +34,7 @@ from intruders.checkpoints.inspect import inspect
 from intruders.checkpoints.memory import state_dict_checkpoint
 from intruders.checkpoints.open import open_source
 from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
+from intruders.checkpoints.selection import Selection
 from intruders.checkpoints.writing.lora_adapter import is_plain_lora
 from intruders.errors import CheckpointError, MissingDependencyError, PairingError
 
@@ -355,6 +356,36 @@ def test_convolutions_are_refused(tmp_path: Path) -> None:
         pair_sides(*open_sides(model))
 
 
+def test_a_convolution_where_the_adapter_has_a_linear_layer(tmp_path: Path) -> None:
+    model = peft.get_peft_model(
+        nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), peft.VeraConfig(r=2, target_modules=["0"])
+    )
+    folder = saved(model, tmp_path)
+    with pytest.raises(PairingError, match=r"of type VERA changes '0\.weight', no linear layer"):
+        pair_sides(*open_sides(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Linear(4, 4)), folder))
+
+
+def tied_llama_with_adapted_head(config: Any) -> nn.Module:
+    model = peft.get_peft_model(tiny_llama(tie_word_embeddings=True), config)
+    move(model, 3)
+    return model
+
+
+def test_a_head_that_is_tied_to_the_embeddings(tmp_path: Path) -> None:
+    model = tied_llama_with_adapted_head(peft.VeraConfig(r=4, target_modules=["lm_head", "q_proj"]))
+    base = tiny_llama(tie_word_embeddings=True)
+    selection = Selection(include_embeddings=True)
+    both = loaded(pair_sides(*open_sides(base, saved(model, tmp_path)), selection))["lm_head.weight"]
+    assert torch.equal(tuned_of(both), base.lm_head.weight + model.lm_head.get_delta_weight("default"))
+
+
+def test_a_tied_head_has_no_place_in_the_order(tmp_path: Path) -> None:
+    model = tied_llama_with_adapted_head(peft.TinyLoraConfig(r=2, u=4, target_modules=["lm_head", "q_proj"]))
+    words = "changes 'lm_head', whose place in the order of the model is not known"
+    with pytest.raises(CheckpointError, match=words):
+        pair_sides(*open_sides(tiny_llama(tie_word_embeddings=True), saved(model, tmp_path)))
+
+
 def test_embeddings_are_refused(tmp_path: Path) -> None:
     config = peft.LoraConfig(r=2, target_modules=["embed_tokens"], init_lora_weights="pissa")
     folder = saved(peft.get_peft_model(tiny_llama(), config), tmp_path)
@@ -414,8 +445,15 @@ def test_no_variant_is_taken_for_a_plain_lora_to_write_back(kind: str, tmp_path:
     assert not is_plain_lora(saved(trained((OPTIONS | FACTORS)[kind]), tmp_path), "it")
 
 
-def test_modules_saved_in_full_beside_a_type_made_by_peft(tmp_path: Path) -> None:
-    config = peft.OFTConfig(oft_block_size=4, target_modules=["q_proj"], modules_to_save=["k_proj"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.OFTConfig(oft_block_size=4, target_modules=["q_proj"], modules_to_save=["k_proj"]),
+        peft.VeraConfig(r=4, target_modules=["q_proj"], modules_to_save=["k_proj"]),
+    ],
+    ids=["oft", "vera"],
+)
+def test_modules_saved_in_full_beside_a_type_made_by_peft(config: Any, tmp_path: Path) -> None:
     model = trained(lambda: config)
     pairing = pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path)))
     truth = merged_weights(model)

@@ -85,7 +85,12 @@ def shared_updates(
       modules: those that it changes, in the order of the model.
       scales: as for :func:`updates_one_by_one`.
     """
-    skeleton = _Skeleton(tensors, config, modules, scales)
+    own = {name for tensors_of_one in modules_of(tensors, config).values() for name in tensors_of_one}
+    # The rest are modules saved in full and the base's own weights beside the adapter's.
+    of_method = {
+        name: tensor for name, tensor in tensors.items() if name in own or name.startswith(f"{_ROOT}.")
+    }
+    skeleton = _Skeleton(of_method, config, modules, scales)
     return [_weight(module, config, skeleton.change_of(module)) for module in modules]
 
 

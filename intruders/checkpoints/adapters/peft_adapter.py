@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, some_of
 from ..checkpoint import Checkpoint, StoredTensor
 from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
@@ -175,6 +175,12 @@ def _by_peft(
 
     def bind(places: Mapping[str, Place]) -> list[AdaptedWeight]:
         changed = named or modules_by_target(config, list(places))
+        lost = [name for name in changed if name not in places]
+        if lost:
+            raise CheckpointError(
+                f"the adapter '{config.source}' changes {some_of(lost)}, whose place in the order of the model is not "
+                "known, as of a head tied to the embeddings; give the model after PEFT's merge_and_unload"
+            )
         order = changed if in_memory else [name for name in places if name in set(changed)]
         return shared_updates(tensors, config, {name: places[name] for name in order}, scales)
 
