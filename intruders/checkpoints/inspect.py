@@ -46,18 +46,22 @@ class Inspection:
     audited: int | None = None  # matrices that would be audited, before it is known which are unchanged
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> tensors
     matched: list[str] = field(default_factory=list)  # what was matched other than by equal names
+    stored: int | None = None  # numbers of an adapter's method, where the shapes of its updates do not tell
 
     @property
     def parameters(self) -> int:
         """Numbers in the tensors; of an adapter, in its factors if they are of low rank."""
-        return sum(
+        counted = [row for row in self.rows if row.stored_as or self.stored is None]
+        return (self.stored or 0) + sum(
             prod(row.shape) if row.rank is None or row.stored_as else row.rank * sum(row.shape)
-            for row in self.rows
+            for row in counted
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The facts as JSON has them."""
-        return asdict(self) | {"parameters": self.parameters}
+        facts = asdict(self)
+        del facts["stored"]
+        return facts | {"parameters": self.parameters}
 
 
 def inspect(source: Source, base: Source | None = None) -> list[Inspection]:
@@ -103,7 +107,8 @@ def _adapter_facts(opened: Adapter) -> Inspection:
         inspection_row(name, stored, "saved in full") for name, stored in opened.replaced.tensors.items()
     ]
     family = "kohya LoRA" if opened.flat_names else f"PEFT {opened.peft_type}"
-    return Inspection(opened.source, opened.kind, family, 1.0, opened.base_source, rows, 0, {})
+    stored = opened.numbers if any(-1 in row.shape for row in rows) else None
+    return Inspection(opened.source, opened.kind, family, 1.0, opened.base_source, rows, 0, {}, stored=stored)
 
 
 def _outlook(opened: Opened, base: Checkpoint | None) -> tuple[int | None, Counter[str], list[str]]:

@@ -5,8 +5,10 @@ The truth is PEFT's ``merge_and_unload`` of the whole model, bit for bit, and tw
 
 from __future__ import annotations
 
+import copy
 import random
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,12 +28,15 @@ from intruders.checkpoints.adapters import peft_types
 from intruders.checkpoints.adapters.adapter import Place
 from intruders.checkpoints.adapters.adapter_config import AdapterConfig
 from intruders.checkpoints.adapters.by_peft import shared_updates, updates_one_by_one
+from intruders.checkpoints.adapters.peft_at_work import peft_at_work
 from intruders.checkpoints.checkpoint import StoredTensor
+from intruders.checkpoints.inspect import inspect
 from intruders.checkpoints.memory import state_dict_checkpoint
 from intruders.checkpoints.open import open_source
 from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
+from intruders.checkpoints.selection import Selection
 from intruders.checkpoints.writing.lora_adapter import is_plain_lora
-from intruders.errors import CheckpointError, PairingError
+from intruders.errors import CheckpointError, MissingDependencyError, PairingError
 
 from .adapted import move, require_audit
 from .models import change_config, loaded, merged_weights, reasons, saved, tiny_gpt2, tiny_llama, tuned_of
@@ -234,11 +239,10 @@ HOSTILE: dict[str, tuple[str, dict[str, Any], str]] = {
     "a rank": ("hira", {"r": 10**12}, "r = '1000000000000', out of proportion"),
     "a bank of vectors": ("vblora", {"num_vectors": 10**10}, "num_vectors = '10000000000', out of proportion"),
     "a long vector": ("unilora", {"theta_d_length": 10**10}, "theta_d_length = '10000000000', out of proportion"),
-    "two sizes of which each could be": ("tinylora", {"u": 1000, "r": 1000, "save_projection": False}, "PEFT cannot"),
     "a count of blocks": ("adamss", {"num_subspaces": 10**9}, "num_subspaces = '1000000000', out of proportion"),
     "a size in a pattern": ("hira", {"rank_pattern": {"q_proj": 10**12}}, "rank_pattern|model.* out of proportion"),
     "a negative size": ("fourierft", {"n_frequency": -5}, "PEFT cannot make the weight"),
-    "another size": ("oft", {"oft_block_size": 8}, "PEFT cannot make the weight of 'model.layers.0"),
+    "another size": ("oft", {"oft_block_size": 8}, "PEFT cannot make the weight of 'model.layers.0.*size mismatch for"),
     "text for a number": ("hra", {"r": "many"}, "PEFT cannot make the weight"),
     "a pattern that never ends": ("hira", {"rank_pattern": {"(a+)+b": 2}}, "busy for ever"),
     "such a pattern for targets": ("unilora", {"target_modules": "(.*.*)*x"}, "busy for ever"),
@@ -256,6 +260,59 @@ def test_configs_of_strangers(kind: str, settings: dict[str, Any], words: str, t
     with pytest.raises(CheckpointError, match=words) as caught:
         loaded(pair_sides(*open_sides(base, folder)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.zeros(11, 10),
+        lambda: torch.eye(11),
+        lambda: torch.randperm(101),
+        lambda: torch.ones([101]),
+    ],
+)
+def test_no_tensor_out_of_proportion_is_made_out_of_sizes(make: Callable[[], Tensor]) -> None:
+    given = torch.ones(20)
+    with peft_at_work("a", "it", 100):
+        assert torch.outer(given, given).numel() == 400  # as large as what is there allows
+        assert torch.zeros(10, 10).numel() == torch.eye(10).numel() == 100
+    with (
+        pytest.raises(
+            CheckpointError, match=r"weight of 'a' from 'it': its settings ask for a tensor of 1\d\d numbers"
+        ),
+        peft_at_work("a", "it", 100),
+    ):
+        make()
+
+
+@pytest.mark.parametrize("missing", ["peft", "transformers"])
+def test_what_must_be_installed_is_named(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(trained(MADE_BY_PEFT["tinylora"]), tmp_path / "adapter")
+    base = saved(tiny_llama(), tmp_path / "base")
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingDependencyError, match=f"needs the package '{missing}', .* pip install"):
+        loaded(pair_sides(*open_sides(base, folder)))
+
+
+@pytest.mark.parametrize("kind", ["shira", "lora, bd", "lora, kasa"])
+def test_a_scale_set_in_memory_counts(kind: str) -> None:
+    model = trained(ALL[kind])
+    for module in model.modules():
+        if hasattr(module, "set_scale"):
+            module.set_scale("default", 0.25)
+    before = tiny_llama().state_dict()
+    for name, both in loaded(pair_sides(*open_sides(before, model))).items():
+        torch.testing.assert_close(tuned_of(both), copy.deepcopy(model).merge_and_unload().state_dict()[name])  # type: ignore[operator]
+
+
+def test_inspect_counts_what_the_adapter_stores(tmp_path: Path) -> None:
+    folder = saved(trained(MADE_BY_PEFT["vblora"]), tmp_path)
+    stored = load_file(folder / "adapter_model.safetensors")
+    (found,) = inspect(folder)
+    assert found.parameters == sum(tensor.numel() for tensor in stored.values())
+    assert [(row.method, row.shape) for row in found.rows] == [("vblora", (-1, -1))] * 4
 
 
 @pytest.mark.parametrize(
@@ -297,6 +354,36 @@ def test_convolutions_are_refused(tmp_path: Path) -> None:
     move(model, 1)
     with pytest.raises(PairingError, match=r"of type OFT changes '0\.weight', no linear layer"):
         pair_sides(*open_sides(model))
+
+
+def test_a_convolution_where_the_adapter_has_a_linear_layer(tmp_path: Path) -> None:
+    model = peft.get_peft_model(
+        nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), peft.VeraConfig(r=2, target_modules=["0"])
+    )
+    folder = saved(model, tmp_path)
+    with pytest.raises(PairingError, match=r"of type VERA changes '0\.weight', no linear layer"):
+        pair_sides(*open_sides(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Linear(4, 4)), folder))
+
+
+def tied_llama_with_adapted_head(config: Any) -> nn.Module:
+    model = peft.get_peft_model(tiny_llama(tie_word_embeddings=True), config)
+    move(model, 3)
+    return model
+
+
+def test_a_head_that_is_tied_to_the_embeddings(tmp_path: Path) -> None:
+    model = tied_llama_with_adapted_head(peft.VeraConfig(r=4, target_modules=["lm_head", "q_proj"]))
+    base = tiny_llama(tie_word_embeddings=True)
+    selection = Selection(include_embeddings=True)
+    both = loaded(pair_sides(*open_sides(base, saved(model, tmp_path)), selection))["lm_head.weight"]
+    assert torch.equal(tuned_of(both), base.lm_head.weight + model.lm_head.get_delta_weight("default"))
+
+
+def test_a_tied_head_has_no_place_in_the_order(tmp_path: Path) -> None:
+    model = tied_llama_with_adapted_head(peft.TinyLoraConfig(r=2, u=4, target_modules=["lm_head", "q_proj"]))
+    words = "changes 'lm_head', whose place in the order of the model is not known"
+    with pytest.raises(CheckpointError, match=words):
+        pair_sides(*open_sides(tiny_llama(tie_word_embeddings=True), saved(model, tmp_path)))
 
 
 def test_embeddings_are_refused(tmp_path: Path) -> None:
@@ -358,8 +445,15 @@ def test_no_variant_is_taken_for_a_plain_lora_to_write_back(kind: str, tmp_path:
     assert not is_plain_lora(saved(trained((OPTIONS | FACTORS)[kind]), tmp_path), "it")
 
 
-def test_modules_saved_in_full_beside_a_type_made_by_peft(tmp_path: Path) -> None:
-    config = peft.OFTConfig(oft_block_size=4, target_modules=["q_proj"], modules_to_save=["k_proj"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.OFTConfig(oft_block_size=4, target_modules=["q_proj"], modules_to_save=["k_proj"]),
+        peft.VeraConfig(r=4, target_modules=["q_proj"], modules_to_save=["k_proj"]),
+    ],
+    ids=["oft", "vera"],
+)
+def test_modules_saved_in_full_beside_a_type_made_by_peft(config: Any, tmp_path: Path) -> None:
     model = trained(lambda: config)
     pairing = pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path)))
     truth = merged_weights(model)

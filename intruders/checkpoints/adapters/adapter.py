@@ -68,5 +68,6 @@ class Adapter:
     bind: Callable[[Mapping[str, Place]], list[AdaptedWeight]] | None = field(default=None, repr=False)
     needs_order: bool = False  # whether ``bind`` wants the modules in the order of the model
     decomposes: bool = False  # every weight in full, when it is made
+    numbers: int | None = None  # that it stores, where the shapes of its updates do not tell
     notes: list[str] = field(default_factory=list)  # what a reader of the result should know
     kind: str = "adapter"

@@ -25,6 +25,7 @@ from .peft_settings import peft_settings
 from .peft_types import SHARED_AND_DECOMPOSED
 
 Tensors = Mapping[str, StoredTensor]
+NO_SCALES: Mapping[str, float] = {}
 
 _NAME = "default"  # of the adapter inside PEFT's layers
 _ROOT = "base_model"  # under which PEFT keeps what modules share
@@ -45,8 +46,16 @@ def modules_of(tensors: Tensors, config: AdapterConfig) -> dict[str, dict[str, S
     return found
 
 
-def updates_one_by_one(tensors: Tensors, config: AdapterConfig) -> list[AdaptedWeight]:
-    """One update a module, made by PEFT from that module's tensors and its base weight."""
+def updates_one_by_one(
+    tensors: Tensors, config: AdapterConfig, scales: Mapping[str, float] = NO_SCALES
+) -> list[AdaptedWeight]:
+    """One update a module, made by PEFT from that module's tensors and its base weight.
+
+    Args:
+      tensors: the adapter's.
+      config: its config.
+      scales: by module, where a model in memory has its own idea of the scale.
+    """
     modules = modules_of(tensors, config)
     if config.peft_type == "LN_TUNING":  # made for norms, which are no matrices
         modules = {
@@ -54,7 +63,7 @@ def updates_one_by_one(tensors: Tensors, config: AdapterConfig) -> list[AdaptedW
             for module, own in modules.items()
             if any(len(tensor.shape) == 2 for tensor in own.values())
         }
-    return [_single(module, own, config) for module, own in modules.items()]
+    return [_single(module, own, config, scales) for module, own in modules.items()]
 
 
 def names_alone(modules: Sequence[str], config: AdapterConfig) -> list[AdaptedWeight]:
@@ -63,7 +72,10 @@ def names_alone(modules: Sequence[str], config: AdapterConfig) -> list[AdaptedWe
 
 
 def shared_updates(
-    tensors: Tensors, config: AdapterConfig, modules: Mapping[str, Place]
+    tensors: Tensors,
+    config: AdapterConfig,
+    modules: Mapping[str, Place],
+    scales: Mapping[str, float] = NO_SCALES,
 ) -> list[AdaptedWeight]:
     """One update a module, all made by PEFT in one skeleton.
 
@@ -71,8 +83,14 @@ def shared_updates(
       tensors: the adapter's.
       config: its config.
       modules: those that it changes, in the order of the model.
+      scales: as for :func:`updates_one_by_one`.
     """
-    skeleton = _Skeleton(tensors, config, modules)
+    own = {name for tensors_of_one in modules_of(tensors, config).values() for name in tensors_of_one}
+    # The rest are modules saved in full and the base's own weights beside the adapter's.
+    of_method = {
+        name: tensor for name, tensor in tensors.items() if name in own or name.startswith(f"{_ROOT}.")
+    }
+    skeleton = _Skeleton(of_method, config, modules, scales)
     return [_weight(module, config, skeleton.change_of(module)) for module in modules]
 
 
@@ -86,7 +104,9 @@ def _not_bound(base: Tensor, expert: int | None) -> Tensor:
     raise AssertionError("an adapter with shared tensors is bound to its base before a weight is made")
 
 
-def _single(module: str, own: Mapping[str, StoredTensor], config: AdapterConfig) -> AdaptedWeight:
+def _single(
+    module: str, own: Mapping[str, StoredTensor], config: AdapterConfig, scales: Mapping[str, float]
+) -> AdaptedWeight:
     feedforward = [module] if _is_on_input(own) else []
 
     def change(base: Tensor, expert: int | None) -> Tensor:
@@ -97,7 +117,7 @@ def _single(module: str, own: Mapping[str, StoredTensor], config: AdapterConfig)
             # A copy: starts and merges write to the weight.
             tree = _tree({module: base.contiguous().clone()})
             model = _with_adapter(tree, settings, {_full(name): own[name].read() for name in own})
-            return _merged(_layer(model, module))
+            return _merged(_layer(model, module, scales))
 
     return _weight(module, config, change)
 
@@ -117,6 +137,7 @@ class _Skeleton:
     tensors: Tensors
     config: AdapterConfig
     modules: Mapping[str, Place]
+    scales: Mapping[str, float]
 
     def __post_init__(self) -> None:
         self._model: nn.Module | None = None
@@ -127,7 +148,7 @@ class _Skeleton:
             with self._lock, peft_at_work(module, self.config.source, self._room()):
                 if self._model is None:
                     self._model = self._made()
-                return self._merged_with(_layer(self._model, module), base)
+                return self._merged_with(_layer(self._model, module, self.scales), base)
 
         return change
 
@@ -213,8 +234,11 @@ def _absent(model: nn.Module, missing: list[str], tensors: Mapping[str, Tensor])
     return [name for name in missing if f".{_NAME}" in name and id(state[name]) not in filled]
 
 
-def _layer(model: nn.Module, module: str) -> Any:
-    return model.get_submodule(f"{_ROOT}.model.{module}")
+def _layer(model: nn.Module, module: str, scales: Mapping[str, float]) -> Any:
+    layer: Any = model.get_submodule(f"{_ROOT}.model.{module}")
+    if module in scales:
+        layer.scaling[_NAME] = scales[module]
+    return layer
 
 
 def _merged(layer: Any) -> Tensor:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, some_of
 from ..checkpoint import Checkpoint, StoredTensor
 from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
@@ -127,7 +128,7 @@ def _adapter(
     if config.peft_type in BY_FORMULA:
         made = _by_formula(tensors, config, scales)
     else:
-        made = _by_peft(tensors, config, modules)
+        made = _by_peft(tensors, config, scales, modules)
     if not made.updates and not made.undecided and made.bind is None:
         raise CheckpointError(f"'{config.source}' holds no tensors of a {config.peft_type} adapter")
     return made
@@ -140,7 +141,7 @@ def _by_formula(tensors: Tensors, config: AdapterConfig, scales: Mapping[str, fl
     require_weights(config)
     undecided: list[list[AdaptedWeight]] = []
     if any(config.values.get(key) for key in LORA_BY_PEFT):
-        updates = updates_one_by_one(tensors, config)
+        updates = updates_one_by_one(tensors, config, scales)
     else:
         updates, undecided = lora_updates(tensors, config, scales)
     start = _changes_its_base(config)
@@ -155,13 +156,15 @@ def _by_formula(tensors: Tensors, config: AdapterConfig, scales: Mapping[str, fl
     )
 
 
-def _by_peft(tensors: Tensors, config: AdapterConfig, in_memory: Sequence[str]) -> Adapter:
+def _by_peft(
+    tensors: Tensors, config: AdapterConfig, scales: Mapping[str, float], in_memory: Sequence[str]
+) -> Adapter:
     """Args: ``in_memory`` are the modules with an adapter, in their model's order, where there is a model."""
     kind = config.peft_type
     require_settings(config, tensors)
     method_tensor = re.compile(rf"(?:^|\.){kind.lower()}_|trainable_tokens")
     if kind in ONE_BY_ONE:
-        updates = updates_one_by_one(tensors, config)
+        updates = updates_one_by_one(tensors, config, scales)
         require_matrices(config, updates)
         return _with_updates(tensors, config, updates, method_tensor)
 
@@ -172,8 +175,14 @@ def _by_peft(tensors: Tensors, config: AdapterConfig, in_memory: Sequence[str]) 
 
     def bind(places: Mapping[str, Place]) -> list[AdaptedWeight]:
         changed = named or modules_by_target(config, list(places))
+        lost = [name for name in changed if name not in places]
+        if lost:
+            raise CheckpointError(
+                f"the adapter '{config.source}' changes {some_of(lost)}, whose place in the order of the model is not "
+                "known, as of a head tied to the embeddings; give the model after PEFT's merge_and_unload"
+            )
         order = changed if in_memory else [name for name in places if name in set(changed)]
-        return shared_updates(tensors, config, {name: places[name] for name in order})
+        return shared_updates(tensors, config, {name: places[name] for name in order}, scales)
 
     return replace(made, bind=bind, needs_order=kind in ORDERED and not in_memory)
 
@@ -189,6 +198,7 @@ def _with_updates(
         Checkpoint(config.source, "adapter", "modules to save", replaced),
         updates,
         ignored=_ignored(tensors),
+        numbers=sum(prod(tensor.shape) for name, tensor in tensors.items() if name not in replaced),
         decomposes=config.peft_type in DECOMPOSING,
         notes=[NOTES[config.peft_type].format(config.source)] if config.peft_type in NOTES else [],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import warnings
@@ -36,10 +37,7 @@ def peft_at_work(module: str, source: str, most_numbers: int) -> Iterator[None]:
     """
     with _LOCK, _random_state_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            import peft  # noqa: F401
-        except ImportError:
-            raise missing_extra("reading this adapter", "peft", "train") from None
+        _import_peft()
         try:
             with _no_compiler(), torch.no_grad(), torch.device("cpu"), _AllocatesAtMost(most_numbers):
                 yield
@@ -47,9 +45,28 @@ def peft_at_work(module: str, source: str, most_numbers: int) -> Iterator[None]:
             raise
         except Exception as error:
             raise CheckpointError(
-                f"PEFT cannot make the weight of '{module}' from '{source}': {one_line(error)}; check that config and "
-                "tensors are of one training, or merge it with PEFT and give the merged model"
+                f"PEFT cannot make the weight of '{module}' from '{source}': {_in_one_line(error)}; check that config "
+                "and tensors are of one training, or merge it with PEFT and give the merged model"
             ) from None
+
+
+def _import_peft() -> None:
+    """Import it without what bitsandbytes, which it imports where installed, has to say of a machine without a GPU."""
+    chatty = logging.getLogger("bitsandbytes")
+    level = chatty.level
+    chatty.setLevel(logging.ERROR)
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        raise missing_extra("reading this adapter", "peft", "train") from None
+    finally:
+        chatty.setLevel(level)
+
+
+def _in_one_line(error: Exception) -> str:
+    """With all its lines: torch says in the later ones which sizes differ."""
+    text = " ".join(str(error).split())
+    return one_line(ValueError(text)) if text else type(error).__name__
 
 
 @contextmanager

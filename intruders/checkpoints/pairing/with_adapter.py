@@ -151,10 +151,11 @@ def _bound(adapter: Adapter, base: Checkpoint, shapes: dict[str, Shape]) -> list
     """The updates of an adapter whose modules share tensors, which are known once the base's modules are."""
     assert adapter.bind is not None
     matching = match_names(shapes, {update.name: update.full_shape for update in adapter.updates})
-    found = set(matching.tuned_of.values())
-    if any(update.name not in found for update in adapter.updates):
+    base_of = {other: name for name, other in matching.tuned_of.items()}
+    if any(update.name not in base_of for update in adapter.updates):
         return adapter.updates  # which is refused as for another base
-    order = names_in_model_order(base, adapter.source) if adapter.needs_order else base.names()
+    _require_linear(base, adapter, [base_of[update.name] for update in adapter.updates])
+    order = names_in_model_order(base, adapter.source) if adapter.needs_order else [*base.names(), *base.tied]
     modules = {
         matching.tuned_of.get(name, name).removesuffix(".weight"): Place(
             (shape[0], shape[1]), base.dtype(name)
