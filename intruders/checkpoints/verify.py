@@ -83,8 +83,7 @@ def verify(
     merged_name = match_names(_shapes(before), _shapes(after)).tuned_of
     touched = {_tensor_of(pair.name, before) for pair in wanted.pairs}
     unchecked = tensors_not_compared(opened)
-    touched_besides = {one.name for one in unchecked}
-    rest = [name for name in before.names() if name not in touched | touched_besides]
+    rest = [name for name in before.names() if name not in touched.union(one.name for one in unchecked)]
     total = len(wanted.pairs) + len(rest)
 
     found_of = {pair.name: pair for pair in found.pairs}
@@ -96,6 +95,7 @@ def verify(
         verdict = _verdict(pair, counterpart, stored, isinstance(opened, ModelSum))
         matrices.append(VerifiedMatrix(pair.name, pair.shape, verdict))
         progress("verify", len(matrices), total)
+
     others: list[OtherTensor] = []
     compared = differences(before, opened, after, rest, merged_name)
     for done, (other, unknown) in enumerate(compared, len(matrices) + 1):

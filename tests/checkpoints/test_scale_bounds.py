@@ -126,6 +126,18 @@ def test_one_number_that_was_changed_leaves_no_scale() -> None:
     assert found.outside == 1
 
 
+def test_stopping_early_gives_the_same_bounds_or_none() -> None:
+    """The last number decides, in another block of rows than the first."""
+    base, update = torch.zeros(3000, 60), LowRank(torch.ones(3000, 1), torch.ones(1, 60))
+    for last in (1.0, 1.5):
+        after = torch.ones(3000, 60)
+        after[-1, -1] = last
+        matrix = MergedMatrix(Pair(base, update), after, torch.float32)
+        whole, early = (scale_bounds(matrix, STRICT, stop_when_empty=stop) for stop in (False, True))
+        assert whole.is_empty == early.is_empty == (last != 1.0)
+        assert whole.outside == (0 if last == 1.0 else 1)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_updates_rounded_first_are_held_by_the_wider_bounds_alone(dtype: torch.dtype) -> None:
     base, update = example(torch.float32, 64, 48, size=1e-4)

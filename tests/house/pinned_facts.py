@@ -56,7 +56,7 @@ def runs() -> list[str]:
 
 def keys() -> list[str]:
     """One line per key of an audit's JSON, lists as []."""
-    from made_up import BERT, made_up_audit
+    from tests.made_up import BERT, made_up_audit
 
     def paths(value: Any, path: str) -> set[str]:
         if isinstance(value, dict):

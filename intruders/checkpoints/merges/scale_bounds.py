@@ -62,6 +62,7 @@ def scale_bounds(matrix: MergedMatrix, rounding: Rounding, stop_when_empty: bool
       stop_when_empty: answer as soon as no scale is left; ``outside`` is then counted up to there.
     """
     low, high, least, outside = -math.inf, math.inf, 0.0, 0
+    found = ScaleBounds(low, high, outside)
     for block in matrix.blocks(rounding.of_base):
         lower, upper, needed = _allowed(block, matrix, rounding)
         # A number that overflows gives NaN, which Python's maximum would pass by.
@@ -73,8 +74,14 @@ def scale_bounds(matrix: MergedMatrix, rounding: Rounding, stop_when_empty: bool
         if needed is not None:
             least = max(least, float(needed.max()))
             outside += int((needed > 1).sum())
-        if stop_when_empty and (low > high or max(abs(low), abs(high)) < least):
+        found = _with_our_rounding(low, high, least, outside)
+        if stop_when_empty and found.is_empty:
             break
+    return found
+
+
+def _with_our_rounding(low: float, high: float, least: float, outside: int) -> ScaleBounds:
+    """Bounds that also allow what the computation here rounded; none of |s| below ``least``."""
     low, high = low - _OURS * abs(low), high + _OURS * abs(high)
     if max(abs(low), abs(high)) < least * (1 - _OURS):
         low, high = math.inf, -math.inf
