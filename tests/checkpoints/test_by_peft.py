@@ -57,21 +57,21 @@ def merged_from(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, T
     return merged_weights(peft.PeftModel.from_pretrained(tiny_llama().to(dtype), folder).float())
 
 
-def every(*others: Any) -> list[Any]:
-    """Every type and option with each of the values; the plain suite has options with the first of these alone."""
+def every(*others: Any, plain: int) -> list[Any]:
+    """Every type and option with each of the values; options with all but the first ``plain`` of them are slow."""
     return [
         pytest.param(
             make,
             other,
             id=f"{name}-{other}",
-            marks=[pytest.mark.slow] if name in OPTIONS and other != others[0] else [],
+            marks=[pytest.mark.slow] if name in OPTIONS and number >= plain else [],
         )
         for name, make in ALL.items()
-        for other in others
+        for number, other in enumerate(others)
     ]
 
 
-@pytest.mark.parametrize(("make", "dtype"), every(torch.float32, torch.bfloat16))
+@pytest.mark.parametrize(("make", "dtype"), every(torch.float32, torch.bfloat16, plain=1))
 def test_weight_is_what_peft_merges(make: Make, dtype: torch.dtype, tmp_path: Path) -> None:
     base = tiny_llama().to(dtype)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
@@ -95,7 +95,7 @@ def test_variants_of_lora_are_read_as_factors(make: Make, tmp_path: Path) -> Non
         torch.testing.assert_close(tuned_of(both), truth[name])
 
 
-@pytest.mark.parametrize(("make", "where"), every("folder", "memory"))
+@pytest.mark.parametrize(("make", "where"), every("folder", "memory", plain=0))
 def test_audit_is_that_of_two_decompositions(make: Make, where: str, tmp_path: Path) -> None:
     model = trained(make)
     before = {name: tensor.clone() for name, tensor in tiny_llama().state_dict().items()}

@@ -29,14 +29,13 @@ NO_SCALES: Mapping[str, float] = {}
 
 _NAME = "default"  # of the adapter inside PEFT's layers
 _ROOT = "base_model"  # under which PEFT keeps what modules share
-_PREFIXES = {"LORA": "lora_"}  # of a type's tensors, where it is not the type's name
 # Numbers that PEFT may make out of sizes alone, as a multiple of those in the weight's square and the file.
 _ROOM, _LEAST_ROOM = 16, 2**20
 
 
 def modules_of(tensors: Tensors, config: AdapterConfig) -> dict[str, dict[str, StoredTensor]]:
     """Module -> its tensors by full name, as PEFT tells them: by the last part that starts with the type's prefix."""
-    mark = "." + _PREFIXES.get(config.peft_type, f"{config.peft_type.lower()}_")
+    mark = f".{config.peft_type.lower()}_"
     found: dict[str, dict[str, StoredTensor]] = {}
     for name, tensor in tensors.items():
         module, is_ours, _ = name.rpartition(mark)
