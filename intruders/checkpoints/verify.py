@@ -18,8 +18,8 @@ from ..system.progress import Progress, silent
 from .checkpoint import Checkpoint, StoredTensor
 from .merges.merged_matrix import MergedMatrix
 from .merges.other_tensors import differences, tensors_not_compared, tensors_only_in
-from .merges.rounding import stored_type
-from .merges.verdict import OTHER_WEIGHTS, TOO_SMALL, Verdict, judge
+from .merges.rounding import stored_type, type_name
+from .merges.verdict import APPLIED, OTHER_WEIGHTS, TOO_SMALL, Verdict, judge
 from .merges.verification import OtherTensor, Verification, VerifiedMatrix
 from .model_sum import ModelSum
 from .open import Source, open_checkpoint
@@ -135,7 +135,19 @@ def _verdict(
     both = _first_rows(both, rows)
     # No pair comes of a matrix that is the base's, rounded.
     merged = both.base.to(stored.dtype) if after is None else after.dense()[:rows]
-    return judge(MergedMatrix(both, merged, numbers), pair.scale, is_sum or pair.rank is None)
+    matrix = MergedMatrix(both, merged, numbers)
+    if numbers is not None and pair.merged is not None and not is_sum:
+        for dtype in dict.fromkeys([matrix.dtype, both.base.dtype]):
+            if torch.equal(pair.merged(dtype)[:rows].to(merged.dtype), merged):
+                return _as_peft_merges(matrix, dtype)
+    return judge(matrix, pair.scale, is_sum or pair.rank is None)
+
+
+def _as_peft_merges(matrix: MergedMatrix, dtype: torch.dtype) -> Verdict:
+    """The verdict on a matrix that is bit for bit what PEFT makes of the base in a type."""
+    if torch.equal(matrix.pair.base.to(dtype).to(matrix.merged.dtype), matrix.merged):
+        return Verdict(TOO_SMALL, "W0 and W round to the same numbers")
+    return Verdict(APPLIED, precision=f"PEFT's own merge in {type_name(dtype)}, bit for bit", outside=0)
 
 
 def _require_finite(both: Pair, name: str) -> None:

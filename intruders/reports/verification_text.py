@@ -143,7 +143,8 @@ def _roundings(result: Verification) -> str:
         together = f"; of all: {result.estimate:.3g}" if result.estimate is not None else ""
         return f"scale: estimated by least squares, with its standard error{together}"
     ways = ", ".join(f"{way} ({count:,})" for way, count in counts.most_common())
-    return f"scale: proved bounds; {ways}"
+    has_bounds = any(one.found.scale is not None for one in result.matrices)
+    return f"scale: proved bounds; {ways}" if has_bounds else f"merge: {ways}"
 
 
 def _print_words(page: _Page, matrices: Sequence[VerifiedMatrix]) -> None:

@@ -27,8 +27,10 @@ from intruders.checkpoints.merges.verdict import (
 )
 from intruders.errors import CheckpointError, NonFiniteError, PairingError
 
+from .adapted import move
 from .gguf_files import write_llama_gguf
 from .models import saved, tiny_llama
+from .peft_types import MADE_BY_PEFT
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TARGETS = ["q_proj", "down_proj"]
@@ -103,6 +105,27 @@ def test_every_merge_by_peft_is_applied(tmp_path: Path, base: str, adapter: str,
     assert found.exit_status() == 0
     low, high = found.scale or (0, 0)
     assert 0.999 < low <= 1 <= high < 1.001
+
+
+@pytest.mark.parametrize("method", ["oft", "hra", "miss", "vera", "randlora", "boft", "fourierft"])
+@pytest.mark.parametrize("base", TYPES)
+def test_a_merge_of_a_type_that_peft_makes_is_the_same_bit_for_bit(
+    tmp_path: Path, base: str, method: str
+) -> None:
+    config = peft.VeraConfig(r=4, target_modules=TARGETS) if method == "vera" else MADE_BY_PEFT[method]()
+    model = peft.get_peft_model(wide_llama().to(TYPES[base]), config)
+    move(model, seed=1, size=0.1)
+    saved(wide_llama().to(TYPES[base]), tmp_path / "base")
+    saved(model, tmp_path / "adapter")
+    merged = weights(copy.deepcopy(model).merge_and_unload())
+    found = intruders.verify(tmp_path / "base", tmp_path / "adapter", merged)
+    assert found.counts == {APPLIED: 4}, found.matrices
+    assert all("bit for bit" in str(one.found.precision) for one in found.matrices)
+    move(model, seed=2, size=0.1)  # another adapter, of which the file knows nothing
+    other = intruders.verify(tmp_path / "base", tmp_path / "adapter", weights(model.merge_and_unload()))
+    assert not verdicts(other) & {APPLIED, TOO_SMALL}
+    unmerged = intruders.verify(tmp_path / "base", tmp_path / "adapter", tmp_path / "base")
+    assert unmerged.exit_status() != 0
 
 
 @pytest.mark.parametrize("adapter", TYPES)

@@ -33,6 +33,8 @@ class AdaptedWeight:
     needs_linear: bool = (
         False  # whether it can be made for a linear layer alone, no convolution and no embedding
     )
+    # Of a weight that PEFT makes: as a merge by PEFT leaves it in the type of the base's weight that it is given.
+    merged: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
 
     @property
     def full_shape(self) -> tuple[int, ...]:

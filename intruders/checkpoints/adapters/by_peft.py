@@ -8,7 +8,7 @@ share tensors are made in a skeleton of all their modules, whose weights take no
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -25,6 +25,8 @@ from .peft_settings import peft_settings
 from .peft_types import SHARED_AND_DECOMPOSED
 
 Tensors = Mapping[str, StoredTensor]
+# The weight that PEFT makes of the base's; in single precision at least, or in the base's own type.
+Make = Callable[[Tensor, bool], Tensor]
 NO_SCALES: Mapping[str, float] = {}
 
 _NAME = "default"  # of the adapter inside PEFT's layers
@@ -90,16 +92,23 @@ def shared_updates(
         name: tensor for name, tensor in tensors.items() if name in own or name.startswith(f"{_ROOT}.")
     }
     skeleton = _Skeleton(of_method, config, modules, scales)
-    return [_weight(module, config, skeleton.change_of(module)) for module in modules]
+    return [_weight(module, config, skeleton.make(module)) for module in modules]
 
 
-def _weight(module: str, config: AdapterConfig, change: Any) -> AdaptedWeight:
+def _weight(module: str, config: AdapterConfig, make: Make) -> AdaptedWeight:
     return AdaptedWeight(
-        f"{module}.weight", (-1, -1), None, None, config.peft_type.lower(), change, needs_linear=True
+        f"{module}.weight",
+        (-1, -1),
+        None,
+        None,
+        config.peft_type.lower(),
+        lambda base, expert: make(base, True),
+        needs_linear=True,
+        merged=lambda base: make(base, False),
     )
 
 
-def _not_bound(base: Tensor, expert: int | None) -> Tensor:
+def _not_bound(base: Tensor, is_widened: bool) -> Tensor:
     raise AssertionError("an adapter with shared tensors is bound to its base before a weight is made")
 
 
@@ -108,7 +117,7 @@ def _single(
 ) -> AdaptedWeight:
     feedforward = [module] if _is_on_input(own) else []
 
-    def change(base: Tensor, expert: int | None) -> Tensor:
+    def make(base: Tensor, is_widened: bool) -> Tensor:
         largest = max(*base.shape, *(size for tensor in own.values() for size in tensor.shape))
         room = _ROOM * (max(base.shape) ** 2 + _numbers(own))
         with peft_at_work(module, config.source, max(room, _LEAST_ROOM)):
@@ -116,9 +125,9 @@ def _single(
             # A copy: starts and merges write to the weight.
             tree = _tree({module: base.contiguous().clone()})
             model = _with_adapter(tree, settings, {_full(name): own[name].read() for name in own})
-            return _merged(_layer(model, module, scales))
+            return _merged(_layer(model, module, scales), is_widened)
 
-    return _weight(module, config, change)
+    return _weight(module, config, make)
 
 
 def _is_on_input(own: Mapping[str, StoredTensor]) -> bool:
@@ -142,14 +151,14 @@ class _Skeleton:
         self._model: nn.Module | None = None
         self._lock = threading.Lock()
 
-    def change_of(self, module: str) -> Any:
-        def change(base: Tensor, expert: int | None) -> Tensor:
+    def make(self, module: str) -> Make:
+        def make(base: Tensor, is_widened: bool) -> Tensor:
             with self._lock, peft_at_work(module, self.config.source, self._room()):
                 if self._model is None:
                     self._model = self._made()
-                return self._merged_with(_layer(self._model, module, self.scales), base)
+                return self._merged_with(_layer(self._model, module, self.scales), base, is_widened)
 
-        return change
+        return make
 
     def _room(self) -> int:
         largest = max(size for place in self.modules.values() for size in place.shape)
@@ -166,13 +175,13 @@ class _Skeleton:
         self._settings = settings
         return _with_adapter(tree, settings, self._stored)
 
-    def _merged_with(self, layer: Any, base: Tensor) -> Tensor:
+    def _merged_with(self, layer: Any, base: Tensor, is_widened: bool) -> Tensor:
         weight = layer.get_base_layer().weight
         hollow, weight.data = weight.data, base.contiguous().clone()
         try:
             if self.config.peft_type in SHARED_AND_DECOMPOSED:
                 self._decompose_again(layer)
-            return _merged(layer)
+            return _merged(layer, is_widened)
         finally:
             weight.data = hollow
             layer.merged_adapters.clear()
@@ -240,11 +249,11 @@ def _layer(model: nn.Module, module: str, scales: Mapping[str, float]) -> Any:
     return layer
 
 
-def _merged(layer: Any) -> Tensor:
-    """The weight with the adapter in it, in single precision at least, so that nothing is rounded to half."""
+def _merged(layer: Any, is_widened: bool) -> Tensor:
+    """The weight with the adapter in it; widened to single precision at least, so that nothing is rounded to half."""
     if layer.get_base_layer().weight.dtype == torch.float64:
         layer.double()
-    else:
+    elif is_widened:
         layer.float()
     layer.merge()
     weight: Tensor = layer.get_base_layer().weight.detach()

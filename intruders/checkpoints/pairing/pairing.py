@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 from ...linalg.pair import Pair
 
 
@@ -28,6 +31,8 @@ class PairedMatrix:
     rank: int | None  # of the update, when it is stored as factors
     load: Callable[[], Pair | None] = field(repr=False)
     scale: float | None = None  # inside the update, such as alpha / r of an adapter's factors
+    # W as a merge by PEFT leaves it in a type, of a matrix that PEFT makes.
+    merged: Callable[[torch.dtype], Tensor] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ...errors import PairingError, some_of
 from ...linalg.low_rank import LowRank
@@ -112,7 +113,18 @@ def _updated_pair(base: Checkpoint, matrix: MatrixView, update: AdaptedWeight) -
             else Pair(matrix.cut(before), after)
         )
 
-    return PairedMatrix(matrix.name, matrix.shape, update.rank, load, update.scale)
+    def merged(dtype: torch.dtype) -> Tensor:
+        assert update.merged is not None
+        return matrix.cut(update.merged(whole.read(base.tensors[matrix.tensor]).to(dtype)))
+
+    return PairedMatrix(
+        matrix.name,
+        matrix.shape,
+        update.rank,
+        load,
+        update.scale,
+        None if update.merged is None else merged,
+    )
 
 
 def _moved(pair: PairedMatrix, matrix: MatrixView, measured_from: Checkpoint) -> PairedMatrix:
