@@ -162,28 +162,37 @@ def _of_running(alphas: Tensor, betas: Tensor, length: int, floor: Tensor, resol
         a + torch.cat([torch.zeros_like(b[:, :1]), b[:, :-1]], -1), (a * b).sqrt()[:, :-1], resolution[:, 0]
     )
     nu = _Measure.of_jacobi(a + b, (a[:, 1:] * b[:, :-1]).sqrt(), resolution[:, 0])
-    nodes = torch.cat([mu.nodes, nu.nodes, lowest], -1).sort(-1).values
+    nodes, order = torch.cat([mu.nodes, nu.nodes, lowest], -1).sort(-1)
+    least_of, most_of = (
+        torch.cat([ends_mu, ends_nu, lowest], -1).gather(-1, order)
+        for ends_mu, ends_nu in ((mu.least, nu.least), (mu.most, nu.most))
+    )
     grid = _subdivide(nodes)  # (lanes, g)
     start, end = grid[:, :-1], grid[:, 1:]
     least = (start.clamp_min(0).sqrt() - resolution).clamp_min(0).square()
     bound_nu = a[:, :1] * nu.atom_bounds(grid) / least.clamp_min(torch.finfo(torch.float64).tiny)
     # Beyond the last node both bounds fall; below the first one, down to the floor, the grid goes on.
     counts = end > lowest
-    regions = _regions(nodes, resolution[:, 0])
+    regions = _regions(least_of, most_of, resolution[:, 0])
     by_mu = _largest_by_region(torch.where(counts, mu.atom_bounds(grid), 0.0), regions)
     by_nu = _largest_by_region(torch.where(counts, bound_nu, 0.0), regions)
     bound = torch.minimum(by_mu, by_nu).amax(-1)
     return torch.where(mu.is_resolved & nu.is_resolved, bound, 1.0)
 
 
-def _regions(nodes: Tensor, resolution: Tensor) -> Tensor:
+def _regions(least: Tensor, most: Tensor, resolution: Tensor) -> Tensor:
     """The region ``(lanes, g - 1)`` of each interval: that of the nearest node, or group of nodes.
 
-    The two measures' peaks at one atom are narrower than rounding and apart by it. Their bounds may only be
-    compared over a region that holds both.
+    ``least`` and ``most`` ``(lanes, p)`` are the nodes that the ascending ones were merged from. The two measures' peaks
+    at one atom are narrower than rounding and apart by it, or by the width of what was merged: near zero nu has its
+    weight at the upper end of a group, and mu anywhere. Their bounds may only be compared over a region that holds
+    both, and the atom.
     """
-    ids = _can_be_told_apart(nodes, resolution).long().cumsum(-1)
-    nearer_end = torch.tensor(_CUTS, device=nodes.device) >= 0.5
+    reached = most.cummax(-1).values[:, :-1]
+    ahead = least.flip(-1).cummin(-1).values.flip(-1)[:, 1:]
+    is_new = torch.nn.functional.pad(_exceeds(reached, ahead, resolution), (1, 0))
+    ids = is_new.long().cumsum(-1)
+    nearer_end = torch.tensor(_CUTS, device=least.device) >= 0.5
     return torch.where(nearer_end, ids[:, 1:, None], ids[:, :-1, None]).flatten(1)
 
 
@@ -218,6 +227,8 @@ class _Measure:
 
     nodes: Tensor  # (lanes, q), ascending; a merged node stands in all its places
     weights: Tensor  # (lanes, q): of the merged node, in each of its places
+    least: Tensor  # (lanes, q): the least node that was merged into it
+    most: Tensor  # (lanes, q): and the largest
     counts: Tensor  # (lanes, q), bool: one place of each node
     is_resolved: Tensor  # (lanes), bool: no group of merged nodes is so wide that it stands for none of them
 
@@ -238,8 +249,9 @@ class _Measure:
         share = torch.zeros_like(nodes).scatter_add(-1, ids, weights + tiny)
         merged = (moment / share.clamp_min(tiny)).gather(-1, ids)
         lowest = torch.full_like(nodes, torch.inf).scatter_reduce(-1, ids, nodes, "amin").gather(-1, ids)
+        highest = torch.zeros_like(nodes).scatter_reduce(-1, ids, nodes, "amax").gather(-1, ids)
         is_resolved = ~_exceeds(lowest, nodes, _WIDEST * resolution).any(-1)
-        return cls(merged, mass.gather(-1, ids), counts, is_resolved)
+        return cls(merged, mass.gather(-1, ids), lowest, highest, counts, is_resolved)
 
     def atom_bounds(self, grid: Tensor) -> Tensor:
         """Upper bounds on the atoms in each interval of an ascending ``grid`` ``(lanes, g)`` with all nodes.

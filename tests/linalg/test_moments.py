@@ -245,3 +245,21 @@ def test_tiny_matrices(shape: tuple[int, int]) -> None:
     assert (largest_atom(process, torch.zeros(6), norm) >= heaviest - 1e-9).all()
     zero = Bidiagonalization.start(start).extended(Dense(0 * matrix), 4, 0 * norm)
     assert (largest_atom(zero, torch.zeros(6), 0 * norm) == 1).all()
+
+
+def test_values_near_zero_that_count_as_one_keep_their_mass() -> None:
+    """Half of the mass lies at a value near zero, at the end of a chain of values that rounding does not tell apart.
+
+    The first measure's merged node is near the chain's lower end, the second one's at the upper end, where it has its
+    weight: bounds of the two for different places must not stand for one another.
+    """
+    chain = [1.15e-4, 1.12e-4, 1.04e-4, 8.9e-5, 6.4e-5, 5.8e-5, 4.8e-5, 4.7e-5, 3.8e-5, 3.3e-5, 5e-6]
+    masses = [0.16, 0.011, 0.0023, 0.015, 0.0016, 0.0031, 1e-4, 0.017, 1e-4, 0.011, 0.5]
+    values = torch.cat([torch.linspace(1, 0.1, 9), torch.tensor([5e-4, 3.6e-4, 2.6e-4, *chain])]).double()
+    mass = torch.tensor([0.03] * 9 + [1e-7] * 3 + masses).double()
+    mass /= mass.sum()
+    exactly = torch.full((1,), 1e-9)
+    process = Bidiagonalization.start(mass.sqrt()[None, None])
+    process = process.extended(Dense(torch.diag(values)[None]), 19, exactly)
+    single = Bidiagonalization(process.left.float(), process.right.float(), process.alphas, process.betas)
+    assert float(largest_atom(single, torch.zeros(1), torch.ones(1))) >= float(mass.max())
