@@ -130,15 +130,6 @@ def largest_atom(process: Bidiagonalization, smallest_eigenvalue: Tensor, norm: 
     return bounds.reshape(shape).clamp_max(1.0)
 
 
-def smallest_node(process: Bidiagonalization) -> Tensor:
-    """An estimate from above ``(batch)`` of the smallest positive eigenvalue of W^T W that the start vectors reach."""
-    lower = torch.diag_embed(process.alphas) + torch.diag_embed(process.betas[..., :-1], -1)
-    last = torch.zeros_like(lower)
-    last[..., -1, -1] = process.betas[..., -1].square()
-    nodes: Tensor = torch.linalg.eigvalsh(lower.mT @ lower + last)
-    return nodes[..., 0].clamp_min(0.0).amin(-1)
-
-
 def _of_exhausted(alphas: Tensor, betas: Tensor, length: int, floor: Tensor, resolution: Tensor) -> Tensor:
     """The largest weight of a measure that has no more than ``length + 1`` atoms, all of which are known."""
     size = length + 1
@@ -183,10 +174,10 @@ def _of_running(alphas: Tensor, betas: Tensor, length: int, floor: Tensor, resol
 def _regions(least: Tensor, most: Tensor, resolution: Tensor) -> Tensor:
     """The region ``(lanes, g - 1)`` of each interval: that of the nearest node, or group of nodes.
 
-    ``least`` and ``most`` ``(lanes, p)`` are the nodes that the ascending ones were merged from. The two measures' peaks
-    at one atom are narrower than rounding and apart by it, or by the width of what was merged: near zero nu has its
-    weight at the upper end of a group, and mu anywhere. Their bounds may only be compared over a region that holds
-    both, and the atom.
+    ``least`` and ``most`` ``(lanes, p)`` are the nodes that the ascending ones were merged from. The peaks of the two
+    measures at one atom are narrower than rounding and apart by it, or by the width of what was merged: near zero nu
+    has its weight at the upper end of a group, and mu anywhere. Their bounds may only be compared over a region that
+    holds both, and the atom.
     """
     reached = most.cummax(-1).values[:, :-1]
     ahead = least.flip(-1).cummin(-1).values.flip(-1)[:, 1:]
