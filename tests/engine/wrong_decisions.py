@@ -31,6 +31,8 @@ from intruders.linalg.svd import CLUSTER_TOLERANCE
 PLACES = ("beyond", "across", "among", "least")
 SHAPES = ((1.0, 1.0), (1.7, 1.0), (1.0, 1.7))
 VECTORS = 6
+# A bound so near to the truth would show an error: what rounding may turn is at most 0.04 of it in these sizes.
+CLOSE = 0.05
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def search(seeds: range, seconds: float = float("inf")) -> Counter[str]:
         short = shortfalls(case)
         wrong = int((short > _MARGIN).sum())
         found[case.place] += VECTORS
-        found["closest"] += int((np.abs(short) <= 0.01).sum())
+        found["closest"] += int((np.abs(short) <= CLOSE).sum())
         if wrong:
             found["wrong"] += wrong
             print(f"wrong: seed {seed}, plateau {case.place}, too low by {short.max():.1e}")
@@ -209,7 +211,7 @@ def main() -> None:
     tried = sum(found[place] for place in PLACES)
     print(
         f"{tried} vectors tried ({', '.join(f'{found[place]} with the plateau {place}' for place in PLACES)} the "
-        f"computed base vectors), {found['closest']} bounded to 0.01 of the truth, {found['wrong']} decided wrongly"
+        f"computed base vectors), {found['closest']} bounded to {CLOSE} of the truth, {found['wrong']} decided wrongly"
     )
 
 
