@@ -114,8 +114,8 @@ def largest_atom(process: Bidiagonalization, smallest_eigenvalue: Tensor, norm: 
     ``smallest_eigenvalue`` ``(batch)`` is a proved lower bound on the eigenvalues that belong to singular
     vectors of the thin decomposition: 0 where nothing is known, and then an atom at zero counts as one of
     theirs. ``norm`` ``(batch)`` is the spectral norm of W. Mass at singular values within a width of one another
-    counts as one atom. The computed steps are those of W + E, whose vectors for values farther off are within an angle
-    of ``||E||`` over the width of being orthogonal to W's: that counts too, with twice :func:`rounding` for ``||E||``.
+    counts as one atom. The computed steps are those of W + E, whose vectors for values farther off have cosines with
+    W's that come to ``sqrt(2) ||E||`` over the width: they count too, with twice :func:`rounding` for ``||E||``.
     """
     shape = process.alphas.shape[:2]
     alphas = process.alphas.flatten(0, 1)  # (lanes, q)
@@ -136,7 +136,7 @@ def largest_atom(process: Bidiagonalization, smallest_eigenvalue: Tensor, norm: 
             mass, turned = _of_running(a, b, floor[lanes], width), error
         else:
             mass, turned = _of_exhausted(a, b, length, floor[lanes], width), error + _ENDS_BELOW
-        cosines[lanes] = (mass.sqrt() + turned * eps / _WIDTH).clamp_max(1.0)
+        cosines[lanes] = (mass.sqrt() + 2**0.5 * turned * eps / _WIDTH).clamp_max(1.0)
     return cosines.square().reshape(shape)
 
 
