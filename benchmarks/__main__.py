@@ -20,7 +20,7 @@ from rich.console import Console
 
 from intruders.models.quiet import hush_imports
 
-from . import layers, memory, sweep
+from . import layers, memory, peers, sweep
 from .figure import save_figure
 from .inputs import MILD, lora
 from .machine import read_rate, this_machine
@@ -58,6 +58,7 @@ def main(arguments: list[str]) -> None:
         rows=[*small, *model, *square, *large],
         peaks=peaks,
         pages=list(page_times()),
+        peers=list(peers.peer_rows(peers.QUICK if quick else peers.SHAPES)),
         checks=[] if quick else checks(small, large),
         estimates=[] if quick else estimates(large, rate),
         read_rate=rate,

@@ -1,4 +1,4 @@
-"""Shows what an audit of single layers costs: the shapes of Llama-2-7B, and one of Llama-2-70B to extrapolate to.
+"""Shows what an audit of single layers costs: the shapes of Llama-2-7B, and two of Llama-2-70B to extrapolate to.
 
 Each shape is judged twice, with an update that brings no intruders and with one that does.
 """
@@ -12,8 +12,8 @@ from .measure import Row, row_of
 
 LLAMA_2_7B = ((4096, 4096), (11008, 4096), (4096, 11008))
 QUICK = ((512, 512), (1376, 512), (512, 1376))  # the same, an eighth of each side
-LARGE = ((8192, 28672),)
-QUICK_LARGE = ((1024, 3584),)
+LARGE = ((8192, 28672), (28672, 8192))
+QUICK_LARGE = ((1024, 3584), (3584, 1024))
 
 
 def layer_rows(

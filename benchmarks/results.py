@@ -11,6 +11,7 @@ from .measure import Row
 from .memory import Peak
 from .pages import PageTime
 from .paper import Check, Estimate
+from .peers import Peer
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Results:
     rows: list[Row]
     peaks: list[Peak]
     pages: list[PageTime]
+    peers: list[Peer]
     checks: list[Check]
     estimates: list[Estimate]
     read_rate: float | None  # bytes a second, in thin products with the largest matrix

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from .inputs import DESCRIPTION
-from .measure import Cost, Row
+from .measure import Cost, K, Row
 from .memory import TARGET_BYTES
 from .pages import TARGET_SECONDS
+from .peers import RESIDUAL, Peer
 from .results import Results
 
 _LEGEND = (
@@ -29,6 +30,7 @@ def print_results(results: Results, console: Console) -> None:
     for row in results.rows:
         if row.note:
             console.print(row.note)
+    _print_peers(results.peers, console)
     for peak in results.peaks:
         console.print(
             f"Peak memory, {peak.matrices} matrices, {peak.checkpoint_bytes / 2**30:.2f} GiB of bf16 on disk, "
@@ -54,6 +56,22 @@ def print_results(results: Results, console: Console) -> None:
             f"{estimate.cached / 60:.1f} min; its passes alone {estimate.reading / 60:.1f} min."
         )
     console.print(f"Machine: {results.machine}. The suite took {results.seconds / 60:.1f} min.")
+
+
+def _print_peers(peers: Sequence[Peer], console: Console) -> None:
+    if not peers:
+        return
+    console.print(
+        f"The {K} leading triplets of the base alone, with a residual of at most {RESIDUAL:g} of the largest value. "
+        "This proves nothing about the other vectors, and counts no intruders:"
+    )
+    for label in dict.fromkeys(peer.label for peer in peers):
+        times = ", ".join(f"{peer.solver} {_peer_seconds(peer)}" for peer in peers if peer.label == label)
+        console.print(f"{label}: {times}.")
+
+
+def _peer_seconds(peer: Peer) -> str:
+    return "did not reach it" if peer.seconds is None else f"{_seconds(peer.seconds)} s"
 
 
 def _times(rows: Sequence[Row]) -> Table:

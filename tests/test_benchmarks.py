@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 pytest.importorskip("peft")
@@ -14,11 +15,12 @@ pytest.importorskip("peft")
 from benchmarks import layers, measure, memory
 from benchmarks.counting import counted_products
 from benchmarks.figure import save_figure
-from benchmarks.inputs import HOT, lora
+from benchmarks.inputs import HOT, llm_like, lora
 from benchmarks.machine import read_rate, this_machine
 from benchmarks.measure import CountsDifferError, Row, require_equal, row_of
 from benchmarks.pages import PageTime, page_times
 from benchmarks.paper import checks, estimates
+from benchmarks.peers import RESIDUAL, largest_residual, peer_rows, solvers
 from benchmarks.results import Results
 from benchmarks.table import print_results
 from intruders.engine.decide import decide
@@ -74,6 +76,7 @@ def test_a_run_is_printed_in_80_columns_written_and_drawn(rows: list[Row], tmp_p
         rows=[*rows, *square],
         peaks=peaks,
         pages=[PageTime("audit of a model", 2**20, 0.25)],
+        peers=list(peer_rows(((260, 300),))),
         checks=checks(rows, rows),
         estimates=estimates(rows, rate),
         read_rate=rate,
@@ -89,8 +92,22 @@ def test_a_run_is_printed_in_80_columns_written_and_drawn(rows: list[Row], tmp_p
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80
     assert any("300 x 260" in line for line in lines)
+    assert any("torch.svd_lowrank" in line for line in lines)
     assert "usable in a browser after 0.25 s" in " ".join(line.strip() for line in lines)
     assert not any("…" in line for line in lines)
+
+
+def test_peers_find_what_a_dense_decomposition_finds() -> None:
+    matrix = llm_like(300, 260, seed=0)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    assert largest_residual(matrix, left[:, :10], values[:10], right[:10].mT) < 1e-5
+    assert largest_residual(matrix, left[:, :10], values[:10] + 0.1, right[:10].mT) > RESIDUAL
+    for peer in peer_rows(((300, 260),)):
+        assert peer.seconds is not None
+        assert 0 < peer.residual <= RESIDUAL
+    for solve in solvers().values():
+        found = solve(matrix, 6)[1].sort(descending=True).values
+        torch.testing.assert_close(found, values[:10], rtol=1e-4, atol=0)
 
 
 @pytest.mark.browser

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from ..linalg.floor import smallest_eigenvalue_floor
-from ..linalg.moments import Bidiagonalization, largest_atom, smallest_node
+from ..linalg.column_space import ColumnSpace
+from ..linalg.moments import Bidiagonalization, largest_atom
 from ..linalg.operators import Operator
 from ..linalg.overlap import Intervals, moment_intervals, remainders
 from ..linalg.ritz import Triplets
@@ -14,8 +16,12 @@ from ..linalg.ritz import Triplets
 # Total Lanczos steps after which the bounds are looked at. A look costs a tenth of a step of a matrix of 1024 rows, and
 # more with every step; the dense decomposition costs hundreds of passes.
 _STEPS = (8, 10, 12, 14, 16, 18, 21, 24, 28, 33, 39, 47, 56, 80)
-# Steps after which the floor under a tall matrix's singular values is looked for.
+# Steps of a tall matrix after which its column space is computed, for a floor under the singular values, and after
+# which the vectors are projected onto it, and the steps begin again.
 _FLOOR_AT = 14
+_PROJECTED_AT = 18
+# A projection is refined until its error is below this. Whatever it is counts in the bound.
+_PROJECTION_ERROR = 1e-3
 
 
 def bound_by_moments(
@@ -28,46 +34,106 @@ def bound_by_moments(
     looked for when the first steps are not enough, and returned with the intervals.
     """
     k = undecided.shape[-1]
-    _, m, n = operator.shape
     # Where a computed base vector is already as near, nothing that is known of the others can help.
     nothing = torch.zeros(undecided.shape, dtype=torch.float64, device=undecided.device)
     undecided = undecided & (moment_intervals(base, tuned, k, nothing).upper < below)
-    if not bool(undecided.any()):
-        return moment_intervals(base, tuned, k, torch.ones_like(nothing)), floor
-    rest = remainders(base, tuned, k)
-    size = int(undecided.sum(-1).max())
-    chosen = undecided.int().argsort(dim=-1, descending=True, stable=True)[:, :size]  # (batch, size)
-    starts = rest.gather(1, chosen.unsqueeze(-1).expand(*chosen.shape, m))
-    mass = starts.double().square().sum(-1)  # (batch, size)
-    process = Bidiagonalization.start(torch.nn.functional.normalize(starts, dim=-1))
-    atoms = torch.ones_like(undecided, dtype=torch.float64)
-    floor = floor.clone()
-    active = torch.arange(len(starts), device=starts.device)
-    taken = 0
-    for total in _STEPS:
-        # On W itself: were the computed base vectors projected out at the steps, their errors would turn the others.
-        process = process.extended(operator.select(active), total - taken, base.values[active, 0])
-        taken = total
-        if m > n and total == _FLOOR_AT:
-            unknown = active[floor[active] == 0]
-            guesses = smallest_node(process)[floor[active] == 0]
-            floor[unknown] = _floors(operator.select(unknown), guesses)
-        bound = mass[active] * largest_atom(process, floor[active], base.values[active, 0])
-        # Every number of steps proves a bound of its own; the least counts.
-        bound = torch.minimum(bound, atoms[active].gather(1, chosen[active]))
-        atoms[active] = atoms[active].scatter(1, chosen[active], bound)
-        intervals = moment_intervals(base, tuned, k, atoms)
-        still = (undecided & (intervals.upper >= below)).any(-1)[active]
-        process, active = process.select(still.nonzero().squeeze(-1)), active[still]
-        if len(active) == 0:
-            break
-    return moment_intervals(base, tuned, k, atoms), floor
+    search = _Search(operator, base, tuned, undecided, below, floor)
+    if not search.is_tall:
+        search.take_steps(*search.remainders(), _STEPS)
+    else:
+        search.take_steps(*search.remainders(), [total for total in _STEPS if total <= _PROJECTED_AT])
+        search.take_steps(*search.projections(), _STEPS)
+    return moment_intervals(base, tuned, k, search.atoms), search.floor
 
 
-def _floors(operator: Operator, guesses: Tensor) -> Tensor:
-    """Proved lower bounds ``(batch)`` on the eigenvalues of W^T W, which rule out tiny singular values."""
-    floors = [
-        smallest_eigenvalue_floor(matrix, float(guess))
-        for matrix, guess in zip(operator.dense(), guesses, strict=True)
-    ]
-    return torch.tensor(floors, dtype=torch.float64, device=guesses.device)
+class _Search:
+    """The undecided vectors of a stack with their least bounds so far, and what is known of its matrices."""
+
+    def __init__(
+        self,
+        operator: Operator,
+        base: Triplets,
+        tuned: Triplets,
+        undecided: Tensor,
+        below: float,
+        floor: Tensor,
+    ) -> None:
+        self.operator, self.base, self.tuned = operator, base, tuned
+        self.undecided, self.below = undecided, below
+        self.floor = floor.clone()
+        # Of the mass along any one base vector. Every number of steps proves a bound of its own; the least counts.
+        self.atoms = torch.ones(undecided.shape, dtype=torch.float64, device=undecided.device)
+        size = int(undecided.sum(-1).max())
+        self._chosen = undecided.int().argsort(dim=-1, descending=True, stable=True)[
+            :, :size
+        ]  # (batch, size)
+        self._spaces: dict[int, ColumnSpace | None] = {}
+
+    @property
+    def is_tall(self) -> bool:
+        return self.operator.shape[-2] > self.operator.shape[-1]
+
+    def remainders(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Open matrices ``(b)``, what their base vectors leave of tuned ones ``(b, size, m)``, and errors of zero."""
+        matrices = self._open()
+        chosen = self._chosen[matrices]
+        rest = remainders(self.base.select(matrices), self.tuned.select(matrices), self.undecided.shape[-1])
+        rest = rest.gather(1, chosen.unsqueeze(-1).expand(*chosen.shape, rest.shape[-1]))
+        return matrices, rest, torch.zeros(chosen.shape, dtype=torch.float64, device=rest.device)
+
+    def projections(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`remainders`, projected onto the column spaces of those matrices that have full rank.
+
+        Also bounds ``(b, size)`` on the errors of that.
+        """
+        matrices, rest, errors = self.remainders()
+        self._find_spaces(matrices)
+        for i, matrix in enumerate(matrices.tolist()):
+            space = self._spaces[matrix]
+            if space is not None:
+                rest[i], errors[i] = space.project(rest[i], _PROJECTION_ERROR)
+        return matrices, rest, errors
+
+    def take_steps(self, active: Tensor, starts: Tensor, errors: Tensor, steps: Sequence[int]) -> None:
+        """Lanczos steps of the ``active`` matrices, until their vectors are bounded or at most as many as the last of
+        ``steps``.
+
+        The cosine of a vector with a base vector differs from that of its start, not normalized, by ``errors`` at most.
+        """
+        mass = starts.double().square().sum(-1)
+        process = Bidiagonalization.start(torch.nn.functional.normalize(starts, dim=-1))
+        taken = 0
+        for total in steps:
+            if len(active) == 0:
+                break
+            # On W itself: were the computed base vectors projected out at the steps, their errors would turn others.
+            norm = self.base.values[active, 0]
+            process = process.extended(self.operator.select(active), total - taken, norm)
+            taken = total
+            if self.is_tall and total == _FLOOR_AT:
+                self._find_spaces(active[self.floor[active] == 0])
+            atoms = mass * largest_atom(process, self.floor[active], norm)
+            self._lower(active, (atoms.sqrt() + errors).square())
+            still = torch.isin(active, self._open())
+            process = process.select(still.nonzero().squeeze(-1))
+            active, mass, errors = active[still], mass[still], errors[still]
+
+    def _open(self) -> Tensor:
+        """The matrices with vectors that no bound decides yet."""
+        upper = moment_intervals(self.base, self.tuned, self.undecided.shape[-1], self.atoms).upper
+        return (self.undecided & (upper >= self.below)).any(-1).nonzero().squeeze(-1)
+
+    def _lower(self, matrices: Tensor, bounds: Tensor) -> None:
+        """Takes note of bounds ``(b, size)`` on the mass along any one base vector."""
+        known, chosen = self.atoms[matrices], self._chosen[matrices]
+        self.atoms[matrices] = known.scatter(1, chosen, torch.minimum(bounds, known.gather(1, chosen)))
+
+    def _find_spaces(self, matrices: Tensor) -> None:
+        """The column spaces of tall matrices, where these have not been looked for, and floors from them."""
+        for matrix in matrices.tolist():
+            if matrix not in self._spaces:
+                norm = float(self.base.values[matrix, 0])
+                space = ColumnSpace.of(self.operator.dense()[matrix], norm)
+                self._spaces[matrix] = space
+                if space is not None:
+                    self.floor[matrix] = max(float(self.floor[matrix]), space.floor)

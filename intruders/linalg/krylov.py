@@ -16,6 +16,7 @@ from torch import Tensor
 from .low_rank import LowRank
 from .operators import Operator, Sum
 from .orthonormal import GrowingRows, orthonormalize
+from .products import rounding
 from .ritz import Triplets, angle_bounds
 from .svd import cluster_ids
 
@@ -153,7 +154,8 @@ class KrylovSpace:
         inside = residual @ short.mT
         residual = residual - inside @ short
         residuals = residual.norm(dim=-1).double()
-        angles = angle_bounds(values, residuals, floor, eps) + _turned_inside(inside.double(), values)
+        noise = rounding(*self.operator.shape[-2:]) * eps
+        angles = angle_bounds(values, residuals, floor, noise) + _turned_inside(inside.double(), values)
         angles = torch.where(inverse.squeeze(-1) > 0, angles.clamp_max(1.0), 1.0)
         left, right = (short, long) if self.is_left else (long, short)
         dtype = self.basis.dtype

@@ -17,32 +17,35 @@ hence a second bound mu({t}) <= nu({t}) / t. It sees nothing of an atom of mu at
 more rows than columns always has (the part of y outside its column space) and which belongs to no singular
 vector. The smaller of the two counts.
 
-The supremum is taken over a continuum and proved, not sampled. With theta_k the nodes of J (its eigenvalues,
-weights w_k), 1 / lambda_q(t) = sum_k l_k(t)^2 / w_k with the Lagrange polynomials l_k. All roots of l_k are
-nodes, so |l_k| is log-concave between two neighbouring nodes, and on any interval [a, b] there it is at
-least min(|l_k(a)|, |l_k(b)|).
+The supremum is taken over a continuum and proved, not sampled: the axis is cut into cells, and what is bounded is the
+mass of a *window*, which is a cell and a little more to either side. Rounding turns vectors of values in one window at
+will, and others by little. With theta_k the nodes of J (its eigenvalues, weights w_k), the mass of a window is at most
+sum_k w_k p(theta_k)^2 for any polynomial p that is at least 1 there. Products over nodes, as the Lagrange polynomials
+are, are log-concave between their roots, and so least at one of the ends of a window that holds none of these.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .operators import Operator
+from .products import rounding
 
 # Where each gap between two nodes is cut, as shares of it: finely at the nodes, for the bounds have their peaks there.
 _CUTS = (0.0, 1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 31 / 32)
-# Units of rounding, of the largest singular value, by which others must differ to be told apart. Vectors of values
-# just farther apart turn under rounding by less than 1e-3.
-_UNITS = 256
-# Nodes within one another's resolution count as one, as long as the group is no wider than this many resolutions.
-_WIDEST = 4
+# Windows within which atoms count as one reach so far to either side, as a share of the norm. A narrower one would
+# leave more atoms apart, and these would turn by more under rounding; a wider one would hold several nodes more often.
+_WIDTH = 2.0**-13
+# Nodes within so many widths of a cell may be taken into its window: the fewest that are needed, or some more.
+_REACHES = (1, 4)
 # An eigenvector's squared component below this is rounding, and a smaller one would prove more than is known.
 _SMALLEST_WEIGHT = 1e-28
-# Eigenvalues of a Jacobi matrix of norm one are known to this.
-_NODE_ERROR = 1e-14
+# A product of so many roundings of the norm ends the Krylov space.
+_ENDS_BELOW = 32
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -99,7 +102,7 @@ def _next_rows(products: Tensor, basis: Tensor, norm: Tensor) -> tuple[Tensor, T
     for _ in range(2):
         rows = rows - torch.einsum("bcq,bcqn->bcn", torch.einsum("bcqn,bcn->bcq", basis, rows), basis)
     size = rows.norm(dim=-1, keepdim=True)
-    alive = size > 32 * torch.finfo(rows.dtype).eps * norm[:, None, None]
+    alive = size > _ENDS_BELOW * torch.finfo(rows.dtype).eps * norm[:, None, None]
     rows = torch.where(alive, rows / size.clamp_min(torch.finfo(rows.dtype).tiny), torch.zeros_like(rows))
     return rows, torch.where(alive, size, torch.zeros_like(size)).double()
 
@@ -110,99 +113,73 @@ def largest_atom(process: Bidiagonalization, smallest_eigenvalue: Tensor, norm: 
 
     ``smallest_eigenvalue`` ``(batch)`` is a proved lower bound on the eigenvalues that belong to singular
     vectors of the thin decomposition: 0 where nothing is known, and then an atom at zero counts as one of
-    theirs. ``norm`` ``(batch)`` is the spectral norm of W. Mass at singular values that rounding does not tell from
-    one another counts as one atom.
+    theirs. ``norm`` ``(batch)`` is the spectral norm of W. Mass at singular values within a width of one another
+    counts as one atom. The computed steps are those of W + E, whose vectors for values farther off have cosines with
+    W's that come to ``sqrt(2) ||E||`` over the width: they count too, with twice :func:`rounding` for ``||E||``.
     """
     shape = process.alphas.shape[:2]
     alphas = process.alphas.flatten(0, 1)  # (lanes, q)
     betas = process.betas.flatten(0, 1)
     floor = smallest_eigenvalue.double().unsqueeze(-1).expand(shape).flatten()
-    resolution = _UNITS * torch.finfo(process.left.dtype).eps * norm.double()
-    resolution = resolution.unsqueeze(-1).expand(shape).flatten()
-    bounds = torch.ones(len(alphas), dtype=torch.float64, device=alphas.device)
+    norms = norm.double().unsqueeze(-1).expand(shape).flatten()
+    cosines = alphas.new_empty(len(alphas))
+    eps = torch.finfo(process.left.dtype).eps
+    # Of both products of a step, with what their orthogonalization adds.
+    error = 2 * rounding(process.left.shape[-1], process.right.shape[-1])
     # A lane whose Krylov space is exhausted after some steps has a finite measure, known completely; lanes
     # are grouped by that number of steps.
     lengths = ((alphas > 0) & (betas > 0)).long().cumprod(-1).sum(-1)
     for length in torch.unique(lengths).tolist():
         lanes = (lengths == length).nonzero().squeeze(-1)
-        judge = _of_running if length == alphas.shape[-1] else _of_exhausted
-        bounds[lanes] = judge(alphas[lanes], betas[lanes], length, floor[lanes], resolution[lanes])
-    return bounds.reshape(shape).clamp_max(1.0)
+        a, b, width = alphas[lanes], betas[lanes], _WIDTH * norms[lanes]
+        if length == alphas.shape[-1]:
+            mass, turned = _of_running(a, b, floor[lanes], width), error
+        else:
+            mass, turned = _of_exhausted(a, b, length, floor[lanes], width), error + _ENDS_BELOW
+        cosines[lanes] = (mass.sqrt() + 2**0.5 * turned * eps / _WIDTH).clamp_max(1.0)
+    return cosines.square().reshape(shape)
 
 
-def smallest_node(process: Bidiagonalization) -> Tensor:
-    """An estimate from above ``(batch)`` of the smallest positive eigenvalue of W^T W that the start vectors reach."""
-    lower = torch.diag_embed(process.alphas) + torch.diag_embed(process.betas[..., :-1], -1)
-    last = torch.zeros_like(lower)
-    last[..., -1, -1] = process.betas[..., -1].square()
-    nodes: Tensor = torch.linalg.eigvalsh(lower.mT @ lower + last)
-    return nodes[..., 0].clamp_min(0.0).amin(-1)
-
-
-def _of_exhausted(alphas: Tensor, betas: Tensor, length: int, floor: Tensor, resolution: Tensor) -> Tensor:
-    """The largest weight of a measure that has no more than ``length + 1`` atoms, all of which are known."""
+def _of_exhausted(alphas: Tensor, betas: Tensor, length: int, floor: Tensor, width: Tensor) -> Tensor:
+    """The largest mass in a window of a measure that has no more than ``length + 1`` atoms, all of which are known."""
     size = length + 1
     a, b = alphas[:, :size].square(), betas[:, :length].square()
     diagonal = a + torch.cat([torch.zeros_like(a[:, :1]), b], -1)
-    scale = diagonal.amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    measure = _Measure.of_jacobi(
-        diagonal / scale, (a[:, :length] * b).sqrt() / scale, resolution / scale[:, 0].sqrt()
-    )
-    counts = measure.nodes.clamp_min(0).sqrt() >= (floor.sqrt() - resolution).unsqueeze(-1) / scale.sqrt()
-    return torch.where(counts, measure.weights, torch.zeros_like(measure.weights)).amax(-1)
+    scale = diagonal.amax(-1, keepdim=True).clamp_min(_TINY)
+    measure = _Measure.of_jacobi(diagonal / scale, (a[:, :length] * b).sqrt() / scale)
+    roots = measure.nodes.sqrt()
+    floor, width = floor.sqrt().unsqueeze(-1) / scale.sqrt(), width.unsqueeze(-1) / scale.sqrt()
+    weights = torch.where(roots >= floor - width, measure.weights, 0.0)
+    ahead = roots.unsqueeze(-2) - roots.unsqueeze(-1)  # (lanes, q, q)
+    together = (ahead >= 0) & (ahead <= 2 * width.unsqueeze(-1))
+    return (together * weights.unsqueeze(-2)).sum(-1).amax(-1)
 
 
-def _of_running(alphas: Tensor, betas: Tensor, length: int, floor: Tensor, resolution: Tensor) -> Tensor:
+def _of_running(alphas: Tensor, betas: Tensor, floor: Tensor, width: Tensor) -> Tensor:
+    """The largest mass in a window, by the smaller of the bounds from mu and from nu on each."""
     scale = alphas.square().amax(-1, keepdim=True) + betas.square().amax(-1, keepdim=True)
     a, b = alphas.square() / scale, betas.square() / scale
-    resolution = (resolution / scale[:, 0].sqrt()).unsqueeze(-1)
-    lowest = (floor.sqrt().unsqueeze(-1) / scale.sqrt() - resolution).clamp_min(0).square()
+    floor, width = floor.unsqueeze(-1) / scale, width.unsqueeze(-1) / scale.sqrt()
     # Jacobi matrices of mu (from B B^T) and of nu (from B^T B), B lower bidiagonal; both of size q - 1.
     mu = _Measure.of_jacobi(
-        a + torch.cat([torch.zeros_like(b[:, :1]), b[:, :-1]], -1), (a * b).sqrt()[:, :-1], resolution[:, 0]
+        a + torch.cat([torch.zeros_like(b[:, :1]), b[:, :-1]], -1), (a * b).sqrt()[:, :-1]
     )
-    nu = _Measure.of_jacobi(a + b, (a[:, 1:] * b[:, :-1]).sqrt(), resolution[:, 0])
-    nodes = torch.cat([mu.nodes, nu.nodes, lowest], -1).sort(-1).values
-    grid = _subdivide(nodes)  # (lanes, g)
-    start, end = grid[:, :-1], grid[:, 1:]
-    least = (start.clamp_min(0).sqrt() - resolution).clamp_min(0).square()
-    bound_nu = a[:, :1] * nu.atom_bounds(grid) / least.clamp_min(torch.finfo(torch.float64).tiny)
-    # Beyond the last node both bounds fall; below the first one, down to the floor, the grid goes on.
-    counts = end > lowest
-    regions = _regions(nodes, resolution[:, 0])
-    by_mu = _largest_by_region(torch.where(counts, mu.atom_bounds(grid), 0.0), regions)
-    by_nu = _largest_by_region(torch.where(counts, bound_nu, 0.0), regions)
-    bound = torch.minimum(by_mu, by_nu).amax(-1)
-    return torch.where(mu.is_resolved & nu.is_resolved, bound, 1.0)
+    nu = _Measure.of_jacobi(a + b, (a[:, 1:] * b[:, :-1]).sqrt())
+    nodes = torch.cat([mu.nodes, nu.nodes, floor], -1).sort(-1).values
+    # Beyond the last node and a window both bounds fall; below the first one, down to the floor, the grid goes on.
+    last = (nodes[:, -1:].sqrt() + 2 * width).square()
+    grid = torch.cat([_subdivide(nodes), last], -1)  # (lanes, g)
+    first, end = _widened(grid, width)
+    reaches = [_widened(grid, reach * width) for reach in _REACHES]
+    by_mu = mu.window_bounds(first, end, reaches)
+    by_nu = a[:, :1] * nu.window_bounds(first, end, reaches) / first.clamp_min(_TINY)
+    return torch.where(grid[:, 1:] > floor, torch.minimum(by_mu, by_nu), 0.0).amax(-1)
 
 
-def _regions(nodes: Tensor, resolution: Tensor) -> Tensor:
-    """The region ``(lanes, g - 1)`` of each interval: that of the nearest node, or group of nodes.
-
-    The two measures' peaks at one atom are narrower than rounding and apart by it. Their bounds may only be
-    compared over a region that holds both.
-    """
-    ids = _can_be_told_apart(nodes, resolution).long().cumsum(-1)
-    nearer_end = torch.tensor(_CUTS, device=nodes.device) >= 0.5
-    return torch.where(nearer_end, ids[:, 1:, None], ids[:, :-1, None]).flatten(1)
-
-
-def _largest_by_region(bounds: Tensor, regions: Tensor) -> Tensor:
-    return torch.zeros(
-        len(bounds), bounds.shape[-1] + 2, dtype=bounds.dtype, device=bounds.device
-    ).scatter_reduce(-1, regions, bounds, "amax")
-
-
-def _can_be_told_apart(nodes: Tensor, resolution: Tensor) -> Tensor:
-    """Which ascending nodes ``(lanes, p)`` are farther from the one before than the resolution of their roots."""
-    first = torch.ones_like(nodes[:, :1], dtype=torch.bool)
-    return torch.cat([first, _exceeds(nodes[:, :-1], nodes[:, 1:], resolution)], -1)
-
-
-def _exceeds(lower: Tensor, upper: Tensor, resolution: Tensor) -> Tensor:
-    """Whether roots of nodes ``(lanes, p)`` differ by more than the resolution, and nodes by more than rounding."""
-    reach = resolution.unsqueeze(-1)
-    return upper - lower > (lower.sqrt() + upper.sqrt() + reach) * reach + _NODE_ERROR
+def _widened(grid: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """Ends ``(lanes, g - 1)`` of windows that reach beyond a grid's cells by ``width`` ``(lanes, 1)`` of the roots."""
+    roots = grid.sqrt()
+    return (roots[:, :-1] - width).clamp_min(0).square(), (roots[:, 1:] + width).square()
 
 
 def _subdivide(nodes: Tensor) -> Tensor:
@@ -214,54 +191,65 @@ def _subdivide(nodes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Measure:
-    """A probability measure known through its Gauss quadrature; nodes that cannot be told apart are one."""
+    """A probability measure known through its Gauss quadrature."""
 
-    nodes: Tensor  # (lanes, q), ascending; a merged node stands in all its places
-    weights: Tensor  # (lanes, q): of the merged node, in each of its places
-    counts: Tensor  # (lanes, q), bool: one place of each node
-    is_resolved: Tensor  # (lanes), bool: no group of merged nodes is so wide that it stands for none of them
+    nodes: Tensor  # (lanes, q), ascending
+    weights: Tensor  # (lanes, q)
 
     @classmethod
-    def of_jacobi(cls, diagonal: Tensor, offdiagonal: Tensor, resolution: Tensor) -> _Measure:
-        """``resolution`` ``(lanes)``: distance of singular values (square roots of nodes) that counts as none."""
+    def of_jacobi(cls, diagonal: Tensor, offdiagonal: Tensor) -> _Measure:
         matrix = (
             torch.diag_embed(diagonal) + torch.diag_embed(offdiagonal, 1) + torch.diag_embed(offdiagonal, -1)
         )
         nodes, vectors = torch.linalg.eigh(matrix)
-        nodes = nodes.clamp_min(0.0)
-        weights = vectors[:, 0].square()
-        counts = _can_be_told_apart(nodes, resolution)
-        ids = counts.long().cumsum(-1) - 1
-        mass = torch.zeros_like(nodes).scatter_add(-1, ids, weights)
-        tiny = torch.finfo(torch.float64).tiny
-        moment = torch.zeros_like(nodes).scatter_add(-1, ids, (weights + tiny) * nodes)
-        share = torch.zeros_like(nodes).scatter_add(-1, ids, weights + tiny)
-        merged = (moment / share.clamp_min(tiny)).gather(-1, ids)
-        lowest = torch.full_like(nodes, torch.inf).scatter_reduce(-1, ids, nodes, "amin").gather(-1, ids)
-        is_resolved = ~_exceeds(lowest, nodes, _WIDEST * resolution).any(-1)
-        return cls(merged, mass.gather(-1, ids), counts, is_resolved)
+        return cls(nodes.clamp_min(0.0), vectors[:, 0].square().clamp_min(_SMALLEST_WEIGHT))
 
-    def atom_bounds(self, grid: Tensor) -> Tensor:
-        """Upper bounds on the atoms in each interval of an ascending ``grid`` ``(lanes, g)`` with all nodes.
+    def window_bounds(self, first: Tensor, end: Tensor, reaches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Upper bounds on the masses of the windows from ``first`` to ``end``, both ``(lanes, g)``.
 
-        The Lagrange polynomials are products over the nodes, never recurrences: at a node that has converged
-        the recurrence leaves the peak of the bound, which is narrower than rounding.
+        A polynomial p of a degree below q that is at least 1 on the window gives ``sum_k w_k p(theta_k)^2``. Where the
+        window holds no node, p may be the best sum of the Lagrange polynomials with their signs there. Or it is the
+        product over all nodes but those of the window, and of a wider one of ``reaches``. All these are log-concave on
+        the window, and least at one of its ends.
+
+        They are products over the nodes, never recurrences: at a node that has converged the recurrence leaves the peak
+        of the bound, which is narrower than rounding.
         """
-        difference = grid.unsqueeze(-1) - self.nodes.unsqueeze(-2)  # (lanes, g, q)
-        counts = self.counts.unsqueeze(-2)
-        here = (difference == 0) & counts  # a node's own place in the grid
-        logs = torch.where(here | ~counts, 1.0, difference.abs()).log()
-        lagrange = logs.sum(-1, keepdim=True) - logs - self._own_logs().unsqueeze(-2)
-        lagrange = torch.where(here.any(-1, keepdim=True) & ~here, -torch.inf, lagrange)
-        terms = 2 * torch.minimum(lagrange[:, :-1], lagrange[:, 1:]) - self._log_weights().unsqueeze(-2)
-        least = torch.where(counts, terms.clamp_max(600.0).exp(), 0.0).sum(-1)
-        return 1.0 / least.clamp_min(torch.finfo(torch.float64).tiny)
+        nodes = self.nodes.unsqueeze(-2)
+        apart = (self.nodes.unsqueeze(-1) - nodes).abs().clamp_min(_TINY).log()
+        apart = apart - torch.diag_embed(apart.diagonal(dim1=-2, dim2=-1))
+        own, log_weights = apart.sum(-1), self.weights.log()
+        logs_first, logs_end = (
+            (side.unsqueeze(-1) - nodes).abs().clamp_min(_TINY).log() for side in (first, end)
+        )
+        lagrange = torch.minimum(
+            logs_first.sum(-1, keepdim=True) - logs_first, logs_end.sum(-1, keepdim=True) - logs_end
+        )
+        terms = 2 * (lagrange - own.unsqueeze(-2)) - log_weights.unsqueeze(-2)
+        bounds = 1.0 / terms.clamp_max(600.0).exp().sum(-1).clamp_min(_TINY)
+        holds_some = _count_up_to(self.nodes, end, True) > _count_up_to(self.nodes, first, False)
+        bounds = torch.where(holds_some, torch.inf, bounds)
 
-    def _log_weights(self) -> Tensor:
-        return self.weights.clamp_min(_SMALLEST_WEIGHT).log()
+        sums = torch.nn.functional.pad(apart.cumsum(-1), (1, 0))  # (lanes, q, q + 1)
+        for low, high in reaches:
+            before, upto = _count_up_to(self.nodes, low, False), _count_up_to(self.nodes, high, True)
+            # From here on (windows, q), of those that leave nodes out: mostly a few of all.
+            lane, window = (upto > before).nonzero(as_tuple=True)
+            before, upto = before[lane, window].unsqueeze(-1), upto[lane, window].unsqueeze(-1)
+            places = torch.arange(self.nodes.shape[-1], device=before.device)
+            is_left_out = (places >= before) & (places < upto)
+            others = torch.minimum(
+                torch.where(is_left_out, 0.0, logs_first[lane, window]).sum(-1),
+                torch.where(is_left_out, 0.0, logs_end[lane, window]).sum(-1),
+            )
+            # Of each node, the product over those that are not left out.
+            at_nodes = own[lane] - (sums[lane, :, upto[:, 0]] - sums[lane, :, before[:, 0]])
+            masses = (log_weights[lane] + 2 * (at_nodes - others.unsqueeze(-1))).clamp_max(600.0).exp()
+            mass = torch.where(is_left_out, masses, 0.0).sum(-1)
+            bounds[lane, window] = torch.minimum(bounds[lane, window], mass)
+        return bounds
 
-    def _own_logs(self) -> Tensor:
-        """``sum_{j != k} log |theta_k - theta_j|`` ``(lanes, q)``."""
-        difference = (self.nodes.unsqueeze(-1) - self.nodes.unsqueeze(-2)).abs()
-        other = self.counts.unsqueeze(-2) & (difference > 0)
-        return torch.where(other, difference, 1.0).log().sum(-1)
+
+def _count_up_to(nodes: Tensor, points: Tensor, inclusive: bool) -> Tensor:
+    """How many of the ascending ``nodes`` ``(lanes, q)`` are below, or not above, each of ``points`` ``(lanes, g)``."""
+    return torch.searchsorted(nodes, points.contiguous(), right=inclusive)

@@ -8,6 +8,7 @@ called here where it is there and right, and the ordinary product where it is no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -41,6 +42,15 @@ def times_transpose(rows: Tensor, matrix: Tensor, chosen: Sequence[int] | None =
 def _linear(rows: Tensor, matrix: Tensor) -> Tensor:
     product: Tensor = torch.ops.mkldnn._linear_pointwise(rows.contiguous(), matrix, None, "none", [], "")
     return product
+
+
+def rounding(m: int, n: int) -> float:
+    """Length of the error of a product of a unit row with an m x n matrix, in roundings of the matrix's norm.
+
+    It holds but for a small probability, and is no worst case. docs/engine.md says where it comes from, and
+    ``tests/linalg/rounding.py`` compares it with double precision.
+    """
+    return 4 + 0.05 * math.sqrt(max(m, n))
 
 
 @cache

@@ -29,7 +29,7 @@ class Triplets:
         return Triplets(*(field[index] for field in fields))
 
 
-def angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, eps: float) -> Tensor:
+def angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, noise: float) -> Tensor:
     """Bounds on the sines of the angles of left Ritz vectors to the true ones.
 
     The smaller of two. The first is residual over gap (Davis and Kahan 1970). The second tells near neighbours, which
@@ -42,7 +42,7 @@ def angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, eps: float) -
 
     The gap below is that to the next Ritz value, or to ``floor``, the first one left out, less its residual: Ritz
     values lie below the true ones until they have converged. Values of one cluster are no gap: the angle is then that
-    to the cluster's space.
+    to the cluster's space. ``noise`` is what rounding adds to a residual, as a share of the largest value.
     """
     # The last value has nothing below it but the floor, of which nothing is known but that it is a lower bound.
     below = torch.cat([values[..., 1:], floor.unsqueeze(-1)], dim=-1)
@@ -56,7 +56,7 @@ def angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, eps: float) -
     above = torch.cat([first, torch.where(apart, steps, torch.inf)[..., :-1]], dim=-1)
     nearest = torch.full_like(steps, torch.inf).scatter_reduce(-1, ids, torch.minimum(down, above), "amin")
     nearest = nearest.gather(-1, ids)
-    rounding = 4 * eps * values[..., :1]
+    rounding = noise * values[..., :1]
     residuals = residuals + rounding
     # Of a cluster that may go on below, the vectors here are a part: nothing is known of its space.
     is_part = is_open & (ids == ids[..., -1:])

@@ -10,7 +10,7 @@ from matrices import orthonormal_columns
 from intruders.engine.moment_certificate import bound_by_moments
 from intruders.linalg.operators import Dense
 
-from .wrong_decisions import make_case, search, shortfalls, triplets
+from .wrong_decisions import PLACES, make_case, search, shortfalls, triplets
 
 SIZE, COMPUTED = 48, 4
 HADAMARD = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
@@ -51,7 +51,7 @@ def test_no_wrong_decision_among_plateaus() -> None:
     """``python -m engine.wrong_decisions`` searches on."""
     found = search(range(60))
     assert found["wrong"] == 0
-    assert min(found[place] for place in ("beyond", "across", "among")) > 0
+    assert min(found[place] for place in PLACES) > 0
     # It is a search only where bounds come near the truth.
     assert found["closest"] > 30
 

@@ -1,0 +1,169 @@
+"""The column space of a tall matrix: vectors projected onto it, with a proved bound on the projection's error.
+
+With a triangular L and a share c > 0 for which ``W^T W - c L L^T`` has no negative eigenvalue, the part of any vector d
+inside the column space of W is at most
+
+    ||P d|| = ||(W^T W)^(-1/2) W^T d|| <= ||L^-1 W^T d|| / sqrt(c)
+
+For d = y - p this says how far a computed p is from the projection P y, whatever way p was found: the products of y and
+of p with any unit vector of the column space differ by no more. L is the Cholesky factor of the Gram matrix.
+
+The share is proved by Gaussian probes z_1 .. z_16. For a symmetric matrix B with an eigenvector b of its largest
+absolute eigenvalue, ``sum_j ||B^q z_j||^2 >= ||B||^(2q) sum_j <b, z_j>^2``, and this last sum is chi-squared with 16
+degrees of freedom: below 1 with a probability of 6e-8. So ``||B|| <= (sum_j ||B^q z_j||^2)^(1 / 2q)`` but for that. It
+is asked of ``W^T W - L L^T``, which is what rounding did, and of ``(L L^T)^-1``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .operators import Dense
+from .products import times_transpose
+from .svd import CLUSTER_TOLERANCE
+
+# The Gram matrix is taken in strips of so many rows, up to its diagonal.
+_STRIP = 512
+_PROBES = 16
+# Powers q of the probed matrices: a bound may be loose by a factor of (16 n)^(1 / 2q), and the one on the inverse is
+# what the floor loses.
+_ERROR_POWER = 2
+_INVERSE_POWER = 4
+# A share below this is not worth having: L says little of W then.
+_LEAST_SHARE = 0.5
+_CHUNK_ROWS = 1024
+# Rows of a triangular system that are solved at once.
+_BLOCK = 256
+# Rounds of refinement; one or two are enough where rounding did little to L.
+_MOST_ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class ColumnSpace:
+    """What was proved about one tall matrix of full rank."""
+
+    matrix: Tensor  # (m, n), m > n
+    factor: Tensor  # L (n, n), lower triangular, in the precision of the matrix here
+    share: float  # W^T W - share * L L^T has no negative eigenvalue
+    floor: float  # nor has W^T W - floor * I
+
+    @classmethod
+    def of(cls, matrix: Tensor, norm: float) -> ColumnSpace | None:
+        """In the matrix's own precision, or else in double; None where neither proves full rank.
+
+        ``norm`` is the largest singular value: others below ``CLUSTER_TOLERANCE`` of it count as zero. Each way costs
+        one half of a Gram matrix, a Cholesky factorization, and products of both with ``_PROBES`` vectors in double
+        precision.
+        """
+        found = cls._proved(matrix)
+        if found is None and matrix.dtype != torch.float64:
+            found = cls._proved(matrix.double())
+        return None if found is None or found.floor**0.5 <= CLUSTER_TOLERANCE * norm else found
+
+    @classmethod
+    def _proved(cls, matrix: Tensor) -> ColumnSpace | None:
+        factor, failed = torch.linalg.cholesky_ex(_lower_gram(matrix))
+        if int(failed) != 0:
+            return None
+        error = _norm_bound(lambda z: _gram_rows(matrix, z) - _gram_rows(factor.mT, z), factor, _ERROR_POWER)
+        inverse = _norm_bound(lambda z: solve_transposed(factor, solve(factor, z)), factor, _INVERSE_POWER)
+        lost = error * inverse  # the error over the least eigenvalue of L L^T
+        if not lost <= 1 - _LEAST_SHARE:
+            return None
+        return cls(matrix, factor, 1 - lost, 1 / inverse - error)
+
+    def project(self, rows: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+        """``(c, m)`` approximations p of the projections ``P y`` of rows y on the column space, in their precision.
+
+        Also upper bounds ``(c,)``, in double precision, on ``||P (y - p)||``. ``p += W (L L^T)^-1 W^T (y - p)`` is
+        repeated until all of these would be below ``tolerance``, and for at most ``_MOST_ROUNDS``: it halves them at
+        least, and without rounding.
+        """
+        operator = Dense(self.matrix)
+        rows_here = rows.to(self.factor.dtype)
+        projected = torch.zeros_like(rows_here)
+        for _ in range(_MOST_ROUNDS):
+            gradient = solve(self.factor, operator.apply_transpose(rows_here - projected))
+            if float(gradient.norm(dim=-1).amax()) <= self.share**0.5 * tolerance:
+                break
+            projected += operator.apply(solve_transposed(self.factor, gradient))
+        projected = projected.to(rows.dtype)
+        return projected, self._left_inside(rows.double() - projected.double())
+
+    def _left_inside(self, rows: Tensor) -> Tensor:
+        """Upper bounds on ``||P d||`` of rows d, in double precision."""
+        products = torch.zeros(len(rows), self.matrix.shape[1], dtype=torch.float64, device=rows.device)
+        for first, wide in _wide_chunks(self.matrix):
+            products += rows[:, first : first + len(wide)] @ wide
+        bounds: Tensor = solve(self.factor, products).norm(dim=-1) / self.share**0.5
+        return bounds
+
+
+def _lower_gram(matrix: Tensor) -> Tensor:
+    """The lower triangle of ``W^T W`` and some of the upper one, which the factorization does not read."""
+    m, n = matrix.shape
+    gram = matrix.new_zeros(n, n)
+    for top in range(0, m, n):  # a copy of the columns is no larger than the Gram matrix
+        columns = matrix[top : top + n].mT.contiguous()
+        for first in range(0, n, _STRIP):
+            last = min(first + _STRIP, n)
+            gram[first:last, :last] += times_transpose(columns[first:last], columns[:last])
+    return gram
+
+
+def _norm_bound(product: Callable[[Tensor], Tensor], like: Tensor, power: int) -> float:
+    """An upper bound on the norm of a symmetric ``(n, n)`` matrix B, where ``product`` gives ``rows @ B``."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(_PROBES, len(like), generator=generator, dtype=torch.float64).to(like.device)
+    logarithm = 0.0
+    for _ in range(power):
+        rows = product(rows)
+        size = rows.norm()
+        rows = rows / size.clamp_min(torch.finfo(size.dtype).tiny)
+        logarithm += math.log(max(float(size), torch.finfo(size.dtype).tiny))
+    return math.exp(logarithm / power)
+
+
+def _gram_rows(matrix: Tensor, rows: Tensor) -> Tensor:
+    """``rows @ W.T @ W`` in double precision."""
+    total = torch.zeros_like(rows)
+    for _, wide in _wide_chunks(matrix):
+        total += (rows @ wide.mT) @ wide
+    return total
+
+
+def _wide_chunks(matrix: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Chunks of the rows in double precision, one at a time, each with the place of its first."""
+    for first in range(0, len(matrix), _CHUNK_ROWS):
+        yield first, matrix[first : first + _CHUNK_ROWS].double()
+
+
+def solve(factor: Tensor, rows: Tensor) -> Tensor:
+    """``rows @ L^-T``: ``L^-1 v`` of every row v, in the rows' precision.
+
+    By blocks, for torch's own way with few rows is several times slower, and would want L in that precision.
+    """
+    found = torch.empty_like(rows)
+    for first in range(0, len(factor), _BLOCK):
+        strip = factor[first : first + _BLOCK, : first + _BLOCK].to(rows.dtype)
+        here = slice(first, first + len(strip))
+        rest = rows[:, here] - found[:, :first] @ strip[:, :first].mT
+        found[:, here] = torch.linalg.solve_triangular(strip[:, here].mT, rest, upper=True, left=False)
+    return found
+
+
+def solve_transposed(factor: Tensor, rows: Tensor) -> Tensor:
+    """``rows @ L^-1``: ``L^-T v`` of every row v, as :func:`solve`."""
+    found = torch.empty_like(rows)
+    for first in reversed(range(0, len(factor), _BLOCK)):
+        strip = factor[first:, first : first + _BLOCK].to(rows.dtype)
+        width = strip.shape[1]
+        here = slice(first, first + width)
+        rest = rows[:, here] - found[:, first + width :] @ strip[width:]
+        found[:, here] = torch.linalg.solve_triangular(strip[:width], rest, upper=False, left=False)
+    return found
