@@ -1,7 +1,7 @@
 """Shows what models too large for this machine would cost, from the rows measured on layers of theirs.
 
 Cost is taken to be proportional to the number of weights, and the factor is that of the largest layers measured. How
-good that is shows in how well the layers of the 7B model foretell those of the 70B model.
+good that is shows in how well the layers of the 7B model predict those of the 70B model.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ ARCHITECTURES = (
 
 @dataclass(frozen=True)
 class Check:
-    """A large layer's time beside the one that smaller layers of its kind foretell."""
+    """A large layer's time beside the one that smaller layers of its kind predict."""
 
     label: str
-    cold: float  # measured over foretold
+    cold: float  # measured over predicted
     cached: float
 
 

@@ -68,7 +68,7 @@ def measure(name: str) -> str:
 
 
 def _peak_from_now() -> int:
-    """Bytes that the process holds; its peak is counted anew from here (Linux)."""
+    """Bytes that the process holds; its peak is counted again from here (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 

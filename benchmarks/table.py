@@ -44,7 +44,7 @@ def print_results(results: Results, console: Console) -> None:
         )
     for check in results.checks:
         console.print(
-            f"{check.label}: {check.cold:.2f} times what its kind of 7B layer foretells by the number of weights; "
+            f"{check.label}: {check.cold:.2f} times what its kind of 7B layer predicts by the number of weights; "
             f"base cached {check.cached:.2f} times."
         )
     if results.read_rate is not None:

@@ -60,7 +60,7 @@ def audit(
       skip_non_finite: list a matrix that holds NaN or infinity among the skipped, instead of refusing.
       device: "cpu", "cuda", "auto" or any name torch knows.
       workers: threads that judge small matrices side by side; as many as torch uses, when None. The answer is the same.
-      cache: where to keep what is learnt of the base's matrices for the next audit of the same base: True for the
+      cache: where to keep the base cache, which speeds up the next audit of the same base: True for the
         user's cache folder, False for nowhere, the path of another folder, or an object such as :class:`DiskCache` or
         :class:`MemoryCache`.
       progress: called with (what is being done and the intruders so far, matrices done, matrices in all).

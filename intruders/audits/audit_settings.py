@@ -76,7 +76,7 @@ class Compute(Settings):
         panel="Computation",
         unless_given="default: torch's",
     )
-    cache: CacheChoice = True  # where to keep what is learnt of bases
+    cache: CacheChoice = True  # where to keep the base cache
 
     def torch_device(self) -> torch.device:
         """The device of that name; "auto" takes CUDA where there is one.
@@ -101,7 +101,7 @@ class Compute(Settings):
         return device
 
     def base_cache(self) -> BaseCache | None:
-        """Where to keep what is learnt of bases; None for nowhere."""
+        """Where to keep the base cache; None for nowhere."""
         from .base_cache import store_of_bases
 
         return store_of_bases(self.cache)

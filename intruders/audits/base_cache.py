@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def store_of_bases(cache: CacheChoice) -> BaseCache | None:
-    """Where to keep what is learnt of bases; None for nowhere."""
+    """Where to keep the base cache; None for nowhere."""
     if cache is False:
         return None
     if cache is True:
@@ -52,10 +52,10 @@ def judge_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCa
     if len(present) == len(entries):
         known = KnownBase.joined(present, batch.pair.base.device)
     found = decide(batch.pair, k, epsilon, known=known)
-    learnt = found.known
-    if learnt is not None and (known is None or bool((learnt.floor > known.floor).any())):
+    computed = found.known
+    if computed is not None and (known is None or bool((computed.floor > known.floor).any())):
         for index, key in enumerate(keys):
-            store.put(key, learnt.select(torch.tensor([index])))
+            store.put(key, computed.select(torch.tensor([index])))
     return found
 
 

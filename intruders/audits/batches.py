@@ -61,7 +61,7 @@ def read_batches(
             if not skip_non_finite:
                 raise NonFiniteError(
                     f"'{matrix.name}' holds NaN or infinity in the {side}, so it has no singular vectors; "
-                    f"mend the checkpoint, or leave it out: --exclude '{matrix.name}' (audits: or --skip-non-finite)"
+                    f"fix the checkpoint, or leave it out: --exclude '{matrix.name}' (audits: or --skip-non-finite)"
                 )
             left_out.append(Skipped(matrix.name, f"NaN or infinity in the {side}"))
             continue

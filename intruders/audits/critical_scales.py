@@ -148,7 +148,7 @@ class _Search:
         return scale if is_there else math.inf
 
     def _known(self, batch: Batch) -> KnownBase:
-        """What an audit learns of the bases: kept from an earlier one, or learnt by one of the bases unchanged."""
+        """What an audit computes of the bases: kept from an earlier one, or computed by one of the bases unchanged."""
         entries = [self.store.get(content_key(base, self.k)) for base in batch.pair.base]
         present = [entry for entry in entries if entry is not None]
         if len(present) == len(entries):

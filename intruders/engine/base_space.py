@@ -19,7 +19,7 @@ class KnownBase:
     """Leading spaces of a stack of base matrices with their products, or all their left vectors where they are small.
 
     The spaces are orthonormal rows with exact products, whatever their own convergence: an audit that starts from
-    them computes its residuals and bounds anew, and so proves its answer as if it had started from nothing.
+    them computes its residuals and bounds again, and so proves its answer as if it had started from nothing.
     """
 
     basis: Tensor  # (batch, d, p), p = min(m, n); all left vectors (batch, p, m) where these are kept

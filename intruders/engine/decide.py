@@ -34,7 +34,7 @@ def decide(
     """Judges the ``min(k, m, n)`` leading left singular vectors of every tuned matrix of a stack.
 
     y_j is an intruder when ``max_i |<x_i, y_j>| < epsilon`` over all left singular vectors x_i of its base matrix.
-    ``exact`` takes the dense decompositions throughout. ``known`` is what an earlier call has learnt of the same
+    ``exact`` takes the dense decompositions throughout. ``known`` is what an earlier call computed of the same
     bases (its result's ``known``), to start from. The stack must be finite.
     """
     _, m, n = stack.base.shape

@@ -26,7 +26,7 @@ class Decisions:
     ambiguous: Tensor  # (batch, k), bool
     base_values: Tensor  # (batch, d): leading singular values of the base matrices
     similarity: Tensor  # (batch, d, k): |<x_i, y_j>| of leading vectors
-    known: KnownBase | None  # what was learnt of the bases alone
+    known: KnownBase | None  # what was computed of the bases alone
 
     def with_rows(self, index: Tensor, other: Decisions) -> Decisions:
         """The same with ``other``'s about the matrices at ``index``, but for what is known of bases."""

@@ -67,7 +67,7 @@ class Projection:
 
 
 def project(stack: Pair, known: KnownBase, k: int, epsilon: float) -> list[Projection]:
-    """The projections of a stack of matrices, from what an audit has learnt of their bases.
+    """The projections of a stack of matrices, from what an audit computed of their bases.
 
     The subspace holds the leading vectors of W0, the leading directions u of D, W0 v, and some powers of W0 W0^T on
     both: a vector that D brings into the lead is ``(z^2 - W0 W0^T)^-1 (z a u + b W0 v)``, summed over its directions.

@@ -1,4 +1,4 @@
-"""How well a masked language model foretells text: the pseudo-loss, and a cheap, different estimate."""
+"""How well a masked language model predicts text: the pseudo-loss, and a cheap, different estimate."""
 
 from __future__ import annotations
 

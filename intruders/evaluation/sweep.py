@@ -21,7 +21,7 @@ from .task_score import TaskScore
 class Point:
     """The measures of the model under one intervention."""
 
-    control: str  # "intruders", or the control in their stead
+    control: str  # "intruders", or the control in their place
     scale: float
     losses: dict[str, CorpusLoss]  # by corpus, with the change against the tuned model
     scores: dict[str, TaskScore]  # by task

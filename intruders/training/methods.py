@@ -31,7 +31,7 @@ def prepare(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
 
 
 def go_on_from(model: Any, adapter: str) -> None:
-    """Puts the low-rank weights of a saved adapter into ``model``; a head starts anew.
+    """Puts the low-rank weights of a saved adapter into ``model``; a head starts again.
 
     Raises SettingError when the adapter's matrices are not those of the model's own.
     """

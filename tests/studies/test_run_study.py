@@ -339,7 +339,7 @@ def test_a_sequence_and_the_mechanism(bert: Path, llama: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_runs_side_by_side_and_one_that_is_killed(llama: Path, tmp_path: Path) -> None:
-    """What kills one process costs its run alone, says so, and the next call goes on with it."""
+    """What kills one process costs its run alone, says so, and the next call resumes it."""
     study = parsed(
         tiny_study(
             llama,

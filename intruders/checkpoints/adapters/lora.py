@@ -26,7 +26,7 @@ _PART = re.compile(
 # Settings under which B A is not what is added to a weight, and no one weight is what the model computes.
 _REFUSED = {
     "layer_replication": "it repeats layers that the base has once; merge it with PEFT, and give the merged model",
-    "arrow_config": "it decides for every input anew what it adds, so that no one weight stands for it, and PEFT "
+    "arrow_config": "it decides for each input what it adds, so that no one weight stands for it, and PEFT "
     "cannot merge it either; audit the adapters that it chooses among",
     "use_qalora": "it acts on groups of inputs of a GPTQ base, and PEFT cannot merge it; audit an adapter trained "
     "without it",

@@ -51,7 +51,7 @@ NOTES = {
 _ACTIVATIONS = "adds activations and changes no weight; there is nothing to audit"
 _NO_MATRIX = "trains biases, norms or single tokens, and no matrix; there is nothing to audit"
 _PER_INPUT = (
-    "decides for every input anew what it adds, so that no one weight stands for it, and PEFT cannot merge it either; "
+    "decides for each input what it adds, so that no one weight stands for it, and PEFT cannot merge it either; "
     "audit an adapter of another type"
 )
 REFUSED = {

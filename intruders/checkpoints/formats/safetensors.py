@@ -202,7 +202,7 @@ def _stored(path: Path, name: str, entry: HeaderEntry) -> StoredTensor:
 
 
 def _read(path: Path, name: str, entry: HeaderEntry, index: int | None) -> Tensor:
-    """Opens the file anew, so that the pages of a tensor that is no longer needed do not stay mapped."""
+    """Opens the file again, so that the pages of a tensor that is no longer needed do not stay mapped."""
     from safetensors import SafetensorError, safe_open
 
     if _DTYPES[entry.dtype][1] is None:

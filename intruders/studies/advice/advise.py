@@ -37,7 +37,7 @@ def advise(
     Args:
       source: a path, hub id or alias.
       k: leading vectors examined, where an audit is made or a base is looked at.
-      epsilon: cosine below which a vector resembles no other, likewise.
+      epsilon: threshold on the max cosine, likewise.
       progress: called with (what is being done, done, in all).
 
     Raises:
@@ -99,7 +99,7 @@ def _base_of_run(path: Path) -> str | None:
         )
     if not folder.is_finished:
         raise SettingError(
-            f"'{path}' is a run that is not finished; let intruders finetune go on with it first"
+            f"'{path}' is a run that is not finished; run intruders finetune again to complete it"
         )
     return folder.base
 

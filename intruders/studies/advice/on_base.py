@@ -55,11 +55,11 @@ def advise_base(
                 f"{kind}: {least.threshold:.3g} ({least.threshold / least.norm:.2g} of the largest singular value of "
                 f"{least.name}), {middle:.3g} in the median of {len(members)}"
             )
-    change = "keep the largest singular value of a module's update, alpha/r B A, below where an intruder is foretold"
+    change = "keep the largest singular value of a module's update, alpha/r B A, below where an intruder is predicted"
     advice = [Advice("size of the update", change, evidence)] if evidence else []
     notes = [
         (
-            "foretold for an update in directions that have nothing to do with the base (the spiked-matrix "
+            "predicted for an update in directions that have nothing to do with the base (the spiked-matrix "
             "threshold of "
             f"its spectrum, k = {k}, epsilon = {epsilon:g}); a trained update follows the base more"
         ),

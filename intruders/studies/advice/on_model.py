@@ -61,7 +61,7 @@ def advise_model(
         advice += _on_scale(audit, scale)
     else:
         notes.append(
-            "how far the update's scale can be turned up was not measured: intruders scale BASE TUNED"
+            "how far the update's scale can be increased was not measured: intruders scale BASE TUNED"
         )
     advice += _on_size(audit)
     advice += _on_modules(audit)
@@ -78,7 +78,7 @@ def _on_scale(audit: Audit, scale: CriticalScales) -> list[Advice]:
         )
     ]
     if math.isfinite(scale.predicted):
-        evidence.append(f"the base's spectrum alone foretells the first at {scale.predicted:.3g} times it")
+        evidence.append(f"the base's spectrum alone predicts the first at {scale.predicted:.3g} times it")
     how = (
         "go only so far along W0 + s (W - W0)"
         if audit.matrices[0].rank is None

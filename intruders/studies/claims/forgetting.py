@@ -1,4 +1,4 @@
-"""Do intruders foretell the loss on pre-training text at equal task score?"""
+"""Do intruders predict the loss on pre-training text at equal task score?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .shared.words import decide, effect, said, seeds_said
 CLAIM = Claim(
     name="forgetting",
     title="Forgetting",
-    question="Does the number of intruders foretell pre-training loss at equal task score?",
+    question="Does the number of intruders predict pre-training loss at equal task score?",
     paper=(
         "Among models with the same task score, those with more intruder dimensions model the "
         "pre-training data worse."

@@ -1,4 +1,4 @@
-"""The study's tables as Parquet: made anew from the runs' folders, written whole or not at all, read by anyone."""
+"""The study's tables as Parquet: made again from the runs' folders, written whole or not at all, read by anyone."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The simplest mechanism: a random rank-one term of growing size, added to a real base matrix.
 
-W = W0 + multiple ||W0||_2 u v^T, with u and v uniform on their spheres. Nothing is learnt here, so what is found is
+W = W0 + multiple ||W0||_2 u v^T, with u and v uniform on their spheres. Nothing is trained here, so what is found is
 due to the size of a term whose directions have nothing to do with W0, and to that alone.
 """
 

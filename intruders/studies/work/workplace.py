@@ -89,7 +89,7 @@ class Workplace:
     def note_end(self, run: Run, how: str) -> None:
         """Note that the process of a run ended, and how, unless the run could still do so itself."""
         if RunRecord(self.folder.run(run.id)).read().get("status") not in ("finished", "failed"):
-            self.fail(run, f"the process of the run ended {how}; the next call goes on with it")
+            self.fail(run, f"the process of the run ended {how}; the next call resumes it")
 
     def fetch_study(self) -> None:
         """Bring the study's own files."""
