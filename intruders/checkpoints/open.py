@@ -61,7 +61,7 @@ def open_source(source: Source) -> Opened:
         adapters = peft_adapters_in(source)
         if len(adapters) == 1:
             return adapters[0]
-        acting = [adapter.peft_type for adapter in adapters if adapter.peft_type not in ADDITIVE]
+        acting = [_kind(adapter) for adapter in adapters if not _is_additive(adapter)]
         if acting:
             raise CheckpointError(
                 f"{describe_module(source)} has {len(adapters)} active adapters, of which {acting[0]} acts on what the "
@@ -87,6 +87,19 @@ def open_source(source: Source) -> Opened:
     if ("@" in text or "+" in text) and not Path(text).expanduser().exists():
         return ModelSum(text, [(_located(part), weight) for part, weight in split_sum(text)])
     return _located(text)
+
+
+def _is_additive(adapter: Adapter) -> bool:
+    """Whether PEFT adds the adapter's update to a weight whatever others have added before."""
+    made_by_peft = any(
+        update.merged is not None for update in adapter.updates
+    )  # a variant of LoRA, such as KaSA
+    is_plain = adapter.peft_type != "LORA" or not (made_by_peft or _kind(adapter) == "DoRA")
+    return adapter.peft_type in ADDITIVE and is_plain
+
+
+def _kind(adapter: Adapter) -> str:
+    return "DoRA" if any(update.method == "dora" for update in adapter.updates) else adapter.peft_type
 
 
 def _located(text: str) -> Checkpoint | Adapter:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +129,34 @@ def test_adalora_does_what_no_start_says(tmp_path: Path) -> None:
     assert pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path))).pairs
 
 
-def test_several_active_ia3_adapters_are_refused() -> None:
-    config = peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[])
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("IA3", lambda: peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[])),
+        ("DoRA", lambda: peft.LoraConfig(r=2, use_dora=True, target_modules=["q_proj"])),
+    ],
+)
+def test_several_active_adapters_that_do_not_add_up_are_refused(
+    kind: str, config: Callable[[], peft.PeftConfig]
+) -> None:
+    """Their merge is not W0 + (W1 - W0) + (W2 - W0): the second acts on what the first made of the weight."""
+    model = peft.get_peft_model(tiny_llama(), config())
+    model.add_adapter("second", config())
+    model.base_model.set_adapter(["default", "second"])
+    with pytest.raises(CheckpointError, match=f"2 active adapters, of which {kind} acts on what"):
+        open_sides(tiny_llama(), model)
+
+
+def test_several_active_lora_adapters_are_what_peft_merges() -> None:
+    config = peft.LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj"])
     model = peft.get_peft_model(tiny_llama(), config)
     model.add_adapter("second", config)
     model.base_model.set_adapter(["default", "second"])
-    with pytest.raises(CheckpointError, match="2 active adapters, of which IA3 acts on what"):
-        open_sides(tiny_llama(), model)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    move(model.base_model.model.model.layers[0].self_attn.q_proj, 1)
+    merged = copy.deepcopy(model).merge_and_unload().state_dict()
+    (pair,) = [pair for pair in pair_sides(*open_sides(model)).pairs if "layers.0" in pair.name]
+    loaded = pair.load()
+    assert loaded is not None
+    torch.testing.assert_close(loaded.dense().float(), merged[pair.name])
