@@ -58,19 +58,7 @@ def open_source(source: Source) -> Opened:
     if isinstance(source, Checkpoint):
         return source
     if has_adapters(source):
-        adapters = peft_adapters_in(source)
-        if len(adapters) == 1:
-            return adapters[0]
-        acting = [adapter.peft_type for adapter in adapters if adapter.peft_type not in ADDITIVE]
-        if acting:
-            raise CheckpointError(
-                f"{describe_module(source)} has {len(adapters)} active adapters, of which {acting[0]} acts on what the "
-                "others made of the weight, and only sums of adapters are read; make one active with set_adapter, or "
-                "merge them with PEFT"
-            )
-        return ModelSum(
-            " + ".join(adapter.source for adapter in adapters), [(adapter, 1.0) for adapter in adapters]
-        )
+        return _sum_of_active(source, peft_adapters_in(source))
     if isinstance(source, nn.Module):
         return module_checkpoint(source)
     if isinstance(source, Mapping):
@@ -87,6 +75,28 @@ def open_source(source: Source) -> Opened:
     if ("@" in text or "+" in text) and not Path(text).expanduser().exists():
         return ModelSum(text, [(_located(part), weight) for part, weight in split_sum(text)])
     return _located(text)
+
+
+def open_gathered(model: nn.Module, state: Mapping[str, Tensor]) -> Opened:
+    """A model in memory whose tensors were gathered into ``state``: its active adapters, or its own weights."""
+    if has_adapters(model):
+        return _sum_of_active(model, peft_adapters_in(model, state))
+    return module_checkpoint(model, state)
+
+
+def _sum_of_active(model: nn.Module, adapters: list[Adapter]) -> Adapter | ModelSum:
+    if len(adapters) == 1:
+        return adapters[0]
+    acting = [adapter.peft_type for adapter in adapters if adapter.peft_type not in ADDITIVE]
+    if acting:
+        raise CheckpointError(
+            f"{describe_module(model)} has {len(adapters)} active adapters, of which {acting[0]} acts on what the "
+            "others made of the weight, and only sums of adapters are read; make one active with set_adapter, or "
+            "merge them with PEFT"
+        )
+    return ModelSum(
+        " + ".join(adapter.source for adapter in adapters), [(adapter, 1.0) for adapter in adapters]
+    )
 
 
 def _located(text: str) -> Checkpoint | Adapter:
@@ -174,4 +184,4 @@ def _config_beside(file: Path) -> Mapping[str, Any] | None:
     return read_json_object(config) if config.is_file() else None
 
 
-__all__ = ["ModelSum", "Opened", "Source", "open_checkpoint", "open_source"]
+__all__ = ["ModelSum", "Opened", "Source", "open_checkpoint", "open_gathered", "open_source"]
