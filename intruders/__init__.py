@@ -1,8 +1,8 @@
 """What a fine-tuning did to the weights of a model: intruder dimensions, found, proved and mitigated.
 
 Every command is a function here: ``intruders audit`` is :func:`audit`, ``scale`` :func:`critical_scales`, ``report``
-:func:`write_report`, ``sequence`` :func:`train_in_sequence`, ``study`` :func:`read_study` and :func:`run_study`, and
-``cache`` :class:`DiskCache`; the others bear the command's name.
+:func:`write_report`, ``card`` :func:`write_card`, ``sequence`` :func:`train_in_sequence`, ``study`` :func:`read_study`
+and :func:`run_study`, and ``cache`` :class:`DiskCache`; the others bear the command's name.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .evaluation.train_in_sequence import train_in_sequence
     from .mitigation.mitigate import mitigate
     from .mitigation.mitigation_result import Mitigation
+    from .reports.model_card import write_card
     from .reports.write_report import write_report
     from .studies.advice.advise import advise
     from .studies.describe.study import read_study
@@ -74,6 +75,7 @@ __all__ = [
     "read_trace",
     "run_study",
     "train_in_sequence",
+    "write_card",
     "write_report",
 ]
 
@@ -109,6 +111,7 @@ _HOMES = {
     "read_trace": "training.trace",
     "run_study": "studies.run_study",
     "train_in_sequence": "evaluation.train_in_sequence",
+    "write_card": "reports.model_card",
     "write_report": "reports.write_report",
 }
 
