@@ -109,6 +109,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         )
         self._frozen_base: Checkpoint | None = None  # what the adapter acts on, once that is known
         self._sharded: str | None = None
+        self._audited_step = 0
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if not self._is_ready and model is not None:
@@ -125,19 +126,17 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self._base = base_of_sharded(model, self._given_base)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.global_step % self._every:
+        is_regular = state.global_step % self._every == 0
+        # The last step is audited here and not in on_train_end, where trackers have closed their runs.
+        if not is_regular and state.global_step != state.max_steps:
             return
-        if self._finds_too_many(model, args, state, control):
+        if self._finds_too_many(model, args, state, control) and is_regular:
             self.has_stopped = True
             control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if not state.global_step % self._every:
-            return
-        if self._sharded is not None:
+        if state.global_step != self._audited_step:  # ended before its last step, by another callback
             self._finds_too_many(model, args, state, control)
-        elif state.is_world_process_zero:
-            self._audit(model, args, state, control)
 
     def _get_ready(self, model: nn.Module, args: Any, is_first: bool, is_resumed: bool = False) -> None:
         """Take the weights before training, and raise what the first audit would raise as far as is known."""
@@ -164,6 +163,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
 
     def _finds_too_many(self, model: nn.Module, args: Any, state: Any, control: Any) -> bool:
         """Audit; whether there are more intruders than ``stop_above``, on all processes alike."""
+        self._audited_step = state.global_step
 
         def decide(state_dict: dict[str, Tensor] | None = None) -> bool:
             tuned = model if state_dict is None else opened(model, state_dict)

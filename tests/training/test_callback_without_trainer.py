@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import save_llama
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from intruders.audits.audit_settings import AuditSettings
 from intruders.errors import SettingError
@@ -94,6 +94,39 @@ def test_totals_reach_the_reporters_and_every_loss_is_logged(
     assert [event.value for event in events.Scalars(total)] == [e["intruders/total"] for e in totals]
     assert [event.step for event in events.Scalars(loss)] == [1, 2, 3, 4, 5]
     assert not (tmp_path / "out" / "intruders.parquet").exists()
+
+
+def test_the_last_audit_comes_before_trackers_close_their_runs(llama: Path, tmp_path: Path) -> None:
+    """trackio starts another run for what is logged after that."""
+
+    class Tracker(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.seen: list[int | str] = []
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if "intruders/total" in logs:
+                self.seen.append(state.global_step)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.seen.append("closed")
+
+    tracker, callback = Tracker(), IntruderCallback(every=2)
+    kind = partial(Trainer, callbacks=[tracker, callback])
+    tiny_trainer(prepared(llama, "lora"), tmp_path, kind=kind, max_steps=5).train()
+    assert tracker.seen == [2, 4, 5, "closed"]
+
+
+def test_a_training_that_another_callback_ends_is_audited_at_its_end(llama: Path, tmp_path: Path) -> None:
+    class EndAtThree(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step == 3
+
+    callback = IntruderCallback(every=2)
+    kind = partial(Trainer, callbacks=[callback, EndAtThree()])
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, kind=kind, max_steps=9)
+    trainer.train()
+    audited = [entry["step"] for entry in trainer.state.log_history if "intruders/total" in entry]
+    assert audited == [2, 3]
 
 
 def test_events_of_another_loop_are_kept_in_the_log_alone(llama: Path, tmp_path: Path) -> None:
