@@ -1,8 +1,8 @@
 """What a fine-tuning did to the weights of a model: intruder dimensions, found, proved and mitigated.
 
 Every command is a function here: ``intruders audit`` is :func:`audit`, ``scale`` :func:`critical_scales`, ``report``
-:func:`write_report`, ``sequence`` :func:`train_in_sequence`, ``study`` :func:`read_study` and :func:`run_study`, and
-``cache`` :class:`DiskCache`; the others bear the command's name.
+:func:`write_report`, ``card`` :func:`write_card`, ``sequence`` :func:`train_in_sequence`, ``study`` :func:`read_study`
+and :func:`run_study`, and ``cache`` :class:`DiskCache`; the others bear the command's name.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .evaluation.train_in_sequence import train_in_sequence
     from .mitigation.mitigate import mitigate
     from .mitigation.mitigation_result import Mitigation
+    from .reports.model_card import write_card
     from .reports.write_report import write_report
     from .studies.advice.advise import advise
     from .studies.describe.study import read_study
@@ -78,6 +79,7 @@ __all__ = [
     "run_study",
     "train_in_sequence",
     "verify",
+    "write_card",
     "write_report",
 ]
 
@@ -115,6 +117,7 @@ _HOMES = {
     "run_study": "studies.run_study",
     "train_in_sequence": "evaluation.train_in_sequence",
     "verify": "checkpoints.verify",
+    "write_card": "reports.model_card",
     "write_report": "reports.write_report",
 }
 

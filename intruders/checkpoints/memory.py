@@ -13,6 +13,9 @@ from .checkpoint import Checkpoint, StoredTensor
 from .layout import stored_input_first
 from .quantized.restore import restored
 
+# FSDP 1 puts itself into the names of modules, not into those of their weights.
+FSDP_1_WRAPPER = "_fsdp_wrapped_module."
+
 
 def is_state_dict(source: object) -> bool:
     """Whether it maps names to tensors (an empty mapping does not)."""
@@ -34,6 +37,12 @@ def has_frozen_base(model: nn.Module) -> bool:
     return not any(tensor.requires_grad for tensor in own.values() if tensor.ndim >= 2)
 
 
+def adapter_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What ``state``, the model's state dict, holds beside the weights beneath its adapters."""
+    own = {id(tensor) for tensor in _without_adapters(model, state).values()}
+    return {name: tensor for name, tensor in state.items() if id(tensor) not in own}
+
+
 def with_copies(checkpoint: Checkpoint, copies: Mapping[str, Tensor]) -> Checkpoint:
     """The same checkpoint with these tensors alone; how its weights are stored stays known from all of them."""
     tensors = {
@@ -48,9 +57,13 @@ def state_dict_checkpoint(source: Mapping[str, Tensor]) -> Checkpoint:
     return _in_memory(f"state dict of {len(source)} tensors", "state dict", source, None)
 
 
-def module_checkpoint(module: nn.Module) -> Checkpoint:
-    """A module's own weights; with PEFT adapters in it, the base's, under the names they had before."""
-    state = module.state_dict(keep_vars=True)
+def module_checkpoint(module: nn.Module, state: Mapping[str, Tensor] | None = None) -> Checkpoint:
+    """A module's own weights; with PEFT adapters in it, the base's, under the names they had before.
+
+    ``state`` is its state dict, where the module itself does not hold its tensors in full.
+    """
+    if state is None:
+        state = module.state_dict(keep_vars=True)
     if has_adapters(module):
         state = _without_adapters(module, state)
     return _in_memory(describe_module(module), "module", state, _config_of(module))
@@ -112,7 +125,8 @@ def _without_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     wrappers: dict[str, str] = {}  # module path -> the child that holds the base's module
-    for path, module in model.named_modules():
+    for named, module in model.named_modules():
+        path = named.replace(FSDP_1_WRAPPER, "")
         if isinstance(module, BaseTunerLayer):
             if module.merged:
                 raise CheckpointError(

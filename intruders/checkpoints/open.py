@@ -58,19 +58,7 @@ def open_source(source: Source) -> Opened:
     if isinstance(source, Checkpoint):
         return source
     if has_adapters(source):
-        adapters = peft_adapters_in(source)
-        if len(adapters) == 1:
-            return adapters[0]
-        acting = [_kind(adapter) for adapter in adapters if not _is_additive(adapter)]
-        if acting:
-            raise CheckpointError(
-                f"{describe_module(source)} has {len(adapters)} active adapters, of which {acting[0]} acts on what the "
-                "others made of the weight, and only sums of adapters are read; make one active with set_adapter, or "
-                "merge them with PEFT"
-            )
-        return ModelSum(
-            " + ".join(adapter.source for adapter in adapters), [(adapter, 1.0) for adapter in adapters]
-        )
+        return _sum_of_active(source, peft_adapters_in(source))
     if isinstance(source, nn.Module):
         return module_checkpoint(source)
     if isinstance(source, Mapping):
@@ -89,13 +77,33 @@ def open_source(source: Source) -> Opened:
     return _located(text)
 
 
+def open_gathered(model: nn.Module, state: Mapping[str, Tensor]) -> Opened:
+    """A model in memory whose tensors were gathered into ``state``: its active adapters, or its own weights."""
+    if has_adapters(model):
+        return _sum_of_active(model, peft_adapters_in(model, state))
+    return module_checkpoint(model, state)
+
+
+def _sum_of_active(model: nn.Module, adapters: list[Adapter]) -> Adapter | ModelSum:
+    if len(adapters) == 1:
+        return adapters[0]
+    acting = [_kind(adapter) for adapter in adapters if not _is_additive(adapter)]
+    if acting:
+        raise CheckpointError(
+            f"{describe_module(model)} has {len(adapters)} active adapters, of which {acting[0]} acts on what the "
+            "others made of the weight, and only sums of adapters are read; make one active with set_adapter, or "
+            "merge them with PEFT"
+        )
+    return ModelSum(
+        " + ".join(adapter.source for adapter in adapters), [(adapter, 1.0) for adapter in adapters]
+    )
+
+
 def _is_additive(adapter: Adapter) -> bool:
     """Whether PEFT adds the adapter's update to a weight whatever others have added before."""
-    made_by_peft = any(
-        update.merged is not None for update in adapter.updates
-    )  # a variant of LoRA, such as KaSA
-    is_plain = adapter.peft_type != "LORA" or not (made_by_peft or _kind(adapter) == "DoRA")
-    return adapter.peft_type in ADDITIVE and is_plain
+    # A variant of LoRA that PEFT makes, such as KaSA, does not.
+    is_made = adapter.peft_type == "LORA" and any(update.merged is not None for update in adapter.updates)
+    return adapter.peft_type in ADDITIVE and not is_made and _kind(adapter) != "DoRA"
 
 
 def _kind(adapter: Adapter) -> str:
@@ -187,4 +195,4 @@ def _config_beside(file: Path) -> Mapping[str, Any] | None:
     return read_json_object(config) if config.is_file() else None
 
 
-__all__ = ["ModelSum", "Opened", "Source", "open_checkpoint", "open_source"]
+__all__ = ["ModelSum", "Opened", "Source", "open_checkpoint", "open_gathered", "open_source"]

@@ -11,6 +11,7 @@ from ..version import __version__
 from .advise import advise
 from .audit import audit
 from .cache import cache
+from .card import card
 from .command import Command, examples_of, summary_of
 from .evaluate import evaluate
 from .finetune import finetune
@@ -38,6 +39,7 @@ app = typer.Typer(
 for command in (
     audit,
     report,
+    card,
     inspect,
     verify,
     mitigate,

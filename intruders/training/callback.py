@@ -5,219 +5,210 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from ..audits.audit import audit_pairing
 from ..audits.audit_result import Audit
 from ..audits.audit_settings import AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
 from ..checkpoints.adapters.adapter import Adapter
-from ..checkpoints.adapters.formulas import widened
-from ..checkpoints.adapters.peft_adapter import start_that_changed
 from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.memory import has_adapters, has_frozen_base, module_checkpoint, with_copies
+from ..checkpoints.memory import has_adapters, has_frozen_base
 from ..checkpoints.model_sum import ModelSum
 from ..checkpoints.open import Opened, Source, open_checkpoint, open_source
 from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
-from ..checkpoints.selection import Selection
-from ..errors import IntrudersError, SettingError, one_line
-from .sharding import refuse_sharded_model, refuse_sharded_training
+from ..errors import SettingError
+from .alerts import alert
+from .first_process import decided_by_first
+from .gathered import gathered, opened, require_gatherable
+from .logging_hooks import log_totals
+from .sharding import sharded_by, will_be_sharded_by
 from .trace import append_to_trace, check_trace
+from .weights_before import base_of_sharded, require_matrices, require_trained_matrix, weights_before
 
 
 class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     """Audits the model in memory every ``every`` steps and at the end of training.
 
-    One line in a script that exists::
+    One line in a script that exists, when the Trainer is made or afterwards::
 
+        trainer = Trainer(model, args, train_dataset=rows, callbacks=[IntruderCallback(every=100)])
         trainer.add_callback(IntruderCallback(trainer, every=100))
 
     Totals go under ``intruders/...`` to whatever the Trainer reports to; every vector of every audit is kept
     as Parquet in ``trace`` (``intruders.parquet`` in the Trainer's output folder if not given). What cannot be
-    audited, logged or kept is refused here, before training begins. In a training on several processes (DDP) the
-    first one audits. Make the callback on every process, because all of them hear from the first when to stop.
+    audited, logged or kept is refused before training begins: here with a trainer, else when the Trainer is made
+    or begins to train. In a training on several processes the first one audits. Make the callback on every process:
+    all of them hear from the first when to stop, and all of them take part in putting a sharded model together.
 
     Args:
       trainer: the Trainer, before it trains: its model's matrices now are the base, without its adapters, unless
         ``base`` is given. Where an adapter's start took a part of them (PiSSA, ...), that part counts as theirs.
+        Without it the model is the one that the Trainer names to its callbacks.
       every: steps between audits.
       settings: of the audits.
       stop_above: end training when an audit finds more intruders than this.
+      alert_above: warn when an audit finds more intruders than this, in Weights & Biases and trackio too.
       trace: the Parquet file, or False for none.
       base: the model before fine-tuning, where the Trainer's model is not it any more.
 
     Raises:
       SettingError: a setting is out of range, ``include`` matches nothing, the training changes no matrix that
-        is to be audited, ``trace`` names a file of another kind, or the model is sharded (FSDP, DeepSpeed ZeRO-3).
+        is to be audited, ``trace`` names a file of another kind, or the weights before training are gone.
       CheckpointError: ``base`` or the model's adapter cannot be read. PairingError: they do not belong together.
       ResultFileError: ``trace`` cannot be written.
     """
 
     def __init__(
         self,
-        trainer: Any,
+        trainer: Any = None,
         *,
         every: int = 100,
         settings: AuditSettings = AS_USUAL,
         stop_above: int | None = None,
+        alert_above: int | None = None,
         trace: str | os.PathLike[str] | bool = True,
         base: Source | None = None,
     ) -> None:
         if every < 1:
             raise SettingError(f"every is {every}; expected 1 step or more between audits")
-        if stop_above is not None and stop_above < 0:
-            raise SettingError(f"stop_above is {stop_above}; expected 0 intruders or more")
-        refuse_sharded_training(trainer)
+        for name, number in (("stop_above", stop_above), ("alert_above", alert_above)):
+            if number is not None and number < 0:
+                raise SettingError(f"{name} is {number}; expected 0 intruders or more")
         self._trainer = trainer
         self._every = every
         self._settings = settings
-        self._compute = Compute(cache=MemoryCache())  # the base is the same at every call
         self._stop_above = stop_above
-        default = Path(trainer.args.output_dir) / "intruders.parquet"
-        self.trace: Path | None = (default if trace is True else Path(trace)) if trace is not False else None
-        self._base: Source | None = _weights_now(trainer.model) if base is None else base
-        _require_matrices(self._base, trainer.model, settings)
-        if not trainer.is_world_process_zero():
-            self._base = None  # the first process audits; the others need no copy of the weights
-        elif self.trace is not None:
-            check_trace(self.trace)
-        self._frozen_base: Checkpoint | None = None  # what the adapter acts on, once that is known
+        self._alert_above = alert_above
+        self._keeps_trace = trace is not False
+        self.trace: Path | None = None if isinstance(trace, bool) else Path(trace)
+        self._given_base = base
+        self._compute = Compute(cache=MemoryCache())  # the base is the same at every call
+        self._forget_model()
         self.last: Audit | None = None
         self.has_stopped = False
+        if trainer is not None:
+            self._get_ready(trainer.model, trainer.args, trainer.is_world_process_zero())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A pickled callback is one without a trainer, as it was before it saw a model."""
+        fresh = IntruderCallback.__new__(IntruderCallback)
+        fresh.__dict__.update(self.__dict__, _trainer=None, _compute=Compute(cache=MemoryCache()))
+        fresh._forget_model()
+        return fresh.__dict__
+
+    def _forget_model(self) -> None:
+        self._is_ready = False
+        self._base: Source | None = (
+            None  # what audits compare with; None: the weights in memory, beneath an adapter
+        )
+        self._frozen_base: Checkpoint | None = None  # what the adapter acts on, once that is known
+        self._sharded: str | None = None
+        self._audited_step = 0
+
+    def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if not self._is_ready and model is not None:
+            self._get_ready(model, args, state.is_world_process_zero)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        refuse_sharded_model(model)  # again: it may have been sharded since the callback was made
+        if not self._is_ready:
+            self._get_ready(model, args, state.is_world_process_zero, is_resumed=state.global_step > 0)
+        self._sharded = sharded_by(model)
+        if self._sharded is None:
+            return
+        require_gatherable(self._sharded, self._trainer)
+        if has_adapters(model):  # the base that was beneath it in memory is split since
+            self._base = base_of_sharded(model, self._given_base)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.global_step % self._every:
+        is_regular = state.global_step % self._every == 0
+        # The last step is audited here and not in on_train_end, where trackers have closed their runs.
+        if not is_regular and state.global_step != state.max_steps:
             return
-        if self._stop_above is not None:
-            if _decided_by_first(lambda: self._finds_too_many(model, state, control), state):
-                self.has_stopped = True
-                control.should_training_stop = True
-        elif state.is_world_process_zero:
-            self._audit(model, state, control)
+        if self._finds_too_many(model, args, state, control) and is_regular:
+            self.has_stopped = True
+            control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.global_step % self._every and state.is_world_process_zero:
-            self._audit(model, state, control)
+        if state.global_step != self._audited_step:  # ended before its last step, by another callback
+            self._finds_too_many(model, args, state, control)
 
-    def _finds_too_many(self, model: nn.Module, state: Any, control: Any) -> bool:
-        found = self._audit(model, state, control)
-        return self._stop_above is not None and found.intruders > self._stop_above
+    def _get_ready(self, model: nn.Module, args: Any, is_first: bool, is_resumed: bool = False) -> None:
+        """Take the weights before training, and raise what the first audit would raise as far as is known."""
+        self._is_ready = True
+        if not is_first and any(parameter.is_meta for parameter in model.parameters()):
+            return  # FSDP is told to load on the first process alone
+        base = self._given_base
+        way = sharded_by(model)
+        if way is not None:
+            base = base_of_sharded(model, base)
+        else:
+            require_trained_matrix(model)
+            if will_be_sharded_by() is not None and has_adapters(model):
+                base = base_of_sharded(model, base)
+            elif base is None:
+                base = weights_before(model, is_resumed)
+            require_matrices(base, model, self._settings)
+        if self._keeps_trace and self.trace is None:
+            self.trace = Path(args.output_dir) / "intruders.parquet"
+        if is_first:  # the first process audits; the others need no copy of the weights
+            self._base = base
+            if self.trace is not None:
+                check_trace(self.trace)
 
-    def _audit(self, model: nn.Module, state: Any, control: Any) -> Audit:
+    def _finds_too_many(self, model: nn.Module, args: Any, state: Any, control: Any) -> bool:
+        """Audit; whether there are more intruders than ``stop_above``, on all processes alike."""
+        self._audited_step = state.global_step
+
+        def decide(state_dict: dict[str, Tensor] | None = None) -> bool:
+            tuned = model if state_dict is None else opened(model, state_dict)
+            found = self._audit(tuned, args, state, control)
+            return self._stop_above is not None and found.intruders > self._stop_above
+
+        is_first = state.is_world_process_zero
+        if self._sharded is not None:
+            tensors = gathered(model, self._sharded, self._trainer, is_first)
+            return decided_by_first(lambda: decide(tensors), state)
+        if self._stop_above is not None:
+            return decided_by_first(decide, state)
+        return is_first and decide()
+
+    def _audit(self, tuned: nn.Module | Opened, args: Any, state: Any, control: Any) -> Audit:
         started = time.perf_counter()
-        pairing = pair_sides(*self._sides(model), self._settings)
+        pairing = pair_sides(*self._sides(tuned), self._settings)
         found = audit_pairing(pairing, self._settings, self._compute)
         self.last = found = replace(found, seconds=time.perf_counter() - started)
-        self._log(_totals(found), control)
+        log_totals(self._trainer, args, state, control, _totals(found))
         if self.trace is not None:
             append_to_trace(self.trace, state.global_step, found)
+        if self._alert_above is not None and found.intruders > self._alert_above:
+            alert(found.intruders, self._alert_above, state.global_step)
         return found
 
-    def _sides(self, model: nn.Module) -> tuple[Checkpoint, Opened]:
+    def _sides(self, tuned: nn.Module | Opened) -> tuple[Checkpoint, Opened]:
         """The base and the model as it is now.
 
         Whether the weights beneath an adapter are those of ``base`` takes reading both. Where training leaves them as
-        they are, once is enough.
+        they are, once is enough. Weights that are split over processes are not read: they count as those of the base.
         """
+        if not isinstance(tuned, nn.Module):
+            assert self._base is not None
+            self._frozen_base = self._frozen_base or open_checkpoint(self._base)
+            return self._frozen_base, tuned
         if self._frozen_base is not None:
-            return self._frozen_base, open_source(model)
-        base, tuned = open_sides(self._base, model)
-        acts_on_base = isinstance(tuned, Adapter) or (
-            isinstance(tuned, ModelSum) and all(isinstance(part, Adapter) for part, _ in tuned.parts)
+            return self._frozen_base, open_source(tuned)
+        base, now = open_sides(self._base, tuned)
+        acts_on_base = isinstance(now, Adapter) or (
+            isinstance(now, ModelSum) and all(isinstance(part, Adapter) for part, _ in now.parts)
         )
-        if has_adapters(model) and acts_on_base and has_frozen_base(model):
+        if has_adapters(tuned) and acts_on_base and has_frozen_base(tuned):
             self._frozen_base = base
-        return base, tuned
-
-    def _log(self, totals: dict[str, float], control: Any) -> None:
-        """Report totals beside what the Trainer itself will report of this step."""
-        to_come = control.should_log  # on_log clears it, and the Trainer would not log the step's loss
-        # The class's own method: those of TRL's trainers put the metrics gathered since the last call into this
-        # one and clear them, so that they would be missing beside the loss.
-        Trainer.log(self._trainer, totals)
-        control.should_log = to_come
-
-
-def _require_matrices(base: Source | None, model: nn.Module, settings: AuditSettings) -> None:
-    """Raise what an audit of ``model`` against ``base`` (its own, when None) would raise, by names and shapes alone."""
-    is_trained = any(parameter.requires_grad and parameter.ndim >= 2 for parameter in model.parameters())
-    if not has_adapters(model) and not is_trained:
-        raise SettingError(
-            f"the Trainer's {type(model).__name__} has no trainable matrix to audit; unfreeze one before you "
-            "make the callback, or remove the callback"
-        )
-    if base is not None and has_adapters(model) and start_that_changed(model) is None:
-        # Whether the weights beneath the adapter are the base's is left to the audits, which read them.
-        sides = open_checkpoint(base), open_source(model)
-    else:
-        sides = open_sides(base, model)
-    pairing = pair_sides(*sides, settings)
-    if not pairing.pairs:
-        raise SettingError(
-            f"include {list(settings.include)} and exclude {list(settings.exclude)} leave none of the matrices that "
-            "the training changes (embeddings are not audited); expected at least one; choose other patterns"
-        )
-
-
-def _decided_by_first(decide: Callable[[], bool], state: Any) -> bool:
-    """What ``decide`` answers on the first process, on all of them; each raises if it raises there.
-
-    A process that does not hear of it would wait for the others at the next step until the group's timeout.
-    """
-    from accelerate.utils import broadcast_object_list
-
-    decided, failure = False, None
-    if state.is_world_process_zero:
-        try:
-            decided = decide()
-        except Exception as error:
-            failure = error
-    told = [decided, None if failure is None else one_line(failure)]
-    decided, text = broadcast_object_list(told)
-    if failure is not None:
-        raise failure
-    if text is not None:
-        raise IntrudersError(f"the audit at step {state.global_step} failed on the first process: {text}")
-    return bool(decided)
-
-
-def _weights_now(model: nn.Module) -> Checkpoint | None:
-    """A copy of the matrices that training will change; None where an adapter leaves the base in memory as it is."""
-    if not has_adapters(model):
-        own = module_checkpoint(model)
-        trained = {
-            name: parameter.detach().cpu().clone()
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad and parameter.ndim >= 2 and name in own.tensors
-        }
-        return with_copies(own, trained)
-    return None if start_that_changed(model) is None else _tuned_weights(model)
-
-
-def _tuned_weights(model: nn.Module) -> Checkpoint:
-    """What the adapters in the model make of its own weights, a copy, in the order in which these are stored."""
-    own, tuned = open_sides(model, model)
-    assert isinstance(tuned, ModelSum)
-    adapters = replace(tuned, parts=[one for one in tuned.parts if isinstance(one[0], Adapter)])
-    found: dict[str, Tensor] = {}
-    for matrix in pair_sides(own, adapters, Selection(include_embeddings=True)).pairs:
-        both = matrix.load()
-        if both is None:
-            found[matrix.name] = own.read(matrix.name).clone()
-            continue
-        whole = both.widened().dense().to(widened(both.base).dtype)
-        stored = whole.mT if matrix.name in own.input_first else whole
-        found[matrix.name] = stored.reshape(own.shape(matrix.name)).clone()
-    return with_copies(own, found)
+        return base, now
 
 
 def _totals(found: Audit) -> dict[str, float]:

@@ -25,7 +25,7 @@ STOREYS = [
     {"mitigation", "data"},
     {"models"},
     {"training"},
-    {"evaluation"},
+    {"evaluation", "integrations"},
     {"studies"},
     {"reports"},
     {"__init__"},

@@ -7,6 +7,7 @@ import intruders
 VERB_OF_COMMAND = {
     "audit": "audit",
     "report": "write_report",
+    "card": "write_card",
     "inspect": "inspect",
     "verify": "verify",
     "mitigate": "mitigate",

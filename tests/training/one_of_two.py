@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from transformers import Trainer, TrainerCallback
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from intruders.errors import IntrudersError
+from intruders.models.loading import load_model
 from intruders.training.callback import IntruderCallback
 from training.trainers import prepared, tiny_trainer
 
@@ -61,23 +64,88 @@ def first_process_only(base: Path, folder: Path) -> dict[str, Any]:
 
 
 def sharded(base: Path, folder: Path) -> dict[str, Any]:
-    """Each kind of shard, made before the callback and after it; the Trainer itself shards on a GPU alone."""
+    """Each kind of shard, made after the callback has seen the model; the Trainer itself shards on a GPU alone."""
+    return {
+        f"FSDP {version}, {method}": audit_of_shards(base, folder, version, method)
+        for version, method in itertools.product((1, 2), ("full", "lora", "dora"))
+    }
+
+
+def audit_of_shards(base: Path, folder: Path, version: int, method: str) -> dict[str, Any]:
+    torch.manual_seed(0)  # the factors of LoRA start at random, and alike on both processes
+    callback = IntruderCallback(every=2, stop_above=0, trace=folder / f"{version}-{method}.parquet")
+    trainer = tiny_trainer(prepared(base, method), folder, kind=partial(Trainer, callbacks=[callback]))
+    model = shard(trainer.model, version)
+    told = (trainer.args, trainer.state, trainer.control)
+    callback.on_train_begin(*told, model=model)
+    two_steps(model)
+    trainer.state.global_step = 2
+    callback.on_step_end(*told, model=model)
+    trainer.state.global_step = 3
+    callback.on_train_end(*told, model=model)
+    found = callback.last
+    return {
+        "stops": trainer.control.should_training_stop,
+        "found": None if found is None else {matrix.name: matrix.intruders for matrix in found.matrices},
+        "logged": [entry["step"] for entry in trainer.state.log_history],
+    }
+
+
+def whole(base: Path, folder: Path) -> dict[str, Any]:
+    """What the same steps make of a model that is not sharded, by full decompositions in double precision."""
+    counts: dict[str, Any] = {}
+    for method in ("full", "lora", "dora"):
+        before = dict(load_model(str(base), "causal").named_parameters())
+        torch.manual_seed(0)
+        model = prepared(base, method)
+        two_steps(model)
+        merged = model.merge_and_unload() if method != "full" else model
+        counts[method] = {
+            name: intruders(before[name], after)
+            for name, after in merged.named_parameters()
+            if "_proj" in name
+        }
+    return counts
+
+
+def intruders(before: torch.Tensor, after: torch.Tensor) -> int:
+    x, y = (torch.linalg.svd(side.detach().double(), full_matrices=False)[0] for side in (before, after))
+    return int(((x.T @ y[:, :10]).abs().amax(dim=0) < 0.5).sum())
+
+
+def two_steps(model: Any) -> None:
+    rows = torch.randint(5, 60, (8, 12), generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        model(input_ids=rows, labels=rows).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def refused(base: Path, folder: Path) -> dict[str, Any]:
+    """Shards that the callback meets too late, or that no audit can measure; the same words on both processes."""
     seen = {}
-    for version, method in itertools.product((1, 2), ("full", "lora")):
-        trainer = tiny_trainer(prepared(base, method), folder / "out")
-        callback = IntruderCallback(trainer, stop_above=0)
-        trainer.model = shard(trainer.model, version)
-        begin = partial(callback.on_train_begin, trainer.args, trainer.state, trainer.control)
-        seen[f"FSDP {version}, {method}, since"] = refused_by(partial(begin, model=trainer.model))
-        seen[f"FSDP {version}, {method}, before"] = refused_by(partial(IntruderCallback, trainer))
+    for version, method in itertools.product((1, 2), ("full", "pissa")):
+        model = prepared(base, method)
+        trainer = tiny_trainer(model, folder)
+        begin = partial(IntruderCallback().on_train_begin, trainer.args, trainer.state, trainer.control)
+        model = shard(model, version)
+        seen[f"FSDP {version}, {method}"] = refused_by(partial(begin, model=model))
     return seen
 
 
 def shard(model: Any, version: int) -> Any:
+    """Layer by layer, as accelerate does."""
+    layers = [module for module in model.modules() if isinstance(module, LlamaDecoderLayer)]
     if version == 2:
+        for layer in layers:
+            torch.distributed.fsdp.fully_shard(layer)
         return torch.distributed.fsdp.fully_shard(model)
     return torch.distributed.fsdp.FullyShardedDataParallel(
-        model, device_id=torch.device("cpu"), use_orig_params=True
+        model,
+        auto_wrap_policy=ModuleWrapPolicy({LlamaDecoderLayer}),
+        device_id=torch.device("cpu"),
+        use_orig_params=True,
     )
 
 
@@ -86,6 +154,8 @@ CASES: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     "failure": fail_on_the_first,
     "alone": first_process_only,
     "sharded": sharded,
+    "whole": whole,
+    "refused": refused,
 }
 
 

@@ -1,4 +1,4 @@
-"""The callback in a training on two processes: both stop together, both refuse a sharded model, none waits for ever.
+"""The callback in a training on two processes: both stop together, both gather a sharded model, none waits for ever.
 
 A process that waits for another one does so until the group's timeout, half an hour. The timeout here turns such a
 wait into a failure; it is many times what the cases take, and says nothing of speed.
@@ -78,10 +78,24 @@ def test_without_a_stop_the_first_process_may_have_it_alone(told: Path) -> None:
     assert _seen_by_both(told, "alone") == [{"step": 4}, {"step": 4}]
 
 
-def test_a_sharded_model_is_refused_on_both(told: Path) -> None:
-    first, second = _seen_by_both(told, "sharded")
+@pytest.mark.parametrize("method", ["full", "lora", "dora"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_sharded_model_has_the_counts_of_a_whole_one(told: Path, version: int, method: str) -> None:
+    first, second = (seen[f"FSDP {version}, {method}"] for seen in _seen_by_both(told, "sharded"))
+    expected = _seen_by_both(told, "whole")[0][method]
+    assert first["found"] == expected
+    assert sum(expected.values()) > 0, "the case shows something"
+    assert second["found"] is None, "one process audits"
+    assert first["stops"]
+    assert second["stops"]
+    assert first["logged"] == [2, 3], "the second is that at the end of training"
+    assert second["logged"] == []
+
+
+def test_shards_whose_base_is_gone_are_refused_on_both(told: Path) -> None:
+    first, second = _seen_by_both(told, "refused")
     assert first == second
-    assert len(first) == 8
     for case, seen in first.items():
         assert seen["error"] == "SettingError", case
-        assert seen["text"].startswith(f"the Trainer's model is sharded by {case[:6]}"), case
+        words = "pass base=" if case.endswith("full") else "start 'pissa' changed the weights beneath it"
+        assert words in seen["text"], case

@@ -149,37 +149,100 @@ def test_adapters_that_are_read_are_taken(config: Any, llama: Path, tmp_path: Pa
     assert len(callback.last.matrices) == 4
 
 
-def test_a_model_that_deepspeed_sharded(llama: Path, tmp_path: Path) -> None:
-    """ZeRO-3 leaves empty tensors in the model, and its own number on each."""
-    model = load_model(str(llama), "causal")
+def _as_zero_3_leaves(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Empty every parameter, as ZeRO-3 does, and put its mark on each; return what its engine would gather."""
+    whole = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for number, parameter in enumerate(model.parameters()):
+        parameter.data = torch.empty(0)
+        parameter.ds_id = number  # type: ignore[attr-defined]
+    return whole
+
+
+class _Engine:
+    """The one method of DeepSpeed's engine that is called, by its signature in DeepSpeed 0.18."""
+
+    def __init__(self, whole: dict[str, torch.Tensor], trainable: set[str]) -> None:
+        self.whole, self.trainable = whole, trainable
+        self.asked: list[bool] = []
+
+    def _zero3_consolidated_16bit_state_dict(
+        self, exclude_frozen_parameters: bool = False
+    ) -> dict[str, torch.Tensor]:
+        self.asked.append(exclude_frozen_parameters)
+        left_out = self.whole.keys() - self.trainable if exclude_frozen_parameters else set()
+        return {name: tensor for name, tensor in self.whole.items() if name not in left_out}
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_model_that_deepspeed_sharded(method: str, llama: Path, tmp_path: Path) -> None:
+    """DeepSpeed is not in these tests: its marks, and what its engine gathers, are imitated."""
+    model = prepared(llama, method)
     trainer = tiny_trainer(model, tmp_path)
-    callback = IntruderCallback(trainer)
-    weight = nn.Parameter(torch.empty(0))
-    weight.ds_id = 0  # type: ignore[attr-defined]
-    model.model.layers[0].mlp.up_proj.weight = weight
-    with pytest.raises(SettingError, match="sharded by DeepSpeed ZeRO-3"):
-        callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=model)
-    with pytest.raises(SettingError, match="sharded by DeepSpeed ZeRO-3"):
-        IntruderCallback(trainer)
+    plain = IntruderCallback(trainer, every=2, trace=False)
+    trainer.add_callback(plain)
+    trainer.train()
+    assert plain.last is not None
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    whole = _as_zero_3_leaves(model)
+    told = (trainer.args, trainer.state, trainer.control)
+
+    without = IntruderCallback(every=2, base=str(llama))
+    with pytest.raises(SettingError, match=r"sharded by DeepSpeed ZeRO-3.*trainer=trainer"):
+        without.on_train_begin(*told, model=model)
+    trainer.deepspeed = _Engine(whole, trainable)
+    callback = IntruderCallback(trainer, every=2, trace=False, base=str(llama) if method == "full" else None)
+    callback.on_train_begin(*told, model=model)
+    callback.on_step_end(*told, model=model)
+    assert callback.last is not None
+    assert {m.name: m.intruders for m in callback.last.matrices} == {
+        m.name: m.intruders for m in plain.last.matrices
+    }
+    assert trainer.deepspeed.asked == [method == "lora"]
+    if method == "full":
+        with pytest.raises(SettingError, match=r"pass base="):
+            IntruderCallback(trainer)
 
 
-def test_a_trainer_that_will_shard(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before it does: the Trainer shards on GPUs alone, so that its settings are put where it puts them."""
-    state = trainer.accelerator.state
-    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
-    monkeypatch.setattr(state, "fsdp_plugin", plugin, raising=False)
-    with pytest.raises(SettingError, match="sharded by FSDP 2, "):
-        IntruderCallback(trainer)
-    monkeypatch.undo()
+def test_an_adapter_that_will_be_sharded_needs_its_base_on_disk(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is: the Trainer shards on GPUs alone, so that its settings are put where it puts them."""
+    model = prepared(llama, "lora")
+    pissa = tiny_trainer(prepared(llama, "pissa"), tmp_path)
+    trainer = tiny_trainer(model, tmp_path)
+    monkeypatch.setattr(
+        trainer.accelerator.state,
+        "fsdp_plugin",
+        FullyShardedDataParallelPlugin(fsdp_version=2),
+        raising=False,
+    )
     IntruderCallback(trainer)
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = str(tmp_path / "gone")
+    with pytest.raises(
+        CheckpointError, match=r"gone', which the adapter names, cannot be opened; pass base="
+    ):
+        IntruderCallback(trainer)
+    config.base_model_name_or_path = None
+    with pytest.raises(SettingError, match=r"names 0 bases on disk; expected one; pass base="):
+        IntruderCallback(trainer)
+    IntruderCallback(trainer, base=str(llama))
+    with pytest.raises(SettingError, match=r"start 'pissa' changed the weights beneath it"):
+        IntruderCallback(pissa)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_a_trainer_with_deepspeed(stage: int, trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trainer_with_deepspeed(
+    stage: int, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stages 1 and 2 leave the parameters whole, so that the base stays in memory."""
+    model = prepared(llama, "lora")
+    model.peft_config["default"].base_model_name_or_path = None
+    trainer = tiny_trainer(model, tmp_path)
     plugin = SimpleNamespace(hf_ds_config=HfDeepSpeedConfig({"zero_optimization": {"stage": stage}}))
     monkeypatch.setattr(type(trainer.accelerator.state), "deepspeed_plugin", plugin)
     if stage < 3:
         IntruderCallback(trainer)
         return
-    with pytest.raises(SettingError, match="sharded by DeepSpeed ZeRO-3, "):
+    with pytest.raises(SettingError, match=r"names 0 bases on disk"):
         IntruderCallback(trainer)

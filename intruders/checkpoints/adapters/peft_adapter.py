@@ -16,7 +16,7 @@ from ..checkpoint import Checkpoint, StoredTensor
 from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
 from ..json_file import read_json_object
-from ..memory import describe_module, state_dict_checkpoint
+from ..memory import FSDP_1_WRAPPER, describe_module, state_dict_checkpoint
 from .adapter import AdaptedWeight, Adapter, Place
 from .adapter_config import AdapterConfig
 from .by_peft import modules_by_target, modules_of, names_alone, shared_updates, updates_one_by_one
@@ -64,8 +64,10 @@ def peft_folder(folder: Path, source: str) -> Adapter:
     raise CheckpointError(f"'{source}' has an {ADAPTER_CONFIG} and no weights; expected {_WEIGHTS} beside it")
 
 
-def peft_adapters_in(model: nn.Module) -> list[Adapter]:
+def peft_adapters_in(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> list[Adapter]:
     """The active adapters of a PeftModel, or of a transformers model with PEFT adapters in it.
+
+    ``state`` holds their tensors, where the model itself does not hold them in full.
 
     Raises:
       CheckpointError: no adapter is active, or its PEFT type is not read here.
@@ -74,7 +76,7 @@ def peft_adapters_in(model: nn.Module) -> list[Adapter]:
     names = _active_adapters(model)
     if not names:
         raise CheckpointError(f"{source} has no active adapter; set_adapter makes one active")
-    return [_adapter_in(model, name, source) for name in names]
+    return [_adapter_in(model, name, source, state) for name in names]
 
 
 def start_that_changed(model: nn.Module) -> str | None:
@@ -95,18 +97,19 @@ def _active_adapters(model: nn.Module) -> list[str]:
     return [name for name in dict.fromkeys(active) if name in configs]
 
 
-def _adapter_in(model: nn.Module, name: str, source: str) -> Adapter:
+def _adapter_in(model: nn.Module, name: str, source: str, gathered: Mapping[str, Tensor] | None) -> Adapter:
     from peft import get_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     configs: Any = model.peft_config
     config = AdapterConfig(configs[name].to_dict(), f"{source}, adapter '{name}'")
-    state: Mapping[str, Tensor] = get_peft_model_state_dict(
-        model, adapter_name=name, save_embedding_layers=False
-    )
+    given = None if gathered is None else _under_names_of_modules(gathered, model)
+    found = get_peft_model_state_dict(model, given, adapter_name=name, save_embedding_layers=False)
+    state = {tensor_name.replace(FSDP_1_WRAPPER, ""): tensor for tensor_name, tensor in found.items()}
     scales: dict[str, float] = {}
     modules: list[str] = []
-    for path, module in model.named_modules():
+    for named, module in model.named_modules():
+        path = named.replace(FSDP_1_WRAPPER, "")
         if isinstance(module, BaseTunerLayer):
             modules.append(path.removeprefix(_PREFIX))
         if isinstance(module, BaseTunerLayer) and name in getattr(module, "scaling", {}):
@@ -115,6 +118,13 @@ def _adapter_in(model: nn.Module, name: str, source: str) -> Adapter:
                 scale /= float(module.ranknum[name]) + 1e-5
             scales[path.removeprefix(_PREFIX)] = scale
     return _adapter(state_dict_checkpoint(state).tensors, config, scales, modules)
+
+
+def _under_names_of_modules(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """PEFT looks for a tensor under the name of the module that holds it, which FSDP 1 makes another than its own."""
+    modules = {name.replace(FSDP_1_WRAPPER, ""): name for name, _ in model.named_modules()}
+    split = [(*name.rpartition("."), tensor) for name, tensor in state.items()]
+    return {f"{modules.get(parent, parent)}{dot}{leaf}": tensor for parent, dot, leaf, tensor in split}
 
 
 def _adapter(

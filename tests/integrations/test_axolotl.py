@@ -1,0 +1,89 @@
+"""The plugin under the hooks that axolotl publishes: axolotl pins CUDA packages, so that its BasePlugin is imitated."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from tiny import save_llama
+
+from intruders.errors import SettingError
+from tests.training.trainers import prepared, tiny_trainer
+
+PLUGIN = "intruders.integrations.axolotl.IntrudersPlugin"  # as a YAML file names it
+
+
+class BasePlugin:
+    """The hooks of axolotl.integrations.base.BasePlugin that are called here, by their published signatures."""
+
+    def get_input_args(self) -> str | None:
+        return None
+
+    def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
+        return []
+
+
+class Cfg(dict[str, Any]):
+    """axolotl's configuration gives None for a key that is not in it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self.get(name)
+
+
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    base = ModuleType("axolotl.integrations.base")
+    base.BasePlugin = BasePlugin  # type: ignore[attr-defined]
+    for name in ("axolotl", "axolotl.integrations"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "axolotl.integrations.base", base)
+    yield _named(PLUGIN)()
+    sys.modules.pop("intruders.integrations.axolotl", None)
+
+
+def _named(dotted: str) -> Any:
+    """A class by its dotted name, as axolotl finds plugins and their keys."""
+    module, _, name = dotted.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _trained(plugin: Any, out: Path, **keys: Any) -> tuple[Any, list[Any]]:
+    """As axolotl does: the keys are checked, the Trainer is made, then the plugin is asked for callbacks."""
+    cfg = Cfg(_named(plugin.get_input_args())(**keys).model_dump(exclude_none=True))
+    trainer = tiny_trainer(prepared(save_llama(out / "llama"), "lora"), out / "out", max_steps=20)
+    callbacks = plugin.add_callbacks_post_trainer(cfg, trainer)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    trainer.train()
+    return trainer, callbacks
+
+
+def test_its_keys_make_the_audits(plugin: Any, tmp_path: Path) -> None:
+    trainer, [callback] = _trained(plugin, tmp_path, intruders_every=5, intruders_stop_above=0)
+    assert callback.has_stopped
+    assert callback.last.intruders > 0
+    assert trainer.state.global_step < 20
+    audited = [entry["step"] for entry in trainer.state.log_history if "intruders/total" in entry]
+    assert audited[0] == 5
+
+
+def test_without_its_keys_nothing_is_audited(plugin: Any, tmp_path: Path) -> None:
+    _, callbacks = _trained(plugin, tmp_path)
+    assert callbacks == []
+
+
+def test_other_keys_reach_the_callback(plugin: Any, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="alert_above is -1"):
+        _trained(plugin, tmp_path, intruders_every=5, intruders_alert_above=-1)
+    with pytest.raises(Exception, match="no-such-base"):
+        _trained(plugin, tmp_path, intruders_every=5, intruders_base=str(tmp_path / "no-such-base"))
+
+
+def test_a_key_of_the_wrong_type_is_axolotls_to_refuse(plugin: Any) -> None:
+    with pytest.raises(ValueError, match="intruders_every"):
+        _named(plugin.get_input_args())(intruders_every="often")

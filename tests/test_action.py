@@ -1,0 +1,111 @@
+"""The GitHub Action: its script by bash, with the variables that GitHub sets; and whether its description fits it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from peft import LoraConfig, get_peft_model
+from tiny import save_llama
+from torch import nn
+
+from intruders.audits.audit_result import Audit
+from intruders.models.loading import load_model
+from tests.commands import environment
+
+ROOT = Path(__file__).parents[1]
+ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+SCRIPT = ROOT / "action" / "audit.sh"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A base, and an adapter with updates that are large beside its weights, so that there are intruders."""
+    folder = tmp_path_factory.mktemp("models")
+    base = save_llama(folder / "base")
+    model = get_peft_model(
+        load_model(str(base), "causal"), LoraConfig(r=1, target_modules=["q_proj", "up_proj"])
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            nn.init.normal_(parameter)
+    model.save_pretrained(folder / "adapter")
+    return base, folder / "adapter"
+
+
+def _run(tmp_path: Path, **inputs: str) -> tuple[subprocess.CompletedProcess[str], str, dict[str, str]]:
+    """The script's end, its job summary and its outputs."""
+    summary, output = tmp_path / "summary.md", tmp_path / "output"
+    given = {
+        **environment(),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": str(ROOT),
+        "RUNNER_TEMP": str(tmp_path),
+        "GITHUB_STEP_SUMMARY": str(summary),
+        "GITHUB_OUTPUT": str(output),
+        "BASE": "",
+        "FAIL_ABOVE": "",
+        "OPTIONS": "",
+        **inputs,
+    }
+    done = subprocess.run(
+        ["bash", str(SCRIPT)], env=given, capture_output=True, text=True, timeout=300, check=False
+    )
+    lines = output.read_text().splitlines() if output.exists() else []
+    return done, summary.read_text(encoding="utf-8"), dict(line.split("=", 1) for line in lines)
+
+
+def test_above_the_number_it_fails_and_says_so(models: tuple[Path, Path], tmp_path: Path) -> None:
+    base, adapter = models
+    done, summary, outputs = _run(tmp_path, BASE=str(base), TUNED=str(adapter), FAIL_ABOVE="0")
+    assert done.returncode == 1
+    audit = Audit.load(outputs["audit"])
+    assert audit.intruders > 0
+    assert f"**Failed**: {audit.intruders} intruders, more than the 0 that --fail-above allows." in summary
+    assert "| q_proj | 2 |" in summary
+    assert "intruder dimensions in" in done.stdout
+
+
+def test_up_to_the_number_it_passes_with_the_base_that_the_adapter_names(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    done, summary, outputs = _run(
+        tmp_path, TUNED=str(models[1]), FAIL_ABOVE="40", OPTIONS="--k 3 --epsilon 0.4"
+    )
+    assert done.returncode == 0, done.stderr
+    assert summary.startswith("**Passed**: at most 40 intruders are allowed.")
+    audit = Audit.load(outputs["audit"])
+    assert (audit.k, audit.epsilon) == (3, 0.4)
+
+
+def test_what_cannot_be_audited_is_in_the_summary_and_nothing_in_an_input_is_run(tmp_path: Path) -> None:
+    done, summary, outputs = _run(tmp_path, TUNED=f"$(touch {tmp_path}/run);`touch {tmp_path}/run`")
+    assert done.returncode == 2
+    assert summary.startswith("**No audit**")
+    assert "error: " in summary
+    assert outputs == {}
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_description_sets_what_the_script_reads() -> None:
+    """By GitHub's schema of a composite action: the required keys, and a shell for every step."""
+    assert {"name", "description", "runs"} <= ACTION.keys()
+    assert ACTION["runs"]["using"] == "composite"
+    steps = ACTION["runs"]["steps"]
+    assert all(step["shell"] == "bash" for step in steps)
+    [step] = [step for step in steps if step.get("id") == "audit"]
+    read = set(re.findall(r"\$\{?([A-Z_]+)", SCRIPT.read_text(encoding="utf-8")))
+    assert set(step["env"]) == {
+        name for name in read if not name.startswith(("GITHUB_", "RUNNER_", "TMPDIR"))
+    }
+    used = {re.fullmatch(r"\$\{\{ inputs\.([a-z-]+) \}\}", value)[1] for value in step["env"].values()}  # type: ignore[index]
+    assert used == set(ACTION["inputs"])
+    assert not any("${{" in step["run"] for step in steps), "an input would be run as code"
+    assert all(entry["description"] for entry in ACTION["inputs"].values())
+    assert str(SCRIPT.relative_to(ROOT)) in step["run"]
