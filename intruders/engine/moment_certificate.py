@@ -9,6 +9,7 @@ from ..linalg.floor import smallest_eigenvalue_floor
 from ..linalg.moments import Bidiagonalization, largest_atom, smallest_node
 from ..linalg.operators import Operator
 from ..linalg.overlap import Intervals, moment_intervals, remainders
+from ..linalg.products import is_shared
 from ..linalg.ritz import Triplets
 
 # Total Lanczos steps after which the bounds are looked at. A look costs a tenth of a step of a matrix of 1024 rows, and
@@ -66,8 +67,12 @@ def bound_by_moments(
 
 def _floors(operator: Operator, guesses: Tensor) -> Tensor:
     """Proved lower bounds ``(batch)`` on the eigenvalues of W^T W, which rule out tiny singular values."""
+    matrices = operator.dense()
+    if is_shared(matrices):  # a fact about the one matrix, proved once
+        floor = smallest_eigenvalue_floor(matrices[0], float(guesses.min()))
+        return torch.full_like(guesses, floor, dtype=torch.float64)
     floors = [
         smallest_eigenvalue_floor(matrix, float(guess))
-        for matrix, guess in zip(operator.dense(), guesses, strict=True)
+        for matrix, guess in zip(matrices, guesses, strict=True)
     ]
     return torch.tensor(floors, dtype=torch.float64, device=guesses.device)
