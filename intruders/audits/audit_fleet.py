@@ -20,7 +20,7 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.many_sources import each_source
 from ..checkpoints.open import Source, open_checkpoint
 from ..checkpoints.read_once import read_once
-from ..errors import SettingError
+from ..errors import IntrudersError, SettingError
 from ..system.folders import locked_folder, make_folder
 from ..system.progress import Progress, silent
 from ..system.remote_folder import RemoteFolder, is_url, local_folder, require_opens
@@ -54,6 +54,7 @@ def audit_fleet(
     out: str | os.PathLike[str] | None = None,
     ray: str | bool = False,
     cpus: float = 1,
+    gpus: float = 0,
     progress: Progress = silent,
 ) -> FleetAudit:
     """Audit many adapters of one base in one pass over its matrices.
@@ -72,7 +73,7 @@ def audit_fleet(
         adapters computes only what is new. Gets adapters.parquet and vectors.parquet.
       ray: True or the address of a Ray cluster, whose workers take the blocks of matrices (default: False). Needs
         ``out``.
-      cpus: Processors of each worker on Ray (default: 1).
+      cpus, gpus: Processors and GPUs of each worker on Ray (default: 1 and 0).
       progress: Called with (what is being done, matrices done, matrices in all).
 
     Raises:
@@ -104,7 +105,9 @@ def audit_fleet(
     )
     given = [adapters] if isinstance(adapters, str) else list(adapters)
     compute = Compute(device, workers, cache)
-    return audit_many(base, given, settings, compute, out=out, ray=ray, cpus=cpus, progress=progress)
+    return audit_many(
+        base, given, settings, compute, out=out, ray=ray, cpus=cpus, gpus=gpus, progress=progress
+    )
 
 
 def audit_many(
@@ -116,6 +119,7 @@ def audit_many(
     out: str | os.PathLike[str] | None = None,
     ray: str | bool = False,
     cpus: float = 1,
+    gpus: float = 0,
     progress: Progress = silent,
 ) -> FleetAudit:
     """As :func:`audit_fleet`, by settings that are values already."""
@@ -141,7 +145,8 @@ def audit_many(
         if ray is False:
             work.do(blocks, progress)
         else:
-            _on_ray(blocks, base, sources, work, ray, cpus, progress)
+            task = _BlockOnRay(base, tuple(sources), settings, compute, kept)
+            _on_ray(list(blocks), task, ray, cpus, gpus, progress)
         found = FleetAudit(opened.source, settings, time.perf_counter() - started, members, kept, temporary)
         if temporary is None:
             found.write_tables(folder)
@@ -284,33 +289,32 @@ class _Work:
 
 
 def _on_ray(
-    blocks: Missing,
-    base: Source,
-    sources: Sequence[Source],
-    work: _Work,
+    blocks: Sequence[str],
+    task: _BlockOnRay,
     ray: str | bool,
     cpus: float,
+    gpus: float,
     progress: Progress,
 ) -> None:
     """Give the blocks to Ray, each with all models; workers open the models themselves and keep what they did."""
     from ..system.ray_cluster import map_on_ray
 
-    task = _BlockOnRay(base, tuple(sources), work.settings, work.compute, work.kept)
     lost: dict[str, str] = {}
     over = map_on_ray(
-        list(blocks),
+        blocks,
         task,
         address=None if ray is True else str(ray),
         cpus=cpus,
-        gpus=0,
+        gpus=gpus,
         on_lost=lambda block, how: lost.update({block: how}),
     )
     for done, block in enumerate(over, 1):
-        progress(f"fleet of {len(sources):,}, {block}", done, len(blocks))
+        progress(f"fleet, {block}", done, len(blocks))
     if lost:
         block, how = next(iter(lost.items()))
-        raise SettingError(
-            f"{len(lost)} of {len(blocks)} blocks were lost on Ray, the first '{block}': {how}"
+        raise IntrudersError(
+            f"{len(lost)} of {len(blocks)} blocks were lost on Ray, the first '{block}': {how}; "
+            "what is finished is kept; run the same command again to resume"
         )
 
 

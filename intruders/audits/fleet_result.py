@@ -77,6 +77,16 @@ class FleetAudit:
         wanted = table[table["status"] == "refused"]
         return dict(zip(wanted["adapter"], wanted["reason"], strict=True))
 
+    def above(self, intruders: int) -> list[str]:
+        """The adapters with more intruders than this."""
+        table = self.adapters
+        return [str(one) for one in table.loc[table["intruders"].fillna(0) > intruders, "adapter"]]
+
+    def records(self) -> list[dict[str, Any]]:
+        """The rows of :attr:`adapters` as plain JSON values."""
+        rows: list[dict[str, Any]] = as_arrow(self.adapters).to_pylist()
+        return rows
+
     def audit(self, adapter: str | int) -> Audit:
         """The audit of one adapter, by its source or its place in the list.
 
