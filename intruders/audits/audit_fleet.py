@@ -150,9 +150,8 @@ def audit_many(
         found = FleetAudit(opened.source, settings, time.perf_counter() - started, members, kept, temporary)
         if temporary is None:
             found.write_tables(folder)
-            if remote is not None:
-                for name in (ADAPTERS, VECTORS):
-                    remote.put(folder / name, name)
+            for name in (ADAPTERS, VECTORS):
+                kept.put(name)
     return found
 
 

@@ -105,6 +105,11 @@ class KeptBlocks:
         if self.remote is not None:
             self.remote.put(folder / name, f"{FOLDER}/{name}")
 
+    def put(self, name: str) -> None:
+        """Put a file that lies beside the blocks where they are kept, if that is elsewhere."""
+        if self.remote is not None:
+            self.remote.put(self.folder / name, name)
+
     def _name(self, block: str, units: Mapping[str, Unit]) -> str:
         content = hashlib.sha256(" ".join(sorted(units)).encode()).hexdigest()
         plain = re.sub(r"[^\w.-]+", "-", block)[:60]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
+from ..errors import MissingDependencyError
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json
+
+if TYPE_CHECKING:
+    from ..audits.fleet_result import FleetAudit
 
 
 @examples(
@@ -102,7 +106,7 @@ def fleet(
 ) -> None:
     """Audit many adapters of one base in one pass.
 
-    Writes adapters.parquet and vectors.parquet to --out.
+    Writes adapters.parquet, vectors.parquet and report.html to --out.
     """
     from rich.console import Console
 
@@ -127,6 +131,7 @@ def fleet(
     except KeyboardInterrupt:
         typer.echo("interrupted; finished blocks are kept; run the same command again to resume", err=True)
         raise typer.Exit(130) from None
+    _write_report(found)
     if not put_json({**found.header(), "adapters": found.records()}, json):
         print_fleet(found, Console(), verbose=verbose)
     above = [] if fail_above is None else found.above(fail_above)
@@ -141,3 +146,15 @@ def fleet(
         print(f"{len(found.refused)} adapters were refused, the first '{source}': {reason}", file=sys.stderr)
     if above or (fail_refused and found.refused):
         raise typer.Exit(1)
+
+
+def _write_report(found: FleetAudit) -> None:
+    """Write the report beside the tables, or say why there is none: the tables do not need its packages."""
+    from ..reports.fleet_page import REPORT, write_fleet_html
+
+    try:
+        write_fleet_html(found, found.blocks.folder / REPORT)
+    except MissingDependencyError as error:
+        print(f"no report is written: {error}", file=sys.stderr)
+        return
+    found.blocks.put(REPORT)
