@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 import xxhash
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.many_sources import each_source
+from ..checkpoints.many_sources import each_source, wherever_it_is
 from ..checkpoints.open import Source, open_checkpoint
 from ..checkpoints.read_once import read_once
 from ..errors import IntrudersError, SettingError
@@ -145,7 +145,13 @@ def audit_many(
         if ray is False:
             work.do(blocks, progress)
         else:
-            task = _BlockOnRay(base, tuple(sources), settings, compute, kept)
+            task = _BlockOnRay(
+                wherever_it_is(str(base)),
+                tuple(wherever_it_is(str(one)) for one in sources),
+                settings,
+                _wherever_the_cache_is(compute),
+                kept,
+            )
             _on_ray(list(blocks), task, ray, cpus, gpus, progress)
         found = FleetAudit(opened.source, settings, time.perf_counter() - started, members, kept, temporary)
         if temporary is None:
@@ -317,12 +323,18 @@ def _on_ray(
         )
 
 
+def _wherever_the_cache_is(compute: Compute) -> Compute:
+    """With the folder of the cache by its whole path; workers have another working directory."""
+    cache = compute.cache
+    return replace(compute, cache=os.path.abspath(cache)) if isinstance(cache, str | os.PathLike) else compute
+
+
 @dataclass(frozen=True)
 class _BlockOnRay:
     """What a worker does with the name of a block."""
 
-    base: Source
-    sources: tuple[Source, ...]
+    base: str
+    sources: tuple[str, ...]
     settings: AuditSettings
     compute: Compute
     kept: KeptBlocks

@@ -10,6 +10,7 @@ import xxhash
 
 from ..errors import CheckpointError, SettingError, first_line
 from .adapters.peft_adapter import ADAPTER_CONFIG
+from .demo_models import DEMO_ADAPTER, DEMO_MODELS
 from .locate import locate
 from .model_sum import split_sum
 
@@ -84,6 +85,23 @@ def _adapters_in(text: str) -> list[str]:
     return [str(config.parent) for config in sorted(folder.glob(f"*/{ADAPTER_CONFIG}"))] or [text]
 
 
+def wherever_it_is(source: str) -> str:
+    """The same model for a process with another working directory: every path in it in full."""
+    if not _is_sum(source):
+        return _whole_path(source)
+    return "+".join(f"{_whole_path(part)}@{weight!r}" for part, weight in split_sum(source))
+
+
+def _is_sum(source: str) -> bool:
+    return ("@" in source or "+" in source) and not Path(source).expanduser().exists()
+
+
+def _whole_path(source: str) -> str:
+    path = Path(source).expanduser()
+    is_alias = source in DEMO_MODELS or source == DEMO_ADAPTER.alias
+    return str(path.absolute()) if not is_alias and path.exists() else source
+
+
 def digest_of(source: str) -> str:
     """128 bits of what is read of a model: of an adapter its config and tensors.
 
@@ -91,8 +109,7 @@ def digest_of(source: str) -> str:
       CheckpointError: it cannot be found or read.
     """
     digest = xxhash.xxh3_128()
-    is_sum = ("@" in source or "+" in source) and not Path(source).expanduser().exists()
-    for part, weight in split_sum(source) if is_sum else [(source, 1.0)]:
+    for part, weight in split_sum(source) if _is_sum(source) else [(source, 1.0)]:
         digest.update(f"{weight!r} ".encode())
         for file in _files_of(locate(part)):
             digest.update(f"{file.name} {file.stat().st_size} ".encode())

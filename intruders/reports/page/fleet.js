@@ -9,8 +9,7 @@ const shown = ({ share }, value) => (value === null ? "-" : share ? percentText(
 
 const COLUMNS = [
   { key: "adapter", title: "adapter", at: textAt("adapter") },
-  ...["intruders", "energy_share", "update_relative_median", "update_relative_max", "frobenius", "effective_rank", "rank_max", "matrices", "unusual"].map((key) => ({ ...NUMBERS[numberAt(key)], at: numberAt(key), number: true, optional: ["frobenius", "matrices", "rank_max"].includes(key) })),
-  { key: "method", title: "method", at: textAt("method"), optional: true },
+  ...["intruders", "energy_share", "update_relative_median", "update_relative_max", "frobenius", "effective_rank", "rank_max", "unusual"].map((key) => ({ ...NUMBERS[numberAt(key)], at: numberAt(key), number: true, optional: ["frobenius", "effective_rank", "rank_max"].includes(key) })),
   { key: "status", title: "status", at: textAt("status") },
 ];
 const state = { sort: "intruders", descending: true, all: false, selected: null, found: [] };
@@ -51,7 +50,7 @@ function fillTable() {
   const sorted = [...state.found].sort(order);
   const visible = state.all ? sorted : sorted.slice(0, ROWS_AT_FIRST);
   $("table").tBodies[0].replaceChildren(...visible.map(tableRow));
-  $("shown").textContent = `${visible.length < sorted.length ? `${visible.length} of ` : ""}${sorted.length.toLocaleString("en")} of ${DATA.rows.length.toLocaleString("en")} adapters`;
+  $("shown").textContent = `${sorted.length.toLocaleString("en")} of ${DATA.rows.length.toLocaleString("en")} adapters${visible.length < sorted.length ? `, the first ${visible.length} listed` : ""}`;
   $("more").classList.toggle("hidden", visible.length === sorted.length);
   for (const head of $("table").tHead.rows[0].cells) {
     if (head.dataset.key === state.sort) head.setAttribute("aria-sort", state.descending ? "descending" : "ascending");
