@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -138,7 +138,8 @@ def audit_many(
         if temporary is None:
             stack.enter_context(locked_folder(folder))
         opened = read_once(open_checkpoint(base))
-        members = open_members(opened, sources, settings, with_digests=out is not None)
+        digests = None if out is not None else [f"model {place}" for place in range(len(sources))]
+        members = open_members(opened, sources, settings, digests)
         kept = KeptBlocks(folder.absolute(), _key(opened, settings), remote)
         work = _Work(opened, members, settings, compute, kept)
         blocks = work.missing()
@@ -148,6 +149,7 @@ def audit_many(
             task = _BlockOnRay(
                 wherever_it_is(str(base)),
                 tuple(wherever_it_is(str(one)) for one in sources),
+                tuple(member.digest for member in members),
                 settings,
                 _wherever_the_cache_is(compute),
                 kept,
@@ -335,13 +337,23 @@ class _BlockOnRay:
 
     base: str
     sources: tuple[str, ...]
+    digests: tuple[str, ...]
     settings: AuditSettings
     compute: Compute
     kept: KeptBlocks
 
     def __call__(self, block: str) -> None:
-        work = _Work(read_once(open_checkpoint(self.base)), [], self.settings, self.compute, self.kept)
-        work.members = open_members(work.base, self.sources, self.settings, with_digests=True)
+        base, members = _opened_by_worker(self.base, self.sources, self.digests, self.settings)
+        work = _Work(base, members, self.settings, self.compute, self.kept)
         missing = work.missing()
         if block in missing:
             work.do({block: missing[block]})
+
+
+@lru_cache(maxsize=1)
+def _opened_by_worker(
+    base: str, sources: tuple[str, ...], digests: tuple[str, ...], settings: AuditSettings
+) -> tuple[Checkpoint, list[Member]]:
+    """The base and the models, opened by a worker for its first block and kept for the others."""
+    opened = read_once(open_checkpoint(base))
+    return opened, open_members(opened, sources, settings, digests)

@@ -46,7 +46,10 @@ class Member:
 
 
 def open_members(
-    base: Checkpoint, sources: Sequence[Source], settings: AuditSettings, *, with_digests: bool
+    base: Checkpoint,
+    sources: Sequence[Source],
+    settings: AuditSettings,
+    digests: Sequence[str] | None = None,
 ) -> list[Member]:
     """Every source as a member of the fleet; nothing but configs and headers is read, and the files' bytes hashed.
 
@@ -54,11 +57,11 @@ def open_members(
       base: the model that all are compared with.
       sources: the models.
       settings: those of the audit.
-      with_digests: hash what files hold. Without it, members are told apart by their place in the list.
+      digests: what tells the models apart, where that is known; hashes of their files otherwise.
     """
     settings.require_matches(base.names(), base.source)
     return [
-        _open_member(base, source, settings, None if with_digests else f"model {place}")
+        _open_member(base, source, settings, None if digests is None else digests[place])
         for place, source in enumerate(sources)
     ]
 

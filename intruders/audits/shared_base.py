@@ -29,6 +29,8 @@ from .records import AuditedMatrix
 # Low-rank updates of one matrix are judged together up to this number. Beyond it their rows no longer fit the time in
 # which the matrix is read, and all wait longer for the one that converges last.
 STACK_UPDATES = 12
+# So many stacks of updates are read before they are sorted by size and judged.
+_STACKS_SORTED = 4
 
 
 class SharedMatrix:
@@ -128,12 +130,12 @@ def read_stacks(
                 continue
             base, tuned = one
             rank = tuned.rank if isinstance(tuned, LowRank) else None
-            stack = waiting.setdefault((id(base), rank), _Waiting(base))
-            stack.add(model, matrix, tuned)
-            if stack.is_full:
-                yield waiting.pop((id(base), rank)).joined()
-        for stack in waiting.values():
-            yield stack.joined()
+            updates = waiting.setdefault((id(base), rank), _Waiting(base))
+            updates.add(model, matrix, tuned)
+            if updates.are_full:
+                yield from waiting.pop((id(base), rank)).stacks()
+        for updates in waiting.values():
+            yield from updates.stacks()
 
 
 class _Waiting:
@@ -147,19 +149,36 @@ class _Waiting:
         self._members.append((model, matrix, tuned))
 
     @property
-    def is_full(self) -> bool:
+    def _stack_size(self) -> int:
         if isinstance(self._members[0][2], LowRank):
-            return len(self._members) >= STACK_UPDATES
-        return (len(self._members) + 1) * self._base.matrix.nbytes > STACK_BYTES
+            return STACK_UPDATES
+        return max(1, STACK_BYTES // self._base.matrix.nbytes)
 
-    def joined(self) -> SharedStack:
-        models, matrices, tuned = zip(*self._members, strict=True)
-        if isinstance(tuned[0], LowRank):
-            lefts, rights = zip(*((one.left, one.right) for one in tuned), strict=True)
-            joined: Tensor | LowRank = LowRank(torch.stack(lefts), torch.stack(rights))
-        else:
-            joined = torch.stack(tuned)
-        return SharedStack(self._base, list(models), list(matrices), joined)
+    @property
+    def are_full(self) -> bool:
+        is_low_rank = isinstance(self._members[0][2], LowRank)
+        return len(self._members) >= self._stack_size * (_STACKS_SORTED if is_low_rank else 1)
+
+    def stacks(self) -> Iterator[SharedStack]:
+        """Updates of like size together: a small one is decided at once, and would wait for a large one."""
+        members = sorted(self._members, key=lambda member: _size(member[2]))
+        for first in range(0, len(members), self._stack_size):
+            yield _joined(self._base, members[first : first + self._stack_size])
+
+
+def _size(tuned: Tensor | LowRank) -> float:
+    """Of a low-rank update its norm; dense matrices keep their order."""
+    return tuned.norm() if isinstance(tuned, LowRank) else 0.0
+
+
+def _joined(base: SharedMatrix, members: list[tuple[int, PairedMatrix, Tensor | LowRank]]) -> SharedStack:
+    models, matrices, tuned = zip(*members, strict=True)
+    if isinstance(tuned[0], LowRank):
+        lefts, rights = zip(*((one.left, one.right) for one in tuned), strict=True)
+        joined: Tensor | LowRank = LowRank(torch.stack(lefts), torch.stack(rights))
+    else:
+        joined = torch.stack(tuned)
+    return SharedStack(base, list(models), list(matrices), joined)
 
 
 class _Forms:
