@@ -15,11 +15,13 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .audits.audit import audit
+    from .audits.audit_fleet import audit_fleet
     from .audits.audit_result import Audit
     from .audits.audit_settings import AuditSettings, Compute
     from .audits.base_cache import DiskCache, MemoryCache
     from .audits.critical_scales import critical_scales
     from .audits.critical_scales_result import CriticalScales
+    from .audits.fleet_result import FleetAudit
     from .audits.records import AuditedMatrix
     from .checkpoints.inspect import inspect
     from .checkpoints.merges.verification import Verification
@@ -54,6 +56,7 @@ __all__ = [
     "DiskCache",
     "Evaluation",
     "FinetuneConfig",
+    "FleetAudit",
     "InterventionSweep",
     "IntruderCallback",
     "IntrudersError",
@@ -67,6 +70,7 @@ __all__ = [
     "__version__",
     "advise",
     "audit",
+    "audit_fleet",
     "critical_scales",
     "evaluate",
     "finetune",
@@ -94,6 +98,7 @@ _HOMES = {
     "DiskCache": "audits.base_cache",
     "Evaluation": "evaluation.evaluate",
     "FinetuneConfig": "training.finetune_config",
+    "FleetAudit": "audits.fleet_result",
     "InterventionSweep": "evaluation.sweep",
     "IntruderCallback": "training.callback",
     "LossSettings": "evaluation.measure_settings",
@@ -105,6 +110,7 @@ _HOMES = {
     "Verification": "checkpoints.merges.verification",
     "advise": "studies.advice.advise",
     "audit": "audits.audit",
+    "audit_fleet": "audits.audit_fleet",
     "critical_scales": "audits.critical_scales",
     "evaluate": "evaluation.evaluate",
     "finetune": "training.finetune",

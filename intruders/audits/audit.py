@@ -137,7 +137,7 @@ def audit_pairing(
         # Records alone: whoever held the batch would keep its weights in memory while the next one is judged.
         found = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
         return [
-            _record(matrix, found, index, batch.units[index]) for index, matrix in enumerate(batch.matrices)
+            record_of(matrix, found, index, batch.units[index]) for index, matrix in enumerate(batch.matrices)
         ]
 
     batches = read_batches(pairing.pairs, device, settings.skip_non_finite, skipped)
@@ -191,7 +191,7 @@ def audited_whole(
     return pairing, audit, settings
 
 
-def _record(matrix: PairedMatrix, found: Detection, index: int, unit: float) -> AuditedMatrix:
+def record_of(matrix: PairedMatrix, found: Detection, index: int, unit: float) -> AuditedMatrix:
     """One matrix's row of the result, in the units of the checkpoint."""
     update = found.update
     vectors = [

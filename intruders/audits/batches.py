@@ -55,47 +55,57 @@ def read_batches(
             continue
         wide = loaded.widened(device)
         del loaded  # what the file holds is not kept in memory beside what is computed with
-        largest = _largest_magnitudes(wide)
+        largest = largest_magnitudes(wide)
         side = next((side for side, magnitude in largest.items() if not math.isfinite(magnitude)), None)
         if side is not None:
             if not skip_non_finite:
-                raise NonFiniteError(
-                    f"'{matrix.name}' holds NaN or infinity in the {side}, so it has no singular vectors; "
-                    f"fix the checkpoint, or leave it out: --exclude '{matrix.name}' (audits: or --skip-non-finite)"
-                )
+                raise non_finite(matrix.name, side)
             left_out.append(Skipped(matrix.name, f"NaN or infinity in the {side}"))
             continue
         key = (matrix.shape, wide.rank, wide.base.dtype)
         batch = waiting.setdefault(key, [])
-        batch.append((matrix, wide, _unit(wide, largest)))
+        batch.append((matrix, wide, unit_of(wide.rank, largest)))
         if (len(batch) + 1) * wide.base.nbytes > STACK_BYTES:
             yield _joined(waiting.pop(key))
     for batch in waiting.values():
         yield _joined(batch)
 
 
-def _largest_magnitudes(pair: Pair) -> dict[str, float]:
+def non_finite(name: str, side: str) -> NonFiniteError:
+    """The error about a matrix without singular values."""
+    return NonFiniteError(
+        f"'{name}' holds NaN or infinity in the {side}, so it has no singular vectors; "
+        f"fix the checkpoint, or leave it out: --exclude '{name}' (audits: or --skip-non-finite)"
+    )
+
+
+def largest_magnitudes(pair: Pair) -> dict[str, float]:
     """Of each side; not finite where a number of the side is not."""
-    base, *tuned = pair.parts
+    return {"base": largest_magnitude(pair.base), "tuned model": largest_magnitude_of(pair.parts[1:])}
+
+
+def largest_magnitude_of(parts: Sequence[Tensor]) -> float:
+    """Of several tensors, some of which may be empty."""
     # Not Python's maximum, which may pass by a NaN.
     ends = torch.tensor(
-        [0.0, *(_largest_magnitude(part) for part in tuned if part.numel())], dtype=torch.float64
+        [0.0, *(largest_magnitude(part) for part in parts if part.numel())], dtype=torch.float64
     )
-    return {"base": _largest_magnitude(base), "tuned model": float(ends.max())}
+    return float(ends.max())
 
 
-def _largest_magnitude(tensor: Tensor) -> float:
+def largest_magnitude(tensor: Tensor) -> float:
+    """Of a tensor's numbers; not finite where one of them is not."""
     # One pass without the temporary copy that ``abs`` would make; NaN survives both minimum and maximum.
     low, high = torch.aminmax(tensor)
     return float(torch.maximum(low.abs(), high.abs()))
 
 
-def _unit(pair: Pair, largest: dict[str, float]) -> float:
+def unit_of(rank: int | None, largest: dict[str, float]) -> float:
     """A power of two to divide by, so that squares neither overflow nor vanish.
 
     1 for weights of common size. The size of factors says little of their product's, and does not count.
     """
-    magnitude = max(largest.values()) if pair.rank is None else largest["base"]
+    magnitude = max(largest.values()) if rank is None else largest["base"]
     if magnitude == 0 or 2.0**-20 <= magnitude <= 2.0**20:
         return 1.0
     return float(2.0 ** torch.frexp(torch.tensor(magnitude, dtype=torch.float64)).exponent.item())

@@ -25,8 +25,17 @@ METADATA_KEY = b"intruders"
 
 def to_parquet(header: Mapping[str, Any], matrices: Sequence[AuditedMatrix]) -> bytes:
     """The table as the content of a Parquet file; ``header`` is the document without its matrices."""
+    table = vector_table(matrices)
+    metadata = {METADATA_KEY: json.dumps(header, allow_nan=False, ensure_ascii=False).encode()}
+    file = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd")
+    return file.getvalue()
+
+
+def vector_table(matrices: Sequence[AuditedMatrix]) -> pa.Table:
+    """One row a vector, with everything that is known of it and of its matrix."""
     owners = [matrix for matrix in matrices for _ in matrix.vectors]
-    table = pa.table(
+    return pa.table(
         {
             **{name: pa.array(column.tolist()) for name, column in vector_frame(matrices).items()},
             "rank": pa.array([matrix.rank for matrix in owners], pa.int64()),
@@ -37,11 +46,7 @@ def to_parquet(header: Mapping[str, Any], matrices: Sequence[AuditedMatrix]) -> 
             # Of each tuned vector y_j its own column of the similarity matrix: |<x_i, y_j>| over i.
             "similarity": pa.array(_similarity_columns(matrices), pa.list_(pa.float32())),
         }
-    ).cast(_schema())
-    metadata = {METADATA_KEY: json.dumps(header, allow_nan=False, ensure_ascii=False).encode()}
-    file = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd")
-    return file.getvalue()
+    ).cast(vector_schema())
 
 
 def document_from_parquet(content: bytes) -> dict[str, Any]:
@@ -57,13 +62,14 @@ def document_from_parquet(content: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise BrokenDocumentError("its metadata are not those of an audit")
     if document.get("schema") == 1:
-        if missing := [name for name in _schema().names if name not in table.column_names]:
+        if missing := [name for name in vector_schema().names if name not in table.column_names]:
             raise BrokenDocumentError(f"it has no column '{missing[0]}'")
-        document["matrices"] = _matrices_from_rows(table.to_pylist())
+        document["matrices"] = matrices_from_rows(table.to_pylist())
     return document
 
 
-def _matrices_from_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def matrices_from_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The matrices as the JSON holds them, from rows of :func:`vector_table`."""
     groups: list[list[dict[str, Any]]] = []
     for row in rows:
         if not groups or groups[-1][0]["name"] != row["name"]:
@@ -116,7 +122,8 @@ def _similarity_columns(matrices: Sequence[AuditedMatrix]) -> list[Any]:
     return [matrix.similarity[:, j] for matrix in matrices for j in range(len(matrix.vectors))]
 
 
-def _schema() -> pa.Schema:
+def vector_schema() -> pa.Schema:
+    """The columns of an audit's Parquet."""
     floats = ("singular_value", "max_cosine_lower", "max_cosine_upper")
     return pa.schema(
         [

@@ -76,6 +76,18 @@ class Command(TyperCommand):
                     formatter.write(f"{'':{formatter.current_indent}}{line}".rstrip() + "\n")
 
 
+class CommandOnRay(Command):
+    """Accepts ``--ray`` without a value, which typer has no option for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        if "--ray" in given:
+            after = given.index("--ray") + 1
+            if after == len(given) or given[after].startswith("-"):
+                given.insert(after, "")
+        return super().parse_args(ctx, given)
+
+
 def _name(argument: Any) -> str:
     """Return an argument's name as the help writes it; typer's way differs between versions."""
     return str(argument.metavar or argument.name.upper())

@@ -12,16 +12,17 @@ from .advise import advise
 from .audit import audit
 from .cache import cache
 from .card import card
-from .command import Command, examples_of, summary_of
+from .command import Command, CommandOnRay, examples_of, summary_of
 from .evaluate import evaluate
 from .finetune import finetune
+from .fleet import fleet
 from .inspect import inspect
 from .intervene import intervene
 from .mitigate import mitigate
 from .report import report
 from .scale import scale
 from .sequence import sequence
-from .study import StudyCommand, study
+from .study import study
 from .verify import verify
 
 # What the extra `train` installs and training and evaluation import where they need it.
@@ -52,7 +53,8 @@ for command in (
     cache,
 ):
     app.command(cls=Command, short_help=summary_of(command), epilog=examples_of(command))(command)
-app.command(cls=StudyCommand, short_help=summary_of(study), epilog=examples_of(study))(study)
+for command in (fleet, study):
+    app.command(cls=CommandOnRay, short_help=summary_of(command), epilog=examples_of(command))(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from .command import Command, examples
-
-
-class StudyCommand(Command):
-    """Accepts ``--ray`` without a value, which typer has no option for."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given = list(args)
-        if "--ray" in given:
-            after = given.index("--ray") + 1
-            if after == len(given) or given[after].startswith("-"):
-                given.insert(after, "")
-        return super().parse_args(ctx, given)
+from .command import examples
 
 
 @examples(

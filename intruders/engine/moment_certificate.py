@@ -11,6 +11,7 @@ from ..linalg.column_space import ColumnSpace
 from ..linalg.moments import Bidiagonalization, largest_atom
 from ..linalg.operators import Operator
 from ..linalg.overlap import Intervals, moment_intervals, remainders
+from ..linalg.products import is_shared
 from ..linalg.ritz import Triplets
 
 # Total Lanczos steps after which the bounds are looked at. A look costs a tenth of a step of a matrix of 1024 rows, and
@@ -130,10 +131,13 @@ class _Search:
 
     def _find_spaces(self, matrices: Tensor) -> None:
         """The column spaces of tall matrices, where these have not been looked for, and floors from them."""
+        dense = self.operator.dense()
         for matrix in matrices.tolist():
             if matrix not in self._spaces:
-                norm = float(self.base.values[matrix, 0])
-                space = ColumnSpace.of(self.operator.dense()[matrix], norm)
+                if is_shared(dense) and self._spaces:  # the same matrix again
+                    space = next(iter(self._spaces.values()))
+                else:
+                    space = ColumnSpace.of(dense[matrix], float(self.base.values[matrix, 0]))
                 self._spaces[matrix] = space
                 if space is not None:
                     self.floor[matrix] = max(float(self.floor[matrix]), space.floor)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .low_rank import LowRank
-from .products import times_transpose
+from .products import selected, times_transpose
 
 
 class Operator(Protocol):
@@ -83,7 +83,7 @@ class Dense:
     def select(self, index: Tensor) -> Dense:
         if torch.equal(index, torch.arange(len(self.matrix), device=index.device)):
             return self  # all of them: a copy would cost more than many products
-        return Dense(self.matrix[index])
+        return Dense(selected(self.matrix, index))
 
     def double(self) -> Dense:
         return Dense(self.matrix.double())

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .low_rank import LowRank
 from .operators import Dense, Operator, Sum, Update
+from .products import selected
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ class Pair:
 
     def select(self, index: Tensor | int) -> Pair:
         """The matrices at ``index`` of a batch; of a number the one pair, without a batch dimension."""
+        base = selected(self.base, index) if isinstance(index, Tensor) else self.base[index]
         if isinstance(self.tuned, LowRank):
-            return Pair(self.base[index], self.tuned.select(index))
-        return Pair(self.base[index], self.tuned[index])
+            return Pair(base, self.tuned.select(index))
+        return Pair(base, self.tuned[index])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Pair:
         return Pair(self.base.to(device, dtype), self.tuned.to(device, dtype))

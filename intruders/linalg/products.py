@@ -24,6 +24,10 @@ def times_transpose(rows: Tensor, matrix: Tensor, chosen: Sequence[int] | None =
 
     ``chosen`` are the places of the rows' matrices in a stack with one batch dimension; None for all.
     """
+    if is_shared(matrix) and rows.ndim == 3 and (chosen is not None or len(rows) == len(matrix)):
+        # One product for the rows of all: the matrix is read once.
+        together = times_transpose(rows.flatten(0, 1), matrix[0])
+        return together.view(*rows.shape[:2], matrix.shape[1])
     single = rows.dtype == matrix.dtype == torch.float32 and matrix.device.type == "cpu"
     # Rows with gaps between them make oneDNN take a way that is a thousand times slower.
     dense = matrix.is_contiguous() or matrix.mT.is_contiguous()
@@ -37,6 +41,16 @@ def times_transpose(rows: Tensor, matrix: Tensor, chosen: Sequence[int] | None =
     if len(places) == 1:
         return _linear(rows[0], matrix[places[0]]).unsqueeze(0)
     return torch.stack([_linear(each, matrix[place]) for each, place in zip(rows, places, strict=True)])
+
+
+def is_shared(matrix: Tensor) -> bool:
+    """Whether a stack is one matrix several times, ``matrix.expand(count, -1, -1)``, and holds no copies."""
+    return matrix.ndim == 3 and len(matrix) > 1 and matrix.stride(0) == 0
+
+
+def selected(matrix: Tensor, index: Tensor) -> Tensor:
+    """The matrices at ``index`` of a stack; of one that is shared still no copies."""
+    return matrix[:1].expand(len(index), -1, -1) if is_shared(matrix) else matrix[index]
 
 
 def _linear(rows: Tensor, matrix: Tensor) -> Tensor:

@@ -105,8 +105,8 @@ def _check_resources(ray: Any, wanted: dict[str, float]) -> None:
         most = max((node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0)
         if amount > most:
             raise IntrudersError(
-                f"resources: a run asks for {amount:g} {name}s, and no node of the Ray cluster has more than {most:g}; "
-                "change resources in the study's file, or add such a node"
+                f"resources: a task asks for {amount:g} {name}s, and no node of the cluster has more than {most:g}; "
+                "ask for fewer (resources in a study's file, --cpus and --gpus of a fleet), or add such a node"
             )
 
 

@@ -31,10 +31,10 @@ def options() -> list[str]:
 
 def columns() -> list[str]:
     """One line per column of a study's tables and of an audit's Parquet, with its Arrow type."""
-    from intruders.audits.parquet_form import _schema
+    from intruders.audits.parquet_form import vector_schema
     from intruders.studies.tables.table_columns import COLUMNS, arrow_schema
 
-    tables = {**{table: arrow_schema(table) for table in COLUMNS}, "audit": _schema()}
+    tables = {**{table: arrow_schema(table) for table in COLUMNS}, "audit": vector_schema()}
     return [f"{table}.{field.name}: {field.type}" for table, schema in tables.items() for field in schema]
 
 

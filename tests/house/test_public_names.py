@@ -6,6 +6,7 @@ import intruders
 
 VERB_OF_COMMAND = {
     "audit": "audit",
+    "fleet": "audit_fleet",
     "report": "write_report",
     "card": "write_card",
     "inspect": "inspect",

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from intruders.linalg import products
-from intruders.linalg.products import times_transpose
+from intruders.linalg.low_rank import LowRank
+from intruders.linalg.operators import Dense
+from intruders.linalg.pair import Pair
+from intruders.linalg.products import selected, times_transpose
 
 
 def layouts(m: int, n: int) -> dict[str, torch.Tensor]:
@@ -71,3 +74,19 @@ def test_an_operator_that_rounds_more_is_not_used(monkeypatch: pytest.MonkeyPatc
         torch.testing.assert_close(times_transpose(rows, matrix), rows @ matrix.mT, rtol=0, atol=0)
     finally:
         products._has_linear.cache_clear()
+
+
+def test_a_matrix_that_a_stack_shares_is_never_copied() -> None:
+    """Not when some of the stack are chosen, and not in a pair or an operator of it."""
+    shared = torch.randn(512, 640).expand(5, -1, -1)
+    chosen = torch.tensor([3, 1])
+    update = LowRank(torch.randn(5, 512, 2), torch.randn(5, 2, 640))
+    for part in (
+        selected(shared, chosen),
+        Dense(shared).select(chosen).matrix,
+        Pair(shared, update).select(chosen).base,
+    ):
+        assert part.data_ptr() == shared.data_ptr()
+        assert part.shape == (2, 512, 640)
+    one = selected(torch.randn(3, 4, 5), chosen % 3)
+    assert one.shape == (2, 4, 5)

@@ -12,7 +12,8 @@ from intruders.studies.describe.runs import expand
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
 from intruders.studies.work import do_stage
-from intruders.studies.work.remote_store import Store, is_url, local_folder, open_store
+from intruders.studies.work.remote_store import Store, open_store
+from intruders.system.remote_folder import is_url, local_folder
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 
 
@@ -33,8 +34,8 @@ def test_what_is_a_folder_and_what_a_url() -> None:
     assert not is_url("runs/a")
     assert not is_url("/abs/runs")
     assert not is_url("file:///abs/runs")
-    assert local_folder("runs/a") == Path("runs/a")
-    assert local_folder("file:///abs/runs") == Path("/abs/runs")
+    assert local_folder("runs/a", "studies") == Path("runs/a")
+    assert local_folder("file:///abs/runs", "studies") == Path("/abs/runs")
     assert open_store("runs/a") is None
 
 
@@ -43,9 +44,9 @@ def test_a_study_on_a_url_is_worked_on_in_the_cache_that_was_chosen(
 ) -> None:
     monkeypatch.delenv("INTRUDERS_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    assert local_folder("s3://bucket/a").parent == tmp_path / "home" / "intruders" / "studies"
+    assert local_folder("s3://bucket/a", "studies").parent == tmp_path / "home" / "intruders" / "studies"
     monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "chosen"))
-    assert local_folder("s3://bucket/a").parent == tmp_path / "chosen" / "studies"
+    assert local_folder("s3://bucket/a", "studies").parent == tmp_path / "chosen" / "studies"
 
 
 def test_a_protocol_that_is_not_known_is_refused() -> None:

@@ -1,0 +1,143 @@
+"""What is finished of a fleet, kept block by block: what one layer's matrices are in each of the models.
+
+A file holds the rows of some models in one block, as an audit's Parquet has them, and says in its metadata which models
+these are. The unit that is kept is thus a block of one model, named by the digest of the model's files: a further model
+costs only itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..checkpoints.pairing.pairing import Skipped
+from ..system.files import write_atomically
+from ..system.remote_folder import RemoteFolder
+from .parquet_form import METADATA_KEY, vector_schema, vector_table
+from .records import AuditedMatrix
+
+FOLDER = "blocks"
+SCHEMA = 1
+
+
+@dataclass
+class Unit:
+    """One block of one model."""
+
+    skipped: list[Skipped] = field(default_factory=list)  # of the block's matrices, with reasons
+    refused: str | None = None  # why the model as a whole cannot be judged
+
+
+@dataclass(frozen=True)
+class KeptBlock:
+    """One file; its rows are read when they are asked for."""
+
+    block: str
+    units: Mapping[str, Unit]  # by the model's digest
+    base_keys: Mapping[str, str]  # hashes of the base's matrices, by name
+    file: Path
+
+    def rows(self) -> pa.Table:
+        """Its vectors, with their model's digest as the column ``digest``."""
+        return pq.read_table(self.file).replace_schema_metadata(None)
+
+
+@dataclass(frozen=True)
+class KeptBlocks:
+    """All blocks that are kept under one key: of one base, by one set of settings. A value that can be sent away."""
+
+    folder: Path
+    key: str
+    remote: RemoteFolder | None = None
+
+    def each(self) -> Iterator[KeptBlock]:
+        """File after file; one that is broken or of another key is passed by, and its units are made again."""
+        for name in self._names():
+            file = self._fetched(name)
+            try:
+                header = json.loads((pq.read_schema(file).metadata or {})[METADATA_KEY])
+            except (pa.ArrowException, OSError, KeyError, ValueError):
+                continue
+            if (header.get("schema"), header.get("key")) == (SCHEMA, self.key):
+                units = {
+                    digest: Unit([Skipped(*one) for one in unit["skipped"]], unit["refused"])
+                    for digest, unit in header["units"].items()
+                }
+                yield KeptBlock(header["block"], units, header["base_keys"], file)
+
+    def keep(
+        self,
+        block: str,
+        units: Mapping[str, Unit],
+        rows: Sequence[pa.Table],
+        base_keys: Mapping[str, str],
+    ) -> None:
+        """Keep the units of a block, all or none; ``rows`` are theirs, from :func:`rows_of`."""
+        header = {
+            "schema": SCHEMA,
+            "key": self.key,
+            "block": block,
+            "units": {
+                digest: {
+                    "skipped": [[one.name, one.reason] for one in unit.skipped],
+                    "refused": unit.refused,
+                }
+                for digest, unit in units.items()
+            },
+            "base_keys": dict(base_keys),
+        }
+        table = pa.concat_tables(rows) if rows else _schema().empty_table()
+        table = table.replace_schema_metadata({METADATA_KEY: json.dumps(header).encode()})
+        content = io.BytesIO()
+        pq.write_table(table, content, compression="zstd")
+        folder = self.folder / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        name = self._name(block, units)
+        write_atomically(folder / name, content.getvalue())
+        if self.remote is not None:
+            self.remote.put(folder / name, f"{FOLDER}/{name}")
+
+    def put(self, name: str) -> None:
+        """Put a file that lies beside the blocks where they are kept, if that is elsewhere."""
+        if self.remote is not None:
+            self.remote.put(self.folder / name, name)
+
+    def _name(self, block: str, units: Mapping[str, Unit]) -> str:
+        content = hashlib.sha256(" ".join(sorted(units)).encode()).hexdigest()
+        plain = re.sub(r"[^\w.-]+", "-", block)[:60]
+        place = hashlib.sha256(block.encode()).hexdigest()[:6]
+        return f"{self.key[:12]}_{plain}_{place}_{content[:12]}.parquet"
+
+    def _names(self) -> list[str]:
+        if self.remote is not None:
+            names = self.remote.names(FOLDER)
+        else:
+            folder = self.folder / FOLDER
+            names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+        return [name for name in names if name.startswith(self.key[:12]) and name.endswith(".parquet")]
+
+    def _fetched(self, name: str) -> Path:
+        here = self.folder / FOLDER / name
+        if self.remote is not None and not here.is_file():
+            part = here.with_name(f".{name}.part")
+            self.remote.get(f"{FOLDER}/{name}", part)
+            part.replace(here)
+        return here
+
+
+def rows_of(digests: Sequence[str], matrices: Sequence[AuditedMatrix]) -> pa.Table:
+    """Rows of matrices, each of the model with the digest at its place."""
+    owners = [digest for digest, matrix in zip(digests, matrices, strict=True) for _ in matrix.vectors]
+    return vector_table(matrices).append_column("digest", pa.array(owners, pa.string())).cast(_schema())
+
+
+def _schema() -> pa.Schema:
+    return vector_schema().append(pa.field("digest", pa.string()))

@@ -1,0 +1,130 @@
+"""Many models by few words: a glob, a file with a list, a folder of adapters, a collection of the hub."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import xxhash
+
+from ..errors import CheckpointError, SettingError, first_line
+from .adapters.peft_adapter import ADAPTER_CONFIG
+from .demo_models import DEMO_ADAPTER, DEMO_MODELS
+from .locate import locate
+from .model_sum import split_sum
+
+_COLLECTION = "collection:"
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
+_CHUNK = 2**22
+
+
+def each_source(given: Iterable[str]) -> list[str]:
+    """Every model that is meant, once, in the order given.
+
+    A glob stands for what it matches, ``@list.txt`` for the lines of the file, ``collection:owner/slug`` for the models
+    of a collection of the hub, and a folder without weights for the adapters in its folders. Anything else is a model.
+
+    Raises:
+      SettingError: a glob matches nothing, or a list cannot be read. CheckpointError: a collection cannot be had.
+    """
+    return list(dict.fromkeys(source for text in given for source in _meant_by(text)))
+
+
+def _meant_by(text: str) -> Iterator[str]:
+    if text.startswith("@"):
+        for line in _lines_of(text[1:]):
+            yield from _meant_by(line)
+    elif text.startswith(_COLLECTION):
+        yield from _models_of_collection(text.removeprefix(_COLLECTION))
+    elif any(mark in text for mark in "*?[") and not Path(text).exists():
+        found = sorted(glob.glob(str(Path(text).expanduser())))
+        if not found:
+            raise SettingError(
+                f"'{text}' matches no file or folder; expected a glob of adapters; fix the pattern"
+            )
+        yield from found
+    else:
+        yield from _adapters_in(text)
+
+
+def _lines_of(file: str) -> list[str]:
+    try:
+        lines = [line.strip() for line in Path(file).expanduser().read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise SettingError(
+            f"the list '@{file}' cannot be read ({getattr(error, 'strerror', None) or error}); "
+            "expected a text file with a model on each line; fix the path"
+        ) from None
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if nested := [line for line in lines if line.startswith("@")]:
+        raise SettingError(f"the list '@{file}' names the list '{nested[0]}'; pass both lists instead")
+    return lines
+
+
+def _models_of_collection(slug: str) -> list[str]:
+    from huggingface_hub import get_collection
+
+    try:
+        collection = get_collection(slug)
+    except Exception as error:  # whatever the hub's client raises
+        raise CheckpointError(
+            f"the collection '{slug}' cannot be fetched from the hub ({type(error).__name__}: {first_line(error)}); "
+            "expected owner/slug of a collection; fix the name, or pass the adapters one by one"
+        ) from None
+    return [item.item_id for item in collection.items if item.item_type == "model"]
+
+
+def _adapters_in(text: str) -> list[str]:
+    """The folder itself, or the adapters in its folders, where it has no weights of its own."""
+    folder = Path(text).expanduser()
+    if not folder.is_dir() or (folder / ADAPTER_CONFIG).is_file():
+        return [text]
+    if any(entry.name.endswith((*_WEIGHTS, ".index.json")) for entry in folder.iterdir()):
+        return [text]
+    return [str(config.parent) for config in sorted(folder.glob(f"*/{ADAPTER_CONFIG}"))] or [text]
+
+
+def wherever_it_is(source: str) -> str:
+    """The same model for a process with another working directory: every path in it in full."""
+    if not _is_sum(source):
+        return _whole_path(source)
+    return "+".join(f"{_whole_path(part)}@{weight!r}" for part, weight in split_sum(source))
+
+
+def _is_sum(source: str) -> bool:
+    return ("@" in source or "+" in source) and not Path(source).expanduser().exists()
+
+
+def _whole_path(source: str) -> str:
+    path = Path(source).expanduser()
+    is_alias = source in DEMO_MODELS or source == DEMO_ADAPTER.alias
+    return str(path.absolute()) if not is_alias and path.exists() else source
+
+
+def digest_of(source: str) -> str:
+    """128 bits of what is read of a model: of an adapter its config and tensors.
+
+    Raises:
+      CheckpointError: it cannot be found or read.
+    """
+    digest = xxhash.xxh3_128()
+    for part, weight in split_sum(source) if _is_sum(source) else [(source, 1.0)]:
+        digest.update(f"{weight!r} ".encode())
+        for file in _files_of(locate(part)):
+            digest.update(f"{file.name} {file.stat().st_size} ".encode())
+            with file.open("rb") as content:
+                while chunk := content.read(_CHUNK):
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Configs and weights at a path, not what training left beside them."""
+    if path.is_dir():
+        found = [file for file in path.iterdir() if file.is_file()]
+        if (path / ADAPTER_CONFIG).is_file():
+            return sorted(file for file in found if file.name.startswith("adapter_"))
+        return sorted(file for file in found if file.name.endswith((*_WEIGHTS, ".json")))
+    beside = [path.parent / name for name in (ADAPTER_CONFIG, "config.json")]
+    return [path, *(file for file in beside if file.is_file())]

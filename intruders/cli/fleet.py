@@ -1,0 +1,160 @@
+"""``intruders fleet``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..audits.audit_settings import AuditSettings, Compute
+from ..errors import MissingDependencyError
+from . import options, setting_options
+from .command import examples
+from .output import check_json, put_json
+
+if TYPE_CHECKING:
+    from ..audits.fleet_result import FleetAudit
+
+
+@examples(
+    (
+        "Audit every adapter in a folder and write the report",
+        "intruders fleet smollm2-135m adapters --out fleet",
+    ),
+    (
+        "Exit with status 1 at an intruder or a refusal",
+        "intruders fleet base-model @list.txt --out fleet --fail-above 0 --fail-refused",
+    ),
+)
+@setting_options.of(AuditSettings, "settings", first=["k", "epsilon"])
+@setting_options.of(Compute, "compute")
+def fleet(
+    base: Annotated[
+        str,
+        typer.Argument(
+            metavar="BASE",
+            help="Model before fine-tuning: a folder, a file, a Hub id, smollm2-135m or minilm-l6.",
+        ),
+    ],
+    adapters: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ADAPTER...",
+            help="Adapters or tuned models: folders, files, Hub ids, globs, folders of adapters, @FILE with one per "
+            "line, or collection:OWNER/SLUG of the Hub.",
+        ),
+    ],
+    *,
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder or URL of the results. Run the same command again to resume or to add adapters.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ],
+    settings: AuditSettings,
+    compute: Compute,
+    cache: options.CacheFolder = None,
+    no_cache: options.NoCache = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Run on the Ray cluster at this address; without an address, on a Ray of this machine. "
+            "[default: without Ray]",
+            metavar="[ADDRESS]",
+            rich_help_panel=options.COMPUTATION,
+        ),
+    ] = None,
+    cpus: Annotated[
+        float,
+        typer.Option(
+            metavar="N",
+            help="Number of processors of each worker on Ray.",
+            rich_help_panel=options.COMPUTATION,
+        ),
+    ] = 1,
+    gpus: Annotated[
+        float,
+        typer.Option(
+            metavar="N", help="Number of GPUs of each worker on Ray.", rich_help_panel=options.COMPUTATION
+        ),
+    ] = 0,
+    json: options.JsonOrStdout = None,
+    fail_above: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Exit with status 1 if any adapter has more intruders than this number. [default: no limit]",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    fail_refused: Annotated[
+        bool,
+        typer.Option(
+            "--fail-refused",
+            help="Exit with status 1 if any adapter could not be audited.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="List every adapter.", rich_help_panel=options.OUTPUT),
+    ] = False,
+) -> None:
+    """Audit many adapters of one base in one pass.
+
+    Writes adapters.parquet, vectors.parquet and report.html to --out.
+    """
+    from rich.console import Console
+
+    from ..audits.audit_fleet import audit_many
+    from ..reports.fleet_text import print_fleet
+    from .progress import progress_bar
+
+    check_json(json)
+    try:
+        with progress_bar() as progress:
+            found = audit_many(
+                base,
+                adapters,
+                settings,
+                replace(compute, cache=options.chosen_cache(cache, no_cache)),
+                out=out,
+                ray=False if ray is None else (ray or True),
+                cpus=cpus,
+                gpus=gpus,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo("interrupted; finished blocks are kept; run the same command again to resume", err=True)
+        raise typer.Exit(130) from None
+    _write_report(found)
+    if not put_json({**found.header(), "adapters": found.records()}, json):
+        print_fleet(found, Console(), verbose=verbose)
+    above = [] if fail_above is None else found.above(fail_above)
+    if above:
+        print(
+            f"{len(above)} adapters have more intruders than the {fail_above} that --fail-above allows, the first "
+            f"'{above[0]}'",
+            file=sys.stderr,
+        )
+    if fail_refused and found.refused:
+        source, reason = next(iter(found.refused.items()))
+        print(f"{len(found.refused)} adapters were refused, the first '{source}': {reason}", file=sys.stderr)
+    if above or (fail_refused and found.refused):
+        raise typer.Exit(1)
+
+
+def _write_report(found: FleetAudit) -> None:
+    """Write the report beside the tables, or say why there is none: the tables do not need its packages."""
+    from ..reports.fleet_page import REPORT, write_fleet_html
+
+    try:
+        write_fleet_html(found, found.blocks.folder / REPORT)
+    except MissingDependencyError as error:
+        print(f"no report is written: {error}", file=sys.stderr)
+        return
+    found.blocks.put(REPORT)

@@ -1,0 +1,291 @@
+"""Many adapters of one base in one pass: each is what an audit of its own finds, and the base is read once."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import intruders
+from intruders.audits.audit_fleet import audit_fleet
+from intruders.audits.audit_result import Audit
+from intruders.checkpoints.open import open_checkpoint
+from intruders.errors import IntrudersError, SettingError
+from tests.checkpoints.models import saved
+from tests.mitigation.hot import hot_llama, medium_llama, wide_spectrum
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Large enough that vectors are found by the Krylov method, with the spectra of trained weights."""
+    return saved(wide_spectrum(medium_llama()), tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Weak and strong ones of several ranks and targets, DoRA, one untrained, one with NaN, and two that do not fit."""
+    folder = tmp_path_factory.mktemp("adapters")
+    made = {
+        "strong": hot_llama(1, 1.5, _model(), r=2),
+        "strong too": hot_llama(2, 1.2, _model(), r=2),
+        "weak": hot_llama(3, 0.02, _model(), r=2),
+        "of rank 4": hot_llama(4, 0.5, _model(), r=4, target_modules=["q_proj", "v_proj"]),
+        "patterns": hot_llama(5, 0.5, _model(), r=2, rank_pattern={"q_proj": 4}),
+        "dora": hot_llama(6, 0.5, _model(), r=2, use_dora=True),
+        "untrained": hot_llama(7, 0.0, _model(), r=2),
+        "with NaN": hot_llama(8, 0.5, _model(), r=2),
+    }
+    found = {name: str(saved(model, folder / name)) for name, model in made.items()}
+    weights = folder / "with NaN" / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    tensors[next(reversed(tensors))][0, 0] = torch.nan
+    save_file(tensors, weights)
+    found["of another base"] = str(saved(hot_llama(9), folder / "of another base"))
+    found["missing"] = str(folder / "missing")
+    return found
+
+
+def _model() -> torch.nn.Module:
+    return wide_spectrum(medium_llama())
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each tensor of a base was read."""
+    counts: Counter[str] = Counter()
+
+    def counting(source: Any) -> Any:
+        checkpoint = open_checkpoint(source)
+
+        def counted(name: str, stored: Any) -> Any:
+            def read() -> torch.Tensor:
+                counts[name] += 1
+                return stored.read()
+
+            return replace(stored, read=read)
+
+        return replace(checkpoint, tensors={n: counted(n, s) for n, s in checkpoint.tensors.items()})
+
+    monkeypatch.setattr("intruders.audits.audit_fleet.open_checkpoint", counting)
+    return counts
+
+
+def alone(base: Path, adapter: str, **settings: Any) -> Audit | str:
+    try:
+        return intruders.audit(base, adapter, cache=False, **settings)
+    except IntrudersError as error:
+        return str(error)
+
+
+def require_equal(found: Audit, wanted: Audit) -> None:
+    """Decisions, names, ranks and reasons are the same, and the sizes of updates.
+
+    Singular values are computed only as closely as a decision asks, and in a stack as closely as the most demanding of
+    its members asks: up to a sine of 0.2 of their vectors, they are only that near. With ``exact`` they are the same.
+    """
+    close = 1e-6 if wanted.exact else 0.01
+    assert [one.name for one in found.matrices] == [one.name for one in wanted.matrices]
+    assert sorted(map(repr, found.skipped)) == sorted(map(repr, wanted.skipped))
+    for mine, theirs in zip(found.matrices, wanted.matrices, strict=True):
+        assert (mine.shape, mine.rank) == (theirs.shape, theirs.rank)
+        assert [(v.index, v.intruder) for v in mine.vectors] == [
+            (v.index, v.intruder) for v in theirs.vectors
+        ]
+        np.testing.assert_allclose(
+            [v.singular_value for v in mine.vectors], [v.singular_value for v in theirs.vectors], rtol=close
+        )
+        np.testing.assert_allclose(mine.base_singular_values[:5], theirs.base_singular_values[:5], rtol=close)
+        for name in ("frobenius", "spectral", "effective_rank", "stable_rank"):
+            assert getattr(mine.update, name) == pytest.approx(getattr(theirs.update, name), rel=1e-4), name
+        for one, other in zip(mine.vectors, theirs.vectors, strict=True):  # both hold the one true value
+            assert (
+                max(one.max_cosine[0], other.max_cosine[0])
+                <= min(one.max_cosine[1], other.max_cosine[1]) + 1e-4
+            )
+
+
+@pytest.mark.parametrize("settings", [{}, {"exact": True}, {"skip_non_finite": True, "k": 5}], ids=str)
+def test_each_adapter_is_what_an_audit_of_its_own_finds(
+    base: Path, adapters: dict[str, str], settings: dict[str, Any]
+) -> None:
+    found = audit_fleet(str(base), list(adapters.values()), cache=False, **settings)
+    assert found.adapters["adapter"].tolist() == list(adapters.values())
+    for (name, source), row in zip(adapters.items(), found.adapters.to_dict("records"), strict=True):
+        wanted = alone(base, source, **settings)
+        if isinstance(wanted, str):
+            assert (row["status"], row["reason"]) == ("refused", wanted), name
+            continue
+        assert row["status"] == "audited", name
+        assert (row["intruders"], row["vectors"], row["matrices"]) == (
+            wanted.intruders,
+            wanted.vectors,
+            len(wanted.matrices),
+        ), name
+        if wanted.vectors:
+            close = 1e-6 if wanted.exact else 0.01  # as for the singular values
+            assert row["energy_share"] == pytest.approx(wanted.intruder_energy_share, abs=close), name
+        require_equal(found.audit(source), wanted)
+    assert found.intruders > 0
+    counts = found.vectors.groupby("adapter")["intruder"].sum()
+    assert counts.sum() == found.intruders
+
+
+def test_the_table_says_what_config_and_audit_tell(base: Path, adapters: dict[str, str]) -> None:
+    table = audit_fleet(str(base), list(adapters.values()), cache=False).adapters.set_index("adapter")
+    rows = {name: table.loc[source] for name, source in adapters.items()}
+    assert rows["patterns"]["rank_min"] == 2
+    assert rows["patterns"]["rank_max"] == 4
+    assert "differ by module" in rows["patterns"]["for_hosts"]
+    assert "dora" in rows["dora"]["for_hosts"]
+    assert rows["of rank 4"]["targets"] == "q_proj, v_proj"
+    assert rows["untrained"]["zero_updates"] == 14
+    assert rows["untrained"]["matrices"] == 0
+    assert rows["strong"]["method"] == "lora"
+    wanted = intruders.audit(base, adapters["strong"], cache=False).matrices_to_pandas()
+    assert rows["strong"]["update_relative_median"] == pytest.approx(
+        wanted["relative_update"].median(), rel=1e-4
+    )
+    assert rows["strong"]["update_relative_max"] == pytest.approx(wanted["relative_update"].max(), rel=1e-4)
+    assert rows["strong"]["frobenius"] == pytest.approx(np.linalg.norm(wanted["frobenius"]), rel=1e-4)
+    assert rows["strong"]["effective_rank"] == pytest.approx(wanted["effective_rank"].median(), rel=1e-4)
+
+
+def test_the_base_is_read_once(base: Path, adapters: dict[str, str], read: Counter[str]) -> None:
+    audit_fleet(str(base), list(adapters.values()), cache=False)
+    matrices = {name: count for name, count in read.items() if "proj" in name}
+    assert len(matrices) == 14
+    assert set(matrices.values()) == {1}
+
+
+def test_a_further_adapter_costs_only_itself(
+    base: Path, adapters: dict[str, str], tmp_path: Path, read: Counter[str]
+) -> None:
+    """What is there is not judged again; nothing is read where nothing is new; another epsilon is kept beside it."""
+    out, sources = tmp_path / "out", list(adapters.values())
+    audit_fleet(str(base), sources[:3], out=out, cache=False)
+    kept = {file: file.stat().st_mtime_ns for file in (out / "blocks").iterdir()}
+    read.clear()
+    audit_fleet(str(base), sources[:3], out=out, cache=False)
+    assert not any("proj" in name for name in read)
+    found = audit_fleet(str(base), sources[:4], out=out, cache=False)
+    assert set(read) >= {f"model.layers.{layer}.self_attn.q_proj.weight" for layer in (0, 1)}
+    assert not any("mlp" in name for name in read), "the new adapter changes no matrix there"
+    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
+    require_equal(found.audit(sources[0]), intruders.audit(base, sources[0], cache=False))
+    again = audit_fleet(str(base), sources[:4], out=out, cache=False, epsilon=0.9)
+    assert again.intruders > found.intruders
+    assert audit_fleet(str(base), sources[:4], out=out, cache=False).intruders == found.intruders
+
+
+def test_changed_files_are_seen(base: Path, adapters: dict[str, str], tmp_path: Path) -> None:
+    """An adapter of the same name with other tensors is judged anew, and one of the same tensors is known."""
+    import shutil
+
+    out = tmp_path / "out"
+    copy = tmp_path / "copy"
+    shutil.copytree(adapters["strong"], copy)
+    first = audit_fleet(str(base), [adapters["strong"], str(copy)], out=out, cache=False).adapters
+    assert first["duplicate_of"].tolist()[1] == adapters["strong"]
+    assert first["intruders"].nunique() == 1
+    shutil.copy(Path(adapters["weak"]) / "adapter_model.safetensors", copy)
+    second = audit_fleet(str(base), [adapters["strong"], str(copy)], out=out, cache=False).adapters
+    assert second["duplicate_of"].isna().all()
+    assert second["intruders"].tolist()[1] == 0
+
+
+def test_another_base_under_the_same_name_is_refused(
+    base: Path, adapters: dict[str, str], tmp_path: Path
+) -> None:
+    """Its small tensors are the same; the matrices' hashes tell."""
+    import shutil
+
+    changed = tmp_path / "base"
+    shutil.copytree(base, changed)
+    out = tmp_path / "out"
+    audit_fleet(str(changed), [adapters["strong"]], out=out, cache=False)
+    tensors = load_file(changed / "model.safetensors")
+    for name, tensor in tensors.items():
+        if "q_proj" in name:
+            tensor *= 1.5
+    save_file(tensors, changed / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SettingError, match=r"is not what .* was made from"):
+        audit_fleet(str(changed), [adapters["strong"], adapters["weak"]], out=out, cache=False)
+
+
+def test_a_broken_block_is_made_again(base: Path, adapters: dict[str, str], tmp_path: Path) -> None:
+    out, sources = tmp_path / "out", [adapters["strong"], adapters["weak"]]
+    first = audit_fleet(str(base), sources, out=out, cache=False).adapters
+    file = next(iter((out / "blocks").iterdir()))
+    file.write_bytes(file.read_bytes()[:100])
+    again = audit_fleet(str(base), sources, out=out, cache=False).adapters
+    assert again["intruders"].tolist() == first["intruders"].tolist()
+
+
+def test_tables_are_written(base: Path, adapters: dict[str, str], tmp_path: Path) -> None:
+    found = audit_fleet(str(base), list(adapters.values()), out=tmp_path / "out", cache=False)
+    table = pq.read_table(tmp_path / "out" / "adapters.parquet")
+    assert table["intruders"].to_pylist()[0] == found.audit(0).intruders
+    assert json.loads(table.schema.metadata[b"intruders"])["totals"]["adapters"] == len(adapters)
+    vectors = pq.read_table(tmp_path / "out" / "vectors.parquet").to_pandas()
+    assert len(vectors) == found.adapters["vectors"].sum()
+    assert vectors.groupby("adapter").size().to_dict() == {
+        row.adapter: row.vectors
+        for row in found.adapters.itertuples()
+        if row.status == "audited" and row.vectors
+    }
+
+
+def test_a_url_is_a_folder_too(base: Path, adapters: dict[str, str]) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    out = "memory://fleet"
+    audit_fleet(str(base), [adapters["strong"]], out=out, cache=False)
+    found = audit_fleet(str(base), [adapters["strong"], adapters["weak"]], out=out, cache=False)
+    names = {Path(name).name for name in fsspec.filesystem("memory").find("/fleet")}
+    assert {"adapters.parquet", "vectors.parquet"} < names
+    assert len(names) == 2 + 4  # two layers, twice
+    assert found.adapters["matrices"].tolist() == [14, 14]
+
+
+def test_globs_lists_and_folders(base: Path, adapters: dict[str, str], tmp_path: Path) -> None:
+    folder = Path(adapters["weak"]).parent
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"# some\n\n{adapters['strong']}\n{folder}/weak*\n")
+    found = audit_fleet(str(base), f"@{listed}", cache=False)
+    assert found.adapters["adapter"].tolist() == [adapters["strong"], adapters["weak"]]
+    assert len(audit_fleet(str(base), [str(folder)], cache=False, include="*q_proj*").adapters) == 9
+    for wrong, said in [("nothing*", "matches no file"), ("@nothing.txt", "cannot be read")]:
+        with pytest.raises(SettingError, match=said):
+            audit_fleet(str(base), [wrong], cache=False)
+    with pytest.raises(SettingError, match="no adapter was given"):
+        audit_fleet(str(base), [], cache=False)
+
+
+def test_models_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    import huggingface_hub
+
+    from intruders.checkpoints.many_sources import each_source
+    from intruders.errors import CheckpointError
+
+    items = [
+        SimpleNamespace(item_id="org/one", item_type="model"),
+        SimpleNamespace(item_id="org/data", item_type="dataset"),
+    ]
+    monkeypatch.setattr(huggingface_hub, "get_collection", lambda slug: SimpleNamespace(items=items))
+    assert each_source(["collection:org/some-123"]) == ["org/one"]
+
+    def unknown(slug: str) -> None:
+        raise ValueError("no such collection")
+
+    monkeypatch.setattr(huggingface_hub, "get_collection", unknown)
+    with pytest.raises(CheckpointError, match="'org/some-123' cannot be fetched"):
+        each_source(["collection:org/some-123"])

@@ -1,0 +1,51 @@
+"""A fleet on a Ray of this machine: two workers give what one process gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from intruders.audits.audit_fleet import audit_fleet
+from intruders.errors import IntrudersError, SettingError
+from tests.checkpoints.models import saved, tiny_llama
+from tests.mitigation.hot import hot_llama
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+KEYS = ["adapter", "name", "index"]
+
+
+@pytest.fixture
+def two_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_two_workers_give_what_one_process_gives(
+    tmp_path: Path, two_workers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths that are relative to where the driver is, too: workers are elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    saved(tiny_llama(num_hidden_layers=4), tmp_path / "base")
+    for seed in range(3):
+        saved(hot_llama(seed, 0.8, tiny_llama(num_hidden_layers=4)), tmp_path / "adapters" / str(seed))
+    sources = ["adapters/*", "missing"]
+    here = audit_fleet("base", sources, out="here", cache=False)
+    there = audit_fleet("base", sources, out="there", cache=False, ray=True)
+    assert len(list((tmp_path / "there" / "blocks").iterdir())) == 4
+    one, other = (found.vectors.sort_values(KEYS, ignore_index=True) for found in (here, there))
+    assert len(one) > 0
+    assert one.equals(other)
+    assert here.adapters.equals(there.adapters)
+    with pytest.raises(IntrudersError, match="asks for 3 GPUs"):
+        audit_fleet("base", sources, out="elsewhere", cache=False, ray=True, gpus=3)
+
+
+def test_without_a_folder_there_is_no_place_for_results(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="pass out"):
+        audit_fleet("base", ["adapter"], ray=True)
