@@ -104,11 +104,12 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
 
     def _forget_model(self) -> None:
         self._is_ready = False
-        self._base: Source | None = (
-            None  # what audits compare with; None: the weights in memory, beneath an adapter
+        # What audits compare with; None stands for the weights in memory, beneath an adapter.
+        self._base: Source | None = None
+        self._frozen_base: Checkpoint | None = (
+            None  # the same, open, once it is known to be what the model acts on
         )
-        self._frozen_base: Checkpoint | None = None  # what the adapter acts on, once that is known
-        self._sharded: str | None = None
+        self._sharded: str | None = None  # in which way, once training has begun
         self._audited_step = 0
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -140,9 +141,9 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
 
     def _get_ready(self, model: nn.Module, args: Any, is_first: bool, is_resumed: bool = False) -> None:
         """Take the weights before training, and raise what the first audit would raise as far as is known."""
-        self._is_ready = True
         if not is_first and any(parameter.is_meta for parameter in model.parameters()):
-            return  # FSDP is told to load on the first process alone
+            self._is_ready = True  # FSDP is told to load on the first process alone
+            return
         base = self._given_base
         way = sharded_by(model)
         if way is not None:
@@ -160,6 +161,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self._base = base
             if self.trace is not None:
                 check_trace(self.trace)
+        self._is_ready = True
 
     def _finds_too_many(self, model: nn.Module, args: Any, state: Any, control: Any) -> bool:
         """Audit; whether there are more intruders than ``stop_above``, on all processes alike."""
