@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .fleet_members import Facts, Member
 
@@ -49,6 +48,11 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("digest", "string"),
 )
 _IN_PANDAS = {"string": "string", "int64": "Int64", "float64": "float64", "bool": "boolean"}
+# Columns of kept rows that the table is counted from.
+COUNTED = [
+    "digest", "name", "index", "singular_value", "intruder", "ambiguous", "frobenius", "spectral", "effective_rank",
+    "stable_rank", "base_value",
+]  # fmt: skip
 # Columns in which a model may be unusual, and whether their logarithm is compared.
 _COMPARED = {
     "intruder_share": False,
@@ -64,13 +68,9 @@ _MAD = 1.4826
 _LEAST_TO_COMPARE = 5
 
 
-def matrices_of_block(rows: pa.Table) -> pd.DataFrame:
+def matrices_of_rows(rows: pa.Table) -> pd.DataFrame:
     """One row per matrix and model from rows of vectors: counts, squares of singular values, and update sizes."""
-    plain = rows.drop_columns(["similarity", "base_singular_values", "certificate"])
-    largest = (
-        pc.list_element(rows["base_singular_values"], 0) if rows.num_rows else pa.array([], pa.float64())
-    )
-    frame = plain.append_column("base_value", largest).to_pandas()
+    frame = rows.select(COUNTED).to_pandas()
     first = frame[frame["index"] == 0].set_index(["digest", "name"])
     found = first[["frobenius", "effective_rank", "stable_rank"]].copy()
     found["relative"] = np.where(first["base_value"] > 0, first["spectral"] / first["base_value"], np.nan)
@@ -98,7 +98,7 @@ def adapter_table(
 
     Args:
       members: the fleet.
-      matrices: the rows of :func:`matrices_of_block` of all blocks.
+      matrices: the rows of :func:`matrices_of_rows` of all blocks.
       skipped: by digest, matrices that were not judged, with reasons.
       refused: by digest, models that were refused while they were judged, with reasons.
       base: the source of the base.
