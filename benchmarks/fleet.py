@@ -1,4 +1,4 @@
-"""``python -m benchmarks.fleet [--adapters N] [--layers N]``: what an adapter costs in a fleet, beside an audit alone.
+"""``python -m benchmarks.fleet [--adapters N] [--layers N] [--large-only]``: an adapter in a fleet, and audited alone.
 
 Two bases: SmolLM2-135M with random adapters (ranks 4, 8 and 16, attention or all linear layers), and decoder layers of
 Llama-2-7B's shapes with rank-16 adapters. For each a fleet without intruders and one with them. Every fleet is audited
@@ -68,10 +68,13 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet")
     parser.add_argument("--adapters", type=int, default=30, help="adapters of each fleet")
     parser.add_argument("--layers", type=int, default=1, help="decoder layers of Llama-2-7B's shapes")
+    parser.add_argument("--large-only", action="store_true", help="leave SmolLM2-135M out")
     options = parser.parse_args(arguments)
     hush_imports()
     with tempfile.TemporaryDirectory() as folder:
         for title, base, spectra, shapes in _bases(Path(folder), options.layers):
+            if title == MODEL and options.large_only:
+                continue
             for kind, share in (("without intruders", CLEAN), ("with intruders", STRONG)):
                 place = Path(folder) / f"{title} {kind}".replace(" ", "-")
                 adapters = [
@@ -147,7 +150,7 @@ def random_adapter(
 
 def report(title: str, base: Path, adapters: list[str]) -> None:
     """Prints the costs of one fleet; stops where two ways count differently."""
-    print(title)
+    print(title, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         store, out = DiskCache(Path(folder) / "bases"), Path(folder) / "out"
         cold, first = costs(lambda: intruders.audit_fleet(str(base), adapters, cache=store))
