@@ -103,7 +103,7 @@ def adapter_table(
       refused: by digest, models that were refused while they were judged, with reasons.
       base: the source of the base.
     """
-    columns = {name: matrices[name].to_numpy() for name in matrices}
+    columns = {str(name): matrices[name].to_numpy() for name in matrices}
     places = matrices.groupby("digest", sort=False).indices
     # Arrays, since a thousand small frames would take longer than what is computed of them.
     numbers = {
