@@ -19,17 +19,21 @@ import xxhash
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.many_sources import each_source, wherever_it_is
 from ..checkpoints.open import Source, open_checkpoint
+from ..checkpoints.pairing.pairing import Skipped
 from ..checkpoints.read_once import read_once
-from ..errors import IntrudersError, SettingError
+from ..errors import IntrudersError, SettingError, in_one_line
 from ..system.folders import locked_folder, make_folder
 from ..system.progress import Progress, silent
 from ..system.remote_folder import RemoteFolder, is_url, local_folder, require_opens
 from ..system.threads import run_side_by_side
+from .audit import record_of
 from .audit_settings import ANYWHERE, AuditSettings, Compute
-from .base_cache import CacheChoice
+from .base_cache import CacheChoice, content_key, judge_batch
+from .batches import Batch, is_small_batch, read_batches
 from .fleet_members import Member, Sharers, matrices_by_block, open_members
 from .fleet_result import ADAPTERS, VECTORS, FleetAudit
 from .kept_blocks import KeptBlocks, Unit, rows_of
+from .records import AuditedMatrix
 from .shared_base import LeftOut, SharedStack, is_small_stack, judge_stack, read_stacks
 
 # Part of the key of what is kept: raise it when the meaning of a row changes.
@@ -209,6 +213,9 @@ def _key(base: Checkpoint, settings: AuditSettings) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
+# Matrices of a single model that are judged before what is finished of it is kept.
+_MATRICES_TOGETHER = 60
+
 Missing = dict[str, dict[str, Sharers]]  # block -> matrix -> the models that it is to be judged for
 
 
@@ -245,12 +252,50 @@ class _Work:
     def do(self, blocks: Missing, progress: Progress = silent) -> None:
         """Judge what is missing, block by block; each is kept when it is done."""
         in_all = sum(len(matrices) for matrices in blocks.values())
+        on_matrix = partial(progress, f"fleet of {len(self.members):,}")
         done = 0
+        for group in _groups(blocks):
+            only = _only_model(group)
+            if only is None:
+                for block, matrices in group.items():
+                    self._do_block(block, matrices, on_matrix, done, in_all)
+                    done += len(matrices)
+            else:
+                self._do_alone(only, group)
+                done += sum(len(matrices) for matrices in group.values())
+                on_matrix(done, in_all)
+
+    def _do_alone(self, model: int, blocks: Missing) -> None:
+        """Blocks of a single model: small matrices are then batched with each other, as in an audit of its own."""
+        settings, store = self.settings, None if self.settings.exact else self.compute.base_cache()
+        skipped: list[Skipped] = []
+        base_keys: dict[str, str] = {}
+        pairs = [
+            matrix for matrices in blocks.values() for sharers in matrices.values() for _, matrix in sharers
+        ]
+        batches = read_batches(pairs, self.compute.torch_device(), settings.skip_non_finite, skipped)
+
+        def judge(batch: Batch) -> list[AuditedMatrix]:
+            found = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
+            for matrix, base in zip(batch.matrices, batch.pair.base, strict=True):
+                base_keys[matrix.name] = content_key(base, settings.k)
+            return [record_of(one, found, at, batch.units[at]) for at, one in enumerate(batch.matrices)]
+
+        records: list[AuditedMatrix] = []
+        refused = None
+        try:
+            for some in run_side_by_side(batches, judge, is_small_batch, self.compute.workers):
+                records += some
+        except IntrudersError as error:
+            refused = in_one_line(error)
+        self._require_same_base(base_keys)
+        digest = self.members[model].digest
         for block, matrices in blocks.items():
-            self._do_block(
-                block, matrices, partial(progress, f"fleet of {len(self.members):,}"), done, in_all
-            )
-            done += len(matrices)
+            mine = [record for record in records if record.name in matrices]
+            left_out = [one for one in skipped if one.name in matrices]
+            keys = {name: key for name, key in base_keys.items() if name in matrices}
+            rows = [rows_of([digest] * len(mine), mine)] if mine else []
+            self.kept.keep(block, {digest: Unit(left_out, refused)}, rows, keys)
 
     def _do_block(
         self,
@@ -293,6 +338,28 @@ class _Work:
                     f"'{name}' of '{self.base.source}' is not what '{self.kept.folder}' was made from; "
                     "expected the same base as before; choose another folder for this one"
                 )
+
+
+def _only_model(blocks: Missing) -> int | None:
+    """The model that all of these blocks are missing for, if there is only one."""
+    models = {
+        number for matrices in blocks.values() for sharers in matrices.values() for number, _ in sharers
+    }
+    return models.pop() if len(models) == 1 else None
+
+
+def _groups(blocks: Missing) -> Iterator[Missing]:
+    """Block after block, but those that follow each other and miss one and the same model together, up to a limit."""
+    group: Missing = {}
+    for block, matrices in blocks.items():
+        both = {**group, block: matrices}
+        is_full = sum(len(one) for one in group.values()) >= _MATRICES_TOGETHER
+        if group and (is_full or _only_model(both) is None):
+            yield group
+            group = {}
+        group[block] = matrices
+    if group:
+        yield group
 
 
 def _on_ray(

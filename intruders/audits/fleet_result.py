@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,14 +22,19 @@ from ..system.versions import installed_versions
 from .audit_result import Audit
 from .audit_settings import AuditSettings
 from .fleet_members import Member
-from .fleet_table import adapter_table, as_arrow, matrices_of_block
+from .fleet_table import COUNTED, adapter_table, as_arrow, matrices_of_rows
 from .kept_blocks import KeptBlocks, rows_of
-from .parquet_form import METADATA_KEY, matrices_from_rows
+from .parquet_form import METADATA_KEY, matrices_from_rows, vector_schema
 from .records import AuditedMatrix, matrix_from_record
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
 
+# Of each vector in vectors.parquet, after the adapter's name.
+VECTOR_COLUMNS = [
+    name for name in vector_schema().names if name not in ("similarity", "base_singular_values")
+]
+_BATCH_ROWS = 200_000
 ADAPTERS = "adapters.parquet"
 VECTORS = "vectors.parquet"
 SCHEMA = 1
@@ -56,8 +61,8 @@ class FleetAudit:
     @cached_property
     def matrices(self) -> pd.DataFrame:
         """One row per adapter and matrix: counts and the size of the update."""
-        parts = [matrices_of_block(rows) for rows in self._rows()]
-        return pd.concat(parts, ignore_index=True) if parts else matrices_of_block(_nothing())
+        parts = [matrices_of_rows(rows) for rows in _in_batches(self._rows(COUNTED))]
+        return pd.concat(parts, ignore_index=True) if parts else matrices_of_rows(_nothing())
 
     @property
     def vectors(self) -> pd.DataFrame:
@@ -165,8 +170,8 @@ class FleetAudit:
             f"'{adapter}' is not in this fleet of {len(self.members)}; expected a source as it was given"
         )
 
-    def _rows(self) -> Iterator[pa.Table]:
-        """Block by block the rows of this fleet's models alone, each once."""
+    def _rows(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """File after file the rows of this fleet's models alone, each once."""
         wanted = {member.digest for member in self.members if member.pairing is not None}
         wanted -= self._refused.keys()
         seen: set[tuple[str, str]] = set()
@@ -174,14 +179,14 @@ class FleetAudit:
             new = [one for one in kept.units if one in wanted and (kept.block, one) not in seen]
             seen |= {(kept.block, digest) for digest in new}
             if new:
-                rows = kept.rows()
+                rows = kept.rows(columns)
                 yield rows.filter(pc.is_in(rows["digest"], pa.array(new, pa.string())))
 
     def _vector_tables(self) -> Iterator[pa.Table]:
         sources: dict[str, list[str]] = {}
         for member in self.members:
             sources.setdefault(member.digest, []).append(member.source)
-        for rows in self._rows():
+        for rows in _in_batches(self._rows(["digest", *VECTOR_COLUMNS])):
             yield _vector_columns(rows, sources)
 
     @cached_property
@@ -208,9 +213,20 @@ def _nothing() -> pa.Table:
     return rows_of([], [])
 
 
+def _in_batches(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Tables of some rows joined: a hundred small ones cost as many calls as a large one."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(one.num_rows for one in waiting) >= _BATCH_ROWS:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
 def _vector_columns(rows: pa.Table, sources: Mapping[str, list[str]]) -> pa.Table:
     """The columns of vectors.parquet; the rows of a model that is in the fleet twice come twice."""
-    dropped = ["digest", "similarity", "base_singular_values"]
     digests = rows["digest"].to_pylist()
     most = max((len(sources[digest]) for digest in set(digests)), default=1)
     parts = []
@@ -218,5 +234,5 @@ def _vector_columns(rows: pa.Table, sources: Mapping[str, list[str]]) -> pa.Tabl
         here = [place for place, digest in enumerate(digests) if len(sources[digest]) > turn]
         names = pa.array([sources[digests[place]][turn] for place in here], pa.string())
         chosen = rows.take(pa.array(here, pa.int64())) if len(here) < len(digests) else rows
-        parts.append(chosen.drop_columns(dropped).add_column(0, "adapter", names))
+        parts.append(chosen.select(VECTOR_COLUMNS).add_column(0, "adapter", names))
     return pa.concat_tables(parts)

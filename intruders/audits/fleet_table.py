@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .fleet_members import Facts, Member
 
@@ -49,6 +48,11 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("digest", "string"),
 )
 _IN_PANDAS = {"string": "string", "int64": "Int64", "float64": "float64", "bool": "boolean"}
+# Columns of kept rows that the table is counted from.
+COUNTED = [
+    "digest", "name", "index", "singular_value", "intruder", "ambiguous", "frobenius", "spectral", "effective_rank",
+    "stable_rank", "base_value",
+]  # fmt: skip
 # Columns in which a model may be unusual, and whether their logarithm is compared.
 _COMPARED = {
     "intruder_share": False,
@@ -64,13 +68,9 @@ _MAD = 1.4826
 _LEAST_TO_COMPARE = 5
 
 
-def matrices_of_block(rows: pa.Table) -> pd.DataFrame:
+def matrices_of_rows(rows: pa.Table) -> pd.DataFrame:
     """One row per matrix and model from rows of vectors: counts, squares of singular values, and update sizes."""
-    plain = rows.drop_columns(["similarity", "base_singular_values", "certificate"])
-    largest = (
-        pc.list_element(rows["base_singular_values"], 0) if rows.num_rows else pa.array([], pa.float64())
-    )
-    frame = plain.append_column("base_value", largest).to_pandas()
+    frame = rows.select(COUNTED).to_pandas()
     first = frame[frame["index"] == 0].set_index(["digest", "name"])
     found = first[["frobenius", "effective_rank", "stable_rank"]].copy()
     found["relative"] = np.where(first["base_value"] > 0, first["spectral"] / first["base_value"], np.nan)
@@ -98,12 +98,18 @@ def adapter_table(
 
     Args:
       members: the fleet.
-      matrices: the rows of :func:`matrices_of_block` of all blocks.
+      matrices: the rows of :func:`matrices_of_rows` of all blocks.
       skipped: by digest, matrices that were not judged, with reasons.
       refused: by digest, models that were refused while they were judged, with reasons.
       base: the source of the base.
     """
-    numbers = {str(digest): _numbers(group) for digest, group in matrices.groupby("digest", sort=False)}
+    columns = {str(name): matrices[name].to_numpy() for name in matrices}
+    places = matrices.groupby("digest", sort=False).indices
+    # Arrays, since a thousand small frames would take longer than what is computed of them.
+    numbers = {
+        str(digest): _numbers({name: column[rows] for name, column in columns.items()})
+        for digest, rows in places.items()
+    }
     first_of: dict[str, str] = {}
     rows = []
     for member in members:
@@ -141,24 +147,26 @@ def as_arrow(adapters: pd.DataFrame) -> pa.Table:
 _NOTHING: Mapping[str, Any] = {"matrices": 0, "vectors": 0, "intruders": 0, "ambiguous": 0}
 
 
-def _numbers(group: pd.DataFrame) -> dict[str, Any]:
-    weights = (group["largest"] / (group["largest"].max() or 1.0)) ** 2
-    total = float((weights * group["energy"]).sum())
-    relative = group["relative"]
-    known = relative.dropna()
+def _numbers(matrices: Mapping[str, Any]) -> dict[str, Any]:
+    """Of one model, whose matrices are the places of these columns."""
+    weights = (matrices["largest"] / (matrices["largest"].max() or 1.0)) ** 2
+    total = float((weights * matrices["energy"]).sum())
+    relative = matrices["relative"]
+    known = relative[~np.isnan(relative)]
+    intruders, vectors = int(matrices["intruder"].sum()), int(matrices["vectors"].sum())
     return {
-        "matrices": len(group),
-        "vectors": int(group["vectors"].sum()),
-        "intruders": int(group["intruder"].sum()),
-        "intruder_share": float(group["intruder"].sum() / group["vectors"].sum()),
-        "energy_share": float((weights * group["intruder_energy"]).sum()) / total if total > 0 else 0.0,
-        "ambiguous": int(group["ambiguous"].sum()),
-        "update_relative_median": float(known.median()) if len(known) else math.nan,
+        "matrices": len(relative),
+        "vectors": vectors,
+        "intruders": intruders,
+        "intruder_share": intruders / vectors,
+        "energy_share": float((weights * matrices["intruder_energy"]).sum()) / total if total > 0 else 0.0,
+        "ambiguous": int(matrices["ambiguous"].sum()),
+        "update_relative_median": float(np.median(known)) if len(known) else math.nan,
         "update_relative_max": float(known.max()) if len(known) else math.nan,
-        "update_relative_where": str(group["name"].iloc[int(relative.argmax())]) if len(known) else None,
-        "frobenius": math.hypot(*group["frobenius"]),
-        "effective_rank": float(group["effective_rank"].median()),
-        "stable_rank": float(group["stable_rank"].median()),
+        "update_relative_where": str(matrices["name"][np.nanargmax(relative)]) if len(known) else None,
+        "frobenius": math.hypot(*matrices["frobenius"]),
+        "effective_rank": float(np.median(matrices["effective_rank"])),
+        "stable_rank": float(np.median(matrices["stable_rank"])),
     }
 
 

@@ -45,9 +45,10 @@ class KeptBlock:
     base_keys: Mapping[str, str]  # hashes of the base's matrices, by name
     file: Path
 
-    def rows(self) -> pa.Table:
-        """Its vectors, with their model's digest as the column ``digest``."""
-        return pq.read_table(self.file).replace_schema_metadata(None)
+    def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Its vectors, with their model's digest as the column ``digest``; some columns, or all."""
+        found = pq.read_table(self.file, columns=None if columns is None else list(columns))
+        return found.replace_schema_metadata(None)
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,19 @@ class KeptBlocks:
 
 def rows_of(digests: Sequence[str], matrices: Sequence[AuditedMatrix]) -> pa.Table:
     """Rows of matrices, each of the model with the digest at its place."""
-    owners = [digest for digest, matrix in zip(digests, matrices, strict=True) for _ in matrix.vectors]
-    return vector_table(matrices).append_column("digest", pa.array(owners, pa.string())).cast(_schema())
+    owners = list(zip(digests, matrices, strict=True))
+    table = vector_table(matrices)
+    for name, values in {
+        "digest": [digest for digest, matrix in owners for _ in matrix.vectors],
+        "base_value": [next(iter(one.base_singular_values), 0.0) for one in matrices for _ in one.vectors],
+    }.items():
+        table = table.append_column(_schema().field(name), pa.array(values, _schema().field(name).type))
+    return table
 
 
 def _schema() -> pa.Schema:
-    return vector_schema().append(pa.field("digest", pa.string()))
+    own = [
+        pa.field("digest", pa.string()),
+        pa.field("base_value", pa.float64()),
+    ]  # the base's largest singular value
+    return pa.schema([*vector_schema(), *own])

@@ -20,6 +20,7 @@ from intruders.audits.audit_result import Audit
 from intruders.checkpoints.open import open_checkpoint
 from intruders.errors import IntrudersError, SettingError
 from tests.checkpoints.models import saved
+from tests.commands import environment
 from tests.mitigation.hot import hot_llama, medium_llama, wide_spectrum
 
 
@@ -289,3 +290,52 @@ def test_models_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "get_collection", unknown)
     with pytest.raises(CheckpointError, match="'org/some-123' cannot be fetched"):
         each_source(["collection:org/some-123"])
+
+
+@pytest.mark.slow
+def test_a_thousand_adapters_need_no_more_memory_than_their_headers(tmp_path: Path) -> None:
+    """What a thousand add to the peak of one, in a process of its own each, is far below their factors' size."""
+    import subprocess
+    import sys
+
+    weights = {f"layers.{i}.q_proj.weight": torch.randn(16, 16) for i in range(2)}
+    save_file(weights, tmp_path / "base.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    for number in range(1000):
+        folder = tmp_path / "adapters" / f"{number:04d}"
+        folder.mkdir(parents=True)
+        tensors = {}
+        for name in weights:
+            module = f"base_model.model.{name.removesuffix('.weight')}"
+            tensors[f"{module}.lora_A.weight"] = torch.randn(2, 16, generator=generator)
+            tensors[f"{module}.lora_B.weight"] = torch.randn(16, 2, generator=generator)
+        save_file(tensors, folder / "adapter_model.safetensors")
+        config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    script = (
+        "import sys, intruders\n"
+        "from benchmarks.memory import resident_peak\n"
+        "found = intruders.audit_fleet(sys.argv[1], sys.argv[2:3], cache=False, out=sys.argv[3])\n"
+        "assert found.adapters['matrices'].eq(2).all()\n"
+        "print(len(found.members), resident_peak())\n"
+    )
+
+    def peak(adapters: str, out: str) -> tuple[int, int]:
+        command = [
+            sys.executable,
+            "-c",
+            script,
+            str(tmp_path / "base.safetensors"),
+            adapters,
+            str(tmp_path / out),
+        ]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
+        count, size = done.stdout.split()
+        return int(count), int(size)
+
+    folder = str(tmp_path / "adapters")
+    (few, start), (many, end) = peak(f"{folder}/000?", "few"), peak(folder, "many")
+    assert (few, many) == (10, 1000)
+    assert (
+        end - start < 60 * 2**20
+    )  # some 50 kilobytes each: headers, rows of the tables, and what Python keeps
