@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 
+from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.interpolate import Interpolate
-from tests.mitigation.remedies.conftest import RANK, Tuned
+from tests.checkpoints.models import merged_weights, saved, tiny_llama
+from tests.mitigation.hot import hot_llama, merged_from
+from tests.mitigation.remedies.conftest import NO_CACHE, RANK, Tuned
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
@@ -49,3 +53,23 @@ def test_excluded_weights_stay_as_tuned(tmp_path: Path, in_full: Tuned) -> None:
     for name, base in in_full.base.items():
         is_excluded = "norm" in name or ".0." in name
         assert torch.equal(found[name], in_full.tuned[name] if is_excluded else base), name
+
+
+def test_a_lora_of_the_embeddings_is_reached_too(tmp_path: Path) -> None:
+    base = tiny_llama()
+    saved(base, tmp_path / "base")
+    adapter = hot_llama(model=copy.deepcopy(base), target_modules=["embed_tokens", "q_proj"])
+    saved(adapter, tmp_path / "tuned")
+    mitigate(
+        tmp_path / "base",
+        tmp_path / "tuned",
+        remedy=Interpolate(0.4),
+        out=tmp_path / "out",
+        compute=NO_CACHE,
+    )
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    tuned, found = merged_weights(adapter), merged_from(tmp_path / "out", copy.deepcopy(base))
+    for name in ("model.embed_tokens.weight", "model.layers.1.self_attn.q_proj.weight"):
+        assert not torch.equal(tuned[name], before[name])
+        wanted = before[name] + 0.4 * (tuned[name] - before[name])
+        torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-5)
