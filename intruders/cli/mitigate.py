@@ -55,8 +55,8 @@ def mitigate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Apply a published remedy instead: interpolate, truncate, flatten, layers, lines, project, directions "
-            "or budget. [default: scale the intruders]",
+            help="Apply a published remedy instead: interpolate, truncate, flatten, layers, lines, project, "
+            "directions, budget or dg-hard. [default: scale the intruders]",
             rich_help_panel=MITIGATION,
         ),
     ] = None,

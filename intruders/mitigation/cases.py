@@ -43,7 +43,7 @@ def read_cases(
 
     Raises:
       PairingError: the audit is of other weights than these.
-      SettingError: a remedy is of low-rank updates alone, and one is dense.
+      SettingError: a remedy cannot change an update of such a rank.
       NonFiniteError: a matrix holds NaN or infinity.
     """
     by_name = {pair.name: pair for pair in pairs}
@@ -54,7 +54,7 @@ def read_cases(
         if pair is None or pair.shape != matrix.shape:
             raise _other_weights(audit, name, "is missing, or has another shape")
         chosen.append(pair)
-    _require_factors(chosen, remedies)
+    _refuse(chosen, remedies)
     positions = positions_of(dict.fromkeys([*base_names, *by_name]))
     left_out: list[Skipped] = []
     for batch in read_batches(chosen, device, False, left_out):
@@ -124,14 +124,12 @@ def reached(audit: Audit, remedies: Sequence[Remedy]) -> list[AuditedMatrix]:
     return [matrix for matrix in audit.matrices if everywhere or matrix.intruders > 0]
 
 
-def _require_factors(pairs: Sequence[PairedMatrix], remedies: Sequence[Remedy]) -> None:
-    dense = next((pair for pair in pairs if pair.rank is None), None)
+def _refuse(pairs: Sequence[PairedMatrix], remedies: Sequence[Remedy]) -> None:
     for remedy in remedies:
-        if dense is not None and remedy.needs_factors is not None:
-            raise SettingError(
-                f"remedy '{remedy.name}' cannot change '{dense.name}': {remedy.needs_factors}; pass an adapter, or "
-                "choose another remedy"
-            )
+        for pair in pairs:
+            reason = remedy.refusal(pair.name, pair.shape, pair.rank)
+            if reason is not None:
+                raise SettingError(reason)
 
 
 def _tuned_components(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...errors import SettingError
 from .budget import Budget
 from .controls import Neighbours, RandomVectors, Shrink, UpdateDirections
+from .dg_hard import DGHard
 from .directions import Directions
 from .flatten import Flatten
 from .interpolate import Interpolate
@@ -21,7 +22,7 @@ SCALED: dict[str, type[ScaledRemedy]] = {
 CONTROLS = tuple(name for name, remedy in SCALED.items() if remedy.is_control)
 PUBLISHED: dict[str, type[PublishedRemedy]] = {
     remedy.name: remedy
-    for remedy in (Interpolate, Truncate, Flatten, Layers, Lines, Project, Directions, Budget)
+    for remedy in (Interpolate, Truncate, Flatten, Layers, Lines, Project, Directions, Budget, DGHard)
 }
 
 

@@ -28,12 +28,19 @@ class Flatten(PublishedRemedy):
     strength = "factor"
     source = "report on 18 LoRA adapters, 2026, not peer reviewed"
     rank_after = "r"
-    needs_factors = "it spreads a low-rank update over its own directions, and this one has no low rank"
 
     factor: float = setting(1.0, "Multiple of the flat singular value, 0 or more.", least=0)
     norm: str = setting(
         "nuclear", "Norm of the update that factor 1 keeps.", choices=("nuclear", "frobenius")
     )
+
+    def refusal(self, name: str, shape: tuple[int, int], rank: int | None) -> str | None:
+        if rank is not None:
+            return None
+        return (
+            f"remedy 'flatten' cannot change '{name}', whose update has no low rank to spread over; pass an adapter, "
+            "or choose another remedy"
+        )
 
     def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
         return (Triplets.leading("update", min(matrix.shape)),)

@@ -54,12 +54,15 @@ class Remedy(ABC):
     name: ClassVar[str]
     reach: ClassVar[Reach]
     needs_threshold: ClassVar[bool] = False  # of the case
-    needs_factors: ClassVar[str | None] = None  # why a dense update is refused, where it is
 
     @property
     def changes_nothing(self) -> bool:
         """Whether every matrix stays as it is, whatever it holds."""
         return False
+
+    def refusal(self, name: str, shape: tuple[int, int], rank: int | None) -> str | None:
+        """Why it cannot change a matrix whose update is of a rank, or dense (None); None where it can."""
+        return None
 
     @abstractmethod
     def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
