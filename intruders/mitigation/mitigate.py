@@ -107,6 +107,8 @@ def mitigate(
     # The base vectors that the first audit computes serve the second, even where no cache is to be kept.
     compute = replace(compute, cache=compute.base_cache() or MemoryCache())
     pairing, before, settings = audited_whole(*sides, audit, compute, progress)
+    audited = {matrix.name for matrix in before.matrices}
+    remedy = remedy.fitted([pair for pair in pairing.pairs if pair.name in audited], sides[0].config)
     records, changed = _changed(pairing.pairs, before, remedy, sides[0].names(), device, progress)
     with target.writing(changed, progress, _elsewhere(remedy, sides[0], settings)) as written:
         after = None

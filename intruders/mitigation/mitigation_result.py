@@ -121,7 +121,7 @@ class Mitigation:
             f"{self.remedy.sentence(scaled)}, in {len(self.matrices):,} of {len(self.before.matrices):,} matrices"
         ]
         if not isinstance(self.remedy, ScaledRemedy):
-            found.append(f"norm of all updates: {self.norm_left:.3g} of what it was")
+            found.append(f"norm of the changed updates: {self.norm_left:.3g} of what it was")
         after = "not counted" if self.after is None else f"{self.after.intruders:,}"
         found.append(f"intruders before {self.before.intruders:,}, after {after}")
         short = sum(matrix.intruders for matrix in self.matrices) - scaled

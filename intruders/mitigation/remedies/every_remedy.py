@@ -8,6 +8,7 @@ from .controls import Neighbours, RandomVectors, Shrink, UpdateDirections
 from .dg_hard import DGHard
 from .directions import Directions
 from .flatten import Flatten
+from .heads import Heads
 from .interpolate import Interpolate
 from .intruders import INTRUDERS, ScaledIntruders
 from .layers import Layers
@@ -22,7 +23,7 @@ SCALED: dict[str, type[ScaledRemedy]] = {
 CONTROLS = tuple(name for name, remedy in SCALED.items() if remedy.is_control)
 PUBLISHED: dict[str, type[PublishedRemedy]] = {
     remedy.name: remedy
-    for remedy in (Interpolate, Truncate, Flatten, Layers, Lines, Project, Directions, Budget, DGHard)
+    for remedy in (Interpolate, Truncate, Flatten, Layers, Lines, Project, Directions, Budget, Heads, DGHard)
 }
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from ...audits.records import AuditedMatrix
+from ...checkpoints.pairing.pairing import PairedMatrix
 from ...engine.components import Components
 from ...errors import SettingError
 from ...linalg.operators import Update
@@ -59,6 +60,14 @@ class Remedy(ABC):
     def changes_nothing(self) -> bool:
         """Whether every matrix stays as it is, whatever it holds."""
         return False
+
+    def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> Remedy:
+        """The remedy with what it must know of all tuned matrices together, and of the base's config.
+
+        Raises:
+          SettingError: it finds nothing to change.
+        """
+        return self
 
     def refusal(self, name: str, shape: tuple[int, int], rank: int | None) -> str | None:
         """Why it cannot change a matrix whose update is of a rank, or dense (None); None where it can."""
