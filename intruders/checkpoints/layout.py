@@ -71,7 +71,7 @@ def fused_rows(name: str, rows: int, config: Mapping[str, Any] | None) -> Rows |
     match = _FUSED.search(name)
     if match is None or "cross" in name:  # cross-attention fuses k and v alone
         return None
-    settings = _text_config(config)
+    settings = text_config(config)
     if match["kind"] == "gate_up_proj":
         return _gate_and_up(rows, settings)
     if settings.get("model_type") in _BY_HEAD:
@@ -83,7 +83,8 @@ def fused_rows(name: str, rows: int, config: Mapping[str, Any] | None) -> Rows |
     return _in_blocks(rows, settings)
 
 
-def _text_config(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def text_config(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The settings of the language model, of a config that may hold those of other parts beside it."""
     config = config or {}
     inner = config.get("text_config")
     return {**config, **inner} if isinstance(inner, Mapping) else config

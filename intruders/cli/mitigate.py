@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
+from ..errors import SettingError
 from . import options, setting_options
 from .command import examples
+
+if TYPE_CHECKING:
+    from ..mitigation.remedies.remedy import Remedy
 
 MITIGATION = "Mitigation"
 
@@ -21,8 +25,8 @@ MITIGATION = "Mitigation"
         "intruders mitigate smollm2-135m my-adapter --scale 0.3 --out mitigated",
     ),
     (
-        "Scale random other vectors instead, as a control",
-        "intruders mitigate smollm2-135m my-adapter --scale 0.3 --control random --out control",
+        "Halve the whole update of every weight instead",
+        "intruders mitigate smollm2-135m my-adapter --remedy interpolate --strength 0.5 --out halved",
     ),
 )
 @setting_options.of(AuditSettings, "settings", only=options.OF_WHOLE_WEIGHTS)
@@ -32,18 +36,35 @@ def mitigate(
     tuned: options.Tuned = None,
     *,
     scale: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="NUMBER",
-            help="Intruder scale: 0 removes the intruders, 1 changes nothing.",
+            help="Intruder scale: 0 removes the intruders, 1 changes nothing. [default: required without --remedy]",
             rich_help_panel=MITIGATION,
         ),
-    ],
+    ] = None,
     control: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
             help="Scale something else instead: shrink, random, neighbours or update. [default: intruders]",
+            rich_help_panel=MITIGATION,
+        ),
+    ] = None,
+    remedy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Apply a published remedy instead: interpolate, truncate, flatten, layers, lines, project, "
+            "directions, budget, heads or dg-hard. [default: scale the intruders]",
+            rich_help_panel=MITIGATION,
+        ),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Strength of the remedy, such as the alpha of interpolate. [default: the remedy's]",
             rich_help_panel=MITIGATION,
         ),
     ] = None,
@@ -101,7 +122,7 @@ def mitigate(
 ) -> None:
     """Scale a model's intruders and save the result.
 
-    --control scales something else, to test whether the intruders mattered.
+    --control scales something else, to test whether the intruders mattered. --remedy applies another remedy instead.
     """
     from ..mitigation.mitigate import mitigate as run
     from ..mitigation.remedies.intruders import INTRUDERS
@@ -114,6 +135,7 @@ def mitigate(
             scale=scale,
             out=out,
             control=control or INTRUDERS,
+            remedy=_remedy(remedy, strength),
             rank=int(rank) if rank is not None and rank.isdecimal() else rank,
             form=form,
             audit=audit or settings,
@@ -126,3 +148,15 @@ def mitigate(
     for line in result.lines():
         typer.echo(line)
     typer.echo(f"written to {out}")
+
+
+def _remedy(name: str | None, strength: float | None) -> Remedy | None:
+    from ..mitigation.remedies.every_remedy import published_remedy
+
+    if name is None:
+        if strength is not None:
+            raise SettingError(
+                f"strength is {strength:g}; expected a remedy that has one; pass --remedy NAME"
+            )
+        return None
+    return published_remedy(name, strength)

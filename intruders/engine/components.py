@@ -42,6 +42,14 @@ class Components:
     left: Tensor  # (c, m), unit rows
     right: Tensor  # (c, n), unit rows
 
+    def first(self, count: int) -> Components:
+        """The first ``count`` of them; all, where there are fewer."""
+        return Components(self.values[:count], self.left[:count], self.right[:count])
+
+    def with_values(self, values: Tensor) -> Components:
+        """The same vectors with other values."""
+        return Components(values, self.left, self.right)
+
     def factors(self, factor: float) -> tuple[Tensor, Tensor]:
         """``factor`` times it, as an (m, c) and a (c, n) matrix."""
         return (self.left * (factor * self.values).unsqueeze(-1)).mT, self.right

@@ -18,7 +18,7 @@ from ..mitigation.cases import read_cases
 from ..mitigation.live_weights import LiveInterventions
 from ..mitigation.remedies.every_remedy import remedy_named
 from ..mitigation.remedies.intruders import INTRUDERS
-from ..mitigation.remedies.remedy import Case, Remedy
+from ..mitigation.remedies.remedy import Case, ScaledRemedy
 from ..models.finetuned_folder import data_seed_of
 from ..models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..system.progress import Progress, silent
@@ -80,7 +80,7 @@ def intervene(
             "scale; give a larger --epsilon or --k, or another model"
         )
     as_tuned, remedies = remedy_named(INTRUDERS, 1.0, seed), _remedies(sweep, seed)
-    cases = list(read_cases(pairing.pairs, before, remedies, compute.torch_device()))
+    cases = list(read_cases(pairing.pairs, before, remedies, base_side.names(), compute.torch_device()))
 
     def losses_of(opened: OpenedModel) -> dict[str, list[DocumentLosses]]:
         return {
@@ -112,7 +112,7 @@ def intervene(
             stack.enter_context(LiveInterventions(model, base_side, cases)) for model in distinct.values()
         ]
 
-        def measured(remedy: Remedy, tuned_losses: Mapping[str, CorpusLoss] | None) -> Point:
+        def measured(remedy: ScaledRemedy, tuned_losses: Mapping[str, CorpusLoss] | None) -> Point:
             for one in live:
                 one.set(remedy)
             after = losses_of(language) if language is not None else {}
@@ -146,7 +146,7 @@ def intervene(
     return InterventionSweep(base_source, tuned, before, seed, tuned_point, base_losses, points)
 
 
-def _remedies(sweep: SweepSettings, seed: int) -> list[Remedy]:
+def _remedies(sweep: SweepSettings, seed: int) -> list[ScaledRemedy]:
     """Intruders and every control at every scale but 1, where all are the tuned model; ascending."""
     return [
         remedy_named(control, scale, seed)
@@ -155,7 +155,7 @@ def _remedies(sweep: SweepSettings, seed: int) -> list[Remedy]:
     ]
 
 
-def _update_norm(cases: Sequence[Case], remedy: Remedy) -> float:
+def _update_norm(cases: Sequence[Case], remedy: ScaledRemedy) -> float:
     """``sqrt(sum ||W' - W0||_F^2 / sum ||W - W0||_F^2)`` over the matrices."""
     if remedy.scale == 1:
         return 1.0

@@ -26,11 +26,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .operators import Operator
+from .krylov import BLOCK, KrylovSpace
+from .operators import Dense, Operator
 from .ritz import Triplets
 
 _PROBES = 6
 _STEPS = 14
+# Up to this side all singular values are computed; above it the leading ones, and the rest is sampled.
+_DENSE_SIDE = 1024
+_KRYLOV_STEPS = 4
 # Points per gap between two leading singular values, and above the largest, where theta is looked at.
 _POINTS = 96
 
@@ -109,6 +113,20 @@ def sampled_spectra(operator: Operator, leading: Triplets, seed: int = 0) -> lis
     return [
         Spectrum(leading.values[i].double(), nodes[i], weights[i], (m, n)) for i in range(operator.shape[0])
     ]
+
+
+def spectrum_of(matrix: Tensor, k: int) -> Spectrum:
+    """The spectrum of one matrix ``(m, n)``, with enough of its leading values for the k-th threshold.
+
+    All singular values up to a side of 1,024, a sample of the rest beyond.
+    """
+    m, n = matrix.shape
+    if min(m, n) <= _DENSE_SIDE:
+        values = torch.linalg.svdvals(matrix.double())
+        return Spectrum.of_values(values, (m, n), min(2 * k + 4, len(values)))
+    operator = Dense(matrix.unsqueeze(0))
+    space = KrylovSpace.from_random_block(operator, 2 * k + 4 + BLOCK, _KRYLOV_STEPS)
+    return sampled_spectra(operator, space.ritz(2 * k + 4)[0])[0]
 
 
 def spiked_threshold(spectrum: Spectrum, k: int, epsilon: float) -> float:

@@ -1,8 +1,8 @@
-"""The matrices with intruders, read one by one, with what the remedies need of them."""
+"""The matrices that remedies reach, read one by one, with what they need of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -11,12 +11,14 @@ from ..audits.batches import Batch, read_batches
 from ..audits.records import AuditedMatrix
 from ..checkpoints.pairing.pairing import PairedMatrix, Skipped
 from ..engine.components import ANGLE, Components, find_components
-from ..errors import PairingError
+from ..errors import PairingError, SettingError
 from ..linalg.krylov import KrylovSpace, converge
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
+from ..linalg.spiked_threshold import spectrum_of, spiked_threshold
 from ..linalg.svd import dense_svd
 from .remedies.intruders import ScaledIntruders, intruder_indices
+from .remedies.position import Position, positions_of
 from .remedies.remedy import Case, Remedy, Triplets
 
 # Audit and weights belong together when the singular values agree to this share of the largest.
@@ -24,52 +26,110 @@ _SAME_VALUE = 1e-2
 
 _KRYLOV_ROUNDS = 8
 
+# Angle of vectors of which an update is freed: what is left along them is this share of it.
+_CLOSE = 1e-9
+
 
 def read_cases(
-    pairs: Sequence[PairedMatrix], audit: Audit, remedies: Sequence[Remedy], device: torch.device
+    pairs: Sequence[PairedMatrix],
+    audit: Audit,
+    remedies: Sequence[Remedy],
+    base_names: Iterable[str],
+    device: torch.device,
 ) -> Iterator[Case]:
-    """Every audited matrix with intruders, with what ``remedies`` need; grouped by shape, not in the audit's order.
+    """Every audited matrix that ``remedies`` reach, with what they need; grouped by shape, not in the audit's order.
+
+    ``base_names`` are those of all tensors of the base, which tell how many layers it has.
 
     Raises:
       PairingError: the audit is of other weights than these.
+      SettingError: a remedy cannot change an update of such a rank.
       NonFiniteError: a matrix holds NaN or infinity.
     """
     by_name = {pair.name: pair for pair in pairs}
-    audited = {matrix.name: matrix for matrix in audit.matrices if matrix.intruders > 0}
+    audited = {matrix.name: matrix for matrix in reached(audit, remedies)}
     chosen = []
     for name, matrix in audited.items():
         pair = by_name.get(name)
         if pair is None or pair.shape != matrix.shape:
             raise _other_weights(audit, name, "is missing, or has another shape")
         chosen.append(pair)
+    _refuse(chosen, remedies)
+    positions = positions_of(dict.fromkeys([*base_names, *by_name]))
     left_out: list[Skipped] = []
     for batch in read_batches(chosen, device, False, left_out):
-        yield from _cases(batch, [audited[pair.name] for pair in batch.matrices], audit, remedies)
+        yield from _cases(batch, [audited[pair.name] for pair in batch.matrices], audit, remedies, positions)
     if left_out:
         raise _other_weights(audit, left_out[0].name, "is the same in base and tuned")
 
 
 def _cases(
-    batch: Batch, matrices: list[AuditedMatrix], audit: Audit, remedies: Sequence[Remedy]
+    batch: Batch,
+    matrices: list[AuditedMatrix],
+    audit: Audit,
+    remedies: Sequence[Remedy],
+    positions: Mapping[str, Position],
 ) -> Iterator[Case]:
     updates = [_update(batch, index) for index in range(len(matrices))]
     parts: list[dict[Triplets, Components]] = [{} for _ in matrices]
     # The intruders are found for every remedy: their singular values tell whether the audit is of these weights.
     for remedy in (ScaledIntruders(0), *remedies):
-        needs = [remedy.needs(matrix) for matrix in matrices]
-        if all(need in known for need, known in zip(needs, parts, strict=True)):
-            continue  # another remedy, or this one at another scale, needs the same
-        if needs[0].of == "update":
-            found = [
-                leading_components(update, len(need.indices))
-                for update, need in zip(updates, needs, strict=True)
-            ]
-        else:
-            found = _tuned_components(batch, matrices, [need.indices for need in needs], audit)
-        for known, need, part in zip(parts, needs, found, strict=True):
-            known[need] = part
-    for matrix, update, known in zip(matrices, updates, parts, strict=True):
-        yield Case(matrix, update, known)
+        # A remedy needs the same kinds of triplets of every matrix, each matrix its own ones.
+        for needs in zip(*(remedy.needs(matrix) for matrix in matrices), strict=True):
+            if all(need in known for need, known in zip(needs, parts, strict=True)):
+                continue  # another remedy, or this one at another scale, needs the same
+            found = _found(batch, matrices, updates, needs, audit)
+            for known, need, part in zip(parts, needs, found, strict=True):
+                known[need] = part
+    asks = any(remedy.needs_threshold for remedy in remedies)
+    for index, (matrix, update, known) in enumerate(zip(matrices, updates, parts, strict=True)):
+        threshold = _threshold(batch, index, audit.k, audit.epsilon) if asks else None
+        yield Case(matrix, update, known, positions[matrix.name], threshold)
+
+
+def _found(
+    batch: Batch,
+    matrices: list[AuditedMatrix],
+    updates: Sequence[Update],
+    needs: Sequence[Triplets],
+    audit: Audit,
+) -> list[Components]:
+    """Of each matrix the triplets that are needed, in the units of the checkpoint."""
+    if needs[0].of == "update":
+        return [
+            leading_components(update, len(need.indices)) for update, need in zip(updates, needs, strict=True)
+        ]
+    most = max((max(need.indices, default=-1) for need in needs), default=-1)
+    if needs[0].of == "tuned" and most < min(len(matrix.vectors) for matrix in matrices):
+        return _tuned_components(batch, matrices, [need.indices for need in needs], audit)
+    # What the audit knows nothing of: the base's, and more of W than was examined.
+    found = []
+    for index, need in enumerate(needs):
+        pair, unit = batch.pair.select(index), batch.units[index]
+        dense = (pair.base if need.of == "base" else pair.dense()).double()
+        part = leading_components(Dense(dense), len(need.indices), _CLOSE)
+        found.append(part.with_values(unit * part.values))
+    return found
+
+
+def _threshold(batch: Batch, index: int, k: int, epsilon: float) -> float:
+    """theta of the base's spectrum, in the units of the checkpoint."""
+    base = batch.pair.base[index]
+    return batch.units[index] * spiked_threshold(spectrum_of(base, k), k, epsilon)
+
+
+def reached(audit: Audit, remedies: Sequence[Remedy]) -> list[AuditedMatrix]:
+    """The audited matrices that one of the remedies changes."""
+    everywhere = any(remedy.reach != "intruders" for remedy in remedies)
+    return [matrix for matrix in audit.matrices if everywhere or matrix.intruders > 0]
+
+
+def _refuse(pairs: Sequence[PairedMatrix], remedies: Sequence[Remedy]) -> None:
+    for remedy in remedies:
+        for pair in pairs:
+            reason = remedy.refusal(pair.name, pair.shape, pair.rank)
+            if reason is not None:
+                raise SettingError(reason)
 
 
 def _tuned_components(
@@ -104,15 +164,15 @@ def _tuned_components(
     return found
 
 
-def leading_components(update: Update, count: int) -> Components:
-    """The leading ``count`` singular triplets of D; fewer where it has fewer."""
+def leading_components(update: Update, count: int, angle: float = ANGLE) -> Components:
+    """The leading ``count`` singular triplets of D, to an angle; fewer where it has fewer."""
     if isinstance(update, LowRank):
         svd = update.svd()
         return Components(svd.values[:count], svd.left[:count], svd.right[:count])
     if min(update.shape) > 8 * count + 64:
         space = KrylovSpace.from_random_block(Dense(update.matrix.unsqueeze(0)), 4, 12)
-        triplets = converge(space, count, count + 4, ANGLE, _KRYLOV_ROUNDS)
-        if float(triplets.angles[0, :count].max()) <= ANGLE:
+        triplets = converge(space, count, count + 4, angle, _KRYLOV_ROUNDS)
+        if float(triplets.angles[0, :count].max()) <= angle:
             return Components(
                 *(part[0, :count].double() for part in (triplets.values, triplets.left, triplets.right))
             )

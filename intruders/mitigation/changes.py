@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
+from ..linalg.pair import Pair
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Change:
     share: float = 1.0  # of the update D that stays
     added: LowRank | None = None
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether W' is W."""
+        return self.share == 1 and self.added is None
+
     def applied(self, tuned: Tensor, update: Update) -> Tensor:
         """W' from W ``(m, n)`` and its update, in double precision."""
         found = Dense(tuned.double())
@@ -35,6 +41,18 @@ class Change:
         if self.added is not None:
             found = found.plus(self.added.to(tuned.device, torch.float64))
         return found.matrix
+
+    def applied_to(self, pair: Pair) -> Tensor:
+        """W' from the two matrices as they are stored, in double precision: without a share of D, W0 to the bit."""
+        if self.share == 0:
+            base = Dense(pair.base.double())
+            return (
+                base if self.added is None else base.plus(self.added.to(pair.base.device, torch.float64))
+            ).matrix
+        wide = pair.double()
+        tuned, update = wide.dense(), wide.update
+        del wide  # the base in double precision is as large as what is made of it
+        return self.applied(tuned, update)
 
     def updated(self, update: LowRank) -> LowRank:
         """``W' - W0`` from the update D, in double precision."""

@@ -57,7 +57,7 @@ class LiveInterventions:
     def set(self, remedy: Remedy) -> None:
         """The tuned weights with every matrix as the remedy makes it."""
         self.reset()
-        if remedy.scale == 1:
+        if remedy.changes_nothing:
             return
         for case, matrix, tensor in self._matrices:
             tuned = _matrix_in(matrix, tensor)

@@ -13,19 +13,23 @@ from ..audits.audit import audited_whole
 from ..audits.audit_result import Audit
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
+from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.open import Source
 from ..checkpoints.pairing.pair_sides import named_sides, open_sides, pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix
 from ..checkpoints.writing.lora_adapter import Rank
+from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ..checkpoints.writing.shards import SHARD_BYTES
+from ..errors import SettingError
 from ..linalg.low_rank import LowRank
 from ..system.progress import Progress, silent
-from .cases import read_cases
+from .cases import reached, read_cases
 from .mitigation_result import MitigatedMatrix, Mitigation
 from .recheck import audit_after
 from .remedies.every_remedy import remedy_named
 from .remedies.intruders import INTRUDERS
-from .remedies.remedy import Case, Remedy
+from .remedies.position import positions_of
+from .remedies.remedy import Case, Remedy, ScaledRemedy, ShareRemedy
 from .targets.choose_target import choose_target
 from .targets.target import ChangedMatrix
 
@@ -36,9 +40,10 @@ def mitigate(
     base: Source | None,
     tuned: Source | None = None,
     *,
-    scale: float,
+    scale: float | None = None,
     out: str | os.PathLike[str] | None = None,
     control: str = INTRUDERS,
+    remedy: Remedy | None = None,
     rank: Rank = None,
     form: str = "auto",
     audit: AuditSettings | Audit | str | os.PathLike[str] = AS_USUAL,
@@ -50,7 +55,9 @@ def mitigate(
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> Mitigation:
-    """Scale the intruder dimensions of every matrix: ``W + (scale - 1) sum_j s_j y_j v_j^T`` over its intruders.
+    """Scale the intruder dimensions of every matrix, or apply another remedy.
+
+    Scaled is ``W + (scale - 1) sum_j s_j y_j v_j^T`` over the intruders of a matrix.
 
     s, y and v are of the singular value decomposition of the tuned matrix W (Shuttleworth et al. 2024). An adapter
     comes back as an adapter of rank at most r + (intruders of the matrix), exactly; a checkpoint as a checkpoint.
@@ -59,10 +66,12 @@ def mitigate(
       base: the model before fine-tuning: a path, hub id or alias; None where an adapter names it. A PeftModel alone
         is mitigated in memory: its active adapter gets a sibling ``adapter_name``, which becomes the active one.
       tuned: the model after it, or its adapter.
-      scale: lambda: 0 removes the intruders, 1 changes nothing, above 1 exaggerates.
+      scale: lambda: 0 removes the intruders, 1 changes nothing, above 1 exaggerates. Not with ``remedy``.
       out: folder to write; it appears whole or not at all.
       control: "intruders", or what is changed in their place: "shrink", "random", "neighbours" or "update" (see
         :mod:`intruders.mitigation.remedies.controls`).
+      remedy: a published remedy instead of scaled intruders, such as ``Interpolate(alpha=0.3)`` (see
+        :mod:`intruders.mitigation.remedies`). Most change every tuned matrix.
       rank: of an adapter's changed modules: None for what they need, "keep" for what they had, or a number for
         every module; the error of cutting is in the result.
       form: "adapter", "checkpoint" (merged), or "auto": what was given.
@@ -82,7 +91,7 @@ def mitigate(
       NonFiniteError: a matrix holds NaN or infinity.
     """
     started = time.perf_counter()
-    remedy = remedy_named(control, scale, seed)
+    remedy = _chosen(scale, control, seed, remedy)
     device = compute.torch_device()
     sides = open_sides(base, tuned)
     target = choose_target(
@@ -98,8 +107,10 @@ def mitigate(
     # The base vectors that the first audit computes serve the second, even where no cache is to be kept.
     compute = replace(compute, cache=compute.base_cache() or MemoryCache())
     pairing, before, settings = audited_whole(*sides, audit, compute, progress)
-    records, changed = _changed(pairing.pairs, before, remedy, device, progress)
-    with target.writing(changed, progress) as written:
+    audited = {matrix.name for matrix in before.matrices}
+    remedy = remedy.fitted([pair for pair in pairing.pairs if pair.name in audited], sides[0].config)
+    records, changed = _changed(pairing.pairs, before, remedy, sides[0].names(), device, progress)
+    with target.writing(changed, progress, _elsewhere(remedy, sides[0], settings)) as written:
         after = None
         if check:  # what was written is what is audited: a fault on the way to the disk would show
             again = pair_sides(*open_sides(written.base, written.tuned), settings)
@@ -124,32 +135,71 @@ def mitigate(
     return result
 
 
+def _chosen(scale: float | None, control: str, seed: int, remedy: Remedy | None) -> Remedy:
+    """Scaled intruders, a control, or the remedy that was given; one of them."""
+    if remedy is None:
+        if scale is None:
+            raise SettingError(
+                "scale is missing; expected the share of the intruders to keep, or a remedy; pass --scale or --remedy"
+            )
+        return remedy_named(control, scale, seed)
+    if not isinstance(remedy, Remedy):
+        raise SettingError(f"remedy is {remedy!r}; expected a value such as Interpolate(alpha=0.5)")
+    for name, given in (("scale", scale), ("control", None if control == INTRUDERS else control)):
+        if given is not None:
+            raise SettingError(
+                f"{name} is {given!r}, and the remedy '{remedy.name}' takes none; pass either --{name} or --remedy"
+            )
+    return remedy
+
+
+def _elsewhere(remedy: Remedy, base: Checkpoint, settings: AuditSettings) -> Elsewhere:
+    """What share of its update a tensor keeps that the audit does not examine: embeddings, norms, biases."""
+    if not isinstance(remedy, ShareRemedy):
+        return everywhere_as_tuned
+    positions = positions_of(base.names())
+    wanted = replace(settings, include_embeddings=True)
+
+    def share(name: str) -> float:
+        is_left_out = name not in positions or wanted.reason_to_leave_out(name) is not None
+        return 1.0 if is_left_out else remedy.share(positions[name])
+
+    return share
+
+
 def _changed(
-    pairs: Sequence[PairedMatrix], audit: Audit, remedy: Remedy, device: torch.device, progress: Progress
+    pairs: Sequence[PairedMatrix],
+    audit: Audit,
+    remedy: Remedy,
+    base_names: Sequence[str],
+    device: torch.device,
+    progress: Progress,
 ) -> tuple[list[MitigatedMatrix], dict[str, ChangedMatrix]]:
-    """The matrices that the remedy changes, in the audit's order; none at scale 1, which leaves everything as it is."""
-    if remedy.scale == 1:
+    """The matrices that the remedy changes, in the audit's order; none where it changes nothing."""
+    if remedy.changes_nothing:
         return [], {}
-    names = [matrix.name for matrix in audit.matrices if matrix.intruders > 0]
+    names = [matrix.name for matrix in reached(audit, [remedy])]
     records: dict[str, MitigatedMatrix] = {}
     changed: dict[str, ChangedMatrix] = {}
-    for case in read_cases(pairs, audit, [remedy], device):
+    for case in read_cases(pairs, audit, [remedy], base_names, device):
         change = remedy.change(case)
+        if change.keeps_all and not isinstance(remedy, ScaledRemedy):
+            continue
         update = case.update if isinstance(case.update, LowRank) else None
         changed[case.matrix.name] = ChangedMatrix(change, update)
         records[case.matrix.name] = _record(case, remedy, update, change.norm_of(case.update))
         progress("scale", len(changed), len(names))
-    return [records[name] for name in names], changed
+    return [records[name] for name in names if name in records], changed
 
 
 def _record(case: Case, remedy: Remedy, update: LowRank | None, norm_after: float) -> MitigatedMatrix:
-    needs = remedy.needs(case.matrix)
-    values = case.parts[needs].values.tolist()
+    scaled = remedy.scaled(case.matrix) if isinstance(remedy, ScaledRemedy) else None
+    values = [] if scaled is None else case.parts[scaled].values.tolist()
     return MitigatedMatrix(
         name=case.matrix.name,
         shape=case.matrix.shape,
         intruders=case.matrix.intruders,
-        scaled=list(needs.indices[: len(values)]),
+        scaled=[] if scaled is None else list(scaled.indices[: len(values)]),
         singular_values=values,
         update_norm_before=case.update.norm(),
         update_norm_after=norm_after,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from ..audits.audit_result import Audit, to_document
 from ..system.versions import installed_versions
 from ..version import __version__
-from .remedies.remedy import Remedy
+from .remedies.remedy import Remedy, ScaledRemedy
 
 SCHEMA = 1
 
@@ -57,19 +58,26 @@ class Mitigation:
     seconds: float = 0.0
 
     @property
-    def scale(self) -> float:
-        """The intruder scale."""
-        return self.remedy.scale
+    def scale(self) -> float | None:
+        """The intruder scale; None of a remedy that scales no intruders."""
+        return self.remedy.scale if isinstance(self.remedy, ScaledRemedy) else None
 
     @property
-    def control(self) -> str:
-        """ "intruders", or the control that stood in for them."""
-        return self.remedy.name
+    def control(self) -> str | None:
+        """ "intruders", or the control that stood in for them; None of another remedy."""
+        return self.remedy.name if isinstance(self.remedy, ScaledRemedy) else None
 
     @property
     def largest_error(self) -> float:
         """The largest relative Frobenius error that cutting the rank of an update cost."""
         return max([matrix.relative_error for matrix in self.matrices] + list(self.cut.values()), default=0.0)
+
+    @property
+    def norm_left(self) -> float:
+        """``sqrt(sum ||W' - W0||_F^2 / sum ||W - W0||_F^2)`` over the changed matrices; 1 where there are none."""
+        before = math.fsum(matrix.update_norm_before**2 for matrix in self.matrices)
+        after = math.fsum(matrix.update_norm_after**2 for matrix in self.matrices)
+        return math.sqrt(after / before) if before > 0 else 1.0
 
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values; the audits in their own schema."""
@@ -82,10 +90,12 @@ class Mitigation:
             "intervention": {
                 "scale": self.scale,
                 "control": self.control,
-                "seed": self.remedy.seed,
+                "seed": self.remedy.seed if isinstance(self.remedy, ScaledRemedy) else None,
                 "rank": self.rank,
                 "k": self.before.k,
                 "epsilon": self.before.epsilon,
+                "remedy": self.remedy.name,
+                "settings": self.remedy.recorded(),
             },
             "totals": {
                 "matrices": len(self.matrices),
@@ -110,10 +120,12 @@ class Mitigation:
         found = [
             f"{self.remedy.sentence(scaled)}, in {len(self.matrices):,} of {len(self.before.matrices):,} matrices"
         ]
+        if not isinstance(self.remedy, ScaledRemedy):
+            found.append(f"norm of the changed updates: {self.norm_left:.3g} of what it was")
         after = "not counted" if self.after is None else f"{self.after.intruders:,}"
         found.append(f"intruders before {self.before.intruders:,}, after {after}")
         short = sum(matrix.intruders for matrix in self.matrices) - scaled
-        if short > 0:
+        if short > 0 and isinstance(self.remedy, ScaledRemedy):
             found.append(
                 f"{short:,} intruders had no such vector among the {self.before.k} examined of their matrix"
             )

@@ -119,7 +119,7 @@ def test_defaults_of_a_run_are_those_of_its_settings(command: str) -> None:
 
 
 def test_choices_are_those_that_the_settings_accept() -> None:
-    from intruders.mitigation.remedies.every_remedy import CONTROLS
+    from intruders.mitigation.remedies.every_remedy import CONTROLS, PUBLISHED
     from intruders.mitigation.targets.choose_target import FORMS
     from intruders.training.finetune_config import METHODS
 
@@ -129,6 +129,7 @@ def test_choices_are_those_that_the_settings_accept() -> None:
         ("mitigate", "control", CONTROLS),
         ("intervene", "controls", CONTROLS),
         ("mitigate", "form", FORMS),
+        ("mitigate", "remedy", PUBLISHED),
     ]:
         [parameter] = [one for one in COMMANDS[command].params if one.name == option]
         words = re.findall(r"[\w+-]+", record(parameter, command).partition(" [default")[0].rstrip("."))

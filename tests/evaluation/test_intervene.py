@@ -153,7 +153,7 @@ def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None
     model.load_state_dict(tuned)
     audit = run_audit(tmp_path / "base", tmp_path / "tuned", cache=False)
     pairs = pair_sides(*open_sides(tmp_path / "base", tmp_path / "tuned")).pairs
-    cases = list(read_cases(pairs, audit, [ScaledIntruders(0)], torch.device("cpu")))
+    cases = list(read_cases(pairs, audit, [ScaledIntruders(0)], [], torch.device("cpu")))
     assert cases
     with LiveInterventions(model, open_checkpoint(tmp_path / "base"), cases) as live:
         for scale in (0.0, 0.5):

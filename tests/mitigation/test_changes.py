@@ -59,7 +59,7 @@ def test_weights_of_any_size_are_shrunk(tmp_path: Path) -> None:
     pairs = {pair.name: pair for pair in pair_sides(*open_sides(*sides)).pairs}
     found = audit(*sides, cache=False)
     shrink = Shrink(0.3)
-    cases = list(read_cases(list(pairs.values()), found, [shrink], torch.device("cpu")))
+    cases = list(read_cases(list(pairs.values()), found, [shrink], [], torch.device("cpu")))
     assert cases
     for case in cases:
         loaded = pairs[case.matrix.name].load()

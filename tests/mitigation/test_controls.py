@@ -165,7 +165,7 @@ def made(intruders: set[int], k: int = 6) -> AuditedMatrix:
     ],
 )
 def test_neighbours_are_the_nearest_in_rank(intruders: set[int], neighbours: list[int]) -> None:
-    assert list(remedy_named("neighbours", 0.5, 0).needs(made(intruders)).indices) == neighbours
-    drawn = remedy_named("random", 0.5, 3).needs(made(intruders)).indices
+    assert list(remedy_named("neighbours", 0.5, 0).scaled(made(intruders)).indices) == neighbours
+    drawn = remedy_named("random", 0.5, 3).scaled(made(intruders)).indices
     assert len(drawn) == len(neighbours)
     assert not set(drawn) & intruders

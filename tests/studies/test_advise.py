@@ -22,6 +22,7 @@ from intruders.audits.critical_scales_result import CriticalScales, MatrixScale
 from intruders.checkpoints.open import open_checkpoint
 from intruders.cli.advise import advise as command
 from intruders.errors import IntrudersError
+from intruders.linalg import spiked_threshold
 from intruders.studies.advice import on_base as base_advice
 from intruders.studies.advice.advise import advise
 from intruders.studies.advice.on_study import advise_study
@@ -183,7 +184,7 @@ def test_large_bases_are_sampled_to_the_same_answer(monkeypatch: pytest.MonkeyPa
         return base_advice.rooms_of(checkpoint, 10, 0.5, lambda stage, done, total: None)[0].threshold
 
     dense = threshold()
-    monkeypatch.setattr(base_advice, "_DENSE_SIDE", 100)
+    monkeypatch.setattr(spiked_threshold, "_DENSE_SIDE", 100)
     assert threshold() == pytest.approx(dense, rel=0.1)
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ...linalg.operators import Update
 from ...linalg.pair import Pair
 from ..adapters.adapter import Adapter
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, StoredTensor
 from ..matrices import matrices_of, not_a_matrix, put_back
 from ..model_sum import ModelSum
 from ..open import Opened
@@ -20,14 +20,26 @@ from ..pairing.pair_sides import pair_sides
 from ..selection import Selection
 from .shards import PlannedTensor
 
-# A matrix in its new form, in double precision, from W and its update.
-Changed = Callable[[Tensor, Update], Tensor]
+# A matrix in its new form, in double precision, from the two matrices as they are stored.
+Changed = Callable[[Pair], Tensor]
+# Of the update of a tensor that is not among the changed matrices, by the base's name: the share that stays.
+Elsewhere = Callable[[str], float]
+
+
+def everywhere_as_tuned(name: str) -> float:
+    """Of what is not among the changed matrices, all stays."""
+    return 1.0
 
 
 def planned_checkpoint(
-    base: Checkpoint, tuned: Opened, changes: Mapping[str, Changed]
+    base: Checkpoint,
+    tuned: Opened,
+    changes: Mapping[str, Changed],
+    elsewhere: Elsewhere = everywhere_as_tuned,
 ) -> list[PlannedTensor]:
     """Every tensor of the tuned model, with the changed matrices in their new form, in the base's dtypes.
+
+    ``elsewhere`` says what share of its update any other tensor keeps.
 
     Of adapters it is the base with everything that they change merged in, embeddings and norms among it.
 
@@ -35,12 +47,12 @@ def planned_checkpoint(
       CheckpointError: the tuned side changes something that cannot be merged tensor by tensor.
     """
     if isinstance(tuned, Checkpoint):
-        return _changed_checkpoint(base, tuned, changes)
-    return _merged_checkpoint(base, tuned, changes)
+        return _changed_checkpoint(base, tuned, changes, elsewhere)
+    return _merged_checkpoint(base, tuned, changes, elsewhere)
 
 
 def _changed_checkpoint(
-    base: Checkpoint, tuned: Checkpoint, changes: Mapping[str, Changed]
+    base: Checkpoint, tuned: Checkpoint, changes: Mapping[str, Changed], elsewhere: Elsewhere
 ) -> list[PlannedTensor]:
     matching = match_names(
         {name: base.shape(name) for name in base.tensors}, {name: tuned.shape(name) for name in tuned.tensors}
@@ -57,12 +69,14 @@ def _changed_checkpoint(
 
         def read() -> Tensor:
             tensor = stored.read()
-            if not wanted or partner is None:
+            if partner is None:
                 return tensor
+            if not wanted:
+                return _with_share(tensor, base.tensors[partner], elsewhere(partner))
             tensor = _wide_copy(tensor)
             for matrix, change in wanted:
                 pair = Pair(matrix.read(base.tensors[partner]), matrix.read(stored))
-                put_back(matrix, tensor, _in_new_form(pair, change))
+                put_back(matrix, tensor, change(pair))
             return tensor
 
         return PlannedTensor(name, stored.shape, dtype, read)
@@ -71,7 +85,7 @@ def _changed_checkpoint(
 
 
 def _merged_checkpoint(
-    base: Checkpoint, tuned: Adapter | ModelSum, changes: Mapping[str, Changed]
+    base: Checkpoint, tuned: Adapter | ModelSum, changes: Mapping[str, Changed], elsewhere: Elsewhere
 ) -> list[PlannedTensor]:
     whole = _replaced_whole(base, tuned)
     pairs = {pair.name: pair for pair in pair_sides(base, tuned, Selection(include_embeddings=True)).pairs}
@@ -83,13 +97,14 @@ def _merged_checkpoint(
 
         def read() -> Tensor:
             if name in whole:
-                return whole[name]()
+                return _with_share(whole[name](), stored, elsewhere(name))
             loaded = [(matrix, pair, both) for matrix, pair in changed if (both := pair.load()) is not None]
             if not loaded:
                 return stored.read()
             tensor = _wide_copy(stored.read())
             for matrix, _, both in loaded:
-                put_back(matrix, tensor, _in_new_form(both, changes.get(matrix.name)))
+                change = changes.get(matrix.name) or partial(_matrix_with_share, share=elsewhere(name))
+                put_back(matrix, tensor, change(both))
             return tensor
 
         return PlannedTensor(name, stored.shape, stored.dtype, read)
@@ -103,14 +118,24 @@ def _merged_checkpoint(
     return [planned(name) for name in base.tensors]
 
 
-def _in_new_form(pair: Pair, change: Changed | None) -> Tensor:
-    """The tuned matrix, or what is made of it, in double precision."""
+def _matrix_with_share(pair: Pair, share: float) -> Tensor:
+    """``W0 + share * D`` in double precision; W and W0 themselves at 1 and 0."""
+    if share == 0:
+        return pair.base.double()
+    if share == 1:
+        return pair.double().dense()
     wide = pair.double()
-    if change is None:
-        return wide.dense()
-    tuned, update = wide.dense(), wide.update
-    del wide  # the base in double precision is as large as what is made of it
-    return change(tuned, update)
+    return wide.dense() + (share - 1.0) * wide.update.dense()
+
+
+def _with_share(tensor: Tensor, base: StoredTensor, share: float) -> Tensor:
+    """A tensor of any shape between the base's and the tuned model's; one of another shape than the base's stays."""
+    if share == 1 or tensor.shape != torch.Size(base.shape) or not tensor.is_floating_point():
+        return tensor
+    if share == 0:
+        return base.read()
+    of_base = base.read().double()
+    return of_base + share * (tensor.double() - of_base)
 
 
 def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Callable[[], Tensor]]:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from ...audits.records import AuditedMatrix
 from ..changes import Change
 from .intruders import ScaledIntruders, intruder_indices
-from .remedy import Case, Remedy, Triplets
+from .remedy import Case, ScaledRemedy, Triplets
 
 
 @dataclass(frozen=True)
-class Shrink(Remedy):
+class Shrink(ScaledRemedy):
     """The whole update times one number a matrix, which gives it the norm that it has after the mitigation.
 
     Did it matter which directions shrank?
@@ -25,8 +25,8 @@ class Shrink(Remedy):
     name = "shrink"
     is_control = True
 
-    def needs(self, matrix: AuditedMatrix) -> Triplets:
-        return self._mitigation.needs(matrix)
+    def scaled(self, matrix: AuditedMatrix) -> Triplets:
+        return self._mitigation.scaled(matrix)
 
     def change(self, case: Case) -> Change:
         return Change(share=self._mitigation.change(case).norm_of(case.update) / case.update.norm())
@@ -49,7 +49,7 @@ class RandomVectors(ScaledIntruders):
     name = "random"
     is_control = True
 
-    def needs(self, matrix: AuditedMatrix) -> Triplets:
+    def scaled(self, matrix: AuditedMatrix) -> Triplets:
         count, others = len(intruder_indices(matrix)), _other_indices(matrix)
         drawn = random.Random(f"{self.seed} {matrix.name}").sample(others, min(count, len(others)))
         return Triplets("tuned", tuple(sorted(drawn)))
@@ -68,7 +68,7 @@ class Neighbours(ScaledIntruders):
     name = "neighbours"
     is_control = True
 
-    def needs(self, matrix: AuditedMatrix) -> Triplets:
+    def scaled(self, matrix: AuditedMatrix) -> Triplets:
         left, chosen = _other_indices(matrix), []
         for intruder in intruder_indices(matrix):
             if left:
@@ -90,7 +90,7 @@ class UpdateDirections(ScaledIntruders):
     name = "update"
     is_control = True
 
-    def needs(self, matrix: AuditedMatrix) -> Triplets:
+    def scaled(self, matrix: AuditedMatrix) -> Triplets:
         return Triplets("update", tuple(range(len(intruder_indices(matrix)))))
 
     def sentence(self, vectors: int) -> str:

@@ -3,24 +3,53 @@
 from __future__ import annotations
 
 from ...errors import SettingError
+from .budget import Budget
 from .controls import Neighbours, RandomVectors, Shrink, UpdateDirections
+from .dg_hard import DGHard
+from .directions import Directions
+from .flatten import Flatten
+from .heads import Heads
+from .interpolate import Interpolate
 from .intruders import INTRUDERS, ScaledIntruders
-from .remedy import Remedy
+from .layers import Layers
+from .lines import Lines
+from .project import Project
+from .remedy import PublishedRemedy, ScaledRemedy
+from .truncate import Truncate
 
-REMEDIES: dict[str, type[Remedy]] = {
+SCALED: dict[str, type[ScaledRemedy]] = {
     remedy.name: remedy for remedy in (ScaledIntruders, Shrink, RandomVectors, Neighbours, UpdateDirections)
 }
-CONTROLS = tuple(name for name, remedy in REMEDIES.items() if remedy.is_control)
+CONTROLS = tuple(name for name, remedy in SCALED.items() if remedy.is_control)
+PUBLISHED: dict[str, type[PublishedRemedy]] = {
+    remedy.name: remedy
+    for remedy in (Interpolate, Truncate, Flatten, Layers, Lines, Project, Directions, Budget, Heads, DGHard)
+}
 
 
-def remedy_named(name: str, scale: float, seed: int) -> Remedy:
-    """The remedy or control of that name.
+def remedy_named(name: str, scale: float, seed: int) -> ScaledRemedy:
+    """The intruders or the control of that name, scaled.
 
     Raises:
       SettingError: there is none of that name, or the scale is out of range.
     """
-    if name not in REMEDIES:
+    if name not in SCALED:
         raise SettingError(
             f"control is {name!r}; expected one of {', '.join(CONTROLS)}, or {INTRUDERS} for no control"
         )
-    return REMEDIES[name](scale, seed)
+    return SCALED[name](scale, seed)
+
+
+def published_remedy(name: str, strength: float | None = None) -> PublishedRemedy:
+    """The published remedy of that name, at a strength or at its default.
+
+    Raises:
+      SettingError: there is none of that name, or the strength is out of range.
+    """
+    if name not in PUBLISHED:
+        raise SettingError(f"remedy is {name!r}; expected one of {', '.join(PUBLISHED)}")
+    cls = PUBLISHED[name]
+    if strength is None:
+        return cls()
+    value = int(strength) if float(strength).is_integer() else strength
+    return cls(**{cls.strength: value})

@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from ...audits.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
 from ..changes import Change
-from .remedy import Case, Remedy, Triplets
+from .remedy import Case, ScaledRemedy, Triplets
 
 INTRUDERS = "intruders"
 
 
 @dataclass(frozen=True)
-class ScaledIntruders(Remedy):
+class ScaledIntruders(ScaledRemedy):
     """Every intruder times ``scale``."""
 
     name = INTRUDERS
     is_control = False
 
-    def needs(self, matrix: AuditedMatrix) -> Triplets:
+    def scaled(self, matrix: AuditedMatrix) -> Triplets:
         return Triplets("tuned", intruder_indices(matrix))
 
     def change(self, case: Case) -> Change:
-        return Change(added=LowRank(*case.parts[self.needs(case.matrix)].factors(self.scale - 1.0)))
+        return Change(added=LowRank(*case.parts[self.scaled(case.matrix)].factors(self.scale - 1.0)))
 
     def sentence(self, vectors: int) -> str:
         return f"{vectors:,} intruders scaled by {self.scale:g}"

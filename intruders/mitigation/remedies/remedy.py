@@ -4,44 +4,97 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ...audits.records import AuditedMatrix
+from ...checkpoints.pairing.pairing import PairedMatrix
 from ...engine.components import Components
 from ...errors import SettingError
 from ...linalg.operators import Update
+from ...settings import Settings
 from ..changes import Change
+from .position import Position
+
+# Where a remedy changes weights: in matrices with intruders, in every audited matrix that was tuned, or there and in
+# everything else that was tuned (embeddings, norms, biases), where the target holds it.
+Reach = Literal["intruders", "matrices", "model"]
 
 
 @dataclass(frozen=True)
 class Triplets:
     """Singular triplets of one matrix: which, and of what."""
 
-    of: Literal["tuned", "update"]
+    of: Literal["base", "tuned", "update"]
     indices: tuple[int, ...]  # in the descending order of the singular values
+
+    @classmethod
+    def leading(cls, of: Literal["base", "tuned", "update"], count: int) -> Triplets:
+        """The first ``count``."""
+        return cls(of, tuple(range(count)))
 
 
 @dataclass(frozen=True)
 class Case:
-    """A tuned matrix with intruders, and what the remedies need of it; in the units of the checkpoint."""
+    """A tuned matrix and what the remedies need of it; in the units of the checkpoint."""
 
     matrix: AuditedMatrix
     update: Update  # D, (m, n)
-    parts: Mapping[
-        Triplets, Components
-    ]  # the update's are fewer than were asked for, where its rank is lower
+    parts: Mapping[Triplets, Components]  # fewer than were asked for, where the matrix has fewer
+    position: Position
+    threshold: float | None = None  # theta of the spiked threshold, where a remedy asks for it
 
 
-@dataclass(frozen=True)
 class Remedy(ABC):
-    """A change of every matrix that has intruders.
+    """A change of tuned matrices.
 
-    A remedy is a file of this folder and a line of ``every_remedy.py``. It may have more fields than these two.
+    A remedy is a file of this folder and a line of ``every_remedy.py``.
     """
 
     name: ClassVar[str]
+    reach: ClassVar[Reach]
+    needs_threshold: ClassVar[bool] = False  # of the case
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether every matrix stays as it is, whatever it holds."""
+        return False
+
+    def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> Remedy:
+        """The remedy with what it must know of all tuned matrices together, and of the base's config.
+
+        Raises:
+          SettingError: it finds nothing to change.
+        """
+        return self
+
+    def refusal(self, name: str, shape: tuple[int, int], rank: int | None) -> str | None:
+        """Why it cannot change a matrix whose update is of a rank, or dense (None); None where it can."""
+        return None
+
+    @abstractmethod
+    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+        """What it reads of a matrix besides the update."""
+
+    @abstractmethod
+    def change(self, case: Case) -> Change:
+        """What becomes of the matrix."""
+
+    @abstractmethod
+    def sentence(self, vectors: int) -> str:
+        """What was done, to so many singular vectors where it scales single ones, for people."""
+
+    @abstractmethod
+    def recorded(self) -> dict[str, Any]:
+        """Its settings as plain JSON types."""
+
+
+@dataclass(frozen=True)
+class ScaledRemedy(Remedy):
+    """A change of every matrix that has intruders, by one number."""
+
+    reach = "intruders"
     is_control: ClassVar[bool]
 
     scale: float  # the share of the singular vectors that is kept: 0 removes them, 1 changes nothing
@@ -55,14 +108,45 @@ class Remedy(ABC):
                 "nothing"
             )
 
-    @abstractmethod
-    def needs(self, matrix: AuditedMatrix) -> Triplets:
-        """What it reads of a matrix besides the update."""
+    @property
+    def changes_nothing(self) -> bool:
+        return self.scale == 1
 
     @abstractmethod
+    def scaled(self, matrix: AuditedMatrix) -> Triplets:
+        """The singular vectors that it scales."""
+
+    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+        return (self.scaled(matrix),)
+
+    def recorded(self) -> dict[str, Any]:
+        return {"scale": self.scale, "seed": self.seed}
+
+
+class PublishedRemedy(Settings, Remedy):
+    """A remedy from the literature, with settings of its own.
+
+    Its docstring is what the documentation's table is written from: the formula, the source, the default.
+    """
+
+    reach = "matrices"
+    strength: ClassVar[str]  # the setting that ``--strength`` stands for
+    source: ClassVar[str]  # the paper
+    rank_after: ClassVar[str]  # of an adapter of rank r, in words
+
+    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+        return ()
+
+
+class ShareRemedy(PublishedRemedy):
+    """A remedy that keeps a share of every update, by its position in the model alone."""
+
+    reach = "model"
+    rank_after = "r"
+
+    @abstractmethod
+    def share(self, position: Position) -> float:
+        """Of the update of a tensor in that position, the share that stays."""
+
     def change(self, case: Case) -> Change:
-        """What becomes of the matrix."""
-
-    @abstractmethod
-    def sentence(self, vectors: int) -> str:
-        """What was done to so many singular vectors, for people."""
+        return Change(share=self.share(case.position))

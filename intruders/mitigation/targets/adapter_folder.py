@@ -17,6 +17,7 @@ from ...checkpoints.writing.lora_adapter import (
     read_lora_folder,
     rewritten,
 )
+from ...checkpoints.writing.merged import Elsewhere
 from ...checkpoints.writing.shards import planned, write_safetensors
 from ...system.progress import Progress
 from .target import ChangedMatrix, Cut
@@ -42,9 +43,12 @@ class LoraContent:
         """That of an adapter's folder."""
         return cls.of(base, read_lora_folder(folder, source), rank)
 
-    def rewritten(self, changed: Mapping[str, ChangedMatrix]) -> tuple[Rewritten, Cut]:
+    def rewritten(self, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere) -> tuple[Rewritten, Cut]:
         """The new adapter, and what became of its ranks."""
         updates = {name: update for name, one in changed.items() if (update := one.updated) is not None}
+        for name, module in self.modules.items():
+            if name not in changed and elsewhere(name) != 1:
+                updates[name] = self.adapter.modules[module].update().double().scaled(elsewhere(name))
         content = rewritten(
             self.adapter, {self.modules[name]: update for name, update in updates.items()}, self.rank
         )
@@ -55,8 +59,10 @@ class LoraContent:
             {known[module]: error for module, error in content.errors.items()},
         )
 
-    def write(self, folder: Path, changed: Mapping[str, ChangedMatrix], progress: Progress) -> Cut:
-        content, cut = self.rewritten(changed)
+    def write(
+        self, folder: Path, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere, progress: Progress
+    ) -> Cut:
+        content, cut = self.rewritten(changed, elsewhere)
         tensors = [planned(name, tensor) for name, tensor in content.tensors.items()]
         write_safetensors(folder / "adapter_model.safetensors", tensors)
         config = json.dumps(content.config, indent=2, sort_keys=True, default=_plain)

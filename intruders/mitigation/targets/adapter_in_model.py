@@ -14,6 +14,7 @@ from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.memory import describe_module, state_dict_checkpoint
 from ...checkpoints.open import Source
 from ...checkpoints.writing.lora_adapter import LoraAdapter, Rank, Rewritten, lora_adapter
+from ...checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ...errors import CheckpointError, SettingError
 from ...system.progress import Progress
 from .adapter_folder import LoraContent
@@ -48,8 +49,13 @@ class ModelTarget:
         return cls(model, old_name, name, LoraContent.of(base, adapter, rank), sides)
 
     @contextmanager
-    def writing(self, changed: Mapping[str, ChangedMatrix], progress: Progress) -> Iterator[Written]:
-        content, cut = self.content.rewritten(changed)
+    def writing(
+        self,
+        changed: Mapping[str, ChangedMatrix],
+        progress: Progress,
+        elsewhere: Elsewhere = everywhere_as_tuned,
+    ) -> Iterator[Written]:
+        content, cut = self.content.rewritten(changed, elsewhere)
         add_adapter(self.model, self.old_name, self.new_name, content)
         yield Written(*self.sides, cut)
 

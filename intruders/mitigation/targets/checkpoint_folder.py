@@ -10,7 +10,7 @@ from pathlib import Path
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.open import Opened
 from ...checkpoints.writing.companions import companion_folder, write_companions
-from ...checkpoints.writing.merged import planned_checkpoint
+from ...checkpoints.writing.merged import Elsewhere, planned_checkpoint
 from ...checkpoints.writing.shards import write_checkpoint
 from ...system.progress import Progress
 from .target import ChangedMatrix, Cut
@@ -35,10 +35,12 @@ class CheckpointContent:
         planned_checkpoint(base, tuned, {})
         return cls(base, tuned, companion_folder(base, tuned, *sources), shard_bytes)
 
-    def write(self, folder: Path, changed: Mapping[str, ChangedMatrix], progress: Progress) -> Cut:
+    def write(
+        self, folder: Path, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere, progress: Progress
+    ) -> Cut:
         whole = self.tuned if isinstance(self.tuned, Checkpoint) else self.base
         tensors = planned_checkpoint(
-            self.base, self.tuned, {name: one.change.applied for name, one in changed.items()}
+            self.base, self.tuned, {name: one.change.applied_to for name, one in changed.items()}, elsewhere
         )
         largest = max(tensors, key=lambda tensor: tensor.nbytes)
         write_companions(self.companions, folder, largest.dtype, is_gguf=whole.format == "gguf")

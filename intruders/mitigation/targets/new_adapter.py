@@ -22,6 +22,7 @@ from ...checkpoints.open import Opened
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.writing.lora_adapter import Rank
+from ...checkpoints.writing.merged import Elsewhere
 from ...checkpoints.writing.shards import planned, write_safetensors
 from ...errors import CheckpointError, SettingError
 from ...linalg.low_rank import LowRank
@@ -31,8 +32,6 @@ from ...system.progress import Progress
 from ..cases import leading_components
 from ..changes import Change
 from .target import ChangedMatrix, Cut
-
-_UNCHANGED = Change()
 
 
 @dataclass(frozen=True)
@@ -64,14 +63,17 @@ class NewLoraContent:
         assert not isinstance(rank, str)
         return cls(base, pairs, rank)
 
-    def write(self, folder: Path, changed: Mapping[str, ChangedMatrix], progress: Progress) -> Cut:
+    def write(
+        self, folder: Path, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere, progress: Progress
+    ) -> Cut:
         tensors: dict[str, Tensor] = {}
         cut = Cut()
         for done, matrix in enumerate(self.pairs, start=1):
             loaded = matrix.load()
             if loaded is not None:
                 one = changed.get(matrix.name)
-                found, error = _cut(loaded, _UNCHANGED if one is None else one.change, self.rank)
+                change = Change(share=elsewhere(matrix.name)) if one is None else one.change
+                found, error = _cut(loaded, change, self.rank)
                 module = matrix.name.removesuffix(".weight")
                 dtype = torch.float32 if loaded.base.dtype == torch.float64 else loaded.base.dtype
                 tensors[f"base_model.model.{module}.lora_A.weight"] = found.right.to(dtype)
@@ -115,7 +117,7 @@ def _cut(pair: Pair, change: Change, rank: int | None) -> tuple[LowRank, float]:
         return change.updated(pair.tuned).cut(rank)
     assert rank is not None  # without one, no target is made for dense updates
     wide = pair.double()
-    dense = change.applied(wide.dense(), wide.update) - wide.base
+    dense = change.applied_to(wide) - wide.base
     parts = leading_components(Dense(dense), rank)
     roots = parts.values.sqrt().unsqueeze(-1)
     cut = LowRank((roots * parts.left).mT, roots * parts.right).padded(rank)

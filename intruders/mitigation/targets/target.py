@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ...checkpoints.open import Source
+from ...checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ...linalg.low_rank import LowRank
 from ...system.folders import atomic_folder
 from ...system.progress import Progress
@@ -59,9 +60,15 @@ class Target(Protocol):
         """ "adapter" or "checkpoint"."""
 
     def writing(
-        self, changed: Mapping[str, ChangedMatrix], progress: Progress
+        self,
+        changed: Mapping[str, ChangedMatrix],
+        progress: Progress,
+        elsewhere: Elsewhere = everywhere_as_tuned,
     ) -> AbstractContextManager[Written]:
-        """Write the tuned model with the changed matrices; what is written is there for good when the block ends."""
+        """Write the tuned model with the changed matrices; what is written is there for good when the block ends.
+
+        ``elsewhere`` says what share of its update any other tensor keeps.
+        """
 
 
 class FolderContent(Protocol):
@@ -70,7 +77,9 @@ class FolderContent(Protocol):
     @property
     def form(self) -> str: ...
 
-    def write(self, folder: Path, changed: Mapping[str, ChangedMatrix], progress: Progress) -> Cut: ...
+    def write(
+        self, folder: Path, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere, progress: Progress
+    ) -> Cut: ...
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,11 @@ class FolderTarget:
         return self.content.form
 
     @contextmanager
-    def writing(self, changed: Mapping[str, ChangedMatrix], progress: Progress) -> Iterator[Written]:
+    def writing(
+        self,
+        changed: Mapping[str, ChangedMatrix],
+        progress: Progress,
+        elsewhere: Elsewhere = everywhere_as_tuned,
+    ) -> Iterator[Written]:
         with atomic_folder(self.folder, force=self.force) as folder:
-            yield Written(self.base, folder, self.content.write(folder, changed, progress), folder)
+            yield Written(self.base, folder, self.content.write(folder, changed, elsewhere, progress), folder)

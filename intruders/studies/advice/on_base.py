@@ -14,15 +14,9 @@ from ...checkpoints.matrices import matrices_of, not_a_matrix
 from ...checkpoints.names import module_paths
 from ...checkpoints.selection import Selection
 from ...errors import CheckpointError, NonFiniteError
-from ...linalg.krylov import BLOCK, KrylovSpace
-from ...linalg.operators import Dense
-from ...linalg.spiked_threshold import Spectrum, sampled_spectra, spiked_threshold
+from ...linalg.spiked_threshold import spectrum_of, spiked_threshold
 from ...system.progress import Progress
 from .advice import Advice
-
-# Up to this side all singular values are computed; above it the leading ones, and the rest is sampled.
-_DENSE_SIDE = 1024
-_KRYLOV_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -86,19 +80,9 @@ def rooms_of(checkpoint: Checkpoint, k: int, epsilon: float, progress: Progress)
             weights = matrix.read(checkpoint.tensors[name]).float()
             if not bool(torch.isfinite(weights).all()):
                 raise NonFiniteError(f"'{matrix.name}' of '{checkpoint.source}' holds NaN or infinity")
-            spectrum = _spectrum(weights, k)
+            spectrum = spectrum_of(weights, k)
             norm = float(spectrum.leading[0])
             if norm > 0:
                 found.append(Room(matrix.name, spiked_threshold(spectrum, k, epsilon), norm))
         progress("spectra of the base", done, len(names))
     return found
-
-
-def _spectrum(weights: torch.Tensor, k: int) -> Spectrum:
-    m, n = weights.shape
-    if min(m, n) <= _DENSE_SIDE:
-        values = torch.linalg.svdvals(weights.double())
-        return Spectrum.of_values(values, (m, n), min(2 * k + 4, len(values)))
-    operator = Dense(weights.unsqueeze(0))
-    space = KrylovSpace.from_random_block(operator, 2 * k + 4 + BLOCK, _KRYLOV_STEPS)
-    return sampled_spectra(operator, space.ritz(2 * k + 4)[0])[0]

@@ -1,0 +1,60 @@
+"""Every update spread evenly over its directions (a report on LoRA adapters of 2026, not peer reviewed)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ...audits.records import AuditedMatrix
+from ...linalg.low_rank import LowRank
+from ...settings import setting
+from ..changes import Change
+from .remedy import Case, PublishedRemedy, Triplets
+
+# Singular values below this share of the largest are what rounding leaves of zeros: their vectors are arbitrary.
+_ZERO = 1e-12
+
+
+@dataclass(frozen=True)
+class Flatten(PublishedRemedy):
+    """``W' = W0 + c sum_i p_i q_i^T``: all r singular values of D become one value c.
+
+    ``c = sum_i d_i / r`` keeps the nuclear norm of D (the default), ``c = ||D||_F / sqrt(r)`` the Frobenius norm.
+    ``strength`` multiplies c; 1 is the report's. A rank-one update stays as it is at strength 1.
+    """
+
+    name = "flatten"
+    strength = "factor"
+    source = "report on 18 LoRA adapters, 2026, not peer reviewed"
+    rank_after = "r"
+
+    factor: float = setting(1.0, "Multiple of the flat singular value, 0 or more.", least=0)
+    norm: str = setting(
+        "nuclear", "Norm of the update that factor 1 keeps.", choices=("nuclear", "frobenius")
+    )
+
+    def refusal(self, name: str, shape: tuple[int, int], rank: int | None) -> str | None:
+        if rank is not None:
+            return None
+        return (
+            f"remedy 'flatten' cannot change '{name}', whose update has no low rank to spread over; pass an adapter, "
+            "or choose another remedy"
+        )
+
+    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+        return (Triplets.leading("update", min(matrix.shape)),)
+
+    def change(self, case: Case) -> Change:
+        [found] = (case.parts[need] for need in self.needs(case.matrix))
+        part = found.first(int((found.values > _ZERO * found.values[0]).sum()))
+        values = part.values
+        if len(values) == 0:
+            return Change()  # D is zero, and stays
+        flat = values.mean() if self.norm == "nuclear" else values.square().mean().sqrt()
+        level = part.with_values(torch.full_like(values, self.factor * float(flat)))
+        return Change(share=0.0, added=LowRank(*level.factors(1.0)))
+
+    def sentence(self, vectors: int) -> str:
+        times = "" if self.factor == 1 else f", times {self.factor:g}"
+        return f"every update's singular values made equal at its {self.norm} norm{times}"

@@ -1,0 +1,50 @@
+"""The leading directions of every update alone (arXiv 2606.07596)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...audits.records import AuditedMatrix
+from ...linalg.low_rank import LowRank
+from ...settings import setting
+from ..changes import Change
+from .remedy import Case, PublishedRemedy, Triplets
+
+
+@dataclass(frozen=True)
+class Truncate(PublishedRemedy):
+    """``W' = W0 + sum_{i <= r'} d_i p_i q_i^T``: the fewest leading terms of D with a share of ``sum_i d_i^2``.
+
+    The paper names no share that could be read; 0.9 is this package's default.
+    """
+
+    name = "truncate"
+    strength = "energy"
+    source = "arXiv 2606.07596"
+    rank_after = "at most r"
+
+    energy: float = setting(
+        0.9,
+        "Share of the update's squared singular values that stays, above 0 and at most 1.",
+        above=0,
+        most=1,
+    )
+
+    @property
+    def changes_nothing(self) -> bool:
+        return self.energy == 1
+
+    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+        return (Triplets.leading("update", min(matrix.shape)),)
+
+    def change(self, case: Case) -> Change:
+        [part] = (case.parts[need] for need in self.needs(case.matrix))
+        squares = part.values.square()
+        # A share that a sum of leading squares has exactly may not cost a term more by rounding.
+        wanted = self.energy * squares.sum() * (1 - 1e-12)
+        kept = int((squares.cumsum(0) < wanted).sum()) + 1
+        left, right = part.first(kept).factors(1.0)
+        return Change(share=0.0, added=LowRank(left, right))
+
+    def sentence(self, vectors: int) -> str:
+        return f"updates cut to the leading directions with {self.energy:.1%} of their energy"

@@ -1,0 +1,75 @@
+"""A model of four layers with a rank-3 adapter and with a full fine-tuning, to apply every remedy to."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from intruders.audits.audit_settings import Compute
+from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.remedies.remedy import Remedy
+from tests.checkpoints.models import merged_weights, saved, tiny_llama
+from tests.mitigation.hot import hot_llama, merged_from
+
+RANK = 3
+NO_CACHE = Compute(cache=False)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A base, what was made of it, and how to apply a remedy; everything in double precision."""
+
+    folder: Path
+    model: nn.Module
+    base: dict[str, Tensor]
+    tuned: dict[str, Tensor]  # as PEFT merges the adapter, or as it was saved
+
+    @property
+    def matrices(self) -> list[str]:
+        return [name for name in self.base if "_proj." in name]
+
+    def update(self, name: str) -> Tensor:
+        return self.tuned[name] - self.base[name]
+
+    def after(self, remedy: Remedy, out: Path, **settings: object) -> dict[str, Tensor]:
+        """Every weight of what ``mitigate`` writes, as PEFT merges it or as it is in the file."""
+        mitigate(
+            self.folder / "base", self.folder / "tuned", remedy=remedy, out=out, compute=NO_CACHE, **settings
+        )  # type: ignore[arg-type]
+        if (out / "adapter_config.json").exists():
+            return _wide(merged_from(out, copy.deepcopy(self.model)))
+        return _wide(load_file(out / "model.safetensors"))
+
+
+@pytest.fixture(scope="session")
+def by_adapter(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    folder = tmp_path_factory.mktemp("adapter")
+    model = tiny_llama(num_hidden_layers=4)
+    saved(model, folder / "base")
+    settings = {"r": RANK, "lora_alpha": 5, "gain": 0.8, "target_modules": "all-linear"}
+    adapter = hot_llama(model=copy.deepcopy(model), **settings)
+    saved(adapter, folder / "tuned")
+    return Tuned(folder, model, _wide(model.state_dict()), _wide(merged_weights(adapter)))
+
+
+@pytest.fixture(scope="session")
+def in_full(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    folder = tmp_path_factory.mktemp("full")
+    model = tiny_llama(num_hidden_layers=4)
+    saved(model, folder / "base")
+    tuned = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(5)
+    for parameter in tuned.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    saved(tuned, folder / "tuned")
+    return Tuned(folder, model, _wide(model.state_dict()), _wide(tuned.state_dict()))
+
+
+def _wide(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.double().clone() for name, tensor in state.items()}

@@ -1,0 +1,68 @@
+"""DG-Hard against the known constants, and against noise with known spikes in it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from intruders.audits.audit import audit
+from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
+from intruders.errors import SettingError
+from intruders.mitigation.cases import read_cases
+from intruders.mitigation.remedies.dg_hard import DGHard, median_of_noise, omega
+from tests.mitigation.remedies.conftest import Tuned
+
+
+def test_constants_of_a_square_matrix() -> None:
+    assert omega(1.0) == pytest.approx(4 / math.sqrt(3), rel=1e-12)
+    assert median_of_noise(1.0) == pytest.approx(0.80795, abs=5e-6)  # of the quarter circle
+    assert omega(1.0) / median_of_noise(1.0) == pytest.approx(2.858, abs=5e-4)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
+def test_half_of_the_law_is_below_its_median(beta: float) -> None:
+    """By a plain sum over the density of the singular values."""
+    low, high = 1 - math.sqrt(beta), 1 + math.sqrt(beta)
+    step = (high - low) / 400_000
+    x = low + step * (torch.arange(400_000, dtype=torch.float64) + 0.5)
+    density = ((high**2 - x**2) * (x**2 - low**2)).sqrt() / (math.pi * beta * x)
+    assert float(density.sum() * step) == pytest.approx(1, abs=1e-5)
+    assert float(density[x < median_of_noise(beta)].sum() * step) == pytest.approx(0.5, abs=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(90, 150), (120, 120)])
+def test_spikes_are_told_from_noise(shape: tuple[int, int]) -> None:
+    m, n = shape
+    generator = torch.Generator().manual_seed(3)
+
+    def random(*sides: int) -> torch.Tensor:
+        return torch.randn(*sides, dtype=torch.float64, generator=generator)
+
+    sigma, rank = 1e-3, 4
+    u, v = torch.linalg.qr(random(m, rank))[0], torch.linalg.qr(random(n, rank))[0]
+    sizes = sigma * math.sqrt(n) * torch.tensor([40.0, 20, 10, 6], dtype=torch.float64)
+    spikes = (u * sizes) @ v.mT
+    names = {"layers.0.q_proj.weight": shape, "layers.0.k_proj.weight": (8, 8)}
+    base = {name: random(*sides) for name, sides in names.items()}
+    tuned = {name: weight + sigma * random(*weight.shape) for name, weight in base.items()}
+    tuned["layers.0.q_proj.weight"] += spikes
+    pairs = pair_sides(*open_sides(base, tuned)).pairs
+    remedy = DGHard()
+    cases = read_cases(pairs, audit(base, tuned, cache=False), [remedy], list(base), torch.device("cpu"))
+    changes = {case.matrix.name: remedy.change(case) for case in cases}
+    assert changes["layers.0.k_proj.weight"].keeps_all  # below 1,024 entries
+    added = changes["layers.0.q_proj.weight"].added
+    assert added is not None
+    assert added.rank == rank
+    assert float((added.dense() - spikes).square().sum()) < 3 * n * rank * sigma**2
+
+
+def test_a_low_rank_update_is_refused_with_the_reason(tmp_path: Path, by_adapter: Tuned) -> None:
+    with pytest.raises(
+        SettingError, match=r"dg-hard' changes nothing in .*: 3 of the 16 singular .* truncate"
+    ):
+        by_adapter.after(DGHard(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,104 @@
+"""What all remedies have in common: names, strengths, refusals, the record."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from intruders.errors import SettingError
+from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.remedies.every_remedy import PUBLISHED, published_remedy
+from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.project import Project
+from tests.commands import in_this_process
+from tests.mitigation.remedies.conftest import NO_CACHE, Tuned
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_remedy_says_what_its_strength_is(name: str) -> None:
+    cls = PUBLISHED[name]
+    own = {field.name: field for field in fields(cls) if "setting" in field.metadata}
+    assert cls.strength == next(iter(own))  # the first, so that Remedy(x) is at strength x
+    assert all(field.metadata["setting"]["help"].endswith(".") for field in own.values())
+    default = getattr(published_remedy(name), cls.strength)
+    assert getattr(published_remedy(name, default), cls.strength) == default
+    assert cls.source
+    assert cls.rank_after
+    assert cls.__doc__
+    assert "``W' = W" in cls.__doc__
+
+
+@pytest.mark.parametrize(
+    ("name", "strength", "words"),
+    [
+        ("flaten", None, "remedy is 'flaten'; expected one of interpolate, "),
+        ("interpolate", 1.5, "alpha is 1.5; expected 0 or more and at most 1"),
+        ("project", 2.5, "k is 2.5; expected a whole number, 1 or more"),
+        ("truncate", 0.0, "energy is 0.0; expected a positive number and at most 1"),
+    ],
+)
+def test_wrong_names_and_strengths_are_refused(name: str, strength: float | None, words: str) -> None:
+    with pytest.raises(SettingError) as raised:
+        published_remedy(name, strength)
+    assert str(raised.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "scale is missing"),
+        (["--remedy", "flatten", "--scale", "0.5"], "scale is 0.5, and the remedy 'flatten' takes none"),
+        (
+            ["--remedy", "flatten", "--control", "random"],
+            "control is 'random', and the remedy 'flatten' takes none",
+        ),
+        (["--scale", "0.5", "--strength", "2"], "strength is 2; expected a remedy that has one"),
+    ],
+)
+def test_the_command_refuses_what_does_not_fit_together(
+    tmp_path: Path, options: list[str], words: str
+) -> None:
+    done = in_this_process("mitigate", "base", "tuned", *options, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    [line] = done.stderr.strip().splitlines()
+    assert words in line
+
+
+def test_the_record_names_the_remedy_and_its_settings(tmp_path: Path, by_adapter: Tuned) -> None:
+    result = mitigate(
+        by_adapter.folder / "base",
+        by_adapter.folder / "tuned",
+        remedy=Project(4),
+        out=tmp_path / "out",
+        compute=NO_CACHE,
+    )
+    record = json.loads((tmp_path / "out" / "intruders.json").read_text())
+    assert record["intervention"]["remedy"] == "project"
+    assert record["intervention"]["settings"] == {"k": 4}
+    assert record["intervention"]["scale"] is None
+    assert record["intervention"]["control"] is None
+    assert {row["name"] for row in record["matrices"]} == set(by_adapter.matrices)
+    for row in record["matrices"]:
+        before = float(by_adapter.update(row["name"]).norm())
+        assert row["update_norm_before"] == pytest.approx(before, rel=1e-5)
+        assert row["update_norm_after"] < before
+        assert row["scaled"] == []
+    assert any("norm of the changed updates" in line for line in result.lines())
+
+
+def test_a_model_in_memory_gets_the_result_beside_its_adapter(by_adapter: Tuned) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(by_adapter.folder / "base")
+    model = PeftModel.from_pretrained(base, str(by_adapter.folder / "tuned"))
+    mitigate(model, remedy=Interpolate(0.25), adapter_name="quarter", compute=NO_CACHE)
+    assert model.active_adapter == "quarter"
+    merged = model.merge_and_unload().state_dict()
+    for name in by_adapter.matrices:
+        wanted = by_adapter.base[name] + 0.25 * by_adapter.update(name)
+        torch.testing.assert_close(merged[name].double(), wanted, rtol=1e-5, atol=1e-6)

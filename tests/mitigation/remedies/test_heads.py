@@ -1,0 +1,90 @@
+"""Heads that return to the base, against the attention of models put together by hand."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from intruders.errors import SettingError
+from intruders.mitigation.remedies.heads import Heads
+from tests.checkpoints.models import saved, tiny_bert
+from tests.mitigation.remedies.conftest import Tuned
+
+GROUPS = 2  # of keys and values; hidden size 16, four query heads of size 4
+
+
+def logits(tuned: Tuned, weights: dict[str, Tensor]) -> Tensor:
+    model = copy.deepcopy(tuned.model).double()
+    model.load_state_dict(weights)
+    with torch.no_grad():
+        found: Tensor = model(torch.arange(12).reshape(1, 12)).logits
+    return found
+
+
+@pytest.mark.parametrize("kind", ["by_adapter", "in_full"])
+def test_all_heads_together_are_the_attention_of_the_base(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    tuned: Tuned = request.getfixturevalue(kind)
+    found = tuned.after(Heads(1), tmp_path / "out")
+    by_hand = {
+        name: tuned.base[name] if "self_attn" in name else weight for name, weight in tuned.tuned.items()
+    }
+    torch.testing.assert_close(logits(tuned, found), logits(tuned, by_hand), rtol=1e-4, atol=1e-4)
+    difference = (logits(tuned, found) - logits(tuned, tuned.tuned)).abs().max()
+    assert float(difference) > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["by_adapter", "in_full"])
+@pytest.mark.parametrize("quota", [0.25, 0.5])
+def test_the_least_changed_heads_return(
+    tmp_path: Path, kind: str, quota: float, request: pytest.FixtureRequest
+) -> None:
+    tuned: Tuned = request.getfixturevalue(kind)
+    found = tuned.after(Heads(quota), tmp_path / "out")
+
+    def cut(weights: dict[str, Tensor], layer: int, group: int) -> list[Tensor]:
+        """Views of what belongs to two query heads with their key and value."""
+        q, k, v, o = (weights[f"model.layers.{layer}.self_attn.{kind}_proj.weight"] for kind in "qkvo")
+        pair, one = slice(8 * group, 8 * group + 8), slice(4 * group, 4 * group + 4)
+        return [q[pair], k[one], v[one], o[:, pair]]
+
+    def size(weights: dict[str, Tensor], head: tuple[int, int]) -> float:
+        return float(torch.cat([part.flatten() for part in cut(weights, *head)]).norm())
+
+    updates = {name: tuned.update(name) for name in tuned.base}
+    heads = [(layer, group) for layer in range(4) for group in range(GROUPS)]
+    heads.sort(key=lambda head: size(updates, head) / size(tuned.base, head))
+    by_hand = {name: weight.clone() for name, weight in tuned.tuned.items()}
+    for head in heads[: int(quota * 8)]:
+        for part, base in zip(cut(by_hand, *head), cut(tuned.base, *head), strict=True):
+            part.copy_(base)
+    for name, wanted in by_hand.items():
+        torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_names_of_bert_are_known(tmp_path: Path) -> None:
+    base = tiny_bert()
+    saved(base, tmp_path / "base")
+    tuned = copy.deepcopy(base)
+    generator = torch.Generator().manual_seed(2)
+    for parameter in tuned.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    saved(tuned, tmp_path / "tuned")
+    before, after = base.state_dict(), tuned.state_dict()
+    wide = [{name: tensor.double() for name, tensor in state.items()} for state in (before, after)]
+    found = Tuned(tmp_path, base, *wide).after(Heads(1), tmp_path / "out")
+    for name, weight in found.items():
+        is_of_attention = ".attention." in name and weight.dim() == 2
+        torch.testing.assert_close(weight.float(), before[name] if is_of_attention else after[name])
+
+
+def test_a_model_without_attention_is_refused(tmp_path: Path, by_adapter: Tuned) -> None:
+    from intruders.audits.audit_settings import AuditSettings
+
+    with pytest.raises(SettingError, match="'heads' found no attention projections"):
+        by_adapter.after(Heads(), tmp_path / "out", audit=AuditSettings(include=("*mlp*",)))

@@ -1,0 +1,30 @@
+"""After a projection the base's leading triplets are those of the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from intruders.mitigation.remedies.project import Project
+from tests.mitigation.remedies.conftest import Tuned
+
+K = 5
+
+
+@pytest.mark.parametrize("kind", ["by_adapter", "in_full"])
+def test_leading_triplets_of_the_base_stay(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+    tuned: Tuned = request.getfixturevalue(kind)
+    found = tuned.after(Project(K), tmp_path / "out")
+    for name in tuned.matrices:
+        x, values, z = torch.linalg.svd(tuned.base[name], full_matrices=False)
+        x, values, z = x[:, :K], values[:K], z[:K]
+        # The written weights are of single precision.
+        limit = 1e-5 * float(values[0])
+        assert float((found[name] @ z.mT - x * values).abs().max()) < limit
+        assert float((found[name].mT @ x - z.mT * values).abs().max()) < limit
+        left, right = torch.eye(len(x)).double() - x @ x.mT, torch.eye(z.shape[1]).double() - z.mT @ z
+        wanted = tuned.base[name] + left @ tuned.update(name) @ right
+        torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-5)
+        assert float((wanted - tuned.tuned[name]).norm()) > 1e-2  # there was something to take off
