@@ -111,6 +111,7 @@ def fleet(
     from rich.console import Console
 
     from ..audits.audit_fleet import audit_many
+    from ..charts.text import plural
     from ..reports.fleet_text import print_fleet
     from .progress import progress_bar
 
@@ -137,13 +138,16 @@ def fleet(
     above = [] if fail_above is None else found.above(fail_above)
     if above:
         print(
-            f"{len(above)} adapters have more intruders than the {fail_above} that --fail-above allows, the first "
-            f"'{above[0]}'",
+            f"more intruders than the {fail_above} that --fail-above allows in {plural(len(above), 'adapter')}, the "
+            f"first '{above[0]}'",
             file=sys.stderr,
         )
     if fail_refused and found.refused:
         source, reason = next(iter(found.refused.items()))
-        print(f"{len(found.refused)} adapters were refused, the first '{source}': {reason}", file=sys.stderr)
+        print(
+            f"refused {plural(len(found.refused), 'adapter')}, the first '{source}': {reason}",
+            file=sys.stderr,
+        )
     if above or (fail_refused and found.refused):
         raise typer.Exit(1)
 

@@ -30,12 +30,14 @@ def options() -> list[str]:
 
 
 def columns() -> list[str]:
-    """One line per column of a study's tables and of an audit's Parquet, with its Arrow type."""
+    """One line per column of a study's tables, of an audit's Parquet and of a fleet's, with its Arrow type."""
+    from intruders.audits.fleet_table import COLUMNS as ADAPTERS
     from intruders.audits.parquet_form import vector_schema
     from intruders.studies.tables.table_columns import COLUMNS, arrow_schema
 
     tables = {**{table: arrow_schema(table) for table in COLUMNS}, "audit": vector_schema()}
-    return [f"{table}.{field.name}: {field.type}" for table, schema in tables.items() for field in schema]
+    lines = [f"{table}.{field.name}: {field.type}" for table, schema in tables.items() for field in schema]
+    return [*lines, *(f"adapters.{name}: {kind}" for name, kind in ADAPTERS)]
 
 
 def runs() -> list[str]:
