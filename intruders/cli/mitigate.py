@@ -56,7 +56,7 @@ def mitigate(
         typer.Option(
             metavar="NAME",
             help="Apply a published remedy instead: interpolate, truncate, flatten, layers, lines, project, "
-            "directions, budget, heads or dg-hard. [default: scale the intruders]",
+            "directions, budget, heads, dg-hard, trim, drop or fapm. [default: scale the intruders]",
             rich_help_panel=MITIGATION,
         ),
     ] = None,

@@ -7,6 +7,8 @@ from .budget import Budget
 from .controls import Neighbours, RandomVectors, Shrink, UpdateDirections
 from .dg_hard import DGHard
 from .directions import Directions
+from .drop import Drop
+from .fapm import FAPM
 from .flatten import Flatten
 from .heads import Heads
 from .interpolate import Interpolate
@@ -15,16 +17,29 @@ from .layers import Layers
 from .lines import Lines
 from .project import Project
 from .remedy import PublishedRemedy, ScaledRemedy
+from .trim import Trim
 from .truncate import Truncate
 
 SCALED: dict[str, type[ScaledRemedy]] = {
     remedy.name: remedy for remedy in (ScaledIntruders, Shrink, RandomVectors, Neighbours, UpdateDirections)
 }
 CONTROLS = tuple(name for name, remedy in SCALED.items() if remedy.is_control)
-PUBLISHED: dict[str, type[PublishedRemedy]] = {
-    remedy.name: remedy
-    for remedy in (Interpolate, Truncate, Flatten, Layers, Lines, Project, Directions, Budget, Heads, DGHard)
-}
+_PUBLISHED: tuple[type[PublishedRemedy], ...] = (
+    Interpolate,
+    Truncate,
+    Flatten,
+    Layers,
+    Lines,
+    Project,
+    Directions,
+    Budget,
+    Heads,
+    DGHard,
+    Trim,
+    Drop,
+    FAPM,
+)
+PUBLISHED = {remedy.name: remedy for remedy in _PUBLISHED}
 
 
 def remedy_named(name: str, scale: float, seed: int) -> ScaledRemedy:
