@@ -1,4 +1,4 @@
-"""Scale a model's intruder dimensions down (or up), or what a control puts in their place."""
+"""Scale a model's intruder dimensions, or apply a control or another remedy."""
 
 from __future__ import annotations
 

@@ -102,3 +102,9 @@ def test_a_model_in_memory_gets_the_result_beside_its_adapter(by_adapter: Tuned)
     for name in by_adapter.matrices:
         wanted = by_adapter.base[name] + 0.25 * by_adapter.update(name)
         torch.testing.assert_close(merged[name].double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_every_remedy_is_a_name_of_the_package() -> None:
+    from intruders.mitigation import remedies
+
+    assert {getattr(remedies, name) for name in remedies.__all__} == set(PUBLISHED.values())
