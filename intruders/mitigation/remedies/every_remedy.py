@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...errors import SettingError
+from ...settings import settings_of
 from .budget import Budget
 from .controls import Neighbours, RandomVectors, Shrink, UpdateDirections
 from .dg_hard import DGHard
@@ -55,8 +56,8 @@ def remedy_named(name: str, scale: float, seed: int) -> ScaledRemedy:
     return SCALED[name](scale, seed)
 
 
-def published_remedy(name: str, strength: float | None = None) -> PublishedRemedy:
-    """The published remedy of that name, at a strength or at its default.
+def published_remedy(name: str, strength: float | None = None, seed: int = 0) -> PublishedRemedy:
+    """The published remedy of that name, at a strength or at its default; ``seed`` is of one that draws.
 
     Raises:
       SettingError: there is none of that name, or the strength is out of range.
@@ -64,7 +65,7 @@ def published_remedy(name: str, strength: float | None = None) -> PublishedRemed
     if name not in PUBLISHED:
         raise SettingError(f"remedy is {name!r}; expected one of {', '.join(PUBLISHED)}")
     cls = PUBLISHED[name]
-    if strength is None:
-        return cls()
-    value = int(strength) if float(strength).is_integer() else strength
-    return cls(**{cls.strength: value})
+    chosen: dict[str, float] = {"seed": seed} if "seed" in settings_of(cls) else {}
+    if strength is not None:
+        chosen[cls.strength] = int(strength) if float(strength).is_integer() else strength
+    return cls(**chosen)

@@ -47,6 +47,11 @@ def test_wrong_names_and_strengths_are_refused(name: str, strength: float | None
     assert str(raised.value).startswith(words)
 
 
+def test_the_seed_is_of_the_remedy_that_draws() -> None:
+    assert published_remedy("drop", 0.5, 7).recorded() == {"probability": 0.5, "seed": 7}
+    assert published_remedy("lines", None, 7).recorded() == {"alpha": 0.5}
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
