@@ -56,7 +56,7 @@ def mitigate(
         typer.Option(
             metavar="NAME",
             help="Apply a published remedy instead: interpolate, truncate, flatten, layers, lines, project, "
-            "directions, budget, heads or dg-hard. [default: scale the intruders]",
+            "directions, budget, heads, dg-hard, trim, drop or fapm. [default: scale the intruders]",
             rich_help_panel=MITIGATION,
         ),
     ] = None,
@@ -69,7 +69,10 @@ def mitigate(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Seed of the control random.", rich_help_panel=MITIGATION)
+        int,
+        typer.Option(
+            metavar="N", help="Seed of the control random and of the remedy drop.", rich_help_panel=MITIGATION
+        ),
     ] = 0,
     audit: Annotated[
         Path | None,
@@ -135,7 +138,7 @@ def mitigate(
             scale=scale,
             out=out,
             control=control or INTRUDERS,
-            remedy=_remedy(remedy, strength),
+            remedy=_remedy(remedy, strength, seed),
             rank=int(rank) if rank is not None and rank.isdecimal() else rank,
             form=form,
             audit=audit or settings,
@@ -150,7 +153,7 @@ def mitigate(
     typer.echo(f"written to {out}")
 
 
-def _remedy(name: str | None, strength: float | None) -> Remedy | None:
+def _remedy(name: str | None, strength: float | None, seed: int) -> Remedy | None:
     from ..mitigation.remedies.every_remedy import published_remedy
 
     if name is None:
@@ -159,4 +162,4 @@ def _remedy(name: str | None, strength: float | None) -> Remedy | None:
                 f"strength is {strength:g}; expected a remedy that has one; pass --remedy NAME"
             )
         return None
-    return published_remedy(name, strength)
+    return published_remedy(name, strength, seed)

@@ -82,9 +82,11 @@ def _cases(
             for known, need, part in zip(parts, needs, found, strict=True):
                 known[need] = part
     asks = any(remedy.needs_threshold for remedy in remedies)
+    shows_base = any(remedy.needs_base for remedy in remedies)
     for index, (matrix, update, known) in enumerate(zip(matrices, updates, parts, strict=True)):
         threshold = _threshold(batch, index, audit.k, audit.epsilon) if asks else None
-        yield Case(matrix, update, known, positions[matrix.name], threshold)
+        base = batch.units[index] * batch.pair.base[index] if shows_base else None
+        yield Case(matrix, update, known, positions[matrix.name], threshold, base)
 
 
 def _found(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from ..linalg.pair import Pair
 
 @dataclass(frozen=True)
 class Change:
-    """``W' = W + (share - 1) D + added`` of a tuned matrix W ``(m, n)`` with the update D.
+    """``W' = W + (share - 1) D + added`` of a tuned matrix W ``(m, n)`` with the update D; or ``W0 + entries(W0, D)``.
 
     What is added to W is not formed: where D is dense, it is as large as W itself.
 
@@ -27,14 +28,20 @@ class Change:
 
     share: float = 1.0  # of the update D that stays
     added: LowRank | None = None
+    # What is left of the update, from W0 and D in double precision: a recipe, since the result is as large as W.
+    entries: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @property
     def keeps_all(self) -> bool:
         """Whether W' is W."""
-        return self.share == 1 and self.added is None
+        return self.share == 1 and self.added is None and self.entries is None
 
     def applied(self, tuned: Tensor, update: Update) -> Tensor:
         """W' from W ``(m, n)`` and its update, in double precision."""
+        if self.entries is not None:
+            dense = update.dense().double()
+            base = tuned.double() - dense
+            return base + self.entries(base, dense)
         found = Dense(tuned.double())
         if self.share != 1:
             found = found.plus(Dense(update.dense()).double().scaled(self.share - 1.0))
@@ -44,6 +51,9 @@ class Change:
 
     def applied_to(self, pair: Pair) -> Tensor:
         """W' from the two matrices as they are stored, in double precision: without a share of D, W0 to the bit."""
+        if self.entries is not None:
+            both = pair.double()
+            return both.base + self.entries(both.base, both.update.dense())
         if self.share == 0:
             base = Dense(pair.base.double())
             return (
@@ -56,6 +66,7 @@ class Change:
 
     def updated(self, update: LowRank) -> LowRank:
         """``W' - W0`` from the update D, in double precision."""
+        assert self.entries is None  # refused before
         found = update.double()
         if self.share != 1:
             found = found.scaled(self.share)
@@ -63,9 +74,20 @@ class Change:
             found = found.plus(self.added.to(update.device, torch.float64))
         return found
 
-    def norm_of(self, update: Update) -> float:
-        """``||W' - W0||_F`` from inner products."""
+    def norm_of(self, update: Update, base: Tensor | None = None) -> float:
+        """``||W' - W0||_F`` from inner products, or from the entries."""
+        if self.entries is not None:
+            assert base is not None
+            return float(self.entries(base.double(), update.dense().double()).norm())
         squared = (self.share * update.norm()) ** 2
         if self.added is not None:
             squared = squared + 2 * self.share * update.inner(self.added) + self.added.inner(self.added)
         return math.sqrt(max(0.0, squared))
+
+
+def largest_entries(scores: Tensor, density: float) -> Tensor:
+    """Which entries are among the largest ones, a share of all: a mask of their shape."""
+    count = int(density * scores.numel())
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    mask[scores.flatten().topk(count).indices] = True
+    return mask.reshape(scores.shape)

@@ -1,4 +1,4 @@
-"""Scale a model's intruder dimensions down (or up), or what a control puts in their place."""
+"""Scale a model's intruder dimensions, or apply a control or another remedy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .recheck import audit_after
 from .remedies.every_remedy import remedy_named
 from .remedies.intruders import INTRUDERS
 from .remedies.position import positions_of
-from .remedies.remedy import Case, Remedy, ScaledRemedy, ShareRemedy
+from .remedies.remedy import Case, PublishedRemedy, Remedy, ScaledRemedy, ShareRemedy
 from .targets.choose_target import choose_target
 from .targets.target import ChangedMatrix
 
@@ -104,6 +104,10 @@ def mitigate(
         force=force,
         shard_bytes=shard_bytes,
     )
+    if isinstance(remedy, PublishedRemedy) and target.form == "adapter" and not remedy.fits_an_adapter:
+        raise SettingError(
+            f"remedy '{remedy.name}' leaves updates of no low rank, which no adapter holds; pass --as checkpoint"
+        )
     # The base vectors that the first audit computes serve the second, even where no cache is to be kept.
     compute = replace(compute, cache=compute.base_cache() or MemoryCache())
     pairing, before, settings = audited_whole(*sides, audit, compute, progress)
@@ -187,7 +191,7 @@ def _changed(
             continue
         update = case.update if isinstance(case.update, LowRank) else None
         changed[case.matrix.name] = ChangedMatrix(change, update)
-        records[case.matrix.name] = _record(case, remedy, update, change.norm_of(case.update))
+        records[case.matrix.name] = _record(case, remedy, update, change.norm_of(case.update, case.base))
         progress("scale", len(changed), len(names))
     return [records[name] for name in names if name in records], changed
 

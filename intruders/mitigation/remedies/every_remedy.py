@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from ...errors import SettingError
+from ...settings import settings_of
 from .budget import Budget
 from .controls import Neighbours, RandomVectors, Shrink, UpdateDirections
 from .dg_hard import DGHard
 from .directions import Directions
+from .drop import Drop
+from .fapm import FAPM
 from .flatten import Flatten
 from .heads import Heads
 from .interpolate import Interpolate
@@ -15,16 +18,29 @@ from .layers import Layers
 from .lines import Lines
 from .project import Project
 from .remedy import PublishedRemedy, ScaledRemedy
+from .trim import Trim
 from .truncate import Truncate
 
 SCALED: dict[str, type[ScaledRemedy]] = {
     remedy.name: remedy for remedy in (ScaledIntruders, Shrink, RandomVectors, Neighbours, UpdateDirections)
 }
 CONTROLS = tuple(name for name, remedy in SCALED.items() if remedy.is_control)
-PUBLISHED: dict[str, type[PublishedRemedy]] = {
-    remedy.name: remedy
-    for remedy in (Interpolate, Truncate, Flatten, Layers, Lines, Project, Directions, Budget, Heads, DGHard)
-}
+_PUBLISHED: tuple[type[PublishedRemedy], ...] = (
+    Interpolate,
+    Truncate,
+    Flatten,
+    Layers,
+    Lines,
+    Project,
+    Directions,
+    Budget,
+    Heads,
+    DGHard,
+    Trim,
+    Drop,
+    FAPM,
+)
+PUBLISHED = {remedy.name: remedy for remedy in _PUBLISHED}
 
 
 def remedy_named(name: str, scale: float, seed: int) -> ScaledRemedy:
@@ -40,8 +56,8 @@ def remedy_named(name: str, scale: float, seed: int) -> ScaledRemedy:
     return SCALED[name](scale, seed)
 
 
-def published_remedy(name: str, strength: float | None = None) -> PublishedRemedy:
-    """The published remedy of that name, at a strength or at its default.
+def published_remedy(name: str, strength: float | None = None, seed: int = 0) -> PublishedRemedy:
+    """The published remedy of that name, at a strength or at its default; ``seed`` is of one that draws.
 
     Raises:
       SettingError: there is none of that name, or the strength is out of range.
@@ -49,7 +65,7 @@ def published_remedy(name: str, strength: float | None = None) -> PublishedRemed
     if name not in PUBLISHED:
         raise SettingError(f"remedy is {name!r}; expected one of {', '.join(PUBLISHED)}")
     cls = PUBLISHED[name]
-    if strength is None:
-        return cls()
-    value = int(strength) if float(strength).is_integer() else strength
-    return cls(**{cls.strength: value})
+    chosen: dict[str, float] = {"seed": seed} if "seed" in settings_of(cls) else {}
+    if strength is not None:
+        chosen[cls.strength] = int(strength) if float(strength).is_integer() else strength
+    return cls(**chosen)

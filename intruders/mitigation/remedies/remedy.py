@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from ...audits.records import AuditedMatrix
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...engine.components import Components
@@ -44,6 +46,7 @@ class Case:
     parts: Mapping[Triplets, Components]  # fewer than were asked for, where the matrix has fewer
     position: Position
     threshold: float | None = None  # theta of the spiked threshold, where a remedy asks for it
+    base: Tensor | None = None  # W0, where a remedy asks for it
 
 
 class Remedy(ABC):
@@ -55,6 +58,7 @@ class Remedy(ABC):
     name: ClassVar[str]
     reach: ClassVar[Reach]
     needs_threshold: ClassVar[bool] = False  # of the case
+    needs_base: ClassVar[bool] = False  # of the case
 
     @property
     def changes_nothing(self) -> bool:
@@ -132,10 +136,19 @@ class PublishedRemedy(Settings, Remedy):
     reach = "matrices"
     strength: ClassVar[str]  # the setting that ``--strength`` stands for
     source: ClassVar[str]  # the paper
+    fits_an_adapter: ClassVar[bool] = True  # whether what it leaves of a low-rank update has a low rank
     rank_after: ClassVar[str]  # of an adapter of rank r, in words
 
     def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
         return ()
+
+
+class EntryRemedy(PublishedRemedy):
+    """A remedy that keeps single entries of an update, which then has no low rank."""
+
+    needs_base = True
+    fits_an_adapter = False
+    rank_after = "none: checkpoint only"
 
 
 class ShareRemedy(PublishedRemedy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from intruders.mitigation.remedies.every_remedy import PUBLISHED, published_remedy
@@ -12,7 +13,9 @@ PAGE = Path(__file__).parents[3] / "docs" / "mitigate.md"
 def test_the_table_has_every_remedy_with_its_default_and_source() -> None:
     text = PAGE.read_text(encoding="utf-8").partition("## Other published remedies")[2].partition("\n## ")[0]
     rows = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))]
+        for line in text.splitlines()
+        if "|" in line
     ]
     found = {row[0].strip("`"): row[1:] for row in rows[2:]}
     assert list(found) == list(PUBLISHED)

@@ -47,6 +47,11 @@ def test_wrong_names_and_strengths_are_refused(name: str, strength: float | None
     assert str(raised.value).startswith(words)
 
 
+def test_the_seed_is_of_the_remedy_that_draws() -> None:
+    assert published_remedy("drop", 0.5, 7).recorded() == {"probability": 0.5, "seed": 7}
+    assert published_remedy("lines", None, 7).recorded() == {"alpha": 0.5}
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -102,3 +107,9 @@ def test_a_model_in_memory_gets_the_result_beside_its_adapter(by_adapter: Tuned)
     for name in by_adapter.matrices:
         wanted = by_adapter.base[name] + 0.25 * by_adapter.update(name)
         torch.testing.assert_close(merged[name].double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_every_remedy_is_a_name_of_the_package() -> None:
+    from intruders.mitigation import remedies
+
+    assert {getattr(remedies, name) for name in remedies.__all__} == set(PUBLISHED.values())

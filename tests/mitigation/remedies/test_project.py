@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from intruders.linalg.operators import Dense
+from intruders.mitigation.cases import leading_components
 from intruders.mitigation.remedies.project import Project
 from tests.mitigation.remedies.conftest import Tuned
 
@@ -28,3 +30,18 @@ def test_leading_triplets_of_the_base_stay(tmp_path: Path, kind: str, request: p
         wanted = tuned.base[name] + left @ tuned.update(name) @ right
         torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-5)
         assert float((wanted - tuned.tuned[name]).norm()) > 1e-2  # there was something to take off
+
+
+def test_vectors_of_large_matrices_are_found_as_closely() -> None:
+    """Large enough for the Krylov method: as triplets, not only as a space."""
+    generator = torch.Generator().manual_seed(4)
+    u, v = (
+        torch.linalg.qr(torch.randn(side, 260, generator=generator, dtype=torch.float64))[0]
+        for side in (260, 300)
+    )
+    values = 10.0 / (1 + torch.arange(260, dtype=torch.float64))
+    matrix = (u * values) @ v.mT
+    part = leading_components(Dense(matrix), 16, 1e-9)
+    torch.testing.assert_close(part.values, values[:16], rtol=1e-9, atol=0)
+    assert float((matrix @ part.right.mT - part.left.mT * part.values).abs().max()) < 1e-8
+    assert float((matrix.mT @ part.left.mT - part.right.mT * part.values).abs().max()) < 1e-8
