@@ -97,4 +97,7 @@ def test_another_base_is_told(browser: Any, tmp_path: Path) -> None:
         assert "other singular values" in page.locator(".note").inner_text()
         text = page.locator("main").inner_text()
         assert "<i>stranger</i>" in text
-        assert "over the 207 matrices that every audit has. 3 matrices that only some have are not counted." in text
+        assert (
+            "over the 207 matrices that every audit has. 3 matrices that only some have are not counted."
+            in text
+        )
