@@ -123,8 +123,8 @@ def auc_interval(
     over_runs = student_quantile(level, runs - 1) * math.sqrt(jackknife / alone) if alone > 0 else 0.0
     factor = max(_normal(level), over_runs)
     theta = np.linspace(0, 1, 2001)
-    inside = theta[np.abs(estimate - theta) <= factor * np.sqrt(_auc_variance(theta, p, n))]
-    return Interval(estimate, min(estimate, float(inside.min())), max(estimate, float(inside.max())))
+    inside = theta[np.abs(estimate - theta) <= factor * np.sqrt(_auc_variance(theta, p, n))].tolist()
+    return Interval(estimate, min(estimate, *inside), max(estimate, *inside))
 
 
 def slope(x: Values, y: Values) -> float:
@@ -205,7 +205,7 @@ def _complete(
 ) -> tuple[list[npt.NDArray[np.float64]], list[Hashable]]:
     """The rows in which every column is a finite number."""
     arrays = [np.asarray(column, dtype=np.float64) for column in columns]
-    kept = np.logical_and.reduce([np.isfinite(array) for array in arrays])
+    kept: npt.NDArray[np.bool_] = np.all(np.isfinite(np.stack(arrays)), axis=0)
     return [array[kept] for array in arrays], [
         group for group, keep in zip(groups, kept, strict=True) if keep
     ]
