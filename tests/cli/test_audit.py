@@ -306,11 +306,11 @@ def test_a_failure_leaves_the_last_result_alone(models: tuple[Path, Path], tmp_p
 
 
 def test_interrupted_it_stops_in_one_line_and_writes_nothing(tmp_path: Path) -> None:
-    """Ctrl-C in the middle of matrices that take a while."""
+    """Ctrl-C in the middle of matrices that take a while, and are large enough to be mapped."""
     generator = torch.Generator().manual_seed(0)
     sides = []
     for name in ("base", "tuned"):
-        tensors = {f"layers.{i}.weight": torch.randn(900, 900, generator=generator) for i in range(12)}
+        tensors = {f"layers.{i}.weight": torch.randn(1100, 1100, generator=generator) for i in range(12)}
         sides.append(save(tmp_path / name, tensors))
     out = tmp_path / "out.json"
     command = [sys.executable, "-m", "intruders", "audit", *map(str, sides), "--exact", "--json", str(out)]

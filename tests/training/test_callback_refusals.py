@@ -71,7 +71,7 @@ def test_adapters_of_types_that_are_not_read(
     config.task_type = "CAUSAL_LM"
     trainer = tiny_trainer(get_peft_model(load_model(str(llama), "causal"), config), tmp_path)
     with pytest.raises(
-        CheckpointError, match=f"type {config.peft_type.value}, which (adds activations|decides for every)"
+        CheckpointError, match=f"type {config.peft_type.value}, which (adds activations|decides for each)"
     ):
         IntruderCallback(trainer, base=str(llama) if with_base else None)
 
