@@ -87,8 +87,8 @@ def audit(
     (9, 3)
     """
     settings = AuditSettings(
-        include=_patterns(include),
-        exclude=_patterns(exclude),
+        include=patterns(include),
+        exclude=patterns(exclude),
         include_embeddings=include_embeddings,
         split_fused=split_fused,
         k=k,
@@ -99,7 +99,7 @@ def audit(
     return audit_sides(base, tuned, settings, Compute(device, workers, cache), progress)
 
 
-def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
+def patterns(given: str | Sequence[str]) -> tuple[str, ...]:
     """Patterns of names; one alone may come without a list around it."""
     return (given,) if isinstance(given, str) else tuple(given)
 

@@ -26,7 +26,7 @@ from ..system.folders import locked_folder, make_folder
 from ..system.progress import Progress, silent
 from ..system.remote_folder import RemoteFolder, is_url, local_folder, require_opens
 from ..system.threads import run_side_by_side
-from .audit import record_of
+from .audit import patterns, record_of
 from .audit_settings import ANYWHERE, AuditSettings, Compute
 from .base_cache import CacheChoice, content_key, judge_batch
 from .batches import Batch, is_small_batch, read_batches
@@ -98,8 +98,8 @@ def audit_fleet(
     1
     """
     settings = AuditSettings(
-        include=(include,) if isinstance(include, str) else tuple(include),
-        exclude=(exclude,) if isinstance(exclude, str) else tuple(exclude),
+        include=patterns(include),
+        exclude=patterns(exclude),
         include_embeddings=include_embeddings,
         split_fused=split_fused,
         k=k,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ...system.documents import json_number
 from .merged_matrix import MergedMatrix
 from .rounding import EVERY_STEP, SUM_TWICE, Rounding, half_types, type_name, ways_to_round
 from .scale_bounds import Estimate, ScaleBounds, estimate_scale, scale_bounds
@@ -197,5 +198,4 @@ def _of_estimate(verdict: str, words: str, found: Estimate) -> Verdict:
 
 
 def _number(value: float | None) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return value if value is not None and math.isfinite(value) else None
+    return None if value is None else json_number(value)

@@ -48,6 +48,8 @@ def choose_target(
       CheckpointError: ``out`` cannot be written, or the form does not suit what was given.
     """
     check_rank(rank)
+    if form not in FORMS:
+        raise SettingError(f"form is {form!r}; expected one of {', '.join(FORMS)}")
     model = next((side for side in sources if has_adapters(side)), None)
     if out is None:
         return _in_memory(sources, sides, model, form, rank, adapter_name)
@@ -69,8 +71,6 @@ def _in_memory(
     if model is None:
         raise SettingError("out is missing; expected a folder to write, unless a PeftModel is given")
     check_name(model, adapter_name)
-    if form not in FORMS:
-        raise _unknown_form(form)
     if form == "checkpoint":
         raise SettingError("a checkpoint is not put into a PeftModel; give out, the folder to write")
     _require_update_of_the_adapter(*sides)
@@ -101,17 +101,11 @@ def _content(
 
 
 def _chosen_form(form: str, rank: Rank, tuned: Opened) -> str:
-    if form not in FORMS:
-        raise _unknown_form(form)
     if form == "auto":
         form = "adapter" if isinstance(tuned, Adapter) else "checkpoint"
     if form == "checkpoint" and rank is not None:
         raise SettingError(f"rank is {rank!r}, and a checkpoint has none; leave it out, or give --as adapter")
     return form
-
-
-def _unknown_form(form: str) -> SettingError:
-    return SettingError(f"form is {form!r}; expected one of {', '.join(FORMS)}")
 
 
 def _require_update_of_the_adapter(base: Checkpoint, tuned: Opened) -> None:
