@@ -50,7 +50,7 @@ def critical_scales(
     Args:
       base: as in :func:`intruders.audit`, like ``tuned``.
       audit: settings of the audits that decide; those are never ``exact``.
-      target: ``largest`` is the largest scale at which the model has at most so many intruders.
+      target: ``largest`` is the largest scale at which the model has at most this number of intruders.
       compute: where it is computed.
       progress: called with (what is being done, matrices done, in all).
 

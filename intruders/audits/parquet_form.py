@@ -1,4 +1,4 @@
-"""An audit as one Parquet table: a row a vector, values of the matrix repeated, the rest in its metadata.
+"""An audit as one Parquet table: one row per vector, values of the matrix repeated, the rest in its metadata.
 
 The columns are those of `Audit.to_pandas` and more, so that DuckDB, pandas or polars answer questions without
 this package. Repeated values cost almost nothing after dictionary encoding and compression.

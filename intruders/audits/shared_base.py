@@ -29,7 +29,7 @@ from .records import AuditedMatrix
 # Low-rank updates of one matrix are judged together up to this number. Beyond it their rows no longer fit the time in
 # which the matrix is read, and all wait longer for the one that converges last.
 STACK_UPDATES = 12
-# So many stacks of updates are read before they are sorted by size and judged.
+# This many stacks of updates are read before they are sorted by size and judged.
 _STACKS_SORTED = 4
 
 
@@ -57,7 +57,7 @@ class SharedMatrix:
                 self.known = KnownBase.joined([entry], self.matrix.device)
 
     def learn(self, found: KnownBase | None, k: int, store: BaseCache | None) -> None:
-        """Keep what a stack has learnt of it, if that is more than was known."""
+        """Keep what a stack computed of it, if that is more than was known."""
         if found is None:
             return
         best = found.select(found.floor.argmax().reshape(1))
