@@ -81,8 +81,8 @@ def audit(
     >>> found = audit(base, tuned, k=3, cache=False)
     >>> found.intruders, found.vectors
     (1, 3)
-    >>> [round(bound, 2) for bound in found.matrices[0].vectors[0].max_cosine]
-    [0.35, 0.35]
+    >>> tuple(round(bound, 2) for bound in found.matrices[0].vectors[0].max_cosine)
+    (0.35, 0.35)
     >>> found.matrices[0].similarity.shape  # (base vectors, tuned vectors)
     (9, 3)
     """
@@ -182,8 +182,8 @@ def audited_whole(
     settings = AuditSettings.of(audit) if isinstance(audit, Audit) else audit
     if settings.split_fused:
         raise SettingError(
-            f"the audit of '{tuned.source}' judges the parts of fused weights one by one (split_fused); "
-            "weights are changed whole: give an audit without it"
+            f"the audit of '{tuned.source}' has the parts of fused weights as separate matrices (split_fused), and "
+            "a change needs them in one; pass an audit without split_fused"
         )
     pairing = pair_sides(base, tuned, settings)
     if not isinstance(audit, Audit):

@@ -72,7 +72,7 @@ class Audit:
         k = self.k if k is None else k
         epsilon = self.epsilon if epsilon is None else epsilon
         if not 1 <= k <= self.k:
-            raise SettingError(f"k = {k}: this audit examined {self.k} vectors a matrix; give 1 to {self.k}")
+            raise SettingError(f"k = {k}: this audit examined {self.k} vectors a matrix; pass 1 to {self.k}")
         if not 0 < epsilon <= 1:
             raise SettingError(f"epsilon = {epsilon}: expected a cosine above 0 and up to 1")
         decisions = [
@@ -97,7 +97,7 @@ class Audit:
         return matrix_frame(self.matrices)
 
     def to_json(self) -> str:
-        """The audit as JSON text of schema 1 (docs/reports.md)."""
+        """The audit as JSON text of schema 1 (docs/reference/files.md)."""
         return to_json(self)
 
     def to_parquet(self) -> bytes:
@@ -181,7 +181,7 @@ def to_json(audit: Audit) -> str:
 
 
 def to_document(audit: Audit) -> dict[str, Any]:
-    """The audit as nested plain values: schema 1, see docs/reports.md."""
+    """The audit as nested plain values: schema 1, see docs/reference/files.md."""
     return {**header(audit), "matrices": [matrix_to_record(matrix) for matrix in audit.matrices]}
 
 
@@ -245,4 +245,4 @@ def _check_totals(audit: Audit, totals: dict[str, Any]) -> None:
     counted = {"matrices": len(audit.matrices), "vectors": audit.vectors, "intruders": audit.intruders}
     for key, count in counted.items():
         if (stated := get_field(totals, key, "totals", int)) != count:
-            raise BrokenDocumentError(f"its totals say {stated} {key}, and it holds {count}")
+            raise BrokenDocumentError(f"its totals say {stated} {key}, and it contains {count}")

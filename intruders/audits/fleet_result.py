@@ -55,7 +55,7 @@ class FleetAudit:
 
     @cached_property
     def adapters(self) -> pd.DataFrame:
-        """One row per adapter, in the order given; docs/fleet.md lists the columns."""
+        """One row per adapter, in the order given; docs/reference/fleet.md lists the columns."""
         return adapter_table(self.members, self.matrices, self._skipped, self._refused, self.base_source)
 
     @cached_property

@@ -67,8 +67,8 @@ def verify(
     >>> found = verify(base, adapter, merged)
     >>> found.matrices[0].found.verdict, found.exit_status()
     ('applied at another scale', 1)
-    >>> [round(end, 2) for end in found.matrices[0].found.scale]
-    [0.5, 0.5]
+    >>> tuple(round(end, 2) for end in found.matrices[0].found.scale)
+    (0.5, 0.5)
     """
     started = time.perf_counter()
     before, opened = open_sides(base, adapter)

@@ -106,7 +106,7 @@ def mitigate(
     )
     if isinstance(remedy, PublishedRemedy) and target.form == "adapter" and not remedy.fits_an_adapter:
         raise SettingError(
-            f"remedy '{remedy.name}' leaves updates of no low rank, which no adapter holds; pass --as checkpoint"
+            f"remedy '{remedy.name}' leaves updates of no low rank, which an adapter cannot store; pass --as checkpoint"
         )
     # The base vectors that the first audit computes serve the second, even where no cache is to be kept.
     compute = replace(compute, cache=compute.base_cache() or MemoryCache())

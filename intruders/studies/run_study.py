@@ -62,8 +62,8 @@ def run_study(
       progress: who wants to hear how far it is.
 
     Raises:
-      IntrudersError: settings, a folder, a cluster or a disk that cannot be used. KeyboardInterrupt passes through,
-      and what is finished stays.
+      IntrudersError: settings, a folder, a cluster or a disk that cannot be used.
+      KeyboardInterrupt: passes through; what is finished stays.
     """
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise SettingError(f"jobs is {jobs!r}; expected a number of runs at once, 1 or more")

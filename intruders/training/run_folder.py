@@ -88,7 +88,7 @@ class RunFolder:
         )
         if changed:
             raise SettingError(
-                f"out {str(self.path)!r} holds a run with other settings ({', '.join(changed)}); "
+                f"out {str(self.path)!r} contains a run with other settings ({', '.join(changed)}); "
                 "choose another folder, or remove that one"
             )
 

@@ -59,7 +59,7 @@ def table_metadata(file: Path) -> dict[bytes, bytes]:
         return pq.read_schema(file).metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise ResultFileError(
-            f"'{file}' is not a whole Parquet file; remove it, and intruders study makes it again from the runs"
+            f"'{file}' is not a complete Parquet file; remove it, and intruders study makes it again from the runs"
         ) from error
 
 
