@@ -53,7 +53,7 @@ def command_page(name: str, command: Any) -> str:
         tables = [
             line
             for title, rows in groups(command, context).items()
-            for line in (f"## {title}", "", "| | |", "|---|---|", *rows, "")
+            for line in (f"## {title}", "", "| name | meaning |", "|---|---|", *rows, "")
         ]
     parts = [f"# intruders {name}", "", summary, ""]
     parts += ["```bash", command.epilog, "```", ""]

@@ -147,7 +147,7 @@ class FleetAudit:
         }
 
     def write_tables(self, folder: Path) -> list[Path]:
-        """Write adapters.parquet and vectors.parquet, each whole or not at all."""
+        """Write adapters.parquet and vectors.parquet, each completely or not at all."""
         metadata = {METADATA_KEY: json.dumps(self.header(), default=list).encode()}
         sink = pa.BufferOutputStream()
         pq.write_table(as_arrow(self.adapters).replace_schema_metadata(metadata), sink, compression="zstd")

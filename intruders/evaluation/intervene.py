@@ -42,7 +42,7 @@ def intervene(
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> InterventionSweep:
-    """Measure the tuned model with its intruders scaled, and with every control in their place at the same scales.
+    """Measure the tuned model with its intruders scaled, and under every control at the same scales.
 
     No model is written: the weights are changed in memory. Every measure is of the same documents and examples, so that
     all differences are paired.

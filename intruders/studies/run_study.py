@@ -48,9 +48,9 @@ def run_study(
     ray: str | bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Does what is missing of a study, keeps it in ``out``, and writes the tables after every run.
+    """Run or resume a study in the folder ``out``, and write the tables after every run.
 
-    A finished run is kept as it is, a killed one goes on, a failed one is tried again; while one fails, the others
+    A finished run is kept as it is, an interrupted one resumes, a failed one is tried again; while one fails, the others
     proceed.
 
     Args:

@@ -78,7 +78,6 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def test_pages_made_from_the_code() -> None:
-    pytest.importorskip("mkdocs")
     described = spec_from_file_location("generated_pages", DOCS / "_hooks" / "generated_pages.py")
     assert described is not None
     assert described.loader is not None

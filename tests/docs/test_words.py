@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 import typer
 
+import intruders
 from intruders.cli.main import app
 from tests.docs.pages import READ, ROOT, prose
 
@@ -115,3 +117,19 @@ def test_templates_of_the_reports() -> None:
         )
         found += found_in(file.relative_to(ROOT).as_posix(), text)
     assert found == []
+
+
+def documented() -> list[tuple[str, str]]:
+    """The docstrings that the site shows: of public names, and of their public members."""
+    found = []
+    for name in intruders.__all__:
+        value = getattr(intruders, name)
+        found.append((f"intruders.{name}", inspect.getdoc(value) or ""))
+        for member, function in vars(value).items() if inspect.isclass(value) else ():
+            if not member.startswith("_") and getattr(function, "__doc__", None):
+                found.append((f"intruders.{name}.{member}", str(function.__doc__)))
+    return found
+
+
+def test_docstrings_of_public_names() -> None:
+    assert [hit for name, text in documented() for hit in found_in(name, text)] == []

@@ -103,7 +103,7 @@ class Study(Settings):
 
 
 def read_study(path: str | Path) -> Study:
-    """The study of a YAML file. SettingError for a file that cannot be read, an unknown key, a wrong value."""
+    """Read the study of a YAML file. SettingError for a file that cannot be read, an unknown key, a wrong value."""
     where = f"study {str(path)!r}"
     return study_from_text(read_text(path, where), name=Path(path).stem, where=where)
 

@@ -36,7 +36,7 @@ class Results:
 
 
 def load_results(path: str | Path) -> Results:
-    """The tables of a study's folder. ResultFileError for one that is no study, is broken, or of a newer version."""
+    """Load the tables of a study's folder. ResultFileError if it is not a study, is broken, or of a newer version."""
     folder = StudyFolder(Path(path))
     name = folder.document()["name"]
     frames = {table: _read(folder.table(table), table) for table in COLUMNS}
