@@ -50,7 +50,7 @@ def run_study(
 ) -> Outcome:
     """Run or resume a study in the folder ``out``, and write the tables after every run.
 
-    A finished run is kept as it is, an interrupted one resumes, a failed one is tried again; while one fails, the others
+    A finished run is kept, an interrupted one resumes, and a failed one is tried again. While one fails, the others
     proceed.
 
     Args:

@@ -57,7 +57,7 @@ def _plain(findings: Sequence[Finding]) -> str:
     refuted = sum(finding.shown is False for finding in findings)
     unknown = sum(finding.shown is None for finding in findings)
     if unknown == len(findings):
-        return "These runs cannot tell yet: each question says what it needs."
+        return "These runs cannot tell yet: each question below says what it needs."
     counts = f"Of {plural(len(findings), 'claim')} about them, {len(shown)} {_is(len(shown))} shown here"
     counts += f", {refuted} {_is(refuted)} not" if refuted else ""
     counts += f", and on {unknown} these runs cannot tell" if unknown else ""
