@@ -140,7 +140,7 @@ def in_a_cell(text: str) -> str:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    entries: list[Any] = [f"{FOLDER}/index.md"]
+    entries: list[Any] = [{"All commands": f"{FOLDER}/index.md"}]
     commands = (path for path in pages() if path.startswith(FOLDER) and not path.endswith("index.md"))
     entries += [{path.split("/")[-1].removesuffix(".md"): path} for path in commands]
     fill(config.nav, entries)
