@@ -377,7 +377,10 @@ def test_check_writable_finds_out_before_the_work(tmp_path: Path) -> None:
     check_writable(tmp_path / "old.json")
     assert (tmp_path / "old.json").read_text() == "old"
     check_writable("/dev/null")
-    for path, said in [(tmp_path, "is a folder"), (tmp_path / "no" / "a.json", "no folder")]:
+    for path, said in [
+        (tmp_path, "is a folder"),
+        (tmp_path / "no" / "a.json", "does not exist; make it first"),
+    ]:
         with pytest.raises(ResultFileError, match=said):
             check_writable(path)
     with pytest.raises(ResultFileError, match="null"):

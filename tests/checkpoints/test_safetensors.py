@@ -164,7 +164,7 @@ def test_truncated_file(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file({"a": torch.randn(8, 8)}, path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="256 bytes and 255 are there"):
+    with pytest.raises(CheckpointError, match="256 bytes, and it has 255"):
         read_header(path)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import io
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -53,10 +54,34 @@ def run_console(block: Block, folder: Path) -> None:
     for command, shown in sessions(block.text):
         program, *arguments = shlex.split(command)
         assert program == "intruders", f"{block}: only intruders is run here; say why {program} is not"
-        done = in_this_process(*arguments, cwd=folder)
-        printed = (done.stdout + done.stderr).replace(f"{folder}/", "")
+        done = once(tuple(arguments), folder)
+        printed = done.stdout + done.stderr
         assert is_shown(shown, printed), f"{block}: {command}\n{printed}"
         assert done.returncode == 0 or done.stderr.strip().splitlines()[-1] in shown, f"{block}: {printed}"
+
+
+# What pages have in common, an audit above all, is computed for one of them: by command and content of the folder.
+_DONE: dict[object, tuple[subprocess.CompletedProcess[str], dict[Path, bytes]]] = {}
+
+
+def once(arguments: tuple[str, ...], folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command's result and its files, computed or as an equal command in an equal folder left them."""
+    before = content_of(folder)
+    key = arguments, frozenset(before.items())
+    if key not in _DONE:
+        done = in_this_process(*arguments, cwd=folder)
+        done.stdout, done.stderr = (text.replace(f"{folder}/", "") for text in (done.stdout, done.stderr))
+        _DONE[key] = done, {path: raw for path, raw in content_of(folder).items() if before.get(path) != raw}
+    done, made = _DONE[key]
+    for path, raw in made.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(raw)
+    return done
+
+
+def content_of(folder: Path) -> dict[Path, bytes]:
+    """The content of every file but those of examples, which is a link."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def sessions(text: str) -> list[tuple[str, str]]:

@@ -311,7 +311,7 @@ def test_what_does_not_go_with_a_study_is_refused(study: Study, tmp_path: Path) 
     ]:
         with pytest.raises(SettingError, match="a report of its own"):
             write_report(*arguments, **options)
-    with pytest.raises(ResultFileError, match="no folder"):
+    with pytest.raises(ResultFileError, match="does not exist; make it first"):
         write_study_report(folder, tmp_path / "no" / "r.html")
     with pytest.raises(ResultFileError, match="is not the folder of a study"):
         write_study_report(tmp_path, tmp_path / "r.html")

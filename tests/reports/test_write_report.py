@@ -64,7 +64,7 @@ def test_one_audit_gets_its_own_report_and_several_stand_side_by_side(runs: Path
 def test_outputs_are_checked_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="nothing to write"):
         write_report([tmp_path / "gone"])
-    with pytest.raises(ResultFileError, match="no folder"):
+    with pytest.raises(ResultFileError, match="does not exist; make it first"):
         write_report([tmp_path / "gone"], tmp_path / "no" / "r.html")
     (tmp_path / "file").write_text("")
     ONE.save(tmp_path / "a.json")
