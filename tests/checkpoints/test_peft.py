@@ -209,7 +209,7 @@ def test_lora_bias(tmp_path: Path) -> None:
     "pattern", ["(a+)+b", "(a|a)*b", "(a?){50}b", "a?" * 50 + "a" * 50 + "b", ".*a.*a.*a.*a.*a.*b"]
 )
 def test_patterns_that_would_never_end(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The classical ways to keep Python's re busy for ever, over module names made for them: none is begun with."""
+    """The classical ways to keep Python's re busy forever, over module names made for them: none is begun with."""
     module = "a" * 200
     config = AdapterConfig({"rank_pattern": {pattern: 2}}, "x")
     begun: list[str] = []
