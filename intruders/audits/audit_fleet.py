@@ -72,13 +72,13 @@ def audit_fleet(
       base: The model before fine-tuning, as :func:`intruders.audit` takes it.
       adapters: The models after it: paths, hub ids, modules or state dicts; and among texts globs, ``@list.txt`` (one
         model per line), ``collection:owner/slug`` of the hub, and folders of adapters.
-      k, epsilon, include, exclude, include_embeddings, split_fused, exact, skip_non_finite, device, workers, cache: As
-        for :func:`intruders.audit`.
+      k: As for :func:`intruders.audit`, and so are the further ones up to ``cache``.
       out: Folder or URL of the results (default: none). What is finished is kept there, and a later call with more
         adapters computes only what is new. Gets adapters.parquet and vectors.parquet.
       ray: True or the address of a Ray cluster, whose workers take the blocks of matrices (default: False). Needs
         ``out``.
-      cpus, gpus: Processors and GPUs of each worker on Ray (default: 1 and 0).
+      cpus: Processors of each worker on Ray (default: 1).
+      gpus: GPUs of each worker on Ray (default: 0).
       progress: Called with (what is being done, matrices done, matrices in all).
 
     Raises:

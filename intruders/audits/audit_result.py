@@ -56,14 +56,14 @@ class Audit:
         return energy_share(vector for matrix in self.matrices for vector in matrix.vectors)
 
     def matrix(self, name: str) -> AuditedMatrix:
-        """The audited matrix of that name; raises SettingError with the nearest names if there is none."""
+        """The audited matrix of that name; raises SettingError with the nearest names if none has it."""
         for matrix in self.matrices:
             if matrix.name == name:
                 return matrix
         raise SettingError(f"no audited matrix is named '{name}'; {self._nearest(name)}")
 
     def count(self, k: int | None = None, epsilon: float | None = None) -> tuple[int, int]:
-        """(at least, at most) how many intruders there are among the first `k` vectors at `epsilon`.
+        """Count the intruders among the first `k` vectors at `epsilon`, as (at least, at most).
 
         Counted from the proved intervals of the max cosines, without the weights. The two are equal where the
         intervals decide every vector, as they do at the audit's own epsilon and everywhere after `exact`.
@@ -72,7 +72,7 @@ class Audit:
         k = self.k if k is None else k
         epsilon = self.epsilon if epsilon is None else epsilon
         if not 1 <= k <= self.k:
-            raise SettingError(f"k = {k}: this audit examined {self.k} vectors a matrix; give 1 to {self.k}")
+            raise SettingError(f"k = {k}: this audit examined {self.k} vectors a matrix; pass 1 to {self.k}")
         if not 0 < epsilon <= 1:
             raise SettingError(f"epsilon = {epsilon}: expected a cosine above 0 and up to 1")
         decisions = [
@@ -85,23 +85,23 @@ class Audit:
         return at_least, at_least + decisions.count(None)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a vector, with its matrix's name and shape beside it."""
+        """Return one row per vector, with the name and shape of its matrix."""
         from .frames import vector_frame
 
         return vector_frame(self.matrices)
 
     def matrices_to_pandas(self) -> pd.DataFrame:
-        """One row a matrix: shape, rank, intruders, energy share, update size, certificates."""
+        """Return one row per matrix: shape, rank, intruders, energy share, update size, certificates."""
         from .frames import matrix_frame
 
         return matrix_frame(self.matrices)
 
     def to_json(self) -> str:
-        """The audit as JSON text of schema 1 (docs/reports.md)."""
+        """Return the audit as JSON text of schema 1 (docs/reference/files.md)."""
         return to_json(self)
 
     def to_parquet(self) -> bytes:
-        """The audit as the content of a Parquet file: one row per vector."""
+        """Return the audit as the content of a Parquet file: one row per vector."""
         from .parquet_form import to_parquet
 
         return to_parquet(header(self), self.matrices)
@@ -116,13 +116,13 @@ class Audit:
         return load(path)
 
     def plot_similarity(self, name: str) -> Figure:
-        """Matplotlib figure of |<x_i, y_j>| of one matrix: base vectors down, tuned vectors across."""
+        """Draw |<x_i, y_j>| of one matrix as a matplotlib figure: base vectors down, tuned vectors across."""
         from .figures import similarity_figure
 
         return similarity_figure(self.matrix(name))
 
     def plot_layers(self) -> Figure:
-        """Matplotlib figure of the number of intruders by layer and module kind."""
+        """Draw the number of intruders by layer and module type as a matplotlib figure."""
         from .figures import layers_figure
 
         return layers_figure(self.matrices)
@@ -181,7 +181,7 @@ def to_json(audit: Audit) -> str:
 
 
 def to_document(audit: Audit) -> dict[str, Any]:
-    """The audit as nested plain values: schema 1, see docs/reports.md."""
+    """The audit as nested plain values: schema 1, see docs/reference/files.md."""
     return {**header(audit), "matrices": [matrix_to_record(matrix) for matrix in audit.matrices]}
 
 
@@ -245,4 +245,4 @@ def _check_totals(audit: Audit, totals: dict[str, Any]) -> None:
     counted = {"matrices": len(audit.matrices), "vectors": audit.vectors, "intruders": audit.intruders}
     for key, count in counted.items():
         if (stated := get_field(totals, key, "totals", int)) != count:
-            raise BrokenDocumentError(f"its totals say {stated} {key}, and it holds {count}")
+            raise BrokenDocumentError(f"its totals say {stated} {key}, and it contains {count}")

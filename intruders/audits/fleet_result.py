@@ -56,7 +56,7 @@ class FleetAudit:
 
     @cached_property
     def adapters(self) -> pd.DataFrame:
-        """One row per adapter, in the order given; docs/fleet.md lists the columns."""
+        """One row per adapter, in the order given; docs/reference/fleet.md lists the columns."""
         return adapter_table(
             self.members, self.matrices, self._skipped, self._refused, self._sketches, self.base_source
         )
@@ -150,7 +150,7 @@ class FleetAudit:
         }
 
     def write_tables(self, folder: Path) -> list[Path]:
-        """Write adapters.parquet and vectors.parquet, each whole or not at all."""
+        """Write adapters.parquet and vectors.parquet, each completely or not at all."""
         metadata = {METADATA_KEY: json.dumps(self.header(), default=list).encode()}
         sink = pa.BufferOutputStream()
         pq.write_table(as_arrow(self.adapters).replace_schema_metadata(metadata), sink, compression="zstd")

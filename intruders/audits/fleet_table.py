@@ -202,7 +202,7 @@ def _is_named(named: str, base: str) -> bool:
 
 
 def _for_hosts(facts: Facts) -> list[str]:
-    """What servers of many adapters are known to refuse or to pass over; see docs/fleet.md."""
+    """What servers of many adapters are known to refuse or to pass over; see docs/reference/fleet.md."""
     found = []
     if facts.method not in ("lora", None):
         found.append(f"no plain LoRA ({facts.method})")

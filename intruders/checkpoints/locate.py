@@ -28,10 +28,10 @@ def locate(source: str) -> Path:
         if path.exists():
             return path
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, no home folder, a null byte
-        raise CheckpointError(f"'{source[:80]}' cannot be a path ({error}); give another") from None
+        raise CheckpointError(f"'{source[:80]}' cannot be a path ({error}); pass another") from None
     if not _HUB_ID.fullmatch(source) or _FILE_ENDING.search(source) or source.startswith("."):
         raise CheckpointError(
-            f"there is no file or folder '{source}'; expected a path, a hub id such as 'org/model', "
+            f"'{source}' does not exist; expected a path, a hub id such as 'org/model', "
             f"or one of {some_of(sorted([*DEMO_MODELS, DEMO_ADAPTER.alias]))}"
         )
     return _download(source)
@@ -57,8 +57,8 @@ def _download(hub_id: str) -> Path:
     except RepositoryNotFoundError:
         reason = "the hub has no model of that name that you may see"
     except Exception as error:  # whatever the hub's client raises, its first line is what a person needs
-        reason = f"the hub cannot be reached ({type(error).__name__}); download it, and give the folder"
-    raise CheckpointError(f"there is no file or folder '{hub_id}', and {reason}")
+        reason = f"the hub cannot be reached ({type(error).__name__}); download it, and pass the folder"
+    raise CheckpointError(f"'{hub_id}' is not a file or folder here, and {reason}")
 
 
 def _files_to_fetch(hub_id: str, files: list[str]) -> list[str]:
@@ -69,9 +69,9 @@ def _files_to_fetch(hub_id: str, files: list[str]) -> list[str]:
         weights = [file for file in top if file.endswith(ending) and not file.startswith("consolidated")]
         if ending == ".gguf" and len(weights) > 1:
             raise CheckpointError(
-                f"'{hub_id}' holds {len(weights)} GGUF files, one a quantization: {some_of(weights)}; "
+                f"'{hub_id}' contains {len(weights)} GGUF files, one a quantization: {some_of(weights)}; "
                 "download one, "
-                "and give its path"
+                "and pass its path"
             )
         if weights:
             return configs + weights

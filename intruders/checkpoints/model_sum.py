@@ -38,7 +38,7 @@ def split_sum(text: str) -> list[tuple[str, float]]:
         weight = float(match["weight"] or 1.0) if match else math.nan
         if match is None or not math.isfinite(weight) or "@" in match["source"]:
             raise SettingError(
-                f"'{text}' is no sum of models; expected MODEL@WEIGHT+MODEL@WEIGHT, as in A@0.7+B@0.3"
+                f"'{text}' is not a sum of models; expected MODEL@WEIGHT+MODEL@WEIGHT, as in A@0.7+B@0.3"
             )
         parts.append((match["source"], weight))
     return parts

@@ -63,13 +63,13 @@ def open_source(source: Source) -> Opened:
         return module_checkpoint(source)
     if isinstance(source, Mapping):
         if not is_state_dict(source):
-            raise CheckpointError("the mapping given is no state dict; expected names mapped to tensors")
+            raise CheckpointError("the mapping given is not a state dict; expected names mapped to tensors")
         if looks_like_adapter(source):
             return single_file_adapter(state_dict_checkpoint(source).tensors, {}, "state dict of an adapter")
         return state_dict_checkpoint(source)
     if not isinstance(source, str | os.PathLike):
         raise CheckpointError(
-            f"{type(source).__name__} is no model; expected a path, hub id, alias, nn.Module or state dict"
+            f"{type(source).__name__} is not a model; expected a path, hub id, alias, nn.Module or state dict"
         )
     text = os.fspath(source)
     if ("@" in text or "+" in text) and not Path(text).expanduser().exists():
@@ -142,7 +142,7 @@ def _file_of_known_adapter(path: Path) -> Path:
 def _read(file: Path) -> tuple[str, dict[str, StoredTensor], Mapping[str, Any] | None]:
     """The format's name, the tensors, and the config."""
     if not file.is_file():  # a pipe or a device could be read for ever
-        raise CheckpointError(f"'{file}' is no regular file; expected the weights of a model")
+        raise CheckpointError(f"'{file}' is not a regular file; expected the weights of a model")
     if file.suffix == ".gguf":
         return "gguf", *gguf_file(file)
     config = _config_beside(file)
@@ -175,17 +175,17 @@ def _weights_in(folder: Path) -> Path:
         found = [name for name in choices if name in names]
         if len(found) > 1:
             raise CheckpointError(
-                f"'{folder}' holds several checkpoints: {some_of(found)}; give one file's path"
+                f"'{folder}' contains several checkpoints: {some_of(found)}; pass one file's path"
             )
         if found:
             return folder / found[0]
     adapters = sorted(file.parent.name for file in folder.glob(f"*/{ADAPTER_CONFIG}"))
     if adapters:
         raise CheckpointError(
-            f"'{folder}' holds adapters in folders of their own: {some_of(adapters)}; give one of these"
+            f"'{folder}' contains adapters in folders of their own: {some_of(adapters)}; pass one of these"
         )
     raise CheckpointError(
-        f"'{folder}' holds no weights; expected model.safetensors or its index, pytorch_model.bin, or a "
+        f"'{folder}' contains no weights; expected model.safetensors or its index, pytorch_model.bin, or a "
         ".gguf file"
     )
 

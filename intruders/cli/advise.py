@@ -15,7 +15,7 @@ from .output import check_json, put_json
 @examples(
     ("Suggest what to change in a finished run", "intruders advise runs/rank1"),
     (
-        "Use a saved audit and the critical scales beside it",
+        "Use a saved audit and the critical scales next to it",
         "intruders advise runs/rank1/audit.json --json advice.json",
     ),
 )

@@ -25,7 +25,7 @@ MITIGATION = "Mitigation"
         "intruders mitigate smollm2-135m my-adapter --scale 0.3 --out mitigated",
     ),
     (
-        "Halve the whole update of every weight instead",
+        "Halve the complete update of every weight instead",
         "intruders mitigate smollm2-135m my-adapter --remedy interpolate --strength 0.5 --out halved",
     ),
 )

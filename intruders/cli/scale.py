@@ -30,7 +30,7 @@ def scale(
         int,
         typer.Option(
             metavar="N",
-            help="Number of intruders to allow in the whole model.",
+            help="Number of intruders to allow in the model.",
             rich_help_panel=options.INTRUDERS,
         ),
     ] = 0,
@@ -42,7 +42,7 @@ def scale(
 ) -> None:
     """Find the largest update scale without intruders.
 
-    Reports the critical scale of each matrix and of the whole model.
+    Reports the critical scale of each matrix and of the model.
     """
     from ..audits.critical_scales import critical_scales
     from ..reports.scales_text import scale_lines

@@ -22,7 +22,10 @@ from .command import examples
 )
 def study(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="YAML file of the study; docs/study.md lists its keys.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="YAML file of the study; docs/reference/study.md lists its keys."
+        ),
     ],
     out: Annotated[
         str | None,

@@ -147,7 +147,7 @@ def _from_hub(corpus: HubCorpus, documents: int) -> list[str]:
         raise SettingError(
             f"corpus {corpus.path!r} cannot be loaded from the hub "
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); check the network, "
-            "or give the text as a local file"
+            "or pass the text as a local file"
         ) from error
 
 

@@ -121,7 +121,7 @@ def _rows(name: str, source: HubTask, split: str, seed: int) -> list[Example]:
         raise SettingError(
             f"task {name!r}: the {split} split of {source.path!r} cannot be loaded from the hub "
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); check the network, "
-            "or give the data as a local file"
+            "or pass the data as a local file"
         ) from error
     try:
         examples = [source.example(row) for row in rows]

@@ -96,12 +96,12 @@ def train_in_sequence(
     audit: AuditSettings = AS_USUAL,
     callbacks: Callable[[], list[Any]] = list,
 ) -> SequenceResult:
-    """Fine-tunes on each task in turn from the model so far; scores all seen and audits after each.
+    """Fine-tune on each task in turn from the model so far; score all tasks so far and audit after each.
 
-    ``config`` holds what every stage shares; its ``task`` is not used. ``adapters``: "merge" puts each
-    stage's adapter into the weights before the next, "keep" goes on training the one adapter. ``audit`` holds
+    ``config`` has what every stage shares; its ``task`` is not used. ``adapters``: "merge" puts each
+    stage's adapter into the weights before the next, "keep" continues to train the one adapter. ``audit`` has
     the settings of the audits. A task's head is trained in its own stage only and kept as it was then. The folder
-    ``config.out`` has a run folder per stage; a sequence that was killed goes on where it was. Raises
+    ``config.out`` has a run folder per stage; an interrupted sequence resumes. Raises
     IntrudersError as fine-tuning does.
     """
     if not tasks:

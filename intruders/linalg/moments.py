@@ -9,7 +9,7 @@ a q x q Jacobi matrix has an atom at t heavier than the Christoffel function
 
 (Akhiezer, The Classical Moment Problem, 1965, section 2.5; the Chebyshev-Markov-Stieltjes inequalities). If
 the supremum of lambda_q over t is below epsilon^2, no singular vector has a cosine of epsilon with y, though
-none was computed. docs/engine.md has the theorem, with its proof step by step. It is about the steps of W itself: were
+none was computed. docs/concepts/certificate.md has the theorem, with its proof. It is about the steps of W itself: were
 anything projected out at the steps, mu would be the measure of another matrix.
 
 The products that give J also give the Jacobi matrix of dnu(t) = t dmu(t) (the measure of W^T W at W^T y),

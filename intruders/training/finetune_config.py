@@ -107,7 +107,7 @@ class Training(Settings):
     )
 
     start_from: str | None = setting(
-        None, "An adapter of this base and rank from which training goes on.", adapter_only=True
+        None, "An adapter of this base and rank from which training continues.", adapter_only=True
     )
 
     lr: float = setting(
@@ -314,7 +314,7 @@ def _check_together(config: FinetuneConfig) -> None:
     if config.train_all and config.method != "full":
         raise SettingError(f"train_all is for method full; method is {config.method!r}")
     if config.stop_above is not None and config.audit_steps is None:
-        raise SettingError(f"stop_above is {config.stop_above}, but no audits are made; give audit_steps too")
+        raise SettingError(f"stop_above is {config.stop_above}, but no audits are made; pass audit_steps too")
     _alpha(config.alpha, config.rank)
     if config.match is not None:
         _accuracy(config.match)

@@ -83,7 +83,7 @@ class AdapterConfig:
         if self.steps > _MOST_STEPS:
             raise CheckpointError(
                 f"the adapter config of '{self.source}' has the pattern {pattern[:60]!r}, which could keep "
-                "the matching of module names busy for ever; write the modules' names instead"
+                "the matching of module names busy forever; write the modules' names instead"
             )
         try:
             return re.match(whole, module) is not None

@@ -67,7 +67,7 @@ class Verification:
 
     @property
     def scale(self) -> tuple[float, float] | None:
-        """The bounds on the scale that hold for every matrix with the update applied; None without any."""
+        """The bounds on the scale that satisfy every matrix with the update applied; None without any."""
         bounds = [
             matrix.found.scale
             for matrix in self.matrices

@@ -48,7 +48,7 @@ def open_sides(base: Source | None, tuned: Source | None = None) -> tuple[Checkp
     except CheckpointError as error:
         raise CheckpointError(
             f"the base '{named}', which the adapter '{opened.source}' names, cannot be opened; "
-            f"give the base too: {error}"
+            f"pass the base too: {error}"
         ) from None
 
 
@@ -179,10 +179,10 @@ def _base_named_by(opened: Opened) -> str:
     adapters = [part for part in parts if isinstance(part, Adapter)]
     if not adapters:
         raise CheckpointError(
-            f"'{opened.source}' is a full checkpoint, which does not name its base; give the base too"
+            f"'{opened.source}' is a full checkpoint, which does not name its base; pass the base too"
         )
     names = {adapter.base_source for adapter in adapters if adapter.base_source}
     if len(names) != 1:
         found = f"names {len(names)} bases" if names else "does not name its base"
-        raise CheckpointError(f"the adapter '{opened.source}' {found}; give the base too")
+        raise CheckpointError(f"the adapter '{opened.source}' {found}; pass the base too")
     return names.pop()

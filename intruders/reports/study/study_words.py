@@ -15,7 +15,8 @@ from ...studies.tables.results import Results
 from .page_tables import effect_text, has_interval, leading_effects
 
 _DEFINED = (
-    "Intruder dimensions are strong directions in a model's weights that it did not have before fine-tuning."
+    "Intruder dimensions are new leading directions in a model's weights, close to none that it had before "
+    "fine-tuning."
 )
 # The first claims that are shown make the sentence.
 _MOST_MEANINGS = 3
@@ -56,7 +57,7 @@ def _plain(findings: Sequence[Finding]) -> str:
     refuted = sum(finding.shown is False for finding in findings)
     unknown = sum(finding.shown is None for finding in findings)
     if unknown == len(findings):
-        return "These runs cannot tell yet: what each question needs stands beside it."
+        return "These runs cannot tell yet: each question below says what it needs."
     counts = f"Of {plural(len(findings), 'claim')} about them, {len(shown)} {_is(len(shown))} shown here"
     counts += f", {refuted} {_is(refuted)} not" if refuted else ""
     counts += f", and on {unknown} these runs cannot tell" if unknown else ""

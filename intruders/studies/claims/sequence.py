@@ -45,7 +45,7 @@ CLAIM = Claim(
         ),
         (
             "Learning rates are those of the study: a rank that learns a task less has less to "
-            "forget. The accuracy after each task's own stage stands in the table."
+            "forget. The accuracy after each task's own stage is in the table."
         ),
     ),
 )
@@ -80,7 +80,7 @@ def analyse(results: Results) -> Finding:
         else:
             claims.append(Interval(math.nan, -math.inf, math.inf))
             notes.append(
-                f"{stratum.label}: no two ranks of LoRA that are alike in all else, so no trend with the rank"
+                f"{stratum.label}: no two ranks of LoRA with all else equal, so no trend with the rank"
             )
         gained = complete(seed_table(lora, "gained_per_100"))
         if gained.size:
