@@ -23,6 +23,11 @@ def locate(source: str) -> Path:
         return demo_model_path(source)
     if source == DEMO_ADAPTER.alias:
         return DEMO_ADAPTER.folder
+    if not _is_utf8(source):
+        raise CheckpointError(
+            f"'{source.encode(errors='backslashreplace').decode()[:80]}' is not UTF-8, as results must be; "
+            "rename the file or folder"
+        )
     try:
         path = Path(source).expanduser()
         if path.exists():
@@ -35,6 +40,15 @@ def locate(source: str) -> Path:
             f"or one of {some_of(sorted([*DEMO_MODELS, DEMO_ADAPTER.alias]))}"
         )
     return _download(source)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a path given on the command line was UTF-8: Python keeps other bytes as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _download(hub_id: str) -> Path:
