@@ -153,6 +153,8 @@ def audit_pairing(
         base_source=pairing.base_source,
         tuned_source=pairing.tuned_source,
         tuned_kind=pairing.tuned_kind,
+        base_hub=pairing.base_hub,
+        tuned_hub=pairing.tuned_hub,
         k=settings.k,
         epsilon=settings.epsilon,
         exact=settings.exact,

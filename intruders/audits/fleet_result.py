@@ -119,6 +119,8 @@ class FleetAudit:
             base_source=self.base_source,
             tuned_source=pairing.tuned_source,
             tuned_kind=pairing.tuned_kind,
+            base_hub=pairing.base_hub,
+            tuned_hub=pairing.tuned_hub,
             k=self.settings.k,
             epsilon=self.settings.epsilon,
             exact=self.settings.exact,

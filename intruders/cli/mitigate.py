@@ -12,6 +12,7 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import SettingError
 from . import options, setting_options
 from .command import examples
+from .output import say
 
 if TYPE_CHECKING:
     from ..mitigation.remedies.remedy import Remedy
@@ -148,8 +149,7 @@ def mitigate(
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )
-    for line in result.lines():
-        typer.echo(line)
+    say(result.lines())
     typer.echo(f"written to {out}")
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..system.exit_status import ExitStatus
 from .command import examples
 
 
@@ -88,8 +89,8 @@ def study(
             )
     except KeyboardInterrupt:
         typer.echo("interrupted; finished runs are kept; run the same command again to resume", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(ExitStatus.INTERRUPTED) from None
     print_outcome(outcome)
     print_findings(conclude(outcome.folder, described.analyses), outcome)
     if outcome.failed:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitStatus.FAILED)
