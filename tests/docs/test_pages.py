@@ -23,7 +23,7 @@ def commands() -> set[str]:
     from intruders.cli.main import app
 
     names = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    return {f"reference/cli/{name}.md" for name in ("index", *names)}
+    return {"reference/settings.md"} | {f"reference/cli/{name}.md" for name in ("index", *names)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
@@ -74,7 +74,7 @@ def test_every_page_is_in_the_navigation() -> None:
         below = nav.values() if isinstance(nav, dict) else nav
         return [path for item in below for path in paths(item)]  # type: ignore[attr-defined]
 
-    assert sorted(paths(described["nav"])) == sorted(NAMES)
+    assert sorted(paths(described["nav"])) == sorted([*NAMES, "reference/settings.md"])
 
 
 def test_pages_made_from_the_code() -> None:
@@ -88,3 +88,4 @@ def test_pages_made_from_the_code() -> None:
     text = found["reference/cli/audit.md"]
     assert "`--fail-above N`" in text
     assert "intruders audit [OPTIONS] [BASE] [TUNED]" in text
+    assert "| `lr`, `learning_rate` |" in found["reference/settings.md"]
