@@ -7,7 +7,7 @@ is decided or cannot be known better by this.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from ..linalg.svd import gram_svd
 from .base_space import LOOSE_ANGLE, BaseVectors, KnownBase
 from .decisions import Decisions, decide_dense
 from .moment_certificate import bound_by_moments
+from .spectral_change import spectral_change
 from .update_size import MeasuredUpdate
 
 # Angle (as a sine) to which vectors are computed at most before the moment certificate is tried.
@@ -184,6 +185,7 @@ def _closed(question: _Question, look: _Look) -> Decisions:
         ambiguous=torch.zeros_like(intruder),
         base_values=look.base.values[:, : question.shown].double(),
         similarity=(left @ look.tuned.left[:, :k].mT).abs().double(),
+        change=spectral_change(_with_right(look.base, question), look.tuned, question.stack.update, k),
         known=question.base.known(question.shown),
     )
     left_open = (~(by_overlap | intruder).all(-1) | look.is_doubtful).nonzero().squeeze(-1)
@@ -193,6 +195,16 @@ def _closed(question: _Question, look: _Look) -> Decisions:
         some = question.stack.select(left_open)
         found = found.with_rows(left_open, decide_dense(some, k, epsilon, question.shown, gram_svd, known))
     return found
+
+
+def _with_right(base: Triplets, question: _Question) -> Triplets:
+    """The base's triplets with the k leading right vectors, where only left ones are kept."""
+    if not question.base.is_complete:
+        return base
+    k = question.k
+    values = base.values[:, :k, None].clamp_min(torch.finfo(base.values.dtype).tiny)
+    products = Dense(question.stack.base).apply_transpose(base.left[:, :k])
+    return replace(base, right=products / values.to(products.dtype))
 
 
 def _resembles(intervals: Intervals, epsilon: float) -> Tensor:
