@@ -52,8 +52,14 @@ class KeptBlock:
 
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Its vectors, with their model's digest as the column ``digest``; some columns, or all."""
-        found = pq.read_table(self.file, columns=None if columns is None else list(columns))
-        return found.replace_schema_metadata(None)
+        wanted = _schema().names if columns is None else list(columns)
+        there = set(pq.read_schema(self.file).names)
+        found = pq.read_table(self.file, columns=[name for name in wanted if name in there])
+        for name in wanted:
+            if name not in there:  # of a block that an older version kept
+                kind = _schema().field(name).type
+                found = found.append_column(name, pa.nulls(found.num_rows, kind))
+        return found.select(wanted).replace_schema_metadata(None)
 
 
 @dataclass(frozen=True)

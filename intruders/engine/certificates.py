@@ -23,6 +23,7 @@ from ..linalg.svd import gram_svd
 from .base_space import LOOSE_ANGLE, BaseVectors, KnownBase
 from .decisions import Decisions, decide_dense
 from .moment_certificate import bound_by_moments
+from .spectral_change import spectral_change
 from .update_size import MeasuredUpdate
 
 # Angle (as a sine) to which vectors are computed at most before the moment certificate is tried.
@@ -202,6 +203,7 @@ def _closed(stack: Pair, question: _Question, look: _Look, known: KnownBase) -> 
         ambiguous=torch.zeros_like(intruder),
         base_values=look.base.values[:, : question.shown].double(),
         similarity=(left @ look.tuned.left[:, :k].mT).abs().double(),
+        change=spectral_change(_with_right(look.base, stack, question), look.tuned, stack.update, k),
         known=replace(known, floor=floor),
     )
     left_open = (~(by_overlap | intruder).all(-1) | look.is_doubtful).nonzero().squeeze(-1)
@@ -213,6 +215,16 @@ def _closed(stack: Pair, question: _Question, look: _Look, known: KnownBase) -> 
             left_open, decide_dense(some, k, epsilon, question.shown, gram_svd, all_known)
         )
     return found
+
+
+def _with_right(base: Triplets, stack: Pair, question: _Question) -> Triplets:
+    """The base's triplets with the k leading right vectors, where only left ones are kept."""
+    if not question.base.is_complete:
+        return base
+    k = question.k
+    values = base.values[:, :k, None].clamp_min(torch.finfo(base.values.dtype).tiny)
+    products = Dense(stack.base).apply_transpose(base.left[:, :k])
+    return replace(base, right=products / values.to(products.dtype))
 
 
 def _resembles(intervals: Intervals, epsilon: float) -> Tensor:

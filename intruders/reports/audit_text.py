@@ -12,9 +12,11 @@ from rich.text import Text
 
 from ..audits.audit_result import Audit
 from ..audits.records import AuditedMatrix
+from ..audits.subspaces import medians
 from ..audits.summary import (
     KindSummary,
     LayerStrip,
+    against_chance,
     ambiguous,
     by_kind,
     by_layer,
@@ -49,6 +51,7 @@ def print_audit(audit: Audit, console: Console, verbose: bool = False) -> None:
         _kinds(audit, page, verbose)
         _layers(audit, page)
         _matrices(audit, page, verbose)
+        _beside_chance(audit, page)
     _closing(audit, page, verbose)
     _next_steps(audit, page)
 
@@ -243,6 +246,29 @@ def _matrix_numbers(matrix: AuditedMatrix) -> list[str]:
         percent(matrix.intruder_energy_share),
         interval(*min(vector.max_cosine for vector in matrix.vectors)),
     ]
+
+
+def _beside_chance(audit: Audit, page: _Page) -> None:
+    """Print how intruders and leading subspaces compare with random directions, where the audit says it."""
+    cosines = against_chance(audit.matrices)
+    if cosines is not None:
+        least, most = f"{cosines.least:.2f}", f"{cosines.most:.2f}"
+        parts = [f"{cosines.above:,} above chance"]
+        if cosines.not_above:
+            parts.append(f"{cosines.not_above:,} not above")
+        if cosines.undecided:
+            parts.append(f"{cosines.undecided:,} undecided")
+        page.say("")
+        chance = least if least == most else f"{least} to {most}"
+        page.say(f"intruders' max cosine: {', '.join(parts)} ({chance})")
+    found = [matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None]
+    rows = []
+    for row in medians(found):
+        name = row.name.replace("²", "^2") if page.plain else row.name
+        rows.append([name, number(row.value), number(row.chance), f"{row.known:,}"])
+    if rows:
+        page.say("")
+        page.table((f"top-{audit.k} subspaces, medians", "value", "chance", "matrices"), rows)
 
 
 def _fitting_name(name: str, place: ModulePath, room: int) -> str:
