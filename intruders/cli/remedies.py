@@ -25,7 +25,7 @@ _NOT_HERE = ["split", "score", "validation_file", "test_file", "no_header"]
 
 @examples(
     (
-        "Find the remedy that suits your model, and resume if stopped",
+        "Find the remedy for your model, and resume if stopped",
         "intruders remedies smollm2-135m my-adapter --loss-on pydoc --task word-problems --out found",
     ),
     (

@@ -84,6 +84,8 @@ def remarks(comparison: RemedyComparison) -> list[str]:
             found.append(
                 f"{one.name}: no strength keeps within the allowance; the one with the lowest task loss is shown"
             )
+        if "complement" in one.no_control:
+            found.append(f"{one.name}: control complement: {one.no_control['complement']}")
     return found
 
 

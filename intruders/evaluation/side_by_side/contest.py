@@ -221,10 +221,11 @@ class Contest:
             missing["shrink-output"] = "the inputs of no matrix are known"
         if isinstance(remedy, ScaledIntruders):
             complement = Complement(remedy.scale)
-            if any(complement.exists(case) for case in cases):
+            without = sum(not complement.exists(case) for case in cases)
+            if without < len(cases):
                 controls[complement.name] = complement
-            else:
-                missing[complement.name] = "exists in no matrix: ||Y^T D|| <= ||D'|| <= ||D|| holds nowhere"
+            if without:
+                missing[complement.name] = f"{without} of {len(cases)} matrices with intruders have none"
         drawn = [one for seed in range(_DRAWS) if (one := at_random(remedy, self.seed + seed)) is not None]
         controls |= {f"{RANDOM} {number}": self._fitted(one) for number, one in enumerate(drawn, start=1)}
         if drawn:

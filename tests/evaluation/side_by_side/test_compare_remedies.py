@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from intruders.audits.audit_settings import Compute
+from intruders.data.corpora import load_corpora
+from intruders.data.load_task import load_task
 from intruders.errors import SettingError
 from intruders.evaluation.evaluate import evaluate
 from intruders.evaluation.measure_settings import LossSettings, ScoreSettings
@@ -19,10 +21,13 @@ from intruders.evaluation.side_by_side.compared import RemedyComparison
 from intruders.evaluation.side_by_side.comparison_record import document, save_comparison
 from intruders.evaluation.side_by_side.comparison_settings import REMEDIES, ComparisonSettings
 from intruders.evaluation.side_by_side.comparison_verdict import command, sentence
+from intruders.evaluation.side_by_side.data_shares import split_data
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.every_remedy import PUBLISHED
 from intruders.mitigation.remedies.layers import Layers
+from tests.checkpoints.models import saved
 from tests.commands import in_this_process
+from tests.mitigation.hot import hot_llama
 from tests.tiny import character_tokenizer, save_llama
 
 NO_CACHE = Compute(cache=False)
@@ -190,16 +195,14 @@ def test_points_are_what_written_models_measure(
         assert measured.losses[0].loss.estimate == pytest.approx(expected, abs=1e-4)
 
 
-def _report_texts(folder: Path) -> list[str]:
-    from intruders.data.corpora import load_corpora
-    from intruders.data.load_task import load_task
-    from intruders.evaluation.side_by_side.data_shares import split_data
-
+def _report_texts(folder: Path, max_documents: int | None = None) -> list[str]:
+    """The half that is reported; with the other half it is all documents, and no example is in two shares."""
     task = load_task(f"{folder / 'task.jsonl'}?prompt=q&completion=a", ScoreSettings(), 0)
-    shares = split_data({"c": load_corpora(str(folder / "text.jsonl"))}, {"t": task}, None, 0)
+    corpora = load_corpora(str(folder / "text.jsonl"), max_documents=max_documents)
+    shares = split_data({"c": corpora}, {"t": task}, None, 0)
     chosen = [text for share in shares.choice for text in share.corpora["c"][0].documents]
     report = shares.report.corpora["c"][0].documents
-    assert sorted(chosen + report) == sorted(load_corpora(str(folder / "text.jsonl"))[0].documents)
+    assert sorted(chosen + report) == sorted(corpora[0].documents)
     examples = [share.examples["t"] for share in (*shares.choice, shares.report)]
     assert len({one.text for rows in examples for one in rows}) == sum(map(len, examples))
     return report
@@ -235,6 +238,56 @@ def test_it_is_stopped_and_goes_on_and_other_settings_do_not_reuse_it(
     (folder / "tuned" / "config.json").write_text((folder / "tuned" / "config.json").read_text() + " ")
     compared(folder, tmp_path / "again", only=("layers",))
     assert calls["made"] > 20
+
+
+def test_an_adapter_with_its_controls_and_a_remedy_that_no_adapter_holds(
+    folder: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(folder / "base")
+    saved(hot_llama(model=base, gain=0.6), tmp_path / "adapter")
+    comparison = compare_remedies(
+        str(folder / "base"),
+        str(tmp_path / "adapter"),
+        comparison=ComparisonSettings(only=("intruders", "dg-hard", "trim"), strengths=1),
+        losses=LossSettings((str(folder / "text.jsonl"),), max_documents=8),
+        scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",)),
+        compute=NO_CACHE,
+    )
+    assert "their median and the threshold are 0" in row(comparison, "dg-hard").reason
+    intruders, trim = row(comparison, "intruders"), row(comparison, "trim")
+    for one in (intruders, trim):
+        sizes = {point.control: (point.norm, point.output) for point in one.controls}
+        assert {"shrink", "shrink-output", "resized", "random 1", "random 2", "random 3"} <= set(sizes)
+        assert sizes["shrink"][0] == pytest.approx(one.chosen.norm, rel=1e-6)
+        assert sizes["shrink-output"][1] == pytest.approx(one.chosen.output, rel=1e-6)
+        assert sizes["resized"][0] == pytest.approx(1)
+    assert (
+        "complement" in {point.control for point in intruders.controls} or intruders.no_control["complement"]
+    )
+    # As the model on disk that the command for it writes.
+    out = tmp_path / "written"
+    strength = intruders.chosen.strength
+    mitigate(
+        str(folder / "base"),
+        str(tmp_path / "adapter"),
+        scale=strength,
+        out=out,
+        check=False,
+        compute=NO_CACHE,
+    )
+    (tmp_path / "half.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in _report_texts(folder, max_documents=8))
+    )
+    measured = evaluate(
+        str(out), base=str(folder / "base"), losses=LossSettings((str(tmp_path / "half.jsonl"),))
+    )
+    assert measured.losses[0].loss.estimate == pytest.approx(intruders.chosen.loss.estimate, abs=1e-4)
+    assert measured.losses[0].base_loss is not None
+    assert measured.losses[0].base_loss.estimate == pytest.approx(
+        comparison.base_point.loss.estimate, abs=1e-6
+    )
 
 
 def test_files_hold_every_point(found: tuple[RemedyComparison, Path], tmp_path: Path) -> None:
