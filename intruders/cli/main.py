@@ -22,6 +22,7 @@ from .fleet import fleet
 from .inspect import inspect
 from .intervene import intervene
 from .mitigate import mitigate
+from .remedies import remedies
 from .report import report
 from .scale import scale
 from .sequence import sequence
@@ -49,6 +50,7 @@ for command in (
     mitigate,
     scale,
     intervene,
+    remedies,
     finetune,
     evaluate,
     sequence,

@@ -48,7 +48,8 @@ def mitigate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Scale something else instead: shrink, random, neighbours or update. [default: intruders]",
+            help="Scale something else instead: shrink, random, neighbours, update, resized or complement. "
+            "[default: intruders]",
             rich_help_panel=MITIGATION,
         ),
     ] = None,
