@@ -103,6 +103,7 @@ def _training(folder: Path) -> dict[str, Any]:
         "seconds": record["seconds"]["training"],
         "trained_steps": record["steps"],
         "stopped_by": record["stopped_by"],
+        "data_source": record["task"].get("source"),
         "validation_accuracy": record["validation"]["accuracy"],
     }
 

@@ -48,6 +48,7 @@ COLUMNS: dict[str, list[str]] = {
         "relative_update",  # median over matrices of ||D||_2 / s_1(W0)
         "effective_rank",  # mean over matrices, of the updates
         "critical_scale",  # largest multiple of the update with no intruders, measured
+        "data_source",  # of a public set: the hub, or the digest of the local copy that stood in
     ],
     # One row a matrix of a run.
     "matrices": [
@@ -139,7 +140,7 @@ _WHOLE = {
 
 _TEXTS = {
     "run_id", "experiment", "kind", "status", "error", "adapters", "stopped_by", "corpus", "loss_measure", "name",
-    "certificate", "control", "measure", "on",
+    "certificate", "control", "measure", "on", "data_source",
 }  # fmt: skip
 
 

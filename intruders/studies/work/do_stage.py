@@ -12,7 +12,6 @@ from ...audits.audit import audit_sides
 from ...audits.audit_result import Audit
 from ...audits.critical_scales import critical_scales
 from ...data.columns import Columns
-from ...data.corpora import load_corpora
 from ...data.load_task import load_task
 from ...evaluation.corpus_loss import summarize_losses
 from ...evaluation.evaluate import Evaluation
@@ -28,7 +27,7 @@ from ...training.finetune import finetune
 from ...training.finetune_config import FinetuneConfig
 from ...training.run_folder import RunFolder
 from ..describe.runs import Run
-from .base_losses import SAMPLE_SEED, base_losses, losses_of
+from .base_losses import SAMPLE_SEED, base_losses, corpora_of, losses_of
 from .rank_one_terms import random_rank_one
 from .stages import Callbacks
 from .study_folder import MODEL
@@ -71,17 +70,12 @@ def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> No
     model, settings = str(folder / MODEL), run.measure.part(LossSettings)
     losses = []
     if settings.loss_on:
-        before = base_losses(run.base, settings, bases)
-        after = losses_of(model, run.base, settings)
+        corpora = corpora_of(settings)
+        before = base_losses(run.base, settings, corpora, bases)
+        after = losses_of(model, run.base, settings, corpora)
         losses = [
-            summarize_losses(
-                name,
-                load_corpora(name, max_documents=settings.max_documents, seed=SAMPLE_SEED),
-                after[name],
-                before[name],
-                seed=SAMPLE_SEED,
-            )
-            for name in settings.loss_on
+            summarize_losses(name, parts, after[name], before[name], seed=SAMPLE_SEED)
+            for name, parts in corpora.items()
         ]
     scores = []
     task = load_task(config.task, config, config.data_seed)

@@ -43,6 +43,7 @@ def finished(runs: pd.DataFrame, kind: str = "finetune") -> pd.DataFrame:
     """The finished runs of a kind, with what they are known by: ``setting`` (all that was chosen but the seed),
     ``described`` (the same in words), ``alpha_value``, and ``per_100`` intruders per 100 vectors."""
     kept = runs[(runs["status"] == "finished") & (runs["kind"] == kind)].copy()
+    kept["data_source"] = kept["data_source"].astype(object).fillna("")  # of a generated task
     kept["setting"] = [setting_of(row) for row in _rows(kept)]
     kept["described"] = _labels(_rows(kept))
     kept["alpha_value"] = [alpha_value(row.get("alpha"), row.get("rank")) for row in _rows(kept)]
@@ -75,7 +76,7 @@ def largest_alike(group: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return max(of_each_way, key=lambda part: (bool(part[list(by)].notna().all(axis=None)), len(part)))
 
 
-MEASURED_ALIKE = ("k", "epsilon")
+MEASURED_ALIKE = ("k", "epsilon", "data_source")  # another source: a copy with other rows of the same set
 LOSS_ALIKE = (*MEASURED_ALIKE, "corpus", "loss_measure", "base_loss")  # another base loss: other documents
 
 
