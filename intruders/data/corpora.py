@@ -68,8 +68,9 @@ def load_corpora(
 
     ``pydoc`` is the text of Python's own documentation; a text file is cut into documents at blank lines; a
     data file has one document per row in its column ``text``; a folder one per text file; a name of the hub
-    table, or ``hub:PATH?column``, streams its first rows, unless ``$INTRUDERS_DATA`` has a copy of it. Of more than ``max_documents`` a sample is drawn by
-    seed. Raises SettingError for a name that is none of these, and for an empty corpus.
+    table, or ``hub:PATH?column``, streams its first rows. For a name of the table, a local copy in
+    ``$INTRUDERS_DATA`` goes before the hub. Of more than ``max_documents`` a sample is drawn by seed.
+    Raises SettingError for a name that is none of these, and for an empty corpus.
     """
     parts = MIXTURES.get(name, name).split("+")
     corpora = []

@@ -237,5 +237,5 @@ def test_a_copy_that_cannot_be_used_is_named(copies: Path, monkeypatch: pytest.M
     with pytest.raises(SettingError, match=r"has the label 'label'; expected negative, positive, or 0 to 1"):
         load_task("sst2")
     monkeypatch.setenv("INTRUDERS_DATA", str(copies / "none"))
-    with pytest.raises(SettingError, match="INTRUDERS_DATA is .*none', which is not a folder"):
+    with pytest.raises(SettingError, match=r"INTRUDERS_DATA is .*none', which is not a folder"):
         load_task("sst2")
