@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pandas as pd
 
@@ -20,6 +21,7 @@ from .shared.comparable_runs import (
     one_in_100,
     seed_table,
     seeds_in,
+    sequences_at_equal_score,
     strata,
 )
 from .shared.pictures import Palette, Part, by_method_and_rank, in_order, lines, listed, parts, slug, values
@@ -58,8 +60,13 @@ def analyse(results: Results) -> Finding:
     notes: list[str] = []
     claims: list[Interval] = []
     effects: list[Effect] = []
+    kept = []
     seeds = 0
-    for stratum in strata(runs, MEASURED_ALIKE, notes):
+    for whole in strata(runs, MEASURED_ALIKE, notes):
+        stratum = replace(whole, runs=sequences_at_equal_score(whole, notes))
+        if stratum.runs.empty:
+            continue
+        kept.append(stratum.runs)
         lora = stratum.runs[stratum.runs["method"].isin(ADAPTERS)]
         parts = []
         of_parts: list[int] = []
@@ -100,16 +107,21 @@ def analyse(results: Results) -> Finding:
         if parts:
             used = min(of_parts, default=seeds_in(stratum.runs))
             verdicts.append(f"{stratum.label}: {', '.join(parts)} ({seeds_said(used)})")
-    if not effects:
+    if not seeds:
         return CLAIM.missing(notes)
     shown, opening = decide(claims, seeds)
+    compared = pd.concat(kept)
     return CLAIM.finding(
         verdict=opening + "; ".join(verdicts),
         shown=shown,
         effects=effects,
         seeds=seeds,
-        runs=len(runs),
-        tables={"By setting": _by_setting(runs), "By stage": _by_stage(runs, results.sequences)},
+        runs=len(compared),
+        tables={
+            "Runs": _points(compared),
+            "By setting": _by_setting(compared),
+            "By stage": _by_stage(compared, results.sequences),
+        },
         notes=notes,
     )
 
@@ -149,6 +161,14 @@ def _against_full(runs: pd.DataFrame) -> Interval:
     full = complete(seed_table(runs[runs["method"] == "full"], "forgetting")).mean(axis=1)
     lora = seed_table(runs[runs["method"] == "lora"], "forgetting")
     return mean_interval(complete(lora.sub(full, axis=0).dropna(how="all")).mean(axis=1))
+
+
+def _points(runs: pd.DataFrame) -> pd.DataFrame:
+    columns = [
+        "base", "task", "described", "method", "rank", "lr", "seed", "run_id", "trained_steps", "forgetting",
+        "own_accuracy", "per_100", "gained_per_100",
+    ]  # fmt: skip
+    return runs[columns].rename(columns={"described": "setting"}).reset_index(drop=True)
 
 
 def _by_setting(runs: pd.DataFrame) -> pd.DataFrame:

@@ -84,6 +84,7 @@ class Experiment:
     methods: tuple[dict[str, Any], ...] = ({},)
     tasks: tuple[str, ...] = ()  # of a sequence
     adapters: str = "merge"
+    orders: tuple[tuple[int, ...], ...] = ()  # of the tasks, as indices; none: as they stand
     multiples: tuple[float, ...] = ()  # of random-rank-one
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -137,7 +138,7 @@ def _experiment(title: str, value: Any, seeds: Any, where: str) -> Experiment:
             found = terms.values() | {"settings": {"base": list(terms.base)}}
             del found["base"]
         else:
-            own = settings_of(OfSequence) if shared.kind == "sequence" else ()
+            own = [*settings_of(OfSequence), "order"] if shared.kind == "sequence" else []
             given = short_names(FinetuneConfig, given, ["methods", *own, *settings_of(OfEveryKind)])
             found = _of_training(given, shared.kind)
     return Experiment(title, **shared.values(), **found)
@@ -149,7 +150,9 @@ def _of_training(given: dict[str, Any], kind: str) -> dict[str, Any]:
     if kind == "sequence":
         if "task" in given:
             raise SettingError("a sequence has tasks: [...], one after another, and no task")
+        orders = given.pop("order", None)
         found = OfSequence.from_mapping(_taken(given, OfSequence)).values()
+        found["orders"] = () if orders is None else _orders(orders, len(found["tasks"]))
     methods = given.pop("methods", [{}])
     _refuse_own(given)
     methods = methods if isinstance(methods, list) else [methods]
@@ -162,6 +165,22 @@ def _of_training(given: dict[str, Any], kind: str) -> dict[str, Any]:
             chosen.append(short_names(FinetuneConfig, named))
             _refuse_own(chosen[-1])
     return found | {"settings": given, "methods": tuple(chosen)}
+
+
+def _orders(given: Any, tasks: int) -> tuple[tuple[int, ...], ...]:
+    """One order of the tasks, such as [2, 1, 3], or a grid of several, as indices from 0."""
+    is_grid = isinstance(given, list) and any(isinstance(one, list) for one in given)
+    orders = given if is_grid else [given]
+    for order in orders:
+        numbers = order if isinstance(order, list) else []
+        if any(not isinstance(one, int) or isinstance(one, bool) for one in numbers) or sorted(
+            numbers
+        ) != list(range(1, tasks + 1)):
+            raise SettingError(
+                f"order is {shown(order)}; expected the numbers 1 to {tasks} of the tasks in some order, or a list "
+                "of such lists"
+            )
+    return tuple(tuple(number - 1 for number in order) for order in orders)
 
 
 def _refuse_own(given: dict[str, Any]) -> None:

@@ -57,6 +57,9 @@ def rows_of(run: Run, folder: Path) -> Rows:
             "accuracy": document["average_accuracy"],
             "intruders": document["intruders"][-1],
             "vectors": document["vectors"][-1],
+            "trained_steps": sum(document.get("steps", [])) or None,
+            "stopped_by": _stopped_by(document.get("reached", [])),
+            "data_source": "; ".join(source for source in document.get("sources", []) if source) or None,
         }
         found["sequences"] = list(_sequence(document))
     if "mechanism" in stages:
@@ -218,6 +221,13 @@ def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:
         }
 
 
+def _stopped_by(reached: list[bool | None]) -> str | None:
+    """A sequence stopped at its score where every stage did; earlier versions did not write it."""
+    if not reached:
+        return None
+    return "match" if all(reached) else "steps"
+
+
 def _sequence(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for stage, accuracies in enumerate(document["accuracies"]):
         for index, accuracy in enumerate(accuracies):
@@ -228,6 +238,8 @@ def _sequence(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "accuracy": accuracy,
                 "intruders": document["intruders"][stage],
                 "vectors": document["vectors"][stage],
+                "trained_steps": document["steps"][stage] if document.get("steps") else None,
+                "reached": document["reached"][stage] if document.get("reached") else None,
             }
 
 

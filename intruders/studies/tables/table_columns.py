@@ -97,7 +97,17 @@ COLUMNS: dict[str, list[str]] = {
         "base_value",  # of the base; missing where it was not measured
     ],
     # One row a task seen, after each stage of a sequence.
-    "sequences": ["run_id", "stage", "task_index", "task", "accuracy", "intruders", "vectors"],
+    "sequences": [
+        "run_id",
+        "stage",
+        "task_index",
+        "task",
+        "accuracy",
+        "intruders",
+        "vectors",
+        "trained_steps",  # of the stage
+        "reached",  # whether the stage reached the score of `match`; missing without one
+    ],
     # One row a matrix at a step of training (from the callback).
     "traces": [
         "run_id",
@@ -154,6 +164,6 @@ def _type(name: str) -> pa.DataType:
         return pa.string() if one.is_list else _OF_KINDS.get(one.kinds, pa.string())
     if name in _WHOLE:
         return pa.int64()
-    if name == "intruder":
+    if name in ("intruder", "reached"):
         return pa.bool_()
     return pa.string() if name in _TEXTS else pa.float64()

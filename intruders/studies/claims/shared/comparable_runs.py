@@ -94,9 +94,7 @@ def at_equal_score(stratum: Stratum, notes: list[str]) -> pd.DataFrame:
         missed = int(((runs["match"].astype(str) == target) & (runs["stopped_by"] != "match")).sum())
         rest = len(runs) - len(equal) - missed
         if missed:
-            notes.append(
-                f"{stratum.label}: {missed} of {len(runs)} runs did not reach {target} and are left out"
-            )
+            notes.append(_not_reached(stratum, runs[runs["match"].astype(str) == target], target, len(runs)))
         if rest:
             notes.append(
                 f"{stratum.label}: {rest} of {len(runs)} runs had no such aim ({target}) and are left out"
@@ -115,6 +113,41 @@ def at_equal_score(stratum: Stratum, notes: list[str]) -> pd.DataFrame:
         "accuracies agree within their intervals, are taken to be at equal score"
     )
     return runs[most]
+
+
+def sequences_at_equal_score(stratum: Stratum, notes: list[str]) -> pd.DataFrame:
+    """The sequences of which every stage reached its score; ``notes`` lists the others.
+
+    Sequences without a match criterion are taken as they are where no other has one, and a note says that they are not
+    at equal score. Where no sequence reached the score of its criterion, there are none.
+    """
+    runs = stratum.runs
+    aimed = runs[runs["match"].notna()]
+    if aimed.empty:
+        notes.append(
+            f"{stratum.label}: no match criterion, so that the stages are not at equal score; a setting that "
+            "learned less has less to forget"
+        )
+        return runs
+    target = str(aimed["match"].astype(str).mode().iloc[0])
+    aimed = aimed[aimed["match"].astype(str) == target]
+    if bool((aimed["stopped_by"] != "match").any()):
+        notes.append(_not_reached(stratum, aimed, target, len(runs)))
+    if len(aimed) < len(runs):
+        notes.append(
+            f"{stratum.label}: {len(runs) - len(aimed)} of {len(runs)} runs had no such aim ({target}) and are left out"
+        )
+    return aimed[aimed["stopped_by"] == "match"]
+
+
+def _not_reached(stratum: Stratum, aimed: pd.DataFrame, target: str, total: int) -> str:
+    """How many runs did not reach their score, and which: by setting, with their seeds."""
+    missed = aimed[aimed["stopped_by"] != "match"]
+    named = [
+        f"{described} (seed {', '.join(f'{seed:g}' for seed in sorted(numbers(group, 'seed')))})"
+        for described, group in missed.groupby("described", sort=False)
+    ]
+    return f"{stratum.label}: {len(missed)} of {total} runs did not reach {target} and are left out: {', '.join(named)}"
 
 
 def on_shared_matrices(
