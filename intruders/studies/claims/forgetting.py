@@ -13,7 +13,7 @@ from .claim import Claim, Effect, Finding
 from .shared.comparable_runs import LOSS_ALIKE, at_equal_score, finished, numbers, seeds_in, strata
 from .shared.pictures import LOSS_CHANGE, Palette, in_order, parts, values
 from .shared.statistics import partial_spearman, spearman
-from .shared.words import decide, effect, said, seeds_said
+from .shared.words import answer, effect, said, seeds_said
 
 CLAIM = Claim(
     name="forgetting",
@@ -55,7 +55,7 @@ def analyse(results: Results) -> Finding:
     leading: list[Effect] = []
     others: list[Effect] = []
     notes: list[str] = []
-    points, rows, parts = [], [], []
+    points, rows, answers = [], [], []
     seeds = 0
     for stratum in strata(finished(results.runs), LOSS_ALIKE, notes):
         equal = at_equal_score(stratum, notes)
@@ -72,7 +72,15 @@ def analyse(results: Results) -> Finding:
                 )
             continue
         points.append(equal)
-        parts.append(plain)
+        answers.append(
+            answer(
+                stratum.label,
+                "Spearman of intruders and loss change",
+                plain,
+                seeds=seeds_in(equal),
+                lacking=f"more than {settings} settings",
+            )
+        )
         seeds = max(seeds, seeds_in(equal))
         leading.append(effect(f"{stratum.label}: Spearman of intruders and loss change", plain))
         for column, name in MEASURES.items():
@@ -93,11 +101,10 @@ def analyse(results: Results) -> Finding:
         )
     if not leading:
         return CLAIM.missing(notes)
-    shown, opening = decide(parts, seeds)
     together = pd.concat(points)
     return CLAIM.finding(
-        verdict=opening + "; ".join(verdicts),
-        shown=shown,
+        verdict="; ".join(verdicts),
+        answers=answers,
         effects=leading + others,
         seeds=seeds,
         runs=len(together),
@@ -113,7 +120,7 @@ def _correlations(runs: pd.DataFrame) -> dict[str, tuple[Interval, Interval]]:
     return {
         column: (
             spearman(numbers(runs, column), change, groups),
-            partial_spearman(numbers(runs, column), change, norm, groups),
+            partial_spearman(numbers(runs, column), change, [norm], groups),
         )
         for column in MEASURES
     }

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from ...charts.chart import Axis, Chart
-from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Claim, Effect, Finding
+from .claim import Answer, Claim, Effect, Finding
 from .rank_series import RankSeries, Valley, main_series, series, valley
 from .shared.comparable_runs import (
     LOSS_ALIKE,
@@ -20,7 +19,7 @@ from .shared.comparable_runs import (
 )
 from .shared.pictures import Palette, lines, parts, values
 from .shared.statistics import mean_interval
-from .shared.words import decide, effect, reverse, said, seeds_said, unknown
+from .shared.words import answer, effect, said, seeds_said, unknown
 
 CLAIM = Claim(
     name="rank",
@@ -56,7 +55,7 @@ def analyse(results: Results) -> Finding:
     notes: list[str] = []
     leading: list[Effect] = []
     others: list[Effect] = []
-    parts: list[Interval] = []
+    answers: list[Answer] = []
     trends, points, valleys, kept = [], [], [], []
     seeds = 0
     for stratum in strata(finished(results.runs), LOSS_ALIKE, notes):
@@ -80,9 +79,22 @@ def analyse(results: Results) -> Finding:
             others.append(
                 effect(f"{where}: {MEASURES[column]}, per doubling of the rank", main.trend(column))
             )
-        parts += [reverse(count), main.trend("effective_rank")]
+        own = len(main.table("per_100"))
+        spread = main.trend("effective_rank")
+        answers += [
+            answer(
+                where, "intruders per 100 vectors, per doubling of the rank", count, expected=-1, seeds=own
+            ),
+            answer(where, "effective rank, per doubling of the rank", spread, seeds=own),
+        ]
         deepest = valley(main.table("loss_change"))
-        parts.append(unknown(count) if deepest is None else deepest.depth)
+        depth = unknown(count) if deepest is None else deepest.depth
+        lacking = (
+            "three ranks or more with a loss" if deepest is None else "an inner rank with clearly less loss"
+        )
+        answers.append(
+            answer(where, "depth of the valley of the loss, nats", depth, seeds=own, lacking=lacking)
+        )
         if deepest is not None:
             others.append(
                 effect(f"{where}: depth of the loss at rank {deepest.rank:g} below both ends", deepest.depth)
@@ -95,11 +107,10 @@ def analyse(results: Results) -> Finding:
         )
     if not leading:
         return CLAIM.missing(notes)
-    shown, opening = decide(parts, seeds)
     runs = pd.concat(kept).drop_duplicates("run_id")
     return CLAIM.finding(
-        verdict=opening + "; ".join(verdicts),
-        shown=shown,
+        verdict="; ".join(verdicts),
+        answers=answers,
         effects=leading + others,
         seeds=seeds,
         runs=len(runs),

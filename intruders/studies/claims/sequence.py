@@ -11,7 +11,7 @@ import pandas as pd
 from ...charts.chart import Axis, Chart, Grid
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Claim, Effect, Finding
+from .claim import Answer, Claim, Effect, Finding
 from .rank_series import ADAPTERS, main_series, series
 from .shared.comparable_runs import (
     MEASURED_ALIKE,
@@ -26,7 +26,7 @@ from .shared.comparable_runs import (
 )
 from .shared.pictures import Palette, Part, by_method_and_rank, in_order, lines, listed, parts, slug, values
 from .shared.statistics import mean_interval
-from .shared.words import decide, effect, reverse, said, seeds_said
+from .shared.words import answer, effect, said, seeds_said
 
 CLAIM = Claim(
     name="sequence",
@@ -58,7 +58,7 @@ def analyse(results: Results) -> Finding:
     runs = _summaries(finished(results.runs, "sequence"), results.sequences)
     verdicts: list[str] = []
     notes: list[str] = []
-    claims: list[Interval] = []
+    answers: list[Answer] = []
     effects: list[Effect] = []
     kept = []
     seeds = 0
@@ -78,14 +78,22 @@ def analyse(results: Results) -> Finding:
             effects.append(
                 effect(f"{stratum.label}, {main.rule}: forgetting in points per doubling of the rank", trend)
             )
-            claims.append(reverse(trend))
+            what = f"points forgotten per doubling of the rank, {main.rule}"
+            answers.append(
+                answer(stratum.label, what, trend, expected=-1, seeds=len(main.table("forgetting")))
+            )
             parts.append(
                 f"points of earlier tasks forgotten per doubling of the rank ({main.rule}) {said(trend, 1)}"
             )
             if main.rates_differ:
                 notes.append(f"{stratum.label}, {main.rule}: each rank has a learning rate of its own")
         else:
-            claims.append(Interval(math.nan, -math.inf, math.inf))
+            none = Interval(math.nan, -math.inf, math.inf)
+            what, lacking = (
+                "points forgotten per doubling of the rank",
+                "two ranks that are alike in all else",
+            )
+            answers.append(answer(stratum.label, what, none, expected=-1, seeds=0, lacking=lacking))
             notes.append(
                 f"{stratum.label}: no two ranks of LoRA that are alike in all else, so no trend with the rank"
             )
@@ -96,12 +104,14 @@ def analyse(results: Results) -> Finding:
             effects.append(
                 effect(f"{stratum.label}: intruders per 100 vectors, last stage minus first, LoRA", growth)
             )
-            claims.append(growth)
+            what = "intruders per 100 vectors, last stage minus first, LoRA"
+            answers.append(answer(stratum.label, what, growth, seeds=len(gained)))
             parts.append(f"intruders per 100 vectors, last stage minus first, {said(growth)}")
         against = _against_full(stratum.runs)
         if not math.isnan(against.estimate):
             effects.append(effect(f"{stratum.label}: forgetting in points, LoRA minus full", against))
-            claims.append(against)
+            what = "points forgotten, LoRA minus full"
+            answers.append(answer(stratum.label, what, against, seeds=seeds_in(stratum.runs)))
             parts.append(f"points forgotten, LoRA minus full fine-tuning, {said(against, 1)}")
         seeds = max([seeds, *of_parts])
         if parts:
@@ -109,11 +119,10 @@ def analyse(results: Results) -> Finding:
             verdicts.append(f"{stratum.label}: {', '.join(parts)} ({seeds_said(used)})")
     if not seeds:
         return CLAIM.missing(notes)
-    shown, opening = decide(claims, seeds)
     compared = pd.concat(kept)
     return CLAIM.finding(
-        verdict=opening + "; ".join(verdicts),
-        shown=shown,
+        verdict="; ".join(verdicts),
+        answers=answers,
         effects=effects,
         seeds=seeds,
         runs=len(compared),

@@ -25,7 +25,7 @@ from .shared.comparable_runs import (
 )
 from .shared.pictures import Palette, by_method_and_rank, in_order, lines, listed, parts, values
 from .shared.statistics import mean_interval
-from .shared.words import decide, effect, said, seeds_said
+from .shared.words import answer, effect, said, seeds_said
 
 CLAIM = Claim(
     name="structure",
@@ -57,7 +57,7 @@ EPSILONS = [round(0.05 * step, 2) for step in range(2, 19)]
 
 def analyse(results: Results) -> Finding:
     """Intruders per 100 vectors of every LoRA setting minus those of full fine-tuning, paired by seed."""
-    verdicts, effects, parts, rows, of_runs = [], [], [], [], []
+    verdicts, effects, answers, rows, of_runs = [], [], [], [], []
     notes: list[str] = []
     seeds = 0
     for stratum in strata(finished(results.runs), MEASURED_ALIKE, notes):
@@ -69,7 +69,9 @@ def analyse(results: Results) -> Finding:
             continue
         found = mean_interval(differences.mean(axis=1), grain=one_in_100(equal, differences.shape[1]))
         seeds = max(seeds, len(differences))
-        parts.append(found)
+        answers.append(
+            answer(stratum.label, "intruders per 100 vectors, LoRA minus full", found, seeds=len(differences))
+        )
         effects.append(effect(f"{stratum.label}: intruders per 100 vectors, LoRA minus full", found))
         verdicts.append(
             f"{stratum.label}: intruders per 100 vectors at equal score, LoRA minus full fine-tuning "
@@ -78,11 +80,10 @@ def analyse(results: Results) -> Finding:
         )
     if not effects:
         return CLAIM.missing(notes)
-    shown, opening = decide(parts, seeds)
     compared = pd.concat(of_runs)
     return CLAIM.finding(
-        verdict=opening + "; ".join(verdicts),
-        shown=shown,
+        verdict="; ".join(verdicts),
+        answers=answers,
         effects=effects,
         seeds=seeds,
         runs=len(compared),
