@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pandas as pd
 
@@ -13,6 +12,7 @@ from ...evaluation.intervals import Interval
 from ..tables.results import Results
 from .claim import Answer, Claim, Effect, Finding
 from .rank_series import ADAPTERS, main_series, series
+from .shared.chosen_rates import Choice, choices, chosen_in
 from .shared.comparable_runs import (
     MEASURED_ALIKE,
     complete,
@@ -62,15 +62,19 @@ def analyse(results: Results) -> Finding:
     effects: list[Effect] = []
     kept = []
     seeds = 0
+    compared: list[Choice] = []
     for whole in strata(runs, MEASURED_ALIKE, notes):
-        stratum = replace(whole, runs=sequences_at_equal_score(whole, notes))
-        if stratum.runs.empty:
+        equal = sequences_at_equal_score(whole, notes)
+        if equal.empty:
             continue
-        kept.append(stratum.runs)
+        chosen = list(choices(whole, equal, results.select, notes))
+        compared += chosen
+        kept.append(equal.assign(chosen=chosen_in(equal, chosen)))
+    for stratum in compared:
         lora = stratum.runs[stratum.runs["method"].isin(ADAPTERS)]
         parts = []
         of_parts: list[int] = []
-        found = list(series(stratum.runs))
+        found = list(series(stratum.runs, own_rates=bool(stratum.name)))
         if found:
             main = main_series(found, "forgetting")
             trend = main.trend("forgetting")
@@ -119,17 +123,17 @@ def analyse(results: Results) -> Finding:
             verdicts.append(f"{stratum.label}: {', '.join(parts)} ({seeds_said(used)})")
     if not seeds:
         return CLAIM.missing(notes)
-    compared = pd.concat(kept)
+    points = pd.concat(kept)
     return CLAIM.finding(
         verdict="; ".join(verdicts),
         answers=answers,
         effects=effects,
         seeds=seeds,
-        runs=len(compared),
+        runs=len(points),
         tables={
-            "Runs": _points(compared),
-            "By setting": _by_setting(compared),
-            "By stage": _by_stage(compared, results.sequences),
+            "Runs": _points(points),
+            "By setting": _by_setting(points),
+            "By stage": _by_stage(points, results.sequences),
         },
         notes=notes,
     )
@@ -175,7 +179,7 @@ def _against_full(runs: pd.DataFrame) -> Interval:
 def _points(runs: pd.DataFrame) -> pd.DataFrame:
     columns = [
         "base", "task", "described", "method", "rank", "lr", "seed", "run_id", "trained_steps", "forgetting",
-        "own_accuracy", "per_100", "gained_per_100",
+        "own_accuracy", "per_100", "gained_per_100", "chosen",
     ]  # fmt: skip
     return runs[columns].rename(columns={"described": "setting"}).reset_index(drop=True)
 
@@ -191,6 +195,7 @@ def _by_setting(runs: pd.DataFrame) -> pd.DataFrame:
                 "setting": described,
                 "method": group["method"].iloc[0],
                 "rank": group["rank"].iloc[0],
+                "chosen": group["chosen"].iloc[0],
                 "forgetting_points": forgotten.estimate,
                 "low": forgotten.low,
                 "high": forgotten.high,

@@ -25,6 +25,7 @@ from ..claim_names import CLAIMS
 from .measures import Measure
 
 KINDS = ("finetune", "sequence", "random-rank-one")
+SELECTIONS = ("fastest", "mildest")
 # What a study decides itself.
 _OWN = {"out": "the study's folder holds all runs", "seed": "give seeds: [0, 1, ...] instead"}
 
@@ -98,6 +99,12 @@ class Study(Settings):
     experiments: tuple[Experiment, ...] = ()
     analyses: tuple[str, ...] = setting(
         tuple(CLAIMS), "Claims to answer.", item="analysis", choices=CLAIMS, may_be_empty=False
+    )
+    select: tuple[str, ...] = setting(
+        (),
+        "At which learning rate of each method the methods are compared; all rates if not given.",
+        item="selection",
+        choices=SELECTIONS,
     )
     resources: Resources = setting(Resources(), "What Ray reserves for a run.")
     text: str = ""

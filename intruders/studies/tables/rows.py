@@ -47,7 +47,11 @@ def rows_of(run: Run, folder: Path) -> Rows:
         found["traces"] = list(_traces(folder / MODEL / "intruders.parquet", audit))
         row |= _audit(audit, found["matrices"])
     if "evaluate" in stages:
-        row |= _evaluation(_json(folder / "evaluation" / "evaluation.json"))
+        document = _json(folder / "evaluation" / "evaluation.json")
+        found["losses"] = [_loss(loss) for loss in document["losses"]]
+        row |= _evaluation(document)
+    if "outputs" in stages:
+        row["update_output_energy"] = _json(folder / "outputs.json")["mean_relative_energy"]
     if "intervene" in stages:
         found["interventions"] = _json(folder / "intervention.json")["rows"]
     if "sequence" in stages:
@@ -133,18 +137,21 @@ def _evaluation(document: dict[str, Any]) -> dict[str, Any]:
         row |= {"accuracy": accuracy["estimate"], "accuracy_low": accuracy["low"]}
         row["accuracy_high"] = accuracy["high"]
     if document["losses"]:
-        loss = document["losses"][0]
-        change = loss["difference"]
-        row |= {
-            "corpus": loss["corpus"],
-            "loss_measure": loss["measure"],
-            "base_loss": loss["base_loss"]["estimate"],
-            "loss": loss["loss"]["estimate"],
-            "loss_change": change["estimate"],
-            "loss_change_low": change["low"],
-            "loss_change_high": change["high"],
-        }
+        row |= _loss(document["losses"][0])
     return row
+
+
+def _loss(loss: dict[str, Any]) -> dict[str, Any]:
+    change = loss["difference"]
+    return {
+        "corpus": loss["corpus"],
+        "loss_measure": loss["measure"],
+        "base_loss": loss["base_loss"]["estimate"],
+        "loss": loss["loss"]["estimate"],
+        "loss_change": change["estimate"],
+        "loss_change_low": change["low"],
+        "loss_change_high": change["high"],
+    }
 
 
 def _matrices(audit: Audit, scales: dict[str, MatrixScale]) -> Iterator[dict[str, Any]]:

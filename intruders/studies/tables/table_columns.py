@@ -48,7 +48,19 @@ COLUMNS: dict[str, list[str]] = {
         "relative_update",  # median over matrices of ||D||_2 / s_1(W0)
         "effective_rank",  # mean over matrices, of the updates
         "critical_scale",  # largest multiple of the update with no intruders, measured
+        "update_output_energy",  # mean over matrices of mean ||D h||^2 / mean ||W0 h||^2
         "data_source",  # of a public set: the hub, or the digest of the local copy that stood in
+    ],
+    # One row a corpus of a run: the columns of runs that are of the first, for every one.
+    "losses": [
+        "run_id",
+        "corpus",
+        "loss_measure",
+        "base_loss",
+        "loss",
+        "loss_change",
+        "loss_change_low",
+        "loss_change_high",
     ],
     # One row a matrix of a run.
     "matrices": [

@@ -17,6 +17,7 @@ from ...evaluation.corpus_loss import summarize_losses
 from ...evaluation.evaluate import Evaluation
 from ...evaluation.intervene import intervene
 from ...evaluation.measure_settings import LossSettings, ScoreSettings
+from ...evaluation.output_energy import output_energy
 from ...evaluation.sweep import InterventionSweep, intervention_rows
 from ...evaluation.sweep_words import verdicts
 from ...evaluation.task_score import score_task
@@ -49,6 +50,8 @@ def do(stage: str, run: Run, folder: Path, bases: Path, callbacks: Callbacks) ->
             _audit(run, folder)
         case "evaluate":
             _evaluate(run, config, folder, bases)
+        case "outputs":
+            _outputs(run, folder)
         case "scale":
             _scale(run, folder)
         case "intervene":
@@ -83,6 +86,14 @@ def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> No
         opened, labels = open_for_task(model, task, run.base)
         scores.append(score_task(opened, task, max_examples=run.measure.max_examples, labels=labels))
     Evaluation(MODEL, run.base, losses, scores, []).save(folder / "evaluation")
+
+
+def _outputs(run: Run, folder: Path) -> None:
+    corpora = corpora_of(run.measure.part(LossSettings))
+    documents = [text for parts in corpora.values() for part in parts for text in part.documents]
+    measure = run.measure
+    found = output_energy(run.base, folder / MODEL, documents, window=measure.window, audit=measure.audit)
+    _write(folder / "outputs.json", found.as_dict())
 
 
 def _scale(run: Run, folder: Path) -> None:

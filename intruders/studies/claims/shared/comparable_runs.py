@@ -12,6 +12,7 @@ import pandas as pd
 
 from ....settings import settings_of
 from ....training.finetune_config import FinetuneConfig
+from ...tables.results import Results
 
 _SETTINGS = settings_of(FinetuneConfig)
 # Runs of another base or task are not compared, and another seed repeats a run rather than changing it.
@@ -51,6 +52,18 @@ def finished(runs: pd.DataFrame, kind: str = "finetune") -> pd.DataFrame:
         100 * numbers(kept, "intruders") / numbers(kept, "vectors").where(lambda count: count > 0)
     )
     return kept
+
+
+def by_corpus(results: Results) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The runs with the losses on each corpus, and how a label names it: not at all where there is one."""
+    corpora = list(dict.fromkeys(results.losses["corpus"].dropna()))
+    if len(corpora) < 2:
+        yield "", results.runs
+        return
+    columns = [name for name in results.losses.columns if name != "run_id"]
+    for corpus in corpora:
+        of_corpus = results.losses[results.losses["corpus"] == corpus]
+        yield f", {corpus}", results.runs.drop(columns=columns).merge(of_corpus, on="run_id", how="left")
 
 
 def strata(runs: pd.DataFrame, by: Sequence[str] = (), notes: list[str] | None = None) -> Iterator[Stratum]:
