@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ...evaluation.intervals import Interval
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -50,6 +52,10 @@ class Answer:
         if low > 0:
             return SUPPORTED
         return CONTRADICTED if high < 0 else UNDECIDED
+
+    @property
+    def interval(self) -> Interval:
+        return Interval(self.estimate, self.low, self.high)
 
     @property
     def has_interval(self) -> bool:

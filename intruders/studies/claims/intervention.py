@@ -95,7 +95,9 @@ def analyse(results: Results) -> Finding:
                     seeds=loss.seeds,
                 )
             ]
-            for control, name in CONTROLS.items():
+            measured = [control for control in of_corpus["control"].unique() if control != "intruders"]
+            for control in [*CONTROLS, *sorted(set(measured) - CONTROLS.keys())]:
+                name = CONTROLS.get(control, control)
                 against = _change(of_corpus[of_corpus["control"] == control], "against_intruders")
                 if math.isnan(against.interval.estimate):
                     continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ...settings import (
     told_at,
 )
 from ...training.finetune_config import FinetuneConfig
-from ..claim_names import CLAIMS
+from ..claim_names import CLAIMS, check_analyses
 from .measures import Measure
 
 KINDS = ("finetune", "sequence", "random-rank-one")
@@ -74,6 +75,29 @@ class OfRandomTerms(Settings):
 
 
 @dataclass(frozen=True)
+class Power(Settings):
+    """From what the number of seeds of a claim is planned: an effect, and the spread of single seeds about it."""
+
+    effect: float | None = setting(
+        None,
+        "The smallest effect that is worth finding; as an earlier study measured it, if not given.",
+        above=0,
+    )
+    spread: float | None = setting(None, "Standard deviation over seeds, in the same unit.", above=0)
+    spread_from: str | None = setting(None, "The folder of an earlier study that measured it.")
+    of: str | None = setting(
+        None, "A part of the effect's name there; of all that match the one that spreads most."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.spread is None) == (self.spread_from is None):
+            raise SettingError("expected one of spread: NUMBER and spread_from: FOLDER; give one")
+        if self.spread is not None and self.effect is None:
+            raise SettingError("spread is given without an effect; give effect: NUMBER, in the same unit")
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Runs that are compared with one another: shared settings, methods, and what is measured."""
 
@@ -107,6 +131,14 @@ class Study(Settings):
         choices=SELECTIONS,
     )
     resources: Resources = setting(Resources(), "What Ray reserves for a run.")
+    times_from: tuple[str, ...] = setting(
+        (),
+        "Folders of earlier studies, from whose times --dry-run tells how long this one takes.",
+        item="folder",
+    )
+    # By claim, written before the study runs.
+    support: dict[str, str] = field(default_factory=dict)  # what counts as support, in words
+    power: dict[str, Power] = field(default_factory=dict)
     text: str = ""
 
 
@@ -132,7 +164,26 @@ def study_from_text(text: str, *, name: str, where: str) -> Study:
     if given.get("analyses") == "all":
         del given["analyses"]
     with told_at(where):
+        for key, read in (("support", _support), ("power", _power)):
+            if key in given:
+                given[key] = _by_claim(given[key], key, read)
         return Study(**{"name": name} | given, experiments=experiments, text=text)
+
+
+def _by_claim(value: Any, key: str, read: Callable[[Any], Any]) -> dict[str, Any]:
+    found = mapping(value, key)
+    check_analyses(list(found))
+    return {name: read(one) for name, one in found.items()}
+
+
+def _support(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise SettingError(f"support is {shown(value)}; expected a sentence on what would count as support")
+    return " ".join(value.split())
+
+
+def _power(value: Any) -> Power:
+    return Power.from_mapping(mapping(value, "power"))
 
 
 def _experiment(title: str, value: Any, seeds: Any, where: str) -> Experiment:

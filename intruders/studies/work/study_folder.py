@@ -92,6 +92,7 @@ class StudyFolder:
             "name": study.name,
             "analyses": list(study.analyses),
             "select": list(study.select),
+            "support": study.support,
             "resources": asdict(study.resources),
             "experiments": [asdict(experiment) for experiment in study.experiments],
             "runs": [run.id for run in runs],
