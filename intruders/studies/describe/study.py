@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,19 +140,22 @@ class Study(Settings):
     support: dict[str, str] = field(default_factory=dict)  # what counts as support, in words
     power: dict[str, Power] = field(default_factory=dict)
     text: str = ""
+    file: str = ""  # that it was read from
 
 
 def read_study(path: str | Path) -> Study:
     """The study of a YAML file. SettingError for a file that cannot be read, an unknown key, a wrong value."""
     where = f"study {str(path)!r}"
-    return study_from_text(read_text(path, where), name=Path(path).stem, where=where)
+    return replace(study_from_text(read_text(path, where), name=Path(path).stem, where=where), file=str(path))
 
 
 def study_from_text(text: str, *, name: str, where: str) -> Study:
     """As :func:`read_study`; ``name`` is the study's where it does not say one."""
     given = mapping(read_yaml(text, where), where)
     with told_at(where):
-        refuse_unknown(given, [item.name for item in fields(Study) if item.name != "text"] + ["seeds"])
+        refuse_unknown(
+            given, [item.name for item in fields(Study) if item.name not in ("text", "file")] + ["seeds"]
+        )
     seeds = given.pop("seeds", [0])
     titled = mapping(given.pop("experiments", None), f"{where}: experiments")
     if not titled:

@@ -91,6 +91,7 @@ class StudyFolder:
             "schema": SCHEMA,
             "name": study.name,
             "analyses": list(study.analyses),
+            "file": study.file,
             "select": list(study.select),
             "support": study.support,
             "resources": asdict(study.resources),
