@@ -63,13 +63,12 @@ def study(
     hush_imports()
 
     from ..errors import SettingError
-    from ..studies.describe.runs import expand
     from ..studies.describe.study import read_study
     from .study_progress import print_findings, print_outcome, print_plan, study_progress
 
     described = read_study(file)
     if dry_run:
-        print_plan(expand(described))
+        print_plan(described, out)
         return
     if out is None:
         raise SettingError("--out is missing; expected the folder of the study; pass --out FOLDER")

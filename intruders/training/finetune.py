@@ -97,6 +97,8 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
     }
     if task.kind == "classification":
         record["task"]["labels"] = task.labels
+    if task.source is not None:
+        record["task"]["source"] = task.source
     run.write_record(record)
 
     accuracy = None
