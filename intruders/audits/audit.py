@@ -21,6 +21,7 @@ from .audit_settings import ANYWHERE, AuditSettings, Compute
 from .base_cache import CacheChoice, judge_batch
 from .batches import Batch, is_small_batch, read_batches
 from .records import AuditedMatrix, UpdateSize, Vector
+from .subspaces import Subspaces
 
 
 def audit(
@@ -153,6 +154,8 @@ def audit_pairing(
         base_source=pairing.base_source,
         tuned_source=pairing.tuned_source,
         tuned_kind=pairing.tuned_kind,
+        base_hub=pairing.base_hub,
+        tuned_hub=pairing.tuned_hub,
         k=settings.k,
         epsilon=settings.epsilon,
         exact=settings.exact,
@@ -222,4 +225,12 @@ def record_of(matrix: PairedMatrix, found: Detection, index: int, unit: float) -
         ),
         base_singular_values=[unit * float(value) for value in found.base_values[index]],
         similarity=found.similarity[index].float().cpu().numpy(),
+        subspaces=Subspaces.of(
+            found.change,
+            index,
+            matrix.shape,
+            len(vectors),
+            float(update.frobenius[index]),
+            float(found.base_values[index, : len(vectors)].norm()),
+        ),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.hub import HubOrigin, origins_in
 from ..checkpoints.pairing.pairing import Skipped
 from ..errors import BrokenDocumentError, ResultFileError, SettingError
 from ..system.documents import get_field, get_float, json_number
@@ -39,6 +40,9 @@ class Audit:
     # What else it takes to run the same audit again (include, exclude, device, ...): plain JSON values.
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=installed_versions)
+    # The commits that the models were read from, where they are from the hub; of a sum, those of its parts.
+    base_hub: tuple[HubOrigin, ...] = ()
+    tuned_hub: tuple[HubOrigin, ...] = ()
 
     @property
     def intruders(self) -> int:
@@ -190,8 +194,12 @@ def header(audit: Audit) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "intruders_version": audit.versions.get("intruders", "unknown"),
-        "base": {"source": audit.base_source},
-        "tuned": {"source": audit.tuned_source, "kind": audit.tuned_kind},
+        "base": {"source": audit.base_source, "hub": [one.as_dict() for one in audit.base_hub]},
+        "tuned": {
+            "source": audit.tuned_source,
+            "kind": audit.tuned_kind,
+            "hub": [one.as_dict() for one in audit.tuned_hub],
+        },
         "settings": {**audit.settings, "k": audit.k, "epsilon": audit.epsilon, "exact": audit.exact},
         "totals": {
             "matrices": len(audit.matrices),
@@ -236,9 +244,19 @@ def from_document(document: object) -> Audit:
         ],
         settings={key: value for key, value in settings.items() if key not in ("k", "epsilon", "exact")},
         versions={key: get_field(versions, key, "versions", str) for key in versions},
+        base_hub=_origins(base, "base"),
+        tuned_hub=_origins(tuned, "tuned"),
     )
     _check_totals(audit, totals)
     return audit
+
+
+def _origins(side: dict[str, Any], where: str) -> tuple[HubOrigin, ...]:
+    if "hub" in side:
+        for record in get_field(side, "hub", where, list):
+            if not isinstance(record, dict):
+                raise BrokenDocumentError(f"its {where} has an entry of 'hub' that is not an object")
+    return origins_in(side)
 
 
 def _check_totals(audit: Audit, totals: dict[str, Any]) -> None:

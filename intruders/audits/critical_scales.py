@@ -100,6 +100,8 @@ def critical_scales(
         count,
         matrices,
         time.perf_counter() - started,
+        pairing.base_hub,
+        pairing.tuned_hub,
     )
 
 

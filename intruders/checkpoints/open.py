@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from .checkpoint import Checkpoint, StoredTensor
 from .formats.gguf import gguf_file
 from .formats.safetensors import INDEX_SUFFIX, read_metadata, safetensors_file, safetensors_shards
 from .formats.torch_pickle import PICKLE_INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_file, pickle_shards
+from .hub import origin_of
 from .json_file import read_json_object
 from .layout import stored_input_first
 from .locate import locate
 from .memory import describe_module, has_adapters, is_state_dict, module_checkpoint, state_dict_checkpoint
-from .model_sum import ModelSum, split_sum
+from .model_sum import ModelSum, is_sum, split_sum
 from .names import tied_by_config
 from .quantized.restore import restored
 
@@ -72,7 +74,7 @@ def open_source(source: Source) -> Opened:
             f"{type(source).__name__} is not a model; expected a path, hub id, alias, nn.Module or state dict"
         )
     text = os.fspath(source)
-    if ("@" in text or "+" in text) and not Path(text).expanduser().exists():
+    if is_sum(text):
         return ModelSum(text, [(_located(part), weight) for part, weight in split_sum(text)])
     return _located(text)
 
@@ -119,6 +121,12 @@ def _located(text: str) -> Checkpoint | Adapter:
 
 def _opened(text: str) -> Checkpoint | Adapter:
     path = _file_of_known_adapter(locate(text))
+    origin = origin_of(path, text)
+    opened = _read_at(path, text)
+    return opened if origin is None else replace(opened, hub=(origin,))
+
+
+def _read_at(path: Path, text: str) -> Checkpoint | Adapter:
     if path.is_dir() and (path / ADAPTER_CONFIG).is_file():
         return peft_folder(path, text)
     file = _weights_in(path) if path.is_dir() else path

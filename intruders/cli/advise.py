@@ -9,7 +9,7 @@ import typer
 from ..audits.audit_settings import AuditSettings
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json
+from .output import check_json, put_json, say
 
 
 @examples(
@@ -45,5 +45,4 @@ def advise(
         found = run(source, k=settings.k, epsilon=settings.epsilon, progress=progress)
     if put_json(found.to_document(), json):
         return
-    for line in found.lines():
-        typer.echo(line)
+    say(found.lines())

@@ -10,7 +10,7 @@ import typer
 from ..audits.audit_settings import AuditSettings, Compute
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json
+from .output import check_json, put_json, say, terminal_width
 
 
 @examples(
@@ -60,5 +60,4 @@ def scale(
         )
     if put_json(result.to_document(), json):
         return
-    for line in scale_lines(result):
-        typer.echo(line)
+    say(scale_lines(result, terminal_width()))

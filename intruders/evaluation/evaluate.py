@@ -51,6 +51,7 @@ class Evaluation:
                     "split": score.split,
                     "examples": len(score.right),
                     "accuracy": score.accuracy.as_dict(),
+                    "source": score.source,
                 }
                 for score in self.scores
             ],
@@ -191,6 +192,7 @@ def _loss_record(loss: CorpusLoss) -> dict[str, Any]:
         "documents": sum(len(part.sums) for part in loss.losses),
         "tokens": sum(int(part.tokens.sum()) for part in loss.losses),
         "weights": loss.weights,
+        "digests": list(loss.digests),
         "loss": loss.loss.as_dict(),
     }
     if loss.base_loss is not None and loss.difference is not None:

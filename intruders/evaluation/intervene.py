@@ -132,7 +132,8 @@ def intervene(
                 )
                 for name, (opened, labels) in models.items()
             }
-            return Point(remedy.name, remedy.scale, found, scored, _update_norm(cases, remedy))
+            left_alone = 0 if remedy.changes_nothing else sum(not remedy.exists(case) for case in cases)
+            return Point(remedy.name, remedy.scale, found, scored, _update_norm(cases, remedy), left_alone)
 
         progress("measure", 0, len(remedies) + 1)
         tuned_point = measured(as_tuned, None)

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from .operators import Operator
 from .products import rounding
+from .stacked import Stacked
 
 # Where each gap between two nodes is cut, as shares of it: finely at the nodes, for the bounds have their peaks there.
 _CUTS = (0.0, 1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 31 / 32)
@@ -50,7 +51,7 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
-class Bidiagonalization:
+class Bidiagonalization(Stacked):
     """Golub-Kahan bidiagonalization of a stack of matrices from several start vectors, each with bases of
     its own.
 
@@ -86,11 +87,6 @@ class Bidiagonalization:
             alphas.append(alpha)
             betas.append(beta)
         return Bidiagonalization(left, right, torch.cat(alphas, -1), torch.cat(betas, -1))
-
-    def select(self, matrices: Tensor) -> Bidiagonalization:
-        return Bidiagonalization(
-            self.left[matrices], self.right[matrices], self.alphas[matrices], self.betas[matrices]
-        )
 
 
 def _next_rows(products: Tensor, basis: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:

@@ -47,6 +47,7 @@ def _config(base: Path, out: Path, **settings: Any) -> FinetuneConfig:
         "logging_steps": 1,
         "max_train_samples": 40,
         "max_eval_samples": 4,
+        "oplora_k": 4,
         "precision": "fp32",
     } | settings
     return FinetuneConfig(base=str(base), out=str(out), **given)

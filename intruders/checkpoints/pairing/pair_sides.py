@@ -17,6 +17,7 @@ from ..selection import Selection
 from .changed_base import with_checkpoints
 from .experts import aligned_experts
 from .pairing import PairedMatrix, Pairing, Skipped
+from .tied_head import with_tied_head
 from .with_adapter import pair_with_adapter
 from .with_checkpoint import pair_with_checkpoint
 from .with_sum import pair_with_sum
@@ -41,10 +42,10 @@ def open_sides(base: Source | None, tuned: Source | None = None) -> tuple[Checkp
     if has_adapters(tuned):
         return _open_in_memory(base, tuned, opened)
     if base is not None:
-        return open_checkpoint(base), opened
+        return with_tied_head(open_checkpoint(base), opened), opened
     named = _base_named_by(opened)
     try:
-        return open_checkpoint(named), opened
+        return with_tied_head(open_checkpoint(named), opened), opened
     except CheckpointError as error:
         raise CheckpointError(
             f"the base '{named}', which the adapter '{opened.source}' names, cannot be opened; "
@@ -74,7 +75,8 @@ def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = EVERYTHIN
       SettingError: ``include`` matches no tensor.
     """
     selection.require_matches(base.names(), base.source)
-    return _pair(base, tuned, selection)
+    base = with_tied_head(base, tuned)
+    return replace(_pair(base, tuned, selection), base_hub=base.hub, tuned_hub=tuned.hub)
 
 
 def _pair(base: Checkpoint, tuned: Opened, selection: Selection) -> Pairing:

@@ -12,11 +12,11 @@ import pandas as pd
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Claim, Effect, Finding
+from .claim import Answer, Claim, Effect, Finding
 from .shared.comparable_runs import LOSS_ALIKE, Stratum, finished, numbers, strata
 from .shared.pictures import Palette, Part, parts, values
 from .shared.statistics import LEVEL, mean_interval
-from .shared.words import decide, effect, said, seeds_said
+from .shared.words import answer, effect, said, seeds_said
 
 CLAIM = Claim(
     name="remedies",
@@ -81,7 +81,7 @@ def analyse(results: Results) -> Finding:
     """Forgetting saved and task score lost of every remedy against plain LoRA, paired by seed; the Pareto frontier."""
     verdicts: list[str] = []
     notes: list[str] = []
-    claims: list[Interval] = []
+    answers: list[Answer] = []
     rows = []
     effects: list[tuple[float, Effect]] = []
     seeds = 0
@@ -107,7 +107,8 @@ def analyse(results: Results) -> Finding:
             effects.append((one.saved.estimate, effect(name, one.saved)))
         # Of those that clearly save, where there are such: an estimate of one seed may be larger, and shows nothing.
         best = max(remedies, key=lambda one: (one.saved.low > 0, one.saved.estimate))
-        claims.append(best.saved)
+        what = f"nats of forgetting saved by {best.name}"
+        answers.append(answer(stratum.label, what, best.saved, seeds=len(best.table)))
         clear = sum(one.saved.low > 0 for one in remedies)
         verdicts.append(
             f"{stratum.label}: {clear} of {len(remedies)} remedies clearly save forgetting against "
@@ -119,10 +120,9 @@ def analyse(results: Results) -> Finding:
         return CLAIM.missing(notes)
     effects.sort(key=lambda pair: -pair[0])
     leading = [one for _, one in effects]
-    shown, opening = decide(claims, seeds)
     return CLAIM.finding(
-        verdict=opening + "; ".join(verdicts),
-        shown=shown,
+        verdict="; ".join(verdicts),
+        answers=answers,
         effects=leading,
         seeds=seeds,
         runs=len(used),

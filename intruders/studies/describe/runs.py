@@ -89,8 +89,15 @@ def _runs_of(experiment: Experiment) -> Iterator[Run]:
         if experiment.kind == "random-rank-one":
             where = f"experiment {experiment.name!r}"
         for settings in _grid(experiment.settings | method, where):
-            for seed in experiment.seeds:
-                yield _run(experiment, settings, seed, where)
+            for tasks in _orders(experiment):
+                for seed in experiment.seeds:
+                    yield _run(replace(experiment, tasks=tasks), settings, seed, where)
+
+
+def _orders(experiment: Experiment) -> list[tuple[str, ...]]:
+    """The tasks of a sequence in every order that is asked for."""
+    tasks = experiment.tasks
+    return [tuple(tasks[index] for index in order) for order in experiment.orders] or [tasks]
 
 
 def _grid(settings: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,7 @@ from ..describe.runs import Run
 from ..describe.study import Study
 
 SCHEMA = 1
-TABLES = ("runs", "matrices", "vectors", "interventions", "sequences", "traces", "mechanism")
+TABLES = ("runs", "losses", "matrices", "vectors", "interventions", "sequences", "traces", "mechanism")
 MODEL = "model"  # the folder of a run's fine-tuning
 
 
@@ -91,6 +91,9 @@ class StudyFolder:
             "schema": SCHEMA,
             "name": study.name,
             "analyses": list(study.analyses),
+            "file": study.file,
+            "select": list(study.select),
+            "support": study.support,
             "resources": asdict(study.resources),
             "experiments": [asdict(experiment) for experiment in study.experiments],
             "runs": [run.id for run in runs],
