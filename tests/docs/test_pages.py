@@ -13,6 +13,7 @@ from tests.docs.pages import DOCS, PAGES, READ, ROOT, blocks
 
 LONGEST = 120  # lines
 FIRST_SCREEN = 30  # lines
+API = ("audits.md", "mitigation.md", "training.md", "studies.md")
 NAMES = [page.relative_to(DOCS).as_posix() for page in PAGES]
 
 
@@ -59,6 +60,14 @@ def test_links(page: Path) -> None:
         assert file.exists(), target
         if anchor and not anchor.startswith("only-"):
             assert anchor in anchors(file), target
+
+
+def test_every_public_name_is_documented() -> None:
+    import intruders
+
+    text = "".join((DOCS / "reference" / "api" / page).read_text(encoding="utf-8") for page in API)
+    shown = set(re.findall(r"^::: intruders\.(\w+)$", text, re.MULTILINE))
+    assert shown == set(intruders.__all__) - {"__version__"}
 
 
 def test_every_page_is_in_the_navigation() -> None:

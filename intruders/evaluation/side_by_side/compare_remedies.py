@@ -63,8 +63,8 @@ def compare_remedies(
       progress: called with (what is being measured, evaluations done, in all).
 
     Raises:
-      SettingError: nothing to measure, or a setting out of range. Other IntrudersErrors as the audit and the
-      evaluation raise them. A remedy that cannot run on what was given is a row with its reason.
+      SettingError: nothing to measure, or a setting out of range.
+      IntrudersError: as the audit and the evaluation raise it. A remedy that cannot run is a row with its reason.
     """
     given_base, given_tuned = named_sides(base, tuned)
     base, tuned = None if given_base is None else str(given_base), str(given_tuned)
