@@ -348,3 +348,32 @@ def test_the_threshold_and_the_pattern_are_of_the_base_on_disk(llama: Path, runs
     name = "model.layers.0.mlp.up_proj"
     assert 0.05 * threshold(before[name]) == pytest.approx(budget_of(before[name]))
     assert alpha_pattern(base_model_location(str(llama)), str(runs["kl"][0]), 1e9, 4.0) == {}
+
+
+def test_a_study_takes_them_as_settings() -> None:
+    from intruders.studies.describe.runs import expand
+    from intruders.studies.describe.study import study_from_text
+
+    runs = expand(
+        study_from_text(
+            """
+            seeds: [0]
+            experiments:
+              close:
+                base: b
+                task: word-problems
+                steps: 1
+                methods:
+                  - {method: lora, kl_to_base: [0, 0.1], budget: 0.5}
+                  - {method: oplora, oplora_k: [16, 128]}
+                  - {method: full, kl_to_base: 1.0, budget: 2.0}
+            """,
+            name="study",
+            where="study",
+        )
+    )
+    ids = [run.id for run in runs]
+    assert len(set(ids)) == 5
+    assert any("kl0.1" in one and "budget0.5" in one for one in ids)
+    full = next(run.config for run in runs if run.config is not None and run.config.method == "full")
+    assert (full.kl_to_base, full.budget) == (1.0, None)
