@@ -56,7 +56,7 @@ def document_from_parquet(content: bytes) -> dict[str, Any]:
     try:
         table = pq.read_table(io.BytesIO(content))
     except (pa.ArrowException, OSError) as error:
-        raise BrokenDocumentError(f"it is not a whole Parquet file ({error})") from error
+        raise BrokenDocumentError(f"it is not a complete Parquet file ({error})") from error
     metadata = (table.schema.metadata or {}).get(METADATA_KEY)
     if metadata is None:
         raise BrokenDocumentError("it is a Parquet file, but not one that `intruders` wrote as an audit")

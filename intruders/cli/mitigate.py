@@ -12,6 +12,7 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import SettingError
 from . import options, setting_options
 from .command import examples
+from .output import say
 
 if TYPE_CHECKING:
     from ..mitigation.remedies.remedy import Remedy
@@ -26,7 +27,7 @@ MITIGATION = "Mitigation"
         "intruders mitigate smollm2-135m my-adapter --scale 0.3 --out mitigated",
     ),
     (
-        "Halve the whole update of every weight instead",
+        "Halve the complete update of every weight instead",
         "intruders mitigate smollm2-135m my-adapter --remedy interpolate --strength 0.5 --out halved",
     ),
 )
@@ -48,7 +49,8 @@ def mitigate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Scale something else instead: shrink, random, neighbours or update. [default: intruders]",
+            help="Scale something else instead: shrink, random, neighbours, update, resized or complement. "
+            "[default: intruders]",
             rich_help_panel=MITIGATION,
         ),
     ] = None,
@@ -168,8 +170,7 @@ def mitigate(
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )
-    for line in result.lines():
-        typer.echo(line)
+    say(result.lines())
     typer.echo(f"written to {out}")
 
 

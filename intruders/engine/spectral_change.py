@@ -14,7 +14,7 @@ its error by :func:`space_error`; one whose bound is above the tolerance named b
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from ..linalg.low_rank import LowRank
 from ..linalg.operators import Update
 from ..linalg.products import rounding
 from ..linalg.ritz import Triplets
+from ..linalg.stacked import Stacked
 from ..linalg.svd import CLUSTER_TOLERANCE
 
 # Largest errors: of an angle, as a sine; of a mean squared sine or a share, absolute.
@@ -32,7 +33,7 @@ _DRIFT_SHARE, _NO_DRIFT = 0.1, 1e-4
 
 
 @dataclass(frozen=True)
-class SpectralChange:
+class SpectralChange(Stacked):
     """Of a stack of matrices; every field is ``(batch,)`` in double precision, NaN where it is not known."""
 
     left_angle: Tensor  # largest principal angle between the leading left spaces, in degrees
@@ -42,15 +43,6 @@ class SpectralChange:
     drift: Tensor
     rho: Tensor
     off_principal: Tensor
-
-    def with_rows(self, index: Tensor, other: SpectralChange) -> SpectralChange:
-        """The same with ``other``'s of the matrices at ``index``."""
-        return SpectralChange(
-            **{
-                field.name: getattr(self, field.name).index_copy(0, index, getattr(other, field.name))
-                for field in fields(self)
-            }
-        )
 
 
 def spectral_change(base: Triplets, tuned: Triplets, update: Update, k: int) -> SpectralChange:

@@ -42,7 +42,7 @@ from .trainer import KeepRecord, RunTrainer, StopAtAccuracy
 def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder:
     """Fine-tune ``config.base`` on ``config.task`` by ``config.method``; model and record are in the folder.
 
-    A run that was killed goes on from its last whole checkpoint and ends as if it had not been; a finished
+    An interrupted run resumes from its last complete checkpoint and ends as if it had not been; a finished
     one is left as it is. ``callbacks`` are transformers TrainerCallbacks. Raises IntrudersError for settings,
     data or a model that cannot be used, for a loss that is not a number, and for a full disk.
     """
@@ -97,6 +97,8 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
     }
     if task.kind == "classification":
         record["task"]["labels"] = task.labels
+    if task.source is not None:
+        record["task"]["source"] = task.source
     run.write_record(record)
 
     accuracy = None

@@ -123,7 +123,7 @@ class Training(Settings):
     kl_to_base: float = setting(
         0.0,
         "Weight of KL(base || tuned) in the loss, on the tokens of prompts and answers. Runs the base on every batch; "
-        "full, pissa, olora and milora also hold a frozen copy of it in memory. Not for classification.",
+        "full, pissa, olora and milora also keep a frozen copy of it in memory. Not for classification.",
         least=0,
         in_id="kl{:g}",
         new_in="0.2",
@@ -164,7 +164,7 @@ class Training(Settings):
     )
 
     start_from: str | None = setting(
-        None, "An adapter of this base and rank from which training goes on.", adapter_only=True
+        None, "An adapter of this base and rank from which training continues.", adapter_only=True
     )
 
     lr: float = setting(
@@ -349,7 +349,7 @@ class FinetuneConfig(Columns, Training):
 
     @property
     def starts_from_changed_base(self) -> bool:
-        """Whether the method's start takes something out of the base's weights, to be given back on saving."""
+        """Whether the method's start takes something out of the base's weights, to be restored on saving."""
         return self.method == "milora" or changes_the_base(self.method)
 
     @property
@@ -384,7 +384,7 @@ def _check_together(config: FinetuneConfig) -> None:
     if config.train_all and config.method != "full":
         raise SettingError(f"train_all is for method full; method is {config.method!r}")
     if config.stop_above is not None and config.audit_steps is None:
-        raise SettingError(f"stop_above is {config.stop_above}, but no audits are made; give audit_steps too")
+        raise SettingError(f"stop_above is {config.stop_above}, but no audits are made; pass audit_steps too")
     _alpha(config.alpha, config.rank)
     if config.match is not None:
         _accuracy(config.match)

@@ -53,7 +53,7 @@ def go_on_from(model: Any, adapter: str) -> None:
     if different:
         raise SettingError(
             f"start_from {adapter!r} has other matrices than this run ({different[0]}); "
-            "give the same base, method, rank and target_modules"
+            "pass the same base, method, rank and target_modules"
         )
     set_peft_model_state_dict(model, state | saved)
 

@@ -266,12 +266,12 @@ def test_words_count_what_is_shown(study: Study) -> None:
     assert "Study made-up: 60 of 61 runs finished, 3 questions" in some.title
     assert "LoRA left more of them than full" in some.plain
     assert "forgot" not in some.plain
-    assert "1 is shown here, 1 is not, and on 1 these runs cannot tell" in some.plain
+    assert "1 is supported, 1 is contradicted and 1 is not run" in some.plain
     assert "61 runs (60 finished, 1 failed)" in some.precise
     assert "seeds 0, 1 and 2; k = 10; ε = 0.5" in some.precise
     assert "the effect 1.5 [0.5, 2.5]" in some.precise
     none = study_words(results, [finding("structure", False)])
-    assert "None of the claims looked at is shown by these runs." in none.plain
+    assert "These runs support none of the claims." in none.plain
     never = study_words(results, [finding("structure", None)])
     assert never.plain.startswith("These runs cannot tell yet")
 
@@ -283,7 +283,7 @@ def test_a_report_without_any_measure_is_still_a_report(study: Study) -> None:
     )
     results = dataclasses.replace(results, runs=bare)
     page = render_study(results, analyse_all(results))
-    assert page.count("cannot tell") > len(CLAIMS) / 2
+    assert page.count(">not run<") > len(CLAIMS) / 2
     assert "What these data cannot show" in page
 
 

@@ -167,3 +167,17 @@ def test_the_files_in_the_documentation_can_be_expanded() -> None:
     (kinds,) = (block for block in blocks if "in-turn:" in block)
     runs = expand(study_from_text(f"experiments:\n{kinds}", name="x", where="x"))
     assert [run.kind for run in runs] == ["sequence"] * 3 + ["random-rank-one"]
+
+
+def test_orders_of_a_sequence_are_a_grid() -> None:
+    experiment = {"kind": "sequence", "base": "b", "tasks": ["x", "y", "z"], "steps": 1}
+    plain = expand(parsed({"experiments": {"s": experiment}}))
+    several = expand(parsed({"experiments": {"s": experiment | {"order": [[1, 2, 3], [3, 1, 2]]}}}))
+    assert [run.tasks for run in several] == [("x", "y", "z"), ("z", "x", "y")]
+    assert several[0].id == plain[0].id, "the order as it stands is the same run"
+    assert [
+        run.tasks for run in expand(parsed({"experiments": {"s": experiment | {"order": [2, 3, 1]}}}))
+    ] == [("y", "z", "x")]
+    for wrong in ([1, 2], [1, 2, 2], "1,2,3", [[1, 2, 3], 3]):
+        with pytest.raises(SettingError, match="expected the numbers 1 to 3 of the tasks"):
+            parsed({"experiments": {"s": experiment | {"order": wrong}}})
