@@ -207,17 +207,11 @@ class Contest:
 
     def _best(self, tried: Sequence[ComparedPoint]) -> tuple[int, bool]:
         """The lowest loss on text among points within the allowance; without any, the lowest task loss."""
-        limit = self._choice.tuned.tasks[self.target].losses.mean + self.allowance
+        limit = self._choice.tuned.tasks[self.target].losses.mean + self.comparison.allow
         within = [place for place, point in enumerate(tried) if point.task_loss.estimate <= limit]
         if within:
             return min(within, key=lambda place: tried[place].loss.estimate), False
         return min(range(len(tried)), key=lambda place: tried[place].task_loss.estimate), True
-
-    @property
-    def allowance(self) -> float:
-        """Nats per token that the task loss may rise."""
-        given = self.comparison.allow
-        return max(0.0, 0.1 * self._choice.tuning_gain()) if given is None else given
 
     # --- its controls
 
@@ -341,7 +335,7 @@ class Contest:
                 "intruders": self.audit.intruders,
                 "matrices": len(self.audit.matrices),
             },
-            allow=self.allowance,
+            allow=self.comparison.allow,
             level=self._report.level,
             counts={
                 share.name: _counts(share) for share in (self.data.first, self.data.rest, self.data.report)

@@ -114,10 +114,6 @@ class Yardstick:
         loss = self._resamples.loss
         return self._interval(loss(self.tuned) - loss(self.base), self._documents)
 
-    def tuning_gain(self) -> float:
-        """``S_base - S_tuned`` of the target's loss."""
-        return float(self._task(self.base)[0] - self._task(self.tuned)[0])
-
     def four_parts(self, outcome: Outcome) -> FourParts | None:
         """None where there is one corpus and one task alone."""
         measures = [*(("corpus", name) for name in outcome.corpora)]
