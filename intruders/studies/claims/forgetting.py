@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pandas as pd
 
@@ -182,7 +183,7 @@ _SIDES = {
 }
 
 
-def _by_corpus(finding: Finding) -> list[Part]:
+def _by_corpus(finding: Finding) -> Iterator[Part]:
     """Parts by base and task, and by corpus where there are several."""
     table = finding.tables.get("Runs")
     several = table is not None and table["corpus"].nunique() > 1
