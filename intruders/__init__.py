@@ -1,8 +1,9 @@
 """What a fine-tuning did to the weights of a model: intruder dimensions, found, proved and mitigated.
 
 Every command is a function here: ``intruders audit`` is :func:`audit`, ``scale`` :func:`critical_scales`, ``report``
-:func:`write_report`, ``card`` :func:`write_card`, ``sequence`` :func:`train_in_sequence`, ``study`` :func:`read_study`
-and :func:`run_study`, and ``cache`` :class:`DiskCache`; the others bear the command's name.
+:func:`write_report`, ``card`` :func:`write_card`, ``remedies`` :func:`compare_remedies`, ``sequence``
+:func:`train_in_sequence`, ``study`` :func:`read_study` and :func:`run_study`, and ``cache`` :class:`DiskCache`; the
+others bear the command's name.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import Evaluation, evaluate
     from .evaluation.intervene import intervene
     from .evaluation.measure_settings import LossSettings, ScoreSettings, SweepSettings
+    from .evaluation.side_by_side.compare_remedies import compare_remedies
+    from .evaluation.side_by_side.compared import RemedyComparison
+    from .evaluation.side_by_side.comparison_settings import ComparisonSettings
     from .evaluation.sweep import InterventionSweep
     from .evaluation.train_in_sequence import train_in_sequence
     from .mitigation.mitigate import mitigate
@@ -51,6 +55,7 @@ __all__ = [
     "AuditSettings",
     "AuditedMatrix",
     "Columns",
+    "ComparisonSettings",
     "Compute",
     "CriticalScales",
     "DiskCache",
@@ -63,6 +68,7 @@ __all__ = [
     "LossSettings",
     "MemoryCache",
     "Mitigation",
+    "RemedyComparison",
     "RunFolder",
     "ScoreSettings",
     "SweepSettings",
@@ -71,6 +77,7 @@ __all__ = [
     "advise",
     "audit",
     "audit_fleet",
+    "compare_remedies",
     "critical_scales",
     "evaluate",
     "finetune",
@@ -93,6 +100,7 @@ _HOMES = {
     "AuditSettings": "audits.audit_settings",
     "AuditedMatrix": "audits.records",
     "Columns": "data.columns",
+    "ComparisonSettings": "evaluation.side_by_side.comparison_settings",
     "Compute": "audits.audit_settings",
     "CriticalScales": "audits.critical_scales_result",
     "DiskCache": "audits.base_cache",
@@ -104,6 +112,7 @@ _HOMES = {
     "LossSettings": "evaluation.measure_settings",
     "MemoryCache": "audits.base_cache",
     "Mitigation": "mitigation.mitigation_result",
+    "RemedyComparison": "evaluation.side_by_side.compared",
     "RunFolder": "training.run_folder",
     "ScoreSettings": "evaluation.measure_settings",
     "SweepSettings": "evaluation.measure_settings",
@@ -111,6 +120,7 @@ _HOMES = {
     "advise": "studies.advice.advise",
     "audit": "audits.audit",
     "audit_fleet": "audits.audit_fleet",
+    "compare_remedies": "evaluation.side_by_side.compare_remedies",
     "critical_scales": "audits.critical_scales",
     "evaluate": "evaluation.evaluate",
     "finetune": "training.finetune",

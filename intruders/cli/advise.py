@@ -10,13 +10,13 @@ import typer
 from ..audits.audit_settings import AuditSettings
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json
+from .output import check_json, put_json, say
 
 
 @examples(
     ("Suggest what to change in a finished run", "intruders advise runs/rank1"),
     (
-        "Use a saved audit and the critical scales beside it",
+        "Use a saved audit and the critical scales next to it",
         "intruders advise runs/rank1/audit.json --json advice.json",
     ),
 )
@@ -54,5 +54,4 @@ def advise(
         found = run(source, k=settings.k, epsilon=settings.epsilon, studies=study or (), progress=progress)
     if put_json(found.to_document(), json):
         return
-    for line in found.lines():
-        typer.echo(line)
+    say(found.lines())

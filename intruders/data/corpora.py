@@ -175,7 +175,7 @@ def _from_hub(corpus: HubCorpus, documents: int) -> list[str]:
     except Exception as error:  # datasets, hub and HTTP libraries each raise their own
         raise SettingError(
             f"corpus {corpus.path!r} cannot be loaded from the hub "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); check the network, give the text "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); check the network, pass the text "
             "as a local file, or set INTRUDERS_DATA to a folder with a copy"
         ) from error
 

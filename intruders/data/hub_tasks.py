@@ -176,7 +176,7 @@ def _rows_of_hub(name: str, source: HubTask, split: str) -> Iterable[dict[str, A
     except Exception as error:  # datasets, hub and HTTP libraries each raise their own
         raise SettingError(
             f"task {name!r}: the {split} split of {source.path!r} cannot be loaded from the hub "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); check the network, give the data "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); check the network, pass the data "
             "as a local file, or set INTRUDERS_DATA to a folder with a copy"
         ) from error
 

@@ -119,7 +119,7 @@ def evaluate(
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
 ) -> Evaluation:
-    """Measures a model folder, run folder, adapter, hub id or alias.
+    """Measure the loss and the accuracy of a model folder, run folder, adapter, Hub id or demo model.
 
     ``losses.loss_on`` names corpora (see :func:`.corpora.load_corpora`); with ``base`` its
     loss is measured on the same tokens, and the difference gets a paired bootstrap interval over documents.

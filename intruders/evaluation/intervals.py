@@ -56,7 +56,7 @@ def paired_difference(
         raise SettingError(
             f"losses cannot be paired: {after.measure} on {after.tokens.sum()} tokens of {len(after.tokens)} "
             f"documents, {before.measure} on {before.tokens.sum()} of {len(before.tokens)}; measure both "
-            "alike"
+            "with the same settings"
         )
     differences = after.sums - before.sums  # (documents,)
     estimate = float(differences.sum() / after.tokens.sum())
@@ -85,12 +85,21 @@ def _interval(
     count = len(sums)
     if count < 2:
         return Interval(estimate, -math.inf, math.inf)
-    outside = NormalDist().cdf(-math.sqrt(count / (count - 1)) * student_quantile(level, count - 1))
     generator = np.random.default_rng(seed)
     means = []
     # Some resamples at a time, so that memory stays small however many documents there are.
     for _ in range(RESAMPLES // _AT_ONCE):
         drawn = generator.integers(len(sums), size=(_AT_ONCE, len(sums)))  # (resamples, documents)
         means.append(sums[drawn].sum(axis=1) / tokens[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [outside, 1 - outside])
+    return expanded_percentiles(estimate, np.concatenate(means), count, level)
+
+
+def expanded_percentiles(
+    estimate: float, resampled: npt.NDArray[np.float64], count: int, level: float = 0.95
+) -> Interval:
+    """The interval of an estimate from its resamples of ``count`` documents; see :func:`paired_difference`."""
+    if count < 2:
+        return Interval(estimate, -math.inf, math.inf)
+    outside = NormalDist().cdf(-math.sqrt(count / (count - 1)) * student_quantile(level, count - 1))
+    low, high = np.quantile(resampled, [outside, 1 - outside])
     return Interval(estimate, float(low), float(high))

@@ -102,9 +102,9 @@ class SweepSettings(Settings):
     )
     controls: tuple[str, ...] = setting(
         ("shrink", "random"),
-        "Comma-separated controls: shrink, random, neighbours and update.",
+        "Comma-separated controls: shrink, random, neighbours, update, resized and complement.",
         item="control",
-        choices=("shrink", "random", "neighbours", "update", "intruders"),
+        choices=("shrink", "random", "neighbours", "update", "resized", "complement", "intruders"),
         by_commas=True,
         metavar="NAMES",
         panel="Intervention",

@@ -28,6 +28,7 @@ class Point:
     update_norm: float = (
         1.0  # Frobenius norm of the updates of all matrices with intruders, 1 being the tuned model's
     )
+    left_alone: int = 0  # matrices with intruders of which there is no such control
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def lines(sweep: InterventionSweep) -> list[str]:
             change = sweep.trade(point).accuracies[name]
             found.append(f"  {_label(point)}  {point.scores[name].accuracy.estimate:.4f}  {_signed(change)}")
     found += ["", "norm of the changed updates, 1 being the tuned model's"]
-    found += [f"  {_label(point)}  {point.update_norm:.4f}" for point in sweep.points]
+    found += [f"  {_label(point)}  {point.update_norm:.4f}{_left_alone(point)}" for point in sweep.points]
     found += [
         "",
         "changes are against the tuned model, with 95 % intervals, paired by document and example",
@@ -74,6 +74,7 @@ def document(sweep: InterventionSweep) -> dict[str, Any]:
                 "control": point.control,
                 "scale": point.scale,
                 "update_norm": point.update_norm,
+                "left_alone": point.left_alone,
                 **_measures(point),
                 "change": {
                     "losses": {name: _numbers(value) for name, value in sweep.trade(point).losses.items()},
@@ -138,6 +139,15 @@ def _compared(control: str, trade: Trade) -> str:
     parts = [f"does better in {' and '.join(better)}"] if better else []
     parts += [f"does worse in {' and '.join(worse)}"] if worse else []
     return f"{name} {', and '.join(parts)}"
+
+
+def _left_alone(point: Point) -> str:
+    """How many matrices have no such control, if any."""
+    return (
+        f"  ({point.left_alone:,} matrices have no such control and stay as tuned)"
+        if point.left_alone
+        else ""
+    )
 
 
 def _label(point: Point) -> str:

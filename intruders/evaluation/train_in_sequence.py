@@ -107,14 +107,14 @@ def train_in_sequence(
     audit: AuditSettings = AS_USUAL,
     callbacks: Callable[[], list[Any]] = list,
 ) -> SequenceResult:
-    """Fine-tunes on each task in turn from the model so far; scores all seen and audits after each.
+    """Fine-tune on each task in turn from the model so far; score all tasks so far and audit after each.
 
-    ``config`` holds what every stage shares; its ``task`` is not used. ``adapters``: "merge" puts each
-    stage's adapter into the weights before the next, "keep" goes on training the one adapter. ``audit`` holds
+    ``config`` has what every stage shares; its ``task`` is not used. ``adapters``: "merge" puts each
+    stage's adapter into the weights before the next, "keep" continues to train the one adapter. ``audit`` has
     the settings of the audits. With ``config.match`` every stage stops at that score of its own task; one that
     does not reach it is trained for ``config.steps``, and the result says so. A task's head is trained in its own
-    stage only and kept as it was then. The folder ``config.out`` has a run folder per stage; a sequence that was
-    killed goes on where it was. Raises IntrudersError as fine-tuning does.
+    stage only and kept as it was then. The folder ``config.out`` has a run folder per stage; an interrupted
+    sequence resumes. Raises IntrudersError as fine-tuning does.
     """
     if not tasks:
         raise SettingError("a sequence without tasks; expected at least one")

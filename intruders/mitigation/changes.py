@@ -13,6 +13,9 @@ from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
 from ..linalg.pair import Pair
 
+# What rounding in double precision leaves of no difference, as a share of an update's norm.
+_ROUNDING = 1e-7
+
 
 @dataclass(frozen=True)
 class Change:
@@ -83,6 +86,33 @@ class Change:
         if self.added is not None:
             squared = squared + 2 * self.share * update.inner(self.added) + self.added.inner(self.added)
         return math.sqrt(max(0.0, squared))
+
+    def times(self, factor: float) -> Change:
+        """The change that leaves ``factor`` times as much of the update: ``W'' - W0 = factor (W' - W0)``."""
+        entries = self.entries
+        return Change(
+            factor * self.share,
+            None if self.added is None else self.added.scaled(factor),
+            None if entries is None else lambda base, update: factor * entries(base, update),
+        )
+
+    def is_nothing(self, update: Update) -> bool:
+        """Whether W' is W to rounding; a change of single entries is taken to be one."""
+        if self.entries is not None or self.keeps_all:
+            return self.keeps_all
+        return Change(self.share - 1.0, self.added).norm_of(update) <= _ROUNDING * update.norm()
+
+    def output_energy(self, update: Update, inputs: Tensor, base: Tensor | None = None) -> float:
+        """Mean of ``||(W' - W0) h||^2`` over the rows h of ``inputs`` (count, n), in double precision."""
+        rows = inputs.to(update.device).double()
+        if self.entries is not None:
+            assert base is not None
+            out = rows @ self.entries(base.double(), update.dense().double()).mT
+        else:
+            out = self.share * update.double().apply(rows)
+            if self.added is not None:
+                out = out + self.added.to(update.device, torch.float64).apply(rows)
+        return float(out.square().sum(-1).mean())
 
 
 def largest_entries(scores: Tensor, density: float) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 from torch import Tensor, nn
@@ -10,41 +12,57 @@ from torch import Tensor, nn
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.matrices import MatrixView, matrices_of, put_back
 from ..checkpoints.pairing.matching import match_names
+from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ..errors import PairingError
 from .remedies.remedy import Case, Remedy
 
 
+@dataclass(frozen=True)
+class _Other:
+    """A tuned tensor that no case is of."""
+
+    name: str  # the base's
+    tensor: Tensor
+    update_norm: float
+
+
 class LiveInterventions:
-    """The weights of a tuned model that have intruders, which can be set to what any remedy makes of them.
+    """The weights of a tuned model, which can be set to what any remedy makes of them.
 
         with LiveInterventions(model, base, cases) as live:
             live.set(ScaledIntruders(0.5))
             ...
 
-    Leaving the block gives the model its own weights back.
+    Leaving the block gives the model its own weights back, bit for bit. The model's own values of every tensor that was
+    changed are held beside it; the base's are read when they are needed.
     """
 
-    def __init__(self, model: nn.Module, base: Checkpoint, cases: Sequence[Case]) -> None:
-        """Raises PairingError when the model lacks a weight of a case."""
-        tensors = dict(model.state_dict(keep_vars=True))
-        matching = match_names(
+    def __init__(
+        self, model: nn.Module, base: Checkpoint, cases: Sequence[Case] = (), others: Iterable[str] = ()
+    ) -> None:
+        """Args:
+          model: with the tuned weights.
+          base: what they were tuned from.
+          cases: the matrices that remedies change.
+          others: the base's names of tensors of which no case is, such as embeddings, norms and biases. Those that were
+            tuned follow the shares that ``set`` is given.
+
+        Raises:
+          PairingError: the model lacks a weight of a case.
+        """
+        self._base = base
+        self._tensors = dict(model.state_dict(keep_vars=True))
+        self._matching = match_names(
             {name: base.shape(name) for name in base.names()},
-            {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+            {name: tuple(tensor.shape) for name, tensor in self._tensors.items()},
         )
-        views = {matrix.name: matrix for name in base.names() for matrix in _matrices(base, name)}
+        self._views = {matrix.name: matrix for name in base.names() for matrix in _matrices(base, name)}
+        self._own: dict[
+            int, tuple[Tensor, Tensor]
+        ] = {}  # by its place in memory: a tensor, and what it held before
+        self._others = [other for name in others if (other := self._tuned(name)) is not None]
         self._matrices: list[tuple[Case, MatrixView, Tensor]] = []
-        self._own: dict[int, tuple[Tensor, Tensor]] = {}  # what a tensor held before
-        for case in cases:
-            matrix = views[case.matrix.name]
-            name = matching.tuned_of.get(matrix.tensor)
-            if name is None:
-                raise PairingError(
-                    f"the model that is measured has no weight '{case.matrix.name}'; give the base it was made of"
-                )
-            tensor = tensors[name].data
-            self._matrices.append((case, matrix, tensor))
-            if id(tensors[name]) not in self._own:
-                self._own[id(tensors[name])] = (tensor, tensor.clone())
+        self.use(cases)
 
     def __enter__(self) -> LiveInterventions:
         return self
@@ -54,20 +72,89 @@ class LiveInterventions:
     ) -> None:
         self.reset()
 
-    def set(self, remedy: Remedy) -> None:
-        """The tuned weights with every matrix as the remedy makes it."""
+    @property
+    def other_names(self) -> list[str]:
+        """The base's names of tuned tensors of which no case is."""
+        return [other.name for other in self._others]
+
+    def module_of(self, name: str) -> str | None:
+        """The model's module whose whole weight is a matrix of the base; None where there is none such."""
+        matrix = self._views.get(name)
+        place = (
+            None
+            if matrix is None or matrix.expert is not None
+            else self._matching.tuned_of.get(matrix.tensor)
+        )
+        return place.removesuffix(".weight") if place is not None and place.endswith(".weight") else None
+
+    def use(self, cases: Sequence[Case]) -> None:
+        """Take other cases; the weights are the tuned ones afterwards.
+
+        Raises:
+          PairingError: the model lacks a weight of a case.
+        """
+        self.reset()
+        self._matrices = []
+        for case in cases:
+            matrix = self._views[case.matrix.name]
+            name = self._matching.tuned_of.get(matrix.tensor)
+            if name is None:
+                raise PairingError(
+                    f"the model that is measured has no weight '{case.matrix.name}'; pass the base it was made of"
+                )
+            self._matrices.append((case, matrix, self._tensors[name].data))
+
+    def set(self, remedy: Remedy, elsewhere: Elsewhere = everywhere_as_tuned) -> None:
+        """The tuned weights with every matrix as the remedy makes it, and other tensors with the share they keep."""
         self.reset()
         if remedy.changes_nothing:
             return
         for case, matrix, tensor in self._matrices:
-            tuned = _matrix_in(matrix, tensor)
-            changed = remedy.change(case).applied(tuned.to(case.update.device), case.update)
+            change = remedy.change(case)
+            if change.keeps_all:
+                continue
+            self._keep(tensor)
+            if change.share == 0 and change.entries is None:  # W0 itself, which W - D is to rounding alone
+                changed = matrix.read(self._base.tensors[matrix.tensor]).double()
+                if change.added is not None:
+                    changed = changed + change.added.dense().double().to(changed.device)
+            else:
+                tuned = _matrix_in(matrix, tensor)
+                changed = change.applied(tuned.to(case.update.device), case.update)
             put_back(matrix, tensor, changed.to(tensor.dtype))
+        for other in self._others:
+            self._set_other(other, elsewhere(other.name))
 
     def reset(self) -> None:
         """The tuned weights themselves."""
         for tensor, own in self._own.values():
             tensor.copy_(own)
+
+    def norm_of_others(self, elsewhere: Elsewhere = everywhere_as_tuned) -> float:
+        """``||W' - W0||_F`` over the tuned tensors of which no case is."""
+        return math.hypot(*(elsewhere(other.name) * other.update_norm for other in self._others))
+
+    def _set_other(self, other: _Other, share: float) -> None:
+        if share == 1:
+            return
+        self._keep(other.tensor)
+        base = self._base.read(other.name).to(other.tensor.device)
+        if share != 0:
+            base = base.double() + share * (other.tensor.double() - base.double())
+        other.tensor.copy_(base.to(other.tensor.dtype))
+
+    def _tuned(self, name: str) -> _Other | None:
+        """The model's tensor of that name, if it can be compared with the base's and differs from it."""
+        place = self._matching.tuned_of.get(name)
+        tensor = None if place is None else self._tensors[place].data
+        if tensor is None or tuple(tensor.shape) != self._base.shape(name) or not tensor.is_floating_point():
+            return None
+        update = float((tensor.double() - self._base.read(name).to(tensor.device).double()).norm())
+        return _Other(name, tensor, update) if update > 0 else None
+
+    def _keep(self, tensor: Tensor) -> None:
+        if tensor.data_ptr() not in self._own:
+            self._own[tensor.data_ptr()] = (tensor, tensor.clone())
 
 
 def _matrices(base: Checkpoint, name: str) -> list[MatrixView]:

@@ -13,23 +13,21 @@ from ..audits.audit import audited_whole
 from ..audits.audit_result import Audit
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
-from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.open import Source
 from ..checkpoints.pairing.pair_sides import named_sides, open_sides, pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix
 from ..checkpoints.writing.lora_adapter import Rank
-from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ..checkpoints.writing.shards import SHARD_BYTES
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
 from ..system.progress import Progress, silent
 from .cases import reached, read_cases
+from .elsewhere import shares_elsewhere
 from .mitigation_result import MitigatedMatrix, Mitigation
 from .recheck import audit_after
 from .remedies.every_remedy import remedy_named
 from .remedies.intruders import INTRUDERS
-from .remedies.position import positions_of
-from .remedies.remedy import Case, PublishedRemedy, Remedy, ScaledRemedy, ShareRemedy
+from .remedies.remedy import Case, PublishedRemedy, Remedy, ScaledRemedy
 from .targets.choose_target import choose_target
 from .targets.target import ChangedMatrix
 
@@ -67,9 +65,9 @@ def mitigate(
         is mitigated in memory: its active adapter gets a sibling ``adapter_name``, which becomes the active one.
       tuned: the model after it, or its adapter.
       scale: lambda: 0 removes the intruders, 1 changes nothing, above 1 exaggerates. Not with ``remedy``.
-      out: folder to write; it appears whole or not at all.
-      control: "intruders", or what is changed in their place: "shrink", "random", "neighbours" or "update" (see
-        :mod:`intruders.mitigation.remedies.controls`).
+      out: folder to write; it is written completely or not at all.
+      control: "intruders", or what is changed in their place: "shrink", "random", "neighbours", "update", "resized" or
+        "complement" (see :mod:`intruders.mitigation.remedies.controls`).
       remedy: a published remedy instead of scaled intruders, such as ``Interpolate(alpha=0.3)`` (see
         :mod:`intruders.mitigation.remedies`). Most change every tuned matrix.
       rank: of an adapter's changed modules: None for what they need, "keep" for what they had, or a number for
@@ -80,7 +78,7 @@ def mitigate(
       adapter_name: of the new adapter in a PeftModel.
       force: replace ``out`` where it is a model or adapter.
       check: audit what was written (or put into the model) too; without it the result has no audit after.
-      shard_bytes: size at which a checkpoint goes on in a further file.
+      shard_bytes: size at which a checkpoint continues in a further file.
       compute: where it is computed. The audit after the mitigation profits from the cache of the one before.
       progress: called with (what is being done, done, in all).
 
@@ -88,7 +86,7 @@ def mitigate(
       SettingError: a setting is out of range.
       CheckpointError: a side cannot be read, ``out`` cannot be written, or the form does not suit what was given.
       PairingError: the sides, or the audit, do not belong together.
-      NonFiniteError: a matrix holds NaN or infinity.
+      NonFiniteError: a matrix contains NaN or infinity.
     """
     started = time.perf_counter()
     remedy = _chosen(scale, control, seed, remedy)
@@ -106,7 +104,7 @@ def mitigate(
     )
     if isinstance(remedy, PublishedRemedy) and target.form == "adapter" and not remedy.fits_an_adapter:
         raise SettingError(
-            f"remedy '{remedy.name}' leaves updates of no low rank, which no adapter holds; pass --as checkpoint"
+            f"remedy '{remedy.name}' leaves updates of no low rank, which an adapter cannot store; pass --as checkpoint"
         )
     # The base vectors that the first audit computes serve the second, even where no cache is to be kept.
     compute = replace(compute, cache=compute.base_cache() or MemoryCache())
@@ -114,7 +112,7 @@ def mitigate(
     audited = {matrix.name for matrix in before.matrices}
     remedy = remedy.fitted([pair for pair in pairing.pairs if pair.name in audited], sides[0].config)
     records, changed = _changed(pairing.pairs, before, remedy, sides[0].names(), device, progress)
-    with target.writing(changed, progress, _elsewhere(remedy, sides[0], settings)) as written:
+    with target.writing(changed, progress, shares_elsewhere(remedy, sides[0].names(), settings)) as written:
         after = None
         if check:  # what was written is what is audited: a fault on the way to the disk would show
             again = pair_sides(*open_sides(written.base, written.tuned), settings)
@@ -157,20 +155,6 @@ def _chosen(scale: float | None, control: str, seed: int, remedy: Remedy | None)
     return remedy
 
 
-def _elsewhere(remedy: Remedy, base: Checkpoint, settings: AuditSettings) -> Elsewhere:
-    """What share of its update a tensor keeps that the audit does not examine: embeddings, norms, biases."""
-    if not isinstance(remedy, ShareRemedy):
-        return everywhere_as_tuned
-    positions = positions_of(base.names())
-    wanted = replace(settings, include_embeddings=True)
-
-    def share(name: str) -> float:
-        is_left_out = name not in positions or wanted.reason_to_leave_out(name) is not None
-        return 1.0 if is_left_out else remedy.share(positions[name])
-
-    return share
-
-
 def _changed(
     pairs: Sequence[PairedMatrix],
     audit: Audit,
@@ -210,4 +194,5 @@ def _record(case: Case, remedy: Remedy, update: LowRank | None, norm_after: floa
         rank_before=None if update is None else update.rank,
         rank_after=None,
         relative_error=0.0,
+        exists=not isinstance(remedy, ScaledRemedy) or remedy.exists(case),
     )

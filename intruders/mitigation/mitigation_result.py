@@ -30,6 +30,7 @@ class MitigatedMatrix:
     rank_before: int | None  # of the update, where it came as factors
     rank_after: int | None  # None in a checkpoint
     relative_error: float  # of the written update, in the Frobenius norm, from cutting its rank
+    exists: bool = True  # whether there is such a control of the matrix; one without it stays as it was
 
     def as_dict(self) -> dict[str, Any]:
         return {**self.__dict__, "shape": list(self.shape)}
@@ -64,7 +65,7 @@ class Mitigation:
 
     @property
     def control(self) -> str | None:
-        """ "intruders", or the control that stood in for them; None of another remedy."""
+        """ "intruders", or the control; None for another remedy."""
         return self.remedy.name if isinstance(self.remedy, ScaledRemedy) else None
 
     @property
@@ -129,6 +130,9 @@ class Mitigation:
             found.append(
                 f"{short:,} intruders had no such vector among the {self.before.k} examined of their matrix"
             )
+        missing = sum(not matrix.exists for matrix in self.matrices)
+        if missing:
+            found.append(f"{missing:,} matrices have no such control and stay as they were")
         ranks = [matrix.rank_after for matrix in self.matrices if matrix.rank_after is not None]
         if ranks:
             found.append(f"ranks of the changed updates: {_range(ranks)}")

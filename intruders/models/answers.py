@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from ..data.task import Example, Task
 from .encoding import IGNORED, PadRight, encode_classification, encode_completions, pad_token_id
@@ -32,18 +34,49 @@ def outcomes(
     compared by the task's score (its last number, or its whole text). ``labels`` names the model's outputs in
     order where that is not the task's own order.
     """
+    found = graded(model, tokenizer, task, examples, context=context, labels=labels, batch_size=batch_size)
+    assert found.right is not None
+    return found.right
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What a model makes of examples, in their order."""
+
+    losses: list[
+        float
+    ]  # -log p(target | prompt) in nats, summed over the target's tokens; of a label, of its class
+    tokens: list[int]  # how many each sum holds; of a label 1
+    right: list[bool] | None  # whether the answer is right; None where it was not asked for
+
+
+def graded(
+    model: nn.Module,
+    tokenizer: Any,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    context: int,
+    labels: Sequence[str] | None = None,
+    batch_size: int = 32,
+    answers: bool = True,
+) -> Graded:
+    """For each example the loss on its target, and, with ``answers``, whether the model's own answer is right."""
     if task.kind == "classification":
-        return _class_outcomes(model, tokenizer, labels or task.labels, examples, context, batch_size)
+        return _classes(model, tokenizer, labels or task.labels, examples, context, batch_size)
+    found = _targets(model, tokenizer, examples, context, batch_size)
+    if not answers:
+        return replace(found, right=None)
     # Where every next token of the target is the most likely one, greedy generation gives just the target:
     # one forward pass settles those, and only the others are generated.
-    right = _foretold(model, tokenizer, examples, context, batch_size)
+    right = list(found.right or [])
     open_rows = [row for row, settled in enumerate(right) if not settled]
-    answers = complete(
+    given = complete(
         model, tokenizer, [examples[row] for row in open_rows], context=context, batch_size=batch_size
     )
-    for row, answer in zip(open_rows, answers, strict=True):
+    for row, answer in zip(open_rows, given, strict=True):
         right[row] = is_right(task, examples[row], answer)
-    return right
+    return replace(found, right=right)
 
 
 def is_right(task: Task, example: Example, answer: str) -> bool:
@@ -120,11 +153,11 @@ def _generate(
 
 
 @torch.no_grad()
-def _foretold(
+def _targets(
     model: nn.Module, tokenizer: Any, examples: Sequence[Example], context: int, batch_size: int
-) -> list[bool]:
-    """Whether the most likely token is the target's at each of its places, given the target up to there."""
-    found = [False] * len(examples)
+) -> Graded:
+    """The loss on every target, and whether each of its tokens is the most likely one, given the target up to there."""
+    losses, tokens, right = [0.0] * len(examples), [0] * len(examples), [False] * len(examples)
     rows = encode_completions(tokenizer, examples, context, where="rows to score")
     collate = PadRight(pad_token_id(tokenizer))
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
@@ -134,33 +167,39 @@ def _foretold(
             chosen = order[start : start + batch_size]
             batch = {name: value.to(device) for name, value in collate([rows[row] for row in chosen]).items()}
             labels = batch.pop("labels")[:, 1:]  # (batch, width - 1)
-            best = model(**batch).logits[:, :-1].argmax(dim=-1)  # (batch, width - 1)
-            hits = ((best == labels) | (labels == IGNORED)).all(dim=-1)  # (batch,)
-            for row, hit in zip(chosen, hits.tolist(), strict=True):
-                found[row] = hit
-    return found
+            logits = model(**batch).logits[:, :-1]  # (batch, width - 1, vocabulary)
+            scored = labels != IGNORED
+            hits = ((logits.argmax(dim=-1) == labels) | ~scored).all(dim=-1)  # (batch,)
+            each = torch.zeros(labels.shape, dtype=torch.float64, device=device)
+            each[scored] = cross_entropy(logits[scored].float(), labels[scored], reduction="none").double()
+            sums, counts = each.sum(-1).tolist(), scored.sum(-1).tolist()
+            for place, row in enumerate(chosen):
+                losses[row], tokens[row], right[row] = sums[place], counts[place], bool(hits[place])
+    return Graded(losses, tokens, right)
 
 
 @torch.no_grad()
-def _class_outcomes(
+def _classes(
     model: nn.Module,
     tokenizer: Any,
     labels: Sequence[str],
     examples: Sequence[Example],
     context: int,
     batch_size: int,
-) -> list[bool]:
+) -> Graded:
     rows = encode_classification(tokenizer, examples, labels, context)
     collate = PadRight(pad_token_id(tokenizer))
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
-    right = [False] * len(rows)
+    losses, right = [0.0] * len(rows), [False] * len(rows)
     device = next(model.parameters()).device
     with evaluating(model):
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             batch = {name: value.to(device) for name, value in collate([rows[row] for row in chosen]).items()}
             wanted = batch.pop("labels")  # (batch,)
-            hits = model(**batch).logits.argmax(dim=-1) == wanted  # (batch,)
-            for row, hit in zip(chosen, hits.tolist(), strict=True):
-                right[row] = hit
-    return right
+            logits = model(**batch).logits
+            each = cross_entropy(logits.float(), wanted, reduction="none").tolist()
+            hits = (logits.argmax(dim=-1) == wanted).tolist()
+            for place, row in enumerate(chosen):
+                losses[row], right[row] = each[place], hits[place]
+    return Graded(losses, [1] * len(rows), right)

@@ -54,8 +54,8 @@ def base_of_sharded(model: nn.Module, base: Source | None) -> Source:
         return base
     if not has_adapters(model):
         raise SettingError(
-            f"{describe_module(model)} is sharded already, and no process holds the weights before training; pass "
-            "base= with the model before fine-tuning, or give the callback to the Trainer when you make it"
+            f"{describe_module(model)} is sharded already, and no process has the weights before training; pass "
+            "base= with the model before fine-tuning, or pass the callback to the Trainer when you make it"
         )
     configs: Any = model.peft_config
     bases = [config.base_model_name_or_path for config in configs.values()]

@@ -14,6 +14,7 @@ VERB_OF_COMMAND = {
     "mitigate": "mitigate",
     "scale": "critical_scales",
     "intervene": "intervene",
+    "remedies": "compare_remedies",
     "finetune": "finetune",
     "evaluate": "evaluate",
     "sequence": "train_in_sequence",

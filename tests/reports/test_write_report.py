@@ -41,7 +41,7 @@ def test_audits_are_found_in_files_run_folders_and_folders_of_runs(runs: Path) -
 
 
 def test_what_is_no_audit_is_named(runs: Path) -> None:
-    for path, said in [(runs / "c", "holds no audit.json"), (runs / "gone", "is not there")]:
+    for path, said in [(runs / "c", "has no audit.json"), (runs / "gone", "does not exist")]:
         with pytest.raises(ResultFileError, match=said):
             audit_files(path)
     with pytest.raises(SettingError, match=r"notes\.txt"):

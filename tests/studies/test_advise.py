@@ -196,7 +196,7 @@ def test_large_bases_are_sampled_to_the_same_answer(monkeypatch: pytest.MonkeyPa
 
 def test_a_base_with_nan_is_refused() -> None:
     checkpoint = open_checkpoint({"layers.0.q_proj.weight": torch.full((8, 8), torch.nan)})
-    with pytest.raises(IntrudersError, match=r"'layers.0.q_proj.weight' .* holds NaN or infinity"):
+    with pytest.raises(IntrudersError, match=r"'layers.0.q_proj.weight' .* contains NaN or infinity"):
         base_advice.rooms_of(checkpoint, 2, 0.5, lambda stage, done, total: None)
 
 
@@ -253,7 +253,7 @@ def test_a_study_with_clear_effects(tmp_path: Path) -> None:
     assert found.kind == "study"
     by_topic = {one.topic: one for one in found.advice}
     assert {"rank", "mitigation", "scale"} <= by_topic.keys()
-    assert "the norm-matched shrink of the whole update saves" in " ".join(by_topic["mitigation"].evidence)
+    assert "the norm-matched shrink of the complete update saves" in " ".join(by_topic["mitigation"].evidence)
     scale = next(one for one in found.advice if one.topic == "scale" and "r=1 " in one.change)
     assert "at 0.3 of its scale" in scale.change
     assert "0.3, 0.31, 0.32 in 3 runs" in scale.evidence[0]
@@ -294,7 +294,7 @@ def test_an_empty_study_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda folder: None, "holds no weights"),
+        (lambda folder: None, "contains no weights"),
         (lambda folder: (folder / "audit.json").write_text("{"), "cannot be read as a saved audit"),
         (lambda folder: (folder / "audit.parquet").write_bytes(b"PAR1"), "cannot be read as a saved audit"),
         (lambda folder: write(folder / "study.json", {"schema": 99, "name": "x"}), "newer version"),

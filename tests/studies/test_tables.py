@@ -260,7 +260,7 @@ def test_a_table_that_is_broken_or_anothers_is_named(tmp_path: Path) -> None:
     written(tmp_path)
     whole = (tmp_path / "runs.parquet").read_bytes()
     (tmp_path / "runs.parquet").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ResultFileError, match=r"runs\.parquet' is not a whole Parquet file"):
+    with pytest.raises(ResultFileError, match=r"runs\.parquet' is not a complete Parquet file"):
         load_results(tmp_path)
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "runs.parquet")
     with pytest.raises(ResultFileError, match="not a table that intruders study wrote"):

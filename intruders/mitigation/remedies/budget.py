@@ -21,9 +21,11 @@ class Budget(PublishedRemedy):
 
     name = "budget"
     strength = "kappa"
+    strengths = (2.0, 1.0, 0.5, 0.25)
     source = "arXiv 2607.23711; the rule in detail: ours"
     rank_after = "r"
     needs_threshold = True
+    scales_whole_updates = True
 
     kappa: float = setting(
         1.0, "Multiple of the spiked threshold that an update may reach, 0 or more.", least=0

@@ -6,13 +6,20 @@ scale, to the same matrices, and to as many directions.
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from ...audits.records import AuditedMatrix
+from ...linalg.low_rank import LowRank
 from ..changes import Change
-from .intruders import ScaledIntruders, intruder_indices
+from .intruders import ScaledIntruders, intruder_indices, intruders_of
 from .remedy import Case, ScaledRemedy, Triplets
+
+# Norms that agree to this share of their square are equal.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -26,17 +33,92 @@ class Shrink(ScaledRemedy):
     is_control = True
 
     def scaled(self, matrix: AuditedMatrix) -> Triplets:
-        return self._mitigation.scaled(matrix)
+        return intruders_of(matrix)
 
     def change(self, case: Case) -> Change:
-        return Change(share=self._mitigation.change(case).norm_of(case.update) / case.update.norm())
+        left = ScaledIntruders(self.scale).change(case).norm_of(case.update)
+        return Change(share=left / case.update.norm())
 
     def sentence(self, vectors: int) -> str:
         return f"control: updates shrunk to the norms that scaling their intruders by {self.scale:g} leaves"
 
-    @property
-    def _mitigation(self) -> ScaledIntruders:
-        return ScaledIntruders(self.scale)
+
+@dataclass(frozen=True)
+class Resized(ScaledRemedy):
+    """The update with its intruders scaled, brought back to the norm that it had, matrix by matrix.
+
+    Was it the removal, or did the update shrink?
+    """
+
+    name = "resized"
+    is_control = True
+
+    def scaled(self, matrix: AuditedMatrix) -> Triplets:
+        return intruders_of(matrix)
+
+    def exists(self, case: Case) -> bool:
+        return ScaledIntruders(self.scale).change(case).norm_of(case.update) > 0
+
+    def change(self, case: Case) -> Change:
+        change = ScaledIntruders(self.scale).change(case)
+        left = change.norm_of(case.update)
+        return change.times(case.update.norm() / left) if left > 0 else Change()
+
+    def sentence(self, vectors: int) -> str:
+        return f"control: {vectors:,} intruders scaled by {self.scale:g}, and updates brought back to their norms"
+
+
+@dataclass(frozen=True)
+class Complement(ScaledRemedy):
+    """``W' = W0 + (1 - a) D + a Y Y^T D``: the update shrunk outside of the intruders' left singular vectors Y.
+
+    a gives it the norm that scaling the intruders leaves: ``(1 - a)^2 = (||D'||^2 - ||Y^T D||^2) / (||D||^2 - ||Y^T
+    D||^2)``. That exists where ``||Y^T D|| <= ||D'|| <= ||D||``; other matrices stay as they are. Would removing the
+    rest do as well?
+    """
+
+    name = "complement"
+    is_control = True
+
+    def scaled(self, matrix: AuditedMatrix) -> Triplets:
+        return intruders_of(matrix)
+
+    def exists(self, case: Case) -> bool:
+        return self._share_outside(case) is not None
+
+    def change(self, case: Case) -> Change:
+        share = self._share_outside(case)
+        if share is None:
+            return Change()
+        left = case.parts[self.scaled(case.matrix)].left  # Y^T, (c, m)
+        return Change(share, LowRank((1 - share) * left.mT, _inside(case, left)))
+
+    def sentence(self, vectors: int) -> str:
+        return (
+            f"control: updates shrunk outside of {vectors:,} intruders, to the norms that scaling these by "
+            f"{self.scale:g} leaves"
+        )
+
+    def _share_outside(self, case: Case) -> float | None:
+        """1 - a."""
+        left = case.parts[self.scaled(case.matrix)].left
+        if len(left) == 0:
+            return None
+        whole = case.update.norm() ** 2
+        inside = float(_inside(case, left).square().sum())
+        wanted = ScaledIntruders(self.scale).change(case).norm_of(case.update) ** 2
+        outside = whole - inside
+        if (
+            outside <= _ROUNDING * whole
+            or not -_ROUNDING * whole <= wanted - inside <= outside + _ROUNDING * whole
+        ):
+            return None
+        return math.sqrt(min(1.0, max(0.0, (wanted - inside) / outside)))
+
+
+def _inside(case: Case, left: Tensor) -> Tensor:
+    """Y^T D, (c, n)."""
+    return case.update.double().apply_transpose(left.to(case.update.device))
 
 
 @dataclass(frozen=True)

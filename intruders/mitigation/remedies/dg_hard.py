@@ -30,6 +30,7 @@ class DGHard(PublishedRemedy):
 
     name = "dg-hard"
     strength = "factor"
+    strengths = (0.5, 1.0, 1.5, 2.0)
     source = "DG-Hard, arXiv 2605.20296"
     rank_after = "none: a low-rank update is refused"
 

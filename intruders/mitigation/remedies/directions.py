@@ -21,6 +21,7 @@ class Directions(PublishedRemedy):
 
     name = "directions"
     strength = "k"
+    strengths = (10, 30, 100)
     source = "arXiv 2508.16546, 2509.12235"
     rank_after = "at most r + 2k"
 

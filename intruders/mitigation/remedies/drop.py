@@ -22,6 +22,7 @@ class Drop(EntryRemedy):
 
     name = "drop"
     strength = "probability"
+    strengths = (0.5, 0.7, 0.9)
     source = "DARE, arXiv 2311.03099"
 
     probability: float = setting(

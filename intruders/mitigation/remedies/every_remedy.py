@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...errors import SettingError
 from ...settings import settings_of
 from .budget import Budget
-from .controls import Neighbours, RandomVectors, Shrink, UpdateDirections
+from .controls import Complement, Neighbours, RandomVectors, Resized, Shrink, UpdateDirections
 from .dg_hard import DGHard
 from .directions import Directions
 from .drop import Drop
@@ -18,11 +18,13 @@ from .layers import Layers
 from .lines import Lines
 from .project import Project
 from .remedy import PublishedRemedy, ScaledRemedy
+from .surgery import Surgery
 from .trim import Trim
 from .truncate import Truncate
 
 SCALED: dict[str, type[ScaledRemedy]] = {
-    remedy.name: remedy for remedy in (ScaledIntruders, Shrink, RandomVectors, Neighbours, UpdateDirections)
+    remedy.name: remedy
+    for remedy in (ScaledIntruders, Shrink, RandomVectors, Neighbours, UpdateDirections, Resized, Complement)
 }
 CONTROLS = tuple(name for name, remedy in SCALED.items() if remedy.is_control)
 _PUBLISHED: tuple[type[PublishedRemedy], ...] = (
@@ -39,6 +41,7 @@ _PUBLISHED: tuple[type[PublishedRemedy], ...] = (
     Trim,
     Drop,
     FAPM,
+    Surgery,
 )
 PUBLISHED = {remedy.name: remedy for remedy in _PUBLISHED}
 

@@ -21,6 +21,7 @@ class FAPM(EntryRemedy):
 
     name = "fapm"
     strength = "density"
+    strengths = (0.5, 0.2, 0.1)
     source = "FAPM, arXiv 2509.08255"
 
     density: float = setting(

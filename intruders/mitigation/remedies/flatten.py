@@ -26,6 +26,7 @@ class Flatten(PublishedRemedy):
 
     name = "flatten"
     strength = "factor"
+    strengths = (1.0, 0.8, 0.6, 0.4)
     source = "report on 18 LoRA adapters, 2026, not peer reviewed"
     rank_after = "r"
 

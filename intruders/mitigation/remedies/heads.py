@@ -63,6 +63,7 @@ class Heads(PublishedRemedy):
 
     name = "heads"
     strength = "quota"
+    strengths = (0.25, 0.5, 0.75)
     source = "Diffract, ICML 2026; the choice of heads: ours"
     rank_after = "r"
 
@@ -97,10 +98,14 @@ class Heads(PublishedRemedy):
         moved = {head: _ratio(sizes) for head, sizes in squares.items()}
         count = math.floor(self.quota * len(heads) + 1e-9)
         found: dict[str, list[Block]] = {}
-        for head in sorted(heads, key=lambda head: moved[head])[:count]:
+        for head in self.in_order(list(heads), moved)[:count]:
             for block in heads[head]:
                 found.setdefault(block.matrix, []).append(block)
         return replace(self, blocks=found)
+
+    def in_order(self, heads: Sequence[Head], moved: Mapping[Head, float]) -> list[Head]:
+        """The heads, those that return first in front, from how far each was moved."""
+        return sorted(heads, key=lambda head: moved[head])
 
     def needs(self, matrix: AuditedMatrix) -> tuple[()]:
         return ()

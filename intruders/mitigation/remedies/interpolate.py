@@ -18,6 +18,7 @@ class Interpolate(ShareRemedy):
 
     name = "interpolate"
     strength = "alpha"
+    strengths = (0.8, 0.6, 0.5, 0.4, 0.2)
     source = "WiSE-FT, arXiv 2109.01903"
 
     alpha: float = setting(0.5, "Share of every update that stays, 0 to 1.", least=0, most=1)

@@ -22,15 +22,21 @@ class ScaledIntruders(ScaledRemedy):
 
     name = INTRUDERS
     is_control = False
+    strengths = (0.75, 0.5, 0.25, 0.0)
 
     def scaled(self, matrix: AuditedMatrix) -> Triplets:
-        return Triplets("tuned", intruder_indices(matrix))
+        return intruders_of(matrix)
 
     def change(self, case: Case) -> Change:
         return Change(added=LowRank(*case.parts[self.scaled(case.matrix)].factors(self.scale - 1.0)))
 
     def sentence(self, vectors: int) -> str:
         return f"{vectors:,} intruders scaled by {self.scale:g}"
+
+
+def intruders_of(matrix: AuditedMatrix) -> Triplets:
+    """The singular triplets of the intruders of W."""
+    return Triplets("tuned", intruder_indices(matrix))
 
 
 def intruder_indices(matrix: AuditedMatrix) -> tuple[int, ...]:

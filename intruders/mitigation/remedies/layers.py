@@ -19,6 +19,7 @@ class Layers(ShareRemedy):
 
     name = "layers"
     strength = "quota"
+    strengths = (0.25, 0.5, 0.75)
     source = "arXiv 2508.16546"
 
     quota: float = setting(

@@ -18,6 +18,7 @@ class Lines(ShareRemedy):
 
     name = "lines"
     strength = "alpha"
+    strengths = (0.75, 0.5, 0.25, 0.0)
     source = "LiNeS, arXiv 2410.17146"
 
     alpha: float = setting(

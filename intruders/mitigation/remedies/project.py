@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from ...audits.records import AuditedMatrix
-from ...engine.components import Components
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from ..changes import Change
@@ -22,6 +23,7 @@ class Project(PublishedRemedy):
 
     name = "project"
     strength = "k"
+    strengths = (16, 64, 128)
     source = "OPLoRA, arXiv 2510.13003; after training: ours"
     rank_after = "at most r"
 
@@ -33,21 +35,26 @@ class Project(PublishedRemedy):
         return (Triplets.leading("base", min(self.k, *matrix.shape)),)
 
     def change(self, case: Case) -> Change:
-        [base] = (case.parts[need] for need in self.needs(case.matrix))
+        first, second = self.frames(case)
         if isinstance(case.update, LowRank):
             update = case.update.double()
-            left = update.left - base.left.mT @ (base.left @ update.left)
-            right = update.right - (update.right @ base.right.mT) @ base.right
+            left = update.left - first.mT @ (first @ update.left)
+            right = update.right - (update.right @ second.mT) @ second
             return Change(share=0.0, added=LowRank(left, right))
-        return Change(added=_within(base, case))
+        return Change(added=_within(first, second, case))
+
+    def frames(self, case: Case) -> tuple[Tensor, Tensor]:
+        """X^T (k, m) and Z^T (k, n)."""
+        [base] = (case.parts[need] for need in self.needs(case.matrix))
+        return base.left, base.right
 
     def sentence(self, vectors: int) -> str:
         return f"updates taken off the base's {self.k} leading directions"
 
 
-def _within(base: Components, case: Case) -> LowRank:
+def _within(first: Tensor, second: Tensor, case: Case) -> LowRank:
     """``-(X X^T D + D Z Z^T - X X^T D Z Z^T)``, of 2 k columns where the update itself has no low rank."""
     update = case.update.dense().double()
-    rows = base.left @ update  # X^T D
-    columns = update @ base.right.mT - base.left.mT @ (rows @ base.right.mT)  # (I - X X^T) D Z
-    return LowRank(base.left.mT, -rows).plus(LowRank(-columns, base.right))
+    rows = first @ update  # X^T D
+    columns = update @ second.mT - first.mT @ (rows @ second.mT)  # (I - X X^T) D Z
+    return LowRank(first.mT, -rows).plus(LowRank(-columns, second))

@@ -57,6 +57,7 @@ class Remedy(ABC):
 
     name: ClassVar[str]
     reach: ClassVar[Reach]
+    strengths: ClassVar[tuple[float, ...]] = ()  # those worth comparing, from the mildest
     needs_threshold: ClassVar[bool] = False  # of the case
     needs_base: ClassVar[bool] = False  # of the case
 
@@ -120,6 +121,10 @@ class ScaledRemedy(Remedy):
     def scaled(self, matrix: AuditedMatrix) -> Triplets:
         """The singular vectors that it scales."""
 
+    def exists(self, case: Case) -> bool:
+        """Whether there is such a change of the matrix; one without it stays as it is."""
+        return True
+
     def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
         return (self.scaled(matrix),)
 
@@ -138,6 +143,9 @@ class PublishedRemedy(Settings, Remedy):
     source: ClassVar[str]  # the paper
     fits_an_adapter: ClassVar[bool] = True  # whether what it leaves of a low-rank update has a low rank
     rank_after: ClassVar[str]  # of an adapter of rank r, in words
+    scales_whole_updates: ClassVar[bool] = (
+        False  # by one number per tensor, so that norm and direction say all
+    )
 
     def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
         return ()
@@ -156,6 +164,7 @@ class ShareRemedy(PublishedRemedy):
 
     reach = "model"
     rank_after = "r"
+    scales_whole_updates = True
 
     @abstractmethod
     def share(self, position: Position) -> float:

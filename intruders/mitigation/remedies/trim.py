@@ -20,6 +20,7 @@ class Trim(EntryRemedy):
 
     name = "trim"
     strength = "density"
+    strengths = (0.5, 0.2, 0.1)
     source = "TIES, arXiv 2306.01708"
 
     density: float = setting(

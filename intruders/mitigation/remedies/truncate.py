@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...audits.records import AuditedMatrix
+from ...engine.components import Components
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from ..changes import Change
@@ -20,6 +21,7 @@ class Truncate(PublishedRemedy):
 
     name = "truncate"
     strength = "energy"
+    strengths = (0.95, 0.9, 0.75, 0.5)
     source = "arXiv 2606.07596"
     rank_after = "at most r"
 
@@ -42,9 +44,13 @@ class Truncate(PublishedRemedy):
         squares = part.values.square()
         # A share that a sum of leading squares has exactly may not cost a term more by rounding.
         wanted = self.energy * squares.sum() * (1 - 1e-12)
-        kept = int((squares.cumsum(0) < wanted).sum()) + 1
-        left, right = part.first(kept).factors(1.0)
+        count = int((squares.cumsum(0) < wanted).sum()) + 1
+        left, right = self.kept(part, count, case.matrix.name).factors(1.0)
         return Change(share=0.0, added=LowRank(left, right))
+
+    def kept(self, part: Components, count: int, name: str) -> Components:
+        """So many terms of the update of a matrix."""
+        return part.first(count)
 
     def sentence(self, vectors: int) -> str:
         return f"updates cut to the leading directions with {self.energy:.1%} of their energy"

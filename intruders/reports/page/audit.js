@@ -142,11 +142,27 @@ function showFacts(matrix) {
     "stable rank": numberText(matrix.stableRank),
     "Frobenius norm": numberText(matrix.frobenius),
     "spectral norm": `${numberText(matrix.spectral)}, ${percentText(matrix.relative)} of the base's`,
+    ...subspaceFacts(matrix),
     "decided by": certificateText(matrix),
     ...(scaleOf(matrix) ? { "critical scale": `${scaleText(scaleOf(matrix))}; predicted ${numberText(scaleOf(matrix)[1])}` } : {}),
     ambiguous: matrix.ambiguous.length ? matrix.ambiguous.map((index) => `vector ${index + 1}`).join(", ") : "none",
   };
   $("facts").replaceChildren(...Object.entries(facts).flatMap(([term, value]) => [element("dt", null, term), element("dd", null, ...nameParts(String(value)))]));
+}
+
+function subspaceFacts(matrix) {
+  const found = matrix.subspaces;
+  if (!found) return {};
+  const beside = (value, chance, text = numberText) => (value === null ? "not known" : `${text(value)}; chance ${text(chance)}`);
+  const degrees = (value) => (value === null ? "-" : `${value.toFixed(1)}°`);
+  return {
+    "lowest max cosine": `${least(matrix).toFixed(2)}; chance ${found.max_cosine_chance.toFixed(2)}`,
+    "rotation, left": `${beside(found.rotation_left_sine2, found.rotation_left_sine2_chance)} (mean sin²), ${degrees(found.rotation_left_angle)} at most`,
+    "rotation, right": `${beside(found.rotation_right_sine2, found.rotation_right_sine2_chance)} (mean sin²), ${degrees(found.rotation_right_angle)} at most`,
+    "spectral drift": found.spectral_drift === null ? "not known" : `${percentText(found.spectral_drift)} of at most ${percentText(found.spectral_drift_bound)}`,
+    "rho_k": beside(found.rho_k, found.rho_k_chance, percentText),
+    "off principal": beside(found.off_principal, found.off_principal_chance, percentText),
+  };
 }
 
 function showMatrix() {
@@ -185,6 +201,7 @@ const COLUMNS = [
   { key: "intruders", title: "intruders", number: true, value: (m, t) => t.least + t.most * 1e-6 + shareOf(t) * 1e-9, text: (m, t) => rangeText(t.least, t.most) },
   { key: "energy", title: "energy share", number: true, value: (m, t) => shareOf(t), text: (m, t) => percentText(shareOf(t)) },
   { key: "cosine", title: "lowest max cosine", number: true, value: least, text: (m) => least(m).toFixed(2) },
+  ...(matrices.some((m) => m.subspaces) ? [{ key: "chance", title: "chance", number: true, value: (m) => m.subspaces?.max_cosine_chance ?? -1, text: (m) => (m.subspaces ? m.subspaces.max_cosine_chance.toFixed(2) : "-"), optional: true }] : []),
   { key: "frobenius", title: "update norm", number: true, value: (m) => m.frobenius ?? -1, text: (m) => numberText(m.frobenius) },
   { key: "relative", title: "relative update", number: true, value: (m) => m.relative ?? -1, text: (m) => percentText(m.relative) },
   { key: "effectiveRank", title: "effective rank", number: true, value: (m) => m.effectiveRank ?? -1, text: (m) => numberText(m.effectiveRank) },

@@ -15,7 +15,8 @@ from ...studies.tables.results import Results
 from .page_tables import effect_text, has_interval, leading_effects
 
 _DEFINED = (
-    "Intruder dimensions are strong directions in a model's weights that it did not have before fine-tuning."
+    "Intruder dimensions are new leading directions in a model's weights, close to none that it had before "
+    "fine-tuning."
 )
 # The first claims that are shown make the sentence.
 _MOST_MEANINGS = 3

@@ -32,11 +32,11 @@ def advise(
     studies: Sequence[str | os.PathLike[str]] = (),
     progress: Progress = silent,
 ) -> Advised:
-    """Advice on whatever ``source`` is.
+    """Suggest what to change, with evidence from the results at ``source``.
 
     - The folder of a study: from its analyses.
     - A saved audit, or a folder with one (a study's run): from it, and from ``scale.json`` and ``intervention.json``
-      beside it.
+      in the same folder.
     - An adapter, or a run of ``intruders finetune``: it is audited with its base, and its critical scale measured.
     - Any other model is taken for a base: how large an update may be.
 

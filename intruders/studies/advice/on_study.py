@@ -122,7 +122,7 @@ def _control_beside(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
     for other in rows:
         if other["remedy"] == name and (other["base"], other["task"]) == (row["base"], row["task"]):
             saved = said(_interval(other, "saved", "saved_low", "saved_high"), 3)
-            return f"the norm-matched shrink of the whole update saves {saved}: compare before you choose"
+            return f"the norm-matched shrink of the complete update saves {saved}: compare before you choose"
     return None
 
 

@@ -17,7 +17,7 @@ from .shared.words import answer, effect, said, seeds_said
 
 CLAIM = Claim(
     name="dynamics",
-    title="While training goes on",
+    title="During training",
     question="When in training do intruders appear, and how do their singular values grow?",
     paper=(
         "Intruder dimensions appear in the course of fine-tuning, become more, and their singular "
@@ -31,8 +31,8 @@ CLAIM = Claim(
             "change between audits."
         ),
         (
-            "Times are as fine as the audits are close; where all seeds fall on one audit there is no "
-            "interval."
+            "Times are as fine as the audits are close; if all seeds fall on one audit, the interval is "
+            "missing."
         ),
         "Intruders that came and went between two audits are not seen.",
     ),

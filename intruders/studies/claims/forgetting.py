@@ -32,7 +32,7 @@ CLAIM = Claim(
     ),
     limits=(
         (
-            "A correlation over settings is no cause: methods and ranks with more intruders differ in "
+            "A correlation over settings does not prove a cause: methods and ranks with more intruders differ in "
             "other ways too. The analysis of interventions asks for the cause."
         ),
         (

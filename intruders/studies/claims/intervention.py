@@ -22,10 +22,10 @@ CLAIM = Claim(
     question="Do intruders cause the forgetting?",
     paper=(
         "Scaling the intruder dimensions down lowers the pre-training loss, and by more than the "
-        "same done to anything else; what it costs in task accuracy stands beside it."
+        "same done to anything else; its cost in task accuracy is listed with it."
     ),
     meaning=(
-        "scaling them down brought more of it back than the controls did, at a cost that stands beside it"
+        "scaling the intruders down reduced forgetting more than every control did, at the accuracy cost listed below"
     ),
     needs="this needs finished runs with intruders and `measure: intervene` with `loss_on`",
     limits=(
@@ -44,7 +44,7 @@ CLAIM = Claim(
 CONTROLS = {
     "shrink": "the norm-matched shrink",
     "random": "random other vectors",
-    "neighbours": "neighbouring vectors",
+    "neighbours": "neighboring vectors",
     "update": "directions of the update",
 }
 
@@ -197,9 +197,9 @@ def _without_intruders(runs: pd.DataFrame, interventions: pd.DataFrame) -> int:
 
 _NAMES = {
     "intruders": "the intruders",
-    "shrink": "control: the whole update, to the same norm",
+    "shrink": "control: the complete update, to the same norm",
     "random": "control: random other vectors",
-    "neighbours": "control: neighbouring vectors",
+    "neighbours": "control: neighboring vectors",
     "update": "control: directions of the update",
 }
 

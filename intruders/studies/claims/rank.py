@@ -26,7 +26,7 @@ CLAIM = Claim(
     title="Rank",
     question=(
         "How do intruders, effective rank and pre-training loss move with the rank, under each "
-        "rule for alpha; and is there a rank of least forgetting?"
+        "rule for alpha; and which rank forgets least?"
     ),
     paper=(
         "At equal task score intruders become fewer as the rank grows, the update's effective "

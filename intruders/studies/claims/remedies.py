@@ -24,8 +24,8 @@ CLAIM = Claim(
     question="How much forgetting does each remedy save per point of task score lost?",
     paper=(
         "Scaling intruders down after training, rank stabilization, a higher rank, training B "
-        "alone or a lower learning rate saves forgetting; what it costs in task score stands "
-        "beside it."
+        "alone or a lower learning rate saves forgetting; its cost in task score is "
+        "listed with it."
     ),
     meaning="some remedy forgets less, at a cost in task score that the page gives",
     needs=(
@@ -39,7 +39,7 @@ CLAIM = Claim(
             "looking: this flatters every remedy a little."
         ),
         (
-            "Intervals of the forgetting saved hold for all remedies together (Bonferroni), since the "
+            "Intervals of the forgetting saved apply to all remedies together (Bonferroni), since the "
             "best is picked."
         ),
         (
@@ -295,7 +295,7 @@ def _pareto(part: Part, palette: Palette) -> Chart:
         Axis("saved", "forgetting saved, nats/token"),
         [*_frontier(rows), *series],
         [Rule("x", 0.0), Rule("y", 0.0)],
-        caption="Up and to the left is better; the baseline, plain LoRA, stands where the dashed lines cross. "
+        caption="Up and to the left is better; the baseline, plain LoRA, is where the dashed lines cross. "
         "95 % intervals over seeds, where there are several.",
         wide=True,
     )

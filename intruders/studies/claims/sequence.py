@@ -47,7 +47,7 @@ CLAIM = Claim(
         ),
         (
             "Learning rates are those of the study: a rank that learns a task less has less to "
-            "forget. The accuracy after each task's own stage stands in the table."
+            "forget. The accuracy after each task's own stage is in the table."
         ),
     ),
 )
@@ -99,7 +99,7 @@ def analyse(results: Results) -> Finding:
             )
             answers.append(answer(stratum.label, what, none, expected=-1, seeds=0, lacking=lacking))
             notes.append(
-                f"{stratum.label}: no two ranks of LoRA that are alike in all else, so no trend with the rank"
+                f"{stratum.label}: no two ranks of LoRA with all else equal, so no trend with the rank"
             )
         gained = complete(seed_table(lora, "gained_per_100"))
         if gained.size:

@@ -1,4 +1,4 @@
-"""A study as its YAML file says it, read and checked before anything runs. The keys are in docs/study.md."""
+"""A study as its YAML file says it, read and checked before anything runs. The keys are in docs/reference/study.md."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .measures import Measure
 KINDS = ("finetune", "sequence", "random-rank-one")
 SELECTIONS = ("fastest", "mildest")
 # What a study decides itself.
-_OWN = {"out": "the study's folder holds all runs", "seed": "give seeds: [0, 1, ...] instead"}
+_OWN = {"out": "the study's folder contains all runs", "seed": "give seeds: [0, 1, ...] instead"}
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Study(Settings):
 
 
 def read_study(path: str | Path) -> Study:
-    """The study of a YAML file. SettingError for a file that cannot be read, an unknown key, a wrong value."""
+    """Read the study of a YAML file. SettingError for a file that cannot be read, an unknown key, a wrong value."""
     where = f"study {str(path)!r}"
     return replace(study_from_text(read_text(path, where), name=Path(path).stem, where=where), file=str(path))
 

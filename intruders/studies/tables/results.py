@@ -38,7 +38,7 @@ class Results:
 
 
 def load_results(path: str | Path) -> Results:
-    """The tables of a study's folder. ResultFileError for one that is no study, is broken, or of a newer version."""
+    """Load the tables of a study's folder. ResultFileError if it is not a study, is broken, or of a newer version."""
     folder = StudyFolder(Path(path))
     document = folder.document()
     frames = {table: _read(folder.table(table), table) for table in COLUMNS}
@@ -67,7 +67,7 @@ def table_metadata(file: Path) -> dict[bytes, bytes]:
         return pq.read_schema(file).metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise ResultFileError(
-            f"'{file}' is not a whole Parquet file; remove it, and intruders study makes it again from the runs"
+            f"'{file}' is not a complete Parquet file; remove it, and intruders study makes it again from the runs"
         ) from error
 
 

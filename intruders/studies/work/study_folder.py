@@ -66,7 +66,7 @@ class StudyFolder:
         """
         if must_exist and not self.is_study:
             raise SettingError(
-                f"out '{self.path}' holds no study to go on with; leave out --resume, or give its folder"
+                f"out '{self.path}' contains no study to resume; remove --resume, or pass its folder"
             )
         make_folder(self.path)
         if not self.is_study:
@@ -76,7 +76,7 @@ class StudyFolder:
         name = self.document()["name"]
         if name != study.name:
             raise SettingError(
-                f"out '{self.path}' holds the study {name!r}, and this file is {study.name!r}; choose another "
+                f"out '{self.path}' contains the study {name!r}, and this file is {study.name!r}; choose another "
                 f"folder, or write name: {name} into the file if it is the same study"
             )
 

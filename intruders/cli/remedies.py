@@ -1,0 +1,138 @@
+"""``intruders remedies``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..audits.audit_settings import AuditSettings, Compute
+from ..errors import MissingDependencyError
+from ..evaluation.measure_settings import LossSettings, ScoreSettings
+from ..evaluation.side_by_side.comparison_settings import ComparisonSettings
+from . import options, setting_options
+from .command import examples
+from .output import check_json, put_json
+
+if TYPE_CHECKING:
+    from ..evaluation.side_by_side.compared import RemedyComparison
+
+_NOT_HERE = ["split", "score", "validation_file", "test_file", "no_header"]
+
+
+@examples(
+    (
+        "Find the remedy for your model, and resume if stopped",
+        "intruders remedies smollm2-135m my-adapter --loss-on pydoc --task word-problems --out found",
+    ),
+    (
+        "Compare two remedies only",
+        "intruders remedies smollm2-135m my-adapter --loss-on pydoc --task word-problems --only lines,budget",
+    ),
+)
+@setting_options.of(ComparisonSettings, "comparison")
+@setting_options.of(
+    LossSettings,
+    "losses",
+    reworded={
+        "loss_on": "Text to measure forgetting on: pydoc, a text or data file, a folder, a Hub corpus such as c4, or a "
+        "mixture A@0.7+B@0.3; repeatable.",
+        "max_documents": "Number of documents per corpus, sampled with --seed: half choose strengths, half are "
+        "reported.",
+    },
+)
+@setting_options.of(
+    ScoreSettings,
+    "scores",
+    without=_NOT_HERE,
+    reworded={
+        "tasks": "Task that the model was tuned for: word-problems, pydoc-topics, a Hub task such as sst2, or a data "
+        "file; further ones are measured beside it.",
+        "max_examples": "Number of examples per task and split, from the first.",
+    },
+)
+@setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
+@setting_options.of(Compute, "compute", only=["device"])
+def remedies(
+    base: options.Base,
+    tuned: options.Tuned = None,
+    *,
+    comparison: ComparisonSettings,
+    losses: LossSettings,
+    scores: ScoreSettings,
+    data_seed: options.DataSeed = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Seed of halves, samples, random controls and of the bootstrap.",
+            rich_help_panel=options.MEASURES,
+        ),
+    ] = 0,
+    settings: AuditSettings,
+    compute: Compute,
+    cache: options.CacheFolder = None,
+    no_cache: options.NoCache = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for remedies.json, remedies.parquet, report.html, figures and finished evaluations. Run the "
+            "same command again to resume. [default: nothing is written]",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    json: options.JsonOrStdout = None,
+) -> None:
+    """Compare remedies against forgetting on your model.
+
+    Changes weights in memory only. Names the remedy to use and the command that writes it.
+    """
+    from rich.console import Console
+
+    from ..evaluation.side_by_side.compare_remedies import compare_remedies
+    from ..evaluation.side_by_side.comparison_record import document, save_comparison
+    from ..reports.remedies_text import print_comparison
+    from .progress import progress_bar
+
+    check_json(json)
+    try:
+        with progress_bar() as progress:
+            found = compare_remedies(
+                base,
+                tuned,
+                comparison=comparison,
+                losses=losses,
+                scores=scores,
+                audit=settings,
+                data_seed=data_seed,
+                seed=seed,
+                out=out,
+                compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        if out is None:
+            raise
+        typer.echo(
+            "interrupted; finished evaluations are kept; run the same command again to resume", err=True
+        )
+        raise typer.Exit(130) from None
+    if out is not None:
+        save_comparison(found, out)
+        _write_report(found, out)
+    if not put_json(document(found), json):
+        print_comparison(found, Console())
+
+
+def _write_report(found: RemedyComparison, out: Path) -> None:
+    """Write page and figures, or say why there are none: the tables do not need their packages."""
+    from ..reports.remedies_page import write_remedies_report
+
+    try:
+        write_remedies_report(found, out)
+    except MissingDependencyError as error:
+        print(f"no report is written: {error}", file=sys.stderr)

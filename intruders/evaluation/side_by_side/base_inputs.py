@@ -1,0 +1,62 @@
+"""What the base model feeds its matrices on text: a sample, to weigh updates as the model feels them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...models.answers import evaluating
+from ...models.tuned_model import OpenedModel
+
+_DOCUMENTS, _TOKENS, _WINDOW = 8, 32, 256  # how many documents, tokens of each, and of how many at its start
+
+
+@torch.no_grad()
+def sample_inputs(
+    opened: OpenedModel, modules: Mapping[str, str], documents: Sequence[str], seed: int
+) -> dict[str, Tensor]:
+    """Inputs of modules at tokens drawn by seed, by the names of their matrices, (tokens, n) on the CPU.
+
+    Args:
+      opened: a language model.
+      modules: by the name of a matrix W (m, n), the module that computes ``W h`` for its inputs h.
+      documents: the texts; the first few are used.
+      seed: of the tokens.
+
+    A module that is not reached, or that is fed something else than rows of n numbers, is left out.
+    """
+    found: dict[str, list[Tensor]] = {name: [] for name in modules}
+    chosen: list[int] = []
+
+    def taken(name: str) -> Any:
+        def hook(module: Any, given: tuple[Any, ...]) -> None:
+            if given and isinstance(given[0], Tensor) and given[0].is_floating_point():
+                rows = given[0].reshape(-1, given[0].shape[-1])
+                found[name].append(rows[[row for row in chosen if row < len(rows)]].float().cpu())
+
+        return hook
+
+    handles = [
+        opened.model.get_submodule(module).register_forward_pre_hook(taken(name))
+        for name, module in modules.items()
+    ]
+    width = min(_WINDOW, opened.context)
+    device = next(opened.model.parameters()).device
+    try:
+        with evaluating(opened.model):
+            for number, text in enumerate(documents[:_DOCUMENTS]):
+                ids = opened.tokenizer(text, truncation=True, max_length=width)["input_ids"]
+                if not ids:
+                    continue
+                chosen[:] = sorted(
+                    random.Random(f"inputs {seed} {number}").sample(range(len(ids)), min(_TOKENS, len(ids)))
+                )
+                opened.model(input_ids=torch.tensor([ids], device=device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: torch.cat(parts) for name, parts in found.items() if parts}

@@ -1,0 +1,142 @@
+"""A comparison of remedies as JSON and as a table of points."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...system.documents import json_number
+from ...system.files import write_atomically
+from ...version import __version__
+from ..intervals import Interval
+from .compared import ComparedPoint, ComparedRemedy, RemedyComparison
+from .comparison_verdict import command, sentence
+
+SCHEMA = 1
+_INTERVALS = ("loss", "task_loss", "healed", "kept", "gain", "gain_at_norm", "margin")
+# One row a point; an interval has its ends in two more columns.
+COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
+    ("remedy", pa.string()),
+    ("strength", pa.float64()),
+    ("control", pa.string()),
+    ("share", pa.string()),
+    ("chosen", pa.bool_()),
+    ("norm", pa.float64()),
+    ("output", pa.float64()),
+    ("accuracy", pa.float64()),
+    *((f"{name}{end}", pa.float64()) for name in _INTERVALS for end in ("", "_low", "_high")),
+)
+
+
+def document(comparison: RemedyComparison) -> dict[str, Any]:
+    """Plain JSON values: every point with its intervals, every refusal with its reason, and the sentence."""
+    return {
+        "schema": SCHEMA,
+        "intruders_version": __version__,
+        "base": {"source": comparison.base, **_point(comparison.base_point)},
+        "tuned": {
+            "source": comparison.tuned,
+            "kind": comparison.tuned_kind,
+            **_point(comparison.tuned_point),
+        },
+        "target": comparison.target,
+        "settings": dict(comparison.settings),
+        "allow": comparison.allow,
+        "level": comparison.level,
+        "data": {name: dict(counts) for name, counts in comparison.counts.items()},
+        "forgotten": _interval(comparison.forgotten),
+        "curve": [_point(point) for point in comparison.curve],
+        "remedies": [_remedy(one) for one in comparison.remedies],
+        "tuned_tensors_not_audited": list(comparison.others),
+        "better": [one.name for one in comparison.better],
+        "beyond_dose": [one.name for one in comparison.beyond_dose],
+        "sentence": sentence(comparison),
+        "command": command(comparison),
+    }
+
+
+def comparison_rows(comparison: RemedyComparison) -> list[dict[str, Any]]:
+    """One row a point: the curve, and of every remedy what was tried, chosen, and its controls."""
+    found = [_row(point, False, comparison.target) for point in comparison.curve]
+    for remedy in comparison.remedies:
+        found += [_row(point, chosen, comparison.target) for point, chosen in _points(remedy)]
+    return found
+
+
+def save_comparison(comparison: RemedyComparison, folder: str | os.PathLike[str]) -> None:
+    """``remedies.json`` and ``remedies.parquet`` in a folder that is there."""
+    schema = pa.schema([pa.field(name, kind) for name, kind in COLUMNS])
+    content = io.BytesIO()
+    pq.write_table(
+        pa.Table.from_pylist(comparison_rows(comparison), schema=schema), content, compression="zstd"
+    )
+    write_atomically(Path(folder) / "remedies.parquet", content.getvalue())
+    text = json.dumps(document(comparison), allow_nan=False, ensure_ascii=False, indent=2) + "\n"
+    write_atomically(Path(folder) / "remedies.json", text.encode())
+
+
+def _points(remedy: ComparedRemedy) -> Iterator[tuple[ComparedPoint, bool]]:
+    yield from ((point, False) for point in remedy.tried)
+    if remedy.chosen is not None:
+        yield remedy.chosen, True
+    yield from ((point, False) for point in remedy.controls)
+
+
+def _row(point: ComparedPoint, chosen: bool, target: str) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "remedy": point.remedy,
+        "strength": point.strength,
+        "control": point.control,
+        "share": point.share,
+        "chosen": chosen,
+        "norm": point.norm,
+        "output": point.output,
+        "accuracy": point.accuracies.get(target),
+    }
+    for name in _INTERVALS:
+        value = getattr(point, name)
+        ends = (None, None, None) if value is None else (value.estimate, value.low, value.high)
+        for end, number in zip(("", "_low", "_high"), ends, strict=True):
+            row[f"{name}{end}"] = None if number is None else json_number(number)
+    return row
+
+
+def _remedy(remedy: ComparedRemedy) -> dict[str, Any]:
+    return {
+        "name": remedy.name,
+        "source": remedy.source,
+        "reason": remedy.reason,
+        "chosen": None if remedy.chosen is None else _point(remedy.chosen),
+        "over_allowance": remedy.is_over_allowance,
+        "tried": [_point(point) for point in remedy.tried],
+        "dropped_in_first_pass": list(remedy.dropped),
+        "changes_nothing": list(remedy.idle),
+        "controls": [_point(point) for point in remedy.controls],
+        "no_control": dict(remedy.no_control),
+        "parts": None
+        if remedy.parts is None
+        else {**remedy.parts.__dict__, "harmonic_mean": remedy.parts.harmonic_mean},
+        "items": None if remedy.items is None else remedy.items.as_dict(),
+    }
+
+
+def _point(point: ComparedPoint) -> dict[str, Any]:
+    return {
+        key: _interval(value)
+        if isinstance(value, Interval)
+        else dict(value)
+        if isinstance(value, Mapping)
+        else value
+        for key, value in point.__dict__.items()
+    }
+
+
+def _interval(value: Interval) -> dict[str, float | None]:
+    return {key: json_number(number) for key, number in value.as_dict().items()}

@@ -1,0 +1,59 @@
+"""Which remedies are compared, at how many strengths, and what they may cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...settings import Settings, setting
+
+# Names of remedies, in the order of the table; the file of remedies is heavy, and a test holds the two together.
+REMEDIES = (
+    "interpolate",
+    "intruders",
+    "budget",
+    "flatten",
+    "truncate",
+    "lines",
+    "layers",
+    "heads",
+    "directions",
+    "project",
+    "dg-hard",
+    "trim",
+    "drop",
+    "fapm",
+)
+
+
+@dataclass(frozen=True)
+class ComparisonSettings(Settings):
+    """What is compared."""
+
+    only: tuple[str, ...] = setting(
+        (),
+        f"Comma-separated remedies to compare: {', '.join(REMEDIES[:-1])} or {REMEDIES[-1]}.",
+        item="remedy",
+        choices=REMEDIES,
+        by_commas=True,
+        metavar="NAMES",
+        panel="Remedies",
+        unless_given="default: all",
+    )
+    strengths: int = setting(
+        3,
+        "Number of strengths to try of each remedy, 1 or more.",
+        least=1,
+        metavar="N",
+        panel="Remedies",
+    )
+    allow: float | None = setting(
+        None,
+        "Rise of the task loss that a remedy may cost, in nats per token, when its strength is chosen.",
+        least=0,
+        metavar="NATS",
+        panel="Remedies",
+        unless_given="default: a tenth of what tuning gained",
+    )
+
+
+EVERY_REMEDY = ComparisonSettings()

@@ -1,0 +1,393 @@
+"""How remedies are measured: the curve of interpolation first, then remedy after remedy, each with its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ...audits.audit_result import Audit
+from ...checkpoints.checkpoint import Checkpoint
+from ...checkpoints.pairing.pairing import PairedMatrix
+from ...errors import IntrudersError, NonFiniteError
+from ...mitigation.cases import read_cases
+from ...mitigation.remedies.at_random import RANDOM, at_random
+from ...mitigation.remedies.controls import Complement
+from ...mitigation.remedies.interpolate import Interpolate
+from ...mitigation.remedies.intruders import ScaledIntruders
+from ...mitigation.remedies.matched import EqualNorm, EqualOutput, EqualSize
+from ...mitigation.remedies.remedy import Case, PublishedRemedy, Remedy
+from ..losses import DocumentLosses
+from .compared import CHOICE, REPORT, ComparedPoint, ComparedRemedy, RemedyComparison
+from .comparison_settings import REMEDIES, ComparisonSettings
+from .data_shares import DataShare, DataShares
+from .interpolation_curve import ALPHAS
+from .outcome import Outcome, joined
+from .tried_strengths import at_strengths, source_of, strength_of
+from .workbench import Evaluations, UpdateSizes
+from .yardstick import Yardstick
+
+_LEVEL = 0.95
+_DRAWS = 3  # of the control random
+_IS_SHRINK = "the remedy itself scales whole updates"
+
+
+@dataclass
+class Contest:
+    """One tuned model, measured under one remedy after the other."""
+
+    pairing: Sequence[PairedMatrix]
+    audit: Audit
+    base: Checkpoint
+    evaluations: Evaluations
+    sizes: UpdateSizes
+    data: DataShares
+    target: str  # the task that the model was tuned for
+    comparison: ComparisonSettings
+    device: torch.device
+    seed: int
+    _curve: dict[str, list[Outcome]] = field(
+        default_factory=dict
+    )  # by share; the base first, the tuned model last
+    _first: Yardstick | None = None
+    _choice: Yardstick = field(init=False)
+    _report: Yardstick = field(init=False)
+    _interpolation: ComparedRemedy = field(init=False)
+
+    # --- the curve
+
+    def draw_curve(self, of_base: Sequence[Outcome]) -> None:
+        """Measure interpolation on every share, from the base, which was measured by itself, to the tuned model."""
+        cases = self._cases([Interpolate()])
+        bench, evaluations = self.evaluations.bench, self.evaluations
+        bench.use(cases)
+        base = Interpolate(0.0)
+        names = [case.matrix.name for case in cases]
+        self.sizes.weigh(cases, bench.inputs(base, evaluations.elsewhere(base), names, self.data.choice[0]))
+        for share, outcome in zip([*self.data.choice, self.data.report], of_base, strict=True):
+            is_report = share is self.data.report
+            inner = [evaluations.outcome(Interpolate(alpha), share) for alpha in ALPHAS[1:-1]]
+            tuned = evaluations.outcome(Interpolate(1.0), share, answers=is_report)
+            self._curve[share.name] = [self._with_tasks(outcome, share, is_report), *inner, tuned]
+        chosen = [self._curve[share.name] for share in self.data.choice]
+        self._curve[CHOICE] = [joined(outcomes) for outcomes in zip(*chosen, strict=True)]
+        rows = self._rows_compared()
+        if not self.data.first.is_empty:
+            self._first = self._yardstick(self.data.first.name, _LEVEL)
+        self._choice = self._yardstick(CHOICE, 1 - (1 - _LEVEL) / rows)
+        self._report = self._yardstick(REPORT, 1 - (1 - _LEVEL) / rows)
+        self._interpolation = self._interpolated(cases)
+
+    def _with_tasks(self, of_base: Outcome, share: DataShare, answers: bool) -> Outcome:
+        """The base with the tasks that its language model cannot answer: under the head that was tuned for them."""
+        if all(name in of_base.tasks for name in share.examples):
+            return of_base
+        headed = self.evaluations.outcome(Interpolate(0.0), share, answers=answers)
+        tasks = {name: of_base.tasks.get(name, headed.tasks[name]) for name in share.examples}
+        return Outcome(of_base.corpora, tasks)
+
+    def _yardstick(self, share: str, level: float) -> Yardstick:
+        curve = self._curve[share]
+        weights = {name: [part.weight for part in parts] for name, parts in self.data.report.corpora.items()}
+        return Yardstick(
+            curve[0], curve[-1], curve, target=self.target, weights=weights, level=level, seed=self.seed
+        )
+
+    def _interpolated(self, cases: Sequence[Case]) -> ComparedRemedy:
+        remedies = [Interpolate(alpha) for alpha in ALPHAS[1:-1]]
+        outcomes = self._curve[CHOICE][1:-1]
+        tried = [
+            self._point(remedy, outcome, self._choice, CHOICE, cases)
+            for remedy, outcome in zip(remedies, outcomes, strict=True)
+        ]
+        place, is_over = self._best(tried)
+        outcome = self.evaluations.outcome(remedies[place], self.data.report, answers=True)
+        return self._row(remedies[place], outcome, cases, tried=tried, is_over_allowance=is_over)
+
+    # --- one remedy
+
+    def rows(self, names: Sequence[str]) -> list[ComparedRemedy]:
+        """One row for every remedy, in their order; interpolation is always there."""
+        return [self._interpolation, *(self._compared(name) for name in names if name != Interpolate.name)]
+
+    def _compared(self, name: str) -> ComparedRemedy:
+        tally, before = self.evaluations.tally, self.evaluations.tally.done
+        try:
+            return self._measured(name)
+        except (_CannotRunError, NonFiniteError) as error:
+            return ComparedRemedy(name, source_of(name), reason=str(error))
+        finally:
+            tally.skip(tally.of_one_remedy - (tally.done - before))
+
+    def _measured(self, name: str) -> ComparedRemedy:
+        remedies, cases = self._prepared(name)
+        self.evaluations.bench.use(cases)
+        idle = [remedy for remedy in remedies if all(_does_nothing(remedy, case) for case in cases)]
+        remedies = [remedy for remedy in remedies if remedy not in idle]
+        if not remedies:
+            raise _CannotRunError(f"changes nothing in this model at {_listed(idle)}")
+        left, dropped = self._first_pass(remedies)
+        if not left:
+            raise _CannotRunError(
+                f"clearly under the interpolation curve at {_listed(remedies)} in a first pass on "
+                f"{_count(self.data.first)}"
+            )
+        outcomes = [
+            joined([self.evaluations.outcome(remedy, share) for share in self.data.choice]) for remedy in left
+        ]
+        tried = [
+            self._point(remedy, outcome, self._choice, CHOICE, cases)
+            for remedy, outcome in zip(left, outcomes, strict=True)
+        ]
+        place, is_over = self._best(tried)
+        chosen = left[place]
+        outcome = self.evaluations.outcome(chosen, self.data.report, answers=True)
+        row = self._row(chosen, outcome, cases, tried=tried, is_over_allowance=is_over)
+        controls, missing = self._controls(chosen, outcome, cases)
+        return ComparedRemedy(
+            **{
+                **row.__dict__,
+                "dropped": [strength_of(remedy) for remedy in dropped],
+                "idle": [strength_of(remedy) for remedy in idle],
+                "controls": controls,
+                "no_control": missing,
+            }
+        )
+
+    def _prepared(self, name: str) -> tuple[list[Remedy], list[Case]]:
+        """The remedy at every strength, fitted to the model, and its matrices.
+
+        Raises:
+          _CannotRunError: it does not fit what was given.
+        """
+        if name == ScaledIntruders.name and self.audit.intruders == 0:
+            raise _CannotRunError(f"no intruders among the {self.audit.k} leading vectors of any matrix")
+        try:
+            remedies = [self._fitted(one) for one in at_strengths(name, self.comparison.strengths, self.seed)]
+            return remedies, self._cases(remedies)
+        except IntrudersError as error:
+            raise _CannotRunError(str(error)) from error
+
+    def _first_pass(self, remedies: Sequence[Remedy]) -> tuple[list[Remedy], list[Remedy]]:
+        """Those to go on with, and those clearly under the curve on a few documents, or without a finite loss."""
+        left: list[Remedy] = []
+        dropped: list[Remedy] = []
+        for remedy in remedies:
+            try:
+                # Without a first pass this finds a loss that is not finite; the evaluation is kept and used again.
+                outcome = self.evaluations.outcome(remedy, self.data.choice[0])
+            except NonFiniteError:
+                dropped.append(remedy)
+                continue
+            is_under = self._first is not None and self._first.gain(outcome).high < 0
+            (dropped if is_under else left).append(remedy)
+        return left, dropped
+
+    def _best(self, tried: Sequence[ComparedPoint]) -> tuple[int, bool]:
+        """The lowest loss on text among points within the allowance; without any, the lowest task loss."""
+        limit = self._choice.tuned.tasks[self.target].losses.mean + self.allowance
+        within = [place for place, point in enumerate(tried) if point.task_loss.estimate <= limit]
+        if within:
+            return min(within, key=lambda place: tried[place].loss.estimate), False
+        return min(range(len(tried)), key=lambda place: tried[place].task_loss.estimate), True
+
+    @property
+    def allowance(self) -> float:
+        """Nats per token that the task loss may rise."""
+        given = self.comparison.allow
+        return max(0.0, 0.1 * self._choice.tuning_gain()) if given is None else given
+
+    # --- its controls
+
+    def _controls(
+        self, remedy: Remedy, outcome: Outcome, cases: Sequence[Case]
+    ) -> tuple[list[ComparedPoint], dict[str, str]]:
+        controls: dict[str, Remedy] = {}
+        missing: dict[str, str] = {}
+        inputs = self.sizes.inputs
+        matched = {
+            "shrink": EqualNorm(remedy),
+            "shrink-output": EqualOutput(remedy, inputs),
+            "resized": EqualSize(remedy),
+        }
+        if isinstance(remedy, PublishedRemedy) and remedy.scales_whole_updates:
+            missing = dict.fromkeys(matched, _IS_SHRINK)
+        else:
+            controls |= matched
+        if not inputs:
+            controls.pop("shrink-output", None)
+            missing["shrink-output"] = "the inputs of no matrix are known"
+        if isinstance(remedy, ScaledIntruders):
+            complement = Complement(remedy.scale)
+            without = sum(not complement.exists(case) for case in cases)
+            if without < len(cases):
+                controls[complement.name] = complement
+            if without:
+                missing[complement.name] = f"{without} of {len(cases)} matrices with intruders have none"
+        drawn = [one for seed in range(_DRAWS) if (one := at_random(remedy, self.seed + seed)) is not None]
+        controls |= {f"{RANDOM} {number}": self._fitted(one) for number, one in enumerate(drawn, start=1)}
+        if drawn:
+            cases = self._cases([remedy, *controls.values()])
+            self.evaluations.bench.use(cases)
+        else:
+            missing[RANDOM] = "the remedy makes no choice that can be drawn"
+        found = []
+        for label, control in controls.items():
+            try:
+                measured = self.evaluations.outcome(
+                    control,
+                    self.data.report,
+                    control=label,
+                    inputs=self.data.choice[0].fingerprint() if label == "shrink-output" else None,
+                )
+            except NonFiniteError as error:
+                missing[label] = str(error)
+                continue
+            point = self._point(control, measured, self._report, REPORT, cases, label, remedy)
+            found.append(_with_margin(point, self._report, outcome, measured))
+        return found, missing
+
+    # --- what is made of an evaluation
+
+    def _row(self, remedy: Remedy, outcome: Outcome, cases: Sequence[Case], **more: Any) -> ComparedRemedy:
+        return ComparedRemedy(
+            remedy.name,
+            source_of(remedy.name),
+            chosen=self._point(remedy, outcome, self._report, REPORT, cases),
+            parts=self._report.four_parts(outcome),
+            items=self._report.items(outcome),
+            **more,
+        )
+
+    def _point(
+        self,
+        remedy: Remedy,
+        outcome: Outcome,
+        yardstick: Yardstick,
+        share: str,
+        cases: Sequence[Case],
+        control: str | None = None,
+        of: Remedy | None = None,
+    ) -> ComparedPoint:
+        norm = self.sizes.norm(remedy, cases, self.evaluations.elsewhere(remedy))
+        is_curve = isinstance(remedy, Interpolate)
+        return ComparedPoint(
+            remedy=(of or remedy).name,
+            settings=remedy.recorded(),
+            strength=strength_of(of or remedy),
+            control=control,
+            share=share,
+            norm=norm,
+            output=self.sizes.output(remedy, cases),
+            **_measures(outcome, yardstick),
+            gain=None if is_curve else yardstick.gain(outcome),
+            gain_at_norm=None if is_curve else yardstick.gain_at_norm(outcome, norm),
+        )
+
+    def _of_curve(self, alpha: float, outcome: Outcome) -> ComparedPoint:
+        return ComparedPoint(
+            remedy=Interpolate.name,
+            settings={"alpha": alpha},
+            strength=alpha,
+            control=None,
+            share=REPORT,
+            norm=alpha,
+            output=alpha**2,
+            **_measures(outcome, self._report),
+        )
+
+    def result(
+        self, rows: list[ComparedRemedy], base: str, tuned: str, tuned_kind: str, others: list[str]
+    ) -> RemedyComparison:
+        """Everything that was measured."""
+        curve = [
+            self._of_curve(alpha, outcome) for alpha, outcome in zip(ALPHAS, self._curve[REPORT], strict=True)
+        ]
+        return RemedyComparison(
+            base=base,
+            tuned=tuned,
+            tuned_kind=tuned_kind,
+            target=self.target,
+            settings={
+                **self.comparison.recorded(),
+                "k": self.audit.k,
+                "epsilon": self.audit.epsilon,
+                "include": list(self.audit.settings.get("include") or ()),
+                "exclude": list(self.audit.settings.get("exclude") or ()),
+                "seed": self.seed,
+                "intruders": self.audit.intruders,
+                "matrices": len(self.audit.matrices),
+            },
+            allow=self.allowance,
+            level=self._report.level,
+            counts={
+                share.name: _counts(share) for share in (self.data.first, self.data.rest, self.data.report)
+            },
+            base_point=curve[0],
+            tuned_point=curve[-1],
+            curve=curve,
+            forgotten=self._report.tuning_cost(),
+            remedies=rows,
+            others=others,
+        )
+
+    def _rows_compared(self) -> int:
+        """How many remedies are held against the curve."""
+        names = self.comparison.only or REMEDIES
+        return max(1, sum(name != Interpolate.name for name in names))
+
+    def _fitted(self, remedy: Remedy) -> Remedy:
+        audited = {matrix.name for matrix in self.audit.matrices}
+        return remedy.fitted([pair for pair in self.pairing if pair.name in audited], self.base.config)
+
+    def _cases(self, remedies: Sequence[Remedy]) -> list[Case]:
+        return list(read_cases(self.pairing, self.audit, remedies, self.base.names(), self.device))
+
+
+class _CannotRunError(Exception):
+    """Why a remedy has no numbers."""
+
+
+def _does_nothing(remedy: Remedy, case: Case) -> bool:
+    return remedy.change(case).is_nothing(case.update)
+
+
+def _measures(outcome: Outcome, yardstick: Yardstick) -> dict[str, Any]:
+    return {
+        "losses": {name: _mean(parts, yardstick, name) for name, parts in outcome.corpora.items()},
+        "task_losses": {name: task.losses.mean for name, task in outcome.tasks.items()},
+        "accuracies": {name: task.accuracy for name, task in outcome.tasks.items()},
+        "loss": yardstick.loss(outcome),
+        "task_loss": yardstick.task_loss(outcome),
+        "healed": yardstick.healed(outcome),
+        "kept": yardstick.kept(outcome),
+    }
+
+
+def _mean(parts: Sequence[DocumentLosses], yardstick: Yardstick, name: str) -> float:
+    weights = yardstick.weights[name]
+    return sum(weight * part.mean for weight, part in zip(weights, parts, strict=True)) / sum(weights)
+
+
+def _with_margin(
+    point: ComparedPoint, yardstick: Yardstick, outcome: Outcome, control: Outcome
+) -> ComparedPoint:
+    return ComparedPoint(**{**point.__dict__, "margin": yardstick.margin(outcome, control)})
+
+
+def _counts(share: DataShare) -> Mapping[str, int]:
+    return {
+        "documents": sum(len(part.documents) for parts in share.corpora.values() for part in parts),
+        "examples": sum(len(rows) for rows in share.examples.values()),
+    }
+
+
+def _count(share: DataShare) -> str:
+    counts = _counts(share)
+    return f"{counts['documents']} documents and {counts['examples']} examples"
+
+
+def _listed(remedies: Sequence[Remedy]) -> str:
+    return ", ".join(f"{strength_of(remedy):g}" for remedy in remedies)

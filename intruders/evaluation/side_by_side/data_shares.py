@@ -1,0 +1,123 @@
+"""The documents and examples of a comparison, in shares: some to choose strengths by, the others to report on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ...data.corpora import Corpus
+from ...data.task import Example, Task
+from ...errors import SettingError
+
+# A first pass needs so many documents of every corpus, and examples of every task, beside as many that follow it.
+_LEAST_OF_A_PASS = 3
+
+
+@dataclass(frozen=True)
+class DataShare:
+    """Some documents of every corpus (a mixture has several parts), and some examples of every task."""
+
+    name: str
+    corpora: Mapping[str, list[Corpus]]
+    examples: Mapping[str, list[Example]]
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(corpus.documents for parts in self.corpora.values() for corpus in parts)
+
+    def fingerprint(self) -> str:
+        """A hash of everything in it."""
+        content = {
+            "corpora": {
+                name: [[part.documents, part.weight] for part in parts]
+                for name, parts in self.corpora.items()
+            },
+            "examples": {name: [asdict(one) for one in rows] for name, rows in self.examples.items()},
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class DataShares:
+    """First pass and rest make up the half that strengths are chosen by; ``first`` is empty where it is too small."""
+
+    first: DataShare
+    rest: DataShare
+    report: DataShare
+
+    @property
+    def choice(self) -> tuple[DataShare, ...]:
+        return (self.rest,) if self.first.is_empty else (self.first, self.rest)
+
+
+def split_data(
+    corpora: Mapping[str, Sequence[Corpus]], tasks: Mapping[str, Task], max_examples: int | None, seed: int
+) -> DataShares:
+    """Every corpus in two halves, drawn by seed; of every task its validation split, and its test split to report on.
+
+    A task without a test split is halved. At most ``max_examples`` are taken of either. The first quarter of the
+    first half is the first pass, where there is enough.
+
+    Raises:
+      SettingError: there are not two documents or two examples.
+    """
+    halves = {name: [_halved(part, seed) for part in parts] for name, parts in corpora.items()}
+    rows = {name: _rows(task, max_examples) for name, task in tasks.items()}
+    chosen: list[Sequence[Any]] = [
+        *(first.documents for parts in halves.values() for first, _ in parts),
+        *(one for one, _ in rows.values()),
+    ]
+    passes = all(len(one) >= 2 * _LEAST_OF_A_PASS for one in chosen)
+
+    def quarter(items: Sequence[Any]) -> int:
+        return max(_LEAST_OF_A_PASS, len(items) // 4) if passes else 0
+
+    def share(name: str, number: int) -> DataShare:
+        def cut(items: list[Any]) -> list[Any]:
+            return items[: quarter(items)] if number == 0 else items[quarter(items) :]
+
+        return DataShare(
+            name,
+            {
+                corpus: [replace(first, documents=cut(first.documents)) for first, _ in parts]
+                for corpus, parts in halves.items()
+            },
+            {task: cut(first) for task, (first, _) in rows.items()},
+        )
+
+    report = DataShare(
+        "report",
+        {corpus: [second for _, second in parts] for corpus, parts in halves.items()},
+        {task: second for task, (_, second) in rows.items()},
+    )
+    return DataShares(share("first", 0), share("rest", 1), report)
+
+
+def _halved(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:
+    if len(corpus.documents) < 2:
+        raise SettingError(
+            f"corpus {corpus.name!r} has 1 document; expected 2 or more, since strengths are chosen on one half and "
+            "shown on the other; pass a larger corpus or --max-documents"
+        )
+    documents = list(corpus.documents)
+    random.Random(f"halves {seed}").shuffle(documents)
+    middle = len(documents) // 2
+    return replace(corpus, documents=documents[:middle]), replace(corpus, documents=documents[middle:])
+
+
+def _rows(task: Task, most: int | None) -> tuple[list[Example], list[Example]]:
+    if task.test:
+        found = task.validation[:most], task.test[:most]
+    else:
+        middle = (len(task.validation) + 1) // 2
+        found = task.validation[:middle][:most], task.validation[middle:][:most]
+    if not all(found):
+        raise SettingError(
+            f"task {task.name!r} has {len(task.validation)} examples to score; expected 2 or more, since strengths are "
+            "chosen on one half and shown on the other; pass a task with more"
+        )
+    return found

@@ -1,0 +1,60 @@
+"""Finished evaluations, each a file of its own, so that a comparison that was stopped goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...system.files import write_atomically
+from .outcome import Outcome
+
+FOLDER = "evaluations"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class KeptOutcomes:
+    """Evaluations of two models by their settings; kept nowhere without a folder.
+
+    ``of`` is everything that all evaluations depend on. What one depends on besides is its unit: a remedy with its
+    settings, a control, a share of the data. The name of a file is the hash of both, so that another model or setting
+    never finds it.
+    """
+
+    folder: Path | None
+    of: Mapping[str, Any]
+
+    def get(self, unit: Mapping[str, Any]) -> Outcome | None:
+        """The evaluation, if it is there; a file that is broken or of something else counts as none."""
+        if self.folder is None:
+            return None
+        try:
+            record = json.loads(self._file(unit).read_text(encoding="utf-8"))
+            if (record["schema"], record["of"], record["unit"]) != (SCHEMA, _plain(self.of), _plain(unit)):
+                return None
+            return Outcome.from_dict(record["outcome"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def put(self, unit: Mapping[str, Any], outcome: Outcome) -> None:
+        """Keep it, whole or not at all."""
+        if self.folder is None:
+            return
+        record = {"schema": SCHEMA, "of": self.of, "unit": unit, "outcome": outcome.as_dict()}
+        file = self._file(unit)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(record).encode())
+
+    def _file(self, unit: Mapping[str, Any]) -> Path:
+        assert self.folder is not None
+        content = json.dumps([self.of, unit], sort_keys=True)
+        return self.folder / FOLDER / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.json"
+
+
+def _plain(value: Mapping[str, Any]) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,46 @@
+"""Every remedy at the strengths that are tried."""
+
+from __future__ import annotations
+
+from ...mitigation.remedies.every_remedy import PUBLISHED, published_remedy
+from ...mitigation.remedies.intruders import INTRUDERS, ScaledIntruders
+from ...mitigation.remedies.remedy import PublishedRemedy, Remedy, ScaledRemedy
+
+
+def at_strengths(name: str, count: int, seed: int) -> list[Remedy]:
+    """A remedy at ``count`` of the strengths that it names, from the mildest; spread over them where it names more."""
+    if name == INTRUDERS:
+        return [ScaledIntruders(scale) for scale in _spread(ScaledIntruders.strengths, count)]
+    cls = PUBLISHED[name]
+    return [published_remedy(name, strength, seed) for strength in _spread(cls.strengths, count)]
+
+
+def strength_of(remedy: Remedy) -> float | None:
+    """The number that stands for a remedy's strength; None where it has none."""
+    if isinstance(remedy, ScaledRemedy):
+        return remedy.scale
+    return float(getattr(remedy, remedy.strength)) if isinstance(remedy, PublishedRemedy) else None
+
+
+def strength_name(name: str) -> str:
+    """What that number is called."""
+    return "scale" if name == INTRUDERS else PUBLISHED[name].strength
+
+
+def source_of(name: str) -> str:
+    """The paper."""
+    return "Shuttleworth et al., arXiv 2410.21228" if name == INTRUDERS else PUBLISHED[name].source
+
+
+def _spread(strengths: tuple[float, ...], count: int) -> list[float]:
+    """The middle one of one, and else first, last and those evenly between.
+
+    >>> _spread((1.0, 2.0, 3.0, 4.0, 5.0), 3), _spread((1.0, 2.0, 3.0), 1), _spread((1.0, 2.0), 9)
+    ([1.0, 3.0, 5.0], [2.0], [1.0, 2.0])
+    """
+    if count >= len(strengths):
+        return list(strengths)
+    if count == 1:
+        return [strengths[len(strengths) // 2]]
+    last = len(strengths) - 1
+    return [strengths[round(place * last / (count - 1))] for place in range(count)]

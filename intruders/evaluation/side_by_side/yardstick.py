@@ -1,0 +1,186 @@
+"""What a remedy is measured by: base and tuned model, and the interpolation between them, on one share of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..intervals import Interval, expanded_percentiles
+from ..sweep import is_clear
+from .interpolation_curve import ALPHAS, Numbers, loss_at_alpha, loss_at_task_loss
+from .outcome import Outcome
+from .resamples import Resamples
+
+
+@dataclass(frozen=True)
+class FourParts:
+    """How a remedy does on every measure, 0 to 1; None where no measure is of that kind.
+
+    Measures are corpora, and tasks besides the first, which is the target. Scores s are losses with the other sign.
+    """
+
+    healing: float | None  # of those that tuning clearly damaged: (s' - s_tuned) / (s_base - s_tuned)
+    preservation: float | None  # of those that it clearly improved: (s' - s_base) / (s_tuned - s_base)
+    non_damage: float | None  # of the others, the share that is not clearly worse than the base
+    target: float | None  # (s' - s_base) / (s_tuned - s_base) of the target
+
+    @property
+    def harmonic_mean(self) -> float | None:
+        parts = [
+            one for one in (self.healing, self.preservation, self.non_damage, self.target) if one is not None
+        ]
+        if not parts:
+            return None
+        return 0.0 if min(parts) <= 0 else len(parts) / sum(1 / one for one in parts)
+
+
+@dataclass(frozen=True)
+class Items:
+    """What becomes of single examples."""
+
+    broken: int  # right in the base, wrong in the tuned model
+    right_again: int  # of those
+    gained: int  # wrong in the base, right in the tuned model
+    still_right: int  # of those
+    new_failures: int  # right in both, wrong now
+
+    def as_dict(self) -> dict[str, int]:
+        return dict(self.__dict__)
+
+
+class Yardstick:
+    """The metrics of evaluations on one share of the data, with paired intervals over documents and examples."""
+
+    def __init__(
+        self,
+        base: Outcome,
+        tuned: Outcome,
+        curve: Sequence[Outcome],
+        *,
+        target: str,
+        weights: Mapping[str, list[float]],
+        level: float = 0.95,
+        seed: int = 0,
+    ) -> None:
+        """``curve`` is interpolation at ``ALPHAS``, the base first and the tuned model last."""
+        self.base, self.tuned, self.target, self.level = base, tuned, target, level
+        self.weights = weights
+        self._resamples = Resamples(base, dict(weights), seed)
+        self._losses = np.stack([self._resamples.loss(one) for one in curve], axis=-1)  # (rows, points)
+        self._task_losses = np.stack([self._task(one) for one in curve], axis=-1)
+
+    def loss(self, outcome: Outcome) -> Interval:
+        """Loss on text, the mean over the corpora."""
+        return self._interval(self._resamples.loss(outcome), self._resamples.documents)
+
+    def task_loss(self, outcome: Outcome) -> Interval:
+        return self._interval(self._task(outcome), self._resamples.examples(self.target))
+
+    def healed(self, outcome: Outcome) -> Interval | None:
+        """``(L_tuned - L') / (L_tuned - L_base)``; None where tuning did not clearly raise the loss."""
+        loss = self._resamples.loss
+        return self._share(
+            loss(self.tuned) - loss(outcome), loss(self.tuned) - loss(self.base), self._documents
+        )
+
+    def kept(self, outcome: Outcome) -> Interval | None:
+        """``(S' - S_base) / (S_tuned - S_base)`` of the target's loss; None where tuning did not clearly lower it."""
+        base = self._task(self.base)
+        examples = self._resamples.examples(self.target)
+        return self._share(base - self._task(outcome), base - self._task(self.tuned), examples)
+
+    def gain(self, outcome: Outcome) -> Interval:
+        """Loss of interpolation at the same task loss, minus this one's, in nats per token."""
+        return self._interval(self._gain(outcome), self._both)
+
+    def gain_at_norm(self, outcome: Outcome, norm: float) -> Interval | None:
+        """Loss of interpolation at the same norm of all updates (1: the tuned model's), minus this one's."""
+        if norm > 1 + 1e-9:
+            return None
+        at = loss_at_alpha(self._losses, ALPHAS, min(norm, 1.0))
+        return self._interval(at - self._resamples.loss(outcome), self._documents)
+
+    def margin(self, outcome: Outcome, control: Outcome) -> Interval:
+        """By how much the gain at equal task loss is above a control's."""
+        return self._interval(self._gain(outcome) - self._gain(control), self._both)
+
+    def tuning_cost(self) -> Interval:
+        """``L_tuned - L_base``: what was forgotten."""
+        loss = self._resamples.loss
+        return self._interval(loss(self.tuned) - loss(self.base), self._documents)
+
+    def tuning_gain(self) -> float:
+        """``S_base - S_tuned`` of the target's loss."""
+        return float(self._task(self.base)[0] - self._task(self.tuned)[0])
+
+    def four_parts(self, outcome: Outcome) -> FourParts | None:
+        """None where there is one corpus and one task alone."""
+        measures = [*(("corpus", name) for name in outcome.corpora)]
+        measures += [("task", name) for name in outcome.tasks if name != self.target]
+        if len(measures) < 2:
+            return None
+        found: dict[str, list[float]] = {"healing": [], "preservation": [], "non_damage": []}
+        for kind, name in measures:
+            base, tuned, now = (self._of(kind, name, one) for one in (self.base, self.tuned, outcome))
+            count = self._documents if kind == "corpus" else self._resamples.examples(name)
+            rise = self._interval(tuned - base, count)
+            share = float((tuned[0] - now[0]) / (tuned[0] - base[0])) if tuned[0] != base[0] else 0.0
+            if not is_clear(rise):
+                worse = self._interval(now - base, count)
+                found["non_damage"].append(0.0 if is_clear(worse) and worse.estimate > 0 else 1.0)
+            elif rise.estimate > 0:
+                found["healing"].append(min(1.0, max(0.0, share)))
+            else:
+                found["preservation"].append(min(1.0, max(0.0, 1 - share)))
+        kept = self.kept(outcome)
+        return FourParts(
+            **{name: float(np.mean(values)) if values else None for name, values in found.items()},
+            target=None if kept is None else min(1.0, max(0.0, kept.estimate)),
+        )
+
+    def items(self, outcome: Outcome) -> Items | None:
+        """Over the examples of all tasks; None where answers were not asked for."""
+        counts = np.zeros(5, dtype=int)
+        for name, task in outcome.tasks.items():
+            before, after = self.base.tasks[name].right, self.tuned.tasks[name].right
+            if task.right is None or before is None or after is None:
+                return None
+            base, tuned, now = (np.array(one, dtype=bool) for one in (before, after, task.right))
+            broken, gained = base & ~tuned, ~base & tuned
+            kinds = (broken, broken & now, gained, gained & now, base & tuned & ~now)
+            counts += [int(one.sum()) for one in kinds]
+        return Items(*counts.tolist())
+
+    @property
+    def _documents(self) -> int:
+        return self._resamples.documents
+
+    @property
+    def _both(self) -> int:
+        return min(self._documents, self._resamples.examples(self.target))
+
+    def _task(self, outcome: Outcome) -> Numbers:
+        return self._resamples.task_loss(outcome, self.target)
+
+    def _of(self, kind: str, name: str, outcome: Outcome) -> Numbers:
+        resamples = self._resamples
+        return (
+            resamples.corpus_loss(outcome, name) if kind == "corpus" else resamples.task_loss(outcome, name)
+        )
+
+    def _gain(self, outcome: Outcome) -> Numbers:
+        at = loss_at_task_loss(self._losses, self._task_losses, self._task(outcome))
+        found: Numbers = at - self._resamples.loss(outcome)
+        return found
+
+    def _share(self, part: Numbers, whole: Numbers, count: int) -> Interval | None:
+        of = self._interval(whole, count)
+        if not is_clear(of) or of.estimate <= 0:
+            return None
+        return self._interval(part / np.where(whole == 0, np.nan, whole), count)
+
+    def _interval(self, rows: Numbers, count: int) -> Interval:
+        resampled = rows[1:]
+        return expanded_percentiles(float(rows[0]), resampled[np.isfinite(resampled)], count, self.level)

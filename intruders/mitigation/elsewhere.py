@@ -1,0 +1,25 @@
+"""What a remedy does to tensors that an audit does not examine: embeddings, norms and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..audits.audit_settings import AuditSettings
+from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
+from .remedies.position import positions_of
+from .remedies.remedy import Remedy, ShareRemedy
+
+
+def shares_elsewhere(remedy: Remedy, base_names: Sequence[str], settings: AuditSettings) -> Elsewhere:
+    """What share of its update each of them keeps, by the base's name; ``settings`` are those of the audit."""
+    if not isinstance(remedy, ShareRemedy):
+        return everywhere_as_tuned
+    positions = positions_of(base_names)
+    wanted = replace(settings, include_embeddings=True)
+
+    def share(name: str) -> float:
+        is_left_out = name not in positions or wanted.reason_to_leave_out(name) is not None
+        return 1.0 if is_left_out else remedy.share(positions[name])
+
+    return share

@@ -1,0 +1,149 @@
+"""Random controls: a remedy whose choice is drawn by seed instead of made.
+
+Does the choice matter? There is one for every remedy that chooses among like things: as many vectors, heads, layers,
+entries, terms or directions.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...engine.components import Components
+from ...settings import setting
+from ..changes import Change, largest_entries
+from .controls import RandomVectors
+from .fapm import FAPM
+from .heads import Head, Heads
+from .intruders import ScaledIntruders
+from .layers import Layers
+from .lines import Lines
+from .position import Position
+from .project import Project
+from .remedy import Case, EntryRemedy, Remedy
+from .trim import Trim
+from .truncate import Truncate
+
+RANDOM = "random"
+
+
+def at_random(remedy: Remedy, seed: int) -> Remedy | None:
+    """The control that draws by ``seed`` what ``remedy`` chooses; None where it chooses nothing that can be drawn."""
+    for kind, drawn in _DRAWN.items():
+        if type(remedy) is kind:
+            return drawn(remedy, seed)
+    return None
+
+
+@dataclass(frozen=True)
+class RandomHeads(Heads):
+    """As many heads, whichever."""
+
+    seed: int = setting(0, "Seed of what is drawn.")
+
+    def in_order(self, heads: Sequence[Head], moved: Mapping[Head, float]) -> list[Head]:
+        found = list(heads)
+        random.Random(f"heads {self.seed}").shuffle(found)
+        return found
+
+
+@dataclass(frozen=True)
+class RandomLayers(Layers):
+    """As many layers, whichever; embeddings and head as the remedy treats them."""
+
+    seed: int = setting(0, "Seed of what is drawn.")
+
+    def share(self, position: Position) -> float:
+        return super().share(_moved(position, self.seed))
+
+
+@dataclass(frozen=True)
+class RandomLines(Lines):
+    """The same shares, in an order of the layers that is drawn."""
+
+    seed: int = setting(0, "Seed of what is drawn.")
+
+    def share(self, position: Position) -> float:
+        return super().share(_moved(position, self.seed))
+
+
+@dataclass(frozen=True)
+class RandomTerms(Truncate):
+    """As many terms of the update, whichever."""
+
+    seed: int = setting(0, "Seed of what is drawn.")
+
+    def kept(self, part: Components, count: int, name: str) -> Components:
+        drawn = random.Random(f"terms {self.seed} {name}").sample(range(len(part.values)), count)
+        chosen = torch.tensor(sorted(drawn), device=part.values.device)
+        return Components(part.values[chosen], part.left[chosen], part.right[chosen])
+
+
+@dataclass(frozen=True)
+class RandomFrames(Project):
+    """As many directions on either side, drawn evenly from all."""
+
+    seed: int = setting(0, "Seed of what is drawn.")
+
+    def frames(self, case: Case) -> tuple[Tensor, Tensor]:
+        left, right = super().frames(case)
+        generator = torch.Generator().manual_seed(_seed(f"frames {self.seed} {case.matrix.name}"))
+        drawn = (
+            torch.randn(side.mT.shape, generator=generator, dtype=torch.float64) for side in (left, right)
+        )
+        first, second = (torch.linalg.qr(one)[0].mT.to(left.device) for one in drawn)
+        return first, second
+
+
+@dataclass(frozen=True)
+class RandomEntries(EntryRemedy):
+    """As many entries of every update, whichever."""
+
+    name = RANDOM
+    strength = "density"
+    source = "control"
+
+    density: float = setting(0.2, "Share of an update's entries that stays.", above=0, most=1)
+    seed: int = setting(0, "Seed of what is drawn.")
+
+    def change(self, case: Case) -> Change:
+        seed = _seed(f"entries {self.seed} {case.matrix.name}")
+
+        def entries(base: Tensor, update: Tensor) -> Tensor:
+            generator = torch.Generator().manual_seed(seed)
+            scores = torch.rand(update.shape, generator=generator, dtype=torch.float64)
+            return update * largest_entries(scores.to(update.device), self.density)
+
+        return Change(entries=entries)
+
+    def sentence(self, vectors: int) -> str:
+        return f"{self.density:.1%} of the updates' entries kept, drawn at random"
+
+
+def _moved(position: Position, seed: int) -> Position:
+    """The position with the layer that a drawn order puts in its place."""
+    if position.layer is None:
+        return position
+    order = list(range(position.layers))
+    random.Random(f"layers {seed} {position.layers}").shuffle(order)
+    return replace(position, layer=order[position.layer])
+
+
+def _seed(text: str) -> int:
+    return random.Random(text).getrandbits(62)
+
+
+_DRAWN: dict[type[Remedy], Callable[..., Remedy]] = {
+    ScaledIntruders: lambda one, seed: RandomVectors(one.scale, seed),
+    Heads: lambda one, seed: RandomHeads(quota=one.quota, seed=seed),
+    Layers: lambda one, seed: RandomLayers(one.quota, seed=seed),
+    Lines: lambda one, seed: RandomLines(one.alpha, seed=seed),
+    Truncate: lambda one, seed: RandomTerms(one.energy, seed=seed),
+    Project: lambda one, seed: RandomFrames(one.k, seed=seed),
+    Trim: lambda one, seed: RandomEntries(one.density, seed),
+    FAPM: lambda one, seed: RandomEntries(one.density, seed),
+}

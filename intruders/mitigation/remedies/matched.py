@@ -1,0 +1,97 @@
+"""Controls of any remedy: the same dose without its directions, and its directions without the dose."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ...audits.records import AuditedMatrix
+from ..changes import Change
+from .remedy import Case, Remedy, Triplets
+
+
+@dataclass(frozen=True)
+class MatchedControl(Remedy):
+    """What becomes of a matrix when it is matched to what ``remedy`` makes of it."""
+
+    remedy: Remedy
+
+    # These are the remedy's own, and differ from value to value.
+    @property
+    def reach(self) -> Any:  # type: ignore[override]
+        return self.remedy.reach
+
+    @property
+    def needs_threshold(self) -> bool:  # type: ignore[override]
+        return self.remedy.needs_threshold
+
+    @property
+    def needs_base(self) -> bool:  # type: ignore[override]
+        return self.remedy.needs_base
+
+    def refusal(self, name: str, shape: tuple[int, int], rank: int | None) -> str | None:
+        return self.remedy.refusal(name, shape, rank)
+
+    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+        return self.remedy.needs(matrix)
+
+    @abstractmethod
+    def matched(self, case: Case, change: Change) -> Change:
+        """The control of a change of a matrix."""
+
+    def change(self, case: Case) -> Change:
+        change = self.remedy.change(case)
+        return change if change.keeps_all else self.matched(case, change)
+
+    def sentence(self, vectors: int) -> str:
+        return f"control {self.name} of: {self.remedy.sentence(vectors)}"
+
+    def recorded(self) -> dict[str, Any]:
+        return {"of": self.remedy.name, **self.remedy.recorded()}
+
+
+@dataclass(frozen=True)
+class EqualNorm(MatchedControl):
+    """The whole update times one number per matrix: ``||W' - W0||_F`` is the remedy's. Do directions matter?"""
+
+    name = "shrink"
+
+    def matched(self, case: Case, change: Change) -> Change:
+        return Change(share=change.norm_of(case.update, case.base) / case.update.norm())
+
+
+@dataclass(frozen=True)
+class EqualOutput(MatchedControl):
+    """The whole update times one number per matrix: the mean of ``||(W' - W0) h||^2`` is the remedy's.
+
+    h are inputs of the matrix in the base model, ``inputs[name]`` of shape (count, n). A matrix without inputs is
+    matched by its norm. Is it the dose alone, as the model feels it?
+    """
+
+    name = "shrink-output"
+
+    inputs: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def matched(self, case: Case, change: Change) -> Change:
+        inputs = self.inputs.get(case.matrix.name)
+        if inputs is not None:
+            before = Change().output_energy(case.update, inputs)
+            if before > 0:
+                return Change(share=math.sqrt(change.output_energy(case.update, inputs, case.base) / before))
+        return EqualNorm(self.remedy).matched(case, change)
+
+
+@dataclass(frozen=True)
+class EqualSize(MatchedControl):
+    """What the remedy leaves, brought back to ``||D||_F`` per matrix. Was it the removal or the shrinking?"""
+
+    name = "resized"
+
+    def matched(self, case: Case, change: Change) -> Change:
+        left = change.norm_of(case.update, case.base)
+        return change.times(case.update.norm() / left) if left > 0 else Change()

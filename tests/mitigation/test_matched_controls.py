@@ -1,0 +1,161 @@
+"""Controls by their formulas: dense arithmetic on a model of four layers, with an adapter and in full."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from intruders.audits.audit import audited_whole
+from intruders.audits.audit_settings import AuditSettings, Compute
+from intruders.checkpoints.pairing.pair_sides import open_sides
+from intruders.mitigation.cases import read_cases
+from intruders.mitigation.changes import Change
+from intruders.mitigation.live_weights import LiveInterventions
+from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.remedies.at_random import at_random
+from intruders.mitigation.remedies.controls import Complement, Resized
+from intruders.mitigation.remedies.every_remedy import published_remedy
+from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.intruders import ScaledIntruders
+from intruders.mitigation.remedies.lines import Lines
+from intruders.mitigation.remedies.matched import EqualNorm, EqualOutput, EqualSize
+from intruders.mitigation.remedies.remedy import Case, Remedy
+from tests.checkpoints.models import tiny_llama
+from tests.mitigation.hot import places_of_intruders, scaled
+from tests.mitigation.remedies.conftest import Tuned, by_adapter, in_full
+
+__all__ = ["by_adapter", "in_full"]  # fixtures
+SCALE = 0.4
+
+
+def cases_of(one: Tuned, *remedies: Remedy) -> list[Case]:
+    base, tuned = open_sides(one.folder / "base", one.folder / "tuned")
+    pairing, audit, _ = audited_whole(base, tuned, AuditSettings(), Compute(cache=False))
+    return list(read_cases(pairing.pairs, audit, remedies, base.names(), torch.device("cpu")))
+
+
+def left_of(one: Tuned, remedy: Remedy, case: Case) -> torch.Tensor:
+    """W' - W0 in double precision."""
+    name = case.matrix.name
+    return remedy.change(case).applied(one.tuned[name], case.update) - one.base[name]
+
+
+def test_complement_shrinks_outside_of_the_intruders_to_the_norm_that_they_leave(by_adapter: Tuned) -> None:
+    control, existing = Complement(mild := 0.9), 0
+    for case in cases_of(by_adapter, control):
+        name = case.matrix.name
+        base, tuned, update = by_adapter.base[name], by_adapter.tuned[name], by_adapter.update(name)
+        places = places_of_intruders(base, tuned)
+        if not places:
+            continue
+        y = torch.linalg.svd(tuned)[0][:, places]
+        inside, after = y @ (y.mT @ update), scaled(tuned, places, mild) - base
+        if inside.norm() <= after.norm() <= update.norm():
+            found = left_of(by_adapter, control, case)
+            a = 1 - math.sqrt(
+                (after.norm() ** 2 - inside.norm() ** 2) / (update.norm() ** 2 - inside.norm() ** 2)
+            )
+            torch.testing.assert_close(found, (1 - a) * update + a * inside, rtol=1e-3, atol=1e-5)
+            assert float(found.norm()) == pytest.approx(float(after.norm()), rel=1e-4)
+            existing += 1
+        else:
+            assert not control.exists(case)
+            assert control.change(case) == Change()
+    assert existing
+
+
+def test_resized_is_what_scaling_the_intruders_leaves_at_the_norm_of_the_update(by_adapter: Tuned) -> None:
+    for case in cases_of(by_adapter, Resized(SCALE)):
+        name = case.matrix.name
+        base, tuned, update = by_adapter.base[name], by_adapter.tuned[name], by_adapter.update(name)
+        after = scaled(tuned, places_of_intruders(base, tuned), SCALE) - base
+        wanted = after * update.norm() / after.norm()
+        torch.testing.assert_close(left_of(by_adapter, Resized(SCALE), case), wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_mitigate_says_in_how_many_matrices_there_is_no_complement(by_adapter: Tuned, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    sides = by_adapter.folder / "base", by_adapter.folder / "tuned"
+    result = mitigate(
+        *sides, scale=3, control="complement", out=tmp_path / "out", compute=Compute(cache=False)
+    )
+    # Three times the intruders is more than the update has: nowhere.
+    assert not any(matrix.exists for matrix in result.matrices)
+    assert f"{len(result.matrices)} matrices have no such control and stay as they were" in result.lines()
+
+
+@pytest.mark.parametrize("kind", ["by_adapter", "in_full"])
+@pytest.mark.parametrize("name", ["intruders", "truncate", "project", "trim"])
+def test_matched_controls_have_the_norm_and_the_output_of_the_remedy(
+    kind: str, name: str, request: pytest.FixtureRequest
+) -> None:
+    one: Tuned = request.getfixturevalue(kind)
+    remedy: Remedy = (
+        ScaledIntruders(SCALE)
+        if name == "intruders"
+        else published_remedy(name, {"project": 2}.get(name, 0.3))
+    )
+    for case in cases_of(one, remedy)[:5]:
+        update = one.update(case.matrix.name)
+        after = left_of(one, remedy, case)
+        size = float(after.norm() / update.norm())
+        torch.testing.assert_close(left_of(one, EqualNorm(remedy), case), size * update, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(left_of(one, EqualSize(remedy), case), after / size, rtol=1e-4, atol=1e-6)
+        inputs = torch.randn(50, update.shape[1], generator=torch.Generator().manual_seed(3))
+        control = EqualOutput(remedy, {case.matrix.name: inputs})
+        outputs = [(inputs.double() @ one_of.mT).square().sum() for one_of in (after, update)]
+        wanted = math.sqrt(outputs[0] / outputs[1])
+        torch.testing.assert_close(left_of(one, control, case), wanted * update, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "strength"),
+    [("heads", 0.5), ("layers", 0.5), ("lines", 0.2), ("truncate", 0.5), ("trim", 0.3), ("project", 3)],
+)
+def test_random_controls_draw_as_many_by_seed(by_adapter: Tuned, name: str, strength: float) -> None:
+    remedy = published_remedy(name, strength)
+    base, tuned = open_sides(by_adapter.folder / "base", by_adapter.folder / "tuned")
+    pairing, _, _ = audited_whole(base, tuned, AuditSettings(), Compute(cache=False))
+    drawn = []
+    for seed in (1, 1, 2, 3, 4):
+        control = at_random(remedy, seed)
+        assert control is not None
+        fitted = control.fitted(pairing.pairs, base.config)
+        drawn.append([left_of(by_adapter, fitted, case) for case in cases_of(by_adapter, fitted)])
+    assert all(map(torch.equal, drawn[0], drawn[1]))
+    assert any(not all(map(torch.equal, drawn[0], other)) for other in drawn[2:])
+    if name in ("trim", "heads"):
+        fitted = remedy.fitted(pairing.pairs, base.config)
+        chosen = [left_of(by_adapter, fitted, case) for case in cases_of(by_adapter, fitted)]
+        zeros = [sum(int((one.abs() < 1e-6).sum()) for one in models) for models in (chosen, drawn[0])]
+        assert zeros[0] == pytest.approx(zeros[1], rel=0.02)
+    assert at_random(Interpolate(0.5), 0) is None
+
+
+@pytest.mark.parametrize("kind", ["by_adapter", "in_full"])
+def test_live_weights_reach_everything_that_was_tuned_and_come_back_bit_for_bit(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    one: Tuned = request.getfixturevalue(kind)
+    base, _ = open_sides(one.folder / "base", one.folder / "tuned")
+    model = tiny_llama(num_hidden_layers=4)
+    model.load_state_dict({name: tensor.float() for name, tensor in one.tuned.items()})
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    cases = cases_of(one, Lines())
+    others = [name for name in base.names() if name not in {case.matrix.name for case in cases}]
+    with LiveInterventions(model, base, cases, others) as live:
+        live.set(Interpolate(0.0), lambda name: 0.0)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, one.base[name].float()), name
+        live.set(Interpolate(0.3), lambda name: 0.3)
+        for name, tensor in model.state_dict().items():
+            wanted = one.base[name] + 0.3 * one.update(name)
+            torch.testing.assert_close(tensor.double(), wanted, rtol=1e-5, atol=1e-6)
+        rest = [one.update(name) for name in others]
+        assert live.norm_of_others() == pytest.approx(
+            math.sqrt(sum(float(d.norm() ** 2) for d in rest)), rel=1e-5
+        )
+        assert set(live.other_names) == {name for name, d in zip(others, rest, strict=True) if d.norm() > 0}
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
