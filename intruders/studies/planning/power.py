@@ -38,7 +38,7 @@ def _line(study: Study, claim: str, plan: Power) -> str:
     enough = "" if needed is not None and planned >= needed else ", which is fewer"
     return (
         f"{number} seeds needed for an effect of {effect:g} at a spread of {spread:.3g} over seeds ({told}): the "
-        f"95 % CI then leaves out zero in 4 of 5 studies; planned: {planned}{enough}"
+        f"95 % CI then excludes zero in 4 of 5 studies; planned: {planned}{enough}"
     )
 
 
