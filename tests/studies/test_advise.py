@@ -358,7 +358,9 @@ def study_folder(folder: Path, rows: list[dict[str, Any]], points: list[dict[str
     """The tables of a study, as intruders study writes them."""
     folder.mkdir()
     place = StudyFolder(folder)
-    described = parsed({"name": folder.name, "experiments": {"m": {"base": "b", "task": "t", "steps": 1}}})
+    experiment = {"base": "b", "task": "t", "steps": 1}
+    analyses = ["structure", "intervention"]
+    described = parsed({"name": folder.name, "analyses": analyses, "experiments": {"m": experiment}})
     place.keep(described, [])
     tables = {"runs": rows, "interventions": points}
     for table in COLUMNS:

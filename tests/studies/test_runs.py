@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +159,12 @@ def test_the_examples_can_be_expanded(name: str) -> None:
 
 
 def test_the_files_in_the_documentation_can_be_expanded() -> None:
-    text = (EXAMPLES.parent / "docs" / "study.md").read_text()
-    blocks = re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)
-    (whole,) = (textwrap.dedent(block) for block in blocks if "name: mine" in block)
+    text = (EXAMPLES.parent / "docs" / "reference" / "study.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (whole,) = (block for block in blocks if "name: mine" in block)
     assert len(expand(study_from_text(whole, name="x", where="x"))) == 9
     (kinds,) = (block for block in blocks if "in-turn:" in block)
-    runs = expand(study_from_text(f"experiments:\n{kinds}", name="x", where="x"))
+    runs = expand(study_from_text(kinds, name="x", where="x"))
     assert [run.kind for run in runs] == ["sequence"] * 3 + ["random-rank-one"]
 
 

@@ -14,6 +14,7 @@ from ..claims.claim import CONTRADICTED, SUPPORTED, UNDECIDED, Answer
 from ..claims.every_claim import analyse_all
 from ..claims.shared.words import said, seeds_said
 from ..tables.results import load_results
+from ..work.study_folder import StudyFolder
 from .advice import Advice, Advised
 
 # The claims that each topic of advice rests on.
@@ -66,9 +67,10 @@ def with_verdicts(advised: Advised, bases: Sequence[str], folders: Sequence[Path
     return replace(advised, advice=advice, notes=[*advised.notes, *notes])
 
 
-def verdicts_of(folder: Path, claims: Sequence[str] | None = None) -> Iterator[Verdict]:
-    """Every answer of a study's claims."""
-    for finding in analyse_all(load_results(folder), claims):
+def verdicts_of(folder: Path) -> Iterator[Verdict]:
+    """Every answer on the claims that a study's file asks for."""
+    asked = StudyFolder(folder).document().get("analyses")
+    for finding in analyse_all(load_results(folder), asked):
         for answer in finding.answers:
             yield Verdict(folder, finding.name, answer)
 
