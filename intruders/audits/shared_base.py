@@ -271,7 +271,8 @@ def _read(
 def directions_of(name: str, matrix: Tensor) -> Directions:
     """The random directions of a matrix ``(m, n)`` of the base: the same in every fleet."""
     seed = xxhash.xxh3_64_intdigest(name.encode()) >> 1  # torch takes 63 bits
-    return Directions.of(*matrix.shape, seed, matrix)
+    m, n = matrix.shape
+    return Directions.of(m, n, seed, matrix)
 
 
 def judge_stack(stack: SharedStack, settings: AuditSettings, store: BaseCache | None) -> list[Judged]:

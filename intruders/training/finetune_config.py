@@ -123,7 +123,7 @@ class Training(Settings):
     kl_to_base: float = setting(
         0.0,
         "Weight of KL(base || tuned) in the loss, on the tokens of prompts and answers. Runs the base on every batch; "
-        "full, pissa, olora and milora also hold a frozen copy of it in memory. Not for classification.",
+        "full, pissa, olora and milora also keep a frozen copy of it in memory. Not for classification.",
         least=0,
         in_id="kl{:g}",
         new_in="0.2",
@@ -349,7 +349,7 @@ class FinetuneConfig(Columns, Training):
 
     @property
     def starts_from_changed_base(self) -> bool:
-        """Whether the method's start takes something out of the base's weights, to be given back on saving."""
+        """Whether the method's start takes something out of the base's weights, to be restored on saving."""
         return self.method == "milora" or changes_the_base(self.method)
 
     @property
