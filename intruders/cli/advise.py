@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,6 +30,14 @@ def advise(
             "finetune, or a base model: a folder, a file, a Hub id, smollm2-135m or minilm-l6.",
         ),
     ],
+    study: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of a study whose verdicts on the same base to print with the advice; repeatable. "
+            "[default: none]",
+        ),
+    ] = None,
     *,
     settings: AuditSettings,
     json: options.JsonOrStdout = None,
@@ -42,7 +51,7 @@ def advise(
 
     check_json(json)
     with progress_bar() as progress:
-        found = run(source, k=settings.k, epsilon=settings.epsilon, progress=progress)
+        found = run(source, k=settings.k, epsilon=settings.epsilon, studies=study or (), progress=progress)
     if put_json(found.to_document(), json):
         return
     say(found.lines())

@@ -16,6 +16,7 @@ from .output import say
 
 if TYPE_CHECKING:
     from ..mitigation.remedies.remedy import Remedy
+    from ..system.progress import Progress
 
 MITIGATION = "Mitigation"
 
@@ -159,7 +160,7 @@ def mitigate(
             scale=scale,
             out=out,
             control=control or INTRUDERS,
-            remedy=_with_task(_remedy(remedy, strength, seed), base, tuned, task, mode),
+            remedy=_with_task(_remedy(remedy, strength, seed), base, tuned, task, mode, progress),
             rank=int(rank) if rank is not None and rank.isdecimal() else rank,
             form=form,
             audit=audit or settings,
@@ -174,7 +175,7 @@ def mitigate(
 
 
 def _with_task(
-    remedy: Remedy | None, base: str, tuned: str | None, task: str | None, mode: str
+    remedy: Remedy | None, base: str, tuned: str | None, task: str | None, mode: str, progress: Progress
 ) -> Remedy | None:
     """The remedy; of surgery with the task's sensitivities."""
     from ..mitigation.remedies.surgery import Surgery
@@ -185,9 +186,13 @@ def _with_task(
                 f"task is {task!r}, which only the remedy surgery takes; pass --remedy surgery"
             )
         return remedy
+    from ..models.quiet import hush_imports
+
+    hush_imports()
+
     from ..evaluation.sensitivities import with_sensitivities
 
-    return with_sensitivities(replace(remedy, task=task, mode=mode), base, tuned)
+    return with_sensitivities(replace(remedy, task=task, mode=mode), base, tuned, progress=progress)
 
 
 def _remedy(name: str | None, strength: float | None, seed: int) -> Remedy | None:

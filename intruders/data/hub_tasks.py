@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def hub_task(name: str, seed: int = 0) -> Task:
     """
     source = HUB_TASKS[name]
     copy = folder_of_copy(name)
-    splits, told = _from_hub(name, source) if copy is None else _from_copy(name, source, copy)
+    splits, told = _from_hub(name, source) if copy is None else _from_copy(name, copy)
     for examples in splits.values():
         random.Random(f"rows {seed}").shuffle(examples)
     train, validation = splits["train"], splits.get("validation")
@@ -147,8 +148,8 @@ def _from_hub(name: str, source: HubTask) -> tuple[dict[str, list[Example]], str
     return splits, f"hub {source.name}"
 
 
-def _from_copy(name: str, source: HubTask, folder: Path) -> tuple[dict[str, list[Example]], str]:
-    """The splits that have a file in the folder; a copy without a validation split has a part of its rows held out."""
+def _from_copy(name: str, folder: Path) -> tuple[dict[str, list[Example]], str]:
+    """The splits that have a file in the folder."""
     found = {split: file_of_split(folder, split) for split in ("train", "validation", "test")}
     files = {split: file for split, file in found.items() if file is not None}
     if "train" not in files:
@@ -156,11 +157,16 @@ def _from_copy(name: str, source: HubTask, folder: Path) -> tuple[dict[str, list
             f"task {name!r}: its local copy '{folder}' has no train file; expected train.tsv, train.jsonl or "
             "such; add it, or unset INTRUDERS_DATA to use the hub"
         )
-    splits = {
-        split: _examples(name, source, _rows_of_file(file, source), f"{folder.name}/{file.name}")
-        for split, file in files.items()
-    }
-    return splits, f"copy {digest_of(list(files.values()))}"
+    digest = digest_of(list(files.values()))
+    splits = {split: list(_examples_of_file(name, file, digest)) for split, file in files.items()}
+    return splits, f"copy {digest}"
+
+
+@lru_cache(maxsize=12)  # the stages and measures of a run ask for the same rows
+def _examples_of_file(name: str, file: Path, digest: str) -> tuple[Example, ...]:
+    """The rows of one file; ``digest`` tells whether it is still the same."""
+    source = HUB_TASKS[name]
+    return tuple(_examples(name, source, _rows_of_file(file, source), f"{file.parent.name}/{file.name}"))
 
 
 def _rows_of_hub(name: str, source: HubTask, split: str) -> Iterable[dict[str, Any]]:

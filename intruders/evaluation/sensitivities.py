@@ -21,6 +21,7 @@ from ..mitigation.remedies.surgery import Surgery
 from ..models.encoding import PadRight, encode_classification, encode_completions, pad_token_id
 from ..models.finetuned_folder import data_seed_of
 from ..models.tuned_model import OpenedModel, open_for_task
+from ..system.progress import Progress, silent
 
 _BATCH = 8
 
@@ -40,6 +41,7 @@ def with_sensitivities(
     *,
     columns: Columns | None = None,
     data_seed: int | None = None,
+    progress: Progress = silent,
 ) -> Surgery:
     """``surgery`` with the sensitivities of its own task, measured on the tuned model.
 
@@ -49,6 +51,7 @@ def with_sensitivities(
       tuned: its adapter.
       columns: which columns of a data file hold what.
       data_seed: of the task's rows, as in fine-tuning; that of the run if none is given.
+      progress: called with (what is being done, batches done, batches in all).
 
     Raises:
       SettingError: it names no task, or the update has no low rank. Others as the models and the task raise them.
@@ -81,7 +84,7 @@ def with_sensitivities(
         )
     at = {names[name].removesuffix(".weight"): part for name, part in directions.items()}
     batches = _batches(opened, task, labels, surgery.examples)
-    found = sensitivities(opened.model, batches, at)
+    found = sensitivities(opened.model, batches, at, progress)
     return replace(
         surgery,
         sensitivities={name: found[names[name].removesuffix(".weight")].tolist() for name in directions},
@@ -89,7 +92,10 @@ def with_sensitivities(
 
 
 def sensitivities(
-    model: Any, batches: Sequence[dict[str, Tensor]], directions: Mapping[str, Directions]
+    model: Any,
+    batches: Sequence[dict[str, Tensor]],
+    directions: Mapping[str, Directions],
+    progress: Progress = silent,
 ) -> dict[str, Tensor]:
     """``p_i^T (dL/dW) q_i`` for the directions ``(p_i, q_i)`` of every module, L being the mean loss of the batches.
 
@@ -104,7 +110,8 @@ def sensitivities(
                 name: stack.enter_context(_probed(model.get_submodule(name), part))
                 for name, part in directions.items()
             }
-            for batch in batches:
+            for done, batch in enumerate(batches):
+                progress("measure the task's loss", done, len(batches))
                 placed = {name: tensor.to(model.device) for name, tensor in batch.items()}
                 (model(**placed).loss / len(batches)).backward()
     finally:

@@ -60,7 +60,11 @@ class LiveInterventions:
         self._own: dict[
             int, tuple[Tensor, Tensor]
         ] = {}  # by its place in memory: a tensor, and what it held before
-        self._others = [other for name in others if (other := self._tuned(name)) is not None]
+        # Of two names for one tensor the first alone: a share of a share would be left otherwise.
+        distinct = {
+            other.tensor.data_ptr(): other for name in others if (other := self._tuned(name)) is not None
+        }
+        self._others = list(distinct.values())
         self._matrices: list[tuple[Case, MatrixView, Tensor]] = []
         self.use(cases)
 

@@ -27,7 +27,7 @@ def print_comparison(comparison: RemedyComparison, console: Console) -> None:
     if measured:
         _print(
             console,
-            "\ngain at equal task loss minus that of a control (nats per token; * clear, of random the least)",
+            "\ngain at equal task loss minus that of a control, in nats per token (*: clear)",
         )
         console.print(_controls(measured))
     if any(one.parts is not None for one in comparison.remedies):
@@ -105,10 +105,17 @@ def control_margin(remedy: ComparedRemedy, control: str) -> Interval | None:
 
 
 def _table(comparison: RemedyComparison, is_wide: bool) -> Table:
-    found = _new_table("remedy, strength")
-    titles = ["norm", "output", "healed", "task loss", "accuracy", "gain at equal task loss"]
+    found = _new_table("remedy, strength" if is_wide else "remedy", 2 if is_wide else 1)
+    titles = [
+        "norm",
+        "output",
+        "healed",
+        "task loss" if is_wide else "task\nloss",
+        "accuracy",
+        "gain at equal task loss",
+    ]
     for title in [*titles, *(["at equal norm"] if is_wide else [])]:
-        found.add_column(title, justify="right")
+        found.add_column(title, justify="right", no_wrap=True)
     for name, point in (("base", comparison.base_point), ("tuned", comparison.tuned_point)):
         found.add_row(name, *_cells(point, comparison.target, is_wide))
     for remedy in comparison.remedies:
@@ -155,8 +162,8 @@ def _parts(remedies: Sequence[ComparedRemedy]) -> Table:
     return found
 
 
-def _new_table(first: str) -> Table:
-    found = Table(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
+def _new_table(first: str, gap: int = 1) -> Table:
+    found = Table(box=None, pad_edge=False, header_style="", padding=(0, gap, 0, 0))
     found.add_column(first, no_wrap=True)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,6 +36,14 @@ def weights_before(model: nn.Module, is_resumed: bool) -> Checkpoint | None:
             "before it; pass base= with the model before fine-tuning"
         )
     return _copies(model) if start is None else _tuned_weights(model)
+
+
+def checkpoint_of_training(model: nn.Module) -> str | None:
+    """The Trainer's checkpoint that a model was loaded from, whose weights a training has changed already."""
+    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    if not isinstance(name, str) or not name:
+        return None
+    return name if (Path(name) / "trainer_state.json").is_file() else None
 
 
 def base_of_sharded(model: nn.Module, base: Source | None) -> Source:

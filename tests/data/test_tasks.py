@@ -220,7 +220,9 @@ def test_a_copys_source_is_the_digest_of_its_files(copies: Path) -> None:
     assert before.source == f"copy {digest.hexdigest()[:12]}"
     with (copies / "sst2" / "train.tsv").open("a") as file:
         file.write("another row\t0\n")
-    assert load_task("sst2").source != before.source
+    after = load_task("sst2")
+    assert after.source != before.source
+    assert len(after.train) == len(before.train) + 1
 
 
 def test_a_copy_that_cannot_be_used_is_named(copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:

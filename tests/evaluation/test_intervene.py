@@ -54,7 +54,9 @@ def sweep(folder: Path) -> InterventionSweep:
     return intervene(
         str(folder / "base"),
         str(folder / "tuned"),
-        sweep=SweepSettings((0, 0.5, 1), ("shrink", "random", "neighbours", "update")),
+        sweep=SweepSettings(
+            (0, 0.5, 1), ("shrink", "random", "neighbours", "update", "resized", "complement")
+        ),
         losses=LossSettings((str(folder / "texts.jsonl"),)),
         scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), max_examples=3),
     )
@@ -64,7 +66,7 @@ def test_every_point_is_what_a_written_model_measures(
     folder: Path, sweep: InterventionSweep, tmp_path: Path
 ) -> None:
     corpus = str(folder / "texts.jsonl")
-    assert len(sweep.points) == 2 * 5
+    assert len(sweep.points) == 2 * 7
     for point in [sweep.tuned_point, *sweep.points]:
         out = tmp_path / f"{point.control}-{point.scale}"
         mitigate(
@@ -101,6 +103,11 @@ def test_lines_and_document(sweep: InterventionSweep) -> None:
     text = "\n".join(lines(sweep))
     assert f"{sweep.audit.intruders} intruders in" in text
     assert "at scale 0.5 loss on" in text
+    [alone] = [
+        point.left_alone for point in sweep.points if (point.control, point.scale) == ("complement", 0)
+    ]
+    assert alone > 0
+    assert f"({alone} matrices have no such control and stay as tuned)" in text
     record = json.loads(json.dumps(document(sweep), allow_nan=False))
     assert [(point["control"], point["scale"]) for point in record["points"]] == [
         (point.control, point.scale) for point in sweep.points
@@ -128,6 +135,7 @@ def test_norms_of_the_updates_are_those_of_the_written_models(
             assert point.update_norm == pytest.approx(norm(load_model(out)) / tuned, rel=1e-4)
     by_control = {point.control: point.update_norm for point in sweep.points if point.scale == 0}
     assert by_control["shrink"] == pytest.approx(by_control["intruders"], rel=1e-6)
+    assert by_control["resized"] == pytest.approx(1, rel=1e-6)
 
 
 def load_model(folder: Path) -> dict[str, torch.Tensor]:

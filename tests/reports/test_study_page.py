@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -274,6 +275,17 @@ def test_words_count_what_is_shown(study: Study) -> None:
     assert "These runs support none of the claims." in none.plain
     never = study_words(results, [finding("structure", None)])
     assert never.plain.startswith("These runs cannot tell yet")
+
+
+def test_what_was_written_in_advance_stands_before_the_verdict(study: Study) -> None:
+    results, findings = study
+    page = render_study(
+        dataclasses.replace(results, support={"structure": "LoRA < full is no support."}), findings
+    )
+    assert page.count("Written in advance: ") == 1
+    assert page.index("Written in advance: LoRA &lt; full is no support.") < page.index(
+        html.escape(findings[0].verdict, quote=False)[:30]
+    )
 
 
 def test_a_report_without_any_measure_is_still_a_report(study: Study) -> None:

@@ -323,6 +323,21 @@ def test_a_control_that_does_as_well_shows_no_cause() -> None:
     assert finding.verdict.startswith("Undecided in part (missing: about ")
 
 
+def test_the_intruders_without_the_shrinking_are_no_rival() -> None:
+    """At the update's own norm the claim expects the loss to fall too, and not to be higher than with the shrinking."""
+    rows = matched(effect=1.0)
+    points = interventions(rows)
+    resized = [
+        row | {"control": "resized", "against_intruders": noise(row["run_id"], size=0.001)}
+        for row in points
+        if row["control"] == "intruders" and row["scale"] < 1
+    ]
+    (finding,) = analyse_all(study(runs=rows, interventions=points + resized), ["intervention"])
+    assert finding.decision == "supported"
+    answer = next(answer for answer in finding.answers if "at the update's norm" in answer.what)
+    assert (answer.expected, answer.decision) == (-1, "supported")
+
+
 def test_norms_that_do_not_meet_are_not_compared() -> None:
     rows = matched(effect=1.0)
     traces = []

@@ -83,11 +83,6 @@ class RemedyComparison:
         """Those of them that are clearly better than the same dose without their directions, too."""
         return [one for one in self.better if _beats(one, "shrink") and _beats(one, "shrink-output")]
 
-    @property
-    def interpolation(self) -> ComparedPoint | None:
-        """Interpolation at the alpha that was chosen."""
-        return next((one.chosen for one in self.remedies if one.name == "interpolate"), None)
-
 
 def _beats(remedy: ComparedRemedy, control: str) -> bool:
     margins = [one.margin for one in remedy.controls if one.control == control]

@@ -46,13 +46,12 @@ class ComparisonSettings(Settings):
         metavar="N",
         panel="Remedies",
     )
-    allow: float | None = setting(
-        None,
+    allow: float = setting(
+        0.02,
         "Rise of the task loss that a remedy may cost, in nats per token, when its strength is chosen.",
         least=0,
         metavar="NATS",
         panel="Remedies",
-        unless_given="default: a tenth of what tuning gained",
     )
 
 

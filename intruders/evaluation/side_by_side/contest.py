@@ -48,9 +48,10 @@ class Contest:
     comparison: ComparisonSettings
     device: torch.device
     seed: int
-    _curve: dict[str, list[Outcome]] = field(
-        default_factory=dict
-    )  # by share; the base first, the tuned model last
+    # By share; the curve ends with the tuned model.
+    _base: dict[str, Outcome] = field(default_factory=dict)
+    _curve: dict[str, list[Outcome]] = field(default_factory=dict)
+    _norms: list[float] = field(default_factory=list)  # of the curve's points
     _first: Yardstick | None = None
     _choice: Yardstick = field(init=False)
     _report: Yardstick = field(init=False)
@@ -70,9 +71,16 @@ class Contest:
             is_report = share is self.data.report
             inner = [evaluations.outcome(Interpolate(alpha), share) for alpha in ALPHAS[1:-1]]
             tuned = evaluations.outcome(Interpolate(1.0), share, answers=is_report)
-            self._curve[share.name] = [self._with_tasks(outcome, share, is_report), *inner, tuned]
-        chosen = [self._curve[share.name] for share in self.data.choice]
-        self._curve[CHOICE] = [joined(outcomes) for outcomes in zip(*chosen, strict=True)]
+            self._base[share.name] = self._with_tasks(outcome, share, is_report)
+            # Where tensors are left out by name, they stay as tuned at 0 too, and that is not the base.
+            first = evaluations.outcome(base, share) if self._leaves_out else self._base[share.name]
+            self._curve[share.name] = [first, *inner, tuned]
+        chosen = [share.name for share in self.data.choice]
+        self._base[CHOICE] = joined([self._base[name] for name in chosen])
+        by_point = zip(*(self._curve[name] for name in chosen), strict=True)
+        self._curve[CHOICE] = [joined(outcomes) for outcomes in by_point]
+        along = [Interpolate(alpha) for alpha in ALPHAS]
+        self._norms = [self.sizes.norm(one, cases, evaluations.elsewhere(one)) for one in along]
         rows = self._rows_compared()
         if not self.data.first.is_empty:
             self._first = self._yardstick(self.data.first.name, _LEVEL)
@@ -92,8 +100,20 @@ class Contest:
         curve = self._curve[share]
         weights = {name: [part.weight for part in parts] for name, parts in self.data.report.corpora.items()}
         return Yardstick(
-            curve[0], curve[-1], curve, target=self.target, weights=weights, level=level, seed=self.seed
+            self._base[share],
+            curve[-1],
+            curve,
+            target=self.target,
+            weights=weights,
+            norms=self._norms,
+            level=level,
+            seed=self.seed,
         )
+
+    @property
+    def _leaves_out(self) -> bool:
+        """Whether tensors are left out by name."""
+        return bool(self.audit.settings.get("include") or self.audit.settings.get("exclude"))
 
     def _interpolated(self, cases: Sequence[Case]) -> ComparedRemedy:
         remedies = [Interpolate(alpha) for alpha in ALPHAS[1:-1]]
@@ -187,17 +207,11 @@ class Contest:
 
     def _best(self, tried: Sequence[ComparedPoint]) -> tuple[int, bool]:
         """The lowest loss on text among points within the allowance; without any, the lowest task loss."""
-        limit = self._choice.tuned.tasks[self.target].losses.mean + self.allowance
+        limit = self._choice.tuned.tasks[self.target].losses.mean + self.comparison.allow
         within = [place for place, point in enumerate(tried) if point.task_loss.estimate <= limit]
         if within:
             return min(within, key=lambda place: tried[place].loss.estimate), False
         return min(range(len(tried)), key=lambda place: tried[place].task_loss.estimate), True
-
-    @property
-    def allowance(self) -> float:
-        """Nats per token that the task loss may rise."""
-        given = self.comparison.allow
-        return max(0.0, 0.1 * self._choice.tuning_gain()) if given is None else given
 
     # --- its controls
 
@@ -286,14 +300,14 @@ class Contest:
             gain_at_norm=None if is_curve else yardstick.gain_at_norm(outcome, norm),
         )
 
-    def _of_curve(self, alpha: float, outcome: Outcome) -> ComparedPoint:
+    def _of_curve(self, alpha: float, norm: float, outcome: Outcome) -> ComparedPoint:
         return ComparedPoint(
             remedy=Interpolate.name,
             settings={"alpha": alpha},
             strength=alpha,
             control=None,
             share=REPORT,
-            norm=alpha,
+            norm=norm,
             output=alpha**2,
             **_measures(outcome, self._report),
         )
@@ -303,7 +317,8 @@ class Contest:
     ) -> RemedyComparison:
         """Everything that was measured."""
         curve = [
-            self._of_curve(alpha, outcome) for alpha, outcome in zip(ALPHAS, self._curve[REPORT], strict=True)
+            self._of_curve(alpha, norm, outcome)
+            for alpha, norm, outcome in zip(ALPHAS, self._norms, self._curve[REPORT], strict=True)
         ]
         return RemedyComparison(
             base=base,
@@ -320,12 +335,12 @@ class Contest:
                 "intruders": self.audit.intruders,
                 "matrices": len(self.audit.matrices),
             },
-            allow=self.allowance,
+            allow=self.comparison.allow,
             level=self._report.level,
             counts={
                 share.name: _counts(share) for share in (self.data.first, self.data.rest, self.data.report)
             },
-            base_point=curve[0],
+            base_point=self._of_curve(0.0, 0.0, self._base[REPORT]),
             tuned_point=curve[-1],
             curve=curve,
             forgotten=self._report.tuning_cost(),

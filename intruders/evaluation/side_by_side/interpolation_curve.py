@@ -40,13 +40,13 @@ def loss_at_task_loss(losses: Numbers, task_losses: Numbers, wanted: Numbers) ->
     return np.where(np.isinf(best), lowest, best)
 
 
-def loss_at_alpha(losses: Numbers, alphas: Sequence[float], alpha: float) -> Numbers:
-    """The loss at a share of the update; ``losses`` are those at ``alphas``, (..., points).
+def loss_at_norm(losses: Numbers, norms: Sequence[float], norm: float) -> Numbers:
+    """The loss on the curve where the updates have a norm; ``losses`` are those at ``norms``, (..., points).
 
-    >>> float(loss_at_alpha(np.array([2.0, 3.0, 5.0]), (0.0, 0.5, 1.0), 0.75))
+    >>> float(loss_at_norm(np.array([2.0, 3.0, 5.0]), (0.0, 0.5, 1.0), 0.75))
     4.0
     """
-    place = min(max(int(np.searchsorted(alphas, alpha, side="right")) - 1, 0), len(alphas) - 2)
-    share = (alpha - alphas[place]) / (alphas[place + 1] - alphas[place])
+    place = min(max(int(np.searchsorted(norms, norm, side="right")) - 1, 0), len(norms) - 2)
+    share = (norm - norms[place]) / (norms[place + 1] - norms[place])
     found: Numbers = losses[..., place] + share * (losses[..., place + 1] - losses[..., place])
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 
@@ -59,6 +60,9 @@ class Evaluations:
     ) -> None:
         self.bench, self.tally = bench, tally
         self._kept, self._base_names, self._settings = kept, base_names, settings
+        self._seen: dict[
+            str, Outcome
+        ] = {}  # of this call; nothing is measured twice where there is no folder
 
     def outcome(
         self,
@@ -79,10 +83,12 @@ class Evaluations:
             "answers": answers,
         }
         self.tally.step(f"{remedy.name if control is None else control}")
-        found = self._kept.get(unit)
+        key = json.dumps(unit, sort_keys=True)
+        found = self._seen.get(key) or self._kept.get(unit)
         if found is None:
             found = self.bench.measured(remedy, self.elsewhere(remedy), share, answers)
             self._kept.put(unit, found)
+        self._seen[key] = found
         return found
 
     def elsewhere(self, remedy: Remedy) -> Elsewhere:

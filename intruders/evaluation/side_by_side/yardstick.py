@@ -9,9 +9,11 @@ import numpy as np
 
 from ..intervals import Interval, expanded_percentiles
 from ..sweep import is_clear
-from .interpolation_curve import ALPHAS, Numbers, loss_at_alpha, loss_at_task_loss
+from .interpolation_curve import ALPHAS, Numbers, loss_at_norm, loss_at_task_loss
 from .outcome import Outcome
 from .resamples import Resamples
+
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,13 @@ class Yardstick:
         *,
         target: str,
         weights: Mapping[str, list[float]],
+        norms: Sequence[float] = ALPHAS,
         level: float = 0.95,
         seed: int = 0,
     ) -> None:
-        """``curve`` is interpolation at ``ALPHAS``, the base first and the tuned model last."""
+        """``curve`` is interpolation at ``ALPHAS``, where the updates have ``norms``; the tuned model is the last."""
         self.base, self.tuned, self.target, self.level = base, tuned, target, level
-        self.weights = weights
+        self.weights, self._norms = weights, list(norms)
         self._resamples = Resamples(base, dict(weights), seed)
         self._losses = np.stack([self._resamples.loss(one) for one in curve], axis=-1)  # (rows, points)
         self._task_losses = np.stack([self._task(one) for one in curve], axis=-1)
@@ -97,9 +100,9 @@ class Yardstick:
 
     def gain_at_norm(self, outcome: Outcome, norm: float) -> Interval | None:
         """Loss of interpolation at the same norm of all updates (1: the tuned model's), minus this one's."""
-        if norm > 1 + 1e-9:
-            return None
-        at = loss_at_alpha(self._losses, ALPHAS, min(norm, 1.0))
+        if not self._norms[0] - _ROUNDING <= norm <= self._norms[-1] + _ROUNDING:
+            return None  # no interpolation has that norm
+        at = loss_at_norm(self._losses, self._norms, min(max(norm, self._norms[0]), self._norms[-1]))
         return self._interval(at - self._resamples.loss(outcome), self._documents)
 
     def margin(self, outcome: Outcome, control: Outcome) -> Interval:
@@ -110,10 +113,6 @@ class Yardstick:
         """``L_tuned - L_base``: what was forgotten."""
         loss = self._resamples.loss
         return self._interval(loss(self.tuned) - loss(self.base), self._documents)
-
-    def tuning_gain(self) -> float:
-        """``S_base - S_tuned`` of the target's loss."""
-        return float(self._task(self.base)[0] - self._task(self.tuned)[0])
 
     def four_parts(self, outcome: Outcome) -> FourParts | None:
         """None where there is one corpus and one task alone."""

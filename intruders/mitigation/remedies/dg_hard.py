@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -75,6 +76,7 @@ def omega(beta: float) -> float:
     return math.sqrt(2 * (beta + 1) + 8 * beta / root)
 
 
+@lru_cache(maxsize=64)  # a model has few shapes
 def median_of_noise(beta: float) -> float:
     """The median singular value of such noise, of the Marchenko-Pastur law with edges ``1 -+ sqrt(beta)``.
 

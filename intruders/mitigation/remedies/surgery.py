@@ -75,10 +75,7 @@ class Surgery(PublishedRemedy):
             raise SettingError(
                 f"remedy 'surgery' found no tuned matrix named {', '.join(self.modules)}; choose another remedy"
             )
-        if self.sensitivities is None:
-            raise SettingError(
-                "remedy 'surgery' has no sensitivities; expected those of the loss on a task; pass --task TASK"
-            )
+        self._measured()
         return self
 
     def refusal(self, name: str, shape: tuple[int, int], rank: int | None) -> str | None:
@@ -94,23 +91,29 @@ class Surgery(PublishedRemedy):
 
     def change(self, case: Case) -> Change:
         name = case.matrix.name
-        if not self.reaches(name) or self.sensitivities is None:
+        if not self.reaches(name):
             return Change()
-        if name not in self.sensitivities:
+        measured = self._measured()
+        if name not in measured:
             raise SettingError(
                 f"remedy 'surgery' has no sensitivities of '{name}'; measure them for these two models"
             )
         [found] = (case.parts[need] for need in self.needs(case.matrix))
         part = found.first(int((found.values > _ZERO * found.values[0]).sum()))
         values = part.values
-        felt = torch.tensor(self.sensitivities[name], dtype=torch.float64, device=values.device)[
-            : len(values)
-        ]
+        felt = torch.tensor(measured[name], dtype=torch.float64, device=values.device)[: len(values)]
         if len(values) < 2 or not bool(felt.any()):
             return Change()
         weighed = (values * self._weights(felt, name)).clamp_min(0)
         weighed = weighed * values.sum() / weighed.sum()
         return Change(share=0.0, added=LowRank(*part.with_values(weighed).factors(1.0)))
+
+    def _measured(self) -> Mapping[str, Sequence[float]]:
+        if self.sensitivities is None:
+            raise SettingError(
+                "remedy 'surgery' has no sensitivities; expected those of the loss on a task; pass --task TASK"
+            )
+        return self.sensitivities
 
     def _weights(self, felt: Tensor, name: str) -> Tensor:
         if self.mode == "grad_direction":

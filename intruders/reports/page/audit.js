@@ -154,11 +154,17 @@ function subspaceFacts(matrix) {
   const found = matrix.subspaces;
   if (!found) return {};
   const beside = (value, chance, text = numberText) => (value === null ? "not known" : `${text(value)}; chance ${text(chance)}`);
-  const degrees = (value) => (value === null ? "-" : `${value.toFixed(1)}°`);
+  const rotation = (side) => {
+    const [mean, angle] = [found[`rotation_${side}_sine2`], found[`rotation_${side}_angle`]];
+    if (mean === null) return "not known";
+    return `mean sin² ${beside(mean, found[`rotation_${side}_sine2_chance`])}${angle === null ? "" : `; largest angle ${angle.toFixed(1)}°`}`;
+  };
+  const lowest = matrix.lower.indexOf(least(matrix));
+  const [low, high] = [matrix.lower[lowest].toFixed(2), matrix.upper[lowest].toFixed(2)];
   return {
-    "lowest max cosine": `${least(matrix).toFixed(2)}; chance ${found.max_cosine_chance.toFixed(2)}`,
-    "rotation, left": `${beside(found.rotation_left_sine2, found.rotation_left_sine2_chance)} (mean sin²), ${degrees(found.rotation_left_angle)} at most`,
-    "rotation, right": `${beside(found.rotation_right_sine2, found.rotation_right_sine2_chance)} (mean sin²), ${degrees(found.rotation_right_angle)} at most`,
+    "lowest max cosine": `${low === high ? low : `${low} to ${high}`}; chance ${found.max_cosine_chance.toFixed(2)}`,
+    "rotation, left": rotation("left"),
+    "rotation, right": rotation("right"),
     "spectral drift": found.spectral_drift === null ? "not known" : `${percentText(found.spectral_drift)} of at most ${percentText(found.spectral_drift_bound)}`,
     "rho_k": beside(found.rho_k, found.rho_k_chance, percentText),
     "off principal": beside(found.off_principal, found.off_principal_chance, percentText),

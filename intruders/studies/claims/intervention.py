@@ -46,7 +46,10 @@ CONTROLS = {
     "random": "random other vectors",
     "neighbours": "neighboring vectors",
     "update": "directions of the update",
+    "complement": "the update outside of the intruders, to the same norm,",
 }
+# The intruders scaled and the update brought back to its norm: no rival, but the intervention without the shrinking.
+RESIZED = "resized"
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def analyse(results: Results) -> Finding:
                 )
             ]
             measured = [control for control in of_corpus["control"].unique() if control != "intruders"]
-            for control in [*CONTROLS, *sorted(set(measured) - CONTROLS.keys())]:
+            for control in [*CONTROLS, *sorted(set(measured) - CONTROLS.keys() - {RESIZED})]:
                 name = CONTROLS.get(control, control)
                 against = _change(of_corpus[of_corpus["control"] == control], "against_intruders")
                 if math.isnan(against.interval.estimate):
@@ -116,6 +119,12 @@ def analyse(results: Results) -> Finding:
                     answer(where, "loss under a control minus that", nothing, seeds=0, lacking="controls")
                 )
                 notes.append(f"{where}: no controls were measured, so that no cause can be told")
+            resized = _change(of_corpus[of_corpus["control"] == RESIZED], "change")
+            if not math.isnan(resized.interval.estimate):
+                what = "loss change, intruders scaled down at the update's norm"
+                others.append(effect(f"{where}: {what}{_over(resized)}", resized.interval))
+                compared.append(answer(where, what, resized.over_seeds, expected=-1, seeds=resized.seeds))
+                parts.append(f"at the update's own norm {said(resized.interval, 3)}")
             parts += _accuracies(below, stratum, others)
             seeds = max(seeds, loss.seeds)
             answers += compared
@@ -201,6 +210,8 @@ _NAMES = {
     "random": "control: random other vectors",
     "neighbours": "control: neighboring vectors",
     "update": "control: directions of the update",
+    "complement": "control: the update outside of the intruders, to the same norm",
+    "resized": "the intruders, the update brought back to its norm",
 }
 
 _TITLES = {"loss": "Pre-training loss", "accuracy": "Task accuracy"}

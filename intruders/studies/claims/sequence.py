@@ -95,7 +95,7 @@ def analyse(results: Results) -> Finding:
             none = Interval(math.nan, -math.inf, math.inf)
             what, lacking = (
                 "points forgotten per doubling of the rank",
-                "two ranks that differ in nothing else",
+                "two ranks, equal in all else, that reached the score",
             )
             answers.append(answer(stratum.label, what, none, expected=-1, seeds=0, lacking=lacking))
             notes.append(

@@ -35,6 +35,9 @@ class Results:
     name: str = ""
     failed: list[str] = field(default_factory=list)  # ids of failed runs
     select: tuple[str, ...] = ()  # at which learning rates methods are compared
+    support: dict[str, str] = field(
+        default_factory=dict
+    )  # by claim, what counts as support, written in advance
 
 
 def load_results(path: str | Path) -> Results:
@@ -48,6 +51,7 @@ def load_results(path: str | Path) -> Results:
         name=document["name"],
         failed=list(failed),
         select=tuple(document.get("select", ())),
+        support=dict(document.get("support", {})),
         **frames,
     )
 

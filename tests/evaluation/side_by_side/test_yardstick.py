@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,16 @@ def test_a_planted_remedy_has_the_gain_that_it_was_given() -> None:
     assert at_norm.estimate == pytest.approx(0.1)
     assert stick.gain_at_norm(made(3.1, 2.5), 1.2) is None
     assert stick.margin(made(3.1, 2.5), made(3.4, 2.5)).estimate == pytest.approx(0.3)
+
+
+def test_where_tensors_are_left_out_the_norm_never_falls_to_zero() -> None:
+    curve = [made(2 + 3 * alpha, 4 - 3 * alpha) for alpha in ALPHAS]
+    norms = [0.6 + 0.4 * alpha for alpha in ALPHAS]
+    stick = Yardstick(curve[0], curve[-1], curve, target="task", weights={"text": [1.0]}, norms=norms)
+    found = stick.gain_at_norm(made(3.1, 2.5), 0.8)  # half way: 3.5
+    assert found is not None
+    assert found.estimate == pytest.approx(0.4)
+    assert stick.gain_at_norm(made(3.1, 2.5), 0.4) is None
 
 
 def test_healed_and_kept_are_shares_of_what_tuning_did() -> None:
@@ -127,7 +139,7 @@ def test_a_curve_that_turns_back_is_compared_at_its_best_point() -> None:
 
 def test_outcomes_come_back_from_json_to_the_bit() -> None:
     outcome = made(1 / 3, 2 / 7, [True, False] * 20)
-    again = Outcome.from_dict(__import__("json").loads(__import__("json").dumps(outcome.as_dict())))
+    again = Outcome.from_dict(json.loads(json.dumps(outcome.as_dict())))
     both = joined([outcome, again])
     assert np.array_equal(both.corpora["text"][0].sums, np.tile(outcome.corpora["text"][0].sums, 2))
     assert both.tasks["task"].right == [True, False] * 40
