@@ -44,7 +44,7 @@ def advise(
       source: a path, hub id or alias.
       k: leading vectors examined, where an audit is made or a base is looked at.
       epsilon: threshold on the max cosine, likewise.
-      studies: folders of studies. Their verdicts on the same base stand beside the advice that rests on them; the notes
+      studies: folders of studies. Their verdicts on the same base are listed with the advice that uses them; the notes
         say where they do not apply.
       progress: called with (what is being done, done, in all).
 
