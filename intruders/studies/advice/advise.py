@@ -44,8 +44,8 @@ def advise(
       source: a path, hub id or alias.
       k: leading vectors examined, where an audit is made or a base is looked at.
       epsilon: threshold on the max cosine, likewise.
-      studies: folders of studies. Their verdicts on the same base are listed with the advice that rests on them; the notes
-        say where they do not apply.
+      studies: folders of studies. Their verdicts on the same base are listed with the advice that rests on them; the
+        notes say where they do not apply.
       progress: called with (what is being done, done, in all).
 
     Raises:
