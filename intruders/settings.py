@@ -216,7 +216,7 @@ class Settings:
         where = f"config {str(path)!r}"
         given = read_yaml(read_text(path, where), where)
         if not isinstance(given, Mapping):
-            raise SettingError(f"{where} holds a {type(given).__name__}; expected settings by name")
+            raise SettingError(f"{where} contains a {type(given).__name__}; expected settings by name")
         with told_at(where):
             chosen = short_names(cls, given)
         return cls.from_mapping(chosen | over, where)

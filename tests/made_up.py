@@ -10,6 +10,7 @@ import numpy as np
 
 from intruders.audits.audit_result import Audit
 from intruders.audits.records import AuditedMatrix, UpdateSize, Vector
+from intruders.audits.subspaces import Subspaces
 from intruders.checkpoints.pairing.pairing import Skipped
 
 LLAMA = {
@@ -98,6 +99,29 @@ def made_up_matrix(
         ),
         base_singular_values=[float(v) for v in values],
         similarity=similarity.astype(np.float32),
+        subspaces=made_up_subspaces(shape, k, len(name) % 3 == 0),
+    )
+
+
+def made_up_subspaces(shape: tuple[int, int], k: int, is_open: bool) -> Subspaces:
+    """Numbers that agree with no weights; of some matrices the left space is not known."""
+    m, n = shape
+    return Subspaces(
+        rotation_left_angle=float("nan") if is_open else 63.2,
+        rotation_left_angle_chance=float("nan") if 4 * k > m else 89.5,
+        rotation_left_sine2=0.12,
+        rotation_left_sine2_chance=1 - k / m,
+        rotation_right_angle=61.7,
+        rotation_right_angle_chance=float("nan") if 4 * k > n else 89.4,
+        rotation_right_sine2=0.11,
+        rotation_right_sine2_chance=1 - k / n,
+        spectral_drift=0.03,
+        spectral_drift_bound=0.21,
+        rho_k=0.04,
+        rho_k_chance=k / m,
+        off_principal=0.93,
+        off_principal_chance=(1 - k / m) * (1 - k / n),
+        max_cosine_chance=0.14,
     )
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -23,6 +22,7 @@ from intruders.checkpoints.demo_models import DEMO_ADAPTER
 from intruders.checkpoints.open import open_checkpoint
 from intruders.cli.main import app
 from intruders.errors import SettingError
+from tests.docs.pages import READ, blocks
 from tests.made_up import made_up_audit
 
 ROOT = Path(__file__).parents[1]
@@ -70,17 +70,7 @@ def commands_of(page: str, *words: str) -> list[list[str]]:
     return [command for command in found if set(words) <= set(command)]
 
 
-PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_every_command_of_the_documentation_parses(page: str) -> None:
-    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    for _, name, *arguments in commands_of(page):
-        if name not in known or "[" in " ".join(arguments) or "..." in arguments:  # a sentence, or a synopsis
-            continue
-        with known[name].make_context(name, list(arguments)) as context:
-            assert context.params
+PAGES = [str(path.relative_to(ROOT)) for path in READ]
 
 
 def test_the_runs_that_the_documentation_names_are_those_of_make_study() -> None:
@@ -129,7 +119,7 @@ def test_the_packaged_adapter_against_dense_decompositions() -> None:
 
 
 @pytest.mark.models
-def test_the_output_in_the_readme_is_what_the_demo_prints(
+def test_the_line_of_make_demo_in_the_readme_is_of_the_packaged_adapter(
     demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -137,7 +127,6 @@ def test_the_output_in_the_readme_is_what_the_demo_prints(
     done = CliRunner().invoke(app, ["audit", "--demo", "--no-cache", "--json", "audit.json"])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "intruders-demo.html").stat().st_size > 1e6
-    assert console_block("intruders audit --demo") in done.output
     # `make demo` trains this adapter: its line in the README follows from what is packaged.
     trained = json.loads((DEMO_ADAPTER.folder / "training.json").read_text(encoding="utf-8"))
     audit = intruders.Audit.load(tmp_path / "audit.json")
@@ -152,10 +141,8 @@ def test_the_output_in_the_readme_is_what_the_demo_prints(
 
 def console_block(command: str) -> str:
     """What the README shows as the output of a command."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(rf"^```console\n\$ {re.escape(command)}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return found[1]
+    [found] = [block.text for block in blocks(ROOT / "README.md") if block.text.startswith(f"$ {command}\n")]
+    return found
 
 
 def test_demo_and_a_model_are_refused_together() -> None:

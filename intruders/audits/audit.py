@@ -21,6 +21,7 @@ from .audit_settings import ANYWHERE, AuditSettings, Compute
 from .base_cache import CacheChoice, judge_batch
 from .batches import Batch, is_small_batch, read_batches
 from .records import AuditedMatrix, UpdateSize, Vector
+from .subspaces import Subspaces
 
 
 def audit(
@@ -40,36 +41,39 @@ def audit(
     cache: CacheChoice = True,
     progress: Progress = silent,
 ) -> Audit:
-    """Finds the intruder dimensions that a fine-tuning left in every weight matrix of a model.
+    """Find the intruder dimensions of a fine-tuned model.
 
-    A left singular vector y_j of a tuned matrix, j < k in descending order of singular value, is an intruder
-    dimension when ``max_i |<x_i, y_j>| < epsilon`` over all left singular vectors x_i of the base matrix
+    Let y_j be a left singular vector of a tuned matrix (m, n), j < k in descending order of singular value. It is an
+    intruder dimension if ``max_i |<x_i, y_j>| < epsilon`` over all left singular vectors x_i of the base matrix
     (Shuttleworth et al. 2024).
 
     Args:
-      base: the model before fine-tuning: a path, hub id, alias, module or state dict. None where ``tuned`` is an
+      base: Model before fine-tuning: a path, Hub id, demo model, module or state dict. None if ``tuned`` is an
         adapter that names its base.
-      tuned: the model after it, or its adapter. A PeftModel may be given alone, as ``base``.
-      k: leading vectors examined in each matrix; fewer in a matrix that has fewer.
-      epsilon: cosine below which a vector resembles no base vector, in (0, 1].
-      include: shell patterns over the base's tensor names; only these are audited. All, when empty.
-      exclude: shell patterns of names that are left out.
-      include_embeddings: also audit embeddings and output heads.
-      split_fused: judge q, k and v of a fused weight as matrices of their own.
-      exact: decompose every matrix in full. The decisions are the same; every interval closes.
-      skip_non_finite: list a matrix that holds NaN or infinity among the skipped, instead of refusing.
-      device: "cpu", "cuda", "auto" or any name torch knows.
-      workers: threads that judge small matrices side by side; as many as torch uses, when None. The answer is the same.
-      cache: where to keep the base cache, which speeds up the next audit of the same base: True for the
-        user's cache folder, False for nowhere, the path of another folder, or an object such as :class:`DiskCache` or
-        :class:`MemoryCache`.
-      progress: called with (what is being done and the intruders so far, matrices done, matrices in all).
+      tuned: Model after fine-tuning, or its adapter. A PeftModel may be passed alone, as ``base``.
+      k: Number of top vectors to examine per matrix (default: 10); fewer in a matrix that has fewer.
+      epsilon: Threshold on the max cosine, in (0, 1] (default: 0.5).
+      include: Shell patterns over the base's tensor names; only these are audited (default: all).
+      exclude: Shell patterns of tensor names to skip (default: none).
+      include_embeddings: Audit embeddings and output heads too (default: False).
+      split_fused: Audit q, k and v of a fused weight as separate matrices (default: False).
+      exact: Decompose every matrix in full (default: False). The decisions are the same, and all bounds are tight.
+      skip_non_finite: Skip a matrix that contains NaN or infinity instead of raising (default: False).
+      device: "cpu", "cuda", "auto" or any name that torch knows (default: "auto").
+      workers: Number of threads for small matrices (default: torch's). The answer does not depend on it.
+      cache: Base cache, which speeds up the next audit of the same base: True for the user's cache folder (default),
+        False for none, the path of another folder, or a :class:`DiskCache` or :class:`MemoryCache`.
+      progress: Function called with (stage and intruders so far, matrices done, matrices in all).
+
+    Returns:
+      The audit: one record per matrix, with the bounds and the certificate of each examined vector.
 
     Raises:
       SettingError: ``k``, ``epsilon``, ``device``, ``include`` or ``cache`` is out of range.
       CacheError: the folder given as ``cache`` cannot be written to.
-      CheckpointError: a side cannot be read. PairingError: the two do not belong together.
-      NonFiniteError: a matrix holds NaN or infinity.
+      CheckpointError: one of the models cannot be read.
+      PairingError: the two do not belong together.
+      NonFiniteError: a matrix contains NaN or infinity.
 
     The base below has the unit vectors as its left singular vectors. A strong rank-one update along (1, ..., 1) / 3
     becomes the tuned matrix's first singular vector, whose cosine with each of them is about 1/3:
@@ -81,8 +85,8 @@ def audit(
     >>> found = audit(base, tuned, k=3, cache=False)
     >>> found.intruders, found.vectors
     (1, 3)
-    >>> [round(bound, 2) for bound in found.matrices[0].vectors[0].max_cosine]
-    [0.35, 0.35]
+    >>> tuple(round(bound, 2) for bound in found.matrices[0].vectors[0].max_cosine)
+    (0.35, 0.35)
     >>> found.matrices[0].similarity.shape  # (base vectors, tuned vectors)
     (9, 3)
     """
@@ -150,6 +154,8 @@ def audit_pairing(
         base_source=pairing.base_source,
         tuned_source=pairing.tuned_source,
         tuned_kind=pairing.tuned_kind,
+        base_hub=pairing.base_hub,
+        tuned_hub=pairing.tuned_hub,
         k=settings.k,
         epsilon=settings.epsilon,
         exact=settings.exact,
@@ -182,8 +188,8 @@ def audited_whole(
     settings = AuditSettings.of(audit) if isinstance(audit, Audit) else audit
     if settings.split_fused:
         raise SettingError(
-            f"the audit of '{tuned.source}' judges the parts of fused weights one by one (split_fused); "
-            "weights are changed whole: give an audit without it"
+            f"the audit of '{tuned.source}' has the parts of fused weights as separate matrices (split_fused), and "
+            "a change needs them in one; pass an audit without split_fused"
         )
     pairing = pair_sides(base, tuned, settings)
     if not isinstance(audit, Audit):
@@ -219,4 +225,12 @@ def record_of(matrix: PairedMatrix, found: Detection, index: int, unit: float) -
         ),
         base_singular_values=[unit * float(value) for value in found.base_values[index]],
         similarity=found.similarity[index].float().cpu().numpy(),
+        subspaces=Subspaces.of(
+            found.change,
+            index,
+            matrix.shape,
+            len(vectors),
+            float(update.frobenius[index]),
+            float(found.base_values[index, : len(vectors)].norm()),
+        ),
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import xxhash
+from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.many_sources import each_source, wherever_it_is
@@ -34,7 +35,7 @@ from .fleet_members import Member, Sharers, matrices_by_block, open_members
 from .fleet_result import ADAPTERS, VECTORS, FleetAudit
 from .kept_blocks import KeptBlocks, Unit, rows_of
 from .records import AuditedMatrix
-from .shared_base import LeftOut, SharedStack, is_small_stack, judge_stack, read_stacks
+from .shared_base import LeftOut, SharedStack, directions_of, is_small_stack, judge_stack, read_stacks
 
 # Part of the key of what is kept: raise it when the meaning of a row changes.
 _VERSION = 1
@@ -71,13 +72,13 @@ def audit_fleet(
       base: The model before fine-tuning, as :func:`intruders.audit` takes it.
       adapters: The models after it: paths, hub ids, modules or state dicts; and among texts globs, ``@list.txt`` (one
         model per line), ``collection:owner/slug`` of the hub, and folders of adapters.
-      k, epsilon, include, exclude, include_embeddings, split_fused, exact, skip_non_finite, device, workers, cache: As
-        for :func:`intruders.audit`.
+      k: As for :func:`intruders.audit`, and so are the further ones up to ``cache``.
       out: Folder or URL of the results (default: none). What is finished is kept there, and a later call with more
         adapters computes only what is new. Gets adapters.parquet and vectors.parquet.
       ray: True or the address of a Ray cluster, whose workers take the blocks of matrices (default: False). Needs
         ``out``.
-      cpus, gpus: Processors and GPUs of each worker on Ray (default: 1 and 0).
+      cpus: Processors of each worker on Ray (default: 1).
+      gpus: GPUs of each worker on Ray (default: 0).
       progress: Called with (what is being done, matrices done, matrices in all).
 
     Raises:
@@ -270,6 +271,7 @@ class _Work:
         settings, store = self.settings, None if self.settings.exact else self.compute.base_cache()
         skipped: list[Skipped] = []
         base_keys: dict[str, str] = {}
+        sketches: dict[str, Tensor] = {}
         pairs = [
             matrix for matrices in blocks.values() for sharers in matrices.values() for _, matrix in sharers
         ]
@@ -277,8 +279,10 @@ class _Work:
 
         def judge(batch: Batch) -> list[AuditedMatrix]:
             found = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
-            for matrix, base in zip(batch.matrices, batch.pair.base, strict=True):
+            for at, (matrix, base) in enumerate(zip(batch.matrices, batch.pair.base, strict=True)):
                 base_keys[matrix.name] = content_key(base, settings.k)
+                update = batch.pair.select(torch.tensor([at])).update
+                sketches[matrix.name] = batch.units[at] * directions_of(matrix.name, base).sketch(update)[0]
             return [record_of(one, found, at, batch.units[at]) for at, one in enumerate(batch.matrices)]
 
         records: list[AuditedMatrix] = []
@@ -295,7 +299,8 @@ class _Work:
             left_out = [one for one in skipped if one.name in matrices]
             keys = {name: key for name, key in base_keys.items() if name in matrices}
             rows = [rows_of([digest] * len(mine), mine)] if mine else []
-            self.kept.keep(block, {digest: Unit(left_out, refused)}, rows, keys)
+            sketch = _summed([sketches[name] for name in sketches if name in matrices])
+            self.kept.keep(block, {digest: Unit(left_out, refused, sketch)}, rows, keys)
 
     def _do_block(
         self,
@@ -320,12 +325,19 @@ class _Work:
 
         judge = partial(judge_stack, settings=self.settings, store=store)
         tables = []
+        sketches: dict[int, list[Tensor]] = {}
         for found in run_side_by_side(hashed(stacks), judge, is_small_stack, self.compute.workers):
-            digests = [self.members[number].digest for number, _ in found]
-            tables.append(rows_of(digests, [matrix for _, matrix in found]))
+            digests = [self.members[one.model].digest for one in found]
+            tables.append(rows_of(digests, [one.matrix for one in found]))
+            for one in found:
+                sketches.setdefault(one.model, []).append(one.sketch)
         self._require_same_base(base_keys)
         units = {
-            self.members[number].digest: Unit(left_out.skipped.get(number, []), left_out.refused.get(number))
+            self.members[number].digest: Unit(
+                left_out.skipped.get(number, []),
+                left_out.refused.get(number),
+                _summed(sketches.get(number, [])),
+            )
             for sharers in matrices.values()
             for number, _ in sharers
         }
@@ -338,6 +350,10 @@ class _Work:
                     f"'{name}' of '{self.base.source}' is not what '{self.kept.folder}' was made from; "
                     "expected the same base as before; choose another folder for this one"
                 )
+
+
+def _summed(sketches: Sequence[Tensor]) -> Tensor | None:
+    return torch.stack(list(sketches)).sum(0).cpu() if sketches else None
 
 
 def _only_model(blocks: Missing) -> int | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.hub import HubOrigin, origins_in
 from ..checkpoints.pairing.pairing import Skipped
 from ..errors import BrokenDocumentError, ResultFileError, SettingError
 from ..system.documents import get_field, get_float, json_number
@@ -39,6 +40,9 @@ class Audit:
     # What else it takes to run the same audit again (include, exclude, device, ...): plain JSON values.
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=installed_versions)
+    # The commits that the models were read from, where they are from the hub; of a sum, those of its parts.
+    base_hub: tuple[HubOrigin, ...] = ()
+    tuned_hub: tuple[HubOrigin, ...] = ()
 
     @property
     def intruders(self) -> int:
@@ -56,14 +60,14 @@ class Audit:
         return energy_share(vector for matrix in self.matrices for vector in matrix.vectors)
 
     def matrix(self, name: str) -> AuditedMatrix:
-        """The audited matrix of that name; raises SettingError with the nearest names if there is none."""
+        """The audited matrix of that name; raises SettingError with the nearest names if none has it."""
         for matrix in self.matrices:
             if matrix.name == name:
                 return matrix
         raise SettingError(f"no audited matrix is named '{name}'; {self._nearest(name)}")
 
     def count(self, k: int | None = None, epsilon: float | None = None) -> tuple[int, int]:
-        """(at least, at most) how many intruders there are among the first `k` vectors at `epsilon`.
+        """Count the intruders among the first `k` vectors at `epsilon`, as (at least, at most).
 
         Counted from the proved intervals of the max cosines, without the weights. The two are equal where the
         intervals decide every vector, as they do at the audit's own epsilon and everywhere after `exact`.
@@ -72,7 +76,7 @@ class Audit:
         k = self.k if k is None else k
         epsilon = self.epsilon if epsilon is None else epsilon
         if not 1 <= k <= self.k:
-            raise SettingError(f"k = {k}: this audit examined {self.k} vectors a matrix; give 1 to {self.k}")
+            raise SettingError(f"k = {k}: this audit examined {self.k} vectors a matrix; pass 1 to {self.k}")
         if not 0 < epsilon <= 1:
             raise SettingError(f"epsilon = {epsilon}: expected a cosine above 0 and up to 1")
         decisions = [
@@ -85,23 +89,23 @@ class Audit:
         return at_least, at_least + decisions.count(None)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a vector, with its matrix's name and shape beside it."""
+        """Return one row per vector, with the name and shape of its matrix."""
         from .frames import vector_frame
 
         return vector_frame(self.matrices)
 
     def matrices_to_pandas(self) -> pd.DataFrame:
-        """One row a matrix: shape, rank, intruders, energy share, update size, certificates."""
+        """Return one row per matrix: shape, rank, intruders, energy share, update size, certificates."""
         from .frames import matrix_frame
 
         return matrix_frame(self.matrices)
 
     def to_json(self) -> str:
-        """The audit as JSON text of schema 1 (docs/reports.md)."""
+        """Return the audit as JSON text of schema 1 (docs/reference/files.md)."""
         return to_json(self)
 
     def to_parquet(self) -> bytes:
-        """The audit as the content of a Parquet file: one row per vector."""
+        """Return the audit as the content of a Parquet file: one row per vector."""
         from .parquet_form import to_parquet
 
         return to_parquet(header(self), self.matrices)
@@ -116,13 +120,13 @@ class Audit:
         return load(path)
 
     def plot_similarity(self, name: str) -> Figure:
-        """Matplotlib figure of |<x_i, y_j>| of one matrix: base vectors down, tuned vectors across."""
+        """Draw |<x_i, y_j>| of one matrix as a matplotlib figure: base vectors down, tuned vectors across."""
         from .figures import similarity_figure
 
         return similarity_figure(self.matrix(name))
 
     def plot_layers(self) -> Figure:
-        """Matplotlib figure of the number of intruders by layer and module kind."""
+        """Draw the number of intruders by layer and module type as a matplotlib figure."""
         from .figures import layers_figure
 
         return layers_figure(self.matrices)
@@ -181,7 +185,7 @@ def to_json(audit: Audit) -> str:
 
 
 def to_document(audit: Audit) -> dict[str, Any]:
-    """The audit as nested plain values: schema 1, see docs/reports.md."""
+    """The audit as nested plain values: schema 1, see docs/reference/files.md."""
     return {**header(audit), "matrices": [matrix_to_record(matrix) for matrix in audit.matrices]}
 
 
@@ -190,8 +194,12 @@ def header(audit: Audit) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "intruders_version": audit.versions.get("intruders", "unknown"),
-        "base": {"source": audit.base_source},
-        "tuned": {"source": audit.tuned_source, "kind": audit.tuned_kind},
+        "base": {"source": audit.base_source, "hub": [one.as_dict() for one in audit.base_hub]},
+        "tuned": {
+            "source": audit.tuned_source,
+            "kind": audit.tuned_kind,
+            "hub": [one.as_dict() for one in audit.tuned_hub],
+        },
         "settings": {**audit.settings, "k": audit.k, "epsilon": audit.epsilon, "exact": audit.exact},
         "totals": {
             "matrices": len(audit.matrices),
@@ -236,13 +244,23 @@ def from_document(document: object) -> Audit:
         ],
         settings={key: value for key, value in settings.items() if key not in ("k", "epsilon", "exact")},
         versions={key: get_field(versions, key, "versions", str) for key in versions},
+        base_hub=_origins(base, "base"),
+        tuned_hub=_origins(tuned, "tuned"),
     )
     _check_totals(audit, totals)
     return audit
+
+
+def _origins(side: dict[str, Any], where: str) -> tuple[HubOrigin, ...]:
+    if "hub" in side:
+        for record in get_field(side, "hub", where, list):
+            if not isinstance(record, dict):
+                raise BrokenDocumentError(f"its {where} has an entry of 'hub' that is not an object")
+    return origins_in(side)
 
 
 def _check_totals(audit: Audit, totals: dict[str, Any]) -> None:
     counted = {"matrices": len(audit.matrices), "vectors": audit.vectors, "intruders": audit.intruders}
     for key, count in counted.items():
         if (stated := get_field(totals, key, "totals", int)) != count:
-            raise BrokenDocumentError(f"its totals say {stated} {key}, and it holds {count}")
+            raise BrokenDocumentError(f"its totals say {stated} {key}, and it contains {count}")

@@ -97,7 +97,7 @@ class Compute(Settings):
                 + (" or 'cuda'" if torch.cuda.is_available() else " (no CUDA device was found)")
             ) from None
         if device.type == "meta":
-            raise SettingError("device 'meta' holds no numbers; expected 'auto', 'cpu' or 'cuda'")
+            raise SettingError("device 'meta' has no numbers; expected 'auto', 'cpu' or 'cuda'")
         return device
 
     def base_cache(self) -> BaseCache | None:

@@ -37,7 +37,7 @@ def store_of_bases(cache: CacheChoice) -> BaseCache | None:
         return cache
     raise SettingError(
         f"cache is {cache!r}; expected True, False, the path of a folder, or an object such as DiskCache; "
-        "give False to keep nothing"
+        "pass False to keep nothing"
     )
 
 
@@ -105,7 +105,7 @@ class DiskCache:
         except OSError as error:
             raise CacheError(
                 f"the cache folder '{self.folder}' cannot be written to ({error.strerror or error}); "
-                "give another with --cache, or --no-cache"
+                "pass another with --cache, or --no-cache"
             ) from None
 
     def get(self, key: str) -> KnownBase | None:

@@ -74,7 +74,7 @@ def read_batches(
 def non_finite(name: str, side: str) -> NonFiniteError:
     """The error about a matrix without singular values."""
     return NonFiniteError(
-        f"'{name}' holds NaN or infinity in the {side}, so it has no singular vectors; "
+        f"'{name}' contains NaN or infinity in the {side}, so it has no singular vectors; "
         f"fix the checkpoint, or leave it out: --exclude '{name}' (audits: or --skip-non-finite)"
     )
 

@@ -39,7 +39,7 @@ def critical_scales(
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> CriticalScales:
-    """Measures and predicts the scale of the update at which intruders appear, per matrix and for the model.
+    """Measure and predict the update scale at which intruders appear, per matrix and for the model.
 
     For an adapter s is a multiple of its scale; for a full fine-tuning it runs along W0 + s (W - W0), as weight
     interpolation does (WiSE-FT; Wortsman et al. 2022). The prediction is ``theta / sigma_1(D)``, with theta of
@@ -61,7 +61,7 @@ def critical_scales(
     >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
     >>> tuned = {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}
     >>> found = critical_scales(base, tuned, compute=Compute(cache=False))
-    >>> 0 < found.largest < found.matrices[0].measured < 1  # an intruder is there at the scale as trained, 1
+    >>> 0 < found.largest < found.matrices[0].measured < 1  # it has an intruder at the scale as trained, 1
     True
     """
     if isinstance(target, bool) or not isinstance(target, int) or target < 0:
@@ -100,6 +100,8 @@ def critical_scales(
         count,
         matrices,
         time.perf_counter() - started,
+        pairing.base_hub,
+        pairing.tuned_hub,
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..charts.chart import Axis, Chart, Rule, Series
+from ..checkpoints.hub import HubOrigin, origins_in
 from ..errors import ResultFileError
 from ..system.documents import json_number
 from ..system.files import read_bytes
@@ -60,6 +61,9 @@ class CriticalScales:
     intruders_at_largest: int
     matrices: list[MatrixScale]
     seconds: float
+    # The commits that the models were read from, where they are from the hub.
+    base_hub: tuple[HubOrigin, ...] = ()
+    tuned_hub: tuple[HubOrigin, ...] = ()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CriticalScales:
@@ -85,6 +89,8 @@ class CriticalScales:
                 intruders_at_largest=int(document["intruders_at_largest_scale"]),
                 matrices=[_matrix_scale(one) for one in document["matrices"]],
                 seconds=float(document["seconds"]),
+                base_hub=origins_in(document["base"]),
+                tuned_hub=origins_in(document["tuned"]),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ResultFileError(
@@ -117,8 +123,8 @@ class CriticalScales:
         return {
             "schema": SCHEMA,
             "intruders_version": __version__,
-            "base": {"source": self.base_source},
-            "tuned": {"source": self.tuned_source},
+            "base": {"source": self.base_source, "hub": [one.as_dict() for one in self.base_hub]},
+            "tuned": {"source": self.tuned_source, "hub": [one.as_dict() for one in self.tuned_hub]},
             "settings": {"k": self.k, "epsilon": self.epsilon, "target": self.target},
             "largest_scale": json_number(self.largest),
             "intruders_at_largest_scale": self.intruders_at_largest,

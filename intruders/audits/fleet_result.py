@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from torch import Tensor
 
 from ..checkpoints.pairing.pairing import Skipped
 from ..checkpoints.selection import Selection
@@ -55,8 +56,10 @@ class FleetAudit:
 
     @cached_property
     def adapters(self) -> pd.DataFrame:
-        """One row per adapter, in the order given; docs/fleet.md lists the columns."""
-        return adapter_table(self.members, self.matrices, self._skipped, self._refused, self.base_source)
+        """One row per adapter, in the order given; docs/reference/fleet.md lists the columns."""
+        return adapter_table(
+            self.members, self.matrices, self._skipped, self._refused, self._sketches, self.base_source
+        )
 
     @cached_property
     def matrices(self) -> pd.DataFrame:
@@ -116,6 +119,8 @@ class FleetAudit:
             base_source=self.base_source,
             tuned_source=pairing.tuned_source,
             tuned_kind=pairing.tuned_kind,
+            base_hub=pairing.base_hub,
+            tuned_hub=pairing.tuned_hub,
             k=self.settings.k,
             epsilon=self.settings.epsilon,
             exact=self.settings.exact,
@@ -147,7 +152,7 @@ class FleetAudit:
         }
 
     def write_tables(self, folder: Path) -> list[Path]:
-        """Write adapters.parquet and vectors.parquet, each whole or not at all."""
+        """Write adapters.parquet and vectors.parquet, each completely or not at all."""
         metadata = {METADATA_KEY: json.dumps(self.header(), default=list).encode()}
         sink = pa.BufferOutputStream()
         pq.write_table(as_arrow(self.adapters).replace_schema_metadata(metadata), sink, compression="zstd")
@@ -197,6 +202,18 @@ class FleetAudit:
             for digest, unit in block.units.items():
                 if unit.refused is not None:
                     found.setdefault(digest, unit.refused)
+        return found
+
+    @cached_property
+    def _sketches(self) -> Mapping[str, Tensor]:
+        """By digest, the sketch of a model's updates over all blocks."""
+        found: dict[str, Tensor] = {}
+        seen: set[tuple[str, str]] = set()
+        for block in self.blocks.each():
+            for digest, unit in block.units.items():
+                if unit.sketch is not None and (block.block, digest) not in seen:
+                    seen.add((block.block, digest))
+                    found[digest] = found.get(digest, 0) + unit.sketch
         return found
 
     @cached_property

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import torch
+from torch import Tensor
 
+from ..linalg.sketch import normalized
 from .fleet_members import Facts, Member
 
 # Name and Arrow type of every column of adapters.parquet.
@@ -43,6 +46,8 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("frobenius", "float64"),
     ("effective_rank", "float64"),
     ("stable_rank", "float64"),
+    ("nearest", "string"),  # the other model whose update points most nearly the same way
+    ("nearest_cosine", "float64"),  # estimated, between the two updates
     ("unusual", "float64"),
     ("unusual_in", "string"),
     ("digest", "string"),
@@ -66,6 +71,8 @@ _COMPARED = {
 # Of a normal distribution the median absolute deviation times this is the standard deviation.
 _MAD = 1.4826
 _LEAST_TO_COMPARE = 5
+# Models of which the cosines with all others are computed at a time.
+_TOGETHER = 1000
 
 
 def matrices_of_rows(rows: pa.Table) -> pd.DataFrame:
@@ -92,6 +99,7 @@ def adapter_table(
     matrices: pd.DataFrame,
     skipped: Mapping[str, Mapping[str, str]],
     refused: Mapping[str, str],
+    sketches: Mapping[str, Tensor],
     base: str,
 ) -> pd.DataFrame:
     """One row per model, in the order of ``members``.
@@ -101,6 +109,7 @@ def adapter_table(
       matrices: the rows of :func:`matrices_of_rows` of all blocks.
       skipped: by digest, matrices that were not judged, with reasons.
       refused: by digest, models that were refused while they were judged, with reasons.
+      sketches: by digest, those of the models' updates ``(SIZE)``.
       base: the source of the base.
     """
     columns = {str(name): matrices[name].to_numpy() for name in matrices}
@@ -132,7 +141,8 @@ def adapter_table(
             }
         rows.append(row)
     table = pd.DataFrame(rows, columns=[name for name, _ in COLUMNS])
-    return _with_unusual(table.astype({name: _IN_PANDAS[kind] for name, kind in COLUMNS}))
+    table = table.astype({name: _IN_PANDAS[kind] for name, kind in COLUMNS})
+    return _with_unusual(_with_nearest(table, sketches))
 
 
 def as_arrow(adapters: pd.DataFrame) -> pa.Table:
@@ -192,7 +202,7 @@ def _is_named(named: str, base: str) -> bool:
 
 
 def _for_hosts(facts: Facts) -> list[str]:
-    """What servers of many adapters are known to refuse or to pass over; see docs/fleet.md."""
+    """What servers of many adapters are known to refuse or to pass over; see docs/reference/fleet.md."""
     found = []
     if facts.method not in ("lora", None):
         found.append(f"no plain LoRA ({facts.method})")
@@ -201,6 +211,29 @@ def _for_hosts(facts: Facts) -> list[str]:
     if len(facts.ranks) > 1 or len(facts.scales) > 1:
         found.append("ranks or scales that differ by module")
     return found
+
+
+def _with_nearest(table: pd.DataFrame, sketches: Mapping[str, Tensor]) -> pd.DataFrame:
+    """The model with other files whose update has the largest cosine with this one's, by their sketches."""
+    judged = table[table["status"].eq("audited") & table["digest"].isin(sketches.keys())]
+    first = judged.drop_duplicates("digest")
+    digests, sources = list(first["digest"]), list(first["adapter"])
+    if len(digests) < 2:
+        return table
+    rows = normalized([sketches[digest] for digest in digests])
+    nearest: dict[str, tuple[str, float]] = {}
+    for start in range(0, len(digests), _TOGETHER):
+        cosines = rows[start : start + _TOGETHER] @ rows.mT
+        own = torch.arange(len(cosines))
+        cosines[own, start + own] = -torch.inf
+        for digest, cosine, place in zip(
+            digests[start:], *(one.tolist() for one in cosines.max(-1)), strict=False
+        ):
+            nearest[digest] = sources[place], cosine
+    found = judged["digest"].map(nearest)
+    table.loc[judged.index, "nearest"] = found.map(lambda one: one[0]).astype("string")
+    table.loc[judged.index, "nearest_cosine"] = found.map(lambda one: one[1])
+    return table
 
 
 def _with_unusual(table: pd.DataFrame) -> pd.DataFrame:

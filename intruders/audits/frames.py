@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from .records import AuditedMatrix
+from .subspaces import SUBSPACE_COLUMNS
 
 VECTOR_COLUMNS = [
     "name",
@@ -42,6 +43,12 @@ def vector_frame(matrices: Sequence[AuditedMatrix]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=VECTOR_COLUMNS)
 
 
+def _subspaces(matrix: AuditedMatrix) -> dict[str, float]:
+    if matrix.subspaces is None:
+        return dict.fromkeys(SUBSPACE_COLUMNS, float("nan"))
+    return {name: getattr(matrix.subspaces, name) for name in SUBSPACE_COLUMNS}
+
+
 def matrix_frame(matrices: Sequence[AuditedMatrix]) -> pd.DataFrame:
     """One row a matrix; `rank` is missing where the update did not come as low-rank factors.
 
@@ -68,6 +75,7 @@ def matrix_frame(matrices: Sequence[AuditedMatrix]) -> pd.DataFrame:
                 "stable_rank": matrix.update.stable_rank,
                 "ambiguous": sum(vector.ambiguous for vector in matrix.vectors),
                 **{f"by_{name}": certificates[name] for name in ("overlap", "mass", "moment", "exact")},
+                **_subspaces(matrix),
             }
         )
     frame = pd.DataFrame(rows)

@@ -7,6 +7,7 @@ costs only itself.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -15,8 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from torch import Tensor
 
 from ..checkpoints.pairing.pairing import Skipped
 from ..system.files import write_atomically
@@ -25,7 +29,7 @@ from .parquet_form import METADATA_KEY, vector_schema, vector_table
 from .records import AuditedMatrix
 
 FOLDER = "blocks"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass
@@ -34,6 +38,7 @@ class Unit:
 
     skipped: list[Skipped] = field(default_factory=list)  # of the block's matrices, with reasons
     refused: str | None = None  # why the model as a whole cannot be judged
+    sketch: Tensor | None = None  # (SIZE), double: of its updates in this block; None where there are none
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,14 @@ class KeptBlock:
 
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Its vectors, with their model's digest as the column ``digest``; some columns, or all."""
-        found = pq.read_table(self.file, columns=None if columns is None else list(columns))
-        return found.replace_schema_metadata(None)
+        wanted = _schema().names if columns is None else list(columns)
+        there = set(pq.read_schema(self.file).names)
+        found = pq.read_table(self.file, columns=[name for name in wanted if name in there])
+        for name in wanted:
+            if name not in there:  # of a block that an older version kept
+                kind = _schema().field(name).type
+                found = found.append_column(name, pa.nulls(found.num_rows, kind))
+        return found.select(wanted).replace_schema_metadata(None)
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,9 @@ class KeptBlocks:
                 continue
             if (header.get("schema"), header.get("key")) == (SCHEMA, self.key):
                 units = {
-                    digest: Unit([Skipped(*one) for one in unit["skipped"]], unit["refused"])
+                    digest: Unit(
+                        [Skipped(*one) for one in unit["skipped"]], unit["refused"], _numbers(unit["sketch"])
+                    )
                     for digest, unit in header["units"].items()
                 }
                 yield KeptBlock(header["block"], units, header["base_keys"], file)
@@ -90,6 +103,7 @@ class KeptBlocks:
                 digest: {
                     "skipped": [[one.name, one.reason] for one in unit.skipped],
                     "refused": unit.refused,
+                    "sketch": _text(unit.sketch),
                 }
                 for digest, unit in units.items()
             },
@@ -132,6 +146,14 @@ class KeptBlocks:
             self.remote.get(f"{FOLDER}/{name}", part)
             part.replace(here)
         return here
+
+
+def _text(sketch: Tensor | None) -> str | None:
+    return None if sketch is None else base64.b64encode(sketch.numpy().astype("<f8").tobytes()).decode()
+
+
+def _numbers(text: str | None) -> Tensor | None:
+    return None if text is None else torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f8").copy())
 
 
 def rows_of(digests: Sequence[str], matrices: Sequence[AuditedMatrix]) -> pa.Table:

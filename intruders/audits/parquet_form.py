@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ..errors import BrokenDocumentError
 from .frames import vector_frame
 from .records import AuditedMatrix
+from .subspaces import SUBSPACE_COLUMNS
 
 METADATA_KEY = b"intruders"
 
@@ -45,6 +46,7 @@ def vector_table(matrices: Sequence[AuditedMatrix]) -> pa.Table:
             ),
             # Of each tuned vector y_j its own column of the similarity matrix: |<x_i, y_j>| over i.
             "similarity": pa.array(_similarity_columns(matrices), pa.list_(pa.float32())),
+            **_of_subspaces(owners),
         }
     ).cast(vector_schema())
 
@@ -54,7 +56,7 @@ def document_from_parquet(content: bytes) -> dict[str, Any]:
     try:
         table = pq.read_table(io.BytesIO(content))
     except (pa.ArrowException, OSError) as error:
-        raise BrokenDocumentError(f"it is not a whole Parquet file ({error})") from error
+        raise BrokenDocumentError(f"it is not a complete Parquet file ({error})") from error
     metadata = (table.schema.metadata or {}).get(METADATA_KEY)
     if metadata is None:
         raise BrokenDocumentError("it is a Parquet file, but not one that `intruders` wrote as an audit")
@@ -62,7 +64,8 @@ def document_from_parquet(content: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise BrokenDocumentError("its metadata are not those of an audit")
     if document.get("schema") == 1:
-        if missing := [name for name in vector_schema().names if name not in table.column_names]:
+        known = {*table.column_names, *SUBSPACE_COLUMNS}  # which older files have not
+        if missing := [name for name in vector_schema().names if name not in known]:
             raise BrokenDocumentError(f"it has no column '{missing[0]}'")
         document["matrices"] = matrices_from_rows(table.to_pylist())
     return document
@@ -107,7 +110,15 @@ def _matrix_from_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "shape": list(similarity.shape),
             "float32": base64.b64encode(np.ascontiguousarray(similarity).tobytes()).decode(),
         },
+        "subspaces": _subspaces_of_row(first),
     }
+
+
+def _subspaces_of_row(row: dict[str, Any]) -> dict[str, Any] | None:
+    """None for a row of an older file. The chance of a max cosine is a number in every other."""
+    if row.get("max_cosine_chance") is None:
+        return None
+    return {name: row[name] for name in SUBSPACE_COLUMNS}
 
 
 _FLOATS = pa.list_(pa.float64())
@@ -116,6 +127,14 @@ _UPDATE = ("frobenius", "spectral", "effective_rank", "effective_rank_error", "s
 
 def _of_update(owners: list[AuditedMatrix], name: str) -> pa.Array:
     return pa.array([getattr(matrix.update, name) for matrix in owners], pa.float64())
+
+
+def _of_subspaces(owners: list[AuditedMatrix]) -> dict[str, pa.Array]:
+    """A column of each number; null for one that is not known, and for all of a matrix of an older audit."""
+    records = [{} if matrix.subspaces is None else matrix.subspaces.to_record() for matrix in owners]
+    return {
+        name: pa.array([record.get(name) for record in records], pa.float64()) for name in SUBSPACE_COLUMNS
+    }
 
 
 def _similarity_columns(matrices: Sequence[AuditedMatrix]) -> list[Any]:
@@ -137,5 +156,6 @@ def vector_schema() -> pa.Schema:
             *[(name, pa.float64()) for name in _UPDATE],
             ("base_singular_values", _FLOATS),
             ("similarity", pa.list_(pa.float32())),
+            *[(name, pa.float64()) for name in SUBSPACE_COLUMNS],
         ]
     )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..errors import BrokenDocumentError
 from ..system.documents import get_field, get_float, is_of_kind, json_number, read_float
+from .subspaces import Subspaces
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class AuditedMatrix:
     update: UpdateSize
     base_singular_values: list[float]  # the leading ones of the base, descending
     similarity: npt.NDArray[np.float32] = field(repr=False)  # (base vectors, tuned vectors): |<x_i, y_j>|
+    subspaces: Subspaces | None = None  # None in an audit that an older version saved
 
     def __post_init__(self) -> None:
         columns = self.similarity.shape[1] if self.similarity.ndim == 2 else -1
@@ -86,7 +88,15 @@ class AuditedMatrix:
     __hash__ = None  # type: ignore[assignment]
 
     def _plain_fields(self) -> tuple[object, ...]:
-        return (self.name, self.shape, self.rank, self.vectors, self.update, self.base_singular_values)
+        return (
+            self.name,
+            self.shape,
+            self.rank,
+            self.vectors,
+            self.update,
+            self.base_singular_values,
+            self.subspaces,
+        )
 
 
 def energy_share(vectors: Iterable[Vector]) -> float:
@@ -120,6 +130,7 @@ def matrix_to_record(matrix: AuditedMatrix) -> dict[str, Any]:
             "effective_rank_error": json_number(matrix.update.effective_rank_error),
             "stable_rank": json_number(matrix.update.stable_rank),
         },
+        "subspaces": None if matrix.subspaces is None else matrix.subspaces.to_record(),
         "vectors": [
             {
                 "index": vector.index,
@@ -160,7 +171,14 @@ def matrix_from_record(record: object) -> AuditedMatrix:
             read_float(v, name) for v in get_field(record, "base_singular_values", name, list)
         ],
         similarity=_similarity_from_record(get_field(record, "similarity", name, dict), name),
+        subspaces=_subspaces_from_record(record, name),
     )
+
+
+def _subspaces_from_record(record: object, name: str) -> Subspaces | None:
+    if not isinstance(record, dict) or record.get("subspaces") is None:
+        return None
+    return Subspaces.from_record(get_field(record, "subspaces", name, dict), name)
 
 
 def _vector_from_record(record: object, name: str) -> Vector:

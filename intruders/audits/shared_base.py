@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+import xxhash
 from torch import Tensor
 
 from ..checkpoints.pairing.pairing import PairedMatrix, Skipped
@@ -20,6 +21,7 @@ from ..engine.decide import decide
 from ..errors import IntrudersError, in_one_line
 from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
+from ..linalg.sketch import Directions
 from .audit import record_of
 from .audit_settings import AuditSettings
 from .base_cache import BaseCache, content_key
@@ -42,12 +44,19 @@ class SharedMatrix:
         self.lock = threading.Lock()
         self.known: KnownBase | None = None
         self._key: str | None = None
+        self._directions: Directions | None = None
 
     def key(self, k: int) -> str:
         """The name of its entry in the base cache; hashed once."""
         if self._key is None:
             self._key = content_key(self.matrix, k)
         return self._key
+
+    def directions(self, name: str) -> Directions:
+        """Those by which updates of the matrix of that name are sketched; drawn once."""
+        if self._directions is None:
+            self._directions = directions_of(name, self.matrix)
+        return self._directions
 
     def look_up(self, k: int, store: BaseCache | None) -> None:
         """Take what the store knows of it, unless it is known already."""
@@ -81,6 +90,15 @@ class SharedStack:
         index = torch.arange(first, last, device=self.base.matrix.device)
         tuned = self.tuned.select(index) if isinstance(self.tuned, LowRank) else self.tuned[first:last]
         return Pair(self.base.matrix.expand(last - first, -1, -1), tuned)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one model makes of one matrix."""
+
+    model: int
+    matrix: AuditedMatrix
+    sketch: Tensor  # (SIZE), double: of the update, for estimates of how alike two models are
 
 
 def is_small_stack(stack: SharedStack) -> bool:
@@ -250,9 +268,14 @@ def _read(
     return forms.over(wide, unit), scaled
 
 
-def judge_stack(
-    stack: SharedStack, settings: AuditSettings, store: BaseCache | None
-) -> list[tuple[int, AuditedMatrix]]:
+def directions_of(name: str, matrix: Tensor) -> Directions:
+    """The random directions of a matrix ``(m, n)`` of the base: the same in every fleet."""
+    seed = xxhash.xxh3_64_intdigest(name.encode()) >> 1  # torch takes 63 bits
+    m, n = matrix.shape
+    return Directions.of(m, n, seed, matrix)
+
+
+def judge_stack(stack: SharedStack, settings: AuditSettings, store: BaseCache | None) -> list[Judged]:
     """Every model of the stack with its row, as an audit of its own gives it."""
     base, count = stack.base, len(stack.models)
     if settings.exact:
@@ -274,13 +297,19 @@ def _judge(
     settings: AuditSettings,
     known: KnownBase | None,
     store: BaseCache | None,
-) -> list[tuple[int, AuditedMatrix]]:
+) -> list[Judged]:
     if known is not None:
         known = known.select(torch.zeros(last - first, dtype=torch.long, device=stack.base.matrix.device))
-    found = decide(stack.pair(first, last), settings.k, settings.epsilon, settings.exact, known)
+    pair = stack.pair(first, last)
+    found = decide(pair, settings.k, settings.epsilon, settings.exact, known)
     if not settings.exact:
         stack.base.learn(found.known, settings.k, store)
+    sketches = stack.base.unit * stack.base.directions(stack.matrices[0].name).sketch(pair.update)
     return [
-        (stack.models[at], record_of(stack.matrices[at], found, at - first, stack.base.unit))
+        Judged(
+            stack.models[at],
+            record_of(stack.matrices[at], found, at - first, stack.base.unit),
+            sketches[at - first],
+        )
         for at in range(first, last)
     ]

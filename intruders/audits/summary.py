@@ -107,6 +107,33 @@ def certificates(matrices: Iterable[AuditedMatrix]) -> list[tuple[str, int]]:
     return [(name, counts[name]) for name in ("overlap", "mass", "moment", "exact") if counts[name]]
 
 
+@dataclass(frozen=True)
+class AgainstChance:
+    """How the max cosines of the intruders compare with that of a random vector in their dimension."""
+
+    above: int  # proved to be above it
+    not_above: int
+    undecided: int  # chance lies between the bounds
+    least: float  # of the chance values
+    most: float
+
+
+def against_chance(matrices: Iterable[AuditedMatrix]) -> AgainstChance | None:
+    """Of all intruders; None where there is none, or the audit was saved without these numbers."""
+    found = [
+        (vector.max_cosine, matrix.subspaces.max_cosine_chance)
+        for matrix in matrices
+        for vector in matrix.vectors
+        if vector.intruder and matrix.subspaces is not None
+    ]
+    if not found:
+        return None
+    above = sum(lower > chance for (lower, _), chance in found)
+    not_above = sum(upper <= chance for (_, upper), chance in found)
+    chances = [chance for _, chance in found]
+    return AgainstChance(above, not_above, len(found) - above - not_above, min(chances), max(chances))
+
+
 def ambiguous(matrices: Iterable[AuditedMatrix]) -> int:
     """How many decisions depend on the choice of vectors within a cluster of equal singular values."""
     return sum(vector.ambiguous for matrix in matrices for vector in matrix.vectors)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .hub import HubOrigin
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Checkpoint:
       input_first: names of weights that are stored (in, out), as transformers' Conv1D and some experts are.
       tied: names that are the same tensor as another one, to the name under which it is listed in
         ``tensors``.
+      hub: the commit that it was read from, if it lies in the hub's cache.
     """
 
     source: str
@@ -51,6 +53,7 @@ class Checkpoint:
     config: Mapping[str, Any] | None = field(default=None, repr=False)
     tied: Mapping[str, str] = field(default_factory=dict, repr=False)
     input_first: frozenset[str] = field(default=frozenset(), repr=False)
+    hub: tuple[HubOrigin, ...] = ()
 
     def names(self) -> list[str]:
         return list(self.tensors)

@@ -65,7 +65,7 @@ class Inspection:
 
 
 def inspect(source: Source, base: Source | None = None) -> list[Inspection]:
-    """What ``source`` is read as; one entry, or one a model of a sum such as ``A@0.7+B@0.3``.
+    """Describe what ``source`` is read as; one entry, or one per model of a sum such as ``A@0.7+B@0.3``.
 
     Args:
       source: as :func:`open_source` takes it.

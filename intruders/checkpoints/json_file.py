@@ -26,7 +26,7 @@ def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
         reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(error)
         raise CheckpointError(f"{where} is not valid JSON ({reason}); download it again") from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{where} holds a JSON {type(value).__name__}; expected an object")
+        raise CheckpointError(f"{where} contains a JSON {type(value).__name__}; expected an object")
     return value
 
 
@@ -48,7 +48,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f"the key {key[:80]!r} stands in it twice")
+            raise ValueError(f"the key {key[:80]!r} is in it twice")
         result[key] = value
     return result
 

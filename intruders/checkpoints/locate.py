@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..errors import CheckpointError, some_of
 from .demo_models import DEMO_ADAPTER, DEMO_MODELS, demo_model_path
+from .hub import split_revision
 
-_HUB_ID = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?")
+_CONFIGS = (".json", ".txt", ".model", ".jinja")  # with the tokenizer, for what is run and not only audited
 _FILE_ENDING = re.compile(r"\.(?:safetensors|bin|pt|pth|ckpt|gguf|json)$")
 
 
@@ -23,55 +24,73 @@ def locate(source: str) -> Path:
         return demo_model_path(source)
     if source == DEMO_ADAPTER.alias:
         return DEMO_ADAPTER.folder
+    if not _is_utf8(source):
+        raise CheckpointError(
+            f"'{source.encode(errors='backslashreplace').decode()[:80]}' is not UTF-8, as results must be; "
+            "rename the file or folder"
+        )
     try:
         path = Path(source).expanduser()
         if path.exists():
             return path
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, no home folder, a null byte
-        raise CheckpointError(f"'{source[:80]}' cannot be a path ({error}); give another") from None
-    if not _HUB_ID.fullmatch(source) or _FILE_ENDING.search(source) or source.startswith("."):
+        raise CheckpointError(f"'{source[:80]}' cannot be a path ({error}); pass another") from None
+    asked = split_revision(source)
+    if asked is None or _FILE_ENDING.search(source) or source.startswith("."):
         raise CheckpointError(
-            f"there is no file or folder '{source}'; expected a path, a hub id such as 'org/model', "
-            f"or one of {some_of(sorted([*DEMO_MODELS, DEMO_ADAPTER.alias]))}"
+            f"'{source}' does not exist; expected a path, a hub id such as 'org/model' or "
+            f"'org/model@revision', or one of {some_of(sorted([*DEMO_MODELS, DEMO_ADAPTER.alias]))}"
         )
-    return _download(source)
+    return _download(*asked)
 
 
-def _download(hub_id: str) -> Path:
+def _is_utf8(text: str) -> bool:
+    """Whether a path given on the command line was UTF-8: Python keeps other bytes as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _download(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         try:
-            files = HfApi().model_info(hub_id, timeout=10).siblings or []
+            files = HfApi().model_info(hub_id, revision=revision, timeout=10).siblings or []
             wanted = _files_to_fetch(hub_id, [file.rfilename for file in files])
-        except (GatedRepoError, RepositoryNotFoundError, CheckpointError):
+        except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, CheckpointError):
             raise
         except Exception:  # no network: what an earlier download left is as good
-            return Path(snapshot_download(hub_id, local_files_only=True))
-        return Path(snapshot_download(hub_id, allow_patterns=wanted))
+            return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
     except CheckpointError:
         raise
     except GatedRepoError:
         reason = "the hub keeps it behind an agreement: accept it there, then run `hf auth login`"
     except RepositoryNotFoundError:
         reason = "the hub has no model of that name that you may see"
+    except RevisionNotFoundError:
+        reason = f"the hub's model of that name has no branch, tag or commit '{revision}'"
     except Exception as error:  # whatever the hub's client raises, its first line is what a person needs
-        reason = f"the hub cannot be reached ({type(error).__name__}); download it, and give the folder"
-    raise CheckpointError(f"there is no file or folder '{hub_id}', and {reason}")
+        reason = f"the hub cannot be reached ({type(error).__name__}); download it, and pass the folder"
+    given = hub_id if revision is None else f"{hub_id}@{revision}"
+    raise CheckpointError(f"'{given}' is not a file or folder here, and {reason}")
 
 
 def _files_to_fetch(hub_id: str, files: list[str]) -> list[str]:
     """The files of one format, so that a repository with three of them is not fetched three times."""
     top = [file for file in files if "/" not in file]
-    configs = [file for file in top if file.endswith(".json")]
+    configs = [file for file in top if file.endswith(_CONFIGS)]
     for ending in (".safetensors", ".bin", ".pt", ".pth", ".gguf"):
         weights = [file for file in top if file.endswith(ending) and not file.startswith("consolidated")]
         if ending == ".gguf" and len(weights) > 1:
             raise CheckpointError(
-                f"'{hub_id}' holds {len(weights)} GGUF files, one a quantization: {some_of(weights)}; "
+                f"'{hub_id}' contains {len(weights)} GGUF files, one a quantization: {some_of(weights)}; "
                 "download one, "
-                "and give its path"
+                "and pass its path"
             )
         if weights:
             return configs + weights

@@ -12,7 +12,7 @@ from ..errors import CheckpointError, SettingError, first_line
 from .adapters.peft_adapter import ADAPTER_CONFIG
 from .demo_models import DEMO_ADAPTER, DEMO_MODELS
 from .locate import locate
-from .model_sum import split_sum
+from .model_sum import is_sum, split_sum
 
 _COLLECTION = "collection:"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
@@ -87,13 +87,9 @@ def _adapters_in(text: str) -> list[str]:
 
 def wherever_it_is(source: str) -> str:
     """The same model for a process with another working directory: every path in it in full."""
-    if not _is_sum(source):
+    if not is_sum(source):
         return _whole_path(source)
     return "+".join(f"{_whole_path(part)}@{weight!r}" for part, weight in split_sum(source))
-
-
-def _is_sum(source: str) -> bool:
-    return ("@" in source or "+" in source) and not Path(source).expanduser().exists()
 
 
 def _whole_path(source: str) -> str:
@@ -109,7 +105,7 @@ def digest_of(source: str) -> str:
       CheckpointError: it cannot be found or read.
     """
     digest = xxhash.xxh3_128()
-    for part, weight in split_sum(source) if _is_sum(source) else [(source, 1.0)]:
+    for part, weight in split_sum(source) if is_sum(source) else [(source, 1.0)]:
         digest.update(f"{weight!r} ".encode())
         for file in _files_of(locate(part)):
             digest.update(f"{file.name} {file.stat().st_size} ".encode())

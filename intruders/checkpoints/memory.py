@@ -84,7 +84,7 @@ def _in_memory(
     empty = [name for name, tensor in state.items() if isinstance(tensor, Tensor) and tensor.is_meta]
     if empty:
         raise CheckpointError(
-            f"{source} has {len(empty)} tensors on the meta device, which hold no numbers: {some_of(empty)}; "
+            f"{source} has {len(empty)} tensors on the meta device, which have no numbers: {some_of(empty)}; "
             "load the model's weights first"
         )
     tensors: dict[str, StoredTensor] = {}
@@ -131,7 +131,7 @@ def _without_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str
             if module.merged:
                 raise CheckpointError(
                     f"the adapter is merged into '{path}', so that the base's weights are gone; "
-                    "call unmerge_adapter() first, or give the base beside the model"
+                    "call unmerge_adapter() first, or pass the base beside the model"
                 )
             wrappers[f"{path}."] = "base_layer."
         elif isinstance(module, AuxiliaryTrainingWrapper):

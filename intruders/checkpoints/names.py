@@ -16,6 +16,8 @@ _INPUT_EMBEDDINGS = (
     "transformer.word_embeddings.weight",
 )
 
+HEAD = "lm_head.weight"
+
 _DIGITS = re.compile(r"(\d+)")
 
 # Last module names under which the libraries keep token, position and type embeddings, and output heads.
@@ -53,10 +55,25 @@ def is_embedding_or_head(name: str) -> bool:
 
 def tied_by_config(names: Container[str], config: Mapping[str, Any] | None) -> dict[str, str]:
     """The output head, to the embedding that transformers loads in its place when the config ties them."""
-    if config is None or config.get("tie_word_embeddings") is not True or "lm_head.weight" not in names:
+    if config is None or config.get("tie_word_embeddings") is not True or HEAD not in names:
         return {}
-    embeddings = [name for name in _INPUT_EMBEDDINGS if name in names]
-    return {"lm_head.weight": embeddings[0]} if len(embeddings) == 1 else {}
+    embedding = _embedding(names)
+    return {} if embedding is None else {HEAD: embedding}
+
+
+def tied_head(names: Container[str], config: Mapping[str, Any] | None) -> str | None:
+    """The embedding that stands for an output head which a file lacks; None where the config unties them.
+
+    Many configs do not write ``tie_word_embeddings``, because it is the default of their class.
+    """
+    if HEAD in names or (config or {}).get("tie_word_embeddings") is False:
+        return None
+    return _embedding(names)
+
+
+def _embedding(names: Container[str]) -> str | None:
+    found = [name for name in _INPUT_EMBEDDINGS if name in names]
+    return found[0] if len(found) == 1 else None
 
 
 _EXPERT = re.compile(r"\[\d+\]$")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from .checkpoint import Checkpoint, StoredTensor
 from .formats.gguf import gguf_file
 from .formats.safetensors import INDEX_SUFFIX, read_metadata, safetensors_file, safetensors_shards
 from .formats.torch_pickle import PICKLE_INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_file, pickle_shards
+from .hub import origin_of
 from .json_file import read_json_object
 from .layout import stored_input_first
 from .locate import locate
 from .memory import describe_module, has_adapters, is_state_dict, module_checkpoint, state_dict_checkpoint
-from .model_sum import ModelSum, split_sum
+from .model_sum import ModelSum, is_sum, split_sum
 from .names import tied_by_config
 from .quantized.restore import restored
 
@@ -63,16 +65,16 @@ def open_source(source: Source) -> Opened:
         return module_checkpoint(source)
     if isinstance(source, Mapping):
         if not is_state_dict(source):
-            raise CheckpointError("the mapping given is no state dict; expected names mapped to tensors")
+            raise CheckpointError("the mapping given is not a state dict; expected names mapped to tensors")
         if looks_like_adapter(source):
             return single_file_adapter(state_dict_checkpoint(source).tensors, {}, "state dict of an adapter")
         return state_dict_checkpoint(source)
     if not isinstance(source, str | os.PathLike):
         raise CheckpointError(
-            f"{type(source).__name__} is no model; expected a path, hub id, alias, nn.Module or state dict"
+            f"{type(source).__name__} is not a model; expected a path, hub id, alias, nn.Module or state dict"
         )
     text = os.fspath(source)
-    if ("@" in text or "+" in text) and not Path(text).expanduser().exists():
+    if is_sum(text):
         return ModelSum(text, [(_located(part), weight) for part, weight in split_sum(text)])
     return _located(text)
 
@@ -119,6 +121,12 @@ def _located(text: str) -> Checkpoint | Adapter:
 
 def _opened(text: str) -> Checkpoint | Adapter:
     path = _file_of_known_adapter(locate(text))
+    origin = origin_of(path, text)
+    opened = _read_at(path, text)
+    return opened if origin is None else replace(opened, hub=(origin,))
+
+
+def _read_at(path: Path, text: str) -> Checkpoint | Adapter:
     if path.is_dir() and (path / ADAPTER_CONFIG).is_file():
         return peft_folder(path, text)
     file = _weights_in(path) if path.is_dir() else path
@@ -142,7 +150,7 @@ def _file_of_known_adapter(path: Path) -> Path:
 def _read(file: Path) -> tuple[str, dict[str, StoredTensor], Mapping[str, Any] | None]:
     """The format's name, the tensors, and the config."""
     if not file.is_file():  # a pipe or a device could be read for ever
-        raise CheckpointError(f"'{file}' is no regular file; expected the weights of a model")
+        raise CheckpointError(f"'{file}' is not a regular file; expected the weights of a model")
     if file.suffix == ".gguf":
         return "gguf", *gguf_file(file)
     config = _config_beside(file)
@@ -175,17 +183,17 @@ def _weights_in(folder: Path) -> Path:
         found = [name for name in choices if name in names]
         if len(found) > 1:
             raise CheckpointError(
-                f"'{folder}' holds several checkpoints: {some_of(found)}; give one file's path"
+                f"'{folder}' contains several checkpoints: {some_of(found)}; pass one file's path"
             )
         if found:
             return folder / found[0]
     adapters = sorted(file.parent.name for file in folder.glob(f"*/{ADAPTER_CONFIG}"))
     if adapters:
         raise CheckpointError(
-            f"'{folder}' holds adapters in folders of their own: {some_of(adapters)}; give one of these"
+            f"'{folder}' contains adapters in folders of their own: {some_of(adapters)}; pass one of these"
         )
     raise CheckpointError(
-        f"'{folder}' holds no weights; expected model.safetensors or its index, pytorch_model.bin, or a "
+        f"'{folder}' contains no weights; expected model.safetensors or its index, pytorch_model.bin, or a "
         ".gguf file"
     )
 

@@ -40,16 +40,16 @@ def verify(
     split_fused: bool = False,
     progress: Progress = silent,
 ) -> Verification:
-    """Checks that every matrix of a merged model is ``W0 + D``, rounded: the base with the adapter's update.
+    """Check that every matrix of a merged model is ``W0 + D``, rounded: the base plus the adapter's update.
 
     Each number M_i of the merged matrix bounds the scale s at which the update was applied, because M_i is a
-    rounding of ``W0_i + s D_i``. The verdict follows from the bounds on s that hold for all of them. Of quantized
-    weights only a least-squares estimate of s can be had.
+    rounding of ``W0_i + s D_i``. The verdict follows from the bounds on s that satisfy all of them. Quantized
+    weights allow only a least-squares estimate of s.
 
     Args:
       base: the model before the merge: a path, hub id, alias, module or state dict. None where the adapter names it.
       adapter: the adapter, or a sum such as ``"A@0.7+B@0.3"``.
-      merged: the model that should hold it, as ``base``.
+      merged: the model that should contain it, as ``base``.
       split_fused: check q, k and v of a fused weight as matrices of their own.
       progress: called with (what is being done, tensors done, in all).
 
@@ -58,7 +58,8 @@ def verify(
 
     Raises:
       CheckpointError: one of the three cannot be read, or ``adapter`` is a full checkpoint.
-      PairingError: they do not belong together. NonFiniteError: base or adapter holds NaN or infinity.
+      PairingError: they do not belong together.
+      NonFiniteError: base or adapter contains NaN or infinity.
 
     A merge that left out half of the update:
 
@@ -67,8 +68,8 @@ def verify(
     >>> found = verify(base, adapter, merged)
     >>> found.matrices[0].found.verdict, found.exit_status()
     ('applied at another scale', 1)
-    >>> [round(end, 2) for end in found.matrices[0].found.scale]
-    [0.5, 0.5]
+    >>> tuple(round(end, 2) for end in found.matrices[0].found.scale)
+    (0.5, 0.5)
     """
     started = time.perf_counter()
     before, opened = open_sides(base, adapter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,13 +10,13 @@ import typer
 from ..audits.audit_settings import AuditSettings
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json
+from .output import check_json, put_json, say
 
 
 @examples(
     ("Suggest what to change in a finished run", "intruders advise runs/rank1"),
     (
-        "Use a saved audit and the critical scales beside it",
+        "Use a saved audit and the critical scales next to it",
         "intruders advise runs/rank1/audit.json --json advice.json",
     ),
 )
@@ -29,6 +30,14 @@ def advise(
             "finetune, or a base model: a folder, a file, a Hub id, smollm2-135m or minilm-l6.",
         ),
     ],
+    study: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of a study whose verdicts on the same base to print with the advice; repeatable. "
+            "[default: none]",
+        ),
+    ] = None,
     *,
     settings: AuditSettings,
     json: options.JsonOrStdout = None,
@@ -42,8 +51,7 @@ def advise(
 
     check_json(json)
     with progress_bar() as progress:
-        found = run(source, k=settings.k, epsilon=settings.epsilon, progress=progress)
+        found = run(source, k=settings.k, epsilon=settings.epsilon, studies=study or (), progress=progress)
     if put_json(found.to_document(), json):
         return
-    for line in found.lines():
-        typer.echo(line)
+    say(found.lines())

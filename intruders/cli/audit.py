@@ -12,6 +12,7 @@ import typer
 from ..audits.audit_settings import AuditSettings, Compute
 from ..checkpoints.demo_models import DEMO_ADAPTER
 from ..errors import MissingDependencyError, SettingError
+from ..system.exit_status import ExitStatus
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json
@@ -131,7 +132,7 @@ def audit(
             f"{result.intruders} intruders, more than the {fail_above} that --fail-above allows",
             file=sys.stderr,
         )
-        raise typer.Exit(1)
+        raise typer.Exit(ExitStatus.FAILED)
 
 
 def _demo_report() -> Path | None:

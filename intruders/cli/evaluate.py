@@ -10,6 +10,7 @@ from typer import Argument, Option, echo
 from ..evaluation.measure_settings import LossSettings, ScoreSettings
 from . import options, setting_options
 from .command import examples
+from .output import say
 
 
 @examples(
@@ -98,7 +99,6 @@ def evaluate(
         seed=seed,
         out=out,
     )
-    for line in found.lines():
-        echo(line)
+    say(found.lines())
     if out is not None:
         echo(f"written to {out}")

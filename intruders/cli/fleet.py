@@ -10,6 +10,7 @@ import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import MissingDependencyError
+from ..system.exit_status import ExitStatus
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json
@@ -131,7 +132,7 @@ def fleet(
             )
     except KeyboardInterrupt:
         typer.echo("interrupted; finished blocks are kept; run the same command again to resume", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(ExitStatus.INTERRUPTED) from None
     _write_report(found)
     if not put_json({**found.header(), "adapters": found.records()}, json):
         print_fleet(found, Console(), verbose=verbose)
@@ -149,7 +150,7 @@ def fleet(
             file=sys.stderr,
         )
     if above or (fail_refused and found.refused):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitStatus.FAILED)
 
 
 def _write_report(found: FleetAudit) -> None:

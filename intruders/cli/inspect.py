@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .command import examples
+from .output import say
 
 
 @examples(
@@ -49,5 +50,4 @@ def inspect(
         sys.stdout.write(dumps([inspection.to_dict() for inspection in found], indent=2) + "\n")
         return
     for inspection in found:
-        for line in inspection_lines(inspection, verbose):
-            typer.echo(line)
+        say(inspection_lines(inspection, verbose))

@@ -11,7 +11,7 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..evaluation.measure_settings import IN_QUARTERS, LossSettings, ScoreSettings, SweepSettings
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json
+from .output import check_json, put_json, say
 
 
 @examples(
@@ -75,5 +75,4 @@ def intervene(
         )
     if put_json(document(found), json):
         return
-    for line in lines(found):
-        typer.echo(line)
+    say(lines(found))

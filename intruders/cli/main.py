@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+import traceback
+from typing import NoReturn
 
 import typer
 
 from ..errors import IntrudersError, missing_extra
+from ..system.exit_status import ExitStatus
 from ..version import __version__
 from .advise import advise
 from .audit import audit
@@ -23,6 +26,7 @@ from .remedies import remedies
 from .report import report
 from .scale import scale
 from .sequence import sequence
+from .standard_streams import ready_streams
 from .study import study
 from .verify import verify
 
@@ -32,7 +36,6 @@ _OF_TRAINING = {"accelerate", "datasets", "peft", "scipy", "transformers", "yaml
 app = typer.Typer(
     name="intruders",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="See what fine-tuning did to the weights of your model.",
@@ -76,21 +79,29 @@ def _options(
 
 def main() -> None:
     """Run the command line; errors that a user can act on are one line and exit status 2."""
+    ready_streams()
     try:
         app()
     except IntrudersError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(error)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in _OF_TRAINING:
-            raise
-        print(f"error: {missing_extra('this command', package, 'train')}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        # The reader of a pipe stopped early (`| head`): nothing is wrong, and nothing more can be written.
-        sys.stderr.close()
-        sys.exit(0)
+        if package in _OF_TRAINING:
+            _refuse(missing_extra("this command", package, "train"))
+        _confess()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(ExitStatus.INTERRUPTED)
+    except Exception:
+        _confess()
+
+
+def _refuse(error: IntrudersError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(ExitStatus.REFUSED)
+
+
+def _confess() -> NoReturn:
+    """Show a fault of ours whole, with a status that no gate takes for its answer, as Python's own 1 would be."""
+    traceback.print_exc()
+    sys.exit(ExitStatus.FAULT)

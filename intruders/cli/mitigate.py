@@ -12,9 +12,11 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import SettingError
 from . import options, setting_options
 from .command import examples
+from .output import say
 
 if TYPE_CHECKING:
     from ..mitigation.remedies.remedy import Remedy
+    from ..system.progress import Progress
 
 MITIGATION = "Mitigation"
 
@@ -25,7 +27,7 @@ MITIGATION = "Mitigation"
         "intruders mitigate smollm2-135m my-adapter --scale 0.3 --out mitigated",
     ),
     (
-        "Halve the whole update of every weight instead",
+        "Halve the complete update of every weight instead",
         "intruders mitigate smollm2-135m my-adapter --remedy interpolate --strength 0.5 --out halved",
     ),
 )
@@ -57,7 +59,7 @@ def mitigate(
         typer.Option(
             metavar="NAME",
             help="Apply a published remedy instead: interpolate, truncate, flatten, layers, lines, project, "
-            "directions, budget, heads, dg-hard, trim, drop or fapm. [default: scale the intruders]",
+            "directions, budget, heads, dg-hard, trim, drop, fapm or surgery. [default: scale the intruders]",
             rich_help_panel=MITIGATION,
         ),
     ] = None,
@@ -69,10 +71,29 @@ def mitigate(
             rich_help_panel=MITIGATION,
         ),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK",
+            help="Task of the remedy surgery: word-problems, pydoc-topics, a Hub task or a data file. Its loss on "
+            "128 training examples is measured. [default: required with surgery]",
+            rich_help_panel=MITIGATION,
+        ),
+    ] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE",
+            help="Mode of the remedy surgery: abs_select, smooth_abs, grad_direction or random_index.",
+            rich_help_panel=MITIGATION,
+        ),
+    ] = "abs_select",
     seed: Annotated[
         int,
         typer.Option(
-            metavar="N", help="Seed of the control random and of the remedy drop.", rich_help_panel=MITIGATION
+            metavar="N",
+            help="Seed of the control random, of the remedy drop and of surgery's random_index.",
+            rich_help_panel=MITIGATION,
         ),
     ] = 0,
     audit: Annotated[
@@ -139,7 +160,7 @@ def mitigate(
             scale=scale,
             out=out,
             control=control or INTRUDERS,
-            remedy=_remedy(remedy, strength, seed),
+            remedy=_with_task(_remedy(remedy, strength, seed), base, tuned, task, mode, progress),
             rank=int(rank) if rank is not None and rank.isdecimal() else rank,
             form=form,
             audit=audit or settings,
@@ -149,9 +170,29 @@ def mitigate(
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )
-    for line in result.lines():
-        typer.echo(line)
+    say(result.lines())
     typer.echo(f"written to {out}")
+
+
+def _with_task(
+    remedy: Remedy | None, base: str, tuned: str | None, task: str | None, mode: str, progress: Progress
+) -> Remedy | None:
+    """The remedy; of surgery with the task's sensitivities."""
+    from ..mitigation.remedies.surgery import Surgery
+
+    if not isinstance(remedy, Surgery):
+        if task is not None:
+            raise SettingError(
+                f"task is {task!r}, which only the remedy surgery takes; pass --remedy surgery"
+            )
+        return remedy
+    from ..models.quiet import hush_imports
+
+    hush_imports()
+
+    from ..evaluation.sensitivities import with_sensitivities
+
+    return with_sensitivities(replace(remedy, task=task, mode=mode), base, tuned, progress=progress)
 
 
 def _remedy(name: str | None, strength: float | None, seed: int) -> Remedy | None:

@@ -10,6 +10,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from .completion import demo_model
+
 # Groups of options in the help; those of settings are named by their fields.
 INTRUDERS = "Intruders"
 COMPUTATION = "Computation"
@@ -24,17 +26,21 @@ Base = Annotated[
     str,
     Argument(
         metavar="BASE",
-        help="Model before fine-tuning: a folder, a file, a Hub id, smollm2-135m or minilm-l6. "
+        help="Model before fine-tuning: a folder, a file, a Hub id (also as ID@REVISION), smollm2-135m or "
+        "minilm-l6. "
         "Omit it if TUNED is an adapter that names its base.",
+        autocompletion=demo_model,
     ),
 ]
 BaseUnlessDemo = Annotated[
     str | None,
     Argument(
         metavar="BASE",
-        help="Model before fine-tuning: a folder, a file, a Hub id, smollm2-135m or minilm-l6. "
+        help="Model before fine-tuning: a folder, a file, a Hub id (also as ID@REVISION), smollm2-135m or "
+        "minilm-l6. "
         "Omit it if TUNED is an adapter that names its base. [required without --demo]",
         show_default=False,
+        autocompletion=demo_model,
     ),
 ]
 Tuned = Annotated[
@@ -43,6 +49,7 @@ Tuned = Annotated[
         metavar="TUNED",
         help="Model after fine-tuning, or its adapter: as BASE, or a sum such as A@0.7+B@0.3.",
         show_default=False,
+        autocompletion=demo_model,
     ),
 ]
 

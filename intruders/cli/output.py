@@ -1,10 +1,37 @@
-"""Results as JSON, in a file or on standard output."""
+"""Results as lines for a person, and as JSON in a file or on standard output."""
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+WIDE = 1000  # columns where there is no terminal: a line of a file or a pipe is never broken
+
+
+def terminal_width() -> int:
+    """Return the columns of the terminal, or of ``$COLUMNS``; where there is neither, so many that nothing is cut."""
+    return shutil.get_terminal_size((WIDE, 24)).columns
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print lines; one of prose that is too long for the terminal goes on in the next, under its first word."""
+    width = terminal_width()
+    for line in lines:
+        start = re.match(r" *(?:- )?", line)
+        indent = " " * (len(start[0]) if start else 0)
+        is_a_row = "  " in line.strip()
+        if len(line) <= width or is_a_row:
+            print(line)
+        else:
+            print(
+                textwrap.fill(
+                    line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+                )
+            )
 
 
 def check_json(json: str | None) -> None:
@@ -30,11 +57,12 @@ def put_json(document: Mapping[str, Any], json: str | None) -> bool:
 
     if json is None:
         return False
-    text = dumps(document, allow_nan=False, ensure_ascii=False) + "\n"
     if _is_standard_output(json):
-        sys.stdout.write(text)
+        # Another encoding than UTF-8 lacks characters, and a replaced one would be another name.
+        is_utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+        sys.stdout.write(dumps(document, allow_nan=False, ensure_ascii=not is_utf8) + "\n")
         return True
-    write_atomically(json, text.encode())
+    write_atomically(json, (dumps(document, allow_nan=False, ensure_ascii=False) + "\n").encode())
     return False
 
 

@@ -50,7 +50,7 @@ _NOT_HERE = ["split", "score", "validation_file", "test_file", "no_header"]
     without=_NOT_HERE,
     reworded={
         "tasks": "Task that the model was tuned for: word-problems, pydoc-topics, a Hub task such as sst2, or a data "
-        "file; further ones are measured beside it.",
+        "file; further ones are measured too.",
         "max_examples": "Number of examples per task and split, from the first.",
     },
 )

@@ -45,6 +45,13 @@ def report(
         bool,
         typer.Option("--compare", help="Write the report that compares audits, for a single audit too."),
     ] = False,
+    verdicts: Annotated[
+        bool,
+        typer.Option(
+            "--verdicts",
+            help="Print one Markdown table of the verdicts of one or several studies; write no file.",
+        ),
+    ] = False,
     scale: Annotated[
         Path | None,
         typer.Option(
@@ -55,6 +62,13 @@ def report(
     ] = None,
 ) -> None:
     """Write an HTML report or figures from saved results."""
+    if verdicts:
+        from ..reports.study.verdict_table import verdict_table
+
+        for line in verdict_table(results):
+            typer.echo(line)
+        return
+
     from ..reports.write_report import write_report
 
     for path in write_report(results, out, png, compare, scale):

@@ -10,7 +10,7 @@ import typer
 from ..audits.audit_settings import AuditSettings, Compute
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json
+from .output import check_json, put_json, say, terminal_width
 
 
 @examples(
@@ -30,7 +30,7 @@ def scale(
         int,
         typer.Option(
             metavar="N",
-            help="Number of intruders to allow in the whole model.",
+            help="Number of intruders to allow in the model.",
             rich_help_panel=options.INTRUDERS,
         ),
     ] = 0,
@@ -42,7 +42,7 @@ def scale(
 ) -> None:
     """Find the largest update scale without intruders.
 
-    Reports the critical scale of each matrix and of the whole model.
+    Reports the critical scale of each matrix and of the model.
     """
     from ..audits.critical_scales import critical_scales
     from ..reports.scales_text import scale_lines
@@ -60,5 +60,4 @@ def scale(
         )
     if put_json(result.to_document(), json):
         return
-    for line in scale_lines(result):
-        typer.echo(line)
+    say(scale_lines(result, terminal_width()))

@@ -9,6 +9,7 @@ from typer import Option, echo
 from ..training.finetune_config import FinetuneConfig
 from . import options, setting_options
 from .command import examples
+from .output import say
 
 
 @examples(
@@ -75,6 +76,5 @@ def sequence(
     result = train_in_sequence(
         settings, tasks.split(","), adapters=adapters, callbacks=lambda: [ShowProgress()]
     )
-    for line in result.lines():
-        echo(line)
+    say(result.lines())
     echo(f"runs, models and sequence.json written to {settings.out}")

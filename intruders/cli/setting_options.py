@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from ..settings import Setting, Settings, settings_of
+from .completion import one_of
 
 Command = Callable[..., None]
 
@@ -91,6 +92,7 @@ def _option(one: Setting, default: Any, over_a_file: bool) -> inspect.Parameter:
                 metavar=one.metavar,
                 help=one.help if said is None else f"{one.help} [{said}]",
                 rich_help_panel=one.panel,
+                autocompletion=one_of(one.choices) if one.choices else None,
             ),
         ],
     )

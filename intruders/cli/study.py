@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..system.exit_status import ExitStatus
 from .command import examples
 
 
@@ -22,7 +23,10 @@ from .command import examples
 )
 def study(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="YAML file of the study; docs/study.md lists its keys.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="YAML file of the study; docs/reference/study.md lists its keys."
+        ),
     ],
     out: Annotated[
         str | None,
@@ -59,13 +63,12 @@ def study(
     hush_imports()
 
     from ..errors import SettingError
-    from ..studies.describe.runs import expand
     from ..studies.describe.study import read_study
     from .study_progress import print_findings, print_outcome, print_plan, study_progress
 
     described = read_study(file)
     if dry_run:
-        print_plan(expand(described))
+        print_plan(described, out)
         return
     if out is None:
         raise SettingError("--out is missing; expected the folder of the study; pass --out FOLDER")
@@ -85,8 +88,8 @@ def study(
             )
     except KeyboardInterrupt:
         typer.echo("interrupted; finished runs are kept; run the same command again to resume", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(ExitStatus.INTERRUPTED) from None
     print_outcome(outcome)
     print_findings(conclude(outcome.folder, described.analyses), outcome)
     if outcome.failed:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitStatus.FAILED)

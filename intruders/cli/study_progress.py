@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..studies.claims.claim import Finding
     from ..studies.describe.runs import Run
+    from ..studies.describe.study import Study
     from ..studies.run_study import Outcome, Progress
 
 
-def print_plan(runs: Sequence[Run]) -> None:
-    """Print the runs as a table, and the amount of work."""
+def print_plan(study: Study, out: str | None) -> None:
+    """Print the runs as a table, the amount of work and time, and what was written in advance of its claims."""
     from rich.console import Console
     from rich.table import Table
 
     from ..studies.describe.plan import plan
+    from ..studies.describe.runs import expand
+    from ..studies.planning.earlier_times import time_lines
 
+    runs = expand(study)
     found = plan(runs)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in found.columns:
@@ -32,8 +36,15 @@ def print_plan(runs: Sequence[Run]) -> None:
         console = Console(width=1000)  # in a file or pipe no line is broken
     console.print(table, highlight=False)
     print()
-    for line in found.amounts:
+    for line in [*found.amounts, *time_lines(runs, study.times_from, out)]:
         print(line)
+    if study.power:
+        from ..studies.planning.power import power_lines  # the statistics take a second to load
+
+        for line in power_lines(study):
+            print(line)
+    for claim, support in study.support.items():
+        print(f"support: {claim}: {support}")
 
 
 @contextmanager

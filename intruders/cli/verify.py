@@ -15,7 +15,7 @@ _MODEL = "a folder, a file, a Hub id, smollm2-135m or minilm-l6"
 
 @examples(
     (
-        "Check that a merged model holds its adapter",
+        "Check that a merged model contains its adapter",
         "intruders verify smollm2-135m my-adapter merged-model",
     ),
     (

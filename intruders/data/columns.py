@@ -9,7 +9,7 @@ from ..settings import Settings, setting
 
 @dataclass(frozen=True)
 class Columns(Settings):
-    """Which columns hold what, and where the other splits are."""
+    """The columns of a data file, and the files of the other splits."""
 
     text: tuple[str, ...] = setting(
         (),

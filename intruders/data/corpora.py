@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import re
 from collections.abc import Sequence
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SettingError, missing_extra
+from .local_copies import file_of_split, folder_of_copy
 from .local_files import SUFFIXES, read_rows
 
 _TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
@@ -23,6 +26,7 @@ class HubCorpus:
     split: str
     column: str
     configuration: str | None = None
+    is_one_text: bool = False  # its rows are the lines of one text, which is cut into documents
 
 
 HUB_CORPORA = {
@@ -33,6 +37,7 @@ HUB_CORPORA = {
     "stories": HubCorpus("lucadiliello/STORIES", "train", "text"),
     "c4": HubCorpus("allenai/c4", "validation", "text", "en"),
     "wikitext": HubCorpus("Salesforce/wikitext", "test", "text", "wikitext-103-raw-v1"),
+    "wikitext-2": HubCorpus("Salesforce/wikitext", "test", "text", "wikitext-2-raw-v1", is_one_text=True),
 }
 # What RoBERTa was pre-trained on (Liu et al. 2019), weighted by the sizes given there: 16 GB of books and
 # Wikipedia together, 76 GB of news, 38 GB of web text, 31 GB of stories.
@@ -49,6 +54,12 @@ class Corpus:
     documents: list[str]
     weight: float = 1.0
 
+    @property
+    def digest(self) -> str:
+        """The first 12 digits of a SHA-256 over the documents: two losses are of the same text if these agree."""
+        content = json.dumps(self.documents, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return hashlib.sha256(content).hexdigest()[:12]
+
 
 def load_corpora(
     name: str, *, max_documents: int | None = None, seed: int = 0, hub_documents: int = 200
@@ -57,8 +68,9 @@ def load_corpora(
 
     ``pydoc`` is the text of Python's own documentation; a text file is cut into documents at blank lines; a
     data file has one document per row in its column ``text``; a folder one per text file; a name of the hub
-    table, or ``hub:PATH?column``, streams its first rows. Of more than ``max_documents`` a sample is drawn by
-    seed. Raises SettingError for a name that is none of these, and for an empty corpus.
+    table, or ``hub:PATH?column``, streams its first rows. For a name of the table, a local copy in
+    ``$INTRUDERS_DATA`` goes before the hub. Of more than ``max_documents`` a sample is drawn by seed.
+    Raises SettingError for a name that is none of these, and for an empty corpus.
     """
     parts = MIXTURES.get(name, name).split("+")
     corpora = []
@@ -100,6 +112,9 @@ def _documents(source: str, hub_documents: int) -> list[str]:
 
         return [topics[name] for name in sorted(topics)]
     if source in HUB_CORPORA:
+        copy = folder_of_copy(source)
+        if copy is not None:
+            return _from_copy(source, copy)
         return _from_hub(HUB_CORPORA[source], hub_documents)
     if source.startswith("hub:"):
         path, _, column = source.removeprefix("hub:").partition("?")
@@ -135,6 +150,18 @@ def _read(path: Path) -> str:
         raise SettingError(f"text file {str(path)!r} cannot be read as UTF-8: {error}") from error
 
 
+def _from_copy(name: str, folder: Path) -> list[str]:
+    """The documents of a local copy: its test file, or the train file where there is none; a text or data file."""
+    suffixes = (*_TEXT_SUFFIXES, *SUFFIXES)
+    file = file_of_split(folder, "test", suffixes) or file_of_split(folder, "train", suffixes)
+    if file is None:
+        raise SettingError(
+            f"corpus {name!r}: its local copy '{folder}' has no file; expected test.txt, test.jsonl or such; "
+            "add it, or unset INTRUDERS_DATA to use the hub"
+        )
+    return _rows(file) if file.suffix.lower() in SUFFIXES else cut_at_blank_lines(_read(file))
+
+
 def _from_hub(corpus: HubCorpus, documents: int) -> list[str]:
     try:
         from datasets import load_dataset
@@ -142,12 +169,14 @@ def _from_hub(corpus: HubCorpus, documents: int) -> list[str]:
         raise missing_extra(f"the corpus {corpus.path!r}", "datasets", "train") from error
     try:
         stream = load_dataset(corpus.path, corpus.configuration, split=corpus.split, streaming=True)
+        if corpus.is_one_text:
+            return cut_at_blank_lines("\n".join(str(row[corpus.column]).rstrip("\n") for row in stream))
         return [str(row[corpus.column]) for row in stream.take(documents)]
     except Exception as error:  # datasets, hub and HTTP libraries each raise their own
         raise SettingError(
             f"corpus {corpus.path!r} cannot be loaded from the hub "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); check the network, "
-            "or give the text as a local file"
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); check the network, pass the text "
+            "as a local file, or set INTRUDERS_DATA to a folder with a copy"
         ) from error
 
 

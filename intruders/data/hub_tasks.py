@@ -1,13 +1,17 @@
-"""The tasks of the paper and three instruction sets, by name, from the hub through ``datasets``."""
+"""The tasks of the paper, its neighbors and three instruction sets, by name: from the hub, or a local copy of it."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from ..errors import SettingError, missing_extra
+from .local_copies import digest_of, file_of_split, folder_of_copy
+from .local_files import read_rows
 from .task import Example, Kind, Score, Task
 
 _HELD_OUT = 0.05  # of a set without a labelled validation split
@@ -25,6 +29,12 @@ class HubTask:
     revision: str | None = None
     validation: str | None = "validation"
     test: str | None = None
+    columns: tuple[str, ...] = ()  # in a local copy without a header, in this order
+    label_names: tuple[str, ...] = ()  # as copies may spell the labels 0, 1, ... that the hub has
+
+    @property
+    def name(self) -> str:
+        return "/".join(part for part in (self.path, self.configuration) if part)
 
 
 def _pair(first: str, second: str) -> Callable[[dict[str, Any]], Example]:
@@ -72,6 +82,23 @@ HUB_TASKS = {
         "nyu-mll/glue",
         lambda row: Example(text=row["sentence"], target=str(row["label"])),
         configuration="sst2",
+        columns=("sentence", "label"),
+        label_names=("negative", "positive"),
+    ),
+    "rte": HubTask(
+        "nyu-mll/glue",
+        _pair("sentence1", "sentence2"),
+        configuration="rte",
+        columns=("sentence1", "sentence2", "label"),
+        label_names=("entailment", "not_entailment"),
+    ),
+    "agnews": HubTask(
+        "fancyzhang/ag_news",
+        lambda row: Example(text=row["text"], target=str(row["label"])),
+        validation=None,
+        test="test",
+        columns=("text", "label"),
+        label_names=("World", "Sports", "Business", "Sci/Tech"),
     ),
     # The set itself is a script, which datasets no longer runs; the hub keeps its rows as Parquet beside it.
     "siqa": HubTask("allenai/social_i_qa", _siqa, revision="refs/convert/parquet"),
@@ -94,40 +121,97 @@ HUB_TASKS = {
 
 
 def hub_task(name: str, seed: int = 0) -> Task:
-    """A task of the table, its rows in an order drawn by seed.
+    """A task of the table, its rows in an order drawn by seed; from ``$INTRUDERS_DATA`` if that has a copy of it.
 
     Raises SettingError when the hub cannot be reached or the set has other columns, MissingDependencyError
     without the package ``datasets``.
     """
     source = HUB_TASKS[name]
-    train = _rows(name, source, "train", seed)
-    if source.validation is not None:
-        validation = _rows(name, source, source.validation, seed)
-    else:
+    copy = folder_of_copy(name)
+    splits, told = _from_hub(name, source) if copy is None else _from_copy(name, copy)
+    for examples in splits.values():
+        random.Random(f"rows {seed}").shuffle(examples)
+    train, validation = splits["train"], splits.get("validation")
+    if validation is None:
         held_out = round(_HELD_OUT * len(train))
         train, validation = train[held_out:], train[:held_out]
-    test = _rows(name, source, source.test, seed) if source.test is not None else []
-    return Task(name, source.kind, source.score, train, validation, test)
+    return Task(name, source.kind, source.score, train, validation, splits.get("test", []), source=told)
 
 
-def _rows(name: str, source: HubTask, split: str, seed: int) -> list[Example]:
+def _from_hub(name: str, source: HubTask) -> tuple[dict[str, list[Example]], str]:
+    wanted = {"train": "train", "validation": source.validation, "test": source.test}
+    splits = {
+        split: _examples(name, source, _rows_of_hub(name, source, called), source.path)
+        for split, called in wanted.items()
+        if called is not None
+    }
+    return splits, f"hub {source.name}"
+
+
+def _from_copy(name: str, folder: Path) -> tuple[dict[str, list[Example]], str]:
+    """The splits that have a file in the folder."""
+    found = {split: file_of_split(folder, split) for split in ("train", "validation", "test")}
+    files = {split: file for split, file in found.items() if file is not None}
+    if "train" not in files:
+        raise SettingError(
+            f"task {name!r}: its local copy '{folder}' has no train file; expected train.tsv, train.jsonl or "
+            "such; add it, or unset INTRUDERS_DATA to use the hub"
+        )
+    digest = digest_of(list(files.values()))
+    splits = {split: list(_examples_of_file(name, file, digest)) for split, file in files.items()}
+    return splits, f"copy {digest}"
+
+
+@lru_cache(maxsize=12)  # the stages and measures of a run ask for the same rows
+def _examples_of_file(name: str, file: Path, digest: str) -> tuple[Example, ...]:
+    """The rows of one file; ``digest`` tells whether it is still the same."""
+    source = HUB_TASKS[name]
+    return tuple(_examples(name, source, _rows_of_file(file, source), f"{file.parent.name}/{file.name}"))
+
+
+def _rows_of_hub(name: str, source: HubTask, split: str) -> Iterable[dict[str, Any]]:
     try:
         from datasets import load_dataset
     except ImportError as error:
         raise missing_extra(f"the task {name!r}", "datasets", "train") from error
     try:
-        rows = load_dataset(source.path, source.configuration, split=split, revision=source.revision)
+        rows: Iterable[dict[str, Any]] = load_dataset(
+            source.path, source.configuration, split=split, revision=source.revision
+        )
+        return rows
     except Exception as error:  # datasets, hub and HTTP libraries each raise their own
         raise SettingError(
             f"task {name!r}: the {split} split of {source.path!r} cannot be loaded from the hub "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); check the network, "
-            "or give the data as a local file"
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); check the network, pass the data "
+            "as a local file, or set INTRUDERS_DATA to a folder with a copy"
         ) from error
+
+
+def _rows_of_file(file: Path, source: HubTask) -> list[dict[str, Any]]:
+    """The rows by the hub's column names, which a table without a header does not say."""
+    names = source.columns
+    if file.suffix.lower() in (".tsv", ".csv") and names:
+        rows = read_rows(file, no_header=True)
+        if rows and len(rows[0]) == len(names) and not set(names) <= set(rows[0].values()):
+            return [dict(zip(names, row.values(), strict=True)) for row in rows]
+    return read_rows(file)
+
+
+def _examples(name: str, source: HubTask, rows: Iterable[dict[str, Any]], where: str) -> list[Example]:
     try:
         examples = [source.example(row) for row in rows]
     except (KeyError, TypeError, IndexError) as error:
         raise SettingError(
-            f"task {name!r}: {source.path!r} does not have the columns expected of it ({error!r} failed)"
+            f"task {name!r}: {where!r} does not have the columns expected of it ({error!r} failed)"
         ) from error
-    random.Random(f"rows {seed}").shuffle(examples)
-    return examples
+    if not source.label_names:
+        return examples
+    numbers = {spelled: str(number) for number, spelled in enumerate(source.label_names)}
+    numbers |= {number: number for number in numbers.values()}
+    unknown = next((example.target for example in examples if example.target not in numbers), None)
+    if unknown is not None:
+        raise SettingError(
+            f"task {name!r}: {where!r} has the label {unknown!r}; expected {', '.join(source.label_names)}, or "
+            f"0 to {len(source.label_names) - 1}; fix the file"
+        )
+    return [replace(example, target=numbers[example.target]) for example in examples]

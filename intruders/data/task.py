@@ -37,6 +37,9 @@ class Task:
     # split, also where only part of it is used.
     labels: list[str] = field(default_factory=list)
     is_held_out: bool = False  # the validation split is a share of a file that was given as a whole
+    source: str | None = (
+        None  # of a public set: "hub PATH", or "copy DIGEST" of the local files that stood in
+    )
 
     def __post_init__(self) -> None:
         if self.kind == "classification" and not self.labels:

@@ -11,11 +11,12 @@ from ..linalg.krylov import BLOCK, KrylovSpace, may_hide_copies
 from ..linalg.operators import Dense, Operator
 from ..linalg.orthonormal import orthonormalize
 from ..linalg.ritz import Triplets
+from ..linalg.stacked import Stacked
 from ..linalg.svd import CLUSTER_TOLERANCE, gram_left_vectors
 
 
 @dataclass(frozen=True)
-class KnownBase:
+class KnownBase(Stacked):
     """Leading spaces of a stack of base matrices with their products, or all their left vectors where they are small.
 
     The spaces are orthonormal rows with exact products, whatever their own convergence: an audit that starts from
@@ -51,10 +52,6 @@ class KnownBase:
 
     def tensors(self) -> dict[str, Tensor]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def select(self, index: Tensor) -> KnownBase:
-        """What is known of the matrices at ``index``."""
-        return KnownBase(**{name: tensor[index] for name, tensor in self.tensors().items()})
 
     @classmethod
     def joined(cls, members: list[KnownBase], device: torch.device) -> KnownBase:
@@ -121,6 +118,11 @@ class BaseVectors:
             return cls(known.space(operator), None, known.floor.clone())
         return cls(_leading_space(operator, k, shown), None, no_floor)
 
+    def select(self, index: Tensor) -> BaseVectors:
+        """Those of the matrices at ``index``."""
+        everything = None if self.everything is None else self.everything.select(index)
+        return BaseVectors(self.space.select(index), everything, self.floor[index])
+
     @property
     def is_complete(self) -> bool:
         """Whether these are all vectors of the bases."""
@@ -145,7 +147,7 @@ class BaseVectors:
     def is_unclear(self, shown: int) -> Tensor:
         """Of which matrices ``(batch)`` more may have to be known than is computed here."""
         if self.everything is None:
-            return may_hide_copies(self.space.ritz(shown)[0].values)
+            return may_hide_copies(self.space.ritz(shown)[0])
         # Of a tall matrix without full rank some x_i are any vectors of the left null space.
         _, m, n = self.space.operator.shape
         values = self.everything.values

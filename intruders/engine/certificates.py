@@ -7,7 +7,7 @@ is decided or cannot be known better by this.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,10 +18,12 @@ from ..linalg.operators import Dense
 from ..linalg.overlap import Intervals, overlap_intervals
 from ..linalg.pair import Pair
 from ..linalg.ritz import Triplets
+from ..linalg.stacked import Stacked
 from ..linalg.svd import gram_svd
 from .base_space import LOOSE_ANGLE, BaseVectors, KnownBase
 from .decisions import Decisions, decide_dense
 from .moment_certificate import bound_by_moments
+from .spectral_change import spectral_change
 from .update_size import MeasuredUpdate
 
 # Angle (as a sine) to which vectors are computed at most before the moment certificate is tried.
@@ -45,14 +47,17 @@ _NAMES = ("overlap", "mass", "moment", "")
 
 @dataclass(frozen=True)
 class _Question:
-    """A stack of matrices with what is computed of them; the spaces grow in place."""
+    """What is computed of a stack of matrices, and what is asked; the spaces grow in place."""
 
-    stack: Pair
     base: BaseVectors
     tuned: KrylovSpace
     k: int
     epsilon: float
     shown: int
+
+    def select(self, index: Tensor) -> _Question:
+        """The matrices at ``index``."""
+        return replace(self, base=self.base.select(index), tuned=self.tuned.select(index))
 
     def refine(self, of_base: Tensor, of_tuned: Tensor) -> bool:
         """Computes the wanted vectors of both sides better; False where that is not possible."""
@@ -61,7 +66,7 @@ class _Question:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Look(Stacked):
     """What is known of a question's matrices at one time."""
 
     base: Triplets
@@ -78,14 +83,30 @@ def detect_by_certificates(
 ) -> Decisions:
     """Judges the k leading vectors of a stack; see :func:`intruders.engine.decide.decide`."""
     base = BaseVectors.of(Dense(stack.base), k, shown, known)
-    tuned = _tuned_space(stack, base.space, update)
-    question = _Question(stack, base, tuned, k, epsilon, shown)
-    look = _look(question)
+    question = _Question(base, _tuned_space(stack, base.space, update), k, epsilon, shown)
+    look, computed = _last_look(question)
+    return _closed(stack, question, look, computed)
+
+
+def _last_look(question: _Question) -> tuple[_Look, KnownBase]:
+    """Computes the vectors of all matrices as well as they are wanted; also what is then known of their bases.
+
+    Matrices of which nothing is wanted any more are left out of what follows.
+    """
+    look = whole = _look(question)
+    known = question.base.known(question.shown)
+    places = torch.arange(len(look.undecided), device=look.undecided.device)
     for _ in range(_MOST_LOOKS):
+        wants = (look.of_base.any(-1) | look.of_tuned.any(-1)).nonzero().squeeze(-1)
+        if 0 < len(wants) < len(places):
+            question, look, places = question.select(wants), look.select(wants), places[wants]
         if not question.refine(look.of_base, look.of_tuned):
             break
+        if bool(look.of_base.any()):
+            known = known.with_rows(places, question.base.known(question.shown))
         look = _look(question)
-    return _closed(question, look)
+        whole = whole.with_rows(places, look)
+    return whole, known
 
 
 def _tuned_space(stack: Pair, base: KrylovSpace, update: MeasuredUpdate) -> KrylovSpace:
@@ -113,9 +134,7 @@ def _look(question: _Question) -> _Look:
     base, tuned = question.base.triplets(question.shown), question.tuned.ritz(k + BLOCK)[0]
     intervals = overlap_intervals(base, tuned, k, question.base.is_complete)
     doubtful = (
-        question.base.is_unclear(question.shown)
-        | may_hide_copies(tuned.values)
-        | _is_rank_deficient(tuned, k)
+        question.base.is_unclear(question.shown) | may_hide_copies(tuned) | _is_rank_deficient(tuned, k)
     )
     undecided = ~(_resembles(intervals, epsilon) | _is_intruder(intervals, epsilon)) & ~doubtful.unsqueeze(-1)
     of_base, of_tuned = _held_back(base, tuned, undecided, epsilon, question.base.is_complete)
@@ -155,7 +174,7 @@ def _with_neighbours(wanted: Tensor, angles: Tensor) -> Tensor:
     return wanted | (before & (angles > LOOSE_ANGLE))
 
 
-def _closed(question: _Question, look: _Look) -> Decisions:
+def _closed(stack: Pair, question: _Question, look: _Look, known: KnownBase) -> Decisions:
     """What no closer look decides goes to the moment certificate, and what that leaves to the dense decomposition."""
     k, epsilon, floor = question.k, question.epsilon, question.base.floor
     by_overlap, by_mass = _resembles(look.intervals, epsilon), _is_intruder(look.intervals, epsilon)
@@ -164,7 +183,7 @@ def _closed(question: _Question, look: _Look) -> Decisions:
     if len(matrices) > 0 and not question.base.is_complete:
         undecided = look.undecided[matrices]
         bounded, floor[matrices] = bound_by_moments(
-            Dense(question.stack.base).select(matrices),
+            Dense(stack.base).select(matrices),
             look.base.select(matrices),
             look.tuned.select(matrices),
             undecided,
@@ -184,15 +203,28 @@ def _closed(question: _Question, look: _Look) -> Decisions:
         ambiguous=torch.zeros_like(intruder),
         base_values=look.base.values[:, : question.shown].double(),
         similarity=(left @ look.tuned.left[:, :k].mT).abs().double(),
-        known=question.base.known(question.shown),
+        change=spectral_change(_with_right(look.base, stack, question), look.tuned, stack.update, k),
+        known=replace(known, floor=floor),
     )
     left_open = (~(by_overlap | intruder).all(-1) | look.is_doubtful).nonzero().squeeze(-1)
     if len(left_open) > 0:
         everything = question.base.everything
-        known = None if everything is None else everything.select(left_open)
-        some = question.stack.select(left_open)
-        found = found.with_rows(left_open, decide_dense(some, k, epsilon, question.shown, gram_svd, known))
+        all_known = None if everything is None else everything.select(left_open)
+        some = stack.select(left_open)
+        found = found.with_rows(
+            left_open, decide_dense(some, k, epsilon, question.shown, gram_svd, all_known)
+        )
     return found
+
+
+def _with_right(base: Triplets, stack: Pair, question: _Question) -> Triplets:
+    """The base's triplets with the k leading right vectors, where only left ones are kept."""
+    if not question.base.is_complete:
+        return base
+    k = question.k
+    values = base.values[:, :k, None].clamp_min(torch.finfo(base.values.dtype).tiny)
+    products = Dense(stack.base).apply_transpose(base.left[:, :k])
+    return replace(base, right=products / values.to(products.dtype))
 
 
 def _resembles(intervals: Intervals, epsilon: float) -> Tensor:

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from ..linalg.exact import Decomposition, exact_cosines
 from ..linalg.pair import Pair
+from ..linalg.ritz import Triplets
 from ..linalg.svd import DenseSVD
 from .base_space import KnownBase
+from .spectral_change import SpectralChange, spectral_change
 from .update_size import MeasuredUpdate
 
 
@@ -26,6 +28,7 @@ class Decisions:
     ambiguous: Tensor  # (batch, k), bool
     base_values: Tensor  # (batch, d): leading singular values of the base matrices
     similarity: Tensor  # (batch, d, k): |<x_i, y_j>| of leading vectors
+    change: SpectralChange  # how the k leading triplets moved
     known: KnownBase | None  # what was computed of the bases alone
 
     def with_rows(self, index: Tensor, other: Decisions) -> Decisions:
@@ -37,7 +40,8 @@ class Decisions:
             name: value.index_copy(0, index, getattr(other, name).to(value.dtype))
             for name, value in self._tensors().items()
         }
-        return Decisions(certificate=certificate, known=self.known, **tensors)
+        change = self.change.with_rows(index, other.change)
+        return Decisions(certificate=certificate, change=change, known=self.known, **tensors)
 
     def _tensors(self) -> dict[str, Tensor]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -48,19 +52,31 @@ def decide_dense(
     stack: Pair, k: int, epsilon: float, shown: int, decompose: Decomposition, known: KnownBase | None = None
 ) -> Decisions:
     """Every max cosine in double precision. ``known`` spares the bases' decompositions where it holds them."""
-    parts = []
+    parts, rights = [], []
     for i, base in enumerate(stack.base):
         base_svd = None
         if known is not None and known.is_complete:
             left = known.basis[i].double()
             base_svd = DenseSVD(known.values[i], left, left.new_zeros(0, base.shape[-1]))
-        parts.append(exact_cosines(base, stack.select(i).dense(), k, epsilon, decompose, base_svd))
+        tuned = stack.select(i).dense()
+        part = exact_cosines(base, tuned, k, epsilon, decompose, base_svd)
+        parts.append(part)
+        rights.append((part.base_left[:k] @ base.double(), part.left @ tuned.double()))
     cosines = torch.stack([part.max_cosines for part in parts])
     base_left = torch.stack([part.base_left for part in parts])
     base_values = torch.stack([part.base_values for part in parts])
     tuned_left = torch.stack([part.left for part in parts])
+    tuned_values = torch.stack([part.values for part in parts])
+    next_values = torch.stack([part.next_value for part in parts]).unsqueeze(-1)
+    before, after = (torch.stack(side) for side in zip(*rights, strict=True))
+    change = spectral_change(
+        _exact_triplets(base_left[:, :k], before, base_values[:, : k + 1]),
+        _exact_triplets(tuned_left, after, torch.cat([tuned_values, next_values], -1)),
+        stack.update,
+        k,
+    )
     return Decisions(
-        values=torch.stack([part.values for part in parts]),
+        values=tuned_values,
         lower=cosines,
         upper=cosines,
         intruder=cosines < epsilon,
@@ -68,8 +84,17 @@ def decide_dense(
         ambiguous=torch.stack([part.ambiguous for part in parts]),
         base_values=base_values[:, :shown],
         similarity=(base_left[:, :shown] @ tuned_left.mT).abs(),
+        change=change,
         known=KnownBase.from_decomposition(base_left.to(stack.base.dtype), base_values, stack.base.shape[-1]),
     )
+
+
+def _exact_triplets(left: Tensor, products: Tensor, values: Tensor) -> Triplets:
+    """From left vectors ``(batch, k, m)``, their products with the matrix ``(batch, k, n)`` and values, one more."""
+    known = values[:, : left.shape[-2], None]
+    right = products / known.clamp_min(torch.finfo(values.dtype).tiny)
+    none = torch.zeros_like(values)
+    return Triplets(values, left, right, none, none)
 
 
 @dataclass(frozen=True)

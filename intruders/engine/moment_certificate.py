@@ -10,7 +10,7 @@ from torch import Tensor
 from ..linalg.column_space import ColumnSpace
 from ..linalg.moments import Bidiagonalization, largest_atom
 from ..linalg.operators import Operator
-from ..linalg.overlap import Intervals, moment_intervals, remainders
+from ..linalg.overlap import Intervals, MomentIntervals, remainders
 from ..linalg.products import is_shared
 from ..linalg.ritz import Triplets
 
@@ -37,14 +37,15 @@ def bound_by_moments(
     k = undecided.shape[-1]
     # Where a computed base vector is already as near, nothing that is known of the others can help.
     nothing = torch.zeros(undecided.shape, dtype=torch.float64, device=undecided.device)
-    undecided = undecided & (moment_intervals(base, tuned, k, nothing).upper < below)
-    search = _Search(operator, base, tuned, undecided, below, floor)
+    intervals = MomentIntervals.of(base, tuned, k)
+    undecided = undecided & (intervals.given(nothing).upper < below)
+    search = _Search(operator, base, tuned, intervals, undecided, below, floor)
     if not search.is_tall:
         search.take_steps(*search.remainders(), _STEPS)
     else:
         search.take_steps(*search.remainders(), [total for total in _STEPS if total <= _PROJECTED_AT])
         search.take_steps(*search.projections(), _STEPS)
-    return moment_intervals(base, tuned, k, search.atoms), search.floor
+    return intervals.given(search.atoms), search.floor
 
 
 class _Search:
@@ -55,11 +56,12 @@ class _Search:
         operator: Operator,
         base: Triplets,
         tuned: Triplets,
+        intervals: MomentIntervals,
         undecided: Tensor,
         below: float,
         floor: Tensor,
     ) -> None:
-        self.operator, self.base, self.tuned = operator, base, tuned
+        self.operator, self.base, self.tuned, self.intervals = operator, base, tuned, intervals
         self.undecided, self.below = undecided, below
         self.floor = floor.clone()
         # Of the mass along any one base vector. Every number of steps proves a bound of its own; the least counts.
@@ -121,7 +123,7 @@ class _Search:
 
     def _open(self) -> Tensor:
         """The matrices with vectors that no bound decides yet."""
-        upper = moment_intervals(self.base, self.tuned, self.undecided.shape[-1], self.atoms).upper
+        upper = self.intervals.given(self.atoms).upper
         return (self.undecided & (upper >= self.below)).any(-1).nonzero().squeeze(-1)
 
     def _lower(self, matrices: Tensor, bounds: Tensor) -> None:

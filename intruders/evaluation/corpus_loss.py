@@ -25,6 +25,7 @@ class CorpusLoss:
     weights: list[float]
     base_loss: Interval | None = None
     difference: Interval | None = None  # after - before, paired by document
+    digests: tuple[str, ...] = ()  # of the documents of each part
 
 
 def measure_losses(
@@ -65,10 +66,10 @@ def summarize_losses(
 
     A mixture's loss is sum_c w_c loss_c / sum_c w_c.
     """
-    weights = [corpus.weight for corpus in corpora]
+    weights, digests = [corpus.weight for corpus in corpora], tuple(corpus.digest for corpus in corpora)
     loss = mixed([loss_interval(losses, seed=seed) for losses in after], weights)
     if before is None:
-        return CorpusLoss(name, loss, after, weights)
+        return CorpusLoss(name, loss, after, weights, digests=digests)
     return CorpusLoss(
         name,
         loss,
@@ -78,6 +79,7 @@ def summarize_losses(
         difference=mixed(
             [paired_difference(a, b, seed=seed) for a, b in zip(after, before, strict=True)], weights
         ),
+        digests=digests,
     )
 
 

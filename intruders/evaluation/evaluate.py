@@ -51,6 +51,7 @@ class Evaluation:
                     "split": score.split,
                     "examples": len(score.right),
                     "accuracy": score.accuracy.as_dict(),
+                    "source": score.source,
                 }
                 for score in self.scores
             ],
@@ -118,7 +119,7 @@ def evaluate(
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
 ) -> Evaluation:
-    """Measures a model folder, run folder, adapter, hub id or alias.
+    """Measure the loss and the accuracy of a model folder, run folder, adapter, Hub id or demo model.
 
     ``losses.loss_on`` names corpora (see :func:`.corpora.load_corpora`); with ``base`` its
     loss is measured on the same tokens, and the difference gets a paired bootstrap interval over documents.
@@ -191,6 +192,7 @@ def _loss_record(loss: CorpusLoss) -> dict[str, Any]:
         "documents": sum(len(part.sums) for part in loss.losses),
         "tokens": sum(int(part.tokens.sum()) for part in loss.losses),
         "weights": loss.weights,
+        "digests": list(loss.digests),
         "loss": loss.loss.as_dict(),
     }
     if loss.base_loss is not None and loss.difference is not None:

@@ -56,7 +56,7 @@ def paired_difference(
         raise SettingError(
             f"losses cannot be paired: {after.measure} on {after.tokens.sum()} tokens of {len(after.tokens)} "
             f"documents, {before.measure} on {before.tokens.sum()} of {len(before.tokens)}; measure both "
-            "alike"
+            "with the same settings"
         )
     differences = after.sums - before.sums  # (documents,)
     estimate = float(differences.sum() / after.tokens.sum())

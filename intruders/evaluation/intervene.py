@@ -42,7 +42,7 @@ def intervene(
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> InterventionSweep:
-    """Measure the tuned model with its intruders scaled, and with every control in their place at the same scales.
+    """Measure the tuned model with its intruders scaled, and under every control at the same scales.
 
     No model is written: the weights are changed in memory. Every measure is of the same documents and examples, so that
     all differences are paired.
@@ -60,8 +60,8 @@ def intervene(
       progress: called with (what is being done, done, in all).
 
     Raises:
-      SettingError: nothing to measure, or a setting out of range. Other IntrudersErrors as the audit and the
-      evaluation raise them.
+      SettingError: nothing to measure, or a setting out of range.
+      IntrudersError: as the audit and the evaluation raise it.
     """
     given_base, given_tuned = named_sides(base, tuned)
     base, tuned = None if given_base is None else str(given_base), str(given_tuned)
@@ -77,7 +77,7 @@ def intervene(
     if before.intruders == 0:
         raise SettingError(
             f"'{tuned}' has no intruders among the {before.k} leading vectors of any matrix, so there is nothing to "
-            "scale; give a larger --epsilon or --k, or another model"
+            "scale; pass a larger --epsilon or --k, or another model"
         )
     as_tuned, remedies = remedy_named(INTRUDERS, 1.0, seed), _remedies(sweep, seed)
     cases = list(read_cases(pairing.pairs, before, remedies, base_side.names(), compute.torch_device()))

@@ -19,6 +19,7 @@ class TaskScore:
     split: str
     right: list[bool]  # per example, so that two models can be paired
     is_held_out: bool = False  # the split is a share of a file that was given as a whole
+    source: str | None = None  # of a public set: the hub, or the copy that stood in
 
     @property
     def accuracy(self) -> Interval:
@@ -49,4 +50,5 @@ def score_task(
     right = outcomes(
         opened.model, opened.tokenizer, task, examples, context=opened.context, labels=labels or None
     )
-    return TaskScore(task.name, chosen, right, is_held_out=task.is_held_out and chosen == "validation")
+    held_out = task.is_held_out and chosen == "validation"
+    return TaskScore(task.name, chosen, right, is_held_out=held_out, source=task.source)

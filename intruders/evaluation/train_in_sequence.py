@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,11 @@ class SequenceResult:
     accuracies: list[list[float]]  # [stage][task], for the tasks seen so far
     intruders: list[int]  # per stage, against the first base
     vectors: list[int]
+    steps: list[int] = field(default_factory=list)  # per stage, that it was trained
+    reached: list[bool | None] = field(
+        default_factory=list
+    )  # per stage: the score of `match`; None without one
+    sources: list[str | None] = field(default_factory=list)  # per task, of public sets
 
     @property
     def average_accuracy(self) -> float:
@@ -70,6 +75,9 @@ class SequenceResult:
             "forgetting": self.forgetting,
             "intruders": self.intruders,
             "vectors": self.vectors,
+            "steps": self.steps,
+            "reached": self.reached,
+            "sources": self.sources,
         }
 
     def lines(self) -> list[str]:
@@ -79,7 +87,10 @@ class SequenceResult:
         found.append("after      " + "".join(f"{name:>9}" for name in names) + "   intruders")
         for stage, row in enumerate(self.accuracies):
             cells = "".join(f"{value:9.3f}" for value in row).ljust(9 * len(names))
-            found.append(f"{names[stage]:<11}{cells}   {self.intruders[stage]} of {self.vectors[stage]}")
+            line = f"{names[stage]:<11}{cells}   {self.intruders[stage]} of {self.vectors[stage]}"
+            if stage < len(self.reached) and self.reached[stage] is False:
+                line += f"   did not reach the score in {self.steps[stage]} steps"
+            found.append(line)
         transfer = self.backward_transfer
         found.append(
             f"average accuracy {self.average_accuracy:.3f}"
@@ -96,13 +107,14 @@ def train_in_sequence(
     audit: AuditSettings = AS_USUAL,
     callbacks: Callable[[], list[Any]] = list,
 ) -> SequenceResult:
-    """Fine-tunes on each task in turn from the model so far; scores all seen and audits after each.
+    """Fine-tune on each task in turn from the model so far; score all tasks so far and audit after each.
 
-    ``config`` holds what every stage shares; its ``task`` is not used. ``adapters``: "merge" puts each
-    stage's adapter into the weights before the next, "keep" goes on training the one adapter. ``audit`` holds
-    the settings of the audits. A task's head is trained in its own stage only and kept as it was then. The folder
-    ``config.out`` has a run folder per stage; a sequence that was killed goes on where it was. Raises
-    IntrudersError as fine-tuning does.
+    ``config`` has what every stage shares; its ``task`` is not used. ``adapters``: "merge" puts each
+    stage's adapter into the weights before the next, "keep" continues to train the one adapter. ``audit`` has
+    the settings of the audits. With ``config.match`` every stage stops at that score of its own task; one that
+    does not reach it is trained for ``config.steps``, and the result says so. A task's head is trained in its own
+    stage only and kept as it was then. The folder ``config.out`` has a run folder per stage; an interrupted
+    sequence resumes. Raises IntrudersError as fine-tuning does.
     """
     if not tasks:
         raise SettingError("a sequence without tasks; expected at least one")
@@ -117,10 +129,14 @@ def train_in_sequence(
     audited = audit.recorded()
     accuracies: list[list[float]] = []
     found: list[tuple[int, int]] = []
+    steps: list[int] = []
+    reached: list[bool | None] = []
     for number, stage in enumerate(stages):
         before = stages[number - 1] if number else None
         run = finetune(_stage_config(config, tasks[number], stage, before, adapters), callbacks())
         _keep_backbone(run, loaded[number])
+        steps.append(run.record["steps"])
+        reached.append(None if config.match is None else run.record["stopped_by"] == "match")
         result = stage / "stage.json"
         if not (result.is_file() and json.loads(result.read_text(encoding="utf-8")).get("audit") == audited):
             row = [
@@ -139,7 +155,13 @@ def train_in_sequence(
         accuracies.append(record["accuracies"])
         found.append((record["intruders"], record["vectors"]))
     finished = SequenceResult(
-        list(tasks), accuracies, [intruders for intruders, _ in found], [vectors for _, vectors in found]
+        list(tasks),
+        accuracies,
+        [intruders for intruders, _ in found],
+        [vectors for _, vectors in found],
+        steps,
+        reached,
+        [task.source for task in loaded],
     )
     write_atomically(out / "sequence.json", (json.dumps(finished.as_dict(), indent=2) + "\n").encode())
     return finished

@@ -25,6 +25,7 @@ class ExactCosines:
     max_cosines: Tensor  # (k,), double
     ambiguous: Tensor  # (k,), bool: another choice of vectors within a cluster would decide otherwise
     values: Tensor  # (k,): singular values of the tuned matrix
+    next_value: Tensor  # (): the singular value after these, 0 for none
     left: Tensor  # (k, m): its left singular vectors
     base_values: Tensor  # (p,)
     base_left: Tensor  # (p, m)
@@ -60,7 +61,9 @@ def exact_cosines(
     worst = torch.where(_is_free(base_svd).unsqueeze(-1), 0.0, projections / sizes).amax(0)
     ambiguous = (max_cosines >= epsilon) & (worst < epsilon)
     ambiguous |= _ambiguous_for_tuned_clusters(base_svd, tuned_svd, base, k, epsilon)
-    return ExactCosines(max_cosines, ambiguous, tuned_svd.values[:k], left, base_svd.values, base_svd.left)
+    next_value = tuned_svd.values[k] if k < len(tuned_svd.values) else tuned_svd.values.new_zeros(())
+    values = tuned_svd.values[:k]
+    return ExactCosines(max_cosines, ambiguous, values, next_value, left, base_svd.values, base_svd.left)
 
 
 def _with_null_space(projections: Tensor, base: DenseSVD, left: Tensor) -> Tensor:

@@ -116,7 +116,9 @@ class KrylovSpace:
     def select(self, index: Tensor) -> KrylovSpace:
         """The spaces of the matrices at ``index`` of a stack."""
         basis, products, squares = (part[index] for part in (self.basis, self.products, self.squares))
-        return KrylovSpace(self.operator.select(index), basis, products, squares, self._basis.room)
+        selected = KrylovSpace(self.operator.select(index), basis, products, squares, self._basis.room)
+        selected._core = self._core[index]
+        return selected
 
     def with_rows(self, index: Tensor, other: KrylovSpace) -> KrylovSpace:
         """The same with the spaces of ``other``, of as many rows, for the matrices at ``index``."""
@@ -236,9 +238,9 @@ def refine(space: KrylovSpace, tracked: int, wanted: Tensor, width: int, steps: 
     return True
 
 
-def may_hide_copies(values: Tensor) -> Tensor:
-    """Which matrices show as many equal ``values`` ``(batch, k)`` as a block has rows; it cannot see more copies."""
-    largest = torch.nn.functional.one_hot(cluster_ids(values)).sum(-2).amax(-1)
+def may_hide_copies(triplets: Triplets) -> Tensor:
+    """Which matrices ``(batch)`` show as many equal values as a block has rows; it cannot see more copies."""
+    largest = torch.nn.functional.one_hot(triplets.clusters).sum(-2).amax(-1)
     return largest >= BLOCK
 
 

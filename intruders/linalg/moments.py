@@ -9,7 +9,7 @@ a q x q Jacobi matrix has an atom at t heavier than the Christoffel function
 
 (Akhiezer, The Classical Moment Problem, 1965, section 2.5; the Chebyshev-Markov-Stieltjes inequalities). If
 the supremum of lambda_q over t is below epsilon^2, no singular vector has a cosine of epsilon with y, though
-none was computed. docs/engine.md has the theorem, with its proof step by step. It is about the steps of W itself: were
+none was computed. docs/concepts/certificate.md has the theorem, with its proof. It is about the steps of W itself: were
 anything projected out at the steps, mu would be the measure of another matrix.
 
 The products that give J also give the Jacobi matrix of dnu(t) = t dmu(t) (the measure of W^T W at W^T y),
@@ -34,6 +34,7 @@ from torch import Tensor
 
 from .operators import Operator
 from .products import rounding
+from .stacked import Stacked
 
 # Where each gap between two nodes is cut, as shares of it: finely at the nodes, for the bounds have their peaks there.
 _CUTS = (0.0, 1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 31 / 32)
@@ -50,7 +51,7 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
-class Bidiagonalization:
+class Bidiagonalization(Stacked):
     """Golub-Kahan bidiagonalization of a stack of matrices from several start vectors, each with bases of
     its own.
 
@@ -86,11 +87,6 @@ class Bidiagonalization:
             alphas.append(alpha)
             betas.append(beta)
         return Bidiagonalization(left, right, torch.cat(alphas, -1), torch.cat(betas, -1))
-
-    def select(self, matrices: Tensor) -> Bidiagonalization:
-        return Bidiagonalization(
-            self.left[matrices], self.right[matrices], self.alphas[matrices], self.betas[matrices]
-        )
 
 
 def _next_rows(products: Tensor, basis: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:

@@ -80,10 +80,8 @@ class Dense:
     def dense(self) -> Tensor:
         return self.matrix
 
-    def select(self, index: Tensor) -> Dense:
-        if torch.equal(index, torch.arange(len(self.matrix), device=index.device)):
-            return self  # all of them: a copy would cost more than many products
-        return Dense(selected(self.matrix, index))
+    def select(self, index: Tensor) -> Chosen:
+        return Chosen(self.matrix, tuple(index.tolist()))
 
     def double(self) -> Dense:
         return Dense(self.matrix.double())
@@ -102,6 +100,41 @@ class Dense:
     def scaled(self, factor: float | Tensor) -> Dense:
         """``factor`` times it; a tensor has a number for each matrix, ``(*batch, 1, 1)``."""
         return Dense(factor * self.matrix)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some matrices of a stack, of which no copies are made: one would cost more than several products."""
+
+    stack: Tensor  # (batch, m, n)
+    places: tuple[int, ...]
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self.places), *self.stack.shape[-2:]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.stack.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.stack.device
+
+    def apply(self, rows: Tensor) -> Tensor:
+        return times_transpose(rows, self.stack, self.places)
+
+    def apply_transpose(self, rows: Tensor) -> Tensor:
+        return times_transpose(rows, self.stack.mT, self.places)
+
+    def dense(self) -> Tensor:
+        return selected(self.stack, torch.tensor(self.places, device=self.device))
+
+    def select(self, index: Tensor) -> Chosen:
+        return Chosen(self.stack, tuple(self.places[place] for place in index.tolist()))
+
+    def double(self) -> Dense:
+        return Dense(self.dense().double())
 
 
 # An update D = W - W0, by what is known of it; both have norm, inner, plus and scaled.

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from .ritz import Triplets
-from .svd import cluster_ids, cluster_projections
+from .stacked import Stacked
+from .svd import are_alone, cluster_projections
 
 # Base vectors with a larger angle (as a sine) to the true ones say nothing certain.
 USABLE_ANGLE = 0.3
@@ -27,7 +28,7 @@ DEFLATION_ANGLE = 0.02
 
 
 @dataclass(frozen=True)
-class Intervals:
+class Intervals(Stacked):
     """Proved ``lower <= max cosine <= upper`` for k vectors of each matrix in a stack."""
 
     lower: Tensor  # (batch, k), double
@@ -62,18 +63,31 @@ def remainders(base: Triplets, tuned: Triplets, count: int) -> Tensor:
     return vectors
 
 
-def moment_intervals(base: Triplets, tuned: Triplets, count: int, atom: Tensor) -> Intervals:
-    """As :func:`overlap_intervals`, with what is left of y bounded by its heaviest atom.
+@dataclass(frozen=True)
+class MomentIntervals:
+    """As :func:`overlap_intervals`, with what is left of y bounded by its heaviest atom, which further steps lower.
 
-    ``atom`` ``(batch, count)`` bounds the mass of y's :func:`remainders` along any one singular vector.
+    What does not depend on the atoms is computed once.
     """
-    good_cosines, leak = _cosines(base, tuned, count, DEFLATION_ANGLE)
-    _, upper = _interval_from_computed(base, tuned, good_cosines, DEFLATION_ANGLE)
-    all_cosines, _ = _cosines(base, tuned, count, USABLE_ANGLE)
-    lower, _ = _interval_from_computed(base, tuned, all_cosines, USABLE_ANGLE)
-    return _widen_for_clusters(
-        tuned, Intervals(lower, torch.maximum(upper, atom.sqrt() + leak).clamp_max(1.0))
-    )
+
+    tuned: Triplets
+    lower: Tensor  # (batch, count), double
+    upper: Tensor  # (batch, count): of the cosines with the computed base vectors
+    leak: Tensor  # (batch, count)
+
+    @classmethod
+    def of(cls, base: Triplets, tuned: Triplets, count: int) -> MomentIntervals:
+        good_cosines, leak = _cosines(base, tuned, count, DEFLATION_ANGLE)
+        _, upper = _interval_from_computed(base, tuned, good_cosines, DEFLATION_ANGLE)
+        all_cosines, _ = _cosines(base, tuned, count, USABLE_ANGLE)
+        lower, _ = _interval_from_computed(base, tuned, all_cosines, USABLE_ANGLE)
+        return cls(tuned, lower, upper, leak)
+
+    def given(self, atom: Tensor) -> Intervals:
+        """The intervals where ``atom`` ``(batch, count)`` bounds the mass of y's :func:`remainders` along any one
+        singular vector."""
+        upper = torch.maximum(self.upper, atom.sqrt() + self.leak).clamp_max(1.0)
+        return _widen_for_clusters(self.tuned, Intervals(self.lower, upper))
 
 
 def _cosines(base: Triplets, tuned: Triplets, count: int, largest_angle: float) -> tuple[Tensor, Tensor]:
@@ -97,7 +111,9 @@ def _known(base: Triplets, largest_angle: float) -> Tensor:
 
     A cluster counts as one, through its space: a part of it says nothing of the rest.
     """
-    ids = cluster_ids(base.values)
+    ids = base.clusters
+    if are_alone(ids):
+        return base.angles <= largest_angle
     worst = torch.zeros_like(base.angles).scatter_reduce(-1, ids, base.angles, "amax").gather(-1, ids)
     return worst <= largest_angle
 
@@ -106,7 +122,7 @@ def _interval_from_computed(
     base: Triplets, tuned: Triplets, cosines: Tensor, largest_angle: float
 ) -> tuple[Tensor, Tensor]:
     """Ends ``(batch, count)`` of the interval of the largest cosine with the base vectors used."""
-    ids = cluster_ids(base.values)
+    ids = base.clusters
     sizes = cluster_projections(torch.ones_like(cosines), ids).square()  # members of each vector's cluster
     with_cluster = cluster_projections(cosines, ids).clamp_max(1.0)
     own = torch.asin(base.angles.double()).unsqueeze(-1)
@@ -127,7 +143,9 @@ def _widen_for_clusters(tuned: Triplets, intervals: Intervals) -> Intervals:
     reach beyond the vectors examined; then nothing is known of the others, and the upper end is 1.
     """
     count = intervals.lower.shape[-1]
-    ids = cluster_ids(tuned.values)
+    ids = tuned.clusters
+    if are_alone(ids):
+        return intervals
     sizes = (
         cluster_projections(torch.ones_like(tuned.values).unsqueeze(-1).double(), ids)
         .square()

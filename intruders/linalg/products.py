@@ -28,19 +28,20 @@ def times_transpose(rows: Tensor, matrix: Tensor, chosen: Sequence[int] | None =
         # One product for the rows of all: the matrix is read once.
         together = times_transpose(rows.flatten(0, 1), matrix[0])
         return together.view(*rows.shape[:2], matrix.shape[1])
+    if matrix.shape[-2:].numel() < _SMALL:
+        return rows @ (matrix if chosen is None else matrix[list(chosen)]).mT
     single = rows.dtype == matrix.dtype == torch.float32 and matrix.device.type == "cpu"
     # Rows with gaps between them make oneDNN take a way that is a thousand times slower.
     dense = matrix.is_contiguous() or matrix.mT.is_contiguous()
-    if not (single and dense) or matrix.shape[-2:].numel() < _SMALL or not _has_linear():
-        return rows @ (matrix if chosen is None else matrix[list(chosen)]).mT
+    product = _linear if single and dense and _has_linear() else _plain
     if matrix.ndim == 2:
-        return _linear(rows, matrix)
-    if matrix.ndim != 3 or (chosen is None and rows.shape[:1] != matrix.shape[:1]):
+        return product(rows, matrix)
+    if chosen is None and (product is _plain or matrix.ndim != 3 or rows.shape[:1] != matrix.shape[:1]):
         return rows @ matrix.mT
     places = range(len(matrix)) if chosen is None else chosen
     if len(places) == 1:
-        return _linear(rows[0], matrix[places[0]]).unsqueeze(0)
-    return torch.stack([_linear(each, matrix[place]) for each, place in zip(rows, places, strict=True)])
+        return product(rows[0], matrix[places[0]]).unsqueeze(0)
+    return torch.stack([product(each, matrix[place]) for each, place in zip(rows, places, strict=True)])
 
 
 def is_shared(matrix: Tensor) -> bool:
@@ -53,6 +54,10 @@ def selected(matrix: Tensor, index: Tensor) -> Tensor:
     return matrix[:1].expand(len(index), -1, -1) if is_shared(matrix) else matrix[index]
 
 
+def _plain(rows: Tensor, matrix: Tensor) -> Tensor:
+    return rows @ matrix.mT
+
+
 def _linear(rows: Tensor, matrix: Tensor) -> Tensor:
     product: Tensor = torch.ops.mkldnn._linear_pointwise(rows.contiguous(), matrix, None, "none", [], "")
     return product
@@ -61,7 +66,7 @@ def _linear(rows: Tensor, matrix: Tensor) -> Tensor:
 def rounding(m: int, n: int) -> float:
     """Length of the error of a product of a unit row with an m x n matrix, in roundings of the matrix's norm.
 
-    It holds but for a small probability, and is no worst case. docs/engine.md says where it comes from, and
+    It holds but for a small probability, and is no worst case. docs/concepts/rounding.md derives it, and
     ``tests/linalg/rounding.py`` compares it with double precision.
     """
     return 4 + 0.05 * math.sqrt(max(m, n))

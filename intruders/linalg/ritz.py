@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from .stacked import Stacked
 from .svd import CLUSTER_TOLERANCE, cluster_ids
 
 # A gap that an unconverged neighbour may have closed.
@@ -14,7 +16,7 @@ _NO_GAP = 1e-300
 
 
 @dataclass(frozen=True)
-class Triplets:
+class Triplets(Stacked):
     """Leading singular triplets of a stack of matrices, with what is known about their errors."""
 
     values: Tensor  # (*batch, k), descending
@@ -23,10 +25,10 @@ class Triplets:
     residuals: Tensor  # (*batch, k): sqrt(||y W - s v||^2 + ||W v - s y||^2), same unit as the values
     angles: Tensor  # (*batch, k): bounds on the sines of the angles between left vectors and the true ones
 
-    def select(self, index: Tensor) -> Triplets:
-        """The triplets of the matrices at ``index`` of a stack."""
-        fields = (self.values, self.left, self.right, self.residuals, self.angles)
-        return Triplets(*(field[index] for field in fields))
+    @cached_property
+    def clusters(self) -> Tensor:
+        """Ids ``(*batch, k)`` of :func:`~intruders.linalg.svd.cluster_ids`."""
+        return cluster_ids(self.values)
 
 
 def angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, noise: float) -> Tensor:

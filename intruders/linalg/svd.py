@@ -84,10 +84,17 @@ def cluster_ids(values: Tensor) -> Tensor:
     tolerance = CLUSTER_TOLERANCE * values[..., :1]
     is_new = (values[..., :-1] - values[..., 1:]) > tolerance
     ids = _numbered(is_new)
+    if are_alone(ids):
+        return ids
     low = torch.full_like(values, torch.inf).scatter_reduce(-1, ids, values, "amin").gather(-1, ids)
     high = torch.zeros_like(values).scatter_reduce(-1, ids, values, "amax").gather(-1, ids)
     is_wide = high - low > _WIDEST * tolerance
     return _numbered(is_new | is_wide[..., 1:])
+
+
+def are_alone(ids: Tensor) -> bool:
+    """Whether each value is a cluster of its own, as nearly always; most work on clusters can then be left out."""
+    return bool((ids[..., -1] == ids.shape[-1] - 1).all())
 
 
 def _numbered(is_new: Tensor) -> Tensor:
@@ -101,6 +108,8 @@ def cluster_projections(cosines: Tensor, ids: Tensor) -> Tensor:
     ``cosines`` is ``(*batch, p, k)``, between p vectors with cluster ``ids`` ``(*batch, p)`` and k others.
     The answer has the same shape: row i holds the value of the cluster that vector i belongs to.
     """
+    if are_alone(ids):
+        return cosines.abs()
     sums = torch.zeros_like(cosines)
     index = ids.unsqueeze(-1).expand(cosines.shape)
     sums.scatter_add_(-2, index, cosines.square())

@@ -104,7 +104,7 @@ class LiveInterventions:
             name = self._matching.tuned_of.get(matrix.tensor)
             if name is None:
                 raise PairingError(
-                    f"the model that is measured has no weight '{case.matrix.name}'; give the base it was made of"
+                    f"the model that is measured has no weight '{case.matrix.name}'; pass the base it was made of"
                 )
             self._matrices.append((case, matrix, self._tensors[name].data))
 

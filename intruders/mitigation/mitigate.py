@@ -65,7 +65,7 @@ def mitigate(
         is mitigated in memory: its active adapter gets a sibling ``adapter_name``, which becomes the active one.
       tuned: the model after it, or its adapter.
       scale: lambda: 0 removes the intruders, 1 changes nothing, above 1 exaggerates. Not with ``remedy``.
-      out: folder to write; it appears whole or not at all.
+      out: folder to write; it is written completely or not at all.
       control: "intruders", or what is changed in their place: "shrink", "random", "neighbours", "update", "resized" or
         "complement" (see :mod:`intruders.mitigation.remedies.controls`).
       remedy: a published remedy instead of scaled intruders, such as ``Interpolate(alpha=0.3)`` (see
@@ -78,7 +78,7 @@ def mitigate(
       adapter_name: of the new adapter in a PeftModel.
       force: replace ``out`` where it is a model or adapter.
       check: audit what was written (or put into the model) too; without it the result has no audit after.
-      shard_bytes: size at which a checkpoint goes on in a further file.
+      shard_bytes: size at which a checkpoint continues in a further file.
       compute: where it is computed. The audit after the mitigation profits from the cache of the one before.
       progress: called with (what is being done, done, in all).
 
@@ -86,7 +86,7 @@ def mitigate(
       SettingError: a setting is out of range.
       CheckpointError: a side cannot be read, ``out`` cannot be written, or the form does not suit what was given.
       PairingError: the sides, or the audit, do not belong together.
-      NonFiniteError: a matrix holds NaN or infinity.
+      NonFiniteError: a matrix contains NaN or infinity.
     """
     started = time.perf_counter()
     remedy = _chosen(scale, control, seed, remedy)
@@ -104,7 +104,7 @@ def mitigate(
     )
     if isinstance(remedy, PublishedRemedy) and target.form == "adapter" and not remedy.fits_an_adapter:
         raise SettingError(
-            f"remedy '{remedy.name}' leaves updates of no low rank, which no adapter holds; pass --as checkpoint"
+            f"remedy '{remedy.name}' leaves updates of no low rank, which an adapter cannot store; pass --as checkpoint"
         )
     # The base vectors that the first audit computes serve the second, even where no cache is to be kept.
     compute = replace(compute, cache=compute.base_cache() or MemoryCache())

@@ -65,7 +65,7 @@ class Mitigation:
 
     @property
     def control(self) -> str | None:
-        """ "intruders", or the control that stood in for them; None of another remedy."""
+        """ "intruders", or the control; None for another remedy."""
         return self.remedy.name if isinstance(self.remedy, ScaledRemedy) else None
 
     @property

@@ -14,6 +14,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 from ..checkpoints.demo_models import DEMO_MODELS, DemoModel
+from ..checkpoints.locate import locate
 from ..errors import CheckpointError
 
 
@@ -39,7 +40,8 @@ def base_model_location(base: str) -> str:
             f"base {base!r} is not a model folder; expected a folder written by save_pretrained, a hub id, "
             f"or one of {', '.join(DEMO_MODELS)}"
         )
-    return base
+    # transformers takes a revision apart from the id; in the hub's cache, its files are a folder as any other.
+    return str(locate(base)) if "@" in base else base
 
 
 def _converted(model: DemoModel) -> Path:

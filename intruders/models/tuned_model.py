@@ -86,11 +86,11 @@ def base_location(source: str, base: str | None) -> str:
         return base_model_location(source)
     named = base or adapter.get("base_model_name_or_path")
     if not named:
-        raise CheckpointError(f"adapter {source!r} does not name its base; give it with --base")
+        raise CheckpointError(f"adapter {source!r} does not name its base; pass it with --base")
     try:
         return base_model_location(str(named))
     except CheckpointError as error:
-        raise CheckpointError(f"adapter {source!r}: {error}; give the base with --base") from error
+        raise CheckpointError(f"adapter {source!r}: {error}; pass the base with --base") from error
 
 
 def _head_location(source: str, base: str | None) -> str:
@@ -108,7 +108,7 @@ def _adapter_config(source: str) -> dict[str, Any] | None:
     except ValueError as error:
         raise CheckpointError(f"{str(file)!r} is not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{str(file)!r} holds no settings; expected those of a PEFT adapter")
+        raise CheckpointError(f"{str(file)!r} contains no settings; expected those of a PEFT adapter")
     return config
 
 
@@ -151,7 +151,7 @@ def _language_model(location: str, is_masked: bool) -> Any:
     if info["missing_keys"]:
         raise CheckpointError(
             f"{location!r} has no masked-language-model head ({sorted(info['missing_keys'])[0]} is missing), "
-            "so its loss on text is not defined; give with --base a model that has one"
+            "so its loss on text is not defined; pass with --base a model that has one"
         )
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 
 from ..audits.audit_result import Audit
+from ..checkpoints.hub import HubOrigin, split_revision
 
 # How models that Python had in memory are named: "LlamaForCausalLM (HuggingFaceTB/SmolLM2-135M), adapter 'default'".
 _IN_MEMORY = re.compile(r"state dict of .*|\w+ \(.*\)|.*, adapter '.*'")
@@ -24,7 +26,9 @@ def audit_command(audit: Audit) -> str | None:
     """Return a shell line with the audit's own settings; None for models from Python, not from files."""
     if not is_from_files(audit):
         return None
-    parts = ["intruders", "audit", audit.base_source, audit.tuned_source]
+    parts = ["intruders", "audit"]
+    parts += [_at_its_commit(audit.base_source, audit.base_hub)]
+    parts += [_at_its_commit(audit.tuned_source, audit.tuned_hub)]
     parts += ["--k", str(audit.k), "--epsilon", f"{audit.epsilon:g}"]
     for name in ("include", "exclude"):
         for pattern in audit.settings.get(name) or ():
@@ -33,3 +37,11 @@ def audit_command(audit: Audit) -> str | None:
     if audit.exact:
         parts.append("--exact")
     return shlex.join(parts)
+
+
+def _at_its_commit(source: str, hub: Sequence[HubOrigin]) -> str:
+    """A hub id with the commit that was audited: what a branch names today is another model tomorrow."""
+    asked = split_revision(source)
+    if asked is None or len(hub) != 1 or asked[0] != hub[0].repository:
+        return source
+    return f"{hub[0].repository}@{hub[0].commit}"

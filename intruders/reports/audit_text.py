@@ -12,9 +12,11 @@ from rich.text import Text
 
 from ..audits.audit_result import Audit
 from ..audits.records import AuditedMatrix
+from ..audits.subspaces import medians
 from ..audits.summary import (
     KindSummary,
     LayerStrip,
+    against_chance,
     ambiguous,
     by_kind,
     by_layer,
@@ -30,7 +32,10 @@ from .next_steps import next_steps
 WIDTH = 80
 KINDS_SHOWN = 20  # module types, unless verbose
 WORST_SHOWN = 5
+NAMES_AT_LEAST = 22  # characters, before a column gives way in a narrow terminal
+_SPARE_COLUMNS = ("eff. rank", "update", "matrices")
 LAYERS_A_LINE = 60
+_BESIDE_LAYERS = 20  # characters of a line of layers that are no layer
 SHADES = " ░▒▓█"
 ASCII_SHADES = " .:*#"
 
@@ -46,6 +51,7 @@ def print_audit(audit: Audit, console: Console, verbose: bool = False) -> None:
         _kinds(audit, page, verbose)
         _layers(audit, page)
         _matrices(audit, page, verbose)
+        _beside_chance(audit, page)
     _closing(audit, page, verbose)
     _next_steps(audit, page)
 
@@ -75,6 +81,11 @@ class _Page:
         line.rstrip()
         self.console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
+    def say_beside(self, title: str, text: str, style: str = "") -> None:
+        """Print a title and, to the right of it, text in as many lines as it needs."""
+        for line in textwrap.wrap(title + text, self.width, subsequent_indent=" " * len(title)):
+            self.say((line, style))
+
     def _known(self, part: str | tuple[str, str]) -> str | tuple[str, str]:
         """Replace what a terminal cannot show: names come from files and may contain control characters."""
         text, style = (part, "") if isinstance(part, str) else part
@@ -85,10 +96,15 @@ class _Page:
         """Print a column of names, which is shortened to fit, and columns of numbers, which are not."""
         columns = list(zip(titles, *rows, strict=True))
         widths = [max(map(len, column)) for column in columns]
-        widths[0] = min(widths[0], self.width - sum(width + 2 for width in widths[1:]))
+        widths[0] = min(widths[0], self.room([titles, *rows]))
         self.say((self._row(titles, widths), "bold"))
         for row, style in zip(rows, styles or [""] * len(rows), strict=True):
             self.say((self._row(row, widths), style))
+
+    def room(self, rows: Sequence[Sequence[str]]) -> int:
+        """Return the width that the columns of numbers leave to the names."""
+        numbers = list(zip(*rows, strict=True))[1:]
+        return self.width - sum(2 + max(map(len, column)) for column in numbers)
 
     def _row(self, cells: Sequence[str], widths: Sequence[int]) -> str:
         first = shorten(cells[0], widths[0], self.mark).ljust(widths[0])
@@ -106,11 +122,13 @@ def _totals(audit: Audit, page: _Page) -> None:
     if not audit.matrices:
         page.say((next_steps(audit).finding, "bold"))
         return
-    page.say(
-        (plural(audit.intruders, "intruder dimension"), "bold red" if audit.intruders else "bold green"),
-        f" in {plural(audit.vectors, 'vector')} of {plural(len(audit.matrices), 'matrix', 'matrices')}",
-        f", energy share {percent(audit.intruder_energy_share)}" if audit.intruders else "",
-    )
+    found = plural(audit.intruders, "intruder dimension")
+    where = f" in {plural(audit.vectors, 'vector')} of {plural(len(audit.matrices), 'matrix', 'matrices')}"
+    energy = f", energy share {percent(audit.intruder_energy_share)}" if audit.intruders else ""
+    first, *rest = _wrapped(f"{found}{where}{energy}", page)
+    page.say((found, "bold red" if audit.intruders else "bold green"), first.removeprefix(found))
+    for line in rest:
+        page.say(line)
 
 
 def _kinds(audit: Audit, page: _Page, verbose: bool) -> None:
@@ -121,14 +139,23 @@ def _kinds(audit: Audit, page: _Page, verbose: bool) -> None:
     if len(kinds) > 1:
         rows.append(_kind_row(summarize("all", audit.matrices)))
         styles.append("bold")
+    titles = ["module", "matrices", "intruders", "energy", "update", "relative", "eff. rank"]
+    longest = max(len(row[0]) for row in [titles, *rows])
+    for spare in _SPARE_COLUMNS:
+        if page.room([titles, *rows]) >= min(longest, NAMES_AT_LEAST):
+            break
+        position = titles.index(spare)
+        for row in [titles, *rows]:
+            del row[position]
     page.say("")
-    page.table(("module", "matrices", "intruders", "energy", "update", "relative", "eff. rank"), rows, styles)
+    page.table(titles, rows, styles)
     if len(kinds) > len(shown):
         page.say((f"and {len(kinds) - len(shown)} more module types (--verbose)", "dim"))
-    page.say(("energy: energy share of the intruders; update: Frobenius norm of W - W0", "dim"))
-    page.say(
-        ("relative: largest singular value of the update divided by the base's, median", "dim"),
-    )
+    explained = "energy: energy share of the intruders"
+    explained += "; update: Frobenius norm of W - W0" if "update" in titles else ""
+    for text in (explained, "relative: largest singular value of the update divided by the base's, median"):
+        for line in _wrapped(text, page):
+            page.say((line, "dim"))
 
 
 def _kind_row(kind: KindSummary) -> list[str]:
@@ -153,18 +180,19 @@ def _layers(audit: Audit, page: _Page) -> None:
     for strip in strips:
         if len(strips) > 1:
             page.say((strip.stack or "layers", "dim"))
-        for line in strip_lines(strip, most, shades):
+        for line in strip_lines(strip, most, shades, min(LAYERS_A_LINE, page.width - _BESIDE_LAYERS)):
             page.say(line)
-    page.say((f"intruders per layer:  {'   '.join(_legend(most, shades))}", "dim"))
+    for line in _wrapped(f"intruders per layer:  {'   '.join(_legend(most, shades))}", page):
+        page.say((line, "dim"))
 
 
-def strip_lines(strip: LayerStrip, most: int, shades: str = SHADES) -> list[str]:
-    """Return a strip in lines of up to LAYERS_A_LINE layers, shaded by intruders; `-`: nothing was audited."""
-    cells = 2 if len(strip.intruders) <= LAYERS_A_LINE // 2 else 1
+def strip_lines(strip: LayerStrip, most: int, shades: str = SHADES, a_line: int = LAYERS_A_LINE) -> list[str]:
+    """Return a strip in lines of up to `a_line` layers, shaded by intruders; `-`: nothing was audited."""
+    cells = 2 if len(strip.intruders) <= a_line // 2 else 1
     digits = len(str(strip.last))
     lines = []
-    for start in range(0, len(strip.intruders), LAYERS_A_LINE):
-        counts = strip.intruders[start : start + LAYERS_A_LINE]
+    for start in range(0, len(strip.intruders), a_line):
+        counts = strip.intruders[start : start + a_line]
         marks = "".join(("-" if count is None else shade(count, most, shades)) * cells for count in counts)
         first = strip.first + start
         lines.append(f"layer {first:>{digits}} |{marks}| {first + len(counts) - 1}")
@@ -197,12 +225,15 @@ def _matrices(audit: Audit, page: _Page, verbose: bool) -> None:
         zip((m.name for m in audit.matrices), module_paths([m.name for m in audit.matrices]), strict=True)
     )
     numbers = [_matrix_numbers(matrix) for matrix in shown]
-    room = page.width - sum(2 + max(map(len, column)) for column in zip(*numbers, _TITLES, strict=True))
+    room = page.room([("", *_TITLES), *(("", *cells) for cells in numbers)])
     rows = [
         [_fitting_name(matrix.name, place_of[matrix.name], room), *cells]
         for matrix, cells in zip(shown, numbers, strict=True)
     ]
     page.say("")
+    if len(of) > room:
+        page.say((of, "bold"))
+        of = "matrix"
     page.table((of, *_TITLES), rows, ["" if matrix.intruders else "dim" for matrix in shown])
 
 
@@ -217,6 +248,29 @@ def _matrix_numbers(matrix: AuditedMatrix) -> list[str]:
     ]
 
 
+def _beside_chance(audit: Audit, page: _Page) -> None:
+    """Print how intruders and leading subspaces compare with random directions, where the audit says it."""
+    cosines = against_chance(audit.matrices)
+    if cosines is not None:
+        least, most = f"{cosines.least:.2f}", f"{cosines.most:.2f}"
+        parts = [f"{cosines.above:,} above chance"]
+        if cosines.not_above:
+            parts.append(f"{cosines.not_above:,} not above")
+        if cosines.undecided:
+            parts.append(f"{cosines.undecided:,} undecided")
+        page.say("")
+        chance = least if least == most else f"{least} to {most}"
+        page.say(f"intruders' max cosine: {', '.join(parts)} ({chance})")
+    found = [matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None]
+    rows = []
+    for row in medians(found):
+        name = row.name.replace("²", "^2") if page.plain else row.name
+        rows.append([name, number(row.value), number(row.chance), f"{row.known:,}"])
+    if rows:
+        page.say("")
+        page.table((f"top-{audit.k} subspaces, medians", "value", "chance", "matrices"), rows)
+
+
 def _fitting_name(name: str, place: ModulePath, room: int) -> str:
     """Return the name if it fits; else its layer and its module type, which distinguish it."""
     if len(name) <= room or place.layer is None:
@@ -229,18 +283,17 @@ def _closing(audit: Audit, page: _Page, verbose: bool) -> None:
     if audit.matrices:
         proofs = ", ".join(f"{name} {count:,}" for name, count in certificates(audit.matrices))
         unsure = ambiguous(audit.matrices)
-        page.say(f"decided by: {proofs}" + (f"; {unsure:,} ambiguous" if unsure else ""))
+        ambiguities = f"; {unsure:,} ambiguous" if unsure else ""
+        page.say_beside("decided by: ", proofs + ambiguities)
     if audit.skipped:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped_by_reason(audit.skipped))
-        for line in textwrap.wrap(f"skipped:    {reasons}", page.width, subsequent_indent=" " * 12):
-            page.say(line)
+        page.say_beside("skipped:    ", reasons)
         if verbose:
             for skipped in audit.skipped:
                 page.say((f"  {skipped.name}: {skipped.reason}", "dim"))
     path = "every matrix decomposed in full; " if audit.exact else ""
-    page.say(
-        (f"settings:   k = {audit.k}, epsilon = {audit.epsilon:g}; {path}{duration(audit.seconds)}", "dim")
-    )
+    settings = f"k = {audit.k}, epsilon = {audit.epsilon:g}; {path}{duration(audit.seconds)}"
+    page.say_beside("settings:   ", settings, "dim")
 
 
 def _next_steps(audit: Audit, page: _Page) -> None:

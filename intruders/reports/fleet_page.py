@@ -35,6 +35,7 @@ NUMBERS = (
     ("scale_max", "scale, largest", False),
     ("matrices", "matrices", False),
     ("zero_updates", "zero updates", False),
+    ("nearest_cosine", "cosine with the nearest", False),
     ("unusual", "unusual", False),
 )
 TEXTS = (
@@ -42,6 +43,7 @@ TEXTS = (
     "status",
     "reason",
     "duplicate_of",
+    "nearest",
     "method",
     "targets",
     "named_base",

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..audits.audit_result import Audit
 from ..audits.critical_scales_result import CriticalScales
-from ..audits.summary import ambiguous, by_kind, certificates, relative_update, skipped_by_reason, update_norm
+from ..audits.subspaces import medians
+from ..audits.summary import (
+    against_chance,
+    ambiguous,
+    by_kind,
+    certificates,
+    relative_update,
+    skipped_by_reason,
+    update_norm,
+)
 from ..charts.text import duration, number, percent, plural
 from ..errors import missing_extra
 from ..system.files import check_writable, write_atomically
@@ -76,6 +85,8 @@ def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
         certificates=certificates(audit.matrices),
         ambiguous=ambiguous(audit.matrices),
         reasons=skipped_by_reason(audit.skipped),
+        cosines=against_chance(audit.matrices),
+        subspaces=medians([matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None]),
         command=audit_command(audit),
         settings={"k": audit.k, "epsilon": audit.epsilon, "exact": audit.exact, **audit.settings},
     )

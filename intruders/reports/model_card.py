@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..audits.audit_result import Audit
 from ..audits.summary import by_kind
 from ..charts.text import number, percent
+from ..checkpoints.hub import HubOrigin
 from ..errors import ResultFileError
 from ..system.files import check_writable, read_bytes, write_atomically
 from .audit_command import audit_command
@@ -99,7 +101,8 @@ def _table(audit: Audit) -> list[str]:
 
 
 def _settings(audit: Audit) -> str:
-    names = f"base {_code(audit.base_source)}, tuned {_code(audit.tuned_source)}"
+    base = f"base {_code(audit.base_source)}{_commits(audit.base_hub)}"
+    names = f"{base}, tuned {_code(audit.tuned_source)}{_commits(audit.tuned_hub)}"
     version = audit.versions.get("intruders")
     return (
         f"An intruder is one of the top {audit.k} left singular vectors of a tuned matrix whose max cosine with the "
@@ -107,6 +110,10 @@ def _settings(audit: Audit) -> str:
         f"epsilon = {audit.epsilon:g}{', exact' if audit.exact else ''}"
         f"{f', intruders {version}' if version else ''}."
     )
+
+
+def _commits(hub: Sequence[HubOrigin]) -> str:
+    return f" (commit {', '.join(_code(origin.commit) for origin in hub)})" if hub else ""
 
 
 def _without_folders(command: str) -> str:

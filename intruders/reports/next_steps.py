@@ -119,7 +119,7 @@ def _mitigate(audit: Audit) -> Iterator[Step]:
         return
     share = f"{100 * PROPOSED_SCALE:g} %"
     if audit.settings.get("split_fused"):
-        what = f"Scale the intruders to {share} (in fused weights as a whole, so the count can differ)"
+        what = f"Scale the intruders to {share} (fused weights as one matrix, so the count can differ)"
     else:
         what = f"Scale the {plural(audit.intruders, 'intruder')} to {share}"
     command = [*_command("mitigate", audit), "--scale", f"{PROPOSED_SCALE:g}", "--out", PROPOSED_OUT]

@@ -57,7 +57,15 @@ def _matrix(matrix: AuditedMatrix, place: ModulePath) -> dict[str, Any]:
         "ambiguous": [vector.index for vector in matrix.vectors if vector.ambiguous],
         "baseValues": [_rounded(value) for value in matrix.base_singular_values],
         "similarity": packed_cosines(matrix.similarity),
+        "subspaces": _subspaces(matrix),
     }
+
+
+def _subspaces(matrix: AuditedMatrix) -> dict[str, float | None] | None:
+    if matrix.subspaces is None:
+        return None
+    record = matrix.subspaces.to_record()
+    return {name: None if value is None else _rounded(value) for name, value in record.items()}
 
 
 def scales_payload(scales: CriticalScales) -> dict[str, Any]:

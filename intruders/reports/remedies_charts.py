@@ -130,7 +130,7 @@ def _gains(measured: Sequence[ComparedRemedy]) -> Chart:
         found,
         rules=[Rule("x", 0.0)],
         caption="One mark is a remedy at the chosen strength; the bar is its confidence interval over documents and "
-        "examples. Right of zero the remedy is better than turning the whole update down.",
+        "examples. Right of zero the remedy is better than scaling the complete update down.",
         wide=True,
     )
 

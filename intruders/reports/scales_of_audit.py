@@ -30,7 +30,7 @@ def scales_for(audit: Audit, path: str | os.PathLike[str]) -> CriticalScales:
     if unknown or not scales.matrices:
         raise SettingError(
             f"'{path}' has critical scales of {scales.tuned_source!r}, and the audit is of {audit.tuned_source!r}"
-            + (f": there is no {unknown[0]!r} in it" if unknown else ", without any matrix")
+            + (f": it has no {unknown[0]!r}" if unknown else ", without any matrix")
         )
     return scales
 

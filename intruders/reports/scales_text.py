@@ -10,12 +10,13 @@ from ..audits.critical_scales_result import CriticalScales, MatrixScale
 from ..charts.text import duration, number, percent, plural, shorten
 from ..checkpoints.names import module_paths
 
-_AXIS = 28
-_NAMES = 20
+_WIDTH = 80
+_NAMES, _NARROW_NAMES = 20, 14
+_NUMBERS = 32  # columns of the numbers and the gaps, with one left free at the end of a line
 
 
-def scale_lines(result: CriticalScales) -> list[str]:
-    """Return lines of at most 80 columns: the answer, the predictions, and one line per module type."""
+def scale_lines(result: CriticalScales, width: int = _WIDTH) -> list[str]:
+    """Return the answer, the predictions, and one line per module type, of at most ``width`` columns up to 80."""
     matrices = result.matrices
     count = plural(len(matrices), "matrix", "matrices")
     found = [f"critical scales of {count} (1 = the update as trained)"]
@@ -34,32 +35,34 @@ def scale_lines(result: CriticalScales) -> list[str]:
             f"predicted from the base's spectrum: {percent(result.within_factor_two)} within a factor of two, "
             f"rank correlation {number(result.rank_correlation)}"
         )
-        found += ["", *_table(known)]
+        found += ["", *_table(known, min(width, _WIDTH))]
     found.append(f"({duration(result.seconds)})")
     return found
 
 
-def _table(known: Sequence[MatrixScale]) -> list[str]:
+def _table(known: Sequence[MatrixScale], width: int) -> list[str]:
+    names = _NAMES if width == _WIDTH else _NARROW_NAMES
+    axis_width = max(12, width - names - _NUMBERS)
     kinds: dict[str, list[MatrixScale]] = {}
     for place, matrix in zip(module_paths([matrix.name for matrix in known]), known, strict=True):
         kinds.setdefault(place.kind, []).append(matrix)
     scales = [matrix.measured for matrix in known]
     low, high = min([*scales, 1.0]) / 1.1, max([*scales, 1.0]) * 1.1
-    ends = f"{number(low)}".ljust(_AXIS - 6) + f"{number(high)}".rjust(6)
-    lines = [f"{'':{_NAMES}}{'lowest':>8}{'median':>8}{'predicted':>11}  {ends}"]
+    ends = number(low).ljust(axis_width - 6) + number(high).rjust(6)
+    lines = [f"{'':{names}}{'lowest':>8}{'median':>8}{'predicted':>11}  {ends}"]
     for kind, members in kinds.items():
         measured = [matrix.measured for matrix in members]
-        axis = ["."] * _AXIS
-        first, middle = (_column(value, low, high) for value in (min(measured), median(measured)))
+        axis = ["."] * axis_width
+        first, middle = (_column(value, low, high, axis_width) for value in (min(measured), median(measured)))
         axis[first : middle + 1] = "-" * (middle + 1 - first)
         axis[middle], axis[first] = "o", "<"
-        axis[_column(1.0, low, high)] = "|"
+        axis[_column(1.0, low, high, axis_width)] = "|"
         lines.append(
-            f"{shorten(kind, _NAMES - 1):{_NAMES}}{number(min(measured)):>8}{number(median(measured)):>8}"
+            f"{shorten(kind, names - 1):{names}}{number(min(measured)):>8}{number(median(measured)):>8}"
             f"{number(median([matrix.predicted for matrix in members])):>11}  {''.join(axis)}"
         )
     return [*lines, "", "< lowest critical scale of the module type, o median, | 1 = as trained"]
 
 
-def _column(value: float, low: float, high: float) -> int:
-    return min(_AXIS - 1, int(_AXIS * math.log(value / low) / math.log(high / low)))
+def _column(value: float, low: float, high: float, width: int) -> int:
+    return min(width - 1, int(width * math.log(value / low) / math.log(high / low)))

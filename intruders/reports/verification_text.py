@@ -11,14 +11,9 @@ from rich.text import Text
 
 from ..charts.text import duration, percent, plural, shorten
 from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, VERDICTS, WRONG
-from ..checkpoints.merges.verification import (
-    ALL_APPLIED,
-    NOT_TOLD,
-    OtherTensor,
-    Verification,
-    VerifiedMatrix,
-)
+from ..checkpoints.merges.verification import OtherTensor, Verification, VerifiedMatrix
 from ..checkpoints.names import module_paths
+from ..system.exit_status import ExitStatus
 
 _LISTED = 10  # matrices or tensors, unless verbose
 _WIDTH = 80
@@ -98,7 +93,9 @@ def _answer(result: Verification, allow_other: bool) -> str:
 
 
 def _style(status: int) -> str:
-    return {ALL_APPLIED: "bold green", NOT_TOLD: "bold yellow"}.get(status, "bold red")
+    return {ExitStatus.DONE.value: "bold green", ExitStatus.NOT_TOLD.value: "bold yellow"}.get(
+        status, "bold red"
+    )
 
 
 def _table(matrices: Sequence[VerifiedMatrix], page: _Page) -> Table:

@@ -36,12 +36,12 @@ def write_report(
     if studies:
         if len(paths) > 1 or compare or scale is not None:
             raise SettingError(
-                f"'{studies[0]}' is a study and has a report of its own; give it alone, without --compare or --scale"
+                f"'{studies[0]}' is a study and has a report of its own; pass it alone, without --compare or --scale"
             )
         return write_study_report(studies[0], out, figures)
     if out is None and figures is None:
         raise SettingError(
-            "nothing to write: give --out FILE for the HTML report, --png DIR for figures, or both"
+            "nothing to write; pass --out FILE for the HTML report, --png DIR for figures, or both"
         )
     if out is not None:
         from .html_page import check_can_write_html
@@ -96,7 +96,7 @@ def audit_files(path: Path) -> list[Path]:
       ResultFileError: there is none.
     """
     if not path.exists():
-        raise ResultFileError(f"'{path}' is not there; give an audit that `intruders audit --json` wrote")
+        raise ResultFileError(f"'{path}' does not exist; pass an audit that `intruders audit --json` wrote")
     if not path.is_dir():
         return [path]
     for folders in ([path], sorted(inner for inner in path.iterdir() if inner.is_dir())):
@@ -105,7 +105,7 @@ def audit_files(path: Path) -> list[Path]:
             return files
     hint = f"; make one: intruders audit BASE {path} --json {path}/audit.json" if _is_run(path) else ""
     raise ResultFileError(
-        f"the folder '{path}' holds no {' or '.join(AUDIT_NAMES)}, nor do its subfolders{hint}"
+        f"the folder '{path}' has no {' or '.join(AUDIT_NAMES)}, and neither have its subfolders{hint}"
     )
 
 

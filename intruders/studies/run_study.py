@@ -48,9 +48,9 @@ def run_study(
     ray: str | bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Does what is missing of a study, keeps it in ``out``, and writes the tables after every run.
+    """Run or resume a study in the folder ``out``, and write the tables after every run.
 
-    A finished run is kept as it is, a killed one goes on, a failed one is tried again; while one fails, the others
+    A finished run is kept, an interrupted one resumes, and a failed one is tried again. While one fails, the others
     proceed.
 
     Args:
@@ -62,8 +62,8 @@ def run_study(
       progress: who wants to hear how far it is.
 
     Raises:
-      IntrudersError: settings, a folder, a cluster or a disk that cannot be used. KeyboardInterrupt passes through,
-      and what is finished stays.
+      IntrudersError: settings, a folder, a cluster or a disk that cannot be used.
+      KeyboardInterrupt: passes through; what is finished stays.
     """
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise SettingError(f"jobs is {jobs!r}; expected a number of runs at once, 1 or more")

@@ -23,15 +23,15 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     try:
         target = Path(os.path.realpath(path))
         if target.is_dir():
-            raise ResultFileError(f"'{path}' is a folder; give the path of a file to write")
+            raise ResultFileError(f"'{path}' is a folder; pass the path of a file to write")
         if _is_special(target):
             return
         if not target.parent.is_dir():
             raise ResultFileError(
-                f"cannot write '{path}': there is no folder '{target.parent}'; make it first"
+                f"cannot write '{path}': the folder '{target.parent}' does not exist; make it first"
             )
         if target.exists() and not os.access(target, os.W_OK):
-            raise ResultFileError(f"cannot write '{path}': the file is there and is read-only")
+            raise ResultFileError(f"cannot write '{path}': the file exists and is read-only")
         probe = _sibling(target)
         probe.touch(exist_ok=False)
         probe.unlink()
@@ -97,8 +97,8 @@ def stop_on_full_disk(folder: Path) -> Iterator[None]:
             raise
         left = shutil.disk_usage(folder).free / 2**20
         raise IntrudersError(
-            f"no room on the disk of {str(folder)!r} ({left:.0f} MiB left); make room and give the same "
-            "command again: the run goes on from its last whole checkpoint"
+            f"the disk of {str(folder)!r} is full ({left:.0f} MiB free); free some space and run the same "
+            "command again to resume from the last complete checkpoint"
         ) from error
 
 

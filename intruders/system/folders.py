@@ -62,18 +62,20 @@ def check_target(target: str | os.PathLike[str], *, force: bool = False) -> None
     place = Path(os.path.realpath(target))
     if place.exists():
         if not place.is_dir():
-            raise CheckpointError(f"'{target}' is there and is no folder; give the path of a folder to make")
+            raise CheckpointError(f"'{target}' exists and is not a folder; pass the path of a new folder")
         if any(place.iterdir()):
             if not force:
                 raise CheckpointError(
-                    f"'{target}' is there; choose another folder, or give --force to replace it"
+                    f"'{target}' already exists; choose another folder, or pass --force to replace it"
                 )
             if not any((place / mark).is_file() for mark in _MARKS):
                 raise CheckpointError(
-                    f"'{target}' holds no model or adapter, so it is not replaced; choose another folder"
+                    f"'{target}' contains no model or adapter, so it is not replaced; choose another folder"
                 )
     elif not place.parent.is_dir():
-        raise CheckpointError(f"cannot write '{target}': there is no folder '{place.parent}'; make it first")
+        raise CheckpointError(
+            f"cannot write '{target}': the folder '{place.parent}' does not exist; make it first"
+        )
     if not os.access(place.parent, os.W_OK | os.X_OK):
         raise CheckpointError(f"cannot write '{target}': no permission to write in '{place.parent}'")
 

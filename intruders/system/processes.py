@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from ..errors import IntrudersError
+from .exit_status import ExitStatus
 
 _PATIENCE = 10  # seconds for a process to end by itself
 
@@ -139,7 +140,7 @@ def _work(connection: Any, do: Callable[[Any], object], threads: int) -> None:
     except EOFError:
         return  # the driver is gone, or has no more items
     except KeyboardInterrupt:
-        sys.exit(130)  # the driver got the same Ctrl-C, and says so
+        sys.exit(ExitStatus.INTERRUPTED)  # the driver got the same Ctrl-C, and says so
 
 
 def _end_with_the_driver() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,13 @@ from .gathered import gathered, opened, require_gatherable
 from .logging_hooks import log_totals
 from .sharding import sharded_by, will_be_sharded_by
 from .trace import append_to_trace, check_trace
-from .weights_before import base_of_sharded, require_matrices, require_trained_matrix, weights_before
+from .weights_before import (
+    base_of_sharded,
+    checkpoint_of_training,
+    require_matrices,
+    require_trained_matrix,
+    weights_before,
+)
 
 
 class IntruderCallback(TrainerCallback):  # type: ignore[misc]
@@ -111,6 +118,9 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         )
         self._sharded: str | None = None  # in which way, once training has begun
         self._audited_step = 0
+        self._taken_from: str | None = (
+            None  # the checkpoint of a training whose weights were taken as the base
+        )
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if not self._is_ready and model is not None:
@@ -119,6 +129,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if not self._is_ready:
             self._get_ready(model, args, state.is_world_process_zero, is_resumed=state.global_step > 0)
+        if self._taken_from is not None:
+            self._question_base(self._taken_from, is_resumed=state.global_step > 0)
         self._sharded = sharded_by(model)
         if self._sharded is None:
             return
@@ -154,6 +166,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
                 base = base_of_sharded(model, base)
             elif base is None:
                 base = weights_before(model, is_resumed)
+                self._taken_from = None if base is None else checkpoint_of_training(model)
             require_matrices(base, model, self._settings)
         if self._keeps_trace and self.trace is None:
             self.trace = Path(args.output_dir) / "intruders.parquet"
@@ -162,6 +175,19 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             if self.trace is not None:
                 check_trace(self.trace)
         self._is_ready = True
+
+    def _question_base(self, checkpoint: str, is_resumed: bool) -> None:
+        """Refuse a checkpoint as the base of the training that wrote it, and name it as the base of another one."""
+        if is_resumed:
+            raise SettingError(
+                f"the model was loaded from '{checkpoint}', a checkpoint of the training that is resumed, and the "
+                "audits need the weights before it; pass base= with the model before fine-tuning"
+            )
+        warnings.warn(
+            f"the weights in '{checkpoint}', a checkpoint of an earlier training, count as the base; "
+            "pass base= to measure from another model",
+            stacklevel=2,
+        )
 
     def _finds_too_many(self, model: nn.Module, args: Any, state: Any, control: Any) -> bool:
         """Audit; whether there are more intruders than ``stop_above``, on all processes alike."""

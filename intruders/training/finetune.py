@@ -29,9 +29,12 @@ from ..models.loading import load_model, load_tokenizer
 from ..models.quiet import quiet_transformers
 from ..system.files import stop_on_full_disk
 from ..system.versions import machine, versions
+from .budget_clamp import BudgetClamp
 from .callback import IntruderCallback
 from .finetune_config import FinetuneConfig
+from .kl_to_base import KLToBase
 from .methods import go_on_from, make_optimizer, prepare, save_model, save_start
+from .oplora import ProjectedUpdates
 from .run_folder import RunFolder
 from .trainer import KeepRecord, RunTrainer, StopAtAccuracy
 
@@ -39,12 +42,12 @@ from .trainer import KeepRecord, RunTrainer, StopAtAccuracy
 def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder:
     """Fine-tune ``config.base`` on ``config.task`` by ``config.method``; model and record are in the folder.
 
-    A run that was killed goes on from its last whole checkpoint and ends as if it had not been; a finished
+    An interrupted run resumes from its last complete checkpoint and ends as if it had not been; a finished
     one is left as it is. ``callbacks`` are transformers TrainerCallbacks. Raises IntrudersError for settings,
     data or a model that cannot be used, for a loss that is not a number, and for a full disk.
     """
     run = RunFolder(Path(config.out))
-    run.open_for(config.as_dict())
+    run.open_for(config.recorded())
     if run.is_finished:
         return run
     with ExitStack() as stack:
@@ -63,6 +66,12 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
     task = task.limited(config.max_train_samples, config.max_eval_samples)
     if config.match is not None and task.score == "none":
         raise SettingError(f"match is {config.match!r}, but task {task.name!r} has no right answers to count")
+    if config.kl_to_base and task.kind == "classification":
+        raise SettingError(
+            f"kl_to_base is {config.kl_to_base:g}, but task {task.name!r} is classification, whose head starts at "
+            "random: the base has no predictions to stay close to; use a task with prompts and completions, or leave "
+            "it out"
+        )
     arguments = _arguments(config, run)
     location = base_model_location(config.base)
     tokenizer = load_tokenizer(location)
@@ -70,6 +79,7 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
     base = load_model(location, task.kind, task.labels if task.kind == "classification" else None)
     context = context_length(base.config, config.max_length)
     rows = _encode(config, tokenizer, task, context)
+    kl = KLToBase.of(config, base)
     model = prepare(base, config, task.kind)
     if config.start_from is not None:
         go_on_from(model, config.start_from)
@@ -77,7 +87,7 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
 
     record: dict[str, Any] = {
         "status": "running",
-        "config": config.as_dict(),
+        "config": config.recorded(),
         "base_location": location,
         "task": {"name": task.name, "kind": task.kind, "score": task.score, "data": task.fingerprint()},
         "versions": versions(),
@@ -87,6 +97,8 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
     }
     if task.kind == "classification":
         record["task"]["labels"] = task.labels
+    if task.source is not None:
+        record["task"]["source"] = task.source
     run.write_record(record)
 
     accuracy = None
@@ -97,11 +109,12 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
     keeper = KeepRecord(run, seconds_before=resumed[1] if resumed else 0.0)
     trainer = RunTrainer(
         run=run,
+        kl=kl,
         model=model,
         args=arguments,
         train_dataset=rows,
         data_collator=PadRight(pad_token_id(tokenizer)),
-        callbacks=[keeper, *callbacks],
+        callbacks=[*_kept_in_bounds(model, config), keeper, *callbacks],
         optimizers=(make_optimizer(model, config), None),
     )
     _keep_terminal_quiet(trainer)
@@ -112,6 +125,8 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
             every=config.audit_steps,
             stop_above=config.stop_above,
             trace=run.path / "intruders.parquet",
+            # PEFT does not know of this start, and what is beneath the adapter is not the base.
+            base=location if config.method == "milora" else None,
         )
         trainer.add_callback(auditor)
     trainer.train(resume_from_checkpoint=str(resumed[0]) if resumed else None)
@@ -137,6 +152,21 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
         }
     )
     shutil.rmtree(run.checkpoints, ignore_errors=True)
+
+
+def _kept_in_bounds(model: nn.Module, config: FinetuneConfig) -> list[Any]:
+    """What changes the adapter after the optimizer's steps, before anything looks at it."""
+    found: list[Any] = []
+    if config.method == "oplora":
+        found.append(ProjectedUpdates(model, config.oplora_k))
+    if config.budget is not None and config.budget_pilot is None and config.method != "full":
+        looks = (
+            config.audit_steps,
+            config.eval_steps if config.match is not None else None,
+            config.save_steps,
+        )
+        found.append(BudgetClamp(model, config.budget, [config.budget_steps, *(n for n in looks if n)]))
+    return found
 
 
 def _reason(accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None) -> str:

@@ -20,7 +20,12 @@ METHODS = {
     "lora-fa": "A frozen, gradient of B corrected for it (Zhang et al. 2023)",
     "b-only": "A frozen, B trained as in LoRA",
     "lora+": "LoRA with a higher rate for B (Hayou et al. 2024)",
+    "oplora": "LoRA whose update leaves the leading singular triplets of W0 where they are (arXiv 2510.13003)",
+    "milora": "LoRA that starts from the smallest singular triplets of W0 (Wang et al. 2024)",
 }
+
+# Methods whose update is alpha/r B A itself: it can be measured and scaled by its factors.
+PLAIN_LORA = ("lora", "rslora", "lora-fa", "b-only", "lora+", "oplora")
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Training(Settings):
     )
     method: str = setting(
         "lora",
-        "Method: full, lora, rslora, dora, pissa, olora, lora-fa, b-only or lora+.",
+        "Method: full, lora, rslora, dora, pissa, olora, lora-fa, b-only, lora+, oplora or milora.",
         choices=tuple(METHODS),
         metavar="METHOD",
         panel="Method",
@@ -102,12 +107,64 @@ class Training(Settings):
         metavar="RATIO",
         panel="Method",
     )
+    oplora_k: int = setting(
+        16,
+        "oplora: number of leading singular triplets of each base matrix that stay where they are.",
+        least=1,
+        adapter_only=True,
+        new_in="0.2",
+        metavar="N",
+        panel="Method",
+    )
     train_all: bool = setting(
         False, "full: train embeddings, norms and biases too.", in_id="all-weights", panel="Method"
     )
 
+    kl_to_base: float = setting(
+        0.0,
+        "Weight of KL(base || tuned) in the loss, on the tokens of prompts and answers. Runs the base on every batch; "
+        "full, pissa, olora and milora also keep a frozen copy of it in memory. Not for classification.",
+        least=0,
+        in_id="kl{:g}",
+        new_in="0.2",
+        metavar="BETA",
+        panel="Less forgetting",
+    )
+    budget: float | None = setting(
+        None,
+        "Keep the largest singular value of each update below KAPPA times its matrix's spiked threshold, by scaling "
+        "B back. full ignores it; dora, pissa, olora and milora refuse it.",
+        above=0,
+        adapter_only=True,
+        in_id="budget{:g}",
+        new_in="0.2",
+        metavar="KAPPA",
+        panel="Less forgetting",
+        unless_given="default: no limit",
+    )
+    budget_steps: int = setting(
+        1,
+        "Number of steps after which --budget scales B back.",
+        least=1,
+        adapter_only=True,
+        new_in="0.2",
+        metavar="N",
+        panel="Less forgetting",
+    )
+    budget_pilot: str | None = setting(
+        None,
+        "Adapter of a pilot run: lower the alpha of each matrix in which it exceeds the budget, instead of scaling B "
+        "back. KAPPA is that of --budget, or 1.",
+        adapter_only=True,
+        in_id="pilot",
+        new_in="0.2",
+        metavar="ADAPTER",
+        panel="Less forgetting",
+        unless_given="default: none",
+    )
+
     start_from: str | None = setting(
-        None, "An adapter of this base and rank from which training goes on.", adapter_only=True
+        None, "An adapter of this base and rank from which training continues.", adapter_only=True
     )
 
     lr: float = setting(
@@ -291,6 +348,11 @@ class FinetuneConfig(Columns, Training):
         return _alpha(self.alpha, self.rank)
 
     @property
+    def starts_from_changed_base(self) -> bool:
+        """Whether the method's start takes something out of the base's weights, to be restored on saving."""
+        return self.method == "milora" or changes_the_base(self.method)
+
+    @property
     def target_accuracy(self) -> float | None:
         """The accuracy at which training stops, or None."""
         return None if self.match is None else _accuracy(self.match)
@@ -306,15 +368,23 @@ def _check_together(config: FinetuneConfig) -> None:
         raise SettingError(
             f"init_a is {config.init_a!r}, which is for lora-fa and b-only; method is {config.method!r}"
         )
-    if config.start_from is not None and (config.method == "full" or changes_the_base(config.method)):
+    if config.start_from is not None and (config.method == "full" or config.starts_from_changed_base):
         raise SettingError(
             f"start_from is {config.start_from!r}, which method {config.method!r} cannot go on from; "
             "merge that adapter into the base instead"
         )
+    for name in ("budget", "budget_pilot"):
+        given = getattr(config, name)
+        # Of full fine-tuning it is ignored, as all settings of adapters: a study may ask it of all methods.
+        if given is not None and config.method not in (*PLAIN_LORA, "full"):
+            raise SettingError(
+                f"{name} is {given!r}, but the update of method {config.method!r} is not alpha/r B A, which it scales; "
+                f"pass one of {', '.join(PLAIN_LORA)} as --method"
+            )
     if config.train_all and config.method != "full":
         raise SettingError(f"train_all is for method full; method is {config.method!r}")
     if config.stop_above is not None and config.audit_steps is None:
-        raise SettingError(f"stop_above is {config.stop_above}, but no audits are made; give audit_steps too")
+        raise SettingError(f"stop_above is {config.stop_above}, but no audits are made; pass audit_steps too")
     _alpha(config.alpha, config.rank)
     if config.match is not None:
         _accuracy(config.match)

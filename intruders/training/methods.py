@@ -10,7 +10,10 @@ from torch import nn
 
 from ..checkpoints.adapters.starts import changes_the_base
 from ..errors import SettingError
+from ..models.base_model import base_model_location
 from ..models.loading import heads
+from .budget_clamp import alpha_pattern
+from .milora import start_from_smallest
 
 if TYPE_CHECKING:
     from ..data.task import Kind
@@ -50,7 +53,7 @@ def go_on_from(model: Any, adapter: str) -> None:
     if different:
         raise SettingError(
             f"start_from {adapter!r} has other matrices than this run ({different[0]}); "
-            "give the same base, method, rank and target_modules"
+            "pass the same base, method, rank and target_modules"
         )
     set_peft_model_state_dict(model, state | saved)
 
@@ -83,7 +86,7 @@ def make_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Opti
 
 def save_start(model: Any, config: FinetuneConfig, folder: Path) -> Path | None:
     """Keep the untrained adapter of a method that changes the base; saving needs it to undo that change."""
-    if not changes_the_base(config.method):
+    if not config.starts_from_changed_base:
         return None
     model.save_pretrained(folder)
     return folder
@@ -152,6 +155,7 @@ def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
                 use_rslora=config.method == "rslora",
                 use_dora=config.method == "dora",
                 init_lora_weights=config.method if changes_the_base(config.method) else True,
+                alpha_pattern=_pilots_alphas(config),
             ),
         )
     except ValueError as error:
@@ -161,14 +165,23 @@ def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
             f"target_modules {targets!r} match no module of {config.base!r}; "
             "expected all-linear or names such as q_proj"
         ) from error
+    if config.method == "milora":
+        start_from_smallest(adapted)
     if config.method in _FROZEN_A:
         _freeze_a(adapted, orthonormal=config.init_a == "orthonormal")
     return adapted
 
 
+def _pilots_alphas(config: FinetuneConfig) -> dict[str, float]:
+    if config.budget_pilot is None:
+        return {}
+    kappa = 1.0 if config.budget is None else config.budget
+    return alpha_pattern(base_model_location(config.base), config.budget_pilot, kappa, config.lora_alpha)
+
+
 def _check_rank(model: nn.Module, config: FinetuneConfig) -> None:
     """PEFT takes any rank; above a matrix's smaller side, orthonormal rows and SVD starts do not exist."""
-    if not changes_the_base(config.method) and config.init_a != "orthonormal":
+    if not config.starts_from_changed_base and config.init_a != "orthonormal":
         return
     smallest = min((min(module.weight.shape), name) for name, module in linear_modules(model).items())
     if config.rank > smallest[0]:

@@ -68,9 +68,9 @@ class RunFolder:
         )
 
     def open_for(self, config: dict[str, Any]) -> None:
-        """Make the folder, or accept it when it holds a run of the same settings.
+        """Make the folder, or accept it if it contains a run of the same settings.
 
-        Raises SettingError when the folder holds something else, or cannot be written.
+        Raises SettingError if the folder contains something else, or cannot be written.
         """
         make_folder(self.path)
         if not (self.path / "run.json").is_file():
@@ -88,12 +88,12 @@ class RunFolder:
         )
         if changed:
             raise SettingError(
-                f"out {str(self.path)!r} holds a run with other settings ({', '.join(changed)}); "
+                f"out {str(self.path)!r} contains a run with other settings ({', '.join(changed)}); "
                 "choose another folder, or remove that one"
             )
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder for this process; a kill lets go of it. SettingError while another holds it."""
+        """Lock the folder for this process; a kill releases it. SettingError while another process works in it."""
         return locked_folder(self.path)
 
     def write_record(self, record: dict[str, Any]) -> None:
@@ -115,14 +115,14 @@ class RunFolder:
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def mark_complete(self, step: int, seconds: float) -> None:
-        """Say that the checkpoint of ``step`` is whole; a kill in the middle of saving leaves no mark."""
+        """Mark the checkpoint of ``step`` as complete; a kill in the middle of saving leaves no mark."""
         write_atomically(
             self.checkpoints / f"checkpoint-{step}" / _COMPLETE,
             json.dumps({"step": step, "seconds": seconds}).encode(),
         )
 
     def last_checkpoint(self) -> tuple[Path, float] | None:
-        """The newest whole checkpoint and the seconds trained up to it; the others are removed."""
+        """The newest complete checkpoint and the seconds trained up to it; the others are removed."""
         found: list[tuple[int, Path, float]] = []
         for folder in self.checkpoints.glob("checkpoint-*"):
             try:

@@ -48,7 +48,7 @@ def append_to_trace(trace: Path, step: int, found: Audit) -> None:
 
 
 def read_trace(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """The trace of a callback: a row for each step, matrix and vector. SettingError when it is none."""
+    """Read the trace of a callback: one row per step, matrix and vector. SettingError for another file."""
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:

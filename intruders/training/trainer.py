@@ -12,15 +12,38 @@ from transformers import Trainer, TrainerCallback
 from ..data.task import Task
 from ..errors import NonFiniteError
 from ..models.answers import outcomes
+from .kl_to_base import KLToBase
 from .run_folder import RunFolder
 
 
 class RunTrainer(Trainer):  # type: ignore[misc]
-    """Trainer that stops at the step whose loss is NaN or infinite, before the optimizer sees it."""
+    """Trainer that stops at the step whose loss is NaN or infinite, before the optimizer sees it.
 
-    def __init__(self, run: RunFolder, **kwargs: Any) -> None:
+    With ``kl``, its loss is that of the task and a term for how far the model has moved from the base.
+    """
+
+    def __init__(self, run: RunFolder, kl: KLToBase | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._run = run
+        self._kl = kl
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if self._kl is None or not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        away = self._kl(self.accelerator.unwrap_model(model), inputs, outputs.logits)
+        if self.model_accepts_loss_kwargs and num_items_in_batch is not None:
+            # The task's loss is a mean over all batches of a step already; this one is of its own batch.
+            away = away / self.current_gradient_accumulation_steps
+        loss = loss + away
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if self._kl is not None and "loss" in logs:
+            logs = logs | self._kl.logged()
+        super().log(logs, *args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss: Tensor = super().training_step(*args, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,6 +38,14 @@ def weights_before(model: nn.Module, is_resumed: bool) -> Checkpoint | None:
     return _copies(model) if start is None else _tuned_weights(model)
 
 
+def checkpoint_of_training(model: nn.Module) -> str | None:
+    """The Trainer's checkpoint that a model was loaded from, whose weights a training has changed already."""
+    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    if not isinstance(name, str) or not name:
+        return None
+    return name if (Path(name) / "trainer_state.json").is_file() else None
+
+
 def base_of_sharded(model: nn.Module, base: Source | None) -> Source:
     """The base of a model whose own weights are split over processes: what was given, or what its adapter names.
 
@@ -54,8 +63,8 @@ def base_of_sharded(model: nn.Module, base: Source | None) -> Source:
         return base
     if not has_adapters(model):
         raise SettingError(
-            f"{describe_module(model)} is sharded already, and no process holds the weights before training; pass "
-            "base= with the model before fine-tuning, or give the callback to the Trainer when you make it"
+            f"{describe_module(model)} is sharded already, and no process has the weights before training; pass "
+            "base= with the model before fine-tuning, or pass the callback to the Trainer when you make it"
         )
     configs: Any = model.peft_config
     bases = [config.base_model_name_or_path for config in configs.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from dataclasses import replace
@@ -157,6 +158,37 @@ def test_the_table_says_what_config_and_audit_tell(base: Path, adapters: dict[st
     assert rows["strong"]["update_relative_max"] == pytest.approx(wanted["relative_update"].max(), rel=1e-4)
     assert rows["strong"]["frobenius"] == pytest.approx(np.linalg.norm(wanted["frobenius"]), rel=1e-4)
     assert rows["strong"]["effective_rank"] == pytest.approx(wanted["effective_rank"].median(), rel=1e-4)
+
+
+def test_the_nearest_adapter_is_the_one_with_the_largest_cosine(base: Path, tmp_path: Path) -> None:
+    """Of three adapters and a copy of one that was trained on a little; the copy comes in a second call."""
+    made = [hot_llama(seed, 0.5, _model(), r=2) for seed in (1, 2, 3)]
+    further = copy.deepcopy(made[1])
+    torch.manual_seed(0)
+    for name, weights in further.named_parameters():
+        if "lora_B" in name:
+            weights.data += 0.1 * weights.data.std() * torch.randn_like(weights)
+    paths = [str(saved(one, tmp_path / f"adapter-{i}")) for i, one in enumerate([*made, further])]
+    audit_fleet(str(base), paths[:3], out=tmp_path / "fleet", cache=False)
+    table = audit_fleet(str(base), paths, out=tmp_path / "fleet", cache=False).adapters
+    before = {name: tensor.double() for name, tensor in _model().state_dict().items()}
+    updates = []
+    for model in [*made, further]:
+        after = copy.deepcopy(model).merge_and_unload().state_dict()
+        updates.append(torch.cat([(after[name].double() - before[name]).flatten() for name in before]))
+    exact = torch.nn.functional.normalize(torch.stack(updates), dim=-1)
+    cosines = (exact @ exact.mT).fill_diagonal_(-1)
+    assert table["nearest"].tolist()[1] == paths[3]
+    assert table["nearest"].tolist()[3] == paths[1]
+    assert cosines[1, 3] > 0.9
+    for row in (1, 3):
+        assert table["nearest_cosine"][row] == pytest.approx(
+            float(cosines[1, 3]), abs=4 * (1 - float(cosines[1, 3]) ** 2) / 16
+        )
+    for row in (0, 2):
+        assert abs(table["nearest_cosine"][row]) < 4 / 16
+    again = audit_fleet(str(base), paths, cache=False).adapters
+    np.testing.assert_allclose(again["nearest_cosine"], table["nearest_cosine"], rtol=1e-4)
 
 
 def test_the_base_is_read_once(base: Path, adapters: dict[str, str], read: Counter[str]) -> None:

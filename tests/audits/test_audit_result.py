@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import BERT, made_up_audit, made_up_matrix
+from made_up import BERT, made_up_audit, made_up_matrix, made_up_subspaces
 
 from intruders.audits.audit_result import Audit, from_document, to_document
 from intruders.audits.records import AuditedMatrix, UpdateSize, Vector
+from intruders.audits.subspaces import SUBSPACE_COLUMNS
 from intruders.checkpoints.pairing.pairing import Skipped
 from intruders.errors import ResultFileError, SettingError
 from intruders.system.files import check_writable, write_atomically
@@ -175,6 +176,9 @@ def audits(draw: st.DrawFn) -> Audit:
                 update=draw(st.builds(UpdateSize, finite, finite, finite, finite, finite)),
                 base_singular_values=draw(st.lists(finite, max_size=4)),
                 similarity=similarity,
+                subspaces=draw(
+                    st.none() | st.builds(made_up_subspaces, st.just((60, 90)), st.just(10), st.booleans())
+                ),
             )
         )
     return Audit(
@@ -253,6 +257,25 @@ def test_numbers_that_json_does_not_have_become_null_and_nan(tmp_path: Path) -> 
     audit_of(endless, k=10).save(tmp_path / "a.json")
     assert "Infinity" not in (tmp_path / "a.json").read_text()
     assert math.isnan(Audit.load(tmp_path / "a.json").matrices[0].update.frobenius)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_of_an_older_version_opens_without_subspaces(
+    audit: Audit, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"audit{suffix}"
+    audit.save(path)
+    if suffix == ".json":
+        document = json.loads(path.read_text())
+        for matrix in document["matrices"]:
+            del matrix["subspaces"]
+        path.write_text(json.dumps(document))
+    else:
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns(list(SUBSPACE_COLUMNS)), path)
+    older = [dataclasses.replace(matrix, subspaces=None) for matrix in audit.matrices]
+    assert Audit.load(path) == dataclasses.replace(audit, matrices=older)
+    assert Audit.load(path).matrices_to_pandas()["rho_k"].isna().all()
 
 
 def test_parquet_is_a_table_for_anyone(audit: Audit, tmp_path: Path) -> None:
@@ -377,7 +400,10 @@ def test_check_writable_finds_out_before_the_work(tmp_path: Path) -> None:
     check_writable(tmp_path / "old.json")
     assert (tmp_path / "old.json").read_text() == "old"
     check_writable("/dev/null")
-    for path, said in [(tmp_path, "is a folder"), (tmp_path / "no" / "a.json", "no folder")]:
+    for path, said in [
+        (tmp_path, "is a folder"),
+        (tmp_path / "no" / "a.json", "does not exist; make it first"),
+    ]:
         with pytest.raises(ResultFileError, match=said):
             check_writable(path)
     with pytest.raises(ResultFileError, match="null"):

@@ -24,7 +24,7 @@ def read(base: Tensor, tuned: Tensor | LowRank) -> Batch:
 def test_a_factor_that_is_not_finite_is_refused(side: str, value: float) -> None:
     update = {"left": torch.ones(4, 2), "right": torch.ones(2, 3)}
     update[side][1, 1] = value
-    with pytest.raises(NonFiniteError, match="'w' holds NaN or infinity in the tuned model"):
+    with pytest.raises(NonFiniteError, match="'w' contains NaN or infinity in the tuned model"):
         read(torch.ones(4, 3), LowRank(**update))
 
 

@@ -230,7 +230,7 @@ def test_boft_of_more_butterflies_is_refused(tmp_path: Path) -> None:
 def test_frod_without_its_projection_is_refused(tmp_path: Path) -> None:
     config = peft.FrodConfig(target_modules=T, progressbar=False, save_projection=False)
     folder = saved(trained(lambda: config), tmp_path)
-    with pytest.raises(CheckpointError, match=r"does not hold its projection, .* save_projection=True"):
+    with pytest.raises(CheckpointError, match=r"does not contain its projection, .* save_projection=True"):
         open_sides(tiny_llama(), folder)
 
 
@@ -244,12 +244,12 @@ HOSTILE: dict[str, tuple[str, dict[str, Any], str]] = {
     "a negative size": ("fourierft", {"n_frequency": -5}, "PEFT cannot make the weight"),
     "another size": ("oft", {"oft_block_size": 8}, "PEFT cannot make the weight of 'model.layers.0.*size mismatch for"),
     "text for a number": ("hra", {"r": "many"}, "PEFT cannot make the weight"),
-    "a pattern that never ends": ("hira", {"rank_pattern": {"(a+)+b": 2}}, "busy for ever"),
-    "such a pattern for targets": ("unilora", {"target_modules": "(.*.*)*x"}, "busy for ever"),
+    "a pattern that never ends": ("hira", {"rank_pattern": {"(a+)+b": 2}}, "busy forever"),
+    "such a pattern for targets": ("unilora", {"target_modules": "(.*.*)*x"}, "busy forever"),
     "a pattern that is none": ("osf", {"rank_pattern": {"(": 2}}, "rank_pattern = .* patterns that re compiles"),
     "no target": ("unilora", {"target_modules": ["nothing"]}, "match no weight of the base"),
     "a setting of the future": ("oft", {"twist": True}, "has 'twist', which the installed PEFT does not know"),
-    "another type's name": ("oft", {"peft_type": "HRA"}, "holds no tensors of a HRA adapter"),
+    "another type's name": ("oft", {"peft_type": "HRA"}, "contains no tensors of a HRA adapter"),
 }  # fmt: skip
 
 
@@ -430,7 +430,7 @@ def test_what_was_repeated_or_left_out_is_in_the_notes(tmp_path: Path) -> None:
     words = {
         "lora, pissa": "the start 'pissa' of '.*' was repeated here",
         "glora": "changes biases too, which are not audited",
-        "psoft": "does not hold its frozen factors",
+        "psoft": "does not contain its frozen factors",
     }
     for kind, expected in words.items():
         pairing = pair_sides(*open_sides(tiny_llama(), saved(trained(ALL[kind]), tmp_path / kind)))

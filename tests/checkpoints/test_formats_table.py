@@ -1,4 +1,4 @@
-"""docs/formats.md names a test for every row, and every test that it names exists."""
+"""The pages of formats and adapters name a test for every row, and every test that they name exists."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PAGE = (HERE.parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+REFERENCE = HERE.parents[1] / "docs" / "reference"
+PAGE = "\n".join(
+    (REFERENCE / name).read_text(encoding="utf-8")
+    for name in ("formats.md", "adapters.md", "adapter-types.md")
+)
 
 
 def test_named_tests_exist() -> None:

@@ -300,7 +300,7 @@ def test_metadata_that_is_no_object(tmp_path: Path) -> None:
     state = {"unet.a.lora_A.weight": torch.ones(2, 4), "unet.a.lora_B.weight": torch.ones(4, 2)}
     for text in ("[", "[]", "7"):
         save_file(state, tmp_path / "x.safetensors", {"lora_adapter_metadata": text})
-        with pytest.raises(CheckpointError, match="is no JSON object"):
+        with pytest.raises(CheckpointError, match="is not a JSON object"):
             open_sides({"a.weight": torch.ones(4, 4)}, tmp_path / "x.safetensors")
     wrong = json.dumps({"unet.r": "two", "unet.lora_alpha": 1})
     save_file(state, tmp_path / "x.safetensors", {"lora_adapter_metadata": wrong})

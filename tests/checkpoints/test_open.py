@@ -44,7 +44,9 @@ def unreachable_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
 
 def test_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     unreachable_hub(monkeypatch, tmp_path)
-    with pytest.raises(CheckpointError, match="no file or folder 'org/model', and the hub cannot be reached"):
+    with pytest.raises(
+        CheckpointError, match="'org/model' is not a file or folder here, and the hub cannot be reached"
+    ):
         open_checkpoint("org/model")
 
 

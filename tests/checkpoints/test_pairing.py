@@ -323,15 +323,15 @@ def test_things_that_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("hello")
     os.mkfifo(tmp_path / "pipe.safetensors")
     for source, text in (
-        (tmp_path / "gone", "there is no file or folder"),
-        ("./gone", "there is no file or folder './gone'"),
-        (tmp_path / "empty", "holds no weights"),
+        (tmp_path / "gone", "does not exist"),
+        ("./gone", "'./gone' does not exist"),
+        (tmp_path / "empty", "contains no weights"),
         (tmp_path / "x.txt", "is of no format that is read here"),
-        (tmp_path / "pipe.safetensors", "is no regular file"),
+        (tmp_path / "pipe.safetensors", "is not a regular file"),
         ("a" * 5000, "cannot be a path"),
-        (3, "int is no model"),
-        ({"a": 1}, "is no state dict"),
-        ({}, "is no state dict"),
+        (3, "int is not a model"),
+        ({"a": 1}, "is not a state dict"),
+        ({}, "is not a state dict"),
     ):
         with pytest.raises(CheckpointError, match=text):
             open_checkpoint(source)

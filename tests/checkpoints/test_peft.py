@@ -209,14 +209,14 @@ def test_lora_bias(tmp_path: Path) -> None:
     "pattern", ["(a+)+b", "(a|a)*b", "(a?){50}b", "a?" * 50 + "a" * 50 + "b", ".*a.*a.*a.*a.*a.*b"]
 )
 def test_patterns_that_would_never_end(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The classical ways to keep Python's re busy for ever, over module names made for them: none is begun with."""
+    """The classical ways to keep Python's re busy forever, over module names made for them: none is begun with."""
     module = "a" * 200
     config = AdapterConfig({"rank_pattern": {pattern: 2}}, "x")
     begun: list[str] = []
     monkeypatch.setattr(re, "match", lambda pattern, name: begun.append(pattern))
     with pytest.raises(CheckpointError) as caught:
         config.pattern_value("rank_pattern", module, 1)
-    assert "could keep the matching of module names busy for ever" in str(caught.value)
+    assert "could keep the matching of module names busy forever" in str(caught.value)
     assert begun == []
 
 
@@ -245,7 +245,9 @@ def test_several_adapters_in_one_folder(tmp_path: Path) -> None:
     only = tmp_path / "only"
     only.mkdir()
     (tmp_path / "second").rename(only / "second")
-    with pytest.raises(CheckpointError, match="holds adapters in folders of their own: 'second'; give one"):
+    with pytest.raises(
+        CheckpointError, match="contains adapters in folders of their own: 'second'; pass one"
+    ):
         open_sides(tiny_llama(), only)
 
 

@@ -272,7 +272,7 @@ def test_methods_that_are_not_read_are_named(tmp_path: Path) -> None:
     for method in ("aqlm", "hqq", "quip", 7):
         folder = write_quantized(tmp_path / "q", {"a.weight": torch.zeros(2, 2)}, {"quant_method": method})
         with pytest.raises(
-            CheckpointError, match=f"quantized with '{method}', which is not .*give the original base"
+            CheckpointError, match=f"quantized with '{method}', which is not .*pass the original base"
         ):
             open_checkpoint(folder)
 

@@ -109,7 +109,7 @@ WRONG_ENTRIES = {
 def test_entries_that_cannot_be(tmp_path: Path, value: Any, size: int) -> None:
     path = write_raw(tmp_path / "x.safetensors", {"a": value}, bytes(size))
     with pytest.raises(
-        CheckpointError, match=r"'.*x.safetensors' is not a whole safetensors file: .*(a|tensors)"
+        CheckpointError, match=r"'.*x.safetensors' is not a complete safetensors file: .*(a|tensors)"
     ):
         read_header(path)
 
@@ -156,7 +156,7 @@ def test_a_name_that_a_terminal_would_obey(tmp_path: Path) -> None:
 
 def test_the_same_name_twice(tmp_path: Path) -> None:
     text = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a": 1}'
-    with pytest.raises(CheckpointError, match="stands in it twice"):
+    with pytest.raises(CheckpointError, match="is in it twice"):
         read_header(write_raw(tmp_path / "x.safetensors", text, bytes(4)))
 
 
@@ -164,7 +164,7 @@ def test_truncated_file(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file({"a": torch.randn(8, 8)}, path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="256 bytes and 255 are there"):
+    with pytest.raises(CheckpointError, match="256 bytes, and it has 255"):
         read_header(path)
 
 
@@ -204,7 +204,7 @@ WRONG_MAPS = {
     "a number": ({"layers.0.weight": 1}, "expected the plain name of a file"),
     "another shard": (
         {"layers.2.weight": "model-00001-of-00002.safetensors"},
-        "into shards that do not hold them",
+        "into shards that do not contain them",
     ),
     "a list": ([1], "no 'weight_map' object"),
     "nothing": ({}, "no 'weight_map' object"),

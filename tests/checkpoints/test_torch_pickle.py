@@ -79,7 +79,7 @@ def test_no_pickle_runs_code(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"wants code that is not run here .*save it as safetensors"):
         open_checkpoint(tmp_path / "x.bin")
     (tmp_path / "y.bin").write_bytes(pickle.dumps(Attack(trace)))
-    with pytest.raises(CheckpointError, match=r"is no file of torch\.save: it begins with"):
+    with pytest.raises(CheckpointError, match=r"is not a file of torch\.save: it begins with"):
         open_checkpoint(tmp_path / "y.bin")
     assert not trace.exists()
 
@@ -154,7 +154,7 @@ def test_compressed_records_are_refused(tmp_path: Path) -> None:
 )
 def test_tensors_that_are_not_in_the_file(tmp_path: Path, tensor: Tensor) -> None:
     torch.save({"a": tensor}, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match=r"more than a file of|is no plain tensor of numbers"):
+    with pytest.raises(CheckpointError, match=r"more than a file of|is not a plain tensor of numbers"):
         open_checkpoint(tmp_path / "x.pt")
 
 

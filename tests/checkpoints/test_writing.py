@@ -145,7 +145,7 @@ def test_a_folder_is_replaced_only_by_force_and_only_if_it_is_a_model(tmp_path: 
     target.mkdir()
     with atomic_folder(target) as folder:  # empty: nothing is lost
         (folder / "config.json").write_text("one")
-    with pytest.raises(CheckpointError, match="is there; choose another folder, or give --force"):
+    with pytest.raises(CheckpointError, match="already exists; choose another folder, or pass --force"):
         check_target(target)
     with atomic_folder(target, force=True) as folder:
         (folder / "config.json").write_text("two")
@@ -155,12 +155,12 @@ def test_a_folder_is_replaced_only_by_force_and_only_if_it_is_a_model(tmp_path: 
     home = tmp_path / "home"
     home.mkdir()
     (home / "letter.txt").write_text("dear")
-    with pytest.raises(CheckpointError, match="holds no model or adapter"):
+    with pytest.raises(CheckpointError, match="contains no model or adapter"):
         check_target(home, force=True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="is no folder"):
+    with pytest.raises(CheckpointError, match="is not a folder"):
         check_target(tmp_path / "file", force=True)
-    with pytest.raises(CheckpointError, match="there is no folder"):
+    with pytest.raises(CheckpointError, match="does not exist; make it first"):
         check_target(tmp_path / "a" / "b")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "home", "out"]
 

@@ -108,8 +108,8 @@ def test_json_to_standard_output_and_nothing_else(models: tuple[Path, Path]) -> 
     document = json.loads(done.stdout)
     assert document["schema"] == 1
     assert document["intruders_version"] == intruders.__version__
-    assert document["base"] == {"source": str(models[0])}
-    assert document["tuned"] == {"source": str(models[1]), "kind": "checkpoint"}
+    assert document["base"] == {"source": str(models[0]), "hub": []}
+    assert document["tuned"] == {"source": str(models[1]), "kind": "checkpoint", "hub": []}
     settings = document["settings"]
     assert (settings["k"], settings["epsilon"], settings["exact"]) == (4, 0.4, False)
     totals = document["totals"]

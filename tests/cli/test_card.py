@@ -28,7 +28,7 @@ def test_what_cannot_be_done_is_one_line_and_status_2(saved: Path, tmp_path: Pat
     for arguments, said in [
         ((tmp_path / "gone.json",), "gone.json"),
         ((saved, tmp_path), "is a folder"),
-        ((saved, tmp_path / "no" / "README.md"), "there is no folder"),
+        ((saved, tmp_path / "no" / "README.md"), "does not exist; make it first"),
     ]:
         done = in_this_process("card", *arguments, cwd=tmp_path)
         assert done.returncode == 2

@@ -89,3 +89,32 @@ def test_bad_corpora_are_named(tmp_path: Path) -> None:
     for name, said in cases:
         with pytest.raises(SettingError, match=re.escape(said)):
             load_corpora(name)
+
+
+def test_a_local_copy_stands_in_for_a_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTRUDERS_DATA", str(tmp_path))
+    (tmp_path / "wikitext2").mkdir()
+    text = "\n \n".join(f" = Article {i} = \n \n" + "word " * 900 for i in range(3))
+    (tmp_path / "wikitext2" / "test.txt").write_text(text)
+    (corpus,) = load_corpora("wikitext-2")
+    assert corpus.documents == cut_at_blank_lines(text)
+    assert len(corpus.documents) == 3
+    (tmp_path / "wikitext2" / "test.txt").write_text(text + "more")
+    assert load_corpora("wikitext-2")[0].digest != corpus.digest
+    (tmp_path / "c4").mkdir()
+    with pytest.raises(SettingError, match=r"corpus 'c4': its local copy .*c4' has no file"):
+        load_corpora("c4")
+
+
+def test_the_lines_of_wikitext_2_are_one_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    lines = ["", " = Robert = \n", "", " Robert is an actor .\n"]
+
+    def load(path: str, configuration: Any, *, split: str, streaming: bool) -> list[dict[str, str]]:
+        assert (path, configuration, split) == ("Salesforce/wikitext", "wikitext-2-raw-v1", "test")
+        return [{"text": line} for line in lines]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    (document,) = load_corpora("wikitext-2")[0].documents
+    assert [line for line in document.split("\n") if line] == [" = Robert = ", " Robert is an actor ."]

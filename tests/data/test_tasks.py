@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -135,7 +136,8 @@ def test_one_label_cannot_be_learned() -> None:
 def test_hub_tasks_read_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    glue = {"premise": "p", "hypothesis": "h", "question1": "q", "question2": "r", "sentence": "s"}
+    glue = {"sentence1": "e", "sentence2": "f"}
+    glue |= {"premise": "p", "hypothesis": "h", "question1": "q", "question2": "r", "sentence": "s"}
     social = {"context": "c", "question": "q", "answerA": "a", "answerB": "b", "answerC": "d"}
     choice = {"sentence": "s _", "option1": "o", "option2": "p"}
     claim = {"claim": "c", "evidence": [["Page", "3", "e"]]}
@@ -143,6 +145,7 @@ def test_hub_tasks_read_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         "nyu-mll/glue": [glue | {"label": 0}, glue | {"label": 1}],
         "allenai/social_i_qa": [social | {"label": "1\n"}, social | {"label": "2\n"}],
         "allenai/winogrande": [choice | {"answer": "1"}, choice | {"answer": "2"}],
+        "fancyzhang/ag_news": [{"text": "n", "label": 3}, {"text": "m", "label": 2}],
         "copenlu/fever_gold_evidence": [claim | {"label": "SUPPORTS"}, claim | {"label": "REFUTES"}],
         "meta-math/MetaMathQA": [{"query": "q", "response": "The answer is: 3"}],
         "ise-uiuc/Magicoder-Evol-Instruct-110K": [{"instruction": "i", "response": "r"}],
@@ -154,11 +157,15 @@ def test_hub_tasks_read_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     names = ["mnli", "qqp", "sst2", "siqa", "winogrande", "fever", "metamathqa", "magicoder", "guanaco"]
+    names += ["rte", "agnews"]
     found = {name: load_task(name) for name in names}
     assert Example("p", "1", "h") in found["mnli"].train
     assert Example("c q", "2", "1: a 2: b 3: d") in found["siqa"].train
     assert Example("s _", "1", "1: o 2: p") in found["winogrande"].train
     assert Example("c", "SUPPORTS", "e") in found["fever"].train
+    assert Example("e", "1", "f") in found["rte"].train
+    assert Example("n", "3") in found["agnews"].test
+    assert found["agnews"].source == "hub fancyzhang/ag_news"
     assert found["metamathqa"].score == "final-number"
     assert found["guanaco"].train[0] == Example("### Human: h### Assistant:", " a")
 
@@ -173,4 +180,64 @@ def test_hub_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(
         SettingError, match=r"'sst2': the train split of 'nyu-mll/glue' cannot be loaded .* no route"
     ):
+        load_task("sst2")
+
+
+@pytest.fixture
+def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("INTRUDERS_DATA", str(tmp_path))
+    for name in ("sst2", "agnews", "rte"):
+        (tmp_path / name).mkdir()
+    rows = "".join(f"row {i}\t{i % 2}\n" for i in range(30))
+    (tmp_path / "sst2" / "train.tsv").write_text("sentence\tlabel\n" + rows)
+    (tmp_path / "sst2" / "dev.tsv").write_text('sentence\tlabel\na "quote\t1\nb\t0\n')
+    news = ("World", "Sports", "Business", "Sci/Tech")
+    (tmp_path / "agnews" / "train.tsv").write_text("".join(f"row {i}\t{news[i % 4]}\n" for i in range(40)))
+    pairs = "".join(f"{i}\tp{i}\th{i}\t{'entailment' if i % 2 else 'not_entailment'}\n" for i in range(8))
+    (tmp_path / "rte" / "train.tsv").write_text("index\tsentence1\tsentence2\tlabel\n" + pairs)
+    (tmp_path / "rte" / "dev.jsonl").write_text('{"sentence1": "p", "sentence2": "h", "label": 1}\n')
+    return tmp_path
+
+
+def test_local_copies_stand_in_for_public_sets(copies: Path) -> None:
+    sst2 = load_task("sst2")
+    assert (len(sst2.train), len(sst2.validation), len(sst2.test)) == (30, 2, 0)
+    assert Example('a "quote', "1") in sst2.validation
+    news = load_task("agnews")  # no header, words for labels, no validation split
+    assert (len(news.train), len(news.validation)) == (38, 2)
+    assert Example("row 6", "2") in news.train + news.validation
+    rte = load_task("rte")
+    assert Example("p3", "0", "h3") in rte.train
+    assert Example("p4", "1", "h4") in rte.train
+    assert rte.validation == [Example("p", "1", "h")]
+
+
+def test_a_copys_source_is_the_digest_of_its_files(copies: Path) -> None:
+    before = load_task("sst2")
+    digest = hashlib.sha256()
+    for name in ("train.tsv", "dev.tsv"):
+        digest.update(hashlib.sha256((copies / "sst2" / name).read_bytes()).digest())
+    assert before.source == f"copy {digest.hexdigest()[:12]}"
+    with (copies / "sst2" / "train.tsv").open("a") as file:
+        file.write("another row\t0\n")
+    after = load_task("sst2")
+    assert after.source != before.source
+    assert len(after.train) == len(before.train) + 1
+
+
+def test_a_copy_that_cannot_be_used_is_named(copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copies / "rte" / "dev.tsv").write_text("sentence1\tsentence2\tlabel\n")
+    with pytest.raises(SettingError, match=r"has dev\.tsv and dev\.jsonl|dev\.jsonl and dev\.tsv"):
+        load_task("rte")
+    (copies / "agnews" / "train.tsv").rename(copies / "agnews" / "training.tsv")
+    with pytest.raises(SettingError, match=r"agnews' has no train file; expected train\.tsv"):
+        load_task("agnews")
+    (copies / "sst2" / "train.tsv").write_text("text\tlabel\tmore\na\t1\tx\n")
+    with pytest.raises(SettingError, match=r"sst2/train\.tsv' does not have the columns .*sentence"):
+        load_task("sst2")
+    (copies / "sst2" / "train.tsv").write_text("text\tlabel\na\t1\n")
+    with pytest.raises(SettingError, match=r"has the label 'label'; expected negative, positive, or 0 to 1"):
+        load_task("sst2")
+    monkeypatch.setenv("INTRUDERS_DATA", str(copies / "none"))
+    with pytest.raises(SettingError, match=r"INTRUDERS_DATA is .*none', which is not a folder"):
         load_task("sst2")

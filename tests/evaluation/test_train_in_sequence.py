@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ def test_measures_follow_their_formulas() -> None:
     lines = found.lines()
     assert "0.500    0.700    0.600   5 of 9" in lines[-2]
     assert lines[-1] == "average accuracy 0.600, backward transfer -0.250"
+    missed = replace(found, steps=[20, 80, 40], reached=[True, False, True])
+    ends = [line.endswith("did not reach the score in 80 steps") for line in missed.lines()[4:7]]
+    assert ends == [False, True, False]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,12 @@ def test_stages_go_on_from_each_other(method: str, adapters: str, bert: Path, tm
         assert found.intruders[stage] == count
     record = json.loads((tmp_path / "out" / "sequence.json").read_text())
     assert record["accuracies"] == found.accuracies
+    # Looked at every 10 steps, each stage by its own step.
+    assert found.steps == [
+        json.loads((tmp_path / "out" / f"stage-{n}" / "run.json").read_text())["steps"] for n in (1, 2)
+    ]
+    assert found.reached[0] is True
+    assert found.steps[0] in (10, 20, 30, 40)
 
 
 def test_a_sequence_goes_on_where_it_was(bert: Path, tmp_path: Path) -> None:
@@ -109,6 +119,7 @@ def test_causal_tasks_in_turn(tmp_path: Path) -> None:
     llama = save_llama(tmp_path / "llama")
     config = _config(llama, tmp_path / "out", method="lora", max_eval_samples=3)
     found = train_in_sequence(config, [f"{rows}?prompt=p&completion=c"] * 2)
+    assert found.reached == [True, True]
     assert found.accuracies == [[1.0], [1.0, 1.0]]
 
 

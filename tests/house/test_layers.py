@@ -33,7 +33,7 @@ STOREYS = [
     {"__main__"},
 ]
 # Within a room, from the ground up: folders and files that come late know those that come early, never the reverse.
-STUDIES = [{"claim_names", "describe"}, {"work"}, {"tables"}, {"claims"}, {"advice", "run_study"}]
+STUDIES = [{"claim_names", "describe"}, {"work"}, {"tables"}, {"claims"}, {"advice", "run_study", "planning"}]
 CHECKPOINTS_LAST = {"pairing", "writing"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {

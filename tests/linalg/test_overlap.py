@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matrices import Array, orthonormal_columns
 
-from intruders.linalg.overlap import moment_intervals, overlap_intervals, remainders
+from intruders.linalg.overlap import MomentIntervals, overlap_intervals, remainders
 from intruders.linalg.ritz import Triplets
 
 SIZE, COMPUTED, COUNT = 24, 8, 4
@@ -87,7 +87,7 @@ def test_so_it_does_with_the_heaviest_atom_of_the_rest(situation: tuple[Triplets
     base, tuned, truth = situation
     # Along any unit vector there is no more than all of it.
     atom = remainders(base, tuned, COUNT).square().sum(-1)
-    found = moment_intervals(base, tuned, COUNT, atom)
+    found = MomentIntervals.of(base, tuned, COUNT).given(atom)
     assert (found.lower[0].numpy() <= truth + 1e-9).all()
     assert (found.upper[0].numpy() >= truth - 1e-9).all()
 
@@ -108,7 +108,7 @@ def test_errors_that_all_point_at_one_vector_add_up() -> None:
     missed = abs(y[count, 0])  # cosine with the vector that was not computed
     left_there = remainders(base, tuned, 1)[..., count].abs()
     assert missed - left_there.item() > 0.04
-    assert moment_intervals(base, tuned, 1, left_there.square()).upper.item() >= missed - 1e-9
+    assert MomentIntervals.of(base, tuned, 1).given(left_there.square()).upper.item() >= missed - 1e-9
 
 
 @pytest.mark.parametrize("spread", [2, 3, 4, 5, 8])
@@ -129,7 +129,7 @@ def test_what_was_not_computed_may_hold_the_rest() -> None:
     found = overlap_intervals(base, tuned, 1)
     assert (found.lower.item(), found.upper.item()) == (pytest.approx(0.6), pytest.approx(0.8))
     small = torch.full((1, 1), 0.01, dtype=torch.float64)
-    closed = moment_intervals(base, tuned, 1, small)
+    closed = MomentIntervals.of(base, tuned, 1).given(small)
     assert (closed.lower.item(), closed.upper.item()) == (pytest.approx(0.6), pytest.approx(0.6))
 
 

@@ -76,6 +76,21 @@ def test_an_operator_that_rounds_more_is_not_used(monkeypatch: pytest.MonkeyPatc
         products._has_linear.cache_clear()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(5, 40, 60), (5, 512, 640)])
+def test_products_with_some_matrices_of_a_stack(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
+    """Those that a copy of these matrices gives, in any order, and of a choice within a choice."""
+    stack = torch.randn(shape, dtype=dtype)
+    chosen = Dense(stack).select(torch.tensor([4, 0, 2])).select(torch.tensor([2, 0]))
+    right, left = torch.randn(2, 3, shape[-1], dtype=dtype), torch.randn(2, 3, shape[-2], dtype=dtype)
+    copies = stack[[2, 4]]
+    assert chosen.shape == copies.shape
+    torch.testing.assert_close(chosen.dense(), copies, rtol=0, atol=0)
+    torch.testing.assert_close(chosen.apply(right), right @ copies.mT, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(chosen.apply_transpose(left), left @ copies, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(chosen.double().dense(), copies.double(), rtol=0, atol=0)
+
+
 def test_a_matrix_that_a_stack_shares_is_never_copied() -> None:
     """Not when some of the stack are chosen, and not in a pair or an operator of it."""
     shared = torch.randn(512, 640).expand(5, -1, -1)
@@ -83,7 +98,7 @@ def test_a_matrix_that_a_stack_shares_is_never_copied() -> None:
     update = LowRank(torch.randn(5, 512, 2), torch.randn(5, 2, 640))
     for part in (
         selected(shared, chosen),
-        Dense(shared).select(chosen).matrix,
+        Dense(shared).select(chosen).dense(),
         Pair(shared, update).select(chosen).base,
     ):
         assert part.data_ptr() == shared.data_ptr()

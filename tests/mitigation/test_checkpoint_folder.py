@@ -220,5 +220,5 @@ def test_without_a_config_there_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
         mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.3, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(CheckpointError, match="is in memory; give paths"):
+    with pytest.raises(CheckpointError, match="is in memory; pass paths"):
         mitigate(base.state_dict(), tuned_in_full(base).state_dict(), scale=0.3, out=tmp_path / "out")

@@ -313,8 +313,8 @@ def test_what_cannot_be_done_is_said_before_the_work(tmp_path: Path) -> None:
         (SettingError, "out is missing", {"out": None}),
         (SettingError, "a checkpoint has none", {"form": "checkpoint", "rank": "keep"}),
         (SettingError, "is read from", {"out": tuned, "force": True}),
-        (CheckpointError, "is there; choose another folder", {"out": tuned}),
-        (CheckpointError, "there is no folder", {"out": tmp_path / "no" / "out"}),
+        (CheckpointError, "already exists; choose another folder", {"out": tuned}),
+        (CheckpointError, "does not exist; make it first", {"out": tmp_path / "no" / "out"}),
     ]
     for kind, text, given in cases:
         settings = {"scale": 0.3, "out": tmp_path / "out"} | given
@@ -326,7 +326,7 @@ def test_what_cannot_be_done_is_said_before_the_work(tmp_path: Path) -> None:
 def test_an_adapter_without_a_rank_of_its_own_needs_one(tmp_path: Path) -> None:
     base = saved(tiny_llama(), tmp_path / "base")
     tuned = saved(hot_llama(use_dora=True), tmp_path / "tuned")
-    with pytest.raises(SettingError, match=r"are of no low rank; give --rank N .*\(--as checkpoint\)"):
+    with pytest.raises(SettingError, match=r"are of no low rank; pass --rank N .*\(--as checkpoint\)"):
         mitigate(base, tuned, scale=0.3, out=tmp_path / "out")
 
 

@@ -19,11 +19,13 @@ from intruders.reports.audit_text import print_audit, shade, strip_lines
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def printed(audit: Audit, verbose: bool = False, encoding: str = "utf-8", colour: bool = False) -> str:
+def printed(
+    audit: Audit, verbose: bool = False, encoding: str = "utf-8", colour: bool = False, width: int = 80
+) -> str:
     raw = io.BytesIO()
     console = Console(
         file=io.TextIOWrapper(raw, encoding=encoding, write_through=True),
-        width=80,
+        width=width,
         force_terminal=colour,
         color_system="standard" if colour else None,
     )
@@ -49,14 +51,22 @@ AUDITS = {
 
 @pytest.mark.parametrize("name", AUDITS)
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-@pytest.mark.parametrize("verbose", [False, True])
-def test_it_fits_80_columns(name: str, encoding: str, verbose: bool) -> None:
-    lines = printed(AUDITS[name], encoding=encoding, verbose=verbose).splitlines()
+@pytest.mark.parametrize(("verbose", "width"), [(False, 80), (True, 80), (False, 60)])
+def test_it_fits_the_terminal(name: str, encoding: str, verbose: bool, width: int) -> None:
+    lines = printed(AUDITS[name], encoding=encoding, verbose=verbose, width=width).splitlines()
     # A command is not cut: a line with a long path in it is as long as that.
     lines = [line for line in lines if not line.startswith("  ") or AUDITS[name].tuned_source not in line]
     if verbose:  # skipped tensors are listed with their whole names
         lines = lines[: next(i for i, line in enumerate(lines) if line.startswith("skipped:"))]
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, lines)) <= width
+
+
+def test_module_types_stay_whole_in_60_columns() -> None:
+    """Columns of numbers give way to the names that tell what the numbers are of."""
+    for name, kind in {"llama": "gate_proj", "bert": "attention.output.dense"}.items():
+        kinds = printed(AUDITS[name], width=60).partition("module ")[2].partition("energy:")[0]
+        assert kind in kinds
+        assert "\N{HORIZONTAL ELLIPSIS}" not in kinds
 
 
 def test_the_totals_stand_in_one_line() -> None:
@@ -114,6 +124,18 @@ def test_decisions_and_ambiguous_ones_are_counted() -> None:
     [line] = [line for line in printed(audit).splitlines() if line.startswith("decided by")]
     assert f"overlap {(frame['certificate'] == 'overlap').sum():,}" in line
     assert line.endswith(f"{frame['ambiguous'].sum()} ambiguous")
+
+
+def test_intruders_are_counted_against_chance() -> None:
+    audit = AUDITS["llama"]
+    bounds = [v.max_cosine for m in audit.matrices for v in m.vectors if v.intruder]
+    above, below = sum(low > 0.14 for low, _ in bounds), sum(high <= 0.14 for _, high in bounds)
+    [line] = [line for line in printed(audit).splitlines() if line.startswith("intruders' max cosine")]
+    assert f" {above:,} above chance" in line
+    assert line.endswith("(0.14)")
+    assert (f" {below:,} not above" in line) == (below > 0)
+    older = [dataclasses.replace(matrix, subspaces=None) for matrix in audit.matrices]
+    assert "chance" not in printed(dataclasses.replace(audit, matrices=older))
 
 
 def test_colour_adds_nothing_but_colour() -> None:

@@ -211,7 +211,7 @@ def test_left_out_settings_are_the_defaults() -> None:
 
 def test_split_weights_are_mitigated_whole() -> None:
     words = next_steps(made(1, settings={"split_fused": True}))
-    assert "in fused weights as a whole, so the count can differ" in lines(words)[2]
+    assert "fused weights as one matrix, so the count can differ" in lines(words)[2]
     assert "split" not in str(words.steps[2].line)
 
 

@@ -224,5 +224,5 @@ def test_a_study_of_nothing_but_runs_opens(
     path.write_text(render_study(bare, analyse_all(bare)), encoding="utf-8")
     with opened(browser, path) as page:
         assert page.locator(".plot").count() == 0
-        assert page.locator(".badge.cannot-tell").count() == 2 * len(CLAIMS)
+        assert page.locator(".badge.not-run").count() == 2 * len(CLAIMS)
         assert serious_faults(page) == []

@@ -78,9 +78,7 @@ def test_a_file_that_was_asked_for_must_fit(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(SettingError, match=r"k = 5 and epsilon = 0\.5, and the audit with k = 10"):
         scales_for(AUDIT, written(folder, scales_of(AUDIT, k=5)))
     other = scales_of(made_up_audit(3, BERT, width=32, prefix="decoder.layers", tuned="runs/d"))
-    with pytest.raises(
-        SettingError, match=r"of 'runs/d', and the audit is of 'runs/r1': there is no 'decoder"
-    ):
+    with pytest.raises(SettingError, match=r"of 'runs/d', and the audit is of 'runs/r1': it has no 'decoder"):
         scales_for(AUDIT, written(folder, other))
     with pytest.raises(SettingError, match="with one audit, and 2"):
         write_report([folder, folder / "audit.json"], folder / "r.html", scale=folder / "scale.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -266,14 +267,25 @@ def test_words_count_what_is_shown(study: Study) -> None:
     assert "Study made-up: 60 of 61 runs finished, 3 questions" in some.title
     assert "LoRA left more of them than full" in some.plain
     assert "forgot" not in some.plain
-    assert "1 is shown here, 1 is not, and on 1 these runs cannot tell" in some.plain
+    assert "1 is supported, 1 is contradicted and 1 is not run" in some.plain
     assert "61 runs (60 finished, 1 failed)" in some.precise
     assert "seeds 0, 1 and 2; k = 10; ε = 0.5" in some.precise
     assert "the effect 1.5 [0.5, 2.5]" in some.precise
     none = study_words(results, [finding("structure", False)])
-    assert "None of the claims looked at is shown by these runs." in none.plain
+    assert "These runs support none of the claims." in none.plain
     never = study_words(results, [finding("structure", None)])
     assert never.plain.startswith("These runs cannot tell yet")
+
+
+def test_what_was_written_in_advance_stands_before_the_verdict(study: Study) -> None:
+    results, findings = study
+    page = render_study(
+        dataclasses.replace(results, support={"structure": "LoRA < full is no support."}), findings
+    )
+    assert page.count("Written in advance: ") == 1
+    assert page.index("Written in advance: LoRA &lt; full is no support.") < page.index(
+        html.escape(findings[0].verdict, quote=False)[:30]
+    )
 
 
 def test_a_report_without_any_measure_is_still_a_report(study: Study) -> None:
@@ -283,7 +295,7 @@ def test_a_report_without_any_measure_is_still_a_report(study: Study) -> None:
     )
     results = dataclasses.replace(results, runs=bare)
     page = render_study(results, analyse_all(results))
-    assert page.count("cannot tell") > len(CLAIMS) / 2
+    assert page.count(">not run<") > len(CLAIMS) / 2
     assert "What these data cannot show" in page
 
 
@@ -311,7 +323,7 @@ def test_what_does_not_go_with_a_study_is_refused(study: Study, tmp_path: Path) 
     ]:
         with pytest.raises(SettingError, match="a report of its own"):
             write_report(*arguments, **options)
-    with pytest.raises(ResultFileError, match="no folder"):
+    with pytest.raises(ResultFileError, match="does not exist; make it first"):
         write_study_report(folder, tmp_path / "no" / "r.html")
     with pytest.raises(ResultFileError, match="is not the folder of a study"):
         write_study_report(tmp_path, tmp_path / "r.html")

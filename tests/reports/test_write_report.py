@@ -41,7 +41,7 @@ def test_audits_are_found_in_files_run_folders_and_folders_of_runs(runs: Path) -
 
 
 def test_what_is_no_audit_is_named(runs: Path) -> None:
-    for path, said in [(runs / "c", "holds no audit.json"), (runs / "gone", "is not there")]:
+    for path, said in [(runs / "c", "has no audit.json"), (runs / "gone", "does not exist")]:
         with pytest.raises(ResultFileError, match=said):
             audit_files(path)
     with pytest.raises(SettingError, match=r"notes\.txt"):
@@ -64,7 +64,7 @@ def test_one_audit_gets_its_own_report_and_several_stand_side_by_side(runs: Path
 def test_outputs_are_checked_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="nothing to write"):
         write_report([tmp_path / "gone"])
-    with pytest.raises(ResultFileError, match="no folder"):
+    with pytest.raises(ResultFileError, match="does not exist; make it first"):
         write_report([tmp_path / "gone"], tmp_path / "no" / "r.html")
     (tmp_path / "file").write_text("")
     ONE.save(tmp_path / "a.json")

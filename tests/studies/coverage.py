@@ -83,7 +83,7 @@ def _partial(settings: int) -> float:
         x, y = (
             cause + 0.5 * rng.normal(size=settings)[groups] + 0.3 * rng.normal(size=len(groups)) for _ in "xy"
         )
-        found.append(partial_spearman(x, y, cause, groups.tolist()))
+        found.append(partial_spearman(x, y, [cause], groups.tolist()))
     return _share(found)(0.0)
 
 

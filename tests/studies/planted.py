@@ -169,7 +169,6 @@ def sequence_study(*, seeds: int = 3, effect: float = 1.0) -> dict[str, list[dic
                     method=method,
                     rank=rank,
                     seed=seed,
-                    stopped_by=None,
                 )
             )
             lost = 0.05 + 0.02 * effect * depth + noise(run_id, size=0.004)
@@ -184,6 +183,8 @@ def sequence_study(*, seeds: int = 3, effect: float = 1.0) -> dict[str, list[dic
                             "accuracy": 0.9 - lost * (stage - index),
                             "intruders": max(0, round(20 + 6 * effect * stage + noise(run_id, stage))),
                             "vectors": 200,
+                            "trained_steps": 40,
+                            "reached": True,
                         }
                     )
     return {"runs": runs, "sequences": rows}

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import intruders
 from intruders.audits.audit_result import Audit
 from intruders.audits.critical_scales_result import CriticalScales, MatrixScale
+from intruders.checkpoints.demo_models import DEMO_MODELS
 from intruders.checkpoints.open import open_checkpoint
 from intruders.cli.advise import advise as command
 from intruders.errors import IntrudersError
@@ -26,11 +27,16 @@ from intruders.linalg import spiked_threshold
 from intruders.studies.advice import on_base as base_advice
 from intruders.studies.advice.advise import advise
 from intruders.studies.advice.on_study import advise_study
+from intruders.studies.advice.on_verdicts import Verdict, is_on
+from intruders.studies.claims.claim import Answer
 from intruders.studies.tables.results import Results
 from intruders.studies.tables.table_columns import COLUMNS
+from intruders.studies.tables.write_tables import _parquet
+from intruders.studies.work.study_folder import StudyFolder
 from tests.checkpoints.models import saved
 from tests.made_up import made_up_audit
 from tests.mitigation.hot import hot_llama
+from tests.studies.tiny_study import parsed
 
 from .planted import interventions, matched, noise, run, study
 
@@ -190,7 +196,7 @@ def test_large_bases_are_sampled_to_the_same_answer(monkeypatch: pytest.MonkeyPa
 
 def test_a_base_with_nan_is_refused() -> None:
     checkpoint = open_checkpoint({"layers.0.q_proj.weight": torch.full((8, 8), torch.nan)})
-    with pytest.raises(IntrudersError, match=r"'layers.0.q_proj.weight' .* holds NaN or infinity"):
+    with pytest.raises(IntrudersError, match=r"'layers.0.q_proj.weight' .* contains NaN or infinity"):
         base_advice.rooms_of(checkpoint, 2, 0.5, lambda stage, done, total: None)
 
 
@@ -247,7 +253,7 @@ def test_a_study_with_clear_effects(tmp_path: Path) -> None:
     assert found.kind == "study"
     by_topic = {one.topic: one for one in found.advice}
     assert {"rank", "mitigation", "scale"} <= by_topic.keys()
-    assert "the norm-matched shrink of the whole update saves" in " ".join(by_topic["mitigation"].evidence)
+    assert "the norm-matched shrink of the complete update saves" in " ".join(by_topic["mitigation"].evidence)
     scale = next(one for one in found.advice if one.topic == "scale" and "r=1 " in one.change)
     assert "at 0.3 of its scale" in scale.change
     assert "0.3, 0.31, 0.32 in 3 runs" in scale.evidence[0]
@@ -258,7 +264,7 @@ def test_a_study_without_effects_gives_no_advice() -> None:
     rows = [row | {"loss_change": 0.1 + noise(row["run_id"], size=0.01)} for row in matched(effect=0.0)]
     advice, notes = advise_study(study(runs=rows, interventions=interventions(rows, change=0, against=0)))
     assert advice == []
-    assert any(note.startswith("remedies: not shown") for note in notes)
+    assert any(note.startswith(("remedies: Undecided", "remedies: Contradicted")) for note in notes)
 
 
 def test_a_study_of_one_seed_gives_no_advice_and_says_why() -> None:
@@ -288,7 +294,7 @@ def test_an_empty_study_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda folder: None, "holds no weights"),
+        (lambda folder: None, "contains no weights"),
         (lambda folder: (folder / "audit.json").write_text("{"), "cannot be read as a saved audit"),
         (lambda folder: (folder / "audit.parquet").write_bytes(b"PAR1"), "cannot be read as a saved audit"),
         (lambda folder: write(folder / "study.json", {"schema": 99, "name": "x"}), "newer version"),
@@ -346,3 +352,61 @@ def test_the_command(tmp_path: Path) -> None:
     assert json.loads(piped.output) == document
     missing = CliRunner().invoke(app, [str(tmp_path), "--json", str(tmp_path / "no" / "such.json")])
     assert isinstance(missing.exception, IntrudersError)
+
+
+def study_folder(folder: Path, rows: list[dict[str, Any]], points: list[dict[str, Any]]) -> Path:
+    """The tables of a study, as intruders study writes them."""
+    folder.mkdir()
+    place = StudyFolder(folder)
+    experiment = {"base": "b", "task": "t", "steps": 1}
+    analyses = ["structure", "intervention"]
+    described = parsed({"name": folder.name, "analyses": analyses, "experiments": {"m": experiment}})
+    place.keep(described, [])
+    tables = {"runs": rows, "interventions": points}
+    for table in COLUMNS:
+        place.table(table).write_bytes(_parquet(table, tables.get(table, [])))
+    return folder
+
+
+def test_verdicts_of_studies_stand_beside_the_advice_that_rests_on_them(tmp_path: Path) -> None:
+    rows = matched(effect=1.0, base="llama")
+    first = [row for row in rows if row["rank"] == 1]
+    yes = study_folder(tmp_path / "yes", rows, interventions(first))
+    no = study_folder(tmp_path / "no", rows, interventions(first, change=0.3, against=-0.2))
+    other = matched(effect=1.0, base="another")
+    elsewhere = study_folder(tmp_path / "elsewhere", other, [])
+    audit = dataclasses.replace(made_up_audit(layers=2, intruder_rate=0.2, seed=1), base_source="llama")
+    own = tmp_path / "run"
+    own.mkdir()
+    audit.save(own / "audit.json")
+    sweep = [
+        {"control": "intruders", "scale": 0.5, "measure": "loss", "on": "pydoc", "value": 2.0, "change": -0.5}
+        | {"change_low": -0.6, "change_high": -0.4, "base_value": 1.0}
+    ]
+    (own / "intervention.json").write_text(json.dumps({"schema": 1, "skipped": None, "rows": sweep}))
+    plain = advise(own)
+    found = advise(own, studies=[yes, no, elsewhere])
+    (before,) = [one for one in plain.advice if one.topic == "mitigation"]
+    (after,) = [one for one in found.advice if one.topic == "mitigation"]
+    assert after.change == before.change
+    added = [text for text in after.evidence if text not in before.evidence]
+    assert any(
+        text.startswith(f"'{yes}', llama on words, pydoc: the claim intervention is supported: ")
+        for text in added
+    )
+    against = [text for text in added if text.startswith(f"'{no}'")]
+    assert against
+    assert all("contradicted, which speaks against it" in text for text in against)
+    assert not any(str(elsewhere) in text for text in added)
+    assert f"'{elsewhere}' does not apply where it is of another base: another on words" in found.notes
+    assert any("the claim structure is supported" in note for note in found.notes), (
+        "of this base, beside the advice"
+    )
+    assert any("on another task it is a lead" in note for note in found.notes)
+
+
+def test_a_study_of_a_demo_model_is_of_the_model_at_its_path() -> None:
+    where = Answer("minilm-l6 on words", "", 1.0, 0.5, 1.5, 1, 3)
+    verdict = Verdict(Path("runs"), "structure", where)
+    assert is_on(verdict, str(DEMO_MODELS["minilm-l6"].packaged()))
+    assert not is_on(verdict, "smollm2-135m")

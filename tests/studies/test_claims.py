@@ -12,6 +12,7 @@ import pytest
 
 from intruders.errors import SettingError
 from intruders.studies.claim_names import CLAIMS
+from intruders.studies.claims import sequence
 from intruders.studies.claims.claim import Finding
 from intruders.studies.claims.every_claim import analyse_all
 from intruders.studies.claims.rank_series import valley
@@ -100,7 +101,9 @@ WITHOUT_RANK_AND_REMEDIES = [name for name in CLAIMS if name not in ("rank", "re
 def test_a_planted_claim_is_shown(planted: dict[float, dict[str, Finding]], name: str) -> None:
     finding = planted[1.0][name]
     assert finding.shown is True
-    assert not finding.verdict.startswith("not shown")
+    assert finding.decision == "supported"
+    assert finding.verdict.startswith("Supported: ")
+    assert {answer.decision for answer in finding.answers} == {"supported"}
     assert finding.seeds == 3
     assert finding.effects
     assert "(3 seeds)" in finding.verdict or "3 seeds" in finding.verdict
@@ -112,14 +115,16 @@ def test_where_nothing_is_planted_nothing_is_shown(
 ) -> None:
     finding = planted[0.0][name]
     assert finding.shown is False
-    assert finding.verdict.startswith("not shown")
+    assert finding.decision == "undecided"
+    assert finding.verdict.startswith("Undecided")
 
 
 @pytest.mark.parametrize("name", WITHOUT_RANK_AND_REMEDIES)
 def test_the_opposite_is_not_shown(planted: dict[float, dict[str, Finding]], name: str) -> None:
     finding = planted[-1.0][name]
     assert finding.shown is False
-    assert finding.verdict.startswith("not shown, the opposite is: ")
+    assert finding.decision == "contradicted"
+    assert finding.verdict.startswith("Contradicted")
 
 
 def test_planted_sizes_are_found(planted: dict[float, dict[str, Finding]]) -> None:
@@ -146,7 +151,7 @@ def test_one_seed_has_no_interval_over_seeds_and_says_so(name: str) -> None:
     assert finding.seeds == 1
     if name not in ("forgetting", "threshold"):  # over settings and over runs there is an interval
         assert finding.shown is None
-        assert finding.verdict.startswith("not shown beyond one seed: ")
+        assert finding.verdict.startswith("Undecided (missing: ")
     over_seeds = [effect for effect in finding.effects if "documents" not in effect.name]
     if name in ("structure", "rank", "sequence", "dynamics", "causes", "remedies"):
         assert not any(math.isfinite(effect.low) for effect in over_seeds)
@@ -156,7 +161,7 @@ def test_one_seed_has_no_interval_over_seeds_and_says_so(name: str) -> None:
 def test_an_empty_study_says_what_it_would_need(name: str) -> None:
     (finding,) = analyse_all(study(), [name])
     assert finding.shown is None
-    assert finding.verdict.startswith("not shown: this needs ")
+    assert finding.verdict.startswith("Not run: this needs ")
     assert finding.effects == []
 
 
@@ -166,7 +171,7 @@ def test_failed_and_pending_runs_count_for_nothing(name: str) -> None:
     for status in ("failed", "pending"):
         runs = results.runs.assign(status=status)
         (finding,) = analyse_all(Results(**{**vars(results), "runs": runs}), [name])
-        assert finding.verdict.startswith("not shown: this needs ")
+        assert finding.verdict.startswith("Not run: this needs ")
 
 
 @pytest.mark.parametrize("name", CLAIMS)
@@ -201,7 +206,7 @@ def test_gaps_everywhere_break_nothing(name: str) -> None:
         for table, frame in frames.items()
     }
     (nothing,) = analyse_all(Results(**{**vars(results), **blank}), [name])
-    assert nothing.verdict.startswith("not shown")
+    assert nothing.verdict.startswith("Not run: ")
 
 
 def test_bases_and_tasks_are_never_mixed() -> None:
@@ -220,7 +225,11 @@ def test_one_base_with_the_effect_does_not_show_it_for_the_other() -> None:
     rows = matched(effect=1.0, base="yes") + matched(effect=-1.0, base="no")
     (finding,) = analyse_all(study(runs=rows), ["structure"])
     assert finding.shown is False
-    assert finding.verdict.startswith("not shown in full: ")
+    assert finding.verdict.startswith("Contradicted in part: ")
+    assert {answer.where: answer.decision for answer in finding.answers} == {
+        "yes on words": "supported",
+        "no on words": "contradicted",
+    }
 
 
 def test_runs_that_missed_the_score_are_left_out_and_counted() -> None:
@@ -311,7 +320,22 @@ def test_a_control_that_does_as_well_shows_no_cause() -> None:
             row["against_intruders"] = noise(row["run_id"], row["scale"], size=0.01)
     (finding,) = analyse_all(study(runs=rows, interventions=points), ["intervention"])
     assert finding.shown is False
-    assert finding.verdict.startswith("not shown in full: ")
+    assert finding.verdict.startswith("Undecided in part (missing: about ")
+
+
+def test_the_intruders_without_the_shrinking_are_no_rival() -> None:
+    """At the update's own norm the claim expects the loss to fall too, and not to be higher than with the shrinking."""
+    rows = matched(effect=1.0)
+    points = interventions(rows)
+    resized = [
+        row | {"control": "resized", "against_intruders": noise(row["run_id"], size=0.001)}
+        for row in points
+        if row["control"] == "intruders" and row["scale"] < 1
+    ]
+    (finding,) = analyse_all(study(runs=rows, interventions=points + resized), ["intervention"])
+    assert finding.decision == "supported"
+    answer = next(answer for answer in finding.answers if "at the update's norm" in answer.what)
+    assert (answer.expected, answer.decision) == (-1, "supported")
 
 
 def test_norms_that_do_not_meet_are_not_compared() -> None:
@@ -345,7 +369,7 @@ def test_causes_compare_only_what_is_alike_in_all_else() -> None:
         for lr, steps, count in ((1e-4, 100, 2), (1e-3, 300, 40))
     ]
     (finding,) = analyse_all(study(runs=rows), ["causes"])
-    assert finding.verdict.startswith("not shown: this needs ")
+    assert finding.verdict.startswith("Not run: this needs ")
 
 
 def test_remedies_are_on_the_frontier_where_nothing_beats_them() -> None:
@@ -442,6 +466,24 @@ def test_the_best_remedy_is_one_that_clearly_saves() -> None:
     (found,) = [one for one in analyse_all(study(runs=rows)) if one.name == "remedies"]
     assert found.shown
     assert "most saves lora r=8" in found.verdict
+
+
+def test_a_sequence_that_did_not_reach_its_score_is_listed_and_not_compared() -> None:
+    tables = sequence_study()
+    missed = tables["runs"][0]
+    assert (missed["rank"], missed["seed"]) == (1, 0)
+    missed["stopped_by"] = "steps"
+    finding = sequence.analyse(study(**tables))
+    (note,) = [note for note in finding.notes if "did not reach" in note]
+    assert "1 of 12 runs did not reach accuracy=0.90" in note
+    assert "lora r=1 alpha=2r lr=0.0001 (seed 0)" in note
+    assert missed["run_id"] not in set(finding.tables["Runs"]["run_id"])
+    for row in tables["runs"]:
+        row["stopped_by"] = "steps"
+    assert not sequence.analyse(study(**tables)).effects
+    for row in tables["runs"]:
+        row["match"] = None
+    assert any("not at equal score" in note for note in sequence.analyse(study(**tables)).notes)
 
 
 def test_sequences_that_merge_and_that_keep_are_two_settings() -> None:

@@ -91,14 +91,14 @@ def test_a_failed_run_is_listed_and_the_status_says_so(llama: Path, tmp_path: Pa
     shown = run(file, "--out", tmp_path / "out", status=1)
     assert "0 of 2 runs finished, 2 failed" in shown
     assert "task 'no-such-task' is not known" in shown
-    assert "not shown" in shown
+    assert "Not run" in shown
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "--out is missing; expected the folder of the study"),
-        (["--out", "{tmp}/new", "--resume"], "holds no study to go on with"),
+        (["--out", "{tmp}/new", "--resume"], "contains no study to resume"),
         (["--out", "{tmp}/new", "--jobs", "0"], "jobs is 0"),
         (["--out", "{tmp}/new", "--jobs", "2", "--ray"], "jobs is 2 beside Ray"),
         (["--out", "{tmp}/new", "--ray", "auto", "--jobs", "2"], "jobs is 2 beside Ray"),

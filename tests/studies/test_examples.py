@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 import yaml
 
+from intruders.cli.study_progress import print_plan
 from intruders.studies.claim_names import CLAIMS
 from intruders.studies.claims.every_claim import conclude
+from intruders.studies.describe.study import read_study
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
 from tests.studies.tiny_study import parsed
@@ -55,6 +57,26 @@ def _ends(method: dict[str, Any]) -> dict[str, Any]:
         key: [value[0], value[-1]] if isinstance(value, list) and len(value) > 2 else value
         for key, value in method.items()
     }
+
+
+PLANNED = ["sequence-minilm", "intervention-smollm2", "rank-smollm2", "rates-minilm", "causes-minilm"]
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_a_planned_study_says_in_advance_what_would_count_and_has_the_seeds_for_it(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = read_study(EXAMPLES / f"{name}.yaml")
+    assert study.name == name
+    assert study.support.keys() <= set(study.analyses)
+    assert study.analyses[0] in study.support
+    print_plan(study, None)
+    printed = capsys.readouterr().out.splitlines()
+    (power,) = [line for line in printed if line.startswith("power: ")]
+    assert "seeds needed for an effect of" in power
+    assert "which is fewer" not in power
+    assert sum(line.startswith("support: ") for line in printed) == len(study.support)
+    assert any(line.startswith("time: no finished runs in 'runs/") for line in printed)
 
 
 @pytest.fixture

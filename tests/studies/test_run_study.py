@@ -239,7 +239,7 @@ def test_a_full_disk_ends_the_study_and_says_so(
     study = parsed(tiny_study(llama, measure=BRIEF))
     with monkeypatch.context() as patched:
         breaking(patched, "_audit", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "method='full'")
-        with pytest.raises(DiskFullError, match=r"no room on the disk of .* give the same command again"):
+        with pytest.raises(DiskFullError, match=r"the disk of .* is full.* run the same command again"):
             run_study(study, tmp_path / "out")
     assert list(load_results(tmp_path / "out").runs["status"]) == ["finished", "pending"]
     assert run_study(study, tmp_path / "out").finished == 2
@@ -257,7 +257,7 @@ def test_a_training_that_was_killed_before_its_record_starts_anew(llama: Path, t
 
 def test_a_folder_that_is_no_study_or_another_is_refused(llama: Path, tmp_path: Path) -> None:
     study = parsed(only_lora(llama))
-    with pytest.raises(SettingError, match="holds no study to go on with; leave out --resume"):
+    with pytest.raises(SettingError, match="contains no study to resume; remove --resume"):
         run_study(study, tmp_path / "new", resume=True)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.tex").write_text("...")
@@ -269,7 +269,7 @@ def test_a_folder_that_is_no_study_or_another_is_refused(llama: Path, tmp_path: 
     other = tmp_path / "other"
     other.mkdir()
     (other / "study.json").write_text(json.dumps({"schema": 1, "name": "theirs"}))
-    with pytest.raises(SettingError, match=r"holds the study 'theirs', and this file is 'tiny'"):
+    with pytest.raises(SettingError, match=r"contains the study 'theirs', and this file is 'tiny'"):
         run_study(study, other)
     assert sorted(file.name for file in other.iterdir()) == ["study.json"], "and nothing is written there"
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 from intruders.errors import SettingError
 from intruders.studies.describe.runs import Run, expand
 from intruders.studies.describe.study import read_study, study_from_text
+from tests.docs.pages import blocks
 from tests.studies.tiny_study import parsed
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -160,10 +159,24 @@ def test_the_examples_can_be_expanded(name: str) -> None:
 
 
 def test_the_files_in_the_documentation_can_be_expanded() -> None:
-    text = (EXAMPLES.parent / "docs" / "study.md").read_text()
-    blocks = re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)
-    (whole,) = (textwrap.dedent(block) for block in blocks if "name: mine" in block)
-    assert len(expand(study_from_text(whole, name="x", where="x"))) == 9
-    (kinds,) = (block for block in blocks if "in-turn:" in block)
-    runs = expand(study_from_text(f"experiments:\n{kinds}", name="x", where="x"))
+    page = EXAMPLES.parent / "docs" / "reference" / "study.md"
+    files = [block.text for block in blocks(page) if block.language == "yaml"]
+    (complete,) = (text for text in files if "name: mine" in text)
+    assert len(expand(study_from_text(complete, name="x", where="x"))) == 9
+    (kinds,) = (text for text in files if "in-turn:" in text)
+    runs = expand(study_from_text(kinds, name="x", where="x"))
     assert [run.kind for run in runs] == ["sequence"] * 3 + ["random-rank-one"]
+
+
+def test_orders_of_a_sequence_are_a_grid() -> None:
+    experiment = {"kind": "sequence", "base": "b", "tasks": ["x", "y", "z"], "steps": 1}
+    plain = expand(parsed({"experiments": {"s": experiment}}))
+    several = expand(parsed({"experiments": {"s": experiment | {"order": [[1, 2, 3], [3, 1, 2]]}}}))
+    assert [run.tasks for run in several] == [("x", "y", "z"), ("z", "x", "y")]
+    assert several[0].id == plain[0].id, "the order as it stands is the same run"
+    assert [
+        run.tasks for run in expand(parsed({"experiments": {"s": experiment | {"order": [2, 3, 1]}}}))
+    ] == [("y", "z", "x")]
+    for wrong in ([1, 2], [1, 2, 2], "1,2,3", [[1, 2, 3], 3]):
+        with pytest.raises(SettingError, match="expected the numbers 1 to 3 of the tasks"):
+            parsed({"experiments": {"s": experiment | {"order": wrong}}})

@@ -17,8 +17,10 @@ from intruders.studies.claims.shared.statistics import (
     clipped,
     mean_interval,
     partial_spearman,
+    seeds_needed,
     slope,
     spearman,
+    spread_of,
 )
 
 
@@ -53,6 +55,27 @@ def test_counts_are_not_taken_to_spread_less_than_their_grain() -> None:
     assert found.high == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
     wider = [0.0, 4.0, 11.0]
     assert mean_interval(wider, grain=1.0) == mean_interval(wider)
+
+
+@pytest.mark.parametrize(("effect", "spread"), [(0.185, 0.12), (1.0, 1.0), (-0.4, 0.3), (0.5, 1.7)])
+def test_a_plan_finds_its_effect_four_times_in_five(effect: float, spread: float) -> None:
+    """Against the power of the two-sided t test, from the noncentral t distribution."""
+
+    def power(seeds: int) -> float:
+        quantile, shift = stats.t.ppf(0.975, seeds - 1), abs(effect) / spread * math.sqrt(seeds)
+        return float(stats.nct.sf(quantile, seeds - 1, shift))
+
+    needed = seeds_needed(effect, spread)
+    assert needed is not None
+    assert power(needed) > 0.78
+    assert power(needed - 1) < 0.83
+
+
+def test_the_spread_is_read_back_from_an_interval() -> None:
+    values = [0.3, -1.2, 2.2, 0.7, 0.1]
+    assert spread_of(mean_interval(values), 5) == pytest.approx(np.std(values, ddof=1))
+    assert seeds_needed(0.001, 1.0) is None
+    assert seeds_needed(1.0, 0.0) == 2
 
 
 def test_seeds_that_all_say_the_same_have_no_spread_to_judge_by() -> None:
@@ -155,7 +178,7 @@ def test_partial_spearman_is_the_correlation_of_residuals() -> None:
     x, y = z + rng.normal(size=40), 2 * z + rng.normal(size=40)
     ranks = [stats.rankdata(values) for values in (x, y, z)]
     residuals = [ranks[i] - np.polyval(np.polyfit(ranks[2], ranks[i], 1), ranks[2]) for i in (0, 1)]
-    found = partial_spearman(x, y, z, list(range(40)))
+    found = partial_spearman(x, y, [z], list(range(40)))
     assert found.estimate == pytest.approx(float(np.corrcoef(residuals)[0, 1]))
 
 
@@ -164,14 +187,42 @@ def test_partial_spearman_sees_through_a_common_cause() -> None:
     z = rng.normal(size=400)
     x, y = z + 0.3 * rng.normal(size=400), z + 0.3 * rng.normal(size=400)
     assert spearman(x, y, list(range(400))).estimate > 0.8
-    found = partial_spearman(x, y, z, list(range(400)))
+    found = partial_spearman(x, y, [z], list(range(400)))
     assert found.low < 0 < found.high
+
+
+def test_partial_spearman_with_two_controls_is_the_inverse_of_the_correlations() -> None:
+    """-P_xy / sqrt(P_xx P_yy), with P the inverse of the matrix of rank correlations."""
+    rng = np.random.default_rng(3)
+    z, w = rng.normal(size=(2, 30))
+    x, y = z + w + rng.normal(size=30), z - w + rng.normal(size=30)
+    precision = np.linalg.inv(stats.spearmanr(np.column_stack([x, y, z, w]))[0])
+    found = partial_spearman(x, y, [z, w], list(range(30)))
+    expected = -precision[0, 1] / math.sqrt(precision[0, 0] * precision[1, 1])
+    assert found.estimate == pytest.approx(expected)
+    # Bonett and Wright's variance, with a degree of freedom less for each control.
+    half = stats.norm.ppf(0.975) * math.sqrt((1 + expected**2 / 2) / (30 - 5))
+    assert found.low == pytest.approx(math.tanh(math.atanh(expected) - half))
+
+
+def test_partial_correlations_over_few_settings_cover_the_truth() -> None:
+    """Twelve settings of three seeds, as a study has them; x and y have two common causes and nothing else."""
+    rng = np.random.default_rng(4)
+    held = []
+    for _ in range(200):
+        of_setting = rng.normal(size=(4, 12))
+        z, w = (np.repeat(values, 3) for values in of_setting[:2])
+        x = np.repeat(of_setting[0] + of_setting[1] + of_setting[2], 3) + 0.3 * rng.normal(size=36)
+        y = np.repeat(of_setting[0] + of_setting[1] + of_setting[3], 3) + 0.3 * rng.normal(size=36)
+        found = partial_spearman(x, y, [z, w], np.repeat(np.arange(12), 3).tolist())
+        held.append(found.low < 0 < found.high)
+    assert np.mean(held) > 0.93
 
 
 def test_a_control_that_orders_alike_leaves_nothing() -> None:
     x = [1.0, 2.0, 3.0, 4.0, 5.0]
     assert math.isnan(
-        partial_spearman(x, [2, 1, 4, 3, 5], [10 * value for value in x], list("abcde")).estimate
+        partial_spearman(x, [2, 1, 4, 3, 5], [[10 * value for value in x]], list("abcde")).estimate
     )
 
 

@@ -160,6 +160,44 @@ def test_a_stage_whose_file_was_removed_is_not_in_the_tables_until_it_is_done_ag
     assert results.runs["intruders"].iloc[0] == 1
 
 
+def test_a_sequence_of_an_earlier_version_says_neither_steps_nor_whether_it_reached_its_score(
+    tmp_path: Path,
+) -> None:
+    experiment = {"kind": "sequence", "base": "b", "tasks": ["x", "y"], "steps": 5}
+    (one,) = expand(parsed({"name": "s", "experiments": {"s": experiment}}))
+    old = {"schema": 1, "tasks": ["x", "y"], "accuracies": [[0.9], [0.7, 0.8]], "average_accuracy": 0.75}
+    old |= {"intruders": [1, 2], "vectors": [9, 9], "seconds": 3.0}
+    new = old | {"steps": [5, 3], "reached": [False, True], "sources": ["copy 1", None]}
+    found = {}
+    for name, content in (("old", old), ("new", new)):
+        finished(tmp_path / name, ["sequence"])
+        (tmp_path / name / "sequence.json").write_text(json.dumps(content))
+        (tmp_path / name / "model").mkdir()
+        found[name] = rows_of(one, tmp_path / name)
+    assert [row["reached"] for row in found["old"]["sequences"]] == [None] * 3
+    assert (found["old"]["runs"][0]["stopped_by"], found["old"]["runs"][0]["trained_steps"]) == (None, None)
+    assert [(row["reached"], row["trained_steps"]) for row in found["new"]["sequences"]] == [
+        (False, 5),
+        (True, 3),
+        (True, 3),
+    ]
+    run = found["new"]["runs"][0]
+    assert (run["stopped_by"], run["trained_steps"], run["data_source"]) == ("steps", 8, "copy 1")
+
+
+def test_the_folder_of_an_earlier_version_opens(tmp_path: Path) -> None:
+    """Its study.json says nothing of rates and support, and it has no table of losses."""
+    written(tmp_path)
+    document = json.loads((tmp_path / "study.json").read_text())
+    for key in ("select", "support", "file"):
+        del document[key]
+    (tmp_path / "study.json").write_text(json.dumps(document))
+    (tmp_path / "losses.parquet").unlink()
+    results = load_results(tmp_path)
+    assert (results.select, results.support) == ((), {})
+    assert list(results.losses.columns) == COLUMNS["losses"]
+
+
 def test_the_trace_is_of_the_audits_matrices_under_their_names(tmp_path: Path) -> None:
     """The callback sees a head too, and calls a classifier's encoder by its class's prefix."""
     first, *_ = expand(STUDY)
@@ -260,7 +298,7 @@ def test_a_table_that_is_broken_or_anothers_is_named(tmp_path: Path) -> None:
     written(tmp_path)
     whole = (tmp_path / "runs.parquet").read_bytes()
     (tmp_path / "runs.parquet").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ResultFileError, match=r"runs\.parquet' is not a whole Parquet file"):
+    with pytest.raises(ResultFileError, match=r"runs\.parquet' is not a complete Parquet file"):
         load_results(tmp_path)
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "runs.parquet")
     with pytest.raises(ResultFileError, match="not a table that intruders study wrote"):

@@ -37,6 +37,7 @@ def tiny_study(llama: Path, **changes: Any) -> dict[str, Any]:
             "max_examples": 2,
             "window": 32,
             "critical_scale": True,
+            "output_energy": True,
             "intervene": {"scales": [0], "controls": ["shrink"]},
         },
     }

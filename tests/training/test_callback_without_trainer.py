@@ -169,6 +169,23 @@ def test_a_resumed_training_whose_base_is_gone_needs_it(method: str, llama: Path
         resumed(IntruderCallback(every=4))
 
 
+def test_a_model_from_a_checkpoint_of_the_training_is_not_its_base(llama: Path, tmp_path: Path) -> None:
+    """People load the last checkpoint themselves, and then resume from it: nothing of the base is left."""
+    tiny_trainer(prepared(llama, "full"), tmp_path, save_strategy="steps", save_steps=2, max_steps=2).train()
+    checkpoint = tmp_path / "checkpoint-2"
+
+    def trainer(callback: IntruderCallback) -> Any:
+        return _trainer(callback, prepared(checkpoint, "full"), tmp_path, save_strategy="no", max_steps=3)
+
+    with pytest.raises(SettingError, match=r"checkpoint-2', a checkpoint of the training.*pass base="):
+        trainer(IntruderCallback(every=3)).train(resume_from_checkpoint=str(checkpoint))
+    told = IntruderCallback(every=3, base=str(llama))
+    trainer(told).train(resume_from_checkpoint=str(checkpoint))
+    assert told.last is not None
+    with pytest.warns(UserWarning, match=r"checkpoint-2'.*count as the base"):
+        trainer(IntruderCallback(every=3)).train()  # another training, from these weights
+
+
 def test_what_cannot_be_audited_is_refused_when_the_trainer_is_made(llama: Path, tmp_path: Path) -> None:
     callback = IntruderCallback(settings=AuditSettings(include=["*norm*"]))
     with pytest.raises(SettingError, match=r"none of the (matrices|14 tensors)"):

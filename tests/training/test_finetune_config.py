@@ -82,7 +82,7 @@ def test_what_was_done_can_be_done_again(tmp_path: Path) -> None:
         ({"init_a": "orthonormal"}, "which is for lora-fa and b-only; method is 'lora'"),
         ({"train_all": True}, "train_all is for method full"),
         ({"train_all": "yes"}, "train_all is 'yes'; expected true or false"),
-        ({"stop_above": 3}, "no audits are made; give audit_steps too"),
+        ({"stop_above": 3}, "no audits are made; pass audit_steps too"),
         ({"method": "full", "start_from": "a"}, "which method 'full' cannot go on from"),
         ({"seed": -1}, "seed is -1; expected 0 or more"),
         ({"base": ["a"]}, "base is ['a']; expected text"),
@@ -94,7 +94,7 @@ def test_bad_settings_are_quoted(settings: dict[str, Any], said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("- a\n", "holds a list"), ("a: [", "is not YAML"), ("", "holds a NoneType")]
+    ("text", "said"), [("- a\n", "contains a list"), ("a: [", "is not YAML"), ("", "contains a NoneType")]
 )
 def test_bad_files_are_said(text: str, said: str, tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"

@@ -18,7 +18,7 @@ LORA_FAMILY = sorted(set(METHODS) - {"full"})
 
 
 def _config(method: str, base: Path, **settings: Any) -> FinetuneConfig:
-    given = {"rank": 4, "alpha": 8, "lr": 1e-3, "steps": 1} | settings
+    given = {"rank": 4, "alpha": 8, "lr": 1e-3, "steps": 1, "oplora_k": 4} | settings
     return FinetuneConfig(base=str(base), task="word-problems", out="out", method=method, **given)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...linalg.low_rank import LowRank
 from ..checkpoint import Checkpoint
+from ..hub import HubOrigin
 
 
 @dataclass(frozen=True)
@@ -73,3 +74,4 @@ class Adapter:
     numbers: int | None = None  # that it stores, where the shapes of its updates do not tell
     notes: list[str] = field(default_factory=list)  # what a reader of the result should know
     kind: str = "adapter"
+    hub: tuple[HubOrigin, ...] = ()  # the commit that it was read from, if it lies in the hub's cache

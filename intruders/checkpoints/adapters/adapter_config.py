@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError, one_line
+from ..demo_models import DEMO_MODELS
+from ..hub import split_revision
 
 # Some seconds' worth. Patterns come from strangers, and Python's re backtracks without a limit.
 _MOST_STEPS = 1e9
@@ -30,8 +33,14 @@ class AdapterConfig:
 
     @property
     def base_source(self) -> str | None:
-        value = self.values.get("base_model_name_or_path")
-        return value if isinstance(value, str) and value and value.isprintable() else None
+        """The base as the adapter names it, with the revision that PEFT notes beside a hub id."""
+        value, revision = self.values.get("base_model_name_or_path"), self.values.get("revision")
+        if not isinstance(value, str) or not value or not value.isprintable():
+            return None
+        if not isinstance(revision, str) or value in DEMO_MODELS or Path(value).exists():
+            return value
+        with_revision = f"{value}@{revision}"
+        return with_revision if split_revision(with_revision) == (value, revision) else value
 
     def flag(self, key: str) -> bool:
         value = self.values.get(key)
@@ -83,7 +92,7 @@ class AdapterConfig:
         if self.steps > _MOST_STEPS:
             raise CheckpointError(
                 f"the adapter config of '{self.source}' has the pattern {pattern[:60]!r}, which could keep "
-                "the matching of module names busy for ever; write the modules' names instead"
+                "the matching of module names busy forever; write the modules' names instead"
             )
         try:
             return re.match(whole, module) is not None

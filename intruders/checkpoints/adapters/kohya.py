@@ -86,7 +86,7 @@ def single_file_adapter(
     ]
     if not updates:
         raise CheckpointError(
-            f"'{source}' holds no factors of a LoRA; expected lora_down and lora_up, or lora_A and lora_B"
+            f"'{source}' contains no factors of a LoRA; expected lora_down and lora_up, or lora_A and lora_B"
         )
     replaced = Checkpoint(source, "adapter", "saved in full", {name: stored[name] for name in strange})
     flat = all(_FLAT.match(module) for module in modules)
@@ -171,7 +171,7 @@ def _configs(metadata: Mapping[str, str], source: str) -> dict[str, AdapterConfi
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        raise CheckpointError(f"'{source}' has lora_adapter_metadata that is no JSON object")
+        raise CheckpointError(f"'{source}' has lora_adapter_metadata that is not a JSON object")
     grouped: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         component, _, name = key.rpartition(".")

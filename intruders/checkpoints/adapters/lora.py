@@ -25,7 +25,7 @@ _PART = re.compile(
 
 # Settings under which B A is not what is added to a weight, and no one weight is what the model computes.
 _REFUSED = {
-    "layer_replication": "it repeats layers that the base has once; merge it with PEFT, and give the merged model",
+    "layer_replication": "it repeats layers that the base has once; merge it with PEFT, and pass the merged model",
     "arrow_config": "it decides for each input what it adds, so that no one weight stands for it, and PEFT "
     "cannot merge it either; audit the adapters that it chooses among",
     "use_qalora": "it acts on groups of inputs of a GPTQ base, and PEFT cannot merge it; audit an adapter trained "
@@ -110,7 +110,7 @@ def lora_modules(tensors: Mapping[str, StoredTensor], source: str) -> list[LoraT
         found = modules.setdefault(match["module"], LoraTensors(match["module"]))
         if match["part"] in found.parts:
             raise CheckpointError(
-                f"'{source}' holds more than one adapter ('{name}' among them); expected one adapter a file"
+                f"'{source}' contains more than one adapter ('{name}' among them); expected one adapter a file"
             )
         found.parts[match["part"]] = tensor
     return list(modules.values())

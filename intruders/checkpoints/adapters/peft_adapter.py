@@ -61,7 +61,9 @@ def peft_folder(folder: Path, source: str) -> Adapter:
         return _adapter(safetensors_file(folder / _WEIGHTS), config, {})
     if (folder / _PICKLE).is_file():
         return _adapter(pickle_file(folder / _PICKLE), config, {})
-    raise CheckpointError(f"'{source}' has an {ADAPTER_CONFIG} and no weights; expected {_WEIGHTS} beside it")
+    raise CheckpointError(
+        f"'{source}' has an {ADAPTER_CONFIG} and no weights; expected {_WEIGHTS} in the same folder"
+    )
 
 
 def peft_adapters_in(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> list[Adapter]:
@@ -140,7 +142,7 @@ def _adapter(
     else:
         made = _by_peft(tensors, config, scales, modules)
     if not made.updates and not made.undecided and made.bind is None:
-        raise CheckpointError(f"'{config.source}' holds no tensors of a {config.peft_type} adapter")
+        raise CheckpointError(f"'{config.source}' contains no tensors of a {config.peft_type} adapter")
     return made
 
 
@@ -189,7 +191,7 @@ def _by_peft(
         if lost:
             raise CheckpointError(
                 f"the adapter '{config.source}' changes {some_of(lost)}, whose place in the order of the model is not "
-                "known, as of a head tied to the embeddings; give the model after PEFT's merge_and_unload"
+                "known, as of a head tied to the embeddings; pass the model after PEFT's merge_and_unload"
             )
         order = changed if in_memory else [name for name in places if name in set(changed)]
         return shared_updates(tensors, config, {name: places[name] for name in order}, scales)

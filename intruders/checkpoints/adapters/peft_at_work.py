@@ -46,7 +46,7 @@ def peft_at_work(module: str, source: str, most_numbers: int) -> Iterator[None]:
         except Exception as error:
             raise CheckpointError(
                 f"PEFT cannot make the weight of '{module}' from '{source}': {_in_one_line(error)}; check that config "
-                "and tensors are of one training, or merge it with PEFT and give the merged model"
+                "and tensors are of one training, or merge it with PEFT and pass the merged model"
             ) from None
 
 

@@ -44,8 +44,8 @@ SHARED_VECTOR = "base_model.unilora_theta_d"
 NOTES = {
     "GLORA": "the adapter '{}' changes biases too, which are not audited",
     "ROAD": "the adapter '{}' changes biases too, which are not audited",
-    "PSOFT": "the adapter '{}' does not hold its frozen factors; they were computed again from the base, and another "
-    "linear algebra library may turn their signs",
+    "PSOFT": "the adapter '{}' does not contain its frozen factors; they were computed again from the base, and "
+    "another linear algebra library may turn their signs",
 }
 
 _ACTIVATIONS = "adds activations and changes no weight; there is nothing to audit"
@@ -87,12 +87,12 @@ def require_settings(config: AdapterConfig, tensors: Collection[str]) -> None:
         raise CheckpointError(
             f"the adapter '{config.source}' has boft_n_butterfly_factor = "
             f"{config.values['boft_n_butterfly_factor']}, which PEFT itself takes as 1 where its CUDA extension is "
-            "missing; merge it with PEFT on the GPU that trained it, and give the merged model"
+            "missing; merge it with PEFT on the GPU that trained it, and pass the merged model"
         )
     if config.peft_type == "FROD" and not any(name.startswith("base_model.frod_V.") for name in tensors):
         raise CheckpointError(
-            f"the adapter '{config.source}' of type FROD does not hold its projection, which is made of all weights "
-            "of the base at once; save it with save_projection=True, or give the model after PEFT's merge_and_unload"
+            f"the adapter '{config.source}' of type FROD does not contain its projection, which is made of all weights "
+            "of the base at once; save it with save_projection=True, or pass the model after PEFT's merge_and_unload"
         )
 
 

@@ -223,4 +223,4 @@ class _Walk:
         self.at += count
 
     def corrupt(self, what: str) -> CheckpointError:
-        return CheckpointError(f"'{self.path}' is not a whole GGUF file: {what}; download it again")
+        return CheckpointError(f"'{self.path}' is not a complete GGUF file: {what}; download it again")

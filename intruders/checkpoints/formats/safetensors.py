@@ -123,7 +123,7 @@ def safetensors_shards(index: Path) -> dict[str, StoredTensor]:
     astray = [name for name, shard in where.items() if name not in shards[shard]]
     if astray:
         raise CheckpointError(
-            f"'{index}' puts {some_of(astray)} into shards that do not hold them; download the checkpoint "
+            f"'{index}' puts {some_of(astray)} into shards that do not contain them; download the checkpoint "
             "again"
         )
     return {name: shards[where[name]][name] for name in sorted(where, key=natural_order)}
@@ -203,7 +203,7 @@ def _check_layout(path: Path, entries: dict[str, HeaderEntry], data_bytes: int) 
             raise _corrupt(path, f"'{name}' {relation} '{previous}'")
         position, previous = entry.end, name
     if position != data_bytes:
-        raise _corrupt(path, f"its tensors take {position:,} bytes and {data_bytes:,} are there")
+        raise _corrupt(path, f"its tensors take {position:,} bytes, and it has {data_bytes:,}")
 
 
 def _stored(path: Path, name: str, entry: HeaderEntry) -> StoredTensor:
@@ -260,4 +260,4 @@ def _read_small(path: Path, entry: HeaderEntry) -> Tensor | None:
 
 
 def _corrupt(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"'{path}' is not a whole safetensors file: {what}; download it again")
+    return CheckpointError(f"'{path}' is not a complete safetensors file: {what}; download it again")

@@ -48,11 +48,11 @@ def pickle_file(path: Path) -> dict[str, StoredTensor]:
         if not name.isprintable():
             raise CheckpointError(f"'{path}' has a tensor of the name {name[:80]!r}, which no library writes")
         if tensor.is_sparse or tensor.is_quantized or tensor.is_meta:
-            raise CheckpointError(f"'{name}' in '{path}' is no plain tensor of numbers ({tensor.layout})")
+            raise CheckpointError(f"'{name}' in '{path}' is not a plain tensor of numbers ({tensor.layout})")
         if tensor.numel() * tensor.element_size() > size:
             raise CheckpointError(
                 f"'{name}' in '{path}' claims the shape {tuple(tensor.shape)}, more than a file of {size:,} "
-                "bytes can hold"
+                "bytes can contain"
             )
         stored_as = str(tensor.dtype).removeprefix("torch.")
         read, read_slice = _kept(tensor) if is_old else (_reader(path, name), _slice_reader(path, name))
@@ -66,7 +66,7 @@ def pickle_shards(index: Path) -> dict[str, StoredTensor]:
     shards = {shard: pickle_file(index.parent / shard) for shard in sorted(set(where.values()))}
     astray = [name for name, shard in where.items() if name not in shards[shard]]
     if astray:
-        raise CheckpointError(f"'{index}' puts {some_of(astray)} into shards that do not hold them")
+        raise CheckpointError(f"'{index}' puts {some_of(astray)} into shards that do not contain them")
     return {name: shards[where[name]][name] for name in sorted(where, key=natural_order)}
 
 
@@ -91,7 +91,7 @@ def _is_old(path: Path) -> bool:
         raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from None
     if start != _OLD and not start.startswith(_ZIP):
         raise CheckpointError(
-            f"'{path}' is no file of torch.save: it begins with {start[:4]!r}; "
+            f"'{path}' is not a file of torch.save: it begins with {start[:4]!r}; "
             "load it where you trust it, and save it as safetensors"
         )
     return start == _OLD
@@ -106,7 +106,7 @@ def _require_plain_zip(path: Path) -> None:
             ]
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise CheckpointError(
-            f"'{path}' is not a whole file of torch.save ({one_line(error)}); download it again"
+            f"'{path}' is not a complete file of torch.save ({one_line(error)}); download it again"
         ) from None
     except OSError as error:
         raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from None
@@ -134,7 +134,9 @@ def _load(path: Path, *, mapped: bool = True) -> Mapping[str, Tensor]:
     if isinstance(content, Mapping):
         content = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if not is_state_dict(content):
-        raise CheckpointError(f"'{path}' holds a {type(content).__name__}; expected names mapped to tensors")
+        raise CheckpointError(
+            f"'{path}' contains a {type(content).__name__}; expected names mapped to tensors"
+        )
     return dict(content)
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from ...system.exit_status import ExitStatus
 from ...version import __version__
 from .verdict import (
     APPLIED,
@@ -19,11 +20,6 @@ from .verdict import (
 )
 
 SCHEMA = 1
-
-# Exit statuses of the command; 2 is that of an error, as everywhere.
-ALL_APPLIED = 0
-SOMETHING_IS_WRONG = 1
-NOT_TOLD = 3
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class Verification:
 
     @property
     def scale(self) -> tuple[float, float] | None:
-        """The bounds on the scale that hold for every matrix with the update applied; None without any."""
+        """The bounds on the scale that satisfy every matrix with the update applied; None without any."""
         bounds = [
             matrix.found.scale
             for matrix in self.matrices
@@ -105,10 +101,11 @@ class Verification:
         """
         counts = self.counts
         if WRONG & counts.keys() or (self.others and not allow_other):
-            return SOMETHING_IS_WRONG
+            return ExitStatus.FAILED.value
         if NOT_PROVED in counts:
-            return NOT_TOLD
-        return ALL_APPLIED if {APPLIED, WITHIN_QUANTIZATION} & counts.keys() else NOT_TOLD
+            return ExitStatus.NOT_TOLD.value
+        told = {APPLIED, WITHIN_QUANTIZATION} & counts.keys()
+        return (ExitStatus.DONE if told else ExitStatus.NOT_TOLD).value
 
     def to_document(self, allow_other: bool = False) -> dict[str, Any]:
         """Plain JSON values; null for what is not known."""

@@ -41,7 +41,7 @@ def _shapes_of_class(base: Checkpoint, adapter: str) -> dict[str, tuple[int, ...
     except Exception as error:
         raise PairingError(
             f"the adapter '{adapter}' draws its numbers in the order of the model's modules, and '{base.source}' has "
-            f"no config that transformers makes a model of ({one_line(error)}); give the model itself, from Python, or "
+            f"no config that transformers makes a model of ({one_line(error)}); pass the model itself, from Python, or "
             "the model after PEFT's merge_and_unload"
         ) from None
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -17,6 +17,7 @@ from ..selection import Selection
 from .changed_base import with_checkpoints
 from .experts import aligned_experts
 from .pairing import PairedMatrix, Pairing, Skipped
+from .tied_head import with_tied_head
 from .with_adapter import pair_with_adapter
 from .with_checkpoint import pair_with_checkpoint
 from .with_sum import pair_with_sum
@@ -41,14 +42,14 @@ def open_sides(base: Source | None, tuned: Source | None = None) -> tuple[Checkp
     if has_adapters(tuned):
         return _open_in_memory(base, tuned, opened)
     if base is not None:
-        return open_checkpoint(base), opened
+        return with_tied_head(open_checkpoint(base), opened), opened
     named = _base_named_by(opened)
     try:
-        return open_checkpoint(named), opened
+        return with_tied_head(open_checkpoint(named), opened), opened
     except CheckpointError as error:
         raise CheckpointError(
             f"the base '{named}', which the adapter '{opened.source}' names, cannot be opened; "
-            f"give the base too: {error}"
+            f"pass the base too: {error}"
         ) from None
 
 
@@ -74,7 +75,8 @@ def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = EVERYTHIN
       SettingError: ``include`` matches no tensor.
     """
     selection.require_matches(base.names(), base.source)
-    return _pair(base, tuned, selection)
+    base = with_tied_head(base, tuned)
+    return replace(_pair(base, tuned, selection), base_hub=base.hub, tuned_hub=tuned.hub)
 
 
 def _pair(base: Checkpoint, tuned: Opened, selection: Selection) -> Pairing:
@@ -179,10 +181,10 @@ def _base_named_by(opened: Opened) -> str:
     adapters = [part for part in parts if isinstance(part, Adapter)]
     if not adapters:
         raise CheckpointError(
-            f"'{opened.source}' is a full checkpoint, which does not name its base; give the base too"
+            f"'{opened.source}' is a full checkpoint, which does not name its base; pass the base too"
         )
     names = {adapter.base_source for adapter in adapters if adapter.base_source}
     if len(names) != 1:
         found = f"names {len(names)} bases" if names else "does not name its base"
-        raise CheckpointError(f"the adapter '{opened.source}' {found}; give the base too")
+        raise CheckpointError(f"the adapter '{opened.source}' {found}; pass the base too")
     return names.pop()

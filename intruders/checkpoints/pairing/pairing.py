@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...linalg.pair import Pair
+from ..hub import HubOrigin
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,7 @@ class Pairing:
     pairs: list[PairedMatrix]
     skipped: list[Skipped]
     matched: list[str] = field(default_factory=list)  # what was matched other than by equal names, in words
+    base_hub: tuple[
+        HubOrigin, ...
+    ] = ()  # the commits that the sides were read from, where they are from the hub
+    tuned_hub: tuple[HubOrigin, ...] = ()

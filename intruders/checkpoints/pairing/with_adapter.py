@@ -48,7 +48,7 @@ def pair_with_adapter(
             f"the adapter '{adapter.source}' started from its base's own weights ({adapter.changed_base}) "
             "and was "
             "not converted, so that it belongs to the base as that start left it; convert it with PEFT "
-            "(path_initial_model_for_weight_conversion), or give BASE and CHANGED_BASE+ADAPTER"
+            "(path_initial_model_for_weight_conversion), or pass BASE and CHANGED_BASE+ADAPTER"
         )
     shapes = _matrix_shapes(base)
     named = _named(adapter, base, shapes)
@@ -195,7 +195,7 @@ def _decided(adapter: Adapter, choices: list[AdaptedWeight], shapes: dict[str, S
         raise PairingError(
             f"the adapter '{adapter.source}' changes one of {some_of([update.name for update in fitting])}, "
             "which "
-            "have the same shape, and does not say which; merge it with PEFT, and give the merged model"
+            "have the same shape, and does not say which; merge it with PEFT, and pass the merged model"
         )
     return fitting[0] if fitting else choices[0]
 
@@ -244,7 +244,7 @@ def _require_linear(base: Checkpoint, adapter: Adapter, names: list[str]) -> Non
     if others:
         raise PairingError(
             f"the adapter '{adapter.source}' of type {adapter.peft_type} changes {some_of(others)}, no linear layer, "
-            "which is not read for this type; merge it with PEFT, and give the merged model"
+            "which is not read for this type; merge it with PEFT, and pass the merged model"
         )
 
 

@@ -38,13 +38,13 @@ def restored(tensors: Tensors, config: Mapping[str, Any] | None, source: str) ->
     """
     settings = (config or {}).get("quantization_config") or {}
     if not isinstance(settings, Mapping):
-        raise CheckpointError(f"the config of '{source}' has a quantization_config that is no object")
+        raise CheckpointError(f"the config of '{source}' has a quantization_config that is not an object")
     method = getattr(settings.get("quant_method"), "value", settings.get("quant_method"))
     readers = _READERS.get(str(method), [])
     if method is not None and not readers:
         raise CheckpointError(
             f"'{source}' is quantized with {str(method)[:60]!r}, which is not de-quantized here (only "
-            f"{', '.join(_READERS)} are); give the original base, or load it with transformers, call "
+            f"{', '.join(_READERS)} are); pass the original base, or load it with transformers, call "
             "dequantize() on the model, and save that"
         )
     if method is None:  # a state dict or a bare file: the names of its parts tell

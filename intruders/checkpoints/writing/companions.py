@@ -42,7 +42,7 @@ def companion_folder(base_side: Checkpoint, tuned_side: Opened, base: object, tu
     if not isinstance(source, str | os.PathLike):
         raise CheckpointError(
             "a checkpoint is written with the config and tokenizer that lie beside its model, and this one is in "
-            "memory; give paths"
+            "memory; pass paths"
         )
     return locate(os.fspath(source))
 
@@ -61,7 +61,7 @@ def write_companions(source: Path, folder: Path, dtype: torch.dtype, *, is_gguf:
         beside = source if source.is_dir() else source.parent
         if "config.json" not in copy_companions(beside, folder):
             raise CheckpointError(
-                f"'{beside}' has no config.json beside its weights; give a folder that has one"
+                f"'{beside}' has no config.json beside its weights; pass a folder that has one"
             )
     _describe_weights(folder / "config.json", dtype)
 

@@ -121,7 +121,7 @@ def read_lora_folder(folder: Path, source: str) -> LoraAdapter:
     file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if file is None:
         raise CheckpointError(
-            f"'{source}' has an {ADAPTER_CONFIG} and no weights; expected {_WEIGHTS[0]} beside it"
+            f"'{source}' has an {ADAPTER_CONFIG} and no weights; expected {_WEIGHTS[0]} in the same folder"
         )
     return lora_adapter(
         safetensors_file(file) if file.suffix == ".safetensors" else pickle_file(file), config, source

@@ -145,7 +145,7 @@ def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Ca
     for adapter in adapters:
         if isinstance(adapter, Checkpoint):
             raise CheckpointError(
-                f"'{tuned.source}' is a sum with full checkpoints in it; merge it first, and give the merged model"
+                f"'{tuned.source}' is a sum with full checkpoints in it; merge it first, and pass the merged model"
             )
         if adapter.ignored:
             raise CheckpointError(
@@ -162,8 +162,8 @@ def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Ca
         for name, other in matching.tuned_of.items():
             if stored[other].shape != base.shape(name):
                 raise CheckpointError(
-                    f"'{adapter.source}' holds '{name}' as {stored[other].shape} and the base has {base.shape(name)}; "
-                    "write an adapter (--as adapter)"
+                    f"'{adapter.source}' contains '{name}' as {stored[other].shape} and the base has "
+                    f"{base.shape(name)}; write an adapter (--as adapter)"
                 )
             if len(stored[other].shape) < 2:
                 if len(adapters) > 1:

@@ -138,7 +138,7 @@ def _header(tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> by
     for tensor in tensors:
         if tensor.dtype not in _DTYPE_NAMES:
             raise CheckpointError(
-                f"'{tensor.name}' has the dtype {tensor.dtype}, which safetensors cannot hold"
+                f"'{tensor.name}' has the dtype {tensor.dtype}, which safetensors cannot store"
             )
         end = begin + tensor.nbytes
         entries[tensor.name] = {

@@ -44,7 +44,7 @@ def compare_remedies(
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> RemedyComparison:
-    """Measure every remedy on a tuned model, at a few strengths, against turning the whole update down.
+    """Measure every remedy on a tuned model, at a few strengths, against scaling the complete update down.
 
     No model is written: weights are changed in memory. Strengths are chosen on one half of the documents and on the
     validation split, and everything is reported on the other half and on the test split.
@@ -58,13 +58,13 @@ def compare_remedies(
       audit: settings of the audit that finds the intruders; or one of these two, or the path of a saved one.
       data_seed: of the tasks' rows and splits, as in fine-tuning; that of the run if none is given.
       seed: of halves, samples, random controls and of the bootstrap.
-      out: a folder that keeps every finished evaluation, so that the same call goes on after a stop.
+      out: a folder that keeps every finished evaluation, so that the same call resumes.
       compute: where the audit is computed.
       progress: called with (what is being measured, evaluations done, in all).
 
     Raises:
-      SettingError: nothing to measure, or a setting out of range. Other IntrudersErrors as the audit and the
-      evaluation raise them. A remedy that cannot run on what was given is a row with its reason.
+      SettingError: nothing to measure, or a setting out of range.
+      IntrudersError: as the audit and the evaluation raise it. A remedy that cannot run is a row with its reason.
     """
     given_base, given_tuned = named_sides(base, tuned)
     base, tuned = None if given_base is None else str(given_base), str(given_tuned)

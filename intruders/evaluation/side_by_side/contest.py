@@ -31,7 +31,7 @@ from .yardstick import Yardstick
 
 _LEVEL = 0.95
 _DRAWS = 3  # of the control random
-_IS_SHRINK = "the remedy itself scales whole updates"
+_IS_SHRINK = "the remedy itself scales complete updates"
 
 
 @dataclass

@@ -11,6 +11,7 @@ from .interpolate import Interpolate
 from .layers import Layers
 from .lines import Lines
 from .project import Project
+from .surgery import Surgery
 from .trim import Trim
 from .truncate import Truncate
 
@@ -26,6 +27,7 @@ __all__ = [
     "Layers",
     "Lines",
     "Project",
+    "Surgery",
     "Trim",
     "Truncate",
 ]

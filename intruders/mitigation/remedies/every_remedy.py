@@ -18,6 +18,7 @@ from .layers import Layers
 from .lines import Lines
 from .project import Project
 from .remedy import PublishedRemedy, ScaledRemedy
+from .surgery import Surgery
 from .trim import Trim
 from .truncate import Truncate
 
@@ -40,6 +41,7 @@ _PUBLISHED: tuple[type[PublishedRemedy], ...] = (
     Trim,
     Drop,
     FAPM,
+    Surgery,
 )
 PUBLISHED = {remedy.name: remedy for remedy in _PUBLISHED}
 

@@ -90,7 +90,7 @@ def active_lora(model: nn.Module) -> tuple[str, LoraAdapter]:
 def check_name(model: nn.Module, adapter_name: str) -> None:
     peft: Any = model
     if adapter_name in peft.peft_config:
-        raise SettingError(f"the model has an adapter '{adapter_name}' already; give another adapter_name")
+        raise SettingError(f"the model has an adapter '{adapter_name}' already; pass another adapter_name")
     if not adapter_name or "." in adapter_name:
         raise SettingError(f"adapter_name is {adapter_name!r}; expected a name without dots")
 

@@ -72,7 +72,7 @@ def _in_memory(
         raise SettingError("out is missing; expected a folder to write, unless a PeftModel is given")
     check_name(model, adapter_name)
     if form == "checkpoint":
-        raise SettingError("a checkpoint is not put into a PeftModel; give out, the folder to write")
+        raise SettingError("a checkpoint is not put into a PeftModel; pass out, the folder to write")
     _require_update_of_the_adapter(*sides)
     return ModelTarget.of(sides[0], model, adapter_name, rank, sources)
 
@@ -104,7 +104,7 @@ def _chosen_form(form: str, rank: Rank, tuned: Opened) -> str:
     if form == "auto":
         form = "adapter" if isinstance(tuned, Adapter) else "checkpoint"
     if form == "checkpoint" and rank is not None:
-        raise SettingError(f"rank is {rank!r}, and a checkpoint has none; leave it out, or give --as adapter")
+        raise SettingError(f"rank is {rank!r}, and a checkpoint has none; leave it out, or pass --as adapter")
     return form
 
 

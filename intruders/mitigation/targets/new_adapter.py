@@ -51,14 +51,14 @@ class NewLoraContent:
         dense = [matrix.name for matrix in pairs if matrix.rank is None]
         if rank == "keep" or (rank is None and dense):
             raise SettingError(
-                f"rank is {rank!r}, and the updates of '{tuned.source}' are of no low rank; give --rank N for a LoRA "
+                f"rank is {rank!r}, and the updates of '{tuned.source}' are of no low rank; pass --rank N for a LoRA "
                 "adapter of stated error, or write a checkpoint (--as checkpoint)"
             )
         unfit = [m.name for m in pairs if not m.name.endswith(".weight") or len(base.shape(m.name)) != 2]
         if unfit:
             raise CheckpointError(
-                f"'{tuned.source}' changes '{unfit[0]}', which is no linear module's weight; write a checkpoint "
-                "(--as checkpoint)"
+                f"'{tuned.source}' changes '{unfit[0]}', which is not the weight of a linear module; write a "
+                "checkpoint (--as checkpoint)"
             )
         assert not isinstance(rank, str)
         return cls(base, pairs, rank)
@@ -82,7 +82,9 @@ class NewLoraContent:
                 cut.errors[matrix.name] = error
             progress("write", done, len(self.pairs))
         if not tensors:
-            raise CheckpointError("base and tuned are equal in every matrix; there is no update to write")
+            raise CheckpointError(
+                "base and tuned are equal in every matrix, so the update is empty; pass two models that differ"
+            )
         entries = [planned(name, tensor) for name, tensor in tensors.items()]
         write_safetensors(folder / "adapter_model.safetensors", entries)
         config = json.dumps(self._config(cut.ranks), indent=2, sort_keys=True)

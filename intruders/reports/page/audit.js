@@ -142,11 +142,33 @@ function showFacts(matrix) {
     "stable rank": numberText(matrix.stableRank),
     "Frobenius norm": numberText(matrix.frobenius),
     "spectral norm": `${numberText(matrix.spectral)}, ${percentText(matrix.relative)} of the base's`,
+    ...subspaceFacts(matrix),
     "decided by": certificateText(matrix),
     ...(scaleOf(matrix) ? { "critical scale": `${scaleText(scaleOf(matrix))}; predicted ${numberText(scaleOf(matrix)[1])}` } : {}),
     ambiguous: matrix.ambiguous.length ? matrix.ambiguous.map((index) => `vector ${index + 1}`).join(", ") : "none",
   };
   $("facts").replaceChildren(...Object.entries(facts).flatMap(([term, value]) => [element("dt", null, term), element("dd", null, ...nameParts(String(value)))]));
+}
+
+function subspaceFacts(matrix) {
+  const found = matrix.subspaces;
+  if (!found) return {};
+  const beside = (value, chance, text = numberText) => (value === null ? "not known" : `${text(value)}; chance ${text(chance)}`);
+  const rotation = (side) => {
+    const [mean, angle] = [found[`rotation_${side}_sine2`], found[`rotation_${side}_angle`]];
+    if (mean === null) return "not known";
+    return `mean sin² ${beside(mean, found[`rotation_${side}_sine2_chance`])}${angle === null ? "" : `; largest angle ${angle.toFixed(1)}°`}`;
+  };
+  const lowest = matrix.lower.indexOf(least(matrix));
+  const [low, high] = [matrix.lower[lowest].toFixed(2), matrix.upper[lowest].toFixed(2)];
+  return {
+    "lowest max cosine": `${low === high ? low : `${low} to ${high}`}; chance ${found.max_cosine_chance.toFixed(2)}`,
+    "rotation, left": rotation("left"),
+    "rotation, right": rotation("right"),
+    "spectral drift": found.spectral_drift === null ? "not known" : `${percentText(found.spectral_drift)} of at most ${percentText(found.spectral_drift_bound)}`,
+    "rho_k": beside(found.rho_k, found.rho_k_chance, percentText),
+    "off principal": beside(found.off_principal, found.off_principal_chance, percentText),
+  };
 }
 
 function showMatrix() {
@@ -185,6 +207,7 @@ const COLUMNS = [
   { key: "intruders", title: "intruders", number: true, value: (m, t) => t.least + t.most * 1e-6 + shareOf(t) * 1e-9, text: (m, t) => rangeText(t.least, t.most) },
   { key: "energy", title: "energy share", number: true, value: (m, t) => shareOf(t), text: (m, t) => percentText(shareOf(t)) },
   { key: "cosine", title: "lowest max cosine", number: true, value: least, text: (m) => least(m).toFixed(2) },
+  ...(matrices.some((m) => m.subspaces) ? [{ key: "chance", title: "chance", number: true, value: (m) => m.subspaces?.max_cosine_chance ?? -1, text: (m) => (m.subspaces ? m.subspaces.max_cosine_chance.toFixed(2) : "-"), optional: true }] : []),
   { key: "frobenius", title: "update norm", number: true, value: (m) => m.frobenius ?? -1, text: (m) => numberText(m.frobenius) },
   { key: "relative", title: "relative update", number: true, value: (m) => m.relative ?? -1, text: (m) => percentText(m.relative) },
   { key: "effectiveRank", title: "effective rank", number: true, value: (m) => m.effectiveRank ?? -1, text: (m) => numberText(m.effectiveRank) },

@@ -44,6 +44,7 @@ class Section:
     title: str
     figures: list[int]
     tables: list[PageTable]
+    support: str = ""  # what was written in advance to count as support
 
 
 def is_study(path: str | os.PathLike[str]) -> bool:
@@ -100,7 +101,8 @@ def render_study(results: Results, findings: Sequence[Finding]) -> str:
             if title not in _NOT_SHOWN and not frame.empty
         ]
         places = list(range(len(drawn), len(drawn) + len(own)))
-        sections.append(Section(finding, titles.get(finding.name, finding.name), places, tables))
+        support = results.support.get(finding.name, "")
+        sections.append(Section(finding, titles.get(finding.name, finding.name), places, tables, support))
         drawn += own
     rows = _similarities(results, findings)
     payload: dict[str, Any] = {

@@ -9,13 +9,14 @@ from typing import Any
 import pandas as pd
 
 from ...charts.text import number, plural
-from ...studies.claims.claim import Finding
+from ...studies.claims.claim import DECISIONS, NOT_RUN, SUPPORTED, Finding
 from ...studies.claims.every_claim import every_claim
 from ...studies.tables.results import Results
 from .page_tables import effect_text, has_interval, leading_effects
 
 _DEFINED = (
-    "Intruder dimensions are strong directions in a model's weights that it did not have before fine-tuning."
+    "Intruder dimensions are new leading directions in a model's weights, close to none that it had before "
+    "fine-tuning."
 )
 # The first claims that are shown make the sentence.
 _MOST_MEANINGS = 3
@@ -41,8 +42,8 @@ def study_words(results: Results, findings: Sequence[Finding]) -> Words:
 
 
 def verdict_word(finding: Finding) -> str:
-    """shown, not shown, or cannot tell."""
-    return {True: "shown", False: "not shown", None: "cannot tell"}[finding.shown]
+    """supported, contradicted, undecided or not run."""
+    return finding.decision
 
 
 def verdict_class(finding: Finding) -> str:
@@ -51,17 +52,16 @@ def verdict_class(finding: Finding) -> str:
 
 
 def _plain(findings: Sequence[Finding]) -> str:
-    shown = {finding.name for finding in findings if finding.shown}
-    meanings = [claim.meaning for claim in every_claim() if claim.name in shown][:_MOST_MEANINGS]
-    refuted = sum(finding.shown is False for finding in findings)
-    unknown = sum(finding.shown is None for finding in findings)
-    if unknown == len(findings):
-        return "These runs cannot tell yet: what each question needs stands beside it."
-    counts = f"Of {plural(len(findings), 'claim')} about them, {len(shown)} {_is(len(shown))} shown here"
-    counts += f", {refuted} {_is(refuted)} not" if refuted else ""
-    counts += f", and on {unknown} these runs cannot tell" if unknown else ""
+    supported = {finding.name for finding in findings if finding.decision == SUPPORTED}
+    meanings = [claim.meaning for claim in every_claim() if claim.name in supported][:_MOST_MEANINGS]
+    number_of = {word: sum(finding.decision == word for finding in findings) for word in DECISIONS}
+    if number_of[NOT_RUN] == len(findings):
+        return "These runs cannot tell yet: each question below says what it needs."
+    counts = f"Of {plural(len(findings), 'claim')} about them, " + _listed(
+        [f"{count} {_is(count)} {word}" for word, count in number_of.items() if count]
+    )
     if not meanings:
-        return f"{_DEFINED} None of the claims looked at is shown by these runs. {counts}."
+        return f"{_DEFINED} These runs support none of the claims. {counts}."
     return f"{_DEFINED} In these runs, {_listed(meanings)}. {counts}."
 
 
@@ -83,7 +83,7 @@ def _precise(runs: pd.DataFrame, findings: Sequence[Finding]) -> str:
         effect
         for finding in findings
         for effect in leading_effects(finding)
-        if has_interval(effect) and finding.shown is not None
+        if has_interval(effect) and finding.decision != NOT_RUN
     ]
     effects = "; ".join(f"{effect.name} {effect_text(effect)}" for effect in leading[:_MOST_MEANINGS])
     said = "; ".join(part for part in parts if part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...audits.audit import audit_sides
@@ -24,13 +25,18 @@ _AUDITS = ("audit.json", "audit.parquet")
 
 
 def advise(
-    source: str | os.PathLike[str], *, k: int = 10, epsilon: float = 0.5, progress: Progress = silent
+    source: str | os.PathLike[str],
+    *,
+    k: int = 10,
+    epsilon: float = 0.5,
+    studies: Sequence[str | os.PathLike[str]] = (),
+    progress: Progress = silent,
 ) -> Advised:
-    """Advice on whatever ``source`` is.
+    """Suggest what to change, with evidence from the results at ``source``.
 
     - The folder of a study: from its analyses.
     - A saved audit, or a folder with one (a study's run): from it, and from ``scale.json`` and ``intervention.json``
-      beside it.
+      in the same folder.
     - An adapter, or a run of ``intruders finetune``: it is audited with its base, and its critical scale measured.
     - Any other model is taken for a base: how large an update may be.
 
@@ -38,13 +44,23 @@ def advise(
       source: a path, hub id or alias.
       k: leading vectors examined, where an audit is made or a base is looked at.
       epsilon: threshold on the max cosine, likewise.
+      studies: folders of studies. Their verdicts on the same base are listed with the advice that rests on them; the notes
+        say where they do not apply.
       progress: called with (what is being done, done, in all).
 
     Raises:
       SettingError, CheckpointError, PairingError, ResultFileError: ``source`` is none of these, or broken.
     """
-    settings = AuditSettings(k=k, epsilon=epsilon)
-    text = os.fspath(source)
+    found, bases = _advised(os.fspath(source), AuditSettings(k=k, epsilon=epsilon), progress)
+    if not studies:
+        return found
+    from .on_verdicts import with_verdicts
+
+    return with_verdicts(found, bases, [Path(folder).expanduser() for folder in studies])
+
+
+def _advised(text: str, settings: AuditSettings, progress: Progress) -> tuple[Advised, list[str]]:
+    """The advice, and the bases that it is on."""
     path = Path(text).expanduser()
     if _is_there(path / "study.json"):
         return _on_study(path)
@@ -60,32 +76,35 @@ def advise(
         notes.append(
             "taken for a base, since nothing says what it was fine-tuned from; audit a tuned model first"
         )
-        return Advised(text, "base", advice, notes)
+        return Advised(text, "base", advice, notes), [text]
     return _on_model(base, text, settings, progress)
 
 
-def _on_study(path: Path) -> Advised:
+def _on_study(path: Path) -> tuple[Advised, list[str]]:
     from ..tables.results import load_results
     from .on_study import advise_study
 
     results = load_results(path)
     if results.runs.empty:
         raise SettingError(f"the study in '{path}' has no runs yet; run it with intruders study")
-    return Advised(str(path), "study", *advise_study(results))
+    return Advised(str(path), "study", *advise_study(results)), sorted(results.runs["base"].dropna().unique())
 
 
-def _on_audit(file: Path, source: str) -> Advised:
+def _on_audit(file: Path, source: str) -> tuple[Advised, list[str]]:
     audit = Audit.load(file)
-    return Advised(source, "audit", *advise_model(audit, _scale_beside(file), _sweep_beside(file)))
+    advised = Advised(source, "audit", *advise_model(audit, _scale_beside(file), _sweep_beside(file)))
+    return advised, [audit.base_source]
 
 
-def _on_model(base: str | None, source: str, settings: AuditSettings, progress: Progress) -> Advised:
+def _on_model(
+    base: str | None, source: str, settings: AuditSettings, progress: Progress
+) -> tuple[Advised, list[str]]:
     audit = audit_sides(base, source, settings, progress=progress)
     scale = None
     if audit.intruders:
         scale = critical_scales(base, source, audit=settings, progress=progress)
     advice, notes = advise_model(audit, scale)
-    return Advised(source, "model", advice, notes)
+    return Advised(source, "model", advice, notes), [audit.base_source]
 
 
 def _base_of_run(path: Path) -> str | None:

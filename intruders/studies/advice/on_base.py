@@ -79,7 +79,7 @@ def rooms_of(checkpoint: Checkpoint, k: int, epsilon: float, progress: Progress)
         for matrix in matrices_of(checkpoint, name):
             weights = matrix.read(checkpoint.tensors[name]).float()
             if not bool(torch.isfinite(weights).all()):
-                raise NonFiniteError(f"'{matrix.name}' of '{checkpoint.source}' holds NaN or infinity")
+                raise NonFiniteError(f"'{matrix.name}' of '{checkpoint.source}' contains NaN or infinity")
             spectrum = spectrum_of(weights, k)
             norm = float(spectrum.leading[0])
             if norm > 0:

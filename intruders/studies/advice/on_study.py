@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ...evaluation.intervals import Interval
-from ..claims.claim import Finding
+from ..claims.claim import SUPPORTED, Finding
 from ..claims.every_claim import analyse_all
 from ..claims.remedies import AFTERWARDS, CONTROL, REFERENCE
 from ..claims.shared.comparable_runs import finished, numbers
@@ -40,7 +40,7 @@ def advise_study(results: Results) -> tuple[list[Advice], list[str]]:
         *_on_causes(findings["causes"]),
         *_on_scale(results),
     ]
-    notes = [f"{name}: {findings[name].verdict}" for name in names if findings[name].shown is not True]
+    notes = [f"{name}: {findings[name].verdict}" for name in names if findings[name].decision != SUPPORTED]
     if int(numbers(results.runs, "seed").nunique()) == 1:
         notes.insert(0, "one seed: no comparison of settings has an interval, so that none gives advice")
     if results.failed:
@@ -122,7 +122,7 @@ def _control_beside(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
     for other in rows:
         if other["remedy"] == name and (other["base"], other["task"]) == (row["base"], row["task"]):
             saved = said(_interval(other, "saved", "saved_low", "saved_high"), 3)
-            return f"the norm-matched shrink of the whole update saves {saved}: compare before you choose"
+            return f"the norm-matched shrink of the complete update saves {saved}: compare before you choose"
     return None
 
 

@@ -13,7 +13,7 @@ from ..tables.results import Results
 from .causes_at_equal_norm import compare_at_equal_norm, paths
 from .causes_charts import charts
 from .causes_random_term import mechanisms
-from .claim import Claim, Effect, Finding
+from .claim import Answer, Claim, Effect, Finding
 from .shared.comparable_runs import (
     MEASURED_ALIKE,
     Stratum,
@@ -25,7 +25,7 @@ from .shared.comparable_runs import (
     strata,
 )
 from .shared.statistics import mean_interval
-from .shared.words import decide, effect, reverse, said, seeds_said
+from .shared.words import answer, effect, said, seeds_said
 
 __all__ = ["CLAIM", "analyse", "charts"]
 
@@ -109,7 +109,8 @@ def analyse(results: Results) -> Finding:
     for one in drawn:
         sizes = f"from {one.from_multiple:g} to {one.to_multiple:g} times ||W0||"
         found.expect(
-            f"{one.base}: share of matrices with an intruder, random rank-one term {sizes}",
+            one.base,
+            f"share of matrices with an intruder, random rank-one term {sizes}",
             one.rise,
             +1,
             one.seeds,
@@ -126,10 +127,9 @@ def analyse(results: Results) -> Finding:
         found.notes.append(
             f"{len(found.rows)} comparisons at 95 % each: {chance:.1g} of them would look clear by chance alone"
         )
-    shown, opening = decide(found.toward, found.seeds)
     return CLAIM.finding(
-        verdict=f"{opening}{'; '.join(found.verdicts)} ({seeds_said(found.seeds)})",
-        shown=shown,
+        verdict=f"{'; '.join(found.verdicts)} ({seeds_said(found.seeds)})",
+        answers=found.answers,
         effects=found.expected + found.others,
         seeds=found.seeds,
         runs=len(found.runs),
@@ -147,7 +147,7 @@ class _Found:
     """What comes together over the strata."""
 
     expected: list[Effect] = field(default_factory=list)  # that the paper's claim says something of
-    toward: list[Interval] = field(default_factory=list)  # the same, positive where the claim holds
+    answers: list[Answer] = field(default_factory=list)  # the same, with the sign that is claimed
     others: list[Effect] = field(default_factory=list)
     rows: list[dict[str, object]] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)
@@ -155,9 +155,9 @@ class _Found:
     runs: set[str] = field(default_factory=set)
     seeds: int = 0
 
-    def expect(self, name: str, one: Interval, sign: int, seeds: int) -> None:
-        self.expected.append(effect(name, one))
-        self.toward.append(one if sign > 0 else reverse(one))
+    def expect(self, where: str, what: str, one: Interval, sign: int, seeds: int) -> None:
+        self.expected.append(effect(f"{where}: {what}", one))
+        self.answers.append(answer(where, what, one, expected=sign, seeds=seeds))
         self.seeds = max(self.seeds, seeds)
 
 
@@ -165,11 +165,11 @@ def _one_at_a_time(stratum: Stratum, runs: pd.DataFrame, found: _Found) -> list[
     comparisons = list(_comparisons(runs))
     for one in comparisons:
         found.rows.append(_row(stratum, one))
-        name = f"{stratum.label}: {one.name}, {one.start} to {one.end}: intruders per 100 vectors"
+        what = f"{one.name}, {one.start} to {one.end}: intruders per 100 vectors"
         if one.cause in EXPECTED:
-            found.expect(name, one.difference, EXPECTED[one.cause], one.seeds)
+            found.expect(stratum.label, what, one.difference, EXPECTED[one.cause], one.seeds)
         else:
-            found.others.append(effect(name, one.difference))
+            found.others.append(effect(f"{stratum.label}: {what}", one.difference))
             found.seeds = max(found.seeds, one.seeds)
     return _in_words(comparisons)
 
@@ -187,8 +187,8 @@ def _at_equal_norm(stratum: Stratum, runs: pd.DataFrame, results: Results, found
             f"{dense.full_norms[1]:.3g}) do not overlap"
         )
         return []
-    name = f"{stratum.label}: LoRA minus full at equal norm of the update, intruders per 100 vectors"
-    found.expect(name, dense.difference, +1, dense.seeds)
+    what = "LoRA minus full at equal norm of the update, intruders per 100 vectors"
+    found.expect(stratum.label, what, dense.difference, +1, dense.seeds)
     return [
         (
             "intruders per 100 vectors at equal norm of the update, LoRA minus full fine-tuning, "
@@ -273,7 +273,7 @@ def _in_words(found: list[Comparison]) -> list[str]:
     unclear = [
         f"{one.name} ({one.start} to {one.end}, {said(one.difference)})" for one in found if one not in clear
     ]
-    return parts + ([f"not shown for {', '.join(unclear)}"] if unclear else [])
+    return parts + ([f"undecided for {', '.join(unclear)}"] if unclear else [])
 
 
 def _row(stratum: Stratum, one: Comparison) -> dict[str, object]:

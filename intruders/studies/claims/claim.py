@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from ...evaluation.intervals import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +28,40 @@ class Effect:
         return self.low > 0 or self.high < 0
 
 
+SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "contradicted", "undecided", "not run"
+DECISIONS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One effect that a claim speaks of, on one base and task, with its 95 % confidence interval as measured."""
+
+    where: str  # base and task
+    what: str  # the effect, with its unit
+    estimate: float
+    low: float
+    high: float
+    expected: int  # the sign that the claim expects, 1 or -1
+    seeds: int
+    lacking: str = ""  # what it would take to decide
+
+    @property
+    def decision(self) -> str:
+        """supported or contradicted where the interval lies on the claimed or on the other side of zero."""
+        low, high = (self.low, self.high) if self.expected > 0 else (-self.high, -self.low)
+        if low > 0:
+            return SUPPORTED
+        return CONTRADICTED if high < 0 else UNDECIDED
+
+    @property
+    def interval(self) -> Interval:
+        return Interval(self.estimate, self.low, self.high)
+
+    @property
+    def has_interval(self) -> bool:
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+
 @dataclass(frozen=True)
 class Finding:
     """What the runs say on one of the paper's claims."""
@@ -32,13 +69,22 @@ class Finding:
     name: str  # of the analysis
     question: str
     claim: str  # the paper's, in one sentence
-    verdict: str  # one line; begins with "not shown" where the data do not show the claim
-    shown: bool | None  # None where the data cannot tell
+    verdict: str  # one line; begins with Supported, Contradicted, Undecided or Not run
+    shown: bool | None  # supported; None where the data cannot tell
     effects: list[Effect] = field(default_factory=list)  # the one of the verdict first
     seeds: int = 0
     runs: int = 0
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # by title; the figures draw these
     notes: list[str] = field(default_factory=list)  # what these data cannot show
+    answers: list[Answer] = field(default_factory=list)  # of every effect that the claim speaks of
+
+    @property
+    def decision(self) -> str:
+        """The verdict in a word: the claim holds where every effect that it speaks of has its sign."""
+        if not self.answers:
+            return {True: SUPPORTED, False: CONTRADICTED, None: NOT_RUN}[self.shown]
+        found = {answer.decision for answer in self.answers}
+        return next(word for word in (CONTRADICTED, UNDECIDED, SUPPORTED) if word in found)
 
 
 @dataclass(frozen=True)
@@ -56,30 +102,52 @@ class Claim:
     def missing(self, notes: Sequence[str] = ()) -> Finding:
         """The finding where the study holds nothing to answer from."""
         return Finding(
-            self.name, self.question, self.paper, f"not shown: {self.needs}", None, notes=list(notes)
+            self.name, self.question, self.paper, f"Not run: {self.needs}", None, notes=list(notes)
         )
 
     def finding(
         self,
         *,
         verdict: str,
-        shown: bool | None,
+        answers: Sequence[Answer],
         effects: Sequence[Effect],
         seeds: int,
         runs: int,
         tables: dict[str, pd.DataFrame],
         notes: Sequence[str],
     ) -> Finding:
-        """The finding that the runs allow, with this claim's limits after the ``notes``."""
+        """The finding that the runs allow: ``verdict`` after what the ``answers`` come to, this claim's limits last."""
         return Finding(
             name=self.name,
             question=self.question,
             claim=self.paper,
-            verdict=verdict,
-            shown=shown,
+            verdict=_opening(answers) + verdict,
+            shown=_shown(answers),
             effects=list(effects),
             seeds=seeds,
             runs=runs,
             tables=tables,
             notes=[*notes, *self.limits],
+            answers=list(answers),
         )
+
+
+def _shown(answers: Sequence[Answer]) -> bool | None:
+    """True where all are supported. None where those that are not have no interval, as with one seed."""
+    others = [answer for answer in answers if answer.decision != SUPPORTED]
+    if not others:
+        return True
+    return False if any(answer.has_interval for answer in others) else None
+
+
+def _opening(answers: Sequence[Answer]) -> str:
+    found = [answer.decision for answer in answers]
+    for word in (CONTRADICTED, UNDECIDED, SUPPORTED):
+        if word in found:
+            part = "" if set(found) == {word} else " in part"
+            lacking = list(
+                dict.fromkeys(one.lacking for one in answers if one.decision == UNDECIDED and one.lacking)
+            )
+            missing = f" (missing: {'; '.join(lacking)})" if lacking else ""
+            return f"{word.capitalize()}{part}{missing}: "
+    return ""

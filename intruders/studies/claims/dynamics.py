@@ -8,17 +8,16 @@ import numpy as np
 import pandas as pd
 
 from ...charts.chart import Axis, Chart, Rule
-from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Claim, Effect, Finding
+from .claim import Answer, Claim, Effect, Finding
 from .shared.comparable_runs import complete, finished, numbers, one_in_100, seed_table, strata
 from .shared.pictures import Palette, in_order, lines, parts
 from .shared.statistics import clipped, mean_interval
-from .shared.words import decide, effect, said, seeds_said
+from .shared.words import answer, effect, said, seeds_said
 
 CLAIM = Claim(
     name="dynamics",
-    title="While training goes on",
+    title="During training",
     question="When in training do intruders appear, and how do their singular values grow?",
     paper=(
         "Intruder dimensions appear in the course of fine-tuning, become more, and their singular "
@@ -32,8 +31,8 @@ CLAIM = Claim(
             "change between audits."
         ),
         (
-            "Times are as fine as the audits are close; where all seeds fall on one audit there is no "
-            "interval."
+            "Times are as fine as the audits are close; if all seeds fall on one audit, the interval is "
+            "missing."
         ),
         "Intruders that came and went between two audits are not seen.",
     ),
@@ -44,7 +43,7 @@ def analyse(results: Results) -> Finding:
     """Of adapters: share of the training before the first intruder, its growth, how many come in the second half."""
     runs, steps = _traced(finished(results.runs), results.traces)
     verdicts: list[str] = []
-    claims: list[Interval] = []
+    answers: list[Answer] = []
     leading: list[Effect] = []
     others: list[Effect] = []
     seeds = 0
@@ -63,7 +62,8 @@ def analyse(results: Results) -> Finding:
         others.append(effect(f"{stratum.label}: share of the training before the first intruder", first))
         parts.append(f"first intruder after {said(first, 2, signed=False)} of the training")
         parts.append(f"intruders per 100 vectors, end minus middle of the training, {said(gained)}")
-        claims.append(gained)
+        what = "intruders per 100 vectors, end of training minus its middle"
+        answers.append(answer(stratum.label, what, gained, seeds=len(first_table)))
         if not math.isnan(growth.estimate):
             others.append(
                 effect(
@@ -71,7 +71,8 @@ def analyse(results: Results) -> Finding:
                 )
             )
             parts.append(f"doublings of an intruder's singular value since it appeared {said(growth)}")
-            claims.append(growth)
+            what = "doublings of an intruder's singular value since it appeared"
+            answers.append(answer(stratum.label, what, growth, seeds=len(first_table)))
         verdicts.append(f"{stratum.label}: {', '.join(parts)} ({seeds_said(len(first_table))})")
     notes = []
     none = int(adapters["first_share"].isna().sum())
@@ -81,10 +82,9 @@ def analyse(results: Results) -> Finding:
         )
     if not leading:
         return CLAIM.missing(notes)
-    shown, opening = decide(claims, seeds)
     return CLAIM.finding(
-        verdict=opening + "; ".join(verdicts),
-        shown=shown,
+        verdict="; ".join(verdicts),
+        answers=answers,
         effects=leading + others,
         seeds=seeds,
         runs=len(adapters),

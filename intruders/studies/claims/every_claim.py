@@ -14,7 +14,7 @@ from ...system.files import write_atomically
 from ..claim_names import CLAIMS, check_analyses
 from ..tables.results import Results, load_results
 from ..tables.table_columns import SCHEMA
-from .claim import Claim, Effect, Finding
+from .claim import UNDECIDED, Answer, Claim, Effect, Finding
 from .shared.pictures import Palette, by_method_and_rank
 
 
@@ -68,10 +68,26 @@ def _plain(finding: Finding) -> dict[str, Any]:
         "claim": finding.claim,
         "verdict": finding.verdict,
         "shown": finding.shown,
+        "decision": finding.decision,
+        "answers": [_answer(answer) for answer in finding.answers],
         "effects": [_effect(effect) for effect in finding.effects],
         "seeds": int(finding.seeds),
         "runs": int(finding.runs),
         "notes": list(finding.notes),
+    }
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    """One effect that the claim speaks of, on one base and task, and what it says on the claim."""
+    values = {"estimate": answer.estimate, "low": answer.low, "high": answer.high}
+    return {
+        "where": answer.where,
+        "what": answer.what,
+        "decision": answer.decision,
+        **{key: json_number(value) for key, value in values.items()},
+        "expected": "above 0" if answer.expected > 0 else "below 0",
+        "seeds": int(answer.seeds),
+        "lacking": answer.lacking if answer.decision == UNDECIDED else "",
     }
 
 

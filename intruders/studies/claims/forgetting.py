@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pandas as pd
 
@@ -10,10 +11,11 @@ from ...charts.chart import Axis, Chart, Series
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
 from .claim import Claim, Effect, Finding
-from .shared.comparable_runs import LOSS_ALIKE, at_equal_score, finished, numbers, seeds_in, strata
-from .shared.pictures import LOSS_CHANGE, Palette, in_order, parts, values
+from .shared.chosen_rates import Choice, choices
+from .shared.comparable_runs import LOSS_ALIKE, at_equal_score, by_corpus, finished, numbers, seeds_in, strata
+from .shared.pictures import LOSS_CHANGE, Palette, Part, in_order, parts, values
 from .shared.statistics import partial_spearman, spearman
-from .shared.words import decide, effect, said, seeds_said
+from .shared.words import answer, effect, said, seeds_said
 
 CLAIM = Claim(
     name="forgetting",
@@ -30,7 +32,7 @@ CLAIM = Claim(
     ),
     limits=(
         (
-            "A correlation over settings is no cause: methods and ranks with more intruders differ in "
+            "A correlation over settings does not prove a cause: methods and ranks with more intruders differ in "
             "other ways too. The analysis of interventions asks for the cause."
         ),
         (
@@ -38,93 +40,108 @@ CLAIM = Claim(
             "not for further settings."
         ),
         (
-            "The update's norm is the Frobenius norm of all updates together. Where it orders the "
-            "runs as the intruders do, the two cannot be told apart, and no partial correlation is "
-            "given."
+            "The update's norm is the Frobenius norm of all updates together, its output energy the mean of "
+            "||D h||^2 / ||W0 h||^2 over matrices and base inputs h. Where one orders the runs as the intruders "
+            "do, the two cannot be told apart, and no partial correlation is given."
         ),
     ),
 )
 
 
 MEASURES = {"intruders": "number of intruders", "intruder_energy_share": "their energy share"}
+# What else could explain the loss, held fixed one at a time and together.
+CONTROLS = {
+    "update norm": ("update_frobenius",),
+    "output energy": ("update_output_energy",),
+    "update norm and output energy": ("update_frobenius", "update_output_energy"),
+}
 
 
 def analyse(results: Results) -> Finding:
-    """Spearman's correlation of intruders and loss change over runs, and with the update's norm held fixed."""
+    """Spearman's correlation of intruders and loss change over runs, and with the update's size held fixed."""
     verdicts: list[str] = []
     leading: list[Effect] = []
     others: list[Effect] = []
     notes: list[str] = []
-    points, rows, parts = [], [], []
+    points, rows, answers = [], [], []
     seeds = 0
-    for stratum in strata(finished(results.runs), LOSS_ALIKE, notes):
-        equal = at_equal_score(stratum, notes)
-        equal = equal[numbers(equal, "loss_change").notna() & numbers(equal, "intruders").notna()]
-        settings = equal["setting"].nunique()
-        found = _correlations(equal)
-        plain, fixed = found["intruders"]
-        if math.isnan(plain.estimate):
-            if len(equal):
-                notes.append(
-                    f"{stratum.label}: no correlation over {len(equal)} runs, which all have the same "
-                    "number of "
-                    "intruders or the same loss"
+    for corpus, runs in by_corpus(results):
+        for stratum in strata(finished(runs), LOSS_ALIKE, notes):
+            equal = at_equal_score(stratum, notes)
+            equal = equal[numbers(equal, "loss_change").notna() & numbers(equal, "intruders").notna()]
+            for choice in choices(stratum, equal, results.select, notes):
+                found = {column: _correlations(choice.runs, column) for column in MEASURES}
+                plain = found["intruders"]["nothing"]
+                label, settings = choice.label + corpus, choice.runs["setting"].nunique()
+                if math.isnan(plain.estimate):
+                    if len(choice.runs):
+                        notes.append(
+                            f"{label}: no correlation over {len(choice.runs)} runs, which all have the same "
+                            "number of intruders or the same loss"
+                        )
+                    continue
+                points.append(choice.runs)
+                own = seeds_in(choice.runs)
+                seeds = max(seeds, own)
+                what = "Spearman of intruders and loss change"
+                lacking = f"more than {settings} settings"
+                answers.append(answer(label, what, plain, seeds=own, lacking=lacking))
+                leading.append(effect(f"{label}: {what}", plain))
+                for column, name in MEASURES.items():
+                    for fixed, one in found[column].items():
+                        rows.append(_row(choice, name, fixed, one))
+                        if fixed != "nothing":
+                            others.append(effect(f"{label}: the same of {name}, {fixed} held fixed", one))
+                        elif column != "intruders":
+                            others.append(effect(f"{label}: Spearman of {name} and loss change", one))
+                held = ", ".join(
+                    f"{_said(found['intruders'][fixed])} with the {_THE.get(fixed, fixed)} held fixed"
+                    for fixed in CONTROLS
+                    if fixed in found["intruders"]
                 )
-            continue
-        points.append(equal)
-        parts.append(plain)
-        seeds = max(seeds, seeds_in(equal))
-        leading.append(effect(f"{stratum.label}: Spearman of intruders and loss change", plain))
-        for column, name in MEASURES.items():
-            rows.append(_row(stratum.base, stratum.task, name, "nothing", found[column][0], equal))
-            rows.append(_row(stratum.base, stratum.task, name, "update norm", found[column][1], equal))
-            if column != "intruders":
-                others.append(
-                    effect(f"{stratum.label}: Spearman of {name} and loss change", found[column][0])
+                verdicts.append(
+                    f"{label}: rank correlation of intruders with pre-training loss {said(plain)}, {held} "
+                    f"({settings} settings, {seeds_said(own)})"
                 )
-            others.append(
-                effect(f"{stratum.label}: the same of {name}, update norm held fixed", found[column][1])
-            )
-        kept = "-" if math.isnan(fixed.estimate) else said(fixed)
-        verdicts.append(
-            f"{stratum.label}: rank correlation of intruders with pre-training loss {said(plain)}, {kept} "
-            "with the "
-            f"update's norm held fixed ({settings} settings, {seeds_said(seeds_in(equal))})"
-        )
     if not leading:
         return CLAIM.missing(notes)
-    shown, opening = decide(parts, seeds)
     together = pd.concat(points)
     return CLAIM.finding(
-        verdict=opening + "; ".join(verdicts),
-        shown=shown,
+        verdict="; ".join(verdicts),
+        answers=answers,
         effects=leading + others,
         seeds=seeds,
-        runs=len(together),
+        runs=together["run_id"].nunique(),
         tables={"Runs": _points(together), "Rank correlations": pd.DataFrame(rows)},
         notes=notes,
     )
 
 
-def _correlations(runs: pd.DataFrame) -> dict[str, tuple[Interval, Interval]]:
-    """By measure of the intruders: plain, and with the update's norm held fixed."""
-    change, norm = numbers(runs, "loss_change"), numbers(runs, "update_frobenius")
-    groups = runs["setting"].tolist()
-    return {
-        column: (
-            spearman(numbers(runs, column), change, groups),
-            partial_spearman(numbers(runs, column), change, norm, groups),
-        )
-        for column in MEASURES
-    }
+_THE = {"update norm": "update's norm", "output energy": "update's output energy"}
 
 
-def _row(
-    base: str, task: str, measure: str, fixed: str, found: Interval, runs: pd.DataFrame
-) -> dict[str, object]:
+def _said(found: Interval) -> str:
+    return "-" if math.isnan(found.estimate) else said(found)
+
+
+def _correlations(runs: pd.DataFrame, column: str) -> dict[str, Interval]:
+    """By what is held fixed: nothing, and every control that was measured."""
+    change, groups = numbers(runs, "loss_change"), runs["setting"].tolist()
+    found = {"nothing": spearman(numbers(runs, column), change, groups)}
+    for name, columns in CONTROLS.items():
+        controls = [numbers(runs, control) for control in columns]
+        if name == "update norm" or all(bool(control.notna().any()) for control in controls):
+            found[name] = partial_spearman(numbers(runs, column), change, controls, groups)
+    return found
+
+
+def _row(choice: Choice, measure: str, fixed: str, found: Interval) -> dict[str, object]:
+    runs = choice.runs
     return {
-        "base": base,
-        "task": task,
+        "base": choice.stratum.base,
+        "task": choice.stratum.task,
+        "corpus": runs["corpus"].iloc[0],
+        "rates": choice.name or "all",
         "measure": measure,
         "held_fixed": fixed,
         "correlation": found.estimate,
@@ -139,10 +156,15 @@ def _row(
 def _points(runs: pd.DataFrame) -> pd.DataFrame:
     columns = [
         "base", "task", "described", "method", "rank", "seed", "run_id", "intruders", "vectors",
-        "intruder_energy_share", "update_frobenius", "loss_change", "loss_change_low", "loss_change_high",
-        "accuracy", "corpus",
+        "intruder_energy_share", "update_frobenius", "update_output_energy", "loss_change", "loss_change_low",
+        "loss_change_high", "accuracy", "corpus",
     ]  # fmt: skip
-    return runs[columns].rename(columns={"described": "setting"}).reset_index(drop=True)
+    return (
+        runs[columns]
+        .drop_duplicates(["run_id", "corpus"])
+        .rename(columns={"described": "setting"})
+        .reset_index(drop=True)
+    )
 
 
 _SIDES = {
@@ -153,14 +175,28 @@ _SIDES = {
         "part of the squared singular values of the top k",
     ),
     "update_frobenius": ("norm", "the size of the update", "Frobenius norm of all updates together"),
+    "update_output_energy": (
+        "output",
+        "the output energy of the update",
+        "mean squared output of the update over that of the base",
+    ),
 }
+
+
+def _by_corpus(finding: Finding) -> Iterator[Part]:
+    """Parts by base and task, and by corpus where there are several."""
+    table = finding.tables.get("Runs")
+    several = table is not None and table["corpus"].nunique() > 1
+    return parts(table, "base", "task", "corpus") if several else parts(table)
 
 
 def charts(finding: Finding, palette: Palette) -> list[Chart]:
     """Against the number of intruders, their energy share, and, as the rival explanation, the update's norm."""
     made = []
-    for part in parts(finding.tables.get("Runs")):
+    for part in _by_corpus(finding):
         for column, (short, what, unit) in _SIDES.items():
+            if not bool(numbers(part.rows, column).notna().any()):
+                continue
             series = [
                 Series(
                     str(setting),

@@ -10,11 +10,11 @@ import pandas as pd
 from ...charts.chart import Axis, Chart, Rule
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Claim, Effect, Finding
+from .claim import Answer, Claim, Effect, Finding
 from .shared.comparable_runs import MEASURED_ALIKE, Stratum, complete, finished, numbers, seeds_in, strata
 from .shared.pictures import Palette, Part, lines, parts, slug
 from .shared.statistics import mean_interval
-from .shared.words import decide, effect, reverse, said, seeds_said, unknown
+from .shared.words import answer, effect, said, seeds_said, unknown
 
 CLAIM = Claim(
     name="intervention",
@@ -22,10 +22,10 @@ CLAIM = Claim(
     question="Do intruders cause the forgetting?",
     paper=(
         "Scaling the intruder dimensions down lowers the pre-training loss, and by more than the "
-        "same done to anything else; what it costs in task accuracy stands beside it."
+        "same done to anything else; its cost in task accuracy is listed with it."
     ),
     meaning=(
-        "scaling them down brought more of it back than the controls did, at a cost that stands beside it"
+        "scaling the intruders down reduced forgetting more than every control did, at the accuracy cost listed below"
     ),
     needs="this needs finished runs with intruders and `measure: intervene` with `loss_on`",
     limits=(
@@ -44,9 +44,12 @@ CLAIM = Claim(
 CONTROLS = {
     "shrink": "the norm-matched shrink",
     "random": "random other vectors",
-    "neighbours": "neighbouring vectors",
+    "neighbours": "neighboring vectors",
     "update": "directions of the update",
+    "complement": "the update outside of the intruders, to the same norm,",
 }
+# The intruders scaled and the update brought back to its norm: no rival, but the intervention without the shrinking.
+RESIZED = "resized"
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,10 @@ class Change:
     interval: Interval
     seeds: int
 
-    def toward(self, sign: int) -> Interval:
-        """As the claim expects it, above zero. One seed's documents say nothing of other seeds."""
-        found = self.interval if self.seeds > 1 else unknown(self.interval)
-        return found if sign > 0 else reverse(found)
+    @property
+    def over_seeds(self) -> Interval:
+        """One seed's documents say nothing of other seeds."""
+        return self.interval if self.seeds > 1 else unknown(self.interval)
 
 
 def analyse(results: Results) -> Finding:
@@ -69,7 +72,7 @@ def analyse(results: Results) -> Finding:
     points = results.interventions.merge(runs[columns + list(MEASURED_ALIKE)], on="run_id")
     verdicts: list[str] = []
     notes: list[str] = []
-    claims: list[Interval] = []
+    answers: list[Answer] = []
     leading: list[Effect] = []
     others: list[Effect] = []
     seeds = 0
@@ -86,8 +89,18 @@ def analyse(results: Results) -> Finding:
             parts = [
                 f"{where}: loss change with the intruders scaled down {said(loss.interval, 3)}{_over(loss)}"
             ]
-            compared = [loss.toward(-1)]
-            for control, name in CONTROLS.items():
+            compared = [
+                answer(
+                    where,
+                    "loss change, intruders scaled down",
+                    loss.over_seeds,
+                    expected=-1,
+                    seeds=loss.seeds,
+                )
+            ]
+            measured = [control for control in of_corpus["control"].unique() if control != "intruders"]
+            for control in [*CONTROLS, *sorted(set(measured) - CONTROLS.keys() - {RESIZED})]:
+                name = CONTROLS.get(control, control)
                 against = _change(of_corpus[of_corpus["control"] == control], "against_intruders")
                 if math.isnan(against.interval.estimate):
                     continue
@@ -97,24 +110,33 @@ def analyse(results: Results) -> Finding:
                         against.interval,
                     )
                 )
-                compared.append(against.toward(+1))
+                what = f"loss under {name} minus that under the intruders"
+                compared.append(answer(where, what, against.over_seeds, seeds=against.seeds))
                 parts.append(f"{name} minus that {said(against.interval, 3)}")
             if len(compared) == 1:
-                compared.append(unknown(loss.interval))
+                nothing = unknown(loss.interval)
+                compared.append(
+                    answer(where, "loss under a control minus that", nothing, seeds=0, lacking="controls")
+                )
                 notes.append(f"{where}: no controls were measured, so that no cause can be told")
+            resized = _change(of_corpus[of_corpus["control"] == RESIZED], "change")
+            if not math.isnan(resized.interval.estimate):
+                what = "loss change, intruders scaled down at the update's norm"
+                others.append(effect(f"{where}: {what}{_over(resized)}", resized.interval))
+                compared.append(answer(where, what, resized.over_seeds, expected=-1, seeds=resized.seeds))
+                parts.append(f"at the update's own norm {said(resized.interval, 3)}")
             parts += _accuracies(below, stratum, others)
             seeds = max(seeds, loss.seeds)
-            claims += compared
+            answers += compared
             verdicts.append(", ".join(parts) + f" ({seeds_said(loss.seeds)})")
     without = _without_intruders(runs, results.interventions)
     if without:
         notes.append(f"{without} finished runs have no intruders, so that there was nothing to scale")
     if not leading:
         return CLAIM.missing(notes)
-    shown, opening = decide(claims, seeds)
     return CLAIM.finding(
-        verdict=opening + "; ".join(verdicts),
-        shown=shown,
+        verdict="; ".join(verdicts),
+        answers=answers,
         effects=leading + others,
         seeds=seeds,
         runs=points["run_id"].nunique(),
@@ -184,10 +206,12 @@ def _without_intruders(runs: pd.DataFrame, interventions: pd.DataFrame) -> int:
 
 _NAMES = {
     "intruders": "the intruders",
-    "shrink": "control: the whole update, to the same norm",
+    "shrink": "control: the complete update, to the same norm",
     "random": "control: random other vectors",
-    "neighbours": "control: neighbouring vectors",
+    "neighbours": "control: neighboring vectors",
     "update": "control: directions of the update",
+    "complement": "control: the update outside of the intruders, to the same norm",
+    "resized": "the intruders, the update brought back to its norm",
 }
 
 _TITLES = {"loss": "Pre-training loss", "accuracy": "Task accuracy"}

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from ...charts.chart import Axis, Chart
-from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Claim, Effect, Finding
+from .claim import Answer, Claim, Effect, Finding
 from .rank_series import RankSeries, Valley, main_series, series, valley
+from .shared.chosen_rates import Choice, choices
 from .shared.comparable_runs import (
     LOSS_ALIKE,
-    Stratum,
     at_equal_score,
     finished,
     one_in_100,
@@ -20,14 +19,14 @@ from .shared.comparable_runs import (
 )
 from .shared.pictures import Palette, lines, parts, values
 from .shared.statistics import mean_interval
-from .shared.words import decide, effect, reverse, said, seeds_said, unknown
+from .shared.words import answer, effect, said, seeds_said, unknown
 
 CLAIM = Claim(
     name="rank",
     title="Rank",
     question=(
         "How do intruders, effective rank and pre-training loss move with the rank, under each "
-        "rule for alpha; and is there a rank of least forgetting?"
+        "rule for alpha; and which rank forgets least?"
     ),
     paper=(
         "At equal task score intruders become fewer as the rank grows, the update's effective "
@@ -56,33 +55,49 @@ def analyse(results: Results) -> Finding:
     notes: list[str] = []
     leading: list[Effect] = []
     others: list[Effect] = []
-    parts: list[Interval] = []
+    answers: list[Answer] = []
     trends, points, valleys, kept = [], [], [], []
     seeds = 0
+    groups: list[tuple[Choice, list[RankSeries]]] = []
     for stratum in strata(finished(results.runs), LOSS_ALIKE, notes):
         equal = at_equal_score(stratum, notes)
-        found = list(series(equal))
-        if not found:
-            continue
+        for choice in choices(stratum, equal, results.select, notes):
+            found = list(series(choice.runs, own_rates=bool(choice.name)))
+            if found:
+                groups.append((choice, found))
+    for choice, found in groups:
         kept += [one.runs for one in found]
         main = main_series(found, "per_100")
         for one in found:
-            trends += _trends(stratum, one)
-            points += _points(stratum, one)
-            valleys.append(_valley_row(stratum, one, valley(one.table("loss_change"))))
+            trends += _trends(choice, one)
+            points += _points(choice, one)
+            valleys.append(_valley_row(choice, one, valley(one.table("loss_change"))))
             if one.rates_differ:
-                notes.append(f"{stratum.label}, {one.rule}: each rank has a learning rate of its own")
+                notes.append(f"{choice.label}, {one.rule}: each rank has a learning rate of its own")
         seeds = max(seeds, len(main.table("per_100")))
         count = main.trend("per_100")
-        where = f"{stratum.label}, {main.rule}"
+        where = f"{choice.label}, {main.rule}"
         leading.append(effect(f"{where}: intruders per 100 vectors, per doubling of the rank", count))
         for column in ("effective_rank", "loss_change"):
             others.append(
                 effect(f"{where}: {MEASURES[column]}, per doubling of the rank", main.trend(column))
             )
-        parts += [reverse(count), main.trend("effective_rank")]
+        own = len(main.table("per_100"))
+        spread = main.trend("effective_rank")
+        answers += [
+            answer(
+                where, "intruders per 100 vectors, per doubling of the rank", count, expected=-1, seeds=own
+            ),
+            answer(where, "effective rank, per doubling of the rank", spread, seeds=own),
+        ]
         deepest = valley(main.table("loss_change"))
-        parts.append(unknown(count) if deepest is None else deepest.depth)
+        depth = unknown(count) if deepest is None else deepest.depth
+        lacking = (
+            "three ranks or more with a loss" if deepest is None else "an inner rank with clearly less loss"
+        )
+        answers.append(
+            answer(where, "depth of the valley of the loss, nats", depth, seeds=own, lacking=lacking)
+        )
         if deepest is not None:
             others.append(
                 effect(f"{where}: depth of the loss at rank {deepest.rank:g} below both ends", deepest.depth)
@@ -95,11 +110,10 @@ def analyse(results: Results) -> Finding:
         )
     if not leading:
         return CLAIM.missing(notes)
-    shown, opening = decide(parts, seeds)
     runs = pd.concat(kept).drop_duplicates("run_id")
     return CLAIM.finding(
-        verdict=opening + "; ".join(verdicts),
-        shown=shown,
+        verdict="; ".join(verdicts),
+        answers=answers,
         effects=leading + others,
         seeds=seeds,
         runs=len(runs),
@@ -112,15 +126,15 @@ def analyse(results: Results) -> Finding:
     )
 
 
-def _trends(stratum: Stratum, one: RankSeries) -> list[dict[str, object]]:
+def _trends(choice: Choice, one: RankSeries) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for column, name in MEASURES.items():
         trend = one.trend(column)
         rows.append(
             {
-                "base": stratum.base,
-                "task": stratum.task,
-                "rule": one.rule,
+                "base": choice.stratum.base,
+                "task": choice.stratum.task,
+                "rule": _rule(choice, one),
                 "measure": name,
                 "per_doubling": trend.estimate,
                 "low": trend.low,
@@ -132,7 +146,7 @@ def _trends(stratum: Stratum, one: RankSeries) -> list[dict[str, object]]:
     return rows
 
 
-def _points(stratum: Stratum, one: RankSeries) -> list[dict[str, object]]:
+def _points(choice: Choice, one: RankSeries) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for rank, runs in one.runs.groupby("rank"):
         for column, name in MEASURES.items():
@@ -140,9 +154,9 @@ def _points(stratum: Stratum, one: RankSeries) -> list[dict[str, object]]:
             mean = mean_interval(runs.groupby("seed")[column].mean(), grain=grain)
             rows.append(
                 {
-                    "base": stratum.base,
-                    "task": stratum.task,
-                    "rule": one.rule,
+                    "base": choice.stratum.base,
+                    "task": choice.stratum.task,
+                    "rule": _rule(choice, one),
                     "rank": rank,
                     "measure": name,
                     "value": mean.estimate,
@@ -154,16 +168,20 @@ def _points(stratum: Stratum, one: RankSeries) -> list[dict[str, object]]:
     return rows
 
 
-def _valley_row(stratum: Stratum, one: RankSeries, found: Valley | None) -> dict[str, object]:
+def _valley_row(choice: Choice, one: RankSeries, found: Valley | None) -> dict[str, object]:
     return {
-        "base": stratum.base,
-        "task": stratum.task,
-        "rule": one.rule,
+        "base": choice.stratum.base,
+        "task": choice.stratum.task,
+        "rule": _rule(choice, one),
         "rank": None if found is None else found.rank,
         "depth": None if found is None else found.depth.estimate,
         "low": None if found is None else found.depth.low,
         "high": None if found is None else found.depth.high,
     }
+
+
+def _rule(choice: Choice, one: RankSeries) -> str:
+    return f"{one.rule}, {choice.name}" if choice.name else one.rule
 
 
 def _valley_said(found: Valley | None) -> str:

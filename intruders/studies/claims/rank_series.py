@@ -49,21 +49,25 @@ class RankSeries:
         )
 
 
-def series(runs: pd.DataFrame) -> Iterator[RankSeries]:
-    """All series of a stratum's runs. A run with alpha 2 at rank 1 belongs to "alpha = 2r" and to "alpha = 2"."""
+def series(runs: pd.DataFrame, *, own_rates: bool = False) -> Iterator[RankSeries]:
+    """All series of a stratum's runs. A run with alpha 2 at rank 1 belongs to "alpha = 2r" and to "alpha = 2".
+
+    With ``own_rates`` only those in which each rank has the rate that was chosen for it.
+    """
     for method, prefix in ADAPTERS.items():
         of_method = runs[runs["method"] == method]
         alpha, rank = numbers(of_method, "alpha_value"), numbers(of_method, "rank")
         for values, unit in ((alpha / rank, "r"), (alpha, "")):
             for value in sorted(values.dropna().unique()):
                 rule = f"{prefix}alpha = {'' if unit and value == 1 else f'{value:g}'}{unit}"
-                yield from _all_else_equal(rule, of_method[np.isclose(values, value)])
+                yield from _all_else_equal(rule, of_method[np.isclose(values, value)], own_rates)
 
 
-def _all_else_equal(rule: str, runs: pd.DataFrame) -> Iterator[RankSeries]:
+def _all_else_equal(rule: str, runs: pd.DataFrame, own_rates: bool) -> Iterator[RankSeries]:
     """By all settings but rank and alpha; and with a learning rate for each rank, where that gives more ranks."""
     found: list[RankSeries] = []
-    for rates_differ, without in ((False, ["rank", "alpha"]), (True, ["rank", "alpha", "lr"])):
+    ways = ((False, ["rank", "alpha"]), (True, ["rank", "alpha", "lr"]))
+    for rates_differ, without in ways[1:] if own_rates else ways:
         keys = [setting_of({str(k): v for k, v in row.items()}, without) for row in runs.to_dict("records")]
         most = max((len(one.ranks) for one in found), default=1)
         for _, group in runs.groupby(pd.Series(keys, index=runs.index, dtype=object)):

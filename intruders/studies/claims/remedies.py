@@ -12,11 +12,11 @@ import pandas as pd
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Claim, Effect, Finding
+from .claim import Answer, Claim, Effect, Finding
 from .shared.comparable_runs import LOSS_ALIKE, Stratum, finished, numbers, strata
 from .shared.pictures import Palette, Part, parts, values
 from .shared.statistics import LEVEL, mean_interval
-from .shared.words import decide, effect, said, seeds_said
+from .shared.words import answer, effect, said, seeds_said
 
 CLAIM = Claim(
     name="remedies",
@@ -24,8 +24,8 @@ CLAIM = Claim(
     question="How much forgetting does each remedy save per point of task score lost?",
     paper=(
         "Scaling intruders down after training, rank stabilization, a higher rank, training B "
-        "alone or a lower learning rate saves forgetting; what it costs in task score stands "
-        "beside it."
+        "alone or a lower learning rate saves forgetting; its cost in task score is "
+        "listed with it."
     ),
     meaning="some remedy forgets less, at a cost in task score that the page gives",
     needs=(
@@ -39,7 +39,7 @@ CLAIM = Claim(
             "looking: this flatters every remedy a little."
         ),
         (
-            "Intervals of the forgetting saved hold for all remedies together (Bonferroni), since the "
+            "Intervals of the forgetting saved apply to all remedies together (Bonferroni), since the "
             "best is picked."
         ),
         (
@@ -81,7 +81,7 @@ def analyse(results: Results) -> Finding:
     """Forgetting saved and task score lost of every remedy against plain LoRA, paired by seed; the Pareto frontier."""
     verdicts: list[str] = []
     notes: list[str] = []
-    claims: list[Interval] = []
+    answers: list[Answer] = []
     rows = []
     effects: list[tuple[float, Effect]] = []
     seeds = 0
@@ -107,7 +107,8 @@ def analyse(results: Results) -> Finding:
             effects.append((one.saved.estimate, effect(name, one.saved)))
         # Of those that clearly save, where there are such: an estimate of one seed may be larger, and shows nothing.
         best = max(remedies, key=lambda one: (one.saved.low > 0, one.saved.estimate))
-        claims.append(best.saved)
+        what = f"nats of forgetting saved by {best.name}"
+        answers.append(answer(stratum.label, what, best.saved, seeds=len(best.table)))
         clear = sum(one.saved.low > 0 for one in remedies)
         verdicts.append(
             f"{stratum.label}: {clear} of {len(remedies)} remedies clearly save forgetting against "
@@ -119,10 +120,9 @@ def analyse(results: Results) -> Finding:
         return CLAIM.missing(notes)
     effects.sort(key=lambda pair: -pair[0])
     leading = [one for _, one in effects]
-    shown, opening = decide(claims, seeds)
     return CLAIM.finding(
-        verdict=opening + "; ".join(verdicts),
-        shown=shown,
+        verdict="; ".join(verdicts),
+        answers=answers,
         effects=leading,
         seeds=seeds,
         runs=len(used),
@@ -295,7 +295,7 @@ def _pareto(part: Part, palette: Palette) -> Chart:
         Axis("saved", "forgetting saved, nats/token"),
         [*_frontier(rows), *series],
         [Rule("x", 0.0), Rule("y", 0.0)],
-        caption="Up and to the left is better; the baseline, plain LoRA, stands where the dashed lines cross. "
+        caption="Up and to the left is better; the baseline, plain LoRA, is where the dashed lines cross. "
         "95 % intervals over seeds, where there are several.",
         wide=True,
     )

@@ -10,8 +10,9 @@ import pandas as pd
 from ...charts.chart import Axis, Chart, Grid
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Claim, Effect, Finding
+from .claim import Answer, Claim, Effect, Finding
 from .rank_series import ADAPTERS, main_series, series
+from .shared.chosen_rates import Choice, choices, chosen_in
 from .shared.comparable_runs import (
     MEASURED_ALIKE,
     complete,
@@ -20,11 +21,12 @@ from .shared.comparable_runs import (
     one_in_100,
     seed_table,
     seeds_in,
+    sequences_at_equal_score,
     strata,
 )
 from .shared.pictures import Palette, Part, by_method_and_rank, in_order, lines, listed, parts, slug, values
 from .shared.statistics import mean_interval
-from .shared.words import decide, effect, reverse, said, seeds_said
+from .shared.words import answer, effect, said, seeds_said
 
 CLAIM = Claim(
     name="sequence",
@@ -45,7 +47,7 @@ CLAIM = Claim(
         ),
         (
             "Learning rates are those of the study: a rank that learns a task less has less to "
-            "forget. The accuracy after each task's own stage stands in the table."
+            "forget. The accuracy after each task's own stage is in the table."
         ),
     ),
 )
@@ -56,14 +58,23 @@ def analyse(results: Results) -> Finding:
     runs = _summaries(finished(results.runs, "sequence"), results.sequences)
     verdicts: list[str] = []
     notes: list[str] = []
-    claims: list[Interval] = []
+    answers: list[Answer] = []
     effects: list[Effect] = []
+    kept = []
     seeds = 0
-    for stratum in strata(runs, MEASURED_ALIKE, notes):
+    compared: list[Choice] = []
+    for whole in strata(runs, MEASURED_ALIKE, notes):
+        equal = sequences_at_equal_score(whole, notes)
+        if equal.empty:
+            continue
+        chosen = list(choices(whole, equal, results.select, notes))
+        compared += chosen
+        kept.append(equal.assign(chosen=chosen_in(equal, chosen)))
+    for stratum in compared:
         lora = stratum.runs[stratum.runs["method"].isin(ADAPTERS)]
         parts = []
         of_parts: list[int] = []
-        found = list(series(stratum.runs))
+        found = list(series(stratum.runs, own_rates=bool(stratum.name)))
         if found:
             main = main_series(found, "forgetting")
             trend = main.trend("forgetting")
@@ -71,16 +82,24 @@ def analyse(results: Results) -> Finding:
             effects.append(
                 effect(f"{stratum.label}, {main.rule}: forgetting in points per doubling of the rank", trend)
             )
-            claims.append(reverse(trend))
+            what = f"points forgotten per doubling of the rank, {main.rule}"
+            answers.append(
+                answer(stratum.label, what, trend, expected=-1, seeds=len(main.table("forgetting")))
+            )
             parts.append(
                 f"points of earlier tasks forgotten per doubling of the rank ({main.rule}) {said(trend, 1)}"
             )
             if main.rates_differ:
                 notes.append(f"{stratum.label}, {main.rule}: each rank has a learning rate of its own")
         else:
-            claims.append(Interval(math.nan, -math.inf, math.inf))
+            none = Interval(math.nan, -math.inf, math.inf)
+            what, lacking = (
+                "points forgotten per doubling of the rank",
+                "two ranks, equal in all else, that reached the score",
+            )
+            answers.append(answer(stratum.label, what, none, expected=-1, seeds=0, lacking=lacking))
             notes.append(
-                f"{stratum.label}: no two ranks of LoRA that are alike in all else, so no trend with the rank"
+                f"{stratum.label}: no two ranks of LoRA with all else equal, so no trend with the rank"
             )
         gained = complete(seed_table(lora, "gained_per_100"))
         if gained.size:
@@ -89,27 +108,33 @@ def analyse(results: Results) -> Finding:
             effects.append(
                 effect(f"{stratum.label}: intruders per 100 vectors, last stage minus first, LoRA", growth)
             )
-            claims.append(growth)
+            what = "intruders per 100 vectors, last stage minus first, LoRA"
+            answers.append(answer(stratum.label, what, growth, seeds=len(gained)))
             parts.append(f"intruders per 100 vectors, last stage minus first, {said(growth)}")
         against = _against_full(stratum.runs)
         if not math.isnan(against.estimate):
             effects.append(effect(f"{stratum.label}: forgetting in points, LoRA minus full", against))
-            claims.append(against)
+            what = "points forgotten, LoRA minus full"
+            answers.append(answer(stratum.label, what, against, seeds=seeds_in(stratum.runs)))
             parts.append(f"points forgotten, LoRA minus full fine-tuning, {said(against, 1)}")
         seeds = max([seeds, *of_parts])
         if parts:
             used = min(of_parts, default=seeds_in(stratum.runs))
             verdicts.append(f"{stratum.label}: {', '.join(parts)} ({seeds_said(used)})")
-    if not effects:
+    if not seeds:
         return CLAIM.missing(notes)
-    shown, opening = decide(claims, seeds)
+    points = pd.concat(kept)
     return CLAIM.finding(
-        verdict=opening + "; ".join(verdicts),
-        shown=shown,
+        verdict="; ".join(verdicts),
+        answers=answers,
         effects=effects,
         seeds=seeds,
-        runs=len(runs),
-        tables={"By setting": _by_setting(runs), "By stage": _by_stage(runs, results.sequences)},
+        runs=len(points),
+        tables={
+            "Runs": _points(points),
+            "By setting": _by_setting(points),
+            "By stage": _by_stage(points, results.sequences),
+        },
         notes=notes,
     )
 
@@ -151,6 +176,14 @@ def _against_full(runs: pd.DataFrame) -> Interval:
     return mean_interval(complete(lora.sub(full, axis=0).dropna(how="all")).mean(axis=1))
 
 
+def _points(runs: pd.DataFrame) -> pd.DataFrame:
+    columns = [
+        "base", "task", "described", "method", "rank", "lr", "seed", "run_id", "trained_steps", "forgetting",
+        "own_accuracy", "per_100", "gained_per_100", "chosen",
+    ]  # fmt: skip
+    return runs[columns].rename(columns={"described": "setting"}).reset_index(drop=True)
+
+
 def _by_setting(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (base, task, described), group in runs.groupby(["base", "task", "described"]):
@@ -162,6 +195,7 @@ def _by_setting(runs: pd.DataFrame) -> pd.DataFrame:
                 "setting": described,
                 "method": group["method"].iloc[0],
                 "rank": group["rank"].iloc[0],
+                "chosen": group["chosen"].iloc[0],
                 "forgetting_points": forgotten.estimate,
                 "low": forgotten.low,
                 "high": forgotten.high,

@@ -9,6 +9,7 @@ import pandas as pd
 from ...charts.chart import Axis, Chart
 from ..tables.results import Results
 from .claim import Claim, Finding
+from .shared.chosen_rates import choices, chosen_in
 from .shared.comparable_runs import (
     MEASURED_ALIKE,
     Stratum,
@@ -25,7 +26,7 @@ from .shared.comparable_runs import (
 )
 from .shared.pictures import Palette, by_method_and_rank, in_order, lines, listed, parts, values
 from .shared.statistics import mean_interval
-from .shared.words import decide, effect, said, seeds_said
+from .shared.words import answer, effect, said, seeds_said
 
 CLAIM = Claim(
     name="structure",
@@ -42,7 +43,7 @@ CLAIM = Claim(
     limits=(
         (
             "Equal score is the match criterion on the validation split; test accuracies still differ "
-            "a little, and stand in the table."
+            "a little, and are in the table."
         ),
         (
             "The interval is over seeds of these settings. It says nothing of other tasks, bases or "
@@ -57,32 +58,33 @@ EPSILONS = [round(0.05 * step, 2) for step in range(2, 19)]
 
 def analyse(results: Results) -> Finding:
     """Intruders per 100 vectors of every LoRA setting minus those of full fine-tuning, paired by seed."""
-    verdicts, effects, parts, rows, of_runs = [], [], [], [], []
+    verdicts, effects, answers, rows, of_runs = [], [], [], [], []
     notes: list[str] = []
     seeds = 0
     for stratum in strata(finished(results.runs), MEASURED_ALIKE, notes):
         equal = on_shared_matrices(at_equal_score(stratum, notes), results.matrices, stratum.label, notes)
-        rows += _by_setting(stratum, equal)
+        chosen = list(choices(stratum, equal, results.select, notes))
+        rows += _by_setting(stratum, equal.assign(chosen=chosen_in(equal, chosen)))
         of_runs.append(equal)
-        differences = noted_complete(_against_full(equal), stratum.label, notes)
-        if differences.empty:
-            continue
-        found = mean_interval(differences.mean(axis=1), grain=one_in_100(equal, differences.shape[1]))
-        seeds = max(seeds, len(differences))
-        parts.append(found)
-        effects.append(effect(f"{stratum.label}: intruders per 100 vectors, LoRA minus full", found))
-        verdicts.append(
-            f"{stratum.label}: intruders per 100 vectors at equal score, LoRA minus full fine-tuning "
-            f"{said(found)} "
-            f"({seeds_said(len(differences))})"
-        )
+        for one in chosen:
+            differences = noted_complete(_against_full(one.runs), one.label, notes)
+            if differences.empty:
+                continue
+            found = mean_interval(differences.mean(axis=1), grain=one_in_100(equal, differences.shape[1]))
+            seeds = max(seeds, len(differences))
+            what = "intruders per 100 vectors, LoRA minus full"
+            answers.append(answer(one.label, what, found, seeds=len(differences)))
+            effects.append(effect(f"{one.label}: {what}", found))
+            verdicts.append(
+                f"{one.label}: intruders per 100 vectors at equal score, LoRA minus full fine-tuning "
+                f"{said(found)} ({seeds_said(len(differences))})"
+            )
     if not effects:
         return CLAIM.missing(notes)
-    shown, opening = decide(parts, seeds)
     compared = pd.concat(of_runs)
     return CLAIM.finding(
-        verdict=opening + "; ".join(verdicts),
-        shown=shown,
+        verdict="; ".join(verdicts),
+        answers=answers,
         effects=effects,
         seeds=seeds,
         runs=len(compared),
@@ -116,6 +118,7 @@ def _by_setting(stratum: Stratum, equal: pd.DataFrame) -> list[dict[str, object]
                 "setting": first["described"],
                 "method": first["method"],
                 "rank": first["rank"] if first["method"] != "full" else None,
+                "chosen": first["chosen"],
                 "seeds": seeds_in(runs),
                 "intruders_per_100_vectors": share.estimate,
                 "low": share.low,

@@ -11,7 +11,7 @@ import pandas as pd
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Claim, Effect, Finding
+from .claim import Answer, Claim, Effect, Finding
 from .shared.comparable_runs import (
     MEASURED_ALIKE,
     complete,
@@ -24,7 +24,7 @@ from .shared.comparable_runs import (
 )
 from .shared.pictures import Palette, Part, parts, values
 from .shared.statistics import auc_interval, clipped, mean_interval, spearman
-from .shared.words import decide, effect, said, seeds_said
+from .shared.words import answer, effect, said, seeds_said
 
 CLAIM = Claim(
     name="threshold",
@@ -69,7 +69,7 @@ def analyse(results: Results) -> Finding:
     )
     verdicts: list[str] = []
     notes: list[str] = []
-    claims: list[Interval] = []
+    answers: list[Answer] = []
     rows = []
     leading: list[Effect] = []
     others: list[Effect] = []
@@ -112,7 +112,15 @@ def analyse(results: Results) -> Finding:
             continue
         seeds = max(seeds, seeds_in(matrices))
         above = Interval(found.estimate - 0.5, found.low - 0.5, found.high - 0.5)
-        claims.append(above)
+        answers.append(
+            answer(
+                stratum.label,
+                "AUC of the predicted scale, above the 0.5 of chance",
+                above,
+                seeds=seeds_in(matrices),
+                lacking="more runs with intruders in some matrices",
+            )
+        )
         leading.append(effect(f"{stratum.label}: AUC of the predicted scale, above the 0.5 of chance", above))
         others.append(effect(f"{stratum.label}: share of matrices predicted within a factor of two", within))
         others.append(
@@ -126,10 +134,9 @@ def analyse(results: Results) -> Finding:
     table = pd.DataFrame(rows)
     if not leading:
         return CLAIM.missing(notes)
-    shown, opening = decide(claims, seeds)
     return CLAIM.finding(
-        verdict=opening + "; ".join(verdicts),
-        shown=shown,
+        verdict="; ".join(verdicts),
+        answers=answers,
         effects=leading + others,
         seeds=seeds,
         runs=known["run_id"].nunique(),

@@ -70,6 +70,9 @@ def _amounts(runs: Sequence[Run]) -> list[str]:
         found.append(
             f"interventions: up to {points:,} measured models in {len(swept):,} runs; none in a run without intruders"
         )
+    outputs = sum(run.measure.output_energy for run in tuned)
+    if outputs:
+        found.append(f"output energies: {outputs:,} runs")
     scales = sum(run.measure.critical_scale for run in tuned)
     if scales:
         found.append(f"critical scales: {scales:,} runs")

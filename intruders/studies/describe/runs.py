@@ -76,7 +76,7 @@ def expand(study: Study) -> list[Run]:
         if run.id in seen:
             raise SettingError(
                 f"study {study.name!r}: two runs are the same, {run.id!r} (experiment {run.experiment!r}); "
-                "remove a method or a value of its grid that is there twice"
+                "remove a method or a value that its grid has twice"
             )
         seen[run.id] = run
     seeds = list(dict.fromkeys(seed for experiment in study.experiments for seed in experiment.seeds))
@@ -89,8 +89,15 @@ def _runs_of(experiment: Experiment) -> Iterator[Run]:
         if experiment.kind == "random-rank-one":
             where = f"experiment {experiment.name!r}"
         for settings in _grid(experiment.settings | method, where):
-            for seed in experiment.seeds:
-                yield _run(experiment, settings, seed, where)
+            for tasks in _orders(experiment):
+                for seed in experiment.seeds:
+                    yield _run(replace(experiment, tasks=tasks), settings, seed, where)
+
+
+def _orders(experiment: Experiment) -> list[tuple[str, ...]]:
+    """The tasks of a sequence in every order that is asked for."""
+    tasks = experiment.tasks
+    return [tuple(tasks[index] for index in order) for order in experiment.orders] or [tasks]
 
 
 def _grid(settings: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
@@ -101,7 +108,7 @@ def _grid(settings: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
         is_list = name in known and known[name].is_list
         is_grid = isinstance(value, list) and (not is_list or any(isinstance(one, list) for one in value))
         if is_grid and not value:
-            raise SettingError(f"{where}: {name} is an empty list, so that there are no runs; give a value")
+            raise SettingError(f"{where}: {name} is an empty list, so the study has no runs; pass a value")
         choices.append([(name, item) for item in (value if is_grid else [value])])
     for combination in itertools.product(*choices):
         yield dict(combination)

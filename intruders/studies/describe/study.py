@@ -1,9 +1,10 @@
-"""A study as its YAML file says it, read and checked before anything runs. The keys are in docs/study.md."""
+"""A study as its YAML file says it, read and checked before anything runs. The keys are in docs/reference/study.md."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from ...settings import (
     told_at,
 )
 from ...training.finetune_config import FinetuneConfig
-from ..claim_names import CLAIMS
+from ..claim_names import CLAIMS, check_analyses
 from .measures import Measure
 
 KINDS = ("finetune", "sequence", "random-rank-one")
+SELECTIONS = ("fastest", "mildest")
 # What a study decides itself.
-_OWN = {"out": "the study's folder holds all runs", "seed": "give seeds: [0, 1, ...] instead"}
+_OWN = {"out": "the study's folder contains all runs", "seed": "give seeds: [0, 1, ...] instead"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,29 @@ class OfRandomTerms(Settings):
 
 
 @dataclass(frozen=True)
+class Power(Settings):
+    """From what the number of seeds of a claim is planned: an effect, and the spread of single seeds about it."""
+
+    effect: float | None = setting(
+        None,
+        "The smallest effect that is worth finding; as an earlier study measured it, if not given.",
+        above=0,
+    )
+    spread: float | None = setting(None, "Standard deviation over seeds, in the same unit.", above=0)
+    spread_from: str | None = setting(None, "The folder of an earlier study that measured it.")
+    of: str | None = setting(
+        None, "A part of the effect's name there; of all that match the one that spreads most."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.spread is None) == (self.spread_from is None):
+            raise SettingError("expected one of spread: NUMBER and spread_from: FOLDER; give one")
+        if self.spread is not None and self.effect is None:
+            raise SettingError("spread is given without an effect; give effect: NUMBER, in the same unit")
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Runs that are compared with one another: shared settings, methods, and what is measured."""
 
@@ -84,6 +109,7 @@ class Experiment:
     methods: tuple[dict[str, Any], ...] = ({},)
     tasks: tuple[str, ...] = ()  # of a sequence
     adapters: str = "merge"
+    orders: tuple[tuple[int, ...], ...] = ()  # of the tasks, as indices; none: as they stand
     multiples: tuple[float, ...] = ()  # of random-rank-one
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -98,21 +124,38 @@ class Study(Settings):
     analyses: tuple[str, ...] = setting(
         tuple(CLAIMS), "Claims to answer.", item="analysis", choices=CLAIMS, may_be_empty=False
     )
+    select: tuple[str, ...] = setting(
+        (),
+        "At which learning rate of each method the methods are compared; all rates if not given.",
+        item="selection",
+        choices=SELECTIONS,
+    )
     resources: Resources = setting(Resources(), "What Ray reserves for a run.")
+    times_from: tuple[str, ...] = setting(
+        (),
+        "Folders of earlier studies, from whose times --dry-run tells how long this one takes.",
+        item="folder",
+    )
+    # By claim, written before the study runs.
+    support: dict[str, str] = field(default_factory=dict)  # what counts as support, in words
+    power: dict[str, Power] = field(default_factory=dict)
     text: str = ""
+    file: str = ""  # that it was read from
 
 
 def read_study(path: str | Path) -> Study:
-    """The study of a YAML file. SettingError for a file that cannot be read, an unknown key, a wrong value."""
+    """Read the study of a YAML file. SettingError for a file that cannot be read, an unknown key, a wrong value."""
     where = f"study {str(path)!r}"
-    return study_from_text(read_text(path, where), name=Path(path).stem, where=where)
+    return replace(study_from_text(read_text(path, where), name=Path(path).stem, where=where), file=str(path))
 
 
 def study_from_text(text: str, *, name: str, where: str) -> Study:
     """As :func:`read_study`; ``name`` is the study's where it does not say one."""
     given = mapping(read_yaml(text, where), where)
     with told_at(where):
-        refuse_unknown(given, [item.name for item in fields(Study) if item.name != "text"] + ["seeds"])
+        refuse_unknown(
+            given, [item.name for item in fields(Study) if item.name not in ("text", "file")] + ["seeds"]
+        )
     seeds = given.pop("seeds", [0])
     titled = mapping(given.pop("experiments", None), f"{where}: experiments")
     if not titled:
@@ -124,7 +167,26 @@ def study_from_text(text: str, *, name: str, where: str) -> Study:
     if given.get("analyses") == "all":
         del given["analyses"]
     with told_at(where):
+        for key, read in (("support", _support), ("power", _power)):
+            if key in given:
+                given[key] = _by_claim(given[key], key, read)
         return Study(**{"name": name} | given, experiments=experiments, text=text)
+
+
+def _by_claim(value: Any, key: str, read: Callable[[Any], Any]) -> dict[str, Any]:
+    found = mapping(value, key)
+    check_analyses(list(found))
+    return {name: read(one) for name, one in found.items()}
+
+
+def _support(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise SettingError(f"support is {shown(value)}; expected a sentence on what would count as support")
+    return " ".join(value.split())
+
+
+def _power(value: Any) -> Power:
+    return Power.from_mapping(mapping(value, "power"))
 
 
 def _experiment(title: str, value: Any, seeds: Any, where: str) -> Experiment:
@@ -137,7 +199,7 @@ def _experiment(title: str, value: Any, seeds: Any, where: str) -> Experiment:
             found = terms.values() | {"settings": {"base": list(terms.base)}}
             del found["base"]
         else:
-            own = settings_of(OfSequence) if shared.kind == "sequence" else ()
+            own = [*settings_of(OfSequence), "order"] if shared.kind == "sequence" else []
             given = short_names(FinetuneConfig, given, ["methods", *own, *settings_of(OfEveryKind)])
             found = _of_training(given, shared.kind)
     return Experiment(title, **shared.values(), **found)
@@ -149,7 +211,9 @@ def _of_training(given: dict[str, Any], kind: str) -> dict[str, Any]:
     if kind == "sequence":
         if "task" in given:
             raise SettingError("a sequence has tasks: [...], one after another, and no task")
+        orders = given.pop("order", None)
         found = OfSequence.from_mapping(_taken(given, OfSequence)).values()
+        found["orders"] = () if orders is None else _orders(orders, len(found["tasks"]))
     methods = given.pop("methods", [{}])
     _refuse_own(given)
     methods = methods if isinstance(methods, list) else [methods]
@@ -162,6 +226,22 @@ def _of_training(given: dict[str, Any], kind: str) -> dict[str, Any]:
             chosen.append(short_names(FinetuneConfig, named))
             _refuse_own(chosen[-1])
     return found | {"settings": given, "methods": tuple(chosen)}
+
+
+def _orders(given: Any, tasks: int) -> tuple[tuple[int, ...], ...]:
+    """One order of the tasks, such as [2, 1, 3], or a grid of several, as indices from 0."""
+    is_grid = isinstance(given, list) and any(isinstance(one, list) for one in given)
+    orders = given if is_grid else [given]
+    for order in orders:
+        numbers = order if isinstance(order, list) else []
+        if any(not isinstance(one, int) or isinstance(one, bool) for one in numbers) or sorted(
+            numbers
+        ) != list(range(1, tasks + 1)):
+            raise SettingError(
+                f"order is {shown(order)}; expected the numbers 1 to {tasks} of the tasks in some order, or a list "
+                "of such lists"
+            )
+    return tuple(tuple(number - 1 for number in order) for order in orders)
 
 
 def _refuse_own(given: dict[str, Any]) -> None:

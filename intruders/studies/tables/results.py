@@ -25,6 +25,7 @@ class Results:
 
     folder: Path
     runs: pd.DataFrame
+    losses: pd.DataFrame
     matrices: pd.DataFrame
     vectors: pd.DataFrame
     interventions: pd.DataFrame
@@ -33,15 +34,26 @@ class Results:
     mechanism: pd.DataFrame
     name: str = ""
     failed: list[str] = field(default_factory=list)  # ids of failed runs
+    select: tuple[str, ...] = ()  # at which learning rates methods are compared
+    support: dict[str, str] = field(
+        default_factory=dict
+    )  # by claim, what counts as support, written in advance
 
 
 def load_results(path: str | Path) -> Results:
-    """The tables of a study's folder. ResultFileError for one that is no study, is broken, or of a newer version."""
+    """Load the tables of a study's folder. ResultFileError if it is not a study, is broken, or of a newer version."""
     folder = StudyFolder(Path(path))
-    name = folder.document()["name"]
+    document = folder.document()
     frames = {table: _read(folder.table(table), table) for table in COLUMNS}
     failed = frames["runs"].loc[frames["runs"]["status"] == "failed", "run_id"]
-    return Results(folder=folder.path, name=name, failed=list(failed), **frames)
+    return Results(
+        folder=folder.path,
+        name=document["name"],
+        failed=list(failed),
+        select=tuple(document.get("select", ())),
+        support=dict(document.get("support", {})),
+        **frames,
+    )
 
 
 def _read(file: Path, table: str) -> pd.DataFrame:
@@ -59,7 +71,7 @@ def table_metadata(file: Path) -> dict[bytes, bytes]:
         return pq.read_schema(file).metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise ResultFileError(
-            f"'{file}' is not a whole Parquet file; remove it, and intruders study makes it again from the runs"
+            f"'{file}' is not a complete Parquet file; remove it, and intruders study makes it again from the runs"
         ) from error
 
 

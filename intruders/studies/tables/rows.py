@@ -47,7 +47,11 @@ def rows_of(run: Run, folder: Path) -> Rows:
         found["traces"] = list(_traces(folder / MODEL / "intruders.parquet", audit))
         row |= _audit(audit, found["matrices"])
     if "evaluate" in stages:
-        row |= _evaluation(_json(folder / "evaluation" / "evaluation.json"))
+        document = _json(folder / "evaluation" / "evaluation.json")
+        found["losses"] = [_loss(loss) for loss in document["losses"]]
+        row |= _evaluation(document)
+    if "outputs" in stages:
+        row["update_output_energy"] = _json(folder / "outputs.json")["mean_relative_energy"]
     if "intervene" in stages:
         found["interventions"] = _json(folder / "intervention.json")["rows"]
     if "sequence" in stages:
@@ -57,6 +61,9 @@ def rows_of(run: Run, folder: Path) -> Rows:
             "accuracy": document["average_accuracy"],
             "intruders": document["intruders"][-1],
             "vectors": document["vectors"][-1],
+            "trained_steps": sum(document.get("steps", [])) or None,
+            "stopped_by": _stopped_by(document.get("reached", [])),
+            "data_source": "; ".join(source for source in document.get("sources", []) if source) or None,
         }
         found["sequences"] = list(_sequence(document))
     if "mechanism" in stages:
@@ -103,6 +110,7 @@ def _training(folder: Path) -> dict[str, Any]:
         "seconds": record["seconds"]["training"],
         "trained_steps": record["steps"],
         "stopped_by": record["stopped_by"],
+        "data_source": record["task"].get("source"),
         "validation_accuracy": record["validation"]["accuracy"],
     }
 
@@ -129,18 +137,21 @@ def _evaluation(document: dict[str, Any]) -> dict[str, Any]:
         row |= {"accuracy": accuracy["estimate"], "accuracy_low": accuracy["low"]}
         row["accuracy_high"] = accuracy["high"]
     if document["losses"]:
-        loss = document["losses"][0]
-        change = loss["difference"]
-        row |= {
-            "corpus": loss["corpus"],
-            "loss_measure": loss["measure"],
-            "base_loss": loss["base_loss"]["estimate"],
-            "loss": loss["loss"]["estimate"],
-            "loss_change": change["estimate"],
-            "loss_change_low": change["low"],
-            "loss_change_high": change["high"],
-        }
+        row |= _loss(document["losses"][0])
     return row
+
+
+def _loss(loss: dict[str, Any]) -> dict[str, Any]:
+    change = loss["difference"]
+    return {
+        "corpus": loss["corpus"],
+        "loss_measure": loss["measure"],
+        "base_loss": loss["base_loss"]["estimate"],
+        "loss": loss["loss"]["estimate"],
+        "loss_change": change["estimate"],
+        "loss_change_low": change["low"],
+        "loss_change_high": change["high"],
+    }
 
 
 def _matrices(audit: Audit, scales: dict[str, MatrixScale]) -> Iterator[dict[str, Any]]:
@@ -217,6 +228,13 @@ def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:
         }
 
 
+def _stopped_by(reached: list[bool | None]) -> str | None:
+    """A sequence stopped at its score where every stage did; earlier versions did not write it."""
+    if not reached:
+        return None
+    return "match" if all(reached) else "steps"
+
+
 def _sequence(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for stage, accuracies in enumerate(document["accuracies"]):
         for index, accuracy in enumerate(accuracies):
@@ -227,6 +245,8 @@ def _sequence(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "accuracy": accuracy,
                 "intruders": document["intruders"][stage],
                 "vectors": document["vectors"][stage],
+                "trained_steps": document["steps"][stage] if document.get("steps") else None,
+                "reached": document["reached"][stage] if document.get("reached") else None,
             }
 
 

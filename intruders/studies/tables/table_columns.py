@@ -48,6 +48,19 @@ COLUMNS: dict[str, list[str]] = {
         "relative_update",  # median over matrices of ||D||_2 / s_1(W0)
         "effective_rank",  # mean over matrices, of the updates
         "critical_scale",  # largest multiple of the update with no intruders, measured
+        "update_output_energy",  # mean over matrices of mean ||D h||^2 / mean ||W0 h||^2
+        "data_source",  # of a public set: the hub, or the digest of the local copy that stood in
+    ],
+    # One row a corpus of a run: the columns of runs that are of the first, for every one.
+    "losses": [
+        "run_id",
+        "corpus",
+        "loss_measure",
+        "base_loss",
+        "loss",
+        "loss_change",
+        "loss_change_low",
+        "loss_change_high",
     ],
     # One row a matrix of a run.
     "matrices": [
@@ -96,7 +109,17 @@ COLUMNS: dict[str, list[str]] = {
         "base_value",  # of the base; missing where it was not measured
     ],
     # One row a task seen, after each stage of a sequence.
-    "sequences": ["run_id", "stage", "task_index", "task", "accuracy", "intruders", "vectors"],
+    "sequences": [
+        "run_id",
+        "stage",
+        "task_index",
+        "task",
+        "accuracy",
+        "intruders",
+        "vectors",
+        "trained_steps",  # of the stage
+        "reached",  # whether the stage reached the score of `match`; missing without one
+    ],
     # One row a matrix at a step of training (from the callback).
     "traces": [
         "run_id",
@@ -139,7 +162,7 @@ _WHOLE = {
 
 _TEXTS = {
     "run_id", "experiment", "kind", "status", "error", "adapters", "stopped_by", "corpus", "loss_measure", "name",
-    "certificate", "control", "measure", "on",
+    "certificate", "control", "measure", "on", "data_source",
 }  # fmt: skip
 
 
@@ -153,6 +176,6 @@ def _type(name: str) -> pa.DataType:
         return pa.string() if one.is_list else _OF_KINDS.get(one.kinds, pa.string())
     if name in _WHOLE:
         return pa.int64()
-    if name == "intruder":
+    if name in ("intruder", "reached"):
         return pa.bool_()
     return pa.string() if name in _TEXTS else pa.float64()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ...data.corpora import load_corpora
+from ...data.corpora import Corpus, load_corpora
 from ...evaluation.corpus_loss import measure_losses
 from ...evaluation.losses import DocumentLosses
 from ...evaluation.measure_settings import LossSettings
@@ -21,6 +21,8 @@ from ...system.files import write_atomically
 # The documents are a sample that is the same for all runs of a study, whatever their seed: all can be compared.
 SAMPLE_SEED = 0
 
+Corpora = Mapping[str, Sequence[Corpus]]
+
 
 def base_folder_name(base: str, settings: LossSettings) -> str:
     """The name of the folder in which the losses of ``base`` are kept."""
@@ -28,24 +30,32 @@ def base_folder_name(base: str, settings: LossSettings) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def base_losses(base: str, settings: LossSettings, bases: Path) -> dict[str, list[DocumentLosses]]:
-    """By corpus, a list with one entry a part of a mixture; measured now if no run has before."""
+def corpora_of(settings: LossSettings) -> Corpora:
+    """The documents of every corpus, by name: one entry per part of a mixture."""
+    return {
+        name: load_corpora(name, max_documents=settings.max_documents, seed=SAMPLE_SEED)
+        for name in settings.loss_on
+    }
+
+
+def base_losses(
+    base: str, settings: LossSettings, corpora: Corpora, bases: Path
+) -> dict[str, list[DocumentLosses]]:
+    """By corpus, a list with one entry a part of a mixture; measured now if no run has before on these documents."""
     folder = bases / base_folder_name(base, settings)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         # Another run may be at it: its numbers are worth waiting for.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "base.json").is_file():
-            _measure(base, settings, folder)
+        if not _is_of_these(folder, corpora):
+            _measure(base, settings, corpora, folder)
     return _read(folder, settings.loss_on)
 
 
-def losses_of(source: str, base: str | None, settings: LossSettings) -> dict[str, list[DocumentLosses]]:
+def losses_of(
+    source: str, base: str | None, settings: LossSettings, corpora: Corpora
+) -> dict[str, list[DocumentLosses]]:
     """The losses of one model, by corpus. IntrudersError for a model without a language-model head."""
-    corpora = {
-        name: load_corpora(name, max_documents=settings.max_documents, seed=SAMPLE_SEED)
-        for name in settings.loss_on
-    }
     opened = open_language_model(source, base)
     return {
         name: measure_losses(
@@ -60,8 +70,22 @@ def losses_of(source: str, base: str | None, settings: LossSettings) -> dict[str
     }
 
 
-def _measure(base: str, settings: LossSettings, folder: Path) -> None:
-    found = losses_of(base, None, settings)
+def _digests(corpora: Corpora) -> dict[str, list[str]]:
+    return {name: [part.digest for part in parts] for name, parts in corpora.items()}
+
+
+def _is_of_these(folder: Path, corpora: Corpora) -> bool:
+    """Whether the losses in the folder are of these documents: a local copy may stand in for a corpus since."""
+    file = folder / "base.json"
+    if not file.is_file():
+        return False
+    digests = _digests(corpora)
+    # Earlier versions did not write which documents they measured.
+    return bool(json.loads(file.read_text(encoding="utf-8")).get("documents", digests) == digests)
+
+
+def _measure(base: str, settings: LossSettings, corpora: Corpora, folder: Path) -> None:
+    found = losses_of(base, None, settings, corpora)
     rows = [
         (corpus, part, index, losses.measure, float(losses.sums[index]), int(losses.tokens[index]))
         for corpus, parts in found.items()
@@ -70,8 +94,8 @@ def _measure(base: str, settings: LossSettings, folder: Path) -> None:
     ]
     frame = pd.DataFrame(rows, columns=["corpus", "part", "document", "measure", "loss_sum", "tokens"])
     write_atomically(folder / "documents.parquet", frame.to_parquet(index=False))
-    content = json.dumps({"base": base, "settings": settings.recorded()}, indent=2) + "\n"
-    write_atomically(folder / "base.json", content.encode())
+    document = {"base": base, "settings": settings.recorded(), "documents": _digests(corpora)}
+    write_atomically(folder / "base.json", (json.dumps(document, indent=2) + "\n").encode())
 
 
 def _read(folder: Path, corpora: Sequence[str]) -> dict[str, list[DocumentLosses]]:

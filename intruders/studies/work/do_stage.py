@@ -12,12 +12,12 @@ from ...audits.audit import audit_sides
 from ...audits.audit_result import Audit
 from ...audits.critical_scales import critical_scales
 from ...data.columns import Columns
-from ...data.corpora import load_corpora
 from ...data.load_task import load_task
 from ...evaluation.corpus_loss import summarize_losses
 from ...evaluation.evaluate import Evaluation
 from ...evaluation.intervene import intervene
 from ...evaluation.measure_settings import LossSettings, ScoreSettings
+from ...evaluation.output_energy import output_energy
 from ...evaluation.sweep import InterventionSweep, intervention_rows
 from ...evaluation.sweep_words import verdicts
 from ...evaluation.task_score import score_task
@@ -28,7 +28,7 @@ from ...training.finetune import finetune
 from ...training.finetune_config import FinetuneConfig
 from ...training.run_folder import RunFolder
 from ..describe.runs import Run
-from .base_losses import SAMPLE_SEED, base_losses, losses_of
+from .base_losses import SAMPLE_SEED, base_losses, corpora_of, losses_of
 from .rank_one_terms import random_rank_one
 from .stages import Callbacks
 from .study_folder import MODEL
@@ -50,6 +50,8 @@ def do(stage: str, run: Run, folder: Path, bases: Path, callbacks: Callbacks) ->
             _audit(run, folder)
         case "evaluate":
             _evaluate(run, config, folder, bases)
+        case "outputs":
+            _outputs(run, folder)
         case "scale":
             _scale(run, folder)
         case "intervene":
@@ -71,17 +73,12 @@ def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> No
     model, settings = str(folder / MODEL), run.measure.part(LossSettings)
     losses = []
     if settings.loss_on:
-        before = base_losses(run.base, settings, bases)
-        after = losses_of(model, run.base, settings)
+        corpora = corpora_of(settings)
+        before = base_losses(run.base, settings, corpora, bases)
+        after = losses_of(model, run.base, settings, corpora)
         losses = [
-            summarize_losses(
-                name,
-                load_corpora(name, max_documents=settings.max_documents, seed=SAMPLE_SEED),
-                after[name],
-                before[name],
-                seed=SAMPLE_SEED,
-            )
-            for name in settings.loss_on
+            summarize_losses(name, parts, after[name], before[name], seed=SAMPLE_SEED)
+            for name, parts in corpora.items()
         ]
     scores = []
     task = load_task(config.task, config, config.data_seed)
@@ -89,6 +86,14 @@ def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> No
         opened, labels = open_for_task(model, task, run.base)
         scores.append(score_task(opened, task, max_examples=run.measure.max_examples, labels=labels))
     Evaluation(MODEL, run.base, losses, scores, []).save(folder / "evaluation")
+
+
+def _outputs(run: Run, folder: Path) -> None:
+    corpora = corpora_of(run.measure.part(LossSettings))
+    documents = [text for parts in corpora.values() for part in parts for text in part.documents]
+    measure = run.measure
+    found = output_energy(run.base, folder / MODEL, documents, window=measure.window, audit=measure.audit)
+    _write(folder / "outputs.json", found.as_dict())
 
 
 def _scale(run: Run, folder: Path) -> None:

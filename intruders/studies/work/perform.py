@@ -47,7 +47,7 @@ def perform(
     except Exception as error:
         if _tells_of_a_full_disk(error):
             raise DiskFullError(
-                f"no room on the disk of '{folder}'; what is finished is kept: make room and give the same "
+                f"the disk of '{folder}' is full; what is finished is kept; free some space and run the same "
                 "command again"
             ) from error
         record.fail(in_one_line(error))

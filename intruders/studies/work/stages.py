@@ -19,6 +19,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "audit": ("audit.json",),
     "evaluate": ("evaluation",),
     "scale": ("scale.json",),
+    "outputs": ("outputs.json",),
     "intervene": ("intervention.json",),
     "sequence": ("sequence.json", MODEL),
     "mechanism": ("mechanism.json",),
@@ -52,6 +53,8 @@ def stages_of(run: Run) -> list[Stage]:
         Stage("audit", audited),
         Stage("evaluate", evaluated),
     ]
+    if measure.output_energy:
+        found.append(Stage("outputs", evaluated))
     if measure.critical_scale:
         found.append(Stage("scale", audited))
     if measure.intervene is not None:

@@ -24,7 +24,7 @@ from ..describe.runs import Run
 from ..describe.study import Study
 
 SCHEMA = 1
-TABLES = ("runs", "matrices", "vectors", "interventions", "sequences", "traces", "mechanism")
+TABLES = ("runs", "losses", "matrices", "vectors", "interventions", "sequences", "traces", "mechanism")
 MODEL = "model"  # the folder of a run's fine-tuning
 
 
@@ -66,7 +66,7 @@ class StudyFolder:
         """
         if must_exist and not self.is_study:
             raise SettingError(
-                f"out '{self.path}' holds no study to go on with; leave out --resume, or give its folder"
+                f"out '{self.path}' contains no study to resume; remove --resume, or pass its folder"
             )
         make_folder(self.path)
         if not self.is_study:
@@ -76,7 +76,7 @@ class StudyFolder:
         name = self.document()["name"]
         if name != study.name:
             raise SettingError(
-                f"out '{self.path}' holds the study {name!r}, and this file is {study.name!r}; choose another "
+                f"out '{self.path}' contains the study {name!r}, and this file is {study.name!r}; choose another "
                 f"folder, or write name: {name} into the file if it is the same study"
             )
 
@@ -91,6 +91,9 @@ class StudyFolder:
             "schema": SCHEMA,
             "name": study.name,
             "analyses": list(study.analyses),
+            "file": study.file,
+            "select": list(study.select),
+            "support": study.support,
             "resources": asdict(study.resources),
             "experiments": [asdict(experiment) for experiment in study.experiments],
             "runs": [run.id for run in runs],

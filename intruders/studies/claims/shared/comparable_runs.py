@@ -12,6 +12,7 @@ import pandas as pd
 
 from ....settings import settings_of
 from ....training.finetune_config import FinetuneConfig
+from ...tables.results import Results
 
 _SETTINGS = settings_of(FinetuneConfig)
 # Runs of another base or task are not compared, and another seed repeats a run rather than changing it.
@@ -43,6 +44,7 @@ def finished(runs: pd.DataFrame, kind: str = "finetune") -> pd.DataFrame:
     """The finished runs of a kind, with what they are known by: ``setting`` (all that was chosen but the seed),
     ``described`` (the same in words), ``alpha_value``, and ``per_100`` intruders per 100 vectors."""
     kept = runs[(runs["status"] == "finished") & (runs["kind"] == kind)].copy()
+    kept["data_source"] = kept["data_source"].astype(object).fillna("")  # of a generated task
     kept["setting"] = [setting_of(row) for row in _rows(kept)]
     kept["described"] = _labels(_rows(kept))
     kept["alpha_value"] = [alpha_value(row.get("alpha"), row.get("rank")) for row in _rows(kept)]
@@ -50,6 +52,18 @@ def finished(runs: pd.DataFrame, kind: str = "finetune") -> pd.DataFrame:
         100 * numbers(kept, "intruders") / numbers(kept, "vectors").where(lambda count: count > 0)
     )
     return kept
+
+
+def by_corpus(results: Results) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The runs with the losses on each corpus, and how a label names it: not at all where there is one."""
+    corpora = list(dict.fromkeys(results.losses["corpus"].dropna()))
+    if len(corpora) < 2:
+        yield "", results.runs
+        return
+    columns = [name for name in results.losses.columns if name != "run_id"]
+    for corpus in corpora:
+        of_corpus = results.losses[results.losses["corpus"] == corpus]
+        yield f", {corpus}", results.runs.drop(columns=columns).merge(of_corpus, on="run_id", how="left")
 
 
 def strata(runs: pd.DataFrame, by: Sequence[str] = (), notes: list[str] | None = None) -> Iterator[Stratum]:
@@ -75,7 +89,7 @@ def largest_alike(group: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return max(of_each_way, key=lambda part: (bool(part[list(by)].notna().all(axis=None)), len(part)))
 
 
-MEASURED_ALIKE = ("k", "epsilon")
+MEASURED_ALIKE = ("k", "epsilon", "data_source")  # another source: a copy with other rows of the same set
 LOSS_ALIKE = (*MEASURED_ALIKE, "corpus", "loss_measure", "base_loss")  # another base loss: other documents
 
 
@@ -93,9 +107,7 @@ def at_equal_score(stratum: Stratum, notes: list[str]) -> pd.DataFrame:
         missed = int(((runs["match"].astype(str) == target) & (runs["stopped_by"] != "match")).sum())
         rest = len(runs) - len(equal) - missed
         if missed:
-            notes.append(
-                f"{stratum.label}: {missed} of {len(runs)} runs did not reach {target} and are left out"
-            )
+            notes.append(_not_reached(stratum, runs[runs["match"].astype(str) == target], target, len(runs)))
         if rest:
             notes.append(
                 f"{stratum.label}: {rest} of {len(runs)} runs had no such aim ({target}) and are left out"
@@ -114,6 +126,41 @@ def at_equal_score(stratum: Stratum, notes: list[str]) -> pd.DataFrame:
         "accuracies agree within their intervals, are taken to be at equal score"
     )
     return runs[most]
+
+
+def sequences_at_equal_score(stratum: Stratum, notes: list[str]) -> pd.DataFrame:
+    """The sequences of which every stage reached its score; ``notes`` lists the others.
+
+    Sequences without a match criterion are taken as they are where no other has one, and a note says that they are not
+    at equal score. Where no sequence reached the score of its criterion, there are none.
+    """
+    runs = stratum.runs
+    aimed = runs[runs["match"].notna()]
+    if aimed.empty:
+        notes.append(
+            f"{stratum.label}: no match criterion, so that the stages are not at equal score; a setting that "
+            "learned less has less to forget"
+        )
+        return runs
+    target = str(aimed["match"].astype(str).mode().iloc[0])
+    aimed = aimed[aimed["match"].astype(str) == target]
+    if bool((aimed["stopped_by"] != "match").any()):
+        notes.append(_not_reached(stratum, aimed, target, len(runs)))
+    if len(aimed) < len(runs):
+        notes.append(
+            f"{stratum.label}: {len(runs) - len(aimed)} of {len(runs)} runs had no such aim ({target}) and are left out"
+        )
+    return aimed[aimed["stopped_by"] == "match"]
+
+
+def _not_reached(stratum: Stratum, aimed: pd.DataFrame, target: str, total: int) -> str:
+    """How many runs did not reach their score, and which: by setting, with their seeds."""
+    missed = aimed[aimed["stopped_by"] != "match"]
+    named = [
+        f"{described} (seed {', '.join(f'{seed:g}' for seed in sorted(numbers(group, 'seed')))})"
+        for described, group in missed.groupby("described", sort=False)
+    ]
+    return f"{stratum.label}: {len(missed)} of {total} runs did not reach {target} and are left out: {', '.join(named)}"
 
 
 def on_shared_matrices(

@@ -18,6 +18,8 @@ from ....evaluation.intervals import Interval, student_quantile
 
 Values = npt.ArrayLike
 LEVEL = 0.95
+POWER = 0.8  # of a plan: the share of studies that would find an effect of the planned size
+MOST_SEEDS = 200  # that a plan asks for
 
 
 def mean_interval(values: Values, *, level: float = LEVEL, grain: float = 0.0) -> Interval:
@@ -36,6 +38,26 @@ def mean_interval(values: Values, *, level: float = LEVEL, grain: float = 0.0) -
         return Interval(mean, -math.inf, math.inf)
     half = student_quantile(level, len(kept) - 1) * spread / math.sqrt(len(kept))
     return Interval(mean, mean - half, mean + half)
+
+
+def spread_of(interval: Interval, seeds: int, *, level: float = LEVEL) -> float:
+    """The standard deviation over seeds behind a :func:`mean_interval`: half its width times sqrt(n) / t_{n-1}."""
+    return (interval.high - interval.low) / 2 * math.sqrt(seeds) / student_quantile(level, seeds - 1)
+
+
+def seeds_needed(effect: float, spread: float, *, level: float = LEVEL, power: float = POWER) -> int | None:
+    """The number of seeds of which the interval of a mean leaves out zero with probability ``power``.
+
+    The least n with (t_{n-1} + u_{n-1}) s / sqrt(n) <= |effect|, where t is the two-sided quantile of the interval and
+    u the one-sided quantile at ``power``. None where that is more than ``MOST_SEEDS``.
+    """
+    if spread <= 0 and effect != 0:
+        return 2
+    for seeds in range(2, MOST_SEEDS + 1):
+        reach = student_quantile(level, seeds - 1) + student_quantile(2 * power - 1, seeds - 1)
+        if reach * spread / math.sqrt(seeds) <= abs(effect):
+            return seeds
+    return None
 
 
 def clipped(interval: Interval, low: float, high: float) -> Interval:
@@ -61,20 +83,31 @@ def spearman(x: Values, y: Values, groups: Sequence[Hashable], *, level: float =
 
 
 def partial_spearman(
-    x: Values, y: Values, control: Values, groups: Sequence[Hashable], *, level: float = LEVEL
+    x: Values, y: Values, controls: Sequence[Values], groups: Sequence[Hashable], *, level: float = LEVEL
 ) -> Interval:
-    """Spearman's correlation of x and y with the ranks of ``control`` held fixed; interval as in :func:`spearman`.
+    """Spearman's correlation of x and y with the ranks of ``controls`` held fixed; interval as in :func:`spearman`.
 
-    The ranks of x and of y are regressed on those of z, and the residuals correlated, which is
-    (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2)). One degree of freedom less. NaN where z orders the runs
-    as x or y does, so that nothing is left of it.
+    The ranks of x and of y are regressed on those of all controls, and the residuals correlated; for one control z
+    that is (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2)). One degree of freedom less for each control. NaN
+    where the controls order the runs as x or y does, so that nothing is left of it.
     """
-    columns, groups = _complete([x, y, control], groups)
+    columns, groups = _complete([x, y, *controls], groups)
     ranks = [_ranks(values) for values in columns]
-    xy, xz, yz = (_correlation(ranks[a], ranks[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
-    left = (1 - xz**2) * (1 - yz**2)
-    estimate = (xy - xz * yz) / math.sqrt(left) if left > 1e-12 else math.nan
-    return _fisher(estimate, ranks[:2], groups, 4, level)
+    (left_x, residual_x), (left_y, residual_y) = (_residual(values, ranks[2:]) for values in ranks[:2])
+    estimate = _correlation(residual_x, residual_y) if left_x * left_y > 1e-12 else math.nan
+    return _fisher(estimate, ranks[:2], groups, 3 + len(controls), level)
+
+
+def _residual(
+    values: npt.NDArray[np.float64], controls: Sequence[npt.NDArray[np.float64]]
+) -> tuple[float, npt.NDArray[np.float64]]:
+    """What is left of ``values`` after a least-squares fit of the controls: its share of the variance, and itself."""
+    if len(values) == 0:
+        return 0.0, values
+    design = np.column_stack([np.ones(len(values)), *controls])
+    residual = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    variance = float(((values - values.mean()) ** 2).sum())
+    return (float((residual**2).sum()) / variance if variance > 0 else 0.0), residual
 
 
 def auc(positive: Values, negative: Values) -> float:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from ....evaluation.intervals import Interval
-from ..claim import Effect
+from ..claim import Answer, Effect
+from .statistics import MOST_SEEDS, seeds_needed, spread_of
 
 
 def effect(name: str, interval: Interval) -> Effect:
@@ -28,29 +28,35 @@ def seeds_said(seeds: int) -> str:
     return "one seed" if seeds == 1 else f"{seeds} seeds"
 
 
-def reverse(one: Interval) -> Interval:
-    """The interval of the negative: for an effect that the claim expects below zero."""
-    return Interval(-one.estimate, -one.high, -one.low)
-
-
 def unknown(one: Interval) -> Interval:
     """The estimate without its interval."""
     return Interval(one.estimate, -math.inf, math.inf)
 
 
-def decide(parts: Sequence[Interval], seeds: int) -> tuple[bool | None, str]:
-    """Whether a claim is shown by effects that it expects above zero, and how the verdict begins.
+def answer(
+    where: str, what: str, found: Interval, *, expected: int = 1, seeds: int, lacking: str | None = None
+) -> Answer:
+    """What an effect says on its claim. ``lacking``: what would decide it, where more seeds would not."""
+    return Answer(
+        where,
+        what,
+        found.estimate,
+        found.low,
+        found.high,
+        expected,
+        seeds,
+        _seeds_lacking(found, seeds) if lacking is None else lacking,
+    )
 
-    True where all are clearly above zero. False where one has an interval and is not. None where those that are not
-    have no interval, as with one seed.
-    """
-    is_clear = [one.low > 0 for one in parts]
-    if parts and all(is_clear):
-        return True, ""
-    if parts and all(one.high < 0 for one in parts):
-        return False, "not shown, the opposite is: "
-    others = [one for one, clear in zip(parts, is_clear, strict=True) if not clear]
-    shown = False if any(math.isfinite(one.low) and math.isfinite(one.high) for one in others) else None
-    if any(is_clear):
-        return shown, "not shown in full: "
-    return shown, "not shown beyond one seed: " if shown is None and seeds == 1 else "not shown: "
+
+def _seeds_lacking(found: Interval, seeds: int) -> str:
+    """How many seeds would decide the sign of a mean over seeds, if effect and spread stay as they are."""
+    if seeds < 2:
+        return "more than one seed"
+    if not (math.isfinite(found.low) and math.isfinite(found.high)):
+        return "a spread over seeds"
+    needed = seeds_needed(found.estimate, spread_of(found, seeds))
+    if needed is None:
+        return f"an effect further from zero, or more than {MOST_SEEDS} seeds"
+    # The formula asks for a power of 80 %, which an interval that just holds zero may have already.
+    return f"about {max(needed, seeds + 1)} seeds at this spread"

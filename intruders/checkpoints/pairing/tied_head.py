@@ -1,0 +1,28 @@
+"""An adapter on an output head that is the embedding, and so has no tensor of its own in the base's file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..adapters.adapter import Adapter
+from ..checkpoint import Checkpoint
+from ..model_sum import ModelSum
+from ..names import HEAD, tied_head
+from ..open import Opened
+
+
+def with_tied_head(base: Checkpoint, tuned: Opened) -> Checkpoint:
+    """The base with the head's name for its embedding, where an adapter changes the head and the file has none.
+
+    While training, PEFT adds the update to the head alone. Its merge adds it to the tensor that both share.
+    """
+    if HEAD in base.tensors or HEAD in base.tied or not _changes_the_head(tuned):
+        return base
+    embedding = tied_head(base.tensors, base.config)
+    return base if embedding is None else replace(base, tied={**base.tied, HEAD: embedding})
+
+
+def _changes_the_head(tuned: Opened) -> bool:
+    if isinstance(tuned, ModelSum):
+        return any(_changes_the_head(part) for part, _ in tuned.parts)
+    return isinstance(tuned, Adapter) and any(update.name == HEAD for update in tuned.updates)

@@ -1,0 +1,22 @@
+"""What a shell offers for a value while it is typed; for anything else the shell offers names of files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from ..checkpoints.demo_models import DEMO_ADAPTER, DEMO_MODELS
+
+
+def one_of(choices: Collection[str]) -> Callable[[str], list[str]]:
+    """Complete one of the choices, or the last of several with commas between."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{choice}" for choice in choices if choice.startswith(last)]
+
+    return complete
+
+
+def demo_model(incomplete: str) -> list[str]:
+    """Complete the name of a demo model once it is begun: before, the shell's names of files help more."""
+    return one_of([*DEMO_MODELS, DEMO_ADAPTER.alias])(incomplete) if incomplete else []

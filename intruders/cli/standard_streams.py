@@ -1,0 +1,74 @@
+"""Standard output and error that any encoding can hold and any reader may leave."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import sys
+import warnings
+from typing import Any
+
+from ..errors import ResultFileError
+
+# What the texts of the commands contain beside ASCII. Anything else, as in names of models, becomes a question mark.
+_READABLE = {
+    "…": "...", "±": "+-", "×": "x", "→": "->", "ε": "epsilon", "λ": "lambda",
+    "−": "-", "░": ".", "▒": ":", "▓": "*", "█": "#",
+}  # fmt: skip
+_HANDLER = "intruders.readable"
+
+
+def ready_streams() -> None:
+    """Make the streams of this process forgiving; streams that are not its own, as in tests, stay as they are.
+
+    - A character that the encoding lacks is replaced: a table in latin-1 is better than a traceback.
+    - A warning is one line.
+    - A reader who leaves (``| head``) misses the rest. The command goes on, writes its files, and ends with the
+      status that it would have had.
+    """
+    codecs.register_error(_HANDLER, _replaced)
+    if sys.stdout is not None and sys.stdout is sys.__stdout__:
+        sys.stdout = forgiving(sys.stdout)
+    if sys.stderr is not None and sys.stderr is sys.__stderr__:
+        sys.stderr = forgiving(sys.stderr)
+        warnings.formatwarning = _in_one_line
+
+
+def _in_one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Show a warning for the user as one line, without the source code that raised it."""
+    where = "" if category is UserWarning else f"{filename}:{lineno}: {category.__name__}: "
+    return f"warning: {where}{message}\n"
+
+
+def forgiving(stream: Any) -> io.TextIOWrapper:
+    raw = io.BufferedWriter(_Raw(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(raw, encoding=stream.encoding, errors=_HANDLER, line_buffering=True)
+
+
+class _Raw(io.FileIO):
+    """Writes until nobody reads any more, and then nowhere."""
+
+    _is_left = False
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]
+        if not self._is_left:
+            try:
+                return super().write(data)
+            except BrokenPipeError:
+                self._is_left = True
+            except OSError as error:
+                self._is_left = True
+                raise ResultFileError(
+                    f"cannot write to standard output: {error.strerror or error}; "
+                    "choose another place, or make room"
+                ) from error
+        return memoryview(data).nbytes
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    characters = error.object[error.start : error.end]
+    return "".join(_READABLE.get(character, "?") for character in characters), error.end

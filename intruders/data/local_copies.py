@@ -1,0 +1,65 @@
+"""Local copies that stand in for public data sets: where no hub can be reached, or the same bytes are wanted again.
+
+``$INTRUDERS_DATA`` names a folder with a folder for each set, called as the task or corpus is: ``sst2/train.tsv``,
+``sst2/dev.tsv``, ``wikitext-2/test.txt``. What a run is does not change with it, so that its id does not either; the
+source that a run records does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import SettingError
+from .local_files import SUFFIXES
+
+VARIABLE = "INTRUDERS_DATA"
+
+# What the files of a split may be called, the usual names first.
+_STEMS = {"train": ("train",), "validation": ("validation", "dev", "valid"), "test": ("test",)}
+
+
+def folder_of_copy(name: str) -> Path | None:
+    """The folder that stands in for the set ``name``; None where ``$INTRUDERS_DATA`` is not set or has none.
+
+    A hyphen of the name may be left out: ``wikitext-2`` or ``wikitext2``. Raises SettingError if the variable names
+    no folder.
+    """
+    given = os.environ.get(VARIABLE)
+    if not given:
+        return None
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        raise SettingError(
+            f"{VARIABLE} is {given!r}, which is not a folder; expected one with a folder per data set; "
+            "set it to one, or unset it to use the hub"
+        )
+    found = (folder / spelled for spelled in (name, name.replace("-", "")))
+    return next((path for path in found if path.is_dir()), None)
+
+
+def file_of_split(folder: Path, split: str, suffixes: Sequence[str] = SUFFIXES) -> Path | None:
+    """The file of a split in the folder of a copy, or None. SettingError where two could be meant."""
+    found = [
+        path
+        for stem in _STEMS[split]
+        for suffix in suffixes
+        if (path := folder / f"{stem}{suffix}").is_file()
+    ]
+    if len(found) > 1:
+        raise SettingError(
+            f"'{folder}' has {' and '.join(path.name for path in found)} for the {split} split; "
+            "expected one file per split; move the others away"
+        )
+    return found[0] if found else None
+
+
+def digest_of(files: Sequence[Path]) -> str:
+    """The first 12 digits of a SHA-256 over the content of files, in this order."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]

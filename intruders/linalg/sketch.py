@@ -1,0 +1,51 @@
+"""Random sketches of matrices, from which inner products of many of them are estimated without comparing any two.
+
+With Gaussian u and v, ``u^T D v`` has the mean square ``||D||_F^2``, and the product of two matrices' numbers has their
+Frobenius inner product as its mean (Johnson and Lindenstrauss 1984; the random projections are of rank one here). Sums
+over the matrices of a model, each with directions of its own, do the same for the whole models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .low_rank import LowRank
+from .operators import Update
+
+# Numbers of a sketch: an estimated cosine has a standard error of at most about 1 / sqrt(SIZE).
+SIZE = 256
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The random directions of one m x n matrix."""
+
+    left: Tensor  # (SIZE, m)
+    right: Tensor  # (SIZE, n)
+
+    @classmethod
+    def of(cls, m: int, n: int, seed: int, like: Tensor) -> Directions:
+        """Those of a ``seed``, in the dtype and on the device of ``like``."""
+        generator = torch.Generator().manual_seed(seed)
+        left, right = (torch.randn(SIZE, side, generator=generator).to(like) for side in (m, n))
+        return cls(left, right)
+
+    def sketch(self, update: Update) -> Tensor:
+        """``u_i^T D v_i`` of the matrices of a stack, in double precision: ``(batch, SIZE)``."""
+        if isinstance(update, LowRank):
+            return ((self.left @ update.left) * (self.right @ update.right.mT)).double().sum(-1)
+        return ((self.left @ update.matrix) * self.right).double().sum(-1)
+
+
+def normalized(sketches: Sequence[Tensor]) -> Tensor:
+    """Sketches of models as unit rows ``(count, SIZE)``, whose products estimate cosines between the models.
+
+    A cosine c is right to about ``(1 - c^2) / sqrt(SIZE)``, one standard error: most exact for near copies.
+    One of a model without updates is zero.
+    """
+    return torch.nn.functional.normalize(torch.stack(list(sketches)), dim=-1, eps=math.ulp(0.0))

@@ -1,0 +1,35 @@
+"""Values about the matrices of a stack, of which some can be taken out and put back."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, Self
+
+from torch import Tensor
+
+
+class Stacked:
+    """A dataclass whose fields are tensors, or values of this kind, with the matrices as their first dimension."""
+
+    def select(self, index: Tensor) -> Self:
+        """What is said of the matrices at ``index`` (a vector of integers)."""
+        return type(self)(**{name: _selected(value, index) for name, value in _fields(self).items()})
+
+    def with_rows(self, index: Tensor, other: Self) -> Self:
+        """The same with what ``other`` says of the matrices at ``index``."""
+        others = _fields(other)
+        return type(self)(
+            **{name: _replaced(value, index, others[name]) for name, value in _fields(self).items()}
+        )
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def _selected(value: Any, index: Tensor) -> Any:
+    return value[index] if isinstance(value, Tensor) else value.select(index)
+
+
+def _replaced(value: Any, index: Tensor, other: Any) -> Any:
+    return value.index_copy(0, index, other) if isinstance(value, Tensor) else value.with_rows(index, other)

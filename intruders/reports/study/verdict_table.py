@@ -1,0 +1,85 @@
+"""The verdicts of several studies as one Markdown table, claim by model and task, and what did not run beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ...errors import SettingError
+from ...studies.claim_names import CLAIMS
+from ...studies.claims.claim import NOT_RUN, UNDECIDED, Answer
+from ...studies.claims.every_claim import analyse_all, every_claim
+from ...studies.claims.shared.words import said
+from ...studies.tables.results import Results, load_results
+from ...studies.work.study_folder import StudyFolder
+
+_HEADINGS = ("claim", "model and task", "verdict", "effect (95 % CI); the claim expects", "seeds", "command")
+
+
+def verdict_table(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Markdown lines: one row per claim, base, task and effect, then what each study did and did not run.
+
+    Raises SettingError where no study is given, ResultFileError for a folder that is none.
+    """
+    if not folders:
+        raise SettingError("--verdicts needs the folders of studies; give at least one")
+    studies = [Path(folder) for folder in folders]
+    rows = [row for folder in studies for row in _rows(folder)]
+    rows.sort(key=lambda row: row[0])
+    lines = [_line(_HEADINGS), _line(["---"] * len(_HEADINGS))]
+    lines += [_line(cells) for _, cells in rows]
+    return [*lines, "", *(line for folder in studies for line in _done(folder))]
+
+
+def _rows(folder: Path) -> Iterator[tuple[int, list[str]]]:
+    """Each row after the place of its claim in the story."""
+    document, results = StudyFolder(folder).document(), load_results(folder)
+    command = f"`intruders study {document.get('file') or folder / 'study.yaml'} --out {folder}`"
+    titles = {claim.name: claim.title for claim in every_claim()}
+    names = [name for name in CLAIMS if name in document.get("analyses", CLAIMS)]
+    for finding in analyse_all(results, names):
+        place, title = CLAIMS.index(finding.name), titles[finding.name]
+        for answer in finding.answers:
+            yield place, [title, answer.where, _verdict(answer), _effect(answer), str(answer.seeds), command]
+        if not finding.answers:
+            needs = finding.verdict.partition(": ")[2]
+            yield place, [title, _bases(results), f"*{NOT_RUN}*: {needs}", "-", "-", command]
+
+
+def _verdict(answer: Answer) -> str:
+    lacking = f" (missing: {answer.lacking})" if answer.decision == UNDECIDED and answer.lacking else ""
+    return f"*{answer.decision}*{lacking}"
+
+
+def _effect(answer: Answer) -> str:
+    expected = "above 0" if answer.expected > 0 else "below 0"
+    return f"{answer.what}: {said(answer.interval)}; {expected}"
+
+
+def _bases(results: Results) -> str:
+    return ", ".join(sorted(results.runs["base"].dropna().unique())) or "-"
+
+
+def _done(folder: Path) -> Iterator[str]:
+    """How far the study is, and the runs that failed, that did not reach their score, and that are still to do."""
+    runs = load_results(folder).runs
+    finished, pending = runs[runs["status"] == "finished"], runs[runs["status"] == "pending"]
+    seeds = finished["seed"].nunique()
+    yield f"`{folder}`: {len(finished)} of {len(runs)} runs finished, {seeds} seed{'s' if seeds != 1 else ''}."
+    lists = {
+        "failed": [
+            f"{row['run_id']} ({row['error']})" for _, row in runs[runs["status"] == "failed"].iterrows()
+        ],
+        "did not reach their score": list(
+            finished.loc[finished["match"].notna() & finished["stopped_by"].eq("steps"), "run_id"]
+        ),
+        "not run yet": list(pending["run_id"]),
+    }
+    for what, names in lists.items():
+        if names:
+            yield f"- {len(names)} {what}: {', '.join(names)}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

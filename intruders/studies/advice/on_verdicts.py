@@ -1,0 +1,95 @@
+"""What studies say on the claims that advice rests on: beside it where they are of the same base, else named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+from ...checkpoints.demo_models import DEMO_MODELS
+from ...errors import MissingDependencyError
+from ..claims.claim import CONTRADICTED, SUPPORTED, UNDECIDED, Answer
+from ..claims.every_claim import analyse_all
+from ..claims.shared.words import said, seeds_said
+from ..tables.results import load_results
+from ..work.study_folder import StudyFolder
+from .advice import Advice, Advised
+
+# The claims that each topic of advice rests on.
+CLAIMS_OF_TOPIC = {
+    "mitigation": ("intervention",),
+    "rank": ("rank", "sequence"),
+    "scale": ("threshold",),
+    "size of the update": ("threshold",),
+    "learning rate": ("causes",),
+    "alpha rule": ("causes",),
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One answer of a study, with the claim that it is on."""
+
+    folder: Path
+    claim: str
+    answer: Answer
+
+    def __str__(self) -> str:
+        one = self.answer
+        speaks = {SUPPORTED: "", CONTRADICTED: ", which speaks against it", UNDECIDED: ", which says nothing"}
+        return (
+            f"'{self.folder}', {one.where}: the claim {self.claim} is {one.decision}{speaks[one.decision]}: "
+            f"{one.what} {said(one.interval)} ({seeds_said(one.seeds)})"
+        )
+
+
+def with_verdicts(advised: Advised, bases: Sequence[str], folders: Sequence[Path]) -> Advised:
+    """The advice with what studies found on its claims, on the same base; the notes say which studies do not apply.
+
+    Raises ResultFileError for a folder that is no study.
+    """
+    verdicts = [verdict for folder in folders for verdict in verdicts_of(folder)]
+    ours = [one for one in verdicts if any(is_on(one, base) for base in bases)]
+    advice = [_supported_by(one, ours) for one in advised.advice]
+    used = {str(verdict) for one in advice for verdict in ours if str(verdict) in one.evidence}
+    notes = [str(verdict) for verdict in ours if str(verdict) not in used]
+    for folder in folders:
+        of_folder = [one for one in verdicts if one.folder == folder]
+        others = sorted({one.answer.where.partition(",")[0] for one in of_folder if one not in ours})
+        if others:
+            notes.append(f"'{folder}' does not apply where it is of another base: {', '.join(others)}")
+        elif not of_folder:
+            notes.append(f"'{folder}' has no verdict yet: none of its claims could be answered")
+    if any(one in ours for one in verdicts):
+        notes.append("a verdict is of the task that it names; on another task it is a lead, and no evidence")
+    return replace(advised, advice=advice, notes=[*advised.notes, *notes])
+
+
+def verdicts_of(folder: Path) -> Iterator[Verdict]:
+    """Every answer on the claims that a study's file asks for."""
+    asked = StudyFolder(folder).document().get("analyses")
+    for finding in analyse_all(load_results(folder), asked):
+        for answer in finding.answers:
+            yield Verdict(folder, finding.name, answer)
+
+
+def is_on(verdict: Verdict, base: str) -> bool:
+    """Whether a verdict is of this base: the same name, or the demo model that lies at this path."""
+    own = verdict.answer.where.partition(" on ")[0].partition(":")[0]
+    return bool(_names(own) & _names(base))
+
+
+def _names(base: str) -> set[str]:
+    found = {base, str(Path(base).expanduser().resolve())}
+    model = DEMO_MODELS.get(base)
+    if model is not None:
+        with suppress(MissingDependencyError, PackageNotFoundError):  # a study's base need not be here
+            found |= {str(path.resolve()) for path in (model.packaged(), model.converted())}
+    return found
+
+
+def _supported_by(one: Advice, verdicts: Sequence[Verdict]) -> Advice:
+    claims = CLAIMS_OF_TOPIC.get(one.topic, ())
+    return replace(one, evidence=[*one.evidence, *(str(it) for it in verdicts if it.claim in claims)])

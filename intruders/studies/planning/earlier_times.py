@@ -1,0 +1,98 @@
+"""How long a study takes at most, from the times of earlier runs: seconds a step, and seconds of every measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ...system.documents import read_document
+from ..describe.runs import Run
+from ..work.perform import is_done
+from ..work.run_record import SCHEMA
+from ..work.stages import stages_of
+from ..work.study_folder import MODEL, StudyFolder
+
+_TRAINED = ("train", "sequence")
+
+
+@dataclass(frozen=True)
+class Times:
+    """What one earlier run took, in seconds."""
+
+    base: str
+    task: str  # of a sequence all, in order
+    method: str
+    per_step: float
+    stages: dict[str, float]  # of the measures
+
+
+def time_lines(runs: Sequence[Run], folders: Sequence[str], out: str | None = None) -> Iterator[str]:
+    """The time of what is missing, in words. ``out`` is the study's own folder, whose finished runs are not counted."""
+    own = None if out is None else StudyFolder(Path(out))
+    missing = [run for run in runs if own is None or not is_done(run, own.run(run.id))]
+    if len(missing) < len(runs):
+        yield f"{len(runs) - len(missing):,} of {len(runs):,} runs are finished in '{out}'"
+    known = [times for folder in [*folders, *([out] if out else [])] for times in _times_in(Path(folder))]
+    if not known:
+        if folders:
+            yield f"time: no finished runs in {', '.join(map(repr, folders))} yet to tell it from"
+        return
+    found = [(run, _seconds(run, known)) for run in missing if run.config is not None]
+    told = [seconds for _, seconds in found if seconds is not None]
+    yield (
+        f"time: at most {sum(told) / 3600:.1f} hours for {len(told):,} runs, one after another and each trained for "
+        f"all of its steps, from the times of {len(known):,} earlier runs"
+    )
+    without = len(found) - len(told)
+    if without:
+        yield f"time: {without:,} runs more, of which no earlier run has the base"
+
+
+def _times_in(folder: Path) -> Iterator[Times]:
+    for file in sorted(folder.glob("runs/*/run.json")):
+        record = read_document(file, "the record of a run of a study", SCHEMA) or {}
+        config, stages = record.get("config"), record.get("stages", {})
+        steps, seconds = _steps_and_seconds(file.parent, record)
+        if config is None or record.get("status") != "finished" or not steps:
+            continue
+        task = " > ".join(record.get("tasks", [])) or str(config["task"])
+        others = {name: float(stage["seconds"]) for name, stage in stages.items() if name not in _TRAINED}
+        if "sequence" in stages:
+            # What is left of the one stage of a sequence are its audits and scores.
+            others["sequence"] = max(0.0, float(stages["sequence"]["seconds"]) - seconds)
+        yield Times(str(record["base"]), task, str(config["method"]), seconds / steps, others)
+
+
+def _steps_and_seconds(folder: Path, record: dict[str, Any]) -> tuple[int, float]:
+    """Of the training alone, over all stages of a sequence."""
+    if record.get("kind") == "sequence":
+        found = read_document(folder / "sequence.json", "a sequence", 1) or {}
+        return sum(found.get("steps", [])), float(found.get("seconds", 0.0))
+    found = read_document(folder / MODEL / "run.json", "the record of a run", 1) or {}
+    return int(found.get("steps", 0)), float(found.get("seconds", {}).get("training", 0.0))
+
+
+def _seconds(run: Run, known: Sequence[Times]) -> float | None:
+    """Of a run: the medians over the earlier runs that are most like it. None where none has its base."""
+    assert run.config is not None
+    task = " > ".join(run.tasks) or run.config.task
+    wanted = [(run.base, task, run.config.method), (run.base, task), (run.base,)]
+    alike = next(
+        (
+            found
+            for wish in wanted
+            if (found := [one for one in known if (one.base, one.task, one.method)[: len(wish)] == wish])
+        ),
+        None,
+    )
+    if alike is None:
+        return None
+    steps = (run.config.steps or 0) * max(1, len(run.tasks))
+    measures = 0.0
+    for stage in stages_of(run):
+        took = [one.stages[stage.name] for one in alike if stage.name in one.stages]
+        measures += median(took) if took else 0.0
+    return steps * median(one.per_step for one in alike) + measures

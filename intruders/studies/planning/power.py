@@ -1,0 +1,62 @@
+"""How many seeds the planned intervals need, from the spread over seeds that was given or that an earlier study has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...errors import ResultFileError
+from ..claims.claim import Answer
+from ..claims.every_claim import analyse_all
+from ..claims.shared.statistics import MOST_SEEDS, seeds_needed, spread_of
+from ..describe.study import Power, Study
+from ..tables.results import load_results
+
+
+def power_lines(study: Study) -> Iterator[str]:
+    """One line per planned claim; a folder that is not there yet is said, and is no error."""
+    for claim, plan in study.power.items():
+        yield f"power: {claim}: {_line(study, claim, plan)}"
+
+
+def _line(study: Study, claim: str, plan: Power) -> str:
+    effect, spread, told = plan.effect, plan.spread, "given"
+    if spread is None:
+        try:
+            found = earlier_spread(str(plan.spread_from), claim, plan.of)
+        except ResultFileError:
+            return f"no study in '{plan.spread_from}' yet, so that no spread is known"
+        if found is None:
+            return f"the study in '{plan.spread_from}' has no interval over seeds for it, so that no spread is known"
+        answer, spread = found
+        effect = abs(answer.estimate) if effect is None else effect
+        told = f"{answer.where}: {answer.what}, in '{plan.spread_from}'"
+    assert effect is not None  # checked where it was read
+    needed = seeds_needed(effect, spread)
+    number = f"more than {MOST_SEEDS}" if needed is None else str(needed)
+    planned = seeds_planned(study, claim)
+    enough = "" if needed is not None and planned >= needed else ", which is fewer"
+    return (
+        f"{number} seeds needed for an effect of {effect:g} at a spread of {spread:.3g} over seeds ({told}): the "
+        f"95 % CI then excludes zero in 4 of 5 studies; planned: {planned}{enough}"
+    )
+
+
+def seeds_planned(study: Study, claim: str) -> int:
+    """The most seeds of an experiment of the kind that the claim is about."""
+    kind = "sequence" if claim == "sequence" else "finetune"
+    return max((len(one.seeds) for one in study.experiments if one.kind == kind), default=0)
+
+
+def earlier_spread(folder: str, claim: str, of: str | None = None) -> tuple[Answer, float] | None:
+    """The answer of an earlier study with the largest spread over seeds, among those whose effect has ``of`` in it.
+
+    None where it has no interval over seeds. Raises ResultFileError for a folder that is no study.
+    """
+    (finding,) = analyse_all(load_results(Path(folder)), [claim])
+    found = [
+        (answer, spread_of(answer.interval, answer.seeds))
+        for answer in finding.answers
+        if answer.seeds > 1 and answer.has_interval and (of is None or of in answer.what)
+    ]
+    return max(found, key=lambda pair: pair[1], default=None)

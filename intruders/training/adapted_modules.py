@@ -1,0 +1,61 @@
+"""The modules of a PEFT model that have a plain LoRA: its factors, its scaling, and the base weight beneath them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..linalg.low_rank import LowRank
+
+_ADAPTER = "default"
+
+
+@dataclass(frozen=True)
+class AdaptedModule:
+    """One module with ``W = W0 + scaling B A``."""
+
+    name: str  # in the model beneath PEFT's wrapper
+    a: nn.Parameter  # (r, n)
+    b: nn.Parameter  # (m, r)
+    scaling: float
+    base: Tensor  # the stored weight; (n, m) where the input comes first, as in GPT-2's Conv1D
+    is_input_first: bool
+
+    @property
+    def weight(self) -> Tensor:
+        """W0 ``(m, n)``, in double precision."""
+        matrix = self.base.detach().double()
+        return matrix.mT if self.is_input_first else matrix
+
+    @property
+    def update(self) -> LowRank:
+        """``scaling B A``, in double precision."""
+        return LowRank(self.scaling * self.b.detach().double(), self.a.detach().double())
+
+    @torch.no_grad()
+    def add_to_base(self, matrix: Tensor) -> None:
+        """Add a matrix ``(m, n)`` to W0, in place."""
+        summed = self.weight + matrix
+        self.base.copy_(summed.mT if self.is_input_first else summed)
+
+
+def adapted_modules(model: nn.Module) -> Iterator[AdaptedModule]:
+    """Every module with a LoRA of PEFT's, in the order of the model."""
+    from peft.tuners.lora import LoraLayer
+
+    base_model: Any = getattr(model, "base_model", None)
+    wrapped = model if base_model is None else base_model.model
+    for name, module in wrapped.named_modules():
+        if isinstance(module, LoraLayer) and _ADAPTER in module.lora_A:
+            yield AdaptedModule(
+                name,
+                module.lora_A[_ADAPTER].weight,
+                module.lora_B[_ADAPTER].weight,
+                float(module.scaling[_ADAPTER]),
+                module.get_base_layer().weight,
+                bool(getattr(module, "fan_in_fan_out", False)),
+            )

@@ -1,0 +1,77 @@
+"""How far a model's predictions have moved from the base's, as a term of the training loss."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .finetune_config import FinetuneConfig
+
+
+class KLToBase:
+    """``beta KL(base || tuned)``, the mean over the tokens of a batch's prompts and answers.
+
+    This direction is the one that "RL's Razor" (arXiv 2509.04259) measures on the new task and finds to predict
+    forgetting. It weighs by the base's probabilities, so that whatever the base would say costs when it is lost. An
+    adapter that acts on the base as it is gives the base's logits when it is turned off; of every other model
+    ``frozen`` is a copy of the base.
+    """
+
+    def __init__(self, beta: float, frozen: nn.Module | None) -> None:
+        self.beta = beta
+        self._frozen = None if frozen is None else frozen.requires_grad_(False).eval()
+        self._sum, self._count = 0.0, 0
+
+    @classmethod
+    def of(cls, config: FinetuneConfig, base: nn.Module) -> KLToBase | None:
+        """What a run asks for; None for none. ``base`` is the model before it is prepared for training."""
+        if config.kl_to_base == 0:
+            return None
+        needs_copy = config.method == "full" or config.starts_from_changed_base
+        return cls(config.kl_to_base, copy.deepcopy(base) if needs_copy else None)
+
+    def __call__(self, model: Any, inputs: dict[str, Any], logits: Tensor) -> Tensor:
+        """``beta KL`` of a batch, from the tuned model's logits ``(batch, tokens, vocabulary)``."""
+        seen = {name: value for name, value in inputs.items() if name != "labels"}
+        kl = kl_of_tokens(self._base_logits(model, seen), logits, inputs["attention_mask"])
+        self._sum, self._count = self._sum + float(kl.detach()), self._count + 1
+        return self.beta * kl
+
+    def logged(self) -> dict[str, float]:
+        """The mean KL in nats per token since the last call, for the log."""
+        if self._count == 0:
+            return {}
+        mean = self._sum / self._count
+        self._sum, self._count = 0.0, 0
+        return {"kl_to_base": mean}
+
+    @torch.no_grad()
+    def _base_logits(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        if self._frozen is not None:
+            frozen: Tensor = self._frozen(**inputs).logits
+            return frozen
+        was_training = model.training
+        model.eval()  # the base itself has no dropout
+        try:
+            with model.disable_adapter():
+                logits: Tensor = model(**inputs).logits
+        finally:
+            model.train(was_training)
+        return logits
+
+
+def kl_of_tokens(base: Tensor, tuned: Tensor, attended: Tensor) -> Tensor:
+    """Mean of ``sum_v p(v) (log p(v) - log q(v))`` over the tokens that predict an attended one.
+
+    p is of ``base``, q of ``tuned``, both logits ``(batch, tokens, vocabulary)``; ``attended`` is ``(batch, tokens)``.
+    """
+    counts = (attended[:, 1:] * attended[:, :-1]).bool()
+    before, after = (_widened(logits[:, :-1][counts]).log_softmax(-1) for logits in (base, tuned))
+    return (before.exp() * (before - after)).sum(-1).mean()
+
+
+def _widened(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,0 +1,25 @@
+"""MiLoRA: a LoRA that starts from the smallest singular triplets of the base's matrices."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..linalg.svd import dense_svd
+from .adapted_modules import adapted_modules
+
+
+@torch.no_grad()
+def start_from_smallest(model: nn.Module) -> None:
+    """Set ``scaling B A`` to the r smallest singular triplets of W0, and take it off the frozen W0, in every module.
+
+    The model stays what it was. One full decomposition a matrix, as PiSSA's start has.
+    """
+    for module in adapted_modules(model):
+        svd = dense_svd(module.weight)
+        rank = module.a.shape[0]
+        roots = (svd.values[-rank:] / module.scaling).sqrt().unsqueeze(-1)
+        module.a.copy_(roots * svd.right[-rank:])
+        module.b.copy_((roots * svd.left[-rank:]).mT)
+        # What is taken off is the product of the factors as they are stored.
+        module.add_to_base(-module.update.dense())

@@ -1,0 +1,54 @@
+"""Every heading of docs/how-to/errors.md is a message of the package, word for word."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+
+from tests.docs.pages import DOCS, ROOT
+
+PAGE = (DOCS / "how-to" / "errors.md").read_text(encoding="utf-8").replace(r"\*", "*")
+HEADINGS = re.findall(r"^### (.+)$", PAGE, re.MULTILINE)
+
+
+def templates() -> list[str]:
+    """Every string of the package, with "…" where a value is filled in."""
+    found = []
+    for file in sorted((ROOT / "intruders").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values]
+                found.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+TEMPLATES = templates()
+
+
+def plain(text: str) -> str:
+    """Without the quotes around what is filled in, which a heading has and a format of ``!r`` has not."""
+    return re.sub(r"'?…'?", "…", text).strip()
+
+
+def is_of_the_package(heading: str) -> bool:
+    """A heading ends with "…" where the rest of the message varies."""
+    wanted = plain(heading)
+    whole = wanted.removesuffix("…").rstrip()
+    return any(
+        plain(text) == wanted or (wanted.endswith("…") and plain(text).startswith(whole))
+        for text in TEMPLATES
+    )
+
+
+def test_there_are_enough() -> None:
+    assert len(HEADINGS) >= 25
+    assert len(set(HEADINGS)) == len(HEADINGS)
+
+
+@pytest.mark.parametrize("heading", HEADINGS)
+def test_heading_is_a_message(heading: str) -> None:
+    assert is_of_the_package(heading)

@@ -1,0 +1,79 @@
+"""One table of several studies' verdicts: every answer a row, and what failed or was not run listed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from intruders.cli.main import app
+from intruders.reports.study.verdict_table import verdict_table
+from intruders.studies.claims.every_claim import analyse_all
+from intruders.studies.describe.runs import expand
+from intruders.studies.tables.results import load_results
+from intruders.studies.tables.table_columns import COLUMNS
+from intruders.studies.tables.write_tables import _parquet
+from intruders.studies.work.study_folder import StudyFolder
+from tests.studies.planted import matched
+from tests.studies.tiny_study import parsed
+
+
+def written(folder: Path, rows: list[dict[str, Any]], analyses: list[str]) -> Path:
+    experiment = {"base": "tiny", "task": "word-problems", "steps": 9}
+    study = parsed({"name": folder.name, "analyses": analyses, "experiments": {"m": experiment}})
+    folder.mkdir()
+    StudyFolder(folder).keep(study, expand(study))
+    for table in COLUMNS:
+        StudyFolder(folder).table(table).write_bytes(_parquet(table, rows if table == "runs" else []))
+    return folder
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> list[Path]:
+    rows = matched(effect=1.0)
+    rows[0] |= {"status": "failed", "error": "out | of memory"}
+    rows[1] |= {"stopped_by": "steps"}
+    rows[2] |= {"status": "pending"}
+    return [
+        written(tmp_path / "one", rows, ["structure", "sequence"]),
+        written(tmp_path / "two", matched(effect=-1.0, task="news"), ["structure"]),
+    ]
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").replace("\\|", "/").split("|")]
+
+
+def test_every_answer_is_a_row_with_its_numbers(studies: list[Path]) -> None:
+    lines = verdict_table(studies)
+    table = [cells(line) for line in lines if line.startswith("|")]
+    assert table[0][:3] == ["claim", "model and task", "verdict"]
+    structure = {row[1]: row for row in table[2:] if row[0] == "Structure"}
+    assert structure["tiny on words"][2] == "*supported*"
+    assert structure["tiny on news"][2] == "*contradicted*"
+    (finding,) = analyse_all(load_results(studies[1]), ["structure"])
+    answer = finding.answers[0]
+    text = f"LoRA minus full: {answer.estimate:+.2f} [{answer.low:+.2f}, {answer.high:+.2f}]; above 0"
+    assert structure["tiny on news"][3].endswith(text)
+    assert structure["tiny on news"][4] == "3"
+    assert structure["tiny on news"][5] == f"`intruders study {studies[1]}/study.yaml --out {studies[1]}`"
+    (sequence,) = [row for row in table if row[0] == "Tasks in sequence"]
+    assert sequence[2].startswith("*not run*: this needs finished runs of `kind: sequence`")
+    assert all(len(row) == 6 for row in table)
+
+
+def test_runs_that_failed_or_did_not_reach_their_score_are_listed(studies: list[Path]) -> None:
+    text = "\n".join(verdict_table(studies))
+    ids = [row["run_id"] for row in matched()]
+    assert f"`{studies[0]}`: 16 of 18 runs finished, 3 seeds." in text
+    assert f"- 1 failed: {ids[0]} (out | of memory)" in text
+    assert f"- 1 did not reach their score: {ids[1]}" in text
+    assert f"- 1 not run yet: {ids[2]}" in text
+
+
+def test_the_command_prints_the_table(studies: list[Path]) -> None:
+    result = CliRunner().invoke(app, ["report", *map(str, studies), "--verdicts"])
+    assert result.exit_code == 0
+    assert result.output.splitlines() == verdict_table(studies)

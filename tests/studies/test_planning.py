@@ -1,0 +1,139 @@
+"""Seeds and hours of a study that has not run, from what an earlier one measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from intruders.errors import SettingError
+from intruders.studies.describe.runs import Run, expand
+from intruders.studies.planning.earlier_times import time_lines
+from intruders.studies.planning.power import earlier_spread, power_lines
+from intruders.studies.tables.table_columns import COLUMNS
+from intruders.studies.tables.write_tables import _parquet
+from intruders.studies.work.study_folder import StudyFolder
+from tests.studies.planted import matched
+from tests.studies.tiny_study import parsed
+
+EXPERIMENT: dict[str, Any] = {
+    "base": "b", "task": "word-problems", "steps": 100, "match": "accuracy=0.9",
+    "methods": [{"method": "lora", "rank": [1, 2]}, {"method": "full"}],
+}  # fmt: skip
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    return {"name": "planned", "seeds": [0, 1], "experiments": {"m": EXPERIMENT}} | changes
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """The folder of a study of which the tables are there: LoRA has 15 intruders per 100 vectors more than full."""
+    rows = matched()
+    folder = StudyFolder(tmp_path / "earlier")
+    folder.path.mkdir()
+    study = parsed(document())
+    folder.keep(study, expand(study))
+    for table in COLUMNS:
+        folder.table(table).write_bytes(_parquet(table, rows if table == "runs" else []))
+    return folder.path, rows
+
+
+def test_the_spread_of_an_earlier_study_is_that_of_its_seeds(
+    earlier: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    folder, rows = earlier
+    found = earlier_spread(str(folder), "structure")
+    assert found is not None
+    differences = []
+    for seed in range(3):
+        counts = {(row["method"], row["rank"]): row["intruders"] / 2 for row in rows if row["seed"] == seed}
+        lora = [count for (method, _), count in counts.items() if method == "lora"]
+        differences.append(np.mean(lora) - counts["full", None])
+    assert found[1] == pytest.approx(np.std(differences, ddof=1))
+    study = parsed(document(power={"structure": {"spread_from": str(folder)}}))
+    (line,) = power_lines(study)
+    assert line.startswith(
+        f"power: structure: 2 seeds needed for an effect of {abs(found[0].estimate):g} at a spread"
+    )
+    assert line.endswith("planned: 2")
+
+
+def test_seeds_of_a_given_spread_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    power = {
+        "structure": {"effect": 1, "spread": 1},
+        "forgetting": {"spread_from": str(tmp_path / "none")},
+    }
+    structure, forgetting = power_lines(parsed(document(power=power)))
+    # (2.262 + 0.883) / sqrt(10) = 0.995 for ten seeds, and (2.306 + 0.889) / 3 = 1.065 for nine.
+    assert "10 seeds needed for an effect of 1 at a spread of 1" in structure
+    assert structure.endswith("planned: 2, which is fewer")
+    assert "no study in" in forgetting
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"power": {"structure": {"effect": 1}}}, "expected one of spread: NUMBER and spread_from: FOLDER"),
+        ({"power": {"structure": {"spread": 1}}}, "without an effect"),
+        ({"power": {"structur": {"spread": 1, "effect": 1}}}, "did you mean 'structure'"),
+        ({"support": {"structure": ""}}, "expected a sentence on what would count as support"),
+        ({"select": "slowest"}, "'slowest'"),
+    ],
+)
+def test_a_plan_that_cannot_be_read_is_named(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        parsed(document(**changes))
+    assert words in str(caught.value)
+
+
+def done(folder: Path, run: Run, *, steps: int, training: float, audit: float) -> None:
+    """The records of a finished run, as a study leaves them."""
+    (folder / "model").mkdir(parents=True)
+    stages = {
+        "train": {"settings": {}, "seconds": training + 5},
+        "audit": {"settings": run.measure.audit.recorded(), "seconds": audit},
+    }
+    record = run.description() | {"schema": 1, "status": "finished", "error": None, "stages": stages}
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "model" / "run.json").write_text(
+        json.dumps({"steps": steps, "seconds": {"training": training}})
+    )
+
+
+def test_time_is_told_from_the_runs_that_are_most_alike(tmp_path: Path) -> None:
+    study = parsed(document())
+    runs = expand(study)
+    earlier = tmp_path / "earlier"
+    for index, run in enumerate(runs[:3]):  # lora r=1, lora r=2, full
+        done(earlier / "runs" / str(index), run, steps=50, training=[50.0, 100.0, 200.0][index], audit=10.0)
+    (line,) = time_lines(runs, [str(earlier)])
+    # Two seeds. LoRA: a median of 1.5 s a step, full 4 s, each for 100 steps and an audit of 10 s.
+    hours = 2 * (2 * (150 + 10) + 400 + 10) / 3600
+    assert line.startswith(f"time: at most {hours:.1f} hours for 6 runs")
+    assert math.isclose(hours, 1460 / 3600)
+    other = expand(parsed(document(experiments={"m": EXPERIMENT | {"base": "other"}})))
+    assert (
+        list(time_lines(other, [str(earlier)]))[1]
+        == "time: 6 runs more, of which no earlier run has the base"
+    )
+    assert list(time_lines(runs, [])) == []
+
+
+def test_keys_of_a_plan_do_not_change_the_runs() -> None:
+    plain = [run.id for run in expand(parsed(document()))]
+    planned = document(
+        select=["fastest", "mildest"],
+        support={"structure": "LoRA has more."},
+        power={"structure": {"effect": 1, "spread": 1}},
+        times_from=["runs/x"],
+    )
+    assert [run.id for run in expand(parsed(planned))] == plain
+    study = parsed(planned)
+    assert study.select == ("fastest", "mildest")
+    assert parsed(document(select="fastest")).select == ("fastest",)
+    assert study.support == {"structure": "LoRA has more."}

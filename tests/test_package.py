@@ -1,0 +1,142 @@
+"""The wheel and the source archive: what is in them, and that the wheel runs where the repository is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import intruders
+from tests.commands import environment
+
+REPOSITORY = Path(__file__).parents[1]
+# What is read at run time besides Python: without one of these, a command fails only for those who installed a wheel.
+DATA = {
+    "intruders/py.typed",
+    "intruders/checkpoints/minilm-l6-lora/adapter_config.json",
+    "intruders/checkpoints/minilm-l6-lora/adapter_model.safetensors",
+    "intruders/reports/page/base.html.j2",
+    "intruders/reports/page/audit.html.j2",
+    "intruders/reports/page/page.css",
+    "intruders/reports/page/page.js",
+}
+
+
+@dataclass(frozen=True)
+class Archives:
+    wheel: Path
+    source: Path
+    wheel_of_source: Path
+
+    def members(self) -> set[str]:
+        return set(zipfile.ZipFile(self.wheel).namelist())
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
+    """A wheel and a source archive made from the repository, and a wheel made from that archive alone."""
+    folder = tmp_path_factory.mktemp("archives")
+    source = folder / build("sdist", REPOSITORY, folder)
+    unpacked = folder / "unpacked"
+    with tarfile.open(source) as archive:
+        archive.extractall(unpacked, filter="data")
+    [root] = unpacked.iterdir()
+    again = folder / "again"
+    return Archives(folder / build("wheel", REPOSITORY, folder), source, again / build("wheel", root, again))
+
+
+def build(what: str, source: Path, out: Path) -> str:
+    """What a build frontend calls, without the network that it would use to install the backend."""
+    code = f"from hatchling import build; print(build.build_{what}({str(out)!r}))"
+    out.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=True, timeout=120
+    )
+    return done.stdout.split()[-1]
+
+
+def files_of_the_package() -> set[str]:
+    package = Path(intruders.__file__).parent
+    return {
+        path.relative_to(package.parent).as_posix()
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_the_wheel_holds_the_package_its_license_and_nothing_else(archives: Archives) -> None:
+    info = f"intruders-{intruders.__version__}.dist-info"
+    of_package = {name for name in archives.members() if not name.startswith(info)}
+    assert of_package == files_of_the_package()
+    assert of_package >= DATA
+    assert f"{info}/licenses/LICENSE" in archives.members()
+    assert archives.wheel.stat().st_size < 2**20
+
+
+def test_the_source_archive_holds_what_a_packager_needs(archives: Archives) -> None:
+    with tarfile.open(archives.source) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert held >= files_of_the_package()
+    assert held >= {"pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "Makefile"}
+    assert held >= {"tests/conftest.py", "docs/formats.md", "examples/demo.py", "action.yml"}
+    # A folder that somebody keeps beside the code (runs, checkpoints, notes) must never be published.
+    folders = {name.partition("/")[0] for name in held if "/" in name}
+    assert folders == {"action", "benchmarks", "docs", "examples", "intruders", "tests"}
+
+
+def test_the_source_archive_builds_the_same_wheel(archives: Archives) -> None:
+    again = zipfile.ZipFile(archives.wheel_of_source)
+    built = zipfile.ZipFile(archives.wheel)
+    assert {item.filename: item.CRC for item in again.infolist()} == {
+        item.filename: item.CRC for item in built.infolist()
+    }
+
+
+def test_the_installed_wheel_audits_where_the_repository_is_not(archives: Archives, tmp_path: Path) -> None:
+    target = tmp_path / "installed"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
+    subprocess.run(
+        [*pip, "--disable-pip-version-check", "--target", target, archives.wheel], check=True, timeout=120
+    )
+
+    def installed(*command: str | Path) -> str:
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env={**environment(), "PYTHONPATH": str(target)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    program = target / "bin" / "intruders"
+    assert Path(installed("-c", "import intruders; print(intruders.__file__)").strip()).is_relative_to(target)
+    assert installed(program, "--version") == f"intruders {intruders.__version__}\n"
+    assert "audit" in installed(program, "--help")
+    base = torch.eye(8)[:6] * torch.arange(6, 0, -1)[:, None]
+    tuned = base + 20 * torch.outer(torch.ones(6), torch.eye(8)[7])  # one direction, spread over six vectors
+    save_file({"model.layers.0.self_attn.q_proj.weight": base}, tmp_path / "base.safetensors")
+    save_file({"model.layers.0.self_attn.q_proj.weight": tuned}, tmp_path / "tuned.safetensors")
+    names = [
+        "base.safetensors",
+        "tuned.safetensors",
+        "--no-cache",
+        "--html",
+        "report.html",
+        "--json",
+        "a.json",
+    ]
+    installed(program, "audit", *names)
+    assert json.loads((tmp_path / "a.json").read_text())["totals"]["intruders"] == 1
+    assert (tmp_path / "report.html").read_text().count("<script") > 1
