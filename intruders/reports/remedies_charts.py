@@ -26,7 +26,11 @@ def _over_task_loss(comparison: RemedyComparison, measured: Sequence[ComparedRem
     return Chart(
         "remedies-task-loss",
         "Healed forgetting over what the task loses",
-        Axis("task_loss", f"task loss on {_short(comparison.target)} (nats per token)"),
+        Axis(
+            "task_loss",
+            f"task loss on {_short(comparison.target)} (nats per token)",
+            log=_spans_decades([point.task_loss.estimate for point in comparison.curve]),
+        ),
         Axis("healed", _healed_title(comparison)),
         _series(comparison, measured, lambda point: point.task_loss.estimate),
         caption=_caption("Left and up is better."),
@@ -149,6 +153,11 @@ def _finite(value: Interval) -> tuple[float, float]:
     """Ends that are not known are drawn at the estimate."""
     low, high = (end if math.isfinite(end) else value.estimate for end in (value.low, value.high))
     return low, high
+
+
+def _spans_decades(values: Sequence[float]) -> bool:
+    """Tuning can lower a task loss a hundredfold: all but the base would lie in one place of a linear axis."""
+    return min(values) > 0 and max(values) > 20 * min(values)
 
 
 def _short(target: str) -> str:

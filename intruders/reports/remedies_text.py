@@ -13,7 +13,7 @@ from ..evaluation.intervals import Interval
 from ..evaluation.side_by_side.compared import ComparedPoint, ComparedRemedy, RemedyComparison
 from ..evaluation.side_by_side.comparison_verdict import command, sentence
 
-WIDE = 118  # columns of a terminal in which every interval fits
+WIDE = 150  # columns of a terminal in which every interval fits
 CONTROLS = ("shrink", "shrink-output", "random", "resized", "complement")
 
 

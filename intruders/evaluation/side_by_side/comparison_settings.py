@@ -22,6 +22,7 @@ REMEDIES = (
     "trim",
     "drop",
     "fapm",
+    "surgery",
 )
 
 

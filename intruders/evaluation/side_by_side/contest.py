@@ -19,6 +19,7 @@ from ...mitigation.remedies.interpolate import Interpolate
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...mitigation.remedies.matched import EqualNorm, EqualOutput, EqualSize
 from ...mitigation.remedies.remedy import Case, PublishedRemedy, Remedy
+from ...mitigation.remedies.surgery import Surgery
 from ..losses import DocumentLosses
 from .compared import CHOICE, REPORT, ComparedPoint, ComparedRemedy, RemedyComparison
 from .comparison_settings import REMEDIES, ComparisonSettings
@@ -184,6 +185,10 @@ class Contest:
         """
         if name == ScaledIntruders.name and self.audit.intruders == 0:
             raise _CannotRunError(f"no intruders among the {self.audit.k} leading vectors of any matrix")
+        if name == Surgery.name:
+            raise _CannotRunError(
+                "the comparison measures no sensitivities yet; try it with `intruders mitigate`"
+            )
         try:
             remedies = [self._fitted(one) for one in at_strengths(name, self.comparison.strengths, self.seed)]
             return remedies, self._cases(remedies)

@@ -48,6 +48,7 @@ class Surgery(PublishedRemedy):
 
     name = "surgery"
     strength = "share"
+    strengths = (0.1, 0.2, 0.4)
     source = "arXiv 2603.03995"
     rank_after = "r"
 
