@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .products import times_transpose
 from .svd import DenseSVD
 
 # Singular values below this share of the largest are what rounding leaves of zeros.
@@ -49,7 +50,7 @@ class LowRank:
         return (rows @ self.right.mT) @ self.left.mT
 
     def apply_transpose(self, rows: Tensor) -> Tensor:
-        return (rows @ self.left) @ self.right
+        return times_transpose(rows, self.left.mT) @ self.right
 
     def dense(self) -> Tensor:
         return self.left @ self.right
