@@ -260,7 +260,7 @@ def _beside_chance(audit: Audit, page: _Page) -> None:
             parts.append(f"{cosines.undecided:,} undecided")
         page.say("")
         chance = least if least == most else f"{least} to {most}"
-        page.say(f"intruders' max cosine: {', '.join(parts)} ({chance})")
+        page.say_beside("intruders' max cosine: ", f"{', '.join(parts)} ({chance})")
     found = [matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None]
     rows = []
     for row in medians(found):

@@ -131,5 +131,5 @@ def test_an_audit_of_an_earlier_version_names_no_commits(hub: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("given", ["org/base@v3", "org/none@v2"])
 def test_a_revision_that_is_not_there_is_refused_by_its_name(hub: Path, given: str) -> None:
-    with pytest.raises(CheckpointError, match=f"no file or folder '{given}'"):
+    with pytest.raises(CheckpointError, match=f"'{given}' is not a file or folder here"):
         audited(given, "org/adapter")

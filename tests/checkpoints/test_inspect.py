@@ -83,7 +83,7 @@ def test_command(tmp_path: Path) -> None:
     folder = adapter(tmp_path)
     result = CliRunner().invoke(app, [str(folder)])
     assert result.exit_code == 0
-    assert "PEFT LORA adapter of 5 weights, which names no base" in result.stdout
+    assert "PEFT LORA adapter of 5 weights, which names no base" in " ".join(result.stdout.split())
     facts = json.loads(CliRunner().invoke(app, [str(folder), "--json"]).stdout)
     assert facts[0]["rows"][0]["rank"] == 2
     assert facts[0]["format"] == "PEFT LORA"
