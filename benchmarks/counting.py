@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from intruders.linalg.operators import Dense
+from intruders.linalg.operators import Chosen, Dense
+
+_PRODUCTS = ("apply", "apply_transpose")
 
 
 class ProductCount:
@@ -25,7 +27,7 @@ class ProductCount:
         self.factorizations = 0  # Cholesky factorizations, each after a Gram matrix or a shift of one
         self._lock = threading.Lock()  # small matrices are judged by several threads
 
-    def add_product(self, rows: Tensor, operator: Dense) -> None:
+    def add_product(self, rows: Tensor, operator: Dense | Chosen) -> None:
         elements = operator.shape.numel()
         with self._lock:
             self.elements += elements
@@ -38,27 +40,28 @@ class ProductCount:
 
 @contextmanager
 def counted_products() -> Iterator[ProductCount]:
-    """Counts every thin product of the engine's dense operator, without changing what it computes."""
+    """Counts every thin product of the engine's dense operators, without changing what it computes."""
     count = ProductCount()
-    apply, apply_transpose = Dense.apply, Dense.apply_transpose
+    products = [(kind, name, getattr(kind, name)) for kind in (Dense, Chosen) for name in _PRODUCTS]
     cholesky: Callable[..., Any] = torch.linalg.cholesky_ex
 
-    def counted_apply(self: Dense, rows: Tensor) -> Tensor:
-        count.add_product(rows, self)
-        return apply(self, rows)
+    def counted(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def counting(self: Dense | Chosen, rows: Tensor) -> Tensor:
+            count.add_product(rows, self)
+            return product(self, rows)
 
-    def counted_apply_transpose(self: Dense, rows: Tensor) -> Tensor:
-        count.add_product(rows, self)
-        return apply_transpose(self, rows)
+        return counting
 
     def counted_cholesky(*arguments: Any, **settings: Any) -> Any:
         count.add_factorization()
         return cholesky(*arguments, **settings)
 
-    Dense.apply, Dense.apply_transpose = counted_apply, counted_apply_transpose  # type: ignore[method-assign]
+    for kind, name, product in products:
+        setattr(kind, name, counted(product))
     torch.linalg.cholesky_ex = counted_cholesky
     try:
         yield count
     finally:
-        Dense.apply, Dense.apply_transpose = apply, apply_transpose  # type: ignore[method-assign]
+        for kind, name, product in products:
+            setattr(kind, name, product)
         torch.linalg.cholesky_ex = cholesky
