@@ -281,8 +281,8 @@ class _Work:
             found = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
             for at, (matrix, base) in enumerate(zip(batch.matrices, batch.pair.base, strict=True)):
                 base_keys[matrix.name] = content_key(base, settings.k)
-                update = batch.pair.select(torch.tensor([at])).update
-                sketches[matrix.name] = batch.units[at] * directions_of(matrix.name, base).sketch(update)[0]
+                update = batch.pair.select(at).update
+                sketches[matrix.name] = batch.units[at] * directions_of(matrix.name, base).sketch(update)
             return [record_of(one, found, at, batch.units[at]) for at, one in enumerate(batch.matrices)]
 
         records: list[AuditedMatrix] = []

@@ -36,7 +36,7 @@ class Directions:
         return cls(left, right)
 
     def sketch(self, update: Update) -> Tensor:
-        """``u_i^T D v_i`` of the matrices of a stack, in double precision: ``(batch, SIZE)``."""
+        """``u_i^T D v_i`` in double precision: ``(SIZE)`` of one matrix, ``(batch, SIZE)`` of a stack."""
         if isinstance(update, LowRank):
             return ((self.left @ update.left) * (self.right @ update.right.mT)).double().sum(-1)
         return ((self.left @ update.matrix) * self.right).double().sum(-1)
