@@ -55,7 +55,7 @@ def setting(
       expected: what is expected, in words, where type and range do not say it.
       item: what an item of a list is called.
       may_be_empty: whether a list of nothing is a value.
-      by_commas: whether a text is a list with commas between; of another setting it is a list of one.
+      by_commas: whether a text is a comma-separated list; of another setting it is a list of one.
       long_names: other names that are understood.
       option: the name of its option, where it is not its own.
       metavar, panel: what the command's help calls its value, and under which heading it stands.
@@ -407,7 +407,7 @@ def _kinds(annotation: Any) -> tuple[tuple[type, ...], bool, bool, bool]:
 
 
 def _are_names(value: str) -> bool:
-    """Whether a text is several names with commas between, and no pattern with a comma in it."""
+    """Whether a text is several comma-separated names, and no pattern with a comma in it."""
     return re.fullmatch(r"[\w.-]+(,[\w.-]+)+", value) is not None
 
 

@@ -8,7 +8,7 @@ from ..checkpoints.demo_models import DEMO_ADAPTER, DEMO_MODELS
 
 
 def one_of(choices: Collection[str]) -> Callable[[str], list[str]]:
-    """Complete one of the choices, or the last of several with commas between."""
+    """Complete one of the choices, or the last of a comma-separated list."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")

@@ -13,7 +13,7 @@ WIDE = 1000  # columns where there is no terminal: a line of a file or a pipe is
 
 
 def terminal_width() -> int:
-    """Return the columns of the terminal, or of ``$COLUMNS``; where there is neither, so many that nothing is cut."""
+    """Return the columns of the terminal, or of ``$COLUMNS``; if there is neither, enough that nothing is cut."""
     return shutil.get_terminal_size((WIDE, 24)).columns
 
 

@@ -99,7 +99,7 @@ def _option(one: Setting, default: Any, over_a_file: bool) -> inspect.Parameter:
 
 
 def _type(one: Setting) -> Any:
-    """The type of an option's value; a list with commas between is one text, any other is given item by item."""
+    """The type of an option's value; a comma-separated list is one text, any other is given item by item."""
     if one.is_list:
         return str if one.by_commas else list[str]
     return one.kinds[0] if len(one.kinds) == 1 else str

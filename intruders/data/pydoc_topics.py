@@ -18,7 +18,7 @@ GROUPS = (
     ("compound", "string-methods", "typesmapping", "execmodel"),
     ("types", "formatstrings", "comparisons", "import"),
 )
-_PER_TOPIC = 200  # of the largest chapters no more than so many sentences, lest one label be most of the data
+_PER_TOPIC = 200  # of the largest chapters at most this many sentences, lest one label be most of the data
 _VALIDATION, _TEST = 0.15, 0.15
 
 

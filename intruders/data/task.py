@@ -52,7 +52,7 @@ class Task:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def limited(self, train: int | None, evaluation: int | None) -> Task:
-        """The same task with at most so many rows in training and in each evaluation split."""
+        """The same task with at most this many rows in training and in each evaluation split."""
         return replace(
             self,
             # The first rows will do: every source gives its rows in an order drawn by seed.

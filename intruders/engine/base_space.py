@@ -76,7 +76,7 @@ _FURTHER_LOOKS = 4
 # Angle (as a sine) to which the leading vectors are computed in any case.
 LOOSE_ANGLE = 0.2
 
-# Where the largest value is so many times the last one asked about, the first rows of a chain, which hold a part of its
+# Where the largest value is so much above the last one asked about, the first rows of a chain, which hold a part of its
 # vector, bring rounding of its square into the others' products: these are then computed once more.
 _DOMINANT = 100
 

@@ -36,7 +36,7 @@ class Projection:
     base: Tensor  # (a, a), double
     cross: Tensor  # (a, a)
     update: Tensor  # (a, a)
-    shown: int  # the first so many Ritz vectors are taken for base vectors x_i
+    shown: int  # this many leading Ritz vectors count as base vectors x_i
     k: int
     epsilon: float
     predicted: float  # critical scale by the spiked threshold; infinite where it names none

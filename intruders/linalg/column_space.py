@@ -27,7 +27,7 @@ from .operators import Dense
 from .products import times_transpose
 from .svd import CLUSTER_TOLERANCE
 
-# The Gram matrix is taken in strips of so many rows, up to its diagonal.
+# The Gram matrix is taken in strips of this many rows, up to its diagonal.
 _STRIP = 512
 _PROBES = 16
 # Powers q of the probed matrices: a bound may be loose by a factor of (16 n)^(1 / 2q), and the one on the inverse is

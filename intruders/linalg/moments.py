@@ -41,11 +41,11 @@ _CUTS = (0.0, 1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 31 / 32)
 # Windows within which atoms count as one reach so far to either side, as a share of the norm. A narrower one would
 # leave more atoms apart, and these would turn by more under rounding; a wider one would hold several nodes more often.
 _WIDTH = 2.0**-13
-# Nodes within so many widths of a cell may be taken into its window: the fewest that are needed, or some more.
+# Nodes within this many widths of a cell may be taken into its window: the fewest that are needed, or some more.
 _REACHES = (1, 4)
 # An eigenvector's squared component below this is rounding, and a smaller one would prove more than is known.
 _SMALLEST_WEIGHT = 1e-28
-# A product of so many roundings of the norm ends the Krylov space.
+# A product of this many roundings of the norm ends the Krylov space.
 _ENDS_BELOW = 32
 _TINY = torch.finfo(torch.float64).tiny
 

@@ -26,7 +26,7 @@ from .gguf_layout import GgufField, GgufLayout, GgufTensor, read_gguf_layout
 from .gguf_names import known_names
 
 _TOKENS = "tokenizer.ggml.tokens"
-# A vocabulary too long to be kept is of so many tokens to transformers.
+# transformers is told this number of tokens for a vocabulary that is too long to keep.
 _STAND_INS = 2
 _UINT8 = 0
 

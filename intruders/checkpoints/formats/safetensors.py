@@ -23,7 +23,7 @@ from ..names import natural_order
 
 INDEX_SUFFIX = ".safetensors.index.json"
 
-# Tensors up to so many bytes, such as an adapter's, are read from their place: safetensors' own reader parses the whole
+# Tensors up to this size in bytes, as an adapter's, are read from their place: safetensors' own reader parses the whole
 # header for each, which takes several times as long.
 _SMALL = 2**22
 # dtype in the header -> bits of one number, and the torch dtype that holds it (None: torch has none to read

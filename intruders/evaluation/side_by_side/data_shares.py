@@ -13,7 +13,7 @@ from ...data.corpora import Corpus
 from ...data.task import Example, Task
 from ...errors import SettingError
 
-# A first pass needs so many documents of every corpus, and examples of every task, beside as many that follow it.
+# The least number of documents per corpus, and of examples per task, in a first pass, with as many that follow it.
 _LEAST_OF_A_PASS = 3
 
 

@@ -39,7 +39,7 @@ class Tally:
         self._done += 1
 
     def skip(self, count: int) -> None:
-        """So many will not be needed."""
+        """Take evaluations that are not needed from the number expected."""
         self._planned -= count
 
     @property

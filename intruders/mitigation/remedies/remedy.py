@@ -88,7 +88,7 @@ class Remedy(ABC):
 
     @abstractmethod
     def sentence(self, vectors: int) -> str:
-        """What was done, to so many singular vectors where it scales single ones, for people."""
+        """What was done, in words, with the number of singular vectors where it scales single ones."""
 
     @abstractmethod
     def recorded(self) -> dict[str, Any]:

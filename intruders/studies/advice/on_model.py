@@ -19,7 +19,7 @@ from .advice import Advice
 
 # How far apart the updates of matrices with and without intruders must lie, and how many of each it takes.
 _APART, _FEWEST = 0.8, 5
-# A kind of module is worth naming when it has this share of the intruders and so many times its share of the vectors.
+# A kind of module is worth naming when it has this share of the intruders and this many times its share of the vectors.
 _SHARE, _TIMES = 0.5, 2.0
 
 

@@ -254,7 +254,7 @@ def _sorting(part: Part, rows: pd.DataFrame) -> Iterator[Chart]:
 
 
 def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
-    """At most so many rows that a page can draw, evenly from the whole."""
+    """At most as many rows as a page can draw, evenly from all."""
     if len(rows) <= MOST_POINTS:
         return rows
     return rows.iloc[np.linspace(0, len(rows) - 1, MOST_POINTS).astype(int)]

@@ -291,7 +291,7 @@ def noted_complete(table: pd.DataFrame, what: str, notes: list[str]) -> pd.DataF
 
 
 def one_in_100(runs: pd.DataFrame, settings: int = 1) -> float:
-    """One intruder in one of so many settings, as a mean over them of intruders per 100 vectors: the grain of it."""
+    """One intruder in one of several settings, as a mean over them of intruders per 100 vectors: the grain of it."""
     vectors = numbers(runs, "vectors").median()
     return 100 / float(vectors) / max(1, settings) if vectors > 0 else 0.0
 
