@@ -25,6 +25,7 @@ from .lines import Lines
 from .position import Position
 from .project import Project
 from .remedy import Case, EntryRemedy, Remedy
+from .surgery import Surgery
 from .trim import Trim
 from .truncate import Truncate
 
@@ -146,4 +147,5 @@ _DRAWN: dict[type[Remedy], Callable[..., Remedy]] = {
     Project: lambda one, seed: RandomFrames(one.k, seed=seed),
     Trim: lambda one, seed: RandomEntries(one.density, seed),
     FAPM: lambda one, seed: RandomEntries(one.density, seed),
+    Surgery: lambda one, seed: replace(one, mode="random_index", seed=seed),
 }
