@@ -130,7 +130,8 @@ class Bench:
         modules = {name: module for name in directions if (module := live.module_of(name)) is not None}
         if missing := [name for name in directions if name not in modules]:
             raise PairingError(
-                f"the model that is measured has no module with the complete weight '{missing[0]}'; choose another remedy"
+                f"the model that is measured has no module with the complete weight '{missing[0]}'; choose another "
+                "remedy"
             )
         batches = task_batches(opened, self._measuring.tasks[task], share.examples[task], labels)
         at = {modules[name]: part for name, part in directions.items()}
