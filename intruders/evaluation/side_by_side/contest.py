@@ -246,7 +246,9 @@ class Contest:
                 controls[complement.name] = complement
             if without:
                 missing[complement.name] = f"{without} of {len(cases)} matrices with intruders have none"
-        drawn = [one for seed in range(_DRAWS) if (one := at_random(remedy, self.seed + seed)) is not None]
+        drawn = [
+            one for seed in range(_DRAWS) if (one := at_random(remedy, self.seed + seed, cases)) is not None
+        ]
         controls |= {f"{RANDOM} {number}": self._fitted(one) for number, one in enumerate(drawn, start=1)}
         if drawn:
             cases = self._cases([remedy, *controls.values()])
