@@ -16,7 +16,7 @@ from intruders.audits.audit_settings import AuditSettings
 from intruders.cli.main import app
 from intruders.evaluation.measure_settings import LossSettings, ScoreSettings, SweepSettings
 from intruders.settings import Setting, settings_of
-from intruders.studies.describe.measures import Measure
+from intruders.studies.describe.measures import ComparisonMeasure, Measure
 from intruders.studies.describe.study import OfEveryKind, OfRandomTerms, OfSequence, Resources, Study
 from intruders.training.finetune_config import FinetuneConfig
 
@@ -29,6 +29,7 @@ CLASSES = {
     LossSettings: "Losses: `intruders evaluate`, `intruders.LossSettings`",
     ScoreSettings: "Scores: `intruders evaluate`, `intruders.ScoreSettings`",
     SweepSettings: "Interventions: `intervene` under `measure`, `intruders.SweepSettings`",
+    ComparisonMeasure: "Comparisons of remedies: `remedies` under `measure`",
     Study: "A study: the file itself",
     OfEveryKind: "An experiment of a study",
     OfSequence: "An experiment with `kind: sequence`",

@@ -80,6 +80,7 @@ def mitigate(
             rich_help_panel=MITIGATION,
         ),
     ] = None,
+    data_seed: options.DataSeed = None,
     mode: Annotated[
         str,
         typer.Option(
@@ -160,7 +161,7 @@ def mitigate(
             scale=scale,
             out=out,
             control=control or INTRUDERS,
-            remedy=_with_task(_remedy(remedy, strength, seed), base, tuned, task, mode, progress),
+            remedy=_with_task(_remedy(remedy, strength, seed), base, tuned, task, data_seed, mode, progress),
             rank=int(rank) if rank is not None and rank.isdecimal() else rank,
             form=form,
             audit=audit or settings,
@@ -175,16 +176,23 @@ def mitigate(
 
 
 def _with_task(
-    remedy: Remedy | None, base: str, tuned: str | None, task: str | None, mode: str, progress: Progress
+    remedy: Remedy | None,
+    base: str,
+    tuned: str | None,
+    task: str | None,
+    data_seed: int | None,
+    mode: str,
+    progress: Progress,
 ) -> Remedy | None:
     """The remedy; of surgery with the task's sensitivities."""
     from ..mitigation.remedies.surgery import Surgery
 
     if not isinstance(remedy, Surgery):
-        if task is not None:
-            raise SettingError(
-                f"task is {task!r}, which only the remedy surgery takes; pass --remedy surgery"
-            )
+        for name, value in (("task", task), ("data-seed", data_seed)):
+            if value is not None:
+                raise SettingError(
+                    f"{name} is {value!r}, which only the remedy surgery takes; pass --remedy surgery"
+                )
         return remedy
     from ..models.quiet import hush_imports
 
@@ -192,7 +200,8 @@ def _with_task(
 
     from ..evaluation.sensitivities import with_sensitivities
 
-    return with_sensitivities(replace(remedy, task=task, mode=mode), base, tuned, progress=progress)
+    asked = replace(remedy, task=task, mode=mode)
+    return with_sensitivities(asked, base, tuned, data_seed=data_seed, progress=progress)
 
 
 def _remedy(name: str | None, strength: float | None, seed: int) -> Remedy | None:

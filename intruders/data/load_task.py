@@ -6,7 +6,7 @@ import difflib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from ..errors import SettingError
 from ..settings import told_at
@@ -54,6 +54,23 @@ def load_task(name: str, columns: Columns | None = None, seed: int = 0) -> Task:
         f"task {name!r} is not known; {hint}expected one of {', '.join(names)}, or a file ending in "
         f"{', '.join(SUFFIXES)}"
     )
+
+
+def described_task(name: str, columns: Columns) -> str:
+    """The name of a data file with its columns behind it, as ``load_task`` reads it; another name as it is.
+
+    >>> described_task("rows.csv", Columns(text=("a", "b"), label="c")), described_task("sst2", Columns())
+    ('rows.csv?text=a%2Cb&label=c', 'sst2')
+    """
+    path, _, described = name.partition("?")
+    if Path(path).suffix.lower() not in SUFFIXES:
+        return name
+    whole = _described(columns, described, name)
+    pairs = {key: getattr(whole, field) for key, field in _COLUMNS_IN_NAMES.items()}
+    pairs["text"] = ",".join(whole.text)
+    pairs["header"] = "no" if whole.no_header else None
+    found = {key: value for key, value in pairs.items() if value}
+    return f"{path}?{urlencode(found)}" if found else path
 
 
 def _described(columns: Columns, described: str, name: str) -> Columns:

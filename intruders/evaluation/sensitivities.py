@@ -14,8 +14,8 @@ from ..checkpoints.pairing.matching import match_names
 from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
 from ..data.columns import Columns
 from ..data.load_task import load_task
-from ..data.task import Task
-from ..errors import PairingError, SettingError
+from ..data.task import Example, Task
+from ..errors import NonFiniteError, PairingError, SettingError
 from ..linalg.low_rank import LowRank
 from ..mitigation.remedies.surgery import Surgery
 from ..models.encoding import PadRight, encode_classification, encode_completions, pad_token_id
@@ -83,7 +83,7 @@ def with_sensitivities(
             f"the model that is measured has no weight '{missing[0]}'; give the base it was made of"
         )
     at = {names[name].removesuffix(".weight"): part for name, part in directions.items()}
-    batches = _batches(opened, task, labels, surgery.examples)
+    batches = task_batches(opened, task, task.train[: surgery.examples], labels)
     found = sensitivities(opened.model, batches, at, progress)
     return replace(
         surgery,
@@ -101,6 +101,9 @@ def sensitivities(
 
     ``sum over tokens of (dL/dy . p_i) (x . q_i)`` for a module with the inputs x and outputs y. No gradient of a whole
     matrix is formed: a factor delta_i = 0 on ``(x . q_i) p_i``, added to y, has it as its own gradient.
+
+    Raises:
+      NonFiniteError: the loss or its gradient is NaN or infinite.
     """
     was_trained = [parameter.requires_grad for parameter in model.parameters()]
     model.requires_grad_(False).eval()
@@ -117,9 +120,16 @@ def sensitivities(
     finally:
         for parameter, trained in zip(model.parameters(), was_trained, strict=True):
             parameter.requires_grad_(trained)
-    return {
+    found = {
         name: torch.zeros_like(delta) if delta.grad is None else delta.grad for name, delta in deltas.items()
     }
+    for name, felt in found.items():
+        if not bool(felt.isfinite().all()):
+            raise NonFiniteError(
+                f"the gradient of the loss on training examples is NaN or infinite in '{name}'; choose another remedy "
+                "than surgery"
+            )
+    return found
 
 
 @contextmanager
@@ -139,10 +149,10 @@ def _probed(module: nn.Module, directions: Directions) -> Iterator[Tensor]:
         handle.remove()
 
 
-def _batches(
-    opened: OpenedModel, task: Task, labels: Sequence[str], examples: int
+def task_batches(
+    opened: OpenedModel, task: Task, chosen: Sequence[Example], labels: Sequence[str]
 ) -> list[dict[str, Tensor]]:
-    chosen = task.train[:examples]
+    """Training examples as the model takes them, with what it should answer; those too long for it are left out."""
     if task.kind == "classification":
         rows = encode_classification(opened.tokenizer, chosen, labels, opened.context)
     else:

@@ -20,7 +20,9 @@ from intruders.mitigation.changes import Change
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.at_random import at_random
+from intruders.mitigation.remedies.budget import Budget
 from intruders.mitigation.remedies.controls import Complement, Resized
+from intruders.mitigation.remedies.directions import Directions
 from intruders.mitigation.remedies.every_remedy import published_remedy
 from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.mitigation.remedies.intruders import ScaledIntruders
@@ -121,14 +123,17 @@ def test_matched_controls_have_the_norm_and_the_output_of_the_remedy(
 
 @pytest.mark.parametrize(
     ("name", "strength"),
-    [("heads", 0.5), ("layers", 0.5), ("lines", 0.2), ("truncate", 0.5), ("trim", 0.3), ("project", 3)],
-)
+    [
+        ("heads", 0.5), ("layers", 0.5), ("lines", 0.2), ("truncate", 0.5), ("trim", 0.3), ("project", 3),
+        ("directions", 3), ("budget", 0.5),
+    ],
+)  # fmt: skip
 def test_random_controls_draw_as_many_by_seed(by_adapter: Tuned, name: str, strength: float) -> None:
     remedy = published_remedy(name, strength)
     base, pairing, _ = audited(by_adapter.folder)
     drawn = []
     for seed in (1, 1, 2, 3):
-        control = at_random(remedy, seed)
+        control = at_random(remedy, seed, cases_of(by_adapter, remedy.fitted(pairing.pairs, base.config)))
         assert control is not None
         fitted = control.fitted(pairing.pairs, base.config)
         drawn.append([left_of(by_adapter, fitted, case) for case in cases_of(by_adapter, fitted)])
@@ -139,7 +144,37 @@ def test_random_controls_draw_as_many_by_seed(by_adapter: Tuned, name: str, stre
         chosen = [left_of(by_adapter, fitted, case) for case in cases_of(by_adapter, fitted)]
         zeros = [sum(int((one.abs() < 1e-6).sum()) for one in models) for models in (chosen, drawn[0])]
         assert zeros[0] == pytest.approx(zeros[1], rel=0.02)
-    assert at_random(Interpolate(0.5), 0) is None
+    assert at_random(Interpolate(0.5), 0, []) is None
+
+
+def test_a_random_budget_leaves_the_same_factors_on_other_matrices(by_adapter: Tuned) -> None:
+    cases = cases_of(by_adapter, Budget(0.5))
+
+    def factors(remedy: Remedy | None) -> list[float]:
+        assert remedy is not None
+        return [
+            float(left_of(by_adapter, remedy, case).norm() / by_adapter.update(case.matrix.name).norm())
+            for case in cases
+        ]
+
+    chosen, drawn = factors(Budget(0.5)), factors(at_random(Budget(0.5), 1, cases))
+    assert sorted(drawn) == pytest.approx(sorted(chosen), rel=1e-4)
+    assert drawn != pytest.approx(chosen, rel=1e-2)
+
+
+def test_random_directions_are_of_the_bases_at_the_tuned_values(in_full: Tuned) -> None:
+    """By two dense decompositions: what is added are k of the first 2k differences, whichever."""
+    k = 2
+    remedy = at_random(Directions(k), 3, [])
+    assert remedy is not None
+    for case in cases_of(in_full, remedy)[:6]:
+        name = case.matrix.name
+        x, _, z = torch.linalg.svd(in_full.base[name], full_matrices=False)
+        y, s, v = torch.linalg.svd(in_full.tuned[name], full_matrices=False)
+        terms = [s[i] * (torch.outer(x[:, i], z[i]) - torch.outer(y[:, i], v[i])) for i in range(2 * k)]
+        added = left_of(in_full, remedy, case) - in_full.update(name)
+        sums = [added - terms[i] - terms[j] for i in range(2 * k) for j in range(i)]
+        assert min(float(one.norm()) for one in sums) < 1e-3 * float(s[0])
 
 
 @pytest.mark.parametrize("kind", ["by_adapter", "in_full"])

@@ -20,6 +20,7 @@ from intruders.studies.tables.results import Results
 from intruders.studies.tables.table_columns import COLUMNS, SCHEMA
 from intruders.training.finetune_config import FinetuneConfig
 from tests.made_up import made_up_audit
+from tests.studies.planted import comparisons
 
 LAYERS = 4
 SEEDS = (0, 1, 2)
@@ -185,6 +186,7 @@ def _fill_run(
         tables["interventions"] += _interventions(rng, run_id, accuracy, change)
     if experiment == "matched":
         tables["traces"] += _traces(rng, run_id, audit.intruders)
+        tables["remedies"] += comparisons(tables["runs"][-1:], {"lines": 0.2, "trim": -0.1})
 
 
 def _interventions(

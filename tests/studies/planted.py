@@ -154,6 +154,34 @@ def interventions(
     return rows
 
 
+def comparisons(
+    runs: list[dict[str, Any]], gains: Mapping[str, float], *, saved: float = 0.05, lost: float = 0.01
+) -> list[dict[str, Any]]:
+    """A comparison of remedies on every run: each gains as much as is planted, saves loss and costs accuracy alike."""
+    rows = []
+    for of in runs:
+        common = dict.fromkeys(COLUMNS["remedies"]) | {
+            "run_id": of["run_id"],
+            "share": "report",
+            "chosen": False,
+        }
+        tuned = {"remedy": "interpolate", "strength": 1.0, "corpus_loss": 3.0, "accuracy": 0.9}
+        tuned |= {"loss": 3.0 + of["loss_change"]}
+        rows.append(common | tuned)
+        rows.append(common | tuned | {"strength": 0.0, "corpus_loss": 2.9, "loss": 3.0, "accuracy": 0.1})
+        rows.append(common | tuned | {"strength": 0.8, "corpus_loss": 3.0 - saved / 2, "chosen": True})
+        for remedy, gain in gains.items():
+            found = gain + noise(of["run_id"], remedy, size=0.01)
+            point = common | {"remedy": remedy, "strength": 0.5, "healed": 0.4, "kept": 0.9}
+            point |= {"corpus_loss": 3.0 - saved, "accuracy": 0.9 - lost, "gain": found}
+            point |= {"gain_low": found - 0.05, "gain_high": found + 0.05}
+            rows.append(point | {"share": "choice", "gain": 9.0})
+            rows.append(point | {"chosen": True, "over_allowance": False})
+            rows.append(point | {"control": "shrink", "gain": -9.0})
+        rows.append(common | {"remedy": "dg-hard", "reason": "a low-rank update has no noise"})
+    return rows
+
+
 def sequence_study(*, seeds: int = 3, effect: float = 1.0) -> dict[str, list[dict[str, Any]]]:
     """Three tasks in sequence. ``effect`` 1: low ranks forget more, intruders accumulate; 0: neither; -1: reversed."""
     runs, rows = [], []

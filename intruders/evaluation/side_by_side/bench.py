@@ -12,6 +12,7 @@ from torch import Tensor
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.writing.merged import Elsewhere
 from ...data.task import Task
+from ...errors import PairingError
 from ...mitigation.live_weights import LiveInterventions
 from ...mitigation.remedies.remedy import Case, Remedy
 from ...models.answers import graded
@@ -19,6 +20,7 @@ from ...models.tuned_model import OpenedModel, open_for_task, open_language_mode
 from ..corpus_loss import measure_losses
 from ..losses import DocumentLosses
 from ..measure_settings import LossSettings
+from ..sensitivities import Directions, sensitivities, task_batches
 from .base_inputs import sample_inputs
 from .data_shares import DataShare
 from .outcome import Outcome, TaskOutcome
@@ -74,9 +76,15 @@ class Bench:
     """The models that measure a tuned model: as a language model, and one more for tasks of another kind."""
 
     def __init__(
-        self, measuring: Measuring, language: OpenedModel, scored: Scored, live: Sequence[LiveInterventions]
+        self,
+        measuring: Measuring,
+        language: OpenedModel,
+        scored: Scored,
+        live_of: Mapping[int, LiveInterventions],
     ) -> None:
-        self._measuring, self._language, self._scored, self._live = measuring, language, scored, live
+        """``live_of`` has the weights of every model by its id, those of the language model first."""
+        self._measuring, self._language, self._scored, self._live_of = measuring, language, scored, live_of
+        self._live = list(live_of.values())
 
     def use(self, cases: Sequence[Case]) -> None:
         """Take the matrices that the next remedies change."""
@@ -101,6 +109,28 @@ class Bench:
         live.reset()
         return found
 
+    def training_examples(self, task: str, most: int) -> DataShare:
+        """The first examples of a task's training split."""
+        return DataShare("training", {}, {task: self._measuring.tasks[task].train[:most]})
+
+    def sensitivities(
+        self, directions: Mapping[str, Directions], task: str, share: DataShare
+    ) -> dict[str, list[float]]:
+        """What the tuned model's loss on a task's examples feels of every direction, by matrix."""
+        opened, labels = self._scored[task]
+        live = self._live_of[id(opened.model)]
+        live.reset()
+        modules = {name: module for name in directions if (module := live.module_of(name)) is not None}
+        if missing := [name for name in directions if name not in modules]:
+            raise PairingError(
+                f"the model that is measured has no module with the complete weight '{missing[0]}'; choose another "
+                "remedy"
+            )
+        batches = task_batches(opened, self._measuring.tasks[task], share.examples[task], labels)
+        at = {modules[name]: part for name, part in directions.items()}
+        found = sensitivities(opened.model, batches, at)
+        return {name: found[module].tolist() for name, module in modules.items()}
+
     @property
     def other_names(self) -> list[str]:
         """The base's names of tuned tensors that no case is of."""
@@ -122,8 +152,8 @@ def opened_bench(
     }
     distinct = {id(one.model): one.model for one in (language, *(opened for opened, _ in scored.values()))}
     with ExitStack() as stack:
-        live = [
-            stack.enter_context(LiveInterventions(model, base_side, (), others))
-            for model in distinct.values()
-        ]
+        live = {
+            number: stack.enter_context(LiveInterventions(model, base_side, (), others))
+            for number, model in distinct.items()
+        }
         yield Bench(measuring, language, scored, live)

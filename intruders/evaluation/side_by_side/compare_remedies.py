@@ -13,7 +13,7 @@ from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.many_sources import digest_of
 from ...checkpoints.pairing.pair_sides import named_sides, open_sides
 from ...data.corpora import load_corpora
-from ...data.load_task import load_task
+from ...data.load_task import described_task, load_task
 from ...errors import SettingError
 from ...models.finetuned_folder import data_seed_of
 from ...models.tuned_model import open_language_model
@@ -119,6 +119,10 @@ def compare_remedies(
                 comparison=comparison,
                 device=compute.torch_device(),
                 seed=seed,
+                task_settings={
+                    "task": described_task(next(iter(tasks)), scores),
+                    "data_seed": data_seed,
+                },
             )
             contest.draw_curve(of_base)
             rows: list[ComparedRemedy] = contest.rows(names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from ...system.files import write_atomically
 from ...version import __version__
 from ..intervals import Interval
 from .compared import ComparedPoint, ComparedRemedy, RemedyComparison
+from .comparison_rows import INTERVALS, rows_of_document
 from .comparison_verdict import command, sentence
 
 SCHEMA = 1
-_INTERVALS = ("loss", "task_loss", "healed", "kept", "gain", "gain_at_norm", "margin")
 # One row a point; an interval has its ends in two more columns.
 COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
     ("remedy", pa.string()),
@@ -31,7 +31,7 @@ COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
     ("norm", pa.float64()),
     ("output", pa.float64()),
     ("accuracy", pa.float64()),
-    *((f"{name}{end}", pa.float64()) for name in _INTERVALS for end in ("", "_low", "_high")),
+    *((f"{name}{end}", pa.float64()) for name in INTERVALS for end in ("", "_low", "_high")),
 )
 
 
@@ -64,10 +64,7 @@ def document(comparison: RemedyComparison) -> dict[str, Any]:
 
 def comparison_rows(comparison: RemedyComparison) -> list[dict[str, Any]]:
     """One row a point: the curve, and of every remedy what was tried, chosen, and its controls."""
-    found = [_row(point, False, comparison.target) for point in comparison.curve]
-    for remedy in comparison.remedies:
-        found += [_row(point, chosen, comparison.target) for point, chosen in _points(remedy)]
-    return found
+    return rows_of_document(document(comparison))
 
 
 def save_comparison(comparison: RemedyComparison, folder: str | os.PathLike[str]) -> None:
@@ -80,32 +77,6 @@ def save_comparison(comparison: RemedyComparison, folder: str | os.PathLike[str]
     write_atomically(Path(folder) / "remedies.parquet", content.getvalue())
     text = json.dumps(document(comparison), allow_nan=False, ensure_ascii=False, indent=2) + "\n"
     write_atomically(Path(folder) / "remedies.json", text.encode())
-
-
-def _points(remedy: ComparedRemedy) -> Iterator[tuple[ComparedPoint, bool]]:
-    yield from ((point, False) for point in remedy.tried)
-    if remedy.chosen is not None:
-        yield remedy.chosen, True
-    yield from ((point, False) for point in remedy.controls)
-
-
-def _row(point: ComparedPoint, chosen: bool, target: str) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "remedy": point.remedy,
-        "strength": point.strength,
-        "control": point.control,
-        "share": point.share,
-        "chosen": chosen,
-        "norm": point.norm,
-        "output": point.output,
-        "accuracy": point.accuracies.get(target),
-    }
-    for name in _INTERVALS:
-        value = getattr(point, name)
-        ends = (None, None, None) if value is None else (value.estimate, value.low, value.high)
-        for end, number in zip(("", "_low", "_high"), ends, strict=True):
-            row[f"{name}{end}"] = None if number is None else json_number(number)
-    return row
 
 
 def _remedy(remedy: ComparedRemedy) -> dict[str, Any]:

@@ -57,6 +57,10 @@ def command(comparison: RemedyComparison, out: str = "DIR") -> str | None:
         parts += ["--scale", strength]
     else:
         parts += ["--remedy", best.name, "--strength", strength]
+    if best.name == "surgery":
+        parts += ["--task", str(comparison.settings.get("task") or comparison.target)]
+        if (data_seed := comparison.settings.get("data_seed")) is not None:
+            parts += ["--data-seed", str(data_seed)]
     if best.name == "drop" and comparison.settings["seed"]:
         parts += ["--seed", str(comparison.settings["seed"])]
     if comparison.tuned_kind != "checkpoint" and _needs_a_checkpoint(best, comparison):

@@ -26,6 +26,7 @@ from .comparison_settings import REMEDIES, ComparisonSettings
 from .data_shares import DataShare, DataShares
 from .interpolation_curve import ALPHAS
 from .outcome import Outcome, joined
+from .surgery_of_task import of_task
 from .tried_strengths import at_strengths, source_of, strength_of
 from .workbench import Evaluations, UpdateSizes
 from .yardstick import Yardstick
@@ -49,6 +50,7 @@ class Contest:
     comparison: ComparisonSettings
     device: torch.device
     seed: int
+    task_settings: Mapping[str, Any]  # how the target is read, for the command that writes the winner
     # By share; the curve ends with the tuned model.
     _base: dict[str, Outcome] = field(default_factory=dict)
     _curve: dict[str, list[Outcome]] = field(default_factory=dict)
@@ -185,12 +187,11 @@ class Contest:
         """
         if name == ScaledIntruders.name and self.audit.intruders == 0:
             raise _CannotRunError(f"no intruders among the {self.audit.k} leading vectors of any matrix")
-        if name == Surgery.name:
-            raise _CannotRunError(
-                "the comparison measures no sensitivities yet; try it with `intruders mitigate`"
-            )
         try:
-            remedies = [self._fitted(one) for one in at_strengths(name, self.comparison.strengths, self.seed)]
+            remedies = at_strengths(name, self.comparison.strengths, self.seed)
+            if surgeries := [one for one in remedies if isinstance(one, Surgery)]:
+                remedies = [*of_task(surgeries, self.target, self._cases(surgeries[:1]), self.evaluations)]
+            remedies = [self._fitted(one) for one in remedies]
             return remedies, self._cases(remedies)
         except IntrudersError as error:
             raise _CannotRunError(str(error)) from error
@@ -245,7 +246,9 @@ class Contest:
                 controls[complement.name] = complement
             if without:
                 missing[complement.name] = f"{without} of {len(cases)} matrices with intruders have none"
-        drawn = [one for seed in range(_DRAWS) if (one := at_random(remedy, self.seed + seed)) is not None]
+        drawn = [
+            one for seed in range(_DRAWS) if (one := at_random(remedy, self.seed + seed, cases)) is not None
+        ]
         controls |= {f"{RANDOM} {number}": self._fitted(one) for number, one in enumerate(drawn, start=1)}
         if drawn:
             cases = self._cases([remedy, *controls.values()])
@@ -337,6 +340,7 @@ class Contest:
                 "include": list(self.audit.settings.get("include") or ()),
                 "exclude": list(self.audit.settings.get("exclude") or ()),
                 "seed": self.seed,
+                **self.task_settings,
                 "intruders": self.audit.intruders,
                 "matrices": len(self.audit.matrices),
             },

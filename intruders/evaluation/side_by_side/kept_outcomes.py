@@ -30,21 +30,33 @@ class KeptOutcomes:
 
     def get(self, unit: Mapping[str, Any]) -> Outcome | None:
         """The evaluation, if it is there; a file that is broken or of something else counts as none."""
+        found = self.get_plain(unit)
+        try:
+            return None if found is None else Outcome.from_dict(found)
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def put(self, unit: Mapping[str, Any], outcome: Outcome) -> None:
+        """Keep it, whole or not at all."""
+        self.put_plain(unit, outcome.as_dict())
+
+    def get_plain(self, unit: Mapping[str, Any]) -> Any:
+        """What was measured besides evaluations, as plain JSON types; None as above."""
         if self.folder is None:
             return None
         try:
             record = json.loads(self._file(unit).read_text(encoding="utf-8"))
             if (record["schema"], record["of"], record["unit"]) != (SCHEMA, _plain(self.of), _plain(unit)):
                 return None
-            return Outcome.from_dict(record["outcome"])
+            return record["outcome"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def put(self, unit: Mapping[str, Any], outcome: Outcome) -> None:
+    def put_plain(self, unit: Mapping[str, Any], outcome: Any) -> None:
         """Keep it, whole or not at all."""
         if self.folder is None:
             return
-        record = {"schema": SCHEMA, "of": self.of, "unit": unit, "outcome": outcome.as_dict()}
+        record = {"schema": SCHEMA, "of": self.of, "unit": unit, "outcome": outcome}
         file = self._file(unit)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(record).encode())

@@ -15,6 +15,7 @@ from ...mitigation.changes import Change
 from ...mitigation.elsewhere import shares_elsewhere
 from ...mitigation.remedies.remedy import Case, Remedy
 from ...system.progress import Progress
+from ..sensitivities import Directions
 from .bench import Bench
 from .data_shares import DataShare
 from .interpolation_curve import ALPHAS
@@ -89,6 +90,19 @@ class Evaluations:
             found = self.bench.measured(remedy, self.elsewhere(remedy), share, answers)
             self._kept.put(unit, found)
         self._seen[key] = found
+        return found
+
+    def sensitivities(
+        self, directions: Mapping[str, Directions], task: str, examples: int
+    ) -> dict[str, list[float]]:
+        """What the loss on a task's training examples feels of every direction, by matrix."""
+        share = self.bench.training_examples(task, examples)
+        unit = {"sensitivities": sorted(directions), "task": task, "share": share.fingerprint()}
+        self.tally.step("sensitivities")
+        found: dict[str, list[float]] | None = self._kept.get_plain(unit)
+        if found is None:
+            found = self.bench.sensitivities(directions, task, share)
+            self._kept.put_plain(unit, found)
         return found
 
     def elsewhere(self, remedy: Remedy) -> Elsewhere:

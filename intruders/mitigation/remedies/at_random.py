@@ -1,22 +1,27 @@
 """Random controls: a remedy whose choice is drawn by seed instead of made.
 
 Does the choice matter? There is one for every remedy that chooses among like things: as many vectors, heads, layers,
-entries, terms or directions.
+entries, terms or directions, or the same weights and factors on others. ``interpolate`` and ``flatten`` treat all
+directions of all matrices alike, and ``drop`` is a draw itself.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from ...audits.records import AuditedMatrix
 from ...engine.components import Components
 from ...settings import setting
 from ..changes import Change, largest_entries
+from .budget import Budget
 from .controls import RandomVectors
+from .dg_hard import DGHard
+from .directions import Directions
 from .fapm import FAPM
 from .heads import Head, Heads
 from .intruders import ScaledIntruders
@@ -24,15 +29,21 @@ from .layers import Layers
 from .lines import Lines
 from .position import Position
 from .project import Project
-from .remedy import Case, EntryRemedy, Remedy
+from .remedy import Case, EntryRemedy, Remedy, Triplets
+from .surgery import Surgery
 from .trim import Trim
 from .truncate import Truncate
 
 RANDOM = "random"
 
 
-def at_random(remedy: Remedy, seed: int) -> Remedy | None:
-    """The control that draws by ``seed`` what ``remedy`` chooses; None where it chooses nothing that can be drawn."""
+def at_random(remedy: Remedy, seed: int, cases: Sequence[Case]) -> Remedy | None:
+    """The control that draws by ``seed`` what ``remedy`` chooses in ``cases``, which are all that it changes.
+
+    None where it chooses nothing that can be drawn.
+    """
+    if type(remedy) is Budget:
+        return _permuted(remedy, seed, cases)
     for kind, drawn in _DRAWN.items():
         if type(remedy) is kind:
             return drawn(remedy, seed)
@@ -78,9 +89,48 @@ class RandomTerms(Truncate):
     seed: int = setting(0, "Seed of what is drawn.")
 
     def kept(self, part: Components, count: int, name: str) -> Components:
-        drawn = random.Random(f"terms {self.seed} {name}").sample(range(len(part.values)), count)
-        chosen = torch.tensor(sorted(drawn), device=part.values.device)
-        return Components(part.values[chosen], part.left[chosen], part.right[chosen])
+        return _drawn(part, count, f"terms {self.seed} {name}")
+
+
+@dataclass(frozen=True)
+class RandomTermsOfNoise(DGHard):
+    """As many terms of the update as are above the threshold of its noise, whichever."""
+
+    seed: int = setting(0, "Seed of what is drawn.")
+
+    def kept(self, part: Components, count: int, name: str) -> Components:
+        return _drawn(part, count, f"terms {self.seed} {name}")
+
+
+@dataclass(frozen=True)
+class RandomDirections(Directions):
+    """As many of the 2k leading directions, whichever; a draw from all would mostly rewind what weighs nothing."""
+
+    seed: int = setting(0, "Seed of what is drawn.")
+
+    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+        count = min(2 * self.k, *matrix.shape)
+        return Triplets.leading("base", count), Triplets.leading("tuned", count)
+
+    def rewound(self, part: Components, case: Case) -> Components:
+        count = min(self.k, len(part.values))
+        return _drawn(part, count, f"directions {self.seed} {case.matrix.name}")
+
+
+@dataclass(frozen=True)
+class PermutedBudget(Budget):
+    """The factors that the budget leaves of all updates, on other matrices, in an order that is drawn."""
+
+    needs_threshold = False
+
+    seed: int = setting(0, "Seed of what is drawn.")
+    factors: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)  # by matrix
+
+    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+        return ()
+
+    def change(self, case: Case) -> Change:
+        return Change(share=self.factors[case.matrix.name])
 
 
 @dataclass(frozen=True)
@@ -133,6 +183,20 @@ def _moved(position: Position, seed: int) -> Position:
     return replace(position, layer=order[position.layer])
 
 
+def _permuted(remedy: Budget, seed: int, cases: Sequence[Case]) -> PermutedBudget:
+    factors = [remedy.change(case).share for case in cases]
+    random.Random(f"budget {seed}").shuffle(factors)
+    by_matrix = {case.matrix.name: factor for case, factor in zip(cases, factors, strict=True)}
+    return PermutedBudget(remedy.kappa, seed=seed, factors=by_matrix)
+
+
+def _drawn(part: Components, count: int, key: str) -> Components:
+    """``count`` of the triplets, in their order."""
+    drawn = random.Random(key).sample(range(len(part.values)), count)
+    chosen = torch.tensor(sorted(drawn), dtype=torch.int64, device=part.values.device)
+    return Components(part.values[chosen], part.left[chosen], part.right[chosen])
+
+
 def _seed(text: str) -> int:
     return random.Random(text).getrandbits(62)
 
@@ -143,7 +207,10 @@ _DRAWN: dict[type[Remedy], Callable[..., Remedy]] = {
     Layers: lambda one, seed: RandomLayers(one.quota, seed=seed),
     Lines: lambda one, seed: RandomLines(one.alpha, seed=seed),
     Truncate: lambda one, seed: RandomTerms(one.energy, seed=seed),
+    DGHard: lambda one, seed: RandomTermsOfNoise(one.factor, seed=seed),
+    Directions: lambda one, seed: RandomDirections(one.k, seed=seed),
     Project: lambda one, seed: RandomFrames(one.k, seed=seed),
     Trim: lambda one, seed: RandomEntries(one.density, seed),
     FAPM: lambda one, seed: RandomEntries(one.density, seed),
+    Surgery: lambda one, seed: replace(one, mode="random_index", seed=seed),
 }

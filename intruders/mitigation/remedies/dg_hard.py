@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 
 from ...audits.records import AuditedMatrix
+from ...engine.components import Components
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from ..changes import Change
@@ -58,8 +59,12 @@ class DGHard(PublishedRemedy):
         values[: len(part.values)] = part.values.cpu()
         # The mean of the two in the middle, of an even number.
         threshold = self.factor * omega(beta) / median_of_noise(beta) * float(values.quantile(0.5))
-        kept = part.first(int((part.values > threshold).sum()))
+        kept = self.kept(part, int((part.values > threshold).sum()), case.matrix.name)
         return Change(share=0.0, added=LowRank(*kept.factors(1.0)) if len(kept.values) else None)
+
+    def kept(self, part: Components, count: int, name: str) -> Components:
+        """The ``count`` terms of D that stay: those above the threshold."""
+        return part.first(count)
 
     def sentence(self, vectors: int) -> str:
         times = "" if self.factor == 1 else f"{self.factor:g} times "

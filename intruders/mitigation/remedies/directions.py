@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...audits.records import AuditedMatrix
+from ...engine.components import Components
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from ..changes import Change
@@ -32,9 +33,13 @@ class Directions(PublishedRemedy):
         return Triplets.leading("base", count), Triplets.leading("tuned", count)
 
     def change(self, case: Case) -> Change:
-        base, tuned = (case.parts[need] for need in self.needs(case.matrix))
+        base, tuned = (self.rewound(case.parts[need], case) for need in self.needs(case.matrix))
         rewound = LowRank(*base.with_values(tuned.values).factors(1.0))
         return Change(added=rewound.plus(LowRank(*tuned.factors(-1.0))))
+
+    def rewound(self, part: Components, case: Case) -> Components:
+        """Of the triplets that it needs those that it rewinds."""
+        return part
 
     def sentence(self, vectors: int) -> str:
         return f"the {self.k} leading directions of every matrix rewound to the base's"

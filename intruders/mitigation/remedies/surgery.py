@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from ...audits.records import AuditedMatrix
 from ...checkpoints.pairing.pairing import PairedMatrix
+from ...engine.components import Components
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...settings import setting
@@ -99,8 +102,7 @@ class Surgery(PublishedRemedy):
             raise SettingError(
                 f"remedy 'surgery' has no sensitivities of '{name}'; measure them for these two models"
             )
-        [found] = (case.parts[need] for need in self.needs(case.matrix))
-        part = found.first(int((found.values > _ZERO * found.values[0]).sum()))
+        part = self.directions(case)
         values = part.values
         felt = torch.tensor(measured[name], dtype=torch.float64, device=values.device)[: len(values)]
         if len(values) < 2 or not bool(felt.any()):
@@ -108,6 +110,21 @@ class Surgery(PublishedRemedy):
         weighed = (values * self._weights(felt, name)).clamp_min(0)
         weighed = weighed * values.sum() / weighed.sum()
         return Change(share=0.0, added=LowRank(*part.with_values(weighed).factors(1.0)))
+
+    def directions(self, case: Case) -> Components:
+        """The singular triplets of D that it weighs: all but those that rounding leaves of zeros."""
+        [found] = (case.parts[need] for need in self.needs(case.matrix))
+        return found.first(int((found.values > _ZERO * found.values[0]).sum()))
+
+    def recorded(self) -> dict[str, Any]:
+        """Its settings, and a digest of the sensitivities, which the weights depend on as much."""
+        found = super().recorded()
+        if self.sensitivities is not None:
+            content = json.dumps(
+                {name: list(felt) for name, felt in self.sensitivities.items()}, sort_keys=True
+            )
+            found["sensitivities"] = hashlib.sha256(content.encode()).hexdigest()[:16]
+        return found
 
     def _measured(self) -> Mapping[str, Sequence[float]]:
         if self.sensitivities is None:

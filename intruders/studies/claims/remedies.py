@@ -12,6 +12,7 @@ import pandas as pd
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
+from . import remedies_at_equal_task_loss as at_equal_task_loss
 from .claim import Answer, Claim, Effect, Finding
 from .shared.comparable_runs import LOSS_ALIKE, Stratum, finished, numbers, strata
 from .shared.pictures import Palette, Part, parts, values
@@ -30,8 +31,8 @@ CLAIM = Claim(
     meaning="some remedy forgets less, at a cost in task score that the page gives",
     needs=(
         "this needs finished runs of plain `lora`, with intruders and a loss on pre-training "
-        "text, and beside them a remedy on the same base and task: `measure: intervene`, or "
-        "another method, rank or learning rate"
+        "text, and beside them a remedy on the same base and task: `measure: intervene`, "
+        "`measure: remedies`, or another method, rank or learning rate"
     ),
     limits=(
         (
@@ -116,19 +117,21 @@ def analyse(results: Results) -> Finding:
             f"{best.name}, {said(best.saved, 3)} nats for {said(best.cost, 1)} points of task score"
             f"{_ratio_said(best)} ({seeds_said(len(best.table))})"
         )
-    if not verdicts:
-        return CLAIM.missing(notes)
     effects.sort(key=lambda pair: -pair[0])
     leading = [one for _, one in effects]
-    return CLAIM.finding(
+    gains = at_equal_task_loss.gains(results, notes)
+    if not verdicts:
+        return gains.with_finding(CLAIM.missing(list(dict.fromkeys(notes))))
+    found = CLAIM.finding(
         verdict="; ".join(verdicts),
         answers=answers,
         effects=leading,
         seeds=seeds,
         runs=len(used),
         tables={"Remedies": pd.DataFrame(rows)},
-        notes=notes,
+        notes=list(dict.fromkeys(notes)),
     )
+    return gains.with_finding(found)
 
 
 def _baseline(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame] | None:
@@ -175,6 +178,7 @@ def _candidates(
         kind = _kind(group.iloc[0], start)
         if kind is not None:
             yield kind, str(group["described"].iloc[0]), _by_seed(group)
+    yield from at_equal_task_loss.candidates(baseline, results)
     points = results.interventions
     if points.empty:
         return
@@ -267,9 +271,10 @@ _FRONTIER = "no other is better in both"
 
 
 def charts(finding: Finding, palette: Palette) -> list[Chart]:
-    """A chart for each base and task; the baseline stands where both lines cross."""
+    """A chart for each base and task, in which the baseline stands where both lines cross; then the gains."""
     own = Palette()  # kinds of remedy are no settings
-    return [_pareto(part, own) for part in parts(finding.tables.get("Remedies"))]
+    pareto = [_pareto(part, own) for part in parts(finding.tables.get("Remedies"))]
+    return [*pareto, *at_equal_task_loss.charts(finding)]
 
 
 def _pareto(part: Part, palette: Palette) -> Chart:

@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from ...audits.audit_settings import AuditSettings
 from ...errors import SettingError
 from ...evaluation.measure_settings import LossSettings, SweepSettings
+from ...evaluation.side_by_side.comparison_settings import ComparisonSettings
 from ...settings import setting
+
+
+@dataclass(frozen=True)
+class ComparisonMeasure(ComparisonSettings):
+    """Which remedies are compared on every run, and on how much of what the evaluation takes."""
+
+    max_documents: int | None = setting(
+        None, "Number of documents per corpus; the evaluation's, if None.", least=2
+    )
+    max_examples: int | None = setting(
+        None, "Number of examples per task and split; the evaluation's, if None.", least=1
+    )
 
 
 @dataclass(frozen=True)
@@ -21,10 +34,15 @@ class Measure(LossSettings):
     intervene: SweepSettings | None = setting(
         None, "Scale the intruders, and what controls put in their place."
     )
+    remedies: ComparisonMeasure | None = setting(
+        None, "Compare remedies on every run, as in intruders remedies."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.output_energy and not self.loss_on:
-            raise SettingError(
-                "output_energy is true, but no loss_on gives the text; give loss_on: [pydoc], say"
-            )
+        for name, given in (("output_energy", self.output_energy), ("remedies", self.remedies is not None)):
+            if given and not self.loss_on:
+                raise SettingError(
+                    f"{name} is {'true' if name == 'output_energy' else 'given'}, but no loss_on gives the text; "
+                    "give loss_on: [pydoc], say"
+                )

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...charts.text import plural
 from ...evaluation.measure_settings import LossSettings
+from ...evaluation.side_by_side.comparison_settings import REMEDIES
 from .runs import Run
 
 _ALWAYS = ("base", "task", "method", "rank", "alpha", "lr")
@@ -66,6 +68,14 @@ def _amounts(runs: Sequence[Run]) -> list[str]:
         points = sum(1 + len(set(sweep.scales) - {1.0}) * (1 + len(sweep.controls)) for sweep in swept)
         found.append(
             f"interventions: up to {points:,} measured models in {len(swept):,} runs; none in a run without intruders"
+        )
+    compared = [run.measure.remedies for run in tuned if run.measure.remedies is not None]
+    if compared:
+        remedies = max(len(one.only or REMEDIES) for one in compared)
+        strengths = max(one.strengths for one in compared)
+        found.append(
+            f"comparisons of remedies: at most {plural(remedies * strengths, 'strength')} in each of "
+            f"{plural(len(compared), 'run')}"
         )
     outputs = sum(run.measure.output_energy for run in tuned)
     if outputs:

@@ -29,6 +29,7 @@ class Results:
     matrices: pd.DataFrame
     vectors: pd.DataFrame
     interventions: pd.DataFrame
+    remedies: pd.DataFrame
     sequences: pd.DataFrame
     traces: pd.DataFrame
     mechanism: pd.DataFrame

@@ -14,6 +14,7 @@ from ...audits.audit_result import Audit
 from ...audits.critical_scales_result import CriticalScales, MatrixScale
 from ...checkpoints.names import module_paths
 from ...errors import ResultFileError
+from ...evaluation.side_by_side.comparison_rows import rows_of_document
 from ...settings import settings_of
 from ...system.documents import json_number, read_document
 from ...training.finetune_config import FinetuneConfig
@@ -21,7 +22,7 @@ from ...training.run_folder import RunFolder
 from ..describe.runs import Run
 from ..work.run_record import RunRecord
 from ..work.stages import RESULTS
-from ..work.study_folder import MODEL
+from ..work.study_folder import MODEL, REMEDIES
 from .table_columns import SETTINGS
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -54,6 +55,8 @@ def rows_of(run: Run, folder: Path) -> Rows:
         row["update_output_energy"] = _json(folder / "outputs.json")["mean_relative_energy"]
     if "intervene" in stages:
         found["interventions"] = _json(folder / "intervention.json")["rows"]
+    if "remedies" in stages:
+        found["remedies"] = list(_remedies(_json(folder / REMEDIES / "remedies.json")))
     if "sequence" in stages:
         document = _json(folder / "sequence.json")
         row |= {
@@ -226,6 +229,15 @@ def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:
             "largest_intruder_value": None if pd.isna(largest) else float(largest),
             "base_largest_value": float(rows["base_largest_value"].iloc[0]),
         }
+
+
+def _remedies(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if document.get("skipped"):
+        return
+    yield from rows_of_document(document)
+    for remedy in document["remedies"]:
+        if remedy["reason"] is not None:
+            yield {"remedy": remedy["name"], "reason": remedy["reason"], "chosen": False}
 
 
 def _stopped_by(reached: list[bool | None]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from ...audits.audit_settings import AuditSettings
+from ...evaluation.side_by_side.comparison_rows import INTERVALS
 from ...settings import settings_of
 from ...training.finetune_config import FinetuneConfig
 
@@ -108,6 +109,23 @@ COLUMNS: dict[str, list[str]] = {
         "against_intruders_high",
         "base_value",  # of the base; missing where it was not measured
     ],
+    # One row a point of a comparison of remedies; the points of the curve are of interpolate. A remedy that was not
+    # measured has one row with its reason.
+    "remedies": [
+        "run_id",
+        "remedy",
+        "reason",
+        "strength",
+        "control",  # missing for the remedy itself
+        "share",  # of the documents: choice, by which strengths were chosen, or report
+        "chosen",  # whether it is the remedy at the strength that was chosen, on the documents that are reported
+        "over_allowance",  # of what is chosen: whether no strength kept the task loss within `allow`
+        "norm",  # of all updates together, 1 being the tuned model's
+        "output",  # mean squared norm of what updates add to outputs, likewise
+        "accuracy",
+        "corpus_loss",  # on the first corpus
+        *(f"{name}{end}" for name in INTERVALS for end in ("", "_low", "_high")),
+    ],
     # One row a task seen, after each stage of a sequence.
     "sequences": [
         "run_id",
@@ -162,7 +180,7 @@ _WHOLE = {
 
 _TEXTS = {
     "run_id", "experiment", "kind", "status", "error", "adapters", "stopped_by", "corpus", "loss_measure", "name",
-    "certificate", "control", "measure", "on", "data_source",
+    "certificate", "control", "measure", "on", "data_source", "remedy", "reason", "share",
 }  # fmt: skip
 
 
@@ -176,6 +194,6 @@ def _type(name: str) -> pa.DataType:
         return pa.string() if one.is_list else _OF_KINDS.get(one.kinds, pa.string())
     if name in _WHOLE:
         return pa.int64()
-    if name in ("intruder", "reached"):
+    if name in ("intruder", "reached", "chosen", "over_allowance"):
         return pa.bool_()
     return pa.string() if name in _TEXTS else pa.float64()

@@ -18,6 +18,9 @@ from ...evaluation.evaluate import Evaluation
 from ...evaluation.intervene import intervene
 from ...evaluation.measure_settings import LossSettings, ScoreSettings
 from ...evaluation.output_energy import output_energy
+from ...evaluation.side_by_side.compare_remedies import compare_remedies
+from ...evaluation.side_by_side.comparison_record import save_comparison
+from ...evaluation.side_by_side.comparison_settings import ComparisonSettings
 from ...evaluation.sweep import InterventionSweep, intervention_rows
 from ...evaluation.sweep_words import verdicts
 from ...evaluation.task_score import score_task
@@ -31,7 +34,7 @@ from ..describe.runs import Run
 from .base_losses import SAMPLE_SEED, base_losses, corpora_of, losses_of
 from .rank_one_terms import random_rank_one
 from .stages import Callbacks
-from .study_folder import MODEL
+from .study_folder import MODEL, REMEDIES
 
 
 def do(stage: str, run: Run, folder: Path, bases: Path, callbacks: Callbacks) -> None:
@@ -56,6 +59,8 @@ def do(stage: str, run: Run, folder: Path, bases: Path, callbacks: Callbacks) ->
             _scale(run, folder)
         case "intervene":
             _intervene(run, config, folder)
+        case "remedies":
+            _remedies(run, config, folder)
 
 
 def _train(config: FinetuneConfig, callbacks: Callbacks) -> None:
@@ -128,6 +133,36 @@ def _intervene(run: Run, config: FinetuneConfig, folder: Path) -> None:
         seed=SAMPLE_SEED,
     )
     _write(file, {"skipped": None, "rows": intervention_rows(sweep), "verdicts": verdicts(sweep)})
+
+
+def _remedies(run: Run, config: FinetuneConfig, folder: Path) -> None:
+    """What is finished of a comparison stays in its folder, so that a run that was killed resumes within it."""
+    measure, wanted = run.measure, run.measure.remedies
+    assert wanted is not None
+    audit = Audit.load(folder / "audit.json")
+    out = folder / REMEDIES
+    if not audit.matrices:
+        out.mkdir(exist_ok=True)
+        _write(out / "remedies.json", {"skipped": "the run changed no matrix", "curve": [], "remedies": []})
+        return
+    found = compare_remedies(
+        run.base,
+        str(folder / MODEL),
+        comparison=wanted.part(ComparisonSettings),
+        losses=replace(
+            measure.part(LossSettings), max_documents=wanted.max_documents or measure.max_documents
+        ),
+        scores=ScoreSettings(
+            **config.part(Columns).values(),
+            tasks=(config.task,),
+            max_examples=wanted.max_examples or measure.max_examples,
+        ),
+        audit=audit,
+        data_seed=config.data_seed,
+        seed=SAMPLE_SEED,
+        out=out,
+    )
+    save_comparison(found, out)
 
 
 def _sequence(run: Run, config: FinetuneConfig, folder: Path, callbacks: Callbacks) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...evaluation.measure_settings import LossSettings
 from ..describe.runs import Run
-from .study_folder import MODEL
+from .study_folder import MODEL, REMEDIES
 
 Callbacks = Callable[[], Sequence[Any]]  # makes those of transformers' Trainer, new ones for every training
 
@@ -21,6 +21,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "scale": ("scale.json",),
     "outputs": ("outputs.json",),
     "intervene": ("intervention.json",),
+    "remedies": (f"{REMEDIES}/remedies.json",),
     "sequence": ("sequence.json", MODEL),
     "mechanism": ("mechanism.json",),
 }
@@ -60,4 +61,7 @@ def stages_of(run: Run) -> list[Stage]:
     if measure.intervene is not None:
         own = {f"intervene_{name}": value for name, value in measure.intervene.recorded().items()}
         found.append(Stage("intervene", audited | evaluated | own))
+    if measure.remedies is not None:
+        own = {f"remedies_{name}": value for name, value in measure.remedies.recorded().items()}
+        found.append(Stage("remedies", audited | evaluated | own))
     return found

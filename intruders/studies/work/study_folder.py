@@ -24,8 +24,19 @@ from ..describe.runs import Run
 from ..describe.study import Study
 
 SCHEMA = 1
-TABLES = ("runs", "losses", "matrices", "vectors", "interventions", "sequences", "traces", "mechanism")
+TABLES = (
+    "runs",
+    "losses",
+    "matrices",
+    "vectors",
+    "interventions",
+    "remedies",
+    "sequences",
+    "traces",
+    "mechanism",
+)
 MODEL = "model"  # the folder of a run's fine-tuning
+REMEDIES = "remedies"  # and that of the comparison of remedies on it
 
 
 @dataclass(frozen=True)

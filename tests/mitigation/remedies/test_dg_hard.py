@@ -12,6 +12,7 @@ from intruders.audits.audit import audit
 from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
 from intruders.errors import SettingError
 from intruders.mitigation.cases import read_cases
+from intruders.mitigation.remedies.at_random import at_random
 from intruders.mitigation.remedies.dg_hard import DGHard, median_of_noise, omega
 from tests.mitigation.remedies.conftest import Tuned
 
@@ -51,13 +52,26 @@ def test_spikes_are_told_from_noise(shape: tuple[int, int]) -> None:
     tuned["layers.0.q_proj.weight"] += spikes
     pairs = pair_sides(*open_sides(base, tuned)).pairs
     remedy = DGHard()
-    cases = read_cases(pairs, audit(base, tuned, cache=False), [remedy], list(base), torch.device("cpu"))
+    audited = audit(base, tuned, cache=False)
+    cases = list(read_cases(pairs, audited, [remedy], list(base), torch.device("cpu")))
     changes = {case.matrix.name: remedy.change(case) for case in cases}
     assert changes["layers.0.k_proj.weight"].keeps_all  # below 1,024 entries
     added = changes["layers.0.q_proj.weight"].added
     assert added is not None
     assert added.rank == rank
     assert float((added.dense() - spikes).square().sum()) < 3 * n * rank * sigma**2
+    # Its random control keeps as many singular terms of the update: each of its values is one of the update's.
+    control = at_random(remedy, 1, cases)
+    assert control is not None
+    drawn = {case.matrix.name: control.change(case) for case in cases}["layers.0.q_proj.weight"].added
+    assert drawn is not None
+    update = tuned["layers.0.q_proj.weight"] - base["layers.0.q_proj.weight"]
+    left, values, right = torch.linalg.svd(update, full_matrices=False)
+    inside = left.mT @ drawn.dense() @ right.mT
+    kept = inside.diagonal() > 0.5 * values
+    assert int(kept.sum()) == rank
+    assert not kept[:rank].all()
+    torch.testing.assert_close(inside, torch.diag(values * kept), rtol=1e-6, atol=1e-9)
 
 
 def test_a_low_rank_update_is_refused_with_the_reason(tmp_path: Path, by_adapter: Tuned) -> None:

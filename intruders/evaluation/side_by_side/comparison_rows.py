@@ -1,0 +1,36 @@
+"""The points of a comparison of remedies as rows, from its JSON; nothing of models, so that it is quick to load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Of a point; an interval has its ends in two more columns.
+INTERVALS = ("loss", "task_loss", "healed", "kept", "gain", "gain_at_norm", "margin")
+
+
+def rows_of_document(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a point: the curve, and of every remedy what was tried, chosen, and its controls."""
+    target = record["target"]
+    found = [_row(point, target) for point in record["curve"]]
+    for remedy in record["remedies"]:
+        found += [_row(point, target) for point in remedy["tried"]]
+        if remedy["chosen"] is not None:
+            chosen = {"chosen": True, "over_allowance": remedy["over_allowance"]}
+            found.append(_row(remedy["chosen"], target) | chosen)
+        found += [_row(point, target) for point in remedy["controls"]]
+    return found
+
+
+def _row(point: Mapping[str, Any], target: str) -> dict[str, Any]:
+    row = {
+        "chosen": False,
+        "accuracy": point["accuracies"].get(target),
+        "corpus_loss": next(iter(point["losses"].values())),
+        **{name: point[name] for name in ("remedy", "strength", "control", "share", "norm", "output")},
+    }
+    for name in INTERVALS:
+        value = point[name] or {}
+        ends = {"": "estimate", "_low": "low", "_high": "high"}
+        row |= {f"{name}{end}": value.get(key) for end, key in ends.items()}
+    return row

@@ -1,0 +1,104 @@
+"""What the claim on remedies says of comparisons with a planted gain."""
+
+from __future__ import annotations
+
+import math
+from statistics import mean, stdev
+
+import pytest
+
+from intruders.studies.claims.claim import NOT_RUN, SUPPORTED, Finding
+from intruders.studies.claims.every_claim import analyse_all, charts_of
+from tests.studies.planted import comparisons, matched, noise, study
+
+GAINS = {"lines": 0.3, "trim": -0.2, "flatten": 0.0}
+P = 1 - 0.05 / 3 / 2
+# Student's quantile with 2 degrees of freedom, in closed form: two-sided, for three remedies together.
+QUANTILE = (2 * P - 1) * math.sqrt(2 / (4 * P * (1 - P)))
+
+
+def of_rank_1(seeds: int = 3) -> list[dict]:  # type: ignore[type-arg]
+    return [row for row in matched(seeds=seeds) if row["method"] == "lora" and row["rank"] == 1]
+
+
+def found(runs: list[dict], **tables: list[dict]) -> Finding:  # type: ignore[type-arg]
+    (finding,) = analyse_all(study(runs=runs, **tables), ["remedies"])
+    return finding
+
+
+def test_gains_are_means_over_seeds_with_an_interval_for_all_remedies_together() -> None:
+    runs = of_rank_1()
+    table = found(runs, remedies=comparisons(runs, GAINS)).tables["Gain at equal task loss"]
+    assert list(table["remedy"]) == ["lines", "flatten", "trim", "dg-hard"]
+    rows = table.set_index("remedy")
+    for remedy, gain in GAINS.items():
+        values = [gain + noise(run["run_id"], remedy, size=0.01) for run in runs]
+        half = QUANTILE * stdev(values) / math.sqrt(3)
+        assert rows.loc[remedy, "gain"] == pytest.approx(mean(values))
+        assert rows.loc[remedy, "gain_low"] == pytest.approx(mean(values) - half)
+        assert rows.loc[remedy, "gain_high"] == pytest.approx(mean(values) + half)
+    assert dict(rows["verdict"]) == {
+        "lines": "supported",
+        "flatten": "undecided",
+        "trim": "contradicted",
+        "dg-hard": "not run",
+    }
+    assert rows.loc["dg-hard", "reason"] == "a low-rank update has no noise"
+    assert dict(rows["seeds"]) == {"lines": 3, "flatten": 3, "trim": 3, "dg-hard": 0}
+
+
+def test_of_one_seed_the_interval_is_over_documents_and_decides_nothing() -> None:
+    runs = of_rank_1(seeds=1)
+    finding = found(runs, remedies=comparisons(runs, GAINS))
+    rows = finding.tables["Gain at equal task loss"].set_index("remedy")
+    assert rows.loc["lines", "gain_high"] - rows.loc["lines", "gain_low"] == pytest.approx(0.1)
+    assert set(rows["verdict"]) == {"undecided", "not run"}
+    assert rows.loc["lines", "interval_over"] == "documents and examples"
+    gains = [one for one in finding.effects if "gain of lines" in one.name]
+    assert gains[0].name.endswith("over documents and examples")
+
+
+def test_the_claim_keeps_its_meaning_and_counts_compared_remedies_among_those_that_save() -> None:
+    runs = of_rank_1()
+    assert found(runs).decision == NOT_RUN, "the baseline alone"
+    # Every remedy is clearly worse than interpolation at equal task loss, and saves loss all the same.
+    worse = found(runs, remedies=comparisons(runs, {"lines": -0.3}, saved=0.05, lost=0.02))
+    assert [one.what for one in worse.answers] == [
+        "nats of forgetting saved by lines after training, its strength chosen for each run"
+    ]
+    assert worse.answers[0].estimate == pytest.approx(0.05)
+    saved = worse.tables["Remedies"].set_index("remedy")
+    lines = saved.loc["lines after training, its strength chosen for each run"]
+    interpolated = saved.loc["interpolate after training, its strength chosen for each run"]
+    assert (lines["kind"], lines["points_lost"]) == ("compared after training", pytest.approx(2.0))
+    assert (interpolated["saved"], interpolated["points_lost"]) == (pytest.approx(0.025), pytest.approx(0.0))
+    assert "at equal task loss 0 of 1 compared remedies clearly gain" in worse.verdict
+    assert any("do not decide it" in note for note in worse.notes)
+
+
+def test_without_a_baseline_the_claim_is_not_run_and_the_gains_are_there() -> None:
+    runs = [row | {"intruders": 0} for row in of_rank_1()]
+    finding = found(runs, remedies=comparisons(runs, GAINS))
+    assert finding.decision == NOT_RUN
+    assert finding.verdict.startswith("Not run: this needs ")
+    assert "lines has the largest gain, +0.299" in finding.verdict
+    assert (finding.seeds, finding.runs) == (3, 3)
+    assert finding.effects[0].is_clear
+
+
+def test_settings_are_apart_and_each_has_a_chart() -> None:
+    runs = [row for row in matched() if row["method"] == "lora" and row["rank"] in (1, 8)]
+    low = [row for row in runs if row["rank"] == 1]
+    high = [row for row in runs if row["rank"] == 8]
+    rows = comparisons(low, {"lines": 0.3}) + comparisons(high, {"lines": -0.3})
+    finding = found(runs, remedies=rows)
+    table = finding.tables["Gain at equal task loss"]
+    verdicts = table[table["remedy"] == "lines"].set_index("setting")["verdict"]
+    assert [verdicts[name] for name in sorted(verdicts.index)] == [SUPPORTED, "contradicted"]
+    drawn = [chart for chart in charts_of([finding])["remedies"] if chart.name.startswith("remedies-gain")]
+    assert len(drawn) == 2
+    for chart, gain in zip(drawn, (0.3, -0.3), strict=True):
+        (point,) = chart.frame().to_dict("records")
+        assert point["remedy"] == "lines"
+        assert point["gain"] == pytest.approx(gain, abs=0.03)
+        assert point["gain_low"] < point["gain"] < point["gain_high"]

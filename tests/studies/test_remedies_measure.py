@@ -1,0 +1,135 @@
+"""The comparison of remedies as a measure of a study: run, stopped, resumed, and in the tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from intruders.data.corpora import load_corpora
+from intruders.data.load_task import load_task
+from intruders.errors import SettingError
+from intruders.evaluation.evaluate import evaluate
+from intruders.evaluation.measure_settings import LossSettings
+from intruders.evaluation.side_by_side.bench import Bench
+from intruders.evaluation.side_by_side.data_shares import split_data
+from intruders.studies.describe.plan import plan
+from intruders.studies.describe.runs import expand
+from intruders.studies.run_study import run_study
+from intruders.studies.tables.results import load_results
+from tests.studies.test_run_study import files
+from tests.studies.tiny_study import parsed, tiny_study
+
+MEASURE: dict[str, Any] = {
+    "audit": {"k": 4},
+    "loss_on": ["pydoc"],
+    "max_documents": 2,
+    "max_examples": 2,
+    "window": 32,
+}
+
+
+def with_remedies(llama: Path, only: list[str], **changes: Any) -> dict[str, Any]:
+    compared = {"only": only, "strengths": 1, "max_documents": 4}
+    return tiny_study(llama, measure=MEASURE | {"remedies": compared}, audit_steps=None, **changes)
+
+
+@pytest.fixture(scope="module")
+def done(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study") / "out"
+    outcome = run_study(parsed(with_remedies(llama, ["lines", "trim", "surgery"])), out)
+    assert (outcome.finished, outcome.failed) == (2, {})
+    return out
+
+
+def test_every_run_has_its_points_and_its_reasons_in_the_table(done: Path) -> None:
+    results = load_results(done)
+    lora, full = results.runs["run_id"]
+    assert set(results.remedies["run_id"]) == {lora, full}
+    for run_id, of_run in results.remedies.groupby("run_id"):
+        curve = of_run[(of_run["remedy"] == "interpolate") & (of_run["share"] == "report")]
+        assert sorted(curve.loc[~curve["chosen"], "strength"]) == [i / 10 for i in range(11)]
+        assert set(of_run.loc[of_run["chosen"], "remedy"]) == {"interpolate", "lines", "trim"}
+        controls = of_run.loc[(of_run["remedy"] == "trim"), "control"].dropna()
+        assert {"shrink", "resized", "random 1", "random 3"} <= set(controls)
+        (reason,) = of_run["reason"].dropna()
+        wanted = "has rank 1" if run_id == lora else "has no low rank"
+        assert wanted in reason
+        assert of_run.loc[of_run["reason"].notna(), "remedy"].item() == "surgery"
+
+
+def test_the_losses_are_those_of_the_models_on_the_reported_half(
+    done: Path, llama: Path, tmp_path: Path
+) -> None:
+    results = load_results(done)
+    corpora = {"pydoc": load_corpora("pydoc", max_documents=4)}
+    tasks = {"word-problems": load_task("word-problems", None, 0)}
+    report = split_data(corpora, tasks, 2, 0).report.corpora["pydoc"][0].documents
+    half = tmp_path / "half.jsonl"
+    half.write_text("".join(json.dumps({"text": text}) + "\n" for text in report))
+    curve = results.remedies[
+        (results.remedies["remedy"] == "interpolate")
+        & (results.remedies["share"] == "report")
+        & ~results.remedies["chosen"]
+    ]
+    for run_id, of_run in curve.groupby("run_id"):
+        points = of_run.set_index("strength")["corpus_loss"]
+        for model, strength in ((llama, 0.0), (done / "runs" / str(run_id) / "model", 1.0)):
+            measured = evaluate(str(model), losses=LossSettings((str(half),), window=32))
+            assert points[strength] == pytest.approx(measured.losses[0].loss.estimate, abs=1e-5)
+
+
+def test_a_run_that_is_stopped_resumes_within_the_comparison(
+    done: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, measured = tmp_path / "out", Bench.measured
+    calls = {"left": 15, "made": 0}
+
+    def counted(self: Bench, *given: object) -> object:
+        if calls["left"] == 0:
+            raise KeyboardInterrupt
+        calls["left"] -= 1
+        calls["made"] += 1
+        return measured(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Bench, "measured", counted)
+    lora = [{"method": "lora", "rank": 1, "alpha": 16, "lr": 0.5}]
+    study = with_remedies(llama, ["lines", "trim", "surgery"], methods=lora)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(parsed(study), out)
+    (folder,) = (out / "runs").iterdir()
+    assert not (folder / "remedies" / "remedies.json").exists()
+    before = files(folder / "model")
+    calls["left"] = -1
+    outcome = run_study(parsed(study), out, resume=True)
+    assert (outcome.finished, outcome.failed) == (1, {})
+    assert files(folder / "model") == before
+    whole = len(list((done / "runs" / folder.name / "remedies" / "evaluations").iterdir()))
+    assert 15 < calls["made"] <= whole
+    ours, theirs = (
+        json.loads((place / "runs" / folder.name / "remedies" / "remedies.json").read_text())
+        for place in (out, done)
+    )
+    assert [one["chosen"] and one["chosen"]["loss"] for one in ours["remedies"]] == [
+        one["chosen"] and one["chosen"]["loss"] for one in theirs["remedies"]
+    ]
+    # Another remedy is measured besides, and what is there stays.
+    calls["made"] = 0
+    run_study(parsed(with_remedies(llama, ["lines", "layers"], methods=lora)), out)
+    assert 0 < calls["made"] < 15
+    assert files(folder / "model") == before
+    assert set(load_results(out).remedies["remedy"]) == {"interpolate", "lines", "layers"}
+
+
+def test_without_a_text_the_file_is_refused_and_the_plan_counts_comparisons(llama: Path) -> None:
+    document = with_remedies(llama, ["lines"])
+    (line,) = [line for line in plan(expand(parsed(document))).amounts if line.startswith("comparisons")]
+    assert line == "comparisons of remedies: at most 1 strength in each of 2 runs"
+    del document["experiments"]["matched"]["measure"]["loss_on"]
+    with pytest.raises(SettingError, match="remedies is given, but no loss_on gives the text"):
+        parsed(document)
+    document["experiments"]["matched"]["measure"] = {"loss_on": ["pydoc"], "remedies": {"only": ["line"]}}
+    with pytest.raises(SettingError, match="did you mean 'lines'"):
+        parsed(document)
