@@ -17,7 +17,7 @@ from torch import Tensor
 from ..linalg.krylov import KrylovSpace
 from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
-from ..linalg.svd import CLUSTER_TOLERANCE, dense_svd, gram_svd, settle_clusters
+from ..linalg.svd import leading_svd, settle_clusters
 
 # Largest sine of the angle between a computed vector and the true one. Turned by it, a component s y v^T moves by
 # at most about this share of s times the vectors' largest entries: well below 1e-3 of the matrix's largest entry.
@@ -94,9 +94,7 @@ def _by_dense_svd(stack: Pair, index: int, wanted: Sequence[int]) -> Components:
     """Within a cluster of equal singular values the vectors are chosen as an exact audit chooses them."""
     one = stack.select(torch.tensor([index])).double()
     matrix = one.dense()[0]
-    svd = gram_svd(matrix)
-    if svd.values[max(wanted)] <= CLUSTER_TOLERANCE * svd.values[0]:
-        svd = dense_svd(matrix)  # the eigenvectors of the square say nothing of values that small
+    svd = leading_svd(matrix, max(wanted) + 1)
     rows = torch.tensor(list(wanted), dtype=torch.long)
     left = settle_clusters(svd, max(wanted) + 1, one.base[0])[rows]
     products = left @ matrix  # s_j v_j for any choice of y_j within a cluster

@@ -60,6 +60,14 @@ def gram_svd(matrix: Tensor) -> DenseSVD:
     return DenseSVD(swapped.values, swapped.right, swapped.left)
 
 
+def leading_svd(matrix: Tensor, count: int) -> DenseSVD:
+    """The decomposition of ``(m, n)`` whose ``count`` leading triplets are right: the quickest that can give them."""
+    svd = gram_svd(matrix)
+    if svd.values[count - 1] <= CLUSTER_TOLERANCE * svd.values[0]:
+        return dense_svd(matrix)  # the eigenvectors of the square say nothing of values that small
+    return svd
+
+
 def gram_left_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """All left vectors ``(*batch, p, m)`` and values ``(*batch, p)`` of :func:`gram_svd`, without the right ones.
 

@@ -16,7 +16,7 @@ from ..linalg.krylov import KrylovSpace, converge
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
 from ..linalg.spiked_threshold import spectrum_of, spiked_threshold
-from ..linalg.svd import dense_svd
+from ..linalg.svd import leading_svd
 from .remedies.intruders import ScaledIntruders, intruder_indices
 from .remedies.position import Position, positions_of
 from .remedies.remedy import Case, Remedy, Triplets
@@ -178,7 +178,7 @@ def leading_components(update: Update, count: int, angle: float = ANGLE) -> Comp
             return Components(
                 *(part[0, :count].double() for part in (triplets.values, triplets.left, triplets.right))
             )
-    svd = dense_svd(update.matrix)
+    svd = leading_svd(update.matrix, min(count, *update.shape))
     return Components(svd.values[:count], svd.left[:count], svd.right[:count])
 
 

@@ -11,7 +11,7 @@ from matrices import SPECTRA, UPDATES, PlantedPair, orthonormal_columns, truth_o
 from torch import Tensor
 
 from intruders.linalg.exact import exact_cosines
-from intruders.linalg.svd import dense_svd, gram_svd
+from intruders.linalg.svd import dense_svd, gram_svd, leading_svd
 
 PATHS = [dense_svd, gram_svd]
 
@@ -126,6 +126,24 @@ def test_the_gram_decomposition_is_a_decomposition(name: str, shape: tuple[int, 
     for vectors in (found.left[told], found.right[told]):
         np.testing.assert_allclose(vectors @ vectors.mT, np.eye(len(vectors)), atol=1e-9)
     np.testing.assert_allclose((found.left.mT * found.values) @ found.right, matrix, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(30, 30), (45, 30), (30, 45)], ids=str)
+@pytest.mark.parametrize("count", [1, 7, 30])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_the_quickest_decomposition_has_right_triplets_as_far_as_they_are_wanted(
+    name: str, count: int, shape: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(0)
+    values = SPECTRA[name](30, rng)
+    matrix = torch.from_numpy(with_values(*shape, values, rng))
+    found = leading_svd(matrix, count)
+    np.testing.assert_allclose(found.values[:count], np.sort(values)[::-1][:count], atol=1e-9)
+    for one, other, product in ((found.left, found.right, matrix), (found.right, found.left, matrix.mT)):
+        np.testing.assert_allclose(one[:count] @ one[:count].mT, np.eye(count), atol=1e-8)
+        np.testing.assert_allclose(
+            one[:count] @ product, found.values[:count, None] * other[:count], atol=1e-9
+        )
 
 
 def test_answers_do_not_depend_on_scale() -> None:
