@@ -15,6 +15,7 @@ from ..data.corpora import load_corpora
 from ..data.load_task import load_task
 from ..errors import SettingError
 from ..mitigation.cases import read_cases
+from ..mitigation.elsewhere import not_audited, shares_elsewhere
 from ..mitigation.live_weights import LiveInterventions
 from ..mitigation.remedies.every_remedy import remedy_named
 from ..mitigation.remedies.intruders import INTRUDERS
@@ -23,10 +24,21 @@ from ..models.finetuned_folder import data_seed_of
 from ..models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..system.progress import Progress, silent
 from .corpus_loss import CorpusLoss, measure_losses, summarize_losses
+from .equal_task_loss import ALONG_CURVE, EqualTaskLoss, wants_curve
 from .losses import DocumentLosses
-from .measure_settings import IN_QUARTERS, NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings, SweepSettings
+from .measure_settings import (
+    IN_QUARTERS,
+    INTERPOLATE,
+    NO_LOSSES,
+    NO_SCORES,
+    LossSettings,
+    ScoreSettings,
+    SweepSettings,
+)
+from .side_by_side.outcome import Outcome
+from .side_by_side.task_outcomes import task_outcome
 from .sweep import InterventionSweep, Point
-from .task_score import score_task
+from .task_score import score_task, scored_examples
 
 
 def intervene(
@@ -50,7 +62,8 @@ def intervene(
     Args:
       base: folder, hub id or alias of the model before fine-tuning; None where an adapter names it.
       tuned: that of the fine-tuned model, or its adapter. An adapter that names its base may come alone.
-      sweep: scales (1, the tuned model itself, is always measured) and controls.
+      sweep: scales (1, the tuned model itself, is always measured) and controls; with "interpolate" among them, every
+        point gets its gain over interpolation at equal task loss, from a curve of eleven more evaluations.
       losses: on what text losses are measured, as in :func:`intruders.evaluation.evaluate.evaluate`.
       scores: which tasks are scored, likewise.
       audit: settings of the audit that finds the intruders; or one of these two, or the path of a saved one.
@@ -65,6 +78,7 @@ def intervene(
     """
     given_base, given_tuned = named_sides(base, tuned)
     base, tuned = None if given_base is None else str(given_base), str(given_tuned)
+    is_curve_wanted = wants_curve(sweep, losses, scores)
     if not (losses.loss_on or scores.tasks):
         raise SettingError("nothing to measure; expected a corpus (--loss-on) or a task (--task)")
     max_documents = sweep.max_documents or losses.max_documents
@@ -73,7 +87,7 @@ def intervene(
     rows_by = data_seed_of(tuned) if data_seed is None else data_seed
     loaded_tasks = {name: load_task(name, scores, rows_by) for name in scores.tasks}
     base_side, tuned_side = open_sides(base, tuned)
-    pairing, before, _ = audited_whole(base_side, tuned_side, audit, compute, progress)
+    pairing, before, settings = audited_whole(base_side, tuned_side, audit, compute, progress)
     if before.intruders == 0:
         raise SettingError(
             f"'{tuned}' has no intruders among the {before.k} leading vectors of any matrix, so there is nothing to "
@@ -97,12 +111,25 @@ def intervene(
     distinct = {id(opened.model): opened.model for opened, _ in models.values()}
     if language is not None:
         distinct[id(language.model)] = language.model
+    others = not_audited(base_side, before) if is_curve_wanted else []
     with ExitStack() as stack:
         live = [
-            stack.enter_context(LiveInterventions(model, base_side, cases)) for model in distinct.values()
+            stack.enter_context(LiveInterventions(model, base_side, cases, others))
+            for model in distinct.values()
         ]
 
-        def measured(remedy: ScaledRemedy, tuned_losses: Mapping[str, CorpusLoss] | None) -> Point:
+        def outcome(after: Mapping[str, list[DocumentLosses]]) -> Outcome:
+            """Of the weights as they are now, whose losses on text are ``after``."""
+            name, (opened, labels) = next(iter(models.items()))
+            _, examples = scored_examples(loaded_tasks[name], scores.split, max_examples)
+            task = task_outcome(opened, labels, loaded_tasks[name], examples, answers=False)
+            return Outcome(after, {name: task})
+
+        def measured(
+            remedy: ScaledRemedy,
+            tuned_losses: Mapping[str, CorpusLoss] | None,
+            compared: EqualTaskLoss | None = None,
+        ) -> Point:
             for one in live:
                 one.set(remedy)
             after = losses_of(language) if language is not None else {}
@@ -123,18 +150,38 @@ def intervene(
                 for name, (opened, labels) in models.items()
             }
             left_alone = 0 if remedy.changes_nothing else sum(not remedy.exists(case) for case in cases)
-            return Point(remedy.name, remedy.scale, found, scored, _update_norm(cases, remedy), left_alone)
+            point = Point(remedy.name, remedy.scale, found, scored, _update_norm(cases, remedy), left_alone)
+            return point if compared is None else compared.with_gain(point, outcome(after))
 
-        progress("measure", 0, len(remedies) + 1)
+        along = ALONG_CURVE if is_curve_wanted else ()
+        in_all = len(along) + len(remedies) + 1
+        of_curve = []
+        if along:
+            reached = read_cases(pairing.pairs, before, along, base_side.names(), compute.torch_device())
+            every_case = list(reached)
+            for one in live:
+                one.use(every_case)
+        for done, interpolated in enumerate(along):
+            progress("measure interpolation", done, in_all)
+            for one in live:
+                one.set(interpolated, shares_elsewhere(interpolated, base_side.names(), settings))
+            assert language is not None
+            of_curve.append(outcome(losses_of(language)))
+        for one in live:
+            one.use(cases)
+        weights = {name: [part.weight for part in parts] for name, parts in corpora.items()}
+        compared = EqualTaskLoss(of_curve, next(iter(models)), weights, seed) if along else None
+        progress("measure", len(along), in_all)
         tuned_point = measured(as_tuned, None)
         points = []
-        for done, remedy in enumerate(remedies, start=1):
-            progress("measure", done, len(remedies) + 1)
-            points.append(measured(remedy, tuned_point.losses))
+        for done, remedy in enumerate(remedies, start=len(along) + 1):
+            progress("measure", done, in_all)
+            points.append(measured(remedy, tuned_point.losses, compared))
     base_losses = {
         name: summarize_losses(name, corpora[name], parts, seed=seed) for name, parts in of_base.items()
     }
-    return InterventionSweep(base_source, tuned, before, seed, tuned_point, base_losses, points)
+    curve = [] if compared is None else compared.points
+    return InterventionSweep(base_source, tuned, before, seed, tuned_point, base_losses, points, curve)
 
 
 def _remedies(sweep: SweepSettings, seed: int) -> list[ScaledRemedy]:
@@ -143,6 +190,7 @@ def _remedies(sweep: SweepSettings, seed: int) -> list[ScaledRemedy]:
         remedy_named(control, scale, seed)
         for scale in sorted(set(sweep.scales) - {1.0})
         for control in dict.fromkeys([INTRUDERS, *sweep.controls])
+        if control != INTERPOLATE  # which is measured as a curve
     ]
 
 

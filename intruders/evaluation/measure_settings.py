@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from ..data.columns import Columns
 from ..settings import Settings, setting
 
+# Of the controls the one that scales the complete update by one factor, and is compared at equal task loss.
+INTERPOLATE = "interpolate"
+
 
 @dataclass(frozen=True)
 class LossSettings(Settings):
@@ -111,9 +114,18 @@ class SweepSettings(Settings):
     )
     controls: tuple[str, ...] = setting(
         ("shrink", "random"),
-        "Comma-separated controls: shrink, random, neighbours, update, resized and complement.",
+        "Comma-separated controls: shrink, random, neighbours, update, resized, complement and interpolate.",
         item="control",
-        choices=("shrink", "random", "neighbours", "update", "resized", "complement", "intruders"),
+        choices=(
+            "shrink",
+            "random",
+            "neighbours",
+            "update",
+            "resized",
+            "complement",
+            INTERPOLATE,
+            "intruders",
+        ),
         by_commas=True,
         metavar="NAMES",
         panel="Intervention",

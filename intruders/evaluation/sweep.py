@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,17 @@ class Point:
         1.0  # Frobenius norm of the updates of all matrices with intruders, 1 being the tuned model's
     )
     left_alone: int = 0  # matrices with intruders of which there is no such control
+    gain: Interval | None = None  # over interpolation at equal task loss; None without its curve
+    gain_against_intruders: Interval | None = None  # of a control: minus that of the intruders at its scale
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The model with one share of the complete update."""
+
+    alpha: float
+    loss: float  # mean over the corpora
+    task_loss: float  # of the targets of the first task
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class InterventionSweep:
     tuned_point: Point  # scale 1
     base_losses: dict[str, CorpusLoss]
     points: list[Point]
+    curve: list[CurvePoint] = field(default_factory=list)  # of interpolation, where it is among the controls
 
     def trade(self, point: Point, against: Point | None = None) -> Trade:
         """Paired differences of a point against another one, or against the tuned model."""
@@ -111,7 +123,24 @@ def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
                         "base_value": None if base is None else base.loss.estimate,
                     }
                 )
+        if sweep.curve:
+            found.append(_gain_row(point, next(iter(point.scores)), is_tuned))
     return found
+
+
+def _gain_row(point: Point, task: str, is_tuned: bool) -> dict[str, Any]:
+    """The tuned model is the curve's end, and gains nothing."""
+    gain = Interval(0.0, 0.0, 0.0) if is_tuned else point.gain
+    return {
+        "control": point.control,
+        "scale": point.scale,
+        "measure": "gain",
+        "on": task,
+        "value": None if gain is None else gain.estimate,
+        **_numbers("change", gain),
+        **_numbers("against_intruders", point.gain_against_intruders),
+        "base_value": None,
+    }
 
 
 def _losses(point: Point) -> dict[str, float]:

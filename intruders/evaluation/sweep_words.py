@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from ..mitigation.remedies.intruders import INTRUDERS
@@ -23,7 +24,8 @@ def verdicts(sweep: InterventionSweep) -> list[str]:
         others = [
             _compared(other.control, sweep.trade(other, point)) for other in sweep.control_points(point.scale)
         ]
-        found.append("; ".join([f"at scale {point.scale:g} {changes}", *others]))
+        gain = [] if point.gain is None else [_gained(point.gain)]
+        found.append("; ".join([f"at scale {point.scale:g} {changes}", *gain, *others]))
     return found
 
 
@@ -47,6 +49,11 @@ def lines(sweep: InterventionSweep) -> list[str]:
         for point in sweep.points:
             change = sweep.trade(point).accuracies[name]
             found.append(f"  {_label(point)}  {point.scores[name].accuracy.estimate:.4f}  {_signed(change)}")
+    if sweep.curve:
+        found += ["", "gain over interpolation at equal task loss, nats per token"]
+        found += [
+            f"  {_label(point)}  {_signed(point.gain)}" for point in sweep.points if point.gain is not None
+        ]
     found += ["", "norm of the changed updates, 1 being the tuned model's"]
     found += [f"  {_label(point)}  {point.update_norm:.4f}{_left_alone(point)}" for point in sweep.points]
     found += [
@@ -69,6 +76,7 @@ def document(sweep: InterventionSweep) -> dict[str, Any]:
         "tuned": {"source": sweep.tuned, **_measures(sweep.tuned_point)},
         "settings": {"k": sweep.audit.k, "epsilon": sweep.audit.epsilon, "seed": sweep.seed},
         "intruders": sweep.audit.intruders,
+        "interpolation": [asdict(point) for point in sweep.curve],
         "points": [
             {
                 "control": point.control,
@@ -76,6 +84,7 @@ def document(sweep: InterventionSweep) -> dict[str, Any]:
                 "update_norm": point.update_norm,
                 "left_alone": point.left_alone,
                 **_measures(point),
+                "gain_at_equal_task_loss": None if point.gain is None else _numbers(point.gain),
                 "change": {
                     "losses": {name: _numbers(value) for name, value in sweep.trade(point).losses.items()},
                     "accuracies": {
@@ -118,6 +127,15 @@ def _moved(change: Interval, factor: float, unit: str) -> str:
     low, high = sorted((abs(factor * change.low), abs(factor * change.high)))
     verb = "falls" if change.estimate < 0 else "rises"
     return f"{verb} {abs(factor * change.estimate):.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _gained(gain: Interval) -> str:
+    """Against interpolation at the same task loss."""
+    if not is_clear(gain):
+        return f"at equal task loss interpolation does as well ({_signed(gain)})"
+    low, high = sorted((abs(gain.low), abs(gain.high)))
+    side = "below" if gain.estimate > 0 else "above"
+    return f"at equal task loss this is {abs(gain.estimate):.3f} [{low:.3f}, {high:.3f}] {side} interpolation"
 
 
 def _compared(control: str, trade: Trade) -> str:

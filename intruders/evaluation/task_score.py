@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..data.task import Task
+from ..data.task import Example, Task
 from ..errors import SettingError
 from ..models.answers import outcomes
 from ..models.tuned_model import OpenedModel
@@ -43,12 +43,21 @@ def score_task(
         raise SettingError(
             f"task {task.name!r} has no right answers to count; measure a loss with --loss-on instead"
         )
-    chosen = split or ("test" if task.test else "validation")
-    examples = task.split(chosen)[:max_examples]
-    if not examples:
-        raise SettingError(f"the {chosen} split of task {task.name!r} is empty; choose another")
+    chosen, examples = scored_examples(task, split, max_examples)
     right = outcomes(
         opened.model, opened.tokenizer, task, examples, context=opened.context, labels=labels or None
     )
     held_out = task.is_held_out and chosen == "validation"
     return TaskScore(task.name, chosen, right, is_held_out=held_out, source=task.source)
+
+
+def scored_examples(task: Task, split: str | None, max_examples: int | None) -> tuple[str, list[Example]]:
+    """The split that is scored, the test split if it has rows and none is given, and its first examples.
+
+    Raises SettingError for a split without rows.
+    """
+    chosen = split or ("test" if task.test else "validation")
+    examples = task.split(chosen)[:max_examples]
+    if not examples:
+        raise SettingError(f"the {chosen} split of task {task.name!r} is empty; choose another")
+    return chosen, examples

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ..audits.audit_result import Audit
 from ..audits.audit_settings import AuditSettings
+from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from .remedies.position import positions_of
 from .remedies.remedy import Remedy, ShareRemedy
+
+
+def not_audited(base: Checkpoint, audit: Audit) -> list[str]:
+    """The base's tensors that hold no audited matrix."""
+    audited = {matrix.name.partition("[")[0] for matrix in audit.matrices}
+    return [name for name in base.names() if name not in audited]
 
 
 def shares_elsewhere(remedy: Remedy, base_names: Sequence[str], settings: AuditSettings) -> Elsewhere:

@@ -14,7 +14,7 @@ from intruders.errors import SettingError
 from intruders.studies.claim_names import CLAIMS
 from intruders.studies.claims import sequence
 from intruders.studies.claims.claim import Finding
-from intruders.studies.claims.every_claim import analyse_all
+from intruders.studies.claims.every_claim import analyse_all, charts_of
 from intruders.studies.claims.rank_series import valley
 from intruders.studies.claims.shared.comparable_runs import complete, noted_complete, setting_of
 from intruders.studies.tables.results import Results
@@ -388,6 +388,23 @@ def test_remedies_are_on_the_frontier_where_nothing_beats_them() -> None:
         assert row["on_frontier"] == (not beaten.any())
     assert table["on_frontier"].any()
     assert (table["kind"] == "baseline").sum() == 1
+
+
+def test_gains_of_interventions_are_tabulated_and_drawn_and_decide_nothing() -> None:
+    rows = matched(effect=1.0)
+    swept = interventions(rows)
+    gains = [
+        row | {"measure": "gain", "on": "words", "value": -0.5, "change": -0.5}
+        for row in swept
+        if row["measure"] == "accuracy" and row["control"] == "intruders"
+    ]
+    (before,) = analyse_all(study(runs=rows, interventions=swept), ["intervention"])
+    (finding,) = analyse_all(study(runs=rows, interventions=swept + gains), ["intervention"])
+    assert (finding.answers, finding.verdict) == (before.answers, before.verdict)
+    table = finding.tables["By scale"]
+    assert set(table.loc[table["measure"] == "gain", "change"]) == {-0.5}
+    titles = [chart.title for chart in charts_of([finding])["intervention"]]
+    assert any(title.startswith("Gain over interpolation at equal task loss on words") for title in titles)
 
 
 def test_a_higher_rate_is_no_remedy() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from ...checkpoints.checkpoint import Checkpoint
@@ -15,15 +14,14 @@ from ...data.task import Task
 from ...errors import PairingError
 from ...mitigation.live_weights import LiveInterventions
 from ...mitigation.remedies.remedy import Case, Remedy
-from ...models.answers import graded
 from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..corpus_loss import measure_losses
-from ..losses import DocumentLosses
 from ..measure_settings import LossSettings
 from ..sensitivities import Directions, sensitivities, task_batches
 from .base_inputs import sample_inputs
 from .data_shares import DataShare
-from .outcome import Outcome, TaskOutcome
+from .outcome import Outcome
+from .task_outcomes import task_outcome
 
 Scored = Mapping[str, tuple[OpenedModel, list[str]]]  # by task, the model and its labels in order
 
@@ -45,25 +43,10 @@ class Measuring:
         return Outcome(
             corpora,
             {
-                name: self._task(opened, labels, name, share, answers)
+                name: task_outcome(opened, labels, self.tasks[name], share.examples[name], answers)
                 for name, (opened, labels) in scored.items()
             },
         )
-
-    def _task(
-        self, opened: OpenedModel, labels: list[str], name: str, share: DataShare, answers: bool
-    ) -> TaskOutcome:
-        found = graded(
-            opened.model,
-            opened.tokenizer,
-            self.tasks[name],
-            share.examples[name],
-            context=opened.context,
-            labels=labels or None,
-            answers=answers,
-        )
-        losses = DocumentLosses("target-loss", np.array(found.losses), np.array(found.tokens, dtype=np.int64))
-        return TaskOutcome(losses, found.right if answers else None)
 
     def causal(self, language: OpenedModel) -> Scored:
         """Of the tasks those that a causal language model answers itself."""

@@ -9,12 +9,12 @@ from pathlib import Path
 from ...audits.audit import audited_whole
 from ...audits.audit_result import Audit
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
-from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.many_sources import digest_of
 from ...checkpoints.pairing.pair_sides import named_sides, open_sides
 from ...data.corpora import load_corpora
 from ...data.load_task import described_task, load_task
 from ...errors import SettingError
+from ...mitigation.elsewhere import not_audited
 from ...models.finetuned_folder import data_seed_of
 from ...models.tuned_model import open_language_model
 from ...system.folders import locked_folder, make_folder
@@ -104,7 +104,7 @@ def compare_remedies(
         )
         tally = Tally(progress, names, comparison.strengths, len(data.choice))
         of_base = _base_outcomes(base_source, measuring, data, kept, tally)
-        others = _others(base_side, found)
+        others = not_audited(base_side, found)
         with opened_bench(measuring, tuned, base, base_side, others) as bench:
             evaluations = Evaluations(bench, kept, tally, base_side.names(), settings)
             sizes = UpdateSizes(found, bench)
@@ -167,9 +167,3 @@ def _base_outcomes(
     else:
         tally.skip(len(shares))
     return [one for one in found if one is not None]
-
-
-def _others(base: Checkpoint, audit: Audit) -> list[str]:
-    """The base's tensors that hold no audited matrix."""
-    audited = {matrix.name.partition("[")[0] for matrix in audit.matrices}
-    return [name for name in base.names() if name not in audited]

@@ -214,9 +214,13 @@ _NAMES = {
     "resized": "the intruders, the update brought back to its norm",
 }
 
-_TITLES = {"loss": "Pre-training loss", "accuracy": "Task accuracy"}
+_TITLES = {
+    "loss": "Pre-training loss",
+    "accuracy": "Task accuracy",
+    "gain": "Gain over interpolation at equal task loss",
+}
 
-_UNITS = {"loss": "loss change, nats/token", "accuracy": "accuracy change"}
+_UNITS = {"loss": "loss change, nats/token", "accuracy": "accuracy change", "gain": "gain, nats/token"}
 
 _MOST_SETTINGS = 4  # of one base and task; the table has all
 

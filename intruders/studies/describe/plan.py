@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...charts.text import plural
+from ...evaluation.measure_settings import INTERPOLATE, SweepSettings
 from ...evaluation.measure_settings import LossSettings
 from ...evaluation.side_by_side.comparison_settings import REMEDIES
 from .runs import Run
 
 _ALWAYS = ("base", "task", "method", "rank", "alpha", "lr")
 _HIDDEN = {"out", "seed"}
+_CURVE = 11  # shares of the update at which interpolation is measured
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def _amounts(runs: Sequence[Run]) -> list[str]:
         )
     swept = [run.measure.intervene for run in tuned if run.measure.intervene is not None]
     if swept:
-        points = sum(1 + len(set(sweep.scales) - {1.0}) * (1 + len(sweep.controls)) for sweep in swept)
+        points = sum(map(_points, swept))
         found.append(
             f"interventions: up to {points:,} measured models in {len(swept):,} runs; none in a run without intruders"
         )
@@ -84,6 +86,13 @@ def _amounts(runs: Sequence[Run]) -> list[str]:
     if scales:
         found.append(f"critical scales: {scales:,} runs")
     return found
+
+
+def _points(sweep: SweepSettings) -> int:
+    """How many models are measured; interpolation is a curve, and no point of every scale."""
+    controls = set(sweep.controls) - {INTERPOLATE}
+    curve = _CURVE if INTERPOLATE in sweep.controls else 0
+    return 1 + curve + len(set(sweep.scales) - {1.0}) * (1 + len(controls))
 
 
 def _text(value: object) -> str:

@@ -98,7 +98,7 @@ COLUMNS: dict[str, list[str]] = {
         "run_id",
         "control",  # intruders, shrink, random, neighbours or update
         "scale",
-        "measure",  # loss or accuracy
+        "measure",  # loss, accuracy, or gain: over interpolation at equal task loss, where that is among the controls
         "on",  # corpus or task
         "value",
         "change",  # against the tuned model, paired, with its 95 % interval

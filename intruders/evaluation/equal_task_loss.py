@@ -1,0 +1,65 @@
+"""Interventions against interpolation at equal task loss: is one worth more than a smaller update?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ..errors import SettingError
+from ..mitigation.remedies.interpolate import Interpolate
+from ..mitigation.remedies.intruders import INTRUDERS
+from .measure_settings import INTERPOLATE, LossSettings, ScoreSettings, SweepSettings
+from .side_by_side.interpolation_curve import ALPHAS
+from .side_by_side.outcome import Outcome
+from .side_by_side.yardstick import Yardstick
+from .sweep import CurvePoint, Point
+
+# From the base to the tuned model.
+ALONG_CURVE = tuple(Interpolate(alpha) for alpha in ALPHAS)
+
+
+def wants_curve(sweep: SweepSettings, losses: LossSettings, scores: ScoreSettings) -> bool:
+    """Whether interpolation is among the controls.
+
+    Raises:
+      SettingError: it is, and there is no text or no task to compare on.
+    """
+    if INTERPOLATE not in sweep.controls:
+        return False
+    if not (losses.loss_on and scores.tasks):
+        raise SettingError(
+            "control 'interpolate' compares the loss on text at equal task loss; expected a corpus and a task; pass "
+            "--loss-on CORPUS and --task TASK"
+        )
+    return True
+
+
+class EqualTaskLoss:
+    """The curve that interpolation draws, measured once, and what interventions gain over it."""
+
+    def __init__(
+        self, curve: Sequence[Outcome], task: str, weights: Mapping[str, list[float]], seed: int
+    ) -> None:
+        """``curve`` is measured along ``ALONG_CURVE``; ``weights`` are those of the parts of every corpus."""
+        self._curve = list(curve)
+        self._of_intruders: dict[float, Outcome] = {}  # by scale
+        self._yardstick = Yardstick(curve[0], curve[-1], curve, target=task, weights=weights, seed=seed)
+
+    @property
+    def points(self) -> list[CurvePoint]:
+        stick = self._yardstick
+        return [
+            CurvePoint(alpha, stick.loss(outcome).estimate, stick.task_loss(outcome).estimate)
+            for alpha, outcome in zip(ALPHAS, self._curve, strict=True)
+        ]
+
+    def with_gain(self, point: Point, outcome: Outcome) -> Point:
+        """The point with its gain: loss of interpolation at the same task loss minus its own, mean over the corpora.
+
+        A control also gets its gain minus that of the intruders at its scale, which come before it.
+        """
+        if point.control == INTRUDERS:
+            self._of_intruders[point.scale] = outcome
+            return replace(point, gain=self._yardstick.gain(outcome))
+        against = self._yardstick.margin(outcome, self._of_intruders[point.scale])
+        return replace(point, gain=self._yardstick.gain(outcome), gain_against_intruders=against)
