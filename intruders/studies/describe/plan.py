@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...charts.text import plural
-from ...evaluation.measure_settings import INTERPOLATE, SweepSettings
-from ...evaluation.measure_settings import LossSettings
+from ...evaluation.measure_settings import INTERPOLATE, LossSettings, SweepSettings
 from ...evaluation.side_by_side.comparison_settings import REMEDIES
 from .runs import Run
 
