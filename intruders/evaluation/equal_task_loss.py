@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import SettingError
 from ..mitigation.remedies.interpolate import Interpolate
 from ..mitigation.remedies.intruders import INTRUDERS
 from .measure_settings import INTERPOLATE, LossSettings, ScoreSettings, SweepSettings
+from .measured_weights import MeasuredData
 from .side_by_side.interpolation_curve import ALPHAS
 from .side_by_side.outcome import Outcome
 from .side_by_side.yardstick import Yardstick
@@ -37,13 +38,13 @@ def wants_curve(sweep: SweepSettings, losses: LossSettings, scores: ScoreSetting
 class EqualTaskLoss:
     """The curve that interpolation draws, measured once, and what interventions gain over it."""
 
-    def __init__(
-        self, curve: Sequence[Outcome], task: str, weights: Mapping[str, list[float]], seed: int
-    ) -> None:
-        """``curve`` is measured along ``ALONG_CURVE``; ``weights`` are those of the parts of every corpus."""
+    def __init__(self, curve: Sequence[Outcome], data: MeasuredData) -> None:
+        """``curve`` is measured along ``ALONG_CURVE`` on ``data``, whose first task is the one that counts."""
         self._curve = list(curve)
         self._of_intruders: dict[float, Outcome] = {}  # by scale
-        self._yardstick = Yardstick(curve[0], curve[-1], curve, target=task, weights=weights, seed=seed)
+        weights = {name: [part.weight for part in parts] for name, parts in data.corpora.items()}
+        task = next(iter(data.tasks))
+        self._yardstick = Yardstick(curve[0], curve[-1], curve, target=task, weights=weights, seed=data.seed)
 
     @property
     def points(self) -> list[CurvePoint]:
