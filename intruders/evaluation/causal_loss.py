@@ -36,11 +36,13 @@ def causal_losses(
     *,
     window: int = 1024,
     stride: int | None = None,
+    max_tokens: int | None = None,
 ) -> DocumentLosses:
     """-log p(token | those before it in its window), summed over each document.
 
     The window moves by ``stride`` tokens (half a window if not given); a token is scored once, in the first
     window that holds it, so with at least window - stride tokens of context unless the document begins there.
+    ``max_tokens`` of each document are read, from its start.
     The first token of a document is scored only behind a begin-of-sequence token that the tokenizer adds.
     Raises SettingError for a stride outside [1, window], NonFiniteError for a loss that is no number.
     """
@@ -50,7 +52,7 @@ def causal_losses(
     windows = [
         piece
         for document, text in enumerate(documents)
-        for piece in sliding_windows(document, tokenizer(text)["input_ids"], window, stride)
+        for piece in sliding_windows(document, tokenizer(text)["input_ids"][:max_tokens], window, stride)
     ]
     sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
     with evaluating(model):

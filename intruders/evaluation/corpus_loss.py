@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..data.corpora import Corpus
 from ..models.tuned_model import OpenedModel
@@ -11,6 +12,7 @@ from .causal_loss import causal_losses
 from .intervals import Interval, loss_interval, paired_difference
 from .losses import DocumentLosses
 from .masked_loss import masked_estimate, pseudo_losses
+from .measure_settings import LossSettings
 
 WINDOW = 1024  # tokens, or the model's context where that is less
 
@@ -31,26 +33,24 @@ class CorpusLoss:
 def measure_losses(
     opened: OpenedModel,
     corpora: Sequence[Corpus],
-    *,
-    window: int | None = None,
-    stride: int | None = None,
-    estimate: bool = False,
+    settings: LossSettings,
     seed: int = 0,
 ) -> list[DocumentLosses]:
     """Losses per document of each corpus: cross-entropy of a causal model, pseudo-loss of a masked one.
 
-    ``estimate`` takes the cheap 15 % estimate instead of the pseudo-loss; it is a different quantity.
+    ``settings.estimate`` takes the cheap 15 % estimate instead of the pseudo-loss; it is a different quantity.
     """
-    width = min(window or WINDOW, opened.context)
+    width = min(settings.window or WINDOW, opened.context)
     found = []
     for corpus in corpora:
         arguments = (opened.model, opened.tokenizer, corpus.documents)
+        bounds: dict[str, Any] = {"window": width, "max_tokens": settings.max_tokens}
         if not opened.is_masked:
-            found.append(causal_losses(*arguments, window=width, stride=stride))
-        elif estimate:
-            found.append(masked_estimate(*arguments, window=width, seed=seed))
+            found.append(causal_losses(*arguments, **bounds, stride=settings.stride))
+        elif settings.estimate:
+            found.append(masked_estimate(*arguments, **bounds, seed=seed))
         else:
-            found.append(pseudo_losses(*arguments, window=width))
+            found.append(pseudo_losses(*arguments, **bounds))
     return found
 
 

@@ -144,15 +144,7 @@ def evaluate(
         if corpora:
             opened = open_language_model(source, base if source == model else None)
             measured[source] = {
-                name: measure_losses(
-                    opened,
-                    parts,
-                    window=losses.window,
-                    stride=losses.stride,
-                    estimate=losses.estimate,
-                    seed=seed,
-                )
-                for name, parts in corpora.items()
+                name: measure_losses(opened, parts, losses, seed) for name, parts in corpora.items()
             }
     found_losses = [
         summarize_losses(

@@ -97,17 +97,7 @@ def intervene(
     cases = list(read_cases(pairing.pairs, before, remedies, base_side.names(), compute.torch_device()))
 
     def losses_of(opened: OpenedModel) -> dict[str, list[DocumentLosses]]:
-        return {
-            name: measure_losses(
-                opened,
-                parts,
-                window=losses.window,
-                stride=losses.stride,
-                estimate=losses.estimate,
-                seed=seed,
-            )
-            for name, parts in corpora.items()
-        }
+        return {name: measure_losses(opened, parts, losses, seed) for name, parts in corpora.items()}
 
     base_source = base if base is not None else base_side.source
     of_base = losses_of(open_language_model(base_source)) if corpora else {}

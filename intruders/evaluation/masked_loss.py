@@ -16,17 +16,24 @@ from .losses import DocumentLosses
 
 
 def pseudo_losses(
-    model: nn.Module, tokenizer: Any, documents: Sequence[str], *, window: int = 512, batch_size: int = 32
+    model: nn.Module,
+    tokenizer: Any,
+    documents: Sequence[str],
+    *,
+    window: int = 512,
+    max_tokens: int | None = None,
+    batch_size: int = 32,
 ) -> DocumentLosses:
     """-log p(token | the others of its window), masked one by one, summed over a document.
 
     The pseudo-log-likelihood of Salazar et al. (2020), with the sign of a loss. Documents are cut into
     windows that follow each other; special tokens are never masked. One forward pass per token, in batches.
+    ``max_tokens`` of each document are read, from its start.
     """
     sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
     with evaluating(model):
         for document, text in enumerate(documents):
-            for ids, ordinary in _windows(tokenizer, text, window):
+            for ids, ordinary in _windows(tokenizer, text, window, max_tokens):
                 for places in torch.split(ordinary, batch_size):
                     rows = ids.repeat(len(places), 1)  # (places, width)
                     numbers = torch.arange(len(places))
@@ -43,6 +50,7 @@ def masked_estimate(
     documents: Sequence[str],
     *,
     window: int = 512,
+    max_tokens: int | None = None,
     rate: float = 0.15,
     seed: int = 0,
 ) -> DocumentLosses:
@@ -55,7 +63,7 @@ def masked_estimate(
     sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
     with evaluating(model):
         for document, text in enumerate(documents):
-            for ids, ordinary in _windows(tokenizer, text, window):
+            for ids, ordinary in _windows(tokenizer, text, window, max_tokens):
                 count = max(1, round(rate * len(ordinary)))
                 places = ordinary[torch.randperm(len(ordinary), generator=generator)[:count]]
                 row = ids.clone()
@@ -66,13 +74,13 @@ def masked_estimate(
     return _collected("masked-15%-estimate", sums, tokens)
 
 
-def _windows(tokenizer: Any, text: str, window: int) -> list[tuple[Tensor, Tensor]]:
+def _windows(tokenizer: Any, text: str, window: int, max_tokens: int | None) -> list[tuple[Tensor, Tensor]]:
     """Token ids (width,) with special tokens around, and the places of the ordinary ones, by window."""
     before, after = _special_tokens(tokenizer)
     room = window - len(before) - len(after)
     if room < 1:
         raise SettingError(f"window is {window}; expected room for a token beside the special ones")
-    ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"][:max_tokens]
     pieces = []
     for start in range(0, len(ids), room):
         piece = ids[start : start + room]

@@ -32,6 +32,15 @@ class LossSettings(Settings):
         panel="Measures",
         unless_given="default: all; 200 of a Hub corpus",
     )
+    max_tokens: int | None = setting(
+        None,
+        "Number of tokens of each document, from its start.",
+        least=2,
+        new_in="0.2",
+        metavar="TOKENS",
+        panel="Measures",
+        unless_given="default: all",
+    )
     window: int | None = setting(
         None,
         "Context window in tokens.",

@@ -95,6 +95,25 @@ def test_one_window_is_transformers_own_loss(llama: Any) -> None:
     assert causal_losses(llama, tokenizer, TEXTS[:1]).mean == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("most", [2, 5, 40])
+def test_documents_cut_after_some_tokens_are_those_of_cut_texts(llama: Any, bert: Any, most: int) -> None:
+    # The tokenizer makes a token of a character.
+    plain, around, cut = (
+        character_tokenizer(),
+        character_tokenizer(around=True),
+        [text[:most] for text in TEXTS],
+    )
+    for measure, model, tokenizer in (
+        (causal_losses, llama, plain),
+        (pseudo_losses, bert, around),
+        (masked_estimate, bert, around),
+    ):
+        found = measure(model, tokenizer, TEXTS, window=16, max_tokens=most)
+        expected = measure(model, tokenizer, cut, window=16)
+        np.testing.assert_allclose(found.sums, expected.sums, rtol=1e-5)
+        assert found.tokens.tolist() == expected.tokens.tolist()
+
+
 def test_pseudo_loss_masks_one_token_at_a_time(bert: Any) -> None:
     tokenizer = character_tokenizer(around=True)
     found = pseudo_losses(bert, tokenizer, TEXTS, window=16, batch_size=3)

@@ -37,14 +37,7 @@ class Measuring:
     def outcome(self, language: OpenedModel, scored: Scored, share: DataShare, answers: bool) -> Outcome:
         """The losses of every document and example of a share; with ``answers`` also which answers are right."""
         corpora = {
-            name: measure_losses(
-                language,
-                parts,
-                window=self.losses.window,
-                stride=self.losses.stride,
-                estimate=self.losses.estimate,
-                seed=self.seed,
-            )
+            name: measure_losses(language, parts, self.losses, self.seed)
             for name, parts in share.corpora.items()
         }
         return Outcome(

@@ -95,6 +95,7 @@ def compare_remedies(
                 "base": digest_of(base_source),
                 "tuned": digest_of(tuned),
                 "audit": settings.recorded(),
+                "max_tokens": losses.max_tokens,
                 "window": losses.window,
                 "stride": losses.stride,
                 "estimate": losses.estimate,

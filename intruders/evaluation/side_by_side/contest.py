@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,27 +13,24 @@ from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...errors import IntrudersError, NonFiniteError
 from ...mitigation.cases import read_cases
-from ...mitigation.remedies.at_random import RANDOM, at_random
-from ...mitigation.remedies.controls import Complement
+from ...mitigation.remedies.at_random import RANDOM
 from ...mitigation.remedies.interpolate import Interpolate
 from ...mitigation.remedies.intruders import ScaledIntruders
-from ...mitigation.remedies.matched import EqualNorm, EqualOutput, EqualSize
-from ...mitigation.remedies.remedy import Case, PublishedRemedy, Remedy
+from ...mitigation.remedies.remedy import Case, Remedy
 from ...mitigation.remedies.surgery import Surgery
-from ..losses import DocumentLosses
 from .compared import CHOICE, REPORT, ComparedPoint, ComparedRemedy, RemedyComparison
 from .comparison_settings import REMEDIES, ComparisonSettings
+from .controls_of_remedy import SHRINK_OUTPUT, controls_of, is_draw
 from .data_shares import DataShare, DataShares
 from .interpolation_curve import ALPHAS
 from .outcome import Outcome, joined
+from .points import point_of, point_on_curve
 from .surgery_of_task import of_task
 from .tried_strengths import at_strengths, source_of, strength_of
 from .workbench import Evaluations, UpdateSizes
 from .yardstick import Yardstick
 
 _LEVEL = 0.95
-_DRAWS = 3  # of the control random
-_IS_SHRINK = "the remedy itself scales complete updates"
 
 
 @dataclass
@@ -224,37 +221,14 @@ class Contest:
     def _controls(
         self, remedy: Remedy, outcome: Outcome, cases: Sequence[Case]
     ) -> tuple[list[ComparedPoint], dict[str, str]]:
-        controls: dict[str, Remedy] = {}
-        missing: dict[str, str] = {}
         inputs = self.sizes.inputs
-        matched = {
-            "shrink": EqualNorm(remedy),
-            "shrink-output": EqualOutput(remedy, inputs),
-            "resized": EqualSize(remedy),
-        }
-        if isinstance(remedy, PublishedRemedy) and remedy.scales_whole_updates:
-            missing = dict.fromkeys(matched, _IS_SHRINK)
-        else:
-            controls |= matched
-        if not inputs:
-            controls.pop("shrink-output", None)
-            missing["shrink-output"] = "the inputs of no matrix are known"
-        if isinstance(remedy, ScaledIntruders):
-            complement = Complement(remedy.scale)
-            without = sum(not complement.exists(case) for case in cases)
-            if without < len(cases):
-                controls[complement.name] = complement
-            if without:
-                missing[complement.name] = f"{without} of {len(cases)} matrices with intruders have none"
-        drawn = [
-            one for seed in range(_DRAWS) if (one := at_random(remedy, self.seed + seed, cases)) is not None
-        ]
-        controls |= {f"{RANDOM} {number}": self._fitted(one) for number, one in enumerate(drawn, start=1)}
-        if drawn:
+        controls, missing = controls_of(remedy, cases, inputs, self.seed)
+        if RANDOM not in missing:
+            controls = {
+                label: self._fitted(one) if is_draw(label) else one for label, one in controls.items()
+            }
             cases = self._cases([remedy, *controls.values()])
             self.evaluations.bench.use(cases)
-        else:
-            missing[RANDOM] = "the remedy makes no choice that can be drawn"
         found = []
         for label, control in controls.items():
             try:
@@ -262,13 +236,13 @@ class Contest:
                     control,
                     self.data.report,
                     control=label,
-                    inputs=self.data.choice[0].fingerprint() if label == "shrink-output" else None,
+                    inputs=self.data.choice[0].fingerprint() if label == SHRINK_OUTPUT else None,
                 )
             except NonFiniteError as error:
                 missing[label] = str(error)
                 continue
             point = self._point(control, measured, self._report, REPORT, cases, label, remedy)
-            found.append(_with_margin(point, self._report, outcome, measured))
+            found.append(replace(point, margin=self._report.margin(outcome, measured)))
         return found, missing
 
     # --- what is made of an evaluation
@@ -294,38 +268,15 @@ class Contest:
         of: Remedy | None = None,
     ) -> ComparedPoint:
         norm = self.sizes.norm(remedy, cases, self.evaluations.elsewhere(remedy))
-        is_curve = isinstance(remedy, Interpolate)
-        return ComparedPoint(
-            remedy=(of or remedy).name,
-            settings=remedy.recorded(),
-            strength=strength_of(of or remedy),
-            control=control,
-            share=share,
-            norm=norm,
-            output=self.sizes.output(remedy, cases),
-            **_measures(outcome, yardstick),
-            gain=None if is_curve else yardstick.gain(outcome),
-            gain_at_norm=None if is_curve else yardstick.gain_at_norm(outcome, norm),
-        )
-
-    def _of_curve(self, alpha: float, norm: float, outcome: Outcome) -> ComparedPoint:
-        return ComparedPoint(
-            remedy=Interpolate.name,
-            settings={"alpha": alpha},
-            strength=alpha,
-            control=None,
-            share=REPORT,
-            norm=norm,
-            output=alpha**2,
-            **_measures(outcome, self._report),
-        )
+        output = self.sizes.output(remedy, cases)
+        return point_of(remedy, outcome, yardstick, share, norm, output, control, of)
 
     def result(
         self, rows: list[ComparedRemedy], base: str, tuned: str, tuned_kind: str, others: list[str]
     ) -> RemedyComparison:
         """Everything that was measured."""
         curve = [
-            self._of_curve(alpha, norm, outcome)
+            point_on_curve(alpha, norm, outcome, self._report)
             for alpha, norm, outcome in zip(ALPHAS, self._norms, self._curve[REPORT], strict=True)
         ]
         return RemedyComparison(
@@ -349,7 +300,7 @@ class Contest:
             counts={
                 share.name: _counts(share) for share in (self.data.first, self.data.rest, self.data.report)
             },
-            base_point=self._of_curve(0.0, 0.0, self._base[REPORT]),
+            base_point=point_on_curve(0.0, 0.0, self._base[REPORT], self._report),
             tuned_point=curve[-1],
             curve=curve,
             forgotten=self._report.tuning_cost(),
@@ -376,29 +327,6 @@ class _CannotRunError(Exception):
 
 def _does_nothing(remedy: Remedy, case: Case) -> bool:
     return remedy.change(case).is_nothing(case.update)
-
-
-def _measures(outcome: Outcome, yardstick: Yardstick) -> dict[str, Any]:
-    return {
-        "losses": {name: _mean(parts, yardstick, name) for name, parts in outcome.corpora.items()},
-        "task_losses": {name: task.losses.mean for name, task in outcome.tasks.items()},
-        "accuracies": {name: task.accuracy for name, task in outcome.tasks.items()},
-        "loss": yardstick.loss(outcome),
-        "task_loss": yardstick.task_loss(outcome),
-        "healed": yardstick.healed(outcome),
-        "kept": yardstick.kept(outcome),
-    }
-
-
-def _mean(parts: Sequence[DocumentLosses], yardstick: Yardstick, name: str) -> float:
-    weights = yardstick.weights[name]
-    return sum(weight * part.mean for weight, part in zip(weights, parts, strict=True)) / sum(weights)
-
-
-def _with_margin(
-    point: ComparedPoint, yardstick: Yardstick, outcome: Outcome, control: Outcome
-) -> ComparedPoint:
-    return ComparedPoint(**{**point.__dict__, "margin": yardstick.margin(outcome, control)})
 
 
 def _counts(share: DataShare) -> Mapping[str, int]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...charts.text import plural
-from ...evaluation.measure_settings import INTERPOLATE, SweepSettings
+from ...evaluation.measure_settings import INTERPOLATE, LossSettings, SweepSettings
 from ...evaluation.side_by_side.comparison_settings import REMEDIES
 from .runs import Run
 
@@ -59,11 +59,7 @@ def _amounts(runs: Sequence[Run]) -> list[str]:
         found.append(f"training: {' and '.join(parts)}")
     tuned = [run for run in runs if run.kind == "finetune"]
     losses = sum(len(run.measure.loss_on) for run in tuned)
-    bases = {
-        (run.base, run.measure.loss_on, run.measure.max_documents, run.measure.window, run.measure.estimate)
-        for run in tuned
-        if run.measure.loss_on
-    }
+    bases = {(run.base, run.measure.part(LossSettings)) for run in tuned if run.measure.loss_on}
     if losses:
         found.append(
             f"pre-training losses: {losses:,} of runs, and {len(bases):,} of bases, measured once each"

@@ -57,17 +57,7 @@ def losses_of(
 ) -> dict[str, list[DocumentLosses]]:
     """The losses of one model, by corpus. IntrudersError for a model without a language-model head."""
     opened = open_language_model(source, base)
-    return {
-        name: measure_losses(
-            opened,
-            parts,
-            window=settings.window,
-            stride=settings.stride,
-            estimate=settings.estimate,
-            seed=SAMPLE_SEED,
-        )
-        for name, parts in corpora.items()
-    }
+    return {name: measure_losses(opened, parts, settings, SAMPLE_SEED) for name, parts in corpora.items()}
 
 
 def _digests(corpora: Corpora) -> dict[str, list[str]]:
