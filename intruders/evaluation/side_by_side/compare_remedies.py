@@ -95,11 +95,12 @@ def compare_remedies(
                 "base": digest_of(base_source),
                 "tuned": digest_of(tuned),
                 "audit": settings.recorded(),
-                "max_tokens": losses.max_tokens,
                 "window": losses.window,
                 "stride": losses.stride,
                 "estimate": losses.estimate,
                 "seed": seed,
+                # Came later: without it, what earlier versions kept is still found.
+                **({} if losses.max_tokens is None else {"max_tokens": losses.max_tokens}),
             },
         )
         tally = Tally(progress, names, comparison.strengths, len(data.choice))
