@@ -31,6 +31,7 @@ from .audit import patterns, record_of
 from .audit_settings import ANYWHERE, AuditSettings, Compute
 from .base_cache import CacheChoice, content_key, judge_batch
 from .batches import Batch, is_small_batch, read_batches
+from .finished_models import FinishedModels
 from .fleet_members import Member, Sharers, matrices_by_block, open_members
 from .fleet_result import ADAPTERS, VECTORS, FleetAudit
 from .kept_blocks import KeptBlocks, Unit, rows_of
@@ -144,9 +145,10 @@ def audit_many(
             stack.enter_context(locked_folder(folder))
         opened = read_once(open_checkpoint(base))
         digests = None if out is not None else [f"model {place}" for place in range(len(sources))]
-        members = open_members(opened, sources, settings, digests)
         kept = KeptBlocks(folder.absolute(), _key(opened, settings), remote)
-        work = _Work(opened, members, settings, compute, kept)
+        finished = FinishedModels.read(kept)
+        members = open_members(opened, sources, settings, digests, finished.known)
+        work = _Work(opened, members, settings, compute, kept, finished)
         blocks = work.missing()
         if ray is False:
             work.do(blocks, progress)
@@ -160,11 +162,14 @@ def audit_many(
                 kept,
             )
             _on_ray(list(blocks), task, ray, cpus, gpus, progress)
-        found = FleetAudit(opened.source, settings, time.perf_counter() - started, members, kept, temporary)
+        found = FleetAudit(
+            opened.source, settings, time.perf_counter() - started, members, kept, temporary, finished
+        )
         if temporary is None:
             found.write_tables(folder)
             for name in (ADAPTERS, VECTORS):
                 kept.put(name)
+            found.all_finished().write(kept)
     return found
 
 
@@ -229,19 +234,21 @@ class _Work:
     settings: AuditSettings
     compute: Compute
     kept: KeptBlocks
+    finished: FinishedModels  # by earlier calls
     known_keys: dict[str, str] = field(
         default_factory=dict
     )  # hashes of the base's matrices, of earlier calls
 
     def missing(self) -> Missing:
         """What is not kept of each block."""
-        finished: dict[str, set[str]] = {}
-        for kept in self.kept.each():
-            finished.setdefault(kept.block, set()).update(kept.units)
+        done_of: dict[str, set[str]] = {}
+        self.known_keys.update(self.finished.base_keys)
+        for kept in self.kept.each(self.finished.closed_files):
+            done_of.setdefault(kept.block, set()).update(kept.units)
             self.known_keys.update(kept.base_keys)
         found: Missing = {}
         for block, matrices in matrices_by_block(self.base, self.members).items():
-            done = finished.get(block, set())
+            done = done_of.get(block, set())
             left = {
                 name: [(number, pair) for number, pair in sharers if self.members[number].digest not in done]
                 for name, sharers in matrices.items()
@@ -426,8 +433,10 @@ class _BlockOnRay:
     kept: KeptBlocks
 
     def __call__(self, block: str) -> None:
-        base, members = _opened_by_worker(self.base, self.sources, self.digests, self.settings)
-        work = _Work(base, members, self.settings, self.compute, self.kept)
+        base, members, finished = _opened_by_worker(
+            self.base, self.sources, self.digests, self.settings, self.kept
+        )
+        work = _Work(base, members, self.settings, self.compute, self.kept, finished)
         missing = work.missing()
         if block in missing:
             work.do({block: missing[block]})
@@ -435,8 +444,8 @@ class _BlockOnRay:
 
 @lru_cache(maxsize=1)
 def _opened_by_worker(
-    base: str, sources: tuple[str, ...], digests: tuple[str, ...], settings: AuditSettings
-) -> tuple[Checkpoint, list[Member]]:
+    base: str, sources: tuple[str, ...], digests: tuple[str, ...], settings: AuditSettings, kept: KeptBlocks
+) -> tuple[Checkpoint, list[Member], FinishedModels]:
     """The base and the models, opened by a worker for its first block and kept for the others."""
-    opened = read_once(open_checkpoint(base))
-    return opened, open_members(opened, sources, settings, digests)
+    opened, finished = read_once(open_checkpoint(base)), FinishedModels.read(kept)
+    return opened, open_members(opened, sources, settings, digests, finished.known), finished

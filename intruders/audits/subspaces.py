@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from statistics import median
 
 from ..engine.spectral_change import SpectralChange
@@ -68,7 +68,8 @@ class Subspaces:
         )
 
     def to_record(self) -> dict[str, float | None]:
-        return {name: json_number(value) for name, value in asdict(self).items()}
+        # Not `asdict`, which copies every number deeply.
+        return {name: json_number(getattr(self, name)) for name in SUBSPACE_COLUMNS}
 
     @classmethod
     def from_record(cls, record: Mapping[str, object], where: str) -> Subspaces:
