@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 import xxhash
 from torch import Tensor
@@ -27,7 +28,7 @@ from ..system.folders import locked_folder, make_folder
 from ..system.progress import Progress, silent
 from ..system.remote_folder import RemoteFolder, is_url, local_folder, require_opens
 from ..system.threads import run_side_by_side
-from .audit import patterns, record_of
+from .audit import patterns, records_of
 from .audit_settings import ANYWHERE, AuditSettings, Compute
 from .base_cache import CacheChoice, content_key, judge_batch
 from .batches import Batch, is_small_batch, read_batches
@@ -36,7 +37,7 @@ from .fleet_members import Member, Sharers, matrices_by_block, open_members
 from .fleet_result import ADAPTERS, VECTORS, FleetAudit
 from .kept_blocks import KeptBlocks, Unit, rows_of
 from .records import AuditedMatrix
-from .shared_base import LeftOut, SharedStack, directions_of, is_small_stack, judge_stack, read_stacks
+from .shared_base import Judged, LeftOut, SharedStack, directions_of, is_small_stack, judge_stack, read_stacks
 
 # Part of the key of what is kept: raise it when the meaning of a row changes.
 _VERSION = 1
@@ -225,6 +226,34 @@ _MATRICES_TOGETHER = 60
 Missing = dict[str, dict[str, Sharers]]  # block -> matrix -> the models that it is to be judged for
 
 
+# Matrices that make a table together: tables of a few rows would take longer than what they say.
+_MATRICES_A_TABLE = 500
+
+
+@dataclass
+class _Rows:
+    """The rows of a block, made for some hundred matrices at a time."""
+
+    members: list[Member]
+    _waiting: list[Judged] = field(default_factory=list)
+    _tables: list[pa.Table] = field(default_factory=list)
+
+    def add(self, one: Judged) -> None:
+        self._waiting.append(one)
+        if len(self._waiting) >= _MATRICES_A_TABLE:
+            self._make()
+
+    def tables(self) -> list[pa.Table]:
+        self._make()
+        return self._tables
+
+    def _make(self) -> None:
+        if self._waiting:
+            digests = [self.members[one.model].digest for one in self._waiting]
+            self._tables.append(rows_of(digests, [one.matrix for one in self._waiting]))
+            self._waiting = []
+
+
 @dataclass
 class _Work:
     """A fleet with everything that its blocks are done by."""
@@ -290,7 +319,7 @@ class _Work:
                 base_keys[matrix.name] = content_key(base, settings.k)
                 update = batch.pair.select(at).update
                 sketches[matrix.name] = batch.units[at] * directions_of(matrix.name, base).sketch(update)
-            return [record_of(one, found, at, batch.units[at]) for at, one in enumerate(batch.matrices)]
+            return records_of(batch.matrices, found, batch.units)
 
         records: list[AuditedMatrix] = []
         refused = None
@@ -331,12 +360,11 @@ class _Work:
                 yield stack
 
         judge = partial(judge_stack, settings=self.settings, store=store)
-        tables = []
+        rows = _Rows(self.members)
         sketches: dict[int, list[Tensor]] = {}
         for found in run_side_by_side(hashed(stacks), judge, is_small_stack, self.compute.workers):
-            digests = [self.members[one.model].digest for one in found]
-            tables.append(rows_of(digests, [one.matrix for one in found]))
             for one in found:
+                rows.add(one)
                 sketches.setdefault(one.model, []).append(one.sketch)
         self._require_same_base(base_keys)
         units = {
@@ -348,7 +376,7 @@ class _Work:
             for sharers in matrices.values()
             for number, _ in sharers
         }
-        self.kept.keep(block, units, tables, base_keys)
+        self.kept.keep(block, units, rows.tables(), base_keys)
 
     def _require_same_base(self, base_keys: Mapping[str, str]) -> None:
         for name, key in base_keys.items():
