@@ -1,4 +1,4 @@
-"""``python -m benchmarks.fleet [--adapters N] [--layers N] [--large-only]``: an adapter in a fleet, and audited alone.
+"""``python -m benchmarks.fleet [--adapters N] [--layers N] [--small-layers N]``: an adapter in a fleet, and alone.
 
 Two bases: SmolLM2-135M with random adapters (ranks 4, 8 and 16, attention or all linear layers), and decoder layers of
 Llama-2-7B's shapes with rank-16 adapters. For each a fleet without intruders and one with them. Every fleet is audited
@@ -28,6 +28,7 @@ from torch import Tensor
 
 import intruders
 from intruders.audits.base_cache import DiskCache
+from intruders.audits.fleet_members import block_of
 from intruders.checkpoints.open import open_checkpoint
 from intruders.models.base_model import base_model_location
 from intruders.models.quiet import hush_imports
@@ -40,7 +41,7 @@ MODEL = "smollm2-135m"
 ALONE = 4  # adapters that are also audited alone
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # Spectral norm of the updates over the base's largest singular value.
-CLEAN, STRONG = (0.005, 0.03), (0.3, 0.9)
+KINDS = {"without intruders": (0.005, 0.03), "with intruders": (0.3, 0.9)}
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,16 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet")
     parser.add_argument("--adapters", type=int, default=30, help="adapters of each fleet")
     parser.add_argument("--layers", type=int, default=1, help="decoder layers of Llama-2-7B's shapes")
-    parser.add_argument("--large-only", action="store_true", help="leave SmolLM2-135M out")
+    parser.add_argument("--small-layers", type=int, default=30, help="layers of SmolLM2-135M, 0 for none")
+    parser.add_argument("--kind", choices=list(KINDS), help="fleets of this kind alone")
     options = parser.parse_args(arguments)
     hush_imports()
+    intruders.audit_fleet  # noqa: B018 (imported now, or the first fleet would be charged with that)
     with tempfile.TemporaryDirectory() as folder:
-        for title, base, spectra, shapes in _bases(Path(folder), options.layers):
-            if title == MODEL and options.large_only:
-                continue
-            for kind, share in (("without intruders", CLEAN), ("with intruders", STRONG)):
+        for title, base, spectra, shapes in _bases(Path(folder), options.small_layers, options.layers):
+            for kind, share in KINDS.items():
+                if options.kind not in (None, kind):
+                    continue
                 place = Path(folder) / f"{title} {kind}".replace(" ", "-")
                 adapters = [
                     random_adapter(place / f"{i:03d}", shapes, spectra, share, i, title == MODEL)
@@ -85,14 +88,20 @@ def main(arguments: list[str]) -> None:
 
 
 def _bases(
-    folder: Path, layers: int
+    folder: Path, small_layers: int, layers: int
 ) -> Iterator[tuple[str, Path, Mapping[str, float], Mapping[str, tuple[int, int]]]]:
     """Name, folder, largest singular values and shapes of each base."""
-    location = Path(base_model_location(MODEL))
-    opened = open_checkpoint(location)
-    names = [name for name in opened.names() if name.removesuffix(".weight").rpartition(".")[2] in LINEAR]
-    shapes = {name: (opened.shape(name)[0], opened.shape(name)[1]) for name in names}
-    yield MODEL, location, {name: _norm(opened.read(name).float()) for name in names}, shapes
+    if small_layers:
+        location = Path(base_model_location(MODEL))
+        opened = open_checkpoint(location)
+        chosen = {f"model.layers.{i}" for i in range(small_layers)}
+        names = [
+            name
+            for name in opened.names()
+            if block_of(name) in chosen and name.removesuffix(".weight").rpartition(".")[2] in LINEAR
+        ]
+        shapes = {name: (opened.shape(name)[0], opened.shape(name)[1]) for name in names}
+        yield MODEL, location, {name: _norm(opened.read(name).float()) for name in names}, shapes
     if layers:
         base = folder / "base"
         base.mkdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.open import Opened, Source
@@ -140,9 +140,7 @@ def audit_pairing(
     def judge(batch: Batch) -> list[AuditedMatrix]:
         # Records alone: whoever held the batch would keep its weights in memory while the next one is judged.
         found = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
-        return [
-            record_of(matrix, found, index, batch.units[index]) for index, matrix in enumerate(batch.matrices)
-        ]
+        return records_of(batch.matrices, found, batch.units)
 
     batches = read_batches(pairing.pairs, device, settings.skip_non_finite, skipped)
     for records in run_side_by_side(batches, judge, is_small_batch, compute.workers):
@@ -197,40 +195,42 @@ def audited_whole(
     return pairing, audit, settings
 
 
-def record_of(matrix: PairedMatrix, found: Detection, index: int, unit: float) -> AuditedMatrix:
-    """One matrix's row of the result, in the units of the checkpoint."""
-    update = found.update
-    vectors = [
-        Vector(
-            index=j,
-            singular_value=unit * float(found.values[index, j]),
-            max_cosine=(float(found.lower[index, j]), float(found.upper[index, j])),
-            intruder=bool(found.intruder[index, j]),
-            certificate=found.certificate[index][j],
-            ambiguous=bool(found.ambiguous[index, j]),
+def records_of(
+    matrices: Sequence[PairedMatrix], found: Detection, units: Sequence[float]
+) -> list[AuditedMatrix]:
+    """The rows of a batch's matrices in the result, in the units of the checkpoint."""
+    k = found.values.shape[1]
+    # Lists at once: to ask a tensor for each of its numbers takes longer than what is done with them.
+    values, lower, upper = found.values.tolist(), found.lower.tolist(), found.upper.tolist()
+    intruder, ambiguous = found.intruder.tolist(), found.ambiguous.tolist()
+    base_values, base_norms = found.base_values.tolist(), found.base_values[:, :k].norm(dim=-1).tolist()
+    sizes = {field.name: getattr(found.update, field.name).tolist() for field in fields(UpdateSize)}
+    changes = Subspaces.measured(found.change)
+    similarity = found.similarity.float().cpu().numpy()
+    records = []
+    for i, (matrix, unit) in enumerate(zip(matrices, units, strict=True)):
+        size = UpdateSize(**{name: one[i] for name, one in sizes.items()})
+        vectors = [
+            Vector(
+                index=j,
+                singular_value=unit * values[i][j],
+                max_cosine=(lower[i][j], upper[i][j]),
+                intruder=intruder[i][j],
+                certificate=found.certificate[i][j],
+                ambiguous=ambiguous[i][j],
+            )
+            for j in range(k)
+        ]
+        records.append(
+            AuditedMatrix(
+                name=matrix.name,
+                shape=matrix.shape,
+                rank=matrix.rank,
+                vectors=vectors,
+                update=replace(size, frobenius=unit * size.frobenius, spectral=unit * size.spectral),
+                base_singular_values=[unit * value for value in base_values[i]],
+                similarity=similarity[i].copy(),
+                subspaces=Subspaces.of(changes[i], matrix.shape, k, size.frobenius, base_norms[i]),
+            )
         )
-        for j in range(found.values.shape[1])
-    ]
-    return AuditedMatrix(
-        name=matrix.name,
-        shape=matrix.shape,
-        rank=matrix.rank,
-        vectors=vectors,
-        update=UpdateSize(
-            frobenius=unit * float(update.frobenius[index]),
-            spectral=unit * float(update.spectral[index]),
-            effective_rank=float(update.effective_rank[index]),
-            effective_rank_error=float(update.effective_rank_error[index]),
-            stable_rank=float(update.stable_rank[index]),
-        ),
-        base_singular_values=[unit * float(value) for value in found.base_values[index]],
-        similarity=found.similarity[index].float().cpu().numpy(),
-        subspaces=Subspaces.of(
-            found.change,
-            index,
-            matrix.shape,
-            len(vectors),
-            float(update.frobenius[index]),
-            float(found.base_values[index, : len(vectors)].norm()),
-        ),
-    )
+    return records

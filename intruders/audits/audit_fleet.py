@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 import xxhash
 from torch import Tensor
@@ -27,15 +28,16 @@ from ..system.folders import locked_folder, make_folder
 from ..system.progress import Progress, silent
 from ..system.remote_folder import RemoteFolder, is_url, local_folder, require_opens
 from ..system.threads import run_side_by_side
-from .audit import patterns, record_of
+from .audit import patterns, records_of
 from .audit_settings import ANYWHERE, AuditSettings, Compute
 from .base_cache import CacheChoice, content_key, judge_batch
 from .batches import Batch, is_small_batch, read_batches
+from .finished_models import FinishedModels
 from .fleet_members import Member, Sharers, matrices_by_block, open_members
 from .fleet_result import ADAPTERS, VECTORS, FleetAudit
 from .kept_blocks import KeptBlocks, Unit, rows_of
 from .records import AuditedMatrix
-from .shared_base import LeftOut, SharedStack, directions_of, is_small_stack, judge_stack, read_stacks
+from .shared_base import Judged, LeftOut, SharedStack, directions_of, is_small_stack, judge_stack, read_stacks
 
 # Part of the key of what is kept: raise it when the meaning of a row changes.
 _VERSION = 1
@@ -144,9 +146,10 @@ def audit_many(
             stack.enter_context(locked_folder(folder))
         opened = read_once(open_checkpoint(base))
         digests = None if out is not None else [f"model {place}" for place in range(len(sources))]
-        members = open_members(opened, sources, settings, digests)
         kept = KeptBlocks(folder.absolute(), _key(opened, settings), remote)
-        work = _Work(opened, members, settings, compute, kept)
+        finished = FinishedModels.read(kept)
+        members = open_members(opened, sources, settings, digests, finished.known)
+        work = _Work(opened, members, settings, compute, kept, finished)
         blocks = work.missing()
         if ray is False:
             work.do(blocks, progress)
@@ -160,11 +163,14 @@ def audit_many(
                 kept,
             )
             _on_ray(list(blocks), task, ray, cpus, gpus, progress)
-        found = FleetAudit(opened.source, settings, time.perf_counter() - started, members, kept, temporary)
+        found = FleetAudit(
+            opened.source, settings, time.perf_counter() - started, members, kept, temporary, finished
+        )
         if temporary is None:
             found.write_tables(folder)
             for name in (ADAPTERS, VECTORS):
                 kept.put(name)
+            found.all_finished().write(kept)
     return found
 
 
@@ -220,6 +226,34 @@ _MATRICES_TOGETHER = 60
 Missing = dict[str, dict[str, Sharers]]  # block -> matrix -> the models that it is to be judged for
 
 
+# Matrices that make a table together: tables of a few rows would take longer than what they say.
+_MATRICES_A_TABLE = 500
+
+
+@dataclass
+class _Rows:
+    """The rows of a block, made for some hundred matrices at a time."""
+
+    members: list[Member]
+    _waiting: list[Judged] = field(default_factory=list)
+    _tables: list[pa.Table] = field(default_factory=list)
+
+    def add(self, one: Judged) -> None:
+        self._waiting.append(one)
+        if len(self._waiting) >= _MATRICES_A_TABLE:
+            self._make()
+
+    def tables(self) -> list[pa.Table]:
+        self._make()
+        return self._tables
+
+    def _make(self) -> None:
+        if self._waiting:
+            digests = [self.members[one.model].digest for one in self._waiting]
+            self._tables.append(rows_of(digests, [one.matrix for one in self._waiting]))
+            self._waiting = []
+
+
 @dataclass
 class _Work:
     """A fleet with everything that its blocks are done by."""
@@ -229,19 +263,21 @@ class _Work:
     settings: AuditSettings
     compute: Compute
     kept: KeptBlocks
+    finished: FinishedModels  # by earlier calls
     known_keys: dict[str, str] = field(
         default_factory=dict
     )  # hashes of the base's matrices, of earlier calls
 
     def missing(self) -> Missing:
         """What is not kept of each block."""
-        finished: dict[str, set[str]] = {}
-        for kept in self.kept.each():
-            finished.setdefault(kept.block, set()).update(kept.units)
+        done_of: dict[str, set[str]] = {}
+        self.known_keys.update(self.finished.base_keys)
+        for kept in self.kept.each(self.finished.closed_files):
+            done_of.setdefault(kept.block, set()).update(kept.units)
             self.known_keys.update(kept.base_keys)
         found: Missing = {}
         for block, matrices in matrices_by_block(self.base, self.members).items():
-            done = finished.get(block, set())
+            done = done_of.get(block, set())
             left = {
                 name: [(number, pair) for number, pair in sharers if self.members[number].digest not in done]
                 for name, sharers in matrices.items()
@@ -283,7 +319,7 @@ class _Work:
                 base_keys[matrix.name] = content_key(base, settings.k)
                 update = batch.pair.select(at).update
                 sketches[matrix.name] = batch.units[at] * directions_of(matrix.name, base).sketch(update)
-            return [record_of(one, found, at, batch.units[at]) for at, one in enumerate(batch.matrices)]
+            return records_of(batch.matrices, found, batch.units)
 
         records: list[AuditedMatrix] = []
         refused = None
@@ -324,12 +360,11 @@ class _Work:
                 yield stack
 
         judge = partial(judge_stack, settings=self.settings, store=store)
-        tables = []
+        rows = _Rows(self.members)
         sketches: dict[int, list[Tensor]] = {}
         for found in run_side_by_side(hashed(stacks), judge, is_small_stack, self.compute.workers):
-            digests = [self.members[one.model].digest for one in found]
-            tables.append(rows_of(digests, [one.matrix for one in found]))
             for one in found:
+                rows.add(one)
                 sketches.setdefault(one.model, []).append(one.sketch)
         self._require_same_base(base_keys)
         units = {
@@ -341,7 +376,7 @@ class _Work:
             for sharers in matrices.values()
             for number, _ in sharers
         }
-        self.kept.keep(block, units, tables, base_keys)
+        self.kept.keep(block, units, rows.tables(), base_keys)
 
     def _require_same_base(self, base_keys: Mapping[str, str]) -> None:
         for name, key in base_keys.items():
@@ -426,8 +461,10 @@ class _BlockOnRay:
     kept: KeptBlocks
 
     def __call__(self, block: str) -> None:
-        base, members = _opened_by_worker(self.base, self.sources, self.digests, self.settings)
-        work = _Work(base, members, self.settings, self.compute, self.kept)
+        base, members, finished = _opened_by_worker(
+            self.base, self.sources, self.digests, self.settings, self.kept
+        )
+        work = _Work(base, members, self.settings, self.compute, self.kept, finished)
         missing = work.missing()
         if block in missing:
             work.do({block: missing[block]})
@@ -435,8 +472,8 @@ class _BlockOnRay:
 
 @lru_cache(maxsize=1)
 def _opened_by_worker(
-    base: str, sources: tuple[str, ...], digests: tuple[str, ...], settings: AuditSettings
-) -> tuple[Checkpoint, list[Member]]:
+    base: str, sources: tuple[str, ...], digests: tuple[str, ...], settings: AuditSettings, kept: KeptBlocks
+) -> tuple[Checkpoint, list[Member], FinishedModels]:
     """The base and the models, opened by a worker for its first block and kept for the others."""
-    opened = read_once(open_checkpoint(base))
-    return opened, open_members(opened, sources, settings, digests)
+    opened, finished = read_once(open_checkpoint(base)), FinishedModels.read(kept)
+    return opened, open_members(opened, sources, settings, digests, finished.known), finished

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 from ..checkpoints.adapters.adapter import AdaptedWeight, Adapter
 from ..checkpoints.checkpoint import Checkpoint
@@ -35,14 +36,34 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What an earlier call found of a model, all of whose matrices it finished."""
+
+    facts: Facts
+    names: tuple[str, ...]  # of its matrices, in the base's order
+
+
+@dataclass(frozen=True)
 class Member:
     """One model of a fleet. Of one that is refused there is a reason and no pairing."""
 
     source: str
     digest: str
     facts: Facts = field(default_factory=Facts)
-    pairing: Pairing | None = None
+    paired: Pairing | Callable[[], Pairing] | None = None  # or what opens a model that is known already
     reason: str | None = None
+    known: Known | None = None
+
+    @cached_property
+    def pairing(self) -> Pairing | None:
+        return self.paired() if callable(self.paired) else self.paired
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the matrices that it changes, in the base's order."""
+        if self.known is not None:
+            return self.known.names
+        return () if self.pairing is None else tuple(pair.name for pair in self.pairing.pairs)
 
 
 def open_members(
@@ -50,6 +71,7 @@ def open_members(
     sources: Sequence[Source],
     settings: AuditSettings,
     digests: Sequence[str] | None = None,
+    known: Mapping[str, Known] | None = None,
 ) -> list[Member]:
     """Every source as a member of the fleet; nothing but configs and headers is read, and the files' bytes hashed.
 
@@ -58,17 +80,25 @@ def open_members(
       sources: the models.
       settings: those of the audit.
       digests: what tells the models apart, where that is known; hashes of their files otherwise.
+      known: by digest, models that are finished. Of these not even a header is read.
     """
     settings.require_matches(base.names(), base.source)
     return [
-        _open_member(base, source, settings, None if digests is None else digests[place])
+        _open_member(base, source, settings, None if digests is None else digests[place], known or {})
         for place, source in enumerate(sources)
     ]
 
 
-def _open_member(base: Checkpoint, source: Source, settings: AuditSettings, digest: str | None) -> Member:
+def _open_member(
+    base: Checkpoint, source: Source, settings: AuditSettings, digest: str | None, known: Mapping[str, Known]
+) -> Member:
     name = _name_of(source)
     facts = Facts()
+    if known:
+        digest = digest if digest is not None else _digest_if_readable(source)
+        if digest is not None and digest in known:
+            open_later = partial(_paired_again, base, source, settings)
+            return Member(name, digest, known[digest].facts, open_later, None, known[digest])
     try:
         opened = open_source(source)
         facts = _facts_of(opened)
@@ -79,6 +109,18 @@ def _open_member(base: Checkpoint, source: Source, settings: AuditSettings, dige
     except OSError as error:
         return Member(name, digest or f"refused {name}", facts, None, f"'{name}' cannot be read: {error}")
     return Member(name, digest, _with_pairing(facts, pairing), pairing)
+
+
+def _digest_if_readable(source: Source) -> str | None:
+    """None where opening the model will say what is wrong with it."""
+    try:
+        return digest_of(str(source))
+    except (IntrudersError, OSError):
+        return None
+
+
+def _paired_again(base: Checkpoint, source: Source, settings: AuditSettings) -> Pairing:
+    return pair_sides(base, open_source(source), settings)
 
 
 def _name_of(source: Source) -> str:
@@ -144,11 +186,14 @@ Sharers = list[tuple[int, PairedMatrix]]  # the models that change one matrix, b
 
 
 def matrices_by_block(base: Checkpoint, members: Sequence[Member]) -> dict[str, dict[str, Sharers]]:
-    """For every block, for every matrix in the base's order, the members that change it; equal members once."""
+    """For every block, for every matrix in the base's order, the members that change it.
+
+    Equal members come once, and those that are known from an earlier call do not come.
+    """
     shared: dict[str, Sharers] = {}
     seen: set[str] = set()
     for number, member in enumerate(members):
-        if member.pairing is None or member.digest in seen:
+        if member.known is not None or member.pairing is None or member.digest in seen:
             continue
         seen.add(member.digest)
         for matrix in member.pairing.pairs:

@@ -13,7 +13,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from torch import Tensor
 
 from ..checkpoints.pairing.pairing import Skipped
 from ..checkpoints.selection import Selection
@@ -22,20 +21,17 @@ from ..system.files import write_atomically
 from ..system.versions import installed_versions
 from .audit_result import Audit
 from .audit_settings import AuditSettings
-from .fleet_members import Member
+from .finished_models import BlockFile, FinishedModel, FinishedModels
+from .fleet_members import Known, Member
 from .fleet_table import COUNTED, adapter_table, as_arrow, matrices_of_rows
-from .kept_blocks import KeptBlocks, rows_of
-from .parquet_form import METADATA_KEY, matrices_from_rows, vector_schema
+from .fleet_vectors import VECTOR_COLUMNS, in_batches, vector_tables, write_vectors
+from .kept_blocks import KeptBlock, KeptBlocks, rows_of
+from .parquet_form import METADATA_KEY, matrices_from_rows
 from .records import AuditedMatrix, matrix_from_record
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
 
-# Of each vector in vectors.parquet, after the adapter's name.
-VECTOR_COLUMNS = [
-    name for name in vector_schema().names if name not in ("similarity", "base_singular_values")
-]
-_BATCH_ROWS = 200_000
 ADAPTERS = "adapters.parquet"
 VECTORS = "vectors.parquet"
 SCHEMA = 1
@@ -53,24 +49,29 @@ class FleetAudit:
     temporary: TemporaryDirectory[str] | None = field(
         default=None, repr=False
     )  # that holds the blocks, if any
+    finished: FinishedModels = field(default_factory=FinishedModels, repr=False)  # by earlier calls
 
     @cached_property
     def adapters(self) -> pd.DataFrame:
         """One row per adapter, in the order given; docs/reference/fleet.md lists the columns."""
-        return adapter_table(
-            self.members, self.matrices, self._skipped, self._refused, self._sketches, self.base_source
-        )
+        return adapter_table(self.members, self.matrices, self._models, self.base_source)
 
     @cached_property
     def matrices(self) -> pd.DataFrame:
         """One row per adapter and matrix: counts and the size of the update."""
-        parts = [matrices_of_rows(rows) for rows in _in_batches(self._rows(COUNTED))]
-        return pd.concat(parts, ignore_index=True) if parts else matrices_of_rows(_nothing())
+        digests = self._judged
+        parts = [
+            matrices_of_rows(rows)
+            for rows in in_batches(self._rows(digests - self.finished.models.keys(), COUNTED))
+        ]
+        if (earlier := self.finished.matrices) is not None:
+            parts.insert(0, earlier[earlier["digest"].isin(digests)])
+        return pd.concat(parts, ignore_index=True) if parts else matrices_of_rows(rows_of([], []))
 
     @property
     def vectors(self) -> pd.DataFrame:
         """One row per examined vector of each audited adapter: the columns of vectors.parquet."""
-        parts = list(self._vector_tables())
+        parts = list(vector_tables(self._sources_and_digests, self._vector_rows))
         return pa.concat_tables(parts).to_pandas() if parts else pd.DataFrame()
 
     @property
@@ -102,19 +103,19 @@ class FleetAudit:
           SettingError: there is none of that name, or it was refused.
         """
         member = self._member(adapter)
-        reason = member.reason or self._refused.get(member.digest)
+        model = self._models.get(member.digest)
+        reason = member.reason or (None if model is None else model.refused)
         if reason is not None or member.pairing is None:
             raise SettingError(
                 f"the adapter '{member.source}' was refused: {reason}; fix it, and audit it again"
             )
         found: dict[str, AuditedMatrix] = {}
-        for rows in self._rows():
-            mine = rows.filter(pc.equal(rows["digest"], member.digest))
-            for document in matrices_from_rows(mine.to_pylist()):
+        for rows in self._rows({member.digest}):
+            for document in matrices_from_rows(rows.to_pylist()):
                 matrix = matrix_from_record(document)
                 found[matrix.name] = matrix
         pairing = member.pairing
-        skipped = self._skipped.get(member.digest, {})
+        skipped = {} if model is None else model.skipped
         return Audit(
             base_source=self.base_source,
             tuned_source=pairing.tuned_source,
@@ -157,13 +158,27 @@ class FleetAudit:
         sink = pa.BufferOutputStream()
         pq.write_table(as_arrow(self.adapters).replace_schema_metadata(metadata), sink, compression="zstd")
         write_atomically(folder / ADAPTERS, sink.getvalue().to_pybytes())
-        part = folder / f".{VECTORS}.part"
-        schema = _vector_columns(_nothing(), {}).schema.with_metadata(metadata)
-        with pq.ParquetWriter(part, schema, compression="zstd") as writer:
-            for table in self._vector_tables():
-                writer.write_table(table.replace_schema_metadata(metadata))
-        part.replace(folder / VECTORS)
+        models = self._sources_and_digests
+        write_vectors(folder / VECTORS, self.blocks.key, models, self._vector_rows, metadata)
         return [folder / ADAPTERS, folder / VECTORS]
+
+    def all_finished(self) -> FinishedModels:
+        """What is finished now, of earlier calls and of this one: for the next call with the same blocks."""
+        models = {**self.finished.models, **self._models}
+        new = self.matrices[~self.matrices["digest"].isin(self.finished.models.keys())]
+        earlier = self.finished.matrices
+        matrices = new if earlier is None else pd.concat([earlier, new], ignore_index=True)
+        files = {name: self.finished.files[name] for name in self.finished.closed_files}
+        read = {kept.file.name: kept for kept in self._open_blocks}
+        base_keys = dict(self.finished.base_keys)
+        for name in self.blocks.names():
+            if name not in files:
+                kept = read.get(name)
+                holds_others = kept is None or not kept.units.keys() <= models.keys()
+                files[name] = BlockFile(self.blocks.size(name) or 0, holds_others)
+        for kept in self._open_blocks:
+            base_keys.update(kept.base_keys)
+        return FinishedModels(models, matrices, base_keys, files)
 
     def _member(self, adapter: str | int) -> Member:
         if isinstance(adapter, int):
@@ -175,81 +190,58 @@ class FleetAudit:
             f"'{adapter}' is not in this fleet of {len(self.members)}; expected a source as it was given"
         )
 
-    def _rows(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """File after file the rows of this fleet's models alone, each once."""
-        wanted = {member.digest for member in self.members if member.pairing is not None}
-        wanted -= self._refused.keys()
+    @cached_property
+    def _judged(self) -> set[str]:
+        """The digests of the models that have rows."""
+        refused = {digest for digest, model in self._models.items() if model.refused is not None}
+        return {member.digest for member in self.members if member.reason is None} - refused
+
+    @property
+    def _sources_and_digests(self) -> list[tuple[str, str]]:
+        return [(one.source, one.digest) for one in self.members if one.digest in self._judged]
+
+    def _vector_rows(self, digests: set[str]) -> Iterator[pa.Table]:
+        return self._rows(digests, ["digest", *VECTOR_COLUMNS])
+
+    def _rows(
+        self,
+        digests: set[str],
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.Table]:
+        """File after file the rows of these models alone, each once."""
+        are_new = digests.isdisjoint(self.finished.models)
         seen: set[tuple[str, str]] = set()
-        for kept in self.blocks.each():
-            new = [one for one in kept.units if one in wanted and (kept.block, one) not in seen]
+        for kept in self._open_blocks if are_new else self.blocks.each():
+            new = [one for one in kept.units if one in digests and (kept.block, one) not in seen]
             seen |= {(kept.block, digest) for digest in new}
             if new:
                 rows = kept.rows(columns)
                 yield rows.filter(pc.is_in(rows["digest"], pa.array(new, pa.string())))
 
-    def _vector_tables(self) -> Iterator[pa.Table]:
-        sources: dict[str, list[str]] = {}
+    @cached_property
+    def _open_blocks(self) -> list[KeptBlock]:
+        """Those that may hold more than earlier calls have finished."""
+        return list(self.blocks.each(self.finished.closed_files))
+
+    @cached_property
+    def _models(self) -> Mapping[str, FinishedModel]:
+        """By digest, what the blocks say of each of the fleet's models as a whole."""
+        found: dict[str, FinishedModel] = {}
+        new: set[str] = set()
         for member in self.members:
-            sources.setdefault(member.digest, []).append(member.source)
-        for rows in _in_batches(self._rows(["digest", *VECTOR_COLUMNS])):
-            yield _vector_columns(rows, sources)
-
-    @cached_property
-    def _refused(self) -> dict[str, str]:
-        """Models with a matrix that cannot be judged, with the first one's reason."""
-        found: dict[str, str] = {}
-        for block in self.blocks.each():
-            for digest, unit in block.units.items():
-                if unit.refused is not None:
-                    found.setdefault(digest, unit.refused)
-        return found
-
-    @cached_property
-    def _sketches(self) -> Mapping[str, Tensor]:
-        """By digest, the sketch of a model's updates over all blocks."""
-        found: dict[str, Tensor] = {}
+            if member.digest in self.finished.models:
+                found[member.digest] = self.finished.models[member.digest]
+            elif member.reason is None:
+                new.add(member.digest)
+                found.setdefault(member.digest, FinishedModel(Known(member.facts, member.names)))
         seen: set[tuple[str, str]] = set()
-        for block in self.blocks.each():
-            for digest, unit in block.units.items():
-                if unit.sketch is not None and (block.block, digest) not in seen:
-                    seen.add((block.block, digest))
-                    found[digest] = found.get(digest, 0) + unit.sketch
+        for kept in self._open_blocks:
+            for digest in kept.units.keys() & new:
+                unit, model = kept.units[digest], found[digest]
+                if model.refused is None:
+                    model.refused = unit.refused
+                model.skipped.update({one.name: one.reason for one in unit.skipped})
+                if unit.sketch is not None and (kept.block, digest) not in seen:
+                    seen.add((kept.block, digest))
+                    model.sketch = unit.sketch if model.sketch is None else model.sketch + unit.sketch
         return found
-
-    @cached_property
-    def _skipped(self) -> Mapping[str, Mapping[str, str]]:
-        """By digest, matrices that were not judged, with reasons."""
-        found: dict[str, dict[str, str]] = {}
-        for block in self.blocks.each():
-            for digest, unit in block.units.items():
-                found.setdefault(digest, {}).update({one.name: one.reason for one in unit.skipped})
-        return found
-
-
-def _nothing() -> pa.Table:
-    return rows_of([], [])
-
-
-def _in_batches(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Tables of some rows joined: a hundred small ones cost as many calls as a large one."""
-    waiting: list[pa.Table] = []
-    for table in tables:
-        waiting.append(table)
-        if sum(one.num_rows for one in waiting) >= _BATCH_ROWS:
-            yield pa.concat_tables(waiting)
-            waiting = []
-    if waiting:
-        yield pa.concat_tables(waiting)
-
-
-def _vector_columns(rows: pa.Table, sources: Mapping[str, list[str]]) -> pa.Table:
-    """The columns of vectors.parquet; the rows of a model that is in the fleet twice come twice."""
-    digests = rows["digest"].to_pylist()
-    most = max((len(sources[digest]) for digest in set(digests)), default=1)
-    parts = []
-    for turn in range(most):
-        here = [place for place, digest in enumerate(digests) if len(sources[digest]) > turn]
-        names = pa.array([sources[digests[place]][turn] for place in here], pa.string())
-        chosen = rows.take(pa.array(here, pa.int64())) if len(here) < len(digests) else rows
-        parts.append(chosen.select(VECTOR_COLUMNS).add_column(0, "adapter", names))
-    return pa.concat_tables(parts)

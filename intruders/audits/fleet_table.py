@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.sketch import normalized
+from .finished_models import FinishedModel
 from .fleet_members import Facts, Member
 
 # Name and Arrow type of every column of adapters.parquet.
@@ -97,9 +98,7 @@ def matrices_of_rows(rows: pa.Table) -> pd.DataFrame:
 def adapter_table(
     members: Sequence[Member],
     matrices: pd.DataFrame,
-    skipped: Mapping[str, Mapping[str, str]],
-    refused: Mapping[str, str],
-    sketches: Mapping[str, Tensor],
+    models: Mapping[str, FinishedModel],
     base: str,
 ) -> pd.DataFrame:
     """One row per model, in the order of ``members``.
@@ -107,9 +106,7 @@ def adapter_table(
     Args:
       members: the fleet.
       matrices: the rows of :func:`matrices_of_rows` of all blocks.
-      skipped: by digest, matrices that were not judged, with reasons.
-      refused: by digest, models that were refused while they were judged, with reasons.
-      sketches: by digest, those of the models' updates ``(SIZE)``.
+      models: by digest, what was found of each as a whole.
       base: the source of the base.
     """
     columns = {str(name): matrices[name].to_numpy() for name in matrices}
@@ -122,7 +119,8 @@ def adapter_table(
     first_of: dict[str, str] = {}
     rows = []
     for member in members:
-        reason = member.reason or refused.get(member.digest)
+        model = models.get(member.digest)
+        reason = member.reason or (None if model is None else model.refused)
         row: dict[str, Any] = {
             "adapter": member.source,
             "status": "audited" if reason is None else "refused",
@@ -133,7 +131,7 @@ def adapter_table(
         }
         first_of.setdefault(member.digest, member.source)
         if reason is None:
-            reasons = skipped.get(member.digest, {}).values()
+            reasons = [] if model is None else list(model.skipped.values())
             row |= {
                 "zero_updates": sum(one == "unchanged" for one in reasons),
                 "non_finite": sum(one.startswith("NaN") for one in reasons),
@@ -142,6 +140,7 @@ def adapter_table(
         rows.append(row)
     table = pd.DataFrame(rows, columns=[name for name, _ in COLUMNS])
     table = table.astype({name: _IN_PANDAS[kind] for name, kind in COLUMNS})
+    sketches = {digest: one.sketch for digest, one in models.items() if one.sketch is not None}
     return _with_unusual(_with_nearest(table, sketches))
 
 

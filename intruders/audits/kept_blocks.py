@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,8 +53,9 @@ class KeptBlock:
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Its vectors, with their model's digest as the column ``digest``; some columns, or all."""
         wanted = _schema().names if columns is None else list(columns)
-        there = set(pq.read_schema(self.file).names)
-        found = pq.read_table(self.file, columns=[name for name in wanted if name in there])
+        with pq.ParquetFile(self.file) as file:
+            there = set(file.schema_arrow.names)
+            found = file.read(columns=[name for name in wanted if name in there])
         for name in wanted:
             if name not in there:  # of a block that an older version kept
                 kind = _schema().field(name).type
@@ -70,9 +71,14 @@ class KeptBlocks:
     key: str
     remote: RemoteFolder | None = None
 
-    def each(self) -> Iterator[KeptBlock]:
-        """File after file; one that is broken or of another key is passed by, and its units are made again."""
-        for name in self._names():
+    def each(self, apart_from: Collection[str] = ()) -> Iterator[KeptBlock]:
+        """File after file; one that is broken or of another key is passed by, and its units are made again.
+
+        Files of the names ``apart_from`` are not opened.
+        """
+        for name in self.names():
+            if name in apart_from:
+                continue
             file = self._fetched(name)
             try:
                 header = json.loads((pq.read_schema(file).metadata or {})[METADATA_KEY])
@@ -81,7 +87,9 @@ class KeptBlocks:
             if (header.get("schema"), header.get("key")) == (SCHEMA, self.key):
                 units = {
                     digest: Unit(
-                        [Skipped(*one) for one in unit["skipped"]], unit["refused"], _numbers(unit["sketch"])
+                        [Skipped(*one) for one in unit["skipped"]],
+                        unit["refused"],
+                        numbers_of_text(unit["sketch"]),
                     )
                     for digest, unit in header["units"].items()
                 }
@@ -103,7 +111,7 @@ class KeptBlocks:
                 digest: {
                     "skipped": [[one.name, one.reason] for one in unit.skipped],
                     "refused": unit.refused,
-                    "sketch": _text(unit.sketch),
+                    "sketch": text_of_numbers(unit.sketch),
                 }
                 for digest, unit in units.items()
             },
@@ -125,13 +133,31 @@ class KeptBlocks:
         if self.remote is not None:
             self.remote.put(self.folder / name, name)
 
+    def beside(self, name: str) -> bytes | None:
+        """The content of a file that :meth:`put` has put; None where there is none."""
+        if self.remote is not None:
+            return self.remote.read(name)
+        here = self.folder / name
+        return here.read_bytes() if here.is_file() else None
+
+    def hold(self, sizes: Mapping[str, int]) -> bool:
+        """Whether all these files are kept and of these sizes; of one that is elsewhere its name has to do."""
+        there = set(self.names())
+        return all(name in there and self.size(name) in (size, None) for name, size in sizes.items())
+
+    def size(self, name: str) -> int | None:
+        """Of a file of :meth:`names`; None where it is elsewhere."""
+        here = self.folder / FOLDER / name
+        return here.stat().st_size if here.is_file() else None
+
     def _name(self, block: str, units: Mapping[str, Unit]) -> str:
         content = hashlib.sha256(" ".join(sorted(units)).encode()).hexdigest()
         plain = re.sub(r"[^\w.-]+", "-", block)[:60]
         place = hashlib.sha256(block.encode()).hexdigest()[:6]
         return f"{self.key[:12]}_{plain}_{place}_{content[:12]}.parquet"
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """The files of this key."""
         if self.remote is not None:
             names = self.remote.names(FOLDER)
         else:
@@ -148,11 +174,11 @@ class KeptBlocks:
         return here
 
 
-def _text(sketch: Tensor | None) -> str | None:
+def text_of_numbers(sketch: Tensor | None) -> str | None:
     return None if sketch is None else base64.b64encode(sketch.numpy().astype("<f8").tobytes()).decode()
 
 
-def _numbers(text: str | None) -> Tensor | None:
+def numbers_of_text(text: str | None) -> Tensor | None:
     return None if text is None else torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f8").copy())
 
 

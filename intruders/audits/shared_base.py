@@ -22,7 +22,7 @@ from ..errors import IntrudersError, in_one_line
 from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
 from ..linalg.sketch import Directions
-from .audit import record_of
+from .audit import records_of
 from .audit_settings import AuditSettings
 from .base_cache import BaseCache, content_key
 from .batches import SHARED_BYTES, STACK_BYTES, largest_magnitude, largest_magnitude_of, non_finite, unit_of
@@ -299,17 +299,11 @@ def _judge(
     store: BaseCache | None,
 ) -> list[Judged]:
     if known is not None:
-        known = known.select(torch.zeros(last - first, dtype=torch.long, device=stack.base.matrix.device))
+        known = known.repeated(last - first)
     pair = stack.pair(first, last)
     found = decide(pair, settings.k, settings.epsilon, settings.exact, known)
     if not settings.exact:
         stack.base.learn(found.known, settings.k, store)
     sketches = stack.base.unit * stack.base.directions(stack.matrices[0].name).sketch(pair.update)
-    return [
-        Judged(
-            stack.models[at],
-            record_of(stack.matrices[at], found, at - first, stack.base.unit),
-            sketches[at - first],
-        )
-        for at in range(first, last)
-    ]
+    records = records_of(stack.matrices[first:last], found, [stack.base.unit] * (last - first))
+    return [Judged(*one) for one in zip(stack.models[first:last], records, sketches, strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from statistics import median
 
 from ..engine.spectral_change import SpectralChange
@@ -36,39 +36,45 @@ class Subspaces:
     off_principal_chance: float
     max_cosine_chance: float  # of a random vector with all left vectors of a base of this shape
 
+    @staticmethod
+    def measured(change: SpectralChange) -> list[dict[str, float]]:
+        """The numbers of each matrix of a batch."""
+        columns = {field.name: getattr(change, field.name).tolist() for field in fields(change)}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
     @classmethod
     def of(
         cls,
-        change: SpectralChange,
-        index: int,
+        change: Mapping[str, float],
         shape: tuple[int, int],
         k: int,
         update_norm: float,
         base_norm: float,
     ) -> Subspaces:
-        """Of the matrix at ``index`` of a batch; the norms are of its update and of the base's k leading values."""
+        """Of a matrix with what was :meth:`measured`; the norms are of its update and of the base's leading values."""
         m, n = shape
         left_share, right_share = chance_share(k, m), chance_share(k, n)
         return cls(
-            rotation_left_angle=float(change.left_angle[index]),
+            rotation_left_angle=change["left_angle"],
             rotation_left_angle_chance=_number(chance_angle(k, m)),
-            rotation_left_sine2=float(change.left_sine2[index]),
+            rotation_left_sine2=change["left_sine2"],
             rotation_left_sine2_chance=1 - left_share,
-            rotation_right_angle=float(change.right_angle[index]),
+            rotation_right_angle=change["right_angle"],
             rotation_right_angle_chance=_number(chance_angle(k, n)),
-            rotation_right_sine2=float(change.right_sine2[index]),
+            rotation_right_sine2=change["right_sine2"],
             rotation_right_sine2_chance=1 - right_share,
-            spectral_drift=float(change.drift[index]),
+            spectral_drift=change["drift"],
             spectral_drift_bound=update_norm / base_norm if base_norm > 0 else math.nan,
-            rho_k=float(change.rho[index]),
+            rho_k=change["rho"],
             rho_k_chance=left_share,
-            off_principal=float(change.off_principal[index]),
+            off_principal=change["off_principal"],
             off_principal_chance=(1 - left_share) * (1 - right_share),
             max_cosine_chance=chance_max_cosine(m, min(m, n)),
         )
 
     def to_record(self) -> dict[str, float | None]:
-        return {name: json_number(value) for name, value in asdict(self).items()}
+        # Not `asdict`, which copies every number deeply.
+        return {name: json_number(getattr(self, name)) for name in SUBSPACE_COLUMNS}
 
     @classmethod
     def from_record(cls, record: Mapping[str, object], where: str) -> Subspaces:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from ..linalg.krylov import BLOCK, KrylovSpace, may_hide_copies
 from ..linalg.operators import Dense, Operator
 from ..linalg.orthonormal import orthonormalize
+from ..linalg.products import is_shared
 from ..linalg.ritz import Triplets
 from ..linalg.stacked import Stacked
 from ..linalg.svd import CLUSTER_TOLERANCE, gram_left_vectors
@@ -45,6 +46,10 @@ class KnownBase(Stacked):
         """Orthonormal left rows ``(batch, d, m)`` of matrices ``(*, m, n)``: of the kept space, or all left vectors."""
         is_left = shape[-2] < shape[-1]
         return self.basis if is_left or self.is_complete else orthonormalize(self.products)
+
+    def repeated(self, count: int) -> KnownBase:
+        """Of the one matrix, for a stack that is this matrix ``count`` times; no copies are made."""
+        return KnownBase(**{name: one.expand(count, *one.shape[1:]) for name, one in self.tensors().items()})
 
     def space(self, operator: Operator) -> KrylovSpace:
         """The space to go on from; no pass over the matrices."""
@@ -96,15 +101,26 @@ def _chain_steps(k: int) -> int:
 
 @dataclass(frozen=True)
 class BaseVectors:
-    """What is computed of a stack of bases."""
+    """What is computed of a stack of bases; of a stack that is one matrix several times it is computed once."""
 
-    space: KrylovSpace  # leading directions, to start from for the tuned matrices
-    everything: KnownBase | None  # all left vectors, where they are computed
+    space: KrylovSpace  # leading directions, to start from for the tuned matrices; of one matrix where it is shared
+    everything: (
+        KnownBase | None
+    )  # all left vectors, where they are computed; of one matrix where it is shared
     floor: Tensor  # (batch), double: proved lower bound on the eigenvalues of W^T W, 0 for none
+    is_shared: bool = False
 
     @classmethod
     def of(cls, operator: Dense, k: int, shown: int, known: KnownBase | None) -> BaseVectors:
         """From what is ``known``, or computed; ``shown`` is how many leading vectors are followed."""
+        if is_shared(operator.matrix):
+            first = (
+                None
+                if known is None
+                else known.select(torch.zeros(1, dtype=torch.long, device=operator.device))
+            )
+            one = cls.of(Dense(operator.matrix[:1]), k, shown, first)
+            return cls(one.space, one.everything, one.floor.repeat(operator.shape[0]), True)
         no_floor = torch.zeros(operator.shape[0], dtype=torch.float64, device=operator.device)
         if min(operator.shape[-2:]) < COMPLETE_BELOW:
             if known is None or not known.is_complete:
@@ -120,16 +136,36 @@ class BaseVectors:
 
     def select(self, index: Tensor) -> BaseVectors:
         """Those of the matrices at ``index``."""
+        if self.is_shared:
+            return replace(self, floor=self.floor[index])
         everything = None if self.everything is None else self.everything.select(index)
         return BaseVectors(self.space.select(index), everything, self.floor[index])
+
+    def each_alone(self) -> BaseVectors:
+        """The same with a space for each matrix, which then grow apart."""
+        if not self.is_shared:
+            return self
+        count = len(self.floor)
+        everything = None if self.everything is None else self.everything.repeated(count)
+        return BaseVectors(self.space.repeated(count), everything, self.floor)
 
     @property
     def is_complete(self) -> bool:
         """Whether these are all vectors of the bases."""
         return self.everything is not None
 
+    def everything_at(self, index: Tensor) -> KnownBase | None:
+        """All vectors of the bases at ``index``, where they are computed."""
+        if self.everything is None:
+            return None
+        return self.everything.repeated(len(index)) if self.is_shared else self.everything.select(index)
+
     def triplets(self, shown: int) -> Triplets:
         """The ``shown`` leading ones, or all; of all the right vectors are left out."""
+        found = self._triplets(shown)
+        return found.repeated(len(self.floor)) if self.is_shared else found
+
+    def _triplets(self, shown: int) -> Triplets:
         if self.everything is None:
             return self.space.ritz(shown)[0]
         left, values = self.everything.basis, self.everything.values
@@ -138,16 +174,18 @@ class BaseVectors:
 
     def known(self, shown: int) -> KnownBase:
         """What is worth keeping for the next question about these bases."""
-        if self.everything is not None:
-            return self.everything
-        kept = self.space.compressed(shown + BLOCK)
-        none = self.floor.new_zeros(len(self.floor), 0)
-        return KnownBase(kept.basis, kept.products, kept.squares, none, self.floor)
+        kept = self.everything
+        if kept is None:
+            space = self.space.compressed(shown + BLOCK)
+            none = self.floor.new_zeros(len(space.basis), 0)
+            kept = KnownBase(space.basis, space.products, space.squares, none, none.sum(-1))
+        kept = kept.repeated(len(self.floor)) if self.is_shared else kept
+        return replace(kept, floor=self.floor)
 
     def is_unclear(self, shown: int) -> Tensor:
         """Of which matrices ``(batch)`` more may have to be known than is computed here."""
         if self.everything is None:
-            return may_hide_copies(self.space.ritz(shown)[0])
+            return may_hide_copies(self.triplets(shown))
         # Of a tall matrix without full rank some x_i are any vectors of the left null space.
         _, m, n = self.space.operator.shape
         values = self.everything.values

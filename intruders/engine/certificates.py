@@ -100,6 +100,8 @@ def _last_look(question: _Question) -> tuple[_Look, KnownBase]:
         wants = (look.of_base.any(-1) | look.of_tuned.any(-1)).nonzero().squeeze(-1)
         if 0 < len(wants) < len(places):
             question, look, places = question.select(wants), look.select(wants), places[wants]
+        if bool(look.of_base.any()):
+            question = replace(question, base=question.base.each_alone())
         if not question.refine(look.of_base, look.of_tuned):
             break
         if bool(look.of_base.any()):
@@ -121,7 +123,7 @@ def _tuned_space(stack: Pair, base: KrylovSpace, update: MeasuredUpdate) -> Kryl
         complete = stack.tuned.rank <= update.left.shape[-2]
     else:
         tuned = KrylovSpace.empty(stack.operator, _ROOM)
-        tuned.grow(base.basis)
+        tuned.grow(base.basis.expand(len(stack.base), -1, -1))
         complete = False
     tuned.grow(update.left if tuned.is_left else update.right)
     if not complete:
@@ -208,8 +210,7 @@ def _closed(stack: Pair, question: _Question, look: _Look, known: KnownBase) -> 
     )
     left_open = (~(by_overlap | intruder).all(-1) | look.is_doubtful).nonzero().squeeze(-1)
     if len(left_open) > 0:
-        everything = question.base.everything
-        all_known = None if everything is None else everything.select(left_open)
+        all_known = question.base.everything_at(left_open)
         some = stack.select(left_open)
         found = found.with_rows(
             left_open, decide_dense(some, k, epsilon, question.shown, gram_svd, all_known)
@@ -223,7 +224,8 @@ def _with_right(base: Triplets, stack: Pair, question: _Question) -> Triplets:
         return base
     k = question.k
     values = base.values[:, :k, None].clamp_min(torch.finfo(base.values.dtype).tiny)
-    products = Dense(stack.base).apply_transpose(base.left[:, :k])
+    different = 1 if question.base.is_shared else len(base.left)
+    products = Dense(stack.base[:different]).apply_transpose(base.left[:different, :k])
     return replace(base, right=products / values.to(products.dtype))
 
 

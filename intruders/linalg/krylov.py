@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .low_rank import LowRank
-from .operators import Operator, Sum
+from .operators import Dense, Operator, Sum
 from .orthonormal import GrowingRows, orthonormalize
 from .products import rounding
 from .ritz import Triplets, angle_bounds
@@ -120,6 +120,14 @@ class KrylovSpace:
         selected._core = self._core[index]
         return selected
 
+    def repeated(self, count: int) -> KrylovSpace:
+        """The space of the one matrix, for each of a stack that is this matrix ``count`` times."""
+        operator = Dense(self.operator.dense().expand(count, -1, -1))
+        basis, products, squares = (
+            part.expand(count, -1, -1) for part in (self.basis, self.products, self.squares)
+        )
+        return KrylovSpace(operator, basis, products, squares)
+
     def with_rows(self, index: Tensor, other: KrylovSpace) -> KrylovSpace:
         """The same with the spaces of ``other``, of as many rows, for the matrices at ``index``."""
         basis = self.basis.index_copy(0, index, other.basis)
@@ -127,18 +135,24 @@ class KrylovSpace:
         return KrylovSpace(self.operator, basis, products, self.squares.index_copy(0, index, other.squares))
 
     def plus_lowrank(self, update: LowRank, room: int = 0) -> KrylovSpace:
-        """The same basis for ``W + update``: one pass of r rows over W."""
-        operator = Sum(self.operator, update)
+        """The same basis for ``W + update``: one pass of r rows over W.
+
+        The space of one matrix may get a stack of updates of it.
+        """
+        base = self.operator
+        if base.shape != update.shape:
+            base = Dense(base.dense().expand(update.shape))
         if self.is_left:
             long, short = update.right, update.left.mT  # (r, q), (r, p)
-            back = self.operator.apply(long)
+            back = base.apply(long)
         else:
             long, short = update.left.mT, update.right
-            back = self.operator.apply_transpose(long)
+            back = base.apply_transpose(long)
         inner = self.basis @ short.mT
         products = self.products + inner @ long
         squares = self.squares + inner @ back + (products @ long.mT) @ short
-        return KrylovSpace(operator, self.basis, products, squares, room)
+        basis = self.basis.expand(*squares.shape)
+        return KrylovSpace(Sum(base, update), basis, products, squares, room)
 
     def ritz(self, count: int) -> tuple[Triplets, Tensor]:
         """The ``count`` leading Ritz triplets, with their residual rows on the shorter side."""

@@ -25,6 +25,11 @@ class Triplets(Stacked):
     residuals: Tensor  # (*batch, k): sqrt(||y W - s v||^2 + ||W v - s y||^2), same unit as the values
     angles: Tensor  # (*batch, k): bounds on the sines of the angles between left vectors and the true ones
 
+    def repeated(self, count: int) -> Triplets:
+        """Of the one matrix, for a stack that is this matrix ``count`` times; no copies are made."""
+        parts = (self.values, self.left, self.right, self.residuals, self.angles)
+        return Triplets(*(one.expand(count, *one.shape[1:]) for one in parts))
+
     @cached_property
     def clusters(self) -> Tensor:
         """Ids ``(*batch, k)`` of :func:`~intruders.linalg.svd.cluster_ids`."""

@@ -38,7 +38,9 @@ class Directions:
     def sketch(self, update: Update) -> Tensor:
         """``u_i^T D v_i`` in double precision: ``(SIZE)`` of one matrix, ``(batch, SIZE)`` of a stack."""
         if isinstance(update, LowRank):
-            return ((self.left @ update.left) * (self.right @ update.right.mT)).double().sum(-1)
+            # Rows of all updates in one product: a stack of products would repeat the directions for each.
+            left, right = update.left.mT @ self.left.mT, update.right @ self.right.mT
+            return (left * right).double().sum(-2)
         return ((self.left @ update.matrix) * self.right).double().sum(-1)
 
 

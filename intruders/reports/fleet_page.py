@@ -78,9 +78,7 @@ def render_fleet(fleet: FleetAudit) -> str:
 def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
     """Plain JSON values: a list for each row of the table, and the packed matrices of each adapter."""
     rows = as_arrow(fleet.adapters).to_pylist()
-    names = list(
-        dict.fromkeys(pair.name for one in fleet.members if one.pairing for pair in one.pairing.pairs)
-    )
+    names = list(dict.fromkeys(name for one in fleet.members for name in one.names))
     places = module_paths(names)
     matrices = {str(digest): group for digest, group in fleet.matrices.groupby("digest", sort=False)}
     return {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,8 +20,10 @@ from safetensors.torch import load_file, save_file
 import intruders
 from intruders.audits.audit_fleet import audit_fleet
 from intruders.audits.audit_result import Audit
-from intruders.checkpoints.open import open_checkpoint
+from intruders.audits.kept_blocks import KeptBlock
+from intruders.checkpoints.open import open_checkpoint, open_source
 from intruders.errors import IntrudersError, SettingError
+from intruders.reports.fleet_page import fleet_payload
 from tests.checkpoints.models import saved
 from tests.commands import environment
 from tests.mitigation.hot import hot_llama, medium_llama, wide_spectrum
@@ -218,10 +222,114 @@ def test_a_further_adapter_costs_only_itself(
     assert audit_fleet(str(base), sources[:4], out=out, cache=False).intruders == found.intruders
 
 
+def tables(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables of a folder, the vectors in one order."""
+    vectors = pd.read_parquet(out / "vectors.parquet").sort_values(
+        ["adapter", "name", "index"], ignore_index=True
+    )
+    return pd.read_parquet(out / "adapters.parquet"), vectors
+
+
+@pytest.mark.parametrize("settings", [{}, {"skip_non_finite": True}], ids=str)
+def test_a_fleet_that_has_grown_is_a_fresh_one(
+    base: Path, adapters: dict[str, str], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """Adapter by adapter, with fewer in between, in another order and with a copy: decisions and reasons are the same.
+
+    Numbers are as close as in a stack of others. They are the very same as those that the blocks alone tell.
+    """
+    grown, fresh = tmp_path / "grown", tmp_path / "fresh"
+    shutil.copytree(adapters["dora"], tmp_path / "copy")
+    sources = [*adapters.values(), str(tmp_path / "copy")]
+    for count in [1, 2, 3, 6, 4, 8, len(sources)]:
+        chosen = sources[:count] if count % 2 else sources[:count][::-1]
+        audit_fleet(str(base), chosen, out=grown, cache=False, **settings)
+    found = audit_fleet(str(base), sources, out=grown, cache=False, **settings)
+    mine, my_vectors = tables(grown)
+    wanted = audit_fleet(str(base), sources, out=fresh, cache=False, **settings)
+    theirs, their_vectors = tables(fresh)
+
+    said = [name for name in mine if mine[name].dtype.kind not in "fb"]
+    said.remove("unusual_in")  # of the largest of several numbers that are close
+    pd.testing.assert_frame_equal(mine[said], theirs[said], check_dtype=False)
+    decided = ["adapter", "name", "index", "intruder", "ambiguous"]
+    pd.testing.assert_frame_equal(my_vectors[decided], their_vectors[decided])
+    np.testing.assert_allclose(my_vectors["singular_value"], their_vectors["singular_value"], rtol=0.01)
+    for name in ("frobenius", "effective_rank", "stable_rank", "update_relative_max", "nearest_cosine"):
+        np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-3)
+    for source in (adapters["strong"], adapters["dora"], str(tmp_path / "copy")):
+        require_equal(found.audit(source), wanted.audit(source))
+
+    shutil.rmtree(grown / "finished")
+    (grown / "vectors.parquet").unlink()
+    again = audit_fleet(str(base), sources, out=grown, cache=False, **settings)
+    for one, other in zip(tables(grown), (mine, my_vectors), strict=True):
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+    assert again.audit(adapters["strong"]) == replace(
+        found.audit(adapters["strong"]), seconds=again.seconds / len(sources)
+    )
+    assert fleet_payload(again) == fleet_payload(found)
+
+
+def test_of_what_is_finished_no_header_and_no_row_is_read(
+    base: Path, adapters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, sources = tmp_path / "out", list(adapters.values())
+    audit_fleet(str(base), sources[:3], out=out, cache=False)
+    old = {file.name for file in (out / "blocks").iterdir()}
+    opened, asked = [], set()
+
+    def opening(source: Any) -> Any:
+        opened.append(source)
+        return open_source(source)
+
+    rows = KeptBlock.rows
+
+    def asking(block: KeptBlock, columns: Any = None) -> Any:
+        asked.add(block.file.name)
+        return rows(block, columns)
+
+    monkeypatch.setattr("intruders.audits.fleet_members.open_source", opening)
+    monkeypatch.setattr(KeptBlock, "rows", asking)
+    found = audit_fleet(str(base), sources[:4], out=out, cache=False)
+    assert opened == [sources[3]]
+    assert asked == {file.name for file in (out / "blocks").iterdir()} - old
+    assert found.audit(sources[0]).intruders == found.adapters["intruders"][0]
+    assert opened == [sources[3], sources[0]]
+
+
+def test_what_is_finished_counts_for_nothing_where_its_blocks_are_gone(
+    base: Path, adapters: dict[str, str], tmp_path: Path
+) -> None:
+    out, sources = tmp_path / "out", [adapters["strong"], adapters["weak"]]
+    first = audit_fleet(str(base), sources, out=out, cache=False)
+    next(iter((out / "blocks").iterdir())).unlink()
+    again = audit_fleet(str(base), sources, out=out, cache=False)
+    require_equal(again.audit(0), first.audit(0))
+    [file] = (out / "finished").iterdir()
+    file.write_bytes(file.read_bytes()[:200])
+    (out / "vectors.parquet").write_bytes(b"PAR1")
+    audit_fleet(str(base), sources, out=out, cache=False)
+    assert len(pd.read_parquet(out / "vectors.parquet")) == first.adapters["vectors"].sum()
+
+
+def test_an_adapter_that_has_moved_has_its_rows_under_its_new_name(
+    base: Path, adapters: dict[str, str], tmp_path: Path
+) -> None:
+    out, moved = tmp_path / "out", str(tmp_path / "moved")
+    shutil.copytree(adapters["strong"], moved)
+    audit_fleet(str(base), [adapters["strong"], adapters["weak"]], out=out, cache=False)
+    _, before = tables(out)
+    audit_fleet(str(base), [moved, adapters["weak"]], out=out, cache=False)
+    table, after = tables(out)
+    assert table["adapter"].tolist() == [moved, adapters["weak"]]
+    back = after.assign(adapter=after["adapter"].replace(moved, adapters["strong"]))
+    back = back.sort_values(["adapter", "name", "index"], ignore_index=True)
+    pd.testing.assert_frame_equal(back, before, check_exact=True)
+
+
 def test_changed_files_are_seen(base: Path, adapters: dict[str, str], tmp_path: Path) -> None:
     """An adapter of the same name with other tensors is judged anew, and one of the same tensors is known."""
-    import shutil
-
     out = tmp_path / "out"
     copy = tmp_path / "copy"
     shutil.copytree(adapters["strong"], copy)
@@ -238,8 +346,6 @@ def test_another_base_under_the_same_name_is_refused(
     base: Path, adapters: dict[str, str], tmp_path: Path
 ) -> None:
     """Its small tensors are the same; the matrices' hashes tell."""
-    import shutil
-
     changed = tmp_path / "base"
     shutil.copytree(base, changed)
     out = tmp_path / "out"
@@ -283,7 +389,7 @@ def test_a_url_is_a_folder_too(base: Path, adapters: dict[str, str]) -> None:
     found = audit_fleet(str(base), [adapters["strong"], adapters["weak"]], out=out, cache=False)
     names = {Path(name).name for name in fsspec.filesystem("memory").find("/fleet")}
     assert {"adapters.parquet", "vectors.parquet"} < names
-    assert len(names) == 2 + 4  # two layers, twice
+    assert len(names) == 2 + 4 + 1  # two layers, twice, and what is finished
     assert found.adapters["matrices"].tolist() == [14, 14]
 
 

@@ -354,6 +354,49 @@ def test_a_stack_is_its_matrices_one_by_one() -> None:
         assert (together.lower[i].double().numpy() <= truth.most + COSINE)[truth.defined].all()
 
 
+@pytest.mark.parametrize("dense", [False, True], ids=["low-rank", "dense"])
+@pytest.mark.parametrize("shape", [(60, 50), (140, 200), (200, 140), (260, 300), (300, 260)], ids=str)
+@pytest.mark.parametrize("spectrum", ["power law", "flat", "many equal", "rank-deficient"])
+def test_updates_of_one_base_are_judged_as_alone(spectrum: str, shape: tuple[int, int], dense: bool) -> None:
+    """A base that several updates share is one matrix in memory, of which everything is computed once."""
+    m, n = shape
+    rng = np.random.default_rng(14)
+    base = with_values(m, n, SPECTRA[spectrum](min(m, n), rng), rng)
+    pairs = []
+    for size in (0.01, 0.2, 0.5, 2.0):
+        left, right = orthonormal_columns(m, 2, rng), orthonormal_columns(n, 2, rng)
+        pair = PlantedPair.lowrank(base, left * [size, size / 3], right.T)
+        if dense:
+            pair = PlantedPair(pair.base, torch.from_numpy(pair.tuned_double()).float())
+        pairs.append(pair)
+    shared = Pair(pairs[0].base.expand(4, m, n), stacked(pairs).tuned)
+    found = decide(shared, 10, 0.5)
+    known = found.known
+    assert known is not None
+    again = decide(shared, 10, 0.5, known=known)
+    one = known.select(torch.tensor([0]))
+    once_more = decide(shared.select(torch.tensor([3, 1, 0])), 10, 0.5, known=one.repeated(3))
+    for i, pair in enumerate(pairs):
+        alone, truth = check(pair, 10, 0.5), truth_of(pair, 10)
+        looked_at = [
+            (found, i),
+            (again, i),
+            *((once_more, at) for at, lane in enumerate((3, 1, 0)) if lane == i),
+        ]
+        for detection, at in looked_at:
+            assert detection.intruder[at].tolist() == alone.intruder[0].tolist()
+            told = truth.defined
+            assert (detection.upper[at].double().numpy() >= truth.least - COSINE)[told].all()
+            assert (detection.lower[at].double().numpy() <= truth.most + COSINE)[told].all()
+            scale = truth.values[0]
+            np.testing.assert_allclose(
+                detection.values[at].double() / scale, truth.values / scale, atol=VALUE
+            )
+            change = pair.tuned_double() - np.asarray(pair.base.double())
+            np.testing.assert_allclose(detection.update.frobenius[at], np.linalg.norm(change), rtol=1e-4)
+            np.testing.assert_allclose(detection.update.spectral[at], np.linalg.norm(change, 2), rtol=1e-4)
+
+
 def test_the_same_update_dense_and_as_factors_is_judged_alike() -> None:
     rng = np.random.default_rng(8)
     base = with_values(256, 300, SPECTRA["power law"](256, rng), rng)

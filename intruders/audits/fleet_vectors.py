@@ -1,0 +1,112 @@
+"""vectors.parquet of a fleet: a row per vector and adapter, of which a further adapter only adds its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .kept_blocks import rows_of
+from .parquet_form import vector_schema
+
+# Of each vector, after the adapter's name.
+VECTOR_COLUMNS = [
+    name for name in vector_schema().names if name not in ("similarity", "base_singular_values")
+]
+_BATCH_ROWS = 200_000
+_HOLDS = b"intruders.models"
+
+Models = Sequence[tuple[str, str]]  # source and digest
+RowsOf = Callable[[set[str]], Iterable[pa.Table]]  # what is kept of the models with these digests
+
+
+def vector_tables(models: Models, rows_of_models: RowsOf) -> Iterator[pa.Table]:
+    """The rows of the models in some tables; those of one that is in the fleet twice come twice."""
+    sources: dict[str, list[str]] = {}
+    for source, digest in models:
+        sources.setdefault(digest, []).append(source)
+    if sources:
+        for rows in in_batches(rows_of_models(set(sources))):
+            yield _with_adapter(rows, sources)
+
+
+def write_vectors(
+    path: Path, key: str, models: Models, rows_of_models: RowsOf, metadata: Mapping[bytes, bytes]
+) -> None:
+    """Write the file of these models, completely or not at all.
+
+    Where the file that is there holds some of them and no others, and was made under the same key, its rows are
+    copied, and the blocks are asked for the rest alone.
+    """
+    held = _held(path, key)
+    if not held <= set(models):
+        held = set()
+    try:
+        _write(path, key, models, held, rows_of_models, metadata)
+    except (pa.ArrowException, OSError):
+        if not held:
+            raise
+        _write(path, key, models, set(), rows_of_models, metadata)  # the file that was there is broken
+
+
+def _held(path: Path, key: str) -> set[tuple[str, str]]:
+    """The models of the file that is there; none where it is broken, or made under another key."""
+    try:
+        found = json.loads((pq.read_schema(path).metadata or {})[_HOLDS])
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return set()
+    return {(source, digest) for source, digest in found["models"]} if found["key"] == key else set()
+
+
+def _write(
+    path: Path,
+    key: str,
+    models: Models,
+    held: set[tuple[str, str]],
+    rows_of_models: RowsOf,
+    metadata: Mapping[bytes, bytes],
+) -> None:
+    holds = json.dumps({"key": key, "models": list(models)}).encode()
+    schema = _with_adapter(rows_of([], []), {}).schema.with_metadata({**metadata, _HOLDS: holds})
+    part = path.with_name(f".{path.name}.part")
+    texts = [column.name for column in schema if column.type == pa.string()]
+    with pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=texts) as writer:
+
+        def tables() -> Iterator[pa.Table]:
+            if held:
+                with pq.ParquetFile(path) as file:
+                    for group in range(file.num_row_groups):
+                        yield file.read_row_group(group)
+            yield from vector_tables([one for one in models if one not in held], rows_of_models)
+
+        for table in in_batches(tables()):
+            writer.write_table(table.replace_schema_metadata(schema.metadata))
+    part.replace(path)
+
+
+def in_batches(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables of some rows joined: a hundred small ones cost as many calls as a large one."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table.replace_schema_metadata(None))
+        if sum(one.num_rows for one in waiting) >= _BATCH_ROWS:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _with_adapter(rows: pa.Table, sources: Mapping[str, list[str]]) -> pa.Table:
+    """The columns of vectors.parquet; the rows of a model that is in the fleet twice come twice."""
+    digests = rows["digest"].to_pylist()
+    most = max((len(sources[digest]) for digest in set(digests)), default=1)
+    parts = []
+    for turn in range(most):
+        here = [place for place, digest in enumerate(digests) if len(sources[digest]) > turn]
+        names = pa.array([sources[digests[place]][turn] for place in here], pa.string())
+        chosen = rows.take(pa.array(here, pa.int64())) if len(here) < len(digests) else rows
+        parts.append(chosen.select(VECTOR_COLUMNS).add_column(0, "adapter", names))
+    return pa.concat_tables(parts)
