@@ -179,7 +179,8 @@ def leading_components(update: Update, count: int, angle: float = ANGLE) -> Comp
                 *(part[0, :count].double() for part in (triplets.values, triplets.left, triplets.right))
             )
     svd = leading_svd(update.matrix, min(count, *update.shape))
-    return Components(svd.values[:count], svd.left[:count], svd.right[:count])
+    # Copies: slices would hold the complete decomposition of every matrix in memory.
+    return Components(*(part[:count].clone() for part in (svd.values, svd.left, svd.right)))
 
 
 def _update(batch: Batch, index: int) -> Update:
