@@ -137,7 +137,7 @@ def _gains(measured: Sequence[ComparedRemedy]) -> Chart:
 
 def _healed_title(comparison: RemedyComparison) -> str:
     if comparison.tuned_point.healed is not None:
-        return "healed share of the forgetting (1: all)"
+        return "forgetting healed (1: all of it)"
     return "pre-training loss (nats per token)"
 
 

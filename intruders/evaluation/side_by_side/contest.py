@@ -142,7 +142,9 @@ class Contest:
             tally.skip(tally.of_one_remedy - (tally.done - before))
 
     def _measured(self, name: str) -> ComparedRemedy:
-        self.evaluations.bench.use(())  # lets go of the last remedy's matrices before those of this one are read
+        self.evaluations.bench.use(
+            ()
+        )  # lets go of the last remedy's matrices before those of this one are read
         remedies, cases = self._prepared(name)
         self.evaluations.bench.use(cases)
         idle = [remedy for remedy in remedies if all(_does_nothing(remedy, case) for case in cases)]

@@ -11,6 +11,8 @@ from ...settings import setting
 from ..changes import Change
 from .remedy import Case, PublishedRemedy, Triplets
 
+_ZERO = 1e-12  # singular values below this share of the largest are rounding
+
 
 @dataclass(frozen=True)
 class Truncate(PublishedRemedy):
@@ -45,6 +47,8 @@ class Truncate(PublishedRemedy):
         # A share that a sum of leading squares has exactly may not cost a term more by rounding.
         wanted = self.energy * squares.sum() * (1 - 1e-12)
         count = int((squares.cumsum(0) < wanted).sum()) + 1
+        if not bool((part.values[count:] > _ZERO * part.values[0]).any()):
+            return Change()  # every term stays, as the only one of a rank-one update does
         left, right = self.kept(part, count, case.matrix.name).factors(1.0)
         return Change(share=0.0, added=LowRank(left, right))
 

@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from intruders.audits.audit import audited_whole
+from intruders.audits.audit_settings import AS_USUAL
+from intruders.checkpoints.pairing.pair_sides import open_sides
+from intruders.mitigation.cases import read_cases
 from intruders.mitigation.remedies.truncate import Truncate
-from tests.mitigation.remedies.conftest import Tuned
+from intruders.system.progress import silent
+from tests.mitigation.remedies.conftest import NO_CACHE, Tuned
 
 
 @pytest.mark.parametrize("kind", ["by_adapter", "in_full"])
@@ -36,3 +41,14 @@ def test_all_of_the_energy_changes_nothing(tmp_path: Path, by_adapter: Tuned) ->
     found = by_adapter.after(Truncate(1), tmp_path / "out")
     for name in by_adapter.matrices:
         torch.testing.assert_close(found[name], by_adapter.tuned[name], rtol=1e-5, atol=1e-6)
+
+
+def test_updates_of_which_every_term_stays_are_not_changed(by_adapter: Tuned) -> None:
+    """As the single term of rank-one updates does at any energy; a comparison then says that the remedy is idle."""
+    base, tuned = open_sides(by_adapter.folder / "base", by_adapter.folder / "tuned")
+    pairing, audit, _ = audited_whole(base, tuned, AS_USUAL, NO_CACHE, silent)
+    nearly_all = Truncate(1 - 1e-9)
+    cases = list(read_cases(pairing.pairs, audit, [nearly_all], base.names(), torch.device("cpu")))
+    assert len(cases) == len(by_adapter.matrices)
+    assert all(nearly_all.change(case).keeps_all for case in cases)
+    assert not any(Truncate(0.1).change(case).keeps_all for case in cases)
