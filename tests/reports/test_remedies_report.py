@@ -54,6 +54,16 @@ def test_the_winner_is_named_with_a_command_that_can_be_typed() -> None:
     )
 
 
+def test_a_remedy_that_is_more_than_its_dose_comes_before_a_larger_gain() -> None:
+    larger = made_up_row("fapm", 0.2, 3.8, around(0.5), controls=[])  # with no control that it could beat
+    comparison = made_up_comparison()
+    both = replace(comparison, remedies=[*comparison.remedies, larger])
+    assert [one.name for one in both.better] == ["fapm", "trim"]
+    assert sentence(both) == sentence(comparison)
+    alone = [larger if one.name == "trim" else one for one in comparison.remedies]
+    assert sentence(replace(comparison, remedies=alone)).startswith("Use fapm at density 0.2")
+
+
 def test_without_a_winner_interpolation_is_named() -> None:
     comparison = without_winner()
     text = "No remedy is clearly better than turning the update down: use interpolate at alpha 0.8."

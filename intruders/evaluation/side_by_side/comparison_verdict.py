@@ -10,8 +10,12 @@ from .tried_strengths import strength_name
 
 
 def winner(comparison: RemedyComparison) -> ComparedRemedy | None:
-    """The remedy with the largest clear gain over interpolation at equal task loss, within the allowance."""
-    return next((one for one in comparison.better if not one.is_over_allowance), None)
+    """The remedy with the largest clear gain over interpolation at equal task loss, within the allowance.
+
+    One that is more than its dose comes before one that may be no more.
+    """
+    ranked = [*comparison.beyond_dose, *comparison.better]
+    return next((one for one in ranked if not one.is_over_allowance), None)
 
 
 def has_forgotten(comparison: RemedyComparison) -> bool:
