@@ -227,12 +227,12 @@ Missing = dict[str, dict[str, Sharers]]  # block -> matrix -> the models that it
 
 
 # Matrices that make a table together: tables of a few rows would take longer than what they say.
-_MATRICES_A_TABLE = 500
+_MATRICES_A_TABLE = 100
 
 
 @dataclass
 class _Rows:
-    """The rows of a block, made for some hundred matrices at a time."""
+    """The rows of a block, made for a hundred matrices at a time."""
 
     members: list[Member]
     _waiting: list[Judged] = field(default_factory=list)

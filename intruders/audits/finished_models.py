@@ -12,18 +12,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from torch import Tensor
 
 from ..system.files import write_atomically
 from .fleet_members import Facts, Known
-from .kept_blocks import KeptBlocks, numbers_of_text, text_of_numbers
+from .kept_blocks import KeptBlocks
 from .parquet_form import METADATA_KEY
 
 FOLDER = "finished"
 _SCHEMA = 1
+_SKETCH = "sketch"
 
 
 @dataclass
@@ -80,7 +83,11 @@ class FinishedModels:
             return cls()
         lists = [tuple(names) for names in header["names"]]
         models = {digest: _model(one, lists) for digest, one in header["models"].items()}
-        return cls(models, table.replace_schema_metadata(None).to_pandas(), header["base_keys"], files)
+        for digest, numbers in zip(table["digest"].to_pylist(), table[_SKETCH], strict=True):
+            if numbers.is_valid:
+                models[digest].sketch = torch.from_numpy(np.frombuffer(numbers.as_py(), "<f8").copy())
+        matrices = table.drop_columns([_SKETCH]).replace_schema_metadata(None).to_pandas()
+        return cls(models, matrices, header["base_keys"], files)
 
     def write(self, blocks: KeptBlocks) -> None:
         """Keep it beside the blocks, whole or not at all."""
@@ -94,7 +101,7 @@ class FinishedModels:
             "base_keys": dict(self.base_keys),
             "files": {name: [file.size, file.holds_others] for name, file in self.files.items()},
         }
-        table = pa.Table.from_pandas(self.matrices, preserve_index=False)
+        table = self._table()
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(header).encode()})
         content = io.BytesIO()
         pq.write_table(table, content, compression="zstd", use_dictionary=["digest", "name"])
@@ -102,6 +109,17 @@ class FinishedModels:
         target.parent.mkdir(exist_ok=True)
         write_atomically(target, content.getvalue())
         blocks.put(_name(blocks))
+
+    def _table(self) -> pa.Table:
+        """One row per matrix. The first of a model has its sketch: in the header they would be held several times."""
+        matrices = self.matrices
+        assert matrices is not None
+        sketches = []
+        for digest, is_later in zip(matrices["digest"], matrices["digest"].duplicated(), strict=True):
+            sketch = None if is_later else self.models[digest].sketch
+            sketches.append(None if sketch is None else sketch.numpy().astype("<f8").tobytes())
+        table = pa.Table.from_pandas(matrices, preserve_index=False)
+        return table.append_column(_SKETCH, pa.array(sketches, pa.binary()))
 
 
 def _name(blocks: KeptBlocks) -> str:
@@ -115,7 +133,6 @@ def _record(model: FinishedModel, lists: dict[tuple[str, ...], int]) -> dict[str
         "names": lists.setdefault(model.known.names, len(lists)),
         "skipped": model.skipped,
         "refused": model.refused,
-        "sketch": text_of_numbers(model.sketch),
     }
 
 
@@ -127,5 +144,4 @@ def _model(record: Mapping[str, Any], lists: Sequence[tuple[str, ...]]) -> Finis
         Known(Facts(**facts), lists[record["names"]]),
         record["skipped"],
         record["refused"],
-        numbers_of_text(record["sketch"]),
     )

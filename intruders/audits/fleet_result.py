@@ -168,16 +168,15 @@ class FleetAudit:
         new = self.matrices[~self.matrices["digest"].isin(self.finished.models.keys())]
         earlier = self.finished.matrices
         matrices = new if earlier is None else pd.concat([earlier, new], ignore_index=True)
-        files = {name: self.finished.files[name] for name in self.finished.closed_files}
-        read = {kept.file.name: kept for kept in self._open_blocks}
         base_keys = dict(self.finished.base_keys)
-        for name in self.blocks.names():
-            if name not in files:
-                kept = read.get(name)
-                holds_others = kept is None or not kept.units.keys() <= models.keys()
-                files[name] = BlockFile(self.blocks.size(name) or 0, holds_others)
+        holds_others = {}
         for kept in self._open_blocks:
             base_keys.update(kept.base_keys)
+            holds_others[kept.file.name] = not kept.units.keys() <= models.keys()
+        files = {name: self.finished.files[name] for name in self.finished.closed_files}
+        for name in self.blocks.names():
+            if name not in files:
+                files[name] = BlockFile(self.blocks.size(name) or 0, holds_others.get(name, True))
         return FinishedModels(models, matrices, base_keys, files)
 
     def _member(self, adapter: str | int) -> Member:
@@ -218,10 +217,10 @@ class FleetAudit:
                 rows = kept.rows(columns)
                 yield rows.filter(pc.is_in(rows["digest"], pa.array(new, pa.string())))
 
-    @cached_property
-    def _open_blocks(self) -> list[KeptBlock]:
-        """Those that may hold more than earlier calls have finished."""
-        return list(self.blocks.each(self.finished.closed_files))
+    @property
+    def _open_blocks(self) -> Iterator[KeptBlock]:
+        """Those that may hold more than earlier calls have finished, one after the other: all would fill the memory."""
+        return self.blocks.each(self.finished.closed_files)
 
     @cached_property
     def _models(self) -> Mapping[str, FinishedModel]:
