@@ -12,16 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
 from ..system.files import write_atomically
 from .fleet_members import Facts, Known
-from .kept_blocks import KeptBlocks
+from .kept_blocks import KeptBlocks, bytes_of_sketch, sketch_of_bytes
 from .parquet_form import METADATA_KEY
 
 FOLDER = "finished"
@@ -83,9 +81,9 @@ class FinishedModels:
             return cls()
         lists = [tuple(names) for names in header["names"]]
         models = {digest: _model(one, lists) for digest, one in header["models"].items()}
-        for digest, numbers in zip(table["digest"].to_pylist(), table[_SKETCH], strict=True):
-            if numbers.is_valid:
-                models[digest].sketch = torch.from_numpy(np.frombuffer(numbers.as_py(), "<f8").copy())
+        for digest, content in zip(table["digest"].to_pylist(), table[_SKETCH].to_pylist(), strict=True):
+            if content is not None:
+                models[digest].sketch = sketch_of_bytes(content)
         matrices = table.drop_columns([_SKETCH]).replace_schema_metadata(None).to_pandas()
         return cls(models, matrices, header["base_keys"], files)
 
@@ -114,10 +112,10 @@ class FinishedModels:
         """One row per matrix. The first of a model has its sketch: in the header they would be held several times."""
         matrices = self.matrices
         assert matrices is not None
-        sketches = []
-        for digest, is_later in zip(matrices["digest"], matrices["digest"].duplicated(), strict=True):
-            sketch = None if is_later else self.models[digest].sketch
-            sketches.append(None if sketch is None else sketch.numpy().astype("<f8").tobytes())
+        sketches = [
+            None if is_later else bytes_of_sketch(self.models[digest].sketch)
+            for digest, is_later in zip(matrices["digest"], matrices["digest"].duplicated(), strict=True)
+        ]
         table = pa.Table.from_pandas(matrices, preserve_index=False)
         return table.append_column(_SKETCH, pa.array(sketches, pa.binary()))
 

@@ -20,7 +20,7 @@ _BATCH_ROWS = 200_000
 _HOLDS = b"intruders.models"
 
 Models = Sequence[tuple[str, str]]  # source and digest
-RowsOf = Callable[[set[str]], Iterable[pa.Table]]  # what is kept of the models with these digests
+RowsOf = Callable[[set[str]], Iterable[pa.Table]]  # the rows of the models with these digests
 
 
 def vector_tables(models: Models, rows_of_models: RowsOf) -> Iterator[pa.Table]:

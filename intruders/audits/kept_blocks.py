@@ -89,7 +89,7 @@ class KeptBlocks:
                     digest: Unit(
                         [Skipped(*one) for one in unit["skipped"]],
                         unit["refused"],
-                        numbers_of_text(unit["sketch"]),
+                        _sketch(unit["sketch"]),
                     )
                     for digest, unit in header["units"].items()
                 }
@@ -111,7 +111,7 @@ class KeptBlocks:
                 digest: {
                     "skipped": [[one.name, one.reason] for one in unit.skipped],
                     "refused": unit.refused,
-                    "sketch": text_of_numbers(unit.sketch),
+                    "sketch": _text(unit.sketch),
                 }
                 for digest, unit in units.items()
             },
@@ -174,12 +174,21 @@ class KeptBlocks:
         return here
 
 
-def text_of_numbers(sketch: Tensor | None) -> str | None:
-    return None if sketch is None else base64.b64encode(sketch.numpy().astype("<f8").tobytes()).decode()
+def bytes_of_sketch(sketch: Tensor | None) -> bytes | None:
+    return None if sketch is None else sketch.numpy().astype("<f8").tobytes()
 
 
-def numbers_of_text(text: str | None) -> Tensor | None:
-    return None if text is None else torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f8").copy())
+def sketch_of_bytes(content: bytes | None) -> Tensor | None:
+    return None if content is None else torch.from_numpy(np.frombuffer(content, "<f8").copy())
+
+
+def _text(sketch: Tensor | None) -> str | None:
+    content = bytes_of_sketch(sketch)
+    return None if content is None else base64.b64encode(content).decode()
+
+
+def _sketch(text: str | None) -> Tensor | None:
+    return sketch_of_bytes(None if text is None else base64.b64decode(text))
 
 
 def rows_of(digests: Sequence[str], matrices: Sequence[AuditedMatrix]) -> pa.Table:

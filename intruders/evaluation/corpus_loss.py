@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,13 @@ def measure_losses(
         else:
             found.append(pseudo_losses(*arguments, **bounds))
     return found
+
+
+def losses_by_corpus(
+    opened: OpenedModel, corpora: Mapping[str, Sequence[Corpus]], settings: LossSettings, seed: int = 0
+) -> dict[str, list[DocumentLosses]]:
+    """:func:`measure_losses` of each corpus, by name."""
+    return {name: measure_losses(opened, parts, settings, seed) for name, parts in corpora.items()}
 
 
 def summarize_losses(

@@ -20,7 +20,7 @@ from ..models.tuned_model import open_for_task, open_language_model
 from ..system.files import write_atomically
 from ..system.folders import make_folder
 from ..system.versions import machine, versions
-from .corpus_loss import CorpusLoss, measure_losses, summarize_losses
+from .corpus_loss import CorpusLoss, losses_by_corpus, summarize_losses
 from .harness import HarnessScore, harness_scores
 from .measure_settings import NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings
 from .task_score import TaskScore, score_task
@@ -143,9 +143,7 @@ def evaluate(
     for source in [model] if base is None else [base, model]:
         if corpora:
             opened = open_language_model(source, base if source == model else None)
-            measured[source] = {
-                name: measure_losses(opened, parts, losses, seed) for name, parts in corpora.items()
-            }
+            measured[source] = losses_by_corpus(opened, corpora, losses, seed)
     found_losses = [
         summarize_losses(
             name,

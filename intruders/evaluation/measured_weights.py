@@ -13,7 +13,7 @@ from ..data.task import Task
 from ..mitigation.live_weights import LiveInterventions
 from ..mitigation.remedies.remedy import Case, Remedy
 from ..models.tuned_model import OpenedModel, open_for_task, open_language_model
-from .corpus_loss import CorpusLoss, measure_losses, summarize_losses
+from .corpus_loss import CorpusLoss, losses_by_corpus, summarize_losses
 from .losses import DocumentLosses
 from .measure_settings import LossSettings
 from .side_by_side.outcome import Outcome
@@ -36,10 +36,7 @@ class MeasuredData:
 
     def losses_of(self, opened: OpenedModel) -> Losses:
         """The losses of every document."""
-        return {
-            name: measure_losses(opened, parts, self.losses, self.seed)
-            for name, parts in self.corpora.items()
-        }
+        return losses_by_corpus(opened, self.corpora, self.losses, self.seed)
 
     def summarized(
         self, losses: Losses, against: Mapping[str, CorpusLoss] | None = None

@@ -61,7 +61,7 @@ def read_trace(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def _rows(found: Audit) -> pd.DataFrame:
-    """A row a vector, with the size of its matrix's update and the base's largest singular value beside it."""
+    """One row per vector, with the size of its matrix's update and the base's largest singular value."""
     frame = vector_frame(found.matrices)
     frobenius = {matrix.name: matrix.update.frobenius for matrix in found.matrices}
     largest = {matrix.name: matrix.base_singular_values[0] for matrix in found.matrices}

@@ -15,7 +15,7 @@ from ...errors import PairingError
 from ...mitigation.live_weights import LiveInterventions
 from ...mitigation.remedies.remedy import Case, Remedy
 from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
-from ..corpus_loss import measure_losses
+from ..corpus_loss import losses_by_corpus
 from ..measure_settings import LossSettings
 from ..sensitivities import Directions, sensitivities, task_batches
 from .base_inputs import sample_inputs
@@ -36,12 +36,8 @@ class Measuring:
 
     def outcome(self, language: OpenedModel, scored: Scored, share: DataShare, answers: bool) -> Outcome:
         """The losses of every document and example of a share; with ``answers`` also which answers are right."""
-        corpora = {
-            name: measure_losses(language, parts, self.losses, self.seed)
-            for name, parts in share.corpora.items()
-        }
         return Outcome(
-            corpora,
+            losses_by_corpus(language, share.corpora, self.losses, self.seed),
             {
                 name: task_outcome(opened, labels, self.tasks[name], share.examples[name], answers)
                 for name, (opened, labels) in scored.items()

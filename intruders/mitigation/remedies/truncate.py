@@ -53,7 +53,7 @@ class Truncate(PublishedRemedy):
         return Change(share=0.0, added=LowRank(left, right))
 
     def kept(self, part: Components, count: int, name: str) -> Components:
-        """So many terms of the update of a matrix."""
+        """``count`` terms of the update of a matrix."""
         return part.first(count)
 
     def sentence(self, vectors: int) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ...data.corpora import Corpus, load_corpora
-from ...evaluation.corpus_loss import measure_losses
+from ...evaluation.corpus_loss import losses_by_corpus
 from ...evaluation.losses import DocumentLosses
 from ...evaluation.measure_settings import LossSettings
 from ...models.tuned_model import open_language_model
@@ -57,7 +57,7 @@ def losses_of(
 ) -> dict[str, list[DocumentLosses]]:
     """The losses of one model, by corpus. IntrudersError for a model without a language-model head."""
     opened = open_language_model(source, base)
-    return {name: measure_losses(opened, parts, settings, SAMPLE_SEED) for name, parts in corpora.items()}
+    return losses_by_corpus(opened, corpora, settings, SAMPLE_SEED)
 
 
 def _digests(corpora: Corpora) -> dict[str, list[str]]:
