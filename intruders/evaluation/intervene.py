@@ -22,6 +22,7 @@ from ..models.finetuned_folder import data_seed_of
 from ..models.tuned_model import open_language_model
 from ..system.progress import Progress, silent
 from .equal_task_loss import ALONG_CURVE, EqualTaskLoss, wants_curve
+from .live_models import opened_live
 from .measure_settings import (
     IN_QUARTERS,
     INTERPOLATE,
@@ -31,7 +32,7 @@ from .measure_settings import (
     ScoreSettings,
     SweepSettings,
 )
-from .measured_weights import MeasuredData, opened_weights
+from .measured_weights import MeasuredData, MeasuredWeights
 from .sweep import InterventionSweep, Point
 
 
@@ -103,20 +104,22 @@ def intervene(
     along = ALONG_CURVE if is_curve_wanted else ()
     in_all = len(along) + 1 + len(remedies)
     others = not_audited(base_side, before) if is_curve_wanted else []
-    with opened_weights(data, tuned, base, base_side, others) as weights:
+    reads_text = bool(data.corpora)
+    with opened_live(tuned, base, data.tasks, base_side, others, reads_text=reads_text) as models:
+        weights = MeasuredWeights(data, models)
         of_curve = []
         if along:
-            weights.use(cases_of(along))
+            models.use(cases_of(along))
         for done, interpolated in enumerate(along):
             progress("measure interpolation", done, in_all)
-            weights.set(interpolated, shares_elsewhere(interpolated, base_side.names(), settings))
+            models.set(interpolated, shares_elsewhere(interpolated, base_side.names(), settings))
             of_curve.append(weights.outcome(weights.losses()))
         compared = EqualTaskLoss(of_curve, data) if along else None
-        weights.use(cases)
+        models.use(cases)
         points: list[Point] = []
         for done, remedy in enumerate([remedy_named(INTRUDERS, 1.0, seed), *remedies], start=len(along)):
             progress("measure", done, in_all)
-            weights.set(remedy)
+            models.set(remedy)
             after = weights.losses()
             point = Point(
                 remedy.name,

@@ -1,19 +1,15 @@
-"""A tuned model in memory whose weights any remedy can change, and its losses and scores on the same data each time."""
+"""Losses and scores of a tuned model in memory, on the same documents and examples under every remedy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ..data.corpora import Corpus
 from ..data.task import Task
-from ..mitigation.live_weights import LiveInterventions
-from ..mitigation.remedies.remedy import Case, Remedy
-from ..models.tuned_model import OpenedModel, open_for_task, open_language_model
+from ..models.tuned_model import OpenedModel
 from .corpus_loss import CorpusLoss, losses_by_corpus, summarize_losses
+from .live_models import LiveModels
 from .losses import DocumentLosses
 from .measure_settings import LossSettings
 from .side_by_side.outcome import Outcome
@@ -54,70 +50,32 @@ class MeasuredData:
         }
 
 
+@dataclass(frozen=True)
 class MeasuredWeights:
-    """The models that measure a tuned model: as a language model, and one for every task of another kind."""
+    """The tuned model as it is now, measured on the same data each time."""
 
-    def __init__(
-        self,
-        data: MeasuredData,
-        language: OpenedModel | None,
-        scored: Mapping[str, tuple[OpenedModel, list[str]]],
-        live: Sequence[LiveInterventions],
-    ) -> None:
-        """``scored`` has the model of every task with its labels in order."""
-        self._data, self._language, self._scored, self._live = data, language, scored, live
-
-    def use(self, cases: Sequence[Case]) -> None:
-        """Take the matrices that the next remedies change."""
-        for one in self._live:
-            one.use(cases)
-
-    def set(self, remedy: Remedy, elsewhere: Elsewhere = everywhere_as_tuned) -> None:
-        """Give all models the weights that a remedy makes."""
-        for one in self._live:
-            one.set(remedy, elsewhere)
+    data: MeasuredData
+    models: LiveModels
 
     def losses(self) -> Losses:
         """The losses on text with the weights as they are now; none without corpora."""
-        return {} if self._language is None else self._data.losses_of(self._language)
+        return {} if self.models.language is None else self.data.losses_of(self.models.language)
 
     def scores(self) -> dict[str, TaskScore]:
         """The score of every task with the weights as they are now."""
-        data = self._data
+        data = self.data
         return {
             name: score_task(
                 opened, data.tasks[name], split=data.split, max_examples=data.max_examples, labels=labels
             )
-            for name, (opened, labels) in self._scored.items()
+            for name, (opened, labels) in self.models.scored.items()
         }
 
     def outcome(self, losses: Losses) -> Outcome:
         """``losses`` with the losses of the first task's targets, with the weights as they are now."""
-        data = self._data
-        name, (opened, labels) = next(iter(self._scored.items()))
+        data = self.data
+        name, (opened, labels) = next(iter(self.models.scored.items()))
         _, examples = scored_examples(data.tasks[name], data.split, data.max_examples)
         return Outcome(
             losses, {name: task_outcome(opened, labels, data.tasks[name], examples, answers=False)}
         )
-
-
-@contextmanager
-def opened_weights(
-    data: MeasuredData, tuned: str, base: str | None, base_side: Checkpoint, others: Sequence[str] = ()
-) -> Iterator[MeasuredWeights]:
-    """Open the tuned model for as long as the block lasts; ``others`` are the base's tensors that no case is of."""
-    language = open_language_model(tuned, base) if data.corpora else None
-    scored: dict[str, tuple[OpenedModel, list[str]]] = {}
-    for name, task in data.tasks.items():
-        if language is not None and not language.is_masked and task.kind == "causal":
-            scored[name] = (language, [])
-        else:
-            scored[name] = open_for_task(tuned, task, base)
-    opened = [one for one, _ in scored.values()] + ([] if language is None else [language])
-    distinct = {id(one.model): one.model for one in opened}
-    with ExitStack() as stack:
-        live = [
-            stack.enter_context(LiveInterventions(model, base_side, (), others))
-            for model in distinct.values()
-        ]
-        yield MeasuredWeights(data, language, scored, live)

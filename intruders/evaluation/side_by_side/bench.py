@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,18 +12,16 @@ from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.writing.merged import Elsewhere
 from ...data.task import Task
 from ...errors import PairingError
-from ...mitigation.live_weights import LiveInterventions
 from ...mitigation.remedies.remedy import Case, Remedy
-from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
+from ...models.tuned_model import OpenedModel
 from ..corpus_loss import losses_by_corpus
+from ..live_models import LiveModels, Scored, opened_live
 from ..measure_settings import LossSettings
 from ..sensitivities import Directions, sensitivities, task_batches
 from .base_inputs import sample_inputs
 from .data_shares import DataShare
 from .outcome import Outcome
 from .task_outcomes import task_outcome
-
-Scored = Mapping[str, tuple[OpenedModel, list[str]]]  # by task, the model and its labels in order
 
 
 @dataclass(frozen=True)
@@ -44,37 +42,22 @@ class Measuring:
             },
         )
 
-    def causal(self, language: OpenedModel) -> Scored:
-        """Of the tasks those that a causal language model answers itself."""
-        if language.is_masked:
-            return {}
-        return {name: (language, []) for name, task in self.tasks.items() if task.kind == "causal"}
-
 
 class Bench:
     """The models that measure a tuned model: as a language model, and one more for tasks of another kind."""
 
-    def __init__(
-        self,
-        measuring: Measuring,
-        language: OpenedModel,
-        scored: Scored,
-        live_of: Mapping[int, LiveInterventions],
-    ) -> None:
-        """``live_of`` has the weights of every model by its id, those of the language model first."""
-        self._measuring, self._language, self._scored, self._live_of = measuring, language, scored, live_of
-        self._live = list(live_of.values())
+    def __init__(self, measuring: Measuring, language: OpenedModel, models: LiveModels) -> None:
+        self._measuring, self._language, self._models = measuring, language, models
+        self._live = list(models.weights.values())
 
     def use(self, cases: Sequence[Case]) -> None:
         """Take the matrices that the next remedies change."""
-        for one in self._live:
-            one.use(cases)
+        self._models.use(cases)
 
     def measured(self, remedy: Remedy, elsewhere: Elsewhere, share: DataShare, answers: bool) -> Outcome:
         """The outcome of the tuned model under a remedy."""
-        for one in self._live:
-            one.set(remedy, elsewhere)
-        return self._measuring.outcome(self._language, self._scored, share, answers)
+        self._models.set(remedy, elsewhere)
+        return self._measuring.outcome(self._language, self._models.scored, share, answers)
 
     def inputs(
         self, base: Remedy, elsewhere: Elsewhere, names: Sequence[str], share: DataShare
@@ -96,8 +79,8 @@ class Bench:
         self, directions: Mapping[str, Directions], task: str, share: DataShare
     ) -> dict[str, list[float]]:
         """What the tuned model's loss on a task's examples feels of every direction, by matrix."""
-        opened, labels = self._scored[task]
-        live = self._live_of[id(opened.model)]
+        opened, labels = self._models.scored[task]
+        live = self._models.weights[id(opened.model)]
         live.reset()
         modules = {name: module for name in directions if (module := live.module_of(name)) is not None}
         if missing := [name for name in directions if name not in modules]:
@@ -124,15 +107,6 @@ def opened_bench(
     measuring: Measuring, tuned: str, base: str | None, base_side: Checkpoint, others: Sequence[str]
 ) -> Iterator[Bench]:
     """Open the tuned model for as long as the block lasts; ``others`` are the base's tensors that no case is of."""
-    language = open_language_model(tuned, base)
-    shared = measuring.causal(language)
-    scored = {
-        name: shared.get(name) or open_for_task(tuned, task, base) for name, task in measuring.tasks.items()
-    }
-    distinct = {id(one.model): one.model for one in (language, *(opened for opened, _ in scored.values()))}
-    with ExitStack() as stack:
-        live = {
-            number: stack.enter_context(LiveInterventions(model, base_side, (), others))
-            for number, model in distinct.items()
-        }
-        yield Bench(measuring, language, scored, live)
+    with opened_live(tuned, base, measuring.tasks, base_side, others) as models:
+        assert models.language is not None
+        yield Bench(measuring, models.language, models)

@@ -19,6 +19,7 @@ from ...models.finetuned_folder import data_seed_of
 from ...models.tuned_model import open_language_model
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
+from ..live_models import answered_by
 from ..measure_settings import NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings
 from .bench import Measuring, opened_bench
 from .compared import ComparedRemedy, RemedyComparison
@@ -162,7 +163,9 @@ def _base_outcomes(
         for place, (share, unit) in enumerate(zip(shares, units, strict=True)):
             tally.step("base")
             if found[place] is None:
-                outcome = measuring.outcome(opened, measuring.causal(opened), share, share is data.report)
+                outcome = measuring.outcome(
+                    opened, answered_by(opened, measuring.tasks), share, share is data.report
+                )
                 kept.put(unit, outcome)
                 found[place] = outcome
     else:
