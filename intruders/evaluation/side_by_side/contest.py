@@ -270,8 +270,7 @@ class Contest:
         control: str | None = None,
         of: Remedy | None = None,
     ) -> ComparedPoint:
-        norm = self.sizes.norm(remedy, cases, self.evaluations.elsewhere(remedy))
-        output = self.sizes.output(remedy, cases)
+        norm, output = self.sizes.norm_and_output(remedy, cases, self.evaluations.elsewhere(remedy))
         return point_of(remedy, outcome, yardstick, share, norm, output, control, of)
 
     def result(

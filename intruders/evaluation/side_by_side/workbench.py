@@ -129,21 +129,31 @@ class UpdateSizes:
 
     def norm(self, remedy: Remedy, cases: Sequence[Case], elsewhere: Elsewhere) -> float:
         """``||D'||_F`` over all tuned tensors, as a share of ``||D||_F``."""
+        squares = [remedy.change(case).norm_of(case.update, case.base) ** 2 for case in cases]
+        return self._norm(cases, squares, elsewhere)
+
+    def norm_and_output(
+        self, remedy: Remedy, cases: Sequence[Case], elsewhere: Elsewhere
+    ) -> tuple[float, float | None]:
+        """:meth:`norm`, and the mean ``||D'h||^2`` summed over matrices, as a share of that of D; None without inputs.
+
+        What a control makes of a matrix can take longer than both numbers, so it is made once.
+        """
+        squares, energies = [], dict(self._energies)
+        for case in cases:
+            change, name = remedy.change(case), case.matrix.name
+            squares.append(change.norm_of(case.update, case.base) ** 2)
+            if name in energies:
+                energies[name] = change.output_energy(case.update, self.inputs[name], case.base)
+        whole = math.fsum(self._energies.values())
+        output = math.fsum(energies.values()) / whole if whole > 0 else None
+        return self._norm(cases, squares, elsewhere), output
+
+    def _norm(self, cases: Sequence[Case], squares: Sequence[float], elsewhere: Elsewhere) -> float:
+        """``squares`` are those of ``||D'||_F`` of the cases."""
         rest = self._bench.norm_of_others(lambda name: 1.0)
         whole = math.fsum(norm**2 for norm in self._audited.values()) + rest**2
         touched = {case.matrix.name for case in cases}
         left = math.fsum(norm**2 for name, norm in self._audited.items() if name not in touched)
-        left += math.fsum(remedy.change(case).norm_of(case.update, case.base) ** 2 for case in cases)
+        left += math.fsum(squares)
         return math.sqrt((left + self._bench.norm_of_others(elsewhere) ** 2) / whole)
-
-    def output(self, remedy: Remedy, cases: Sequence[Case]) -> float | None:
-        """Mean ``||D'h||^2`` summed over matrices, as a share of that of D; None without inputs."""
-        whole = math.fsum(self._energies.values())
-        if whole <= 0:
-            return None
-        left = dict(self._energies)
-        for case in cases:
-            name = case.matrix.name
-            if name in left:
-                left[name] = remedy.change(case).output_energy(case.update, self.inputs[name], case.base)
-        return math.fsum(left.values()) / whole

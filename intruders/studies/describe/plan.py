@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from ...charts.text import plural
 from ...evaluation.measure_settings import INTERPOLATE, LossSettings, SweepSettings
 from ...evaluation.side_by_side.comparison_settings import REMEDIES
+from ...evaluation.side_by_side.interpolation_curve import ALPHAS
 from .runs import Run
 
 _ALWAYS = ("base", "task", "method", "rank", "alpha", "lr")
 _HIDDEN = {"out", "seed"}
-_CURVE = 11  # shares of the update at which interpolation is measured
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _amounts(runs: Sequence[Run]) -> list[str]:
 def _points(sweep: SweepSettings) -> int:
     """How many models are measured; interpolation is a curve, and no point of every scale."""
     controls = set(sweep.controls) - {INTERPOLATE}
-    curve = _CURVE if INTERPOLATE in sweep.controls else 0
+    curve = len(ALPHAS) if INTERPOLATE in sweep.controls else 0
     return 1 + curve + len(set(sweep.scales) - {1.0}) * (1 + len(controls))
 
 
