@@ -40,7 +40,7 @@ def opened(browser: Any, path: Path, width: int = 1280, height: int = 900, **opt
     page.goto(path.as_uri())
     yield page
     context.close()
-    assert complaints == []
+    assert complaints == [], complaints
 
 
 def expect(locator: Any) -> Any:

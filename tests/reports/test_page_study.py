@@ -218,7 +218,9 @@ def test_a_study_of_nothing_but_runs_opens(
 ) -> None:
     measures = ["intruders", "loss_change", "accuracy", "effective_rank", "intruder_energy_share"]
     runs = study[0].runs.iloc[:1].assign(**dict.fromkeys(measures, math.nan))
-    bare = without(study[0], "matrices", "vectors", "interventions", "sequences", "traces", "mechanism")
+    bare = without(
+        study[0], "matrices", "vectors", "interventions", "sequences", "traces", "mechanism", "remedies"
+    )
     bare = dataclasses.replace(bare, runs=runs, folder=tmp_path)
     path = tmp_path / "bare.html"
     path.write_text(render_study(bare, analyse_all(bare)), encoding="utf-8")

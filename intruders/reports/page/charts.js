@@ -55,13 +55,15 @@ function spansDecades(values) {
   return Math.max(...known) / Math.min(...known) > 200;
 }
 
-function chartAxis(side, values, isCategoryDown) {
-  const more = {};
+function chartAxis(side, values, isVertical) {
+  // Numbers below the axis make room below it alone: a margin that follows the last of them to the side changes the ticks,
+  // which can change the margin again without end.
+  const more = side.ticks || isVertical ? {} : { automargin: "height" };
   if (side.log) Object.assign(more, { type: "log", dtick: spansDecades(values) ? 1 : "D2", tickformat: "~g" });
   if (side.marks) Object.assign(more, { tickvals: side.marks, ticktext: side.marks.map(numberText) });
   if (side.ticks) {
     const range = [-0.6, side.ticks.length - 0.4];
-    Object.assign(more, { tickvals: side.ticks.map((_, i) => i), ticktext: side.ticks.map((name) => wrapped(cut(name, 44), 18)), showgrid: false, range: isCategoryDown ? range.reverse() : range });
+    Object.assign(more, { tickvals: side.ticks.map((_, i) => i), ticktext: side.ticks.map((name) => wrapped(cut(name, 44), 18)), showgrid: false, range: isVertical ? range.reverse() : range });
   } else if (side.limits) more.range = side.log ? side.limits.map(Math.log10) : side.limits;
   else if (side.fromZero && !side.log) more.rangemode = "tozero";
   return axis(wrapped(side.title, 34), more);
@@ -103,6 +105,7 @@ function drawChart(target, chart) {
   draw(target, traces, {
     height: heightOf(target, chart), hovermode: "closest",
     xaxis: chartAxis(chart.x, chart.series.flatMap((series) => series.x), false), yaxis: chartAxis(chart.y, chart.series.flatMap((series) => series.y), true), showlegend: chart.series.filter((series) => series.inLegend).length > 1,
+    margin: { l: 48, r: 20, t: 12, b: 40 },
     shapes: straight.map(ruleShape), annotations: straight.filter((rule) => rule.label).map((rule) => ruleLabel(chart, rule)),
   });
 }
