@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .data.columns import Columns
     from .evaluation.evaluate import Evaluation, evaluate
     from .evaluation.intervene import intervene
-    from .evaluation.measure_settings import LossSettings, ScoreSettings, SweepSettings
+    from .evaluation.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
     from .evaluation.side_by_side.compare_remedies import compare_remedies
     from .evaluation.side_by_side.compared import RemedyComparison
     from .evaluation.side_by_side.comparison_settings import ComparisonSettings
@@ -62,6 +62,7 @@ __all__ = [
     "Evaluation",
     "FinetuneConfig",
     "FleetAudit",
+    "HarnessSettings",
     "InterventionSweep",
     "IntruderCallback",
     "IntrudersError",
@@ -107,6 +108,7 @@ _HOMES = {
     "Evaluation": "evaluation.evaluate",
     "FinetuneConfig": "training.finetune_config",
     "FleetAudit": "audits.fleet_result",
+    "HarnessSettings": "evaluation.measure_settings",
     "InterventionSweep": "evaluation.sweep",
     "IntruderCallback": "training.callback",
     "LossSettings": "evaluation.measure_settings",

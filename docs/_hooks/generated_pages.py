@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files
 
 from intruders.audits.audit_settings import AuditSettings
 from intruders.cli.main import app
-from intruders.evaluation.measure_settings import LossSettings, ScoreSettings, SweepSettings
+from intruders.evaluation.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
 from intruders.settings import Setting, settings_of
 from intruders.studies.describe.measures import ComparisonMeasure, Measure
 from intruders.studies.describe.study import OfEveryKind, OfRandomTerms, OfSequence, Resources, Study
@@ -28,6 +28,7 @@ CLASSES = {
     AuditSettings: "An audit: `audit` under `measure`, `intruders.AuditSettings`",
     LossSettings: "Losses: `intruders evaluate`, `intruders.LossSettings`",
     ScoreSettings: "Scores: `intruders evaluate`, `intruders.ScoreSettings`",
+    HarnessSettings: "Tasks of lm-evaluation-harness: `intruders evaluate` and `remedies`, `intruders.HarnessSettings`",
     SweepSettings: "Interventions: `intervene` under `measure`, `intruders.SweepSettings`",
     ComparisonMeasure: "Comparisons of remedies: `remedies` under `measure`",
     Study: "A study: the file itself",

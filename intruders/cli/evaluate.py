@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option, echo
 
-from ..evaluation.measure_settings import LossSettings, ScoreSettings
+from ..evaluation.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from . import options, setting_options
 from .command import examples
 from .output import say
@@ -24,6 +24,7 @@ from .output import say
     ),
 )
 @setting_options.of(LossSettings, "losses")
+@setting_options.of(HarnessSettings, "harness")
 @setting_options.of(ScoreSettings, "scores")
 def evaluate(
     model: Annotated[
@@ -52,22 +53,7 @@ def evaluate(
             rich_help_panel=options.MEASURES,
         ),
     ] = 0,
-    lm_eval: Annotated[
-        str | None,
-        Option(
-            metavar="TASKS",
-            help="Comma-separated tasks of lm-evaluation-harness. [default: none]",
-            rich_help_panel=options.MEASURES,
-        ),
-    ] = None,
-    lm_eval_include: Annotated[
-        Path | None,
-        Option(
-            metavar="FOLDER",
-            help="Folder of your own lm-evaluation-harness tasks. [default: none]",
-            rich_help_panel=options.MEASURES,
-        ),
-    ] = None,
+    harness: HarnessSettings,
     scores: ScoreSettings,
     out: Annotated[
         Path | None,
@@ -93,8 +79,7 @@ def evaluate(
         base=base,
         losses=losses,
         scores=scores,
-        lm_eval=tuple(lm_eval.split(",")) if lm_eval else (),
-        lm_eval_include=lm_eval_include,
+        harness=harness,
         data_seed=data_seed,
         seed=seed,
         out=out,

@@ -11,7 +11,7 @@ import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import MissingDependencyError
-from ..evaluation.measure_settings import LossSettings, ScoreSettings
+from ..evaluation.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from ..evaluation.side_by_side.comparison_settings import ComparisonSettings
 from . import options, setting_options
 from .command import examples
@@ -54,6 +54,14 @@ _NOT_HERE = ["split", "score", "validation_file", "test_file", "no_header"]
         "max_examples": "Number of examples per task and split, from the first.",
     },
 )
+@setting_options.of(
+    HarnessSettings,
+    "harness",
+    reworded={
+        "lm_eval": "Comma-separated tasks of lm-evaluation-harness, scored on --max-examples of each; they count among "
+        "the four parts."
+    },
+)
 @setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
 def remedies(
@@ -63,6 +71,7 @@ def remedies(
     comparison: ComparisonSettings,
     losses: LossSettings,
     scores: ScoreSettings,
+    harness: HarnessSettings,
     data_seed: options.DataSeed = None,
     seed: Annotated[
         int,
@@ -107,6 +116,7 @@ def remedies(
                 comparison=comparison,
                 losses=losses,
                 scores=scores,
+                harness=harness,
                 audit=settings,
                 data_seed=data_seed,
                 seed=seed,

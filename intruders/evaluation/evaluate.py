@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,14 @@ from ..system.folders import make_folder
 from ..system.versions import machine, versions
 from .corpus_loss import CorpusLoss, losses_by_corpus, summarize_losses
 from .harness import HarnessScore, harness_scores
-from .measure_settings import NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings
+from .measure_settings import (
+    NO_HARNESS,
+    NO_LOSSES,
+    NO_SCORES,
+    HarnessSettings,
+    LossSettings,
+    ScoreSettings,
+)
 from .task_score import TaskScore, score_task
 
 SCHEMA = 1
@@ -113,8 +119,7 @@ def evaluate(
     base: str | None = None,
     losses: LossSettings = NO_LOSSES,
     scores: ScoreSettings = NO_SCORES,
-    lm_eval: Sequence[str] = (),
-    lm_eval_include: str | os.PathLike[str] | None = None,
+    harness: HarnessSettings = NO_HARNESS,
     data_seed: int | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
@@ -123,11 +128,11 @@ def evaluate(
 
     ``losses.loss_on`` names corpora (see :func:`.corpora.load_corpora`); with ``base`` its
     loss is measured on the same tokens, and the difference gets a paired bootstrap interval over documents.
-    ``scores.tasks`` are scored by accuracy, ``lm_eval`` names tasks of lm-evaluation-harness. ``data_seed`` is that
+    ``scores.tasks`` are scored by accuracy, ``harness`` names tasks of lm-evaluation-harness. ``data_seed`` is that
     of the tasks' rows and splits as in fine-tuning, that of the run if none is given. With ``out`` the result is
     saved there. Raises IntrudersError for a model, corpus or task that cannot be used.
     """
-    if not (losses.loss_on or scores.tasks or lm_eval):
+    if not (losses.loss_on or scores.tasks or harness.lm_eval):
         raise SettingError(
             "nothing to measure; expected a corpus (--loss-on) or a task (--task or --lm-eval)"
         )
@@ -155,16 +160,11 @@ def evaluate(
         for name, parts in corpora.items()
     ]
     found_scores = [_score(model, task, base, scores.split, scores.max_examples) for task in loaded]
-    harness = []
-    if lm_eval:
-        harness = harness_scores(
-            open_language_model(model, base),
-            lm_eval,
-            include=lm_eval_include,
-            limit=scores.max_examples,
-            seed=seed,
-        )
-    found = Evaluation(model, base, found_losses, found_scores, harness)
+    of_harness = []
+    if harness.lm_eval:
+        opened = open_language_model(model, base)
+        of_harness = harness_scores(opened, harness, limit=scores.max_examples, seed=seed)
+    found = Evaluation(model, base, found_losses, found_scores, of_harness)
     if out is not None:
         found.save(out)
     return found

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import SettingError, missing_extra
 from ..models.quiet import quiet_transformers
 from ..models.tuned_model import OpenedModel
+from .measure_settings import HarnessSettings
+
+_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -27,39 +31,66 @@ class HarnessScore:
 
 
 def harness_scores(
-    opened: OpenedModel,
-    tasks: Sequence[str],
-    *,
-    include: str | os.PathLike[str] | None = None,
-    limit: int | None = None,
-    batch_size: int = 8,
-    seed: int = 0,
+    opened: OpenedModel, settings: HarnessSettings, *, limit: int | None = None, seed: int = 0
 ) -> list[HarnessScore]:
-    """Runs ``tasks`` by name; ``include`` is a folder with task files of one's own.
+    """Runs the tasks by name, on the first ``limit`` examples of each.
 
     Raises MissingDependencyError without the package lm_eval, SettingError for a task that it does not know
     and for a masked model.
     """
-    try:
+    found = _evaluated(opened, settings, limit, seed, log_samples=False)
+    return [score for task, values in found["results"].items() for score in _scores(task, values)]
+
+
+def harness_items(
+    opened: OpenedModel, settings: HarnessSettings, *, limit: int | None = None, seed: int = 0
+) -> dict[str, list[float]]:
+    """The score of every example by task: of the task's first metric that has one and is higher for better answers.
+
+    A group is there as its tasks. Raises as :func:`harness_scores` does, and SettingError for a task without such a
+    metric.
+    """
+    found = _evaluated(opened, settings, limit, seed, log_samples=True)
+    return {
+        task: _items(task, examples, found["higher_is_better"].get(task, {}))
+        for task, examples in found["samples"].items()
+    }
+
+
+def check_harness(settings: HarnessSettings) -> None:
+    """Raises what :func:`harness_scores` raises of the tasks, before any model is loaded."""
+    with quiet_transformers(), _quiet_harness():
+        _manager(settings)
+
+
+def digest_of_own_tasks(settings: HarnessSettings) -> str | None:
+    """A hash of every file in the folder of one's own tasks; data that lie elsewhere are not in it."""
+    if settings.lm_eval_include is None:
+        return None
+    digest = hashlib.sha256()
+    folder = Path(settings.lm_eval_include)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(
+            f"{file.relative_to(folder)}\n{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode()
+        )
+    return digest.hexdigest()
+
+
+def _evaluated(
+    opened: OpenedModel, settings: HarnessSettings, limit: int | None, seed: int, *, log_samples: bool
+) -> Any:
+    if opened.is_masked:
+        raise SettingError("the tasks of lm-evaluation-harness are for causal models; this one is masked")
+    with quiet_transformers(), _quiet_harness():
+        manager = _manager(settings)
         import lm_eval  # type: ignore[import-untyped,import-not-found,unused-ignore]
         from lm_eval.models.huggingface import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
             HFLM,
         )
-        from lm_eval.tasks import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
-            TaskManager,
-        )
-    except ImportError as error:
-        raise missing_extra("--lm-eval", "lm_eval", "lm-eval") from error
-    if opened.is_masked:
-        raise SettingError("the tasks of lm-evaluation-harness are for causal models; this one is masked")
-    with quiet_transformers(), _quiet_harness():
-        manager = TaskManager(include_path=None if include is None else str(include))
-        unknown = [task for task in tasks if not manager.match_tasks([task])]
-        if unknown:
-            raise SettingError(f"lm-evaluation-harness has no task {unknown[0]!r}; see: lm_eval ls tasks")
-        found: Any = lm_eval.simple_evaluate(
-            model=HFLM(pretrained=opened.model, tokenizer=opened.tokenizer, batch_size=batch_size),
-            tasks=list(tasks),
+
+        return lm_eval.simple_evaluate(
+            model=HFLM(pretrained=opened.model, tokenizer=opened.tokenizer, batch_size=_BATCH),
+            tasks=list(settings.lm_eval),
             task_manager=manager,
             limit=limit,
             bootstrap_iters=1000,
@@ -67,9 +98,23 @@ def harness_scores(
             numpy_random_seed=seed,
             torch_random_seed=seed,
             fewshot_random_seed=seed,
-            log_samples=False,
+            log_samples=log_samples,
         )
-    return [score for task, values in found["results"].items() for score in _scores(task, values)]
+
+
+def _manager(settings: HarnessSettings) -> Any:
+    """The harness's register of tasks, which has all that are asked for."""
+    try:
+        from lm_eval.tasks import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
+            TaskManager,
+        )
+    except ImportError as error:
+        raise missing_extra("--lm-eval", "lm_eval", "lm-eval") from error
+    manager = TaskManager(include_path=settings.lm_eval_include)
+    unknown = [task for task in settings.lm_eval if not manager.match_tasks([task])]
+    if unknown:
+        raise SettingError(f"lm-evaluation-harness has no task {unknown[0]!r}; see: lm_eval ls tasks")
+    return manager
 
 
 @contextmanager
@@ -102,3 +147,17 @@ def _scores(task: str, values: dict[str, Any]) -> list[HarnessScore]:
             )
         )
     return found
+
+
+def _items(task: str, examples: Sequence[dict[str, Any]], rises: dict[str, bool]) -> list[float]:
+    # Every filter of the answers has its own record of an example; the first filter is the task's own choice.
+    chosen = [one for one in examples if one["filter"] == examples[0]["filter"]]
+    for metric in chosen[0]["metrics"] if chosen else []:
+        values = [one[metric] for one in chosen]
+        if rises.get(metric) and all(isinstance(value, int | float) for value in values):
+            ordered = sorted(chosen, key=lambda one: one["doc_id"])
+            return [float(one[metric]) for one in ordered]
+    raise SettingError(
+        f"task {task!r} of lm-evaluation-harness has no score for every example that is higher for a better answer, "
+        "as acc is; choose another task"
+    )

@@ -97,6 +97,28 @@ class ScoreSettings(Columns):
 
 
 @dataclass(frozen=True)
+class HarnessSettings(Settings):
+    """Which tasks of lm-evaluation-harness are scored."""
+
+    lm_eval: tuple[str, ...] = setting(
+        (),
+        "Comma-separated tasks of lm-evaluation-harness.",
+        item="task",
+        by_commas=True,
+        metavar="TASKS",
+        panel="Measures",
+        unless_given="default: none",
+    )
+    lm_eval_include: str | None = setting(
+        None,
+        "Folder of your own lm-evaluation-harness tasks.",
+        metavar="FOLDER",
+        panel="Measures",
+        unless_given="default: none",
+    )
+
+
+@dataclass(frozen=True)
 class SweepSettings(Settings):
     """Which interventions are measured, and on how much of what the evaluation takes."""
 
@@ -150,4 +172,5 @@ class SweepSettings(Settings):
 
 NO_LOSSES = LossSettings()
 NO_SCORES = ScoreSettings()
+NO_HARNESS = HarnessSettings()
 IN_QUARTERS = SweepSettings(scales=(0.0, 0.25, 0.5, 0.75, 1.0))

@@ -16,7 +16,7 @@ from ..system.files import write_atomically
 from ..system.versions import versions
 from .html_page import check_can_write_html, render_page
 from .remedies_charts import comparison_charts
-from .remedies_text import CONTROLS, control_margin, headline, remarks
+from .remedies_text import CONTROLS, control_margin, headline, measured_rows, remarks
 
 REPORT, FIGURES = "report.html", "figures"
 
@@ -48,6 +48,7 @@ def render_remedies(comparison: RemedyComparison) -> str:
         remarks=remarks(comparison),
         controls=CONTROLS,
         margin=control_margin,
+        measured=measured_rows(comparison),
         ends=_ends,
         share=lambda value: "-" if value is None else f"{value:.2f}",
         decimals=lambda value: "-" if value is None else number(value),

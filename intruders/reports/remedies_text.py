@@ -33,6 +33,9 @@ def print_comparison(comparison: RemedyComparison, console: Console) -> None:
     if any(one.parts is not None for one in comparison.remedies):
         _print(console, "\nfour parts, each 0 to 1, over all corpora and tasks")
         console.print(_parts(comparison.remedies))
+    if comparison.tuned_point.harness:
+        _print(console, "\nscores of tasks of lm-evaluation-harness")
+        console.print(_harness(comparison))
     notes = remarks(comparison)
     if notes:
         console.print()
@@ -116,11 +119,8 @@ def _table(comparison: RemedyComparison, is_wide: bool) -> Table:
     ]
     for title in [*titles, *(["at equal norm"] if is_wide else [])]:
         found.add_column(title, justify="right", no_wrap=True)
-    for name, point in (("base", comparison.base_point), ("tuned", comparison.tuned_point)):
-        found.add_row(name, *_cells(point, comparison.target, is_wide))
-    for remedy in comparison.remedies:
-        if remedy.chosen is not None:
-            found.add_row(Text(label(remedy)), *_cells(remedy.chosen, comparison.target, is_wide))
+    for name, point in measured_rows(comparison):
+        found.add_row(Text(name), *_cells(point, comparison.target, is_wide))
     return found
 
 
@@ -159,6 +159,21 @@ def _parts(remedies: Sequence[ComparedRemedy]) -> Table:
             parts = remedy.parts
             values = (parts.healing, parts.preservation, parts.non_damage, parts.target, parts.harmonic_mean)
             found.add_row(Text(label(remedy)), *("-" if one is None else f"{one:.2f}" for one in values))
+    return found
+
+
+def measured_rows(comparison: RemedyComparison) -> list[tuple[str, ComparedPoint]]:
+    """Base, tuned model and every remedy at its chosen strength, by what tables call them."""
+    found = [("base", comparison.base_point), ("tuned", comparison.tuned_point)]
+    return [*found, *((label(one), one.chosen) for one in comparison.remedies if one.chosen is not None)]
+
+
+def _harness(comparison: RemedyComparison) -> Table:
+    found = _new_table("remedy, strength")
+    for task in comparison.tuned_point.harness:
+        found.add_column(task, justify="right")
+    for name, point in measured_rows(comparison):
+        found.add_row(Text(name), *(f"{score:.3f}" for score in point.harness.values()))
     return found
 
 

@@ -17,12 +17,13 @@ from intruders.errors import CheckpointError, SettingError
 from intruders.evaluation.causal_loss import causal_losses
 from intruders.evaluation.evaluate import evaluate
 from intruders.evaluation.masked_loss import pseudo_losses
-from intruders.evaluation.measure_settings import LossSettings, ScoreSettings
+from intruders.evaluation.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.evaluation.task_score import score_task
 from intruders.models.finetuned_folder import data_seed_of
 from intruders.models.tuned_model import open_language_model
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
+from tests.evaluation.harness_task import write_harness_task
 
 TEXT = "Some words of text.\n\nAnd others, in a second paragraph."
 
@@ -155,17 +156,9 @@ def test_what_cannot_be_measured_is_said(place: Path, tmp_path: Path) -> None:
 
 def test_a_local_task_of_the_harness(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("lm_eval")
-    rows = tmp_path / "rows.jsonl"
-    # The target is the place of a choice: the harness reads digits as one, whatever the choices are.
     targets = {f"{number}+1=": number % 4 for number in range(12)}
-    rows.write_text("".join(json.dumps({"q": text, "a": target}) + "\n" for text, target in targets.items()))
-    (tmp_path / "plus.yaml").write_text(
-        "task: plus_one\ndataset_path: json\ndataset_kwargs:\n  data_files:\n"
-        f"    test: {rows}\ntest_split: test\noutput_type: multiple_choice\n"
-        'doc_to_text: "{{q}}"\ndoc_to_choice: ["1", "2", "3", "4"]\ndoc_to_target: "{{a}}"\n'
-        "metric_list:\n  - metric: acc\n"
-    )
-    found = evaluate(str(place / "llama-lora"), lm_eval=["plus_one"], lm_eval_include=tmp_path)
+    write_harness_task(tmp_path, "plus_one", "1234", targets)
+    found = evaluate(str(place / "llama-lora"), harness=HarnessSettings(("plus_one",), str(tmp_path)))
     (score,) = found.harness
     assert (score.task, score.metric) == ("plus_one", "acc")
     assert capsys.readouterr().err == ""  # no terminal, no bars
@@ -183,7 +176,7 @@ def test_a_local_task_of_the_harness(place: Path, tmp_path: Path, capsys: pytest
     assert 0 < right < len(targets), "the case shows something"
     assert score.value == pytest.approx(right / len(targets))
     with pytest.raises(SettingError, match="no task 'no-such-task'"):
-        evaluate(str(place / "llama-lora"), lm_eval=["no-such-task"])
+        evaluate(str(place / "llama-lora"), harness=HarnessSettings(("no-such-task",)))
 
 
 def test_what_was_held_out_of_a_file_is_said(place: Path, tmp_path: Path) -> None:

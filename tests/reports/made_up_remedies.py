@@ -24,6 +24,7 @@ def made_up_point(
         "settings": {}, "control": None, "share": "report", "norm": 0.6, "output": 0.4, "losses": {"pydoc": loss},
         "task_losses": {TASK: task_loss}, "accuracies": {TASK: 0.8}, "loss": around(loss),
         "task_loss": around(task_loss), "healed": around((5 - loss) / 3), "kept": around((4 - task_loss) / 3),
+        "harness": {} if more.get("control") else {"arc_easy": 0.5 - loss / 100},
     }  # fmt: skip
     return ComparedPoint(remedy=remedy, strength=strength, **{**given, **more})
 

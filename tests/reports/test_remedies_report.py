@@ -104,6 +104,14 @@ def test_the_table_has_every_remedy_and_every_reason(width: int) -> None:
     assert "dg-hard: not measured: changes nothing: <b>median & threshold</b> are 0" in text
     assert "trim: 0.1 dropped in the first pass" in text
     assert "lines: 1 changes nothing in this model" in text
+    scores = text.split("scores of tasks of lm-evaluation-harness\n")[1].splitlines()
+    assert [line.split() for line in scores[:5]] == [
+        ["remedy,", "strength", "arc_easy"],
+        ["base", "0.480"],
+        ["tuned", "0.450"],
+        ["interpolate", "0.8", "0.456"],
+        ["trim", "0.2", "0.461"],
+    ]
     assert "better than interpolation at equal task loss: trim\nof these beyond their dose: trim\n" in text
 
 
@@ -130,4 +138,9 @@ def test_the_page_draws_sorts_and_can_be_read(tmp_path: Path) -> None:
         page.locator("#table th button").nth(2).click()
         assert page.locator("#table tbody tr").first.inner_text().startswith("trim")
         assert "<b>median & threshold</b>" in page.locator("main").inner_text()
+        rows = page.locator('[aria-label^="Tasks of lm-"] tbody tr')
+        assert [rows.nth(row).inner_text().split() for row in (0, 3)] == [
+            ["base", "0.48"],
+            ["trim", "0.2", "0.461"],
+        ]
         assert serious_faults(page) == []

@@ -13,13 +13,13 @@ from intruders.data.load_task import load_task
 from intruders.errors import SettingError
 from intruders.evaluation.evaluate import evaluate
 from intruders.evaluation.measure_settings import LossSettings
-from intruders.evaluation.side_by_side.bench import Bench
 from intruders.evaluation.side_by_side.data_shares import split_data
 from intruders.studies.claims.every_claim import analyse_all, charts_of
 from intruders.studies.describe.plan import plan
 from intruders.studies.describe.runs import expand
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results
+from tests.evaluation.side_by_side.stopped_bench import counted_measurements
 from tests.studies.test_run_study import files
 from tests.studies.tiny_study import parsed, tiny_study
 
@@ -95,17 +95,9 @@ def test_the_losses_are_those_of_the_models_on_the_reported_half(
 def test_a_run_that_is_stopped_resumes_within_the_comparison(
     done: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, measured = tmp_path / "out", Bench.measured
-    calls = {"left": 15, "made": 0}
-
-    def counted(self: Bench, *given: object) -> object:
-        if calls["left"] == 0:
-            raise KeyboardInterrupt
-        calls["left"] -= 1
-        calls["made"] += 1
-        return measured(self, *given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Bench, "measured", counted)
+    out = tmp_path / "out"
+    calls = counted_measurements(monkeypatch)
+    calls.left = 15
     lora = [{"method": "lora", "rank": 1, "alpha": 16, "lr": 0.5}]
     study = with_remedies(llama, ["lines", "trim", "surgery"], methods=lora)
     with pytest.raises(KeyboardInterrupt):
@@ -113,12 +105,12 @@ def test_a_run_that_is_stopped_resumes_within_the_comparison(
     (folder,) = (out / "runs").iterdir()
     assert not (folder / "remedies" / "remedies.json").exists()
     before = files(folder / "model")
-    calls["left"] = -1
+    calls.left = -1
     outcome = run_study(parsed(study), out, resume=True)
     assert (outcome.finished, outcome.failed) == (1, {})
     assert files(folder / "model") == before
     whole = len(list((done / "runs" / folder.name / "remedies" / "evaluations").iterdir()))
-    assert 15 < calls["made"] <= whole
+    assert 15 < calls.made <= whole
     ours, theirs = (
         json.loads((place / "runs" / folder.name / "remedies" / "remedies.json").read_text())
         for place in (out, done)
@@ -127,9 +119,9 @@ def test_a_run_that_is_stopped_resumes_within_the_comparison(
         one["chosen"] and one["chosen"]["loss"] for one in theirs["remedies"]
     ]
     # Another remedy is measured besides, and what is there stays.
-    calls["made"] = 0
+    calls.made = 0
     run_study(parsed(with_remedies(llama, ["lines", "layers"], methods=lora)), out)
-    assert 0 < calls["made"] < 15
+    assert 0 < calls.made < 15
     assert files(folder / "model") == before
     assert set(load_results(out).remedies["remedy"]) == {"interpolate", "lines", "layers"}
 

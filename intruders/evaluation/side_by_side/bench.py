@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -15,8 +16,9 @@ from ...errors import PairingError
 from ...mitigation.remedies.remedy import Case, Remedy
 from ...models.tuned_model import OpenedModel
 from ..corpus_loss import losses_by_corpus
+from ..harness import digest_of_own_tasks, harness_items
 from ..live_models import LiveModels, Scored, opened_live
-from ..measure_settings import LossSettings
+from ..measure_settings import NO_HARNESS, HarnessSettings, LossSettings
 from ..sensitivities import Directions, sensitivities, task_batches
 from .base_inputs import sample_inputs
 from .data_shares import DataShare
@@ -31,15 +33,34 @@ class Measuring:
     losses: LossSettings
     tasks: Mapping[str, Task]
     seed: int
+    harness: HarnessSettings = NO_HARNESS
+    harness_limit: int | None = None  # examples of each of its tasks
+
+    def unit(self, share: DataShare, answers: bool) -> dict[str, Any]:
+        """What an evaluation depends on besides the model."""
+        found: dict[str, Any] = {"share": share.fingerprint(), "answers": answers}
+        if answers and self.harness.lm_eval:
+            found |= {
+                "harness": {
+                    "tasks": list(self.harness.lm_eval),
+                    "own": digest_of_own_tasks(self.harness),
+                    "limit": self.harness_limit,
+                }
+            }
+        return found
 
     def outcome(self, language: OpenedModel, scored: Scored, share: DataShare, answers: bool) -> Outcome:
-        """The losses of every document and example of a share; with ``answers`` also which answers are right."""
+        """The losses of every document and example of a share; with ``answers`` also which answers are right, and the
+        tasks of lm-evaluation-harness."""
         return Outcome(
             losses_by_corpus(language, share.corpora, self.losses, self.seed),
             {
                 name: task_outcome(opened, labels, self.tasks[name], share.examples[name], answers)
                 for name, (opened, labels) in scored.items()
             },
+            harness_items(language, self.harness, limit=self.harness_limit, seed=self.seed)
+            if answers and self.harness.lm_eval
+            else {},
         )
 
 
@@ -49,6 +70,10 @@ class Bench:
     def __init__(self, measuring: Measuring, language: OpenedModel, models: LiveModels) -> None:
         self._measuring, self._language, self._models = measuring, language, models
         self._live = list(models.weights.values())
+
+    def unit(self, share: DataShare, answers: bool) -> dict[str, Any]:
+        """As :meth:`Measuring.unit`."""
+        return self._measuring.unit(share, answers)
 
     def use(self, cases: Sequence[Case]) -> None:
         """Take the matrices that the next remedies change."""

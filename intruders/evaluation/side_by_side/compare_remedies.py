@@ -19,8 +19,16 @@ from ...models.finetuned_folder import data_seed_of
 from ...models.tuned_model import open_language_model
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
+from ..harness import check_harness
 from ..live_models import answered_by
-from ..measure_settings import NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings
+from ..measure_settings import (
+    NO_HARNESS,
+    NO_LOSSES,
+    NO_SCORES,
+    HarnessSettings,
+    LossSettings,
+    ScoreSettings,
+)
 from .bench import Measuring, opened_bench
 from .compared import ComparedRemedy, RemedyComparison
 from .comparison_settings import EVERY_REMEDY, REMEDIES, ComparisonSettings
@@ -38,6 +46,7 @@ def compare_remedies(
     comparison: ComparisonSettings = EVERY_REMEDY,
     losses: LossSettings = NO_LOSSES,
     scores: ScoreSettings = NO_SCORES,
+    harness: HarnessSettings = NO_HARNESS,
     audit: AuditSettings | Audit | str | os.PathLike[str] = AS_USUAL,
     data_seed: int | None = None,
     seed: int = 0,
@@ -56,6 +65,7 @@ def compare_remedies(
       comparison: which remedies, at how many strengths, and what they may cost.
       losses: on what text forgetting is measured, as in :func:`intruders.evaluate`; at least one corpus.
       scores: which tasks are scored; the first is the one that the model was tuned for.
+      harness: tasks of lm-evaluation-harness, which are counted among the four parts of every remedy.
       audit: settings of the audit that finds the intruders; or one of these two, or the path of a saved one.
       data_seed: of the tasks' rows and splits, as in fine-tuning; that of the run if none is given.
       seed: of halves, samples, random controls and of the bootstrap.
@@ -70,6 +80,8 @@ def compare_remedies(
     given_base, given_tuned = named_sides(base, tuned)
     base, tuned = None if given_base is None else str(given_base), str(given_tuned)
     _require_measures(losses, scores)
+    if harness.lm_eval:
+        check_harness(harness)
     corpora = {
         name: load_corpora(name, max_documents=losses.max_documents, seed=seed) for name in losses.loss_on
     }
@@ -89,7 +101,7 @@ def compare_remedies(
                 "pass another model or a wider --include"
             )
         names = [name for name in REMEDIES if not comparison.only or name in comparison.only]
-        measuring = Measuring(losses, tasks, seed)
+        measuring = Measuring(losses, tasks, seed, harness, scores.max_examples)
         kept = KeptOutcomes(
             folder,
             {
@@ -124,6 +136,7 @@ def compare_remedies(
                 task_settings={
                     "task": described_task(next(iter(tasks)), scores),
                     "data_seed": data_seed,
+                    **(harness.recorded() if harness.lm_eval else {}),
                 },
             )
             contest.draw_curve(of_base)
@@ -149,12 +162,7 @@ def _base_outcomes(
     """
     shares = [*data.choice, data.report]
     units = [
-        {
-            "remedy": None,
-            "share": share.fingerprint(),
-            "answers": share is data.report,
-            "tasks": list(measuring.tasks),
-        }
+        {"remedy": None, "tasks": list(measuring.tasks), **measuring.unit(share, share is data.report)}
         for share in shares
     ]
     found = [kept.get(unit) for unit in units]

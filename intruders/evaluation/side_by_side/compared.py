@@ -33,6 +33,8 @@ class ComparedPoint:
     gain: Interval | None = None  # at equal task loss; None of interpolation itself
     gain_at_norm: Interval | None = None
     margin: Interval | None = None  # of a control: the gain of its remedy minus its own
+    # Scores by task of lm-evaluation-harness, where they were asked for: of chosen strengths, base and tuned model.
+    harness: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class Contest:
             return of_base
         headed = self.evaluations.outcome(Interpolate(0.0), share, answers=answers)
         tasks = {name: of_base.tasks.get(name, headed.tasks[name]) for name in share.examples}
-        return Outcome(of_base.corpora, tasks)
+        return Outcome(of_base.corpora, tasks, of_base.harness)
 
     def _yardstick(self, share: str, level: float) -> Yardstick:
         curve = self._curve[share]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ class Outcome:
 
     corpora: Mapping[str, list[DocumentLosses]]  # one per part of a mixture
     tasks: Mapping[str, TaskOutcome]
+    # Scores of the examples of tasks of lm-evaluation-harness, which has its own, whatever the share.
+    harness: Mapping[str, list[float]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types, from which :meth:`from_dict` makes the same numbers to the bit."""
@@ -37,6 +39,7 @@ class Outcome:
             "tasks": {
                 name: {**_numbers(task.losses), "right": task.right} for name, task in self.tasks.items()
             },
+            **({"harness": dict(self.harness)} if self.harness else {}),
         }
 
     @classmethod
@@ -44,6 +47,7 @@ class Outcome:
         return cls(
             {name: [_losses(part) for part in parts] for name, parts in record["corpora"].items()},
             {name: TaskOutcome(_losses(task), task["right"]) for name, task in record["tasks"].items()},
+            record.get("harness", {}),
         )
 
 

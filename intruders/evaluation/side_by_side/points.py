@@ -62,6 +62,7 @@ def _measures(outcome: Outcome, yardstick: Yardstick) -> dict[str, Any]:
         "losses": {name: _mean(parts, yardstick, name) for name, parts in outcome.corpora.items()},
         "task_losses": {name: task.losses.mean for name, task in outcome.tasks.items()},
         "accuracies": {name: task.accuracy for name, task in outcome.tasks.items()},
+        "harness": {name: sum(scores) / len(scores) for name, scores in outcome.harness.items()},
         "loss": yardstick.loss(outcome),
         "task_loss": yardstick.task_loss(outcome),
         "healed": yardstick.healed(outcome),

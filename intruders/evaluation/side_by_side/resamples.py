@@ -24,7 +24,7 @@ class Resamples:
     def __init__(self, like: Outcome, weights: dict[str, list[float]], seed: int) -> None:
         """``weights`` are those of the parts of every corpus."""
         generator = np.random.default_rng(seed)
-        self._weights = weights
+        self._weights, self.seed = weights, seed
         self._documents = {
             name: [_drawn(len(part.sums), generator) for part in parts]
             for name, parts in like.corpora.items()

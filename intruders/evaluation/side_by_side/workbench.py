@@ -80,8 +80,7 @@ class Evaluations:
             "settings": remedy.recorded(),
             "control": control,
             "inputs": inputs,
-            "share": share.fingerprint(),
-            "answers": answers,
+            **self.bench.unit(share, answers),
         }
         self.tally.step(f"{remedy.name if control is None else control}")
         key = json.dumps(unit, sort_keys=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..intervals import Interval, expanded_percentiles
+from ..intervals import Interval, expanded_percentiles, paired_difference
+from ..losses import DocumentLosses
 from ..sweep import is_clear
 from .interpolation_curve import ALPHAS, Numbers, loss_at_norm, loss_at_task_loss
 from .outcome import Outcome
@@ -20,7 +21,8 @@ _ROUNDING = 1e-9
 class FourParts:
     """How a remedy does on every measure, 0 to 1; None where no measure is of that kind.
 
-    Measures are corpora, and tasks besides the first, which is the target. Scores s are losses with the other sign.
+    Measures are corpora, tasks besides the first, which is the target, and tasks of lm-evaluation-harness. Scores s are
+    losses with the other sign, and the harness's own.
     """
 
     healing: float | None  # of those that tuning clearly damaged: (s' - s_tuned) / (s_base - s_tuned)
@@ -116,23 +118,19 @@ class Yardstick:
 
     def four_parts(self, outcome: Outcome) -> FourParts | None:
         """None where there is one corpus and one task alone."""
-        measures = [*(("corpus", name) for name in outcome.corpora)]
-        measures += [("task", name) for name in outcome.tasks if name != self.target]
-        if len(measures) < 2:
+        by_tuning, now = self._above_base(self.tuned), self._above_base(outcome)
+        if len(by_tuning) < 2:
             return None
         found: dict[str, list[float]] = {"healing": [], "preservation": [], "non_damage": []}
-        for kind, name in measures:
-            base, tuned, now = (self._of(kind, name, one) for one in (self.base, self.tuned, outcome))
-            count = self._documents if kind == "corpus" else self._resamples.examples(name)
-            rise = self._interval(tuned - base, count)
-            share = float((tuned[0] - now[0]) / (tuned[0] - base[0])) if tuned[0] != base[0] else 0.0
+        for rise, rest in zip(by_tuning, now, strict=True):
             if not is_clear(rise):
-                worse = self._interval(now - base, count)
-                found["non_damage"].append(0.0 if is_clear(worse) and worse.estimate > 0 else 1.0)
-            elif rise.estimate > 0:
-                found["healing"].append(min(1.0, max(0.0, share)))
+                found["non_damage"].append(0.0 if is_clear(rest) and rest.estimate > 0 else 1.0)
+                continue
+            left = min(1.0, max(0.0, rest.estimate / rise.estimate))
+            if rise.estimate > 0:
+                found["healing"].append(1 - left)
             else:
-                found["preservation"].append(min(1.0, max(0.0, 1 - share)))
+                found["preservation"].append(left)
         kept = self.kept(outcome)
         return FourParts(
             **{name: float(np.mean(values)) if values else None for name, values in found.items()},
@@ -163,11 +161,30 @@ class Yardstick:
     def _task(self, outcome: Outcome) -> Numbers:
         return self._resamples.task_loss(outcome, self.target)
 
-    def _of(self, kind: str, name: str, outcome: Outcome) -> Numbers:
+    def _above_base(self, outcome: Outcome) -> list[Interval]:
+        """By how much every measure but the target is worse than in the base."""
         resamples = self._resamples
-        return (
-            resamples.corpus_loss(outcome, name) if kind == "corpus" else resamples.task_loss(outcome, name)
-        )
+        found = [
+            self._interval(
+                resamples.corpus_loss(outcome, name) - resamples.corpus_loss(self.base, name), self._documents
+            )
+            for name in outcome.corpora
+        ]
+        found += [
+            self._interval(
+                resamples.task_loss(outcome, name) - resamples.task_loss(self.base, name),
+                resamples.examples(name),
+            )
+            for name in outcome.tasks
+            if name != self.target
+        ]
+        # Of many thousands of examples the resamples of all models together would fill the memory; these are not kept.
+        return found + [
+            paired_difference(
+                _lost(scores), _lost(self.base.harness[task]), level=self.level, seed=resamples.seed
+            )
+            for task, scores in outcome.harness.items()
+        ]
 
     def _gain(self, outcome: Outcome) -> Numbers:
         at = loss_at_task_loss(self._losses, self._task_losses, self._task(outcome))
@@ -183,3 +200,10 @@ class Yardstick:
     def _interval(self, rows: Numbers, count: int) -> Interval:
         resampled = rows[1:]
         return expanded_percentiles(float(rows[0]), resampled[np.isfinite(resampled)], count, self.level)
+
+
+def _lost(scores: Sequence[float]) -> DocumentLosses:
+    """Scores as losses, one example a document."""
+    return DocumentLosses(
+        "harness", -np.array(scores, dtype=np.float64), np.ones(len(scores), dtype=np.int64)
+    )

@@ -14,8 +14,7 @@ from intruders.data.corpora import load_corpora
 from intruders.data.load_task import load_task
 from intruders.errors import SettingError
 from intruders.evaluation.evaluate import evaluate
-from intruders.evaluation.measure_settings import LossSettings, ScoreSettings
-from intruders.evaluation.side_by_side.bench import Bench
+from intruders.evaluation.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.evaluation.side_by_side.compare_remedies import compare_remedies
 from intruders.evaluation.side_by_side.compared import RemedyComparison
 from intruders.evaluation.side_by_side.comparison_record import document, save_comparison
@@ -27,8 +26,11 @@ from intruders.mitigation.remedies.every_remedy import PUBLISHED
 from intruders.mitigation.remedies.layers import Layers
 from tests.checkpoints.models import saved
 from tests.commands import in_this_process
+from tests.evaluation.harness_task import write_harness_task
 from tests.mitigation.hot import hot_llama
 from tests.tiny import character_tokenizer, save_llama
+
+from .stopped_bench import counted_measurements
 
 NO_CACHE = Compute(cache=False)
 
@@ -98,7 +100,9 @@ def _spoil_letters(model: torch.nn.Module) -> None:
     weight.data += noise - noise @ inside.mT @ inside
 
 
-def compared(folder: Path, out: Path | None = None, **settings: object) -> RemedyComparison:
+def compared(
+    folder: Path, out: Path | None = None, harness: HarnessSettings | None = None, **settings: object
+) -> RemedyComparison:
     chosen = {"only": ("layers", "drop", "flatten"), "strengths": 2, **settings}
     return compare_remedies(
         str(folder / "base"),
@@ -106,6 +110,7 @@ def compared(folder: Path, out: Path | None = None, **settings: object) -> Remed
         comparison=ComparisonSettings(**chosen),  # type: ignore[arg-type]
         losses=LossSettings((str(folder / "text.jsonl"),)),
         scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",)),
+        harness=harness or HarnessSettings(),
         out=out,
         compute=NO_CACHE,
     )
@@ -189,6 +194,53 @@ def test_points_are_what_written_models_measure(
         assert measured.losses[0].loss.estimate == pytest.approx(expected, abs=1e-4)
 
 
+def test_tasks_of_the_harness_are_scored_as_on_written_models(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tuning spoiled letters, so a task about them is damaged, and the remedy that takes it back heals it."""
+    pytest.importorskip("lm_eval")
+    words, letters = "the cat sat on a mat and then it saw one", "acdehimnost"
+    targets = {words[:end]: letters.index(words[end]) for end in range(3, 39) if words[end] in letters}
+    (tmp_path / "own").mkdir()
+    write_harness_task(tmp_path / "own", "next_letter", letters, targets, between="")
+    harness = HarnessSettings(("next_letter",), str(tmp_path / "own"))
+    calls = counted_measurements(monkeypatch)
+    compared(folder, tmp_path / "out", only=("layers",))
+    without = calls.made
+    calls.made = 0
+    comparison = compared(folder, tmp_path / "out", only=("layers",), harness=harness)
+    assert 0 < calls.made < without / 4  # only what is scored by them is measured again
+    layers = row(comparison, "layers")
+    written = tmp_path / "written"
+    mitigate(
+        str(folder / "base"),
+        str(folder / "tuned"),
+        remedy=Layers(layers.chosen.strength),
+        out=written,
+        check=False,
+        compute=NO_CACHE,
+    )
+    scores = {}
+    for model, point in (
+        (folder / "base", comparison.base_point),
+        (folder / "tuned", comparison.tuned_point),
+        (written, layers.chosen),
+    ):
+        (score,) = evaluate(str(model), harness=harness).harness
+        assert point.harness == {"next_letter": pytest.approx(score.value)}
+        scores[Path(model).name] = score.value
+    assert scores["tuned"] < scores["base"] - 0.3, "the case shows something"
+    healed = (scores["written"] - scores["tuned"]) / (scores["base"] - scores["tuned"])
+    of_text = layers.chosen.healed.estimate
+    assert layers.parts.healing == pytest.approx((min(1, healed) + min(1, of_text)) / 2)
+    assert document(comparison)["tuned"]["harness"] == {"next_letter": pytest.approx(scores["tuned"])}
+    # Another example of one's own task is another task.
+    calls.made = 0
+    write_harness_task(tmp_path / "own", "next_letter", letters, {**targets, "the ca": 0}, between="")
+    compared(folder, tmp_path / "out", only=("layers",), harness=harness)
+    assert calls.made > 0
+
+
 def _report_texts(folder: Path, max_documents: int | None = None) -> list[str]:
     """The half that is reported; with the other half it is all documents, and no example is in two shares."""
     task = load_task(f"{folder / 'task.jsonl'}?prompt=q&completion=a", ScoreSettings(), 0)
@@ -207,32 +259,23 @@ def test_it_is_stopped_and_goes_on_and_other_settings_do_not_reuse_it(
 ) -> None:
     comparison, out = found
     whole = len(list((out / "evaluations").iterdir()))
-    calls = {"left": 20, "made": 0}
-    measured = Bench.measured
-
-    def counted(self: Bench, *given: object) -> object:
-        if calls["left"] == 0:
-            raise KeyboardInterrupt
-        calls["left"] -= 1
-        calls["made"] += 1
-        return measured(self, *given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Bench, "measured", counted)
+    calls = counted_measurements(monkeypatch)
+    calls.left = 20
     with pytest.raises(KeyboardInterrupt):
         compared(folder, tmp_path / "again")
     kept = list((tmp_path / "again" / "evaluations").iterdir())
     kept[0].write_text(kept[0].read_text()[:50])  # as a fault of the disk leaves it
-    calls["left"] = -1
+    calls.left = -1
     again = compared(folder, tmp_path / "again")
     assert document(again) == document(comparison)
-    assert calls["made"] <= whole + 1
-    calls["made"] = 0
+    assert calls.made <= whole + 1
+    calls.made = 0
     (folder / "tuned" / "config.json").write_text((folder / "tuned" / "config.json").read_text() + " ")
     compared(folder, tmp_path / "again", only=("layers",))
-    assert calls["made"] > 20
-    calls["made"] = 0
+    assert calls.made > 20
+    calls.made = 0
     compared(folder, tmp_path / "again", only=("layers",))
-    assert calls["made"] == 0
+    assert calls.made == 0
 
 
 def test_evaluations_are_kept_under_the_keys_of_earlier_versions(

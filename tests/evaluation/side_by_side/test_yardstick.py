@@ -18,7 +18,11 @@ TOKENS = np.arange(10, 10 + DOCUMENTS)
 
 
 def made(
-    loss: float, task_loss: float, right: list[bool] | None = None, other: float | None = None
+    loss: float,
+    task_loss: float,
+    right: list[bool] | None = None,
+    other: float | None = None,
+    harness: dict[str, list[float]] | None = None,
 ) -> Outcome:
     """Every document with that loss per token, but for what is its own and the same in all models."""
     own = np.random.default_rng(0).normal(0, 0.3, DOCUMENTS)
@@ -26,7 +30,8 @@ def made(
     if other is not None:
         corpora["code"] = [DocumentLosses("x", (other + own) * TOKENS, TOKENS)]
     ones = np.ones(EXAMPLES, dtype=np.int64)
-    return Outcome(corpora, {"task": TaskOutcome(DocumentLosses("t", task_loss + 0.0 * ones, ones), right)})
+    task = TaskOutcome(DocumentLosses("t", task_loss + 0.0 * ones, ones), right)
+    return Outcome(corpora, {"task": task}, harness or {})
 
 
 def yardstick(**more: float) -> Yardstick:
@@ -113,6 +118,30 @@ def test_four_parts_by_hand() -> None:
     assert yardstick().four_parts(made(3.5, 2)) is None
 
 
+def test_tasks_of_the_harness_are_sorted_by_what_tuning_did_to_them() -> None:
+    """Their scores rise with quality, where a loss falls."""
+
+    def scored(broken: int, learned: int, level: int) -> dict[str, list[float]]:
+        def right(count: int) -> list[float]:
+            return [1.0] * count + [0.0] * (40 - count)
+
+        return {"broken": right(broken), "learned": right(learned), "level": right(level)}
+
+    # Tuning takes 20 right answers of one task and adds 20 of another; the remedy gives back 5, and keeps 15 of the 20.
+    # Of the third, tuning takes one, which is not clear; the remedy takes 25, which is.
+    curve = [made(2 + 3 * alpha, 4 - 3 * alpha, harness=scored(30, 10, 30)) for alpha in ALPHAS]
+    tuned = made(5, 1, harness=scored(10, 30, 29))
+    stick = Yardstick(curve[0], tuned, [*curve[:-1], tuned], target="task", weights={"text": [1.0]})
+    parts = stick.four_parts(made(3.5, 1.75, harness=scored(15, 25, 5)))
+    assert parts is not None
+    assert parts.healing == pytest.approx((0.5 + 5 / 20) / 2)  # with the text, of which half is healed
+    assert parts.preservation == pytest.approx(15 / 20)
+    assert parts.non_damage == 0
+    level = stick.four_parts(made(3.5, 1.75, harness=scored(15, 25, 29)))
+    assert level is not None
+    assert level.non_damage == 1
+
+
 def test_items_are_counted_one_by_one() -> None:
     base = [True] * 10 + [False] * 30
     tuned = [False] * 5 + [True] * 25 + [False] * 10
@@ -138,7 +167,7 @@ def test_a_curve_that_turns_back_is_compared_at_its_best_point() -> None:
 
 
 def test_outcomes_come_back_from_json_to_the_bit() -> None:
-    outcome = made(1 / 3, 2 / 7, [True, False] * 20)
+    outcome = made(1 / 3, 2 / 7, [True, False] * 20, harness={"arc": [1 / 3, 0.0]})
     again = Outcome.from_dict(json.loads(json.dumps(outcome.as_dict())))
     both = joined([outcome, again])
     assert np.array_equal(both.corpora["text"][0].sums, np.tile(outcome.corpora["text"][0].sums, 2))
