@@ -261,3 +261,13 @@ def scales(run_id: str, *, quality: float = 1.0, matrices: int = 40) -> list[dic
             }
         )
     return rows
+
+
+def fixed(run_id: str, **changes: Any) -> dict[str, Any]:
+    """A run of another task, trained for a fixed number of steps."""
+    return run(run_id, task="other", match=None, stopped_by="steps") | changes
+
+
+def holds(effect: Any, truth: float) -> bool:
+    """Whether the interval of a claim's effect has the truth in it."""
+    return bool(effect.low <= truth <= effect.high)

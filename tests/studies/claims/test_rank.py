@@ -1,0 +1,55 @@
+"""The claim on rank: a valley of the loss, whatever the rule of alpha."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from intruders.studies.claims.every_claim import analyse_all
+from intruders.studies.claims.rank_series import valley
+from tests.studies.planted import (
+    holds,
+    matched,
+    noise,
+    study,
+)
+
+
+def test_a_valley_is_found_where_it_is() -> None:
+    rows = []
+    for row in matched(effect=1.0):
+        if row["method"] == "lora":
+            away = abs(math.log2(row["rank"]) - 2)
+            rows.append(row | {"loss_change": 0.1 + 0.1 * away + noise("v", row["run_id"], size=0.002)})
+    (finding,) = analyse_all(study(runs=rows), ["rank"])
+    assert finding.shown is True
+    assert "loss least at rank 4" in finding.verdict
+    depth = next(effect for effect in finding.effects if "depth" in effect.name)
+    assert holds(depth, 0.2)
+
+
+def test_without_a_valley_none_is_shown() -> None:
+    """Noise alone puts the least loss at an inner rank three times of five; the interval must not fall for it."""
+    generator = np.random.default_rng(0)
+    ranks = [1.0, 2.0, 4.0, 8.0, 16.0]
+    found = [valley(pd.DataFrame(generator.normal(size=(3, 5)), columns=ranks)) for _ in range(500)]
+    assert sum(one is not None and one.depth.low > 0 for one in found) <= 25  # 5 %
+
+
+def test_explicit_alphas_make_the_same_series_as_the_rule() -> None:
+    by_rule = matched(effect=1.0)
+    by_number = [
+        row | {"alpha": None if row["rank"] is None else f"{2 * row['rank']}"} for row in matched(effect=1.0)
+    ]
+    first, second = (analyse_all(study(runs=rows), ["rank"])[0] for rows in (by_rule, by_number))
+    assert first.effects[0].estimate == pytest.approx(second.effects[0].estimate)
+    assert "alpha = 2r" in second.verdict
+
+
+def test_a_rate_for_each_rank_is_said() -> None:
+    rows = [row | {"lr": 1e-4 / row["rank"] if row["rank"] else 1e-5} for row in matched(effect=1.0)]
+    (finding,) = analyse_all(study(runs=rows), ["rank"])
+    assert any("each rank has a learning rate of its own" in note for note in finding.notes)

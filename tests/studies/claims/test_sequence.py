@@ -1,0 +1,35 @@
+"""The claim on tasks in sequence: which sequences are compared."""
+
+from __future__ import annotations
+
+from intruders.studies.claims import sequence
+from intruders.studies.claims.shared.comparable_runs import setting_of
+from tests.studies.planted import (
+    run,
+    sequence_study,
+    study,
+)
+
+
+def test_a_sequence_that_did_not_reach_its_score_is_listed_and_not_compared() -> None:
+    tables = sequence_study()
+    missed = tables["runs"][0]
+    assert (missed["rank"], missed["seed"]) == (1, 0)
+    missed["stopped_by"] = "steps"
+    finding = sequence.analyse(study(**tables))
+    (note,) = [note for note in finding.notes if "did not reach" in note]
+    assert "1 of 12 runs did not reach accuracy=0.90" in note
+    assert "lora r=1 alpha=2r lr=0.0001 (seed 0)" in note
+    assert missed["run_id"] not in set(finding.tables["Runs"]["run_id"])
+    for row in tables["runs"]:
+        row["stopped_by"] = "steps"
+    assert not sequence.analyse(study(**tables)).effects
+    for row in tables["runs"]:
+        row["match"] = None
+    assert any("not at equal score" in note for note in sequence.analyse(study(**tables)).notes)
+
+
+def test_sequences_that_merge_and_that_keep_are_two_settings() -> None:
+    merged = run("a", kind="sequence", adapters="merge")
+    assert setting_of(merged) != setting_of(run("b", kind="sequence", adapters="keep"))
+    assert setting_of(merged) == setting_of(run("c", kind="sequence", adapters="merge"))
