@@ -70,6 +70,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--adapters", type=int, default=30, help="adapters of each fleet")
     parser.add_argument("--layers", type=int, default=1, help="decoder layers of Llama-2-7B's shapes")
     parser.add_argument("--small-layers", type=int, default=30, help="layers of SmolLM2-135M, 0 for none")
+    parser.add_argument(
+        "--trained", nargs="*", default=[], help="adapters of SmolLM2-135M to audit among its random ones"
+    )
     parser.add_argument("--kind", choices=list(KINDS), help="fleets of this kind alone")
     options = parser.parse_args(arguments)
     hush_imports()
@@ -84,6 +87,8 @@ def main(arguments: list[str]) -> None:
                     random_adapter(place / f"{i:03d}", shapes, spectra, share, i, title == MODEL)
                     for i in range(options.adapters)
                 ]
+                if title == MODEL:
+                    adapters += options.trained
                 report(f"{title}, {len(shapes)} matrices, {len(adapters)} adapters {kind}", base, adapters)
 
 
