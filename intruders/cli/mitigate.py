@@ -10,8 +10,10 @@ import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import SettingError
+from ..evaluation.side_by_side.comparison_settings import REMEDIES
 from . import options, setting_options
 from .command import examples
+from .completion import one_of
 from .output import say
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from ..system.progress import Progress
 
 MITIGATION = "Mitigation"
+_REMEDIES = tuple(name for name in REMEDIES if name != "intruders")  # these have --scale
+_CONTROLS = ("shrink", "random", "neighbours", "update", "resized", "complement")
 
 
 @examples(
@@ -49,8 +53,8 @@ def mitigate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Scale something else instead: shrink, random, neighbours, update, resized or complement. "
-            "[default: intruders]",
+            help=f"Scale something else instead: {', '.join(_CONTROLS[:-1])} or {_CONTROLS[-1]}. [default: intruders]",
+            autocompletion=one_of(_CONTROLS),
             rich_help_panel=MITIGATION,
         ),
     ] = None,
@@ -58,8 +62,9 @@ def mitigate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Apply a published remedy instead: interpolate, truncate, flatten, layers, lines, project, "
-            "directions, budget, heads, dg-hard, trim, drop, fapm or surgery. [default: scale the intruders]",
+            help=f"Apply a published remedy instead: {', '.join(_REMEDIES[:-1])} or {_REMEDIES[-1]}. "
+            "[default: scale the intruders]",
+            autocompletion=one_of(_REMEDIES),
             rich_help_panel=MITIGATION,
         ),
     ] = None,

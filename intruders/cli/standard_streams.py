@@ -26,7 +26,6 @@ def ready_streams() -> None:
     - A reader who leaves (``| head``) misses the rest. The command goes on, writes its files, and ends with the
       status that it would have had.
     """
-    codecs.register_error(_HANDLER, _replaced)
     if sys.stdout is not None and sys.stdout is sys.__stdout__:
         sys.stdout = forgiving(sys.stdout)
     if sys.stderr is not None and sys.stderr is sys.__stderr__:
@@ -43,6 +42,7 @@ def _in_one_line(
 
 
 def forgiving(stream: Any) -> io.TextIOWrapper:
+    codecs.register_error(_HANDLER, _replaced)
     raw = io.BufferedWriter(_Raw(stream.fileno(), "w", closefd=False))
     return io.TextIOWrapper(raw, encoding=stream.encoding, errors=_HANDLER, line_buffering=True)
 

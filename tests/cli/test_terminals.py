@@ -85,6 +85,8 @@ def test_prose_is_folded_and_rows_are_not(
     [
         ("intruders mit", ["mitigate"]),
         ("intruders finetune --method lora-", ["lora-fa"]),
+        ("intruders mitigate base tuned --remedy d", ["directions", "dg-hard", "drop"]),
+        ("intruders mitigate base tuned --control re", ["resized"]),
         ("intruders audit minilm", ["minilm-l6", "minilm-l6-lora"]),
     ],
 )
