@@ -68,10 +68,6 @@ def evaluate(
 
     Every number has a 95 % confidence interval. --base adds the change from the base.
     """
-    from ..models.quiet import hush_imports
-
-    hush_imports()
-
     from ..evaluation.evaluate import evaluate as run
 
     found = run(

@@ -32,10 +32,6 @@ def finetune(config: options.Config = None, *, given: dict[str, Any]) -> None:
     """
     settings = FinetuneConfig.from_file(config, **given) if config else FinetuneConfig.from_mapping(given)
 
-    from ..models.quiet import hush_imports
-
-    hush_imports()
-
     from ..training.finetune import finetune as run
     from ..training.show_progress import ShowProgress
 

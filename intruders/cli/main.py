@@ -9,6 +9,7 @@ from typing import NoReturn
 import typer
 
 from ..errors import IntrudersError, missing_extra
+from ..models.quiet import hush_imports
 from ..system.exit_status import ExitStatus
 from ..version import __version__
 from .advise import advise
@@ -75,6 +76,7 @@ def _options(
     ),
 ) -> None:
     """Take the options before any command."""
+    hush_imports()  # of whatever package a command comes to load
 
 
 def main() -> None:

@@ -199,10 +199,6 @@ def _with_task(
                     f"{name} is {value!r}, which only the remedy surgery takes; pass --remedy surgery"
                 )
         return remedy
-    from ..models.quiet import hush_imports
-
-    hush_imports()
-
     from ..evaluation.sensitivities import with_sensitivities
 
     asked = replace(remedy, task=task, mode=mode)

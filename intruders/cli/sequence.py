@@ -66,10 +66,6 @@ def sequence(
     given["task"] = tasks  # each stage replaces it with its own
     settings = FinetuneConfig.from_file(config, **given) if config else FinetuneConfig.from_mapping(given)
 
-    from ..models.quiet import hush_imports
-
-    hush_imports()
-
     from ..evaluation.train_in_sequence import train_in_sequence
     from ..training.show_progress import ShowProgress
 

@@ -58,10 +58,6 @@ def study(
 
     Skips finished runs, then prints one verdict per claim.
     """
-    from ..models.quiet import hush_imports
-
-    hush_imports()
-
     from ..errors import SettingError
     from ..studies.describe.study import read_study
     from .study_progress import print_findings, print_outcome, print_plan, study_progress
