@@ -94,13 +94,7 @@ def gains(results: Results, notes: list[str]) -> Gains:
             found.runs += of_setting["run_id"].nunique()
             found.seeds = max(found.seeds, *(one.seeds for one in measured))
             where = f"{stratum.label}, {described}"
-            found.effects += [
-                effect(
-                    f"{where}: gain of {one.remedy} over interpolation at equal task loss, nats per token{_over(one)}",
-                    one.interval,
-                )
-                for one in measured
-            ]
+            found.effects += [effect(_named(where, one), one.interval) for one in measured]
             found.verdicts.append(_said(where, measured))
     return found
 
@@ -168,11 +162,16 @@ def _over_documents(of_remedy: pd.DataFrame) -> Interval:
 
 
 def _over(one: Gain) -> str:
-    return " over documents and examples" if one.seeds == 1 else ""
+    return "interval over documents and examples" if one.seeds == 1 else ""
 
 
 def _best_first(one: Gain) -> float:
     return math.inf if math.isnan(one.interval.estimate) else -one.interval.estimate
+
+
+def _named(where: str, one: Gain) -> str:
+    over = f" ({_over(one)})" if _over(one) else ""
+    return f"{where}: gain of {one.remedy} over interpolation at equal task loss, nats per token{over}"
 
 
 def _said(where: str, measured: Sequence[Gain]) -> str:
@@ -181,7 +180,7 @@ def _said(where: str, measured: Sequence[Gain]) -> str:
     return (
         f"{where}: at equal task loss {clear} of {len(measured)} compared remedies clearly gain over scaling the "
         f"complete update; {best.remedy} has the largest gain, {said(best.interval, 3)} nats per token"
-        f"{_over(best)} ({seeds_said(best.seeds)})"
+        f" ({', '.join(filter(None, (_over(best), seeds_said(best.seeds))))})"
     )
 
 

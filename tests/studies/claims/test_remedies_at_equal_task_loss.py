@@ -55,7 +55,7 @@ def test_of_one_seed_the_interval_is_over_documents_and_decides_nothing() -> Non
     assert set(rows["verdict"]) == {"undecided", "not run"}
     assert rows.loc["lines", "interval_over"] == "documents and examples"
     gains = [one for one in finding.effects if "gain of lines" in one.name]
-    assert gains[0].name.endswith("over documents and examples")
+    assert gains[0].name.endswith("nats per token (interval over documents and examples)")
 
 
 def test_the_claim_keeps_its_meaning_and_counts_compared_remedies_among_those_that_save() -> None:
