@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +111,17 @@ def _manager(settings: HarnessSettings) -> Any:
         )
     except ImportError as error:
         raise missing_extra("--lm-eval", "lm_eval", "lm-eval") from error
-    manager = TaskManager(include_path=settings.lm_eval_include)
+    manager = _register(TaskManager, settings.lm_eval_include, digest_of_own_tasks(settings))
     unknown = [task for task in settings.lm_eval if not manager.match_tasks([task])]
     if unknown:
         raise SettingError(f"lm-evaluation-harness has no task {unknown[0]!r}; see: lm_eval ls tasks")
     return manager
+
+
+@lru_cache(maxsize=1)
+def _register(task_manager: Any, include: str | None, digest: str | None) -> Any:
+    """The register as long as one's own tasks, of ``digest``, stay as they are: it takes seconds to read all tasks."""
+    return task_manager(include_path=include)
 
 
 @contextmanager
