@@ -111,11 +111,12 @@ def analyse(results: Results) -> Finding:
             what = "intruders per 100 vectors, last stage minus first, LoRA"
             answers.append(answer(stratum.label, what, growth, seeds=len(gained)))
             parts.append(f"intruders per 100 vectors, last stage minus first, {said(growth)}")
-        against = _against_full(stratum.runs)
-        if not math.isnan(against.estimate):
+        above_full = _above_full(stratum.runs)
+        if len(above_full):
+            against = mean_interval(above_full)
             effects.append(effect(f"{stratum.label}: forgetting in points, LoRA minus full", against))
             what = "points forgotten, LoRA minus full"
-            answers.append(answer(stratum.label, what, against, seeds=seeds_in(stratum.runs)))
+            answers.append(answer(stratum.label, what, against, seeds=len(above_full)))
             parts.append(f"points forgotten, LoRA minus full fine-tuning, {said(against, 1)}")
         seeds = max([seeds, *of_parts])
         if parts:
@@ -170,10 +171,11 @@ def _summaries(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
     return runs.drop(columns=["task", "per_100"]).merge(summaries, on="run_id")
 
 
-def _against_full(runs: pd.DataFrame) -> Interval:
+def _above_full(runs: pd.DataFrame) -> pd.Series[float]:
+    """Forgetting of LoRA minus that of full fine-tuning, by seed."""
     full = complete(seed_table(runs[runs["method"] == "full"], "forgetting")).mean(axis=1)
     lora = seed_table(runs[runs["method"] == "lora"], "forgetting")
-    return mean_interval(complete(lora.sub(full, axis=0).dropna(how="all")).mean(axis=1))
+    return complete(lora.sub(full, axis=0).dropna(how="all")).mean(axis=1)
 
 
 def _points(runs: pd.DataFrame) -> pd.DataFrame:

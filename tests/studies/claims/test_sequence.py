@@ -33,3 +33,12 @@ def test_sequences_that_merge_and_that_keep_are_two_settings() -> None:
     merged = run("a", kind="sequence", adapters="merge")
     assert setting_of(merged) != setting_of(run("b", kind="sequence", adapters="keep"))
     assert setting_of(merged) == setting_of(run("c", kind="sequence", adapters="merge"))
+
+
+def test_a_seed_without_full_fine_tuning_does_not_count_where_lora_is_held_against_it() -> None:
+    """A study in progress: of the third seed rank 1 alone has run."""
+    tables = sequence_study()
+    done = [one for one in tables["runs"] if one["seed"] < 2 or one["rank"] == 1]
+    finding = sequence.analyse(study(runs=done, sequences=tables["sequences"]))
+    seeds = {answer.what: answer.seeds for answer in finding.answers}
+    assert seeds["points forgotten, LoRA minus full"] == 2
