@@ -58,7 +58,9 @@ def made_up_comparison(**more: Any) -> RemedyComparison:
     reason = "changes nothing: <b>median & threshold</b> are 0"
     given: dict[str, Any] = {
         "base": "smollm2-135m", "tuned": "my adapter", "tuned_kind": "adapter", "target": TASK,
-        "settings": {"only": [], "strengths": 3, "allow": None, "k": 10, "epsilon": 0.5, "include": [], "seed": 0},
+        "settings": {
+            "only": [], "strengths": 3, "allow": None, "k": 10, "epsilon": 0.5, "include": [], "exclude": [], "seed": 0,
+        },
         "allow": 0.3, "level": 0.99,
         "counts": {name: {"documents": 10, "examples": 20} for name in ("first", "rest", "report")},
         "base_point": curve[0], "tuned_point": curve[-1], "curve": curve, "forgotten": around(3.0),

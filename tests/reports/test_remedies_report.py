@@ -143,4 +143,6 @@ def test_the_page_draws_sorts_and_can_be_read(tmp_path: Path) -> None:
             ["base", "0.48"],
             ["trim", "0.2", "0.461"],
         ]
+        settings = page.locator("dl.facts").first.inner_text().split("\n")
+        assert [settings[settings.index(key) + 1] for key in ("include", "exclude")] == ["all", "none"]
         assert serious_faults(page) == []
