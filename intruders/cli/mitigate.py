@@ -10,6 +10,7 @@ import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import SettingError
+from ..evaluation.measure_settings import CONTROLS
 from ..evaluation.side_by_side.comparison_settings import REMEDIES
 from . import options, setting_options
 from .command import examples
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 MITIGATION = "Mitigation"
 _REMEDIES = tuple(name for name in REMEDIES if name != "intruders")  # these have --scale
-_CONTROLS = ("shrink", "random", "neighbours", "update", "resized", "complement")
 
 
 @examples(
@@ -53,8 +53,8 @@ def mitigate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"Scale something else instead: {', '.join(_CONTROLS[:-1])} or {_CONTROLS[-1]}. [default: intruders]",
-            autocompletion=one_of(_CONTROLS),
+            help=f"Scale something else instead: {', '.join(CONTROLS[:-1])} or {CONTROLS[-1]}. [default: intruders]",
+            autocompletion=one_of(CONTROLS),
             rich_help_panel=MITIGATION,
         ),
     ] = None,

@@ -9,6 +9,8 @@ from ..settings import Settings, setting
 
 # Of the controls the one that scales the complete update by one factor, and is compared at equal task loss.
 INTERPOLATE = "interpolate"
+# Controls that change a model in the place of its intruders.
+CONTROLS = ("shrink", "random", "neighbours", "update", "resized", "complement")
 
 
 @dataclass(frozen=True)
@@ -138,16 +140,7 @@ class SweepSettings(Settings):
         ("shrink", "random"),
         "Comma-separated controls: shrink, random, neighbours, update, resized, complement and interpolate.",
         item="control",
-        choices=(
-            "shrink",
-            "random",
-            "neighbours",
-            "update",
-            "resized",
-            "complement",
-            INTERPOLATE,
-            "intruders",
-        ),
+        choices=(*CONTROLS, INTERPOLATE, "intruders"),
         by_commas=True,
         metavar="NAMES",
         panel="Intervention",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -118,7 +119,7 @@ class Yardstick:
 
     def four_parts(self, outcome: Outcome) -> FourParts | None:
         """None where there is one corpus and one task alone."""
-        by_tuning, now = self._above_base(self.tuned), self._above_base(outcome)
+        by_tuning, now = self._by_tuning, self._above_base(outcome)
         if len(by_tuning) < 2:
             return None
         found: dict[str, list[float]] = {"healing": [], "preservation": [], "non_damage": []}
@@ -160,6 +161,10 @@ class Yardstick:
 
     def _task(self, outcome: Outcome) -> Numbers:
         return self._resamples.task_loss(outcome, self.target)
+
+    @cached_property
+    def _by_tuning(self) -> list[Interval]:
+        return self._above_base(self.tuned)
 
     def _above_base(self, outcome: Outcome) -> list[Interval]:
         """By how much every measure but the target is worse than in the base."""
