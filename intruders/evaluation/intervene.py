@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
 
 from ..audits.audit import audited_whole
 from ..audits.audit_result import Audit
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
+from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.pairing.pair_sides import named_sides, open_sides
 from ..data.corpora import load_corpora
 from ..data.load_task import load_task
 from ..errors import SettingError
 from ..mitigation.cases import read_cases
 from ..mitigation.elsewhere import not_audited, shares_elsewhere
+from ..mitigation.live_weights import LiveInterventions
+from ..mitigation.remedies.controls import ShrinkOutput
 from ..mitigation.remedies.every_remedy import remedy_named
 from ..mitigation.remedies.intruders import INTRUDERS
 from ..mitigation.remedies.remedy import Case, Remedy, ScaledRemedy
 from ..models.finetuned_folder import data_seed_of
-from ..models.tuned_model import open_language_model
+from ..models.tuned_model import OpenedModel, open_language_model
 from ..system.progress import Progress, silent
+from .base_inputs import documents_of, sample_inputs
 from .equal_task_loss import ALONG_CURVE, EqualTaskLoss, wants_curve
 from .live_models import opened_live
 from .measure_settings import (
@@ -28,11 +34,12 @@ from .measure_settings import (
     INTERPOLATE,
     NO_LOSSES,
     NO_SCORES,
+    SHRINK_OUTPUT,
     LossSettings,
     ScoreSettings,
     SweepSettings,
 )
-from .measured_weights import MeasuredData, MeasuredWeights
+from .measured_weights import Losses, MeasuredData, MeasuredWeights
 from .sweep import InterventionSweep, Point
 
 
@@ -58,7 +65,8 @@ def intervene(
       base: folder, hub id or alias of the model before fine-tuning; None where an adapter names it.
       tuned: that of the fine-tuned model, or its adapter. An adapter that names its base may come alone.
       sweep: scales (1, the tuned model itself, is always measured) and controls; with "interpolate" among them, every
-        point gets its gain over interpolation at equal task loss, from a curve of eleven more evaluations.
+        point gets its gain over interpolation at equal task loss, from a curve of eleven more evaluations. The control
+        "shrink-output" equals output energies on the first documents of the corpora.
       losses: on what text losses are measured, as in :func:`intruders.evaluation.evaluate.evaluate`.
       scores: which tasks are scored, likewise.
       audit: settings of the audit that finds the intruders; or one of these two, or the path of a saved one.
@@ -76,6 +84,11 @@ def intervene(
     is_curve_wanted = wants_curve(sweep, losses, scores)
     if not (losses.loss_on or scores.tasks):
         raise SettingError("nothing to measure; expected a corpus (--loss-on) or a task (--task)")
+    if SHRINK_OUTPUT in sweep.controls and not losses.loss_on:
+        raise SettingError(
+            f"control {SHRINK_OUTPUT!r} equals outputs of the base on text, and there is none; add a corpus "
+            "(--loss-on), or choose the control 'shrink'"
+        )
     rows_by = data_seed_of(tuned) if data_seed is None else data_seed
     max_documents = sweep.max_documents or losses.max_documents
     data = MeasuredData(
@@ -97,10 +110,18 @@ def intervene(
     def cases_of(remedies: Sequence[Remedy]) -> list[Case]:
         return list(read_cases(pairing.pairs, before, remedies, base_side.names(), compute.torch_device()))
 
-    remedies = _remedies(sweep, seed)
-    cases = cases_of(remedies)  # an audit of other weights is refused before anything is measured
+    # An audit of other weights is refused before anything is measured. No case depends on the base's inputs.
+    cases = cases_of(_remedies(sweep, seed, {}))
     base_source = base if base is not None else base_side.source
-    of_base = data.losses_of(open_language_model(base_source)) if data.corpora else {}
+    of_base: Losses = {}
+    inputs: dict[str, Tensor] = {}
+    if data.corpora:
+        base_model = open_language_model(base_source)
+        of_base = data.losses_of(base_model)
+        if SHRINK_OUTPUT in sweep.controls:
+            inputs = _inputs_of_base(base_model, base_side, cases, data)
+        del base_model  # the tuned one needs its memory
+    remedies = _remedies(sweep, seed, inputs)
     along = ALONG_CURVE if is_curve_wanted else ()
     in_all = len(along) + 1 + len(remedies)
     others = not_audited(base_side, before) if is_curve_wanted else []
@@ -145,10 +166,18 @@ def intervene(
     )
 
 
-def _remedies(sweep: SweepSettings, seed: int) -> list[ScaledRemedy]:
+def _inputs_of_base(
+    base: OpenedModel, base_side: Checkpoint, cases: Sequence[Case], data: MeasuredData
+) -> dict[str, Tensor]:
+    """(tokens, n) of each case, a sample of what the base feeds to its matrix on the corpora."""
+    modules = LiveInterventions(base.model, base_side).modules_of([case.matrix.name for case in cases])
+    return sample_inputs(base, modules, documents_of(data.corpora), data.seed)
+
+
+def _remedies(sweep: SweepSettings, seed: int, inputs: Mapping[str, Tensor]) -> list[ScaledRemedy]:
     """Intruders and every control at every scale but 1, where all are the tuned model; ascending."""
     return [
-        remedy_named(control, scale, seed)
+        ShrinkOutput(scale, seed, inputs) if control == SHRINK_OUTPUT else remedy_named(control, scale, seed)
         for scale in sorted(set(sweep.scales) - {1.0})
         for control in dict.fromkeys([INTRUDERS, *sweep.controls])
         if control != INTERPOLATE  # which is measured as a curve

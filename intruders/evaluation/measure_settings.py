@@ -9,7 +9,9 @@ from ..settings import Settings, setting
 
 # Of the controls the one that scales the complete update by one factor, and is compared at equal task loss.
 INTERPOLATE = "interpolate"
-# Controls that change a model in the place of its intruders.
+# The one that needs text which the base reads.
+SHRINK_OUTPUT = "shrink-output"
+# Controls that change a model in the place of its intruders, and need the weights alone.
 CONTROLS = ("shrink", "random", "neighbours", "update", "resized", "complement")
 
 
@@ -138,9 +140,10 @@ class SweepSettings(Settings):
     )
     controls: tuple[str, ...] = setting(
         ("shrink", "random"),
-        "Comma-separated controls: shrink, random, neighbours, update, resized, complement and interpolate.",
+        "Comma-separated controls: shrink, shrink-output, random, neighbours, update, resized, complement and "
+        "interpolate.",
         item="control",
-        choices=(*CONTROLS, INTERPOLATE, "intruders"),
+        choices=(*CONTROLS, SHRINK_OUTPUT, INTERPOLATE, "intruders"),
         by_commas=True,
         metavar="NAMES",
         panel="Intervention",

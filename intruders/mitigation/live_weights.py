@@ -81,15 +81,9 @@ class LiveInterventions:
         """The base's names of tuned tensors of which no case is."""
         return [other.name for other in self._others]
 
-    def module_of(self, name: str) -> str | None:
-        """The model's module whose whole weight is a matrix of the base; None where there is none such."""
-        matrix = self._views.get(name)
-        place = (
-            None
-            if matrix is None or matrix.expert is not None
-            else self._matching.tuned_of.get(matrix.tensor)
-        )
-        return place.removesuffix(".weight") if place is not None and place.endswith(".weight") else None
+    def modules_of(self, names: Iterable[str]) -> dict[str, str]:
+        """By matrix of the base, the model's module whose whole weight it is; without those that have none such."""
+        return {name: module for name in names if (module := self._module_of(name)) is not None}
 
     def use(self, cases: Sequence[Case]) -> None:
         """Take other cases; the weights are the tuned ones afterwards.
@@ -137,6 +131,15 @@ class LiveInterventions:
     def norm_of_others(self, elsewhere: Elsewhere = everywhere_as_tuned) -> float:
         """``||W' - W0||_F`` over the tuned tensors of which no case is."""
         return math.hypot(*(elsewhere(other.name) * other.update_norm for other in self._others))
+
+    def _module_of(self, name: str) -> str | None:
+        matrix = self._views.get(name)
+        place = (
+            None
+            if matrix is None or matrix.expert is not None
+            else self._matching.tuned_of.get(matrix.tensor)
+        )
+        return place.removesuffix(".weight") if place is not None and place.endswith(".weight") else None
 
     def _set_other(self, other: _Other, share: float) -> None:
         if share == 1:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from intruders.audits.audit import audit as run_audit
 from intruders.audits.audit_result import Audit
@@ -85,6 +86,74 @@ def test_every_point_is_what_a_written_model_measures(
     assert len(different) > 5
 
 
+def test_shrink_output_equals_the_energy_of_the_outputs_on_text(
+    folder: Path, sweep: InterventionSweep, tmp_path: Path
+) -> None:
+    """Against weights that are written by hand, with inputs that hooks of this test see."""
+    texts = ["one and one", "a cat sat", "12 + 30 = 42", "no more"]  # so short that every token is taken
+    (tmp_path / "short.jsonl").write_text("".join(json.dumps({"text": text * 2}) + "\n" for text in texts))
+    corpus = str(tmp_path / "short.jsonl")
+    [_, point] = intervene(
+        str(folder / "base"),
+        str(folder / "tuned"),
+        sweep=SweepSettings((0.5,), ("shrink-output",)),
+        losses=LossSettings((corpus,)),
+    ).points
+    assert (point.control, point.scale, point.left_alone) == ("shrink-output", 0.5, 0)
+    inputs = inputs_of(folder / "base", [text * 2 for text in texts])
+    mitigate(folder / "base", folder / "tuned", scale=0.5, form="checkpoint", out=tmp_path / "half")
+    mitigate(folder / "base", folder / "tuned", scale=1, form="checkpoint", out=tmp_path / "shrunk")
+    base, half, tuned = (
+        load_model(path) for path in (folder / "base", tmp_path / "half", tmp_path / "shrunk")
+    )
+    shares = []
+    for matrix in sweep.audit.matrices:
+        if matrix.intruders == 0:
+            continue
+        name = matrix.name
+        rows = inputs[name.removesuffix(".weight")]
+        wanted, whole = (
+            float((rows @ (other[name] - base[name]).double().mT).square().sum()) for other in (half, tuned)
+        )
+        shares.append(math.sqrt(wanted / whole))
+        tuned[name] = base[name] + shares[-1] * (tuned[name] - base[name])
+    assert max(shares) - min(shares) > 0.01  # so that each matrix has its own
+    save_file(tuned, tmp_path / "shrunk" / "model.safetensors", metadata={"format": "pt"})
+    found = evaluate(str(tmp_path / "shrunk"), losses=LossSettings((corpus,)))
+    assert point.losses[corpus].loss.estimate == pytest.approx(found.losses[0].loss.estimate, abs=2e-6)
+    as_tuned = evaluate(str(folder / "tuned"), losses=LossSettings((corpus,))).losses[0].loss.estimate
+    assert abs(point.losses[corpus].loss.estimate - as_tuned) > 1e-4
+
+
+def inputs_of(model_folder: Path, texts: list[str]) -> dict[str, torch.Tensor]:
+    """(tokens, n) of every linear layer, in double precision."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(model_folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    seen: dict[str, list[torch.Tensor]] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            rows = seen[name] = []
+            layer.register_forward_pre_hook(lambda _, given, rows=rows: rows.append(given[0][0].double()))
+    with torch.no_grad():
+        for text in texts:
+            model(**tokenizer(text, return_tensors="pt"))
+    return {name: torch.cat(rows) for name, rows in seen.items()}
+
+
+def test_shrink_output_needs_text(folder: Path) -> None:
+    with pytest.raises(
+        SettingError, match="'shrink-output' equals outputs of the base on text, and there is none"
+    ):
+        intervene(
+            str(folder / "base"),
+            str(folder / "tuned"),
+            sweep=SweepSettings((0.5,), ("shrink-output",)),
+            scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",)),
+        )
+
+
 def test_an_audit_that_was_made_before_is_used(folder: Path, tmp_path: Path) -> None:
     base, tuned = str(folder / "base"), str(folder / "tuned")
     run_audit(base, tuned, k=3, include=["*.q_proj.*"]).save(tmp_path / "audit.json")
@@ -139,8 +208,6 @@ def test_norms_of_the_updates_are_those_of_the_written_models(
 
 
 def load_model(folder: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
     return load_file(folder / "model.safetensors")
 
 

@@ -15,12 +15,12 @@ from ...data.task import Task
 from ...errors import PairingError
 from ...mitigation.remedies.remedy import Case, Remedy
 from ...models.tuned_model import OpenedModel
+from ..base_inputs import documents_of, sample_inputs
 from ..corpus_loss import losses_by_corpus
 from ..harness import digest_of_own_tasks, harness_items
 from ..live_models import LiveModels, Scored, opened_live
 from ..measure_settings import NO_HARNESS, HarnessSettings, LossSettings
 from ..sensitivities import Directions, sensitivities, task_batches
-from .base_inputs import sample_inputs
 from .data_shares import DataShare
 from .outcome import Outcome
 from .task_outcomes import task_outcome
@@ -90,9 +90,8 @@ class Bench:
         """A sample of the base's inputs of matrices; ``base`` is the remedy that gives the model the base's weights."""
         live = self._live[0]
         live.set(base, elsewhere)
-        documents = [text for parts in share.corpora.values() for part in parts for text in part.documents]
-        modules = {name: module for name in names if (module := live.module_of(name)) is not None}
-        found = sample_inputs(self._language, modules, documents, self._measuring.seed)
+        documents = documents_of(share.corpora)
+        found = sample_inputs(self._language, live.modules_of(names), documents, self._measuring.seed)
         live.reset()
         return found
 
@@ -107,7 +106,7 @@ class Bench:
         opened, labels = self._models.scored[task]
         live = self._models.weights[id(opened.model)]
         live.reset()
-        modules = {name: module for name in directions if (module := live.module_of(name)) is not None}
+        modules = live.modules_of(directions)
         if missing := [name for name in directions if name not in modules]:
             raise PairingError(
                 f"the model that is measured has no module with the complete weight '{missing[0]}'; choose another "

@@ -18,9 +18,10 @@ from ...mitigation.remedies.interpolate import Interpolate
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...mitigation.remedies.remedy import Case, Remedy
 from ...mitigation.remedies.surgery import Surgery
+from ..measure_settings import SHRINK_OUTPUT
 from .compared import CHOICE, REPORT, ComparedPoint, ComparedRemedy, RemedyComparison
 from .comparison_settings import REMEDIES, ComparisonSettings
-from .controls_of_remedy import SHRINK_OUTPUT, controls_of, is_draw
+from .controls_of_remedy import controls_of, is_draw
 from .data_shares import DataShare, DataShares
 from .interpolation_curve import ALPHAS
 from .outcome import Outcome, joined

@@ -11,8 +11,8 @@ from ...mitigation.remedies.controls import Complement
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...mitigation.remedies.matched import EqualNorm, EqualOutput, EqualSize
 from ...mitigation.remedies.remedy import Case, PublishedRemedy, Remedy
+from ..measure_settings import SHRINK_OUTPUT
 
-SHRINK_OUTPUT = "shrink-output"
 _DRAWS = 3  # of the control random
 _IS_SHRINK = "the remedy itself scales complete updates"
 

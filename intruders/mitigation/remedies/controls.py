@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from ...audits.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
 from ..changes import Change
 from .intruders import ScaledIntruders, intruder_indices, intruders_of
+from .matched import EqualOutput
 from .remedy import Case, ScaledRemedy, Triplets
 
 # Norms that agree to this share of their square are equal.
@@ -41,6 +43,25 @@ class Shrink(ScaledRemedy):
 
     def sentence(self, vectors: int) -> str:
         return f"control: updates shrunk to the norms that scaling their intruders by {self.scale:g} leaves"
+
+
+@dataclass(frozen=True)
+class ShrinkOutput(Shrink):
+    """The whole update times one number a matrix, which gives its outputs the energy that the mitigation leaves.
+
+    Was it the dose alone, as the model feels it on text? ``inputs`` are (tokens, n) of a matrix in the base model, by
+    its name; a matrix without them is shrunk to the norm instead.
+    """
+
+    name = "shrink-output"
+
+    inputs: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def change(self, case: Case) -> Change:
+        return EqualOutput(ScaledIntruders(self.scale), self.inputs).change(case)
+
+    def sentence(self, vectors: int) -> str:
+        return f"control: updates shrunk to the output energies that scaling their intruders by {self.scale:g} leaves"
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ CLAIM = Claim(
 
 CONTROLS = {
     "shrink": "the norm-matched shrink",
+    "shrink-output": "the shrink to the same output energy",
     "random": "random other vectors",
     "neighbours": "neighboring vectors",
     "update": "directions of the update",
@@ -207,6 +208,7 @@ def _without_intruders(runs: pd.DataFrame, interventions: pd.DataFrame) -> int:
 _NAMES = {
     "intruders": "the intruders",
     "shrink": "control: the complete update, to the same norm",
+    "shrink-output": "control: the complete update, to the same output energy",
     "random": "control: random other vectors",
     "neighbours": "control: neighboring vectors",
     "update": "control: directions of the update",

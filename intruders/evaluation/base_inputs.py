@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...models.answers import evaluating
-from ...models.tuned_model import OpenedModel
+from ..data.corpora import Corpus
+from ..models.answers import evaluating
+from ..models.tuned_model import OpenedModel
 
 _DOCUMENTS, _TOKENS, _WINDOW = 8, 32, 256  # how many documents, tokens of each, and of how many at its start
+
+
+def documents_of(corpora: Mapping[str, Sequence[Corpus]]) -> list[str]:
+    """The texts of all corpora in turn, so that the first few are of each of them."""
+    parts = [part.documents for several in corpora.values() for part in several]
+    return [text for turn in zip_longest(*parts) for text in turn if text is not None]
 
 
 @torch.no_grad()
