@@ -126,7 +126,7 @@ def analyse(results: Results) -> Finding:
                 others.append(effect(f"{where}: {what}{_over(resized)}", resized.interval))
                 compared.append(answer(where, what, resized.over_seeds, expected=-1, seeds=resized.seeds))
                 parts.append(f"at the update's own norm {said(resized.interval, 3)}")
-            parts += _accuracies(below, stratum, others)
+            parts += _accuracies(below, stratum, others) + _gain(below, stratum, others)
             seeds = max(seeds, loss.seeds)
             answers += compared
             verdicts.append(", ".join(parts) + f" ({seeds_said(loss.seeds)})")
@@ -176,6 +176,17 @@ def _accuracies(below: pd.DataFrame, stratum: Stratum, others: list[Effect]) -> 
     )
     others.append(effect(f"{stratum.label}: accuracy change in points, intruders scaled down", points))
     return [f"task accuracy {said(points, 1)} points"]
+
+
+def _gain(below: pd.DataFrame, stratum: Stratum, others: list[Effect]) -> list[str]:
+    """What scaling the intruders gains over scaling the complete update by one factor, where that was measured."""
+    rows = below[(below["measure"] == "gain") & (below["control"] == "intruders")]
+    found = _change(rows, "change")
+    if math.isnan(found.interval.estimate):
+        return []
+    what = "gain over interpolation at equal task loss"
+    others.append(effect(f"{stratum.label}: {what}, intruders scaled down{_over(found)}", found.interval))
+    return [f"{what} {said(found.interval, 3)}"]
 
 
 def _by_scale(points: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,6 @@ from tests.studies.planted import (
     matched,
     noise,
     study,
-    trace,
 )
 
 
@@ -48,24 +47,23 @@ def test_the_intruders_without_the_shrinking_are_no_rival() -> None:
     assert (answer.expected, answer.decision) == (-1, "supported")
 
 
-def test_norms_that_do_not_meet_are_not_compared() -> None:
-    rows = matched(effect=1.0)
-    traces = []
-    for seed in range(3):
-        traces += trace(f"tiny-words-lora-1-{seed}", [1, 2], [5.0, 6.0], [1.0, 2.0])
-        traces += trace(f"tiny-words-full-{seed}", [0, 0], [1.0, 2.0], [1.0, 1.0])
-    (finding,) = analyse_all(study(runs=rows, traces=traces), ["causes"])
-    assert finding.effects == []
-    assert any("do not overlap" in note for note in finding.notes)
-
-
-def test_equal_norm_is_interpolated_by_hand() -> None:
-    """LoRA: 2 n intruders of 20 at norm n; full: none. Norms 1.5 to 4 are shared, so the mean difference is at 2.75."""
-    rows = matched(effect=1.0)
-    traces = []
-    for seed in range(3):
-        traces += trace(f"tiny-words-lora-1-{seed}", [2, 4, 6, 8], [1.0, 2.0, 3.0, 4.0], [1.0] * 4)
-        traces += trace(f"tiny-words-full-{seed}", [0, 0], [1.5, 4.5], [1.0] * 2)
-    (finding,) = analyse_all(study(runs=rows, traces=traces), ["causes"])
-    effect = next(e for e in finding.effects if "equal norm" in e.name)
-    assert effect.estimate == pytest.approx(100 * 2 * 2.75 / 20)
+def test_the_gain_over_interpolation_is_listed_and_decides_nothing() -> None:
+    """Of three seeds 0.1, 0.2 and 0.3 at scale 0, half of it at 0.5: means 0.075, 0.15, 0.225, so 0.15 +- 0.186."""
+    setting = [row for row in matched(effect=1.0) if (row["method"], row["rank"]) == ("lora", 1)]
+    points = interventions(setting)
+    gained = [
+        {"run_id": of["run_id"], "control": "intruders", "scale": scale, "measure": "gain", "on": of["task"]}
+        | {"value": gain, "change": gain}
+        for of, whole in zip(setting, (0.1, 0.2, 0.3), strict=True)
+        for scale, gain in ((0.0, whole), (0.5, whole / 2), (1.0, 0.0))
+    ]
+    (without,) = analyse_all(study(runs=setting, interventions=points), ["intervention"])
+    (finding,) = analyse_all(study(runs=setting, interventions=points + gained), ["intervention"])
+    [gain] = [effect for effect in finding.effects if "gain over interpolation" in effect.name]
+    assert gain.estimate == pytest.approx(0.15)
+    half = (
+        4.302653 * 0.075 / 3**0.5
+    )  # Student's t of two degrees of freedom, the spread of the three, three seeds
+    assert (gain.low, gain.high) == pytest.approx((0.15 - half, 0.15 + half), abs=1e-5)
+    assert finding.answers == without.answers
+    assert "gain over interpolation at equal task loss +0.150" in finding.verdict

@@ -40,7 +40,7 @@ def test_gains_of_interventions_are_tabulated_and_drawn_and_decide_nothing() -> 
     ]
     (before,) = analyse_all(study(runs=rows, interventions=swept), ["intervention"])
     (finding,) = analyse_all(study(runs=rows, interventions=swept + gains), ["intervention"])
-    assert (finding.answers, finding.verdict) == (before.answers, before.verdict)
+    assert (finding.answers, finding.decision) == (before.answers, before.decision)
     table = finding.tables["By scale"]
     assert set(table.loc[table["measure"] == "gain", "change"]) == {-0.5}
     titles = [chart.title for chart in charts_of([finding])["intervention"]]
