@@ -105,7 +105,6 @@ function drawChart(target, chart) {
   draw(target, traces, {
     height: heightOf(target, chart), hovermode: "closest",
     xaxis: chartAxis(chart.x, chart.series.flatMap((series) => series.x), false), yaxis: chartAxis(chart.y, chart.series.flatMap((series) => series.y), true), showlegend: chart.series.filter((series) => series.inLegend).length > 1,
-    margin: { l: 48, r: 20, t: 12, b: 40 },
     shapes: straight.map(ruleShape), annotations: straight.filter((rule) => rule.label).map((rule) => ruleLabel(chart, rule)),
   });
 }

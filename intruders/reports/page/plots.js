@@ -23,7 +23,7 @@ function draw(id, traces, layout) {
     target,
     traces,
     {
-      height: 300, margin: { l: 48, r: 12, t: 12, b: 40 },
+      height: 300, margin: { l: 48, r: 20, t: 12, b: 40 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: isNarrow() ? 11 : 12, color: colour("text") },
       hoverlabel: { bgcolor: colour("surface"), bordercolor: colour("line"), font: { color: colour("text") } },

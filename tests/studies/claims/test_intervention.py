@@ -67,3 +67,16 @@ def test_the_gain_over_interpolation_is_listed_and_decides_nothing() -> None:
     assert (gain.low, gain.high) == pytest.approx((0.15 - half, 0.15 + half), abs=1e-5)
     assert finding.answers == without.answers
     assert "gain over interpolation at equal task loss +0.150" in finding.verdict
+
+
+def test_two_corpora_are_two_effects_and_their_task_is_one() -> None:
+    rows = matched(effect=1.0)
+    points = interventions(rows)
+    points += [row | {"on": "wikitext-2"} for row in points if row["measure"] == "loss"]
+    (finding,) = analyse_all(study(runs=rows, interventions=points), ["intervention"])
+    changes = [
+        effect.name for effect in finding.effects if "loss change, intruders scaled down" in effect.name
+    ]
+    assert [name.partition(":")[0].rpartition(", ")[2] for name in changes] == ["pydoc", "wikitext-2"]
+    assert sum("accuracy change in points" in effect.name for effect in finding.effects) == 1
+    assert finding.verdict.count("task accuracy") == 1
