@@ -49,6 +49,14 @@ def intervene(
     compute: Compute,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for finished evaluations. Run the same command again to resume. [default: nothing is kept]",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
     json: options.JsonOrStdout = None,
 ) -> None:
     """Measure the effect of scaling intruders, with controls.
@@ -70,6 +78,7 @@ def intervene(
             audit=settings,
             data_seed=data_seed,
             seed=seed,
+            keep=keep,
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )

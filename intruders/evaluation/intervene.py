@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -12,7 +16,9 @@ from ..audits.audit import audited_whole
 from ..audits.audit_result import Audit
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.many_sources import digest_of
 from ..checkpoints.pairing.pair_sides import named_sides, open_sides
+from ..checkpoints.pairing.pairing import PairedMatrix
 from ..data.corpora import load_corpora
 from ..data.load_task import load_task
 from ..errors import SettingError
@@ -25,6 +31,7 @@ from ..mitigation.remedies.intruders import INTRUDERS
 from ..mitigation.remedies.remedy import Case, Remedy, ScaledRemedy
 from ..models.finetuned_folder import data_seed_of
 from ..models.tuned_model import OpenedModel, open_language_model
+from ..system.folders import locked_folder, make_folder
 from ..system.progress import Progress, silent
 from .base_inputs import documents_of, sample_inputs
 from .equal_task_loss import ALONG_CURVE, EqualTaskLoss, wants_curve
@@ -40,7 +47,12 @@ from .measure_settings import (
     SweepSettings,
 )
 from .measured_weights import Losses, MeasuredData, MeasuredWeights
+from .side_by_side.kept_outcomes import KeptOutcomes
+from .side_by_side.outcome import Outcome
 from .sweep import InterventionSweep, Point
+from .task_score import scored_examples
+
+_OF_BASE = {"remedy": None}  # the unit of its evaluation
 
 
 def intervene(
@@ -53,6 +65,7 @@ def intervene(
     audit: AuditSettings | Audit | str | os.PathLike[str] = AS_USUAL,
     data_seed: int | None = None,
     seed: int = 0,
+    keep: str | os.PathLike[str] | None = None,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> InterventionSweep:
@@ -72,6 +85,8 @@ def intervene(
       audit: settings of the audit that finds the intruders; or one of these two, or the path of a saved one.
       data_seed: of the tasks' rows and splits, as in fine-tuning; that of the run if none is given.
       seed: of the control "random", of samples of documents, and of the bootstrap.
+      keep: folder of finished evaluations. A call that was stopped resumes there; another model, other data or
+        settings never reuse one.
       compute: where the audit is computed.
       progress: called with (what is being done, done, in all).
 
@@ -91,79 +106,155 @@ def intervene(
         )
     rows_by = data_seed_of(tuned) if data_seed is None else data_seed
     max_documents = sweep.max_documents or losses.max_documents
+    most = sweep.max_examples or scores.max_examples
+    tasks = {name: load_task(name, scores, rows_by) for name in scores.tasks}
     data = MeasuredData(
         corpora={name: load_corpora(name, max_documents=max_documents, seed=seed) for name in losses.loss_on},
-        tasks={name: load_task(name, scores, rows_by) for name in scores.tasks},
+        tasks=tasks,
         losses=losses,
-        split=scores.split,
-        max_examples=sweep.max_examples or scores.max_examples,
+        examples={name: scored_examples(task, scores.split, most) for name, task in tasks.items()},
         seed=seed,
     )
     base_side, tuned_side = open_sides(base, tuned)
-    pairing, before, settings = audited_whole(base_side, tuned_side, audit, compute, progress)
-    if before.intruders == 0:
-        raise SettingError(
-            f"'{tuned}' has no intruders among the {before.k} leading vectors of any matrix, so there is nothing to "
-            "scale; pass a larger --epsilon or --k, or another model"
+    base_source = base if base is not None else base_side.source
+    folder = None if keep is None else Path(keep)
+    if folder is not None:
+        make_folder(folder, "keep")
+    with nullcontext() if folder is None else locked_folder(folder, "keep"):
+        pairing, found, settings = audited_whole(base_side, tuned_side, audit, compute, progress)
+        if found.intruders == 0:
+            raise SettingError(
+                f"'{tuned}' has no intruders among the {found.k} leading vectors of any matrix, so there is nothing "
+                "to scale; pass a larger --epsilon or --k, or another model"
+            )
+        kept = KeptOutcomes(folder, {} if folder is None else _depends_on(base_source, tuned, settings, data))
+        measured = _Measured(
+            base,
+            base_source,
+            tuned,
+            base_side,
+            pairing.pairs,
+            found,
+            settings,
+            sweep,
+            data,
+            kept,
+            compute,
+            progress,
+        )
+        return measured.sweep_of_all(is_curve_wanted)
+
+
+def _depends_on(base: str, tuned: str, settings: AuditSettings, data: MeasuredData) -> dict[str, Any]:
+    """What every evaluation depends on."""
+    return {
+        "base": digest_of(base),
+        "tuned": digest_of(tuned),
+        "audit": settings.recorded(),
+        **data.depends_on(),
+    }
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Everything that is measured of one tuned model, in order."""
+
+    base: str | None  # as it was given
+    base_source: str
+    tuned: str
+    base_side: Checkpoint
+    pairs: Sequence[PairedMatrix]
+    audit: Audit
+    settings: AuditSettings
+    sweep: SweepSettings
+    data: MeasuredData
+    kept: KeptOutcomes
+    compute: Compute
+    progress: Progress
+
+    def sweep_of_all(self, is_curve_wanted: bool) -> InterventionSweep:
+        """The base, then interpolation where it is wanted, then the tuned model and every intervention on it."""
+        data = self.data
+        # An audit of other weights is refused before anything is measured. No case depends on the base's inputs.
+        cases = self._cases(_remedies(self.sweep, data.seed, {}))
+        of_base, inputs = self._of_base(cases)
+        remedies = [
+            remedy_named(INTRUDERS, 1.0, data.seed),
+            *_remedies(self.sweep, data.seed, inputs),
+        ]
+        others = not_audited(self.base_side, self.audit) if is_curve_wanted else []
+        reads_text = bool(data.corpora)
+        with opened_live(
+            self.tuned, self.base, data.tasks, self.base_side, others, reads_text=reads_text
+        ) as models:
+            weights = MeasuredWeights(data, models, self.kept)
+            compared = self._curve(weights, len(remedies)) if is_curve_wanted else None
+            tuned_point, *points = self._points(weights, cases, remedies, compared)
+        return InterventionSweep(
+            self.base_source,
+            self.tuned,
+            self.audit,
+            data.seed,
+            tuned_point,
+            data.summarized(of_base),
+            points,
+            [] if compared is None else compared.points,
         )
 
-    def cases_of(remedies: Sequence[Remedy]) -> list[Case]:
-        return list(read_cases(pairing.pairs, before, remedies, base_side.names(), compute.torch_device()))
+    def _cases(self, remedies: Sequence[Remedy]) -> list[Case]:
+        device = self.compute.torch_device()
+        return list(read_cases(self.pairs, self.audit, remedies, self.base_side.names(), device))
 
-    # An audit of other weights is refused before anything is measured. No case depends on the base's inputs.
-    cases = cases_of(_remedies(sweep, seed, {}))
-    base_source = base if base is not None else base_side.source
-    of_base: Losses = {}
-    inputs: dict[str, Tensor] = {}
-    if data.corpora:
-        base_model = open_language_model(base_source)
-        of_base = data.losses_of(base_model)
-        if SHRINK_OUTPUT in sweep.controls:
-            inputs = _inputs_of_base(base_model, base_side, cases, data)
-        del base_model  # the tuned one needs its memory
-    remedies = _remedies(sweep, seed, inputs)
-    along = ALONG_CURVE if is_curve_wanted else ()
-    in_all = len(along) + 1 + len(remedies)
-    others = not_audited(base_side, before) if is_curve_wanted else []
-    reads_text = bool(data.corpora)
-    with opened_live(tuned, base, data.tasks, base_side, others, reads_text=reads_text) as models:
-        weights = MeasuredWeights(data, models)
-        of_curve = []
-        if along:
-            models.use(cases_of(along))
-        for done, interpolated in enumerate(along):
-            progress("measure interpolation", done, in_all)
-            models.set(interpolated, shares_elsewhere(interpolated, base_side.names(), settings))
-            of_curve.append(weights.outcome(weights.losses()))
-        compared = EqualTaskLoss(of_curve, data) if along else None
-        models.use(cases)
+    def _of_base(self, cases: Sequence[Case]) -> tuple[Losses, dict[str, Tensor]]:
+        """The base's losses, and what it feeds to the matrices where a control asks for it.
+
+        The model is open only within this method, since the tuned one needs its memory.
+        """
+        asks = SHRINK_OUTPUT in self.sweep.controls
+        found = self.kept.get(_OF_BASE)
+        if not self.data.corpora or (found is not None and not asks):
+            return {} if found is None else found.corpora, {}
+        opened = open_language_model(self.base_source)
+        if found is None:
+            found = Outcome(self.data.losses_of(opened), {})
+            self.kept.put(_OF_BASE, found)
+        return found.corpora, _inputs_of_base(opened, self.base_side, cases, self.data) if asks else {}
+
+    def _curve(self, weights: MeasuredWeights, more: int) -> EqualTaskLoss:
+        """Interpolation from the base to the tuned model; ``more`` models are measured after it."""
+        weights.models.use(self._cases(ALONG_CURVE))
+        found = []
+        for done, remedy in enumerate(ALONG_CURVE):
+            self.progress("measure interpolation", done, len(ALONG_CURVE) + more)
+            shares = shares_elsewhere(remedy, self.base_side.names(), self.settings)
+            found.append(weights.outcome(remedy, shares, answers=False))
+        return EqualTaskLoss(found, self.data)
+
+    def _points(
+        self,
+        weights: MeasuredWeights,
+        cases: Sequence[Case],
+        remedies: Sequence[ScaledRemedy],
+        compared: EqualTaskLoss | None,
+    ) -> list[Point]:
+        """A point for every remedy; the first is the tuned model, which the others are held against."""
+        before = 0 if compared is None else len(ALONG_CURVE)
+        weights.models.use(cases)
         points: list[Point] = []
-        for done, remedy in enumerate([remedy_named(INTRUDERS, 1.0, seed), *remedies], start=len(along)):
-            progress("measure", done, in_all)
-            models.set(remedy)
-            after = weights.losses()
+        for done, remedy in enumerate(remedies, start=before):
+            self.progress("measure", done, before + len(remedies))
+            found = weights.outcome(remedy)
             point = Point(
                 remedy.name,
                 remedy.scale,
-                data.summarized(after, points[0].losses if points else None),
-                weights.scores(),
+                self.data.summarized(found.corpora, points[0].losses if points else None),
+                self.data.scores(found),
                 _update_norm(cases, remedy),
                 0 if remedy.changes_nothing else sum(not remedy.exists(case) for case in cases),
             )
-            if compared is not None and points:
-                point = compared.with_gain(point, weights.outcome(after))
-            points.append(point)
-    tuned_point, *scaled = points
-    return InterventionSweep(
-        base_source,
-        tuned,
-        before,
-        seed,
-        tuned_point,
-        data.summarized(of_base),
-        scaled,
-        [] if compared is None else compared.points,
-    )
+            is_tuned = not points
+            points.append(point if compared is None or is_tuned else compared.with_gain(point, found))
+        return points
 
 
 def _inputs_of_base(

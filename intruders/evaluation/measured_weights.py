@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ..data.corpora import Corpus
-from ..data.task import Task
+from ..data.task import Example, Task
+from ..mitigation.remedies.remedy import Remedy
 from ..models.tuned_model import OpenedModel
 from .corpus_loss import CorpusLoss, losses_by_corpus, summarize_losses
 from .live_models import LiveModels
 from .losses import DocumentLosses
 from .measure_settings import LossSettings
+from .side_by_side.data_shares import DataShare
+from .side_by_side.kept_outcomes import KeptOutcomes
 from .side_by_side.outcome import Outcome
 from .side_by_side.task_outcomes import task_outcome
-from .task_score import TaskScore, score_task, scored_examples
+from .task_score import TaskScore, score_of_answers
 
-Losses = dict[str, list[DocumentLosses]]  # by corpus, one entry per part of a mixture
+Losses = Mapping[str, list[DocumentLosses]]  # by corpus, one entry per part of a mixture
 
 
 @dataclass(frozen=True)
 class MeasuredData:
     """The documents and examples that every model is measured on."""
 
-    corpora: Mapping[str, Sequence[Corpus]]
+    corpora: Mapping[str, list[Corpus]]
     tasks: Mapping[str, Task]
     losses: LossSettings
-    split: str | None
-    max_examples: int | None
+    examples: Mapping[str, tuple[str, list[Example]]]  # by task, the split and what is scored of it
     seed: int  # of the bootstrap, and of what is masked
+
+    def depends_on(self) -> dict[str, Any]:
+        """What the numbers depend on besides the model."""
+        examples = {name: rows for name, (_, rows) in self.examples.items()}
+        return {
+            "data": DataShare("all", self.corpora, examples).fingerprint(),
+            "losses": self.losses.recorded(),
+            "seed": self.seed,
+        }
 
     def losses_of(self, opened: OpenedModel) -> Losses:
         """The losses of every document."""
@@ -49,33 +62,39 @@ class MeasuredData:
             for name, parts in losses.items()
         }
 
+    def scores(self, outcome: Outcome) -> dict[str, TaskScore]:
+        """The score of every task."""
+        return {
+            name: score_of_answers(self.tasks[name], self.examples[name][0], found.right or [])
+            for name, found in outcome.tasks.items()
+        }
+
 
 @dataclass(frozen=True)
 class MeasuredWeights:
-    """The tuned model as it is now, measured on the same data each time."""
+    """The tuned model under any remedy, measured on the same data each time; what was measured before is kept."""
 
     data: MeasuredData
     models: LiveModels
+    kept: KeptOutcomes
 
-    def losses(self) -> Losses:
-        """The losses on text with the weights as they are now; none without corpora."""
-        return {} if self.models.language is None else self.data.losses_of(self.models.language)
-
-    def scores(self) -> dict[str, TaskScore]:
-        """The score of every task with the weights as they are now."""
-        data = self.data
-        return {
-            name: score_task(
-                opened, data.tasks[name], split=data.split, max_examples=data.max_examples, labels=labels
+    def outcome(
+        self, remedy: Remedy, elsewhere: Elsewhere = everywhere_as_tuned, *, answers: bool = True
+    ) -> Outcome:
+        """The losses of every document and example; with ``answers`` also which answers are right."""
+        unit = {"remedy": remedy.name, "settings": remedy.recorded(), "answers": answers}
+        found = self.kept.get(unit)
+        if found is None:
+            self.models.set(remedy, elsewhere)
+            language = self.models.language
+            found = Outcome(
+                {} if language is None else self.data.losses_of(language),
+                {
+                    name: task_outcome(
+                        opened, labels, self.data.tasks[name], self.data.examples[name][1], answers
+                    )
+                    for name, (opened, labels) in self.models.scored.items()
+                },
             )
-            for name, (opened, labels) in self.models.scored.items()
-        }
-
-    def outcome(self, losses: Losses) -> Outcome:
-        """``losses`` with the losses of the first task's targets, with the weights as they are now."""
-        data = self.data
-        name, (opened, labels) = next(iter(self.models.scored.items()))
-        _, examples = scored_examples(data.tasks[name], data.split, data.max_examples)
-        return Outcome(
-            losses, {name: task_outcome(opened, labels, data.tasks[name], examples, answers=False)}
-        )
+            self.kept.put(unit, found)
+        return found

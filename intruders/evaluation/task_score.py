@@ -39,23 +39,28 @@ def score_task(
 
     Raises SettingError for a task that has no right answers (score none), and for a split without rows.
     """
-    if task.score == "none":
-        raise SettingError(
-            f"task {task.name!r} has no right answers to count; measure a loss with --loss-on instead"
-        )
     chosen, examples = scored_examples(task, split, max_examples)
     right = outcomes(
         opened.model, opened.tokenizer, task, examples, context=opened.context, labels=labels or None
     )
-    held_out = task.is_held_out and chosen == "validation"
-    return TaskScore(task.name, chosen, right, is_held_out=held_out, source=task.source)
+    return score_of_answers(task, chosen, right)
+
+
+def score_of_answers(task: Task, split: str, right: list[bool]) -> TaskScore:
+    """The score of answers to the examples of a split."""
+    held_out = task.is_held_out and split == "validation"
+    return TaskScore(task.name, split, right, is_held_out=held_out, source=task.source)
 
 
 def scored_examples(task: Task, split: str | None, max_examples: int | None) -> tuple[str, list[Example]]:
     """The split that is scored, the test split if it has rows and none is given, and its first examples.
 
-    Raises SettingError for a split without rows.
+    Raises SettingError for a task that has no right answers (score none), and for a split without rows.
     """
+    if task.score == "none":
+        raise SettingError(
+            f"task {task.name!r} has no right answers to count; measure a loss with --loss-on instead"
+        )
     chosen = split or ("test" if task.test else "validation")
     examples = task.split(chosen)[:max_examples]
     if not examples:

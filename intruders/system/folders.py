@@ -179,8 +179,8 @@ def make_folder(folder: Path, name: str = "out") -> None:
 
 
 @contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; a kill lets go of it.
+def locked_folder(folder: Path, name: str = "out") -> Iterator[None]:
+    """Hold a folder for this process; a kill lets go of it. ``name`` is that of the setting, for the error.
 
     Raises:
       SettingError: another process holds it.
@@ -190,7 +190,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise SettingError(
-                f"out '{folder}' is in use by another process; wait for it, or choose another folder"
+                f"{name} '{folder}' is in use by another process; wait for it, or choose another folder"
             ) from error
         yield
 

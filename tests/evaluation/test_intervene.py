@@ -29,6 +29,8 @@ from intruders.evaluation.sweep_words import document, lines, verdicts
 from intruders.evaluation.task_score import TaskScore
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.mitigate import mitigate
+from intruders.system.folders import locked_folder
+from intruders.system.progress import Progress, silent
 from tests.checkpoints.models import merged_weights, saved, tiny_gpt2
 from tests.made_up import made_up_audit
 from tests.mitigation.hot import deviation, hot_llama, places_of_intruders, scaled
@@ -152,6 +154,69 @@ def test_shrink_output_needs_text(folder: Path) -> None:
             sweep=SweepSettings((0.5,), ("shrink-output",)),
             scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",)),
         )
+
+
+def test_a_stopped_call_goes_on_from_what_it_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from intruders.evaluation import measured_weights
+
+    read: list[str] = []  # the corpora of every model that was measured
+    losses = measured_weights.losses_by_corpus
+    monkeypatch.setattr(
+        measured_weights, "losses_by_corpus", lambda *given: read.append(given[1]) or losses(*given)
+    )
+
+    def stop(doing: str, done: int, in_all: int) -> None:
+        if doing == "measure" and done == 13:
+            raise KeyboardInterrupt
+
+    def found(keep: Path | None, seed: int = 0, progress: Progress = silent) -> InterventionSweep:
+        return intervene(
+            str(folder / "base"),
+            str(folder / "tuned"),
+            sweep=SweepSettings((0.5,), ("shrink-output", "random", "interpolate")),
+            losses=LossSettings((str(folder / "texts.jsonl"),)),
+            scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), max_examples=3),
+            seed=seed,
+            keep=keep,
+            progress=progress,
+        )
+
+    whole = document(found(None))
+    every = 1 + 11 + 1 + 3  # the base, the curve, the tuned model, intruders and two controls
+    assert len(read) == every
+    read.clear()
+    with pytest.raises(KeyboardInterrupt):
+        found(tmp_path, progress=stop)
+    assert len(read) == every - 2  # that one, and the last
+    read.clear()
+    assert document(found(tmp_path)) == whole
+    assert len(read) == 2
+    read.clear()
+    assert document(found(tmp_path)) == whole
+    assert read == []
+    found(tmp_path, seed=1)
+    assert len(read) == every
+
+
+def test_keep_that_is_in_use_or_no_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    def kept_in(keep: Path) -> None:
+        intervene(
+            str(folder / "base"),
+            str(folder / "tuned"),
+            losses=LossSettings((str(folder / "texts.jsonl"),)),
+            keep=keep,
+        )
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingError, match=r"keep '.*file' cannot be written"):
+        kept_in(tmp_path / "file")
+    with (
+        locked_folder(tmp_path),
+        pytest.raises(SettingError, match=r"keep '.*' is in use by another process"),
+    ):
+        kept_in(tmp_path)
 
 
 def test_an_audit_that_was_made_before_is_used(folder: Path, tmp_path: Path) -> None:

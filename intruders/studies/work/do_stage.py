@@ -34,7 +34,7 @@ from ..describe.runs import Run
 from .base_losses import SAMPLE_SEED, base_losses, corpora_of, losses_of
 from .rank_one_terms import random_rank_one
 from .stages import Callbacks
-from .study_folder import MODEL, REMEDIES
+from .study_folder import INTERVENTIONS, MODEL, REMEDIES
 
 
 def do(stage: str, run: Run, folder: Path, bases: Path, callbacks: Callbacks) -> None:
@@ -107,6 +107,7 @@ def _scale(run: Run, folder: Path) -> None:
 
 
 def _intervene(run: Run, config: FinetuneConfig, folder: Path) -> None:
+    """What is finished of it stays in a folder, so that a run that was killed resumes within it."""
     measure, wanted = run.measure, run.measure.intervene
     assert wanted is not None
     file = folder / "intervention.json"
@@ -131,6 +132,7 @@ def _intervene(run: Run, config: FinetuneConfig, folder: Path) -> None:
         audit=audit,
         data_seed=config.data_seed,
         seed=SAMPLE_SEED,
+        keep=folder / INTERVENTIONS,
     )
     _write(file, {"skipped": None, "rows": intervention_rows(sweep), "verdicts": verdicts(sweep)})
 

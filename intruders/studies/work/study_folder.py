@@ -36,6 +36,7 @@ TABLES = (
     "mechanism",
 )
 MODEL = "model"  # the folder of a run's fine-tuning
+INTERVENTIONS = "interventions"  # the finished evaluations of interventions on it
 REMEDIES = "remedies"  # and that of the comparison of remedies on it
 
 
