@@ -39,6 +39,7 @@ class MeasuredData:
         examples = {name: rows for name, (_, rows) in self.examples.items()}
         return {
             "data": DataShare("all", self.corpora, examples).fingerprint(),
+            "rules": {name: [task.kind, task.score] for name, task in self.tasks.items()},
             "losses": self.losses.recorded(),
             "seed": self.seed,
         }

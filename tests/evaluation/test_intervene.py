@@ -171,13 +171,17 @@ def test_a_stopped_call_goes_on_from_what_it_kept(
         if doing == "measure" and done == 13:
             raise KeyboardInterrupt
 
-    def found(keep: Path | None, seed: int = 0, progress: Progress = silent) -> InterventionSweep:
+    def found(
+        keep: Path | None, seed: int = 0, rule: str | None = None, progress: Progress = silent
+    ) -> InterventionSweep:
         return intervene(
             str(folder / "base"),
             str(folder / "tuned"),
             sweep=SweepSettings((0.5,), ("shrink-output", "random", "interpolate")),
             losses=LossSettings((str(folder / "texts.jsonl"),)),
-            scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), max_examples=3),
+            scores=ScoreSettings(
+                tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), max_examples=3, score=rule
+            ),
             seed=seed,
             keep=keep,
             progress=progress,
@@ -197,6 +201,9 @@ def test_a_stopped_call_goes_on_from_what_it_kept(
     assert document(found(tmp_path)) == whole
     assert read == []
     found(tmp_path, seed=1)
+    assert len(read) == every
+    read.clear()
+    found(tmp_path, rule="final-number")  # of which other answers are right
     assert len(read) == every
 
 

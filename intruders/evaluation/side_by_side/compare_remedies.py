@@ -112,8 +112,9 @@ def compare_remedies(
                 "stride": losses.stride,
                 "estimate": losses.estimate,
                 "seed": seed,
-                # Came later: without it, what earlier versions kept is still found.
+                # Came later: without them, what earlier versions kept is still found.
                 **({} if losses.max_tokens is None else {"max_tokens": losses.max_tokens}),
+                **({} if scores.score is None else {"score": scores.score}),
             },
         )
         tally = Tally(progress, names, comparison.strengths, len(data.choice))

@@ -101,7 +101,11 @@ def _spoil_letters(model: torch.nn.Module) -> None:
 
 
 def compared(
-    folder: Path, out: Path | None = None, harness: HarnessSettings | None = None, **settings: object
+    folder: Path,
+    out: Path | None = None,
+    harness: HarnessSettings | None = None,
+    score: str | None = None,
+    **settings: object,
 ) -> RemedyComparison:
     chosen = {"only": ("layers", "drop", "flatten"), "strengths": 2, **settings}
     return compare_remedies(
@@ -109,7 +113,7 @@ def compared(
         str(folder / "tuned"),
         comparison=ComparisonSettings(**chosen),  # type: ignore[arg-type]
         losses=LossSettings((str(folder / "text.jsonl"),)),
-        scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",)),
+        scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), score=score),
         harness=harness or HarnessSettings(),
         out=out,
         compute=NO_CACHE,
@@ -276,6 +280,8 @@ def test_it_is_stopped_and_goes_on_and_other_settings_do_not_reuse_it(
     calls.made = 0
     compared(folder, tmp_path / "again", only=("layers",))
     assert calls.made == 0
+    compared(folder, tmp_path / "again", only=("layers",), score="final-number")
+    assert calls.made > 20
 
 
 def test_evaluations_are_kept_under_the_keys_of_earlier_versions(
