@@ -83,16 +83,6 @@ def paths(runs: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
             (base, task, method, described, seed, run_id, norm, share)
             for norm, share in zip(norms, shares, strict=True)
         ]
-    columns = [
-        "base",
-        "task",
-        "method",
-        "setting",
-        "seed",
-        "run_id",
-        "update_frobenius",
-        "intruders_per_100_vectors",
-    ]
     return pd.DataFrame(rows, columns=columns)
 
 
