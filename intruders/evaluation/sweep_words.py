@@ -35,6 +35,7 @@ def lines(sweep: InterventionSweep) -> list[str]:
     affected = sum(matrix.intruders > 0 for matrix in audit.matrices)
     where = f"{affected:,} of {len(audit.matrices):,} matrices (k {audit.k}, epsilon {audit.epsilon:g})"
     found = [f"{audit.intruders:,} intruders in {where}"]
+    width = 2 + max((len(point.control) for point in sweep.points), default=0)
     for name, loss in sweep.tuned_point.losses.items():
         measure = loss.losses[0].measure
         found += [
@@ -43,19 +44,27 @@ def lines(sweep: InterventionSweep) -> list[str]:
         ]
         for point in sweep.points:
             change = sweep.trade(point).losses[name]
-            found.append(f"  {_label(point)}  {point.losses[name].loss.estimate:.4f}  {_signed(change)}")
+            found.append(
+                f"  {_label(point, width)}  {point.losses[name].loss.estimate:.4f}  {_signed(change)}"
+            )
     for name, score in sweep.tuned_point.scores.items():
         found += ["", f"accuracy on {name} ({len(score.right)} examples): tuned {_plain(score.accuracy)}"]
         for point in sweep.points:
             change = sweep.trade(point).accuracies[name]
-            found.append(f"  {_label(point)}  {point.scores[name].accuracy.estimate:.4f}  {_signed(change)}")
+            found.append(
+                f"  {_label(point, width)}  {point.scores[name].accuracy.estimate:.4f}  {_signed(change)}"
+            )
     if sweep.curve:
         found += ["", "gain over interpolation at equal task loss, nats per token"]
         found += [
-            f"  {_label(point)}  {_signed(point.gain)}" for point in sweep.points if point.gain is not None
+            f"  {_label(point, width)}  {_signed(point.gain)}"
+            for point in sweep.points
+            if point.gain is not None
         ]
     found += ["", "norm of the changed updates, 1 being the tuned model's"]
-    found += [f"  {_label(point)}  {point.update_norm:.4f}{_left_alone(point)}" for point in sweep.points]
+    found += [
+        f"  {_label(point, width)}  {point.update_norm:.4f}{_left_alone(point)}" for point in sweep.points
+    ]
     found += [
         "",
         "changes are against the tuned model, with 95 % intervals, paired by document and example",
@@ -140,7 +149,8 @@ def _gained(gain: Interval) -> str:
 
 def _compared(control: str, trade: Trade) -> str:
     """A control against the intruders at the same scale: better where its loss is lower or its accuracy higher."""
-    name = {"shrink": "the norm-matched shrink"}.get(control, f"the control {control}")
+    names = {"shrink": "the norm-matched shrink", "shrink-output": "the shrink to the same output energy"}
+    name = names.get(control, f"the control {control}")
     better: list[str] = []
     worse: list[str] = []
     for corpus, change in trade.losses.items():
@@ -168,8 +178,8 @@ def _left_alone(point: Point) -> str:
     )
 
 
-def _label(point: Point) -> str:
-    return f"{point.control:<11}{point.scale:>5g}"
+def _label(point: Point, width: int) -> str:
+    return f"{point.control:<{width}}{point.scale:>5g}"
 
 
 def _plain(value: Interval) -> str:

@@ -95,13 +95,18 @@ def test_shrink_output_equals_the_energy_of_the_outputs_on_text(
     texts = ["one and one", "a cat sat", "12 + 30 = 42", "no more"]  # so short that every token is taken
     (tmp_path / "short.jsonl").write_text("".join(json.dumps({"text": text * 2}) + "\n" for text in texts))
     corpus = str(tmp_path / "short.jsonl")
-    [_, point] = intervene(
+    found = intervene(
         str(folder / "base"),
         str(folder / "tuned"),
         sweep=SweepSettings((0.5,), ("shrink-output",)),
         losses=LossSettings((corpus,)),
-    ).points
+    )
+    [_, point] = found.points
     assert (point.control, point.scale, point.left_alone) == ("shrink-output", 0.5, 0)
+    printed = lines(found)
+    assert "the shrink to the same output energy" in printed[-1]
+    points = [line for line in printed if line.startswith(("  intruders", "  shrink-output"))]
+    assert len({line.index("0.5") for line in points}) == 1  # one column
     inputs = inputs_of(folder / "base", [text * 2 for text in texts])
     mitigate(folder / "base", folder / "tuned", scale=0.5, form="checkpoint", out=tmp_path / "half")
     mitigate(folder / "base", folder / "tuned", scale=1, form="checkpoint", out=tmp_path / "shrunk")
@@ -121,8 +126,8 @@ def test_shrink_output_equals_the_energy_of_the_outputs_on_text(
         tuned[name] = base[name] + shares[-1] * (tuned[name] - base[name])
     assert max(shares) - min(shares) > 0.01  # so that each matrix has its own
     save_file(tuned, tmp_path / "shrunk" / "model.safetensors", metadata={"format": "pt"})
-    found = evaluate(str(tmp_path / "shrunk"), losses=LossSettings((corpus,)))
-    assert point.losses[corpus].loss.estimate == pytest.approx(found.losses[0].loss.estimate, abs=2e-6)
+    written = evaluate(str(tmp_path / "shrunk"), losses=LossSettings((corpus,)))
+    assert point.losses[corpus].loss.estimate == pytest.approx(written.losses[0].loss.estimate, abs=2e-6)
     as_tuned = evaluate(str(folder / "tuned"), losses=LossSettings((corpus,))).losses[0].loss.estimate
     assert abs(point.losses[corpus].loss.estimate - as_tuned) > 1e-4
 
