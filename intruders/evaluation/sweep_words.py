@@ -149,7 +149,10 @@ def _gained(gain: Interval) -> str:
 
 def _compared(control: str, trade: Trade) -> str:
     """A control against the intruders at the same scale: better where its loss is lower or its accuracy higher."""
-    names = {"shrink": "the norm-matched shrink", "shrink-output": "the shrink to the same output energy"}
+    names = {
+        "shrink": "the norm-matched shrink",
+        "shrink-output": "the update scaled to the same output energy",
+    }
     name = names.get(control, f"the control {control}")
     better: list[str] = []
     worse: list[str] = []

@@ -104,7 +104,7 @@ def test_shrink_output_equals_the_energy_of_the_outputs_on_text(
     [_, point] = found.points
     assert (point.control, point.scale, point.left_alone) == ("shrink-output", 0.5, 0)
     printed = lines(found)
-    assert "the shrink to the same output energy" in printed[-1]
+    assert "the update scaled to the same output energy" in printed[-1]
     points = [line for line in printed if line.startswith(("  intruders", "  shrink-output"))]
     assert len({line.index("0.5") for line in points}) == 1  # one column
     inputs = inputs_of(folder / "base", [text * 2 for text in texts])

@@ -45,7 +45,7 @@ CLAIM = Claim(
 
 CONTROLS = {
     "shrink": "the norm-matched shrink",
-    "shrink-output": "the shrink to the same output energy",
+    "shrink-output": "the update scaled to the same output energy",
     "random": "random other vectors",
     "neighbours": "neighboring vectors",
     "update": "directions of the update",
