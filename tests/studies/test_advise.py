@@ -107,7 +107,10 @@ def test_a_measured_scale_below_one_is_advice(tmp_path: Path) -> None:
 
 
 def sweep(**changes: float | None) -> dict[str, Any]:
-    """A sweep at scale 0.5: the loss falls by 0.3, the accuracy stays, the shrink does 0.2 worse."""
+    """A sweep at scale 0.5: the loss falls by 0.3, the accuracy stays, the shrink does 0.2 worse.
+
+    The gain over interpolation is there where it is given.
+    """
     values: dict[str, float | None] = {"loss": -0.3, "accuracy": 0.0, "shrink": 0.2, **changes}
 
     def row(control: str, measure: str, value: float | None, against: float | None) -> dict[str, Any]:
@@ -123,6 +126,7 @@ def sweep(**changes: float | None) -> dict[str, Any]:
         row("intruders", "loss", values["loss"], None),
         row("intruders", "accuracy", values["accuracy"], None),
         row("shrink", "loss", -0.1, values["shrink"]),
+        *([row("intruders", "gain", values["gain"], None)] if "gain" in values else []),
     ]
     return {"schema": 1, "skipped": None, "rows": rows}
 
@@ -130,6 +134,10 @@ def sweep(**changes: float | None) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
+        ({"gain": 0.2}, "scale the intruders to 0.5"),
+        ({"gain": 0.0}, "scale the intruders to 0.5"),
+        ({"gain": None}, "scale the intruders to 0.5"),
+        ({"gain": -0.2}, "turn the complete update down instead of its intruders"),
         ({}, "scale the intruders to 0.5"),
         ({"shrink": 0.0}, "a control does as well or better"),
         ({"loss": -0.02}, None),  # the interval holds zero
@@ -245,6 +253,21 @@ def write_study(folder: Path, results: Results) -> Path:
         arrow = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(metadata)
         pq.write_table(arrow, folder / f"{table}.parquet")
     return folder
+
+
+@pytest.mark.parametrize(("gain", "is_worse"), [(-0.4, True), (0.0, False), (0.4, False)])
+def test_a_study_where_interpolation_was_measured(tmp_path: Path, gain: float, is_worse: bool) -> None:
+    rows = matched(effect=1.0)
+    swept = interventions(rows)
+    gains = [
+        row | {"measure": "gain", "on": "words", "change": gain + noise(row["run_id"], size=0.02)}
+        for row in swept
+        if row["measure"] == "accuracy" and row["control"] == "intruders"
+    ]
+    found = advise(write_study(tmp_path, study(runs=rows, interventions=swept + gains)))
+    (one,) = (one for one in found.advice if one.topic == "mitigation")
+    assert one.change.startswith("turn the complete update down" if is_worse else "intruders scaled to 0 ")
+    assert any("gain over interpolation at equal task loss" in line for line in one.evidence)
 
 
 def test_a_study_with_clear_effects(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from ...audits.records import AuditedMatrix
 from ...checkpoints.names import module_paths
 from ...system.documents import json_number
 from ..claims.shared.statistics import auc
-from .advice import Advice
+from .advice import DOWN_INSTEAD, Advice
 
 # How far apart the updates of matrices with and without intruders must lie, and how many of each it takes.
 _APART, _FEWEST = 0.8, 5
@@ -135,7 +135,20 @@ def _on_mitigation(sweep: Sweep) -> tuple[list[Advice], list[str]]:
     change = f"scale the intruders to {scale:g}: intruders mitigate BASE TUNED --scale {scale:g} --out DIR"
     if as_good:
         change += "; what is scaled may not matter, since a control does as well or better"
+    gain = _gain_at(sweep, scale)
+    if gain is not None:
+        as_good.append(f"gain over interpolation at equal task loss: {_said(gain, 'change')}")
+        if _is_below(gain):
+            change = DOWN_INSTEAD
     return [Advice("mitigation", change, evidence + as_good)], []
+
+
+def _gain_at(sweep: Sweep, scale: float) -> dict[str, Any] | None:
+    """The row that holds the intruders scaled against interpolation, where that was measured."""
+    for row in sweep.rows:
+        if (row["control"], row["measure"], float(row["scale"])) == ("intruders", "gain", scale):
+            return row if _number(row["change"]) is not None else None
+    return None
 
 
 def _on_size(audit: Audit) -> list[Advice]:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from ...evaluation.intervals import Interval
 from ..claims.claim import SUPPORTED, Finding
 from ..claims.every_claim import analyse_all
@@ -15,7 +13,7 @@ from ..claims.remedies import AFTERWARDS, CONTROL, REFERENCE
 from ..claims.shared.comparable_runs import finished, numbers
 from ..claims.shared.words import said, seeds_said
 from ..tables.results import Results
-from .advice import Advice
+from .advice import DOWN_INSTEAD, Advice
 
 # The topic of each kind of remedy.
 _TOPICS = {
@@ -34,9 +32,10 @@ def advise_study(results: Results) -> tuple[list[Advice], list[str]]:
     names = ["rank", "causes", "remedies"]
     findings = {finding.name: finding for finding in analyse_all(results, names)}
     remedies = _rows(findings["remedies"], "Remedies")
+    (swept,) = analyse_all(results, ["intervention"])
     advice = [
         *_on_rank(findings["rank"], remedies),
-        *_on_remedies(remedies, results.interventions),
+        *_on_remedies(remedies, _rows(swept, "By scale")),
         *_on_causes(findings["causes"]),
         *_on_scale(results),
     ]
@@ -79,8 +78,11 @@ def _on_rank(finding: Finding, remedies: Sequence[Mapping[str, Any]]) -> list[Ad
     return advice
 
 
-def _on_remedies(rows: Sequence[Mapping[str, Any]], interventions: pd.DataFrame) -> list[Advice]:
-    """Of each kind of remedy and each base and task the one that saves most, where that is clear."""
+def _on_remedies(rows: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str, Any]]) -> list[Advice]:
+    """Of each kind of remedy and each base and task the one that saves most, where that is clear.
+
+    ``swept`` are the measures of the interventions by scale, of which the gain over interpolation counts here.
+    """
     best: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     for row in rows:
         key = (row["base"], row["task"], row["kind"])
@@ -110,6 +112,11 @@ def _on_remedies(rows: Sequence[Mapping[str, Any]], interventions: pd.DataFrame)
         change = row["remedy"]
         if cost.low > 0:
             change += f", where {cost.estimate:.1f} points of task score are worth it"
+        gain = _gain_beside(row, plain, swept)
+        if gain is not None:
+            evidence.append(f"gain over interpolation at equal task loss: {said(gain, 3)} nats per token")
+            if gain.high < 0:
+                change = DOWN_INSTEAD
         advice.append(Advice(_TOPICS.get(kind, kind), change, evidence))
     return advice
 
@@ -123,6 +130,16 @@ def _control_beside(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
         if other["remedy"] == name and (other["base"], other["task"]) == (row["base"], row["task"]):
             saved = said(_interval(other, "saved", "saved_low", "saved_high"), 3)
             return f"the norm-matched shrink of the complete update saves {saved}: compare before you choose"
+    return None
+
+
+def _gain_beside(row: Mapping[str, Any], plain: str, swept: Sequence[Mapping[str, Any]]) -> Interval | None:
+    """What intruders scaled in the plain setting gain over interpolation, mean over seeds; None where unmeasured."""
+    for one in swept:
+        is_here = (one["base"], one["task"], one["setting"]) == (row["base"], row["task"], plain)
+        is_it = (one["control"], one["measure"]) == ("intruders", "gain")
+        if is_here and is_it and row["remedy"] == f"intruders scaled to {one['scale']:g} after training":
+            return _interval(one, "change", "low", "high")
     return None
 
 
