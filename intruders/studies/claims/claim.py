@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ class Effect:
 
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "contradicted", "undecided", "not run"
+_SEEDS = re.compile(r"about (\d+) seeds at this spread")  # as `answer` says what is lacking
 DECISIONS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN)
 
 
@@ -145,9 +147,17 @@ def _opening(answers: Sequence[Answer]) -> str:
     for word in (CONTRADICTED, UNDECIDED, SUPPORTED):
         if word in found:
             part = "" if set(found) == {word} else " in part"
-            lacking = list(
-                dict.fromkeys(one.lacking for one in answers if one.decision == UNDECIDED and one.lacking)
-            )
+            lacking = _together(one.lacking for one in answers if one.decision == UNDECIDED and one.lacking)
             missing = f" (missing: {'; '.join(lacking)})" if lacking else ""
             return f"{word.capitalize()}{part}{missing}: "
     return ""
+
+
+def _together(lacking: Iterable[str]) -> list[str]:
+    """What is missing, each thing once; numbers of seeds as the range of them."""
+    different = list(dict.fromkeys(lacking))
+    seeds = {one: int(found[1]) for one in different if (found := _SEEDS.fullmatch(one))}
+    if len(seeds) < 2:
+        return different
+    ranged = f"about {min(seeds.values())} to {max(seeds.values())} seeds at this spread"
+    return [ranged, *(one for one in different if one not in seeds)]

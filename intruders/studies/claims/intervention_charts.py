@@ -12,13 +12,13 @@ from .shared.pictures import Palette, Part, lines, parts, slug
 
 _NAMES = {
     "intruders": "the intruders",
-    "shrink": "control: the complete update, to the same norm",
-    "shrink-output": "control: the complete update, to the same output energy",
+    "shrink": "control: complete update, same norm",
+    "shrink-output": "control: complete update, same output",
     "random": "control: random other vectors",
     "neighbours": "control: neighboring vectors",
     "update": "control: directions of the update",
-    "complement": "control: the update outside of the intruders, to the same norm",
-    "resized": "the intruders, the update brought back to its norm",
+    "complement": "control: rest of the update, same norm",
+    "resized": "the intruders, at the update's own norm",
 }
 
 _TITLES = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from intruders.studies.claims.every_claim import analyse_all
@@ -80,3 +82,22 @@ def test_two_corpora_are_two_effects_and_their_task_is_one() -> None:
     assert [name.partition(":")[0].rpartition(", ")[2] for name in changes] == ["pydoc", "wikitext-2"]
     assert sum("accuracy change in points" in effect.name for effect in finding.effects) == 1
     assert finding.verdict.count("task accuracy") == 1
+
+
+def test_missing_seeds_of_several_effects_are_one_range() -> None:
+    rows = matched(effect=1.0)
+    points = interventions(rows)
+    for row in points:
+        if row["control"] in ("shrink", "random"):
+            size = 0.02 if row["control"] == "shrink" else 0.05
+            row["against_intruders"] = 0.01 + noise(row["run_id"], row["control"], size=size)
+    (finding,) = analyse_all(study(runs=rows, interventions=points), ["intervention"])
+    needed = [
+        int(found[1])
+        for one in finding.answers
+        if (found := re.match(r"about (\d+) seeds", one.lacking))
+        if one.decision == "undecided"
+    ]
+    assert len(set(needed)) == 2
+    start = f"Undecided in part (missing: about {min(needed)} to {max(needed)} seeds at this spread): "
+    assert finding.verdict.startswith(start)
