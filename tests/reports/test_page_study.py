@@ -228,3 +228,27 @@ def test_a_study_of_nothing_but_runs_opens(
         assert page.locator(".plot").count() == 0
         assert page.locator(".badge.not-run").count() == 2 * len(CLAIMS)
         assert serious_faults(page) == []
+
+
+def test_runs_with_long_names_are_rows_of_few_lines(
+    browser: Any, study: tuple[Results, list[Finding]], tmp_path: Path
+) -> None:
+    runs = study[0].runs
+    long = [
+        f"matched-word-problems-lora-rank1-alpha16-lr0.005-seed0-{number:08x}" for number in range(len(runs))
+    ]
+    named = dataclasses.replace(
+        without(
+            study[0], "matrices", "vectors", "interventions", "sequences", "traces", "mechanism", "remedies"
+        ),
+        runs=runs.assign(run_id=long),
+    )
+    path = tmp_path / "long.html"
+    path.write_text(render_study(named, analyse_all(named)), encoding="utf-8")
+    with opened(browser, path) as page:
+        lines = page.evaluate(
+            "[...document.querySelectorAll('#table tbody tr')].map((row) =>"
+            " row.clientHeight / parseFloat(getComputedStyle(row).lineHeight))"
+        )
+        assert len(lines) == len(runs)
+        assert max(lines) < 3
