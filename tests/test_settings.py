@@ -16,7 +16,13 @@ import intruders
 from intruders.audits.audit import audit_sides
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.errors import SettingError
-from intruders.evaluation.measure_settings import INTERPOLATE, LossSettings, ScoreSettings, SweepSettings
+from intruders.evaluation.measure_settings import (
+    INTERPOLATE,
+    SHRINK_OUTPUT,
+    LossSettings,
+    ScoreSettings,
+    SweepSettings,
+)
 from intruders.mitigation.remedies.every_remedy import CONTROLS
 from intruders.mitigation.remedies.intruders import INTRUDERS
 from intruders.settings import Settings, read_yaml, setting, settings_of, short_names
@@ -216,7 +222,8 @@ def test_an_audit_gives_its_settings_back() -> None:
 
 
 def test_the_controls_are_those_of_the_mitigation() -> None:
-    assert set(settings_of(SweepSettings)["controls"].choices) == {INTRUDERS, INTERPOLATE, *CONTROLS}
+    chosen = {INTRUDERS, INTERPOLATE, SHRINK_OUTPUT, *CONTROLS}
+    assert set(settings_of(SweepSettings)["controls"].choices) == chosen
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def intervene(
         raise SettingError("nothing to measure; expected a corpus (--loss-on) or a task (--task)")
     if SHRINK_OUTPUT in sweep.controls and not losses.loss_on:
         raise SettingError(
-            f"control {SHRINK_OUTPUT!r} equals outputs of the base on text, and there is none; add a corpus "
+            "control 'shrink-output' equals outputs of the base on text, and there is none; add a corpus "
             "(--loss-on), or choose the control 'shrink'"
         )
     rows_by = data_seed_of(tuned) if data_seed is None else data_seed
