@@ -17,7 +17,7 @@ from ...audits.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
 from ..changes import Change
 from .intruders import ScaledIntruders, intruder_indices, intruders_of
-from .matched import EqualOutput
+from .matched import EqualNorm, EqualOutput, EqualSize
 from .remedy import Case, ScaledRemedy, Triplets
 
 # Norms that agree to this share of their square are equal.
@@ -38,8 +38,7 @@ class Shrink(ScaledRemedy):
         return intruders_of(matrix)
 
     def change(self, case: Case) -> Change:
-        left = ScaledIntruders(self.scale).change(case).norm_of(case.update)
-        return Change(share=left / case.update.norm())
+        return EqualNorm(ScaledIntruders(self.scale)).change(case)
 
     def sentence(self, vectors: int) -> str:
         return f"control: updates shrunk to the norms that scaling their intruders by {self.scale:g} leaves"
@@ -81,9 +80,7 @@ class Resized(ScaledRemedy):
         return ScaledIntruders(self.scale).change(case).norm_of(case.update) > 0
 
     def change(self, case: Case) -> Change:
-        change = ScaledIntruders(self.scale).change(case)
-        left = change.norm_of(case.update)
-        return change.times(case.update.norm() / left) if left > 0 else Change()
+        return EqualSize(ScaledIntruders(self.scale)).change(case)
 
     def sentence(self, vectors: int) -> str:
         return f"control: {vectors:,} intruders scaled by {self.scale:g}, and updates brought back to their norms"
