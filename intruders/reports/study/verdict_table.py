@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import SettingError
 from ...studies.claim_names import CLAIMS
-from ...studies.claims.claim import NOT_RUN, UNDECIDED, Answer
+from ...studies.claims.claim import NOT_RUN, Answer
 from ...studies.claims.every_claim import analyse_all, every_claim
 from ...studies.claims.shared.words import said
 from ...studies.tables.results import Results, load_results
@@ -48,7 +48,7 @@ def _rows(folder: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _verdict(answer: Answer) -> str:
-    lacking = f" (missing: {answer.lacking})" if answer.decision == UNDECIDED and answer.lacking else ""
+    lacking = f" (missing: {answer.lacking})" if answer.lacking else ""
     return f"*{answer.decision}*{lacking}"
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,6 @@ class Effect:
 
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "contradicted", "undecided", "not run"
-_SEEDS = re.compile(r"about (\d+) seeds at this spread")  # as `answer` says what is lacking
 DECISIONS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN)
 
 
@@ -45,7 +43,7 @@ class Answer:
     high: float
     expected: int  # the sign that the claim expects, 1 or -1
     seeds: int
-    lacking: str = ""  # what it would take to decide
+    needed: str | int = ""  # what it would take to decide; a number is of seeds, at the spread of these
 
     @property
     def decision(self) -> str:
@@ -54,6 +52,11 @@ class Answer:
         if low > 0:
             return SUPPORTED
         return CONTRADICTED if high < 0 else UNDECIDED
+
+    @property
+    def lacking(self) -> str:
+        """What it would take to decide, in words; empty where it is decided."""
+        return _lacking(self.needed) if self.decision == UNDECIDED else ""
 
     @property
     def interval(self) -> Interval:
@@ -147,17 +150,21 @@ def _opening(answers: Sequence[Answer]) -> str:
     for word in (CONTRADICTED, UNDECIDED, SUPPORTED):
         if word in found:
             part = "" if set(found) == {word} else " in part"
-            lacking = _together(one.lacking for one in answers if one.decision == UNDECIDED and one.lacking)
+            lacking = _together([one.needed for one in answers if one.decision == UNDECIDED and one.needed])
             missing = f" (missing: {'; '.join(lacking)})" if lacking else ""
             return f"{word.capitalize()}{part}{missing}: "
     return ""
 
 
-def _together(lacking: Iterable[str]) -> list[str]:
+def _together(needed: Sequence[str | int]) -> list[str]:
     """What is missing, each thing once; numbers of seeds as the range of them."""
-    different = list(dict.fromkeys(lacking))
-    seeds = {one: int(found[1]) for one in different if (found := _SEEDS.fullmatch(one))}
-    if len(seeds) < 2:
-        return different
-    ranged = f"about {min(seeds.values())} to {max(seeds.values())} seeds at this spread"
-    return [ranged, *(one for one in different if one not in seeds)]
+    seeds = [one for one in needed if isinstance(one, int)]
+    others = list(dict.fromkeys(one for one in needed if isinstance(one, str)))
+    return [_lacking(*sorted({min(seeds), max(seeds)})), *others] if seeds else others
+
+
+def _lacking(*needed: str | int) -> str:
+    """In words; two numbers of seeds are the ends of a range."""
+    if isinstance(needed[0], str):
+        return needed[0]
+    return f"about {' to '.join(str(one) for one in needed)} seeds at this spread"

@@ -14,7 +14,7 @@ from ...system.files import write_atomically
 from ..claim_names import CLAIMS, check_analyses
 from ..tables.results import Results, load_results
 from ..tables.table_columns import SCHEMA
-from .claim import UNDECIDED, Answer, Claim, Effect, Finding
+from .claim import Answer, Claim, Effect, Finding
 from .shared.pictures import Palette, by_method_and_rank
 
 
@@ -87,7 +87,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
         **{key: json_number(value) for key, value in values.items()},
         "expected": "above 0" if answer.expected > 0 else "below 0",
         "seeds": int(answer.seeds),
-        "lacking": answer.lacking if answer.decision == UNDECIDED else "",
+        "lacking": answer.lacking,
     }
 
 

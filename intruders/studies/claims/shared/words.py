@@ -45,11 +45,11 @@ def answer(
         found.high,
         expected,
         seeds,
-        _seeds_lacking(found, seeds) if lacking is None else lacking,
+        _needed(found, seeds) if lacking is None else lacking,
     )
 
 
-def _seeds_lacking(found: Interval, seeds: int) -> str:
+def _needed(found: Interval, seeds: int) -> str | int:
     """How many seeds would decide the sign of a mean over seeds, if effect and spread stay as they are."""
     if seeds < 2:
         return "more than one seed"
@@ -59,4 +59,4 @@ def _seeds_lacking(found: Interval, seeds: int) -> str:
     if needed is None:
         return f"an effect further from zero, or more than {MOST_SEEDS} seeds"
     # The formula asks for a power of 80 %, which an interval that just holds zero may have already.
-    return f"about {max(needed, seeds + 1)} seeds at this spread"
+    return max(needed, seeds + 1)
