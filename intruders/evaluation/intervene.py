@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -16,7 +15,6 @@ from ..audits.audit import audited_whole
 from ..audits.audit_result import Audit
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.many_sources import digest_of
 from ..checkpoints.pairing.pair_sides import named_sides, open_sides
 from ..checkpoints.pairing.pairing import PairedMatrix
 from ..data.corpora import load_corpora
@@ -47,7 +45,7 @@ from .measure_settings import (
     SweepSettings,
 )
 from .measured_weights import Losses, MeasuredData, MeasuredWeights
-from .side_by_side.kept_outcomes import KeptOutcomes
+from .side_by_side.kept_outcomes import KeptOutcomes, depends_on
 from .side_by_side.outcome import Outcome
 from .sweep import InterventionSweep, Point
 from .task_score import scored_examples
@@ -127,7 +125,8 @@ def intervene(
                 f"'{tuned}' has no intruders among the {found.k} leading vectors of any matrix, so there is nothing "
                 "to scale; pass a larger --epsilon or --k, or another model"
             )
-        kept = KeptOutcomes(folder, {} if folder is None else _depends_on(base_source, tuned, settings, data))
+        of = {} if folder is None else depends_on(base_source, tuned, settings, losses, scores, seed)
+        kept = KeptOutcomes(folder, {**of, "data": data.fingerprint()})
         measured = _Measured(
             base,
             base_source,
@@ -143,16 +142,6 @@ def intervene(
             progress,
         )
         return measured.sweep_of_all(is_curve_wanted)
-
-
-def _depends_on(base: str, tuned: str, settings: AuditSettings, data: MeasuredData) -> dict[str, Any]:
-    """What every evaluation depends on."""
-    return {
-        "base": digest_of(base),
-        "tuned": digest_of(tuned),
-        "audit": settings.recorded(),
-        **data.depends_on(),
-    }
 
 
 @dataclass(frozen=True)

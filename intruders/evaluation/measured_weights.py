@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ..data.corpora import Corpus
@@ -34,15 +33,10 @@ class MeasuredData:
     examples: Mapping[str, tuple[str, list[Example]]]  # by task, the split and what is scored of it
     seed: int  # of the bootstrap, and of what is masked
 
-    def depends_on(self) -> dict[str, Any]:
-        """What the numbers depend on besides the model."""
+    def fingerprint(self) -> str:
+        """The same for the same documents and examples alone."""
         examples = {name: rows for name, (_, rows) in self.examples.items()}
-        return {
-            "data": DataShare("all", self.corpora, examples).fingerprint(),
-            "rules": {name: [task.kind, task.score] for name, task in self.tasks.items()},
-            "losses": self.losses.recorded(),
-            "seed": self.seed,
-        }
+        return DataShare("all", self.corpora, examples).fingerprint()
 
     def losses_of(self, opened: OpenedModel) -> Losses:
         """The losses of every document."""

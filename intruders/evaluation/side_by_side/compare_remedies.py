@@ -9,7 +9,6 @@ from pathlib import Path
 from ...audits.audit import audited_whole
 from ...audits.audit_result import Audit
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
-from ...checkpoints.many_sources import digest_of
 from ...checkpoints.pairing.pair_sides import named_sides, open_sides
 from ...data.corpora import load_corpora
 from ...data.load_task import described_task, load_task
@@ -34,7 +33,7 @@ from .compared import ComparedRemedy, RemedyComparison
 from .comparison_settings import EVERY_REMEDY, REMEDIES, ComparisonSettings
 from .contest import Contest
 from .data_shares import DataShares, split_data
-from .kept_outcomes import KeptOutcomes
+from .kept_outcomes import KeptOutcomes, depends_on
 from .outcome import Outcome
 from .workbench import Evaluations, Tally, UpdateSizes
 
@@ -102,21 +101,8 @@ def compare_remedies(
             )
         names = [name for name in REMEDIES if not comparison.only or name in comparison.only]
         measuring = Measuring(losses, tasks, seed, harness, scores.max_examples)
-        kept = KeptOutcomes(
-            folder,
-            {
-                "base": digest_of(base_source),
-                "tuned": digest_of(tuned),
-                "audit": settings.recorded(),
-                "window": losses.window,
-                "stride": losses.stride,
-                "estimate": losses.estimate,
-                "seed": seed,
-                # Came later: without them, what earlier versions kept is still found.
-                **({} if losses.max_tokens is None else {"max_tokens": losses.max_tokens}),
-                **({} if scores.score is None else {"score": scores.score}),
-            },
-        )
+        of = {} if folder is None else depends_on(base_source, tuned, settings, losses, scores, seed)
+        kept = KeptOutcomes(folder, of)
         tally = Tally(progress, names, comparison.strengths, len(data.choice))
         of_base = _base_outcomes(base_source, measuring, data, kept, tally)
         others = not_audited(base_side, found)

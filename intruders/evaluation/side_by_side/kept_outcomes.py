@@ -1,4 +1,4 @@
-"""Finished evaluations, each a file of its own, so that a comparison that was stopped goes on."""
+"""Finished evaluations, each a file of its own, so that a comparison that was stopped resumes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...audits.audit_settings import AuditSettings
+from ...checkpoints.many_sources import digest_of
 from ...system.files import write_atomically
+from ..measure_settings import LossSettings, ScoreSettings
 from .outcome import Outcome
 
 FOLDER = "evaluations"
 SCHEMA = 1
+
+
+def depends_on(
+    base: str, tuned: str, audit: AuditSettings, losses: LossSettings, scores: ScoreSettings, seed: int
+) -> dict[str, Any]:
+    """What every evaluation of a tuned model's remedies depends on, besides the documents and the examples."""
+    return {
+        "base": digest_of(base),
+        "tuned": digest_of(tuned),
+        "audit": audit.recorded(),
+        "window": losses.window,
+        "stride": losses.stride,
+        "estimate": losses.estimate,
+        "seed": seed,
+        # Came later: without them, what earlier versions kept is still found.
+        **({} if losses.max_tokens is None else {"max_tokens": losses.max_tokens}),
+        **({} if scores.score is None else {"score": scores.score}),
+    }
 
 
 @dataclass(frozen=True)
