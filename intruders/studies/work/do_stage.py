@@ -13,6 +13,7 @@ from ...audits.audit_result import Audit
 from ...audits.critical_scales import critical_scales
 from ...data.columns import Columns
 from ...data.load_task import load_task
+from ...evaluation.base_inputs import documents_of
 from ...evaluation.corpus_loss import summarize_losses
 from ...evaluation.evaluate import Evaluation
 from ...evaluation.intervene import intervene
@@ -94,9 +95,8 @@ def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> No
 
 
 def _outputs(run: Run, folder: Path) -> None:
-    corpora = corpora_of(run.measure.part(LossSettings))
-    documents = [text for parts in corpora.values() for part in parts for text in part.documents]
     measure = run.measure
+    documents = documents_of(corpora_of(measure.part(LossSettings)))
     found = output_energy(run.base, folder / MODEL, documents, window=measure.window, audit=measure.audit)
     _write(folder / "outputs.json", found.as_dict())
 
