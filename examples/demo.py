@@ -138,7 +138,7 @@ def _limits(lora: Result, full: Result) -> str:
     return (
         "This is one run of each. They differ in learning rate, and LoRA's update is "
         f"{number(ratio)} times as large, so this does not show what caused the intruders, nor that they do harm. "
-        "docs/results/summary.md tests both with controls and three seeds."
+        "docs/results/summary.md tests both with controls."
     )
 
 

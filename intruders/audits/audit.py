@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import fields, replace
 
 from ..checkpoints.checkpoint import Checkpoint
@@ -143,11 +144,12 @@ def audit_pairing(
         return records_of(batch.matrices, found, batch.units)
 
     batches = read_batches(pairing.pairs, device, settings.skip_non_finite, skipped)
-    for records in run_side_by_side(batches, judge, is_small_batch, compute.workers):
-        results |= {record.name: record for record in records}
-        intruders += sum(record.intruders for record in records)
-        done = len(results) + len(skipped) - len(pairing.skipped)
-        progress(f"audit, {intruders:,} intruders", done, len(pairing.pairs))
+    with closing(run_side_by_side(batches, judge, is_small_batch, compute.workers)) as judged:
+        for records in judged:
+            results |= {record.name: record for record in records}
+            intruders += sum(record.intruders for record in records)
+            done = len(results) + len(skipped) - len(pairing.skipped)
+            progress(f"audit, {intruders:,} intruders", done, len(pairing.pairs))
     return Audit(
         base_source=pairing.base_source,
         tuned_source=pairing.tuned_source,

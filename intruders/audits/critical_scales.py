@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -71,15 +72,19 @@ def critical_scales(
     pairing = pair_sides(*open_sides(base, tuned), audit)
     search = _Search(audit.k, audit.epsilon, compute.base_cache() or MemoryCache())
 
-    def each(stage: str, do: Callable[[Batch], Result]) -> Iterator[Result]:
-        done = 0
+    def each(stage: str, do: Callable[[Batch], Result]) -> list[Result]:
+        results, done = [], 0
         batches = read_batches(pairing.pairs, place, audit.skip_non_finite, [])
-        for size, result in run_side_by_side(
-            batches, lambda batch: (len(batch.matrices), do(batch)), is_small_batch, compute.workers
-        ):
-            yield result
-            done += size
-            progress(stage, done, len(pairing.pairs))
+        with closing(
+            run_side_by_side(
+                batches, lambda batch: (len(batch.matrices), do(batch)), is_small_batch, compute.workers
+            )
+        ) as judged:
+            for size, result in judged:
+                results.append(result)
+                done += size
+                progress(stage, done, len(pairing.pairs))
+        return results
 
     found: dict[str, MatrixScale] = {}
     projections: list[Projection] = []

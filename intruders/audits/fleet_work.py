@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import pyarrow as pa
 import torch
@@ -102,8 +104,9 @@ class FleetWork:
         records: list[AuditedMatrix] = []
         refused = None
         try:
-            for some in run_side_by_side(batches, judge, is_small_batch, self.compute.workers):
-                records += some
+            with closing(run_side_by_side(batches, judge, is_small_batch, self.compute.workers)) as judged:
+                for some in judged:
+                    records += some
         except IntrudersError as error:
             refused = in_one_line(error)
         self._require_same_base(base_keys)
@@ -140,8 +143,9 @@ class FleetWork:
         judge = partial(judge_stack, settings=self.settings, store=store)
         rows = _Rows(self.members)
         sketches: dict[int, list[Tensor]] = {}
-        for found in run_side_by_side(hashed(stacks), judge, is_small_stack, self.compute.workers):
-            for one in found:
+        works = hashed(stacks)
+        with closing(run_side_by_side(works, judge, is_small_stack, self.compute.workers)) as judged:
+            for one in chain.from_iterable(judged):
                 rows.add(one)
                 sketches.setdefault(one.model, []).append(one.sketch)
         self._require_same_base(base_keys)

@@ -22,7 +22,7 @@ from intruders.system.threads import prefetched, run_side_by_side
 
 
 def reader_threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name == "reader"}
+    return {thread for thread in threading.enumerate() if thread.name.startswith("reader")}
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +77,50 @@ def test_leaving_early_stops_the_reader() -> None:
     stream = prefetched(endless())
     next(stream)
     stream.close()  # type: ignore[attr-defined]
+
+
+def test_none_is_left_of_a_pool_that_was_interrupted_while_it_started_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Ctrl-C may come. The pool does not know that thread, and nothing would wait for it when the process ends."""
+    before = set(threading.enumerate())
+    start, done = threading.Thread.start, []
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.startswith("worker"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(run_side_by_side(range(9), lambda work: (time.sleep(0.2), done.append(work)), lambda _: True, 2))
+    assert set(threading.enumerate()) == before
+    assert len(done) <= 1
+
+
+def test_an_interpreter_that_ends_while_the_reader_reads_is_not_aborted() -> None:
+    """As after Ctrl-C, where the traceback keeps the audit's frames; torch aborts a process with threads in it."""
+    script = """
+import torch
+from intruders import audit
+
+class Base(dict):
+    def __getitem__(self, name):
+        for _ in range(300):
+            torch.linalg.svd(torch.randn(60, 60))
+        return super().__getitem__(name)
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+base = {f"{number}.weight": torch.randn(40, 40) for number in range(9)}
+tuned = {name: matrix + 0.1 * torch.randn(40, 40) for name, matrix in base.items()}
+audit(Base(base), tuned, progress=interrupt)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120)
+    said = ended.stderr.decode()
+    assert ended.returncode == -signal.SIGINT, said
+    assert said.splitlines()[-1] == "KeyboardInterrupt"
 
 
 @pytest.mark.parametrize("workers", [None, 1, 2, 5])
