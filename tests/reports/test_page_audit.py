@@ -19,10 +19,9 @@ from .browsing import chromium, click_cell, column, expect, opened, serious_faul
 pytestmark = pytest.mark.browser
 
 SEVEN_B = made_up_audit(32, width=4096, intruder_rate=0.2, base="meta-llama/Llama-2-7b-hf", tuned="runs/r1")
+# Colors and widths do not depend on one another.
 WINDOWS: dict[str, dict[str, Any]] = {
     "light": {},
-    "dark": {"color_scheme": "dark"},
-    "phone": {"width": 390, "height": 844},
     "dark phone": {"width": 390, "height": 844, "color_scheme": "dark"},
 }
 
@@ -46,6 +45,13 @@ def page(browser: Any, report: Path) -> Iterator[Any]:
         yield shown
 
 
+@pytest.fixture(scope="module")
+def kept_page(browser: Any, report: Path) -> Iterator[Any]:
+    """For tests that say themselves all of what they depend on: to open a page takes seconds."""
+    with opened(browser, report) as shown:
+        yield shown
+
+
 def range_text(at_least: int, at_most: int) -> str:
     return f"{at_least:,}" if at_least == at_most else f"{at_least:,}–{at_most:,}"
 
@@ -63,7 +69,8 @@ def test_it_opens_from_a_file_and_says_what_it_found(page: Any) -> None:
 
 
 @pytest.mark.parametrize(("k", "epsilon"), [(10, 0.5), (10, 0.3), (4, 0.5), (7, 0.85), (1, 0.01), (3, 1.0)])
-def test_sliders_count_as_the_library_does(page: Any, k: int, epsilon: float) -> None:
+def test_sliders_count_as_the_library_does(kept_page: Any, k: int, epsilon: float) -> None:
+    page = kept_page
     slide(page, "epsilon", epsilon)
     slide(page, "k", k)
     assert (
@@ -99,7 +106,10 @@ SORTS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("key", SORTS)
-def test_the_table_sorts_both_ways(page: Any, key: str) -> None:
+def test_the_table_sorts_both_ways(kept_page: Any, key: str) -> None:
+    page = kept_page
+    slide(page, "epsilon", SEVEN_B.epsilon)
+    slide(page, "k", SEVEN_B.k)
     by_name = {matrix.name: matrix for matrix in SEVEN_B.matrices}
     head = page.locator(f'#table th[data-key="{key}"]')
     for _ in range(2):

@@ -18,6 +18,7 @@ from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.reports.fleet_page import write_fleet_html
 
 from .browsing import chromium, column, expect, opened, serious_faults, sort_by
+from .test_page_audit import WINDOWS
 
 pytestmark = pytest.mark.browser
 
@@ -116,12 +117,9 @@ def test_the_scatter_has_the_columns_chosen(browser: Any, report: Path, fleet: F
         assert kind == "log"
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_window_breaks_it_and_axe_finds_no_serious_fault(
-    browser: Any, report: Path, width: int, scheme: str
-) -> None:
-    with opened(browser, report, width, color_scheme=scheme) as page:
+@pytest.mark.parametrize("window", WINDOWS)
+def test_no_window_breaks_it_and_axe_finds_no_serious_fault(browser: Any, report: Path, window: str) -> None:
+    with opened(browser, report, **WINDOWS[window]) as page:
         assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
         assert serious_faults(page) == []
 

@@ -51,6 +51,13 @@ def page(browser: Any, report: Path) -> Iterator[Any]:
         yield shown
 
 
+@pytest.fixture(scope="module")
+def kept_page(browser: Any, report: Path) -> Iterator[Any]:
+    """For tests that do not depend on one another: to open a page takes seconds."""
+    with opened(browser, report) as shown:
+        yield shown
+
+
 def read_to_the_end(page: Any, inside: str = "main") -> None:
     """Scroll to one figure after another, each of which is drawn when it comes near the window."""
     for plot in page.locator(f"{inside} .plot").all():
@@ -112,7 +119,8 @@ def test_a_click_on_a_claim_goes_to_its_section(page: Any) -> None:
 
 
 @pytest.mark.parametrize("heading", ["intruders", "loss change, nats", "rank", "run"])
-def test_tables_sort_both_ways_and_put_what_is_missing_last(page: Any, heading: str) -> None:
+def test_tables_sort_both_ways_and_put_what_is_missing_last(kept_page: Any, heading: str) -> None:
+    page = kept_page
     head = page.locator("#table thead th", has=page.locator("button", has_text=heading)).first
     seen = set()
     for _ in range(2):
