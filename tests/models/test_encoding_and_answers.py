@@ -77,7 +77,7 @@ def test_the_last_number_is_the_answer(text: str, number: float | None) -> None:
     assert final_number(text) == number
 
 
-def test_what_a_pass_foretells_is_what_generation_gives(tmp_path: Path) -> None:
+def test_what_a_pass_predicts_is_what_generation_gives(tmp_path: Path) -> None:
     """The short cut of scoring against the plain way: generate everything and compare."""
     llama = save_llama(tmp_path / "llama")
     rows = tmp_path / "rows.jsonl"
