@@ -69,8 +69,8 @@ def test_runs_that_failed_or_did_not_reach_their_score_are_listed(studies: list[
     ids = [row["run_id"] for row in matched()]
     assert f"`{studies[0]}`: 16 of 18 runs finished, 3 seeds." in text
     assert f"- 1 failed: {ids[0]} (out | of memory)" in text
-    assert f"- 1 did not reach their score: {ids[1]}" in text
-    assert f"- 1 not run yet: {ids[2]}" in text
+    assert "- 1 did not reach their score: tiny on words: lora r=2 alpha=2r lr=0.0001 (seed 0)" in text
+    assert "- 1 not run yet, of seeds 0; the command of the table runs them" in text
 
 
 def test_the_command_prints_the_table(studies: list[Path]) -> None:

@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ...charts.text import plural
 from ...errors import SettingError
 from ...studies.claim_names import CLAIMS
 from ...studies.claims.claim import NOT_RUN, Answer
 from ...studies.claims.every_claim import analyse_all, every_claim
+from ...studies.claims.shared.comparable_runs import by_setting, finished, strata
 from ...studies.claims.shared.words import said
 from ...studies.tables.results import Results, load_results
 from ...studies.work.study_folder import StudyFolder
@@ -64,21 +66,22 @@ def _bases(results: Results) -> str:
 def _done(folder: Path) -> Iterator[str]:
     """How far the study is, and the runs that failed, that did not reach their score, and that are still to do."""
     runs = load_results(folder).runs
-    finished, pending = runs[runs["status"] == "finished"], runs[runs["status"] == "pending"]
-    seeds = finished["seed"].nunique()
-    yield f"`{folder}`: {len(finished)} of {len(runs)} runs finished, {seeds} seed{'s' if seeds != 1 else ''}."
-    lists = {
-        "failed": [
-            f"{row['run_id']} ({row['error']})" for _, row in runs[runs["status"] == "failed"].iterrows()
-        ],
-        "did not reach their score": list(
-            finished.loc[finished["match"].notna() & finished["stopped_by"].eq("steps"), "run_id"]
-        ),
-        "not run yet": list(pending["run_id"]),
-    }
-    for what, names in lists.items():
-        if names:
-            yield f"- {len(names)} {what}: {', '.join(names)}"
+    done, pending, failed = (runs[runs["status"] == status] for status in ("finished", "pending", "failed"))
+    yield f"`{folder}`: {len(done)} of {len(runs)} runs finished, {plural(done['seed'].nunique(), 'seed')}."
+    if len(failed):
+        named = [f"{row['run_id']} ({row['error']})" for _, row in failed.iterrows()]
+        yield f"- {len(failed)} failed: {', '.join(named)}"
+    missed = done[done["match"].notna() & done["stopped_by"].eq("steps")]
+    if len(missed):
+        named = [
+            f"{stratum.label}: {by_setting(stratum.runs)}"
+            for kind in missed["kind"].unique()
+            for stratum in strata(finished(missed, kind))
+        ]
+        yield f"- {len(missed)} did not reach their score: {'; '.join(named)}"
+    if len(pending):
+        seeds = ", ".join(f"{seed:g}" for seed in sorted(pending["seed"].unique()))
+        yield f"- {len(pending)} not run yet, of seeds {seeds}; the command of the table runs them"
 
 
 def _line(cells: Sequence[str]) -> str:

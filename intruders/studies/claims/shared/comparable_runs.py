@@ -154,13 +154,17 @@ def sequences_at_equal_score(stratum: Stratum, notes: list[str]) -> pd.DataFrame
 
 
 def _not_reached(stratum: Stratum, aimed: pd.DataFrame, target: str, total: int) -> str:
-    """How many runs did not reach their score, and which: by setting, with their seeds."""
+    """How many runs did not reach their score, and which."""
     missed = aimed[aimed["stopped_by"] != "match"]
-    named = [
+    return f"{stratum.label}: {len(missed)} of {total} runs did not reach {target} and are left out: {by_setting(missed)}"
+
+
+def by_setting(runs: pd.DataFrame) -> str:
+    """Which runs these are, as ``finished`` gives them: every setting with its seeds."""
+    return ", ".join(
         f"{described} (seed {', '.join(f'{seed:g}' for seed in sorted(numbers(group, 'seed')))})"
-        for described, group in missed.groupby("described", sort=False)
-    ]
-    return f"{stratum.label}: {len(missed)} of {total} runs did not reach {target} and are left out: {', '.join(named)}"
+        for described, group in runs.groupby("described", sort=False)
+    )
 
 
 def on_shared_matrices(
