@@ -77,5 +77,5 @@ def _pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        while any(thread.name.startswith(prefix) for thread in threading.enumerate()):
+        while any(thread.name.startswith(f"{prefix}_") for thread in threading.enumerate()):
             time.sleep(0.01)
