@@ -156,7 +156,8 @@ def sequences_at_equal_score(stratum: Stratum, notes: list[str]) -> pd.DataFrame
 def _not_reached(stratum: Stratum, aimed: pd.DataFrame, target: str, total: int) -> str:
     """How many runs did not reach their score, and which."""
     missed = aimed[aimed["stopped_by"] != "match"]
-    return f"{stratum.label}: {len(missed)} of {total} runs did not reach {target} and are left out: {by_setting(missed)}"
+    counted = f"{len(missed)} of {total} runs did not reach {target} and are left out"
+    return f"{stratum.label}: {counted}: {by_setting(missed)}"
 
 
 def by_setting(runs: pd.DataFrame) -> str:
