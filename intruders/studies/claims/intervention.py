@@ -14,7 +14,7 @@ from .claim import Answer, Claim, Effect, Finding
 from .intervention_charts import charts
 from .shared.comparable_runs import MEASURED_ALIKE, Stratum, complete, finished, numbers, seeds_in, strata
 from .shared.statistics import mean_interval
-from .shared.words import answer, effect, said, seeds_said, unknown
+from .shared.words import NOT_MEASURED, answer, effect, said, seeds_said, unknown
 
 __all__ = ["CLAIM", "analyse", "charts"]
 
@@ -155,10 +155,8 @@ def _say_corpus(where: str, changes: Mapping[str, Change], found: _Said) -> list
         found.answers.append(answer(where, what, change.over_seeds, seeds=change.seeds))
         parts.append(f"{name} minus that {said(change.interval, 3)}")
     if not rivals:
-        lacking = answer(
-            where, "loss under a control minus that", unknown(loss.interval), seeds=0, lacking="controls"
-        )
-        found.answers.append(lacking)
+        what = "loss under a control minus that"
+        found.answers.append(answer(where, what, NOT_MEASURED, seeds=0, lacking="controls"))
         found.notes.append(f"{where}: no controls were measured, so that no cause can be told")
     resized = changes[RESIZED]
     if not math.isnan(resized.estimate):

@@ -19,7 +19,7 @@ from .shared.comparable_runs import (
 )
 from .shared.pictures import Palette, lines, parts, values
 from .shared.statistics import mean_interval
-from .shared.words import answer, effect, said, seeds_said, unknown
+from .shared.words import NOT_MEASURED, answer, effect, said, seeds_said
 
 CLAIM = Claim(
     name="rank",
@@ -91,7 +91,7 @@ def analyse(results: Results) -> Finding:
             answer(where, "effective rank, per doubling of the rank", spread, seeds=own),
         ]
         deepest = valley(main.table("loss_change"))
-        depth = unknown(count) if deepest is None else deepest.depth
+        depth = NOT_MEASURED if deepest is None else deepest.depth
         lacking = (
             "three ranks or more with a loss" if deepest is None else "an inner rank with clearly less loss"
         )

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pandas as pd
 
 from ...charts.chart import Axis, Chart, Grid
-from ...evaluation.intervals import Interval
 from ..tables.results import Results
 from .claim import Answer, Claim, Effect, Finding
 from .rank_series import ADAPTERS, main_series, series
@@ -26,7 +25,7 @@ from .shared.comparable_runs import (
 )
 from .shared.pictures import Palette, Part, by_method_and_rank, in_order, lines, listed, parts, slug, values
 from .shared.statistics import mean_interval
-from .shared.words import answer, effect, said, seeds_said
+from .shared.words import NOT_MEASURED, answer, effect, said, seeds_said
 
 CLAIM = Claim(
     name="sequence",
@@ -92,12 +91,9 @@ def analyse(results: Results) -> Finding:
             if main.rates_differ:
                 notes.append(f"{stratum.label}, {main.rule}: each rank has a learning rate of its own")
         else:
-            none = Interval(math.nan, -math.inf, math.inf)
-            what, lacking = (
-                "points forgotten per doubling of the rank",
-                "two ranks, equal in all else, that reached the score",
-            )
-            answers.append(answer(stratum.label, what, none, expected=-1, seeds=0, lacking=lacking))
+            what = "points forgotten per doubling of the rank"
+            lacking = "two ranks, equal in all else, that reached the score"
+            answers.append(answer(stratum.label, what, NOT_MEASURED, expected=-1, seeds=0, lacking=lacking))
             notes.append(
                 f"{stratum.label}: no two ranks of LoRA with all else equal, so no trend with the rank"
             )

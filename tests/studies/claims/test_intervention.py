@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -21,6 +22,9 @@ def test_interventions_without_controls_show_no_cause() -> None:
     (finding,) = analyse_all(study(runs=rows, interventions=points), ["intervention"])
     assert finding.shown is None
     assert any("no controls" in note for note in finding.notes)
+    [rival] = [answer for answer in finding.answers if "a control" in answer.what]
+    assert math.isnan(rival.estimate)
+    assert rival.lacking == "controls"
 
 
 def test_a_control_that_does_as_well_shows_no_cause() -> None:

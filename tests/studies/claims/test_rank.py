@@ -39,6 +39,14 @@ def test_without_a_valley_none_is_shown() -> None:
     assert sum(one is not None and one.depth.low > 0 for one in found) <= 25  # 5 %
 
 
+def test_without_losses_the_depth_of_their_valley_has_no_number() -> None:
+    rows = [row | {"loss_change": None} for row in matched(effect=1.0)]
+    (finding,) = analyse_all(study(runs=rows), ["rank"])
+    [depth] = [one for one in finding.answers if "valley" in one.what]
+    assert math.isnan(depth.estimate)
+    assert (depth.decision, depth.lacking) == ("undecided", "three ranks or more with a loss")
+
+
 def test_explicit_alphas_make_the_same_series_as_the_rule() -> None:
     by_rule = matched(effect=1.0)
     by_number = [

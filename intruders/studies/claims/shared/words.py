@@ -8,6 +8,9 @@ from ....evaluation.intervals import Interval
 from ..claim import Answer, Effect
 from .statistics import MOST_SEEDS, seeds_needed, spread_of
 
+# An effect that the runs hold nothing about.
+NOT_MEASURED = Interval(math.nan, -math.inf, math.inf)
+
 
 def effect(name: str, interval: Interval) -> Effect:
     return Effect(name, interval.estimate, interval.low, interval.high)
