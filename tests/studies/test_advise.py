@@ -283,6 +283,15 @@ def test_a_study_with_clear_effects(tmp_path: Path) -> None:
     assert all(one.evidence for one in found.advice)
 
 
+def test_models_below_their_score_give_no_scale() -> None:
+    rows = [row | {"critical_scale": 0.3} for row in matched(effect=1.0)]
+    below = [row | ({"stopped_by": "steps"} if row["rank"] == 1 else {}) for row in rows]
+    advice, _ = advise_study(study(runs=below))
+    scales = [one.change for one in advice if one.topic == "scale"]
+    assert len(scales) == 4
+    assert not any("r=1 " in change for change in scales)
+
+
 def test_a_study_without_effects_gives_no_advice() -> None:
     rows = [row | {"loss_change": 0.1 + noise(row["run_id"], size=0.01)} for row in matched(effect=0.0)]
     advice, notes = advise_study(study(runs=rows, interventions=interventions(rows, change=0, against=0)))

@@ -11,7 +11,7 @@ from ...errors import SettingError
 from ...studies.claim_names import CLAIMS
 from ...studies.claims.claim import NOT_RUN, Answer
 from ...studies.claims.every_claim import analyse_all, every_claim
-from ...studies.claims.shared.comparable_runs import by_setting, finished, strata
+from ...studies.claims.shared.comparable_runs import below_score, by_setting, finished, strata
 from ...studies.claims.shared.words import said
 from ...studies.tables.results import Results, load_results
 from ...studies.work.study_folder import StudyFolder
@@ -71,7 +71,7 @@ def _done(folder: Path) -> Iterator[str]:
     if len(failed):
         named = [f"{row['run_id']} ({row['error']})" for _, row in failed.iterrows()]
         yield f"- {len(failed)} failed: {', '.join(named)}"
-    missed = done[done["match"].notna() & done["stopped_by"].eq("steps")]
+    missed = below_score(done)
     if len(missed):
         named = [
             f"{stratum.label}: {by_setting(stratum.runs)}"

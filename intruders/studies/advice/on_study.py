@@ -10,7 +10,7 @@ from ...evaluation.intervals import Interval
 from ..claims.claim import SUPPORTED, Finding
 from ..claims.every_claim import analyse_all
 from ..claims.remedies import AFTERWARDS, CONTROL, REFERENCE
-from ..claims.shared.comparable_runs import finished, numbers
+from ..claims.shared.comparable_runs import below_score, finished, numbers
 from ..claims.shared.words import said, seeds_said
 from ..tables.results import Results
 from .advice import DOWN_INSTEAD, Advice
@@ -166,9 +166,9 @@ def _on_causes(finding: Finding) -> list[Advice]:
 
 
 def _on_scale(results: Results) -> list[Advice]:
-    """The largest scale without intruders of every setting that has more than it."""
+    """The largest scale without intruders of every setting that has more than it; not of models that did not learn."""
     runs = finished(results.runs)
-    runs = runs[runs["method"] != "full"]
+    runs = runs[runs["method"] != "full"].drop(below_score(runs).index, errors="ignore")
     advice = []
     for (base, task, setting), group in runs.groupby(["base", "task", "described"]):
         scales = numbers(group, "critical_scale").dropna()

@@ -160,6 +160,11 @@ def _not_reached(stratum: Stratum, aimed: pd.DataFrame, target: str, total: int)
     return f"{stratum.label}: {counted}: {by_setting(missed)}"
 
 
+def below_score(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that were to stop at a score, and ended before they reached it."""
+    return runs[runs["match"].notna() & runs["stopped_by"].eq("steps")]
+
+
 def by_setting(runs: pd.DataFrame) -> str:
     """Which runs these are, as ``finished`` gives them: every setting with its seeds."""
     return ", ".join(
