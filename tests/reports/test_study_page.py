@@ -177,8 +177,8 @@ def test_full_fine_tuning_has_one_colour_and_settings_are_told_apart() -> None:
     assert len(set(tones)) == len(tones)
     assert {tone % 6 for tone in tones[-2:]} == {5}
     assert 5 not in {tone % 6 for tone in tones[:-2]}
-    assert by_method_and_rank(["full lr=1", "lora r=64", "lora r=8", "b-only r=8"]) == [
-        "b-only r=8", "lora r=8", "lora r=64", "full lr=1"
+    assert by_method_and_rank(["full lr=1", "lora r=64", "lora r=8", "full lr=2e-05", "b-only r=8"]) == [
+        "b-only r=8", "lora r=8", "lora r=64", "full lr=2e-05", "full lr=1"
     ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -73,14 +74,24 @@ def values(column: pd.Series[float]) -> list[float]:
 
 
 def by_method_and_rank(settings: Iterable[str]) -> list[str]:
-    """Settings such as "lora r=8 alpha=16" by method, and within one by rank; full fine-tuning last."""
+    """Settings such as "lora r=8 alpha=16 lr=2e-05" by method, rank and then what follows, numbers by size; full
+    fine-tuning last."""
 
-    def key(setting: str) -> tuple[bool, str, float, str]:
-        method = setting.split(" ")[0]
-        rank = re.search(r"\br=([\d.]+)", setting)
-        return method == "full", method, float(rank[1]) if rank else 0.0, setting
+    def key(setting: str) -> tuple[bool, str, float, list[tuple[str, float, str]]]:
+        words = [word.partition("=") for word in setting.split(" ")]
+        rank = next((_size(value) for name, _, value in words if name == "r"), 0.0)
+        method = words[0][0]
+        return method == "full", method, rank, [(name, _size(value), value) for name, _, value in words]
 
     return sorted(set(settings), key=key)
+
+
+def _size(value: str) -> float:
+    """Of a setting's value; words come after all numbers."""
+    try:
+        return float(value)
+    except ValueError:
+        return math.inf
 
 
 def lines(
