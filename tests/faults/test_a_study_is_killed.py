@@ -30,21 +30,24 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "cache"))
 
 
-def started(file: Path, out: Path) -> subprocess.Popen[bytes]:
-    command = [Path(sys.executable).parent / "intruders", "study", file, "--out", out, "--jobs", "2"]
+def started(file: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [Path(sys.executable).parent / "intruders", "study", file, "--out", out, *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("stop", "options"),
+    [(signal.SIGKILL, []), (signal.SIGKILL, ["--jobs", "2"]), (signal.SIGINT, ["--jobs", "2"])],
+)
 def test_what_is_finished_is_kept_and_the_rest_goes_on(
-    llama: Path, tmp_path: Path, stop: signal.Signals
+    llama: Path, tmp_path: Path, stop: signal.Signals, options: list[str]
 ) -> None:
     methods = [{"method": "lora", "rank": [1, 2, 3], "alpha": 16, "lr": 0.5}]
     document = tiny_study(llama, methods=methods, measure=BRIEF, steps=30, save_steps=5)
     file, out = tmp_path / "tiny.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(document))
     *_, last = expand(parsed(document))
-    killed = started(file, out)
+    killed = started(file, out, *options)
     checkpoints = out / "runs" / last.id / "model" / "checkpoints"
     while not any(checkpoints.glob("checkpoint-*/complete.json")):
         assert killed.poll() is None, killed.communicate()[1].decode()
@@ -57,7 +60,7 @@ def test_what_is_finished_is_kept_and_the_rest_goes_on(
     # The last run begins once any of the others has finished, and this one must be left alone.
     written = {audit: audit.stat().st_mtime_ns for audit in out.glob("runs/*/audit.json")}
     assert written
-    again = started(file, out)
+    again = started(file, out, *options)
     _, said = again.communicate(timeout=300)
     assert again.returncode == 0, said.decode()
     assert {audit: audit.stat().st_mtime_ns for audit in written} == written
