@@ -73,6 +73,17 @@ def test_runs_that_failed_or_did_not_reach_their_score_are_listed(studies: list[
     assert "- 1 not run yet, of seeds 0; the command of the table runs them" in text
 
 
+def test_a_run_below_its_score_is_told_from_those_that_reached_it(tmp_path: Path) -> None:
+    """By the setting in which it differs from them, though it is the only one that is named."""
+    rows = [row | {"weight_decay": 0.0} for row in matched(effect=1.0)]
+    decayed = rows[0] | {"run_id": "decayed", "weight_decay": 0.1, "stopped_by": "steps"}
+    text = "\n".join(verdict_table([written(tmp_path / "one", [*rows, decayed], ["structure"])]))
+    assert (
+        "- 1 did not reach their score: tiny on words: lora r=1 alpha=2r lr=0.0001 weight_decay=0.1 (seed 0)"
+        in text
+    )
+
+
 def test_the_command_prints_the_table(studies: list[Path]) -> None:
     result = CliRunner().invoke(app, ["report", *map(str, studies), "--verdicts"])
     assert result.exit_code == 0

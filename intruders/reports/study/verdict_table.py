@@ -76,7 +76,7 @@ def _done(folder: Path) -> Iterator[str]:
         named = [
             f"{stratum.label}: {by_setting(stratum.runs)}"
             for kind in missed["kind"].unique()
-            for stratum in strata(finished(missed, kind))
+            for stratum in strata(below_score(finished(runs, kind)))
         ]
         yield f"- {len(missed)} did not reach their score: {'; '.join(named)}"
     if len(pending):
