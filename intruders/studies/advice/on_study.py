@@ -168,7 +168,8 @@ def _on_causes(finding: Finding) -> list[Advice]:
 def _on_scale(results: Results) -> list[Advice]:
     """The largest scale without intruders of every setting that has more than it; not of models that did not learn."""
     runs = finished(results.runs)
-    runs = runs[runs["method"] != "full"].drop(below_score(runs).index, errors="ignore")
+    runs = runs.drop(below_score(runs).index)
+    runs = runs[runs["method"] != "full"]
     advice = []
     for (base, task, setting), group in runs.groupby(["base", "task", "described"]):
         scales = numbers(group, "critical_scale").dropna()

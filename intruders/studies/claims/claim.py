@@ -56,7 +56,9 @@ class Answer:
     @property
     def lacking(self) -> str:
         """What it would take to decide, in words; empty where it is decided."""
-        return _lacking(self.needed) if self.decision == UNDECIDED else ""
+        if self.decision != UNDECIDED:
+            return ""
+        return self.needed if isinstance(self.needed, str) else _missing([self.needed])
 
     @property
     def interval(self) -> Interval:
@@ -160,11 +162,10 @@ def _together(needed: Sequence[str | int]) -> list[str]:
     """What is missing, each thing once; numbers of seeds as the range of them."""
     seeds = [one for one in needed if isinstance(one, int)]
     others = list(dict.fromkeys(one for one in needed if isinstance(one, str)))
-    return [_lacking(*sorted({min(seeds), max(seeds)})), *others] if seeds else others
+    return [_missing(seeds), *others] if seeds else others
 
 
-def _lacking(*needed: str | int) -> str:
-    """In words; two numbers of seeds are the ends of a range."""
-    if isinstance(needed[0], str):
-        return needed[0]
-    return f"about {' to '.join(str(one) for one in needed)} seeds at this spread"
+def _missing(seeds: Sequence[int]) -> str:
+    """What as many seeds as several effects need comes to, in words."""
+    ends = sorted({min(seeds), max(seeds)})
+    return f"about {' to '.join(map(str, ends))} seeds at this spread"
