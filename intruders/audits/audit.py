@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import fields, replace
 
 from ..checkpoints.checkpoint import Checkpoint
@@ -144,7 +143,7 @@ def audit_pairing(
         return records_of(batch.matrices, found, batch.units)
 
     batches = read_batches(pairing.pairs, device, settings.skip_non_finite, skipped)
-    with closing(run_side_by_side(batches, judge, is_small_batch, compute.workers)) as judged:
+    with run_side_by_side(batches, judge, is_small_batch, compute.workers) as judged:
         for records in judged:
             results |= {record.name: record for record in records}
             intruders += sum(record.intruders for record in records)

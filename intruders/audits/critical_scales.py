@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -75,10 +74,8 @@ def critical_scales(
     def each(stage: str, do: Callable[[Batch], Result]) -> list[Result]:
         results, done = [], 0
         batches = read_batches(pairing.pairs, place, audit.skip_non_finite, [])
-        with closing(
-            run_side_by_side(
-                batches, lambda batch: (len(batch.matrices), do(batch)), is_small_batch, compute.workers
-            )
+        with run_side_by_side(
+            batches, lambda batch: (len(batch.matrices), do(batch)), is_small_batch, compute.workers
         ) as judged:
             for size, result in judged:
                 results.append(result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -104,7 +103,7 @@ class FleetWork:
         records: list[AuditedMatrix] = []
         refused = None
         try:
-            with closing(run_side_by_side(batches, judge, is_small_batch, self.compute.workers)) as judged:
+            with run_side_by_side(batches, judge, is_small_batch, self.compute.workers) as judged:
                 for some in judged:
                     records += some
         except IntrudersError as error:
@@ -144,7 +143,7 @@ class FleetWork:
         rows = _Rows(self.members)
         sketches: dict[int, list[Tensor]] = {}
         works = hashed(stacks)
-        with closing(run_side_by_side(works, judge, is_small_stack, self.compute.workers)) as judged:
+        with run_side_by_side(works, judge, is_small_stack, self.compute.workers) as judged:
             for one in chain.from_iterable(judged):
                 rows.add(one)
                 sketches.setdefault(one.model, []).append(one.sketch)

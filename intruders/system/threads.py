@@ -34,15 +34,23 @@ def prefetched(items: Iterable[Item], ahead: int = 1) -> Generator[Item, None, N
             yield cast(Item, item)
 
 
+@contextmanager
 def run_side_by_side(
     works: Iterable[Item], do: Callable[[Item], Result], is_small: Callable[[Item], bool], workers: int | None
-) -> Generator[Result, None, None]:
-    """Yields ``do`` of every piece of work, in the order given; the next piece is read meanwhile.
+) -> Iterator[Iterator[Result]]:
+    """Gives an iterator over ``do`` of every piece of work, in the order given; the next piece is read meanwhile.
 
     Small pieces go to a pool of ``workers`` threads (as many as torch uses, when None), each with one core: products of
-    small matrices gain nothing from more. Others run here, on all cores, once the pool is idle. Close the generator, or
-    the traceback of an interrupt keeps it and its threads alive.
+    small matrices gain nothing from more. Others run here, on all cores, once the pool is idle. No thread is left when
+    the block ends, however it ends: the traceback of an interrupt would otherwise keep them alive.
     """
+    with closing(_results(works, do, is_small, workers)) as results:
+        yield results
+
+
+def _results(
+    works: Iterable[Item], do: Callable[[Item], Result], is_small: Callable[[Item], bool], workers: int | None
+) -> Generator[Result, None, None]:
     threads = torch.get_num_threads()
     workers = threads if workers is None else workers
     running: deque[Future[Result]] = deque()

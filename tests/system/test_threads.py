@@ -8,7 +8,8 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -19,6 +20,16 @@ from intruders.audits.audit import audit
 from intruders.audits.base_cache import MemoryCache
 from intruders.errors import SettingError
 from intruders.system.threads import prefetched, run_side_by_side
+
+Work = TypeVar("Work")
+Done = TypeVar("Done")
+
+
+def side_by_side(
+    works: Iterable[Work], do: Callable[[Work], Done], *arguments: Any, **named: Any
+) -> list[Done]:
+    with run_side_by_side(works, do, *arguments, **named) as results:
+        return list(results)
 
 
 def reader_threads() -> set[threading.Thread]:
@@ -93,7 +104,7 @@ def test_none_is_left_of_a_pool_that_was_interrupted_while_it_started_a_thread(
 
     monkeypatch.setattr(threading.Thread, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        list(run_side_by_side(range(9), lambda work: (time.sleep(0.2), done.append(work)), lambda _: True, 2))
+        side_by_side(range(9), lambda work: (time.sleep(0.2), done.append(work)), lambda _: True, 2)
     assert set(threading.enumerate()) == before
     assert len(done) <= 1
 
@@ -129,7 +140,7 @@ def test_results_come_in_the_order_of_the_work(workers: int | None) -> None:
         time.sleep(0.01 * (work % 3 == 0))
         return work * work
 
-    done = list(run_side_by_side(range(20), slow_first, lambda work: work % 4 != 1, workers))
+    done = side_by_side(range(20), slow_first, lambda work: work % 4 != 1, workers)
     assert done == [work * work for work in range(20)]
 
 
@@ -148,7 +159,7 @@ def test_small_work_runs_side_by_side_on_one_core_each_and_large_work_alone() ->
         return work
 
     main = threading.current_thread()
-    assert list(run_side_by_side([0, 1, 2, 3, 4], do, lambda work: work != 2, workers=2)) == [0, 1, 2, 3, 4]
+    assert side_by_side([0, 1, 2, 3, 4], do, lambda work: work != 2, workers=2) == [0, 1, 2, 3, 4]
     assert seen[2] == (True, before, [2])
     assert [seen[work][:2] for work in (0, 1, 3, 4)] == [(False, 1)] * 4
     assert torch.get_num_threads() == before
@@ -163,9 +174,8 @@ def test_an_error_of_the_work_is_raised_and_threads_are_given_back(is_small: boo
             raise ValueError("third")
         return work
 
-    results = run_side_by_side(range(100), do, lambda _: is_small, workers=2)
     with pytest.raises(ValueError, match="third"):
-        list(results)
+        side_by_side(range(100), do, lambda _: is_small, workers=2)
     assert torch.get_num_threads() == before
     assert threading.active_count() == alive
 

@@ -118,12 +118,12 @@ def has_interval(effect: Effect) -> bool:
     return math.isfinite(effect.low) and math.isfinite(effect.high)
 
 
-def leading_effects(finding: Finding, most: int = 3) -> list[Effect]:
+def leading_effects(finding: Finding) -> list[Effect]:
     """The effect of the verdict, for every base and task that it was measured on."""
     if not finding.effects:
         return []
     measured = finding.effects[0].name.rsplit(": ", 1)[-1]
-    return [effect for effect in finding.effects if effect.name.rsplit(": ", 1)[-1] == measured][:most]
+    return [effect for effect in finding.effects if effect.name.rsplit(": ", 1)[-1] == measured]
 
 
 def failures(runs: pd.DataFrame) -> Sequence[tuple[str, str]]:

@@ -86,6 +86,8 @@ def _precise(runs: pd.DataFrame, findings: Sequence[Finding]) -> str:
         if has_interval(effect) and finding.decision != NOT_RUN
     ]
     effects = "; ".join(f"{effect.name} {effect_text(effect)}" for effect in leading[:_MOST_MEANINGS])
+    if len(leading) > _MOST_MEANINGS:
+        effects += f"; and {len(leading) - _MOST_MEANINGS} more below"
     said = "; ".join(part for part in parts if part)
     return f"{said}." + (f" Effects with 95 % intervals: {effects}." if effects else "")
 

@@ -60,6 +60,7 @@ def _needed(found: Interval, seeds: int) -> str | int:
         return "a spread over seeds"
     needed = seeds_needed(found.estimate, spread_of(found, seeds))
     if needed is None:
-        return f"an effect further from zero, or more than {MOST_SEEDS} seeds"
+        most = max(abs(found.low), abs(found.high))
+        return f"more than {MOST_SEEDS} seeds, since the effect is within {most:.2g} of zero"
     # The formula asks for a power of 80 %, which an interval that just holds zero may have already.
     return max(needed, seeds + 1)
