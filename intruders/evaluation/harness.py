@@ -111,17 +111,21 @@ def _manager(settings: HarnessSettings) -> Any:
         )
     except ImportError as error:
         raise missing_extra("--lm-eval", "lm_eval", "lm-eval") from error
-    manager = _register(TaskManager, settings.lm_eval_include, digest_of_own_tasks(settings))
+    digest = digest_of_own_tasks(settings)
+    manager = _register(TaskManager, settings.lm_eval_include, digest, only_own=digest is not None)
+    # A group of one's own may name the harness's tasks.
+    if not set(settings.lm_eval) <= set(manager.all_subtasks):
+        manager = _register(TaskManager, settings.lm_eval_include, digest, only_own=False)
     unknown = [task for task in settings.lm_eval if not manager.match_tasks([task])]
     if unknown:
         raise SettingError(f"lm-evaluation-harness has no task {unknown[0]!r}; see: lm_eval ls tasks")
     return manager
 
 
-@lru_cache(maxsize=1)
-def _register(task_manager: Any, include: str | None, digest: str | None) -> Any:
+@lru_cache(maxsize=2)
+def _register(task_manager: Any, include: str | None, digest: str | None, *, only_own: bool) -> Any:
     """The register as long as one's own tasks, of ``digest``, stay as they are: it takes seconds to read all tasks."""
-    return task_manager(include_path=include)
+    return task_manager(include_path=include, include_defaults=not only_own)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from intruders.data.load_task import load_task
 from intruders.errors import CheckpointError, SettingError
 from intruders.evaluation.causal_loss import causal_losses
 from intruders.evaluation.evaluate import evaluate
+from intruders.evaluation.harness import check_harness
 from intruders.evaluation.masked_loss import pseudo_losses
 from intruders.evaluation.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.evaluation.task_score import score_task
@@ -175,8 +176,9 @@ def test_a_local_task_of_the_harness(place: Path, tmp_path: Path, capsys: pytest
         right += int(logits[choices].argmax()) == target
     assert 0 < right < len(targets), "the case shows something"
     assert score.value == pytest.approx(right / len(targets))
+    check_harness(HarnessSettings(("plus_one", "hellaswag"), str(tmp_path)))  # one's own beside the harness's
     with pytest.raises(SettingError, match="no task 'no-such-task'"):
-        evaluate(str(place / "llama-lora"), harness=HarnessSettings(("no-such-task",)))
+        evaluate(str(place / "llama-lora"), harness=HarnessSettings(("no-such-task",), str(tmp_path)))
 
 
 def test_what_was_held_out_of_a_file_is_said(place: Path, tmp_path: Path) -> None:

@@ -173,8 +173,8 @@ def _change(points: pd.DataFrame, column: str) -> Change:
     if points.empty:
         return Change(Interval(math.nan, -math.inf, math.inf), 0)
     known = points.assign(value=numbers(points, column)).dropna(subset=["value"])
-    per_run = known.groupby(["seed", "setting", "run_id"])["value"].mean().reset_index()
-    table = complete(per_run.pivot_table(index="seed", columns="setting", values="value", aggfunc="mean"))
+    per_run = known.groupby(["seed", "setting", "run_id"])["value"].mean()
+    table = complete(per_run.groupby(["seed", "setting"]).mean().unstack("setting"))
     if len(table) == 1:
         kept = known[known["setting"].isin(table.columns) & known["seed"].isin(table.index)]
         low, high = numbers(kept, f"{column}_low").mean(), numbers(kept, f"{column}_high").mean()

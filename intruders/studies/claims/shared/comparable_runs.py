@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from ....settings import settings_of
@@ -274,19 +276,30 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
     Two seeds or more go before one with more settings, since one has no interval. Of up to a dozen seeds every choice
     is looked at; of more, those that leave the settings with the most seeds.
     """
-    known = table.notna()
+    known = table.notna().to_numpy()
+    if known.all():
+        return table
+    parts: list[
+        tuple[list[int], npt.NDArray[np.bool_]]
+    ] = []  # the rows by their places, and which columns they all have
     if len(table) <= _MOST_SEEDS:
-        choices = [
-            list(chosen)
-            for size in range(1, len(table) + 1)
-            for chosen in itertools.combinations(table.index, size)
-        ]
-        parts = [table.loc[chosen, known.loc[chosen].all()] for chosen in choices]
+        for size in range(1, len(table) + 1):
+            parts += [
+                (list(rows), np.all(known[list(rows)], axis=0))
+                for rows in itertools.combinations(range(len(table)), size)
+            ]
     else:
-        counts = known.sum()
-        parts = [table.loc[:, counts >= least].dropna() for least in sorted(set(counts))]
-    parts = [part for part in parts if part.size]
-    return max(parts, key=lambda part: (min(len(part), 2), part.size, len(part)), default=table.dropna())
+        counts = known.sum(axis=0)
+        for least in sorted(set(counts)):
+            columns = counts >= least
+            parts.append((list(np.flatnonzero(known[:, columns].all(axis=1))), columns))
+    parts = [(rows, columns) for rows, columns in parts if rows and columns.any()]
+    if not parts:
+        return table.dropna()
+    rows, columns = max(
+        parts, key=lambda part: (min(len(part[0]), 2), len(part[0]) * part[1].sum(), len(part[0]))
+    )
+    return table.iloc[rows, np.flatnonzero(columns)]
 
 
 def noted_complete(table: pd.DataFrame, what: str, notes: list[str]) -> pd.DataFrame:
