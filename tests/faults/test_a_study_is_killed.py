@@ -43,7 +43,7 @@ def test_what_is_finished_is_kept_and_the_rest_goes_on(
     llama: Path, tmp_path: Path, stop: signal.Signals, options: list[str]
 ) -> None:
     methods = [{"method": "lora", "rank": [1, 2, 3], "alpha": 16, "lr": 0.5}]
-    document = tiny_study(llama, methods=methods, measure=BRIEF, steps=30, save_steps=5)
+    document = tiny_study(llama, methods=methods, measure=BRIEF, steps=12, save_steps=4, audit_steps=12)
     file, out = tmp_path / "tiny.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(document))
     *_, last = expand(parsed(document))
@@ -66,4 +66,4 @@ def test_what_is_finished_is_kept_and_the_rest_goes_on(
     assert {audit: audit.stat().st_mtime_ns for audit in written} == written
     runs = load_results(out).runs
     assert list(runs["status"]) == ["finished"] * 3
-    assert runs["trained_steps"].eq(30).all()
+    assert runs["trained_steps"].eq(12).all()

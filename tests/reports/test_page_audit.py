@@ -40,17 +40,22 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def page(browser: Any, report: Path) -> Iterator[Any]:
-    with opened(browser, report) as shown:
-        yield shown
-
-
 @pytest.fixture(scope="module")
 def kept_page(browser: Any, report: Path) -> Iterator[Any]:
-    """For tests that say themselves all of what they depend on: to open a page takes seconds."""
+    """To open a page takes seconds, so that the tests of what it does share one."""
     with opened(browser, report) as shown:
         yield shown
+
+
+@pytest.fixture
+def page(kept_page: Any) -> Any:
+    """The shared page with its sliders and filters as they are at first."""
+    slide(kept_page, "epsilon", SEVEN_B.epsilon)
+    slide(kept_page, "k", SEVEN_B.k)
+    kept_page.locator("#filter").fill("")
+    kept_page.locator("#module").select_option("")
+    kept_page.locator("#affected").uncheck()
+    return kept_page
 
 
 def range_text(at_least: int, at_most: int) -> str:
@@ -70,8 +75,7 @@ def test_it_opens_from_a_file_and_says_what_it_found(page: Any) -> None:
 
 
 @pytest.mark.parametrize(("k", "epsilon"), [(10, 0.5), (10, 0.3), (4, 0.5), (7, 0.85), (1, 0.01), (3, 1.0)])
-def test_sliders_count_as_the_library_does(kept_page: Any, k: int, epsilon: float) -> None:
-    page = kept_page
+def test_sliders_count_as_the_library_does(page: Any, k: int, epsilon: float) -> None:
     slide(page, "epsilon", epsilon)
     slide(page, "k", k)
     assert (
@@ -107,10 +111,7 @@ SORTS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("key", SORTS)
-def test_the_table_sorts_both_ways(kept_page: Any, key: str) -> None:
-    page = kept_page
-    slide(page, "epsilon", SEVEN_B.epsilon)
-    slide(page, "k", SEVEN_B.k)
+def test_the_table_sorts_both_ways(page: Any, key: str) -> None:
     by_name = {matrix.name: matrix for matrix in SEVEN_B.matrices}
     head = page.locator(f'#table th[data-key="{key}"]')
     for _ in range(2):

@@ -45,17 +45,18 @@ def report(study: tuple[Results, list[Finding]], tmp_path_factory: pytest.TempPa
     return path
 
 
-@pytest.fixture
-def page(browser: Any, report: Path) -> Iterator[Any]:
-    with opened(browser, report) as shown:
-        yield shown
-
-
 @pytest.fixture(scope="module")
 def kept_page(browser: Any, report: Path) -> Iterator[Any]:
-    """For tests that do not depend on one another: to open a page takes seconds."""
+    """To open a page takes seconds, so that the tests of what it does share one."""
     with opened(browser, report) as shown:
         yield shown
+
+
+@pytest.fixture
+def page(kept_page: Any) -> Any:
+    """The shared page, with no filter."""
+    kept_page.locator("#filter").fill("")
+    return kept_page
 
 
 def read_to_the_end(page: Any, inside: str = "main") -> None:
@@ -92,11 +93,12 @@ def test_it_opens_with_a_section_for_every_analysis(page: Any, study: tuple[Resu
     ).replace("&gt;", ">")
 
 
-def test_every_figure_is_drawn_for_who_reads_on(page: Any) -> None:
-    assert page.locator(".plot .main-svg").count() < page.locator(".plot").count()
-    read_to_the_end(page)
-    for plot in page.locator(".plot").all():
-        assert plot.locator(".main-svg").count() > 0
+def test_every_figure_is_drawn_for_who_reads_on(browser: Any, report: Path) -> None:
+    with opened(browser, report) as page:
+        assert page.locator(".plot .main-svg").count() < page.locator(".plot").count()
+        read_to_the_end(page)
+        for plot in page.locator(".plot").all():
+            assert plot.locator(".main-svg").count() > 0
 
 
 def test_the_figures_hold_the_studys_numbers(page: Any, study: tuple[Results, list[Finding]]) -> None:
@@ -119,8 +121,7 @@ def test_a_click_on_a_claim_goes_to_its_section(page: Any) -> None:
 
 
 @pytest.mark.parametrize("heading", ["intruders", "loss change, nats", "rank", "run"])
-def test_tables_sort_both_ways_and_put_what_is_missing_last(kept_page: Any, heading: str) -> None:
-    page = kept_page
+def test_tables_sort_both_ways_and_put_what_is_missing_last(page: Any, heading: str) -> None:
     head = page.locator("#table thead th", has=page.locator("button", has_text=heading)).first
     seen = set()
     for _ in range(2):
