@@ -17,7 +17,7 @@ from intruders.audits.critical_scales import critical_scales
 from intruders.audits.critical_scales_result import SLACK, WALK, CriticalScales, MatrixScale
 from intruders.errors import SettingError
 from tests.checkpoints.models import merged_weights, tiny_llama
-from tests.mitigation.hot import hot_llama, places_of_intruders, wide_spectrum
+from tests.mitigation.hot import hot_llama, left_vectors, places_beside, places_of_intruders, wide_spectrum
 
 STEP = 1.02
 
@@ -33,9 +33,10 @@ def first_intruder(
     base: Tensor, change: Tensor, around: float, k: int = 10, step: float = STEP, begin: float = 0.2
 ) -> float:
     """The smallest scale with an intruder, in steps of 2 %, from a fifth of ``around`` on."""
+    x = left_vectors(base)
     scale = begin * around
     while scale < 3 * around:
-        if places_of_intruders(base, base + scale * change, k):
+        if places_beside(x, base + scale * change, k):
             return scale
         scale *= step
     return math.inf
