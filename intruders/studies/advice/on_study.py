@@ -11,7 +11,7 @@ from ..claims.claim import SUPPORTED, Finding
 from ..claims.every_claim import analyse_all
 from ..claims.remedies import AFTERWARDS, CONTROL, REFERENCE
 from ..claims.shared.comparable_runs import below_score, finished, numbers
-from ..claims.shared.words import said, seeds_said
+from ..claims.shared.words import points_said, said, seeds_said
 from ..tables.results import Results
 from .advice import DOWN_INSTEAD, Advice
 
@@ -101,9 +101,8 @@ def _on_remedies(rows: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str,
         cost = _interval(row, "points_lost", "lost_low", "lost_high")
         evidence = [
             (
-                f"{base} on {task}: it saves {saved} nats of forgetting against {plain}, for {said(cost, 1)} "
-                "points of task "
-                f"score ({seeds_said(row['seeds'])})"
+                f"{base} on {task}: it saves {saved} nats of forgetting against {plain} and {points_said(cost)} "
+                f"({seeds_said(row['seeds'])})"
             )
         ]
         control = _control_beside(row, rows)

@@ -17,7 +17,7 @@ from .claim import Answer, Claim, Effect, Finding
 from .shared.comparable_runs import LOSS_ALIKE, Stratum, finished, numbers, strata
 from .shared.pictures import Palette, Part, parts, values
 from .shared.statistics import LEVEL, mean_interval
-from .shared.words import answer, effect, said, seeds_said
+from .shared.words import answer, effect, points_said, said, seeds_said
 
 CLAIM = Claim(
     name="remedies",
@@ -114,7 +114,7 @@ def analyse(results: Results) -> Finding:
         verdicts.append(
             f"{stratum.label}: {clear} of {len(remedies)} remedies clearly save forgetting against "
             f"{plain}; most saves "
-            f"{best.name}, {said(best.saved, 3)} nats for {said(best.cost, 1)} points of task score"
+            f"{best.name}, {said(best.saved, 3)} nats, and {points_said(best.cost)}"
             f"{_ratio_said(best)} ({seeds_said(len(best.table))})"
         )
     effects.sort(key=lambda pair: -pair[0])

@@ -27,6 +27,15 @@ def said(interval: Interval | Effect, digits: int = 2, signed: bool = True) -> s
     return f"{text} [{interval.low:{sign}.{digits}f}, {interval.high:{sign}.{digits}f}]"
 
 
+def points_said(lost: Interval) -> str:
+    """What was lost of the task score, or gained where that is below zero: ``gains +1.3 [-4.9, +7.6] points``."""
+    if math.isnan(lost.estimate):
+        return "has no measured task score"
+    if lost.estimate < 0:
+        return f"gains {said(Interval(-lost.estimate, -lost.high, -lost.low), 1)} points of task score"
+    return f"loses {said(lost, 1)} points of task score"
+
+
 def seeds_said(seeds: int) -> str:
     return "one seed" if seeds == 1 else f"{seeds} seeds"
 
