@@ -111,11 +111,11 @@ def _manager(settings: HarnessSettings) -> Any:
         )
     except ImportError as error:
         raise missing_extra("--lm-eval", "lm_eval", "lm-eval") from error
-    digest = digest_of_own_tasks(settings)
-    manager = _register(TaskManager, settings.lm_eval_include, digest, only_own=digest is not None)
+    include, digest = settings.lm_eval_include, digest_of_own_tasks(settings)
+    manager = _register(TaskManager, include, digest, only_own=include is not None)
     # A group of one's own may name the harness's tasks.
     if not set(settings.lm_eval) <= set(manager.all_subtasks):
-        manager = _register(TaskManager, settings.lm_eval_include, digest, only_own=False)
+        manager = _register(TaskManager, include, digest, only_own=False)
     unknown = [task for task in settings.lm_eval if not manager.match_tasks([task])]
     if unknown:
         raise SettingError(f"lm-evaluation-harness has no task {unknown[0]!r}; see: lm_eval ls tasks")

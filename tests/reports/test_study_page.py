@@ -300,6 +300,16 @@ def test_a_report_without_any_measure_is_still_a_report(study: Study) -> None:
     assert "What these data cannot show" in page
 
 
+def test_effects_that_the_overview_has_no_room_for_are_counted(study: Study) -> None:
+    [structure] = [finding for finding in study[1] if finding.name == "structure"]
+    many = [Effect(f"base {number} on task: intruders", 1.0, 0.5, 1.5) for number in range(9)]
+    page = render_study(study[0], [dataclasses.replace(structure, effects=many)])
+    overview = page[page.index('id="overview"') : page.index("The claims are those of the paper")]
+    assert [f"base {number} on task" in overview for number in range(9)] == [True] * 6 + [False] * 3
+    assert "and 3 more, in its section" in overview
+    assert "; and 6 more below" in page[: page.index('id="overview"')]
+
+
 def test_the_size_of_the_page(study: Study) -> None:
     assert len(render_study(*study).encode()) < 6e6
 

@@ -23,6 +23,7 @@ COMPARED = [
     *(name for name, one in _SETTINGS.items() if one.changes_weights and name not in _NEVER_COMPARED),
     "adapters",
 ]
+Mask = npt.NDArray[np.bool_]
 # Seeds of which every choice is looked at for the part of a table without gaps.
 _MOST_SEEDS = 12
 # Settings that a full fine-tuning carries along without using them.
@@ -279,27 +280,28 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
     known = table.notna().to_numpy()
     if known.all():
         return table
-    parts: list[
-        tuple[list[int], npt.NDArray[np.bool_]]
-    ] = []  # the rows by their places, and which columns they all have
-    if len(table) <= _MOST_SEEDS:
-        for size in range(1, len(table) + 1):
-            parts += [
-                (list(rows), np.all(known[list(rows)], axis=0))
-                for rows in itertools.combinations(range(len(table)), size)
-            ]
-    else:
-        counts = known.sum(axis=0)
-        for least in sorted(set(counts)):
-            columns = counts >= least
-            parts.append((list(np.flatnonzero(known[:, columns].all(axis=1))), columns))
-    parts = [(rows, columns) for rows, columns in parts if rows and columns.any()]
+    parts = [(rows, columns) for rows, columns in _parts_without_gaps(known) if len(rows) and columns.any()]
     if not parts:
         return table.dropna()
     rows, columns = max(
         parts, key=lambda part: (min(len(part[0]), 2), len(part[0]) * part[1].sum(), len(part[0]))
     )
     return table.iloc[rows, np.flatnonzero(columns)]
+
+
+def _parts_without_gaps(known: Mask) -> Iterator[tuple[npt.NDArray[np.intp], Mask]]:
+    """The places of rows, and of each column whether the part has it. ``known``: (seeds, settings)."""
+    seeds = len(known)
+    if seeds <= _MOST_SEEDS:
+        for size in range(1, seeds + 1):
+            for chosen in itertools.combinations(range(seeds), size):
+                rows = np.array(chosen)
+                yield rows, np.all(known[rows], axis=0)
+    else:
+        counts = known.sum(axis=0)
+        for least in sorted(set(counts)):
+            columns = counts >= least
+            yield np.flatnonzero(known[:, columns].all(axis=1)), columns
 
 
 def noted_complete(table: pd.DataFrame, what: str, notes: list[str]) -> pd.DataFrame:
