@@ -9,7 +9,8 @@ from dataclasses import fields, replace
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.open import Opened, Source
-from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
+from ..checkpoints.pairing.open_sides import open_sides
+from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix, Pairing
 from ..checkpoints.selection import Selection
 from ..engine.decisions import Detection

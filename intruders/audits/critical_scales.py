@@ -12,7 +12,8 @@ from typing import TypeVar
 import torch
 
 from ..checkpoints.open import Source
-from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
+from ..checkpoints.pairing.open_sides import open_sides
+from ..checkpoints.pairing.pair_sides import pair_sides
 from ..engine.base_space import KnownBase
 from ..engine.decisions import Detection
 from ..engine.projection import Projection, project

@@ -138,7 +138,7 @@ def _facts_of(opened: Opened) -> Facts:
         return Facts(method="full")
     if isinstance(opened, ModelSum):
         return Facts(method="sum")
-    updates = [*opened.updates, *(choices[0] for choices in opened.undecided if choices)]
+    updates = opened.updates
     return Facts(
         method=_method_of(opened, updates),
         ranks=tuple(sorted({rank for update in updates if (rank := _rank_of(update)) is not None})),

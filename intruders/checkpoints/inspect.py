@@ -102,11 +102,11 @@ def _checkpoint_facts(opened: Checkpoint) -> Inspection:
 
 
 def _adapter_facts(opened: Adapter) -> Inspection:
-    rows = [_update_row(update) for update in _updates(opened)]
+    rows = [_update_row(update) for update in opened.updates]
     rows += [
         inspection_row(name, stored, "saved in full") for name, stored in opened.replaced.tensors.items()
     ]
-    family = "kohya LoRA" if opened.flat_names else f"PEFT {opened.peft_type}"
+    family = f"{opened.family} {opened.peft_type}"
     stored = opened.numbers if any(-1 in row.shape for row in rows) else None
     return Inspection(opened.source, opened.kind, family, 1.0, opened.base_source, rows, 0, {}, stored=stored)
 
@@ -128,12 +128,6 @@ def _outlook(opened: Opened, base: Checkpoint | None) -> tuple[int | None, Count
         else:
             reasons[reason] += 1
     return matrices, reasons, []
-
-
-def _updates(adapter: Adapter) -> Iterable[AdaptedWeight]:
-    """The adapter's updates; of those that may be for several parameters, the first it could be."""
-    yield from adapter.updates
-    yield from (choices[0] for choices in adapter.undecided)
 
 
 def _update_row(update: AdaptedWeight) -> Row:

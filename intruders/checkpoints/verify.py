@@ -16,6 +16,7 @@ from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
 from ..system.progress import Progress, silent
 from .checkpoint import Checkpoint, StoredTensor
+from .matching import match_names
 from .merges.merged_matrix import MergedMatrix
 from .merges.other_tensors import differences, tensors_not_compared, tensors_only_in
 from .merges.rounding import stored_type, type_name
@@ -23,8 +24,8 @@ from .merges.verdict import APPLIED, OTHER_WEIGHTS, TOO_SMALL, Verdict, judge
 from .merges.verification import OtherTensor, Verification, VerifiedMatrix
 from .model_sum import ModelSum
 from .open import Source, open_checkpoint
-from .pairing.matching import match_names
-from .pairing.pair_sides import open_sides, pair_sides
+from .pairing.open_sides import open_sides
+from .pairing.pair_sides import pair_sides
 from .pairing.pairing import PairedMatrix
 from .selection import Selection
 

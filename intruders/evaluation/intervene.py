@@ -15,7 +15,7 @@ from ..audits.audit import audited_whole
 from ..audits.audit_result import Audit
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.pairing.pair_sides import named_sides, open_sides
+from ..checkpoints.pairing.open_sides import named_sides, open_sides
 from ..checkpoints.pairing.pairing import PairedMatrix
 from ..data.corpora import load_corpora
 from ..data.load_task import load_task

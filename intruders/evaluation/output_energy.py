@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..audits.audit_settings import AS_USUAL, AuditSettings
 from ..checkpoints.open import Source
-from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
+from ..checkpoints.pairing.open_sides import open_sides
+from ..checkpoints.pairing.pair_sides import pair_sides
 from ..errors import CheckpointError
 from ..linalg.operators import Update
 from ..models.answers import evaluating

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.pairing.matching import match_names
-from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
+from ..checkpoints.matching import match_names
+from ..checkpoints.pairing.open_sides import open_sides
+from ..checkpoints.pairing.pair_sides import pair_sides
 from ..data.columns import Columns
 from ..data.load_task import load_task
 from ..data.task import Example, Task

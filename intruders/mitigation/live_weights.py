@@ -10,8 +10,8 @@ from types import TracebackType
 from torch import Tensor, nn
 
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.matching import match_names
 from ..checkpoints.matrices import MatrixView, matrices_of, put_back
-from ..checkpoints.pairing.matching import match_names
 from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ..errors import PairingError
 from .remedies.remedy import Case, Remedy

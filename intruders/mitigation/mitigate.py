@@ -14,7 +14,8 @@ from ..audits.audit_result import Audit
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
 from ..checkpoints.open import Source
-from ..checkpoints.pairing.pair_sides import named_sides, open_sides, pair_sides
+from ..checkpoints.pairing.open_sides import named_sides, open_sides
+from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix
 from ..checkpoints.writing.lora_adapter import Rank
 from ..checkpoints.writing.shards import SHARD_BYTES

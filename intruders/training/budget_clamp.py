@@ -18,7 +18,8 @@ from transformers import TrainerCallback
 
 from ..audits.audit_settings import AS_USUAL
 from ..checkpoints.adapters.adapter import Adapter
-from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
+from ..checkpoints.pairing.open_sides import open_sides
+from ..checkpoints.pairing.pair_sides import pair_sides
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
 from ..linalg.spiked_threshold import spectrum_of, spiked_threshold

@@ -22,7 +22,8 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.memory import has_adapters, has_frozen_base
 from ..checkpoints.model_sum import ModelSum
 from ..checkpoints.open import Opened, Source, open_checkpoint, open_source
-from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
+from ..checkpoints.pairing.open_sides import open_sides
+from ..checkpoints.pairing.pair_sides import pair_sides
 from ..errors import SettingError
 from .alerts import alert
 from .first_process import decided_by_first

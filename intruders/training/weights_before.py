@@ -16,7 +16,8 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.memory import describe_module, has_adapters, module_checkpoint, with_copies
 from ..checkpoints.model_sum import ModelSum
 from ..checkpoints.open import Source, open_checkpoint, open_source
-from ..checkpoints.pairing.pair_sides import open_sides, pair_sides
+from ..checkpoints.pairing.open_sides import open_sides
+from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.selection import Selection
 from ..errors import CheckpointError, SettingError
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from intruders.audits.audit import audit
 from intruders.checkpoints.adapters import peft_types
-from intruders.checkpoints.adapters.adapter import Place
+from intruders.checkpoints.adapters.adapter import BaseWeight
 from intruders.checkpoints.adapters.adapter_config import AdapterConfig
 from intruders.checkpoints.adapters.by_peft import shared_updates, updates_one_by_one
 from intruders.checkpoints.adapters.peft_at_work import peft_at_work
@@ -33,7 +33,8 @@ from intruders.checkpoints.checkpoint import StoredTensor
 from intruders.checkpoints.inspect import inspect
 from intruders.checkpoints.memory import state_dict_checkpoint
 from intruders.checkpoints.open import open_source
-from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.selection import Selection
 from intruders.checkpoints.writing.lora_adapter import is_plain_lora
 from intruders.errors import CheckpointError, MissingDependencyError, PairingError
@@ -183,7 +184,7 @@ def test_types_that_look_at_the_weight_come_out_otherwise_from_a_skeleton(
 def _in_skeleton(
     tensors: dict[str, StoredTensor], config: AdapterConfig, base: dict[str, Tensor], names: list[str]
 ) -> dict[str, Tensor]:
-    places = {name.removesuffix(".weight"): Place(tuple(base[name].shape), torch.float32) for name in names}
+    places = {name.removesuffix(".weight"): BaseWeight(tuple(base[name].shape), torch.float32) for name in names}
     updates = {update.name: update for update in shared_updates(tensors, config, places)}
     return {name: updates[name].change(base[name], None) for name in names}
 

@@ -14,7 +14,8 @@ from intruders.checkpoints.demo_models import DEMO_MODELS
 from intruders.checkpoints.formats.gguf_layout import read_gguf_layout
 from intruders.checkpoints.formats.gguf_names import known_names
 from intruders.checkpoints.open import open_checkpoint
-from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import CheckpointError
 
 from .gguf_files import FAMILIES, skeleton, write_gguf

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from intruders.checkpoints.adapters.kohya_names import in_diffusers_names
-from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import CheckpointError, PairingError
 
 from .models import loaded, merged_weights, randomize_adapter, reasons, saved, tiny_llama, tuned_of

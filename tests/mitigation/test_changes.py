@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from intruders.audits.audit import audit
-from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense
 from intruders.mitigation.cases import read_cases

@@ -13,7 +13,7 @@ from intruders.audits.audit import audited_whole
 from intruders.audits.audit_result import Audit
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.checkpoints.checkpoint import Checkpoint
-from intruders.checkpoints.pairing.pair_sides import open_sides
+from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pairing import Pairing
 from intruders.mitigation.cases import read_cases
 from intruders.mitigation.changes import Change

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from intruders.audits.audit_result import Audit
-from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import DiskFullError, IntrudersError, SettingError
 from intruders.evaluation.evaluate import evaluate
 from intruders.evaluation.measure_settings import LossSettings, ScoreSettings

@@ -141,12 +141,12 @@ def test_stacked_experts_are_audited_in_full_fine_tuning(tmp_path: Path) -> None
 def test_the_weights_beneath_an_adapter_are_compared_with_the_base_once(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from intruders.checkpoints.pairing import pair_sides
+    from intruders.checkpoints.pairing import open_sides
 
     compared = []
-    compare = pair_sides._has_other_weights
+    compare = open_sides._has_other_weights
     monkeypatch.setattr(
-        pair_sides, "_has_other_weights", lambda *sides: compared.append(1) or compare(*sides)
+        open_sides, "_has_other_weights", lambda *sides: compared.append(1) or compare(*sides)
     )
     trainer = _trainer(_prepared(llama, "lora"), tmp_path)
     callback = IntruderCallback(trainer, every=1, base=str(llama))

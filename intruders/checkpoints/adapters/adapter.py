@@ -12,6 +12,8 @@ from ...linalg.low_rank import LowRank
 from ..checkpoint import Checkpoint
 from ..hub import HubOrigin
 
+Shape = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class AdaptedWeight:
@@ -44,7 +46,7 @@ class AdaptedWeight:
 
 
 @dataclass(frozen=True)
-class Place:
+class BaseWeight:
     """What is known of a weight of the base before it is read."""
 
     shape: tuple[int, int]  # (m, n), output side first
@@ -52,26 +54,48 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Start:
+    """An initialization that took something out of the base that the adapter belongs to, as PiSSA does."""
+
+    name: str
+    # What the adapter makes of the base as it was before the start; None where the start cannot be repeated.
+    repeated: list[AdaptedWeight] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class Adapter:
-    """An adapter: updates to weights of a base that is elsewhere."""
+    """An adapter: updates to weights of a base that is elsewhere.
+
+    ``updates`` have the adapter's own names. ``named_for`` gives them for a base: under its names where the adapter
+    writes these otherwise, for the parameters that its shapes decide, and made where modules share tensors.
+    """
 
     source: str
     peft_type: str
     base_source: str | None  # as the adapter names its base
     replaced: Checkpoint = field(repr=False)  # weights trained and stored in full (``modules_to_save``)
+    # Of a weight that only a base's shapes decide, the first that it may be.
     updates: list[AdaptedWeight] = field(repr=False)
-    undecided: list[list[AdaptedWeight]] = field(default_factory=list, repr=False)  # of each, one is meant
+    named_for: Callable[[Checkpoint, Mapping[str, Shape]], list[AdaptedWeight]] | None = field(
+        default=None, repr=False
+    )
     ignored: list[tuple[str, str]] = field(default_factory=list, repr=False)  # (tensor, why)
-    changed_base: str | None = None  # the initialization (PiSSA, ...) that changed the base it belongs to
-    flat_names: bool = False  # names are paths with underscores for dots, as kohya writes them
-    # What it makes of the base as it was before the start, where that start can be repeated.
-    from_original: list[AdaptedWeight] | None = field(default=None, repr=False)
-    # Gives the updates for the base's modules where these share tensors. Modules come under the adapter's names for
-    # them and, where it has none, under the base's; ``updates`` then are the names alone.
-    bind: Callable[[Mapping[str, Place]], list[AdaptedWeight]] | None = field(default=None, repr=False)
-    needs_order: bool = False  # whether ``bind`` wants the modules in the order of the model
+    start: Start | None = None
+    family: str = "PEFT"  # whose files it comes in
     decomposes: bool = False  # every weight in full, when it is made
     numbers: int | None = None  # that it stores, where the shapes of its updates do not tell
     notes: list[str] = field(default_factory=list)  # what a reader of the result should know
     kind: str = "adapter"
     hub: tuple[HubOrigin, ...] = ()  # the commit that it was read from, if it lies in the hub's cache
+
+    def updates_for(self, base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
+        """The updates for a base.
+
+        Args:
+          base: the checkpoint that the adapter acts on.
+          shapes: of its tensors as an adapter sees them, (m, n) with the output side first, or (experts, m, n).
+
+        Raises:
+          PairingError: the base does not tell which of its weights are meant.
+        """
+        return self.updates if self.named_for is None else self.named_for(base, shapes)

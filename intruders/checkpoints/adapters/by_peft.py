@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError, some_of
 from ..checkpoint import StoredTensor
-from .adapter import AdaptedWeight, Place
+from .adapter import AdaptedWeight, BaseWeight
 from .adapter_config import AdapterConfig
 from .peft_at_work import peft_at_work
 from .peft_settings import peft_settings
@@ -75,7 +75,7 @@ def names_alone(modules: Sequence[str], config: AdapterConfig) -> list[AdaptedWe
 def shared_updates(
     tensors: Tensors,
     config: AdapterConfig,
-    modules: Mapping[str, Place],
+    modules: Mapping[str, BaseWeight],
     scales: Mapping[str, float] = NO_SCALES,
 ) -> list[AdaptedWeight]:
     """One update a module, all made by PEFT in one skeleton.
@@ -144,7 +144,7 @@ class _Skeleton:
 
     tensors: Tensors
     config: AdapterConfig
-    modules: Mapping[str, Place]
+    modules: Mapping[str, BaseWeight]
     scales: Mapping[str, float]
 
     def __post_init__(self) -> None:
@@ -161,16 +161,16 @@ class _Skeleton:
         return make
 
     def _room(self) -> int:
-        largest = max(size for place in self.modules.values() for size in place.shape)
+        largest = max(size for weight in self.modules.values() for size in weight.shape)
         return max(_ROOM * (largest**2 + _numbers(self.tensors)), _LEAST_ROOM)
 
     def _made(self) -> nn.Module:
-        shapes = [place.shape for place in self.modules.values()]
+        shapes = [weight.shape for weight in self.modules.values()]
         largest = max(
             size for shape in [*shapes, *(t.shape for t in self.tensors.values())] for size in shape
         )
         settings = peft_settings(self.config, list(self.modules), largest)
-        tree = _tree({module: _hollow(place) for module, place in self.modules.items()})
+        tree = _tree({module: _hollow(weight) for module, weight in self.modules.items()})
         self._stored = {_full(name): tensor.read() for name, tensor in self.tensors.items()}
         self._settings = settings
         return _with_adapter(tree, settings, self._stored)
@@ -216,9 +216,9 @@ def _tree(weights: Mapping[str, Tensor]) -> nn.Module:
     return root
 
 
-def _hollow(place: Place) -> Tensor:
+def _hollow(weight: BaseWeight) -> Tensor:
     """Of the right shape, dtype and device, in the memory of one number."""
-    return torch.zeros(1, dtype=place.dtype).expand(*place.shape)
+    return torch.zeros(1, dtype=weight.dtype).expand(*weight.shape)
 
 
 def _with_adapter(tree: nn.Module, settings: Any, tensors: dict[str, Tensor]) -> nn.Module:

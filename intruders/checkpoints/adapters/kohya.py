@@ -18,9 +18,10 @@ from typing import Any
 
 from ...errors import CheckpointError
 from ..checkpoint import Checkpoint, StoredTensor
-from .adapter import AdaptedWeight, Adapter
+from .adapter import AdaptedWeight, Adapter, Shape
 from .adapter_config import AdapterConfig
 from .formulas import low_rank
+from .kohya_names import unflattened
 from .lora import lora_scale
 from .other_methods import hadamard, is_per_input, kronecker
 
@@ -92,7 +93,20 @@ def single_file_adapter(
     flat = all(_FLAT.match(module) for module in modules)
     bare = [module for module, parts in modules.items() if "alpha" not in parts]
     notes = [f"{len(bare)} modules store no alpha: their scale is taken as 1"] if bare and not configs else []
-    return Adapter(source, "LORA", None, replaced, updates, flat_names=flat, notes=notes)
+
+    def with_the_names_of(base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
+        return unflattened(updates, list(shapes), base.config)
+
+    return Adapter(
+        source,
+        "LORA",
+        None,
+        replaced,
+        updates,
+        named_for=with_the_names_of if flat else None,
+        family="kohya" if flat else "PEFT",
+        notes=notes,
+    )
 
 
 def _component(module: str) -> str:

@@ -10,10 +10,10 @@ from math import prod
 
 from torch import Tensor
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, PairingError, some_of
 from ...linalg.low_rank import LowRank
 from ..checkpoint import StoredTensor
-from .adapter import AdaptedWeight
+from .adapter import AdaptedWeight, Shape
 from .adapter_config import AdapterConfig
 from .formulas import low_rank, widened
 
@@ -98,6 +98,36 @@ def lora_updates(
         else:
             updates.append(_module_update(found, name, config, scales))
     return updates, undecided
+
+
+def decided_by_shapes(
+    undecided: list[list[AdaptedWeight]], source: str, shapes: Mapping[str, Shape]
+) -> list[AdaptedWeight]:
+    """Of each list of ``target_parameters`` the one that a module's tensors are for.
+
+    PEFT nests the adapters of one module's parameters and does not write which is whose: their shapes tell.
+
+    Raises:
+      PairingError: several parameters of the base fit.
+    """
+    return [_fitting(choices, source, shapes) for choices in undecided]
+
+
+def _fitting(choices: list[AdaptedWeight], source: str, shapes: Mapping[str, Shape]) -> AdaptedWeight:
+    fitting = [
+        update
+        for update in choices
+        if any(
+            (name == update.name or name.endswith(f".{update.name}")) and shape == update.full_shape
+            for name, shape in shapes.items()
+        )
+    ]
+    if len(fitting) > 1:
+        raise PairingError(
+            f"the adapter '{source}' changes one of {some_of([update.name for update in fitting])}, which have the "
+            "same shape, and does not say which; merge it with PEFT, and pass the merged model"
+        )
+    return fitting[0] if fitting else choices[0]
 
 
 def lora_modules(tensors: Mapping[str, StoredTensor], source: str) -> list[LoraTensors]:

@@ -17,11 +17,12 @@ from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
 from ..json_file import read_json_object
 from ..memory import FSDP_1_WRAPPER, describe_module, state_dict_checkpoint
-from .adapter import AdaptedWeight, Adapter, Place
+from .adapter import AdaptedWeight, Adapter, BaseWeight, Shape, Start
 from .adapter_config import AdapterConfig
+from .binding import bound_updates
 from .by_peft import modules_by_target, modules_of, names_alone, shared_updates, updates_one_by_one
 from .lora import BY_PEFT as LORA_BY_PEFT
-from .lora import lora_updates, require_weights
+from .lora import decided_by_shapes, lora_updates, require_weights
 from .other_methods import adalora_updates, loha_updates, lokr_updates
 from .peft_types import (
     BY_FORMULA,
@@ -141,7 +142,7 @@ def _adapter(
         made = _by_formula(tensors, config, scales)
     else:
         made = _by_peft(tensors, config, scales, modules)
-    if not made.updates and not made.undecided and made.bind is None:
+    if not made.updates and made.named_for is None:
         raise CheckpointError(f"'{config.source}' contains no tensors of a {config.peft_type} adapter")
     return made
 
@@ -156,14 +157,20 @@ def _by_formula(tensors: Tensors, config: AdapterConfig, scales: Mapping[str, fl
         updates = updates_one_by_one(tensors, config, scales)
     else:
         updates, undecided = lora_updates(tensors, config, scales)
-    start = _changes_its_base(config)
-    repeats = start is not None and can_be_repeated(start) and not undecided
+    changed = _changes_its_base(config)
+    start = None
+    if changed is not None:
+        repeats = can_be_repeated(changed) and not undecided
+        start = Start(changed, updates_one_by_one(tensors, config) if repeats else None)
+
+    def with_parameters(base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
+        return updates + decided_by_shapes(undecided, config.source, shapes)
+
     return replace(
-        _with_updates(tensors, config, updates, _METHOD_TENSOR),
-        undecided=undecided,
-        changed_base=start,
-        from_original=updates_one_by_one(tensors, config) if repeats else None,
-        decomposes=start == KASA,
+        _with_updates(tensors, config, updates + [choices[0] for choices in undecided], _METHOD_TENSOR),
+        named_for=with_parameters if undecided else None,
+        start=start,
+        decomposes=changed == KASA,
         notes=[_ALORA.format(config.source)] if config.values.get("alora_invocation_tokens") else [],
     )
 
@@ -185,18 +192,23 @@ def _by_peft(
     if not named and SHARED_VECTOR not in tensors:
         return made
 
-    def bind(places: Mapping[str, Place]) -> list[AdaptedWeight]:
-        changed = named or modules_by_target(config, list(places))
-        lost = [name for name in changed if name not in places]
+    def made_for(modules: Mapping[str, BaseWeight]) -> list[AdaptedWeight]:
+        changed = named or modules_by_target(config, list(modules))
+        lost = [name for name in changed if name not in modules]
         if lost:
             raise CheckpointError(
                 f"the adapter '{config.source}' changes {some_of(lost)}, whose place in the order of the model is not "
                 "known, as of a head tied to the embeddings; pass the model after PEFT's merge_and_unload"
             )
-        order = changed if in_memory else [name for name in places if name in set(changed)]
-        return shared_updates(tensors, config, {name: places[name] for name in order}, scales)
+        order = changed if in_memory else [name for name in modules if name in set(changed)]
+        return shared_updates(tensors, config, {name: modules[name] for name in order}, scales)
 
-    return replace(made, bind=bind, needs_order=kind in ORDERED and not in_memory)
+    needs_order = kind in ORDERED and not in_memory
+
+    def bound(base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
+        return bound_updates(made, base, shapes, made_for, needs_order)
+
+    return replace(made, named_for=bound)
 
 
 def _with_updates(

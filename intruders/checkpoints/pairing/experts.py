@@ -91,8 +91,7 @@ def _stack(parts: list[dict[int, StoredTensor]]) -> StoredTensor:
 def _names_in(tuned: Checkpoint | Adapter) -> list[str]:
     if isinstance(tuned, Checkpoint):
         return tuned.names()
-    choices = [choice for several in tuned.undecided for choice in several]
-    return [update.name for update in (*tuned.updates, *choices)]
+    return [update.name for update in tuned.updates]
 
 
 def _any_stacked(names: Iterable[str]) -> bool:

@@ -23,8 +23,8 @@ from ..checkpoint import Checkpoint, StoredTensor
 from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
 from ..json_file import read_json_object
+from ..matching import match_names
 from ..matrices import holds_experts, matrices_of
-from ..pairing.matching import match_names
 
 Number = TypeVar("Number", int, float)
 Rank = int | str | None  # a number, "keep", or None for what the update needs

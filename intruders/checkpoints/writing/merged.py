@@ -12,10 +12,10 @@ from ...errors import CheckpointError
 from ...linalg.pair import Pair
 from ..adapters.adapter import Adapter
 from ..checkpoint import Checkpoint, StoredTensor
+from ..matching import match_names
 from ..matrices import matrices_of, not_a_matrix, put_back
 from ..model_sum import ModelSum
 from ..open import Opened
-from ..pairing.matching import match_names
 from ..pairing.pair_sides import pair_sides
 from ..selection import Selection
 from .shards import PlannedTensor

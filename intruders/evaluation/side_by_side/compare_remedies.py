@@ -9,7 +9,7 @@ from pathlib import Path
 from ...audits.audit import audited_whole
 from ...audits.audit_result import Audit
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
-from ...checkpoints.pairing.pair_sides import named_sides, open_sides
+from ...checkpoints.pairing.open_sides import named_sides, open_sides
 from ...data.corpora import load_corpora
 from ...data.load_task import described_task, load_task
 from ...errors import SettingError

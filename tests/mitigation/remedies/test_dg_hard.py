@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from intruders.audits.audit import audit
-from intruders.checkpoints.pairing.pair_sides import open_sides, pair_sides
+from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import SettingError
 from intruders.mitigation.cases import read_cases
 from intruders.mitigation.remedies.at_random import at_random

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...errors import PairingError, missing_extra, one_line
 from ..checkpoint import Checkpoint
-from .matching import match_names
+from ..matching import match_names
 
 
 def names_in_model_order(base: Checkpoint, adapter: str) -> list[str]:

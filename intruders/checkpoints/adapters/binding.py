@@ -1,0 +1,56 @@
+"""Adapters whose modules share tensors: their updates, which are known once the base's modules are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ...errors import PairingError, some_of
+from ..checkpoint import Checkpoint
+from ..matching import match_names
+from ..names import looks_up_tokens
+from .adapter import AdaptedWeight, Adapter, BaseWeight, Shape
+from .model_order import names_in_model_order
+
+
+def bound_updates(
+    adapter: Adapter,
+    base: Checkpoint,
+    shapes: Mapping[str, Shape],
+    made_for: Callable[[Mapping[str, BaseWeight]], list[AdaptedWeight]],
+    needs_order: bool,
+) -> list[AdaptedWeight]:
+    """The adapter's updates for the modules of this base; its names alone where the base lacks one of them.
+
+    Args:
+      adapter: its updates are names, without weights.
+      base: what it acts on.
+      shapes: of the base's tensors, as for :meth:`.adapter.Adapter.updates_for`.
+      made_for: gives the updates for the base's linear modules. These come under the adapter's names for them and,
+        where it has none, under the base's.
+      needs_order: whether ``made_for`` wants the modules in the order of the model.
+
+    Raises:
+      PairingError: the adapter changes a convolution or an embedding, or the order of the model is not known.
+    """
+    tuned_of = match_names(shapes, {update.name: update.full_shape for update in adapter.updates}).tuned_of
+    base_of = {other: name for name, other in tuned_of.items()}
+    if any(update.name not in base_of for update in adapter.updates):
+        return adapter.updates
+    require_linear(base, adapter, [base_of[update.name] for update in adapter.updates])
+    order = names_in_model_order(base, adapter.source) if needs_order else [*base.names(), *base.tied]
+    modules = {
+        tuned_of.get(name, name).removesuffix(".weight"): BaseWeight((shape[0], shape[1]), base.dtype(name))
+        for name in order
+        if name.endswith(".weight") and len(shape := shapes[name]) == 2 and len(base.shape(name)) == 2
+    }
+    return made_for(modules)
+
+
+def require_linear(base: Checkpoint, adapter: Adapter, names: list[str]) -> None:
+    """Raise for a convolution or embedding, whose weight PEFT's code would make otherwise than a linear layer's."""
+    others = [name for name in names if len(base.shape(name)) != 2 or looks_up_tokens(name)]
+    if others:
+        raise PairingError(
+            f"the adapter '{adapter.source}' of type {adapter.peft_type} changes {some_of(others)}, no linear layer, "
+            "which is not read for this type; merge it with PEFT, and pass the merged model"
+        )

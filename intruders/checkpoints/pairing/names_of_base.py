@@ -1,0 +1,35 @@
+"""The base under the names that all parts of the tuned side have for its tensors: the first stage of pairing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..adapters.adapter import Adapter
+from ..checkpoint import Checkpoint
+from ..model_sum import ModelSum
+from .experts import aligned_experts
+from .tied_head import with_tied_head
+
+Part = Checkpoint | Adapter
+
+
+def parts_of(tuned: Part | ModelSum) -> list[tuple[Part, float]]:
+    """The parts of the tuned side with their weights; a plain side is one part of weight 1."""
+    return list(tuned.parts) if isinstance(tuned, ModelSum) else [(tuned, 1.0)]
+
+
+def under_common_names(base: Checkpoint, parts: Sequence[Part]) -> tuple[Checkpoint, list[Part], list[str]]:
+    """The base and the parts with the same names for the same tensors, and notes of what was renamed.
+
+    One part with stacked experts decides their names on all sides. An adapter on a tied head gives the head a name.
+    """
+    notes: list[str] = []
+    for part in parts:
+        base, _, renamed = aligned_experts(with_tied_head(base, part), part)
+        notes += renamed
+    aligned: list[Part] = []
+    for part in parts:
+        _, same_part, renamed = aligned_experts(base, part)
+        aligned.append(same_part)
+        notes += renamed
+    return base, aligned, list(dict.fromkeys(notes))

@@ -1,0 +1,127 @@
+"""Both sides of a comparison opened, and the base found where it is left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from ...errors import CheckpointError, IntrudersError
+from ..adapters.adapter import Adapter
+from ..adapters.peft_adapter import start_that_changed
+from ..checkpoint import Checkpoint
+from ..memory import describe_module, has_adapters, module_checkpoint
+from ..model_sum import ModelSum
+from ..open import Opened, Source, open_checkpoint, open_source
+from .pair_sides import pair_sides
+from .tied_head import with_tied_head
+
+
+def open_sides(base: Source | None, tuned: Source | None = None) -> tuple[Checkpoint, Opened]:
+    """Open both sides; find the base where it is left out.
+
+    An adapter may come alone, as ``base`` or as ``tuned``: its own ``base_model_name_or_path`` is opened, and of a
+    PeftModel its own base weights, unless an adapter's start (PiSSA, ...) changed these: then too what the adapter
+    names.
+
+    Raises:
+      CheckpointError: either side cannot be found or read, or a base is needed and not named.
+    """
+    base, tuned = named_sides(base, tuned)
+    opened = open_source(tuned)
+    if has_adapters(tuned):
+        return _open_in_memory(base, tuned, opened)
+    before = _base_on_disk(opened) if base is None else open_checkpoint(base)
+    return with_tied_head(before, opened), opened
+
+
+def named_sides(base: Source | None, tuned: Source | None) -> tuple[Source | None, Source]:
+    """The two sides as they were given; one alone is the tuned one, whose adapter names its base."""
+    if tuned is not None:
+        return base, tuned
+    if base is None:
+        raise CheckpointError("no model was given; expected a base and a tuned one, or an adapter")
+    return None, base
+
+
+def _base_on_disk(opened: Opened) -> Checkpoint:
+    named = _base_named_by(opened)
+    try:
+        return open_checkpoint(named)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the base '{named}', which the adapter '{opened.source}' names, cannot be opened; "
+            f"pass the base too: {error}"
+        ) from None
+
+
+def _open_in_memory(base: Source | None, model: nn.Module, adapters: Opened) -> tuple[Checkpoint, Opened]:
+    """A model in memory is its own weights with its adapters on them, whatever base it is compared with."""
+    start = start_that_changed(model)
+    if base is not None:
+        before = open_checkpoint(base)
+    elif start is not None:
+        before = _base_before(model, adapters, start)
+    else:
+        return module_checkpoint(model), adapters
+    if start is not None:
+        note = f"the start '{start}' changed the base in memory; measured from '{before.source}'"
+    elif _has_other_weights(model, before):
+        note = (
+            f"the weights in memory beneath the adapter are not those of '{before.source}'; it acts on them"
+        )
+    else:
+        return before, adapters
+    return before, _on_own_weights(model, adapters, note)
+
+
+def _has_other_weights(model: nn.Module, base: Checkpoint) -> bool:
+    """Whether a model's own weights are not the base's: an adapter on a model that was trained before."""
+    try:
+        own = module_checkpoint(model)
+        if own.config is not None and own.config.get("quantization_config"):
+            return False  # a compressed copy of the base, not a training of it
+        pairs = pair_sides(base, own).pairs
+    except IntrudersError:  # merged, or of another architecture, which the pairing with the adapter reports
+        return False
+    return any(pair.load() is not None for pair in pairs)
+
+
+def _base_before(model: nn.Module, adapters: Opened, start: str) -> Checkpoint:
+    """The base of a model in memory whose own weights are what an adapter's start left of it.
+
+    Raises:
+      CheckpointError: it cannot be opened under the name that the adapter has for it.
+    """
+    try:
+        return open_checkpoint(_base_named_by(adapters))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the start '{start}' changed the base's weights in {describe_module(model)}, so the weights before "
+            f"training are not in memory; pass the base too ({error})"
+        ) from None
+
+
+def _on_own_weights(model: nn.Module, adapters: Opened, note: str) -> ModelSum:
+    """The model in memory: its own weights, on which its adapters act."""
+    parts = adapters.parts if isinstance(adapters, ModelSum) else [(adapters, 1.0)]
+    on_own = [
+        (replace(part, start=None, notes=[note, *part.notes]), weight)
+        for part, weight in parts
+        if isinstance(part, Adapter)
+    ]
+    return ModelSum(adapters.source, [(module_checkpoint(model), 1.0), *on_own])
+
+
+def _base_named_by(opened: Opened) -> str:
+    parts = [part for part, _ in opened.parts] if isinstance(opened, ModelSum) else [opened]
+    adapters = [part for part in parts if isinstance(part, Adapter)]
+    if not adapters:
+        raise CheckpointError(
+            f"'{opened.source}' is a full checkpoint, which does not name its base; pass the base too"
+        )
+    names = {adapter.base_source for adapter in adapters if adapter.base_source}
+    if len(names) != 1:
+        stated = f"names {len(names)} bases" if names else "does not name its base"
+        raise CheckpointError(f"the adapter '{opened.source}' {stated}; pass the base too")
+    return names.pop()

@@ -1,0 +1,193 @@
+"""What each part holds for each tensor of the base: the third stage of pairing, and the only matching of a part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from ...errors import PairingError, some_of
+from ..adapters.adapter import AdaptedWeight, Adapter, Shape
+from ..adapters.binding import require_linear
+from ..checkpoint import Checkpoint, StoredTensor
+from ..matching import Matching, match_names, same_shape
+from ..matrices import holds_experts, matrix_shape, not_a_matrix
+from ..names import is_embedding_or_head
+from .acted_on import Acting
+from .pairing import Skipped
+
+
+@dataclass(frozen=True)
+class Side:
+    """A part of the tuned side by the base's names."""
+
+    acting: Acting
+    base: Checkpoint  # what it acts on, with what its own shapes tell of how weights are stored
+    updates: Mapping[str, AdaptedWeight] = field(repr=False)
+    tensors: Mapping[str, StoredTensor] = field(repr=False)  # that it holds in full
+    lacking: str  # why a tensor of the base that it does not hold is not audited
+    skipped: list[Skipped]  # of its own tensors, those that no matrix of the base is for
+    notes: list[str]
+
+    def holds(self, name: str) -> bool:
+        return name in self.updates or name in self.tensors
+
+
+def side_of(acting: Acting) -> Side:
+    """Match a part with what it acts on.
+
+    Raises:
+      PairingError: the two do not belong together; the text says which tensors do not match, and how many do.
+    """
+    if isinstance(acting.part, Adapter):
+        return _adapter_side(acting, acting.part)
+    return _checkpoint_side(acting, acting.part)
+
+
+def _checkpoint_side(acting: Acting, tuned: Checkpoint) -> Side:
+    base = acting.base
+    matching = match_names(_stored_shapes(base), _stored_shapes(tuned))
+    _require_same_architecture(base, tuned, matching)
+    matched = set(matching.tuned_of.values())
+    return Side(
+        acting,
+        replace(base, input_first=base.input_first | _input_first_in(tuned, base, matching)),
+        {},
+        {name: tuned.tensors[other] for name, other in matching.tuned_of.items()},
+        "missing in tuned",
+        [
+            Skipped(name, "missing in base")
+            for name in tuned.names()
+            if name not in matched and name not in base.tied
+        ],
+        matching.in_words(),
+    )
+
+
+def _adapter_side(acting: Acting, adapter: Adapter) -> Side:
+    base, replaced = acting.base, adapter.replaced
+    shapes = _shapes_for_adapters(base)
+    updates = adapter.updates_for(base, shapes)
+    matching = match_names(
+        shapes, _stored_shapes(replaced) | {update.name: update.full_shape for update in updates}
+    )
+    elsewhere = _require_modules(base, adapter, updates, shapes, matching)
+    by_name = {update.name: update for update in updates}
+    matched = set(matching.tuned_of.values())
+    return Side(
+        acting,
+        base,
+        {name: by_name[other] for name, other in matching.tuned_of.items() if other in by_name},
+        {name: replaced.tensors[other] for name, other in matching.tuned_of.items() if other not in by_name},
+        "unchanged",
+        [Skipped(name, "missing in base") for name in replaced.names() if name not in matched]
+        + elsewhere
+        + [Skipped(name, reason) for name, reason in adapter.ignored],
+        adapter.notes + matching.in_words(),
+    )
+
+
+def _input_first_in(tuned: Checkpoint, base: Checkpoint, matching: Matching) -> set[str]:
+    """The base's weights that are stored (in, out) as far as the tuned model's shapes tell.
+
+    A few square weights alone do not say which of their sides is the output; beside others they do.
+    """
+    return {
+        name
+        for name, other in matching.tuned_of.items()
+        if other in tuned.input_first and tuned.shape(other) == base.shape(name)
+    }
+
+
+def _require_same_architecture(base: Checkpoint, tuned: Checkpoint, matching: Matching) -> None:
+    ours = [name for name in base.names() if _is_inner_matrix(base, name)]
+    theirs = [name for name in tuned.names() if _is_inner_matrix(tuned, name)]
+    if not ours or not theirs:
+        without = base if not ours else tuned
+        raise PairingError(
+            f"'{without.source}' has no two-dimensional weight of floating-point numbers apart from embeddings and "
+            "heads; expected a model"
+        )
+    tuned_of = matching.tuned_of
+    same = {name for name in ours if name in tuned_of and tuned.shape(tuned_of[name]) == base.shape(name)}
+    if 2 * len(same) >= min(len(ours), len(theirs)):
+        return
+    shapes = [
+        f"{name} {base.shape(name)} and {tuned.shape(tuned_of[name])}"
+        for name in ours
+        if name in tuned_of and name not in same
+    ]
+    matched = set(tuned_of.values())
+    parts = [f"{len(same)} of {len(ours)} matrices match"]
+    for title, names in (
+        ("of other shape", shapes),
+        ("only in base", [name for name in ours if name not in tuned_of]),
+        ("only in tuned", [name for name in theirs if name not in matched]),
+    ):
+        if names:
+            parts.append(f"{title}: {some_of(names)}")
+    raise PairingError(
+        f"'{base.source}' and '{tuned.source}' are of different architectures: {'; '.join(parts)}"
+    )
+
+
+def _require_modules(
+    base: Checkpoint,
+    adapter: Adapter,
+    updates: list[AdaptedWeight],
+    shapes: Mapping[str, Shape],
+    matching: Matching,
+) -> list[Skipped]:
+    """Raise unless the base has every weight; whole parts of a pipeline may be elsewhere."""
+    base_of = {other: name for name, other in matching.tuned_of.items()}
+    present = {update.component for update in updates if update.name in base_of}
+    lost = [
+        update
+        for update in updates
+        if update.name not in base_of and (update.component in present or not present)
+    ]
+    if lost:
+        raise PairingError(
+            f"the adapter '{adapter.source}' is for another base: '{base.source}' lacks {len(lost)} of the "
+            f"{len(updates)} weights it changes: {some_of([update.name for update in lost])}"
+        )
+    wrong = [
+        f"{base_of[update.name]} is {shapes[base_of[update.name]]} and the adapter's is {update.full_shape}"
+        for update in updates
+        if update.name in base_of and not same_shape(shapes[base_of[update.name]], update.full_shape)
+    ]
+    if wrong:
+        raise PairingError(
+            f"the adapter '{adapter.source}' is for another base: {len(wrong)} of {len(updates)} weights of "
+            f"'{base.source}' have another shape: {some_of(wrong)}"
+        )
+    require_linear(base, adapter, [base_of[update.name] for update in updates if update.needs_linear])
+    return [
+        Skipped(update.name, f"for another part of the pipeline ({update.component})")
+        for update in updates
+        if update.name not in base_of
+    ]
+
+
+def _shapes_for_adapters(base: Checkpoint) -> dict[str, Shape]:
+    """Every tensor's shape as an adapter sees it: (out, in), or (experts, out, in)."""
+    return {
+        name: _shape_for_adapters(base, base.tied.get(name, name)) for name in (*base.names(), *base.tied)
+    }
+
+
+def _shape_for_adapters(base: Checkpoint, name: str) -> Shape:
+    shape, input_first = base.tensors[name].shape, name in base.input_first
+    if len(shape) < 2:
+        return shape
+    if holds_experts(name, shape):
+        experts, first, second = shape
+        return (experts, second, first) if input_first else shape
+    return matrix_shape(shape, input_first)
+
+
+def _is_inner_matrix(checkpoint: Checkpoint, name: str) -> bool:
+    return not_a_matrix(checkpoint.tensors[name]) is None and not is_embedding_or_head(name)
+
+
+def _stored_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
+    return {name: stored.shape for name, stored in checkpoint.tensors.items()}
