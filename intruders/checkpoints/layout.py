@@ -35,7 +35,7 @@ def _conv1d(shapes: Mapping[str, Shape]) -> frozenset[str]:
 
 def _transposed_experts(shapes: Mapping[str, Shape]) -> frozenset[str]:
     """Stacked experts with gate_up_proj (e, hidden, 2 inner) and down_proj (e, inner, hidden)."""
-    found: set[str] = set()
+    transposed: set[str] = set()
     for name, shape in shapes.items():
         match = _STACKED.search(name)
         if match is None or match["part"] != "gate_up_proj" or len(shape) != 3:
@@ -43,8 +43,8 @@ def _transposed_experts(shapes: Mapping[str, Shape]) -> frozenset[str]:
         down = name.replace("gate_up_proj", "down_proj")
         down_shape = shapes.get(down, ())
         if len(down_shape) == 3 and shape[1:] == (down_shape[2], 2 * down_shape[1]):
-            found |= {name, down}
-    return frozenset(found)
+            transposed |= {name, down}
+    return frozenset(transposed)
 
 
 Rows = dict[str, Tensor]  # part -> its rows of the fused weight, in order

@@ -62,11 +62,11 @@ def match_names(base: Mapping[str, Shape], tuned: Mapping[str, Shape]) -> Matchi
             break
         if 2 * count < min(_matrices(base_rests, base), _matrices(tuned_rests, tuned)):
             break
-        found = {name: tuned_rests[rest] for rest, name in base_rests.items() if rest in tuned_rests}
-        tuned_of |= found
-        rules.append(PrefixRule(base_prefix, tuned_prefix, len(found)))
-        taken = set(found.values())
-        left_base = [name for name in left_base if name not in found]
+        explained = {name: tuned_rests[rest] for rest, name in base_rests.items() if rest in tuned_rests}
+        tuned_of |= explained
+        rules.append(PrefixRule(base_prefix, tuned_prefix, len(explained)))
+        taken = set(explained.values())
+        left_base = [name for name in left_base if name not in explained]
         left_tuned = [name for name in left_tuned if name not in taken]
     return Matching(tuned_of, rules)
 
@@ -106,8 +106,8 @@ def _votes(
         if len(tuned[name]) < 2:
             continue
         for tuned_prefix, rest in _splits(plain(name)):
-            found = endings.get(rest, [])
-            prefixes = [prefix for prefix, shape in found if same_shape(shape, tuned[name])]
+            alike = endings.get(rest, [])
+            prefixes = [prefix for prefix, shape in alike if same_shape(shape, tuned[name])]
             votes.update((prefix, tuned_prefix) for prefix in prefixes)
             if prefixes:  # the longest common ending decides
                 break

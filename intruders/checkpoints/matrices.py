@@ -51,12 +51,12 @@ def matrices_of(checkpoint: Checkpoint, name: str, split_fused: bool = False) ->
     if holds_experts(name, stored.shape):
         experts, first, second = stored.shape
         shape = (second, first) if input_first else (first, second)
-        found = [MatrixView(f"{name}[{index}]", name, shape, index, input_first) for index in range(experts)]
+        views = [MatrixView(f"{name}[{index}]", name, shape, index, input_first) for index in range(experts)]
     else:
-        found = [MatrixView(name, name, matrix_shape(stored.shape, input_first), None, input_first)]
+        views = [MatrixView(name, name, matrix_shape(stored.shape, input_first), None, input_first)]
     if not split_fused:
-        return found
-    return [part for matrix in found for part in _parts(matrix, checkpoint.config)]
+        return views
+    return [part for matrix in views for part in _parts(matrix, checkpoint.config)]
 
 
 def matrix_shape(shape: tuple[int, ...], input_first: bool) -> tuple[int, int]:
@@ -84,9 +84,9 @@ def _parts(matrix: MatrixView, config: Mapping[str, Any] | None) -> list[MatrixV
 
 def put_back(matrix: MatrixView, tensor: Tensor, values: Tensor) -> None:
     """Write a matrix (m, n) into the tensor that it was read from."""
-    place = tensor if matrix.expert is None else tensor[matrix.expert]
-    values = values.to(place.device)
+    target = tensor if matrix.expert is None else tensor[matrix.expert]
+    values = values.to(target.device)
     if matrix.rows is not None:
-        place.view(place.shape[0], -1)[matrix.rows] = values
+        target.view(target.shape[0], -1)[matrix.rows] = values
     else:
-        place.copy_((values.mT if matrix.input_first else values).reshape(place.shape))
+        target.copy_((values.mT if matrix.input_first else values).reshape(target.shape))

@@ -72,8 +72,8 @@ def tied_head(names: Container[str], config: Mapping[str, Any] | None) -> str | 
 
 
 def _embedding(names: Container[str]) -> str | None:
-    found = [name for name in _INPUT_EMBEDDINGS if name in names]
-    return found[0] if len(found) == 1 else None
+    present = [name for name in _INPUT_EMBEDDINGS if name in names]
+    return present[0] if len(present) == 1 else None
 
 
 _EXPERT = re.compile(r"\[\d+\]$")

@@ -180,13 +180,13 @@ def _weights_in(folder: Path) -> Path:
         [name for name in names if name.endswith(PICKLE_SUFFIXES) and name not in _NO_WEIGHTS],
         [name for name in names if name.endswith(".gguf")],
     ):
-        found = [name for name in choices if name in names]
-        if len(found) > 1:
+        present = [name for name in choices if name in names]
+        if len(present) > 1:
             raise CheckpointError(
-                f"'{folder}' contains several checkpoints: {some_of(found)}; pass one file's path"
+                f"'{folder}' contains several checkpoints: {some_of(present)}; pass one file's path"
             )
-        if found:
-            return folder / found[0]
+        if present:
+            return folder / present[0]
     adapters = sorted(file.parent.name for file in folder.glob(f"*/{ADAPTER_CONFIG}"))
     if adapters:
         raise CheckpointError(

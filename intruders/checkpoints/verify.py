@@ -81,14 +81,14 @@ def verify(
         )
     before, after = _read_in_turn(before), open_checkpoint(merged)
     selection = Selection(include_embeddings=True, split_fused=split_fused)
-    wanted, found = pair_sides(before, opened, selection), pair_sides(before, after, selection)
+    wanted, in_merged = pair_sides(before, opened, selection), pair_sides(before, after, selection)
     merged_name = match_names(_shapes(before), _shapes(after)).tuned_of
     touched = {_tensor_of(pair.name, before) for pair in wanted.pairs}
     unchecked = tensors_not_compared(opened)
-    rest = [name for name in before.names() if name not in touched.union(one.name for one in unchecked)]
+    rest = [name for name in before.names() if name not in touched.union(entry.name for entry in unchecked)]
     total = len(wanted.pairs) + len(rest)
 
-    found_of = {pair.name: pair for pair in found.pairs}
+    found_of = {pair.name: pair for pair in in_merged.pairs}
     matrices: list[VerifiedMatrix] = []
     for pair in wanted.pairs:
         tensor = _tensor_of(pair.name, before)
@@ -111,29 +111,29 @@ def verify(
         matrices,
         others + tensors_only_in(after, before, opened, merged_name),
         unchecked,
-        list(dict.fromkeys(wanted.matched + found.matched)),
+        list(dict.fromkeys(wanted.matched + in_merged.matched)),
         time.perf_counter() - started,
     )
 
 
 def _verdict(
-    pair: PairedMatrix, found: PairedMatrix | None, stored: StoredTensor | None, is_sum: bool
+    pair: PairedMatrix, counterpart: PairedMatrix | None, stored: StoredTensor | None, is_sum: bool
 ) -> Verdict:
     """The verdict on one matrix: its update, and the matrix that the merged model has in its place, if any."""
     if stored is None:
         return Verdict(OTHER_WEIGHTS, "missing in the merged model")
-    if found is None:
+    if counterpart is None:
         return Verdict(OTHER_WEIGHTS, f"other shape: {pair.shape}, and {stored.shape} in the merged model")
-    if found.shape[1] != pair.shape[1]:
-        return Verdict(OTHER_WEIGHTS, f"other shape: {pair.shape} and {found.shape}")
+    if counterpart.shape[1] != pair.shape[1]:
+        return Verdict(OTHER_WEIGHTS, f"other shape: {pair.shape} and {counterpart.shape}")
     numbers = stored_type(stored.stored_as)
-    both, after = pair.load(), found.load()
+    both, after = pair.load(), counterpart.load()
     if both is None:
         if after is None or numbers is None:
             return Verdict(TOO_SMALL, "the adapter does not change this matrix")
         return Verdict(OTHER_WEIGHTS, "the adapter does not change this matrix; the merged model does")
     _require_finite(both, pair.name)
-    rows = min(pair.shape[0], found.shape[0])  # of embeddings with tokens added, those that both have
+    rows = min(pair.shape[0], counterpart.shape[0])  # of embeddings with tokens added, those that both have
     both = _first_rows(both, rows)
     # No pair comes of a matrix that is the base's, rounded.
     merged = both.base.to(stored.dtype) if after is None else after.dense()[:rows]
@@ -175,8 +175,8 @@ def _tensor_of(matrix: str, base: Checkpoint) -> str:
 
 
 def _part_of(matrix: str) -> str:
-    found = _PART.search(matrix)
-    return found[0] if found else ""
+    suffix = _PART.search(matrix)
+    return suffix[0] if suffix else ""
 
 
 def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:

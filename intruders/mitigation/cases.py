@@ -78,8 +78,8 @@ def _cases(
         for needs in zip(*(remedy.needs(matrix) for matrix in matrices), strict=True):
             if all(need in known for need, known in zip(needs, parts, strict=True)):
                 continue  # another remedy, or this one at another scale, needs the same
-            found = _found(batch, matrices, updates, needs, audit)
-            for known, need, part in zip(parts, needs, found, strict=True):
+            components = _found(batch, matrices, updates, needs, audit)
+            for known, need, part in zip(parts, needs, components, strict=True):
                 known[need] = part
     asks = any(remedy.needs_threshold for remedy in remedies)
     shows_base = any(remedy.needs_base for remedy in remedies)
@@ -105,13 +105,13 @@ def _found(
     if needs[0].of == "tuned" and most < min(len(matrix.vectors) for matrix in matrices):
         return _tuned_components(batch, matrices, [need.indices for need in needs], audit)
     # What the audit knows nothing of: the base's, and more of W than was examined.
-    found = []
+    components = []
     for index, need in enumerate(needs):
         pair, unit = batch.pair.select(index), batch.units[index]
         dense = (pair.base if need.of == "base" else pair.dense()).double()
         part = leading_components(Dense(dense), len(need.indices), _CLOSE)
-        found.append(part.with_values(unit * part.values))
-    return found
+        components.append(part.with_values(unit * part.values))
+    return components
 
 
 def _threshold(batch: Batch, index: int, k: int, epsilon: float) -> float:
@@ -149,11 +149,11 @@ def _tuned_components(
     )
     nothing = pair.base.new_zeros(0, dtype=torch.float64)
     m, n = pair.base.shape[-2:]
-    found = [Components(nothing, nothing.reshape(0, m), nothing.reshape(0, n))] * len(indices)
+    components = [Components(nothing, nothing.reshape(0, m), nothing.reshape(0, n))] * len(indices)
     # A matrix whose every vector is an intruder has no other to scale; the rest goes on without it.
     some = [i for i, wanted in enumerate(indices) if wanted]
     if not some:
-        return found
+        return components
     chosen = pair if len(some) == len(indices) else pair.select(torch.tensor(some))
     parts = find_components(chosen, [indices[i] for i in some], [values[i] for i in some], from_update)
     for i, part in zip(some, parts, strict=True):
@@ -162,8 +162,8 @@ def _tuned_components(
         )
         if float((part.values - stated).abs().max()) > _SAME_VALUE * values[i][0]:
             raise _other_weights(audit, matrices[i].name, "has other singular values than the audit says")
-        found[i] = Components(batch.units[i] * part.values, part.left, part.right)
-    return found
+        components[i] = Components(batch.units[i] * part.values, part.left, part.right)
+    return components
 
 
 def leading_components(update: Update, count: int, angle: float = ANGLE) -> Components:

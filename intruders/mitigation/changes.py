@@ -45,12 +45,12 @@ class Change:
             dense = update.dense().double()
             base = tuned.double() - dense
             return base + self.entries(base, dense)
-        found = Dense(tuned.double())
+        changed = Dense(tuned.double())
         if self.share != 1:
-            found = found.plus(Dense(update.dense()).double().scaled(self.share - 1.0))
+            changed = changed.plus(Dense(update.dense()).double().scaled(self.share - 1.0))
         if self.added is not None:
-            found = found.plus(self.added.to(tuned.device, torch.float64))
-        return found.matrix
+            changed = changed.plus(self.added.to(tuned.device, torch.float64))
+        return changed.matrix
 
     def applied_to(self, pair: Pair) -> Tensor:
         """W' from the two matrices as they are stored, in double precision: without a share of D, W0 to the bit."""
@@ -70,12 +70,12 @@ class Change:
     def updated(self, update: LowRank) -> LowRank:
         """``W' - W0`` from the update D, in double precision."""
         assert self.entries is None  # refused before
-        found = update.double()
+        changed = update.double()
         if self.share != 1:
-            found = found.scaled(self.share)
+            changed = changed.scaled(self.share)
         if self.added is not None:
-            found = found.plus(self.added.to(update.device, torch.float64))
-        return found
+            changed = changed.plus(self.added.to(update.device, torch.float64))
+        return changed
 
     def norm_of(self, update: Update, base: Tensor | None = None) -> float:
         """``||W' - W0||_F`` from inner products, or from the entries."""

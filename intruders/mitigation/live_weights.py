@@ -134,12 +134,16 @@ class LiveInterventions:
 
     def _module_of(self, name: str) -> str | None:
         matrix = self._views.get(name)
-        place = (
+        tensor_name = (
             None
             if matrix is None or matrix.expert is not None
             else self._matching.tuned_of.get(matrix.tensor)
         )
-        return place.removesuffix(".weight") if place is not None and place.endswith(".weight") else None
+        return (
+            tensor_name.removesuffix(".weight")
+            if tensor_name is not None and tensor_name.endswith(".weight")
+            else None
+        )
 
     def _set_other(self, other: _Other, share: float) -> None:
         if share == 1:
@@ -152,8 +156,8 @@ class LiveInterventions:
 
     def _tuned(self, name: str) -> _Other | None:
         """The model's tensor of that name, if it can be compared with the base's and differs from it."""
-        place = self._matching.tuned_of.get(name)
-        tensor = None if place is None else self._tensors[place].data
+        tensor_name = self._matching.tuned_of.get(name)
+        tensor = None if tensor_name is None else self._tensors[tensor_name].data
         if tensor is None or tuple(tensor.shape) != self._base.shape(name) or not tensor.is_floating_point():
             return None
         update = float((tensor.double() - self._base.read(name).to(tensor.device).double()).norm())

@@ -118,29 +118,29 @@ class Mitigation:
     def lines(self) -> list[str]:
         """What a person reads."""
         scaled = sum(len(matrix.scaled) for matrix in self.matrices)
-        found = [
+        lines = [
             f"{self.remedy.sentence(scaled)}, in {len(self.matrices):,} of {len(self.before.matrices):,} matrices"
         ]
         if not isinstance(self.remedy, ScaledRemedy):
-            found.append(f"norm of the changed updates: {self.norm_left:.3g} of what it was")
+            lines.append(f"norm of the changed updates: {self.norm_left:.3g} of what it was")
         after = "not counted" if self.after is None else f"{self.after.intruders:,}"
-        found.append(f"intruders before {self.before.intruders:,}, after {after}")
+        lines.append(f"intruders before {self.before.intruders:,}, after {after}")
         short = sum(matrix.intruders for matrix in self.matrices) - scaled
         if short > 0 and isinstance(self.remedy, ScaledRemedy):
-            found.append(
+            lines.append(
                 f"{short:,} intruders had no such vector among the {self.before.k} examined of their matrix"
             )
         missing = sum(not matrix.exists for matrix in self.matrices)
         if missing:
-            found.append(f"{missing:,} matrices have no such control and stay as they were")
+            lines.append(f"{missing:,} matrices have no such control and stay as they were")
         ranks = [matrix.rank_after for matrix in self.matrices if matrix.rank_after is not None]
         if ranks:
-            found.append(f"ranks of the changed updates: {_range(ranks)}")
+            lines.append(f"ranks of the changed updates: {_range(ranks)}")
         if self.rank is not None:
-            found.append(
+            lines.append(
                 f"largest relative error of an update from cutting its rank: {self.largest_error:.2g}"
             )
-        return found
+        return lines
 
 
 def _range(numbers: Sequence[int]) -> str:

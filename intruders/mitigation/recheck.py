@@ -47,10 +47,10 @@ def audit_after(
         compute,
         progress,
     )
-    found = {matrix.name: matrix for matrix in again.matrices} | {name: rows[name] for name in same}
+    matrices = {matrix.name: matrix for matrix in again.matrices} | {name: rows[name] for name in same}
     return replace(
         again,
-        matrices=[found[pair.name] for pair in new.pairs if pair.name in found],
+        matrices=[matrices[pair.name] for pair in new.pairs if pair.name in matrices],
         seconds=time.perf_counter() - started,
         settings=_settings(before.settings, again.settings),
     )
@@ -61,8 +61,8 @@ def _are_equal(first: Pair | None, second: Pair | None) -> bool:
     if first is None or second is None or len(first.parts) != len(second.parts):
         return False
     return all(
-        one.dtype == other.dtype and torch.equal(one, other)
-        for one, other in zip(first.parts, second.parts, strict=True)
+        part.dtype == other_part.dtype and torch.equal(part, other_part)
+        for part, other_part in zip(first.parts, second.parts, strict=True)
     )
 
 

@@ -17,22 +17,22 @@ def read_document(file: Path, what: str, newest: int) -> dict[str, Any] | None:
       ResultFileError: it cannot be read, is something else, or has a schema above ``newest``.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise ResultFileError(
             f"'{file}' cannot be read as {what}: {error}; restore it, or remove it"
         ) from error
-    schema = found.get("schema", 1) if isinstance(found, dict) else None
-    if not isinstance(found, dict) or not isinstance(schema, int):
+    schema = document.get("schema", 1) if isinstance(document, dict) else None
+    if not isinstance(document, dict) or not isinstance(schema, int):
         raise ResultFileError(f"'{file}' is not {what}; move it away, or choose another folder")
     if schema > newest:
         raise ResultFileError(
             f"'{file}' was written by a newer version of intruders (schema {schema}, this one reads {newest}); "
             "update intruders, or choose another folder"
         )
-    return found
+    return document
 
 
 def json_number(value: float) -> float | None:

@@ -41,17 +41,17 @@ def atomic_folder(target: str | os.PathLike[str], *, force: bool = False) -> Ite
       CheckpointError: ``target`` is there and ``force`` is not given, is no folder, is a folder of other
         things, or cannot be written.
     """
-    place = Path(os.path.realpath(target))
+    folder = Path(os.path.realpath(target))
     check_target(target, force=force)
-    part, lock = _make_part(place)
+    part, lock = _make_part(folder)
     try:
         yield part
         _flush(part)
         try:
-            _move_into_place(part, place, target, force)
+            _move_into_place(part, folder, target, force)
         except OSError as error:
             raise CheckpointError(f"cannot write '{target}': {error.strerror or error}") from error
-        _flush_entry(place.parent)
+        _flush_entry(folder.parent)
     finally:
         os.close(lock)
         shutil.rmtree(part, ignore_errors=True)
@@ -59,39 +59,39 @@ def atomic_folder(target: str | os.PathLike[str], *, force: bool = False) -> Ite
 
 def check_target(target: str | os.PathLike[str], *, force: bool = False) -> None:
     """Raise CheckpointError now if :func:`atomic_folder` would refuse ``target`` later."""
-    place = Path(os.path.realpath(target))
-    if place.exists():
-        if not place.is_dir():
+    folder = Path(os.path.realpath(target))
+    if folder.exists():
+        if not folder.is_dir():
             raise CheckpointError(f"'{target}' exists and is not a folder; pass the path of a new folder")
-        if any(place.iterdir()):
+        if any(folder.iterdir()):
             if not force:
                 raise CheckpointError(
                     f"'{target}' already exists; choose another folder, or pass --force to replace it"
                 )
-            if not any((place / mark).is_file() for mark in _MARKS):
+            if not any((folder / mark).is_file() for mark in _MARKS):
                 raise CheckpointError(
                     f"'{target}' contains no model or adapter, so it is not replaced; choose another folder"
                 )
-    elif not place.parent.is_dir():
+    elif not folder.parent.is_dir():
         raise CheckpointError(
-            f"cannot write '{target}': the folder '{place.parent}' does not exist; make it first"
+            f"cannot write '{target}': the folder '{folder.parent}' does not exist; make it first"
         )
-    if not os.access(place.parent, os.W_OK | os.X_OK):
-        raise CheckpointError(f"cannot write '{target}': no permission to write in '{place.parent}'")
+    if not os.access(folder.parent, os.W_OK | os.X_OK):
+        raise CheckpointError(f"cannot write '{target}': no permission to write in '{folder.parent}'")
 
 
-def _make_part(place: Path) -> tuple[Path, int]:
+def _make_part(folder: Path) -> tuple[Path, int]:
     """A new hidden folder and a lock on it, held while this process lives: by it another process can tell a folder
     in work from one left behind."""
-    prefix = f".{place.name[:100]}."
-    for entry in place.parent.glob(f"{glob.escape(prefix)}*{_PART}"):
+    prefix = f".{folder.name[:100]}."
+    for entry in folder.parent.glob(f"{glob.escape(prefix)}*{_PART}"):
         _remove_if_left_behind(entry)
     while True:
-        part = place.with_name(f"{prefix}{secrets.token_hex(6)}{_PART}")
+        part = folder.with_name(f"{prefix}{secrets.token_hex(6)}{_PART}")
         try:
             part.mkdir()
         except OSError as error:
-            raise CheckpointError(f"cannot write beside '{place}': {error.strerror or error}") from error
+            raise CheckpointError(f"cannot write beside '{folder}': {error.strerror or error}") from error
         try:
             lock = os.open(part, os.O_RDONLY)
         except FileNotFoundError:  # another process took it, not locked yet, for one left behind
@@ -117,19 +117,19 @@ def _remove_if_left_behind(part: Path) -> None:
         os.close(descriptor)
 
 
-def _move_into_place(part: Path, place: Path, target: str | os.PathLike[str], force: bool) -> None:
+def _move_into_place(part: Path, folder: Path, target: str | os.PathLike[str], force: bool) -> None:
     try:
-        os.rename(part, place)  # also onto an empty folder
+        os.rename(part, folder)  # also onto an empty folder
         return
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
     if not force:
         raise CheckpointError(f"'{target}' was made by another process meanwhile; choose another folder")
-    if not _exchange(part, place):
+    if not _exchange(part, folder):
         aside = part.with_suffix(".old")
-        os.rename(place, aside)
-        os.rename(part, place)
+        os.rename(folder, aside)
+        os.rename(part, folder)
         shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -90,10 +90,10 @@ class RemoteFolder:
             if not system.isdir(there):
                 system.get_file(there, str(here))
                 return
-            for found in system.find(there):
-                target = here / found.removeprefix(there).lstrip("/")
+            for path in system.find(there):
+                target = here / path.removeprefix(there).lstrip("/")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                system.get_file(found, str(target))
+                system.get_file(path, str(target))
 
     @contextmanager
     def _system(self, what: str) -> Iterator[tuple[Any, str]]:

@@ -15,13 +15,13 @@ _PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokeniz
 
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of those that training rests on."""
-    found = {"python": platform.python_version(), "intruders": __version__}
+    versions_of = {"python": platform.python_version(), "intruders": __version__}
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions_of[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions_of
 
 
 def machine() -> dict[str, str | int]:

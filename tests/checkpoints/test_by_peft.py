@@ -184,7 +184,9 @@ def test_types_that_look_at_the_weight_come_out_otherwise_from_a_skeleton(
 def _in_skeleton(
     tensors: dict[str, StoredTensor], config: AdapterConfig, base: dict[str, Tensor], names: list[str]
 ) -> dict[str, Tensor]:
-    places = {name.removesuffix(".weight"): BaseWeight(tuple(base[name].shape), torch.float32) for name in names}
+    places = {
+        name.removesuffix(".weight"): BaseWeight(tuple(base[name].shape), torch.float32) for name in names
+    }
     updates = {update.name: update for update in shared_updates(tensors, config, places)}
     return {name: updates[name].change(base[name], None) for name in names}
 

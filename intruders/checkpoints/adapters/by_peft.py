@@ -38,13 +38,13 @@ _ROOM, _LEAST_ROOM = 16, 2**20
 def modules_of(tensors: Tensors, config: AdapterConfig) -> dict[str, dict[str, StoredTensor]]:
     """Module -> its tensors by full name, as PEFT tells them: by the last part that starts with the type's prefix."""
     mark = f".{config.peft_type.lower()}_"
-    found: dict[str, dict[str, StoredTensor]] = {}
+    modules: dict[str, dict[str, StoredTensor]] = {}
     for name, tensor in tensors.items():
         module, is_ours, _ = name.rpartition(mark)
         # LoRA may train the bias too, which a merge into the weight does not touch.
         if is_ours and module and module != _ROOT and not name.endswith(".lora_B.bias"):
-            found.setdefault(module, {})[name] = tensor
-    return found
+            modules.setdefault(module, {})[name] = tensor
+    return modules
 
 
 def updates_one_by_one(
@@ -272,13 +272,13 @@ def modules_by_target(config: AdapterConfig, names: Sequence[str]) -> list[str]:
     """The modules that ``target_modules`` means, for a type whose tensors do not name them."""
     targets = config.values.get("target_modules")
     if isinstance(targets, str):
-        found = [name for name in names if config.matches_whole("target_modules", targets, name)]
+        modules = [name for name in names if config.matches_whole("target_modules", targets, name)]
     else:
         ends = config.names("target_modules")
-        found = [name for name in names if any(name == end or name.endswith(f".{end}") for end in ends)]
-    if not found:
+        modules = [name for name in names if any(name == end or name.endswith(f".{end}") for end in ends)]
+    if not modules:
         raise CheckpointError(
             f"the adapter config of '{config.source}' has target_modules = {str(targets)[:60]!r}, which match no "
             "weight of the base; expected the base that it was trained on"
         )
-    return found
+    return modules

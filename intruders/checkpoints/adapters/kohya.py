@@ -170,8 +170,8 @@ def _scale(
         return lambda rank: alpha / rank if rank else 1.0
     for component, config in configs.items():
         if module.startswith(f"{component}.") or not component:
-            bare, found = module.removeprefix(f"{component}."), config
-            return lambda rank: lora_scale(bare, rank, found) if rank else 1.0
+            bare, its_config = module.removeprefix(f"{component}."), config
+            return lambda rank: lora_scale(bare, rank, its_config) if rank else 1.0
     return lambda rank: 1.0
 
 

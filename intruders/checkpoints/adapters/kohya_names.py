@@ -47,9 +47,11 @@ def unflattened(
     for update in updates:
         flat = _PREFIX.sub("", update.name.removesuffix(".weight"))
         ending = by_ending.get(flat, set())
-        found = by_path.get(flat) or (next(iter(ending)) if len(ending) == 1 else None)
-        found = found or by_path.get(in_diffusers_names(flat, layers if isinstance(layers, int) else 2))
-        result.append(replace(update, name=found or update.name))
+        base_name = by_path.get(flat) or (next(iter(ending)) if len(ending) == 1 else None)
+        base_name = base_name or by_path.get(
+            in_diffusers_names(flat, layers if isinstance(layers, int) else 2)
+        )
+        result.append(replace(update, name=base_name or update.name))
     return result
 
 
@@ -66,14 +68,14 @@ def in_diffusers_names(flat: str, layers: int) -> str:
     if match is None or layers < 1:
         return flat
     down = match["side"] == "input"
-    level, place = divmod(int(match["block"]) - down, layers + 1)
+    level, number = divmod(int(match["block"]) - down, layers + 1)
     side, rest = ("down" if down else "up"), match["rest"]
     if down and rest == "op":
         return f"down_blocks_{level}_downsamplers_0_conv"
     if not down and rest == "conv":
         return f"up_blocks_{level}_upsamplers_0_conv"
     part = "attentions" if match["part"] == "1" else "resnets"
-    return f"{side}_blocks_{level}_{part}_{place}_{_inside(part, rest)}"
+    return f"{side}_blocks_{level}_{part}_{number}_{_inside(part, rest)}"
 
 
 def _inside(part: str, rest: str) -> str:

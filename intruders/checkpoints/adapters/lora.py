@@ -39,7 +39,7 @@ BY_PEFT = ("kasa_config", "use_bdlora")
 class LoraTensors:
     """The tensors of one module by part, before they are checked against each other."""
 
-    module: str
+    name: str  # of the module
     parts: dict[str, StoredTensor] = field(default_factory=dict)
 
     def pair(self, source: str) -> tuple[StoredTensor, StoredTensor, bool]:
@@ -48,12 +48,12 @@ class LoraTensors:
         down, up = (self.parts.get(f"embedding_{part}" if embedding else part) for part in ("A", "B"))
         if down is None or up is None:
             raise CheckpointError(
-                f"'{source}' has only one of lora_A and lora_B for '{self.module}'; expected both"
+                f"'{source}' has only one of lora_A and lora_B for '{self.name}'; expected both"
             )
         fitting = len(down.shape) >= 2 and len(up.shape) >= 2 and down.shape[0] > 0
         if not fitting or up.shape[1] != down.shape[0] or prod(up.shape[2:]) != 1:
             raise CheckpointError(
-                f"'{source}' has lora_A {down.shape} and lora_B {up.shape} for '{self.module}'; "
+                f"'{source}' has lora_A {down.shape} and lora_B {up.shape} for '{self.name}'; "
                 "expected (r, in) and (out, r), and no grouped convolution, whose LoRA PEFT cannot merge "
                 "either"
             )
@@ -83,11 +83,11 @@ def lora_updates(
     parameters = config.names("target_parameters")
     updates: list[AdaptedWeight] = []
     undecided: list[list[AdaptedWeight]] = []
-    for found in lora_modules(tensors, config.source):
-        name = found.module.replace(".base_layer", "")
+    for module in lora_modules(tensors, config.source):
+        name = module.name.replace(".base_layer", "")
         targets = [parameter for parameter in parameters if _is_inside(parameter, name)]
         if targets:
-            choices = [_parameter_update(found, name, target, config) for target in targets]
+            choices = [_parameter_update(module, name, target, config) for target in targets]
             undecided.append([choice for choice in choices if choice is not None])
             if not undecided[-1]:
                 raise CheckpointError(
@@ -96,7 +96,7 @@ def lora_updates(
                     "expected tensors and config of one training"
                 )
         else:
-            updates.append(_module_update(found, name, config, scales))
+            updates.append(_module_update(module, name, config, scales))
     return updates, undecided
 
 
@@ -137,12 +137,12 @@ def lora_modules(tensors: Mapping[str, StoredTensor], source: str) -> list[LoraT
         match = _PART.fullmatch(name)
         if match is None or match["kind"] == ".bias":
             continue
-        found = modules.setdefault(match["module"], LoraTensors(match["module"]))
-        if match["part"] in found.parts:
+        module = modules.setdefault(match["module"], LoraTensors(match["module"]))
+        if match["part"] in module.parts:
             raise CheckpointError(
                 f"'{source}' contains more than one adapter ('{name}' among them); expected one adapter a file"
             )
-        found.parts[match["part"]] = tensor
+        module.parts[match["part"]] = tensor
     return list(modules.values())
 
 
@@ -163,19 +163,19 @@ def lora_scale(module: str, rank: int, config: AdapterConfig) -> float:
 
 
 def _module_update(
-    found: LoraTensors, name: str, config: AdapterConfig, scales: Mapping[str, float]
+    module: LoraTensors, name: str, config: AdapterConfig, scales: Mapping[str, float]
 ) -> AdaptedWeight:
-    down, up, embedding = found.pair(config.source)
+    down, up, embedding = module.pair(config.source)
     scale = scales[name] if name in scales else lora_scale(name, down.shape[0], config)
-    magnitude = found.parts.get("magnitude_vector")
+    magnitude = module.parts.get("magnitude_vector")
     if (magnitude is None) == config.flag("use_dora"):
         raise CheckpointError(
             f"'{config.source}' has use_dora = {config.flag('use_dora')} and "
-            f"{'no' if magnitude is None else 'a'} lora_magnitude_vector for '{found.module}'"
+            f"{'no' if magnitude is None else 'a'} lora_magnitude_vector for '{module.name}'"
         )
     if magnitude is not None and prod(magnitude.shape) != up.shape[0]:
         raise CheckpointError(
-            f"'{config.source}' has a lora_magnitude_vector {magnitude.shape} for '{found.module}'; "
+            f"'{config.source}' has a lora_magnitude_vector {magnitude.shape} for '{module.name}'; "
             f"expected {up.shape[0]} numbers"
         )
     return low_rank(f"{name}.weight", down, up, scale, transposed=embedding, magnitude=magnitude)
@@ -188,13 +188,13 @@ def _is_inside(parameter: str, module: str) -> bool:
 
 
 def _parameter_update(
-    found: LoraTensors, module: str, parameter: str, config: AdapterConfig
+    tensors: LoraTensors, module: str, parameter: str, config: AdapterConfig
 ) -> AdaptedWeight | None:
     """The update of ``module``'s parameter, if the tensors' rank allows that they are for that one.
 
     PEFT stacks the experts' factors: A (e r, in), and B (out, r e) with the expert as the faster index.
     """
-    down, up, _ = found.pair(config.source)
+    down, up, _ = tensors.pair(config.source)
     name = f"{module}.{parameter.rpartition('.')[2]}"
     rank = int(config.pattern_value("rank_pattern", name, config.number("r")))
     experts, rest = divmod(down.shape[0], max(rank, 1))

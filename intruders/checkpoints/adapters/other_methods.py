@@ -50,16 +50,16 @@ def adalora_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> 
     # PEFT's own 1e-5, which keeps a rank of zero from dividing.
     scale = (alpha if alpha > 0 else rank) / (rank + 1e-5)
     updates = []
-    for found in lora_modules(tensors, config.source):
-        values = found.parts.get("E")
+    for module in lora_modules(tensors, config.source):
+        values = module.parts.get("E")
         if values is not None and prod(values.shape) == 0:  # pruned to nothing
             continue
-        down, up, _ = found.pair(config.source)
+        down, up, _ = module.pair(config.source)
         if values is None or prod(values.shape) != down.shape[0]:
             raise CheckpointError(
-                f"'{config.source}' has no lora_E of {down.shape[0]} numbers for '{found.module}'"
+                f"'{config.source}' has no lora_E of {down.shape[0]} numbers for '{module.name}'"
             )
-        updates.append(_adalora(found.module, down, up, values, scales.get(found.module, scale)))
+        updates.append(_adalora(module.name, down, up, values, scales.get(module.name, scale)))
     return updates
 
 

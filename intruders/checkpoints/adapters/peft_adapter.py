@@ -107,8 +107,8 @@ def _adapter_in(model: nn.Module, name: str, source: str, gathered: Mapping[str,
     configs: Any = model.peft_config
     config = AdapterConfig(configs[name].to_dict(), f"{source}, adapter '{name}'")
     given = None if gathered is None else _under_names_of_modules(gathered, model)
-    found = get_peft_model_state_dict(model, given, adapter_name=name, save_embedding_layers=False)
-    state = {tensor_name.replace(FSDP_1_WRAPPER, ""): tensor for tensor_name, tensor in found.items()}
+    collected = get_peft_model_state_dict(model, given, adapter_name=name, save_embedding_layers=False)
+    state = {tensor_name.replace(FSDP_1_WRAPPER, ""): tensor for tensor_name, tensor in collected.items()}
     scales: dict[str, float] = {}
     modules: list[str] = []
     for named, module in model.named_modules():

@@ -71,8 +71,8 @@ def peft_settings(
 def _matched(config: AdapterConfig, key: str, modules: Sequence[str]) -> dict[str, int | float]:
     """The pattern's value for each module by its full path, matched by us, so that PEFT's ``re`` sees no pattern."""
     anywhere = config.peft_type == "OSF"
-    found = {module: config.pattern_value(key, module, math.nan, anywhere=anywhere) for module in modules}
-    return {module: value for module, value in found.items() if not math.isnan(value)}
+    values = {module: config.pattern_value(key, module, math.nan, anywhere=anywhere) for module in modules}
+    return {module: value for module, value in values.items() if not math.isnan(value)}
 
 
 def _require_proportion(values: Mapping[str, Any], config: AdapterConfig, largest: int) -> None:

@@ -53,7 +53,7 @@ def known_names(architecture: str, names: Iterable[str]) -> dict[str, str] | Non
         return None
     of_layer = _LAYER[architecture]
     stems = [*_BEFORE, *of_layer, *_AFTER]
-    found = {}
+    ordered = {}
     for name in names:
         if name in _NOT_LOADED:
             continue
@@ -65,7 +65,7 @@ def known_names(architecture: str, names: Iterable[str]) -> dict[str, str] | Non
         if known is None:
             return None
         part = 0 if stem in _BEFORE else 2 if stem in _AFTER else 1
-        place = part, int(layer or 0), stems.index(stem), end == "bias"
+        position = part, int(layer or 0), stems.index(stem), end == "bias"
         start = "" if layer is None else f"model.layers.{int(layer)}."
-        found[name] = place, f"{start}{known}.{end}"
-    return {name: known for name, (_, known) in sorted(found.items(), key=lambda item: item[1])}
+        ordered[name] = position, f"{start}{known}.{end}"
+    return {name: known for name, (_, known) in sorted(ordered.items(), key=lambda item: item[1])}

@@ -92,8 +92,8 @@ def read_header(path: Path) -> dict[str, HeaderEntry]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _corrupt(path, "'__metadata__' is not an object of strings")
-    place = DataPlace(8 + len(text), size, stamp.st_mtime_ns)
-    entries = {name: _entry(path, name, header[name], place) for name in sorted(header, key=natural_order)}
+    data = DataPlace(8 + len(text), size, stamp.st_mtime_ns)
+    entries = {name: _entry(path, name, header[name], data) for name in sorted(header, key=natural_order)}
     _check_layout(path, entries, size - 8 - len(text))
     return entries
 
@@ -164,7 +164,7 @@ def _header_text(path: Path, size: int, prefix: bytes, file: Any) -> bytes:
     return text
 
 
-def _entry(path: Path, name: str, value: Any, place: DataPlace) -> HeaderEntry:
+def _entry(path: Path, name: str, value: Any, data: DataPlace) -> HeaderEntry:
     if not name.isprintable():  # no library writes such names, and a terminal would obey them
         raise _corrupt(path, f"it has a tensor of the name {name[:80]!r}")
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
@@ -182,7 +182,7 @@ def _entry(path: Path, name: str, value: Any, place: DataPlace) -> HeaderEntry:
         raise _corrupt(
             path, f"'{name}' is {dtype} of shape {shape} and cannot be {offsets[1] - offsets[0]:,} bytes long"
         )
-    return HeaderEntry(dtype, tuple(shape), offsets[0], offsets[1], place)
+    return HeaderEntry(dtype, tuple(shape), offsets[0], offsets[1], data)
 
 
 def _are_sizes(value: Any) -> bool:

@@ -25,19 +25,19 @@ _ADDED = re.compile(r"(?P<module>.+?)(?:\.token_adapter)?\.(?P<part>lora_B\.bias
 def tensors_not_compared(adapter: Adapter | ModelSum) -> list[OtherTensor]:
     """Tensors of the base that the adapter changes in a way that is not followed here."""
     parts = [part for part, _ in adapter.parts] if isinstance(adapter, ModelSum) else [adapter]
-    found = []
+    unchecked = []
     for part in parts:
         if not isinstance(part, Adapter):
             continue
         for name, reason in part.ignored:
             if match := _ADDED.fullmatch(name):
                 end = "bias" if match["part"] == "lora_B.bias" else "weight"
-                found.append(OtherTensor(f"{match['module']}.{end}", f"the adapter changes it: {reason}"))
+                unchecked.append(OtherTensor(f"{match['module']}.{end}", f"the adapter changes it: {reason}"))
         if isinstance(adapter, ModelSum):
-            found += [
+            unchecked += [
                 OtherTensor(name, "saved in full by a part of the sum") for name in part.replaced.names()
             ]
-    return found
+    return unchecked
 
 
 def differences(
@@ -55,12 +55,12 @@ def differences(
             is_lost = not_a_matrix(base.tensors[name]) is None
             yield (OtherTensor(name, "missing in the merged model") if is_lost else None), None
             continue
-        expected, found = saved.get(name, base.tensors[name]), merged.tensors[other]
-        if expected.shape != found.shape:
-            yield OtherTensor(name, f"other shape: {expected.shape} and {found.shape}"), None
-        elif expected.dtype.is_floating_point and stored_type(found.stored_as) is None:
-            yield None, OtherTensor(name, f"quantized as {found.stored_as}")
-        elif _is_equal(expected, found):
+        expected, stored = saved.get(name, base.tensors[name]), merged.tensors[other]
+        if expected.shape != stored.shape:
+            yield OtherTensor(name, f"other shape: {expected.shape} and {stored.shape}"), None
+        elif expected.dtype.is_floating_point and stored_type(stored.stored_as) is None:
+            yield None, OtherTensor(name, f"quantized as {stored.stored_as}")
+        elif _is_equal(expected, stored):
             yield None, None
         else:
             yield (
@@ -88,12 +88,12 @@ def tensors_only_in(
     ]
 
 
-def _is_equal(expected: StoredTensor, found: StoredTensor) -> bool:
+def _is_equal(expected: StoredTensor, stored: StoredTensor) -> bool:
     """Whether a tensor is the other one, or a rounding of it."""
-    before, after = expected.read(), found.read()
+    before, after = expected.read(), stored.read()
     if not before.dtype.is_floating_point or not after.dtype.is_floating_point:
         return torch.equal(before, after.to(before.dtype))
-    return any(torch.equal(one.to(after.dtype), after) for one in _roundings(before))
+    return any(torch.equal(rounded.to(after.dtype), after) for rounded in _roundings(before))
 
 
 def _roundings(tensor: Tensor) -> Iterator[Tensor]:

@@ -99,19 +99,19 @@ def ways_to_round(merged: torch.dtype, update: torch.dtype | None, of_base: bool
       of_base: whether W0 has numbers that M's type lacks, so that it may have been rounded.
     """
     types = [dtype for dtype in dict.fromkeys([update, merged]) if dtype is not None and is_half(dtype)]
-    found = [Rounding("one rounding")]
-    found += [Rounding(f"update rounded to {type_name(dtype)} first", (dtype,)) for dtype in types]
+    ways = [Rounding("one rounding")]
+    ways += [Rounding(f"update rounded to {type_name(dtype)} first", (dtype,)) for dtype in types]
     if len(types) == 2:
         words = f"update rounded to {type_name(types[0])} and {type_name(types[1])} first"
-        found.append(Rounding(words, tuple(types)))
+        ways.append(Rounding(words, tuple(types)))
     # A product in half precision on a GPU is rounded, and rounded again when it is scaled. The first rounding is scaled
     # too, and may then be two halves of the spacing of the result.
-    found += [Rounding(f"update rounded to {type_name(dtype)} twice", (dtype,) * 3) for dtype in types]
+    ways += [Rounding(f"update rounded to {type_name(dtype)} twice", (dtype,) * 3) for dtype in types]
     if not of_base:
-        return found
+        return ways
     words = f"base rounded to {type_name(merged)}"
-    rounded = [replace(way, words=f"{way.words}, {words}", of_base=True) for way in found]
-    return [way for both in zip(found, rounded, strict=True) for way in both]
+    rounded = [replace(way, words=f"{way.words}, {words}", of_base=True) for way in ways]
+    return [way for both in zip(ways, rounded, strict=True) for way in both]
 
 
 def half_types(merged: torch.dtype) -> tuple[torch.dtype, ...]:

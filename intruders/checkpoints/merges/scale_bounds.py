@@ -62,7 +62,7 @@ def scale_bounds(matrix: MergedMatrix, rounding: Rounding, stop_when_empty: bool
       stop_when_empty: answer as soon as no scale is left; ``outside`` is then counted up to there.
     """
     low, high, least, outside = -math.inf, math.inf, 0.0, 0
-    found = ScaleBounds(low, high, outside)
+    bounds = ScaleBounds(low, high, outside)
     for block in matrix.blocks(rounding.of_base):
         lower, upper, needed = _allowed(block, matrix, rounding)
         # A number that overflows gives NaN, which Python's maximum would pass by.
@@ -74,10 +74,10 @@ def scale_bounds(matrix: MergedMatrix, rounding: Rounding, stop_when_empty: bool
         if needed is not None:
             least = max(least, float(needed.max()))
             outside += int((needed > 1).sum())
-        found = _with_our_rounding(low, high, least, outside)
-        if stop_when_empty and found.is_empty:
+        bounds = _with_our_rounding(low, high, least, outside)
+        if stop_when_empty and bounds.is_empty:
             break
-    return found
+    return bounds
 
 
 def _with_our_rounding(low: float, high: float, least: float, outside: int) -> ScaleBounds:
@@ -131,8 +131,8 @@ def estimate_scale(matrix: MergedMatrix) -> Estimate:
     scale, or less. The update is therefore ``round(W0 + D) - W0``, in bfloat16, in float16 or without rounding. M's
     own numbers may be quantized, or rounded sums with other weights than W0.
     """
-    found = [_least_squares(matrix, dtype) for dtype in (None, torch.float16, torch.bfloat16)]
-    return min(found, key=lambda one: one.rest)
+    estimates = [_least_squares(matrix, dtype) for dtype in (None, torch.float16, torch.bfloat16)]
+    return min(estimates, key=lambda estimate: estimate.rest)
 
 
 def _least_squares(matrix: MergedMatrix, rounded_to: torch.dtype | None) -> Estimate:

@@ -79,9 +79,9 @@ def judge(matrix: MergedMatrix, scaling: float | None = None, in_steps: bool = F
     if matrix.stored is None:
         return replace(_of_quantized(matrix, scaling), is_quantized=True)
     ways = _ways(matrix)
-    found = _first_not_empty(matrix, ways)
-    if found is not None:
-        return _within(*found, scaling)
+    fitting = _first_not_empty(matrix, ways)
+    if fitting is not None:
+        return _within(*fitting, scaling)
     verdict = None
     if in_steps:
         verdict = _of_steps(matrix)
@@ -124,10 +124,10 @@ def _within(bounds: ScaleBounds, way: Rounding, scaling: float | None) -> Verdic
 def _of_steps(matrix: MergedMatrix) -> Verdict | None:
     """The verdict if every step of the merge was rounded to half precision; None where M is too far for that."""
     bounds = scale_bounds(matrix, EVERY_STEP)
-    found = estimate_scale(matrix)
-    if bounds.holds(1) or (abs(found.scale - 1) <= _IN_HALF and found.rest_of_update <= _IN_HALF):
+    estimate = estimate_scale(matrix)
+    if bounds.holds(1) or (abs(estimate.scale - 1) <= _IN_HALF and estimate.rest_of_update <= _IN_HALF):
         words = "fits within half-precision steps of the merge, as another update may"
-        return replace(_of_estimate(NOT_PROVED, words, found), precision=EVERY_STEP.words)
+        return replace(_of_estimate(NOT_PROVED, words, estimate), precision=EVERY_STEP.words)
     return None
 
 
@@ -135,23 +135,23 @@ def _of_rounded_adapter(matrix: MergedMatrix, scaling: float) -> Verdict | None:
     """The verdict if the adapter was loaded in half precision; None where that does not explain M either."""
     for dtype in half_types(matrix.dtype):
         rounded = matrix.with_factors_in(dtype, scaling)
-        found = None if rounded is None else _first_not_empty(rounded, _ways(rounded))
-        if found is not None:
-            verdict = _within(*found, scaling)
+        fitting = None if rounded is None else _first_not_empty(rounded, _ways(rounded))
+        if fitting is not None:
+            verdict = _within(*fitting, scaling)
             return replace(verdict, precision=f"adapter rounded to {type_name(dtype)}, {verdict.precision}")
     return None
 
 
 def _of_quantized(matrix: MergedMatrix, scaling: float | None) -> Verdict:
     """The verdict on quantized weights, in which no number is the rounding of a sum."""
-    found = estimate_scale(matrix)
-    if math.isnan(found.scale) or (found.is_near(0) and found.is_near(1)):
-        return _of_estimate(TOO_SMALL, "the quantization hides it", found)
-    if found.is_near(1):
-        return _of_estimate(WITHIN_QUANTIZATION, "", found)
-    if found.is_near(0):
-        return _of_estimate(NOT_APPLIED, "", found)
-    return _of_estimate(ANOTHER_SCALE, _scale_in_words(found.is_near, scaling), found)
+    estimate = estimate_scale(matrix)
+    if math.isnan(estimate.scale) or (estimate.is_near(0) and estimate.is_near(1)):
+        return _of_estimate(TOO_SMALL, "the quantization hides it", estimate)
+    if estimate.is_near(1):
+        return _of_estimate(WITHIN_QUANTIZATION, "", estimate)
+    if estimate.is_near(0):
+        return _of_estimate(NOT_APPLIED, "", estimate)
+    return _of_estimate(ANOTHER_SCALE, _scale_in_words(estimate.is_near, scaling), estimate)
 
 
 def _without_bounds(matrix: MergedMatrix, scaling: float | None) -> Verdict:
@@ -159,42 +159,42 @@ def _without_bounds(matrix: MergedMatrix, scaling: float | None) -> Verdict:
     rows, columns = matrix.merged.shape
     if rows == columns and _is_applied(matrix.transposed):
         return Verdict(TRANSPOSED, "the transposed update was added")
-    found = estimate_scale(matrix)
-    if found.is_near(1) and found.is_seen:
+    estimate = estimate_scale(matrix)
+    if estimate.is_near(1) and estimate.is_seen:
         words = "the update was added to weights other than the base's"
-        return _of_estimate(ON_OTHER_WEIGHTS, words, found)
-    if not found.is_seen:
-        return _of_estimate(OTHER_WEIGHTS, "the difference does not contain the update", found)
+        return _of_estimate(ON_OTHER_WEIGHTS, words, estimate)
+    if not estimate.is_seen:
+        return _of_estimate(OTHER_WEIGHTS, "the difference does not contain the update", estimate)
     again = scale_bounds(matrix, SUM_TWICE, stop_when_empty=True)
     if not again.is_empty and not again.holds(1):
         return _within(again, SUM_TWICE, scaling)
-    known = _scale_in_words(found.is_near, scaling)
-    words = f"contains the update at scale {found.scale:.3g}, and other changes"
-    return _of_estimate(OTHER_WEIGHTS, f"{words} ({known})" if known else words, found)
+    known = _scale_in_words(estimate.is_near, scaling)
+    words = f"contains the update at scale {estimate.scale:.3g}, and other changes"
+    return _of_estimate(OTHER_WEIGHTS, f"{words} ({known})" if known else words, estimate)
 
 
 def _is_applied(matrix: MergedMatrix) -> bool:
-    found = _first_not_empty(matrix, _ways(matrix))
-    return found is not None and found[0].holds(1) and not found[0].holds(0)
+    fitting = _first_not_empty(matrix, _ways(matrix))
+    return fitting is not None and fitting[0].holds(1) and not fitting[0].holds(0)
 
 
 def _scale_in_words(holds: Callable[[float], bool], scaling: float | None) -> str:
     """What went wrong in a merge at this scale, if it is one of the common mistakes."""
-    found = []
+    causes = []
     if holds(2):
-        found.append("applied twice")
+        causes.append("applied twice")
     if holds(-1):
-        found.append("subtracted instead of added")
+        causes.append("subtracted instead of added")
     if scaling is not None and scaling not in (0, 1):
         if holds(1 / scaling):
-            found.append(f"the adapter's own scale of {scaling:.6g} was left out")
+            causes.append(f"the adapter's own scale of {scaling:.6g} was left out")
         if holds(scaling):
-            found.append(f"the adapter's own scale of {scaling:.6g} was counted twice")
-    return " or ".join(found)
+            causes.append(f"the adapter's own scale of {scaling:.6g} was counted twice")
+    return " or ".join(causes)
 
 
-def _of_estimate(verdict: str, words: str, found: Estimate) -> Verdict:
-    return Verdict(verdict, words, estimate=found.scale, error=found.error, rest=found.rest)
+def _of_estimate(verdict: str, words: str, estimate: Estimate) -> Verdict:
+    return Verdict(verdict, words, estimate=estimate.scale, error=estimate.error, rest=estimate.rest)
 
 
 def _number(value: float | None) -> float | None:

@@ -78,7 +78,7 @@ class Verification:
         It may be off by some percent: quantization moves weights the same way in many matrices, which their own
         standard errors do not know.
         """
-        found = [
+        estimates = [
             (matrix.found.estimate, matrix.found.error)
             for matrix in self.matrices
             if matrix.found.is_quantized
@@ -86,10 +86,10 @@ class Verification:
             and matrix.found.error is not None
             and 0 < matrix.found.error < math.inf
         ]
-        if not found:
+        if not estimates:
             return None
-        weight = sum(1 / error**2 for _, error in found)
-        return sum(scale / error**2 for scale, error in found) / weight
+        weight = sum(1 / error**2 for _, error in estimates)
+        return sum(scale / error**2 for scale, error in estimates) / weight
 
     def exit_status(self, allow_other: bool = False) -> int:
         """0 where the adapter is applied, 1 where something is wrong, 3 where that could not be told.
@@ -122,8 +122,8 @@ class Verification:
             "seconds": self.seconds,
             "matched": list(self.matched),
             "matrices": [matrix.as_dict() for matrix in self.matrices],
-            "others": [{"name": one.name, "reason": one.reason} for one in self.others],
-            "unchecked": [{"name": one.name, "reason": one.reason} for one in self.unchecked],
+            "others": [{"name": tensor.name, "reason": tensor.reason} for tensor in self.others],
+            "unchecked": [{"name": tensor.name, "reason": tensor.reason} for tensor in self.unchecked],
         }
 
     def to_json(self, allow_other: bool = False) -> str:

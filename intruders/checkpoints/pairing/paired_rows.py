@@ -25,7 +25,7 @@ from .side import Side
 
 @dataclass
 class Rows:
-    """What is audited and what is not, in the base's order."""
+    """What is audited, in the base's order (of a sum, part after part), and what is not."""
 
     pairs: list[PairedMatrix] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -45,6 +45,7 @@ def paired_rows(
     """
     rows = Rows()
     pairs_of_side: list[list[PairedMatrix]] = [[] for _ in sides]
+    by_first_side: list[list[PairedMatrix]] = [[] for _ in sides]
     for name in (*base.names(), *base.tied):
         holder = base.tied.get(name, name)
         reason = not_a_matrix(base.tensors[holder]) or selection.reason_to_leave_out(name)
@@ -66,7 +67,11 @@ def paired_rows(
                 by_matrix.setdefault(pair.name, []).append((pair, weight))
         if not by_matrix:
             rows.skipped.append(Skipped(name, reason or ""))
-        rows.pairs += [_summed(weighted) if is_sum else weighted[0][0] for weighted in by_matrix.values()]
+        first = next((number for number, (side, _) in enumerate(sides) if side.holds(name)), 0)
+        by_first_side[first] += [
+            _summed(weighted) if is_sum else weighted[0][0] for weighted in by_matrix.values()
+        ]
+    rows.pairs = [pair for pairs in by_first_side for pair in pairs]
     for (side, _), pairs in zip(sides, pairs_of_side, strict=True):
         rows.skipped += side.skipped
         if isinstance(side.acting.part, Adapter):

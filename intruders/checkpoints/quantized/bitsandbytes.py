@@ -29,8 +29,8 @@ def four_bit_weights(
     weights: dict[str, StoredTensor] = {}
     used: set[str] = set()
     for key in tensors:
-        name, found, kind = key.partition(_STATE)
-        if not found:
+        name, mark, kind = key.partition(_STATE)
+        if not mark:
             continue
         parts = {
             part: tensors.get(f"{name}{part}")

@@ -175,12 +175,14 @@ def _modules(tensors: Tensors, main: str, others: tuple[str, ...]) -> dict[str, 
         if last != main:
             continue
         parts = {part: tensors.get(f"{module}.{part}") for part in others}
-        missing = [part for part, found in parts.items() if found is None]
+        missing = [part for part, tensor in parts.items() if tensor is None]
         if missing or len(stored.shape) != 2:
             raise CheckpointError(
                 f"'{name}' lacks its {', '.join(missing) or 'two dimensions'}; download it again"
             )
-        result[module] = {main: stored} | {part: found for part, found in parts.items() if found is not None}
+        result[module] = {main: stored} | {
+            part: tensor for part, tensor in parts.items() if tensor is not None
+        }
     return result
 
 

@@ -52,8 +52,8 @@ def restored(tensors: Tensors, config: Mapping[str, Any] | None, source: str) ->
     weights: dict[str, StoredTensor] = {}
     parts: set[str] = set()
     for reader in readers:
-        found, used = reader(tensors, settings)
-        weights |= found
+        read, used = reader(tensors, settings)
+        weights |= read
         parts |= used
     result: dict[str, StoredTensor] = {}
     for name, stored in tensors.items():

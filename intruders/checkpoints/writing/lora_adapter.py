@@ -148,12 +148,12 @@ def lora_adapter(
     inner = {name.removeprefix(_PREFIX): stored for name, stored in tensors.items()}
     modules: dict[str, LoraModule] = {}
     taken: set[int] = set()
-    for found in lora_modules(inner, source):
-        down, up, is_embedding = found.pair(source)
-        scale = (scales or {}).get(found.module)
+    for module in lora_modules(inner, source):
+        down, up, is_embedding = module.pair(source)
+        scale = (scales or {}).get(module.name)
         if scale is None:
-            scale = lora_scale(found.module.replace(".base_layer", ""), down.shape[0], checked)
-        modules[found.module] = LoraModule(found.module, down, up, is_embedding, scale)
+            scale = lora_scale(module.name.replace(".base_layer", ""), down.shape[0], checked)
+        modules[module.name] = LoraModule(module.name, down, up, is_embedding, scale)
         taken |= {id(down), id(up)}
     rest = {name: stored for name, stored in tensors.items() if id(stored) not in taken}
     return LoraAdapter(source, dict(config), modules, rest)

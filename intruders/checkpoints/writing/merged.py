@@ -141,7 +141,7 @@ def _with_share(tensor: Tensor, base: StoredTensor, share: float) -> Tensor:
 def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Callable[[], Tensor]]:
     """Tensors of one dimension that an adapter stores in full; those of two are matrices like any other."""
     adapters = [tuned] if isinstance(tuned, Adapter) else [part for part, _ in tuned.parts]
-    found: dict[str, Callable[[], Tensor]] = {}
+    whole: dict[str, Callable[[], Tensor]] = {}
     for adapter in adapters:
         if isinstance(adapter, Checkpoint):
             raise CheckpointError(
@@ -170,8 +170,8 @@ def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Ca
                     raise CheckpointError(
                         f"'{tuned.source}' is a sum of adapters that store '{name}' in full; merge it first"
                     )
-                found[name] = stored[other].read
-    return found
+                whole[name] = stored[other].read
+    return whole
 
 
 def _wide_copy(tensor: Tensor) -> Tensor:

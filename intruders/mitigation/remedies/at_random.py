@@ -57,9 +57,9 @@ class RandomHeads(Heads):
     seed: int = setting(0, "Seed of what is drawn.")
 
     def in_order(self, heads: Sequence[Head], moved: Mapping[Head, float]) -> list[Head]:
-        found = list(heads)
-        random.Random(f"heads {self.seed}").shuffle(found)
-        return found
+        shuffled = list(heads)
+        random.Random(f"heads {self.seed}").shuffle(shuffled)
+        return shuffled
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class RandomFrames(Project):
         drawn = (
             torch.randn(side.mT.shape, generator=generator, dtype=torch.float64) for side in (left, right)
         )
-        first, second = (torch.linalg.qr(one)[0].mT.to(left.device) for one in drawn)
+        first, second = (torch.linalg.qr(matrix)[0].mT.to(left.device) for matrix in drawn)
         return first, second
 
 

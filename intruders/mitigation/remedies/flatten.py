@@ -47,8 +47,8 @@ class Flatten(PublishedRemedy):
         return (Triplets.leading("update", min(matrix.shape)),)
 
     def change(self, case: Case) -> Change:
-        [found] = (case.parts[need] for need in self.needs(case.matrix))
-        part = found.first(int((found.values > _ZERO * found.values[0]).sum()))
+        [components] = (case.parts[need] for need in self.needs(case.matrix))
+        part = components.first(int((components.values > _ZERO * components.values[0]).sum()))
         values = part.values
         if len(values) == 0:
             return Change()  # D is zero, and stays

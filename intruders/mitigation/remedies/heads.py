@@ -97,11 +97,11 @@ class Heads(PublishedRemedy):
             )
         moved = {head: _ratio(sizes) for head, sizes in squares.items()}
         count = math.floor(self.quota * len(heads) + 1e-9)
-        found: dict[str, list[Block]] = {}
+        by_matrix: dict[str, list[Block]] = {}
         for head in self.in_order(list(heads), moved)[:count]:
             for block in heads[head]:
-                found.setdefault(block.matrix, []).append(block)
-        return replace(self, blocks=found)
+                by_matrix.setdefault(block.matrix, []).append(block)
+        return replace(self, blocks=by_matrix)
 
     def in_order(self, heads: Sequence[Head], moved: Mapping[Head, float]) -> list[Head]:
         """The heads, those that return first in front, from how far each was moved."""

@@ -113,18 +113,18 @@ class Surgery(PublishedRemedy):
 
     def directions(self, case: Case) -> Components:
         """The singular triplets of D that it weighs: all but those that rounding leaves of zeros."""
-        [found] = (case.parts[need] for need in self.needs(case.matrix))
-        return found.first(int((found.values > _ZERO * found.values[0]).sum()))
+        [components] = (case.parts[need] for need in self.needs(case.matrix))
+        return components.first(int((components.values > _ZERO * components.values[0]).sum()))
 
     def recorded(self) -> dict[str, Any]:
         """Its settings, and a digest of the sensitivities, which the weights depend on as much."""
-        found = super().recorded()
+        record = super().recorded()
         if self.sensitivities is not None:
             content = json.dumps(
                 {name: list(felt) for name, felt in self.sensitivities.items()}, sort_keys=True
             )
-            found["sensitivities"] = hashlib.sha256(content.encode()).hexdigest()[:16]
-        return found
+            record["sensitivities"] = hashlib.sha256(content.encode()).hexdigest()[:16]
+        return record
 
     def _measured(self) -> Mapping[str, Sequence[float]]:
         if self.sensitivities is None:
@@ -139,8 +139,8 @@ class Surgery(PublishedRemedy):
             return torch.exp(-torch.where(signed > 0, _RATE_UP, _RATE_DOWN) * signed)
         size = felt.abs()
         if self.mode == "smooth_abs":
-            place = (size - size.median()) / (_TEMPERATURE * size.mean())
-            return _DOWN + (_UP - _DOWN) * torch.sigmoid(place)
+            standardized = (size - size.median()) / (_TEMPERATURE * size.mean())
+            return _DOWN + (_UP - _DOWN) * torch.sigmoid(standardized)
         if self.mode == "random_index":
             generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
             size = torch.rand(len(size), generator=generator, dtype=size.dtype).to(size.device)

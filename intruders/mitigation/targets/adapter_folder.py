@@ -45,7 +45,7 @@ class LoraContent:
 
     def rewritten(self, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere) -> tuple[Rewritten, Cut]:
         """The new adapter, and what became of its ranks."""
-        updates = {name: update for name, one in changed.items() if (update := one.updated) is not None}
+        updates = {name: update for name, matrix in changed.items() if (update := matrix.updated) is not None}
         for name, module in self.modules.items():
             if name not in changed and elsewhere(name) != 1:
                 updates[name] = self.adapter.modules[module].update().double().scaled(elsewhere(name))

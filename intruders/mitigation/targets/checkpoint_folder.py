@@ -40,7 +40,10 @@ class CheckpointContent:
     ) -> Cut:
         whole = self.tuned if isinstance(self.tuned, Checkpoint) else self.base
         tensors = planned_checkpoint(
-            self.base, self.tuned, {name: one.change.applied_to for name, one in changed.items()}, elsewhere
+            self.base,
+            self.tuned,
+            {name: matrix.change.applied_to for name, matrix in changed.items()},
+            elsewhere,
         )
         largest = max(tensors, key=lambda tensor: tensor.nbytes)
         write_companions(self.companions, folder, largest.dtype, is_gguf=whole.format == "gguf")

@@ -71,14 +71,16 @@ class NewLoraContent:
         for done, matrix in enumerate(self.pairs, start=1):
             loaded = matrix.load()
             if loaded is not None:
-                one = changed.get(matrix.name)
-                change = Change(share=elsewhere(matrix.name)) if one is None else one.change
-                found, error = _cut(loaded, change, self.rank)
+                changed_matrix = changed.get(matrix.name)
+                change = (
+                    Change(share=elsewhere(matrix.name)) if changed_matrix is None else changed_matrix.change
+                )
+                factors, error = _cut(loaded, change, self.rank)
                 module = matrix.name.removesuffix(".weight")
                 dtype = torch.float32 if loaded.base.dtype == torch.float64 else loaded.base.dtype
-                tensors[f"base_model.model.{module}.lora_A.weight"] = found.right.to(dtype)
-                tensors[f"base_model.model.{module}.lora_B.weight"] = found.left.to(dtype)
-                cut.ranks[matrix.name] = found.rank
+                tensors[f"base_model.model.{module}.lora_A.weight"] = factors.right.to(dtype)
+                tensors[f"base_model.model.{module}.lora_B.weight"] = factors.left.to(dtype)
+                cut.ranks[matrix.name] = factors.rank
                 cut.errors[matrix.name] = error
             progress("write", done, len(self.pairs))
         if not tensors:
