@@ -7,14 +7,13 @@ import json
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-import xxhash
-
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.content import Digests, content_digests, require_content
 from ..checkpoints.many_sources import each_source, wherever_it_is
 from ..checkpoints.open import Source, open_checkpoint
 from ..checkpoints.read_once import read_once
@@ -29,11 +28,12 @@ from .finished_models import FinishedModels
 from .fleet_members import open_members
 from .fleet_on_ray import BlockOnRay, do_on_ray, wherever_the_cache_is
 from .fleet_result import ADAPTERS, VECTORS, FleetAudit
+from .fleet_vectors import key_of_vectors
 from .fleet_work import FleetWork
 from .kept_blocks import KeptBlocks
 
 # Part of the key of what is kept: raise it when the meaning of a row changes.
-_VERSION = 1
+_VERSION = 2
 
 
 def audit_fleet(
@@ -137,9 +137,14 @@ def audit_many(
     with ExitStack() as stack:
         if temporary is None:
             stack.enter_context(locked_folder(folder))
-        opened = read_once(open_checkpoint(base))
+        opened = open_checkpoint(base)
+        content: Digests = {}
+        if temporary is None:
+            content = content_digests(opened)
+            opened = require_content(opened, content)
+        opened = read_once(opened)
         digests = None if out is not None else [f"model {place}" for place in range(len(sources))]
-        kept = KeptBlocks(folder.absolute(), _key(opened, settings), remote)
+        kept = KeptBlocks(folder.absolute(), _key(opened, content, settings), remote)
         finished = FinishedModels.read(kept)
         members = open_members(opened, sources, settings, digests, finished.known)
         work = FleetWork(opened, members, settings, compute, kept, finished)
@@ -151,6 +156,7 @@ def audit_many(
                 wherever_it_is(str(base)),
                 tuple(wherever_it_is(str(one)) for one in sources),
                 tuple(member.digest for member in members),
+                tuple(content.items()),
                 settings,
                 wherever_the_cache_is(compute),
                 kept,
@@ -160,6 +166,7 @@ def audit_many(
             opened.source, settings, time.perf_counter() - started, members, kept, temporary, finished
         )
         if temporary is None:
+            _warn_of_other_tables(folder, kept.key)
             found.write_tables(folder)
             for name in (ADAPTERS, VECTORS):
                 kept.put(name)
@@ -198,16 +205,19 @@ def _remote(out: str) -> RemoteFolder | None:
     return RemoteFolder(out)
 
 
-def _key(base: Checkpoint, settings: AuditSettings) -> str:
-    """What a kept row depends on, besides its model's files: the settings, and the base as its small tensors tell it.
+def _warn_of_other_tables(folder: Path, key: str) -> None:
+    """Tell that tables of another base or other settings make way for those of this call."""
+    before = key_of_vectors(folder / VECTORS)
+    if before is not None and before != key:
+        warnings.warn(
+            f"the tables in '{folder}' are of another base or of other settings and are replaced; what is finished of "
+            "these audits stays there, and the command that made them writes them again",
+            stacklevel=2,
+        )
 
-    The matrices' own hashes are compared when they are read.
-    """
-    digest = xxhash.xxh3_128()
-    for name, stored in base.tensors.items():
-        digest.update(f"{name} {stored.shape} {stored.dtype} ".encode())
-        if len(stored.shape) == 1:
-            numbers = stored.read().detach().cpu().contiguous()
-            digest.update(numbers.view(torch.uint8).numpy().tobytes() if numbers.numel() else b"")
-    plain = json.dumps([_VERSION, settings.as_dict(), digest.hexdigest()], sort_keys=True, default=list)
+
+def _key(base: Checkpoint, content: Digests, settings: AuditSettings) -> str:
+    """What a kept row depends on, besides its model's files: the settings, and the base's config and numbers."""
+    depends_on = [_VERSION, settings.as_dict(), base.config, content]
+    plain = json.dumps(depends_on, sort_keys=True, default=str)
     return hashlib.sha256(plain.encode()).hexdigest()

@@ -168,16 +168,14 @@ class FleetAudit:
         new = self.matrices[~self.matrices["digest"].isin(self.finished.models.keys())]
         earlier = self.finished.matrices
         matrices = new if earlier is None else pd.concat([earlier, new], ignore_index=True)
-        base_keys = dict(self.finished.base_keys)
         holds_others = {}
         for kept in self._open_blocks:
-            base_keys.update(kept.base_keys)
             holds_others[kept.file.name] = not kept.units.keys() <= models.keys()
         files = {name: self.finished.files[name] for name in self.finished.closed_files}
         for name in self.blocks.names():
             if name not in files:
                 files[name] = BlockFile(self.blocks.size(name) or 0, holds_others.get(name, True))
-        return FinishedModels(models, matrices, base_keys, files)
+        return FinishedModels(models, matrices, files)
 
     def _member(self, adapter: str | int) -> Member:
         if isinstance(adapter, int):
