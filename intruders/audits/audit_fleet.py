@@ -18,7 +18,7 @@ from ..checkpoints.many_sources import each_source, wherever_it_is
 from ..checkpoints.open import Source, open_checkpoint
 from ..checkpoints.read_once import read_once
 from ..errors import SettingError
-from ..system.folders import locked_folder, make_folder
+from ..system.folders import locked_folder, make_folder, require_ours
 from ..system.progress import Progress, silent
 from ..system.remote_folder import RemoteFolder, is_url, local_folder, require_opens
 from .audit import patterns
@@ -30,10 +30,12 @@ from .fleet_on_ray import BlockOnRay, do_on_ray, wherever_the_cache_is
 from .fleet_result import ADAPTERS, VECTORS, FleetAudit
 from .fleet_vectors import key_of_vectors
 from .fleet_work import FleetWork
-from .kept_blocks import KeptBlocks
+from .kept_blocks import FOLDER, KeptBlocks
 
 # Part of the key of what is kept: raise it when the meaning of a row changes.
 _VERSION = 2
+# By one of these a folder is that of a fleet.
+MARKS = (ADAPTERS, VECTORS, FOLDER)
 
 
 def audit_fleet(
@@ -125,13 +127,14 @@ def audit_many(
     """As :func:`audit_fleet`, by settings that are values already."""
     started = time.perf_counter()
     compute.torch_device()
-    sources = _sources(adapters)
+    sources, passed_over = _sources(adapters)
     if out is None and ray is not False:
         raise SettingError("Ray was asked for without a folder for its workers' results; pass out too")
     if out is not None:
         _require_paths([base, *sources])
     temporary = tempfile.TemporaryDirectory(prefix="intruders-fleet-") if out is None else None
     folder = local_folder(str(out), "fleets") if temporary is None else Path(temporary.name)
+    require_ours(folder, MARKS, "a fleet")
     make_folder(folder)
     remote = _remote(str(out)) if out is not None else None
     with ExitStack() as stack:
@@ -163,7 +166,14 @@ def audit_many(
             )
             do_on_ray(list(blocks), task, ray, cpus, gpus, progress)
         found = FleetAudit(
-            opened.source, settings, time.perf_counter() - started, members, kept, temporary, finished
+            opened.source,
+            settings,
+            time.perf_counter() - started,
+            members,
+            kept,
+            temporary,
+            finished,
+            passed_over,
         )
         if temporary is None:
             _warn_of_other_tables(folder, kept.key)
@@ -174,18 +184,25 @@ def audit_many(
     return found
 
 
-def _sources(adapters: Sequence[Source]) -> list[Source]:
+def _sources(adapters: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:
+    """The models, and what was passed over in folders of them."""
     texts = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in adapters]
     found: list[Source] = []
-    for one in texts:
-        found += each_source([one]) if isinstance(one, str) else [one]
+    passed_over: dict[str, str] = {}
+    for text in texts:
+        if isinstance(text, str):
+            meant = each_source([text])
+            found += meant.models
+            passed_over |= meant.passed_over
+        else:
+            found.append(text)
     if all(isinstance(one, str) for one in found):
         found = list(dict.fromkeys(found))
     if not found:
         raise SettingError(
             "no adapter was given; expected paths, hub ids, globs or @list.txt; pass one or more"
         )
-    return found
+    return found, passed_over
 
 
 def _require_paths(sources: Sequence[Source]) -> None:

@@ -16,9 +16,8 @@ from ..checkpoints.pairing.pairing import Skipped
 from ..errors import ChangedBaseError, IntrudersError, in_one_line
 from ..system.progress import Progress, silent
 from ..system.threads import run_side_by_side
-from .audit import records_of
+from .audit import judge_batch, records_of
 from .audit_settings import AuditSettings, Compute
-from .base_cache import judge_batch
 from .batches import Batch, is_small_batch, read_batches
 from .finished_models import FinishedModels
 from .fleet_members import Member, Sharers, matrices_by_block

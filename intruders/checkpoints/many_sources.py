@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import xxhash
@@ -19,22 +20,34 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
 _CHUNK = 2**22
 
 
-def each_source(given: Iterable[str]) -> list[str]:
+@dataclass
+class Sources:
+    """Models by their sources, and what was passed over in folders of adapters."""
+
+    models: list[str] = field(default_factory=list)
+    passed_over: dict[str, str] = field(default_factory=dict)  # path to what it is
+
+
+def each_source(given: Iterable[str]) -> Sources:
     """Every model that is meant, once, in the order given.
 
     A glob stands for what it matches, ``@list.txt`` for the lines of the file, ``collection:owner/slug`` for the models
-    of a collection of the hub, and a folder without weights for the adapters in its folders. Anything else is a model.
+    of a collection of the hub, and a folder that is no model for the adapters in its folders and the files of weights
+    beside them. Anything else is a model.
 
     Raises:
       SettingError: a glob matches nothing, or a list cannot be read. CheckpointError: a collection cannot be had.
     """
-    return list(dict.fromkeys(source for text in given for source in _meant_by(text)))
+    found = Sources()
+    models = [source for text in given for source in _meant_by(text, found.passed_over)]
+    found.models = list(dict.fromkeys(models))
+    return found
 
 
-def _meant_by(text: str) -> Iterator[str]:
+def _meant_by(text: str, passed_over: dict[str, str]) -> Iterator[str]:
     if text.startswith("@"):
         for line in _lines_of(text[1:]):
-            yield from _meant_by(line)
+            yield from _meant_by(line, passed_over)
     elif text.startswith(_COLLECTION):
         yield from _models_of_collection(text.removeprefix(_COLLECTION))
     elif any(mark in text for mark in "*?[") and not Path(text).exists():
@@ -45,7 +58,7 @@ def _meant_by(text: str) -> Iterator[str]:
             )
         yield from found
     else:
-        yield from _adapters_in(text)
+        yield from _adapters_in(text, passed_over)
 
 
 def _lines_of(file: str) -> list[str]:
@@ -75,14 +88,43 @@ def _models_of_collection(slug: str) -> list[str]:
     return [item.item_id for item in collection.items if item.item_type == "model"]
 
 
-def _adapters_in(text: str) -> list[str]:
-    """The folder itself, or the adapters in its folders, where it has no weights of its own."""
+def _adapters_in(text: str, passed_over: dict[str, str]) -> list[str]:
+    """The folder itself, or what is to be audited in a folder of adapters.
+
+    A folder with a config of its own is a model. A file of weights beside adapters is one more source, which is audited
+    or refused by itself.
+    """
     folder = Path(text).expanduser()
-    if not folder.is_dir() or (folder / ADAPTER_CONFIG).is_file():
+    if not folder.is_dir() or any((folder / name).is_file() for name in (ADAPTER_CONFIG, "config.json")):
         return [text]
-    if any(entry.name.endswith((*_WEIGHTS, ".index.json")) for entry in folder.iterdir()):
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    if not any((entry / ADAPTER_CONFIG).is_file() for entry in entries):
         return [text]
-    return [str(config.parent) for config in sorted(folder.glob(f"*/{ADAPTER_CONFIG}"))] or [text]
+    found = []
+    for entry in entries:
+        if (entry / ADAPTER_CONFIG).is_file() or (entry.is_file() and entry.name.endswith(_WEIGHTS)):
+            found.append(str(entry))
+        else:
+            passed_over[str(entry)] = _what_it_is(entry)
+    return found
+
+
+def _what_it_is(entry: Path) -> str:
+    """Why an entry of a folder of adapters is none of them."""
+    if not entry.exists():
+        return "a link to nothing"
+    if not entry.is_dir():
+        return "no weights"
+    inside = [path.name for path in entry.iterdir()]
+    if not inside:
+        return "an empty folder"
+    if "config.json" in inside:
+        return "a complete model"
+    if any(name.endswith((*_WEIGHTS, ".index.json")) for name in inside):
+        return "no adapter_config.json beside its weights"
+    if next(entry.rglob(ADAPTER_CONFIG), None) is not None:
+        return "adapters deeper down"
+    return "a folder without an adapter"
 
 
 def wherever_it_is(source: str) -> str:

@@ -462,7 +462,7 @@ def test_models_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
         SimpleNamespace(item_id="org/data", item_type="dataset"),
     ]
     monkeypatch.setattr(huggingface_hub, "get_collection", lambda slug: SimpleNamespace(items=items))
-    assert each_source(["collection:org/some-123"]) == ["org/one"]
+    assert each_source(["collection:org/some-123"]).models == ["org/one"]
 
     def unknown(slug: str) -> None:
         raise ValueError("no such collection")

@@ -10,6 +10,7 @@ from ...errors import CheckpointError, IntrudersError, some_of
 from ..adapters.adapter import Adapter
 from ..adapters.peft_adapter import start_that_changed
 from ..checkpoint import Checkpoint
+from ..matrices import not_a_matrix
 from ..memory import describe_module, has_adapters, module_checkpoint
 from ..model_sum import ModelSum
 from ..open import Opened, Source, open_checkpoint, open_source
@@ -74,9 +75,17 @@ def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = EVERYTHIN
       PairingError: the two do not belong together; the text says which tensors do not match, and how many do.
       SettingError: ``include`` matches no tensor.
     """
-    selection.require_matches(base.names(), base.source)
+    require_selection(base, selection)
     base = with_tied_head(base, tuned)
     return replace(_pair(base, tuned, selection), base_hub=base.hub, tuned_hub=tuned.hub)
+
+
+def require_selection(base: Checkpoint, selection: Selection) -> None:
+    """Raise SettingError for a pattern that matches nothing, and for patterns that leave no matrix of the base."""
+    selection.require_matches(base.names(), base.source)
+    stored = {name: base.tensors[base.tied.get(name, name)] for name in (*base.names(), *base.tied)}
+    matrices = [name for name, one in stored.items() if not_a_matrix(one) is None]
+    selection.require_some(matrices, base.source)
 
 
 def _pair(base: Checkpoint, tuned: Opened, selection: Selection) -> Pairing:
