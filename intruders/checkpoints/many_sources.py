@@ -12,11 +12,14 @@ import xxhash
 from ..errors import CheckpointError, SettingError, first_line
 from .adapters.peft_adapter import ADAPTER_CONFIG
 from .demo_models import DEMO_ADAPTER, DEMO_MODELS
+from .json_file import read_json_object
 from .locate import locate
 from .model_sum import is_sum, split_sum
 
 _COLLECTION = "collection:"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
+_INDEX = ".index.json"
+_BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja")  # configs, and the tokenizer of a model that is run
 _CHUNK = 2**22
 
 
@@ -163,6 +166,18 @@ def _files_of(path: Path) -> list[Path]:
         found = [file for file in path.iterdir() if file.is_file()]
         if (path / ADAPTER_CONFIG).is_file():
             return sorted(file for file in found if file.name.startswith("adapter_"))
-        return sorted(file for file in found if file.name.endswith((*_WEIGHTS, ".json")))
+        chosen = [file for file in found if file.name.endswith((*_WEIGHTS, *_BESIDE_WEIGHTS))]
+        shards = [shard for file in chosen if file.name.endswith(_INDEX) for shard in _shards(file)]
+        return sorted({*chosen, *shards})
     beside = [path.parent / name for name in (ADAPTER_CONFIG, "config.json")]
-    return [path, *(file for file in beside if file.is_file())]
+    shards = _shards(path) if path.name.endswith(_INDEX) else []
+    return [path, *shards, *(file for file in beside if file.is_file())]
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files of weights that an index names; a broken index is read, and refused, elsewhere."""
+    names = read_json_object(index).get("weight_map")
+    if not isinstance(names, dict):
+        return []
+    files = {index.parent / name for name in names.values() if isinstance(name, str)}
+    return sorted(file for file in files if file.is_file())
