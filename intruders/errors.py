@@ -19,6 +19,10 @@ class CheckpointError(IntrudersError):
     """A checkpoint or adapter cannot be found, read, or believed."""
 
 
+class ChangedBaseError(CheckpointError):
+    """A base is no longer what it was when the work began; nothing that is read of it counts."""
+
+
 class PairingError(IntrudersError):
     """Base and tuned do not belong together (other architecture, module not found, wrong shape)."""
 

@@ -7,19 +7,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
+import torch
+
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.open import Opened, Source
 from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix, Pairing
 from ..checkpoints.selection import Selection
+from ..engine.base_space import KnownBase
+from ..engine.decide import decide
 from ..engine.decisions import Detection
 from ..errors import SettingError
 from ..system.progress import Progress, silent
 from ..system.threads import run_side_by_side
 from .audit_result import Audit
 from .audit_settings import ANYWHERE, AuditSettings, Compute
-from .base_cache import CacheChoice, judge_batch
+from .base_cache import BaseCache, CacheChoice, content_key
 from .batches import Batch, is_small_batch, read_batches
 from .records import AuditedMatrix, UpdateSize, Vector
 from .subspaces import Subspaces
@@ -195,6 +199,24 @@ def audited_whole(
     if not isinstance(audit, Audit):
         audit = audit_pairing(pairing, settings, compute, progress)
     return pairing, audit, settings
+
+
+def judge_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCache | None) -> Detection:
+    """Decide one batch from what the store knows of its bases, and tell the store what it did not know."""
+    if store is None:
+        return decide(batch.pair, k, epsilon, exact)
+    keys = [content_key(base, k) for base in batch.pair.base]
+    entries = [store.get(key) for key in keys]
+    known = None
+    present = [entry for entry in entries if entry is not None]
+    if len(present) == len(entries):
+        known = KnownBase.joined(present, batch.pair.base.device)
+    found = decide(batch.pair, k, epsilon, known=known)
+    computed = found.known
+    if computed is not None and (known is None or bool((computed.floor > known.floor).any())):
+        for index, key in enumerate(keys):
+            store.put(key, computed.select(torch.tensor([index])))
+    return found
 
 
 def records_of(

@@ -7,19 +7,18 @@ import json
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-import xxhash
-
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.content import Digests, content_digests, require_content
 from ..checkpoints.many_sources import each_source, wherever_it_is
 from ..checkpoints.open import Source, open_checkpoint
 from ..checkpoints.read_once import read_once
 from ..errors import SettingError
-from ..system.folders import locked_folder, make_folder
+from ..system.folders import locked_folder, make_folder, require_ours
 from ..system.progress import Progress, silent
 from ..system.remote_folder import RemoteFolder, is_url, local_folder, require_opens
 from .audit import patterns
@@ -29,11 +28,14 @@ from .finished_models import FinishedModels
 from .fleet_members import open_members
 from .fleet_on_ray import BlockOnRay, do_on_ray, wherever_the_cache_is
 from .fleet_result import ADAPTERS, VECTORS, FleetAudit
+from .fleet_vectors import key_of_vectors
 from .fleet_work import FleetWork
-from .kept_blocks import KeptBlocks
+from .kept_blocks import FOLDER, KeptBlocks
 
 # Part of the key of what is kept: raise it when the meaning of a row changes.
-_VERSION = 1
+_VERSION = 2
+# By one of these a folder is that of a fleet.
+MARKS = (ADAPTERS, VECTORS, FOLDER)
 
 
 def audit_fleet(
@@ -125,21 +127,27 @@ def audit_many(
     """As :func:`audit_fleet`, by settings that are values already."""
     started = time.perf_counter()
     compute.torch_device()
-    sources = _sources(adapters)
+    sources, passed_over = _sources(adapters)
     if out is None and ray is not False:
         raise SettingError("Ray was asked for without a folder for its workers' results; pass out too")
     if out is not None:
         _require_paths([base, *sources])
     temporary = tempfile.TemporaryDirectory(prefix="intruders-fleet-") if out is None else None
     folder = local_folder(str(out), "fleets") if temporary is None else Path(temporary.name)
+    require_ours(folder, MARKS, "a fleet")
     make_folder(folder)
     remote = _remote(str(out)) if out is not None else None
     with ExitStack() as stack:
         if temporary is None:
             stack.enter_context(locked_folder(folder))
-        opened = read_once(open_checkpoint(base))
+        opened = open_checkpoint(base)
+        content: Digests = {}
+        if temporary is None:
+            content = content_digests(opened)
+            opened = require_content(opened, content)
+        opened = read_once(opened)
         digests = None if out is not None else [f"model {place}" for place in range(len(sources))]
-        kept = KeptBlocks(folder.absolute(), _key(opened, settings), remote)
+        kept = KeptBlocks(folder.absolute(), _key(opened, content, settings), remote)
         finished = FinishedModels.read(kept)
         members = open_members(opened, sources, settings, digests, finished.known)
         work = FleetWork(opened, members, settings, compute, kept, finished)
@@ -151,15 +159,24 @@ def audit_many(
                 wherever_it_is(str(base)),
                 tuple(wherever_it_is(str(one)) for one in sources),
                 tuple(member.digest for member in members),
+                tuple(content.items()),
                 settings,
                 wherever_the_cache_is(compute),
                 kept,
             )
             do_on_ray(list(blocks), task, ray, cpus, gpus, progress)
         found = FleetAudit(
-            opened.source, settings, time.perf_counter() - started, members, kept, temporary, finished
+            opened.source,
+            settings,
+            time.perf_counter() - started,
+            members,
+            kept,
+            temporary,
+            finished,
+            passed_over,
         )
         if temporary is None:
+            _warn_of_other_tables(folder, kept.key)
             found.write_tables(folder)
             for name in (ADAPTERS, VECTORS):
                 kept.put(name)
@@ -167,18 +184,25 @@ def audit_many(
     return found
 
 
-def _sources(adapters: Sequence[Source]) -> list[Source]:
+def _sources(adapters: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:
+    """The models, and what was passed over in folders of them."""
     texts = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in adapters]
     found: list[Source] = []
-    for one in texts:
-        found += each_source([one]) if isinstance(one, str) else [one]
+    passed_over: dict[str, str] = {}
+    for text in texts:
+        if isinstance(text, str):
+            meant = each_source([text])
+            found += meant.models
+            passed_over |= meant.passed_over
+        else:
+            found.append(text)
     if all(isinstance(one, str) for one in found):
         found = list(dict.fromkeys(found))
     if not found:
         raise SettingError(
             "no adapter was given; expected paths, hub ids, globs or @list.txt; pass one or more"
         )
-    return found
+    return found, passed_over
 
 
 def _require_paths(sources: Sequence[Source]) -> None:
@@ -198,16 +222,19 @@ def _remote(out: str) -> RemoteFolder | None:
     return RemoteFolder(out)
 
 
-def _key(base: Checkpoint, settings: AuditSettings) -> str:
-    """What a kept row depends on, besides its model's files: the settings, and the base as its small tensors tell it.
+def _warn_of_other_tables(folder: Path, key: str) -> None:
+    """Tell that tables of another base or other settings make way for those of this call."""
+    before = key_of_vectors(folder / VECTORS)
+    if before is not None and before != key:
+        warnings.warn(
+            f"the tables in '{folder}' are of another base or of other settings and are replaced; what is finished of "
+            "these audits stays there, and the command that made them writes them again",
+            stacklevel=2,
+        )
 
-    The matrices' own hashes are compared when they are read.
-    """
-    digest = xxhash.xxh3_128()
-    for name, stored in base.tensors.items():
-        digest.update(f"{name} {stored.shape} {stored.dtype} ".encode())
-        if len(stored.shape) == 1:
-            numbers = stored.read().detach().cpu().contiguous()
-            digest.update(numbers.view(torch.uint8).numpy().tobytes() if numbers.numel() else b"")
-    plain = json.dumps([_VERSION, settings.as_dict(), digest.hexdigest()], sort_keys=True, default=list)
+
+def _key(base: Checkpoint, content: Digests, settings: AuditSettings) -> str:
+    """What a kept row depends on, besides its model's files: the settings, and the base's config and numbers."""
+    depends_on = [_VERSION, settings.as_dict(), base.config, content]
+    plain = json.dumps(depends_on, sort_keys=True, default=str)
     return hashlib.sha256(plain.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The audit of a model: its matrices streamed in small stacks, judged, and collected in the base's order."""
+"""What is known of base matrices, kept by their content, so that the next audit of a base starts from it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
+import xxhash
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from ..engine.base_space import KnownBase
-from ..engine.decide import decide
-from ..engine.decisions import Detection
 from ..errors import CacheError, SettingError
 from ..system.folders import user_cache
-from .batches import Batch
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def store_of_bases(cache: CacheChoice) -> BaseCache | None:
@@ -39,24 +37,6 @@ def store_of_bases(cache: CacheChoice) -> BaseCache | None:
         f"cache is {cache!r}; expected True, False, the path of a folder, or an object such as DiskCache; "
         "pass False to keep nothing"
     )
-
-
-def judge_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCache | None) -> Detection:
-    """Judges one batch, from what the store knows of its bases, and tells the store what it did not know."""
-    if store is None:
-        return decide(batch.pair, k, epsilon, exact)
-    keys = [content_key(base, k) for base in batch.pair.base]
-    entries = [store.get(key) for key in keys]
-    known = None
-    present = [entry for entry in entries if entry is not None]
-    if len(present) == len(entries):
-        known = KnownBase.joined(present, batch.pair.base.device)
-    found = decide(batch.pair, k, epsilon, known=known)
-    computed = found.known
-    if computed is not None and (known is None or bool((computed.floor > known.floor).any())):
-        for index, key in enumerate(keys):
-            store.put(key, computed.select(torch.tensor([index])))
-    return found
 
 
 # Part of every key: raise it when the meaning of an entry changes.
@@ -123,8 +103,6 @@ class DiskCache:
             return None
 
     def put(self, key: str, known: KnownBase) -> None:
-        from safetensors.torch import save_file
-
         path = self._path(key)
         try:
             path.parent.mkdir(exist_ok=True)
@@ -157,8 +135,6 @@ class DiskCache:
 
 
 def _read_entry(path: Path) -> dict[str, Tensor]:
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it has no other way)
         if (file.metadata() or {}).get("digest") != _digest(tensors):
@@ -168,9 +144,6 @@ def _read_entry(path: Path) -> dict[str, Tensor]:
 
 def _digest(tensors: dict[str, Tensor]) -> str:
     """128 bits of names, shapes and numbers: an audit takes an entry's products for exact, so none may have changed."""
-    import torch
-    import xxhash
-
     digest = xxhash.xxh3_128()
     for name in sorted(tensors):
         digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
@@ -186,9 +159,6 @@ def default_folder() -> Path:
 
 def content_key(matrix: Tensor, k: int) -> str:
     """A name for what an audit of the k leading vectors learns of a matrix: 128 bits of its bytes, shape and dtype."""
-    import torch
-    import xxhash
-
     data = matrix.detach().cpu().contiguous()
     digest = xxhash.xxh3_128(data.view(torch.uint8).numpy().data if data.numel() else b"")
     digest.update(f"{_VERSION} {tuple(data.shape)} {data.dtype} {k}".encode())

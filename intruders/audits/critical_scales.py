@@ -21,8 +21,9 @@ from ..engine.scale_search import Window, first_window, largest_scale, search_en
 from ..errors import SettingError
 from ..system.progress import Progress, silent
 from ..system.threads import run_side_by_side
+from .audit import judge_batch
 from .audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
-from .base_cache import BaseCache, MemoryCache, content_key, judge_batch
+from .base_cache import BaseCache, MemoryCache, content_key
 from .batches import Batch, is_small_batch, read_batches
 from .critical_scales_result import SLACK, WALK, CriticalScales, MatrixScale
 

@@ -23,7 +23,7 @@ from .kept_blocks import KeptBlocks, bytes_of_sketch, sketch_of_bytes
 from .parquet_form import METADATA_KEY
 
 FOLDER = "finished"
-_SCHEMA = 1
+_SCHEMA = 2
 _SKETCH = "sketch"
 
 
@@ -51,7 +51,6 @@ class FinishedModels:
 
     models: Mapping[str, FinishedModel] = field(default_factory=dict)
     matrices: pd.DataFrame | None = None  # as `fleet_table.matrices_of_rows` gives them
-    base_keys: Mapping[str, str] = field(default_factory=dict)  # hashes of the base's matrices, by name
     files: Mapping[str, BlockFile] = field(default_factory=dict)  # what this was made from
 
     @property
@@ -85,7 +84,7 @@ class FinishedModels:
             if content is not None:
                 models[digest].sketch = sketch_of_bytes(content)
         matrices = table.drop_columns([_SKETCH]).replace_schema_metadata(None).to_pandas()
-        return cls(models, matrices, header["base_keys"], files)
+        return cls(models, matrices, files)
 
     def write(self, blocks: KeptBlocks) -> None:
         """Keep it beside the blocks, whole or not at all."""
@@ -96,7 +95,6 @@ class FinishedModels:
             "key": blocks.key,
             "models": models,
             "names": list(lists),
-            "base_keys": dict(self.base_keys),
             "files": {name: [file.size, file.holds_others] for name, file in self.files.items()},
         }
         table = self._table()

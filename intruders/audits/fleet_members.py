@@ -13,7 +13,7 @@ from ..checkpoints.many_sources import digest_of
 from ..checkpoints.memory import describe_module
 from ..checkpoints.model_sum import ModelSum
 from ..checkpoints.open import Opened, Source, open_source
-from ..checkpoints.pairing.pair_sides import pair_sides
+from ..checkpoints.pairing.pair_sides import pair_sides, require_selection
 from ..checkpoints.pairing.pairing import PairedMatrix, Pairing
 from ..errors import IntrudersError, in_one_line
 from .audit_settings import AuditSettings
@@ -82,7 +82,7 @@ def open_members(
       digests: what tells the models apart, where that is known; hashes of their files otherwise.
       known: by digest, models that are finished. Of these not even a header is read.
     """
-    settings.require_matches(base.names(), base.source)
+    require_selection(base, settings)
     return [
         _open_member(base, source, settings, None if digests is None else digests[place], known or {})
         for place, source in enumerate(sources)

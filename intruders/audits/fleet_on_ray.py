@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.content import require_content
 from ..checkpoints.open import open_checkpoint
 from ..checkpoints.read_once import read_once
 from ..errors import IntrudersError
@@ -62,13 +63,14 @@ class BlockOnRay:
     base: str
     sources: tuple[str, ...]
     digests: tuple[str, ...]
+    content: tuple[tuple[str, str], ...]  # digests of the base's tensors where the work was given out
     settings: AuditSettings
     compute: Compute
     kept: KeptBlocks
 
     def __call__(self, block: str) -> None:
         base, members, finished = _opened_by_worker(
-            self.base, self.sources, self.digests, self.settings, self.kept
+            self.base, self.sources, self.digests, self.content, self.settings, self.kept
         )
         work = FleetWork(base, members, self.settings, self.compute, self.kept, finished)
         missing = work.missing()
@@ -78,8 +80,14 @@ class BlockOnRay:
 
 @lru_cache(maxsize=1)
 def _opened_by_worker(
-    base: str, sources: tuple[str, ...], digests: tuple[str, ...], settings: AuditSettings, kept: KeptBlocks
+    base: str,
+    sources: tuple[str, ...],
+    digests: tuple[str, ...],
+    content: tuple[tuple[str, str], ...],
+    settings: AuditSettings,
+    kept: KeptBlocks,
 ) -> tuple[Checkpoint, list[Member], FinishedModels]:
     """The base and the models, opened by a worker for its first block and kept for the others."""
-    opened, finished = read_once(open_checkpoint(base)), FinishedModels.read(kept)
+    opened = read_once(require_content(open_checkpoint(base), dict(content)))
+    finished = FinishedModels.read(kept)
     return opened, open_members(opened, sources, settings, digests, finished.known), finished

@@ -50,6 +50,8 @@ class FleetAudit:
         default=None, repr=False
     )  # that holds the blocks, if any
     finished: FinishedModels = field(default_factory=FinishedModels, repr=False)  # by earlier calls
+    # Entries of folders of adapters that are none, with what they are.
+    passed_over: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @cached_property
     def adapters(self) -> pd.DataFrame:
@@ -85,6 +87,11 @@ class FleetAudit:
         table = self.adapters
         wanted = table[table["status"] == "refused"]
         return dict(zip(wanted["adapter"], wanted["reason"], strict=True))
+
+    @property
+    def nothing_audited(self) -> bool:
+        """Whether every adapter was refused, so that the counts of 0 are no answer."""
+        return not self.adapters["status"].eq("audited").any()
 
     def above(self, intruders: int) -> list[str]:
         """The adapters with more intruders than this."""
@@ -149,6 +156,7 @@ class FleetAudit:
                 "refused": len(self.refused),
                 "intruders": self.intruders,
             },
+            "passed_over": dict(self.passed_over),
             "versions": installed_versions(),
         }
 
@@ -168,16 +176,14 @@ class FleetAudit:
         new = self.matrices[~self.matrices["digest"].isin(self.finished.models.keys())]
         earlier = self.finished.matrices
         matrices = new if earlier is None else pd.concat([earlier, new], ignore_index=True)
-        base_keys = dict(self.finished.base_keys)
         holds_others = {}
         for kept in self._open_blocks:
-            base_keys.update(kept.base_keys)
             holds_others[kept.file.name] = not kept.units.keys() <= models.keys()
         files = {name: self.finished.files[name] for name in self.finished.closed_files}
         for name in self.blocks.names():
             if name not in files:
                 files[name] = BlockFile(self.blocks.size(name) or 0, holds_others.get(name, True))
-        return FinishedModels(models, matrices, base_keys, files)
+        return FinishedModels(models, matrices, files)
 
     def _member(self, adapter: str | int) -> Member:
         if isinstance(adapter, int):

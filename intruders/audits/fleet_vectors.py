@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,11 +55,24 @@ def write_vectors(
 
 def _held(path: Path, key: str) -> set[tuple[str, str]]:
     """The models of the file that is there; none where it is broken, or made under another key."""
-    try:
-        found = json.loads((pq.read_schema(path).metadata or {})[_HOLDS])
-    except (pa.ArrowException, OSError, KeyError, ValueError):
+    found = _what_it_holds(path)
+    if found is None or found["key"] != key:
         return set()
-    return {(source, digest) for source, digest in found["models"]} if found["key"] == key else set()
+    return {(source, digest) for source, digest in found["models"]}
+
+
+def key_of_vectors(path: Path) -> str | None:
+    """The key under which the file that is there was made; None where there is none, or a broken one."""
+    found = _what_it_holds(path)
+    return None if found is None else str(found["key"])
+
+
+def _what_it_holds(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[_HOLDS])
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return None
+    return found
 
 
 def _write(

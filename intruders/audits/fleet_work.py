@@ -13,12 +13,11 @@ from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.pairing.pairing import Skipped
-from ..errors import IntrudersError, SettingError, in_one_line
+from ..errors import ChangedBaseError, IntrudersError, in_one_line
 from ..system.progress import Progress, silent
 from ..system.threads import run_side_by_side
-from .audit import records_of
+from .audit import judge_batch, records_of
 from .audit_settings import AuditSettings, Compute
-from .base_cache import content_key, judge_batch
 from .batches import Batch, is_small_batch, read_batches
 from .finished_models import FinishedModels
 from .fleet_members import Member, Sharers, matrices_by_block
@@ -44,16 +43,12 @@ class FleetWork:
     compute: Compute
     kept: KeptBlocks
     finished: FinishedModels  # by earlier calls
-    # Hashes of the base's matrices, of earlier calls.
-    known_keys: dict[str, str] = field(default_factory=dict)
 
     def missing(self) -> Missing:
         """What is not kept of each block."""
         done_of: dict[str, set[str]] = {}
-        self.known_keys.update(self.finished.base_keys)
         for kept in self.kept.each(self.finished.closed_files):
             done_of.setdefault(kept.block, set()).update(kept.units)
-            self.known_keys.update(kept.base_keys)
         found: Missing = {}
         for block, matrices in matrices_by_block(self.base, self.members).items():
             done = done_of.get(block, set())
@@ -85,7 +80,6 @@ class FleetWork:
         """Blocks of a single model: small matrices are then batched with each other, as in an audit of its own."""
         settings, store = self.settings, None if self.settings.exact else self.compute.base_cache()
         skipped: list[Skipped] = []
-        base_keys: dict[str, str] = {}
         sketches: dict[str, Tensor] = {}
         pairs = [
             matrix for matrices in blocks.values() for sharers in matrices.values() for _, matrix in sharers
@@ -95,7 +89,6 @@ class FleetWork:
         def judge(batch: Batch) -> list[AuditedMatrix]:
             found = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
             for at, (matrix, base) in enumerate(zip(batch.matrices, batch.pair.base, strict=True)):
-                base_keys[matrix.name] = content_key(base, settings.k)
                 update = batch.pair.select(at).update
                 sketches[matrix.name] = batch.units[at] * directions_of(matrix.name, base).sketch(update)
             return records_of(batch.matrices, found, batch.units)
@@ -106,17 +99,17 @@ class FleetWork:
             with run_side_by_side(batches, judge, is_small_batch, self.compute.workers) as judged:
                 for some in judged:
                     records += some
+        except ChangedBaseError:
+            raise
         except IntrudersError as error:
             refused = in_one_line(error)
-        self._require_same_base(base_keys)
         digest = self.members[model].digest
         for block, matrices in blocks.items():
             mine = [record for record in records if record.name in matrices]
             left_out = [one for one in skipped if one.name in matrices]
-            keys = {name: key for name, key in base_keys.items() if name in matrices}
             rows = [rows_of([digest] * len(mine), mine)] if mine else []
             sketch = _summed([sketches[name] for name in sketches if name in matrices])
-            self.kept.keep(block, {digest: Unit(left_out, refused, sketch)}, rows, keys)
+            self.kept.keep(block, {digest: Unit(left_out, refused, sketch)}, rows)
 
     def _do_block(
         self,
@@ -128,26 +121,24 @@ class FleetWork:
     ) -> None:
         store = None if self.settings.exact else self.compute.base_cache()
         left_out = LeftOut()
-        base_keys: dict[str, str] = {}
+        read: set[str] = set()
         device = self.compute.torch_device()
         stacks = read_stacks(list(matrices.values()), self.settings, device, left_out)
 
-        def hashed(stacks: Iterator[SharedStack]) -> Iterator[SharedStack]:
+        def counted(stacks: Iterator[SharedStack]) -> Iterator[SharedStack]:
             for stack in stacks:
-                for matrix in stack.matrices:
-                    base_keys[matrix.name] = stack.base.key(self.settings.k)
-                on_matrix(done + len(base_keys), in_all)
+                read.update(matrix.name for matrix in stack.matrices)
+                on_matrix(done + len(read), in_all)
                 yield stack
 
         judge = partial(judge_stack, settings=self.settings, store=store)
         rows = _Rows(self.members)
         sketches: dict[int, list[Tensor]] = {}
-        works = hashed(stacks)
+        works = counted(stacks)
         with run_side_by_side(works, judge, is_small_stack, self.compute.workers) as judged:
             for one in chain.from_iterable(judged):
                 rows.add(one)
                 sketches.setdefault(one.model, []).append(one.sketch)
-        self._require_same_base(base_keys)
         units = {
             self.members[number].digest: Unit(
                 left_out.skipped.get(number, []),
@@ -157,15 +148,7 @@ class FleetWork:
             for sharers in matrices.values()
             for number, _ in sharers
         }
-        self.kept.keep(block, units, rows.tables(), base_keys)
-
-    def _require_same_base(self, base_keys: Mapping[str, str]) -> None:
-        for name, key in base_keys.items():
-            if self.known_keys.get(name, key) != key:
-                raise SettingError(
-                    f"'{name}' of '{self.base.source}' is not what '{self.kept.folder}' was made from; "
-                    "expected the same base as before; choose another folder for this one"
-                )
+        self.kept.keep(block, units, rows.tables())
 
 
 def _summed(sketches: Sequence[Tensor]) -> Tensor | None:

@@ -29,7 +29,7 @@ from .parquet_form import METADATA_KEY, vector_schema, vector_table
 from .records import AuditedMatrix
 
 FOLDER = "blocks"
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass
@@ -47,7 +47,6 @@ class KeptBlock:
 
     block: str
     units: Mapping[str, Unit]  # by the model's digest
-    base_keys: Mapping[str, str]  # hashes of the base's matrices, by name
     file: Path
 
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -93,14 +92,13 @@ class KeptBlocks:
                     )
                     for digest, unit in header["units"].items()
                 }
-                yield KeptBlock(header["block"], units, header["base_keys"], file)
+                yield KeptBlock(header["block"], units, file)
 
     def keep(
         self,
         block: str,
         units: Mapping[str, Unit],
         rows: Sequence[pa.Table],
-        base_keys: Mapping[str, str],
     ) -> None:
         """Keep the units of a block, all or none; ``rows`` are theirs, from :func:`rows_of`."""
         header = {
@@ -115,7 +113,6 @@ class KeptBlocks:
                 }
                 for digest, unit in units.items()
             },
-            "base_keys": dict(base_keys),
         }
         table = pa.concat_tables(rows) if rows else _schema().empty_table()
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(header).encode()})

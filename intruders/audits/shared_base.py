@@ -18,7 +18,7 @@ from torch import Tensor
 from ..checkpoints.pairing.pairing import PairedMatrix, Skipped
 from ..engine.base_space import KnownBase
 from ..engine.decide import decide
-from ..errors import IntrudersError, in_one_line
+from ..errors import ChangedBaseError, IntrudersError, in_one_line
 from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
 from ..linalg.sketch import Directions
@@ -140,6 +140,8 @@ def read_stacks(
                 continue
             try:
                 one = _read(matrix, forms, settings)
+            except ChangedBaseError:
+                raise
             except IntrudersError as error:
                 left_out.refused[model] = in_one_line(error)
                 continue

@@ -46,6 +46,11 @@ def interval(lower: float, upper: float) -> str:
     return f"{lower:.2f}" if upper - lower < 0.005 else f"{lower:.2f}-{upper:.2f}"
 
 
+def printable(text: str) -> str:
+    """`text` without control characters: names come from files, and a terminal would obey them."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def shorten(name: str, width: int, mark: str = "…") -> str:
     """`name` in at most `width` characters, cut in the middle, since both ends tell most."""
     if len(name) <= width:

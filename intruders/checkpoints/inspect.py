@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import Any
 
+from ..charts.text import printable
 from .adapters.adapter import AdaptedWeight, Adapter
 from .checkpoint import Checkpoint, StoredTensor
 from .matrices import matrices_of, not_a_matrix
@@ -158,7 +159,7 @@ def inspection_lines(inspection: Inspection, verbose: bool = False) -> list[str]
         against = f"against '{inspection.base}'" if inspection.base else "against a base of the same shapes"
         lines.append(f"  {against}: {inspection.audited} matrices to audit")
     lines += [f"  left out, {reason}: {count}" for reason, count in inspection.left_out.items()]
-    return ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines]
+    return [printable(line) for line in lines]
 
 
 def _title(inspection: Inspection) -> str:

@@ -20,6 +20,11 @@ def locate(source: str) -> Path:
       CheckpointError: nothing is there, or the hub has no such model or cannot be reached.
       MissingDependencyError: the alias of a demo model whose package is not installed.
     """
+    if not source.strip():  # Python takes it for the folder that it works in
+        raise CheckpointError(
+            f"'{source}' is no path; expected a path, a hub id or an alias of a model; check that the shell variable "
+            "in the command is set"
+        )
     if source in DEMO_MODELS:
         return demo_model_path(source)
     if source == DEMO_ADAPTER.alias:

@@ -59,3 +59,17 @@ class Selection(Settings):
                     f"include '{pattern}' matches none of the {len(names)} tensors of '{source}'; "
                     "expected a pattern such as '*.q_proj.*'"
                 )
+
+    def require_some(self, matrices: Collection[str], source: str) -> None:
+        """Raise SettingError for patterns that leave none of the matrices of ``source`` to audit."""
+        reasons = {self.reason_to_leave_out(name) for name in matrices}
+        if not (self.include or self.exclude) or not matrices or None in reasons:
+            return
+        given = [f"include '{one}'" for one in self.include] + [f"exclude '{one}'" for one in self.exclude]
+        what_to_do = "fix the patterns"
+        if any(reason is not None and reason.startswith("embedding") for reason in reasons):
+            what_to_do += ", or pass --include-embeddings for the embeddings among them"
+        raise SettingError(
+            f"{', '.join(given[:3])} leaves none of the {len(matrices)} matrices of '{source}'; "
+            f"expected patterns that leave one or more; {what_to_do}"
+        )

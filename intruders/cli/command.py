@@ -10,11 +10,28 @@ from typing import Any, TypeVar
 from typer.core import TyperCommand
 
 from ..charts.text import shell_lines
+from ..errors import SettingError
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
 # Columns of the help in which every example fits, in a terminal of 60.
 EXAMPLE_WIDTH = 58
+
+# What the values of options are called that are paths, or name what is read.
+_SOURCES = {
+    "AUDIT",
+    "BASE",
+    "CORPUS",
+    "FILE",
+    "FOLDER",
+    "MODEL",
+    "PATH",
+    "README",
+    "RUN",
+    "SOURCE",
+    "TASK",
+    "TASKS",
+}
 
 _EXAMPLES: dict[Callable[..., None], str] = {}
 
@@ -44,6 +61,31 @@ def summary_of(function: Callable[..., None]) -> str:
 
 class Command(TyperCommand):
     """Prints plain help: without rich, typer ignores ``rich_help_panel`` and would refill the examples."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            self._refuse_empty(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def _refuse_empty(self, ctx: Any, args: list[str]) -> None:
+        """Refuse an empty path before Python takes it for the folder that it works in.
+
+        Raises:
+          SettingError: an argument, or the value of an option that is a path or names a source, is empty.
+        """
+        typed, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter in self.get_params(ctx):
+            is_argument = parameter.param_type_name == "argument"
+            values = typed.get(parameter.name)
+            values = values if isinstance(values, list | tuple) else [values]
+            if not (is_argument or parameter.metavar in _SOURCES):
+                continue
+            if any(isinstance(value, str) and not value.strip() for value in values):
+                name = _name(parameter) if is_argument else parameter.opts[0]
+                raise SettingError(
+                    f"{name} is empty (''); expected a path or a name; check that the shell variable in the command "
+                    "is set"
+                )
 
     def get_help(self, ctx: Any) -> str:
         return super().get_help(ctx).translate(_UNBOUND)

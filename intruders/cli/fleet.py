@@ -149,6 +149,13 @@ def fleet(
             f"refused {plural(len(found.refused), 'adapter')}, the first '{source}': {reason}",
             file=sys.stderr,
         )
+    if found.nothing_audited:
+        source, reason = next(iter(found.refused.items()))
+        print(
+            f"error: none of {plural(len(found.refused), 'adapter')} could be audited, the first '{source}': {reason}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(ExitStatus.REFUSED)
     if above or (fail_refused and found.refused):
         raise typer.Exit(ExitStatus.FAILED)
 

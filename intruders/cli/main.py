@@ -29,6 +29,7 @@ from .scale import scale
 from .sequence import sequence
 from .standard_streams import ready_streams
 from .study import study
+from .usage_errors import asks_for_help, in_one_line, is_usage_error
 from .verify import verify
 
 # What the extra `train` installs and training and evaluation import where they need it.
@@ -83,7 +84,7 @@ def main() -> None:
     """Run the command line; errors that a user can act on are one line and exit status 2."""
     ready_streams()
     try:
-        app()
+        status = app(standalone_mode=False)  # else typer would print its errors, in three lines
     except IntrudersError as error:
         _refuse(error)
     except ModuleNotFoundError as error:
@@ -94,11 +95,17 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(ExitStatus.INTERRUPTED)
-    except Exception:
+    except Exception as error:
+        if asks_for_help(error):
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(ExitStatus.REFUSED)
+        if is_usage_error(error):
+            _refuse(in_one_line(error))
         _confess()
+    sys.exit(status if isinstance(status, int) else ExitStatus.DONE)
 
 
-def _refuse(error: IntrudersError) -> NoReturn:
+def _refuse(error: IntrudersError | str) -> NoReturn:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(ExitStatus.REFUSED)
 

@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..charts.text import printable
+
 WIDE = 1000  # columns where there is no terminal: a line of a file or a pipe is never broken
 
 
@@ -20,7 +22,7 @@ def terminal_width() -> int:
 def say(lines: Iterable[str]) -> None:
     """Print lines; one of prose that is too long for the terminal goes on in the next, under its first word."""
     width = terminal_width()
-    for line in lines:
+    for line in map(printable, lines):
         start = re.match(r" *(?:- )?", line)
         indent = " " * (len(start[0]) if start else 0)
         is_a_row = "  " in line.strip()
@@ -29,7 +31,11 @@ def say(lines: Iterable[str]) -> None:
         else:
             print(
                 textwrap.fill(
-                    line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+                    line,
+                    max(width, len(indent) + 1),
+                    subsequent_indent=indent,
+                    break_long_words=False,
+                    break_on_hyphens=False,
                 )
             )
 

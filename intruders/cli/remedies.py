@@ -13,6 +13,7 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import MissingDependencyError
 from ..evaluation.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from ..evaluation.side_by_side.comparison_settings import ComparisonSettings
+from ..system.exit_status import ExitStatus
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json
@@ -130,7 +131,7 @@ def remedies(
         typer.echo(
             "interrupted; finished evaluations are kept; run the same command again to resume", err=True
         )
-        raise typer.Exit(130) from None
+        raise typer.Exit(ExitStatus.INTERRUPTED) from None
     if out is not None:
         save_comparison(found, out)
         _write_report(found, out)

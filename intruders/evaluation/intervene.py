@@ -125,7 +125,9 @@ def intervene(
                 f"'{tuned}' has no intruders among the {found.k} leading vectors of any matrix, so there is nothing "
                 "to scale; pass a larger --epsilon or --k, or another model"
             )
-        of = {} if folder is None else depends_on(base_source, tuned, settings, losses, scores, seed)
+        of = {}
+        if folder is not None:
+            of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=found, tasks=tasks)
         kept = KeptOutcomes(folder, {**of, "data": data.fingerprint()})
         measured = _Measured(
             base,

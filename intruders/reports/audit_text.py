@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rich.console import Console
-from rich.text import Text
 
 from ..audits.audit_result import Audit
 from ..audits.records import AuditedMatrix
@@ -25,11 +22,11 @@ from ..audits.summary import (
     summarize,
     worst,
 )
-from ..charts.text import duration, interval, number, percent, plural, shell_lines, shorten
+from ..charts.text import duration, interval, number, percent, plural, shell_lines
 from ..checkpoints.names import ModulePath, module_paths
 from .next_steps import next_steps
+from .page import Page
 
-WIDTH = 80
 KINDS_SHOWN = 20  # module types, unless verbose
 WORST_SHOWN = 5
 NAMES_AT_LEAST = 22  # characters, before a column gives way in a narrow terminal
@@ -45,7 +42,7 @@ def print_audit(audit: Audit, console: Console, verbose: bool = False) -> None:
 
     With `verbose` every module type, every matrix and every skipped tensor has its own line.
     """
-    page = _Page(console)
+    page = Page(console)
     _totals(audit, page)
     if audit.matrices:
         _kinds(audit, page, verbose)
@@ -56,69 +53,10 @@ def print_audit(audit: Audit, console: Console, verbose: bool = False) -> None:
     _next_steps(audit, page)
 
 
-@dataclass(frozen=True)
-class _Page:
-    """The console, and what its columns and characters allow."""
-
-    console: Console
-
-    @property
-    def width(self) -> int:
-        return min(self.console.width, WIDTH)
-
-    @property
-    def plain(self) -> bool:
-        """Whether the output's encoding is ASCII only."""
-        return self.console.options.ascii_only
-
-    @property
-    def mark(self) -> str:
-        return "..." if self.plain else "…"
-
-    def say(self, *parts: str | tuple[str, str]) -> None:
-        """Print one line of plain strings and (string, style) pairs, neither wrapped nor read as markup."""
-        line = Text.assemble(*(self._known(part) for part in parts))
-        line.rstrip()
-        self.console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
-
-    def say_beside(self, title: str, text: str, style: str = "") -> None:
-        """Print a title and, to the right of it, text in as many lines as it needs."""
-        for line in textwrap.wrap(title + text, self.width, subsequent_indent=" " * len(title)):
-            self.say((line, style))
-
-    def _known(self, part: str | tuple[str, str]) -> str | tuple[str, str]:
-        """Replace what a terminal cannot show: names come from files and may contain control characters."""
-        text, style = (part, "") if isinstance(part, str) else part
-        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-        return (shown.encode("ascii", "replace").decode() if self.plain else shown, style)
-
-    def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> None:
-        """Print a column of names, which is shortened to fit, and columns of numbers, which are not."""
-        columns = list(zip(titles, *rows, strict=True))
-        widths = [max(map(len, column)) for column in columns]
-        widths[0] = min(widths[0], self.room([titles, *rows]))
-        self.say((self._row(titles, widths), "bold"))
-        for row, style in zip(rows, styles or [""] * len(rows), strict=True):
-            self.say((self._row(row, widths), style))
-
-    def room(self, rows: Sequence[Sequence[str]]) -> int:
-        """Return the width that the columns of numbers leave to the names."""
-        numbers = list(zip(*rows, strict=True))[1:]
-        return self.width - sum(2 + max(map(len, column)) for column in numbers)
-
-    def _row(self, cells: Sequence[str], widths: Sequence[int]) -> str:
-        first = shorten(cells[0], widths[0], self.mark).ljust(widths[0])
-        return "  ".join(
-            [first, *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
-        )
-
-
-def _totals(audit: Audit, page: _Page) -> None:
+def _totals(audit: Audit, page: Page) -> None:
     tuned = f"{audit.tuned_source} ({audit.tuned_kind})"
     for label, source in (("base ", audit.base_source), ("tuned", tuned)):
-        room = page.width - 7
-        cut = source if len(source) <= room else page.mark + source[len(source) - room + len(page.mark) :]
-        page.say((f"{label}  {cut}", "dim"))
+        page.say((f"{label}  {page.end_of(source, page.width - 7)}", "dim"))
     if not audit.matrices:
         page.say((next_steps(audit).finding, "bold"))
         return
@@ -131,7 +69,7 @@ def _totals(audit: Audit, page: _Page) -> None:
         page.say(line)
 
 
-def _kinds(audit: Audit, page: _Page, verbose: bool) -> None:
+def _kinds(audit: Audit, page: Page, verbose: bool) -> None:
     kinds = by_kind(audit.matrices)
     shown = kinds if verbose else kinds[:KINDS_SHOWN]
     rows = [_kind_row(kind) for kind in shown]
@@ -170,17 +108,18 @@ def _kind_row(kind: KindSummary) -> list[str]:
     ]
 
 
-def _layers(audit: Audit, page: _Page) -> None:
+def _layers(audit: Audit, page: Page) -> None:
     strips = [strip for strip in by_layer(audit.matrices) if len(strip.intruders) > 1]
     most = max((count or 0 for strip in strips for count in strip.intruders), default=0)
     if most == 0:
         return
     shades = ASCII_SHADES if page.plain else SHADES
     page.say("")
+    a_line = max(1, min(LAYERS_A_LINE, page.width - _BESIDE_LAYERS))
     for strip in strips:
         if len(strips) > 1:
             page.say((strip.stack or "layers", "dim"))
-        for line in strip_lines(strip, most, shades, min(LAYERS_A_LINE, page.width - _BESIDE_LAYERS)):
+        for line in strip_lines(strip, most, shades, a_line):
             page.say(line)
     for line in _wrapped(f"intruders per layer:  {'   '.join(_legend(most, shades))}", page):
         page.say((line, "dim"))
@@ -215,7 +154,7 @@ def _legend(most: int, shades: str) -> list[str]:
     ]
 
 
-def _matrices(audit: Audit, page: _Page, verbose: bool) -> None:
+def _matrices(audit: Audit, page: Page, verbose: bool) -> None:
     shown = audit.matrices if verbose else worst(audit.matrices, WORST_SHOWN)
     if not shown:
         return
@@ -248,7 +187,7 @@ def _matrix_numbers(matrix: AuditedMatrix) -> list[str]:
     ]
 
 
-def _beside_chance(audit: Audit, page: _Page) -> None:
+def _beside_chance(audit: Audit, page: Page) -> None:
     """Print how intruders and leading subspaces compare with random directions, where the audit says it."""
     cosines = against_chance(audit.matrices)
     if cosines is not None:
@@ -278,7 +217,7 @@ def _fitting_name(name: str, place: ModulePath, room: int) -> str:
     return f"layer {place.layer} {place.kind}"
 
 
-def _closing(audit: Audit, page: _Page, verbose: bool) -> None:
+def _closing(audit: Audit, page: Page, verbose: bool) -> None:
     page.say("")
     if audit.matrices:
         proofs = ", ".join(f"{name} {count:,}" for name, count in certificates(audit.matrices))
@@ -291,12 +230,14 @@ def _closing(audit: Audit, page: _Page, verbose: bool) -> None:
         if verbose:
             for skipped in audit.skipped:
                 page.say((f"  {skipped.name}: {skipped.reason}", "dim"))
+    for note in audit.settings.get("matched", []):
+        page.say_beside("note:       ", note)
     path = "every matrix decomposed in full; " if audit.exact else ""
     settings = f"k = {audit.k}, epsilon = {audit.epsilon:g}; {path}{duration(audit.seconds)}"
     page.say_beside("settings:   ", settings, "dim")
 
 
-def _next_steps(audit: Audit, page: _Page) -> None:
+def _next_steps(audit: Audit, page: Page) -> None:
     words = next_steps(audit)
     page.say("")
     # Without matrices, the finding is the headline already.
@@ -307,9 +248,9 @@ def _next_steps(audit: Audit, page: _Page) -> None:
     for step in words.steps:
         for line in _wrapped(step.sentence, page):
             page.say(line)
-        for line in shell_lines(step.command or (), page.width - 2):
+        for line in shell_lines(step.command or (), max(1, page.width - 2)):
             page.say((f"  {line}", "bold"))
 
 
-def _wrapped(text: str, page: _Page) -> list[str]:
+def _wrapped(text: str, page: Page) -> list[str]:
     return textwrap.wrap(text, page.width, break_long_words=False, break_on_hyphens=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..audits.audit_result import Audit
 from ..audits.summary import by_kind
-from ..charts.text import number, percent
+from ..charts.text import number, percent, printable
 from ..checkpoints.hub import HubOrigin
 from ..errors import ResultFileError
 from ..system.files import check_writable, read_bytes, write_atomically
@@ -132,4 +132,4 @@ def _code(source: str) -> str:
 
 def _cell(text: str) -> str:
     """Names come from files: no character of one may end the cell, the line or the comment."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text).replace("|", "\\|")
+    return printable(text).replace("|", "\\|")

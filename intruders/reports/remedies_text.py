@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..charts.text import number, plural
+from ..charts.text import number, plural, printable
 from ..evaluation.intervals import Interval
 from ..evaluation.side_by_side.compared import ComparedPoint, ComparedRemedy, RemedyComparison
 from ..evaluation.side_by_side.comparison_verdict import command, sentence
+from .page import Page
 
 WIDE = 150  # columns of a terminal in which every interval fits
 CONTROLS = ("shrink", "shrink-output", "random", "resized", "complement")
@@ -19,35 +20,38 @@ CONTROLS = ("shrink", "shrink-output", "random", "resized", "complement")
 
 def print_comparison(comparison: RemedyComparison, console: Console) -> None:
     """Print the table, what controls say, why remedies were left out, and the sentence at the end."""
+    page = Page(console)
     for line in headline(comparison):
-        _print(console, line)
+        page.say(line)
     console.print()
     console.print(_table(comparison, console.width >= WIDE))
     measured = [one for one in comparison.remedies if one.controls]
     if measured:
-        _print(
-            console,
-            "\ngain at equal task loss minus that of a control, in nats per token (*: clear)",
+        page.say("")
+        page.say(
+            "gain at equal task loss minus that of a control, in nats per token (*: clear)",
         )
         console.print(_controls(measured))
     if any(one.parts is not None for one in comparison.remedies):
-        _print(console, "\nfour parts, each 0 to 1, over all corpora and tasks")
+        page.say("")
+        page.say("four parts, each 0 to 1, over all corpora and tasks")
         console.print(_parts(comparison.remedies))
     if comparison.tuned_point.harness:
-        _print(console, "\nscores of tasks of lm-evaluation-harness")
+        page.say("")
+        page.say("scores of tasks of lm-evaluation-harness")
         console.print(_harness(comparison))
     notes = remarks(comparison)
     if notes:
         console.print()
     for line in notes:
-        _print(console, line)
+        page.say(line)
     console.print()
-    _print(console, f"better than interpolation at equal task loss: {_names(comparison.better)}")
-    _print(console, f"of these beyond their dose: {_names(comparison.beyond_dose)}")
-    _print(console, sentence(comparison))
+    page.say(f"better than interpolation at equal task loss: {_names(comparison.better)}")
+    page.say(f"of these beyond their dose: {_names(comparison.beyond_dose)}")
+    page.say(sentence(comparison))
     shell = command(comparison)
     if shell is not None:
-        _print(console, f"  {shell}")
+        page.say(f"  {shell}")
 
 
 def headline(comparison: RemedyComparison) -> list[str]:
@@ -120,7 +124,7 @@ def _table(comparison: RemedyComparison, is_wide: bool) -> Table:
     for title in [*titles, *(["at equal norm"] if is_wide else [])]:
         found.add_column(title, justify="right", no_wrap=True)
     for name, point in measured_rows(comparison):
-        found.add_row(Text(name), *_cells(point, comparison.target, is_wide))
+        found.add_row(Text(printable(name)), *_cells(point, comparison.target, is_wide))
     return found
 
 
@@ -146,7 +150,9 @@ def _controls(remedies: Sequence[ComparedRemedy]) -> Table:
         found.add_column(title, justify="right")
     for remedy in remedies:
         margins = [control_margin(remedy, control) for control in CONTROLS]
-        found.add_row(Text(label(remedy)), *("-" if one is None else _starred(one) for one in margins))
+        found.add_row(
+            Text(printable(label(remedy))), *("-" if one is None else _starred(one) for one in margins)
+        )
     return found
 
 
@@ -158,7 +164,9 @@ def _parts(remedies: Sequence[ComparedRemedy]) -> Table:
         if remedy.parts is not None:
             parts = remedy.parts
             values = (parts.healing, parts.preservation, parts.non_damage, parts.target, parts.harmonic_mean)
-            found.add_row(Text(label(remedy)), *("-" if one is None else f"{one:.2f}" for one in values))
+            found.add_row(
+                Text(printable(label(remedy))), *("-" if one is None else f"{one:.2f}" for one in values)
+            )
     return found
 
 
@@ -173,7 +181,7 @@ def _harness(comparison: RemedyComparison) -> Table:
     for task in comparison.tuned_point.harness:
         found.add_column(task, justify="right")
     for name, point in measured_rows(comparison):
-        found.add_row(Text(name), *(f"{score:.3f}" for score in point.harness.values()))
+        found.add_row(Text(printable(name)), *(f"{score:.3f}" for score in point.harness.values()))
     return found
 
 
@@ -201,7 +209,3 @@ def _names(remedies: Sequence[ComparedRemedy]) -> str:
 
 def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(Text(text), soft_wrap=True)

@@ -14,9 +14,9 @@ from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, VERDICTS, WRONG
 from ..checkpoints.merges.verification import OtherTensor, Verification, VerifiedMatrix
 from ..checkpoints.names import module_paths
 from ..system.exit_status import ExitStatus
+from .page import WIDTH, Page
 
 _LISTED = 10  # matrices or tensors, unless verbose
-_WIDTH = 80
 
 
 def print_verification(
@@ -26,13 +26,13 @@ def print_verification(
 
     With ``verbose`` every matrix and every other tensor has its own line.
     """
-    page = _Page(console)
+    page = Page(console)
     for label, source in (
         ("base", result.base_source),
         ("adapter", result.adapter_source),
         ("merged", result.merged_source),
     ):
-        page.say((f"{label:7}  {page.end_of(source, _WIDTH - 9)}", "dim"))
+        page.say((f"{label:7}  {page.end_of(source, WIDTH - 9)}", "dim"))
     page.say((_answer(result, allow_other), _style(result.exit_status(allow_other))))
     if result.matrices:
         page.say("")
@@ -52,36 +52,6 @@ def print_verification(
     page.say((f"({duration(result.seconds)})", "dim"))
 
 
-class _Page:
-    """The console, and what its characters allow."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.plain = console.options.ascii_only
-
-    @property
-    def mark(self) -> str:
-        return "..." if self.plain else "…"
-
-    @property
-    def plus_minus(self) -> str:
-        return "+-" if self.plain else "±"
-
-    def known(self, text: str) -> str:
-        """Without what a terminal cannot show: names come from files and may contain control characters."""
-        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-        return shown.encode("ascii", "replace").decode() if self.plain else shown
-
-    def end_of(self, text: str, width: int) -> str:
-        return text if len(text) <= width else self.mark + text[len(text) - width + len(self.mark) :]
-
-    def say(self, *parts: str | tuple[str, str]) -> None:
-        """Print one line of plain strings and (string, style) pairs, neither wrapped nor read as markup."""
-        styled = [(part, "") if isinstance(part, str) else part for part in parts]
-        line = Text.assemble(*((self.known(text), style) for text, style in styled))
-        self.console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
-
-
 def _answer(result: Verification, allow_other: bool) -> str:
     count = len(result.matrices)
     parts = [f"{verdict}: {counted:,}" for verdict, counted in result.counts.items()]
@@ -98,7 +68,7 @@ def _style(status: int) -> str:
     )
 
 
-def _table(matrices: Sequence[VerifiedMatrix], page: _Page) -> Table:
+def _table(matrices: Sequence[VerifiedMatrix], page: Page) -> Table:
     """One row per module type and verdict."""
     groups: dict[tuple[str, str], list[VerifiedMatrix]] = {}
     for path, matrix in zip(module_paths([one.name for one in matrices]), matrices, strict=True):
@@ -115,7 +85,11 @@ def _table(matrices: Sequence[VerifiedMatrix], page: _Page) -> Table:
     return table
 
 
-def _scales(members: Sequence[VerifiedMatrix], page: _Page) -> str:
+def _plus_minus(page: Page) -> str:
+    return "+-" if page.plain else "±"
+
+
+def _scales(members: Sequence[VerifiedMatrix], page: Page) -> str:
     """Bounds that hold for all, or the estimates and the largest of their errors."""
     bounds = [one.found.scale for one in members if one.found.scale is not None]
     if bounds:
@@ -126,7 +100,7 @@ def _scales(members: Sequence[VerifiedMatrix], page: _Page) -> str:
         return ""
     error = max(one.found.error or 0.0 for one in members)
     ends = sorted({f"{min(estimates):.3g}", f"{max(estimates):.3g}"}, key=float)
-    return f"{' to '.join(ends)} {page.plus_minus} {error:.2g}"
+    return f"{' to '.join(ends)} {_plus_minus(page)} {error:.2g}"
 
 
 def _scale(value: float) -> str:
@@ -144,14 +118,14 @@ def _roundings(result: Verification) -> str:
     return f"scale: proved bounds; {ways}" if has_bounds else f"merge: {ways}"
 
 
-def _print_words(page: _Page, matrices: Sequence[VerifiedMatrix]) -> None:
+def _print_words(page: Page, matrices: Sequence[VerifiedMatrix]) -> None:
     """What the verdicts mean, where they do not say it themselves."""
     counts = Counter((one.found.verdict, one.found.words) for one in matrices if one.found.words)
     for (verdict, words), count in counts.items():
         page.say(f"{verdict} ({count:,}): {words}")
 
 
-def _matrix_lines(matrix: VerifiedMatrix, page: _Page) -> list[str]:
+def _matrix_lines(matrix: VerifiedMatrix, page: Page) -> list[str]:
     found = matrix.found
     scale = _scales([matrix], page)
     facts = [f"{found.verdict}, scale {scale}" if scale else found.verdict]
@@ -162,7 +136,7 @@ def _matrix_lines(matrix: VerifiedMatrix, page: _Page) -> list[str]:
     return [matrix.name, f"  {'; '.join(facts)}"]
 
 
-def _list_tensors(page: _Page, title: str, tensors: Sequence[OtherTensor], verbose: bool) -> None:
+def _list_tensors(page: Page, title: str, tensors: Sequence[OtherTensor], verbose: bool) -> None:
     if not tensors:
         return
     reasons = Counter(one.reason for one in tensors)
@@ -174,7 +148,7 @@ def _list_tensors(page: _Page, title: str, tensors: Sequence[OtherTensor], verbo
 
 
 def _list(
-    page: _Page, lines: Sequence[str], count: int, verbose: bool, heading: bool = True, lines_each: int = 1
+    page: Page, lines: Sequence[str], count: int, verbose: bool, heading: bool = True, lines_each: int = 1
 ) -> None:
     """Lines of ``count`` items, of which only the first are shown unless all are wanted."""
     shown = count if verbose else min(count, _LISTED)

@@ -11,11 +11,11 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import CheckpointError, SettingError
+from ..errors import CheckpointError, SettingError, some_of
 
 LOCK = ".lock"  # in a folder that one process at a time may work in
 
@@ -176,6 +176,29 @@ def make_folder(folder: Path, name: str = "out") -> None:
         raise SettingError(
             f"{name} '{folder}' cannot be written: {error.strerror or error}; choose another folder"
         ) from error
+
+
+def require_ours(folder: Path, marks: Collection[str], kind: str, name: str = "out") -> None:
+    """Refuse to write among files of something else; a folder that is new, empty or marked is fine.
+
+    Args:
+      folder: to write into.
+      marks: names of files and folders, any of which tells that the folder is ours.
+      kind: what the folder would be, such as "a fleet"; for the error.
+      name: of the setting, for the error.
+
+    Raises:
+      SettingError: the folder contains other things and no mark.
+    """
+    try:
+        there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    except OSError:  # which :func:`make_folder` reports
+        return
+    others = [entry for entry in there if entry != LOCK]
+    if others and not any(mark in there for mark in marks):
+        raise SettingError(
+            f"{name} '{folder}' is not empty and not {kind}: it contains {some_of(others)}; choose another folder"
+        )
 
 
 @contextmanager

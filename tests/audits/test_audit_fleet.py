@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -205,16 +206,17 @@ def test_the_base_is_read_once(base: Path, adapters: dict[str, str], read: Count
 def test_a_further_adapter_costs_only_itself(
     base: Path, adapters: dict[str, str], tmp_path: Path, read: Counter[str]
 ) -> None:
-    """What is there is not judged again; nothing is read where nothing is new; another epsilon is kept beside it."""
+    """What is there is not judged again; the base is read once, to know it; another epsilon is kept beside it."""
     out, sources = tmp_path / "out", list(adapters.values())
     audit_fleet(str(base), sources[:3], out=out, cache=False)
     kept = {file: file.stat().st_mtime_ns for file in (out / "blocks").iterdir()}
     read.clear()
     audit_fleet(str(base), sources[:3], out=out, cache=False)
-    assert not any("proj" in name for name in read)
+    assert set(read.values()) == {1}
+    read.clear()
     found = audit_fleet(str(base), sources[:4], out=out, cache=False)
-    assert set(read) >= {f"model.layers.{layer}.self_attn.q_proj.weight" for layer in (0, 1)}
-    assert not any("mlp" in name for name in read), "the new adapter changes no matrix there"
+    assert {read[f"model.layers.{layer}.self_attn.q_proj.weight"] for layer in (0, 1)} == {2}
+    assert {read[name] for name in read if "mlp" in name} == {1}, "the new adapter changes no matrix there"
     assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
     require_equal(found.audit(sources[0]), intruders.audit(base, sources[0], cache=False))
     again = audit_fleet(str(base), sources[:4], out=out, cache=False, epsilon=0.9)
@@ -342,21 +344,61 @@ def test_changed_files_are_seen(base: Path, adapters: dict[str, str], tmp_path: 
     assert second["intruders"].tolist()[1] == 0
 
 
-def test_another_base_under_the_same_name_is_refused(
+def with_other_numbers(base: Path, folder: Path, in_names: str, factor: float = 1.5) -> Path:
+    """A copy of a base in which some tensors are others; their names, shapes and types, and all norms, stay."""
+    shutil.copytree(base, folder)
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        if in_names in name:
+            tensor[: len(tensor) // 2] *= factor
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("changed", ["q_proj", "layers.1.mlp.down_proj", "embed_tokens"])
+def test_another_base_over_the_same_folder_has_its_own_results(
+    base: Path, adapters: dict[str, str], tmp_path: Path, changed: str
+) -> None:
+    """Its norms and shapes are the same; what is kept of the first one is there again when that is audited again."""
+    other, sources = with_other_numbers(base, tmp_path / "other", changed, 40.0), list(adapters.values())
+    out = tmp_path / "out"
+    first = audit_fleet(str(base), sources, out=out, cache=False)
+    kept = {file: file.stat().st_mtime_ns for file in (out / "blocks").iterdir()}
+    with pytest.warns(UserWarning, match="are replaced"):
+        second = audit_fleet(str(other), sources, out=out, cache=False)
+    fresh = audit_fleet(str(other), sources, cache=False)
+    assert second.adapters["intruders"].equals(fresh.adapters["intruders"])
+    assert second.vectors["singular_value"].tolist() == pytest.approx(
+        fresh.vectors["singular_value"].tolist()
+    )
+    if changed != "embed_tokens":  # which no adapter changes
+        assert second.vectors["singular_value"].tolist() != first.vectors["singular_value"].tolist()
+    with pytest.warns(UserWarning, match="are replaced"):
+        again = audit_fleet(str(base), sources, out=out, cache=False)
+    assert again.vectors.equals(first.vectors)
+    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
+
+
+def test_a_base_that_changes_while_its_fleet_is_audited_is_noticed(
     base: Path, adapters: dict[str, str], tmp_path: Path
 ) -> None:
-    """Its small tensors are the same; the matrices' hashes tell."""
-    changed = tmp_path / "base"
-    shutil.copytree(base, changed)
-    out = tmp_path / "out"
-    audit_fleet(str(changed), [adapters["strong"]], out=out, cache=False)
-    tensors = load_file(changed / "model.safetensors")
-    for name, tensor in tensors.items():
-        if "q_proj" in name:
-            tensor *= 1.5
-    save_file(tensors, changed / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(SettingError, match=r"is not what .* was made from"):
-        audit_fleet(str(changed), [adapters["strong"], adapters["weak"]], out=out, cache=False)
+    """Nothing of the other numbers is kept, and no adapter is refused for them."""
+    changing, out = tmp_path / "base", tmp_path / "out"
+    shutil.copytree(base, changing)
+    other = with_other_numbers(base, tmp_path / "other", "layers.1.self_attn.q_proj")
+    stamp = (changing / "model.safetensors").stat()
+
+    def change(what: str, done: int, in_all: int) -> None:
+        shutil.copy(other / "model.safetensors", changing / "model.safetensors")
+        os.utime(changing / "model.safetensors", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+    sources = [adapters["strong"], adapters["weak"]]
+    with pytest.raises(IntrudersError, match="is not what it was when the work began"):
+        audit_fleet(str(changing), sources, out=out, cache=False, progress=change)
+    found = audit_fleet(str(changing), sources, out=out, cache=False)
+    fresh = audit_fleet(str(other), sources, cache=False)
+    assert found.refused == {}
+    assert found.adapters["intruders"].tolist() == fresh.adapters["intruders"].tolist()
 
 
 def test_a_broken_block_is_made_again(base: Path, adapters: dict[str, str], tmp_path: Path) -> None:
@@ -420,7 +462,7 @@ def test_models_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
         SimpleNamespace(item_id="org/data", item_type="dataset"),
     ]
     monkeypatch.setattr(huggingface_hub, "get_collection", lambda slug: SimpleNamespace(items=items))
-    assert each_source(["collection:org/some-123"]) == ["org/one"]
+    assert each_source(["collection:org/some-123"]).models == ["org/one"]
 
     def unknown(slug: str) -> None:
         raise ValueError("no such collection")

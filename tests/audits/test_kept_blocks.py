@@ -15,7 +15,7 @@ from intruders.audits.subspaces import SUBSPACE_COLUMNS
 def test_a_block_of_an_older_version_has_no_subspaces(tmp_path: Path) -> None:
     matrix = made_up_matrix("w", (64, 64), np.random.default_rng(0), intruder_rate=0.5)
     blocks = KeptBlocks(tmp_path, "0" * 64)
-    blocks.keep("block", {"model": Unit()}, [rows_of(["model"], [matrix])], {})
+    blocks.keep("block", {"model": Unit()}, [rows_of(["model"], [matrix])])
     [file] = (tmp_path / "blocks").iterdir()
     [kept] = blocks.each()
     whole = kept.rows()

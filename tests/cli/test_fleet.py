@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,3 +124,96 @@ def test_killed_it_goes_on_with_what_is_finished(tmp_path: Path, stop: signal.Si
     assert again[[*keys, "intruder", "certificate"]].values.tolist() == (
         whole[[*keys, "intruder", "certificate"]].values.tolist()
     )
+
+
+def test_a_broken_file_and_what_is_no_adapter_do_not_hide_the_adapters(folder: Path, tmp_path: Path) -> None:
+    """The file is refused by itself; all else is counted and named in one line."""
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folder / "adapters", mixed)
+    weights = (mixed / "strong" / "adapter_model.safetensors").read_bytes()
+    (mixed / "broken.safetensors").write_bytes(weights[:300])
+    (mixed / "notes.txt").write_text("some notes")
+    (mixed / "empty").mkdir()
+    (mixed / "dangling").symlink_to(tmp_path / "nowhere")
+    (mixed / ".hidden").mkdir()
+    shutil.copytree(folder / "base", mixed / "full")
+    shutil.copytree(mixed / "weak", mixed / "nested" / "deep" / "weak")
+    arguments = (str(folder / "base"), str(mixed), "--no-cache", "--out", str(tmp_path / "out"))
+    done = in_this_process("fleet", *arguments, "--json", str(tmp_path / "fleet.json"))
+    assert done.returncode == 0, done.stderr
+    assert "in 2 adapters" in done.stdout
+    assert "2 refused" in done.stdout
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("passed over")]
+    assert line.startswith("passed over 5 entries: ")
+    for name, what in {
+        "dangling": "a link to nothing",
+        "empty": "an empty folder",
+        "full": "a complete model",
+        "nested": "adapters deeper down",
+        "notes.txt": "no weights",
+    }.items():
+        assert f"{mixed / name} ({what})" in line
+    document = json.loads((tmp_path / "fleet.json").read_text())
+    assert len(document["passed_over"]) == 5
+    refused = [Path(row["adapter"]).name for row in document["adapters"] if row["status"] == "refused"]
+    assert refused == ["broken.safetensors", "of another"]
+
+
+def test_a_fleet_of_which_nothing_could_be_audited_passes_no_gate(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"broken")
+    arguments = (
+        str(folder / "base"),
+        str(tmp_path / "broken.safetensors"),
+        "--no-cache",
+        "--fail-above",
+        "0",
+    )
+    done = in_this_process("fleet", *arguments, "--out", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: none of 1 adapter could be audited, the first '")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_results_are_not_scattered_among_other_files(folder: Path, tmp_path: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    done = run(folder, folder / "adapters")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is not empty and not a fleet: it contains 'of another', 'strong', 'weak'" in done.stderr
+    assert sorted(folder.rglob("*")) == before
+    (tmp_path / "notes.txt").write_text("some notes")
+    assert run(folder, tmp_path).returncode == 2
+    (tmp_path / "out").mkdir()
+    for _ in range(2):  # an empty folder, and then that of the fleet
+        assert run(folder, tmp_path / "out").returncode == 0
+
+
+@pytest.mark.parametrize("patterns", [["--exclude", "*"], ["--include", "*norm*"], ["--include", "*embed*"]])
+@pytest.mark.parametrize("command", ["audit", "fleet", "scale"])
+def test_patterns_that_leave_no_matrix_pass_no_gate(
+    folder: Path, tmp_path: Path, command: str, patterns: list[str]
+) -> None:
+    gate = {"audit": ["--fail-above", "0"], "fleet": ["--fail-above", "0", "--out", str(tmp_path / "out")]}
+    adapter = str(folder / "adapters" / "strong")
+    done = in_this_process(command, str(folder / "base"), adapter, *patterns, *gate.get(command, []))
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    assert f"{patterns[0][2:]} '{patterns[1]}' leaves none of the 16 matrices" in line
+    assert ("--include-embeddings" in line) == (patterns[1] == "*embed*")
+
+
+def test_an_adapter_without_alpha_says_that_its_scale_was_taken_as_one(folder: Path, tmp_path: Path) -> None:
+    """Under the table, in JSON, and in the row of a fleet; one with its config says nothing."""
+    base, complete = str(folder / "base"), folder / "adapters" / "strong"
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(complete / "adapter_model.safetensors", bare)
+    note = "14 modules store no alpha: their scale is taken as 1"
+    for adapter, wanted in [(bare, True), (complete, False)]:
+        done = in_this_process(
+            "audit", base, str(adapter), "--json", str(tmp_path / "audit.json"), "--no-cache"
+        )
+        assert (f"note:       {note}" in done.stdout) == wanted
+        assert (note in json.loads((tmp_path / "audit.json").read_text())["settings"]["matched"]) == wanted
+    in_this_process("fleet", base, str(bare), str(complete), "--no-cache", "--out", str(tmp_path / "out"))
+    rows = pq.read_table(tmp_path / "out" / "adapters.parquet").to_pylist()
+    assert [note in (row["matched_by"] or "") for row in rows] == [True, False]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from intruders.cli import main as cli
+from intruders.cli.main import app
+from tests.commands import in_this_process
 
 
 def test_a_package_of_an_extra_that_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def train() -> None:
+    def train(**how: bool) -> None:
         import peft  # noqa: F401
 
     monkeypatch.setitem(sys.modules, "peft", None)
@@ -30,7 +33,7 @@ def test_any_other_missing_module_is_a_fault_of_ours(
 ) -> None:
     """Its status is not 1, which a gate of CI would take for the audit's answer."""
 
-    def broken() -> None:
+    def broken(**how: bool) -> None:
         import no_such_module_of_any_extra  # type: ignore[import-not-found]  # noqa: F401
 
     monkeypatch.setattr(sys.modules["intruders.cli.main"], "app", broken)
@@ -38,3 +41,55 @@ def test_any_other_missing_module_is_a_fault_of_ours(
         cli()
     assert stopped.value.code == 70
     assert "Traceback" in capsys.readouterr().err
+
+
+COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_wrong_option_is_one_line_of_every_command(command: str) -> None:
+    done = in_this_process(command, "--no-such-option")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: No such option: --no-such-option")
+    assert done.stderr.endswith(f"; see 'intruders {command} --help'\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["audit", "a", "b", "--k", "1e3"], "'1e3' is not a value of '--k'"),
+        (["audit", "a", "b", "--k=x"], "'x' is not a value of '--k'"),
+        (["fleet", "a"], "Missing argument 'ADAPTER...'"),
+        (["audti"], "Did you mean 'audit'?"),
+        (["audit", "--k"], "--k"),
+    ],
+)
+def test_what_was_typed_wrong_is_quoted_in_one_line(typed: list[str], said: str) -> None:
+    done = in_this_process(*typed)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        (["audit", "base", ""], "TUNED"),
+        (["audit", ""], "BASE"),
+        (["inspect", ""], "PATH"),
+        (["fleet", "base", "adapter", " ", "--out", "out"], "ADAPTER..."),
+        (["fleet", "base", "adapter", "--out", ""], "--out"),
+        (["report", ""], "RUN_OR_AUDIT..."),
+        (["mitigate", "base", "tuned", "--out", "out", "--audit", ""], "--audit"),
+        (["evaluate", "base", "--loss-on", ""], "--loss-on"),
+        (["evaluate", "base", "--task="], "--task"),
+        (["cache", "--cache", ""], "--cache"),
+    ],
+)
+def test_an_empty_path_is_not_the_folder_one_works_in(typed: list[str], named: str, tmp_path: Path) -> None:
+    done = in_this_process(*typed, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {named} is empty")
+    assert list(tmp_path.iterdir()) == []

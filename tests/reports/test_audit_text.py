@@ -174,3 +174,18 @@ def test_progress_shows_matrices_and_the_running_count() -> None:
     shown = ANSI.sub("", file.getvalue())
     assert "audit, 1,234 intruders" in shown
     assert "57/210" in shown
+
+
+def test_no_terminal_is_too_narrow() -> None:
+    """A program that is given 20 columns has room for no layer beside the words."""
+    audit = made_up_audit(6)
+    for width in range(1, 41):
+        assert "intruder" in printed(audit, width=width), width
+
+
+def test_notes_on_how_the_models_were_read_stand_under_the_table() -> None:
+    audit = made_up_audit(2)
+    note = "14 modules store no alpha: their scale is taken as 1"
+    noted = dataclasses.replace(audit, settings={**audit.settings, "matched": [note]})
+    assert f"note:       {note}" in printed(noted)
+    assert "note:" not in printed(audit)

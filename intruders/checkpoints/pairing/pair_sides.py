@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..checkpoint import Checkpoint
+from ..matrices import not_a_matrix
 from ..model_sum import ModelSum
 from ..open import Opened
 from ..selection import Selection
@@ -30,7 +31,7 @@ def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = EVERYTHIN
       PairingError: the two do not belong together; the text says which tensors do not match, and how many do.
       SettingError: ``include`` matches no tensor.
     """
-    selection.require_matches(base.names(), base.source)
+    require_selection(base, selection)
     weighted = parts_of(tuned)
     base, parts, notes = under_common_names(base, [part for part, _ in weighted])
     sides = [side_of(acting) for acting in acting_parts(base, parts)]
@@ -47,3 +48,11 @@ def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = EVERYTHIN
         base_hub=base.hub,
         tuned_hub=tuned.hub,
     )
+
+
+def require_selection(base: Checkpoint, selection: Selection) -> None:
+    """Raise SettingError for a pattern that matches nothing, and for patterns that leave no matrix of the base."""
+    selection.require_matches(base.names(), base.source)
+    stored = {name: base.tensors[base.tied.get(name, name)] for name in (*base.names(), *base.tied)}
+    matrices = [name for name, tensor in stored.items() if not_a_matrix(tensor) is None]
+    selection.require_some(matrices, base.source)

@@ -101,7 +101,9 @@ def compare_remedies(
             )
         names = [name for name in REMEDIES if not comparison.only or name in comparison.only]
         measuring = Measuring(losses, tasks, seed, harness, scores.max_examples)
-        of = {} if folder is None else depends_on(base_source, tuned, settings, losses, scores, seed)
+        of = {}
+        if folder is not None:
+            of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=found, tasks=tasks)
         kept = KeptOutcomes(folder, of)
         tally = Tally(progress, names, comparison.strengths, len(data.choice))
         of_base = _base_outcomes(base_source, measuring, data, kept, tally)

@@ -9,24 +9,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...audits.audit_result import Audit
 from ...audits.audit_settings import AuditSettings
 from ...checkpoints.many_sources import digest_of
+from ...data.task import Task
+from ...models.finetuned_folder import FinetunedFolder
 from ...system.files import write_atomically
 from ..measure_settings import LossSettings, ScoreSettings
 from .outcome import Outcome
 
 FOLDER = "evaluations"
-SCHEMA = 1
+SCHEMA = 2
 
 
 def depends_on(
-    base: str, tuned: str, audit: AuditSettings, losses: LossSettings, scores: ScoreSettings, seed: int
+    base: str,
+    tuned: str,
+    audit: AuditSettings,
+    losses: LossSettings,
+    scores: ScoreSettings,
+    seed: int,
+    *,
+    audited: Audit,
+    tasks: Mapping[str, Task],
 ) -> dict[str, Any]:
     """What every evaluation of a tuned model's remedies depends on, besides the documents and the examples."""
+    trained = FinetunedFolder.of(tuned)
     return {
         "base": digest_of(base),
         "tuned": digest_of(tuned),
         "audit": audit.recorded(),
+        "intruders": _intruders(audited),
+        "tasks": {name: [task.kind, task.score, task.labels] for name, task in tasks.items()},
+        "labels": None if trained is None else trained.labels,
         "window": losses.window,
         "stride": losses.stride,
         "estimate": losses.estimate,
@@ -35,6 +50,14 @@ def depends_on(
         **({} if losses.max_tokens is None else {"max_tokens": losses.max_tokens}),
         **({} if scores.score is None else {"score": scores.score}),
     }
+
+
+def _intruders(audit: Audit) -> str:
+    """A hash of which vectors are intruders: an audit that was given need not be what its settings say."""
+    names = [
+        [one.name, [vector.index for vector in one.vectors if vector.intruder]] for one in audit.matrices
+    ]
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

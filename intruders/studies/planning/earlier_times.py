@@ -32,7 +32,8 @@ class Times:
 def time_lines(runs: Sequence[Run], folders: Sequence[str], out: str | None = None) -> Iterator[str]:
     """The time of what is missing, in words. ``out`` is the study's own folder, whose finished runs are not counted."""
     own = None if out is None else StudyFolder(Path(out))
-    missing = [run for run in runs if own is None or not is_done(run, own.run(run.id))]
+    digests: dict[str, str] = {}
+    missing = [run for run in runs if own is None or not is_done(run, own.run(run.id), digests)]
     if len(missing) < len(runs):
         yield f"{len(runs) - len(missing):,} of {len(runs):,} runs are finished in '{out}'"
     known = [times for folder in [*folders, *([out] if out else [])] for times in _times_in(Path(folder))]

@@ -8,10 +8,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from ...errors import DiskFullError, IntrudersError, in_one_line
+from ...errors import DiskFullError, IntrudersError, SettingError, in_one_line
 from ..describe.runs import Run
+from .inputs import inputs_of, model_of
 from .run_record import RunRecord
 from .stages import Callbacks, Stage, stages_of
+
+_TRAINING = ("train", "sequence")  # stages that are not done again over what is there
 
 
 def perform(
@@ -31,16 +34,26 @@ def perform(
     record = RunRecord(folder)
     try:
         record.begin(run)
+        inputs, is_trained_now = inputs_of(run), False
         for stage in stages_of(run):
-            if _is_there(stage, record, folder):
-                continue
+            if not is_trained_now and _is_there(stage, record, folder):
+                changed = record.changed(stage.name, inputs | model_of(folder))
+                if changed is None:
+                    continue
+                if stage.name in _TRAINING:
+                    raise SettingError(
+                        f"{changed} is not what it was when this run was trained; restore it, or choose another out, "
+                        "or remove the folder of the run"
+                    )
             on_stage(stage.name)
             # Here, and not above: what training needs takes seconds to load, which a finished study does without.
             from .do_stage import do
 
             began = time.perf_counter()
             do(stage.name, run, folder, bases, callbacks)
-            record.finish_stage(stage.name, stage.settings, time.perf_counter() - began)
+            is_trained_now = is_trained_now or stage.name in _TRAINING
+            made_from = inputs if stage.name in _TRAINING else inputs | model_of(folder)
+            record.finish_stage(stage.name, stage.settings, time.perf_counter() - began, made_from)
             after_stage(stage)
         record.finish()
         (folder / "error.txt").unlink(missing_ok=True)
@@ -56,12 +69,19 @@ def perform(
     return True
 
 
-def is_done(run: Run, folder: Path) -> bool:
-    """Whether nothing is missing of ``run``."""
+def is_done(run: Run, folder: Path, known: dict[str, str] | None = None) -> bool:
+    """Whether nothing is missing of ``run``, and base, data and model are still what it was made from.
+
+    ``known`` are digests of this call by path, which are not computed again.
+    """
     record = RunRecord(folder)
     if record.read().get("status") != "finished":
         return False
-    return all(_is_there(stage, record, folder) for stage in stages_of(run))
+    stages = stages_of(run)
+    if not all(_is_there(stage, record, folder) for stage in stages):
+        return False
+    inputs = inputs_of(run, known) | model_of(folder)
+    return all(record.changed(stage.name, inputs) is None for stage in stages)
 
 
 def _is_there(stage: Stage, record: RunRecord, folder: Path) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ...system.documents import read_document
@@ -12,6 +14,7 @@ from ...system.files import write_atomically
 from ..describe.runs import Run
 
 SCHEMA = 1
+NO_INPUTS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,23 @@ class RunRecord:
         found = self.read().get("stages", {}).get(stage)
         return found is not None and found["settings"] == json.loads(json.dumps(settings))
 
-    def finish_stage(self, stage: str, settings: dict[str, Any], seconds: float) -> None:
+    def changed(self, stage: str, inputs: Mapping[str, str]) -> str | None:
+        """What a finished stage was made from and is another one now, if anything.
+
+        Records of earlier versions do not say what they were made from.
+        """
+        then: dict[str, str] = self.read().get("stages", {}).get(stage, {}).get("inputs", {})
+        return next((name for name, digest in then.items() if inputs.get(name, digest) != digest), None)
+
+    def finish_stage(
+        self, stage: str, settings: dict[str, Any], seconds: float, inputs: Mapping[str, str] = NO_INPUTS
+    ) -> None:
         record = self.read()
-        record["stages"][stage] = {"settings": settings, "seconds": round(seconds, 3)}
+        record["stages"][stage] = {
+            "settings": settings,
+            "seconds": round(seconds, 3),
+            "inputs": dict(inputs),
+        }
         self._write(record)
 
     def finish(self) -> None:

@@ -71,9 +71,10 @@ class Workplace:
     def missing(self, runs: Sequence[Run]) -> list[Run]:
         """Those that are not finished."""
         found = []
+        digests: dict[str, str] = {}  # of bases and data, which many runs share
         for run in runs:
             self.refresh(run.id)
-            if not is_done(run, self.seen.run(run.id)):
+            if not is_done(run, self.seen.run(run.id), digests):
                 found.append(run)
         return found
 

@@ -1,0 +1,251 @@
+"""Every place that keeps work, with base, adapter, data and settings changed one at a time: nothing old is returned.
+
+Each change keeps names, sizes and times of files, so that only their content can tell. What a call returns after a
+change equals what it returns where nothing was kept; what it returns without a change is what was kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import intruders
+from intruders.audits.audit_fleet import audit_fleet
+from intruders.errors import SettingError
+from intruders.evaluation.intervene import intervene
+from intruders.evaluation.measure_settings import LossSettings, ScoreSettings, SweepSettings
+from intruders.evaluation.side_by_side.compare_remedies import compare_remedies
+from intruders.evaluation.side_by_side.comparison_settings import ComparisonSettings
+from intruders.evaluation.sweep_words import document
+from intruders.evaluation.train_in_sequence import train_in_sequence
+from intruders.models.quiet import quiet_transformers
+from intruders.studies.describe.runs import expand
+from intruders.studies.work.perform import is_done, perform
+from intruders.training.finetune import finetune
+from intruders.training.finetune_config import FinetuneConfig
+from tests.checkpoints.models import saved
+from tests.mitigation.hot import hot_llama
+from tests.studies.tiny_study import parsed, tiny_study
+from tests.tiny import save_llama
+
+_TEXTS = ["one and one", "a cat sat", "12 + 30 = 42", "words, words", "the end of it", "no more"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("models")
+    with quiet_transformers():
+        save_llama(folder / "base")
+        base = AutoModelForCausalLM.from_pretrained(folder / "base")
+        saved(hot_llama(model=base, gain=1.5, target_modules="all-linear"), folder / "tuned")
+    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text * 3}) + "\n" for text in _TEXTS))
+    rows = [{"q": f"{i} plus 1", "a": str(i + 1)} for i in range(10, 40)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@dataclass(frozen=True)
+class Given:
+    """What one call is given: a copy of the models and data, a folder for what is kept, and a setting."""
+
+    folder: Path
+    kept: Path | None
+    setting: int = 0
+
+    @property
+    def base(self) -> str:
+        return str(self.folder / "base")
+
+    @property
+    def tuned(self) -> str:
+        return str(self.folder / "tuned")
+
+    @property
+    def task(self) -> str:
+        return f"{self.folder / 'rows.jsonl'}?prompt=q&completion=a"
+
+    @property
+    def losses(self) -> LossSettings:
+        return LossSettings((str(self.folder / "texts.jsonl"),), window=(32, 16)[self.setting])
+
+
+def as_before(file: Path, write: Callable[[], object]) -> None:
+    """Change a file in a way that its size and its time do not tell."""
+    stamp = file.stat()
+    write()
+    assert file.stat().st_size == stamp.st_size
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+
+def other_base(folder: Path) -> None:
+    """A matrix is another one; all norms stay, as in a model of which only linear layers were tuned."""
+    file = folder / "base" / "model.safetensors"
+    tensors = load_file(file)
+    torch.manual_seed(1)
+    for name in tensors:
+        if "q_proj" in name or "down_proj" in name:
+            tensors[name] = 0.3 * torch.randn_like(tensors[name])
+    as_before(file, lambda: save_file(tensors, file, metadata={"format": "pt"}))
+
+
+def other_adapter(folder: Path) -> None:
+    file = folder / "tuned" / "adapter_model.safetensors"
+    tensors = {name: 0.7 * tensor for name, tensor in load_file(file).items()}
+    as_before(file, lambda: save_file(tensors, file, metadata={"format": "pt"}))
+
+
+def other_data(folder: Path) -> None:
+    for name, old, new in [("texts.jsonl", "cat", "dog"), ("rows.jsonl", "plus", "less")]:
+        file = folder / name
+        text = file.read_text().replace(old, new)
+        as_before(file, lambda file=file, text=text: file.write_text(text))  # type: ignore[misc]
+
+
+def fleet(given: Given) -> Any:
+    found = audit_fleet(given.base, [given.tuned], out=given.kept, cache=False, k=(10, 5)[given.setting])
+    vectors = found.vectors.sort_values(["name", "index"])
+    return vectors[["name", "index", "singular_value", "intruder"]].values.tolist()
+
+
+def base_cache(given: Given) -> Any:
+    cache = False if given.kept is None else given.kept
+    found = intruders.audit(given.base, given.tuned, cache=cache, k=(10, 5)[given.setting])
+    return [
+        [one.name, [(v.intruder, round(v.singular_value, 1)) for v in one.vectors]] for one in found.matrices
+    ]
+
+
+def intervention(given: Given) -> Any:
+    found = intervene(
+        given.base,
+        given.tuned,
+        sweep=SweepSettings((0,), ("shrink",)),
+        losses=given.losses,
+        scores=ScoreSettings(tasks=(given.task,), max_examples=2),
+        keep=given.kept,
+    )
+    return document(found)["points"]
+
+
+def remedies(given: Given) -> Any:
+    found = compare_remedies(
+        given.base,
+        given.tuned,
+        comparison=ComparisonSettings(only=("truncate",), strengths=1),
+        losses=given.losses,
+        scores=ScoreSettings(tasks=(given.task,), max_examples=2),
+        out=given.kept,
+    )
+    return [found.base_point, found.tuned_point]
+
+
+PLACES = {"fleet": fleet, "base cache": base_cache, "intervene": intervention, "remedies": remedies}
+CHANGES: dict[str, Callable[[Path], None]] = {
+    "base": other_base,
+    "adapter": other_adapter,
+    "data": other_data,
+}
+WITHOUT_DATA = {"fleet", "base cache"}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_kept_is_of_this_base_adapter_data_and_settings(
+    models: Path, tmp_path: Path, place: str
+) -> None:
+    call = PLACES[place]
+    first = call(Given(shutil.copytree(models, tmp_path / "first"), tmp_path / "kept"))
+    given = Given(tmp_path / "first", tmp_path / "kept")
+    assert call(given) == first
+    for change, make in CHANGES.items():
+        shutil.rmtree(given.folder)
+        make(shutil.copytree(models, given.folder))
+        found, fresh = call(given), call(Given(given.folder, None))
+        assert repr(found) == repr(fresh), change
+        assert (found == first) == (change == "data" and place in WITHOUT_DATA), change
+    shutil.rmtree(given.folder)
+    shutil.copytree(models, given.folder)
+    assert call(Given(given.folder, given.kept, setting=1)) == call(Given(given.folder, None, setting=1))
+    assert call(given) == first
+
+
+def test_a_study_does_not_return_stages_of_another_base_or_of_other_data(
+    models: Path, tmp_path: Path
+) -> None:
+    """Training is refused rather than done over what is there; a model that was replaced is measured again."""
+    folder = shutil.copytree(models, tmp_path / "models")
+    task = f"{folder / 'rows.jsonl'}?prompt=q&completion=a"
+    measure = {"audit": {"k": 4}, "max_examples": 2}
+    settings = tiny_study(
+        folder / "base", task=task, measure=measure, methods=[{"method": "lora", "lr": 0.5}]
+    )
+    [run] = expand(parsed(settings))
+    out, bases = tmp_path / "run", tmp_path / "bases"
+    assert perform(run, out, bases)
+    assert is_done(run, out)
+    for change in (other_base, other_data):
+        shutil.rmtree(folder)
+        change(shutil.copytree(models, folder))
+        assert not is_done(run, out)
+        assert not perform(run, out, bases)
+        error = json.loads((out / "run.json").read_text())["error"]
+        assert "is not what it was when this run was trained" in error
+    shutil.rmtree(folder)
+    shutil.copytree(models, folder)
+    assert perform(run, out, bases)
+    before = json.loads((out / "audit.json").read_text())["totals"]
+    file = out / "model" / "adapter_model.safetensors"
+    tensors = {name: 3.0 * tensor for name, tensor in load_file(file).items()}
+    as_before(file, lambda: save_file(tensors, file, metadata={"format": "pt"}))
+    assert not is_done(run, out)
+    done: list[str] = []
+    assert perform(run, out, bases, on_stage=done.append)
+    assert done == ["audit", "evaluate"]
+    assert json.loads((out / "audit.json").read_text())["totals"] != before
+
+
+def test_an_adapter_that_a_folder_names_by_an_index_is_known_by_its_shards(
+    models: Path, tmp_path: Path
+) -> None:
+    from intruders.checkpoints.many_sources import digest_of
+
+    folder = shutil.copytree(models / "base", tmp_path / "base")
+    names = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}))
+    before = {source: digest_of(str(source)) for source in (folder, index)}
+    shard = folder / "model-00001-of-00001.safetensors"
+    save_file({name: 2 * tensor for name, tensor in names.items()}, shard, metadata={"format": "pt"})
+    assert all(digest_of(str(source)) != digest for source, digest in before.items())
+
+
+@pytest.mark.xfail(reason="fine-tuning compares its settings only, not yet the content of base and data")
+@pytest.mark.parametrize("train", [finetune, lambda config: train_in_sequence(config, [config.task])])
+@pytest.mark.parametrize("change", [other_base, other_data])
+def test_a_finished_training_is_not_that_of_another_base_or_of_other_data(
+    models: Path, tmp_path: Path, train: Callable[[FinetuneConfig], object], change: Callable[[Path], None]
+) -> None:
+    folder = shutil.copytree(models, tmp_path / "models")
+    config = FinetuneConfig(
+        base=str(folder / "base"),
+        task=f"{folder / 'rows.jsonl'}?prompt=q&completion=a",
+        steps=1,
+        batch_size=2,
+        max_eval_samples=1,
+        out=str(tmp_path / "run"),
+    )
+    train(config)
+    change(folder)
+    with pytest.raises(SettingError):
+        train(config)
