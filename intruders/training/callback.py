@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ..audits.audit import audit_pairing
 from ..audits.audit_result import Audit
 from ..audits.audit_settings import AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
+from ..audits.summary import by_kind, update_norm
 from ..checkpoints.adapters.adapter import Adapter
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.memory import has_adapters, has_frozen_base
@@ -240,16 +240,13 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def _totals(found: Audit) -> dict[str, float]:
-    """What is logged: all intruders, those of each kind of module, their energy, the size of the update."""
-    kinds: Counter[str] = Counter()
-    for matrix in found.matrices:
-        kinds[matrix.name.removesuffix(".weight").rpartition(".")[2]] += matrix.intruders
-    shares = [matrix.intruder_energy_share for matrix in found.matrices]
+    """The numbers that are logged, each as the audit's own summary defines it."""
+    kinds = {summary.kind: summary.intruders for summary in by_kind(found.matrices)}
     return {
         "intruders/total": found.intruders,
         "intruders/vectors": found.vectors,
-        "intruders/energy_share": sum(shares) / len(shares) if shares else 0.0,
-        "intruders/update_frobenius": sum(m.update.frobenius**2 for m in found.matrices) ** 0.5,
+        "intruders/energy_share": found.intruder_energy_share,
+        "intruders/update_frobenius": update_norm(found.matrices),
         "intruders/seconds": round(found.seconds, 4),
         **{f"intruders/by_module/{kind}": count for kind, count in sorted(kinds.items())},
     }
