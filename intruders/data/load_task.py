@@ -23,6 +23,7 @@ _COLUMNS_IN_NAMES = {
     "label": "label",
     "prompt": "prompt",
     "completion": "completion",
+    "messages": "messages",
     "score": "score",
     "validation": "validation_file",
     "test": "test_file",
