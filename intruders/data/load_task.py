@@ -57,6 +57,21 @@ def load_task(name: str, columns: Columns | None = None, seed: int = 0) -> Task:
     )
 
 
+def files_of_task(name: str, columns: Columns) -> list[Path]:
+    """Return the data files that a task is read from; none for a task of another kind.
+
+    >>> [str(file) for file in files_of_task("rows.csv?test=more.csv", Columns())]
+    ['rows.csv', 'more.csv']
+    """
+    path, _, described = name.partition("?")
+    if Path(path).suffix.lower() not in SUFFIXES:
+        return []
+    whole = _described(columns, described, name)
+    return [
+        Path(file).expanduser() for file in (path, whole.validation_file, whole.test_file) if file is not None
+    ]
+
+
 def described_task(name: str, columns: Columns) -> str:
     """The name of a data file with its columns behind it, as ``load_task`` reads it; another name as it is.
 

@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from .first_process import decided_by_first
 from .gathered import gathered, opened, require_gatherable
 from .logging_hooks import log_totals
 from .sharding import sharded_by, will_be_sharded_by
-from .trace import append_to_trace, check_trace
+from .trace import append_to_trace, check_trace, set_aside
 from .weights_before import (
     base_of_sharded,
     checkpoint_of_training,
@@ -61,7 +62,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
       settings: of the audits.
       stop_above: end training when an audit finds more intruders than this.
       alert_above: warn when an audit finds more intruders than this, in Weights & Biases and trackio too.
-      trace: the Parquet file, or False for none.
+      trace: the Parquet file, or False for none. A training that begins keeps the trace of an earlier one under
+        another name; one that resumes goes on with it.
       base: the model before fine-tuning, where the Trainer's model is not it any more.
 
     Raises:
@@ -82,11 +84,13 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         trace: str | os.PathLike[str] | bool = True,
         base: Source | None = None,
     ) -> None:
-        if every < 1:
-            raise SettingError(f"every is {every}; expected 1 step or more between audits")
+        if not _is_whole(every) or every < 1:
+            raise SettingError(
+                f"every is {every!r}; expected a whole number of steps between audits, 1 or more"
+            )
         for name, number in (("stop_above", stop_above), ("alert_above", alert_above)):
-            if number is not None and number < 0:
-                raise SettingError(f"{name} is {number}; expected 0 intruders or more")
+            if number is not None and (not _is_whole(number) or number < 0):
+                raise SettingError(f"{name} is {number!r}; expected a whole number of intruders, 0 or more")
         self._trainer = trainer
         self._every = every
         self._settings = settings
@@ -129,6 +133,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if not self._is_ready:
             self._get_ready(model, args, state.is_world_process_zero, is_resumed=state.global_step > 0)
+        if self.trace is not None and state.is_world_process_zero and not state.global_step:
+            set_aside(self.trace)
         if self._taken_from is not None:
             self._question_base(self._taken_from, is_resumed=state.global_step > 0)
         self._sharded = sharded_by(model)
@@ -237,6 +243,10 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if has_adapters(tuned) and acts_on_base and has_frozen_base(tuned):
             self._frozen_base = base
         return base, now
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def _totals(found: Audit) -> dict[str, float]:

@@ -185,6 +185,8 @@ def _train(
     _keep_terminal_quiet(trainer)
     auditor = None
     if config.audit_steps is not None:
+        if resumed is None:  # of this very run, before its first checkpoint
+            (run.path / "intruders.parquet").unlink(missing_ok=True)
         auditor = IntruderCallback(
             trainer,
             every=config.audit_steps,

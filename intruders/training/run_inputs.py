@@ -34,7 +34,7 @@ def models_of(config: FinetuneConfig, location: str) -> dict[str, str]:
     Of a model of the hub it is the commit in the cache; what cannot be told without a download is left out.
     """
     sources = {"base": location, "start_from": config.start_from, "budget_pilot": config.budget_pilot}
-    digests = {name: _digest(source) for name, source in sources.items() if source is not None}
+    digests = {name: content_of_model(source) for name, source in sources.items() if source is not None}
     return {name: digest for name, digest in digests.items() if digest is not None}
 
 
@@ -63,7 +63,8 @@ def require_same(record: dict[str, Any], out: Path, task: Task, models: dict[str
             )
 
 
-def _digest(source: str) -> str | None:
+def content_of_model(source: str) -> str | None:
+    """Return a digest of weights, configs and tokenizer in a folder; of a hub id its commit in the cache, or None."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
         return _commit(source)

@@ -221,6 +221,29 @@ def load_masked(location: Path) -> Any:
     return AutoModelForMaskedLM.from_pretrained(location)
 
 
+def test_a_second_training_keeps_the_trace_of_the_first(llama: Path, tmp_path: Path) -> None:
+    trace, aside = tmp_path / "trace.parquet", tmp_path / "trace-1.parquet"
+
+    def train(out: str, **resume: Any) -> None:
+        trainer = _trainer(_prepared(llama, "lora"), tmp_path / out, save_strategy="steps", save_steps=2)
+        trainer.add_callback(IntruderCallback(trainer, every=1, trace=trace))
+        trainer.train(**resume)
+
+    train("first")
+    before = trace.read_bytes()
+    train("first", resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-2"))
+    assert sorted(read_trace(trace)["step"].unique()) == [1, 2, 3, 4], "the same training goes on"
+    assert not aside.exists()
+    kept = trace.read_bytes()
+    assert len(kept) == len(before)
+    with pytest.warns(
+        UserWarning, match=r"of an earlier training, up to step 4; it is kept as 'trace-1.parquet'"
+    ):
+        train("second")
+    assert aside.read_bytes() == kept
+    assert sorted(read_trace(trace)["step"].unique()) == [1, 2, 3, 4]
+
+
 def _losses(trainer: Any) -> dict[int, float]:
     return {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
 
