@@ -12,6 +12,7 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.many_sources import digest_of
 from ..checkpoints.memory import describe_module
 from ..checkpoints.model_sum import ModelSum
+from ..checkpoints.names import module_paths
 from ..checkpoints.open import Opened, Source, open_source
 from ..checkpoints.pairing.pair_sides import pair_sides, require_selection
 from ..checkpoints.pairing.pairing import PairedMatrix, Pairing
@@ -159,7 +160,7 @@ def _rank_of(update: AdaptedWeight) -> int | None:
 
 
 def _with_pairing(facts: Facts, pairing: Pairing) -> Facts:
-    kinds = dict.fromkeys(kind_of(matrix.name) for matrix in pairing.pairs)
+    kinds = {path.kind for path in module_paths([matrix.name for matrix in pairing.pairs])}
     return Facts(
         facts.method,
         facts.ranks,
@@ -169,11 +170,6 @@ def _with_pairing(facts: Facts, pairing: Pairing) -> Facts:
         facts.saved_in_full,
         tuple(pairing.matched),
     )
-
-
-def kind_of(name: str) -> str:
-    """The last part of a module's name: ``q_proj``."""
-    return _PART.sub("", name).removesuffix(".weight").rpartition(".")[2]
 
 
 def block_of(name: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from typer import echo
+from typer import Exit, echo
 
+from ..system.exit_status import ExitStatus
 from ..training.finetune_config import FinetuneConfig
 from . import options, setting_options
 from .command import examples
@@ -33,7 +35,16 @@ def finetune(config: options.Config = None, *, given: dict[str, Any]) -> None:
     settings = FinetuneConfig.from_file(config, **given) if config else FinetuneConfig.from_mapping(given)
 
     from ..training.finetune import finetune as run
+    from ..training.run_folder import RunFolder
     from ..training.show_progress import ShowProgress
 
-    folder = run(settings, callbacks=[ShowProgress()])
+    folder = RunFolder(Path(settings.out))
+    was_finished = folder.is_finished
+    try:
+        run(settings, callbacks=[ShowProgress()])
+    except KeyboardInterrupt:
+        echo(f"interrupted; {folder.how_to_resume()}", err=True)
+        raise Exit(ExitStatus.INTERRUPTED) from None
+    if was_finished:
+        echo("already finished; nothing was trained")
     echo(folder.summary())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from typer import Option, echo
+from typer import Exit, Option, echo
 
+from ..system.exit_status import ExitStatus
 from ..training.finetune_config import FinetuneConfig
 from . import options, setting_options
 from .command import examples
@@ -66,11 +67,17 @@ def sequence(
     given["task"] = tasks  # each stage replaces it with its own
     settings = FinetuneConfig.from_file(config, **given) if config else FinetuneConfig.from_mapping(given)
 
-    from ..evaluation.train_in_sequence import train_in_sequence
+    from ..evaluation.train_in_sequence import has_finished, train_in_sequence
     from ..training.show_progress import ShowProgress
 
-    result = train_in_sequence(
-        settings, tasks.split(","), adapters=adapters, callbacks=lambda: [ShowProgress()]
-    )
+    named = tasks.split(",")
+    was_finished = has_finished(settings, named)
+    try:
+        result = train_in_sequence(settings, named, adapters=adapters, callbacks=lambda: [ShowProgress()])
+    except KeyboardInterrupt:
+        echo("interrupted; finished stages are kept; run the same command again to resume", err=True)
+        raise Exit(ExitStatus.INTERRUPTED) from None
+    if was_finished:
+        echo("already finished; nothing was trained")
     say(result.lines())
     echo(f"runs, models and sequence.json written to {settings.out}")

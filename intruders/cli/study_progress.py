@@ -20,11 +20,13 @@ def print_plan(study: Study, out: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ..studies.describe.inputs import require_inputs, taken_from_the_hub
     from ..studies.describe.plan import plan
     from ..studies.describe.runs import expand
     from ..studies.planning.earlier_times import time_lines
 
     runs = expand(study)
+    require_inputs(runs)
     found = plan(runs)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in found.columns:
@@ -38,6 +40,8 @@ def print_plan(study: Study, out: str | None) -> None:
     print()
     for line in [*found.amounts, *time_lines(runs, study.times_from, out)]:
         print(line)
+    for base in taken_from_the_hub(runs):
+        print(f"base: {base!r} is no folder here and is taken from the Hub")
     if study.power:
         from ..studies.planning.power import power_lines  # the statistics take a second to load
 

@@ -29,6 +29,14 @@ class Columns(Settings):
     completion: str | None = setting(
         None, "Column of the completion.", metavar="COLUMN", panel="Data files", unless_given="default: none"
     )
+    messages: str | None = setting(
+        None,
+        "Column of a conversation, a list of messages with role and content; its last answer is the completion.",
+        metavar="COLUMN",
+        new_in="0.2",
+        panel="Data files",
+        unless_given="default: none",
+    )
     score: str | None = setting(
         None,
         "How to score completions: exact, final-number or none.",

@@ -6,13 +6,16 @@ import hashlib
 import json
 import random
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..charts.text import plural
 from ..errors import SettingError, missing_extra
 from .local_copies import file_of_split, folder_of_copy
 from .local_files import SUFFIXES, read_rows
+from .values import as_text, is_missing
 
 _TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
 _DOCUMENT_CHARACTERS = 4000  # about so long are the documents that one long text is cut into
@@ -134,13 +137,21 @@ def _documents(source: str, hub_documents: int) -> list[str]:
 
 
 def _rows(path: Path) -> list[str]:
-    rows = read_rows(path)
-    if rows and "text" not in rows[0]:
+    file = read_rows(path)
+    if file.rows and "text" not in file.rows[0]:
         raise SettingError(
             f"column 'text' is not in {path.name}; a corpus is read from it; "
-            f"there are {', '.join(map(repr, rows[0]))}"
+            f"there are {', '.join(map(repr, file.rows[0]))}"
         )
-    return [str(row["text"]) for row in rows if row["text"] is not None]
+    values = [(row["text"], file.origin(index)) for index, row in enumerate(file.rows)]
+    texts = [as_text(value, "text", origin) for value, origin in values if not is_missing(value)]
+    if 0 < len(texts) < len(values):
+        warnings.warn(
+            f"corpus '{path}': {len(values) - len(texts):,} of {plural(len(values), 'row')} have no text and are "
+            "left out",
+            stacklevel=4,
+        )
+    return texts
 
 
 def _read(path: Path) -> str:

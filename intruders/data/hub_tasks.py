@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import SettingError, missing_extra
 from .local_copies import digest_of, file_of_split, folder_of_copy
-from .local_files import read_rows
+from .local_files import DataFile, read_rows
 from .task import Example, Kind, Score, Task
 
 _HELD_OUT = 0.05  # of a set without a labelled validation split
@@ -166,7 +166,9 @@ def _from_copy(name: str, folder: Path) -> tuple[dict[str, list[Example]], str]:
 def _examples_of_file(name: str, file: Path, digest: str) -> tuple[Example, ...]:
     """The rows of one file; ``digest`` tells whether it is still the same."""
     source = HUB_TASKS[name]
-    return tuple(_examples(name, source, _rows_of_file(file, source), f"{file.parent.name}/{file.name}"))
+    rows = _rows_of_file(file, source)
+    examples = _examples(name, source, rows.rows, f"{file.parent.name}/{file.name}")
+    return tuple(replace(example, origin=rows.origin(index)) for index, example in enumerate(examples))
 
 
 def _rows_of_hub(name: str, source: HubTask, split: str) -> Iterable[dict[str, Any]]:
@@ -187,13 +189,14 @@ def _rows_of_hub(name: str, source: HubTask, split: str) -> Iterable[dict[str, A
         ) from error
 
 
-def _rows_of_file(file: Path, source: HubTask) -> list[dict[str, Any]]:
+def _rows_of_file(file: Path, source: HubTask) -> DataFile:
     """The rows by the hub's column names, which a table without a header does not say."""
     names = source.columns
     if file.suffix.lower() in (".tsv", ".csv") and names:
-        rows = read_rows(file, no_header=True)
+        whole = read_rows(file, no_header=True)
+        rows = whole.rows
         if rows and len(rows[0]) == len(names) and not set(names) <= set(rows[0].values()):
-            return [dict(zip(names, row.values(), strict=True)) for row in rows]
+            return replace(whole, rows=[dict(zip(names, row.values(), strict=True)) for row in rows])
     return read_rows(file)
 
 

@@ -23,6 +23,7 @@ _COLUMNS_IN_NAMES = {
     "label": "label",
     "prompt": "prompt",
     "completion": "completion",
+    "messages": "messages",
     "score": "score",
     "validation": "validation_file",
     "test": "test_file",
@@ -54,6 +55,21 @@ def load_task(name: str, columns: Columns | None = None, seed: int = 0) -> Task:
         f"task {name!r} is not known; {hint}expected one of {', '.join(names)}, or a file ending in "
         f"{', '.join(SUFFIXES)}"
     )
+
+
+def files_of_task(name: str, columns: Columns) -> list[Path]:
+    """Return the data files that a task is read from; none for a task of another kind.
+
+    >>> [str(file) for file in files_of_task("rows.csv?test=more.csv", Columns())]
+    ['rows.csv', 'more.csv']
+    """
+    path, _, described = name.partition("?")
+    if Path(path).suffix.lower() not in SUFFIXES:
+        return []
+    whole = _described(columns, described, name)
+    return [
+        Path(file).expanduser() for file in (path, whole.validation_file, whole.test_file) if file is not None
+    ]
 
 
 def described_task(name: str, columns: Columns) -> str:

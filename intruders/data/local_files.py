@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import random
+import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ..charts.text import plural
 from ..errors import SettingError
 from .columns import Columns
+from .conversations import causal_example
 from .task import Example, Kind, Task
+from .values import as_text, empty_value, is_missing
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 _HELD_OUT = 0.1
+_NO_LIMIT = sys.maxsize  # of the length of a cell, which is 131,072 characters by default
 
 
 def local_task(path: Path, columns: Columns, seed: int = 0) -> Task:
@@ -38,50 +47,77 @@ def local_task(path: Path, columns: Columns, seed: int = 0) -> Task:
     return Task(path.name, kind, score, train, validation, test, is_held_out=is_held_out)
 
 
-def examples_of(rows: Sequence[dict[str, Any]], columns: Columns, kind: Kind, where: str) -> list[Example]:
-    """Rows as examples. SettingError names the row and column of a value that is missing."""
-    wanted = [columns.prompt, columns.completion] if kind == "causal" else [*columns.text, columns.label]
+@dataclass(frozen=True)
+class DataFile:
+    """The rows of a data file by column, and where in the file each of them is."""
+
+    name: str
+    rows: list[dict[str, Any]]
+    lines: list[int] | None = None  # of a file of lines: the one at which each row begins, counted from 1
+
+    def origin(self, index: int) -> str:
+        """Where a person finds a row: its line in a file of lines, else its number.
+
+        >>> DataFile("rows.csv", [{"a": "x"}], [2]).origin(0), DataFile("rows.json", [{"a": "x"}]).origin(0)
+        ('line 2 of rows.csv', 'row 1 of rows.json')
+        """
+        return (
+            f"row {index + 1} of {self.name}"
+            if self.lines is None
+            else f"line {self.lines[index]} of {self.name}"
+        )
+
+
+def examples_of(file: DataFile, columns: Columns, kind: Kind) -> list[Example]:
+    """Return the rows as examples. SettingError names line and column of a value that is missing or no text."""
+    named = [columns.prompt, columns.completion, columns.messages]
+    wanted = named if kind == "causal" else [*columns.text, columns.label]
     names = [name for name in wanted if name is not None]
-    if rows:
-        _require_columns(names, rows[0].keys(), where)
+    if file.rows:
+        _require_columns(names, file.rows[0].keys(), file.name)
     examples = []
-    for number, row in enumerate(rows, start=1):
-        values = [_text(row, name, f"row {number} of {where}") for name in names]
-        pair = values[1] if kind == "classification" and len(columns.text) == 2 else None
-        examples.append(Example(text=values[0], target=values[-1], pair=pair))
+    for index, row in enumerate(file.rows):
+        origin = file.origin(index)
+        values = [_value(row, name, origin) for name in names]
+        if kind == "causal":
+            examples.append(causal_example(names, values, origin))
+            continue
+        texts = [as_text(value, name, origin) for name, value in zip(names, values, strict=True)]
+        pair = texts[1] if len(columns.text) == 2 else None
+        if not texts[-1].strip():
+            raise empty_value(names[-1], origin)
+        examples.append(Example(text=texts[0], target=texts[-1], pair=pair, origin=origin))
     return examples
 
 
-def read_rows(path: Path, *, no_header: bool = False) -> list[dict[str, Any]]:
-    """The rows of a data file by column. SettingError when it cannot be read as what its ending says."""
+def read_rows(path: Path, *, no_header: bool = False) -> DataFile:
+    """Read the rows of a data file; a value that is missing is None.
+
+    Raises:
+      SettingError: the file does not exist, or cannot be read as what its ending says.
+    """
     if not path.is_file():
         raise SettingError(f"data file {str(path)!r} does not exist")
     suffix = path.suffix.lower()
-    header: int | None = None if no_header else 0
     try:
         if suffix in (".jsonl", ".ndjson"):
-            frame = pd.DataFrame(_json_lines(path))
-        elif suffix == ".json":
-            frame = _json(path)
-        elif suffix == ".csv":
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, header=header)
-        elif suffix == ".tsv":
+            return _json_lines(path)
+        if suffix == ".json":
+            return _json(path)
+        if suffix == ".csv":
+            return _delimited(path, no_header, delimiter=",")
+        if suffix == ".tsv":
             # Tab-separated files of the field do not quote; a stray quotation mark is text.
-            frame = pd.read_csv(path, sep="\t", quoting=3, dtype=str, keep_default_na=False, header=header)
-        elif suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            raise SettingError(
-                f"data file {str(path)!r} has an unknown ending; expected one of {', '.join(SUFFIXES)}"
-            )
-    except pd.errors.EmptyDataError:
-        return []
-    except (ValueError, OSError) as error:
+            return _delimited(path, no_header, delimiter="\t", quoting=csv.QUOTE_NONE)
+        if suffix == ".parquet":
+            return _parquet(path)
+    except (ValueError, OSError, csv.Error) as error:
         raise SettingError(
             f"data file {str(path)!r} cannot be read as {suffix[1:]}: {_one_line(error)}"
         ) from error
-    frame.columns = [str(name) for name in frame.columns]
-    return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
+    raise SettingError(
+        f"data file {str(path)!r} has an unknown ending; expected one of {', '.join(SUFFIXES)}"
+    )
 
 
 def _kind(path: Path, columns: Columns) -> Kind:
@@ -95,14 +131,18 @@ def _kind(path: Path, columns: Columns) -> Kind:
         return "classification"
     if columns.prompt and columns.completion and not (columns.text or columns.label):
         return "causal"
+    if columns.messages and not (columns.prompt or columns.completion or columns.text or columns.label):
+        return "causal"
+    if not path.is_file():
+        raise SettingError(f"data file {str(path)!r} does not exist")
     raise SettingError(
         f"data file {path.name!r} needs its columns named: text and label for classification, "
-        "or prompt and completion for a causal model"
+        "or prompt and completion, or messages alone, for a causal model"
     )
 
 
 def _examples(path: Path, columns: Columns, kind: Kind) -> list[Example]:
-    return examples_of(read_rows(path, no_header=columns.no_header), columns, kind, path.name)
+    return examples_of(read_rows(path, no_header=columns.no_header), columns, kind)
 
 
 def _require_columns(names: Sequence[str], present: Iterable[str], where: str) -> None:
@@ -112,18 +152,49 @@ def _require_columns(names: Sequence[str], present: Iterable[str], where: str) -
             raise SettingError(f"column {name!r} is not in {where}; it has {', '.join(map(repr, present))}")
 
 
-def _text(row: dict[str, Any], name: str, where: str) -> str:
-    value = row[name]
-    if value is None or value != value:
-        raise SettingError(f"column {name!r} of {where} is empty; expected a value in every row")
-    return str(value)
+def _value(row: dict[str, Any], name: str, origin: str) -> Any:
+    if is_missing(row[name]):
+        raise empty_value(name, origin)
+    return row[name]
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    import json
+def _delimited(path: Path, no_header: bool, **form: Any) -> DataFile:
+    """A table of text. A row with more or fewer cells than the header is refused: a cell of it would be another's."""
+    csv.field_size_limit(_NO_LIMIT)
+    names: list[str] | None = None
+    rows, lines = [], []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader, before = csv.reader(file, **form), 0
+        for cells in reader:
+            line, before = before + 1, reader.line_num
+            if not cells:  # an empty line
+                continue
+            if names is None:
+                names = [str(number) for number in range(len(cells))] if no_header else _told_apart(cells)
+                if not no_header:
+                    continue
+            if len(cells) != len(names):
+                raise ValueError(
+                    f"line {line} has {plural(len(cells), 'cell')}, and line 1 has {len(names)}; fix it"
+                )
+            rows.append(dict(zip(names, cells, strict=True)))
+            lines.append(line)
+    return DataFile(path.name, rows, lines)
 
-    rows = []
-    with path.open(encoding="utf-8") as file:
+
+def _told_apart(names: list[str]) -> list[str]:
+    """A header in which no name comes twice: the second ``a`` is ``a.1``."""
+    counts: Counter[str] = Counter()
+    header = []
+    for name in names:
+        header.append(f"{name}.{counts[name]}" if counts[name] else name)
+        counts[name] += 1
+    return header
+
+
+def _json_lines(path: Path) -> DataFile:
+    rows, lines = [], []
+    with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -134,16 +205,27 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} is not an object")
             rows.append(row)
-    return rows
+            lines.append(number)
+    return DataFile(path.name, _with_every_column(rows), lines)
 
 
-def _json(path: Path) -> pd.DataFrame:
-    import json
-
-    rows = json.loads(path.read_text(encoding="utf-8"))
+def _json(path: Path) -> DataFile:
+    rows = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("it is not a list of objects")
-    return pd.DataFrame(rows)
+    return DataFile(path.name, _with_every_column(rows))
+
+
+def _with_every_column(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in names} for row in rows]
+
+
+def _parquet(path: Path) -> DataFile:
+    frame = pd.read_parquet(path)
+    frame.columns = [str(name) for name in frame.columns]
+    rows = [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False, name=None)]
+    return DataFile(path.name, rows)
 
 
 def _one_line(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import SettingError
 
@@ -14,13 +14,26 @@ Score = Literal["class", "final-number", "exact", "none"]
 SPLITS = ("train", "validation", "test")
 
 
+Message = tuple[str, str]  # role and content
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A prompt and a completion of messages, which a tokenizer's chat template makes texts of."""
+
+    prompt: tuple[Message, ...]
+    completion: tuple[Message, ...]
+
+
 @dataclass(frozen=True)
 class Example:
     """One row. Causal: prompt and the completion to learn. Classification: text (or a pair) and its label."""
 
     text: str
-    target: str  # completion or label
+    target: str  # completion or label; of a conversation, the content of the answer
     pair: str | None = None  # second text of a classification
+    origin: str = field(default="", compare=False)  # where a person finds the row: "line 41 of rows.jsonl"
+    conversation: Conversation | None = None  # what is learned in place of the texts, where it is given
 
 
 @dataclass(frozen=True)
@@ -81,8 +94,11 @@ def checked(task: Task) -> Task:
         for name in ("validation", "test"):
             for row, example in enumerate(task.split(name)):
                 if example.target not in known:
+                    where = f"row {row + 1} of the {name} split"
+                    if example.origin:
+                        where = f"{example.origin} (the {name} split)"
                     raise SettingError(
-                        f"task {task.name!r}: row {row + 1} of the {name} split has the label "
+                        f"task {task.name!r}: {where} has the label "
                         f"{example.target!r}, which the train split has not; expected {_listed(task.labels)}"
                     )
     return task
@@ -103,6 +119,10 @@ def _label_order(label: str) -> tuple[float, str]:
 
 def _fingerprint(examples: list[Example]) -> dict[str, int | str]:
     digest = hashlib.sha256()
+    content: dict[str, Any]
     for example in examples:
-        digest.update(json.dumps(asdict(example), sort_keys=True).encode() + b"\n")
+        content = {"text": example.text, "target": example.target, "pair": example.pair}
+        if example.conversation is not None:
+            content["conversation"] = asdict(example.conversation)
+        digest.update(json.dumps(content, sort_keys=True).encode() + b"\n")
     return {"rows": len(examples), "sha256": digest.hexdigest()}

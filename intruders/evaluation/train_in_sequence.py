@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from ..audits.audit import audit_sides
 from ..audits.audit_settings import AS_USUAL, AuditSettings, Compute
@@ -18,15 +18,17 @@ from ..data.load_task import load_task
 from ..data.task import Task
 from ..errors import SettingError
 from ..models.base_model import base_model_location
-from ..models.encoding import context_length
+from ..models.encoding import context_length, encode_completions, fitting
 from ..models.loading import heads, load_model, load_tokenizer
 from ..models.quiet import quiet_transformers
 from ..models.tuned_model import OpenedModel, base_location
+from ..system.documents import read_document
 from ..system.files import write_atomically
-from ..training.finetune import finetune
+from ..system.folders import LOCK, locked_folder, make_folder
+from ..training.finetune import check_task, encoded_rows, finetune
 from ..training.finetune_config import FinetuneConfig
 from ..training.run_folder import RunFolder
-from .task_score import score_task
+from .task_score import score_task, scored_examples
 
 SCHEMA = 1
 _HEAD = "head.safetensors"
@@ -114,7 +116,8 @@ def train_in_sequence(
     the settings of the audits. With ``config.match`` every stage stops at that score of its own task; one that
     does not reach it is trained for ``config.steps``, and the result says so. A task's head is trained in its own
     stage only and kept as it was then. The folder ``config.out`` has a run folder per stage; an interrupted
-    sequence resumes. Raises IntrudersError as fine-tuning does.
+    sequence resumes. Raises IntrudersError as fine-tuning does; what can be known of the settings and the data of
+    all stages is refused before the first step of the first. A folder with another sequence is refused.
     """
     if not tasks:
         raise SettingError("a sequence without tasks; expected at least one")
@@ -122,9 +125,99 @@ def train_in_sequence(
         raise SettingError(f"adapters is {adapters!r}; expected merge or keep")
     if config.method == "full":
         adapters = "merge"  # nothing to keep apart: each stage starts from the weights of the one before
-    loaded = [load_task(name, config, config.data_seed) for name in tasks]
+    if adapters == "keep" and config.starts_from_changed_base and len(tasks) > 1:
+        raise SettingError(
+            f"adapters is 'keep', but method {config.method!r} starts from a changed base and cannot go on from an "
+            "adapter; pass merge, or another method"
+        )
     out = Path(config.out)
     stages = [out / f"stage-{number}" for number in range(1, len(tasks) + 1)]
+    befores = [None, *stages[:-1]]
+    configs = [
+        _stage_config(config, task, stage, before, adapters)
+        for task, stage, before in zip(tasks, stages, befores, strict=True)
+    ]
+    loaded = [load_task(name, config, config.data_seed) for name in tasks]
+    _check_tasks(config, loaded)
+    _open_folder(out, tasks)
+    with locked_folder(out):
+        return _trained(config, configs, loaded, audit, callbacks)
+
+
+def has_finished(config: FinetuneConfig, tasks: Sequence[str]) -> bool:
+    """Whether the folder contains the result of this sequence of tasks."""
+    record = _record(Path(config.out))
+    return record is not None and record.get("tasks") == list(tasks)
+
+
+def _check_tasks(config: FinetuneConfig, tasks: Sequence[Task]) -> None:
+    """Raise SettingError for what any stage could not be trained on or scored by, before the first step."""
+    for task in tasks:
+        check_task(config, task)
+        scored_examples(task, None, config.max_eval_samples)
+    causal = [task for task in tasks if task.kind == "causal"]
+    if not causal:
+        return
+    from transformers import AutoConfig
+
+    location = base_model_location(config.base)
+    with quiet_transformers():
+        tokenizer = load_tokenizer(location)
+        model = AutoConfig.from_pretrained(location)
+        context, whole = context_length(model, config.max_length), context_length(model, None)
+        for task in causal:
+            encoded_rows(
+                config, tokenizer, task.limited(config.max_train_samples, config.max_eval_samples), context
+            )
+            _scored(config, tokenizer, task, whole)
+
+
+def _scored(config: FinetuneConfig, tokenizer: Any, task: Task, context: int) -> Task:
+    """The task with the rows that are scored after a stage; SettingError where one does not fit in the context."""
+    split, examples = scored_examples(task, None, config.max_eval_samples)
+    if task.kind != "causal":
+        return task
+    where = f"{split} split of task {task.name!r}"
+    if config.drop_too_long:
+        examples = fitting(tokenizer, examples, context, where)
+    else:
+        encode_completions(tokenizer, examples, context, where=where)
+    return replace(task, test=examples) if split == "test" else replace(task, validation=examples)
+
+
+def _open_folder(out: Path, tasks: Sequence[str]) -> None:
+    """Make the folder, or accept it if it contains this sequence, its beginning, or nothing.
+
+    Raises:
+      SettingError: it contains another sequence, whose results would be replaced, or something else.
+    """
+    make_folder(out)
+    record = _record(out)
+    known = [] if record is None else list(record.get("tasks", []))
+    further = [out / f"stage-{len(tasks) + 1}"]
+    if known != list(tasks[: len(known)]) or any(stage.exists() for stage in further):
+        of = f" ({', '.join(known)})" if known else ""
+        raise SettingError(
+            f"out '{out}' contains a sequence of other tasks{of}; choose another folder, or remove that one"
+        )
+    is_new = record is None and not (out / "stage-1").exists()
+    if is_new and any(entry.name != LOCK for entry in out.iterdir()):
+        raise SettingError(f"out '{out}' is not empty and not a sequence; choose another folder")
+
+
+def _record(out: Path) -> dict[str, Any] | None:
+    return read_document(out / "sequence.json", "the result of a sequence", SCHEMA)
+
+
+def _trained(
+    config: FinetuneConfig,
+    configs: Sequence[FinetuneConfig],
+    loaded: Sequence[Task],
+    audit: AuditSettings,
+    callbacks: Callable[[], list[Any]],
+) -> SequenceResult:
+    out = Path(config.out)
+    stages = [Path(stage.out) for stage in configs]
     compute = Compute(cache=MemoryCache())  # every stage is audited against the same base
     audited = audit.recorded()
     accuracies: list[list[float]] = []
@@ -132,17 +225,13 @@ def train_in_sequence(
     steps: list[int] = []
     reached: list[bool | None] = []
     for number, stage in enumerate(stages):
-        before = stages[number - 1] if number else None
-        run = finetune(_stage_config(config, tasks[number], stage, before, adapters), callbacks())
+        run = finetune(configs[number], callbacks())
         _keep_backbone(run, loaded[number])
         steps.append(run.record["steps"])
         reached.append(None if config.match is None else run.record["stopped_by"] == "match")
         result = stage / "stage.json"
         if not (result.is_file() and json.loads(result.read_text(encoding="utf-8")).get("audit") == audited):
-            row = [
-                _accuracy(stage, stages[seen], loaded[seen], config.max_eval_samples)
-                for seen in range(number + 1)
-            ]
+            row = [_accuracy(config, stage, stages[seen], loaded[seen]) for seen in range(number + 1)]
             done = audit_sides(base_model_location(config.base), stage / "backbone", audit, compute)
             record = {
                 "accuracies": row,
@@ -155,7 +244,7 @@ def train_in_sequence(
         accuracies.append(record["accuracies"])
         found.append((record["intruders"], record["vectors"]))
     finished = SequenceResult(
-        list(tasks),
+        [stage.task for stage in configs],
         accuracies,
         [intruders for intruders, _ in found],
         [vectors for _, vectors in found],
@@ -202,14 +291,15 @@ def _keep_backbone(run: RunFolder, task: Task) -> None:
         load_tokenizer(location).save_pretrained(unfinished)
     shutil.rmtree(backbone, ignore_errors=True)
     unfinished.rename(backbone)
-    save_file(tensors, run.path / _HEAD)
+    write_atomically(run.path / _HEAD, save(tensors))
 
 
-def _accuracy(stage: Path, trained_in: Path, task: Task, most: int | None) -> float:
+def _accuracy(config: FinetuneConfig, stage: Path, trained_in: Path, task: Task) -> float:
     """Accuracy on ``task`` of the backbone after ``stage``, under the head that the task had in its own."""
     location = str(stage / "backbone")
     with quiet_transformers():
         model: Any = load_model(location, task.kind, task.labels if task.kind == "classification" else None)
         model.load_state_dict(load_file(trained_in / _HEAD), strict=False)
         opened = OpenedModel(model, load_tokenizer(location), context_length(model.config, None))
-        return score_task(opened, task, max_examples=most).accuracy.estimate
+        task = _scored(config, opened.tokenizer, task, opened.context)
+        return score_task(opened, task, max_examples=config.max_eval_samples).accuracy.estimate

@@ -13,7 +13,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ..data.task import Example, Task
-from .encoding import IGNORED, PadRight, encode_classification, encode_completions, pad_token_id
+from .encoding import (
+    IGNORED,
+    PadRight,
+    encode_classification,
+    encode_completions,
+    encode_parts,
+    pad_token_id,
+)
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -99,7 +106,7 @@ def complete(
 ) -> list[str]:
     """Greedy completions of the prompts, up to end-of-sequence or somewhat longer than the targets."""
     answers = [""] * len(examples)
-    prompts = [tokenizer(example.text)["input_ids"] for example in examples]
+    prompts = [prompt for prompt, _ in encode_parts(tokenizer, examples)]
     targets = [len(tokenizer(example.target, add_special_tokens=False)["input_ids"]) for example in examples]
     # Prompts of like length share a batch: less padding, and the answer does not depend on the batch.
     order = sorted(range(len(examples)), key=lambda row: len(prompts[row]))

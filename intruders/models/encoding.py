@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,29 +10,44 @@ from torch import Tensor
 
 from ..data.task import Example
 from ..errors import SettingError
+from .chat import rendered
 
 IGNORED = -100  # the label that cross-entropy leaves out
+
+
+def encode_parts(tokenizer: Any, examples: Sequence[Example]) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield the token ids of every prompt and of its completion, which ends with end-of-sequence.
+
+    They are encoded apart, so that a prompt has the same tokens in training as in generation. A conversation has the
+    begin and the end that its chat template writes; end-of-sequence is added where the template has none.
+    """
+    begin = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    for example in examples:
+        if example.conversation is None:
+            prompt, completion = _ids(tokenizer, example.text), _ids(tokenizer, example.target)
+            yield begin + prompt, completion + end
+        else:
+            prompt, completion = (_ids(tokenizer, text) for text in rendered(tokenizer, example))
+            yield prompt, completion if set(end) <= set(completion) else completion + end
 
 
 def encode_completions(
     tokenizer: Any, examples: Sequence[Example], context: int, *, drop_too_long: bool = False, where: str
 ) -> list[dict[str, list[int]]]:
-    """Prompt and completion as one sequence that ends with end-of-sequence; only the completion is learned.
+    """Prompt and completion as one sequence; only the completion is learned.
 
-    Prompt and completion are encoded apart, so that a prompt has the same tokens here as in generation.
     Raises SettingError for a row that does not fit in ``context`` tokens, unless such rows are dropped.
     """
-    begin = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
-    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     encoded = []
-    for row, example in enumerate(examples):
-        prompt = begin + tokenizer(example.text, add_special_tokens=False)["input_ids"]
-        completion = tokenizer(example.target, add_special_tokens=False)["input_ids"] + end
+    for row, (example, parts) in enumerate(zip(examples, encode_parts(tokenizer, examples), strict=True)):
+        prompt, completion = parts
         if len(prompt) + len(completion) > context:
             if drop_too_long:
                 continue
+            named = f"{example.origin} (the {where})" if example.origin else f"row {row + 1} of the {where}"
             raise SettingError(
-                f"row {row + 1} of the {where} has {len(prompt)} tokens of prompt and {len(completion)} of "
+                f"{named} has {len(prompt)} tokens of prompt and {len(completion)} of "
                 f"completion, more than the context of {context}; shorten it, raise --max-length up to what "
                 "the model has, or leave such rows out with --drop-too-long"
             )
@@ -40,10 +55,34 @@ def encode_completions(
             {"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion},
         )
     if not encoded:
-        raise SettingError(
-            f"no row of the {where} fits in the context of {context} tokens; raise --max-length"
-        )
+        raise _none_fits(where, context)
     return encoded
+
+
+def fitting(tokenizer: Any, examples: Sequence[Example], context: int, where: str) -> list[Example]:
+    """Return the examples whose prompt and completion fit in ``context`` tokens together.
+
+    Raises:
+      SettingError: there are examples, and none fits.
+    """
+    parts = encode_parts(tokenizer, examples)
+    kept = [
+        example
+        for example, (prompt, completion) in zip(examples, parts, strict=True)
+        if len(prompt) + len(completion) <= context
+    ]
+    if examples and not kept:
+        raise _none_fits(where, context)
+    return kept
+
+
+def _none_fits(where: str, context: int) -> SettingError:
+    return SettingError(f"no row of the {where} fits in the context of {context} tokens; raise --max-length")
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def encode_classification(

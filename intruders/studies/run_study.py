@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import SettingError
+from .describe.inputs import digests_of_inputs, require_inputs
 from .describe.runs import Run, expand
 from .describe.study import Study
 from .tables.write_tables import Tables, refuse_newer_tables
@@ -72,6 +73,9 @@ def run_study(
             f"jobs is {jobs} beside Ray, which decides itself how many runs are at work; keep one"
         )
     runs = expand(study)
+    is_here = ray is False  # the workers of a cluster may have other disks
+    if is_here:
+        require_inputs(runs)
     place = Workplace.of(str(out))
     folder = place.folder
     place.fetch_study()
@@ -79,7 +83,9 @@ def run_study(
     progress = progress or Progress()
     with folder.locked(), ExitStack() as stack:
         refuse_newer_tables(folder)
-        folder.keep(study, runs)
+        inputs = digests_of_inputs(runs) if is_here else {}
+        folder.require_same_inputs(inputs)
+        folder.keep(study, runs, inputs)
         tables = Tables(folder, place.seen, runs)
         missing = place.missing(runs)
         done = len(runs) - len(missing)

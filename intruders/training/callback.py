@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections import Counter
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..audits.audit import audit_pairing
 from ..audits.audit_result import Audit
 from ..audits.audit_settings import AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
+from ..audits.summary import by_kind, update_norm
 from ..checkpoints.adapters.adapter import Adapter
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.memory import has_adapters, has_frozen_base
@@ -30,7 +31,7 @@ from .first_process import decided_by_first
 from .gathered import gathered, opened, require_gatherable
 from .logging_hooks import log_totals
 from .sharding import sharded_by, will_be_sharded_by
-from .trace import append_to_trace, check_trace
+from .trace import append_to_trace, check_trace, set_aside
 from .weights_before import (
     base_of_sharded,
     checkpoint_of_training,
@@ -62,7 +63,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
       settings: of the audits.
       stop_above: end training when an audit finds more intruders than this.
       alert_above: warn when an audit finds more intruders than this, in Weights & Biases and trackio too.
-      trace: the Parquet file, or False for none.
+      trace: the Parquet file, or False for none. A training that begins keeps the trace of an earlier one under
+        another name; one that resumes goes on with it.
       base: the model before fine-tuning, where the Trainer's model is not it any more.
 
     Raises:
@@ -83,11 +85,13 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         trace: str | os.PathLike[str] | bool = True,
         base: Source | None = None,
     ) -> None:
-        if every < 1:
-            raise SettingError(f"every is {every}; expected 1 step or more between audits")
+        if not _is_whole(every) or every < 1:
+            raise SettingError(
+                f"every is {every!r}; expected a whole number of steps between audits, 1 or more"
+            )
         for name, number in (("stop_above", stop_above), ("alert_above", alert_above)):
-            if number is not None and number < 0:
-                raise SettingError(f"{name} is {number}; expected 0 intruders or more")
+            if number is not None and (not _is_whole(number) or number < 0):
+                raise SettingError(f"{name} is {number!r}; expected a whole number of intruders, 0 or more")
         self._trainer = trainer
         self._every = every
         self._settings = settings
@@ -130,6 +134,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if not self._is_ready:
             self._get_ready(model, args, state.is_world_process_zero, is_resumed=state.global_step > 0)
+        if self.trace is not None and state.is_world_process_zero and not state.global_step:
+            set_aside(self.trace)
         if self._taken_from is not None:
             self._question_base(self._taken_from, is_resumed=state.global_step > 0)
         self._sharded = sharded_by(model)
@@ -240,17 +246,18 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         return base, now
 
 
+def _is_whole(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
 def _totals(found: Audit) -> dict[str, float]:
-    """What is logged: all intruders, those of each kind of module, their energy, the size of the update."""
-    kinds: Counter[str] = Counter()
-    for matrix in found.matrices:
-        kinds[matrix.name.removesuffix(".weight").rpartition(".")[2]] += matrix.intruders
-    shares = [matrix.intruder_energy_share for matrix in found.matrices]
+    """The numbers that are logged, each as the audit's own summary defines it."""
+    kinds = {summary.kind: summary.intruders for summary in by_kind(found.matrices)}
     return {
         "intruders/total": found.intruders,
         "intruders/vectors": found.vectors,
-        "intruders/energy_share": sum(shares) / len(shares) if shares else 0.0,
-        "intruders/update_frobenius": sum(m.update.frobenius**2 for m in found.matrices) ** 0.5,
+        "intruders/energy_share": found.intruder_energy_share,
+        "intruders/update_frobenius": update_norm(found.matrices),
         "intruders/seconds": round(found.seconds, 4),
         **{f"intruders/by_module/{kind}": count for kind, count in sorted(kinds.items())},
     }

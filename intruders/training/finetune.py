@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..data.load_task import load_task
+from ..data.load_task import described_task, load_task
 from ..data.task import Task
-from ..errors import SettingError, first_line
+from ..errors import IntrudersError, SettingError, first_line, in_one_line
 from ..models.answers import outcomes
 from ..models.base_model import base_model_location
 from ..models.encoding import (
@@ -23,6 +26,7 @@ from ..models.encoding import (
     context_length,
     encode_classification,
     encode_completions,
+    fitting,
     pad_token_id,
 )
 from ..models.loading import load_model, load_tokenizer
@@ -31,11 +35,12 @@ from ..system.files import stop_on_full_disk
 from ..system.versions import machine, versions
 from .budget_clamp import BudgetClamp
 from .callback import IntruderCallback
-from .finetune_config import FinetuneConfig
+from .finetune_config import FinetuneConfig, check_steps
 from .kl_to_base import KLToBase
 from .methods import go_on_from, make_optimizer, prepare, save_model, save_start
 from .oplora import ProjectedUpdates
 from .run_folder import RunFolder
+from .run_inputs import models_of, require_same
 from .trainer import KeepRecord, RunTrainer, StopAtAccuracy
 
 
@@ -44,26 +49,33 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
 
     An interrupted run resumes from its last complete checkpoint and ends as if it had not been; a finished
     one is left as it is. ``callbacks`` are transformers TrainerCallbacks. Raises IntrudersError for settings,
-    data or a model that cannot be used, for a loss that is not a number, and for a full disk.
+    data or a model that cannot be used, for data or a base that are not those that the run in the folder began
+    with, for a loss that is not a number, and for a full disk. A model that is trained and cannot be scored stays.
     """
     run = RunFolder(Path(config.out))
     run.open_for(config.recorded())
-    if run.is_finished:
+    location = base_model_location(config.base)
+    task = load_task(config.task, config, config.data_seed)
+    task = task.limited(config.max_train_samples, config.max_eval_samples)
+    check_task(config, task)
+    models = models_of(config, location)
+    if _is_finished(run, task, models):
         return run
     with ExitStack() as stack:
         stack.enter_context(run.locked())
+        # Another process may have begun, or finished, since.
+        run.open_for(config.recorded())
+        if _is_finished(run, task, models):
+            return run
         stack.enter_context(quiet_transformers())
         stack.enter_context(stop_on_full_disk(run.path))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="intruders-")))
-        _train(config, run, list(callbacks), scratch)
+        _train(config, run, _Given(location, task, models), list(callbacks), scratch)
     return run
 
 
-def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch: Path) -> None:
-    from transformers import set_seed
-
-    task = load_task(config.task, config, config.data_seed)
-    task = task.limited(config.max_train_samples, config.max_eval_samples)
+def check_task(config: FinetuneConfig, task: Task) -> None:
+    """Raise SettingError for settings that this task cannot be trained by."""
     if config.match is not None and task.score == "none":
         raise SettingError(f"match is {config.match!r}, but task {task.name!r} has no right answers to count")
     if config.kl_to_base and task.kind == "classification":
@@ -72,13 +84,63 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
             "random: the base has no predictions to stay close to; use a task with prompts and completions, or leave "
             "it out"
         )
+
+
+def encoded_rows(
+    config: FinetuneConfig, tokenizer: Any, task: Task, context: int
+) -> tuple[list[dict[str, Any]], Task]:
+    """Return the encoded rows of training, and the task with the rows that are scored: all that will be read.
+
+    Raises:
+      SettingError: a row does not fit in ``context`` tokens, unless such rows are dropped; or none fits.
+    """
+    if task.kind == "classification":
+        return encode_classification(tokenizer, task.train, task.labels, context), task
+    where = f"train split of task {task.name!r}"
+    rows = encode_completions(tokenizer, task.train, context, drop_too_long=config.drop_too_long, where=where)
+    if task.score == "none":
+        return rows, task  # no row of the other splits is read
+    where = f"validation split of task {task.name!r}"
+    if not config.drop_too_long:
+        encode_completions(tokenizer, task.validation, context, where=where)
+        return rows, task
+    return rows, replace(task, validation=fitting(tokenizer, task.validation, context, where))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the settings name, looked up."""
+
+    location: str
+    task: Task
+    models: dict[str, str]  # digests
+
+
+def _is_finished(run: RunFolder, task: Task, models: dict[str, str]) -> bool:
+    """Whether nothing is left to do; whatever is there is of the same data and models, or SettingError."""
+    if not (run.path / "run.json").is_file():
+        return False
+    require_same(run.record, run.path, task, models)
+    return run.is_finished
+
+
+def _train(
+    config: FinetuneConfig, run: RunFolder, given: _Given, callbacks: list[Any], scratch: Path
+) -> None:
+    from transformers import set_seed
+
+    task, location = given.task, given.location
     arguments = _arguments(config, run)
-    location = base_model_location(config.base)
     tokenizer = load_tokenizer(location)
     set_seed(config.seed)
     base = load_model(location, task.kind, task.labels if task.kind == "classification" else None)
     context = context_length(base.config, config.max_length)
-    rows = _encode(config, tokenizer, task, context)
+    rows, scored = encoded_rows(config, tokenizer, task, context)
+    check_steps(config, _steps(arguments, len(rows)))
+    left_out = {
+        "train": len(task.train) - len(rows),
+        "validation": len(task.validation) - len(scored.validation),
+    }
     kl = KLToBase.of(config, base)
     model = prepare(base, config, task.kind)
     if config.start_from is not None:
@@ -90,6 +152,7 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
         "config": config.recorded(),
         "base_location": location,
         "task": {"name": task.name, "kind": task.kind, "score": task.score, "data": task.fingerprint()},
+        "models": given.models,
         "versions": versions(),
         "machine": machine(),
         "precision": _precision(config),
@@ -99,11 +162,13 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
         record["task"]["labels"] = task.labels
     if task.source is not None:
         record["task"]["source"] = task.source
+    if any(left_out.values()):
+        record["task"]["too_long"] = left_out
     run.write_record(record)
 
     accuracy = None
     if config.target_accuracy is not None:
-        accuracy = StopAtAccuracy(config.target_accuracy, config.eval_steps, task, tokenizer, context)
+        accuracy = StopAtAccuracy(config.target_accuracy, config.eval_steps, scored, tokenizer, context)
         callbacks = [accuracy, *callbacks]
     resumed = run.last_checkpoint()
     keeper = KeepRecord(run, seconds_before=resumed[1] if resumed else 0.0)
@@ -120,6 +185,8 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
     _keep_terminal_quiet(trainer)
     auditor = None
     if config.audit_steps is not None:
+        if resumed is None:  # of this very run, before its first checkpoint
+            (run.path / "intruders.parquet").unlink(missing_ok=True)
         auditor = IntruderCallback(
             trainer,
             every=config.audit_steps,
@@ -130,16 +197,18 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
         )
         trainer.add_callback(auditor)
     trainer.train(resume_from_checkpoint=str(resumed[0]) if resumed else None)
+    run.write_model(lambda folder: _save(model, tokenizer, folder, start))
     run.write_log(trainer.state.log_history)
 
     began = time.perf_counter()
+    right, failure = [], None
     if accuracy is not None and accuracy.has_stopped:
         right = accuracy.right
-    else:
-        right = (
-            [] if task.score == "none" else outcomes(model, tokenizer, task, task.validation, context=context)
-        )
-    run.write_model(lambda folder: _save(model, tokenizer, folder, start))
+    elif task.score != "none":
+        try:
+            right = outcomes(model, tokenizer, task, scored.validation, context=context)
+        except Exception as error:  # whatever it is, the training is over and must not be lost
+            failure = error
     run.write_record(
         record
         | {
@@ -152,6 +221,31 @@ def _train(config: FinetuneConfig, run: RunFolder, callbacks: list[Any], scratch
         }
     )
     shutil.rmtree(run.checkpoints, ignore_errors=True)
+    if failure is not None:
+        raise IntrudersError(
+            f"the model is trained and is in {str(run.path)!r}, but it could not be scored "
+            f"({in_one_line(failure)}); score it with: {_scoring(config, run)}"
+        ) from failure
+
+
+def _scoring(config: FinetuneConfig, run: RunFolder) -> str:
+    """The command that scores the rows which the run itself would have scored."""
+    words = ["intruders", "evaluate", str(run.path), "--task", described_task(config.task, config)]
+    words += ["--split", "validation"]
+    if config.max_eval_samples is not None:
+        words += ["--max-examples", str(config.max_eval_samples)]
+    return shlex.join(words)
+
+
+def _steps(arguments: Any, rows: int) -> int:
+    """How many optimizer steps Trainer will take."""
+    if arguments.max_steps > 0:
+        return int(arguments.max_steps)
+    rows_a_batch: int = arguments.train_batch_size * arguments.world_size
+    batches = math.ceil(rows / rows_a_batch)
+    accumulated: int = arguments.gradient_accumulation_steps
+    each = max(1, math.ceil(batches / accumulated))
+    return math.ceil(each * float(arguments.num_train_epochs))
 
 
 def _kept_in_bounds(model: nn.Module, config: FinetuneConfig) -> list[Any]:
@@ -173,13 +267,6 @@ def _reason(accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None) -
     if accuracy is not None and accuracy.has_stopped:
         return "match"
     return "intruders" if auditor is not None and auditor.has_stopped else "steps"
-
-
-def _encode(config: FinetuneConfig, tokenizer: Any, task: Task, context: int) -> list[dict[str, Any]]:
-    where = f"train split of task {task.name!r}"
-    if task.kind == "classification":
-        return encode_classification(tokenizer, task.train, task.labels, context)
-    return encode_completions(tokenizer, task.train, context, drop_too_long=config.drop_too_long, where=where)
 
 
 def _arguments(config: FinetuneConfig, run: RunFolder) -> Any:

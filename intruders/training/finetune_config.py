@@ -28,6 +28,10 @@ METHODS = {
 PLAIN_LORA = ("lora", "rslora", "lora-fa", "b-only", "lora+", "oplora")
 
 
+# Schedules of the Trainer that leave warm-up out.
+_WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
+
+
 @dataclass(frozen=True)
 class Training(Settings):
     """What is trained, and how. Names are those of TrainingArguments and LoraConfig, or short for them."""
@@ -388,6 +392,22 @@ def _check_together(config: FinetuneConfig) -> None:
     _alpha(config.alpha, config.rank)
     if config.match is not None:
         _accuracy(config.match)
+    if config.steps is not None:
+        check_steps(config, config.steps)
+
+
+def check_steps(config: FinetuneConfig, steps: int) -> None:
+    """Raise SettingError for what a run of so many optimizer steps would never come to."""
+    if config.match is not None and config.eval_steps > steps:
+        raise SettingError(
+            f"eval_steps is {config.eval_steps}, and the run has {steps} steps, so that the accuracy for "
+            f"match {config.match!r} would never be measured; lower eval_steps to {steps} or less"
+        )
+    if config.warmup_steps >= max(1, steps) and config.lr_scheduler_type not in _WITHOUT_WARMUP:
+        raise SettingError(
+            f"warmup_steps is {config.warmup_steps:g}, and the run has {steps} steps, so that it would end before "
+            f"the learning rate {config.lr:g} is reached; lower warmup_steps, or pass a fraction below 1"
+        )
 
 
 def _alpha(alpha: float | str, rank: int) -> float:

@@ -62,10 +62,27 @@ class RunFolder:
         record = self.record
         accuracy, examples = record["validation"]["accuracy"], record["validation"]["examples"]
         scored = "" if accuracy is None else f", accuracy {accuracy:.3f} on {examples} validation rows"
+        match = record["config"].get("match")
+        if match is not None and record.get("stopped_by") != "match":
+            scored += f", {match} was not reached"
+        too_long = record["task"].get("too_long")
+        if too_long is not None:
+            scored += (
+                f", {too_long['train']} training and {too_long['validation']} validation rows longer than the "
+                "context left out"
+            )
         return (
             f"{record['config']['method']} on {record['task']['name']}: {record['steps']} steps in "
             f"{record['seconds']['training']:.0f} s{scored}; model in {self.path}"
         )
+
+    def how_to_resume(self) -> str:
+        """What a person who stopped the run can do, in one line."""
+        last = self.last_checkpoint()
+        if last is None:
+            return "no checkpoint was complete yet; run the same command again to start over"
+        step = last[0].name.removeprefix("checkpoint-")
+        return f"the run is kept up to step {step}; run the same command again to resume from there"
 
     def open_for(self, config: dict[str, Any]) -> None:
         """Make the folder, or accept it if it contains a run of the same settings.

@@ -22,6 +22,8 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         console = Console(stderr=True)
+        if state.global_step:
+            print(f"resuming from step {state.global_step} of {state.max_steps}", file=sys.stderr, flush=True)
         if console.is_terminal:
             self._bar = Progress(
                 TextColumn("training"),

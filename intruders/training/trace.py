@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from pathlib import Path
@@ -31,6 +32,26 @@ def check_trace(trace: Path) -> None:
     check_writable(trace)
     if trace.is_file():
         read_trace(trace)
+
+
+def set_aside(trace: Path) -> None:
+    """Give the trace of an earlier training another name, so that one that begins does not replace it."""
+    if not trace.is_file():
+        return
+    steps = read_trace(trace)["step"]
+    if not len(steps):
+        return
+    aside = _free_name(trace)
+    os.rename(trace, aside)
+    warnings.warn(
+        f"'{trace}' was the trace of an earlier training, up to step {steps.max()}; it is kept as '{aside.name}'",
+        stacklevel=2,
+    )
+
+
+def _free_name(trace: Path) -> Path:
+    names = (trace.with_name(f"{trace.stem}-{number}{trace.suffix}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def append_to_trace(trace: Path, step: int, found: Audit) -> None:

@@ -16,12 +16,16 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from tiny import save_bert
+from transformers import AutoModelForMaskedLM
 
 import intruders
 from intruders.audits.audit_fleet import audit_fleet
 from intruders.audits.audit_result import Audit
 from intruders.audits.kept_blocks import KeptBlock
+from intruders.audits.summary import by_kind
 from intruders.checkpoints.open import open_checkpoint, open_source
 from intruders.errors import IntrudersError, SettingError
 from intruders.reports.fleet_page import fleet_payload
@@ -62,6 +66,19 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 def _model() -> torch.nn.Module:
     return wide_spectrum(medium_llama())
+
+
+def test_targets_are_kinds_of_module_as_the_audit_lists_them(tmp_path: Path) -> None:
+    """BERT has three modules called dense."""
+    bert = save_bert(tmp_path / "bert")
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    model = get_peft_model(AutoModelForMaskedLM.from_pretrained(bert), config)
+    model.save_pretrained(tmp_path / "adapter")
+    fleet = audit_fleet(str(bert), [str(tmp_path / "adapter")], cache=False)
+    audited = intruders.audit(str(bert), str(tmp_path / "adapter"), cache=False)
+    kinds = {summary.kind for summary in by_kind(audited.matrices)}
+    assert "attention.output.dense" in kinds
+    assert set(fleet.adapters["targets"][0].split(", ")) == kinds
 
 
 @pytest.fixture

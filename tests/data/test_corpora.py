@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from intruders.data.corpora import MIXTURES, cut_at_blank_lines, load_corpora
@@ -45,6 +46,22 @@ def test_files_rows_folders_and_mixtures(tmp_path: Path) -> None:
     assert load_corpora(str(tmp_path / "folder"))[0].documents == ["text of a", "text of b"]
     mixture = load_corpora(f"{rows}@0.7+{tmp_path / 'folder'}@0.3")
     assert [(corpus.weight, len(corpus.documents)) for corpus in mixture] == [(0.7, 3), (0.3, 2)]
+
+
+def test_rows_without_a_text_are_left_out_and_counted(tmp_path: Path) -> None:
+    """A column of texts with holes is not one of the texts and of "nan"."""
+    rows = tmp_path / "holes.jsonl"
+    rows.write_text('{"text": "Document 1"}\n{"title": "x"}\n{"text": null}\n{"text": "Document 2"}\n')
+    table = tmp_path / "holes.parquet"
+    pd.DataFrame({"text": ["Document 1", None, "Document 2"]}).to_parquet(table)
+    for file, said in ((rows, "2 of 4 rows have no text and are left out"), (table, "1 of 3 rows")):
+        with pytest.warns(UserWarning, match=said):
+            assert load_corpora(str(file))[0].documents == ["Document 1", "Document 2"]
+    rows.write_text('{"text": ["a"]}\n')
+    with pytest.raises(
+        SettingError, match=r"column 'text' of line 1 of holes.jsonl is a list; expected text"
+    ):
+        load_corpora(str(rows))
 
 
 def test_robertas_corpora_come_from_the_hub_with_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
-from intruders.data.task import Example, Task, checked
+from intruders.data.task import Conversation, Example, Task, checked
 from intruders.data.word_problems import word_problems
 from intruders.errors import SettingError
 
@@ -109,15 +109,16 @@ def test_bad_data_is_named(tmp_path: Path) -> None:
             "column 'body' is not in rows.csv; it has 'sentence', 'label'",
         ),
         (str(empty), columns, "train split is empty"),
-        (str(holes), columns, "column 'sentence' of row 2 of holes.jsonl is empty"),
+        (str(holes), columns, "column 'sentence' of line 2 of holes.jsonl is empty"),
         (
             f"{table}?validation={other}",
             columns,
-            "label 'z', which the train split has not; expected 'x', 'y'",
+            "line 2 of other.csv (the validation split) has the label 'z', which the train split has not; expected",
         ),
         (str(broken), columns, "cannot be read as jsonl: line 1"),
         (str(table), Columns(), "needs its columns named"),
         (str(tmp_path / "none.csv"), columns, "does not exist"),
+        (str(tmp_path / "none.csv"), Columns(), "does not exist"),
         ("word-problem", Columns(), "did you mean 'word-problems'"),
         (f"{table}?colour=red", columns, "colour=red is not understood"),
         (f"{table}?text=sentence&label=label&score=final", Columns(), "score is 'final'"),
@@ -125,6 +126,96 @@ def test_bad_data_is_named(tmp_path: Path) -> None:
     for name, given, said in cases:
         with pytest.raises(SettingError, match=re.escape(said)):
             load_task(name, given)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("short.tsv", "text\tlabel\na\tx\n\nbroken row\nb\ty\n", "line 4 has 1 cell, and line 1 has 2"),
+        ("short.csv", 'text,label\n"two\nlines",x\nbroken row\nb,y\n', "line 4 has 1 cell, and line 1 has 2"),
+        # pandas takes the first cell of such rows for their name, and every other for its neighbor's.
+        ("long.csv", "text,label\na,x,\nb,y,\n", "line 2 has 3 cells, and line 1 has 2"),
+        ("empty.tsv", "text\tlabel\na\tx\nb\t\n", "column 'label' of line 3 of empty.tsv is empty"),
+        (
+            "empty.jsonl",
+            '{"text": "a", "label": "x"}\n\n{"text": "b"}\n',
+            "'label' of line 3 of empty.jsonl is empty",
+        ),
+        (
+            "list.json",
+            '[{"text": "a", "label": ["x"]}]',
+            "'label' of row 1 of list.json is a list; expected text",
+        ),
+        (
+            "deep.jsonl",
+            '{"text": {"a": 1}, "label": "x"}\n',
+            "'text' of line 1 of deep.jsonl is an object; expected",
+        ),
+    ],
+)
+def test_a_row_that_is_not_whole_is_named_as_in_the_file(
+    tmp_path: Path, name: str, content: str, said: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(SettingError, match=re.escape(said)):
+        load_task(str(tmp_path / name), Columns(text=("text",), label="label"))
+
+
+def test_a_row_keeps_its_line_through_shuffling_and_splitting(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({"p": f"row {i}", "c": "x"}) + "\n" for i in range(50)))
+    task = load_task(f"{file}?prompt=p&completion=c")
+    for example in task.train + task.validation:
+        number = int(example.text.removeprefix("row "))
+        assert example.origin == f"line {2 * number + 1} of rows.jsonl"
+    # It is no part of the content: the same rows elsewhere are the same data.
+    (tmp_path / "other.jsonl").write_text(file.read_text().replace("\n\n", "\n"))
+    assert load_task(f"{tmp_path / 'other.jsonl'}?prompt=p&completion=c").fingerprint() == task.fingerprint()
+
+
+def test_conversations_are_prompt_and_answer(tmp_path: Path) -> None:
+    user, assistant = ({"role": role, "content": f"the {role} speaks"} for role in ("user", "assistant"))
+    apart, whole = tmp_path / "apart.jsonl", tmp_path / "whole.parquet"
+    apart.write_text(json.dumps({"prompt": [user], "completion": [assistant]}) + "\n" * 2)
+    apart.write_text(apart.read_text() * 10)
+    pd.DataFrame({"messages": [[user, assistant]] * 10}).to_parquet(whole)
+    for task in (
+        load_task(f"{apart}?prompt=prompt&completion=completion"),
+        load_task(f"{whole}?messages=messages"),
+    ):
+        example = task.train[0]
+        assert example.conversation == Conversation(
+            (("user", "the user speaks"),), (("assistant", "the assistant speaks"),)
+        )
+        assert example.target == "the assistant speaks"
+    text = tmp_path / "text.jsonl"
+    text.write_text(json.dumps({"p": "the user speaks", "c": "the assistant speaks"}) + "\n")
+    text.write_text(text.read_text() * 10)
+    assert load_task(f"{text}?prompt=p&completion=c").fingerprint() != task.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([{"role": "user", "content": "u"}], "does not end with an answer to a prompt"),
+        (
+            [{"role": "user", "content": "u"}, {"role": "user", "content": "v"}],
+            "a last one with the role 'assistant'",
+        ),
+        (
+            [{"role": "user", "content": None}, {"role": "assistant", "content": "a"}],
+            "message 1 in column 'm' of line 1 of chat.jsonl is not a role and a content of text",
+        ),
+        ([{"role": "assistant", "content": "a", "tool_calls": [1]}], "message 1 in column 'm' of line 1"),
+        (["u", "a"], "message 1 in column 'm' of line 1"),
+        ("u", "column 'm' of line 1 of chat.jsonl is a value of type str; expected a list of messages"),
+    ],
+)
+def test_a_conversation_that_cannot_be_used_is_named(tmp_path: Path, messages: Any, said: str) -> None:
+    file = tmp_path / "chat.jsonl"
+    file.write_text(json.dumps({"m": messages}) + "\n")
+    with pytest.raises(SettingError, match=re.escape(said)):
+        load_task(f"{file}?messages=m")
 
 
 def test_one_label_cannot_be_learned() -> None:

@@ -38,16 +38,23 @@ def test_evaluate_prints_and_keeps_its_measures(place: Path, tmp_path: Path) -> 
 
 def test_sequence_prints_and_keeps_the_accuracy_matrix(place: Path, tmp_path: Path) -> None:
     tasks = ",".join(f"{place / f'task{number}.tsv'}?text=text&label=label" for number in (0, 1))
-    done = in_this_process(
+    options = [
         "sequence", "--base", str(place / "bert"), "--tasks", tasks, "--method", "lora", "--rank", "2",
         "--lr", "1e-2", "--steps", "5", "--out", str(tmp_path / "out"),
-    )  # fmt: skip
+    ]  # fmt: skip
+    done = in_this_process(*options)
     assert done.returncode == 0, done.stderr
     assert "after" in done.stdout
     assert "backward transfer" in done.stdout
     record = json.loads((tmp_path / "out" / "sequence.json").read_text())
     assert [len(row) for row in record["accuracies"]] == [1, 2]
     assert len(record["intruders"]) == 2
+    again = in_this_process(*options)
+    assert again.stdout == "already finished; nothing was trained\n" + done.stdout
+    fewer = in_this_process(*[word.partition(",")[0] if word == tasks else word for word in options])
+    assert fewer.returncode == 2
+    assert "contains a sequence of other tasks" in fewer.stderr
+    assert json.loads((tmp_path / "out" / "sequence.json").read_text()) == record
 
 
 def test_errors_are_one_line(place: Path, tmp_path: Path) -> None:

@@ -128,5 +128,48 @@ def test_what_cannot_be_a_sequence_is_said(bert: Path, tmp_path: Path) -> None:
         train_in_sequence(_config(bert, tmp_path), [])
     with pytest.raises(SettingError, match="expected merge or keep"):
         train_in_sequence(_config(bert, tmp_path), ["pydoc-topics"], adapters="drop")
-    with pytest.raises(SettingError, match="cannot go on from"):
+    with pytest.raises(SettingError, match=r"adapters is 'keep', but method 'pissa' .* pass merge"):
         train_in_sequence(_config(bert, tmp_path / "p", method="pissa"), _tasks(tmp_path), adapters="keep")
+    assert not (tmp_path / "p").exists(), "known before the first step of the first stage"
+
+
+def test_what_a_later_stage_cannot_do_is_said_before_the_first(tmp_path: Path) -> None:
+    llama = save_llama(tmp_path / "llama")
+    short, long = tmp_path / "short.jsonl", tmp_path / "long.jsonl"
+    rows = [json.dumps({"p": f"{i % 3}:", "c": "ab"}) + "\n" for i in range(30)]
+    short.write_text("".join(rows))
+    long.write_text("".join([*rows, json.dumps({"p": "0:" * 300, "c": "ab"}) + "\n"]))
+    first, later = (f"{file}?prompt=p&completion=c" for file in (short, long))
+    config = _config(llama, tmp_path / "out", method="lora", max_eval_samples=None, match=None)
+    with pytest.raises(
+        SettingError, match=r"line 31 of long.jsonl \(the .* split of task .*\) has 600 tokens"
+    ):
+        train_in_sequence(config, [first, later])
+    with pytest.raises(SettingError, match=r"task 'short.jsonl' has no right answers to count"):
+        train_in_sequence(config, [first, f"{first}&score=none"])
+    assert not (tmp_path / "out").exists()
+    # The tests' files of a stage are read after every later one, and left out of them with --drop-too-long.
+    kept = replace(config, steps=2, warmup_steps=0, drop_too_long=True)
+    found = train_in_sequence(kept, [f"{first}&test={long}"])
+    assert len(found.accuracies) == 1
+
+
+def test_another_sequence_is_not_replaced(bert: Path, tmp_path: Path) -> None:
+    tasks = _tasks(tmp_path)
+    out = tmp_path / "out"
+    (out / "stage-1").mkdir(parents=True)
+    (out / "stage-2").mkdir()
+    with pytest.raises(SettingError, match="contains a sequence of other tasks; choose another folder"):
+        train_in_sequence(_config(bert, out), tasks[:1])
+    content = json.dumps({"schema": 1, "tasks": [*tasks, "sst2"]})
+    (out / "sequence.json").write_text(content)
+    for given in (tasks, tasks[::-1]):
+        with pytest.raises(
+            SettingError, match=r"contains a sequence of other tasks \(.*, sst2\); choose another"
+        ):
+            train_in_sequence(_config(bert, out), given)
+    assert (out / "sequence.json").read_text() == content
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(SettingError, match="is not empty and not a sequence"):
+        train_in_sequence(_config(bert, tmp_path / "mine"), tasks)

@@ -10,10 +10,17 @@ import torch
 from tiny import character_tokenizer, save_bert, save_llama
 from transformers import AutoConfig
 
-from intruders.data.task import Example, Task
+from intruders.data.task import Conversation, Example, Task
 from intruders.errors import SettingError
 from intruders.models.answers import complete, final_number, outcomes
-from intruders.models.encoding import IGNORED, PadRight, context_length, encode_completions
+from intruders.models.encoding import (
+    IGNORED,
+    PadRight,
+    context_length,
+    encode_completions,
+    encode_parts,
+    fitting,
+)
 from intruders.models.loading import load_model
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
@@ -27,6 +34,67 @@ def test_only_the_completion_and_its_end_are_learned() -> None:
     a, b, c, d = (tokenizer(letter)["input_ids"][0] for letter in "abcd")
     end = tokenizer.eos_token_id
     assert row == {"input_ids": [a, b, c, d, end], "labels": [IGNORED, IGNORED, c, d, end]}
+
+
+_TEMPLATE = (
+    "{% for message in messages %}<s>{{ message['role'] }}: {{ message['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+)
+
+
+def _conversation(origin: str = "") -> Example:
+    talk = Conversation((("system", "be brief"), ("user", "hi?")), (("assistant", "yes"),))
+    return Example("be brief\nhi?", "yes", conversation=talk, origin=origin)
+
+
+def test_a_conversation_is_what_the_chat_template_writes() -> None:
+    """As one text by the tokenizer's own call; the answer alone is learned, with the template's end and no other."""
+    tokenizer = character_tokenizer()
+    tokenizer.chat_template = _TEMPLATE
+    (row,) = encode_completions(tokenizer, [_conversation()], 100, where="rows")
+    messages = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "hi?"},
+        {"role": "assistant", "content": "yes"},
+    ]
+    whole = tokenizer(
+        "".join(f"<s>{m['role']}: {m['content']}</s>" for m in messages), add_special_tokens=False
+    )
+    assert row["input_ids"] == whole["input_ids"]
+    learned = [label for label in row["labels"] if label != IGNORED]
+    assert tokenizer.decode(learned) == "yes</s>"
+    assert row["labels"][-len(learned) :] == learned
+    ((prompt, _),) = encode_parts(tokenizer, [_conversation()])
+    assert tokenizer.decode(prompt).endswith("<s>assistant: "), "generation begins where the answer does"
+
+
+def test_a_template_without_an_end_gets_one() -> None:
+    tokenizer = character_tokenizer()
+    tokenizer.chat_template = _TEMPLATE.replace("</s>", "\n")
+    (row,) = encode_completions(tokenizer, [_conversation()], 100, where="rows")
+    assert tokenizer.decode([label for label in row["labels"] if label != IGNORED]) == "yes\n</s>"
+
+
+def test_a_tokenizer_that_cannot_chat_is_refused() -> None:
+    tokenizer = character_tokenizer()
+    with pytest.raises(
+        SettingError, match=r"line 3 of chat.jsonl is a conversation, and the tokenizer has no chat"
+    ):
+        encode_completions(tokenizer, [_conversation("line 3 of chat.jsonl")], 100, where="rows")
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(SettingError, match=r"line 3 of chat.jsonl .* refuses: roles must alternate"):
+        encode_completions(tokenizer, [_conversation("line 3 of chat.jsonl")], 100, where="rows")
+
+
+def test_a_row_that_does_not_fit_is_named_as_in_its_file() -> None:
+    rows = [
+        Example("ab", "cd", origin="line 7 of x.jsonl"),
+        Example("a" * 20, "cd", origin="line 41 of x.jsonl"),
+    ]
+    said = r"line 41 of x.jsonl \(the train split of task 'x'\) has 20 tokens of prompt and 3 of completion"
+    with pytest.raises(SettingError, match=said):
+        encode_completions(character_tokenizer(), rows, 10, where="train split of task 'x'")
+    assert fitting(character_tokenizer(), rows, 10, "rows") == rows[:1]
 
 
 def test_rows_that_do_not_fit_are_refused_or_left_out() -> None:

@@ -44,6 +44,29 @@ def test_a_dry_run_shows_every_run_and_starts_nothing(file: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_looks_whether_its_data_and_bases_are_there(file: Path, tmp_path: Path) -> None:
+    document = yaml.safe_load(file.read_text())
+    experiment = next(iter(document["experiments"].values()))
+    task = {"task": f"{tmp_path / 'none.csv'}?prompt=p&completion=c"}
+    for changed, said in [
+        (task, "none.csv' does not exist; fix the study"),
+        ({"base": str(tmp_path / "nobase")}, "nobase' is not a model folder"),
+    ]:
+        document["experiments"] = {
+            "only": {key: v for key, v in experiment.items() if key not in changed} | changed
+        }
+        file.write_text(yaml.safe_dump(document, sort_keys=False))
+        for more in (["--dry-run"], ["--out", tmp_path / "out"]):
+            refused = in_this_process("study", file, *more)
+            assert refused.returncode == 2
+            assert said in refused.stderr
+            assert len(refused.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+    document["experiments"] = {"only": experiment | {"base": "nobase"}}
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+    assert "base: 'nobase' is no folder here and is taken from the Hub" in run(file, "--dry-run")
+
+
 def test_a_dry_run_of_the_examples_needs_no_network_and_loads_no_model() -> None:
     files = [
         str(EXAMPLES / f"{name}.yaml") for name in ("paper-roberta", "paper-llama", "small", "quickstart")

@@ -23,10 +23,13 @@ from intruders.errors import DiskFullError, IntrudersError, SettingError
 from intruders.evaluation.evaluate import evaluate
 from intruders.evaluation.measure_settings import LossSettings, ScoreSettings
 from intruders.linalg.low_rank import LowRank
+from intruders.studies.describe.inputs import digests_of_inputs
 from intruders.studies.describe.runs import Run, expand
 from intruders.studies.run_study import Outcome, Progress, run_study
 from intruders.studies.tables.results import load_results
 from intruders.studies.work import do_stage
+from intruders.studies.work.run_record import RunRecord
+from intruders.studies.work.study_folder import StudyFolder
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 
 
@@ -254,6 +257,30 @@ def test_a_training_that_was_killed_before_its_record_starts_anew(llama: Path, t
     (model / ".run.json.1234.part").write_text("{")
     (tmp_path / "out" / "study.json").write_text(json.dumps({"schema": 1, "name": "tiny"}))
     assert run_study(study, tmp_path / "out").finished == 1
+
+
+def test_data_or_a_base_that_change_between_two_calls_are_refused(llama: Path, tmp_path: Path) -> None:
+    """Runs of before and of after would stand in the same tables."""
+    rows, base = tmp_path / "rows.jsonl", shutil.copytree(llama, tmp_path / "base")
+    rows.write_text("".join(json.dumps({"p": f"{i}:", "c": "a"}) + "\n" for i in range(20)))
+    study = parsed(tiny_study(base, task=f"{rows}?prompt=p&completion=c", measure=BRIEF))
+    runs, inputs = expand(study), digests_of_inputs(expand(study))
+    assert set(inputs) == {str(rows), str(base)}
+    folder = StudyFolder(tmp_path / "out")
+    folder.open_for(study, must_exist=False)
+    folder.keep(study, runs, inputs)
+    RunRecord(folder.run(runs[0].id)).begin(runs[0])
+    content = rows.read_text()
+    rows.write_text(content.replace('"a"', '"b"'))
+    with pytest.raises(
+        SettingError, match=r"rows.jsonl' has changed since runs of the study in .* were begun"
+    ):
+        run_study(study, tmp_path / "out")
+    rows.write_text(content)
+    (base / "model.safetensors").write_bytes(b"")
+    with pytest.raises(SettingError, match="base' has changed since runs"):
+        run_study(study, tmp_path / "out")
+    assert folder.document()["inputs"] == inputs
 
 
 def test_a_folder_that_is_no_study_or_another_is_refused(llama: Path, tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import save_gpt2, save_llama
+from tiny import save_bert, save_gpt2, save_llama
 from torch import Tensor
 from transformers import Trainer
 
+from intruders.audits.audit import audit
+from intruders.audits.summary import by_kind, update_norm
 from intruders.models.loading import load_model
 from intruders.training.callback import IntruderCallback
 from intruders.training.trace import read_trace
@@ -173,6 +175,73 @@ def test_totals_reach_tensorboard(llama: Path, tmp_path: Path, monkeypatch: pyte
     assert any(tag.endswith("intruders/by_module/q_proj") for tag in events.Tags()["scalars"])
     assert any(entry.get("intruders/total") is not None for entry in trainer.state.log_history)
     assert not (tmp_path / "out" / "intruders.parquet").exists()
+
+
+def test_logged_values_are_those_of_the_audit(tmp_path: Path) -> None:
+    """BERT has three modules called dense; where energies differ, a mean of shares is not the model's share."""
+    location = save_bert(tmp_path / "bert")
+    base = load_masked(location)
+    for name, parameter in base.named_parameters():
+        if name.endswith("intermediate.dense.weight"):
+            parameter.data *= 50  # nearly all of the energy, and no intruder
+    base.save_pretrained(location)
+    model = get_peft_model(load_masked(location), LoraConfig(r=2, lora_alpha=16, target_modules="all-linear"))
+    trainer = _trainer(model, tmp_path / "out", learning_rate=0.1)
+    callback = IntruderCallback(trainer, every=4, trace=False)
+    trainer.add_callback(callback)
+    trainer.train()
+    logged = next(entry for entry in trainer.state.log_history if "intruders/total" in entry)
+    model.save_pretrained(tmp_path / "adapter")
+    audited = audit(base, str(tmp_path / "adapter"), cache=False)
+    assert audited.intruders > 0, "the case shows something"
+    energies = {True: 0.0, False: 0.0}
+    for matrix in audited.matrices:
+        for vector in matrix.vectors:
+            energies[vector.intruder] += vector.singular_value**2
+    assert logged["intruders/energy_share"] == pytest.approx(
+        energies[True] / sum(energies.values()), rel=1e-4
+    )
+    shares = [matrix.intruder_energy_share for matrix in audited.matrices]
+    assert sum(shares) / len(shares) != pytest.approx(logged["intruders/energy_share"], rel=0.01)
+    by_module = {
+        name.removeprefix("intruders/by_module/"): count
+        for name, count in logged.items()
+        if name.startswith("intruders/by_module/")
+    }
+    assert by_module == {row.kind: row.intruders for row in by_kind(audited.matrices)}
+    assert {"attention.output.dense", "intermediate.dense"} <= by_module.keys()
+    assert logged["intruders/total"] == audited.intruders
+    assert logged["intruders/vectors"] == audited.vectors
+    assert logged["intruders/update_frobenius"] == pytest.approx(update_norm(audited.matrices), rel=1e-4)
+
+
+def load_masked(location: Path) -> Any:
+    from transformers import AutoModelForMaskedLM
+
+    return AutoModelForMaskedLM.from_pretrained(location)
+
+
+def test_a_second_training_keeps_the_trace_of_the_first(llama: Path, tmp_path: Path) -> None:
+    trace, aside = tmp_path / "trace.parquet", tmp_path / "trace-1.parquet"
+
+    def train(out: str, **resume: Any) -> None:
+        trainer = _trainer(_prepared(llama, "lora"), tmp_path / out, save_strategy="steps", save_steps=2)
+        trainer.add_callback(IntruderCallback(trainer, every=1, trace=trace))
+        trainer.train(**resume)
+
+    train("first")
+    before = trace.read_bytes()
+    train("first", resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-2"))
+    assert sorted(read_trace(trace)["step"].unique()) == [1, 2, 3, 4], "the same training goes on"
+    assert not aside.exists()
+    kept = trace.read_bytes()
+    assert len(kept) == len(before)
+    with pytest.warns(
+        UserWarning, match=r"of an earlier training, up to step 4; it is kept as 'trace-1.parquet'"
+    ):
+        train("second")
+    assert aside.read_bytes() == kept
+    assert sorted(read_trace(trace)["step"].unique()) == [1, 2, 3, 4]
 
 
 def _losses(trainer: Any) -> dict[int, float]:

@@ -57,6 +57,10 @@ def test_numbers_of_its_own(trainer: Any) -> None:
         IntruderCallback(trainer, every=0)
     with pytest.raises(SettingError, match="stop_above is -1"):
         IntruderCallback(trainer, stop_above=-1)
+    with pytest.raises(SettingError, match=r"every is 2\.5; expected a whole number of steps"):
+        IntruderCallback(trainer, every=2.5)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="every is True"):
+        IntruderCallback(trainer, every=True)
 
 
 @pytest.mark.parametrize("with_base", [False, True])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import save_llama
+from transformers import Trainer
 
 from tests.commands import in_a_process, in_this_process
 
@@ -29,8 +31,39 @@ def test_a_run_and_its_second_call(llama: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "adapter_config.json").is_file()
     second = in_this_process(*options)
     assert second.returncode == 0
-    assert second.stdout == first.stdout
+    assert second.stdout == "already finished; nothing was trained\n" + first.stdout
     assert "step" not in second.stderr, "a finished run is not repeated"
+
+
+def test_an_interrupted_run_says_how_it_goes_on(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [
+        "finetune", "--base", str(llama), "--task", "word-problems", "--rank", "2", "--steps", "4",
+        "--max-train-samples", "40", "--max-eval-samples", "2", "--save-steps", "2", "--precision", "fp32",
+        "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    train = Trainer.training_step
+    cases = [
+        (1, "interrupted; no checkpoint was complete yet; run the same command again to start over"),
+        (3, "interrupted; the run is kept up to step 2; run the same command again to resume from there"),
+    ]
+    for step, said in cases:
+
+        def interrupted(trainer: Trainer, *args: Any, stop_at: int = step, **kwargs: Any) -> Any:
+            if trainer.state.global_step == stop_at:
+                raise KeyboardInterrupt
+            return train(trainer, *args, **kwargs)
+
+        monkeypatch.setattr(Trainer, "training_step", interrupted)
+        done = in_this_process(*options)
+        assert done.returncode == 130
+        assert done.stderr.splitlines()[-1] == said
+    monkeypatch.undo()
+    done = in_this_process(*options)
+    assert done.returncode == 0
+    assert "resuming from step 2 of 4" in done.stderr.splitlines()
+    assert "already finished" not in done.stdout
 
 
 def test_errors_are_one_line_and_leave_nothing(llama: Path, tmp_path: Path) -> None:

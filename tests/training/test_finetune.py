@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 import torch
 import transformers
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import save_bert, save_llama
 from transformers import TrainerCallback
 
@@ -24,6 +26,7 @@ from intruders.errors import IntrudersError, NonFiniteError, SettingError
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import METHODS, FinetuneConfig
 from intruders.training.run_folder import RunFolder
+from tests.commands import in_this_process
 
 
 @pytest.fixture(scope="module")
@@ -368,3 +371,200 @@ def test_a_prompt_longer_than_the_context(llama: Path, tmp_path: Path) -> None:
         finetune(_config(llama, tmp_path / "none", max_length=20, drop_too_long=True))
     with pytest.raises(SettingError, match="the model has 512 positions"):
         finetune(_config(llama, tmp_path / "more", max_length=1000))
+
+
+class Interrupt(TrainerCallback):  # type: ignore[misc]
+    """Stops a run after its third step, when one checkpoint is complete."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+
+def _rows(file: Path, numbers: range, **lengths: int) -> Path:
+    """Rows with a prompt and a completion, of 6 tokens where no other length is given by line."""
+    wanted = {int(line.removeprefix("line")): length for line, length in lengths.items()}
+    rows = [{"p": f"{i:03}", "c": "x" * (wanted.get(line, 6) - 4)} for line, i in enumerate(numbers, start=1)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def _on(file: Path, **others: Any) -> dict[str, Any]:
+    return {"task": str(file), "prompt": "p", "completion": "c", "max_train_samples": None} | others
+
+
+def test_other_data_than_before_are_refused_and_the_record_stays(llama: Path, tmp_path: Path) -> None:
+    file = _rows(tmp_path / "rows.jsonl", range(60))
+    config = _config(llama, tmp_path / "run", **_on(file))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, [Interrupt()])
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    _rows(file, range(40))
+    with pytest.raises(
+        SettingError, match=r"other data \(train split of task 'rows.jsonl': 54 rows then, 36 now\)"
+    ):
+        finetune(config)
+    _rows(file, range(1, 61))
+    with pytest.raises(
+        SettingError, match=r"\(train split of task 'rows.jsonl': 54 rows, of another content\)"
+    ):
+        finetune(config)
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    _rows(file, range(60))
+    assert finetune(config).record["steps"] == 6
+    _rows(file, range(40))
+    with pytest.raises(SettingError, match="contains a run on other data"):
+        finetune(config)
+
+
+def test_another_base_than_before_is_refused(llama: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(llama, tmp_path / "base")
+    config = _config(base, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, [Interrupt()])
+    (base / "audit.json").write_text("{}")  # is not what the model computes by
+    weights = load_file(base / "model.safetensors")
+    save_file(
+        {name: -tensor for name, tensor in weights.items()}, base / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(
+        SettingError, match="contains a run from another base, whose files have changed since"
+    ):
+        finetune(config)
+    shutil.copy(llama / "model.safetensors", base)
+    assert finetune(config).is_finished
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"match": "accuracy=0.5", "eval_steps": 7}, "eval_steps is 7, and the run has 6 steps"),
+        ({"warmup_steps": 6}, "warmup_steps is 6, and the run has 6 steps"),
+        ({"steps": None, "epochs": 0.5, "warmup_steps": 10}, "warmup_steps is 10, and the run has 10 steps"),
+        (
+            {"steps": None, "epochs": 0.5, "match": "accuracy=0.5", "eval_steps": 11},
+            "eval_steps is 11, and the run has 10 steps",
+        ),
+    ],
+)
+def test_what_a_run_would_never_come_to_is_refused(
+    settings: dict[str, Any], said: str, llama: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match=said):
+        finetune(_config(llama, tmp_path / "run", **settings))
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_the_steps_that_are_checked_are_those_that_trainer_takes(llama: Path, tmp_path: Path) -> None:
+    for number, (epochs, accumulated) in enumerate([(0.3, 3), (1.0, 3)]):
+        settings = {
+            "steps": None,
+            "epochs": epochs,
+            "gradient_accumulation_steps": accumulated,
+            "batch_size": 4,
+        }
+        run = finetune(_config(llama, tmp_path / str(number), **settings))
+        with pytest.raises(SettingError, match=f"and the run has {run.record['steps']} steps"):
+            finetune(_config(llama, tmp_path / "none", warmup_steps=99, **settings))
+
+
+def test_a_match_that_is_not_reached_is_said(llama: Path, tmp_path: Path) -> None:
+    run = finetune(_config(llama, tmp_path / "run", match="accuracy=1.0", eval_steps=3))
+    assert "accuracy 0.000 on 4 validation rows, accuracy=1.0 was not reached; model in" in run.summary()
+
+
+def test_rows_that_are_too_long_to_be_scored_are_known_before_the_first_step(
+    llama: Path, tmp_path: Path
+) -> None:
+    train = _rows(tmp_path / "train.jsonl", range(20), line3=40)
+    validation = _rows(tmp_path / "validation.jsonl", range(20, 24), line2=40)
+    settings = _on(_rows(tmp_path / "short.jsonl", range(20)), validation_file=str(validation), max_length=20)
+    said = r"line 2 of validation.jsonl \(the validation split of task 'short.jsonl'\) has 3 tokens of prompt and 37"
+    with pytest.raises(SettingError, match=said):
+        finetune(_config(llama, tmp_path / "run", **settings))
+    assert not (tmp_path / "run" / "run.json").exists()
+    run = finetune(_config(llama, tmp_path / "run", **settings | {"task": str(train), "drop_too_long": True}))
+    assert run.record["task"]["too_long"] == {"train": 1, "validation": 1}
+    assert run.record["validation"]["examples"] == 3
+    assert "1 training and 1 validation rows longer than the context left out" in run.summary()
+    every = _rows(tmp_path / "every.jsonl", range(2), line1=40, line2=40)
+    given = settings | {"validation_file": str(every), "drop_too_long": True}
+    with pytest.raises(SettingError, match="no row of the validation split of task"):
+        finetune(_config(llama, tmp_path / "none", **given))
+
+
+def test_a_model_that_cannot_be_scored_is_kept_with_the_command_that_scores_it(
+    llama: Path, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from intruders.training import finetune as module
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(module, "outcomes", fail)
+    with pytest.raises(IntrudersError, match=r"is trained and is in .*RuntimeError: out of memory") as caught:
+        finetune(_config(llama, tmp_path / "run"))
+    monkeypatch.undo()
+    _assert_equal(_weights(tmp_path / "run"), _weights(whole.path))
+    run = finetune(_config(llama, tmp_path / "run"))
+    assert run.is_finished
+    assert run.record["validation"] == {"accuracy": None, "examples": 0}
+    command = shlex.split(str(caught.value).rpartition("score it with: ")[2])
+    done = in_this_process(*command[1:])
+    assert done.returncode == 0, done.stderr
+    accuracy = whole.record["validation"]["accuracy"]
+    assert done.stdout.startswith(f"accuracy on word-problems, validation (4 examples): {accuracy:.4f}")
+
+
+def test_a_model_is_saved_before_it_is_scored(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from intruders.training import finetune as module
+
+    def killed(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "outcomes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(_config(llama, tmp_path / "run"))
+    assert _weights(tmp_path / "run")
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_not_trained_again(
+    llama: Path, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began after this one had seen an empty folder, and was over before this one asked for the lock."""
+    out = tmp_path / "run"
+    lock = RunFolder.locked
+
+    def late(run: RunFolder) -> Any:
+        monkeypatch.setattr(RunFolder, "locked", lock)
+        shutil.copytree(whole.path, out, dirs_exist_ok=True)
+        return lock(run)
+
+    monkeypatch.setattr(RunFolder, "locked", late)
+    run = finetune(_config(llama, out), [KillAtTheEnd()])
+    assert run.record == whole.record
+
+
+def test_a_model_learns_to_answer_in_conversations(llama: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(llama, tmp_path / "base")
+    rows = tmp_path / "chat.jsonl"
+    talk = [{"role": "user", "content": "say a"}, {"role": "assistant", "content": "a"}]
+    rows.write_text((json.dumps({"messages": talk}) + "\n") * 40)
+    settings: dict[str, Any] = {
+        "task": str(rows), "messages": "messages", "method": "full", "train_all": True, "lr": 1e-2, "steps": 40,
+        "batch_size": 4, "match": "accuracy=1.0", "eval_steps": 5,
+    }  # fmt: skip
+    with pytest.raises(
+        SettingError, match=r"line \d+ of chat.jsonl is a conversation, and the tokenizer has no chat"
+    ):
+        finetune(_config(base, tmp_path / "run", **settings))
+    (base / "chat_template.jinja").write_text(
+        "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+    )
+    run = finetune(_config(base, tmp_path / "run", **settings))
+    assert run.record["stopped_by"] == "match"
+    done = in_this_process("evaluate", run.path, "--task", f"{rows}?messages=messages")
+    assert "1.0000" in done.stdout, done.stderr

@@ -52,7 +52,15 @@ def test_names_of_modules_have_commas_between_and_a_pattern_is_left_alone() -> N
 
 def test_what_was_done_can_be_done_again(tmp_path: Path) -> None:
     config = FinetuneConfig(
-        base="b", task="t", out="o", steps=3, text=("a", "b"), label="y", match="accuracy=0.5", audit_steps=2
+        base="b",
+        task="t",
+        out="o",
+        steps=3,
+        text=("a", "b"),
+        label="y",
+        match="accuracy=0.5",
+        eval_steps=3,
+        audit_steps=2,
     )
     file = tmp_path / "again.yaml"
     file.write_text(yaml.safe_dump(config.as_dict()))

@@ -10,7 +10,7 @@ bases/HASH/    losses of a base, measured once
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,8 +96,20 @@ class StudyFolder:
         """Hold the folder for this process; a kill lets go of it. SettingError while another holds it."""
         return locked_folder(self.path)
 
-    def keep(self, study: Study, runs: Sequence[Run]) -> None:
-        """Write down what is to be done."""
+    def require_same_inputs(self, inputs: Mapping[str, str]) -> None:
+        """Raise SettingError if runs were begun on other data, or from another base, of the same path."""
+        if not any(self.path.glob("runs/*/run.json")):
+            return
+        before = self.document().get("inputs", {})
+        for path, digest in inputs.items():
+            if before.get(path, digest) != digest:
+                raise SettingError(
+                    f"{path!r} has changed since runs of the study in '{self.path}' were begun, which could not be "
+                    "compared with others; restore it, or choose another folder"
+                )
+
+    def keep(self, study: Study, runs: Sequence[Run], inputs: Mapping[str, str] | None = None) -> None:
+        """Write down what is to be done, and the digests of the data and bases that it is done with."""
         write_atomically(self.path / "study.yaml", study.text.encode())
         document = {
             "schema": SCHEMA,
@@ -109,6 +121,7 @@ class StudyFolder:
             "resources": asdict(study.resources),
             "experiments": [asdict(experiment) for experiment in study.experiments],
             "runs": [run.id for run in runs],
+            "inputs": dict(inputs or {}),
         }
         content = json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"
         write_atomically(self.path / "study.json", content.encode())

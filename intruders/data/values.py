@@ -1,0 +1,40 @@
+"""Single values of a data file: which of them are missing, and which are text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import SettingError
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is null, or the NaN that stands for it in a table of numbers."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def is_list(value: Any) -> bool:
+    """Whether a value is a list, as JSON and Parquet have them."""
+    return isinstance(value, list | tuple | np.ndarray)
+
+
+def as_text(value: Any, name: str, origin: str) -> str:
+    """Return a text or a number of column ``name`` as text. SettingError for anything else."""
+    if isinstance(value, str | bool | int | float | np.generic):
+        return str(value)
+    raise SettingError(
+        f"column {name!r} of {origin} is {described(value)}; expected text or a number in every row"
+    )
+
+
+def empty_value(name: str, origin: str) -> SettingError:
+    """Return the error for a value that is missing."""
+    return SettingError(f"column {name!r} of {origin} is empty; expected a value in every row")
+
+
+def described(value: Any) -> str:
+    """Say in words what a value is that is no text."""
+    if is_list(value):
+        return "a list"
+    return "an object" if isinstance(value, dict) else f"a value of type {type(value).__name__}"

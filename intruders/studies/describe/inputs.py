@@ -1,0 +1,62 @@
+"""The local files and folders that the runs of a study read: whether they are there, and what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...checkpoints.demo_models import DEMO_MODELS
+from ...data.load_task import files_of_task
+from ...data.local_copies import digest_of
+from ...errors import SettingError
+from ...models.base_model import base_model_location
+from ...training.run_inputs import content_of_model
+from .runs import Run
+
+
+def require_inputs(runs: Sequence[Run]) -> None:
+    """Look whether every local data file and base is there, without reading one.
+
+    Raises:
+      SettingError: a data file does not exist. CheckpointError: a path is not the folder of a model.
+    """
+    for file in _data_files(runs):
+        if not file.is_file():
+            raise SettingError(
+                f"data file {str(file)!r} does not exist; fix the study, or make the file first"
+            )
+    for base in _bases(runs):
+        if _is_path(base):
+            base_model_location(base)
+
+
+def taken_from_the_hub(runs: Sequence[Run]) -> list[str]:
+    """Return the bases that are no folder here and have no owner in their name, as a misspelled folder has none."""
+    return [base for base in _bases(runs) if "/" not in base and not _is_path(base)]
+
+
+def digests_of_inputs(runs: Sequence[Run]) -> dict[str, str]:
+    """Return a digest of the content of every local data file and base folder, by its path."""
+    digests = {str(file): digest_of([file]) for file in _data_files(runs)}
+    for base in _bases(runs):
+        content = content_of_model(base) if _is_path(base) else None
+        if content is not None:
+            digests[base] = content
+    return digests
+
+
+def _data_files(runs: Sequence[Run]) -> list[Path]:
+    files: dict[Path, None] = {}
+    for run in runs:
+        if run.config is not None:
+            for task in run.tasks or (run.config.task,):
+                files |= dict.fromkeys(files_of_task(task, run.config))
+    return list(files)
+
+
+def _bases(runs: Sequence[Run]) -> list[str]:
+    return [base for base in dict.fromkeys(run.base for run in runs) if base not in DEMO_MODELS]
+
+
+def _is_path(base: str) -> bool:
+    return Path(base).expanduser().exists() or base.startswith(("/", ".", "~")) or base.count("/") > 1

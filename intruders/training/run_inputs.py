@@ -1,0 +1,90 @@
+"""What a run is made from besides its settings: the content of its data, of its base and of an adapter it starts from.
+
+A path in the settings says where these are, and not what is there: a file can change between a kill and a resume.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from ..data.task import Task
+from ..errors import SettingError
+from .finetune_config import FinetuneConfig
+
+_CHUNK = 2**24
+# What a model computes depends on these; what else is in its folder, such as an audit, may come and go.
+_ENDINGS = (".safetensors", ".bin", ".gguf", ".index.json")
+_NAMES = (
+    "config.json",
+    "adapter_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def models_of(config: FinetuneConfig, location: str) -> dict[str, str]:
+    """Return a digest of the base at ``location`` and of every adapter that the settings name, by setting.
+
+    Of a model of the hub it is the commit in the cache; what cannot be told without a download is left out.
+    """
+    sources = {"base": location, "start_from": config.start_from, "budget_pilot": config.budget_pilot}
+    digests = {name: content_of_model(source) for name, source in sources.items() if source is not None}
+    return {name: digest for name, digest in digests.items() if digest is not None}
+
+
+def require_same(record: dict[str, Any], out: Path, task: Task, models: dict[str, str]) -> None:
+    """Compare with the record of the run that is in the folder.
+
+    Raises:
+      SettingError: it was made from other rows, or from another base or adapter.
+    """
+    before = record.get("task", {}).get("data", {})
+    now = task.fingerprint()
+    for split in now:
+        if split in before and before[split] != now[split]:
+            then, rows = before[split].get("rows"), now[split]["rows"]
+            change = f"{then} rows then, {rows} now" if then != rows else f"{rows} rows, of another content"
+            raise SettingError(
+                f"out {str(out)!r} contains a run on other data ({split} split of task {task.name!r}: {change}); "
+                "restore the data, choose another folder, or remove that one"
+            )
+    known = record.get("models", {})
+    for name, digest in models.items():
+        if known.get(name, digest) != digest:
+            raise SettingError(
+                f"out {str(out)!r} contains a run from another {name}, whose files have changed since; "
+                "restore them, choose another folder, or remove that one"
+            )
+
+
+def content_of_model(source: str) -> str | None:
+    """Return a digest of weights, configs and tokenizer in a folder; of a hub id its commit in the cache, or None."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        return _commit(source)
+    digest = xxhash.xxh3_128()
+    files = (file for file in folder.iterdir() if file.name in _NAMES or file.name.endswith(_ENDINGS))
+    for file in sorted(files):
+        digest.update(f"{file.name} {file.stat().st_size} ".encode())
+        with file.open("rb") as content:
+            while chunk := content.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _commit(repository: str) -> str | None:
+    """The commit of a model in the hub's cache, or None where it is not there yet."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        file = try_to_load_from_cache(repository, "config.json")
+    except (HFValidationError, OSError):
+        return None
+    return Path(file).parent.name if isinstance(file, str) else None
