@@ -58,6 +58,8 @@ class Evaluation:
                     "examples": len(score.right),
                     "accuracy": score.accuracy.as_dict(),
                     "source": score.source,
+                    "max_new_tokens": score.max_new_tokens,
+                    "unfinished": score.unfinished,
                 }
                 for score in self.scores
             ],
@@ -86,6 +88,10 @@ class Evaluation:
                 f"accuracy on {score.task}, {part} ({len(score.right)} examples): "
                 f"{accuracy.estimate:.4f} [{accuracy.low:.4f}, {accuracy.high:.4f}]"
             )
+            if score.limit is not None:
+                found.append(
+                    f"  answers were read up to {score.limit}; {score.unfinished} of {len(score.right)} had not ended"
+                )
         for line in self.harness:
             error = "" if line.standard_error is None else f" (standard error {line.standard_error:.4f})"
             found.append(f"{line.metric} on {line.task} (lm-evaluation-harness): {line.value:.4f}{error}")
