@@ -13,7 +13,15 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ..data.task import ANSWER_TOKENS, Example, Task
-from .encoding import IGNORED, PadRight, encode_classification, encode_completions, pad_token_id
+from .encoding import (
+    IGNORED,
+    PadRight,
+    encode_classification,
+    encode_completions,
+    labels_of_next,
+    pad_token_id,
+)
+from .token_losses import losses_and_hits
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -248,15 +256,13 @@ def _targets(
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             batch = {name: value.to(device) for name, value in collate([rows[row] for row in chosen]).items()}
-            labels = batch.pop("labels")[:, 1:]  # (batch, width - 1)
-            logits = model(**batch).logits[:, :-1]  # (batch, width - 1, vocabulary)
-            scored = labels != IGNORED
-            hits = ((logits.argmax(dim=-1) == labels) | ~scored).all(dim=-1)  # (batch,)
-            each = torch.zeros(labels.shape, dtype=torch.float64, device=device)
-            each[scored] = cross_entropy(logits[scored].float(), labels[scored], reduction="none").double()
-            sums, counts = each.sum(-1).tolist(), scored.sum(-1).tolist()
-            for place, row in enumerate(chosen):
-                losses[row], tokens[row], right[row] = sums[place], counts[place], bool(hits[place])
+            labels = labels_of_next(batch.pop("labels"))
+            each, hits = losses_and_hits(model, batch, labels)
+            counts = (labels != IGNORED).sum(-1).tolist()
+            for row, lost, hit in zip(
+                chosen, torch.split(each, counts), torch.split(hits, counts), strict=True
+            ):
+                losses[row], tokens[row], right[row] = float(lost.double().sum()), len(lost), bool(hit.all())
     return Graded(losses, tokens, right)
 
 

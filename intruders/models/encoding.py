@@ -26,8 +26,8 @@ def encode_completions(
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     encoded = []
     for row, example in enumerate(examples):
-        prompt = begin + tokenizer(example.text, add_special_tokens=False)["input_ids"]
-        completion = tokenizer(example.target, add_special_tokens=False)["input_ids"] + end
+        prompt = begin + tokenizer(example.text, add_special_tokens=False, verbose=False)["input_ids"]
+        completion = tokenizer(example.target, add_special_tokens=False, verbose=False)["input_ids"] + end
         if len(prompt) + len(completion) > context:
             if drop_too_long:
                 continue
@@ -77,6 +77,11 @@ class PadRight:
         else:
             batch["labels"] = _padded([row["labels"] for row in rows], width, IGNORED)
         return batch
+
+
+def labels_of_next(labels: Tensor) -> Tensor:
+    """(batch, width): at each place the label of the next one, which is what a causal model predicts there."""
+    return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)
 
 
 def pad_token_id(tokenizer: Any) -> int:
