@@ -219,9 +219,13 @@ def _loss_lines(loss: CorpusLoss) -> list[str]:
 
 def _perplexity_ratio(change: Interval) -> Interval:
     """exp of a change in nats per token: by how much the perplexity is multiplied."""
-    return Interval(
-        *(math.exp(min(value, _MOST_NATS)) for value in (change.estimate, change.low, change.high))
-    )
+    ratio = Interval(*(_exp(value) for value in (change.estimate, change.low, change.high)))
+    # exp(-inf) would be a 0 that nobody measured.
+    return ratio if change.has_ends else Interval(ratio.estimate, -math.inf, math.inf)
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < _MOST_NATS else math.inf
 
 
 def _score_lines(score: TaskScore) -> list[str]:

@@ -113,7 +113,8 @@ def check_for_task(source: str, task: Task, base: str | None = None) -> None:
 def weights_of(source: str, base: str | None = None) -> list[str]:
     """Everything that the weights of an opened model come from: the model, what it is put on, and its head."""
     places = [source, base_location(source, base)]
-    if is_classifier(source, adapter_config(source)):
+    adapter = adapter_config(source)
+    if adapter is None and is_classifier(source, adapter):
         places.append(_head_location(source, base))
     return list(dict.fromkeys(places))
 
