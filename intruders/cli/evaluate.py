@@ -11,6 +11,7 @@ from ..evaluation.measure_settings import HarnessSettings, LossSettings, ScoreSe
 from . import options, setting_options
 from .command import examples
 from .output import say
+from .progress import progress_bar
 
 
 @examples(
@@ -63,23 +64,37 @@ def evaluate(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
+    force: Annotated[
+        bool,
+        Option(
+            "--force", help="Replace the evaluation in the folder of --out.", rich_help_panel=options.OUTPUT
+        ),
+    ] = False,
 ) -> None:
     """Measure pre-training loss and task accuracy.
 
-    Every number has a 95 % confidence interval. --base adds the change from the base.
+    Every number has a 95 % confidence interval. --base adds the change from the base. With --out, the same
+    command resumes after a stop.
     """
     from ..evaluation.evaluate import evaluate as run
 
-    found = run(
-        model,
-        base=base,
-        losses=losses,
-        scores=scores,
-        harness=harness,
-        data_seed=data_seed,
-        seed=seed,
-        out=out,
-    )
-    say(found.lines())
+    lines: list[str] = []
+    try:
+        with progress_bar() as progress:
+            run(
+                model,
+                base=base,
+                losses=losses,
+                scores=scores,
+                harness=harness,
+                data_seed=data_seed,
+                seed=seed,
+                out=out,
+                force=force,
+                progress=progress,
+                measured=lines.extend,
+            )
+    finally:
+        say(lines)  # what was measured is told, also where something after it failed
     if out is not None:
         echo(f"written to {out}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..settings import Settings, setting
+from .task import ANSWER_TOKENS
 
 
 @dataclass(frozen=True)
@@ -57,4 +58,13 @@ class Columns(Settings):
     )
     no_header: bool = setting(
         False, "The data file has no header; its columns are 0, 1, 2, and so on.", panel="Data files"
+    )
+    max_new_tokens: int = setting(
+        ANSWER_TOKENS,
+        "Number of tokens that a generated answer may have, at least; a longer target gets 16 more than its own.",
+        least=1,
+        new_in="0.2",
+        in_id="answers{}",
+        metavar="TOKENS",
+        panel="Data files",
     )

@@ -39,6 +39,10 @@ def load_task(name: str, columns: Columns | None = None, seed: int = 0) -> Task:
     Raises SettingError for a name that is none of these, and for data that cannot be used.
     """
     columns = columns or Columns()
+    return replace(_loaded(name, columns, seed), max_new_tokens=columns.max_new_tokens)
+
+
+def _loaded(name: str, columns: Columns, seed: int) -> Task:
     if name == "word-problems":
         return checked(word_problems(seed))
     if name == "pydoc-topics" or name in _SUBTASKS:

@@ -12,6 +12,9 @@ from ..errors import SettingError
 Kind = Literal["causal", "classification"]
 Score = Literal["class", "final-number", "exact", "none"]
 SPLITS = ("train", "validation", "test")
+ANSWER_TOKENS = (
+    256  # of a generated answer where nothing else is asked for: a model may reason before it answers
+)
 
 
 Message = tuple[str, str]  # role and content
@@ -53,6 +56,7 @@ class Task:
     source: str | None = (
         None  # of a public set: "hub PATH", or "copy DIGEST" of the local files that stood in
     )
+    max_new_tokens: int = ANSWER_TOKENS  # that a generated answer may have; see models/answers.py
 
     def __post_init__(self) -> None:
         if self.kind == "classification" and not self.labels:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..data.corpora import Corpus
 from ..models.tuned_model import OpenedModel
-from .causal_loss import causal_losses
+from .causal_loss import causal_losses, ids_of
 from .intervals import Interval, loss_interval, paired_difference
 from .losses import DocumentLosses
 from .masked_loss import masked_estimate, pseudo_losses
@@ -35,30 +35,45 @@ def measure_losses(
     corpora: Sequence[Corpus],
     settings: LossSettings,
     seed: int = 0,
+    advance: Callable[[int], None] = lambda tokens: None,
 ) -> list[DocumentLosses]:
     """Losses per document of each corpus: cross-entropy of a causal model, pseudo-loss of a masked one.
 
     ``settings.estimate`` takes the cheap 15 % estimate instead of the pseudo-loss; it is a different quantity.
+    ``advance`` is called with the tokens that a pass has done.
     """
     width = min(settings.window or WINDOW, opened.context)
     found = []
     for corpus in corpora:
         arguments = (opened.model, opened.tokenizer, corpus.documents)
-        bounds: dict[str, Any] = {"window": width, "max_tokens": settings.max_tokens}
+        bounds: dict[str, Any] = {"window": width, "max_tokens": settings.max_tokens, "advance": advance}
         if not opened.is_masked:
-            found.append(causal_losses(*arguments, **bounds, stride=settings.stride))
+            found.append(
+                causal_losses(*arguments, **bounds, batch_size=settings.batch_size, stride=settings.stride)
+            )
         elif settings.estimate:
             found.append(masked_estimate(*arguments, **bounds, seed=seed))
         else:
-            found.append(pseudo_losses(*arguments, **bounds))
+            found.append(pseudo_losses(*arguments, **bounds, batch_size=settings.batch_size))
     return found
 
 
 def losses_by_corpus(
-    opened: OpenedModel, corpora: Mapping[str, Sequence[Corpus]], settings: LossSettings, seed: int = 0
+    opened: OpenedModel,
+    corpora: Mapping[str, Sequence[Corpus]],
+    settings: LossSettings,
+    seed: int = 0,
+    advance: Callable[[int], None] = lambda tokens: None,
 ) -> dict[str, list[DocumentLosses]]:
     """:func:`measure_losses` of each corpus, by name."""
-    return {name: measure_losses(opened, parts, settings, seed) for name, parts in corpora.items()}
+    return {name: measure_losses(opened, parts, settings, seed, advance) for name, parts in corpora.items()}
+
+
+def tokens_to_read(tokenizer: Any, corpora: Sequence[Corpus], settings: LossSettings) -> int:
+    """How many tokens :func:`measure_losses` goes through."""
+    return sum(
+        len(ids_of(tokenizer, text, settings.max_tokens)) for corpus in corpora for text in corpus.documents
+    )
 
 
 def summarize_losses(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import SettingError, missing_extra
+from ..system.documents import json_number
 from .losses import DocumentLosses
 
 RESAMPLES, _AT_ONCE = 10_000, 100
@@ -23,8 +24,22 @@ class Interval:
     low: float
     high: float
 
-    def as_dict(self) -> dict[str, float]:
-        return {"estimate": self.estimate, "low": self.low, "high": self.high}
+    @property
+    def has_ends(self) -> bool:
+        """Whether the spread is known; of one document it is not."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def ends(self, form: str) -> str:
+        """``" [low, high]"`` with numbers formatted as ``form`` says; nothing where the spread is not known."""
+        return f" [{self.low:{form}}, {self.high:{form}}]" if self.has_ends else ""
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Plain JSON types; ends that are not known are None."""
+        return {
+            "estimate": json_number(self.estimate),
+            "low": json_number(self.low),
+            "high": json_number(self.high),
+        }
 
 
 def student_quantile(level: float, freedom: int) -> float:

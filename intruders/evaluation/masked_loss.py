@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ..errors import NonFiniteError, SettingError
 from ..models.answers import evaluating
+from ..models.encoding import IGNORED
+from ..models.token_losses import token_losses
 from .losses import DocumentLosses
+
+_BATCH = 32  # copies of a window in one pass, where nothing else is asked for
 
 
 def pseudo_losses(
@@ -22,25 +25,27 @@ def pseudo_losses(
     *,
     window: int = 512,
     max_tokens: int | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
+    advance: Callable[[int], None] = lambda tokens: None,
 ) -> DocumentLosses:
     """-log p(token | the others of its window), masked one by one, summed over a document.
 
     The pseudo-log-likelihood of Salazar et al. (2020), with the sign of a loss. Documents are cut into
     windows that follow each other; special tokens are never masked. One forward pass per token, in batches.
-    ``max_tokens`` of each document are read, from its start.
+    ``max_tokens`` of each document are read, from its start. ``advance`` is called with the tokens that a pass scored.
     """
     sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
     with evaluating(model):
         for document, text in enumerate(documents):
             for ids, ordinary in _windows(tokenizer, text, window, max_tokens):
-                for places in torch.split(ordinary, batch_size):
+                for places in torch.split(ordinary, batch_size or _BATCH):
                     rows = ids.repeat(len(places), 1)  # (places, width)
                     numbers = torch.arange(len(places))
                     rows[numbers, places] = tokenizer.mask_token_id
                     losses = _losses(model, rows, numbers, places, ids[places])
                     sums[document] += losses.sum()
                     tokens[document] += len(places)
+                    advance(len(places))
     return _collected("pseudo-loss", sums, tokens)
 
 
@@ -53,6 +58,7 @@ def masked_estimate(
     max_tokens: int | None = None,
     rate: float = 0.15,
     seed: int = 0,
+    advance: Callable[[int], None] = lambda tokens: None,
 ) -> DocumentLosses:
     """-log p of tokens masked together, a random 15 % of every window: the loss of BERT's pre-training.
 
@@ -71,6 +77,7 @@ def masked_estimate(
                 losses = _losses(model, row[None], torch.zeros_like(places), places, ids[places])
                 sums[document] += losses.sum()
                 tokens[document] += len(places)
+                advance(len(ordinary))
     return _collected("masked-15%-estimate", sums, tokens)
 
 
@@ -97,13 +104,16 @@ def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     return ids[:first], ids[last:]
 
 
-@torch.no_grad()
 def _losses(model: nn.Module, rows: Tensor, row_of: Tensor, place_of: Tensor, targets: Tensor) -> Any:
     """Loss at (row_of, place_of) of rows (batch, width) against targets (masked,), in double precision."""
     device = next(model.parameters()).device
-    logits = model(input_ids=rows.to(device), attention_mask=torch.ones_like(rows).to(device)).logits
-    chosen = logits[row_of.to(device), place_of.to(device)].float()  # (masked, vocabulary)
-    losses = cross_entropy(chosen, targets.to(device), reduction="none").double().cpu().numpy()
+    labels = torch.full_like(rows, IGNORED)
+    labels[row_of, place_of] = targets
+    inputs = {"input_ids": rows.to(device), "attention_mask": torch.ones_like(rows).to(device)}
+    in_reading_order = token_losses(model, inputs, labels.to(device)).double().cpu()
+    as_asked = torch.empty_like(in_reading_order)
+    as_asked[torch.argsort(row_of * rows.shape[1] + place_of)] = in_reading_order
+    losses = as_asked.numpy()
     if not np.isfinite(losses).all():
         raise NonFiniteError("the masked loss is not a number")
     return losses

@@ -68,6 +68,15 @@ class LossSettings(Settings):
         "quantity.",
         panel="Measures",
     )
+    batch_size: int | None = setting(
+        None,
+        "Number of windows of text in one pass; no loss depends on it.",
+        least=1,
+        new_in="0.2",
+        metavar="N",
+        panel="Measures",
+        unless_given="default: as many as have 2048 tokens; 32 of a masked model",
+    )
 
 
 @dataclass(frozen=True)

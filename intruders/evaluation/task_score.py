@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..data.task import Example, Task
 from ..errors import SettingError
-from ..models.answers import outcomes
+from ..models.answers import BEYOND_TARGET, graded, tokens_of_answers
 from ..models.tuned_model import OpenedModel
 from .intervals import Interval, proportion_interval
 
@@ -20,6 +20,17 @@ class TaskScore:
     right: list[bool]  # per example, so that two models can be paired
     is_held_out: bool = False  # the split is a share of a file that was given as a whole
     source: str | None = None  # of a public set: the hub, or the copy that stood in
+    max_new_tokens: int | None = None  # of an answer whose target is not longer; None where none is generated
+    unfinished: int = 0  # answers that did not end within their limit
+
+    @property
+    def limit(self) -> str | None:
+        """Up to where answers were read, for people; None where none was generated."""
+        if self.max_new_tokens is None:
+            return None
+        if self.max_new_tokens == 0:
+            return f"{BEYOND_TARGET} tokens more than the target"
+        return f"{self.max_new_tokens} tokens"
 
     @property
     def accuracy(self) -> Interval:
@@ -34,22 +45,38 @@ def score_task(
     split: str | None = None,
     max_examples: int | None = None,
     labels: list[str] | None = None,
+    batch_size: int = 32,
 ) -> TaskScore:
     """The accuracy of a model on a task, on the test split if it has rows and else on the validation split.
 
     Raises SettingError for a task that has no right answers (score none), and for a split without rows.
     """
     chosen, examples = scored_examples(task, split, max_examples)
-    right = outcomes(
-        opened.model, opened.tokenizer, task, examples, context=opened.context, labels=labels or None
+    found = graded(
+        opened.model,
+        opened.tokenizer,
+        task,
+        examples,
+        context=opened.context,
+        labels=labels or None,
+        batch_size=batch_size,
     )
-    return score_of_answers(task, chosen, right)
+    return score_of_answers(task, chosen, found.right or [], found.unfinished)
 
 
-def score_of_answers(task: Task, split: str, right: list[bool]) -> TaskScore:
+def score_of_answers(task: Task, split: str, right: list[bool], unfinished: int = 0) -> TaskScore:
     """The score of answers to the examples of a split."""
     held_out = task.is_held_out and split == "validation"
-    return TaskScore(task.name, split, right, is_held_out=held_out, source=task.source)
+    limit = tokens_of_answers(task) if task.kind == "causal" else None
+    return TaskScore(
+        task.name,
+        split,
+        right,
+        is_held_out=held_out,
+        source=task.source,
+        max_new_tokens=limit,
+        unfinished=unfinished,
+    )
 
 
 def scored_examples(task: Task, split: str | None, max_examples: int | None) -> tuple[str, list[Example]]:

@@ -12,17 +12,21 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ..data.task import Example, Task
+from ..data.task import ANSWER_TOKENS, Example, Task
 from .encoding import (
     IGNORED,
     PadRight,
     encode_classification,
     encode_completions,
     encode_parts,
+    labels_of_next,
     pad_token_id,
 )
+from .token_losses import losses_and_hits
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+BEYOND_TARGET = 16  # tokens that an answer may have more than its target, whatever else is asked for
 
 
 def outcomes(
@@ -55,6 +59,7 @@ class Graded:
     ]  # -log p(target | prompt) in nats, summed over the target's tokens; of a label, of its class
     tokens: list[int]  # how many each sum holds; of a label 1
     right: list[bool] | None  # whether the answer is right; None where it was not asked for
+    unfinished: int = 0  # generated answers that did not end within their limit
 
 
 def graded(
@@ -78,12 +83,23 @@ def graded(
     # one forward pass settles those, and only the others are generated.
     right = list(found.right or [])
     open_rows = [row for row, settled in enumerate(right) if not settled]
-    given = complete(
-        model, tokenizer, [examples[row] for row in open_rows], context=context, batch_size=batch_size
+    given = generated_answers(
+        model,
+        tokenizer,
+        [examples[row] for row in open_rows],
+        context=context,
+        batch_size=batch_size,
+        max_new_tokens=tokens_of_answers(task),
     )
     for row, answer in zip(open_rows, given, strict=True):
-        right[row] = is_right(task, examples[row], answer)
-    return replace(found, right=right)
+        right[row] = is_right(task, examples[row], answer.text)
+    return replace(found, right=right, unfinished=sum(not answer.has_ended for answer in given))
+
+
+def tokens_of_answers(task: Task) -> int:
+    """How many tokens an answer may have, unless its target and ``BEYOND_TARGET`` are more."""
+    # A text that runs on behind its target is not the target: nothing that comes later makes it right.
+    return 0 if task.score == "exact" else task.max_new_tokens
 
 
 def is_right(task: Task, example: Example, answer: str) -> bool:
@@ -100,25 +116,85 @@ def final_number(text: str) -> float | None:
     return float(found[-1]) if found else None
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Answer:
+    """What a model wrote behind a prompt."""
+
+    text: str
+    has_ended: bool  # by its end-of-sequence token; False where its limit cut it
+
+
 def complete(
-    model: nn.Module, tokenizer: Any, examples: Sequence[Example], *, context: int, batch_size: int = 32
+    model: nn.Module,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    *,
+    context: int,
+    batch_size: int = 32,
+    max_new_tokens: int = ANSWER_TOKENS,
 ) -> list[str]:
-    """Greedy completions of the prompts, up to end-of-sequence or somewhat longer than the targets."""
-    answers = [""] * len(examples)
+    """The texts of :func:`generated_answers`."""
+    given = generated_answers(
+        model,
+        tokenizer,
+        examples,
+        context=context,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+    )
+    return [answer.text for answer in given]
+
+
+@torch.no_grad()
+def generated_answers(
+    model: nn.Module,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    *,
+    context: int,
+    batch_size: int = 32,
+    max_new_tokens: int = ANSWER_TOKENS,
+) -> list[Answer]:
+    """Complete every prompt greedily, up to end-of-sequence or to its own limit.
+
+    The limit of a prompt is ``max_new_tokens``, or its target and ``BEYOND_TARGET`` tokens where that is more, and
+    never more than the context has room for behind it. No other prompt of the batch has a say in it.
+    """
+    answers = [Answer("", has_ended=False)] * len(examples)
     prompts = [prompt for prompt, _ in encode_parts(tokenizer, examples)]
-    targets = [len(tokenizer(example.target, add_special_tokens=False)["input_ids"]) for example in examples]
-    # Prompts of like length share a batch: less padding, and the answer does not depend on the batch.
-    order = sorted(range(len(examples)), key=lambda row: len(prompts[row]))
+    targets = [
+        len(tokenizer(example.target, add_special_tokens=False, verbose=False)["input_ids"])
+        for example in examples
+    ]
+    rooms = [
+        min(max(max_new_tokens, target + BEYOND_TARGET), context - len(prompt))
+        for prompt, target in zip(prompts, targets, strict=True)
+    ]
     with evaluating(model):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            width = max(len(prompts[row]) for row in rows)
-            room = min(max(targets[row] for row in rows) + 16, context - width)
-            generated = _generate(model, tokenizer, [prompts[row] for row in rows], width, room)
-            for row, ids in zip(rows, generated, strict=True):
-                answers[row] = tokenizer.decode(ids, skip_special_tokens=True)
+        for rows in _batches_to_complete([len(prompt) for prompt in prompts], rooms, context, batch_size):
+            given = _generate(model, tokenizer, [prompts[row] for row in rows], [rooms[row] for row in rows])
+            for row, (ids, has_ended) in zip(rows, given, strict=True):
+                answers[row] = Answer(tokenizer.decode(ids, skip_special_tokens=True), has_ended)
     return answers
+
+
+def _batches_to_complete(
+    lengths: Sequence[int], rooms: Sequence[int], context: int, batch_size: int
+) -> Iterator[list[int]]:
+    """Rows that have room, those of like length together.
+
+    A row that has ended is fed padding as long as another of its batch goes on: the longest prompt must have positions
+    for the widest room.
+    """
+    batch: list[int] = []
+    for row in sorted((row for row, room in enumerate(rooms) if room > 0), key=lambda row: lengths[row]):
+        widest = max([rooms[row], *(rooms[other] for other in batch)])
+        if batch and (len(batch) == batch_size or lengths[row] + widest > context):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 @contextmanager
@@ -133,30 +209,38 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _generate(
-    model: nn.Module, tokenizer: Any, prompts: list[list[int]], width: int, room: int
-) -> list[list[int]]:
-    if room < 1:
-        return [[] for _ in prompts]
-    pad = pad_token_id(tokenizer)
+    model: nn.Module, tokenizer: Any, prompts: list[list[int]], rooms: list[int]
+) -> list[tuple[list[int], bool]]:
+    """The new tokens of every row, without its end-of-sequence, and whether it came to one."""
+    from transformers import StoppingCriteriaList
+
+    pad, end = pad_token_id(tokenizer), tokenizer.eos_token_id
+    width = max(len(prompt) for prompt in prompts)
     device = next(model.parameters()).device
     # Generation continues the right end, so padding goes to the left.
     ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
     mask = torch.tensor(
         [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
     )
+    limits = torch.tensor(rooms, device=device) + width  # (batch,)
     written = model.generate(  # type: ignore[operator]
         input_ids=ids,
         attention_mask=mask,
-        max_new_tokens=room,
+        max_new_tokens=max(rooms),
+        stopping_criteria=StoppingCriteriaList([lambda so_far, scores, **_: so_far.shape[1] >= limits]),
         do_sample=False,
         num_beams=1,
+        # A model's own penalty would count the padding as said before.
+        repetition_penalty=1.0,
         use_cache=True,  # Trainer turns the cache off in the model's configuration
         pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=end,
     )
-    rows: list[list[int]] = written[:, width:].tolist()
-    end = tokenizer.eos_token_id
-    return [row[: row.index(end)] if end in row else row for row in rows]
+    found = []
+    for row, room in zip(written[:, width:].tolist(), rooms, strict=True):
+        own = row[:room]  # behind it is padding
+        found.append((own[: own.index(end)], True) if end in own else (own, False))
+    return found
 
 
 @torch.no_grad()
@@ -173,15 +257,13 @@ def _targets(
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             batch = {name: value.to(device) for name, value in collate([rows[row] for row in chosen]).items()}
-            labels = batch.pop("labels")[:, 1:]  # (batch, width - 1)
-            logits = model(**batch).logits[:, :-1]  # (batch, width - 1, vocabulary)
-            scored = labels != IGNORED
-            hits = ((logits.argmax(dim=-1) == labels) | ~scored).all(dim=-1)  # (batch,)
-            each = torch.zeros(labels.shape, dtype=torch.float64, device=device)
-            each[scored] = cross_entropy(logits[scored].float(), labels[scored], reduction="none").double()
-            sums, counts = each.sum(-1).tolist(), scored.sum(-1).tolist()
-            for place, row in enumerate(chosen):
-                losses[row], tokens[row], right[row] = sums[place], counts[place], bool(hits[place])
+            labels = labels_of_next(batch.pop("labels"))
+            each, hits = losses_and_hits(model, batch, labels)
+            counts = (labels != IGNORED).sum(-1).tolist()
+            for row, lost, hit in zip(
+                chosen, torch.split(each, counts), torch.split(hits, counts), strict=True
+            ):
+                losses[row], tokens[row], right[row] = float(lost.double().sum()), len(lost), bool(hit.all())
     return Graded(losses, tokens, right)
 
 

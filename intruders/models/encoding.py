@@ -81,7 +81,7 @@ def _none_fits(where: str, context: int) -> SettingError:
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
 
@@ -116,6 +116,11 @@ class PadRight:
         else:
             batch["labels"] = _padded([row["labels"] for row in rows], width, IGNORED)
         return batch
+
+
+def labels_of_next(labels: Tensor) -> Tensor:
+    """(batch, width): at each place the label of the next one, which is what a causal model predicts there."""
+    return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)
 
 
 def pad_token_id(tokenizer: Any) -> int:

@@ -32,6 +32,7 @@ def load_model(location: str, kind: Kind, labels: Sequence[str] | None = None) -
                 label2id={name: index for index, name in enumerate(names)},
                 output_loading_info=True,
             )
+            model.untrained = tuple(sorted(info["missing_keys"]))
             fresh = sorted({name.rpartition(".")[0] for name in info["missing_keys"]})
             model.newly_initialized = tuple(name for name in fresh if not _is_head(name))
     except (OSError, ValueError) as error:

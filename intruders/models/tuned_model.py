@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,9 +15,9 @@ from .base_model import base_model_location
 from .encoding import context_length
 from .finetuned_folder import FinetunedFolder
 from .loading import load_model, load_tokenizer
+from .on_base import merged_adapter, named_base_note, untrained_names
 from .quiet import quiet_transformers
-
-_ADAPTER = "adapter_config.json"
+from .task_fit import adapter_config, check_kind, is_classifier, is_masked, labels_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ class OpenedModel:
     tokenizer: Any
     context: int  # tokens
     is_masked: bool = False
+    notes: tuple[str, ...] = ()  # what a person should know of how it was opened
 
 
 def open_language_model(source: str, base: str | None = None) -> OpenedModel:
@@ -39,12 +38,13 @@ def open_language_model(source: str, base: str | None = None) -> OpenedModel:
     fine-tuning left alone. Raises CheckpointError when it cannot be loaded, or when there is no such head.
     """
     with quiet_transformers():
-        adapter = _adapter_config(source)
+        adapter = adapter_config(source)
         location = base_location(source, base)
-        is_masked = _is_masked(location)
-        if _is_classifier(source, adapter):
-            model = _language_model(location if adapter else _head_location(source, base), is_masked)
-            classifier: Any = _classifier(source, adapter, location, None)
+        masked = is_masked(location)
+        notes = named_base_note(source, base)
+        if is_classifier(source, adapter):
+            model = _language_model(location if adapter else _head_location(source, base), masked)
+            classifier: Any = _classifier(source, adapter, location, None)[0]
             encoder = classifier.base_model.state_dict()
             left = model.base_model.load_state_dict(encoder, strict=False)
             if left.missing_keys:
@@ -52,36 +52,76 @@ def open_language_model(source: str, base: str | None = None) -> OpenedModel:
                     f"{source!r} has no weights for {left.missing_keys[0]!r} of its base's language model"
                 )
         else:
-            model = _language_model(location, is_masked)
+            model = _language_model(location, masked)
             if adapter is not None:
-                model = _with_adapter(model, source)
+                model, more = merged_adapter(model, source, location)
+                notes += more
         tokenizer = load_tokenizer(location)
-    return OpenedModel(model, tokenizer, context_length(_config(model), None), is_masked)
+    return OpenedModel(model, tokenizer, context_length(_config(model), None), masked, tuple(notes))
+
+
+def can_go_on(source: str, base: str) -> bool:
+    """Whether :func:`put_on` opens ``source`` as :func:`open_language_model` does, on a base that is open already."""
+    adapter = adapter_config(source)
+    return adapter is not None and not is_classifier(source, adapter) and adapter_config(base) is None
+
+
+def put_on(opened: OpenedModel, source: str, base: str) -> OpenedModel:
+    """The adapter at ``source`` as a language model on ``opened``, its base, whose weights this changes."""
+    with quiet_transformers():
+        model, notes = merged_adapter(opened.model, source, base_location(source, base))
+    return replace(opened, model=model, notes=(*named_base_note(source, base), *notes))
 
 
 def open_for_task(source: str, task: Task, base: str | None = None) -> tuple[OpenedModel, list[str]]:
     """``source`` as the kind of model that ``task`` needs, and its labels in the order of its outputs.
 
-    Raises SettingError when the model was trained on other labels than the task has.
+    Raises SettingError when the model is of another kind than the task, or was trained on other labels than the task
+    has, and CheckpointError when it has no trained head, or nothing says which label an output stands for.
     """
     with quiet_transformers():
-        adapter = _adapter_config(source)
+        adapter = adapter_config(source)
         location = base_location(source, base)
+        check_kind(source, location, task)
         tokenizer = load_tokenizer(location)
+        notes = named_base_note(source, base)
         if task.kind == "causal":
             model = load_model(location, "causal")
             if adapter is not None:
-                model = _with_adapter(model, source)
+                model, more = merged_adapter(model, source, location)
+                notes += more
             labels: list[str] = []
         else:
-            model = _classifier(source, adapter, location, task.labels)
+            model, more = _classifier(source, adapter, location, task.labels)
+            notes += more
             labels = _labels_in_order(source, model, task)
-    return OpenedModel(model, tokenizer, context_length(_config(model), None)), labels
+    opened = OpenedModel(model, tokenizer, context_length(_config(model), None), notes=tuple(notes))
+    return opened, labels
+
+
+def check_for_task(source: str, task: Task, base: str | None = None) -> None:
+    """Raise what :func:`open_for_task` raises, as far as it is known before any weights are loaded."""
+    with quiet_transformers():
+        location = base_location(source, base)
+        check_kind(source, location, task)
+        if task.kind == "classification":
+            folder = FinetunedFolder.of(source)
+            labels = labels_of(source, location, folder.labels if folder else None, task.labels)
+            _refuse_other_labels(source, labels, task)
+
+
+def weights_of(source: str, base: str | None = None) -> list[str]:
+    """Everything that the weights of an opened model come from: the model, what it is put on, and its head."""
+    places = [source, base_location(source, base)]
+    adapter = adapter_config(source)
+    if adapter is None and is_classifier(source, adapter):
+        places.append(_head_location(source, base))
+    return list(dict.fromkeys(places))
 
 
 def base_location(source: str, base: str | None) -> str:
     """Where the model that transformers loads first lies: an adapter's base, or ``source`` itself."""
-    adapter = _adapter_config(source)
+    adapter = adapter_config(source)
     if adapter is None:
         return base_model_location(source)
     named = base or adapter.get("base_model_name_or_path")
@@ -97,42 +137,6 @@ def _head_location(source: str, base: str | None) -> str:
     """Where the language-model head of a classifier that was trained in full is to be found."""
     folder = None if base is not None else FinetunedFolder.of(source)
     return base_model_location(base or (folder and folder.base) or source)
-
-
-def _adapter_config(source: str) -> dict[str, Any] | None:
-    file = Path(source).expanduser() / _ADAPTER
-    if not file.is_file():
-        return None
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{str(file)!r} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{str(file)!r} contains no settings; expected those of a PEFT adapter")
-    return config
-
-
-def _is_classifier(source: str, adapter: dict[str, Any] | None) -> bool:
-    if adapter is not None:
-        return adapter.get("task_type") == "SEQ_CLS"
-    file = Path(source).expanduser() / "config.json"
-    architectures = (
-        json.loads(file.read_text(encoding="utf-8")).get("architectures") if file.is_file() else None
-    )
-    return any(name.endswith("ForSequenceClassification") for name in architectures or [])
-
-
-def _is_masked(location: str) -> bool:
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    try:
-        config = AutoConfig.from_pretrained(location)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{location!r} cannot be loaded by transformers: {first_line(error)}"
-        ) from error
-    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
 
 
 def _language_model(location: str, is_masked: bool) -> Any:
@@ -158,52 +162,48 @@ def _language_model(location: str, is_masked: bool) -> Any:
 
 def _classifier(
     source: str, adapter: dict[str, Any] | None, location: str, labels: Sequence[str] | None
-) -> nn.Module:
-    if adapter is None:
-        return load_model(location, "classification", _stored_labels(source) or labels)
+) -> tuple[nn.Module, list[str]]:
     folder = FinetunedFolder.of(source)
-    trained_on = (folder and folder.labels) or labels
-    if not trained_on:
+    stored = folder.labels if folder else None
+    if labels is None and adapter is not None and not stored:
         raise CheckpointError(
             f"adapter {source!r} has no record of its labels (run.json); they cannot be guessed"
         )
-    return _with_adapter(load_model(location, "classification", trained_on), source)
-
-
-def _with_adapter(model: nn.Module, source: str) -> nn.Module:
-    from peft import PeftModel
-
-    try:
-        merged: nn.Module = PeftModel.from_pretrained(
-            model, str(Path(source).expanduser())
-        ).merge_and_unload()
-    except (ValueError, RuntimeError, OSError, KeyError) as error:
+    names = labels_of(source, location, stored, labels) if labels is not None else stored
+    model: Any = load_model(location, "classification", names or _stored_labels(location))
+    missing = list(model.untrained)
+    if adapter is not None:
+        missing = untrained_names(source, missing)
+    # A loss on text needs the encoder alone.
+    if missing and labels is not None:
         raise CheckpointError(
-            f"adapter {source!r} cannot be put on its base by PEFT: {first_line(error)}"
-        ) from error
-    return merged
+            f"{source!r} has no trained weights for {missing[0]!r} of its classifier, which would start at random; "
+            "pass a model or an adapter that was fine-tuned on labels"
+        )
+    return (model, []) if adapter is None else merged_adapter(model, source, location)
 
 
-def _stored_labels(source: str) -> list[str] | None:
-    file = Path(source).expanduser() / "config.json"
-    if not file.is_file():
-        return None
-    names = json.loads(file.read_text(encoding="utf-8")).get("id2label") or {}
-    return [str(names[key]) for key in sorted(names, key=int)] or None
+def _stored_labels(location: str) -> list[str] | None:
+    from transformers import AutoConfig
+
+    names = AutoConfig.from_pretrained(location).id2label
+    return [str(names[key]) for key in sorted(names)] or None
 
 
 def _labels_in_order(source: str, model: nn.Module, task: Task) -> list[str]:
     names = _config(model).id2label
     labels = [str(names[index]) for index in sorted(names)]
-    if labels == [f"LABEL_{index}" for index in range(len(labels))] and len(labels) == len(task.labels):
-        return task.labels  # never named: transformers' stand-ins, in the order of the classes
+    _refuse_other_labels(source, labels, task)
+    return labels
+
+
+def _refuse_other_labels(source: str, labels: Sequence[str], task: Task) -> None:
     unknown = sorted(set(task.labels) - set(labels))
     if unknown:
         raise SettingError(
             f"{source!r} was trained on {len(labels)} labels, and {unknown[0]!r} of task {task.name!r} is "
             f"not among them; it has {', '.join(map(repr, labels[:8]))}"
         )
-    return labels
 
 
 def _config(model: nn.Module) -> Any:

@@ -35,9 +35,9 @@ def read_document(file: Path, what: str, newest: int) -> dict[str, Any] | None:
     return document
 
 
-def json_number(value: float) -> float | None:
+def json_number(value: float | None) -> float | None:
     """JSON has no NaN and no infinity: both are written as null, and read as NaN."""
-    return float(value) if math.isfinite(value) else None
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def get_field(record: object, key: str, where: str, kind: type | tuple[type, ...]) -> Any:

@@ -31,6 +31,7 @@ from ..models.encoding import (
 )
 from ..models.loading import load_model, load_tokenizer
 from ..models.quiet import quiet_transformers
+from ..models.task_fit import refuse_masked
 from ..system.files import stop_on_full_disk
 from ..system.versions import machine, versions
 from .budget_clamp import BudgetClamp
@@ -131,6 +132,7 @@ def _train(
 
     task, location = given.task, given.location
     arguments = _arguments(config, run)
+    refuse_masked(config.base, location, task)
     tokenizer = load_tokenizer(location)
     set_seed(config.seed)
     base = load_model(location, task.kind, task.labels if task.kind == "classification" else None)

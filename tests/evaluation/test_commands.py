@@ -31,7 +31,9 @@ def test_evaluate_prints_and_keeps_its_measures(place: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"cross-entropy on {place / 'notes.txt'} (")
-    assert lines[1].endswith("change +0.0000 [+0.0000, +0.0000]")
+    assert lines[1].endswith(
+        "change +0.0000 [+0.0000, +0.0000] nats per token: perplexity x1.00 [1.00, 1.00]"
+    )
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert record["losses"][0]["documents"] == 3
 

@@ -46,6 +46,8 @@ def depends_on(
         "stride": losses.stride,
         "estimate": losses.estimate,
         "seed": seed,
+        # Answers of earlier versions were cut where the batch had no more room.
+        "max_new_tokens": scores.max_new_tokens,
         # Came later: without them, what earlier versions kept is still found.
         **({} if losses.max_tokens is None else {"max_tokens": losses.max_tokens}),
         **({} if scores.score is None else {"score": scores.score}),

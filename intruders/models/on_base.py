@@ -1,0 +1,96 @@
+"""A PEFT adapter put on its base, and what speaks against that being the base it was trained on."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..checkpoints.many_sources import digest_of
+from ..errors import CheckpointError, PairingError, first_line, some_of
+from .base_model import base_model_location
+from .task_fit import adapter_config
+
+_LAYER = re.compile(r"^base_model\.model\.(.+?\.\d+)\.")
+
+
+def merged_adapter(model: nn.Module, source: str, location: str) -> tuple[nn.Module, list[str]]:
+    """``model``, the base at ``location``, with the adapter's update in its weights, and notes for people.
+
+    Raises:
+      PairingError: the adapter changes what this base does not have.
+      CheckpointError: PEFT cannot load it.
+    """
+    from peft import PeftModel, load_peft_weights
+
+    folder = str(Path(source).expanduser())
+    notes = []
+    try:
+        layers = {name[1] for key in load_peft_weights(folder, device="cpu") if (name := _LAYER.match(key))}
+        has = {name for name, _ in model.named_modules()}
+        if absent := sorted(layers - has):
+            raise PairingError(
+                f"adapter {source!r} changes '{absent[0]}', which base {location!r} does not have; pass the base that "
+                "it was trained on with --base"
+            )
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            merged: nn.Module = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        raise _unfit(source, location, error) from error
+    for warning in said:
+        if "missing adapter keys" in str(warning.message):
+            notes.append(
+                f"base {location!r} has modules that adapter {source!r} asks for and has no weights of; they stay as "
+                "they are in the base, so check that it was trained on this one"
+            )
+    return merged, notes
+
+
+def named_base_note(source: str, base: str | None) -> list[str]:
+    """A note where ``base`` is another model than the one that the adapter at ``source`` names."""
+    adapter = adapter_config(source)
+    named = (adapter or {}).get("base_model_name_or_path")
+    if base is None or not named or str(named) == base:
+        return []
+    try:
+        ours, theirs = base_model_location(base), base_model_location(str(named))
+    except CheckpointError:  # the named one is not on this machine
+        ours = theirs = ""
+    if ours and ours == theirs:
+        return []
+    if Path(ours).is_dir() and Path(theirs).is_dir() and ours and digest_of(ours) == digest_of(theirs):
+        return []
+    note = (
+        f"adapter {source!r} names {str(named)!r} as its base and is measured on {base!r}; if these are other weights, "
+        "so are the numbers"
+    )
+    return [note]
+
+
+def _unfit(source: str, location: str, error: Exception) -> Exception:
+    said = str(error)
+    if "target modules" in said.lower():
+        targets = (adapter_config(source) or {}).get("target_modules") or []
+        names = sorted(targets) if isinstance(targets, list) else [str(targets)]
+        return PairingError(
+            f"adapter {source!r} changes modules {some_of(names)}, and base {location!r} has none of these; pass the "
+            "base that it was trained on with --base"
+        )
+    if "size mismatch" in said:
+        return PairingError(
+            f"adapter {source!r} was trained on matrices of other shapes than those of base {location!r}; pass the "
+            "base that it was trained on with --base"
+        )
+    return CheckpointError(f"adapter {source!r} cannot be put on its base by PEFT: {first_line(error)}")
+
+
+def untrained_names(source: str, missing: Any) -> list[str]:
+    """Of the weights that a base lacks, those that the adapter does not bring either."""
+    from peft import load_peft_weights
+
+    brought = list(load_peft_weights(str(Path(source).expanduser()), device="cpu"))
+    return [name for name in missing if not any(key.endswith(f".{name}") for key in brought)]

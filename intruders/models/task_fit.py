@@ -1,0 +1,132 @@
+"""Whether a model can be scored on a task, as far as its configuration tells, before any weights are loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.task import Task
+from ..errors import CheckpointError, SettingError, first_line
+
+_ADAPTER = "adapter_config.json"
+
+
+def check_kind(source: str, location: str, task: Task) -> None:
+    """Refuse a classifier for completions, a masked model for completions, and a model of text for classes.
+
+    ``location`` is what transformers loads for ``source``: the base of an adapter, or the model itself.
+
+    Raises:
+      SettingError: the model is of another kind than the task.
+    """
+    adapter = adapter_config(source)
+    if task.kind == "causal":
+        if is_classifier(source, adapter):
+            raise SettingError(
+                f"{source!r} was trained as a classifier and writes no text, but task {task.name!r} has prompts and "
+                "completions; pass a task with labels (--text and --label), or a model that was trained on completions"
+            )
+        refuse_masked(source, location, task)
+    elif adapter is not None:
+        if adapter.get("task_type") == "CAUSAL_LM":
+            raise _no_head(source, "was trained on completions and", task)
+    elif not _is_named_classifier(location):
+        raise _no_head(source, "is a language model or an encoder and", task)
+
+
+def refuse_masked(source: str, location: str, task: Task) -> None:
+    """Refuse prompts and completions for a model that reads both directions and so cannot go on from a prompt.
+
+    Raises:
+      SettingError: transformers has the model as a masked language model.
+    """
+    if task.kind == "causal" and is_masked(location):
+        raise SettingError(
+            f"{source!r} is a masked language model, which cannot complete the prompts of task {task.name!r}; pass a "
+            "causal model, or a task with labels (--text and --label)"
+        )
+
+
+def adapter_config(source: str) -> dict[str, Any] | None:
+    """The settings of a PEFT adapter in a folder; None where there is none."""
+    file = Path(source).expanduser() / _ADAPTER
+    if not file.is_file():
+        return None
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{str(file)!r} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{str(file)!r} contains no settings; expected those of a PEFT adapter")
+    return config
+
+
+def is_classifier(source: str, adapter: dict[str, Any] | None) -> bool:
+    """Whether a model folder, or an adapter, was trained as a sequence classifier."""
+    if adapter is not None:
+        return adapter.get("task_type") == "SEQ_CLS"
+    file = Path(source).expanduser() / "config.json"
+    architectures = (
+        json.loads(file.read_text(encoding="utf-8")).get("architectures") if file.is_file() else None
+    )
+    return any(name.endswith("ForSequenceClassification") for name in architectures or [])
+
+
+def is_masked(location: str) -> bool:
+    """Whether transformers has the model as a masked language model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    config = _model_config(location)
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+
+
+def labels_of(source: str, location: str, stored: Sequence[str] | None, labels: Sequence[str]) -> list[str]:
+    """The labels of a classifier's outputs, in order.
+
+    Those that a record of its training ``stored``, else those that the configuration at ``location`` names, else the
+    task's ``labels`` where they are the numbers of the classes. No other order is guessed.
+
+    Raises:
+      CheckpointError: nothing says which label an output stands for.
+    """
+    if stored:
+        return list(stored)
+    names = _model_config(location).id2label
+    named = [str(names[index]) for index in sorted(names)]
+    stand_ins = [f"LABEL_{index}" for index in range(len(named))]
+    if named != stand_ins or list(labels) == stand_ins:
+        return named
+    if list(labels) == [str(number) for number in range(len(labels))]:
+        return list(labels)
+    shown = ", ".join(map(repr, labels[:4])) + (", ..." if len(labels) > 4 else "")
+    raise CheckpointError(
+        f"{source!r} does not say which label each of its outputs stands for, and the order of {shown} is not guessed; "
+        f"name them as id2label in {str(Path(location) / 'config.json')!r}, or write the task's labels as class "
+        f"numbers 0 to {len(labels) - 1}"
+    )
+
+
+def _no_head(source: str, why: str, task: Task) -> SettingError:
+    return SettingError(
+        f"{source!r} {why} has no trained classification head, but task {task.name!r} has labels; pass a model that "
+        "was fine-tuned on labels, or a task with prompts and completions (--prompt and --completion)"
+    )
+
+
+def _is_named_classifier(location: str) -> bool:
+    """A configuration that names no architecture may be one: its weights tell."""
+    architectures = _model_config(location).architectures
+    return not architectures or any(name.endswith("ForSequenceClassification") for name in architectures)
+
+
+def _model_config(location: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(location)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{location!r} cannot be loaded by transformers: {first_line(error)}"
+        ) from error

@@ -1,0 +1,144 @@
+"""A row is scored as it is alone, whatever shares its batch: every way of scoring, on every kind of tiny model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import character_tokenizer, save_bert, save_gpt2, save_llama
+
+from intruders.data.columns import Columns
+from intruders.data.load_task import load_task
+from intruders.data.task import Example, Score, Task
+from intruders.evaluation.task_score import score_task
+from intruders.models.answers import generated_answers, graded, outcomes
+from intruders.models.loading import load_model
+from intruders.models.tuned_model import OpenedModel
+
+CAUSAL = {"llama": (save_llama, 512), "gpt2": (save_gpt2, 256)}
+
+
+def _texts(lengths: list[int]) -> list[str]:
+    draw = random.Random(0)
+    return ["".join(draw.choice("abcdefgh 0123456789") for _ in range(length)) for length in lengths]
+
+
+def _rows(context: int) -> list[Example]:
+    """Prompts from one token to all but a few of the context, and targets of 1 to 50 tokens."""
+    prompts = _texts([1, 8, 9, 40, 41, context - 80, context - 24, context - 12])
+    targets = _texts([50, 1, 30, 2, 44, 6, 20, 3])
+    return [Example(prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
+
+
+def _model(folder: Path, name: str) -> Any:
+    """A model with weights large enough that its answers depend on the prompt."""
+    save, _ = CAUSAL[name]
+    save(folder)
+    model: Any = load_model(str(folder), "causal")
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.add_(torch.randn_like(weight) * 0.2)
+    return model
+
+
+@pytest.mark.parametrize("score", ["exact", "final-number"])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_of_completions(name: str, score: Score, tmp_path: Path) -> None:
+    model, context, tokenizer = _model(tmp_path, name), CAUSAL[name][1], character_tokenizer()
+    rows = _rows(context)
+    # The model's own answers as targets, so that the case has right ones, and ones of many lengths.
+    own = generated_answers(model, tokenizer, rows, context=context, batch_size=1, max_new_tokens=12)
+    rows = [
+        Example(row.text, answer.text[:9] if number % 2 else row.target)
+        for number, (row, answer) in enumerate(zip(rows, own, strict=True))
+    ]
+    task = Task("t", "causal", score, rows, rows, [], max_new_tokens=60)
+    together = graded(model, tokenizer, task, rows, context=context, batch_size=8)
+    alone = [graded(model, tokenizer, task, [row], context=context) for row in rows]
+    assert together.right == [found.right[0] for found in alone if found.right]
+    assert together.tokens == [found.tokens[0] for found in alone]
+    assert together.losses == pytest.approx([found.losses[0] for found in alone], rel=1e-5)
+    assert together.unfinished == sum(found.unfinished for found in alone)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_every_row_has_its_own_limit(name: str, tmp_path: Path) -> None:
+    model, context, tokenizer = _model(tmp_path, name), CAUSAL[name][1], character_tokenizer()
+    tokenizer.eos_token = "<mask>"  # which this model never writes: every answer is as long as its limit
+    with torch.no_grad():
+        model.get_output_embeddings().weight[tokenizer.eos_token_id] = 0
+    rows = _rows(context)
+    answers = generated_answers(model, tokenizer, rows, context=context, batch_size=8, max_new_tokens=40)
+    alone = [
+        generated_answers(model, tokenizer, [row], context=context, max_new_tokens=40)[0] for row in rows
+    ]
+    assert answers == alone
+    assert not any(answer.has_ended for answer in answers)
+    written = [
+        len(tokenizer(answer.text)["input_ids"]) for answer in answers if "<" not in answer.text
+    ]  # a token that is skipped in decoding shortens the text
+    assert max(written) <= 66
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
+def test_of_classes(name: str, tmp_path: Path) -> None:
+    makers: dict[str, Callable[[Path], Path]] = {"llama": save_llama, "gpt2": save_gpt2, "bert": save_bert}
+    makers[name](tmp_path)
+    torch.manual_seed(2)
+    model: Any = load_model(str(tmp_path), "classification", ["0", "1", "2"])
+    rows = [Example(text, str(number % 3)) for number, text in enumerate(_texts([1, 2, 7, 30, 31, 90, 120]))]
+    task = Task("t", "classification", "class", rows, rows, [])
+    tokenizer = character_tokenizer(around=name == "bert")
+    together = graded(model, tokenizer, task, rows, context=128, batch_size=7)
+    alone = [graded(model, tokenizer, task, [row], context=128) for row in rows]
+    assert together.right == [found.right[0] for found in alone if found.right]
+    assert together.losses == pytest.approx([found.losses[0] for found in alone], rel=1e-5)
+
+
+def test_a_models_own_penalty_does_not_count_the_padding(tmp_path: Path) -> None:
+    model, tokenizer = _model(tmp_path, "llama"), character_tokenizer()
+    model.generation_config.repetition_penalty = 1.8
+    rows = _rows(512)[:5]
+    answers = generated_answers(model, tokenizer, rows, context=512, max_new_tokens=20)
+    model.generation_config.repetition_penalty = 1.0
+    assert answers == generated_answers(model, tokenizer, rows, context=512, max_new_tokens=20, batch_size=1)
+
+
+class _Writes(torch.nn.Module):
+    """A stand-in for a model that reasons: behind any prompt it writes one text, and ends or not."""
+
+    def __init__(self, ids: list[int], end: int) -> None:
+        super().__init__()
+        self.ids, self.end = ids, end
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def generate(self, input_ids: torch.Tensor, max_new_tokens: int, **_: Any) -> torch.Tensor:
+        new = torch.tensor([(self.ids + [self.end] * max_new_tokens)[:max_new_tokens]] * len(input_ids))
+        return torch.cat([input_ids, new], dim=1)
+
+
+def test_a_model_may_reason_before_it_answers() -> None:
+    tokenizer = character_tokenizer()
+    said = "so " * 60 + "the answer is 4"
+    model = _Writes(tokenizer(said)["input_ids"], tokenizer.eos_token_id)
+    (answer,) = generated_answers(model, tokenizer, [Example("2 + 2 = ", "4")], context=512)
+    assert (answer.text, answer.has_ended) == (said, True)
+    (cut,) = generated_answers(model, tokenizer, [Example("2 + 2 = ", "4")], context=512, max_new_tokens=20)
+    assert (cut.text, cut.has_ended) == (said[:20], False)
+
+
+def test_the_limit_is_a_setting_of_the_task_and_is_told_with_the_score(tmp_path: Path) -> None:
+    model, tokenizer = _model(tmp_path, "llama"), character_tokenizer()
+    task = load_task("word-problems", Columns(max_new_tokens=30))
+    assert task.max_new_tokens == 30
+    score = score_task(OpenedModel(model, tokenizer, 512), task, max_examples=3)
+    assert score.max_new_tokens == 30
+    assert score.limit == "30 tokens"
+    rows = task.validation[:3] if not task.test else task.test[:3]
+    assert outcomes(model, tokenizer, task, rows, context=512) == score.right
