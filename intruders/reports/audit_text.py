@@ -27,6 +27,7 @@ from ..audits.summary import (
 )
 from ..charts.text import duration, interval, number, percent, plural, shell_lines, shorten
 from ..checkpoints.names import ModulePath, module_paths
+from ..studies.advice.steps import INTERPRETATION
 from .next_steps import next_steps
 
 WIDTH = 80
@@ -304,11 +305,20 @@ def _next_steps(audit: Audit, page: _Page) -> None:
         page.say(line)
     if words.steps:
         page.say("")
-    for step in words.steps:
-        for line in _wrapped(step.sentence, page):
+    for position, step in enumerate(words.steps, start=1):
+        start = f"{position}. " if len(words.steps) > 1 else ""
+        for line in textwrap.wrap(
+            start + step.sentence,
+            page.width,
+            subsequent_indent=" " * len(start),
+            break_long_words=False,
+            break_on_hyphens=False,
+        ):
             page.say(line)
-        for line in shell_lines(step.command or (), page.width - 2):
-            page.say((f"  {line}", "bold"))
+        for line in shell_lines(step.command or (), page.width - 5):
+            page.say((f"     {line}", "bold"))
+    page.say("")
+    page.say(("What each number means, and which are usual: ", "dim"), INTERPRETATION)
 
 
 def _wrapped(text: str, page: _Page) -> list[str]:
