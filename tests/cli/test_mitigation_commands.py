@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 from intruders.cli.audit import audit
 from intruders.cli.evaluate import evaluate
 from intruders.cli.intervene import intervene
-from intruders.cli.mitigate import mitigate
+from intruders.cli.mitigate import _DRAWN_BY_SEED, _SURGERY, mitigate
 from intruders.cli.scale import scale
 from intruders.errors import SettingError
+from intruders.mitigation.remedies.every_remedy import PUBLISHED
+from intruders.settings import settings_of
 from tests.checkpoints.models import saved
 from tests.mitigation.hot import hot_llama, merged_from
 from tests.tiny import save_llama
@@ -93,6 +95,56 @@ def test_the_commands_that_an_audit_ends_with_run(
     config = json.loads((tmp_path / "interpolated" / "adapter_config.json").read_text())
     before = json.loads((folder / "tuned" / "adapter_config.json").read_text())
     assert config["r"] == before["r"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--scale", 0.5, "--mode", "smooth_abs"],
+            "mode is 'smooth_abs', which only the remedy surgery takes",
+        ),
+        (
+            ["--remedy", "lines", "--mode", "smooth_abs"],
+            "mode is 'smooth_abs', which only the remedy surgery takes",
+        ),
+        (["--remedy", "lines", "--task", "words"], "task is 'words', which only the remedy surgery takes"),
+        (["--scale", 0.5, "--seed", 0], "seed is 0, and nothing is drawn here"),
+        (["--scale", 0.5, "--control", "shrink", "--seed", 3], "seed is 3, and nothing is drawn here"),
+        (["--remedy", "lines", "--seed", 3], "seed is 3, and nothing is drawn here"),
+        (
+            ["--remedy", "surgery", "--task", "word-problems", "--seed", 3],
+            "seed is 3, and nothing is drawn here",
+        ),
+    ],
+)
+def test_options_that_nothing_reads_are_refused(
+    folder: Path, tmp_path: Path, options: list[object], message: str
+) -> None:
+    arguments = [folder / "base", folder / "tuned", *map(str, options), "--out", tmp_path / "out"]
+    with pytest.raises(SettingError, match=message):
+        run("mitigate", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_remedies_that_draw_are_those_that_take_a_seed(folder: Path, tmp_path: Path) -> None:
+    drawn = {name for name, remedy in PUBLISHED.items() if "seed" in settings_of(remedy)}
+    assert drawn == {*_DRAWN_BY_SEED, _SURGERY}
+    out = tmp_path / "out"
+    run(
+        "mitigate",
+        folder / "base",
+        folder / "tuned",
+        "--scale",
+        0.5,
+        "--control",
+        "random",
+        "--seed",
+        3,
+        "--out",
+        out,
+    )
+    assert out.is_dir()
 
 
 def test_scale(folder: Path, tmp_path: Path) -> None:
