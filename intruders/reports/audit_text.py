@@ -318,7 +318,7 @@ def _next_steps(audit: Audit, page: _Page) -> None:
         for line in shell_lines(step.command or (), page.width - 5):
             page.say((f"     {line}", "bold"))
     page.say("")
-    page.say(("What each number means, and which are usual: ", "dim"), INTERPRETATION)
+    page.say(("What each number means, with values of our runs: ", "dim"), INTERPRETATION)
 
 
 def _wrapped(text: str, page: _Page) -> list[str]:
