@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 from ...audits.audit_settings import AuditSettings
 from ...audits.command_line import changed_options
@@ -72,8 +73,8 @@ def command(comparison: RemedyComparison, out: str = "DIR") -> str | None:
     if comparison.tuned_kind != "checkpoint" and _needs_a_checkpoint(best, comparison):
         parts += ["--as", "checkpoint"]
     names = ("k", "epsilon", "include", "exclude")
-    audited = AuditSettings(**{name: comparison.settings.get(name) or () for name in names})
-    parts += changed_options(audited, names)
+    audited: dict[str, Any] = {name: comparison.settings.get(name) or () for name in names}
+    parts += changed_options(AuditSettings(**audited), names)
     return shlex.join([*parts, "--out", out])
 
 
