@@ -69,7 +69,7 @@ def inspect(source: Source, base: Source | None = None) -> list[Inspection]:
     """Describe what ``source`` is read as; one entry, or one per model of a sum such as ``A@0.7+B@0.3``.
 
     Args:
-      source: as :func:`open_source` takes it.
+      source: a path, a Hub id, an alias, a sum of models such as ``A@0.7+B@0.3``, or a model in memory.
       base: the model that it would be audited against.
 
     Raises:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..system.progress import Progress
 
 MITIGATION = "Mitigation"
+_SURGERY, _DRAWN_MODE = "surgery", "random_index"
+_DRAWN_BY_SEED = ("drop",)
 _REMEDIES = tuple(name for name in REMEDIES if name != "intruders")  # these have --scale
 
 
@@ -87,21 +89,22 @@ def mitigate(
     ] = None,
     data_seed: options.DataSeed = None,
     mode: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="MODE",
-            help="Mode of the remedy surgery: abs_select, smooth_abs, grad_direction or random_index.",
+            help="Mode of the remedy surgery: abs_select, smooth_abs, grad_direction or random_index. "
+            "[default: abs_select]",
             rich_help_panel=MITIGATION,
         ),
-    ] = "abs_select",
+    ] = None,
     seed: Annotated[
-        int,
+        int | None,
         typer.Option(
             metavar="N",
-            help="Seed of the control random, of the remedy drop and of surgery's random_index.",
+            help="Seed of the control random, of the remedy drop and of surgery's random_index. [default: 0]",
             rich_help_panel=MITIGATION,
         ),
-    ] = 0,
+    ] = None,
     audit: Annotated[
         Path | None,
         typer.Option(
@@ -159,6 +162,8 @@ def mitigate(
     from ..mitigation.remedies.intruders import INTRUDERS
     from .progress import progress_bar
 
+    _refuse_ignored(remedy, control, mode, seed, {"task": task, "data-seed": data_seed})
+    drawn_by = seed or 0
     with progress_bar() as progress:
         result = run(
             base,
@@ -166,11 +171,13 @@ def mitigate(
             scale=scale,
             out=out,
             control=control or INTRUDERS,
-            remedy=_with_task(_remedy(remedy, strength, seed), base, tuned, task, data_seed, mode, progress),
+            remedy=_with_task(
+                _remedy(remedy, strength, drawn_by), base, tuned, task, data_seed, mode, progress
+            ),
             rank=int(rank) if rank is not None and rank.isdecimal() else rank,
             form=form,
             audit=audit or settings,
-            seed=seed,
+            seed=drawn_by,
             force=force,
             check=check,
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
@@ -180,28 +187,41 @@ def mitigate(
     typer.echo(f"written to {out}")
 
 
+def _refuse_ignored(
+    remedy: str | None, control: str | None, mode: str | None, seed: int | None, of_surgery: dict[str, object]
+) -> None:
+    """Refuse an option that nothing here would read: who gives one expects that it changes the result."""
+    if remedy != _SURGERY:
+        for name, value in (of_surgery | {"mode": mode}).items():
+            if value is not None:
+                raise SettingError(
+                    f"{name} is {value!r}, which only the remedy surgery takes; pass --remedy surgery"
+                )
+    draws = control == "random" or remedy in _DRAWN_BY_SEED or (remedy == _SURGERY and mode == _DRAWN_MODE)
+    if seed is not None and not draws:
+        raise SettingError(
+            f"seed is {seed}, and nothing is drawn here; expected --control random, --remedy drop, or --remedy surgery "
+            f"--mode {_DRAWN_MODE}; leave --seed out"
+        )
+
+
 def _with_task(
     remedy: Remedy | None,
     base: str,
     tuned: str | None,
     task: str | None,
     data_seed: int | None,
-    mode: str,
+    mode: str | None,
     progress: Progress,
 ) -> Remedy | None:
     """The remedy; of surgery with the task's sensitivities."""
     from ..mitigation.remedies.surgery import Surgery
 
     if not isinstance(remedy, Surgery):
-        for name, value in (("task", task), ("data-seed", data_seed)):
-            if value is not None:
-                raise SettingError(
-                    f"{name} is {value!r}, which only the remedy surgery takes; pass --remedy surgery"
-                )
         return remedy
     from ..evaluation.sensitivities import with_sensitivities
 
-    asked = replace(remedy, task=task, mode=mode)
+    asked = replace(remedy, task=task, mode=mode or remedy.mode)
     return with_sensitivities(asked, base, tuned, data_seed=data_seed, progress=progress)
 
 

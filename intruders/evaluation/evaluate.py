@@ -127,7 +127,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure the loss and the accuracy of a model folder, run folder, adapter, Hub id or demo model.
 
-    ``losses.loss_on`` names corpora (see :func:`.corpora.load_corpora`); with ``base`` its
+    ``losses.loss_on`` names corpora as ``intruders evaluate --loss-on`` does; with ``base`` its
     loss is measured on the same tokens, and the difference gets a paired bootstrap interval over documents.
     ``scores.tasks`` are scored by accuracy, ``harness`` names tasks of lm-evaluation-harness. ``data_seed`` is that
     of the tasks' rows and splits as in fine-tuning, that of the run if none is given. With ``out`` the result is

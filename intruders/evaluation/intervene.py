@@ -78,7 +78,7 @@ def intervene(
       sweep: scales (1, the tuned model itself, is always measured) and controls; with "interpolate" among them, every
         point gets its gain over interpolation at equal task loss, from a curve of eleven more evaluations. The control
         "shrink-output" equals output energies on the first documents of the corpora.
-      losses: on what text losses are measured, as in :func:`intruders.evaluation.evaluate.evaluate`.
+      losses: on what text losses are measured, as in :func:`intruders.evaluate`.
       scores: which tasks are scored, likewise.
       audit: settings of the audit that finds the intruders; or one of these two, or the path of a saved one.
       data_seed: of the tasks' rows and splits, as in fine-tuning; that of the run if none is given.

@@ -42,8 +42,8 @@ def exact_cosines(
     """``max_i |<x_i, y_j>|`` of every y_j, j < k, over all left singular vectors x_i of ``base`` ``(m, n)``.
 
     ``tuned`` is ``(m, n)`` too. ``epsilon`` only serves to say which decisions are ambiguous. ``decompose`` is
-    :func:`dense_svd`, or :func:`gram_svd` for the same answer in less time. ``base_svd`` spares the base's, of which
-    only values and left vectors are read.
+    :func:`dense_svd`, or :func:`.svd.gram_svd` for the same answer in less time. ``base_svd`` spares the base's, of
+    which only values and left vectors are read.
     """
     base = base.double()
     base_svd = decompose(base) if base_svd is None else base_svd

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Sequence
 
 from ..audits.audit_result import Audit
+from ..audits.command_line import is_from_files
 from ..checkpoints.hub import HubOrigin, split_revision
 
-# How models that Python had in memory are named: "LlamaForCausalLM (HuggingFaceTB/SmolLM2-135M), adapter 'default'".
-_IN_MEMORY = re.compile(r"state dict of .*|\w+ \(.*\)|.*, adapter '.*'")
 _FLAGS = ("include_embeddings", "split_fused", "skip_non_finite")
-
-
-def is_from_files(audit: Audit) -> bool:
-    """Return whether a command can name the audit's models: not those that Python had in memory."""
-    sources = (audit.base_source, audit.tuned_source)
-    return audit.tuned_kind in ("adapter", "checkpoint", "stack") and not any(
-        _IN_MEMORY.fullmatch(source) for source in sources
-    )
 
 
 def audit_command(audit: Audit) -> str | None:

@@ -24,6 +24,7 @@ from ..audits.summary import (
 )
 from ..charts.text import duration, interval, number, percent, plural, shell_lines
 from ..checkpoints.names import ModulePath, module_paths
+from ..studies.advice.steps import INTERPRETATION
 from .next_steps import next_steps
 from .page import Page
 
@@ -245,11 +246,20 @@ def _next_steps(audit: Audit, page: Page) -> None:
         page.say(line)
     if words.steps:
         page.say("")
-    for step in words.steps:
-        for line in _wrapped(step.sentence, page):
+    for position, step in enumerate(words.steps, start=1):
+        start = f"{position}. " if len(words.steps) > 1 else ""
+        for line in textwrap.wrap(
+            start + step.sentence,
+            page.width,
+            subsequent_indent=" " * len(start),
+            break_long_words=False,
+            break_on_hyphens=False,
+        ):
             page.say(line)
-        for line in shell_lines(step.command or (), max(1, page.width - 2)):
-            page.say((f"  {line}", "bold"))
+        for line in shell_lines(step.command or (), max(1, page.width - 5)):
+            page.say((f"     {line}", "bold"))
+    page.say("")
+    page.say(("What each number means, with values of our runs: ", "dim"), INTERPRETATION)
 
 
 def _wrapped(text: str, page: Page) -> list[str]:

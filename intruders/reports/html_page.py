@@ -28,6 +28,7 @@ from ..audits.summary import (
 )
 from ..charts.text import duration, number, percent, plural
 from ..errors import missing_extra
+from ..studies.advice.steps import INTERPRETATION
 from ..system.files import check_writable, write_atomically
 from .audit_command import audit_command
 from .comparison import common_matrices, labels_for
@@ -79,6 +80,7 @@ def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
         scales=scales,
         audit=audit,
         words=next_steps(audit, scales),
+        interpretation=INTERPRETATION,
         kinds=by_kind(audit.matrices),
         norm=update_norm(audit.matrices),
         relative=median(relative) if relative else float("nan"),

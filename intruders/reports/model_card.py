@@ -13,6 +13,7 @@ from ..audits.summary import by_kind
 from ..charts.text import number, percent, printable
 from ..checkpoints.hub import HubOrigin
 from ..errors import ResultFileError
+from ..studies.advice.steps import UNMEASURED
 from ..system.files import check_writable, read_bytes, write_atomically
 from .audit_command import audit_command
 from .next_steps import next_steps
@@ -46,7 +47,7 @@ def write_card(audit: str | os.PathLike[str] | Audit, card: str | os.PathLike[st
 def card_section(audit: Audit) -> str:
     """Return the section: what was found by module type, the settings and version, and how to make it again."""
     found = next_steps(audit)
-    parts = [BEGIN, "## Intruder dimensions", "", f"{found.finding} {found.meaning}", ""]
+    parts = [BEGIN, "## Intruder dimensions", "", f"{found.finding} {UNMEASURED} {found.meaning}", ""]
     if audit.matrices:
         parts += [*_table(audit), ""]
     parts += [_settings(audit), ""]

@@ -55,7 +55,7 @@ def run_study(
     proceed.
 
     Args:
-      study: see :func:`.config.read_study`.
+      study: what :func:`read_study` returns.
       out: a folder, or a URL of a place that fsspec knows.
       resume: insist that there is something to go on with.
       jobs: runs that are at work at once, on this machine.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from pathlib import Path
 
@@ -14,9 +13,11 @@ from typer.testing import CliRunner
 from intruders.cli.audit import audit
 from intruders.cli.evaluate import evaluate
 from intruders.cli.intervene import intervene
-from intruders.cli.mitigate import mitigate
+from intruders.cli.mitigate import _DRAWN_BY_SEED, _SURGERY, mitigate
 from intruders.cli.scale import scale
 from intruders.errors import SettingError
+from intruders.mitigation.remedies.every_remedy import PUBLISHED
+from intruders.settings import settings_of
 from tests.checkpoints.models import saved
 from tests.mitigation.hot import hot_llama, merged_from
 from tests.tiny import save_llama
@@ -74,24 +75,76 @@ def test_mitigate(folder: Path, tmp_path: Path) -> None:
 def test_the_commands_that_an_audit_ends_with_run(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Measuring and the share of the update; tests of heal and scale run those two on data."""
     monkeypatch.chdir(tmp_path)
     printed = run("audit", folder / "base", folder / "tuned", "--no-cache", "--html", "report.html")
     proposed = [
-        shlex.split(line)
+        shlex.split(line.removeprefix(" " * 5))
         for line in printed.replace("\\\n", " ").splitlines()
-        if line.startswith("  intruders ")
+        if line.startswith("     intruders ")
     ]
-    assert [words[1] for words in proposed] == ["evaluate", "scale", "mitigate"]
-    [corpus] = [index for index, word in enumerate(proposed[0]) if word == "pydoc"]
+    assert [words[1] for words in proposed] == ["evaluate", "heal", "scale", "mitigate", "remedies"]
+    by_name = {words[1]: words for words in proposed}
     (tmp_path / "text.txt").write_text("a text of some words\n\n" * 4)
-    proposed[0][corpus] = "text.txt"  # quicker than Python's documentation
-    outputs = {words[1]: run(*words[1:]) for words in proposed}
-    assert "change" in outputs["evaluate"]
-    assert "largest update scale without intruders" in outputs["scale"]
-    assert "intruders scaled by 0.3" in outputs["mitigate"]
-    config = json.loads((tmp_path / "mitigated" / "adapter_config.json").read_text())
-    [most] = re.findall(r"save an adapter of rank (\d+) or less", " ".join(printed.split()))
-    assert max(config["r"], *config["rank_pattern"].values()) == int(most)
+    corpus = by_name["evaluate"].index("pydoc")
+    by_name["evaluate"][corpus] = "text.txt"  # quicker than Python's documentation
+    assert "change" in run(*by_name["evaluate"][1:])
+    share = by_name["mitigate"].index("S")
+    by_name["mitigate"][share] = "0.4"
+    assert "written to interpolated" in run(*by_name["mitigate"][1:])
+    config = json.loads((tmp_path / "interpolated" / "adapter_config.json").read_text())
+    before = json.loads((folder / "tuned" / "adapter_config.json").read_text())
+    assert config["r"] == before["r"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--scale", 0.5, "--mode", "smooth_abs"],
+            "mode is 'smooth_abs', which only the remedy surgery takes",
+        ),
+        (
+            ["--remedy", "lines", "--mode", "smooth_abs"],
+            "mode is 'smooth_abs', which only the remedy surgery takes",
+        ),
+        (["--remedy", "lines", "--task", "words"], "task is 'words', which only the remedy surgery takes"),
+        (["--scale", 0.5, "--seed", 0], "seed is 0, and nothing is drawn here"),
+        (["--scale", 0.5, "--control", "shrink", "--seed", 3], "seed is 3, and nothing is drawn here"),
+        (["--remedy", "lines", "--seed", 3], "seed is 3, and nothing is drawn here"),
+        (
+            ["--remedy", "surgery", "--task", "word-problems", "--seed", 3],
+            "seed is 3, and nothing is drawn here",
+        ),
+    ],
+)
+def test_options_that_nothing_reads_are_refused(
+    folder: Path, tmp_path: Path, options: list[object], message: str
+) -> None:
+    arguments = [folder / "base", folder / "tuned", *map(str, options), "--out", tmp_path / "out"]
+    with pytest.raises(SettingError, match=message):
+        run("mitigate", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_remedies_that_draw_are_those_that_take_a_seed(folder: Path, tmp_path: Path) -> None:
+    drawn = {name for name, remedy in PUBLISHED.items() if "seed" in settings_of(remedy)}
+    assert drawn == {*_DRAWN_BY_SEED, _SURGERY}
+    out = tmp_path / "out"
+    run(
+        "mitigate",
+        folder / "base",
+        folder / "tuned",
+        "--scale",
+        0.5,
+        "--control",
+        "random",
+        "--seed",
+        3,
+        "--out",
+        out,
+    )
+    assert out.is_dir()
 
 
 def test_scale(folder: Path, tmp_path: Path) -> None:

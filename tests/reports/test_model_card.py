@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from made_up import LLAMA, made_up_audit
 
+from intruders.audits.audit_result import Audit
 from intruders.errors import ResultFileError
 from intruders.reports.model_card import BEGIN, END, card_section, write_card
 
@@ -53,6 +54,12 @@ def test_the_section_is_replaced_where_it_stands(tmp_path: Path) -> None:
     assert "is an intruder." in text
     write_card(AUDIT, card)
     assert f"left {AUDIT.intruders} intruders" in card.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("audit", [AUDIT, OTHER])
+def test_it_says_that_an_audit_does_not_measure_forgetting(audit: Audit) -> None:
+    """A card is read by people who did not see the audit, and the paper's sentence speaks of forgetting."""
+    assert "An audit does not measure forgetting. " in card_section(audit)
 
 
 def test_it_says_the_audits_own_numbers() -> None:

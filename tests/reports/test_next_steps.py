@@ -25,6 +25,7 @@ from intruders.cli.main import app
 from intruders.reports.audit_text import print_audit
 from intruders.reports.html_page import render_audit
 from intruders.reports.next_steps import NextSteps, next_steps
+from intruders.studies.advice.steps import SHARE
 
 COMMANDS: Any = typer.main.get_command(app)
 
@@ -68,59 +69,84 @@ def lines(words: NextSteps) -> list[str]:
     return [" ".join(filter(None, (step.sentence, step.line))) for step in words.steps]
 
 
+MEASURE = (
+    "An audit does not measure forgetting. Measure it first, as the rise of the loss on text; if that is not clearly "
+    "above zero, there is nothing to do. This takes 20 documents:"
+)
+
+
 def test_an_adapter_with_intruders() -> None:
     words = next_steps(made(3, 0, 1))
     assert words.finding == "Fine-tuning left 4 intruders in 2 of 3 changed matrices."
+    # The paper's finding and that of our studies are sentences of their own.
     assert words.meaning == (
-        "Shuttleworth et al. (2024) found that models with intruders forget more of their pre-training."
+        "Shuttleworth et al. (2024) found that models with intruders forget more of their pre-training. "
+        "Our studies of two small models did not decide whether intruders cause forgetting; models without intruders "
+        "forgot too."
     )
     assert lines(words) == [
+        f"{MEASURE} intruders evaluate runs/r2 --base base --loss-on pydoc --max-documents 20",
         (
-            "An audit does not measure forgetting. For a language model, measure the rise of its pre-training "
-            "loss on 20 documents: intruders evaluate runs/r2 --base base --loss-on pydoc --max-documents 20"
+            "If the loss rose, heal the model: this keeps what it learned, recovers what it forgot, and writes the "
+            "result. TASK is the task or data file that it was tuned on: "
+            "intruders heal base runs/r2 --task TASK --loss-on pydoc --out healed"
         ),
-        "Find the largest update scale without intruders: intruders scale base runs/r2",
-        # 2 of the update, and 3 intruders in the first matrix
         (
-            "Scale the 4 intruders to 30 % and save an adapter of rank 5 or less: "
-            "intruders mitigate base runs/r2 --scale 0.3 --out mitigated"
+            "Or turn the complete update down. This measures both losses, picks the share and writes the model: "
+            "intruders scale base runs/r2 --task TASK --loss-on pydoc --out scaled"
+        ),
+        (
+            "A share S that you measured (1 is as trained) is written by: "
+            "intruders mitigate base runs/r2 --remedy interpolate --strength S --out interpolated"
+        ),
+        (
+            "If you can train again, use a third of the learning rate. In our runs of MiniLM-L6 on two tasks, a third "
+            "reached the same accuracy with at most one intruder in every setting that had some."
+        ),
+        (
+            "Scale the intruders only if a comparison on your own model favors it. At equal task loss, our study found "
+            "that a share of the complete update forgets less than scaled intruders do (SmolLM2-135M, rank 1, eight of "
+            "eight seeds). This compares them: "
+            "intruders remedies base runs/r2 --only intruders --task TASK --loss-on pydoc --out compared"
         ),
     ]
+
+
+@pytest.mark.parametrize("rank", [2, None])
+@pytest.mark.parametrize("intruders", [0, 3])
+def test_no_step_scales_intruders(intruders: int, rank: int | None) -> None:
+    """What our own study rejected is not advised to somebody who has not compared."""
+    for step in next_steps(made(intruders, rank=rank)).steps:
+        assert "--scale" not in (step.command or ())
 
 
 def test_no_intruders_are_not_no_forgetting() -> None:
     words = next_steps(made(0, 0))
     assert words.finding == "None of the 20 examined vectors of 2 changed matrices is an intruder."
     assert words.meaning == (
-        "This does not mean that the model forgot nothing: a model can forget without intruders, and vectors "
-        "below the top 10 were not examined."
+        "This does not mean that the model forgot nothing: vectors below the top 10 were not examined. In our "
+        "studies, models without intruders forgot too."
     )
-    assert [step.command and step.command[1] for step in words.steps] == ["evaluate", "scale"]
-    assert "before the first intruder appears" in words.steps[1].sentence
+    names = [step.command and step.command[1] for step in words.steps]
+    assert names == ["evaluate", "heal", "scale", "mitigate", None, "scale"]
+    assert "before the first intruder appears" in words.steps[-1].sentence
 
 
 def test_one_of_each_is_singular() -> None:
     assert next_steps(made(1)).finding == "Fine-tuning left 1 intruder in 1 of 1 changed matrix."
-    assert lines(next_steps(made(1)))[2].startswith(
-        "Scale the 1 intruder to 30 % and save an adapter of rank 3"
-    )
-
-
-def test_a_checkpoint_comes_back_as_one() -> None:
-    words = next_steps(made(1, rank=None))
-    assert lines(words)[2] == (
-        "Scale the 1 intruder to 30 % and save a checkpoint: "
-        "intruders mitigate base runs/r2 --scale 0.3 --out mitigated"
-    )
 
 
 def test_an_adapter_without_factors_is_merged() -> None:
     """A new LoRA adapter would need a rank that nobody chose."""
-    audit = made(1, rank=None, tuned_kind="adapter")
-    assert lines(next_steps(audit))[2] == (
-        "Scale the 1 intruder to 30 % and save a merged checkpoint: "
-        "intruders mitigate base runs/r2 --scale 0.3 --out mitigated --as checkpoint"
-    )
+    for audit, is_merged in (
+        (made(1, rank=None, tuned_kind="adapter"), True),
+        (made(1, rank=None), False),
+        (made(1), False),
+    ):
+        (written,) = (
+            step.line for step in next_steps(audit).steps if step.command and "mitigate" in step.command
+        )
+        assert ("--as checkpoint" in str(written)) is is_merged
 
 
 @pytest.mark.parametrize(
@@ -176,28 +202,40 @@ def test_a_base_left_out_is_the_one_that_the_adapter_names(tmp_path: Path) -> No
     commands = [step.command for step in words.steps]
     assert commands[0] is not None
     assert commands[0][2:5] == (str(adapter), "--base", f"{tmp_path}/base")
-    for command in commands[1:]:
-        assert command is not None
+    for command in filter(None, commands[1:]):
         assert command[2:4] == (f"{tmp_path}/base", str(adapter))
     assert words == next_steps(run_audit(f"{tmp_path}/base", str(adapter), cache=False))
 
 
-def test_known_critical_scales_stand_in_place_of_the_command() -> None:
+def test_known_critical_scales_are_told_without_advice() -> None:
     one = MatrixScale("m", (4, 4), 0.4, 0.4, 64.0)
     scales = CriticalScales("base", "runs/r2", 10, 0.5, 0, 0.38412, 0, [one], 1.0)
-    assert lines(next_steps(made(1), scales))[1] == (
-        "The largest update scale with no intruders is 0.384 (1 = as trained)."
+    assert lines(next_steps(made(1), scales))[-1] == (
+        "The largest update scale with no intruders is 0.384 (1 = as trained). This counts intruders and does not "
+        "measure forgetting."
     )
     allowed = dataclasses.replace(scales, target=5)
-    assert "with at most 5 intruders is 0.384" in lines(next_steps(made(1), allowed))[1]
+    assert "with at most 5 intruders is 0.384" in lines(next_steps(made(1), allowed))[-1]
 
 
 def test_settings_that_are_not_the_defaults_are_passed_on() -> None:
     settings = {"include": ["*.q.*"], "exclude": ["a b*"], "include_embeddings": True}
     audit = made(1, k=4, epsilon=0.25, settings=settings)
-    for step in next_steps(audit).steps[1:]:
-        assert step.line is not None
-        assert "--k 4 --epsilon 0.25 --include '*.q.*' --exclude 'a b*' --include-embeddings" in step.line
+    by_name = {step.command[1]: str(step.line) for step in next_steps(audit).steps if step.command}
+    assert "--k 4 --epsilon 0.25 --include '*.q.*' --exclude 'a b*' --include-embeddings" in by_name["scale"]
+    for name in ("heal", "remedies"):
+        assert by_name[name].endswith("--k 4 --epsilon 0.25 --include '*.q.*' --exclude 'a b*'")
+    # A share of the complete update is not one of the part that was audited.
+    assert by_name["mitigate"].endswith("--k 4 --epsilon 0.25")
+    assert not any(option in by_name["evaluate"] for option in ("--k", "--include"))
+
+
+def test_paths_are_quoted_for_the_shell() -> None:
+    audit = made(1, base_source="my base", tuned_source="it's here")
+    for step in next_steps(audit).steps:
+        if step.command:
+            assert "'my base'" in str(step.line)
+            assert shlex.split(str(step.line)) == list(step.command)
 
 
 def test_left_out_settings_are_the_defaults() -> None:
@@ -209,12 +247,6 @@ def test_left_out_settings_are_the_defaults() -> None:
         assert (own["k"], own["epsilon"]) == (made().k, made().epsilon)
 
 
-def test_split_weights_are_mitigated_whole() -> None:
-    words = next_steps(made(1, settings={"split_fused": True}))
-    assert "fused weights as one matrix, so the count can differ" in lines(words)[2]
-    assert "split" not in str(words.steps[2].line)
-
-
 @pytest.mark.parametrize("tuned", ["a@0.7+b@0.3", "adapter.safetensors", "model-q4.gguf"])
 def test_no_loss_is_offered_of_what_transformers_cannot_load(tuned: str) -> None:
     words = next_steps(made(1, tuned_source=tuned))
@@ -222,13 +254,15 @@ def test_no_loss_is_offered_of_what_transformers_cannot_load(tuned: str) -> None
         "An audit does not measure forgetting. `intruders evaluate` measures it for a model that transformers "
         "can load."
     )
-    assert "save a checkpoint" in lines(words)[2] or "+" not in tuned  # a sum of adapters is written merged
+    assert [step.command[1] for step in words.steps if step.command] == ["mitigate"]
+    assert words.steps[1].sentence.startswith("If it forgot, turn the complete update down.")
 
 
 def test_a_base_without_a_head_has_no_loss() -> None:
     words = next_steps(made(1, base_source="minilm-l6"))
     assert words.steps[0].command is None
     assert "'minilm-l6' has no language-model head" in words.steps[0].sentence
+    assert "comes first" in words.steps[0].sentence
 
 
 @pytest.mark.parametrize(
@@ -260,9 +294,15 @@ def test_models_in_memory_have_no_commands(changes: dict[str, str]) -> None:
 )
 def test_every_command_is_one_that_is_understood(audit: Audit) -> None:
     for step in next_steps(audit).steps:
-        assert step.command is not None
+        if step.command is None:
+            assert step.sentence.endswith(".")
+            continue
         assert step.sentence.endswith(":")
-        _, name, *arguments = step.command
+        _, name, *arguments = ("0.5" if word == SHARE else word for word in step.command)
+        if name == "heal" and name not in COMMANDS.commands:
+            continue
+        if name == "scale" and "task" not in {parameter.name for parameter in COMMANDS.commands[name].params}:
+            continue
         with COMMANDS.commands[name].make_context(name, arguments) as context:
             assert context.params
 
@@ -281,9 +321,10 @@ def test_terminal_and_page_say_the_same(audit: Audit, width: int) -> None:
         assert " ".join(said.split()) in text
         assert said in page.replace("\N{NO-BREAK SPACE}", " ")
     for step in words.steps:
-        assert step.command is not None
-        assert shlex.join(step.command) in text
-        assert shlex.join(step.command) in page
+        assert shlex.join(step.command or ()) in text
+        assert shlex.join(step.command or ()) in page
+    assert text.endswith("What each number means, with values of our runs: docs/interpret.md")
+    assert "docs/interpret.md" in page
 
 
 def test_the_saved_audit_is_the_same_without_the_words() -> None:

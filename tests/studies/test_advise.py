@@ -27,7 +27,7 @@ from intruders.linalg import spiked_threshold
 from intruders.studies.advice import on_base as base_advice
 from intruders.studies.advice.advise import advise
 from intruders.studies.advice.on_study import advise_study
-from intruders.studies.advice.on_verdicts import Verdict, is_on
+from intruders.studies.advice.on_verdicts import Verdict, is_on, verdicts_of
 from intruders.studies.claims.claim import Answer
 from intruders.studies.tables.results import Results
 from intruders.studies.tables.table_columns import COLUMNS
@@ -134,12 +134,14 @@ def sweep(**changes: float | None) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"gain": 0.2}, "scale the intruders to 0.5"),
-        ({"gain": 0.0}, "scale the intruders to 0.5"),
-        ({"gain": None}, "scale the intruders to 0.5"),
+        (
+            {"gain": 0.2},
+            "scale the intruders to 0.5: intruders mitigate base tuned --scale 0.5 --out mitigated",
+        ),
+        ({"gain": 0.0}, "compare before you scale intruders"),
+        ({"gain": None}, "compare before you scale intruders"),
         ({"gain": -0.2}, "turn the complete update down instead of its intruders"),
-        ({}, "scale the intruders to 0.5"),
-        ({"shrink": 0.0}, "a control does as well or better"),
+        ({}, "compare before you scale intruders"),
         ({"loss": -0.02}, None),  # the interval holds zero
         ({"accuracy": -0.2}, None),  # it clearly costs accuracy
     ],
@@ -147,7 +149,8 @@ def sweep(**changes: float | None) -> dict[str, Any]:
 def test_mitigation_by_what_was_measured(
     tmp_path: Path, changes: dict[str, float], expected: str | None
 ) -> None:
-    made_up_audit(layers=2, intruder_rate=0.3).save(tmp_path / "audit.json")
+    audit = made_up_audit(layers=2, intruder_rate=0.3)
+    dataclasses.replace(audit, base_source="base", tuned_source="tuned").save(tmp_path / "audit.json")
     write(tmp_path / "intervention.json", sweep(**changes))
     found = [one for one in advise(tmp_path).advice if one.topic == "mitigation"]
     if expected is None:
@@ -158,6 +161,59 @@ def test_mitigation_by_what_was_measured(
     else:
         assert expected in found[0].change
         assert "-0.300 [-0.350, -0.250]" in found[0].evidence[0]
+        last = advise(tmp_path).steps[-1]
+        is_favored = changes.get("gain") == 0.2
+        assert last.sentence.startswith(
+            "On this model, scaling" if is_favored else "Scale the intruders only"
+        )
+        assert ("--scale" in (last.command or ())) is is_favored
+
+
+def test_a_control_that_does_as_well_is_named(tmp_path: Path) -> None:
+    made_up_audit(layers=2, intruder_rate=0.3).save(tmp_path / "audit.json")
+    write(tmp_path / "intervention.json", sweep(shrink=0.0))
+    (mitigation,) = (piece for piece in advise(tmp_path).advice if piece.topic == "mitigation")
+    assert any("the control shrink does as well or better" in line for line in mitigation.evidence)
+
+
+def evaluation(low: float, high: float) -> dict[str, Any]:
+    """What `intruders evaluate --base --out` writes, where the loss on pydoc rose by something in between."""
+    middle = {"estimate": (low + high) / 2, "low": low, "high": high}
+    losses = [{"corpus": "pydoc", "difference": middle}, {"corpus": "other"}]
+    return {"schema": 1, "model": "tuned", "base": "base", "losses": losses}
+
+
+@pytest.mark.parametrize("folder", [".", "evaluation"])
+@pytest.mark.parametrize("intruder_rate", [0.0, 0.3])
+def test_no_measured_forgetting_is_nothing_to_do(tmp_path: Path, folder: str, intruder_rate: float) -> None:
+    audit = made_up_audit(layers=2, intruder_rate=intruder_rate)
+    dataclasses.replace(audit, base_source="base", tuned_source="tuned").save(tmp_path / "audit.json")
+    (tmp_path / folder).mkdir(exist_ok=True)
+    write(tmp_path / folder / "evaluation.json", evaluation(-0.01, 0.03))
+    sentence = advise(tmp_path).steps[0].sentence
+    assert sentence == (
+        "Keep the model: no forgetting was measured. Its loss did not clearly rise (on pydoc by +0.010 "
+        "[-0.010, +0.030] nats per token, perplexity times 1.01)."
+    )
+    commands = [step.command[1] for step in advise(tmp_path).steps if step.command]
+    assert not {"heal", "mitigate", "remedies"} & set(commands)
+
+
+def test_measured_forgetting_is_healed(tmp_path: Path) -> None:
+    audit = dataclasses.replace(
+        made_up_audit(layers=2, intruder_rate=0.3), base_source="base", tuned_source="tuned"
+    )
+    audit.save(tmp_path / "audit.json")
+    write(tmp_path / "evaluation.json", evaluation(0.2, 0.4))
+    first, second, *_ = advise(tmp_path).steps
+    assert first.sentence == (
+        "Fine-tuning raised the loss on pydoc by +0.300 [+0.200, +0.400] nats per token, perplexity times 1.35."
+    )
+    assert second.command is not None
+    assert second.command[:4] == ("intruders", "heal", "base", "tuned")
+    write(tmp_path / "evaluation.json", {"schema": 1, "losses": [{"corpus": "pydoc", "difference": 3}]})
+    with pytest.raises(IntrudersError, match="its losses cannot be read"):
+        advise(tmp_path)
 
 
 def test_a_base_alone(llama: Path) -> None:
@@ -255,8 +311,15 @@ def write_study(folder: Path, results: Results) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("gain", "is_worse"), [(-0.4, True), (0.0, False), (0.4, False)])
-def test_a_study_where_interpolation_was_measured(tmp_path: Path, gain: float, is_worse: bool) -> None:
+@pytest.mark.parametrize(
+    ("gain", "change"),
+    [
+        (-0.4, "turn the complete update down"),
+        (0.0, "compare before you scale intruders"),
+        (0.4, "intruders scaled to 0 "),
+    ],
+)
+def test_a_study_where_interpolation_was_measured(tmp_path: Path, gain: float, change: str) -> None:
     rows = matched(effect=1.0)
     swept = interventions(rows)
     gains = [
@@ -266,7 +329,7 @@ def test_a_study_where_interpolation_was_measured(tmp_path: Path, gain: float, i
     ]
     found = advise(write_study(tmp_path, study(runs=rows, interventions=swept + gains)))
     (one,) = (one for one in found.advice if one.topic == "mitigation")
-    assert one.change.startswith("turn the complete update down" if is_worse else "intruders scaled to 0 ")
+    assert one.change.startswith(change)
     assert any("gain over interpolation at equal task loss" in line for line in one.evidence)
 
 
@@ -379,6 +442,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert max(map(len, result.output.splitlines())) <= 80 + len(str(tmp_path))
     document = json.loads((tmp_path / "advice.json").read_text())
     assert document["schema"] == 1
+    assert [step["command"] for step in document["steps"]] == [step.line for step in advise(tmp_path).steps]
+    assert "what to do, in this order\n1. An audit does not measure forgetting." in result.output
     assert [one["topic"] for one in document["advice"]] == topics(tmp_path)
     piped = CliRunner().invoke(app, [str(tmp_path), "--json", "-"])
     assert json.loads(piped.output) == document
@@ -439,6 +504,19 @@ def test_verdicts_of_studies_stand_beside_the_advice_that_rests_on_them(tmp_path
 
 def test_a_study_of_a_demo_model_is_of_the_model_at_its_path() -> None:
     where = Answer("minilm-l6 on words", "", 1.0, 0.5, 1.5, 1, 3)
-    verdict = Verdict(Path("runs"), "structure", where)
+    verdict = Verdict(Path("runs"), "structure", where, "minilm-l6")
     assert is_on(verdict, str(DEMO_MODELS["minilm-l6"].packaged()))
     assert not is_on(verdict, "smollm2-135m")
+
+
+@pytest.mark.parametrize(
+    "base", ["llama", "s3://models/llama", "C:/models/llama", "tests on words/llama", "a: b"]
+)
+def test_a_verdict_is_of_its_base_whatever_the_path_says(tmp_path: Path, base: str) -> None:
+    """A base was read out of the label `BASE on TASK`, and cut at the first colon or ` on `."""
+    rows = matched(effect=1.0, base=base)
+    folder = study_folder(tmp_path / "study", [*rows, *matched(effect=1.0, base="tests")], [])
+    ours = [verdict for verdict in verdicts_of(folder) if is_on(verdict, base)]
+    assert ours
+    assert all(verdict.answer.where.startswith(base) for verdict in ours)
+    assert not any(is_on(verdict, "another") for verdict in ours)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
+from ...audits.audit_settings import AuditSettings
+from ...audits.command_line import changed_options
 from ..intervals import Interval
 from .compared import ComparedRemedy, RemedyComparison
 from .tried_strengths import strength_name
@@ -69,12 +72,9 @@ def command(comparison: RemedyComparison, out: str = "DIR") -> str | None:
         parts += ["--seed", str(comparison.settings["seed"])]
     if comparison.tuned_kind != "checkpoint" and _needs_a_checkpoint(best, comparison):
         parts += ["--as", "checkpoint"]
-    for name, usual in (("k", 10), ("epsilon", 0.5)):
-        if comparison.settings[name] != usual:
-            parts += [f"--{name}", f"{comparison.settings[name]:g}"]
-    for name in ("include", "exclude"):
-        for pattern in comparison.settings.get(name) or ():
-            parts += [f"--{name}", str(pattern)]
+    names = ("k", "epsilon", "include", "exclude")
+    audited: dict[str, Any] = {name: comparison.settings.get(name) or () for name in names}
+    parts += changed_options(AuditSettings(**audited), names)
     return shlex.join([*parts, "--out", out])
 
 

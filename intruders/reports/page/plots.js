@@ -41,7 +41,7 @@ const warmScale = () => [[0, colour("warm-low")], [0.5, colour("warm-middle")], 
 
 const bar = (title) => ({ title: { text: title, side: "right" }, thickness: 12, outlinewidth: 0 });
 
-/** Rows of cosines from the bytes that payload.py packed. */
+/** Rows of cosines from the bytes that page_payload.py packed. */
 function similarityRows(matrix) {
   const bytes = Uint8Array.from(atob(matrix.similarity.bytes), (character) => character.charCodeAt(0));
   const [rows, columns] = matrix.similarity.shape;

@@ -6,14 +6,11 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...charts.text import shell_lines
 from ...version import __version__
+from .steps import INTERPRETATION, Step
 
 SCHEMA = 1
-# What to do where scaling intruders clearly loses against interpolation.
-DOWN_INSTEAD = (
-    "turn the complete update down instead of its intruders: a share of it has a lower loss on text at the same task "
-    "loss; intruders remedies BASE TUNED finds the share"
-)
 _WIDTH = 80
 
 
@@ -33,9 +30,10 @@ class Advised:
     source: str
     kind: str  # base, audit, run or study
     advice: list[Advice]
-    notes: list[str] = field(
-        default_factory=list
-    )  # what was looked at and gave no advice, and what was not measured
+    # What was looked at and gave no advice, and what was not measured.
+    notes: list[str] = field(default_factory=list)
+    # What to do with a tuned model, in order.
+    steps: list[Step] = field(default_factory=list)
 
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -48,6 +46,7 @@ class Advised:
                 {"topic": one.topic, "change": one.change, "evidence": one.evidence} for one in self.advice
             ],
             "notes": self.notes,
+            "steps": [{"sentence": step.sentence, "command": step.line} for step in self.steps],
         }
 
     def lines(self) -> list[str]:
@@ -63,6 +62,12 @@ class Advised:
             found.append("")
             for note in self.notes:
                 found += _wrapped(note, "- ")
+        if self.steps:
+            found += ["", "what to do, in this order"]
+            for position, step in enumerate(self.steps, start=1):
+                found += _wrapped(step.sentence, f"{position}. ")
+                found += [f"     {line}" for line in shell_lines(step.command or (), _WIDTH - 5)]
+            found += ["", f"What each number means: {INTERPRETATION}"]
         return found
 
 

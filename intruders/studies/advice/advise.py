@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ...audits.audit import audit_sides
 from ...audits.audit_result import Audit
@@ -14,12 +16,14 @@ from ...audits.critical_scales_result import CriticalScales
 from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.open import open_source
 from ...errors import ResultFileError, SettingError
+from ...evaluation.intervals import Interval
 from ...models.finetuned_folder import FinetunedFolder
 from ...system.documents import read_document
 from ...system.progress import Progress, silent
 from .advice import Advised
 from .on_base import advise_base
-from .on_model import Sweep, advise_model
+from .on_model import Sweep, advise_model, scaled_gain
+from .steps import Facts, Forgetting, Step, steps
 
 _AUDITS = ("audit.json", "audit.parquet")
 
@@ -35,8 +39,8 @@ def advise(
     """Suggest what to change, with evidence from the results at ``source``.
 
     - The folder of a study: from its analyses.
-    - A saved audit, or a folder with one (a study's run): from it, and from ``scale.json`` and ``intervention.json``
-      in the same folder.
+    - A saved audit, or a folder with one (a study's run): from it, and from ``evaluation.json``, ``scale.json`` and
+      ``intervention.json`` in the same folder.
     - An adapter, or a run of ``intruders finetune``: it is audited with its base, and its critical scale measured.
     - Any other model is taken for a base: how large an update may be.
 
@@ -92,7 +96,10 @@ def _on_study(path: Path) -> tuple[Advised, list[str]]:
 
 def _on_audit(file: Path, source: str) -> tuple[Advised, list[str]]:
     audit = Audit.load(file)
-    advised = Advised(source, "audit", *advise_model(audit, _scale_beside(file), _sweep_beside(file)))
+    scale, sweep = _scale_beside(file), _sweep_beside(file)
+    gain = None if sweep is None else scaled_gain(sweep)
+    facts = Facts.of(audit, scale, _forgetting_beside(file), gain)
+    advised = Advised(source, "audit", *advise_model(audit, scale, sweep), _steps(audit, facts))
     return advised, [audit.base_source]
 
 
@@ -104,7 +111,12 @@ def _on_model(
     if audit.intruders:
         scale = critical_scales(base, source, audit=settings, progress=progress)
     advice, notes = advise_model(audit, scale)
-    return Advised(source, "model", advice, notes), [audit.base_source]
+    return Advised(source, "model", advice, notes, _steps(audit, Facts.of(audit, scale))), [audit.base_source]
+
+
+def _steps(audit: Audit, facts: Facts) -> list[Step]:
+    """What to do; nothing where no matrix could be audited, which says nothing of the model."""
+    return steps(facts) if audit.matrices else []
 
 
 def _base_of_run(path: Path) -> str | None:
@@ -137,6 +149,38 @@ def _sweep_beside(audit: Path) -> Sweep | None:
     if not isinstance(rows, list):
         raise ResultFileError(f"'{file}' is not the intervention.json of a study's run: it has no rows")
     return Sweep(rows) if rows else None
+
+
+def _forgetting_beside(audit: Path) -> list[Forgetting]:
+    """What ``intruders evaluate --out`` measured of the same model: in the audit's folder, or below it in a run's."""
+    for file in (audit.parent / "evaluation.json", audit.parent / "evaluation" / "evaluation.json"):
+        if _is_there(file):
+            return forgetting_of(file)
+    return []
+
+
+def forgetting_of(file: Path) -> list[Forgetting]:
+    """The rises of the loss over the base in an ``evaluation.json``; none where the base was not measured.
+
+    Raises ResultFileError for a file that is none.
+    """
+    losses = (read_document(file, "the evaluation.json of intruders evaluate", 1) or {}).get("losses")
+    try:
+        return [
+            Forgetting(str(loss["corpus"]), _rise(loss["difference"]))
+            for loss in losses or ()
+            if loss.get("difference") is not None
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ResultFileError(
+            f"'{file}' is not an evaluation.json of intruders evaluate: its losses cannot be read; measure again with "
+            "intruders evaluate --out"
+        ) from error
+
+
+def _rise(difference: dict[str, Any]) -> Interval:
+    estimate, low, high = (difference[name] for name in ("estimate", "low", "high"))
+    return Interval(float(estimate), *(math.nan if end is None else float(end) for end in (low, high)))
 
 
 def _is_there(path: Path) -> bool:

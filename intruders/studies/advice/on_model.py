@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from ...audits.audit_result import Audit
 from ...audits.critical_scales_result import CriticalScales
 from ...audits.records import AuditedMatrix
 from ...checkpoints.names import module_paths
+from ...evaluation.intervals import Interval
 from ...system.documents import json_number
 from ..claims.shared.statistics import auc
-from .advice import DOWN_INSTEAD, Advice
+from .advice import Advice
+from .steps import COMPARE_FIRST, DOWN_INSTEAD, Facts, ScaledGain, scale_command
 
 # How far apart the updates of matrices with and without intruders must lie, and how many of each it takes.
 _APART, _FEWEST = 0.8, 5
@@ -48,21 +51,11 @@ def advise_model(
     ]
     advice: list[Advice] = []
     if sweep is not None:
-        found, more = _on_mitigation(sweep)
+        found, more = _on_mitigation(audit, sweep)
         advice += found
         notes += more
-    else:
-        notes.append(
-            "whether scaling the intruders down helps this model was not measured: intruders intervene "
-            "BASE TUNED "
-            "--loss-on TEXT --task TASK"
-        )
     if scale is not None:
         advice += _on_scale(audit, scale)
-    else:
-        notes.append(
-            "how far the update's scale can be increased was not measured: intruders scale BASE TUNED"
-        )
     advice += _on_size(audit)
     advice += _on_modules(audit)
     return advice, notes
@@ -85,62 +78,90 @@ def _on_scale(audit: Audit, scale: CriticalScales) -> list[Advice]:
         else "scale the adapter, or its alpha, by that"
     )
     change = (
-        f"an update of at most {scale.largest:.3g} times this one has no intruders: {how}; what it costs "
-        "in task score is "
-        "yours to measure"
+        f"an update of at most {scale.largest:.3g} times this one has no intruders: {how}; what that does to "
+        "forgetting and to the task score is yours to measure"
     )
     return [Advice("scale", change, evidence)]
 
 
-def _on_mitigation(sweep: Sweep) -> tuple[list[Advice], list[str]]:
-    """The scale of the intruders with the largest clear fall of a loss and no clear fall of an accuracy."""
-    scales: dict[float, list[dict[str, Any]]] = defaultdict(list)
-    for row in sweep.rows:
-        if row["control"] == "intruders" and float(row["scale"]) < 1:
-            scales[float(row["scale"])].append(row)
-    best: tuple[float, dict[str, Any], list[dict[str, Any]]] | None = None
-    for scale, rows in scales.items():
+def scaled_gain(sweep: Sweep) -> ScaledGain | None:
+    """What the best scale of the intruders gains over interpolation; None where that was not measured."""
+    best = _best_scale(sweep)
+    row = None if best is None else _gain_at(sweep, best.scale)
+    if best is None or row is None:
+        return None
+    ends = [_number(row[f"change_{end}"]) for end in ("low", "high")]
+    low, high = (math.nan if end is None else end for end in ends)
+    # A loss of interpolation minus one of the remedy: positive is better.
+    return ScaledGain(best.scale, Interval(float(row["change"]), low, high))
+
+
+@dataclass(frozen=True)
+class _BestScale:
+    """The scale of the intruders with the largest clear fall of a loss, and the accuracies there."""
+
+    scale: float
+    loss: dict[str, Any]
+    scores: list[dict[str, Any]]
+
+
+def _best_scale(sweep: Sweep) -> _BestScale | None:
+    """The scale with the largest clear fall of a loss and no clear fall of an accuracy."""
+    best: _BestScale | None = None
+    for scale, rows in _intruders_by_scale(sweep).items():
         losses = [row for row in rows if row["measure"] == "loss" and _is_below(row)]
         scores = [row for row in rows if row["measure"] == "accuracy"]
         if any(_is_below(row) for row in scores) or not losses:
             continue
         loss = min(losses, key=lambda row: float(row["change"]))
-        if best is None or float(loss["change"]) < float(best[1]["change"]):
-            best = scale, loss, scores
+        if best is None or float(loss["change"]) < float(best.loss["change"]):
+            best = _BestScale(scale, loss, scores)
+    return best
+
+
+def _intruders_by_scale(sweep: Sweep) -> dict[float, list[dict[str, Any]]]:
+    scales: dict[float, list[dict[str, Any]]] = defaultdict(list)
+    for row in sweep.rows:
+        if row["control"] == "intruders" and float(row["scale"]) < 1:
+            scales[float(row["scale"])].append(row)
+    return scales
+
+
+def _on_mitigation(audit: Audit, sweep: Sweep) -> tuple[list[Advice], list[str]]:
+    """What the interventions say of scaled intruders: better than interpolation, worse, or still to be compared."""
+    best = _best_scale(sweep)
     if best is None:
-        tried = ", ".join(f"{scale:g}" for scale in sorted(scales))
+        tried = ", ".join(f"{scale:g}" for scale in sorted(_intruders_by_scale(sweep)))
         return [], [
-            (
-                f"no scale of the intruders that was tried ({tried or 'none'}) clearly lowers a loss at no "
-                "clear cost"
-            )
+            f"no scale of the intruders that was tried ({tried or 'none'}) clearly lowers a loss at no clear cost"
         ]
-    scale, loss, scores = best
-    evidence = [f"loss on {loss['on']} changes by {_said(loss, 'change')} (paired over documents)"]
-    evidence += [
-        f"accuracy on {row['on']} by {_said(row, 'change')}, which is not clearly a loss" for row in scores
+    scale, loss = best.scale, best.loss
+    evidence = [
+        f"loss on {loss['on']} with intruders scaled to {scale:g}: {_said(loss, 'change')}, paired by document"
     ]
-    as_good = []
+    evidence += [
+        f"accuracy on {row['on']} by {_said(row, 'change')}, which is not clearly a loss"
+        for row in best.scores
+    ]
     for row in sweep.rows:
         if row["control"] == "intruders" or float(row["scale"]) != scale or row["measure"] != "loss":
             continue
         if row["on"] != loss["on"] or _number(row["against_intruders"]) is None:
             continue
+        against = _said(row, "against_intruders")
         if (_number(row["against_intruders_low"]) or -math.inf) > 0:
-            evidence.append(
-                f"the control {row['control']} does clearly worse, by {_said(row, 'against_intruders')}"
-            )
+            evidence.append(f"the control {row['control']} does clearly worse, by {against}")
         else:
-            as_good.append(f"the control {row['control']} against it: {_said(row, 'against_intruders')}")
-    change = f"scale the intruders to {scale:g}: intruders mitigate BASE TUNED --scale {scale:g} --out DIR"
-    if as_good:
-        change += "; what is scaled may not matter, since a control does as well or better"
+            evidence.append(f"the control {row['control']} does as well or better: {against} against it")
+    change = COMPARE_FIRST
     gain = _gain_at(sweep, scale)
     if gain is not None:
-        as_good.append(f"gain over interpolation at equal task loss: {_said(gain, 'change')}")
+        evidence.append(f"gain over interpolation at equal task loss: {_said(gain, 'change')}")
         if _is_below(gain):
             change = DOWN_INSTEAD
-    return [Advice("mitigation", change, evidence + as_good)], []
+        elif (_number(gain["change_low"]) or -math.inf) > 0:
+            change = f"scale the intruders to {scale:g}: {shlex.join(scale_command(Facts.of(audit), scale))}"
+    return [Advice("mitigation", change, evidence)], []
 
 
 def _gain_at(sweep: Sweep, scale: float) -> dict[str, Any] | None:
@@ -162,18 +183,21 @@ def _on_size(audit: Audit) -> list[Advice]:
         return []
     evidence = [
         (
-            f"the update's largest singular value is {median(sizes[True]):.2f} of the base's last examined one "
-            "in the "
-            f"{len(sizes[True])} matrices with intruders (median), {median(sizes[False]):.2f} in the "
-            f"{len(sizes[False])} without"
+            f"the update's largest singular value is {median(sizes[True]):.2f} times the base's last examined "
+            f"singular value in the {len(sizes[True])} matrices with intruders (median), "
+            f"{median(sizes[False]):.2f} times in the {len(sizes[False])} without"
         ),
         (
-            "of a matrix with and one without, the one with has the larger in "
-            f"{100 * auc(sizes[True], sizes[False]):.0f} %"
+            f"in {100 * auc(sizes[True], sizes[False]):.0f} % of pairs of one matrix with intruders and one "
+            "without, the one with intruders has the larger update"
         ),
     ]
     return [
-        Advice("size of the update", "train with a smaller one: a lower learning rate or alpha", evidence)
+        Advice(
+            "size of the update",
+            "if the model forgot, train with a smaller one: a third of the learning rate, or a lower alpha",
+            evidence,
+        )
     ]
 
 

@@ -13,7 +13,8 @@ from ..claims.remedies import AFTERWARDS, CONTROL, REFERENCE
 from ..claims.shared.comparable_runs import below_score, finished, numbers
 from ..claims.shared.words import points_said, said, seeds_said
 from ..tables.results import Results
-from .advice import DOWN_INSTEAD, Advice
+from .advice import Advice
+from .steps import COMPARE_FIRST, DOWN_INSTEAD
 
 # The topic of each kind of remedy.
 _TOPICS = {
@@ -114,8 +115,8 @@ def _on_remedies(rows: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str,
         gain = _gain_beside(row, plain, swept)
         if gain is not None:
             evidence.append(f"gain over interpolation at equal task loss: {said(gain, 3)} nats per token")
-            if gain.high < 0:
-                change = DOWN_INSTEAD
+        if kind == AFTERWARDS and (gain is None or not gain.low > 0):
+            change = DOWN_INSTEAD if gain is not None and gain.high < 0 else COMPARE_FIRST
         advice.append(Advice(_TOPICS.get(kind, kind), change, evidence))
     return advice
 

@@ -35,6 +35,7 @@ class Verdict:
     folder: Path
     claim: str
     answer: Answer
+    base: str | None  # the base of the study's runs that the answer is on; None where it names none of them
 
     def __str__(self) -> str:
         one = self.answer
@@ -70,15 +71,26 @@ def with_verdicts(advised: Advised, bases: Sequence[str], folders: Sequence[Path
 def verdicts_of(folder: Path) -> Iterator[Verdict]:
     """Every answer on the claims that a study's file asks for."""
     asked = StudyFolder(folder).document().get("analyses")
-    for finding in analyse_all(load_results(folder), asked):
+    results = load_results(folder)
+    bases = [str(base) for base in results.runs["base"].dropna().unique()]
+    for finding in analyse_all(results, asked):
         for answer in finding.answers:
-            yield Verdict(folder, finding.name, answer)
+            yield Verdict(folder, finding.name, answer, base_of(answer, bases))
+
+
+def base_of(answer: Answer, bases: Sequence[str]) -> str | None:
+    """The one of a study's ``bases`` that an answer is on; a base's path may have any word or sign in it."""
+    named = [
+        base
+        for base in bases
+        if answer.where.startswith((f"{base} on ", f"{base}: ")) or answer.where == base
+    ]
+    return max(named, key=len, default=None)
 
 
 def is_on(verdict: Verdict, base: str) -> bool:
     """Whether a verdict is of this base: the same name, or the demo model that lies at this path."""
-    own = verdict.answer.where.partition(" on ")[0].partition(":")[0]
-    return bool(_names(own) & _names(base))
+    return verdict.base is not None and bool(_names(verdict.base) & _names(base))
 
 
 def _names(base: str) -> set[str]:

@@ -29,7 +29,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One piece of work. What does it is in :mod:`.work`, which loads what training needs."""
+    """One piece of work. What does it is in :mod:`.do_stage`, which loads what training needs."""
 
     name: str
     settings: dict[str, Any]  # on which its result depends, besides the run's own

@@ -1,0 +1,299 @@
+"""What to do after an audit, from what is known of the model: measure, heal or turn the update down, retrain.
+
+These words and commands are in the terminal, in the HTML report, in a model card and in ``intruders advise``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...audits.audit_result import Audit
+from ...audits.audit_settings import AuditSettings
+from ...audits.command_line import changed_options, is_from_files
+from ...audits.critical_scales_result import CriticalScales
+from ...charts.text import number, plural
+from ...checkpoints.demo_models import DEMO_MODELS
+from ...evaluation.intervals import Interval
+
+# Where every number is explained, with reference values.
+INTERPRETATION = "docs/interpret.md"
+UNMEASURED = "An audit does not measure forgetting."
+PAPER = "Shuttleworth et al. (2024) found that models with intruders forget more of their pre-training."
+STUDIES = (
+    "Our studies of two small models did not decide whether intruders cause forgetting; models without intruders "
+    "forgot too."
+)
+STUDIES_WITHOUT = "In our studies, models without intruders forgot too."
+# What our studies found of a remedy; docs/results has the tables.
+_OF_DOSES = (
+    "At equal task loss, our study found that a share of the complete update forgets less than scaled intruders do "
+    "(SmolLM2-135M, rank 1, eight of eight seeds)."
+)
+_OF_RATES = (
+    "In our runs of MiniLM-L6 on two tasks, a third reached the same accuracy with at most one intruder "
+    "in every setting that had some."
+)
+# Advice of a study, whose models are many: the commands name none.
+DOWN_INSTEAD = (
+    "turn the complete update down instead of its intruders: a share of it has a lower loss on text at the same task "
+    "loss; intruders scale BASE TUNED --task TASK --loss-on CORPUS --out DIR finds the share and writes the model"
+)
+COMPARE_FIRST = (
+    "compare before you scale intruders: whether that beats a share of the complete update at equal task loss is not "
+    "clear here; intruders remedies BASE TUNED --task TASK --loss-on CORPUS measures it"
+)
+
+# What the commands propose: documents of pydoc (all 79 take minutes on two cores), and folders to write.
+PROPOSED_DOCUMENTS = 20
+HEALED, SCALED, INTERPOLATED, MITIGATED, COMPARED = (
+    "healed",
+    "scaled",
+    "interpolated",
+    "mitigated",
+    "compared",
+)
+# What only the user knows, in the place of a value.
+TASK, SHARE = "TASK", "S"
+
+# A demo model that is stored without a language-model head has no pre-training loss.
+_HEADLESS = ("minilm-l6",)
+_WEIGHTS_FILE = re.compile(r"\.(safetensors|gguf|bin|pt|pth|ckpt|json)$")
+_OF_WHOLE_WEIGHTS = ("k", "epsilon", "include", "exclude", "include_embeddings")
+_OF_COMPARISONS = ("k", "epsilon", "include", "exclude")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do: a sentence and, if there is one, the command that does it."""
+
+    sentence: str
+    command: tuple[str, ...] | None = None
+
+    @property
+    def line(self) -> str | None:
+        """The command as one shell line."""
+        return None if self.command is None else shlex.join(self.command)
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """The measured rise of the loss on one corpus over the base's, in nats per token."""
+
+    corpus: str
+    rise: Interval
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the 95 % interval is above zero."""
+        return self.rise.low > 0
+
+    def __str__(self) -> str:
+        rise = f"{self.rise.estimate:+.3f} [{self.rise.low:+.3f}, {self.rise.high:+.3f}] nats per token"
+        return f"on {self.corpus} by {rise}, perplexity times {math.exp(self.rise.estimate):.2f}"
+
+
+@dataclass(frozen=True)
+class ScaledGain:
+    """What intruders scaled to one scale gain over interpolation at equal task loss, in nats per token."""
+
+    scale: float
+    gain: Interval
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether scaling the intruders is clearly better than a share of the complete update."""
+        return self.gain.low > 0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a tuned model when someone asks what to do."""
+
+    base: str
+    tuned: str
+    intruders: int
+    settings: AuditSettings
+    has_commands: bool  # a command can name both models
+    writes_merged: bool  # an adapter whose updates have no factors: what is written is a checkpoint
+    scales: CriticalScales | None = None
+    forgetting: Sequence[Forgetting] = ()  # by corpus; none where it was not measured
+    gain: ScaledGain | None = None
+
+    @classmethod
+    def of(
+        cls,
+        audit: Audit,
+        scales: CriticalScales | None = None,
+        forgetting: Sequence[Forgetting] = (),
+        gain: ScaledGain | None = None,
+    ) -> Facts:
+        """The facts of an audit, with what else was measured of the model."""
+        return cls(
+            base=audit.base_source,
+            tuned=audit.tuned_source,
+            intruders=audit.intruders,
+            settings=AuditSettings.of(audit),
+            has_commands=is_from_files(audit),
+            writes_merged=audit.tuned_kind == "adapter"
+            and not is_sum(audit.tuned_source)
+            and None in [matrix.rank for matrix in audit.matrices],
+            scales=scales,
+            forgetting=forgetting,
+            gain=gain,
+        )
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether the loss on text of both models can be measured by a command."""
+        sides = (self.base, self.tuned)
+        return self.has_commands and self.base not in _HEADLESS and all(is_loadable(side) for side in sides)
+
+    def command(self, name: str, *options: str, only: Sequence[str] = ()) -> tuple[str, ...]:
+        """A command on the two models, with the audit's settings in ``only`` that are not the defaults."""
+        return ("intruders", name, self.base, self.tuned, *options, *changed_options(self.settings, only))
+
+
+def steps(facts: Facts) -> list[Step]:
+    """Return what to do, in order: measure, heal or turn down, retrain, and scale intruders only where it pays."""
+    if facts.forgetting and not any(measured.is_clear for measured in facts.forgetting):
+        return [_nothing_to_do(facts), *_on_scales(facts)]
+    return [
+        _measured(facts),
+        *_heal(facts),
+        *_turn_down(facts),
+        _retrain(),
+        *_scale_intruders(facts),
+        *_on_scales(facts),
+    ]
+
+
+def is_loadable(source: str) -> bool:
+    """Whether transformers may load it: a folder, a Hub id or a demo model, not one file or a sum of models."""
+    return source in DEMO_MODELS or not (is_sum(source) or _WEIGHTS_FILE.search(source))
+
+
+def is_sum(source: str) -> bool:
+    """Whether the source names a sum of models, or one model with a weight: A@0.7+B@0.3."""
+    if "@" not in source and "+" not in source:
+        return False
+    try:
+        return not Path(source).expanduser().exists()
+    except (OSError, RuntimeError):  # too long a name, or an unknown home: no path
+        return True
+
+
+def _nothing_to_do(facts: Facts) -> Step:
+    measured = "; ".join(str(one) for one in facts.forgetting)
+    return Step(f"Keep the model: no forgetting was measured. Its loss did not clearly rise ({measured}).")
+
+
+def _measured(facts: Facts) -> Step:
+    """What was measured of forgetting, or how to measure it."""
+    if facts.forgetting:
+        rises = "; ".join(str(one) for one in facts.forgetting if one.is_clear)
+        return Step(f"Fine-tuning raised the loss {rises}.")
+    if facts.base in _HEADLESS:
+        return Step(
+            f"{UNMEASURED} '{facts.base}' has no language-model head, so its pre-training loss is not defined. "
+            "On a language model, `intruders evaluate TUNED --base BASE --loss-on pydoc` comes first."
+        )
+    if not facts.has_loss:
+        return Step(f"{UNMEASURED} `intruders evaluate` measures it for a model that transformers can load.")
+    return Step(
+        f"{UNMEASURED} Measure it first, as the rise of the loss on text; if that is not clearly above zero, there "
+        f"is nothing to do. This takes {PROPOSED_DOCUMENTS} documents:",
+        (
+            *("intruders", "evaluate", facts.tuned, "--base", facts.base),
+            *("--loss-on", "pydoc", "--max-documents", str(PROPOSED_DOCUMENTS)),
+        ),
+    )
+
+
+def _heal(facts: Facts) -> Iterator[Step]:
+    if not facts.has_loss:
+        return
+    yield Step(
+        "If the loss rose, heal the model: this keeps what it learned, recovers what it forgot, and writes the "
+        f"result. {TASK} is the task or data file that it was tuned on:",
+        facts.command("heal", *_measuring(HEALED), only=_OF_COMPARISONS),
+    )
+
+
+def _turn_down(facts: Facts) -> Iterator[Step]:
+    if facts.has_loss:
+        yield Step(
+            "Or turn the complete update down. This measures both losses, picks the share and writes the model:",
+            facts.command("scale", *_measuring(SCALED), only=_OF_WHOLE_WEIGHTS),
+        )
+    if not facts.has_commands:
+        return
+    start = "A share" if facts.has_loss else "If it forgot, turn the complete update down. A share"
+    # Not the selection: a share of the complete update is asked for, whatever part of it was audited.
+    yield Step(
+        f"{start} {SHARE} that you measured (1 is as trained) is written by:",
+        facts.command(
+            "mitigate", "--remedy", "interpolate", "--strength", SHARE, "--out", INTERPOLATED, *_merged(facts),
+            only=("k", "epsilon"),
+        ),
+    )  # fmt: skip
+
+
+def _retrain() -> Step:
+    return Step(f"If you can train again, use a third of the learning rate. {_OF_RATES}")
+
+
+def _scale_intruders(facts: Facts) -> Iterator[Step]:
+    """Scaled intruders, where there are some; a command that writes them only where a comparison favors it."""
+    if not facts.intruders:
+        return
+    if facts.gain is not None and facts.gain.is_clear:
+        gain = facts.gain.gain
+        yield Step(
+            f"On this model, scaling the intruders to {facts.gain.scale:g} beat a share of the complete update at "
+            f"equal task loss, by {gain.estimate:.3f} [{gain.low:.3f}, {gain.high:.3f}] nats per token:",
+            scale_command(facts, facts.gain.scale),
+        )
+        return
+    sentence = f"Scale the intruders only if a comparison on your own model favors it. {_OF_DOSES}"
+    if facts.gain is not None or not facts.has_loss:
+        yield Step(sentence)
+    else:
+        yield Step(
+            f"{sentence} This compares them:",
+            facts.command("remedies", "--only", "intruders", *_measuring(COMPARED), only=_OF_COMPARISONS),
+        )
+
+
+def scale_command(facts: Facts, scale: float) -> tuple[str, ...]:
+    """The command that scales the intruders and writes the model."""
+    options = ("--scale", f"{scale:g}", "--out", MITIGATED, *_merged(facts))
+    return facts.command("mitigate", *options, only=_OF_WHOLE_WEIGHTS)
+
+
+def _merged(facts: Facts) -> tuple[str, ...]:
+    return ("--as", "checkpoint") if facts.writes_merged else ()
+
+
+def _on_scales(facts: Facts) -> Iterator[Step]:
+    """How far the update is from having no intruders, which says nothing of forgetting."""
+    if facts.scales is not None:
+        target = facts.scales.target
+        most = f"at most {plural(target, 'intruder')}" if target else "no intruders"
+        yield Step(
+            f"The largest update scale with {most} is {number(facts.scales.largest)} (1 = as trained). This counts "
+            "intruders and does not measure forgetting."
+        )
+    elif not facts.intruders and facts.has_commands:
+        yield Step(
+            "Find how far the update can be scaled up before the first intruder appears:",
+            facts.command("scale", only=_OF_WHOLE_WEIGHTS),
+        )
+
+
+def _measuring(out: str) -> tuple[str, ...]:
+    return ("--task", TASK, "--loss-on", "pydoc", "--out", out)

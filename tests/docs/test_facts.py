@@ -1,0 +1,273 @@
+"""The reference tables of the documentation name what the code has, all of it and nothing else.
+
+A table is read by the header of its first column. What it names are the words in backticks of one or all columns.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import DOCS, ROOT
+
+PACKAGE = ROOT / "intruders"
+# Ray itself reads it, where a command has --ray without a value.
+READ_BY_RAY = {"RAY_ADDRESS"}
+# Extras for who develops this package; what they install changes often and concerns nobody else.
+OF_DEVELOPERS = {"test", "docs"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a page: what it should name, and in which columns."""
+
+    page: str  # under docs
+    header: str  # of the first column, as written
+    expected: Callable[[], set[str]]
+    under: str = ""  # the heading above it, where a page has more tables with that header
+    columns: tuple[int, ...] = (0,)
+    pattern: str = r"`([^`]+)`"  # of what a cell names
+
+    def __str__(self) -> str:
+        return f"{self.page} {self.header}"
+
+    def rows(self, text: str) -> list[str]:
+        """The rows below the header. Fails if the page has no such table."""
+        start = text.index(f"## {self.under}\n") if self.under else 0
+        lines = text[start:].splitlines()
+        first = next(number for number, line in enumerate(lines) if line.startswith(f"| {self.header} |"))
+        return list(takewhile(lambda line: line.startswith("|"), lines[first + 2 :]))
+
+    def named(self, text: str) -> set[str]:
+        """What the table of a page names."""
+        names: set[str] = set()
+        for row in self.rows(text):
+            cells = re.split(r"(?<!\\)\|", row)[1:-1]
+            for column in self.columns:
+                names.update(re.findall(self.pattern, cells[column]))
+        return names
+
+
+def methods() -> set[str]:
+    from intruders.training.finetune_config import METHODS
+
+    return set(METHODS)
+
+
+def tasks() -> set[str]:
+    from intruders.data.hub_tasks import HUB_TASKS
+    from intruders.data.local_files import SUFFIXES
+
+    return {"word-problems", "pydoc-topics", *HUB_TASKS, *SUFFIXES}
+
+
+def example_studies() -> set[str]:
+    return {f"examples/{file.name}" for file in (ROOT / "examples").glob("*.yaml")}
+
+
+def environment_variables() -> set[str]:
+    """Names that the package looks up in os.environ, as constants of the file or of its module."""
+    names = set(READ_BY_RAY)
+    for file in PACKAGE.rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        constants = {
+            target.id: node.value.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for node in ast.walk(tree):
+            key = _key_of_environment(node)
+            if isinstance(key, ast.Constant):
+                names.add(str(key.value))
+            elif isinstance(key, ast.Name):
+                names.add(str(constants[key.id]))
+    return names
+
+
+def _key_of_environment(node: ast.AST) -> ast.expr | None:
+    """What is looked up, in ``os.environ.get(KEY)``, ``os.environ[KEY]`` or ``os.getenv(KEY)``."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("os.environ.get", "os.getenv"):
+        return node.args[0]
+    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+        return node.slice if ast.unparse(node.value) == "os.environ" else None
+    return None
+
+
+def _audit_document() -> dict[str, object]:
+    from tests.made_up import BERT, made_up_audit
+
+    document: dict[str, object] = json.loads(made_up_audit(1, BERT, width=8).to_json())
+    return document
+
+
+def keys_of_audit() -> set[str]:
+    return set(_audit_document())
+
+
+def keys_of_matrix() -> set[str]:
+    matrices = _audit_document()["matrices"]
+    assert isinstance(matrices, list)
+    return set(matrices[0])
+
+
+def keys_within_audit() -> set[str]:
+    """Keys of the objects directly under an audit's keys, but not those of packages and of matrices."""
+    document = _audit_document()
+    return {key for name in ("base", "tuned", "totals") for key in document[name]}  # type: ignore[attr-defined]
+
+
+def keys_within_matrix() -> set[str]:
+    matrices = _audit_document()["matrices"]
+    assert isinstance(matrices, list)
+    return {*matrices[0]["update"], *matrices[0]["vectors"][0], *matrices[0]["similarity"]}
+
+
+def columns_of_audit() -> set[str]:
+    from intruders.audits.parquet_form import vector_schema
+
+    return set(vector_schema().names)
+
+
+def columns_of_subspaces() -> set[str]:
+    """Those without the chance of another column, which has that column's name and ``_chance``."""
+    from intruders.audits.subspaces import SUBSPACE_COLUMNS
+
+    return {
+        name
+        for name in SUBSPACE_COLUMNS
+        if name.removesuffix("_chance") not in set(SUBSPACE_COLUMNS) - {name}
+    }
+
+
+def columns_of_fleet() -> set[str]:
+    from intruders.audits.fleet_table import COLUMNS
+
+    return {name for name, _ in COLUMNS}
+
+
+def controls() -> set[str]:
+    from intruders.evaluation.measure_settings import CONTROLS, INTERPOLATE, SHRINK_OUTPUT
+
+    return {*CONTROLS, SHRINK_OUTPUT, INTERPOLATE}
+
+
+def published_remedies() -> set[str]:
+    from intruders.mitigation.remedies.every_remedy import PUBLISHED
+
+    return set(PUBLISHED)
+
+
+def optional_dependencies() -> dict[str, list[str]]:
+    described = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    given: dict[str, list[str]] = described["project"]["optional-dependencies"]
+    return {extra: [re.split(r"[><=\[]", one)[0].lower() for one in needs] for extra, needs in given.items()}
+
+
+def extras() -> set[str]:
+    return set(optional_dependencies())
+
+
+def exit_statuses() -> set[str]:
+    from intruders.system.exit_status import ExitStatus
+
+    return {str(int(status)) for status in ExitStatus}
+
+
+def exit_statuses_of_a_gate() -> set[str]:
+    from intruders.system.exit_status import ExitStatus
+
+    return exit_statuses() - {str(int(ExitStatus.NOT_TOLD))}  # verify alone
+
+
+def analyses() -> set[str]:
+    from intruders.studies.claim_names import CLAIMS
+
+    return set(CLAIMS)
+
+
+TABLES = [
+    Table("reference/finetune.md", "`--method`", methods),
+    Table("reference/finetune.md", "`--task`", tasks),
+    Table("reference/study.md", "file", example_studies, under="Examples"),
+    Table("reference/environment.md", "variable", environment_variables, under="Environment variables of intruders"),
+    Table("reference/environment.md", "status", exit_statuses, pattern=r"^ (\d+) $"),
+    Table("how-to/ci.md", "status", exit_statuses_of_a_gate, pattern=r"^ (\d+) $"),
+    Table("reference/files.md", "key", keys_of_audit, under="JSON of an audit, schema 1"),
+    Table("reference/files.md", "key", keys_of_matrix, under="Keys of a matrix"),
+    Table("reference/files.md", "columns", columns_of_audit, under="Parquet of an audit"),
+    Table("reference/subspaces.md", "column", columns_of_subspaces, columns=(0, 2), pattern=r"`(?!_)([a-z0-9_]+)`"),
+    Table("reference/fleet.md", "column", columns_of_fleet),
+    Table("reference/remedies.md", "`--remedy`", published_remedies),
+    Table("reference/analyses.md", "analysis", analyses),
+    Table("concepts/controls.md", "`--control`", controls),
+    Table("install.md", "extra", extras),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("table", TABLES, ids=str)
+def test_a_table_names_what_the_code_has(table: Table) -> None:
+    assert table.named((DOCS / table.page).read_text(encoding="utf-8")) == table.expected()
+
+
+@pytest.mark.parametrize("table", TABLES, ids=str)
+def test_a_row_taken_out_is_missed(table: Table) -> None:
+    """On copies of the page, each without one of the table's rows."""
+    text = (DOCS / table.page).read_text(encoding="utf-8")
+    expected = table.expected()
+    rows = table.rows(text)
+    assert rows
+    for row in rows:
+        assert table.named(text.replace(f"{row}\n", "", 1)) != expected, row
+
+
+@pytest.mark.parametrize(
+    ("under", "keys"),
+    [("JSON of an audit, schema 1", keys_within_audit), ("Keys of a matrix", keys_within_matrix)],
+)
+def test_inner_keys_are_named_with_their_owner(under: str, keys: Callable[[], set[str]]) -> None:
+    text = (DOCS / "reference" / "files.md").read_text(encoding="utf-8")
+    table = Table("reference/files.md", "key", set, under=under, columns=(0, 1))
+    assert keys() - table.named(text) == set()
+
+
+def test_what_an_extra_adds() -> None:
+    table = Table("install.md", "extra", set)
+    for row in table.rows((DOCS / "install.md").read_text(encoding="utf-8")):
+        cells = [cell.strip() for cell in row.split("|")[1:-1]]
+        for extra in set(re.findall(r"`([^`]+)`", cells[0])) - OF_DEVELOPERS:
+            assert sorted(cells[1].split(", ")) == sorted(optional_dependencies()[extra]), extra
+
+
+def test_lists_in_sentences() -> None:
+    """The glossary's list of controls, and the number of them in the README."""
+    glossary = (DOCS / "concepts" / "glossary.md").read_text(encoding="utf-8")
+    (row,) = (line for line in glossary.splitlines() if line.startswith("| control |"))
+    assert set(re.findall(r"`([^`]+)`", row)) == controls()
+    words = ["six", "seven", "eight", "nine", "ten", "eleven"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| controls | {words[len(controls()) - 6]}, such as" in readme
+
+
+def test_marks_that_the_documentation_speaks_of_are_used() -> None:
+    """The page of what was never run said that tests with a mark were skipped, and no test had it."""
+    page = (DOCS / "results" / "not-run.md").read_text(encoding="utf-8")
+    tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
+    for mark in re.findall(r"tests? marked `(\w+)`", page):
+        assert f"mark.{mark}" in tests
+
+
+def test_commands_of_the_documentation_are_in_an_extra_or_said_to_be_separate() -> None:
+    """DuckDB reads the tables in several pages, and no extra installs it."""
+    speaking = [page for page in Path(DOCS).rglob("*.md") if "duckdb -c" in page.read_text(encoding="utf-8")]
+    assert speaking
+    assert "DuckDB" in (DOCS / "install.md").read_text(encoding="utf-8")
