@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -436,22 +435,13 @@ def document(healing: Healing, key: Mapping[str, Any]) -> dict[str, Any]:
         "schema": SCHEMA,
         "intruders_version": __version__,
         "of": dict(key),
-        "healing": _finite(healing.as_dict()),
+        "healing": healing.to_document(),
         "versions": installed_versions(),
     }
 
 
 def _json(healing: Healing, key: Mapping[str, Any]) -> str:
     return json.dumps(document(healing, key), ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: an end of an interval that is none is null."""
-    if isinstance(value, Mapping):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _finished(folder: Path, key: Mapping[str, Any]) -> Healing | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -114,9 +115,10 @@ class Healing:
         """The same with what writing it told."""
         return replace(self, **changes)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types, from which :meth:`from_dict` makes the same."""
-        return asdict(self)
+    def to_document(self) -> dict[str, Any]:
+        """Plain JSON values, from which :meth:`from_dict` makes the same."""
+        found: dict[str, Any] = _plain(asdict(self))
+        return found
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Healing:
@@ -150,3 +152,12 @@ def _interval(record: Mapping[str, float | None] | None) -> Interval | None:
     estimate = record["estimate"]
     assert estimate is not None
     return Interval(estimate, float("-inf") if low is None else low, float("inf") if high is None else high)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity: an end of an interval that is none is null."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
