@@ -26,7 +26,7 @@ from ..evaluation.intervals import Interval
 
 WIDE = 120  # columns of a terminal in which every interval fits
 
-_NAMES = {
+LABELS = {
     INTERPOLATION: "interpolation, same task loss",
     "intruders scaled": "intruders removed",
     "mean dose": "mean dose everywhere",
@@ -163,7 +163,7 @@ def _cell(value: Interval, is_wide: bool, sign: bool = False) -> str:
 
 
 def _label(name: str, point: HealedPoint) -> str:
-    said = _NAMES.get(name, name)
+    said = LABELS.get(name, name)
     return f"{said} ({number(point.dose)})" if name in (INTERPOLATION, "mean dose") and point.dose else said
 
 
