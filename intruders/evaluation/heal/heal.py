@@ -136,11 +136,11 @@ def heal(
         "base": digest_of(base_source),
         "tuned": digest_of(tuned),
         "settings": settings.recorded(),
+        "seed": seed,
         "text": {name: [part.digest for part in parts] for name, parts in corpora.items()},
         "tasks": {name: one.fingerprint() for name, one in tasks.items()},
         "prompts": asked,
         "form": written_form,
-        "seed": seed,
     }
     folder = None if out is None else Path(out)
     finished = None if folder is None or force else _finished(folder, key)

@@ -61,7 +61,12 @@ class HealBench:
                 found = Outcome(
                     losses_by_corpus(self.language, share.corpora, self.losses, self.seed),
                     {
-                        name: task_outcome(*self.scored[name], self.tasks[name], rows, answers)
+                        name: task_outcome(
+                            *self.scored[name],
+                            self.tasks[name],
+                            rows,
+                            answers and self.tasks[name].score != "none",
+                        )
                         for name, rows in share.examples.items()
                     },
                 )

@@ -164,7 +164,7 @@ def task_of_prompts(prompts: Sequence[str], answers: Sequence[str], seed: int) -
     random.Random(f"prompts {seed}").shuffle(examples)
     third = len(examples) // 3
     return Task(
-        PROMPTS, "causal", "exact", examples[: len(examples) - 2 * third],
+        PROMPTS, "causal", "none", examples[: len(examples) - 2 * third],
         examples[len(examples) - 2 * third : len(examples) - third], examples[len(examples) - third :],
     )  # fmt: skip
 
