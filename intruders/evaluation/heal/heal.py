@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,20 @@ def heal(
         )
     with nullcontext() if work is None or folder is None else work.held(key, folder):
         pairing, found_audit, _ = audited_whole(*sides, audit, compute, progress)
-        session = _Session(base, tuned, base_source, sides, pairs, settings, seed, progress, told, work, key)
+        session = _Session(
+            base,
+            tuned,
+            base_source,
+            sides,
+            pairs,
+            settings,
+            seed,
+            progress,
+            told,
+            work,
+            key,
+            settings.max_examples,
+        )
         healing = session.healed(corpora, tasks, asked, found_audit, pairing.pairs, compute)
 
         def done() -> Healing:
@@ -197,8 +210,9 @@ class _Session:
     seed: int
     progress: Progress
     told: Told
-    work: WorkFolder | None
-    key: Mapping[str, Any]
+    work: WorkFolder | None = None
+    key: Mapping[str, Any] = field(default_factory=dict)
+    max_examples: int | None = None
 
     def healed(
         self,
@@ -210,6 +224,18 @@ class _Session:
         compute: Compute,
     ) -> Healing:
         """The doses and the measures, before anything is written."""
+        with self.benched(corpora, tasks, prompts) as (bench, data, updates):
+            notes, most, start = self.start(bench, data)
+            best, values, measured = self.learned(bench, data, start, most)
+            return self._reported(
+                bench, data, updates, values, best, start, measured, notes, audit, audited, compute
+            )
+
+    @contextmanager
+    def benched(
+        self, corpora: Mapping[str, list[Corpus]], tasks: Mapping[str, Task], prompts: Sequence[str] | None
+    ) -> Iterator[tuple[HealBench, HealData, Updates]]:
+        """The models with their updates in doses, and the data, for as long as the block lasts."""
         self.progress("open the models", 0, 1)
         language, scored = self._opened(tasks)
         device = next(language.model.parameters()).device
@@ -219,7 +245,7 @@ class _Session:
                 f"'{self.tuned}' changes nothing in '{self.base_source}', so there is nothing to heal; pass the model "
                 "after fine-tuning"
             )
-        others = self._others(language, updates)
+        others = self._others(language)
         groups = dose_groups(updates.names, self.settings.per, updates.ranks, with_elsewhere=bool(others))
         doses = Doses(torch.ones(len(groups.names), device=device))
         with ExitStack() as entered:
@@ -230,14 +256,13 @@ class _Session:
             if prompts is not None:
                 task = self._task_of(prompts, language)
                 tasks, scored = {task.name: task}, {task.name: (language, [])}
-            data = data_of(corpora, tasks, self.settings, self.seed)
+            data = data_of(corpora, tasks, self.max_examples, self.seed)
             kept = KeptOutcomes(None if self.work is None else self.work.folder, dict(self.key))
             losses = LossSettings(max_tokens=self.settings.max_tokens, estimate=self.settings.estimate)
-            bench = HealBench(language, scored, tasks, self.sides[0], groups, doses, losses, kept, self.seed)
-            notes, most, start = self._start(bench, data)
-            best, values, measured = self._learned(bench, data, start, most)
-            return self._reported(
-                bench, data, updates, values, best, start, measured, notes, audit, audited, compute
+            yield (
+                HealBench(language, scored, tasks, self.sides[0], groups, doses, losses, kept, self.seed),
+                data,
+                updates,
             )
 
     def _opened(
@@ -257,7 +282,7 @@ class _Session:
             )
         return language, scored
 
-    def _others(self, language: OpenedModel, updates: Updates) -> list[str]:
+    def _others(self, language: OpenedModel) -> list[str]:
         """Other tensors that were tuned, such as norms, which a checkpoint alone can hold in a dose."""
         if not isinstance(self.sides[1], Checkpoint):
             return []
@@ -272,7 +297,7 @@ class _Session:
                 self.work.keep_answers(answers)
         return task_of_prompts(prompts, answers, self.seed)
 
-    def _start(self, bench: HealBench, data: HealData) -> tuple[list[str], float, float]:
+    def start(self, bench: HealBench, data: HealData) -> tuple[list[str], float, float]:
         """What to know before it starts, the task loss that is allowed, and the interpolation to start from."""
         count = len(bench.groups.names)
         steps = 4 + HALVINGS
@@ -294,7 +319,7 @@ class _Session:
         self.progress("find the interpolation to start from", 4, steps)
         return notes, most, least_dose(bench, data, most)
 
-    def _learned(
+    def learned(
         self, bench: HealBench, data: HealData, start: float, most: float
     ) -> tuple[Measured, list[float], list[Measured]]:
         opened, labels = bench.scored[data.task]
@@ -401,6 +426,55 @@ class _Session:
         return {
             name: added for name, added in changes.items() if added is not None and name in updates.by_name
         }
+
+
+def learned_doses(
+    sides: tuple[Checkpoint, Opened],
+    sources: tuple[str | None, str],
+    corpora: Mapping[str, list[Corpus]],
+    tasks: Mapping[str, Task],
+    settings: HealSettings,
+    max_examples: int | None,
+    seed: int,
+    progress: Progress = silent,
+) -> DosesRemedy:
+    """The remedy `doses` of a tuned model, learned on the halves that choose; nothing is reported or written.
+
+    Args:
+      sides: base and tuned, opened.
+      sources: as they were given.
+      corpora: the first is learned on.
+      tasks: the first is kept.
+      settings: how the doses are learned.
+      max_examples: of every split; None for all.
+      seed: of halves and of the order.
+      progress: called with (what is being done, done, in all).
+
+    Raises:
+      IntrudersError: as :func:`heal`.
+    """
+    base, tuned = sources
+    pairs = pair_sides(*sides, Selection(include_embeddings=True)).pairs
+    session = _Session(
+        base,
+        tuned,
+        base if base is not None else sides[0].source,
+        sides,
+        pairs,
+        settings,
+        seed,
+        progress,
+        _untold,
+        max_examples=max_examples,
+    )
+    with session.benched(corpora, tasks, None) as (bench, data, _):
+        _, most, start = session.start(bench, data)
+        _, values, _ = session.learned(bench, data, start, most)
+        places = bench.groups.places
+    return DosesRemedy(
+        doses={name: [values[place] for place in own] for name, own in places.items() if name != ELSEWHERE},
+        elsewhere=values[places[ELSEWHERE][0]] if ELSEWHERE in places else 1.0,
+    )
 
 
 def remedy_of(healing: Healing, share: float = 1.0) -> DosesRemedy:

@@ -92,14 +92,14 @@ def load_tasks(names: Sequence[str], columns: Columns, seed: int, prompts: str |
 
 
 def data_of(
-    corpora: Mapping[str, list[Corpus]], tasks: Mapping[str, Task], settings: HealSettings, seed: int
+    corpora: Mapping[str, list[Corpus]], tasks: Mapping[str, Task], max_examples: int | None, seed: int
 ) -> HealData:
     """The shares of a healing. Further corpora and tasks are reported alone.
 
     Raises:
       SettingError: there are not two documents or two examples.
     """
-    shares = split_data(corpora, tasks, settings.max_examples, seed)
+    shares = split_data(corpora, tasks, max_examples, seed)
     first, task = next(iter(corpora)), next(iter(tasks))
     text = [
         replace(one, documents=[*one.documents, *other.documents])
@@ -108,7 +108,7 @@ def data_of(
     examples = [*shares.first.examples[task], *shares.rest.examples[task]]
     return HealData(
         learned_text=text,
-        learned_examples=tasks[task].train[: settings.max_examples],
+        learned_examples=tasks[task].train[:max_examples],
         choice=DataShare("choice", {first: text}, {task: examples}),
         report=shares.report,
         tasks=tasks,

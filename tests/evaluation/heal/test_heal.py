@@ -99,7 +99,7 @@ def test_an_evaluation_of_the_folder_gives_its_losses_again(
     from intruders.models.tuned_model import open_language_model
 
     corpora = {text: load_corpora(text, max_documents=6)}
-    data = data_of(corpora, {"word-problems": load_task("word-problems")}, QUICK, 0)
+    data = data_of(corpora, {"word-problems": load_task("word-problems")}, QUICK.max_examples, 0)
     opened = open_language_model(str(out), models[0])
     [again] = measure_losses(opened, data.report.corpora[text], LossSettings(max_tokens=24))
     assert again.mean == pytest.approx(point.corpora[text].loss.estimate, abs=1e-5)
@@ -277,6 +277,8 @@ def test_a_masked_model_is_healed_on_a_task_of_classes(text: str, tmp_path: Path
         if "lora_" in name:
             parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator)
     model.save_pretrained(tmp_path / "tuned")
+    record = {"schema": 1, "status": "finished", "config": {}, "task": {"labels": ["a", "b"]}}
+    (tmp_path / "tuned" / "run.json").write_text(json.dumps(record))  # its labels, as finetune keeps them
     found = run(
         (str(base), str(tmp_path / "tuned")),
         text,
