@@ -160,7 +160,7 @@ def heal(
         )
     with nullcontext() if work is None or folder is None else work.held(key, folder):
         pairing, found_audit, _ = audited_whole(*sides, audit, compute, progress)
-        session = _Session(
+        session = Session(
             base,
             tuned,
             base_source,
@@ -198,7 +198,7 @@ def heal(
 
 
 @dataclass(frozen=True)
-class _Session:
+class Session:
     """One healing: the models open, learned and measured."""
 
     base: str | None
@@ -428,6 +428,30 @@ class _Session:
         }
 
 
+def session_of(
+    sides: tuple[Checkpoint, Opened],
+    sources: tuple[str | None, str],
+    settings: HealSettings,
+    seed: int,
+    progress: Progress,
+    max_examples: int | None = None,
+) -> Session:
+    """A session that keeps nothing on the disk."""
+    base, tuned = sources
+    return Session(
+        base,
+        tuned,
+        base if base is not None else sides[0].source,
+        sides,
+        pair_sides(*sides, Selection(include_embeddings=True)).pairs,
+        settings,
+        seed,
+        progress,
+        _untold,
+        max_examples=settings.max_examples if max_examples is None else max_examples,
+    )
+
+
 def learned_doses(
     sides: tuple[Checkpoint, Opened],
     sources: tuple[str | None, str],
@@ -453,20 +477,7 @@ def learned_doses(
     Raises:
       IntrudersError: as :func:`heal`.
     """
-    base, tuned = sources
-    pairs = pair_sides(*sides, Selection(include_embeddings=True)).pairs
-    session = _Session(
-        base,
-        tuned,
-        base if base is not None else sides[0].source,
-        sides,
-        pairs,
-        settings,
-        seed,
-        progress,
-        _untold,
-        max_examples=max_examples,
-    )
+    session = session_of(sides, sources, settings, seed, progress, max_examples)
     with session.benched(corpora, tasks, None) as (bench, data, _):
         _, most, start = session.start(bench, data)
         _, values, _ = session.learned(bench, data, start, most)

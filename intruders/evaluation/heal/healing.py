@@ -117,7 +117,7 @@ class Healing:
 
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values, from which :meth:`from_dict` makes the same."""
-        found: dict[str, Any] = _plain(asdict(self))
+        found: dict[str, Any] = plain_values(asdict(self))
         return found
 
     @classmethod
@@ -154,10 +154,10 @@ def _interval(record: Mapping[str, float | None] | None) -> Interval | None:
     return Interval(estimate, float("-inf") if low is None else low, float("inf") if high is None else high)
 
 
-def _plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     """JSON has no infinity: an end of an interval that is none is null."""
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: plain_values(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain_values(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
