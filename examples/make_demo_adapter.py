@@ -1,10 +1,16 @@
-"""Put the LoRA adapter that `make demo` trains into the package, for `intruders audit --demo`.
+"""Put a trained LoRA adapter into the package, so that everyone can try the commands on it.
 
     make demo
     python examples/make_demo_adapter.py demo/lora
 
-The classification head is left out: an audit does not need it. The settings that PEFT writes and that say nothing of
-this adapter are left out too.
+    intruders finetune --base smollm2-135m --task word-problems --method lora --rank 1 --alpha 16 --lr 5e-3 \\
+        --steps 100 --batch-size 8 --warmup-steps 10 --precision bf16 --match accuracy=0.90 --eval-steps 25 \\
+        --max-eval-samples 64 --out runs/language
+    python examples/make_demo_adapter.py runs/language smollm2-135m-lora
+
+The first is for `intruders audit --demo`, the second for `intruders heal`. A classification head is left out: an audit
+does not need it. The settings that PEFT writes and that say nothing of the adapter are left out too. Factors of the
+language model are stored in bfloat16.
 """
 
 from __future__ import annotations
@@ -13,9 +19,10 @@ import json
 import sys
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 
-from intruders.checkpoints.demo_models import DEMO_ADAPTER
+from intruders.checkpoints.demo_models import DEMO_ADAPTER, DEMO_ADAPTERS, LANGUAGE_ADAPTER
 
 KEPT = (
     "peft_type",
@@ -29,13 +36,15 @@ KEPT = (
 )
 
 
-def main(run: Path) -> None:
+def main(run: Path, alias: str = DEMO_ADAPTER.alias) -> None:
+    adapter = DEMO_ADAPTERS[alias]
+    dtype = torch.bfloat16 if adapter is LANGUAGE_ADAPTER else torch.float32
     config = json.loads((run / "adapter_config.json").read_text(encoding="utf-8"))
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    small = {key: config[key] for key in KEPT} | {"base_model_name_or_path": DEMO_ADAPTER.base}
+    small = {key: config[key] for key in KEPT} | {"base_model_name_or_path": adapter.base}
     small["target_modules"] = sorted(small["target_modules"])
     tensors = {
-        name: tensor
+        name: tensor.to(dtype)
         for name, tensor in load_file(run / "adapter_model.safetensors").items()
         if ".lora_" in name
     }
@@ -46,13 +55,13 @@ def main(run: Path) -> None:
         "validation": record["validation"],
         "versions": record["versions"],
     }
-    DEMO_ADAPTER.folder.mkdir(exist_ok=True)
-    save_file(tensors, DEMO_ADAPTER.folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    adapter.folder.mkdir(exist_ok=True)
+    save_file(tensors, adapter.folder / "adapter_model.safetensors", metadata={"format": "pt"})
     for name, content in (("adapter_config.json", small), ("training.json", trained)):
-        (DEMO_ADAPTER.folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    size = sum(file.stat().st_size for file in DEMO_ADAPTER.folder.iterdir())
-    print(f"{len(tensors)} tensors, {size / 1000:.0f} KB in {DEMO_ADAPTER.folder}")
+        (adapter.folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    size = sum(file.stat().st_size for file in adapter.folder.iterdir())
+    print(f"{len(tensors)} tensors, {size / 1000:.0f} KB in {adapter.folder}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:3])

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from .checkpoints.verify import verify
     from .data.columns import Columns
     from .evaluation.evaluate import Evaluation, evaluate
+    from .evaluation.heal.heal import heal
+    from .evaluation.heal.heal_settings import HealSettings
+    from .evaluation.heal.healing import Healing
     from .evaluation.intervene import intervene
     from .evaluation.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
     from .evaluation.side_by_side.compare_remedies import compare_remedies
@@ -63,6 +66,8 @@ __all__ = [
     "FinetuneConfig",
     "FleetAudit",
     "HarnessSettings",
+    "HealSettings",
+    "Healing",
     "InterventionSweep",
     "IntruderCallback",
     "IntrudersError",
@@ -82,6 +87,7 @@ __all__ = [
     "critical_scales",
     "evaluate",
     "finetune",
+    "heal",
     "inspect",
     "intervene",
     "load_results",
@@ -109,6 +115,8 @@ _HOMES = {
     "FinetuneConfig": "training.finetune_config",
     "FleetAudit": "audits.fleet_result",
     "HarnessSettings": "evaluation.measure_settings",
+    "HealSettings": "evaluation.heal.heal_settings",
+    "Healing": "evaluation.heal.healing",
     "InterventionSweep": "evaluation.sweep",
     "IntruderCallback": "training.callback",
     "LossSettings": "evaluation.measure_settings",
@@ -126,6 +134,7 @@ _HOMES = {
     "critical_scales": "audits.critical_scales",
     "evaluate": "evaluation.evaluate",
     "finetune": "training.finetune",
+    "heal": "evaluation.heal.heal",
     "inspect": "checkpoints.inspect",
     "intervene": "evaluation.intervene",
     "load_results": "studies.tables.results",

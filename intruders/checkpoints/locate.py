@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ..errors import CheckpointError, some_of
-from .demo_models import DEMO_ADAPTER, DEMO_MODELS, demo_model_path
+from .demo_models import DEMO_ADAPTERS, DEMO_MODELS, demo_model_path
 from .hub import split_revision
 
 _CONFIGS = (".json", ".txt", ".model", ".jinja")  # with the tokenizer, for what is run and not only audited
@@ -27,8 +27,8 @@ def locate(source: str) -> Path:
         )
     if source in DEMO_MODELS:
         return demo_model_path(source)
-    if source == DEMO_ADAPTER.alias:
-        return DEMO_ADAPTER.folder
+    if source in DEMO_ADAPTERS:
+        return DEMO_ADAPTERS[source].folder
     if not _is_utf8(source):
         raise CheckpointError(
             f"'{source.encode(errors='backslashreplace').decode()[:80]}' is not UTF-8, as results must be; "
@@ -44,7 +44,7 @@ def locate(source: str) -> Path:
     if asked is None or _FILE_ENDING.search(source) or source.startswith("."):
         raise CheckpointError(
             f"'{source}' does not exist; expected a path, a hub id such as 'org/model' or "
-            f"'org/model@revision', or one of {some_of(sorted([*DEMO_MODELS, DEMO_ADAPTER.alias]))}"
+            f"'org/model@revision', or one of {some_of(sorted([*DEMO_MODELS, *DEMO_ADAPTERS]))}"
         )
     return _download(*asked)
 

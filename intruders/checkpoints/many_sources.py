@@ -11,7 +11,7 @@ import xxhash
 
 from ..errors import CheckpointError, SettingError, first_line
 from .adapters.peft_adapter import ADAPTER_CONFIG
-from .demo_models import DEMO_ADAPTER, DEMO_MODELS
+from .demo_models import DEMO_ADAPTERS, DEMO_MODELS
 from .json_file import read_json_object
 from .locate import locate
 from .model_sum import is_sum, split_sum
@@ -139,7 +139,7 @@ def wherever_it_is(source: str) -> str:
 
 def _whole_path(source: str) -> str:
     path = Path(source).expanduser()
-    is_alias = source in DEMO_MODELS or source == DEMO_ADAPTER.alias
+    is_alias = source in DEMO_MODELS or source in DEMO_ADAPTERS
     return str(path.absolute()) if not is_alias and path.exists() else source
 
 

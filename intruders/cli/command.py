@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from ..charts.text import shell_lines
 from ..errors import SettingError
@@ -116,6 +116,22 @@ class Command(TyperCommand):
             with formatter.section("Examples"):
                 for line in self.epilog.splitlines():
                     formatter.write(f"{'':{formatter.current_indent}}{line}".rstrip() + "\n")
+
+
+class Commands(TyperGroup):
+    """The application, whose help shows its commands in groups."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None and not command.hidden:
+                title = getattr(command, "rich_help_panel", None) or "Commands"
+                groups.setdefault(title, []).append((name, command.get_short_help_str(EXAMPLE_WIDTH * 2)))
+        widest = max(len(name) for members in groups.values() for name, _ in members)
+        for title, members in groups.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(widest), text) for name, text in members])
 
 
 class CommandOnRay(Command):

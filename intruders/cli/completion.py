@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from ..checkpoints.demo_models import DEMO_ADAPTER, DEMO_MODELS
+from ..checkpoints.demo_models import DEMO_ADAPTERS, DEMO_MODELS
 
 
 def one_of(choices: Collection[str]) -> Callable[[str], list[str]]:
@@ -19,4 +19,4 @@ def one_of(choices: Collection[str]) -> Callable[[str], list[str]]:
 
 def demo_model(incomplete: str) -> list[str]:
     """Complete the name of a demo model once it is begun: before, the shell's names of files help more."""
-    return one_of([*DEMO_MODELS, DEMO_ADAPTER.alias])(incomplete) if incomplete else []
+    return one_of([*DEMO_MODELS, *DEMO_ADAPTERS])(incomplete) if incomplete else []

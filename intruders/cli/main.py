@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 import typer
@@ -16,10 +17,11 @@ from .advise import advise
 from .audit import audit
 from .cache import cache
 from .card import card
-from .command import Command, CommandOnRay, examples_of, summary_of
+from .command import Command, CommandOnRay, Commands, examples_of, summary_of
 from .evaluate import evaluate
 from .finetune import finetune
 from .fleet import fleet
+from .heal import heal
 from .inspect import inspect
 from .intervene import intervene
 from .mitigate import mitigate
@@ -36,6 +38,7 @@ from .verify import verify
 _OF_TRAINING = {"accelerate", "datasets", "peft", "scipy", "transformers", "yaml"}
 
 app = typer.Typer(
+    cls=Commands,
     name="intruders",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -43,25 +46,23 @@ app = typer.Typer(
     help="See what fine-tuning did to the weights of your model.",
     epilog="Run 'intruders COMMAND --help' for the options and two examples.",
 )
-for command in (
-    audit,
-    report,
-    card,
-    inspect,
-    verify,
-    mitigate,
-    scale,
-    intervene,
-    remedies,
-    finetune,
-    evaluate,
-    sequence,
-    advise,
-    cache,
-):
-    app.command(cls=Command, short_help=summary_of(command), epilog=examples_of(command))(command)
-for command in (fleet, study):
-    app.command(cls=CommandOnRay, short_help=summary_of(command), epilog=examples_of(command))(command)
+# The commands in the groups that `intruders --help` shows.
+GROUPS: Mapping[str, Sequence[Callable[..., None]]] = {
+    "Look": (audit, fleet, inspect, report, card, verify, advise),
+    "Measure": (evaluate, scale, intervene, remedies),
+    "Heal and change": (heal, mitigate),
+    "Train and study": (finetune, sequence, study),
+    "Housekeeping": (cache,),
+}
+_ON_RAY = (fleet, study)
+for group, members in GROUPS.items():
+    for member in members:
+        app.command(
+            cls=CommandOnRay if member in _ON_RAY else Command,
+            short_help=summary_of(member),
+            epilog=examples_of(member),
+            rich_help_panel=group,
+        )(member)
 
 
 def _print_version(wanted: bool) -> None:

@@ -87,6 +87,15 @@ def mitigate(
             rich_help_panel=MITIGATION,
         ),
     ] = None,
+    doses: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Record of the remedy doses: the heal.json that intruders heal wrote, or its folder. [default: "
+            "required with doses]",
+            rich_help_panel=MITIGATION,
+        ),
+    ] = None,
     data_seed: options.DataSeed = None,
     mode: Annotated[
         str | None,
@@ -172,7 +181,13 @@ def mitigate(
             out=out,
             control=control or INTRUDERS,
             remedy=_with_task(
-                _remedy(remedy, strength, drawn_by), base, tuned, task, data_seed, mode, progress
+                _with_doses(_remedy(remedy, strength, drawn_by), doses),
+                base,
+                tuned,
+                task,
+                data_seed,
+                mode,
+                progress,
             ),
             rank=int(rank) if rank is not None and rank.isdecimal() else rank,
             form=form,
@@ -223,6 +238,24 @@ def _with_task(
 
     asked = replace(remedy, task=task, mode=mode or remedy.mode)
     return with_sensitivities(asked, base, tuned, data_seed=data_seed, progress=progress)
+
+
+def _with_doses(remedy: Remedy | None, record: Path | None) -> Remedy | None:
+    """The remedy; of doses with those of a record."""
+    from ..mitigation.remedies.doses import Doses
+
+    if not isinstance(remedy, Doses):
+        if record is not None:
+            raise SettingError(f"doses is '{record}', which only the remedy doses takes; pass --remedy doses")
+        return remedy
+    if record is None:
+        raise SettingError(
+            "remedy 'doses' needs the doses of these two models; pass --doses with the heal.json of them, or learn "
+            "them with intruders heal"
+        )
+    from ..evaluation.heal.heal import load_healing, remedy_of
+
+    return remedy_of(load_healing(record), remedy.share)
 
 
 def _remedy(name: str | None, strength: float | None, seed: int) -> Remedy | None:

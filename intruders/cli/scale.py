@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
+from ..data.columns import Columns
+from ..errors import SettingError
+from ..evaluation.heal.heal_settings import HealSettings
+from ..evaluation.measure_settings import LossSettings, ScoreSettings
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json, say, terminal_width
@@ -16,12 +21,15 @@ from .output import check_json, put_json, say, terminal_width
 @examples(
     ("Find the largest update scale without intruders", "intruders scale smollm2-135m my-adapter"),
     (
-        "Allow five intruders, and save the scales for a report",
-        "intruders scale smollm2-135m my-adapter --target 5 --json scale.json",
+        "Write the scale that keeps a task and forgets least",
+        "intruders scale smollm2-135m my-adapter --task word-problems --loss-on pydoc --out scaled",
     ),
 )
 @setting_options.of(AuditSettings, "settings", only=options.OF_WHOLE_WEIGHTS)
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(LossSettings, "losses", only=["loss_on"])
+@setting_options.of(ScoreSettings, "scores", only=["tasks", "prompt", "completion"])
+@setting_options.of(HealSettings, "measuring", only=["allow", "max_documents", "max_tokens", "max_examples"])
 def scale(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -34,30 +42,116 @@ def scale(
             rich_help_panel=options.INTRUDERS,
         ),
     ] = 0,
+    losses: LossSettings,
+    scores: ScoreSettings,
+    measuring: HealSettings,
+    data_seed: options.DataSeed = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Seed of halves and document samples.", rich_help_panel=options.MEASURES
+        ),
+    ] = 0,
     settings: AuditSettings,
     compute: Compute,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
+    at: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Scale to write to --out: 1 is the update as trained. [default: the scale that --task and --loss-on "
+            "choose]",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for the model at that scale. [default: not written]",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--as",
+            metavar="FORM",
+            help="What to write: adapter, checkpoint or auto. auto writes what TUNED is.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = "auto",
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Replace --out if it is a model or adapter.", rich_help_panel=options.OUTPUT
+        ),
+    ] = False,
     json: options.JsonOrStdout = None,
 ) -> None:
     """Find the largest update scale without intruders.
 
-    Reports the critical scale of each matrix and of the model.
+    Reports the critical scale of each matrix and of the model. With --task and --loss-on it also measures eleven
+    scales, and --out writes the one that keeps the task and forgets least.
     """
     from ..audits.critical_scales import critical_scales
+    from ..evaluation.heal.scale_choice import choose_scale, write_at_scale
     from ..reports.scales_text import scale_lines
+    from ..system.folders import check_target
     from .progress import progress_bar
 
     check_json(json)
+    has_data = bool(losses.loss_on or scores.tasks)
+    if at is not None and out is None:
+        raise SettingError(f"at is {at:g}, which is for a model to write; pass --out FOLDER")
+    if out is not None:
+        check_target(out, force=force)
+        if at is None and not has_data:
+            raise SettingError(
+                f"out is '{out}', and no scale was given; pass --at NUMBER, or --task and --loss-on to choose one"
+            )
+    used = replace(compute, cache=options.chosen_cache(cache, no_cache))
     with progress_bar() as progress:
         result = critical_scales(
             base,
             tuned,
             audit=settings,
             target=target,
-            compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
+            compute=used,
             progress=progress,
         )
-    if put_json(result.to_document(), json):
+        choice = None
+        if has_data:
+            choice = choose_scale(
+                base,
+                tuned,
+                task=scores.tasks,
+                loss_on=losses.loss_on,
+                settings=measuring,
+                columns=scores.part(Columns),
+                data_seed=data_seed,
+                seed=seed,
+                progress=progress,
+            )
+        if out is not None:
+            wanted = at if at is not None else 1.0 if choice is None else choice.scale
+            write_at_scale(
+                base,
+                tuned,
+                wanted,
+                out,
+                form=form,
+                force=force,
+                audit=settings,
+                compute=used,
+                progress=progress,
+            )
+    document = result.to_document() | ({} if choice is None else {"choice": choice.to_document()})
+    if put_json(document, json):
         return
     say(scale_lines(result, terminal_width()))
+    if choice is not None:
+        say(["", *choice.lines()])
+    if out is not None:
+        typer.echo(f"written to {out}: the update times {wanted:g}")

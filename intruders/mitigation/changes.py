@@ -39,6 +39,11 @@ class Change:
         """Whether W' is W."""
         return self.share == 1 and self.added is None and self.entries is None
 
+    @property
+    def is_a_share(self) -> bool:
+        """Whether it does no more than to scale the update."""
+        return self.added is None and self.entries is None
+
     def applied(self, tuned: Tensor, update: Update) -> Tensor:
         """W' from W ``(m, n)`` and its update, in double precision."""
         if self.entries is not None:

@@ -9,6 +9,7 @@ from ..audits.audit_result import Audit
 from ..audits.audit_settings import AuditSettings
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
+from .remedies.doses import Doses
 from .remedies.position import positions_of
 from .remedies.remedy import Remedy, ShareRemedy
 
@@ -21,6 +22,8 @@ def not_audited(base: Checkpoint, audit: Audit) -> list[str]:
 
 def shares_elsewhere(remedy: Remedy, base_names: Sequence[str], settings: AuditSettings) -> Elsewhere:
     """What share of its update each of them keeps, by the base's name; ``settings`` are those of the audit."""
+    if isinstance(remedy, Doses):
+        return remedy.share_elsewhere
     if not isinstance(remedy, ShareRemedy):
         return everywhere_as_tuned
     positions = positions_of(base_names)

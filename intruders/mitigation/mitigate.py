@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -34,6 +34,13 @@ from .targets.target import ChangedMatrix
 
 RECORD = "intruders.json"
 
+Records = Callable[[Mitigation], Mapping[str, str]]
+
+
+def no_records(result: Mitigation) -> Mapping[str, str]:
+    """No further files."""
+    return {}
+
 
 def mitigate(
     base: Source | None,
@@ -53,6 +60,7 @@ def mitigate(
     shard_bytes: int = SHARD_BYTES,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
+    beside: Records = no_records,
 ) -> Mitigation:
     """Scale the intruder dimensions of every matrix, or apply another remedy.
 
@@ -82,6 +90,7 @@ def mitigate(
       shard_bytes: size at which a checkpoint continues in a further file.
       compute: where it is computed. The audit after the mitigation profits from the cache of the one before.
       progress: called with (what is being done, done, in all).
+      beside: gives further files to write beside the weights, by name, from the result.
 
     Raises:
       SettingError: a setting is out of range.
@@ -135,6 +144,8 @@ def mitigate(
             seconds=time.perf_counter() - started,
         )
         written.keep(RECORD, result.to_json())
+        for name, text in beside(result).items():
+            written.keep(name, text)
     return result
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checkpoints.demo_models import resolved_adapter
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError, first_line
 from .base_model import base_model_location
@@ -37,6 +38,7 @@ def open_language_model(source: str, base: str | None = None) -> OpenedModel:
     A fine-tuned classifier is measured with its own encoder under the language-model head of its base, which
     fine-tuning left alone. Raises CheckpointError when it cannot be loaded, or when there is no such head.
     """
+    source = resolved_adapter(source)
     with quiet_transformers():
         adapter = adapter_config(source)
         location = base_location(source, base)
@@ -79,6 +81,7 @@ def open_for_task(source: str, task: Task, base: str | None = None) -> tuple[Ope
     Raises SettingError when the model is of another kind than the task, or was trained on other labels than the task
     has, and CheckpointError when it has no trained head, or nothing says which label an output stands for.
     """
+    source = resolved_adapter(source)
     with quiet_transformers():
         adapter = adapter_config(source)
         location = base_location(source, base)

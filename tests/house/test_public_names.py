@@ -16,6 +16,7 @@ VERB_OF_COMMAND = {
     "intervene": "intervene",
     "remedies": "compare_remedies",
     "finetune": "finetune",
+    "heal": "heal",
     "evaluate": "evaluate",
     "sequence": "train_in_sequence",
     "advise": "advise",

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -33,6 +34,7 @@ _PREFIX = "base_model.model."
 # Add something else than B A, or hold tensors beside it that fit one rank alone.
 _VARIANTS = (*BY_PEFT, "monteclora_config")
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_NONE: Mapping[str, float] = MappingProxyType({})
 
 
 def check_rank(rank: object) -> None:
@@ -177,12 +179,18 @@ def modules_of_pairs(base: Checkpoint, adapter: LoraAdapter) -> dict[str, str]:
     return {name: by_weight[weight] for name, weight in matching.tuned_of.items()}
 
 
-def rewritten(adapter: LoraAdapter, replaced: Mapping[str, LowRank], rank: Rank = None) -> Rewritten:
-    """The adapter with the updates of some modules replaced (every scale folded in).
+def rewritten(
+    adapter: LoraAdapter,
+    replaced: Mapping[str, LowRank],
+    rank: Rank = None,
+    shares: Mapping[str, float] = _NONE,
+) -> Rewritten:
+    """The adapter with the updates of some modules replaced (every scale folded in), or scaled by a share.
 
     ``rank`` None gives each replaced module the rank that it needs; "keep" cuts each back to the rank that it had; a
     number gives every module that rank, so that no pattern of ranks is needed. Cuts are the best ones in the
-    Frobenius norm. Modules keep their scales, and those not replaced their tensors.
+    Frobenius norm. Modules keep their scales, and those not replaced their tensors. Of a module in ``shares`` B alone
+    is scaled, so that rank and A stay as they are.
     """
     tensors = {name: stored.read() for name, stored in adapter.rest.items()}
     ranks: dict[str, int] = {}
@@ -191,10 +199,13 @@ def rewritten(adapter: LoraAdapter, replaced: Mapping[str, LowRank], rank: Rank 
         update = replaced.get(name)
         if update is None and (not isinstance(rank, int) or rank == module.rank):
             down, up = module.down.read(), module.up.read()
+            if name in shares:
+                up = (shares[name] * up.double()).to(up.dtype)
             errors[name] = 0.0
         else:
             wanted = module.rank if rank == "keep" else rank if isinstance(rank, int) else None
-            cut, errors[name] = (module.update() if update is None else update).cut(wanted)
+            whole = module.update().scaled(shares.get(name, 1.0)) if update is None else update
+            cut, errors[name] = whole.cut(wanted)
             down, up = module.tensors(cut)
         ranks[name] = down.shape[0]
         tensors |= dict(zip(module.tensor_names(), (down, up), strict=True))

@@ -14,11 +14,14 @@ from ...data.corpora import load_corpora
 from ...data.load_task import described_task, load_task
 from ...errors import SettingError
 from ...mitigation.elsewhere import not_audited
+from ...mitigation.remedies.doses import Doses
 from ...models.finetuned_folder import data_seed_of
 from ...models.tuned_model import open_language_model
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
 from ..harness import check_harness
+from ..heal.heal import learned_doses
+from ..heal.heal_settings import HEALING, HealSettings
 from ..live_models import answered_by
 from ..measure_settings import (
     NO_HARNESS,
@@ -33,6 +36,7 @@ from .compared import ComparedRemedy, RemedyComparison
 from .comparison_settings import EVERY_REMEDY, REMEDIES, ComparisonSettings
 from .contest import Contest
 from .data_shares import DataShares, split_data
+from .doses_of_task import kept_doses
 from .kept_outcomes import KeptOutcomes, depends_on
 from .outcome import Outcome
 from .workbench import Evaluations, Tally, UpdateSizes
@@ -108,6 +112,27 @@ def compare_remedies(
         tally = Tally(progress, names, comparison.strengths, len(data.choice))
         of_base = _base_outcomes(base_source, measuring, data, kept, tally)
         others = not_audited(base_side, found)
+        learned: Doses | str = "were not asked for"
+        if Doses.name in names:
+            learning = HealSettings(
+                allow=comparison.allow,
+                max_tokens=losses.max_tokens or HEALING.max_tokens,
+                estimate=losses.estimate,
+            )
+            learned = kept_doses(
+                kept,
+                {"doses": learning.recorded(), "share": [share.fingerprint() for share in data.choice]},
+                lambda: learned_doses(
+                    (base_side, tuned_side),
+                    (base, tuned),
+                    corpora,
+                    tasks,
+                    learning,
+                    scores.max_examples,
+                    seed,
+                    progress,
+                ),
+            )
         with opened_bench(measuring, tuned, base, base_side, others) as bench:
             evaluations = Evaluations(bench, kept, tally, base_side.names(), settings)
             sizes = UpdateSizes(found, bench)
@@ -127,6 +152,7 @@ def compare_remedies(
                     "data_seed": data_seed,
                     **(harness.recorded() if harness.lm_eval else {}),
                 },
+                learned=learned,
             )
             contest.draw_curve(of_base)
             rows: list[ComparedRemedy] = contest.rows(names)

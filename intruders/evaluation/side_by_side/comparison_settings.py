@@ -23,6 +23,7 @@ REMEDIES = (
     "drop",
     "fapm",
     "surgery",
+    "doses",
 )
 
 

@@ -60,6 +60,8 @@ def command(comparison: RemedyComparison, out: str = "DIR") -> str | None:
         return None
     parts = ["intruders", "mitigate", comparison.base, comparison.tuned]
     strength = f"{best.chosen.strength:g}"
+    if best.name == "doses":
+        return _healing_command(comparison, out)
     if best.name == "intruders":
         parts += ["--scale", strength]
     else:
@@ -76,6 +78,15 @@ def command(comparison: RemedyComparison, out: str = "DIR") -> str | None:
     audited: dict[str, Any] = {name: comparison.settings.get(name) or () for name in names}
     parts += changed_options(AuditSettings(**audited), names)
     return shlex.join([*parts, "--out", out])
+
+
+def _healing_command(comparison: RemedyComparison, out: str) -> str:
+    """Doses are learned again, by the command that writes them too."""
+    parts = ["intruders", "heal", comparison.base, comparison.tuned]
+    parts += ["--task", str(comparison.settings.get("task") or comparison.target)]
+    for corpus in comparison.base_point.losses:
+        parts += ["--loss-on", corpus]
+    return shlex.join([*parts, "--allow", f"{comparison.allow:g}", "--out", out])
 
 
 def nats(value: Interval) -> str:

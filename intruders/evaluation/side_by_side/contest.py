@@ -14,6 +14,7 @@ from ...checkpoints.pairing.pairing import PairedMatrix
 from ...errors import IntrudersError, NonFiniteError
 from ...mitigation.cases import read_cases
 from ...mitigation.remedies.at_random import RANDOM
+from ...mitigation.remedies.doses import Doses
 from ...mitigation.remedies.interpolate import Interpolate
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...mitigation.remedies.remedy import Case, Remedy
@@ -49,6 +50,7 @@ class Contest:
     device: torch.device
     seed: int
     task_settings: Mapping[str, Any]  # how the target is read, for the command that writes the winner
+    learned: Doses | str = "were not asked for"  # the doses, or why there are none
     # By share; the curve ends with the tuned model.
     _base: dict[str, Outcome] = field(default_factory=dict)
     _curve: dict[str, list[Outcome]] = field(default_factory=dict)
@@ -192,10 +194,16 @@ class Contest:
             remedies = at_strengths(name, self.comparison.strengths, self.seed)
             if surgeries := [one for one in remedies if isinstance(one, Surgery)]:
                 remedies = [*of_task(surgeries, self.target, self._cases(surgeries[:1]), self.evaluations)]
+            remedies = [self._with_doses(one) if isinstance(one, Doses) else one for one in remedies]
             remedies = [self._fitted(one) for one in remedies]
             return remedies, self._cases(remedies)
         except IntrudersError as error:
             raise _CannotRunError(str(error)) from error
+
+    def _with_doses(self, remedy: Doses) -> Doses:
+        if isinstance(self.learned, str):
+            raise _CannotRunError(self.learned)
+        return replace(self.learned, share=remedy.share)
 
     def _first_pass(self, remedies: Sequence[Remedy]) -> tuple[list[Remedy], list[Remedy]]:
         """Those to go on with, and those clearly under the curve on a few documents, or without a finite loss."""

@@ -3,6 +3,7 @@
 from .budget import Budget
 from .dg_hard import DGHard
 from .directions import Directions
+from .doses import Doses
 from .drop import Drop
 from .fapm import FAPM
 from .flatten import Flatten
@@ -20,6 +21,7 @@ __all__ = [
     "Budget",
     "DGHard",
     "Directions",
+    "Doses",
     "Drop",
     "Flatten",
     "Heads",

@@ -22,6 +22,7 @@ from .budget import Budget
 from .controls import RandomVectors
 from .dg_hard import DGHard
 from .directions import Directions
+from .doses import Doses
 from .fapm import FAPM
 from .heads import Head, Heads
 from .intruders import ScaledIntruders
@@ -44,6 +45,8 @@ def at_random(remedy: Remedy, seed: int, cases: Sequence[Case]) -> Remedy | None
     """
     if type(remedy) is Budget:
         return _permuted(remedy, seed, cases)
+    if type(remedy) is Doses:
+        return _exchanged(remedy, seed, cases)
     for kind, drawn in _DRAWN.items():
         if type(remedy) is kind:
             return drawn(remedy, seed)
@@ -195,6 +198,19 @@ def _drawn(part: Components, count: int, key: str) -> Components:
     drawn = random.Random(key).sample(range(len(part.values)), count)
     chosen = torch.tensor(sorted(drawn), dtype=torch.int64, device=part.values.device)
     return Components(part.values[chosen], part.left[chosen], part.right[chosen])
+
+
+def _exchanged(remedy: Doses, seed: int, cases: Sequence[Case]) -> Doses:
+    """The same doses, exchanged among matrices of one shape."""
+    found = dict(remedy.doses or {})
+    by_shape: dict[tuple[int, int], list[str]] = {}
+    for case in cases:
+        by_shape.setdefault(case.matrix.shape, []).append(case.matrix.name)
+    for shape, names in by_shape.items():
+        drawn = [found[name] for name in names]
+        random.Random(f"doses {seed} {shape}").shuffle(drawn)
+        found |= dict(zip(names, drawn, strict=True))
+    return replace(remedy, doses=found)
 
 
 def _seed(text: str) -> int:

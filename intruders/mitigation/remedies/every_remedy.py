@@ -8,6 +8,7 @@ from .budget import Budget
 from .controls import Complement, Neighbours, RandomVectors, Resized, Shrink, UpdateDirections
 from .dg_hard import DGHard
 from .directions import Directions
+from .doses import Doses
 from .drop import Drop
 from .fapm import FAPM
 from .flatten import Flatten
@@ -42,6 +43,7 @@ _PUBLISHED: tuple[type[PublishedRemedy], ...] = (
     Drop,
     FAPM,
     Surgery,
+    Doses,
 )
 PUBLISHED = {remedy.name: remedy for remedy in _PUBLISHED}
 

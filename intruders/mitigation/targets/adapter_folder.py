@@ -45,12 +45,22 @@ class LoraContent:
 
     def rewritten(self, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere) -> tuple[Rewritten, Cut]:
         """The new adapter, and what became of its ranks."""
-        updates = {name: update for name, matrix in changed.items() if (update := matrix.updated) is not None}
-        for name, module in self.modules.items():
-            if name not in changed and elsewhere(name) != 1:
-                updates[name] = self.adapter.modules[module].update().double().scaled(elsewhere(name))
+        shares = {
+            self.modules[name]: matrix.change.share
+            for name, matrix in changed.items()
+            if matrix.change.is_a_share
+        }
+        shares |= {module: elsewhere(name) for name, module in self.modules.items() if name not in changed}
+        updates = {
+            self.modules[name]: update
+            for name, matrix in changed.items()
+            if not matrix.change.is_a_share and (update := matrix.updated) is not None
+        }
         content = rewritten(
-            self.adapter, {self.modules[name]: update for name, update in updates.items()}, self.rank
+            self.adapter,
+            updates,
+            self.rank,
+            {module: share for module, share in shares.items() if share != 1},
         )
         names = {module: name for name, module in self.modules.items()}
         known = {module: names.get(module, module) for module in content.ranks}

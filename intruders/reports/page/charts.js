@@ -91,7 +91,7 @@ function diagonal(chart) {
 
 /** Its height: that of the axes, and of the rows of the legend above them. */
 function heightOf(target, figure) {
-  if (figure.kind === "grid") return 130 + 42 * figure.rows.length;
+  if (figure.kind === "grid") return 130 + (figure.rows.length > 12 ? 22 : 42) * figure.rows.length;
   const named = figure.series.filter((series) => series.inLegend).map((series) => series.name.length);
   const across = Math.max(1, Math.floor((target.clientWidth - 80) / (55 + 6.5 * Math.max(...named, 1))));
   const axes = Math.max(figure.wide ? 400 : 270, 90 + 30 * (figure.y.ticks ?? []).length);
@@ -110,7 +110,8 @@ function drawChart(target, chart) {
 }
 
 function drawGrid(target, grid) {
-  const text = grid.values.map((row) => row.map((value) => (value === null ? "" : value.toFixed(2))));
+  const areCounts = grid.values.flat().every((value) => value === null || Number.isInteger(value));
+  const text = grid.values.map((row) => row.map((value) => (value === null ? "" : areCounts ? String(value) : value.toFixed(2))));
   draw(
     target,
     [{

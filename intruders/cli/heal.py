@@ -1,0 +1,174 @@
+"""``intruders heal``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..audits.audit_settings import AuditSettings, Compute
+from ..data.columns import Columns
+from ..evaluation.heal.heal_settings import HealSettings
+from ..evaluation.measure_settings import LossSettings, ScoreSettings
+from . import options, setting_options
+from .command import examples
+from .output import check_json, put_json
+
+
+@examples(
+    (
+        "Give back what an adapter forgot, and keep its task",
+        "intruders heal smollm2-135m my-adapter --task word-problems --loss-on pydoc --out healed",
+    ),
+    (
+        "Keep what your own examples show, and report a second text",
+        (
+            "intruders heal my-base my-adapter --task mine.jsonl --prompt question --completion answer --loss-on c4 "
+            "--loss-on wikitext --out healed"
+        ),
+    ),
+)
+@setting_options.of(
+    LossSettings,
+    "losses",
+    only=["loss_on"],
+    reworded={
+        "loss_on": "Text such as the base was trained on: pydoc, a text or data file, a folder or a Hub corpus such as "
+        "c4. The doses are learned on the first; further ones are reported; repeatable.",
+    },
+)
+@setting_options.of(
+    ScoreSettings,
+    "scores",
+    only=["tasks"],
+    reworded={
+        "tasks": "Task to keep: word-problems, a Hub task such as sst2, or a data file with --prompt and --completion; "
+        "further ones are reported; repeatable.",
+    },
+)
+@setting_options.of(Columns, "columns")
+@setting_options.of(HealSettings, "settings")
+@setting_options.of(AuditSettings, "audit_settings", only=["k", "epsilon", "include", "exclude"])
+@setting_options.of(Compute, "compute", only=["device"])
+def heal(
+    base: options.Base,
+    tuned: options.Tuned = None,
+    *,
+    losses: LossSettings,
+    scores: ScoreSettings,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Prompts alone, in the place of --task: one a line, or a data file with the column prompt. The tuned "
+            "model's own greedy answers are what to keep. [default: none]",
+            rich_help_panel=options.MEASURES,
+        ),
+    ] = None,
+    settings: HealSettings,
+    data_seed: options.DataSeed = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Seed of halves, samples, the order of learning, the shuffled control and the bootstrap.",
+            rich_help_panel=options.MEASURES,
+        ),
+    ] = 0,
+    columns: Columns,
+    audit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Saved audit of these two models, to use instead of a new one. [default: a new audit]",
+            rich_help_panel=options.INTRUDERS,
+        ),
+    ] = None,
+    audit_settings: AuditSettings,
+    compute: Compute,
+    cache: options.CacheFolder = None,
+    no_cache: options.NoCache = False,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for the healed model and heal.json. Run the same command again to resume.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--as",
+            metavar="FORM",
+            help="What to write: adapter, checkpoint or auto. auto writes what TUNED is.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = "auto",
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Replace --out if it is a model or adapter.", rich_help_panel=options.OUTPUT
+        ),
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the report as one HTML file. [default: not written]",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    json: options.JsonOrStdout = None,
+) -> None:
+    """Give back what fine-tuning forgot, keep what it learned.
+
+    Learns one dose for every changed matrix from a little text and a few examples, and writes the model.
+    """
+    from rich.console import Console
+
+    from ..evaluation.heal.heal import heal as run
+    from ..reports.heal_text import print_healing
+    from .progress import progress_bar
+
+    check_json(json)
+    if html is not None:
+        from ..reports.html_page import check_can_write_html
+
+        check_can_write_html(html)
+    try:
+        with progress_bar() as progress:
+            found = run(
+                base,
+                tuned,
+                task=scores.tasks,
+                loss_on=losses.loss_on,
+                out=out,
+                settings=settings,
+                columns=columns,
+                prompts=prompts,
+                audit=audit or audit_settings,
+                form=form,
+                force=force,
+                data_seed=data_seed,
+                seed=seed,
+                compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
+                progress=progress,
+                told=lambda line: print(f"note: {line}", file=sys.stderr),
+            )
+    except KeyboardInterrupt:
+        typer.echo(
+            f"interrupted; what was done is kept in {out}.unfinished; run the same command again to resume",
+            err=True,
+        )
+        raise typer.Exit(130) from None
+    if html is not None:
+        from ..reports.heal_page import write_heal_report
+
+        write_heal_report(found, html)
+    if put_json(found.to_document(), json):
+        return
+    print_healing(found, Console())

@@ -1,0 +1,147 @@
+"""The doses learned by Adam, and of all states seen the one to keep; a learning that was killed goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .heal_settings import HealSettings
+from .objective import StepLosses
+
+LEAST, MOST = -0.5, 1.5  # of a dose
+
+# Steps between two measures on the half that chooses; as many states can be kept as there are measures.
+EVERY = 5
+
+_WEIGHT_RANGE = 30.0  # by how much the weight of the task may leave its start, up and down
+_WEIGHT_STEP = 0.5  # of its logarithm, at most, at a measure
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A state on the half that chooses."""
+
+    step: int
+    task_loss: float  # of validation examples, in nats per token
+    text_loss: float | None  # None where the task loss rules it out
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+Gradient = Callable[[int, float], StepLosses]  # (step, weight of the task): adds to the gradient of the doses
+Measure = Callable[[int, float], Measured]  # (step, most task loss)
+
+
+class Learning:
+    """Adam on the doses, with the state after every step as plain numbers."""
+
+    def __init__(
+        self,
+        doses: Tensor,
+        settings: HealSettings,
+        gradient: Gradient,
+        measure: Measure,
+        most: float,
+        keep: Callable[[Mapping[str, Any]], None],
+        told: Callable[[int, StepLosses], None],
+    ) -> None:
+        """Args:
+        doses: (doses,), at the start; they are changed in place.
+        settings: of the learning.
+        gradient: of the objective.
+        measure: of the present state.
+        most: the largest task loss on the half that chooses that a state may have to be kept.
+        keep: is given the state after every step.
+        told: is given the losses of every step.
+        """
+        self._doses, self._settings = doses, settings
+        self._gradient, self._measure, self._most = gradient, measure, most
+        self._keep, self._told = keep, told
+        self._first = torch.zeros_like(doses)
+        self._second = torch.zeros_like(doses)
+        self._weight = settings.weight
+        self._step = 0
+        self._best: tuple[Measured, list[float]] | None = None
+        self.measured: list[Measured] = []
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that was kept."""
+        self._step, self._weight = state["step"], state["weight"]
+        for tensor, name in ((self._doses, "doses"), (self._first, "first"), (self._second, "second")):
+            tensor.data.copy_(torch.tensor(state[name], dtype=tensor.dtype))
+        self.measured = [Measured(**one) for one in state["measured"]]
+        best = state["best"]
+        self._best = None if best is None else (Measured(**best["measured"]), best["doses"])
+
+    def run(self) -> tuple[Measured, list[float]]:
+        """Learn, and give the state with the least loss on text whose task loss is allowed; the start at least."""
+        if not self.measured:
+            self._look()
+            self._keep(self._state())
+        while self._step < self._settings.steps:
+            self._doses.grad = None
+            losses = self._gradient(self._step, self._weight)
+            self._move()
+            self._step += 1
+            if self._step % EVERY == 0 or self._step == self._settings.steps:
+                self._look()
+            self._keep(self._state())
+            self._told(self._step, losses)
+        assert self._best is not None
+        return self._best
+
+    def _look(self) -> None:
+        """Measure the present state, keep it if it is the best, and let the task weigh as much as it must."""
+        found = self._measure(self._step, self._most)
+        self.measured.append(found)
+        best = None if self._best is None else self._best[0].text_loss
+        is_allowed = found.text_loss is not None and found.task_loss <= self._most
+        if self._best is None or (
+            is_allowed and found.text_loss is not None and _is_less(found.text_loss, best)
+        ):
+            self._best = (found, self._doses.detach().tolist())
+        if self._step:
+            room = max(self._settings.allow, 1e-3)
+            over = min(1.0, max(-1.0, (found.task_loss - self._most) / room))
+            logarithm = math.log(self._weight / self._settings.weight) + _WEIGHT_STEP * over
+            bound = math.log(_WEIGHT_RANGE)
+            self._weight = self._settings.weight * math.exp(min(bound, max(-bound, logarithm)))
+
+    def _move(self) -> None:
+        """A step of Adam (Kingma and Ba 2015) with a falling rate, and back into the range of a dose."""
+        gradient = self._doses.grad
+        assert gradient is not None
+        number = self._step + 1
+        self._first.lerp_(gradient, 0.1)
+        self._second.lerp_(gradient.square(), 0.01)
+        mean, square = self._first / (1 - 0.9**number), self._second / (1 - 0.99**number)
+        rate = self._settings.rate * 0.5 * (1 + math.cos(math.pi * self._step / self._settings.steps))
+        with torch.no_grad():
+            self._doses.sub_(rate * mean / (square.sqrt() + 1e-10)).clamp_(LEAST, MOST)
+
+    def _state(self) -> dict[str, Any]:
+        best = self._best
+        return {
+            "step": self._step,
+            "weight": self._weight,
+            "doses": self._doses.detach().tolist(),
+            "first": self._first.tolist(),
+            "second": self._second.tolist(),
+            "measured": [one.as_dict() for one in self.measured],
+            "best": None if best is None else {"measured": best[0].as_dict(), "doses": best[1]},
+        }
+
+
+def at_bounds(doses: Sequence[float]) -> int:
+    """How many doses are as low or as high as they may be."""
+    return sum(dose <= LEAST or dose >= MOST for dose in doses)
+
+
+def _is_less(loss: float, than: float | None) -> bool:
+    return than is None or loss < than

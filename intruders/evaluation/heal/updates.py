@@ -1,0 +1,77 @@
+"""The updates of a tuned model, as doses scale them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ...checkpoints.pairing.pairing import PairedMatrix
+from ...errors import NonFiniteError, SettingError
+from ...linalg.low_rank import LowRank
+from ...system.progress import Progress
+from .dosed_model import DosedUpdate
+
+# Singular values below this share of the largest are what rounding leaves of zeros.
+_ZERO = 1e-12
+
+
+@dataclass(frozen=True)
+class Updates:
+    """What is added to the base, by the base's names of the matrices."""
+
+    by_name: Mapping[str, DosedUpdate]
+    shapes: Mapping[str, tuple[int, int]]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.by_name)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The number of directions of each; of a dense one that of its rows, which have no doses of their own."""
+        return {name: len(update.right) for name, update in self.by_name.items()}
+
+
+def read_updates(
+    pairs: Sequence[PairedMatrix], per: str, device: torch.device, progress: Progress
+) -> Updates:
+    """Every update that is not zero, read one by one.
+
+    Raises:
+      SettingError: nothing was changed; or directions are asked for of an update without a low rank.
+      NonFiniteError: an update holds NaN or infinity.
+    """
+    found: dict[str, DosedUpdate] = {}
+    for done, pair in enumerate(pairs):
+        progress("read updates", done, len(pairs))
+        loaded = pair.load()
+        if loaded is None:
+            continue
+        update = loaded.widened().update
+        if isinstance(update, LowRank):
+            if not bool(update.left.isfinite().all() and update.right.isfinite().all()):
+                raise _not_finite(pair.name)
+            if per == "direction":
+                svd = update.svd()
+                count = max(1, int((svd.values > _ZERO * svd.values[0]).sum()))
+                scaled = (svd.left[:count] * svd.values[:count].unsqueeze(-1)).mT
+                update = LowRank(scaled, svd.right[:count])
+            found[pair.name] = DosedUpdate.of(update, device)
+            continue
+        if per == "direction":
+            raise SettingError(
+                f"per is 'direction', and the update of '{pair.name}' has no low rank; pass --per matrix"
+            )
+        dense = update.dense()
+        if not bool(dense.isfinite().all()):
+            raise _not_finite(pair.name)
+        found[pair.name] = DosedUpdate.of(dense.float(), device)
+    return Updates(found, {pair.name: pair.shape for pair in pairs if pair.name in found})
+
+
+def _not_finite(name: str) -> NonFiniteError:
+    return NonFiniteError(
+        f"the update of '{name}' contains NaN or infinity, so no dose of it is a model; fix the tuned model"
+    )

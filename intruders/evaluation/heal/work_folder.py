@@ -1,0 +1,95 @@
+"""The folder in which a healing keeps what it has done, beside the one that it writes, so that it goes on if killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import SettingError
+from ...system.documents import read_document
+from ...system.files import write_atomically
+from ...system.folders import locked_folder, make_folder
+
+RECORD = "heal.json"
+
+_KEY = "key.json"
+_LEARNING = "learning.json"
+_ENDING = ".unfinished"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """What a healing into ``out`` has done so far."""
+
+    folder: Path
+
+    @classmethod
+    def beside(cls, out: Path) -> WorkFolder:
+        return cls(out.with_name(out.name + _ENDING))
+
+    @contextmanager
+    def held(self, key: Mapping[str, Any], out: Path) -> Iterator[None]:
+        """The folder for this process alone; it is removed when the block ends well.
+
+        Raises:
+          SettingError: another process holds it, or it is of another healing.
+        """
+        make_folder(self.folder)
+        with locked_folder(self.folder):
+            require_same(self._read(_KEY), key, f"'{self.folder}'", out)
+            self._write(_KEY, key)
+            yield
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def learning(self) -> Mapping[str, Any] | None:
+        """The state of learning that was kept last."""
+        return self._read(_LEARNING)
+
+    def keep_learning(self, state: Mapping[str, Any]) -> None:
+        self._write(_LEARNING, state)
+
+    def answers(self) -> list[str] | None:
+        """The tuned model's own answers, if they were written down."""
+        found = self._read("answers.json")
+        return None if found is None else list(found["answers"])
+
+    def keep_answers(self, answers: list[str]) -> None:
+        self._write("answers.json", {"answers": answers})
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        return read_document(self.folder / name, "what a healing keeps", SCHEMA)
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        document = json.dumps({"schema": SCHEMA, **content}, allow_nan=False)
+        write_atomically(self.folder / name, document.encode())
+
+
+def require_same(before: Mapping[str, Any] | None, now: Mapping[str, Any], where: str, out: Path) -> None:
+    """Raise SettingError where what was begun is another healing than the one that is asked for."""
+    if before is None:
+        return
+    own = json.loads(json.dumps(dict(now)))
+    for name, value in own.items():
+        if before.get(name) != value:
+            parts = name
+            if isinstance(value, dict) and isinstance(before.get(name), dict):
+                other = next(
+                    key for key in {**value, **before[name]} if value.get(key) != before[name].get(key)
+                )
+                parts = (
+                    f"{name}: {other} was {_shown(before[name].get(other))} and is {_shown(value.get(other))}"
+                )
+            raise SettingError(
+                f"{where} is of another healing ({parts}); expected the same models, data and settings; pass the same, "
+                f"or choose another folder than '{out}'"
+            )
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value)[:40]

@@ -1,0 +1,90 @@
+"""Every update in a dose of its own, learned so that the task is kept and the base comes back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ...audits.records import AuditedMatrix
+from ...errors import SettingError
+from ...linalg.low_rank import LowRank
+from ...settings import setting
+from ..changes import Change
+from .remedy import Case, PublishedRemedy, Triplets
+
+
+@dataclass(frozen=True)
+class Doses(PublishedRemedy):
+    """``W' = W0 + a_m D_m`` with a dose a_m for every matrix m, or one for every singular direction of its update.
+
+    The doses minimize ``KL(base || model)`` on text and the loss on the task together; ``intruders heal`` learns them.
+    Interpolation is the case of one dose for all (WiSE-FT, arXiv 2109.01903); learned coefficients of parts of an
+    update are known from merging (aTLAS, arXiv 2407.02880). At the share s the dose is ``1 + s (a_m - 1)``.
+    """
+
+    name = "doses"
+    reach = "model"
+    strength = "share"
+    strengths = (0.5, 0.75, 1.0)
+    source = "after aTLAS, arXiv 2407.02880"
+    rank_after = "r"
+    scales_whole_updates = True
+
+    share: float = setting(1.0, "How far a dose goes from 1 to what was learned, 0 to 1.", least=0, most=1)
+    # By matrix: its dose, or those of its directions in the descending order of D's singular values.
+    doses: Mapping[str, Sequence[float]] | None = field(default=None, repr=False, compare=False)
+    elsewhere: float = 1.0  # of other tuned tensors, such as norms and biases
+
+    @property
+    def changes_nothing(self) -> bool:
+        return self.share == 0
+
+    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+        if any(len(doses) > 1 for doses in (self.doses or {}).values()):
+            return (Triplets.leading("update", min(matrix.shape)),)
+        return ()
+
+    def change(self, case: Case) -> Change:
+        doses = [1 + self.share * (dose - 1) for dose in self._doses_of(case.matrix.name)]
+        if len(doses) == 1:
+            return Change(share=doses[0])
+        [part] = (case.parts[need] for need in self.needs(case.matrix))
+        kept = part.first(len(doses))
+        dosed = kept.values * torch.tensor(doses, dtype=torch.float64, device=kept.values.device)
+        return Change(share=0.0, added=LowRank(*kept.with_values(dosed).factors(1.0)))
+
+    def share_elsewhere(self, name: str) -> float:
+        """Of a tensor that no audit examines, by its own dose where it has one."""
+        doses = (self.doses or {}).get(name, (self.elsewhere,))
+        return 1 + self.share * (doses[0] - 1) if len(doses) == 1 else 1.0
+
+    def recorded(self) -> dict[str, Any]:
+        """Its settings, and a digest of the doses."""
+        found = super().recorded()
+        if self.doses is not None:
+            content = json.dumps(
+                {name: list(doses) for name, doses in self.doses.items()} | {"": self.elsewhere},
+                sort_keys=True,
+            )
+            found["doses"] = hashlib.sha256(content.encode()).hexdigest()[:16]
+        return found
+
+    def sentence(self, vectors: int) -> str:
+        return f"every update in the dose that was learned for it (share {self.share:g})"
+
+    def _doses_of(self, name: str) -> Sequence[float]:
+        if self.doses is None:
+            raise SettingError(
+                "remedy 'doses' has no doses; expected those of a healing; pass --doses with its heal.json"
+            )
+        if name not in self.doses:
+            raise SettingError(
+                f"remedy 'doses' has no dose of '{name}'; expected one for every changed matrix; run intruders heal on "
+                "these two models"
+            )
+        return self.doses[name]
