@@ -41,7 +41,7 @@ def print_plan(study: Study, out: str | None) -> None:
     for line in [*found.amounts, *time_lines(runs, study.times_from, out)]:
         print(line)
     for base in taken_from_the_hub(runs):
-        print(f"base: {base!r} is no folder here and is taken from the Hub")
+        print(f"base: {base!r} names no local folder and is taken from the Hub")
     if study.power:
         from ..studies.planning.power import power_lines  # the statistics take a second to load
 

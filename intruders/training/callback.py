@@ -64,7 +64,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
       stop_above: end training when an audit finds more intruders than this.
       alert_above: warn when an audit finds more intruders than this, in Weights & Biases and trackio too.
       trace: the Parquet file, or False for none. A training that begins keeps the trace of an earlier one under
-        another name; one that resumes goes on with it.
+        another name; one that resumes adds to it.
       base: the model before fine-tuning, where the Trainer's model is not it any more.
 
     Raises:

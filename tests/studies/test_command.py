@@ -64,7 +64,7 @@ def test_a_dry_run_looks_whether_its_data_and_bases_are_there(file: Path, tmp_pa
     assert not (tmp_path / "out").exists()
     document["experiments"] = {"only": experiment | {"base": "nobase"}}
     file.write_text(yaml.safe_dump(document, sort_keys=False))
-    assert "base: 'nobase' is no folder here and is taken from the Hub" in run(file, "--dry-run")
+    assert "base: 'nobase' names no local folder and is taken from the Hub" in run(file, "--dry-run")
 
 
 def test_a_dry_run_of_the_examples_needs_no_network_and_loads_no_model() -> None:
