@@ -123,7 +123,7 @@ def read_prompts(file: str) -> list[str]:
     """
     path = Path(file).expanduser()
     if path.suffix.lower() in SUFFIXES:
-        rows = read_rows(path)
+        rows = read_rows(path).rows
         if rows and "prompt" not in rows[0]:
             raise SettingError(
                 f"prompts '{file}' has no column 'prompt'; it has {', '.join(map(repr, rows[0]))}; rename one"
