@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from .checkpoints.merges.verification import Verification
     from .checkpoints.verify import verify
     from .data.columns import Columns
+    from .evaluation.attribution.attribute import attribute
+    from .evaluation.attribution.attribution import Attribution
+    from .evaluation.attribution.attribution_settings import AttributionSettings
     from .evaluation.evaluate import Evaluation, evaluate
     from .evaluation.heal.heal import heal
     from .evaluation.heal.heal_settings import HealSettings
@@ -54,6 +57,8 @@ if TYPE_CHECKING:
     from .training.trace import read_trace
 
 __all__ = [
+    "Attribution",
+    "AttributionSettings",
     "Audit",
     "AuditSettings",
     "AuditedMatrix",
@@ -81,6 +86,7 @@ __all__ = [
     "Verification",
     "__version__",
     "advise",
+    "attribute",
     "audit",
     "audit_fleet",
     "compare_remedies",
@@ -103,6 +109,8 @@ __all__ = [
 
 # Names are loaded on first use, so that importing the package stays fast.
 _HOMES = {
+    "Attribution": "evaluation.attribution.attribution",
+    "AttributionSettings": "evaluation.attribution.attribution_settings",
     "Audit": "audits.audit_result",
     "AuditSettings": "audits.audit_settings",
     "AuditedMatrix": "audits.records",
@@ -128,6 +136,7 @@ _HOMES = {
     "SweepSettings": "evaluation.measure_settings",
     "Verification": "checkpoints.merges.verification",
     "advise": "studies.advice.advise",
+    "attribute": "evaluation.attribution.attribute",
     "audit": "audits.audit",
     "audit_fleet": "audits.audit_fleet",
     "compare_remedies": "evaluation.side_by_side.compare_remedies",

@@ -14,6 +14,7 @@ from ..models.quiet import hush_imports
 from ..system.exit_status import ExitStatus
 from ..version import __version__
 from .advise import advise
+from .attribute import attribute
 from .audit import audit
 from .cache import cache
 from .card import card
@@ -49,7 +50,7 @@ app = typer.Typer(
 # The commands in the groups that `intruders --help` shows.
 GROUPS: Mapping[str, Sequence[Callable[..., None]]] = {
     "Look": (audit, fleet, inspect, report, card, verify, advise),
-    "Measure": (evaluate, scale, intervene, remedies),
+    "Measure": (evaluate, attribute, scale, intervene, remedies),
     "Heal and change": (heal, mitigate),
     "Train and study": (finetune, sequence, study),
     "Housekeeping": (cache,),

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-
 from ..charts.chart import Axis, Chart, Grid, Series
-from ..checkpoints.names import module_paths
 from ..evaluation.heal.healing import BASE, CONTROLS, HEALED, TUNED, HealedPoint, Healing
 from .heal_text import LABELS, curve
+from .layer_grid import layer_grid
 
 
 def healing_charts(healing: Healing) -> list[Chart | Grid]:
     """One chart for every corpus, then the doses and the intruders as layers x modules."""
     charts: list[Chart | Grid] = [_trade(healing, corpus) for corpus in healing.healed_point.corpora]
     doses = {name: sum(own) / len(own) for name, own in healing.doses.items()}
-    grid = _grid(
+    grid = layer_grid(
         "doses",
         "Doses",
         Axis("dose", "dose"),
@@ -26,7 +23,7 @@ def healing_charts(healing: Healing) -> list[Chart | Grid]:
     found = [*charts, grid]
     if any(counts.values()):
         found.append(
-            _grid(
+            layer_grid(
                 "intruders",
                 "Intruders of the tuned model",
                 Axis("intruders", "intruders"),
@@ -86,22 +83,6 @@ def _is_wide(healing: Healing) -> bool:
 
 def _task(healing: Healing, point: HealedPoint) -> float:
     return point.tasks[healing.task].loss.estimate
-
-
-def _grid(name: str, title: str, value: Axis, values: Mapping[str, float], caption: str) -> Grid:
-    """Numbers of matrices as layers x kinds of module, the mean of those in one cell."""
-    paths = module_paths(list(values))
-    cells: dict[tuple[str, str], list[float]] = {}
-    for path, number in zip(paths, values.values(), strict=True):
-        row = "-" if path.layer is None else str(path.layer)
-        cells.setdefault((row, path.kind), []).append(number)
-    rows = list(dict.fromkeys(row for row, _ in cells))
-    columns = list(dict.fromkeys(kind for _, kind in cells))
-    table: Sequence[Sequence[float]] = [
-        [sum(own) / len(own) if (own := cells.get((row, kind))) else math.nan for kind in columns]
-        for row in rows
-    ]
-    return Grid(name, title, "layer", "module", value, rows, columns, table, caption)
 
 
 def _file_name(corpus: str) -> str:

@@ -1,0 +1,148 @@
+"""``intruders attribute``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..audits.audit_settings import AuditSettings, Compute
+from ..data.columns import Columns
+from ..evaluation.attribution.attribution_settings import AttributionSettings
+from ..evaluation.measure_settings import LossSettings, ScoreSettings
+from . import options, setting_options
+from .command import examples
+from .output import check_json, put_json
+
+
+@examples(
+    (
+        "Show which matrices made a model forget",
+        "intruders attribute smollm2-135m my-adapter --loss-on pydoc",
+    ),
+    (
+        "Set it beside what they do for the task, and save the parts",
+        "intruders attribute smollm2-135m my-adapter --loss-on pydoc --task word-problems --parquet parts.parquet",
+    ),
+)
+@setting_options.of(
+    LossSettings,
+    "losses",
+    only=["loss_on"],
+    reworded={
+        "loss_on": "Text such as the base was trained on: pydoc, a text or data file, a folder or a Hub corpus such as "
+        "c4. The tables are sorted by the first; repeatable.",
+    },
+)
+@setting_options.of(
+    ScoreSettings,
+    "scores",
+    only=["tasks"],
+    reworded={
+        "tasks": "Task that was learned, whose loss is split too: word-problems, a Hub task such as sst2, or a data "
+        "file; repeatable.",
+    },
+)
+@setting_options.of(Columns, "columns")
+@setting_options.of(AttributionSettings, "settings")
+@setting_options.of(AuditSettings, "audit_settings", only=["k", "epsilon", "include", "exclude"])
+@setting_options.of(Compute, "compute", only=["device"])
+def attribute(
+    base: options.Base,
+    tuned: options.Tuned = None,
+    *,
+    losses: LossSettings,
+    scores: ScoreSettings,
+    columns: Columns,
+    settings: AttributionSettings,
+    data_seed: options.DataSeed = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Seed of samples, masked tokens and the bootstrap.",
+            rich_help_panel=options.MEASURES,
+        ),
+    ] = 0,
+    audit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Saved audit of these two models, to use instead of a new one. [default: a new audit]",
+            rich_help_panel=options.INTRUDERS,
+        ),
+    ] = None,
+    audit_settings: AuditSettings,
+    compute: Compute,
+    cache: options.CacheFolder = None,
+    no_cache: options.NoCache = False,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for finished passes: the same command resumes from them. [default: not kept]",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    parquet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write one row per matrix and measure as Parquet. [default: not written]",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the report as one HTML file. [default: not written]",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    json: options.JsonOrStdout = None,
+) -> None:
+    """Show which matrices made a model forget.
+
+    Splits the rise of the loss into parts by matrix, layer and kind of module, which sum to the measured rise.
+    """
+    from rich.console import Console
+
+    from ..evaluation.attribution.attribute import attribute as run
+    from ..reports.attribution_text import print_attribution
+    from ..system.files import check_writable, write_atomically
+    from .progress import progress_bar
+
+    check_json(json)
+    if parquet is not None:
+        check_writable(parquet)
+    if html is not None:
+        from ..reports.html_page import check_can_write_html
+
+        check_can_write_html(html)
+    with progress_bar() as progress:
+        attribution = run(
+            base,
+            tuned,
+            loss_on=losses.loss_on,
+            task=scores.tasks,
+            settings=settings,
+            columns=columns,
+            audit=audit or audit_settings,
+            data_seed=data_seed,
+            seed=seed,
+            keep=keep,
+            compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
+            progress=progress,
+        )
+    if parquet is not None:
+        write_atomically(parquet, attribution.to_pandas().to_parquet(index=False))
+    if html is not None:
+        from ..reports.attribution_page import write_attribution_report
+
+        write_attribution_report(attribution, html)
+    if put_json(attribution.to_document(), json):
+        return
+    print_attribution(attribution, Console())

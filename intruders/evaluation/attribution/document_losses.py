@@ -1,0 +1,105 @@
+"""The loss of single documents and examples as tensors that a gradient can be taken of."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ...data.corpora import Corpus
+from ...data.task import Task
+from ...models.encoding import IGNORED, PadRight, pad_token_id
+from ...models.tuned_model import OpenedModel
+from ..heal.objective import encoded_examples, encoded_texts
+
+# Share of the tokens that is masked in one pass of a masked language model.
+_MASKED = 0.15
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Documents of one corpus, or examples of one task, as a model takes them.
+
+    The loss is ``L = sum_i s_i / sum_i t_i`` over the documents i, with the sum s_i over the t_i tokens of each.
+    """
+
+    name: str
+    kind: Literal["text", "task"]
+    measure: str  # "cross-entropy", "masked-15%-estimate" or "classification"
+    model: Any = field(repr=False)
+    rows: Sequence[Mapping[str, Tensor]] = field(repr=False)  # (1, width) each, with the labels
+
+    @property
+    def tokens(self) -> list[int]:
+        """How many tokens of each document are scored; 1 of an example whose label is scored."""
+        return [self._scored(row) for row in self.rows]
+
+    def loss(self, index: int) -> Tensor:
+        """The sum over the scored tokens of one document, in nats; a number with its graph."""
+        row = dict(self.rows[index])
+        labels = row.pop("labels")
+        logits = self.model(**row).logits
+        if self.measure == "classification":
+            return cross_entropy(logits.float(), labels, reduction="sum")
+        if self.measure == "cross-entropy":
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        scored = labels != IGNORED
+        return cross_entropy(logits[scored].float(), labels[scored], reduction="sum")
+
+    def _scored(self, row: Mapping[str, Tensor]) -> int:
+        labels = row["labels"]
+        if self.measure == "classification":
+            return 1
+        shifted = labels[:, 1:] if self.measure == "cross-entropy" else labels
+        return int((shifted != IGNORED).sum())
+
+
+def text_measure(
+    name: str, opened: OpenedModel, parts: Sequence[Corpus], max_tokens: int, seed: int
+) -> Measure:
+    """The documents of a corpus. A masked model scores a random 15 % of the tokens, the same for every model.
+
+    Raises:
+      SettingError: no document has two tokens.
+    """
+    device = next(opened.model.parameters()).device
+    documents = encoded_texts(opened, parts, max_tokens)
+    if not opened.is_masked:
+        rows = []
+        for ids in documents:
+            tokens = torch.tensor([ids], device=device)
+            rows.append({"input_ids": tokens, "labels": tokens})
+        return Measure(name, "text", "cross-entropy", opened.model, rows)
+    rows = [_masked(opened.tokenizer, ids, f"{seed} {number}") for number, ids in enumerate(documents)]
+    placed = [{key: tensor.to(device) for key, tensor in row.items()} for row in rows]
+    return Measure(name, "text", "masked-15%-estimate", opened.model, placed)
+
+
+def task_measure(opened: OpenedModel, task: Task, labels: Sequence[str], max_examples: int) -> Measure:
+    """Validation examples of a task, each with what should be answered; those too long for the model are left out."""
+    device = next(opened.model.parameters()).device
+    encoded = encoded_examples(opened, task, task.validation[:max_examples], labels)
+    pad = PadRight(pad_token_id(opened.tokenizer))
+    rows = [{key: tensor.to(device) for key, tensor in pad([row]).items()} for row in encoded]
+    measure = "classification" if task.kind == "classification" else "cross-entropy"
+    return Measure(task.name, "task", measure, opened.model, rows)
+
+
+def _masked(tokenizer: Any, ids: list[int], drawn_by: str) -> dict[str, Tensor]:
+    special = tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
+    plain = ~torch.tensor([special]).bool()
+    generator = torch.Generator().manual_seed(zlib.crc32(drawn_by.encode()))
+    chosen = plain & (torch.rand(1, len(ids), generator=generator) < _MASKED)
+    if not chosen.any():
+        chosen = plain
+    tokens = torch.tensor([ids])
+    return {
+        "input_ids": tokens.masked_fill(chosen, tokenizer.mask_token_id),
+        "attention_mask": torch.ones_like(tokens),
+        "labels": tokens.masked_fill(~chosen, IGNORED),
+    }
