@@ -20,7 +20,8 @@ from ...checkpoints.checkpoint import Checkpoint
 from ...checkpoints.many_sources import digest_of
 from ...checkpoints.names import module_paths
 from ...checkpoints.open import Opened
-from ...checkpoints.pairing.pair_sides import named_sides, open_sides, pair_sides
+from ...checkpoints.pairing.open_sides import named_sides, open_sides
+from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.selection import Selection
 from ...data.columns import Columns
