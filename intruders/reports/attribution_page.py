@@ -42,13 +42,17 @@ def attribution_grids(attribution: Attribution) -> list[Grid]:
     grids = [
         layer_grid(
             f"parts-{number}",
-            f"Parts of the change on {rise.name}",
-            Axis("part", "part (nats per token)"),
-            {share.name: share.parts[rise.name].estimate for share in attribution.matrices},
-            "Each cell is the part of one matrix; several of a cell are their mean. Above zero the matrix raises the "
-            "loss.",
+            f"Shares of the change on {rise.name}",
+            Axis("share", "share of the change (%)"),
+            {
+                share.name: 100 * share.parts[rise.name].estimate / rise.rise.estimate
+                for share in attribution.matrices
+            },
+            f"Each cell is the share that one matrix has of the change of {rise.rise.estimate:+.3f} nats per token; "
+            "several of a cell are their mean. Below zero the matrix works against the change.",
         )
         for number, rise in enumerate(attribution.rises)
+        if rise.rise.estimate
     ]
     counts = {
         share.name: float(share.intruders) for share in attribution.matrices if share.intruders is not None
