@@ -10,7 +10,7 @@ from ...evaluation.intervals import Interval
 from ..claims.claim import SUPPORTED, Finding
 from ..claims.every_claim import analyse_all
 from ..claims.remedies import AFTERWARDS, CONTROL, REFERENCE
-from ..claims.shared.comparable_runs import below_score, finished, numbers
+from ..claims.shared.comparable_runs import below_score, finished
 from ..claims.shared.words import points_said, said, seeds_said
 from ..tables.results import Results
 from .advice import DOWN_INSTEAD, Advice
@@ -40,7 +40,7 @@ def advise_study(results: Results) -> tuple[list[Advice], list[str]]:
         *_on_scale(results),
     ]
     notes = [f"{name}: {findings[name].verdict}" for name in names if findings[name].decision != SUPPORTED]
-    if int(numbers(results.runs, "seed").nunique()) == 1:
+    if int(results.runs["seed"].nunique()) == 1:
         notes.insert(0, "one seed: no comparison of settings has an interval, so that none gives advice")
     if results.failed:
         notes.append(f"{len(results.failed)} runs failed and say nothing here")
@@ -171,7 +171,7 @@ def _on_scale(results: Results) -> list[Advice]:
     runs = runs[runs["method"] != "full"]
     advice = []
     for (base, task, setting), group in runs.groupby(["base", "task", "described"]):
-        scales = numbers(group, "critical_scale").dropna()
+        scales = group["critical_scale"].dropna()
         if len(scales) < 2 or float(scales.max()) >= 1:
             continue
         measured = ", ".join(f"{scale:.3g}" for scale in sorted(scales))

@@ -19,7 +19,6 @@ from .shared.comparable_runs import (
     Stratum,
     complete,
     finished,
-    numbers,
     one_in_100,
     setting_of,
     strata,
@@ -200,7 +199,7 @@ def _at_equal_norm(stratum: Stratum, runs: pd.DataFrame, results: Results, found
 def _comparisons(runs: pd.DataFrame) -> Iterator[Comparison]:
     for column, name in NUMBERS.items():
         # A row of data that is missing means all of it.
-        level = numbers(runs, column).fillna(math.inf if column == "max_train_samples" else math.nan)
+        level = runs[column].fillna(math.inf if column == "max_train_samples" else math.nan)
         if column == "alpha_value":
             level = level.where(runs["method"] != "full")
         without = ["alpha" if column == "alpha_value" else column]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ...evaluation.intervals import Interval
-from .shared.comparable_runs import MEASURED_ALIKE, finished, largest_alike, numbers
+from .shared.comparable_runs import MEASURED_ALIKE, finished, largest_alike
 from .shared.statistics import clipped, mean_interval
 
 
@@ -40,9 +40,8 @@ def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechan
     if mechanism.empty or drawn.empty:
         return [], pd.DataFrame(columns=columns)
     known = mechanism.merge(drawn[["run_id", "base", "seed", *MEASURED_ALIKE]], on="run_id")
-    known["multiple"] = numbers(known, "multiple")
-    known["has"] = numbers(known, "intruders") > 0
-    known["predicted"] = numbers(known, "predicted_multiple") <= known["multiple"]
+    known["has"] = known["intruders"] > 0
+    known["predicted"] = known["predicted_multiple"] <= known["multiple"]
     found, rows = [], []
     for base, of_base in known.groupby("base"):
         group = largest_alike(of_base, MEASURED_ALIKE)

@@ -10,7 +10,7 @@ import pandas as pd
 from ...charts.chart import Axis, Chart, Rule
 from ..tables.results import Results
 from .claim import Answer, Claim, Effect, Finding
-from .shared.comparable_runs import complete, finished, numbers, one_in_100, seed_table, strata
+from .shared.comparable_runs import complete, finished, one_in_100, seed_table, strata
 from .shared.pictures import Palette, in_order, lines, parts
 from .shared.statistics import clipped, mean_interval
 from .shared.words import answer, effect, said, seeds_said
@@ -96,11 +96,8 @@ def analyse(results: Results) -> Finding:
 def _traced(runs: pd.DataFrame, traces: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The runs with what their traces come to, and the traces summed over matrices: one row a run and step."""
     known = traces.assign(
-        step=numbers(traces, "step"),
-        intruders=numbers(traces, "intruders"),
-        vectors=numbers(traces, "vectors"),
-        squares=numbers(traces, "frobenius") ** 2,
-        relative=numbers(traces, "largest_intruder_value") / numbers(traces, "base_largest_value"),
+        squares=traces["frobenius"] ** 2,
+        relative=traces["largest_intruder_value"] / traces["base_largest_value"],
     )
     steps = known.groupby(["run_id", "step"], as_index=False).agg(
         intruders=("intruders", "sum"),

@@ -12,7 +12,7 @@ from ...evaluation.intervals import Interval
 from ..tables.results import Results
 from .claim import Claim, Effect, Finding
 from .shared.chosen_rates import Choice, choices
-from .shared.comparable_runs import LOSS_ALIKE, at_equal_score, by_corpus, finished, numbers, seeds_in, strata
+from .shared.comparable_runs import LOSS_ALIKE, at_equal_score, by_corpus, finished, seeds_in, strata
 from .shared.pictures import LOSS_CHANGE, Palette, Part, in_order, parts, values
 from .shared.statistics import partial_spearman, spearman
 from .shared.words import answer, effect, said, seeds_said
@@ -68,7 +68,7 @@ def analyse(results: Results) -> Finding:
     for corpus, runs in by_corpus(results):
         for stratum in strata(finished(runs), LOSS_ALIKE, notes):
             equal = at_equal_score(stratum, notes)
-            equal = equal[numbers(equal, "loss_change").notna() & numbers(equal, "intruders").notna()]
+            equal = equal[equal["loss_change"].notna() & equal["intruders"].notna()]
             for choice in choices(stratum, equal, results.select, notes):
                 found = {column: _correlations(choice.runs, column) for column in MEASURES}
                 plain = found["intruders"]["nothing"]
@@ -126,12 +126,12 @@ def _said(found: Interval) -> str:
 
 def _correlations(runs: pd.DataFrame, column: str) -> dict[str, Interval]:
     """By what is held fixed: nothing, and every control that was measured."""
-    change, groups = numbers(runs, "loss_change"), runs["setting"].tolist()
-    found = {"nothing": spearman(numbers(runs, column), change, groups)}
+    change, groups = runs["loss_change"], runs["setting"].tolist()
+    found = {"nothing": spearman(runs[column], change, groups)}
     for name, columns in CONTROLS.items():
-        controls = [numbers(runs, control) for control in columns]
+        controls = [runs[control] for control in columns]
         if name == "update norm" or all(bool(control.notna().any()) for control in controls):
-            found[name] = partial_spearman(numbers(runs, column), change, controls, groups)
+            found[name] = partial_spearman(runs[column], change, controls, groups)
     return found
 
 
@@ -195,7 +195,7 @@ def charts(finding: Finding, palette: Palette) -> list[Chart]:
     made = []
     for part in _by_corpus(finding):
         for column, (short, what, unit) in _SIDES.items():
-            if not bool(numbers(part.rows, column).notna().any()):
+            if not bool(part.rows[column].notna().any()):
                 continue
             series = [
                 Series(

@@ -12,7 +12,7 @@ from ...evaluation.intervals import Interval
 from ..tables.results import Results
 from .claim import Answer, Claim, Effect, Finding
 from .intervention_charts import charts
-from .shared.comparable_runs import MEASURED_ALIKE, Stratum, complete, finished, numbers, seeds_in, strata
+from .shared.comparable_runs import MEASURED_ALIKE, Stratum, complete, finished, seeds_in, strata
 from .shared.statistics import mean_interval
 from .shared.words import NOT_MEASURED, answer, effect, said, seeds_said, unknown
 
@@ -98,7 +98,7 @@ def analyse(results: Results) -> Finding:
     points = results.interventions.merge(runs[columns + list(MEASURED_ALIKE)], on="run_id")
     found = _Said()
     for stratum in strata(points, MEASURED_ALIKE, found.notes):
-        below = stratum.runs[numbers(stratum.runs, "scale") < 1]
+        below = stratum.runs[stratum.runs["scale"] < 1]
         losses = below[below["measure"] == "loss"]
         corpora = {str(name): _on_corpus(losses, name) for name in losses["on"].dropna().unique()}
         known = {name: one for name, one in corpora.items() if not math.isnan(one[INTRUDERS].estimate)}
@@ -172,12 +172,12 @@ def _change(points: pd.DataFrame, column: str) -> Change:
     as if all scales erred together, since the same documents stand behind them."""
     if points.empty:
         return Change(Interval(math.nan, -math.inf, math.inf), 0)
-    known = points.assign(value=numbers(points, column)).dropna(subset=["value"])
+    known = points.assign(value=points[column]).dropna(subset=["value"])
     per_run = known.groupby(["seed", "setting", "run_id"])["value"].mean()
     table = complete(per_run.groupby(["seed", "setting"]).mean().unstack("setting"))
     if len(table) == 1:
         kept = known[known["setting"].isin(table.columns) & known["seed"].isin(table.index)]
-        low, high = numbers(kept, f"{column}_low").mean(), numbers(kept, f"{column}_high").mean()
+        low, high = kept[f"{column}_low"].mean(), kept[f"{column}_high"].mean()
         if math.isfinite(low) and math.isfinite(high):
             return Change(Interval(float(table.to_numpy().mean()), float(low), float(high)), 1)
     return Change(mean_interval(table.mean(axis=1)), len(table))
@@ -215,8 +215,8 @@ def _by_scale(points: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 **dict(zip(["base", "task", "setting", *keys[3:]], values, strict=True)),
-                "value": numbers(group, "value").mean(),
-                "base_value": numbers(group, "base_value").mean(),
+                "value": group["value"].mean(),
+                "base_value": group["base_value"].mean(),
                 "change": change.estimate,
                 "low": change.low,
                 "high": change.high,
@@ -230,4 +230,4 @@ def _by_scale(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def _without_intruders(runs: pd.DataFrame, interventions: pd.DataFrame) -> int:
-    return int(((numbers(runs, "intruders") == 0) & ~runs["run_id"].isin(interventions["run_id"])).sum())
+    return int(((runs["intruders"] == 0) & ~runs["run_id"].isin(interventions["run_id"])).sum())

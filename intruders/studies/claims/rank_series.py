@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ...evaluation.intervals import Interval
-from .shared.comparable_runs import complete, numbers, one_in_100, setting_of
+from .shared.comparable_runs import complete, one_in_100, setting_of
 from .shared.statistics import LEVEL, mean_interval, slope
 
 ADAPTERS = {"lora": "", "rslora": "rank-stabilized, "}
@@ -25,15 +25,12 @@ class RankSeries:
 
     @property
     def ranks(self) -> list[float]:
-        return sorted(numbers(self.runs, "rank").unique())
+        return sorted(self.runs["rank"].unique())
 
     def table(self, column: str) -> pd.DataFrame:
         """Seeds by ranks, without gaps."""
         values = pd.DataFrame(
-            {
-                name: numbers(self.runs, of)
-                for name, of in (("seed", "seed"), ("rank", "rank"), ("value", column))
-            }
+            {name: self.runs[of] for name, of in (("seed", "seed"), ("rank", "rank"), ("value", column))}
         ).dropna()
         return complete(values.pivot_table(index="seed", columns="rank", values="value", aggfunc="mean"))
 
@@ -56,7 +53,7 @@ def series(runs: pd.DataFrame, *, own_rates: bool = False) -> Iterator[RankSerie
     """
     for method, prefix in ADAPTERS.items():
         of_method = runs[runs["method"] == method]
-        alpha, rank = numbers(of_method, "alpha_value"), numbers(of_method, "rank")
+        alpha, rank = of_method["alpha_value"], of_method["rank"]
         for values, unit in ((alpha / rank, "r"), (alpha, "")):
             for value in sorted(values.dropna().unique()):
                 rule = f"{prefix}alpha = {'' if unit and value == 1 else f'{value:g}'}{unit}"
@@ -71,7 +68,7 @@ def _all_else_equal(rule: str, runs: pd.DataFrame, own_rates: bool) -> Iterator[
         keys = [setting_of({str(k): v for k, v in row.items()}, without) for row in runs.to_dict("records")]
         most = max((len(one.ranks) for one in found), default=1)
         for _, group in runs.groupby(pd.Series(keys, index=runs.index, dtype=object)):
-            ranks = numbers(group, "rank")
+            ranks = group["rank"]
             if ranks.nunique() < 2:
                 continue
             if rates_differ and (ranks.nunique() <= most or group.groupby(ranks)["lr"].nunique().max() > 1):

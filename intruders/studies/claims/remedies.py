@@ -14,7 +14,7 @@ from ...evaluation.intervals import Interval
 from ..tables.results import Results
 from . import remedies_at_equal_task_loss as at_equal_task_loss
 from .claim import Answer, Claim, Effect, Finding
-from .shared.comparable_runs import LOSS_ALIKE, Stratum, finished, numbers, strata
+from .shared.comparable_runs import LOSS_ALIKE, Stratum, finished, strata
 from .shared.pictures import Palette, Part, parts, values
 from .shared.statistics import LEVEL, mean_interval
 from .shared.words import answer, effect, points_said, said, seeds_said
@@ -88,7 +88,7 @@ def analyse(results: Results) -> Finding:
     seeds = 0
     used: set[str] = set()
     for stratum in strata(finished(results.runs), LOSS_ALIKE, notes):
-        runs = stratum.runs[numbers(stratum.runs, "loss_change").notna()]
+        runs = stratum.runs[stratum.runs["loss_change"].notna()]
         baseline = _baseline(runs)
         if baseline is None:
             continue
@@ -138,8 +138,8 @@ def _baseline(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """The plain LoRA setting with the most seeds, and among those the most forgetting, that left intruders."""
     candidates = []
     for _, group in runs[runs["method"] == "lora"].groupby("setting"):
-        if numbers(group, "intruders").max() > 0:
-            candidates.append((group["seed"].nunique(), float(numbers(group, "loss_change").mean()), group))
+        if group["intruders"].max() > 0:
+            candidates.append((group["seed"].nunique(), float(group["loss_change"].mean()), group))
     if not candidates:
         return None
     chosen = max(candidates, key=lambda one: one[:2])[2]
@@ -153,20 +153,14 @@ def _kind(row: pd.Series[Any], baseline: pd.Series[Any]) -> str | None:
         return REFERENCE
     if method != "lora":
         return METHODS.get(method)
-    # Missing values are no number, and compare as neither more nor less.
-    rank, rate, plain_rank, plain_rate = (
-        float(pd.to_numeric(one[name], errors="coerce")) if one[name] is not None else math.nan
-        for one in (row, baseline)
-        for name in ("rank", "lr")
-    )
-    if rank > plain_rank:
+    if row["rank"] > baseline["rank"]:
         return "higher rank"
-    return "lower learning rate" if rate < plain_rate and rank == plain_rank else None
+    return "lower learning rate" if row["lr"] < baseline["lr"] and row["rank"] == baseline["rank"] else None
 
 
 def _by_seed(runs: pd.DataFrame) -> pd.DataFrame:
     """Seed: loss change and accuracy."""
-    known = pd.DataFrame({name: numbers(runs, name) for name in ("seed", "loss_change", "accuracy")})
+    known = pd.DataFrame({name: runs[name] for name in ("seed", "loss_change", "accuracy")})
     return known.groupby("seed")[["loss_change", "accuracy"]].mean()
 
 
@@ -184,17 +178,16 @@ def _candidates(
         return
     corpus, task = baseline["corpus"].iloc[0], baseline["task"].iloc[0]
     known = points.merge(baseline[["run_id", "seed", "loss_change", "accuracy"]], on="run_id")
-    known["scale"] = numbers(known, "scale")
     for (control, scale), group in known[known["scale"] < 1].groupby(["control", "scale"]):
         losses = group[(group["measure"] == "loss") & (group["on"] == corpus)]
         scores = group[(group["measure"] == "accuracy") & (group["on"] == task)].set_index("seed")
         table = pd.DataFrame(
             {
-                "loss_change": (numbers(losses, "loss_change") + numbers(losses, "change")).to_numpy(),
+                "loss_change": (losses["loss_change"] + losses["change"]).to_numpy(),
             },
             index=losses["seed"],
         )
-        table["accuracy"] = (numbers(scores, "accuracy") + numbers(scores, "change")).groupby(level=0).mean()
+        table["accuracy"] = (scores["accuracy"] + scores["change"]).groupby(level=0).mean()
         what = "intruders" if control == "intruders" else f"control {control}"
         yield (
             (AFTERWARDS if control == "intruders" else CONTROL),

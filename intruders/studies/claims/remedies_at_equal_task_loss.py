@@ -16,7 +16,7 @@ from ...charts.chart import Axis, Chart, Rule
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
 from .claim import NOT_RUN, Effect, Finding
-from .shared.comparable_runs import LOSS_ALIKE, Stratum, finished, numbers, strata
+from .shared.comparable_runs import LOSS_ALIKE, Stratum, finished, strata
 from .shared.pictures import Palette, listed, parts
 from .shared.statistics import LEVEL, mean_interval
 from .shared.words import answer, effect, said, seeds_said
@@ -105,16 +105,16 @@ def candidates(baseline: pd.DataFrame, results: Results) -> Iterator[tuple[str, 
     known = reported.merge(
         baseline[["run_id", "seed", "loss_change", "accuracy"]], on="run_id", suffixes=("", "_run")
     )
-    is_tuned = (known["remedy"] == _CURVE) & ~_flag(known["chosen"]) & (numbers(known, "strength") == 1)
+    is_tuned = (known["remedy"] == _CURVE) & ~known["chosen"] & (known["strength"] == 1)
     tuned = known[is_tuned].set_index("run_id")
-    for remedy, group in known[_flag(known["chosen"])].groupby("remedy", sort=False):
+    for remedy, group in known[known["chosen"]].groupby("remedy", sort=False):
         of_run = group.set_index("run_id")
-        moved = {name: numbers(of_run, name) - numbers(tuned, name) for name in ("corpus_loss", "accuracy")}
+        moved = {name: of_run[name] - tuned[name] for name in ("corpus_loss", "accuracy")}
         table = pd.DataFrame(
             {
-                "seed": numbers(of_run, "seed"),
-                "loss_change": numbers(of_run, "loss_change") + moved["corpus_loss"],
-                "accuracy": numbers(of_run, "accuracy_run") + moved["accuracy"],
+                "seed": of_run["seed"],
+                "loss_change": of_run["loss_change"] + moved["corpus_loss"],
+                "accuracy": of_run["accuracy_run"] + moved["accuracy"],
             }
         )
         name = f"{remedy} after training, its strength chosen for each run"
@@ -129,21 +129,17 @@ def _reported(points: pd.DataFrame) -> pd.DataFrame:
 def _forgotten(points: pd.DataFrame) -> float:
     """By how much the tuned models' loss is above the base's on the reported documents, mean over runs."""
     reported = _reported(points)
-    curve = reported[(reported["remedy"] == _CURVE) & ~_flag(reported["chosen"])]
-    at = [numbers(curve[numbers(curve, "strength") == alpha], "loss").mean() for alpha in (0.0, 1.0)]
+    curve = reported[(reported["remedy"] == _CURVE) & ~reported["chosen"]]
+    at = [curve.loc[curve["strength"] == alpha, "loss"].mean() for alpha in (0.0, 1.0)]
     return float(at[1] - at[0])
 
 
-def _flag(column: pd.Series[bool]) -> pd.Series[bool]:
-    return column.astype("boolean").fillna(False).astype(bool)
-
-
 def _of_setting(points: pd.DataFrame) -> Iterator[Gain]:
-    chosen = points[_flag(points["chosen"]) & (points["remedy"] != _CURVE)]
+    chosen = points[points["chosen"] & (points["remedy"] != _CURVE)]
     level = 1 - (1 - LEVEL) / max(1, chosen["remedy"].nunique())
     for remedy in dict.fromkeys(points.loc[points["remedy"] != _CURVE, "remedy"]):
         of_remedy = chosen[chosen["remedy"] == remedy]
-        by_seed = numbers(of_remedy, "gain").groupby(numbers(of_remedy, "seed")).mean().dropna()
+        by_seed = of_remedy["gain"].groupby(of_remedy["seed"]).mean().dropna()
         reasons = points.loc[(points["remedy"] == remedy) & points["reason"].notna(), "reason"]
         yield Gain(
             str(remedy),
@@ -156,7 +152,7 @@ def _of_setting(points: pd.DataFrame) -> Iterator[Gain]:
 
 def _over_documents(of_remedy: pd.DataFrame) -> Interval:
     """The mean of the runs' own intervals, which apply to all remedies of a comparison together."""
-    estimate, low, high = (float(numbers(of_remedy, f"gain{end}").mean()) for end in ("", "_low", "_high"))
+    estimate, low, high = (float(of_remedy[f"gain{end}"].mean()) for end in ("", "_low", "_high"))
     is_known = math.isfinite(low) and math.isfinite(high)
     return Interval(estimate, low if is_known else -math.inf, high if is_known else math.inf)
 
@@ -185,7 +181,7 @@ def _said(where: str, measured: Sequence[Gain]) -> str:
 
 
 def _row(stratum: Stratum, described: str, forgotten: float, one: Gain) -> dict[str, object]:
-    strengths = sorted(set(numbers(one.chosen, "strength").dropna()))
+    strengths = sorted(set(one.chosen["strength"].dropna()))
     return {
         "base": stratum.base,
         "task": stratum.task,
@@ -197,9 +193,9 @@ def _row(stratum: Stratum, described: str, forgotten: float, one: Gain) -> dict[
         "gain_low": one.interval.low,
         "gain_high": one.interval.high,
         "interval_over": "documents and examples" if one.seeds == 1 else "seeds",
-        "healed": float(numbers(one.chosen, "healed").mean()),
-        "kept": float(numbers(one.chosen, "kept").mean()),
-        "over_allowance": int(_flag(one.chosen["over_allowance"]).sum()),
+        "healed": float(one.chosen["healed"].mean()),
+        "kept": float(one.chosen["kept"].mean()),
+        "over_allowance": int(one.chosen["over_allowance"].sum()),
         "seeds": one.seeds,
         "verdict": one.verdict,
         "reason": one.reason,

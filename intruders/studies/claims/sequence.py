@@ -16,7 +16,6 @@ from .shared.comparable_runs import (
     MEASURED_ALIKE,
     complete,
     finished,
-    numbers,
     one_in_100,
     seed_table,
     seeds_in,
@@ -140,7 +139,7 @@ def _summaries(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
     """The runs with what their sequences come to, their tasks in order as ``task``."""
     rows = []
     for run_id, rows_of_run in sequences.groupby("run_id"):
-        scores = rows_of_run.assign(accuracy=numbers(rows_of_run, "accuracy")).pivot_table(
+        scores = rows_of_run.pivot_table(
             index="stage", columns="task_index", values="accuracy", aggfunc="mean"
         )
         if len(scores) < 2:
@@ -149,7 +148,7 @@ def _summaries(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
         lost = (earlier.max() - last).dropna()
         own = [scores.to_numpy(dtype=float)[i, i] for i in range(min(scores.shape))]
         stages = rows_of_run.drop_duplicates("stage").sort_values("stage")
-        share = 100 * numbers(stages, "intruders") / numbers(stages, "vectors")
+        share = 100 * stages["intruders"] / stages["vectors"]
         names = rows_of_run.drop_duplicates("task_index").sort_values("task_index")["task"].astype(str)
         rows.append(
             {
@@ -208,8 +207,7 @@ def _by_setting(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _by_stage(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
     known = sequences.merge(runs[["run_id", "base", "described", "seed"]], on="run_id")
-    known["accuracy"] = numbers(known, "accuracy")
-    known["per_100"] = 100 * numbers(known, "intruders") / numbers(known, "vectors")
+    known["per_100"] = 100 * known["intruders"] / known["vectors"]
     grouped = known.groupby(["base", "described", "stage", "task_index", "task"])
     table = grouped.agg(
         accuracy=("accuracy", "mean"),

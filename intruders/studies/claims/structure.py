@@ -17,7 +17,6 @@ from .shared.comparable_runs import (
     complete,
     finished,
     noted_complete,
-    numbers,
     on_shared_matrices,
     one_in_100,
     seed_table,
@@ -123,10 +122,10 @@ def _by_setting(stratum: Stratum, equal: pd.DataFrame) -> list[dict[str, object]
                 "intruders_per_100_vectors": share.estimate,
                 "low": share.low,
                 "high": share.high,
-                "affected_matrices": numbers(runs, "affected_matrices").mean(),
-                "matrices": numbers(runs, "matrices").mean(),
-                "energy_share": numbers(runs, "intruder_energy_share").mean(),
-                "accuracy": numbers(runs, "accuracy").mean(),
+                "affected_matrices": runs["affected_matrices"].mean(),
+                "matrices": runs["matrices"].mean(),
+                "energy_share": runs["intruder_energy_share"].mean(),
+                "accuracy": runs["accuracy"].mean(),
             }
         )
     return rows
@@ -136,7 +135,7 @@ def _over_epsilon(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
     """Intruders per 100 vectors at other epsilons: at least and at most, by the proved intervals of the cosines."""
     rows = []
     for (base, task, described), inside in _vectors_by_setting(runs, vectors):
-        lower, upper = numbers(inside, "max_cosine_lower"), numbers(inside, "max_cosine_upper")
+        lower, upper = inside["max_cosine_lower"], inside["max_cosine_upper"]
         for epsilon in EPSILONS:
             rows.append(
                 {
@@ -157,7 +156,7 @@ def _over_k(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
     """Intruders among the k leading vectors, a matrix, at the audit's own epsilon."""
     rows = []
     for (base, task, described), inside in _vectors_by_setting(runs, vectors):
-        index, is_intruder = numbers(inside, "index"), inside["intruder"].astype(bool)
+        index, is_intruder = inside["index"], inside["intruder"]
         matrices = inside[["run_id", "name"]].drop_duplicates().shape[0]
         for k in range(1, int(index.max()) + 2):
             count = int((is_intruder & (index < k)).sum())

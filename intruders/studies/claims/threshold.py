@@ -17,7 +17,6 @@ from .shared.comparable_runs import (
     complete,
     finished,
     noted_complete,
-    numbers,
     seed_table,
     seeds_in,
     strata,
@@ -61,8 +60,6 @@ def analyse(results: Results) -> Finding:
     known = results.matrices.drop(columns=["kind"]).merge(
         runs[["run_id", "base", "task", "described", "setting", "seed", *MEASURED_ALIKE]], on="run_id"
     )
-    for column in ("predicted_scale", "critical_scale", "intruders"):
-        known[column] = numbers(known, column)
     known = known[known["predicted_scale"].notna() & known["intruders"].notna()]
     known["ratio"] = known["predicted_scale"] / known["critical_scale"].where(
         lambda scale: np.isfinite(scale)

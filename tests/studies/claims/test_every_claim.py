@@ -13,7 +13,7 @@ from intruders.errors import SettingError
 from intruders.studies.claim_names import CLAIMS
 from intruders.studies.claims.claim import Finding
 from intruders.studies.claims.every_claim import analyse_all
-from intruders.studies.tables.results import Results
+from intruders.studies.tables.results import Results, typed
 from intruders.studies.tables.table_columns import COLUMNS
 from tests.studies.planted import (
     fixed,
@@ -195,11 +195,11 @@ def test_gaps_everywhere_break_nothing(name: str) -> None:
         for column in frame.columns.difference(list(keep)):
             gone = [generator.random() < 0.33 for _ in range(len(frame))]
             frame.loc[gone, column] = None
-        frames[table] = frame
+        frames[table] = typed(frame, table)
     (finding,) = analyse_all(Results(**{**vars(results), **frames}), [name])
     assert finding.verdict
     blank = {
-        table: frame.assign(**dict.fromkeys(frame.columns.difference(list(keep)), math.nan))
+        table: typed(frame.assign(**dict.fromkeys(frame.columns.difference(list(keep)), math.nan)), table)
         for table, frame in frames.items()
     }
     (nothing,) = analyse_all(Results(**{**vars(results), **blank}), [name])

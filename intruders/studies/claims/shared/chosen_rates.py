@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from .comparable_runs import Stratum, label_of, numbers, setting_of
+from .comparable_runs import Stratum, label_of, setting_of
 
 _STEPS = "trained_steps"
 # What a rate forgets, the first that is known: of a sequence, of a single task, and where neither was measured.
@@ -55,10 +55,10 @@ def choices(
         kept, said = [], []
         for _, runs in equal.groupby(_methods(equal)):
             rate = _best_rate(runs, column)
-            chosen = runs[numbers(runs, "lr") == rate] if math.isfinite(rate) else runs
+            chosen = runs[runs["lr"] == rate] if math.isfinite(rate) else runs
             kept.append(chosen)
             first = {str(key): value for key, value in chosen.iloc[0].items()}
-            said.append(f"{label_of(first)} of {numbers(runs, 'lr').nunique()}")
+            said.append(f"{label_of(first)} of {runs['lr'].nunique()}")
         if not kept:
             continue
         by = "fewest steps to the score" if name == "fastest" else f"least {_FORGETTING[column]}"
@@ -89,13 +89,13 @@ def _methods(runs: pd.DataFrame) -> pd.Series[str]:
 
 
 def _measure_of_forgetting(runs: pd.DataFrame) -> str:
-    known = [name for name in _FORGETTING if name in runs and bool(numbers(runs, name).notna().any())]
+    known = [name for name in _FORGETTING if name in runs and bool(runs[name].notna().any())]
     return known[0] if known else "update_frobenius"
 
 
 def _best_rate(runs: pd.DataFrame, column: str) -> float:
     """The rate of the least mean over seeds, of those with the most seeds; the lower one of two that are equal."""
-    known = pd.DataFrame({name: numbers(runs, name) for name in ("lr", "seed", column)}).dropna()
+    known = pd.DataFrame({name: runs[name] for name in ("lr", "seed", column)}).dropna()
     if known.empty:
         return math.nan
     per_rate = known.groupby("lr").agg(seeds=("seed", "nunique"), mean=(column, "mean"))

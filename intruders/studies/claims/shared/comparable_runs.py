@@ -51,9 +51,7 @@ def finished(runs: pd.DataFrame, kind: str = "finetune") -> pd.DataFrame:
     kept["setting"] = [setting_of(row) for row in _rows(kept)]
     kept["described"] = _labels(_rows(kept))
     kept["alpha_value"] = [alpha_value(row.get("alpha"), row.get("rank")) for row in _rows(kept)]
-    kept["per_100"] = (
-        100 * numbers(kept, "intruders") / numbers(kept, "vectors").where(lambda count: count > 0)
-    )
+    kept["per_100"] = 100 * kept["intruders"] / kept["vectors"].where(lambda count: count > 0)
     return kept
 
 
@@ -116,7 +114,7 @@ def at_equal_score(stratum: Stratum, notes: list[str]) -> pd.DataFrame:
                 f"{stratum.label}: {rest} of {len(runs)} runs had no such aim ({target}) and are left out"
             )
         return equal
-    low, high = numbers(runs, "accuracy_low"), numbers(runs, "accuracy_high")
+    low, high = runs["accuracy_low"], runs["accuracy_high"]
     holds = [(low <= value) & (value <= high) for value in low[low.notna() & high.notna()]]
     if not holds:
         if len(runs):
@@ -171,7 +169,7 @@ def below_score(runs: pd.DataFrame) -> pd.DataFrame:
 def by_setting(runs: pd.DataFrame) -> str:
     """Which runs these are, as ``finished`` gives them: every setting with its seeds."""
     return ", ".join(
-        f"{described} (seed {', '.join(f'{seed:g}' for seed in sorted(numbers(group, 'seed')))})"
+        f"{described} (seed {', '.join(f'{seed:g}' for seed in sorted(group['seed']))})"
         for described, group in runs.groupby("described", sort=False)
     )
 
@@ -190,7 +188,7 @@ def on_shared_matrices(
         return runs
     shared = set.intersection(*of_each)
     kept = known[known["name"].isin(shared)]
-    sums = pd.DataFrame({name: numbers(kept, name) for name in ("intruders", "vectors")})
+    sums = pd.DataFrame({name: kept[name] for name in ("intruders", "vectors")})
     sums = sums.groupby(kept["run_id"]).sum()
     notes.append(
         f"{label}: intruders are counted on the {len(shared)} matrices that all of these runs changed, "
@@ -258,16 +256,9 @@ def alpha_value(alpha: object, rank: object) -> float:
         return math.nan
 
 
-def numbers(frame: pd.DataFrame, column: str) -> pd.Series[float]:
-    """A column as numbers, missing where it holds none."""
-    return pd.to_numeric(frame[column], errors="coerce").astype(float)
-
-
 def seed_table(runs: pd.DataFrame, column: str, by: str = "setting") -> pd.DataFrame:
     """A column's mean by seed (rows) and setting (columns)."""
-    values = pd.DataFrame(
-        {"seed": numbers(runs, "seed"), "by": runs[by].astype(str), "value": numbers(runs, column)}
-    )
+    values = pd.DataFrame({"seed": runs["seed"], "by": runs[by].astype(str), "value": runs[column]})
     return values.dropna().pivot_table(index="seed", columns="by", values="value", aggfunc="mean")
 
 
@@ -317,13 +308,13 @@ def noted_complete(table: pd.DataFrame, what: str, notes: list[str]) -> pd.DataF
 
 def one_in_100(runs: pd.DataFrame, settings: int = 1) -> float:
     """One intruder in one of several settings, as a mean over them of intruders per 100 vectors: the grain of it."""
-    vectors = numbers(runs, "vectors").median()
+    vectors = runs["vectors"].median()
     return 100 / float(vectors) / max(1, settings) if vectors > 0 else 0.0
 
 
 def seeds_in(runs: pd.DataFrame) -> int:
     """How many different seeds the runs have."""
-    return int(numbers(runs, "seed").nunique())
+    return int(runs["seed"].nunique())
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, object]]:
