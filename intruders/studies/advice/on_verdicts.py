@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...checkpoints.demo_models import DEMO_MODELS
 from ...errors import MissingDependencyError
-from ..claims.claim import CONTRADICTED, SUPPORTED, UNDECIDED, Answer
+from ..claims.claim import CONTRADICTED, SUPPORTED, UNDECIDED, Effect
 from ..claims.every_claim import analyse_all
 from ..claims.shared.words import said, seeds_said
 from ..tables.results import load_results
@@ -34,14 +34,14 @@ class Verdict:
 
     folder: Path
     claim: str
-    answer: Answer
+    answer: Effect
 
     def __str__(self) -> str:
         one = self.answer
         speaks = {SUPPORTED: "", CONTRADICTED: ", which speaks against it", UNDECIDED: ", which says nothing"}
         return (
             f"'{self.folder}', {one.where}: the claim {self.claim} is {one.decision}{speaks[one.decision]}: "
-            f"{one.what} {said(one.interval)} ({seeds_said(one.seeds)})"
+            f"{one.what} {said(one.over_seeds, one.digits)} ({seeds_said(one.seeds)})"
         )
 
 
@@ -57,7 +57,7 @@ def with_verdicts(advised: Advised, bases: Sequence[str], folders: Sequence[Path
     notes = [str(verdict) for verdict in ours if str(verdict) not in used]
     for folder in folders:
         of_folder = [one for one in verdicts if one.folder == folder]
-        others = sorted({one.answer.where.partition(",")[0] for one in of_folder if one not in ours})
+        others = sorted({replace(one.answer.on, part="").label for one in of_folder if one not in ours})
         if others:
             notes.append(f"'{folder}' does not apply where it is of another base: {', '.join(others)}")
         elif not of_folder:
@@ -77,8 +77,7 @@ def verdicts_of(folder: Path) -> Iterator[Verdict]:
 
 def is_on(verdict: Verdict, base: str) -> bool:
     """Whether a verdict is of this base: the same name, or the demo model that lies at this path."""
-    own = verdict.answer.where.partition(" on ")[0].partition(":")[0]
-    return bool(_names(own) & _names(base))
+    return bool(_names(verdict.answer.on.base) & _names(base))
 
 
 def _names(base: str) -> set[str]:

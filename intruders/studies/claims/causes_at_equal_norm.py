@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ...evaluation.intervals import Interval
-from .shared.comparable_runs import complete
+from .shared.seed_tables import complete
 from .shared.statistics import mean_interval
 
 # Norms at which the two are compared, evenly spaced over those that both reach.
@@ -21,13 +21,12 @@ class DenseComparison:
     """Intruders per 100 vectors of LoRA minus those of full fine-tuning at equal norm of the update."""
 
     difference: Interval
-    seeds: int
     lora_norms: tuple[float, float]
     full_norms: tuple[float, float]
 
     @property
     def overlap(self) -> bool:
-        return self.seeds > 0
+        return bool(self.difference.n)
 
 
 def compare_at_equal_norm(runs: pd.DataFrame, traces: pd.DataFrame) -> DenseComparison | None:
@@ -55,7 +54,7 @@ def compare_at_equal_norm(runs: pd.DataFrame, traces: pd.DataFrame) -> DenseComp
     table = complete(frame.pivot_table(index="seed", columns="setting", values="value", aggfunc="mean"))
     vectors = lora["vectors"].groupby([lora["run_id"], lora["step"]]).sum().median()
     difference = mean_interval(table.mean(axis=1), grain=100 / vectors if vectors > 0 else 0.0)
-    return DenseComparison(difference, len(table), _norms(lora), _norms(full))
+    return DenseComparison(difference, _norms(lora), _norms(full))
 
 
 def paths(runs: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:

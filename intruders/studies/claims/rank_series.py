@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from ...evaluation.intervals import Interval
-from .shared.comparable_runs import complete, one_in_100, setting_of
+from .shared.run_labels import settings_in
+from .shared.seed_tables import complete, one_in_100
 from .shared.statistics import LEVEL, mean_interval, slope
 
 ADAPTERS = {"lora": "", "rslora": "rank-stabilized, "}
@@ -65,9 +66,8 @@ def _all_else_equal(rule: str, runs: pd.DataFrame, own_rates: bool) -> Iterator[
     found: list[RankSeries] = []
     ways = ((False, ["rank", "alpha"]), (True, ["rank", "alpha", "lr"]))
     for rates_differ, without in ways[1:] if own_rates else ways:
-        keys = [setting_of({str(k): v for k, v in row.items()}, without) for row in runs.to_dict("records")]
         most = max((len(one.ranks) for one in found), default=1)
-        for _, group in runs.groupby(pd.Series(keys, index=runs.index, dtype=object)):
+        for _, group in runs.groupby(settings_in(runs, without)):
             ranks = group["rank"]
             if ranks.nunique() < 2:
                 continue
@@ -112,6 +112,12 @@ def valley(table: pd.DataFrame) -> Valley | None:
         rises = [
             mean_interval((table[end] - table[rank]).to_numpy(), level=level) for end in (ranks[0], ranks[-1])
         ]
-        depth = Interval(*(min(getattr(rise, end) for rise in rises) for end in ("estimate", "low", "high")))
+        estimate, low, high = (
+            min(getattr(rise, end) for rise in rises) for end in ("estimate", "low", "high")
+        )
+        depth = Interval(estimate, low, high, len(table))
+        known = [rise.p for rise in rises if rise.p is not None]
+        if len(known) == len(rises):  # above zero where both are, below where one is
+            depth = replace(depth, p=max(known) if depth.estimate > 0 else min(known))
         found.append(Valley(float(rank), depth))
     return max(found, key=lambda one: one.depth.estimate)

@@ -32,9 +32,9 @@ class Results:
     name: str = ""
     failed: list[str] = field(default_factory=list)  # ids of failed runs
     select: tuple[str, ...] = ()  # at which learning rates methods are compared
-    support: dict[str, str] = field(
-        default_factory=dict
-    )  # by claim, what counts as support, written in advance
+    # By claim, written in advance: what counts as support, and a part of the name of the one effect that decides.
+    support: dict[str, str] = field(default_factory=dict)
+    primary: dict[str, str] = field(default_factory=dict)
 
 
 def load_results(path: str | Path) -> Results:
@@ -49,6 +49,7 @@ def load_results(path: str | Path) -> Results:
         failed=list(failed),
         select=tuple(document.get("select", ())),
         support=dict(document.get("support", {})),
+        primary=dict(document.get("primary", {})),
         **frames,
     )
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from intruders.studies.claims.every_claim import analyse_all
-from intruders.studies.claims.shared.comparable_runs import complete, noted_complete
+from intruders.studies.claims.shared.seed_tables import complete, noted_complete
 from tests.studies.planted import (
     holds,
     matched,
@@ -85,8 +85,8 @@ def test_the_largest_part_without_gaps_is_found_wherever_the_gaps_are() -> None:
     wide = pd.DataFrame(np.arange(20.0).reshape(4, 5), columns=list("abcde"))
     wide.iloc[0, 1:] = gap
     assert complete(wide).shape == (3, 5)
-    notes: list[str] = []
-    assert noted_complete(wide, "here", notes).shape == (3, 5)
+    whole, notes = noted_complete(wide, "here")
+    assert whole.shape == (3, 5)
     assert notes == ["here: 1 of 16 runs are left out, since not every seed has their setting"]
 
 
