@@ -12,6 +12,7 @@ from ..audits.audit_result import Audit
 from ..audits.critical_scales_result import CriticalScales
 from ..charts.text import number, plural
 from ..checkpoints.demo_models import DEMO_MODELS
+from ..checkpoints.pairing.pairing import SkipKind
 from .audit_command import is_from_files
 
 # What the commands propose: documents of pydoc (all 79 take minutes on two cores), and a mitigation.
@@ -23,8 +24,8 @@ _DEFAULTS = {"k": 10, "epsilon": 0.5}
 # A demo model that is stored without a language-model head has no pre-training loss.
 _HEADLESS = ("minilm-l6",)
 _WEIGHTS_FILE = re.compile(r"\.(safetensors|gguf|bin|pt|pth|ckpt|json)$")
-# Reasons to skip a tensor that leave open whether fine-tuning changed it, though it was selected.
-_NOT_COMPARED = ("other shape", "missing in", "NaN or infinity")
+# Kinds of reasons to skip a tensor that leave open whether fine-tuning changed it, though it was selected.
+_NOT_COMPARED = (SkipKind.OTHER_SHAPE, SkipKind.NO_COUNTERPART, SkipKind.NOT_FINITE)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def next_steps(audit: Audit, scales: CriticalScales | None = None) -> NextSteps:
 
 
 def _nothing_audited(audit: Audit) -> NextSteps:
-    if any(skipped.reason.startswith(_NOT_COMPARED) for skipped in audit.skipped):
+    if any(skipped.kind in _NOT_COMPARED for skipped in audit.skipped):
         finding = "Nothing to audit: no selected matrix differs and can be compared."
         meaning = "This says nothing about the skipped tensors; the reasons are listed with them."
     else:

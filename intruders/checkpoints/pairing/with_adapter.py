@@ -19,7 +19,7 @@ from ..selection import Selection
 from .decomposing import warn_of_decompositions
 from .matching import Matching, match_names, same_shape
 from .model_order import names_in_model_order
-from .pairing import PairedMatrix, Pairing, Skipped
+from .pairing import PairedMatrix, Pairing, SkipKind, Skipped
 from .with_checkpoint import common_rows, dense_pair, rows_in_words
 
 Shape = tuple[int, ...]
@@ -67,17 +67,18 @@ def pair_with_adapter(
         holder = base.tied.get(name, name)
         reason = not_a_matrix(base.tensors[holder]) or selection.reason_to_leave_out(name)
         other = matching.tuned_of.get(name)
-        if reason is None and other is None:
-            reason = "unchanged" if holder == name else f"the same tensor as '{holder}'"
+        if reason is None and other is None and holder == name:
+            skipped.append(Skipped(name, "unchanged", SkipKind.UNCHANGED))
+            continue
         if reason is not None or other is None:
-            skipped.append(Skipped(name, reason or ""))
+            skipped.append(Skipped(name, reason or f"the same tensor as '{holder}'"))
             continue
         matrices = matrices_of(base, holder, selection.split_fused)
         if other not in updates and replaced.shape(other) != base.shape(holder):
             common = common_rows(base, holder, replaced.shape(other))
             if common is None:
                 reason = f"other shape: {base.shape(holder)} and {replaced.shape(other)}"
-                skipped.append(Skipped(name, reason))
+                skipped.append(Skipped(name, reason, SkipKind.OTHER_SHAPE))
                 continue
             matrices = [common]
             notes.append(rows_in_words(base, holder, replaced, other))
@@ -89,7 +90,11 @@ def pair_with_adapter(
                 pair = dense_pair(base, matrix, replaced, other)
             pairs.append(pair if measured_from is None else _moved(pair, matrix, measured_from))
     matched = set(matching.tuned_of.values())
-    skipped += [Skipped(name, "missing in base") for name in replaced.names() if name not in matched]
+    skipped += [
+        Skipped(name, "missing in base", SkipKind.NO_COUNTERPART)
+        for name in replaced.names()
+        if name not in matched
+    ]
     skipped += elsewhere + [Skipped(name, reason) for name, reason in adapter.ignored]
     warn_of_decompositions(adapter, pairs)
     return Pairing(base.source, adapter.source, adapter.kind, pairs, skipped, notes)

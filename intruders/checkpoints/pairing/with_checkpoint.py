@@ -13,7 +13,7 @@ from ..matrices import MatrixView, matrices_of, not_a_matrix
 from ..names import is_embedding_or_head
 from ..selection import Selection
 from .matching import Matching, match_names
-from .pairing import PairedMatrix, Pairing, Skipped
+from .pairing import PairedMatrix, Pairing, SkipKind, Skipped
 
 
 def pair_with_checkpoint(base: Checkpoint, tuned: Checkpoint, selection: Selection) -> Pairing:
@@ -31,23 +31,25 @@ def pair_with_checkpoint(base: Checkpoint, tuned: Checkpoint, selection: Selecti
     for name, stored in base.tensors.items():
         reason = not_a_matrix(stored) or selection.reason_to_leave_out(name)
         other = matching.tuned_of.get(name)
-        if reason is None and other is None:
-            reason = "missing in tuned"
-        if reason is not None or other is None:
-            skipped.append(Skipped(name, reason or ""))
+        if reason is not None:
+            skipped.append(Skipped(name, reason))
+            continue
+        if other is None:
+            skipped.append(Skipped(name, "missing in tuned", SkipKind.NO_COUNTERPART))
             continue
         matrices = matrices_of(base, name, selection.split_fused)
         if base.shape(name) != tuned.shape(other):
             common = common_rows(base, name, tuned.shape(other))
             if common is None:
-                skipped.append(Skipped(name, f"other shape: {base.shape(name)} and {tuned.shape(other)}"))
+                reason = f"other shape: {base.shape(name)} and {tuned.shape(other)}"
+                skipped.append(Skipped(name, reason, SkipKind.OTHER_SHAPE))
                 continue
             matrices = [common]
             notes.append(rows_in_words(base, name, tuned, other))
         pairs += [dense_pair(base, matrix, tuned, other) for matrix in matrices]
     matched = set(matching.tuned_of.values())
     skipped += [
-        Skipped(name, "missing in base")
+        Skipped(name, "missing in base", SkipKind.NO_COUNTERPART)
         for name in tuned.names()
         if name not in matched and name not in base.tied
     ]

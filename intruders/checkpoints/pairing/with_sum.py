@@ -9,7 +9,7 @@ import torch
 from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
 from ..adapters.formulas import widened
-from .pairing import PairedMatrix, Pairing, Skipped
+from .pairing import PairedMatrix, Pairing
 
 
 def pair_with_sum(source: str, parts: list[tuple[Pairing, float]]) -> Pairing:
@@ -18,14 +18,14 @@ def pair_with_sum(source: str, parts: list[tuple[Pairing, float]]) -> Pairing:
     for pairing, weight in parts:
         for pair in pairing.pairs:
             by_name.setdefault(pair.name, []).append((pair, weight))
-    reasons = {skipped.name: skipped.reason for pairing, _ in reversed(parts) for skipped in pairing.skipped}
+    skipped = {one.name: one for pairing, _ in reversed(parts) for one in pairing.skipped}
     kinds = {pairing.tuned_kind for pairing, _ in parts}
     return Pairing(
         parts[0][0].base_source,
         source,
         kinds.pop() if len(kinds) == 1 else "stack",
         [_stacked(pairs) for pairs in by_name.values()],
-        [Skipped(name, reason) for name, reason in reasons.items() if name not in by_name],
+        [one for name, one in skipped.items() if name not in by_name],
         list(dict.fromkeys(note for pairing, _ in parts for note in pairing.matched)),
     )
 

@@ -25,19 +25,21 @@ def test_bases_and_tasks_are_never_mixed() -> None:
         rows.append(row | {"intruders": row["intruders"] + 100, "loss_change": row["loss_change"] + 1})
     (finding,) = analyse_all(study(runs=rows), ["forgetting"])
     assert finding.shown is False
-    assert "large on words" in finding.verdict
-    assert "small on words" in finding.verdict
-    assert len([e for e in finding.effects if "Spearman of intruders and loss change" in e.name]) == 2
+    assert {(answer.on.base, answer.on.task) for answer in finding.answers} == {
+        ("large", "words"),
+        ("small", "words"),
+    }
+    assert len([e for e in finding.effects if e.what == "Spearman of intruders and loss change"]) == 2
 
 
 def test_one_base_with_the_effect_does_not_show_it_for_the_other() -> None:
     rows = matched(effect=1.0, base="yes") + matched(effect=-1.0, base="no")
     (finding,) = analyse_all(study(runs=rows), ["structure"])
     assert finding.shown is False
-    assert finding.verdict.startswith("Contradicted in part: ")
-    assert {answer.where: answer.decision for answer in finding.answers} == {
-        "yes on words": "supported",
-        "no on words": "contradicted",
+    assert finding.decision == "contradicted"
+    assert {answer.on.base: answer.decision for answer in finding.answers} == {
+        "yes": "supported",
+        "no": "contradicted",
     }
 
 

@@ -146,9 +146,10 @@ def test_one_seed_has_no_interval_over_seeds_and_says_so(name: str) -> None:
     (finding,) = analyse_all(whole_study(1.0, seeds=1), [name])
     assert "one seed" in finding.verdict
     assert finding.seeds == 1
-    if name not in ("forgetting", "threshold"):  # over settings and over runs there is an interval
-        assert finding.shown is None
-        assert finding.verdict.startswith("Undecided (missing: ")
+    # Forgetting and threshold have an interval, over settings and over runs, which says nothing of other seeds.
+    assert finding.shown is None
+    assert finding.decision == "undecided"
+    assert finding.verdict.startswith("Undecided (missing: ")
     over_seeds = [effect for effect in finding.effects if "documents" not in effect.name]
     if name in ("structure", "rank", "sequence", "dynamics", "causes", "remedies"):
         assert not any(math.isfinite(effect.low) for effect in over_seeds)
