@@ -45,6 +45,10 @@ class Interval:
         """The same in another unit, such as percentage points; ``factor`` is above zero."""
         return replace(self, estimate=factor * self.estimate, low=factor * self.low, high=factor * self.high)
 
+    def columns(self, name: str, prefix: str = "") -> dict[str, float]:
+        """As cells of a table: the estimate under ``name``, the ends under ``low`` and ``high`` after ``prefix``."""
+        return {name: self.estimate, f"{prefix}low": self.low, f"{prefix}high": self.high}
+
     def as_dict(self) -> dict[str, float]:
         return {"estimate": self.estimate, "low": self.low, "high": self.high}
 

@@ -31,9 +31,9 @@ CLAIM = Claim(
         "factors and weight decay raise the number of intruders, and which lower it?"
     ),
     paper=(
-        "A higher learning rate and the product of two trained factors raise the number of "
-        "intruders, training B alone lowers it, and a random rank-one term added to a pre-trained "
-        "matrix is enough to make one."
+        "A higher learning rate and the product of two trained factors raise the number of intruders, "
+        "training B alone lowers it, and a random rank-one term added to a pre-trained matrix is enough "
+        "to make one."
     ),
     meaning="their number follows from how it is trained, or from the size of the update alone",
     needs=(
@@ -42,8 +42,8 @@ CLAIM = Claim(
     ),
     limits=(
         (
-            "Each setting is compared at its two ends with all others equal, by the values that are "
-            "in the study."
+            "Each setting is compared at its two ends with all others equal, by the values that are in "
+            "the study."
         ),
         "Runs with a match criterion are compared at equal score, others after equal training.",
     ),
@@ -96,8 +96,8 @@ def analyse(results: Results) -> Finding:
         evidence.notes += stratum.notes
         if missed:
             evidence.notes.append(
-                f"{stratum.label}: {missed} of {len(stratum.runs)} runs did not reach their match criterion and are "
-                "left out"
+                f"{stratum.label}: {missed} of {len(stratum.runs)} runs did not reach their match "
+                "criterion and are left out"
             )
         comparisons = list(_comparisons(reached))
         rows += [_row(stratum, comparison) for comparison in comparisons]
@@ -144,8 +144,8 @@ def _add_comparisons(evidence: Evidence, stratum: Stratum, comparisons: Sequence
 def _add_at_equal_norm(evidence: Evidence, stratum: Stratum, dense: DenseComparison) -> None:
     if not dense.overlap:
         evidence.notes.append(
-            f"{stratum.label}: LoRA and full cannot be compared at equal norm of the update: seed by seed, LoRA's "
-            f"({dense.lora_norms[0]:.3g} to {dense.lora_norms[1]:.3g}) and full's "
+            f"{stratum.label}: LoRA and full cannot be compared at equal norm of the update: seed by "
+            f"seed, LoRA's ({dense.lora_norms[0]:.3g} to {dense.lora_norms[1]:.3g}) and full's "
             f"({dense.full_norms[0]:.3g} to {dense.full_norms[1]:.3g}) do not overlap"
         )
         return
@@ -244,9 +244,7 @@ def _row(stratum: Stratum, one: Comparison) -> dict[str, object]:
         "varied": one.cause,
         "from": one.start,
         "to": one.end,
-        "change_per_100_vectors": one.difference.estimate,
-        "low": one.difference.low,
-        "high": one.difference.high,
+        **one.difference.columns("change_per_100_vectors"),
         "contexts": one.contexts,
         "runs": one.runs,
         "seeds": one.difference.n,

@@ -22,15 +22,15 @@ CLAIM = Claim(
     title="During training",
     question="When in training do intruders appear, and how do their singular values grow?",
     paper=(
-        "Intruder dimensions appear in the course of fine-tuning, become more, and their singular "
-        "values grow."
+        "Intruder dimensions appear in the course of fine-tuning, become more, and their singular values "
+        "grow."
     ),
     meaning="they appear in the course of training and grow",
     needs=("this needs finished runs with `audit_steps`, at least two audits of each, and intruders in some"),
     limits=(
         (
-            "The singular value is that of a matrix's leading intruder; which vector that is can "
-            "change between audits."
+            "The singular value is that of a matrix's leading intruder; which vector that is can change "
+            "between audits."
         ),
         (
             "Times are as fine as the audits are close; if all seeds fall on one audit, the interval is "
@@ -145,9 +145,7 @@ def _by_step(steps: pd.DataFrame) -> pd.DataFrame:
                 "method": group["method"].iloc[0],
                 "step": step,
                 "share_of_training": group["share_of_training"].mean(),
-                "intruders_per_100_vectors": count.estimate,
-                "low": count.low,
-                "high": count.high,
+                **count.columns("intruders_per_100_vectors"),
                 "update_frobenius": group["update_frobenius"].mean(),
                 "intruder_over_base_value": group["relative"].mean(),
                 "seeds": group["seed"].nunique(),

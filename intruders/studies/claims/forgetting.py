@@ -30,22 +30,22 @@ CLAIM = Claim(
     ),
     meaning="the models with more of them forgot more of what they knew before",
     needs=(
-        "this needs five settings or more on one base and task that reached one score, with "
-        "intruders in some of them, audited and measured by `loss_on`"
+        "this needs five settings or more on one base and task that reached one score, with intruders in "
+        "some of them, audited and measured by `loss_on`"
     ),
     limits=(
         (
-            "A correlation over settings does not prove a cause: methods and ranks with more intruders differ in "
-            "other ways too. The analysis of interventions asks for the cause."
+            "A correlation over settings does not prove a cause: methods and ranks with more intruders "
+            "differ in other ways too. The analysis of interventions asks for the cause."
         ),
         (
-            "The interval takes the seeds of a setting for as much as they differ from one another, "
-            "not for further settings."
+            "The interval takes the seeds of a setting for as much as they differ from one another, not "
+            "for further settings."
         ),
         (
-            "The update's norm is the Frobenius norm of all updates together, its output energy the mean of "
-            "||D h||^2 / ||W0 h||^2 over matrices and base inputs h. Where one orders the runs as the intruders "
-            "do, the two cannot be told apart, and no partial correlation is given."
+            "The update's norm is the Frobenius norm of all updates together, its output energy the mean "
+            "of ||D h||^2 / ||W0 h||^2 over matrices and base inputs h. Where one orders the runs as the "
+            "intruders do, the two cannot be told apart, and no partial correlation is given."
         ),
     ),
 )
@@ -79,8 +79,8 @@ def analyse(results: Results) -> Finding:
                     _add(evidence, on, choice.runs, correlations)
                 elif len(choice.runs):
                     evidence.notes.append(
-                        f"{on.label}: no correlation over {len(choice.runs)} runs, which all have the same "
-                        "number of intruders or the same loss"
+                        f"{on.label}: no correlation over {len(choice.runs)} runs, which all have the "
+                        "same number of intruders or the same loss"
                     )
     together = pd.concat(points)
     return evidence.finding(
@@ -144,9 +144,7 @@ def _rows(choice: Choice, correlations: dict[str, dict[str, Interval]]) -> list[
             "rates": choice.name or "all",
             "measure": measure,
             "held_fixed": fixed,
-            "correlation": correlation.estimate,
-            "low": correlation.low,
-            "high": correlation.high,
+            **correlation.columns("correlation"),
             "runs": len(runs),
             "settings": runs["setting"].nunique(),
             "seeds": seeds_in(runs),

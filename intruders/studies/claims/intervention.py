@@ -25,8 +25,8 @@ CLAIM = Claim(
     title="Intervention",
     question="Do intruders cause the forgetting?",
     paper=(
-        "Scaling the intruder dimensions down lowers the pre-training loss, and by more than the "
-        "same done to anything else; its cost in task accuracy is listed with it."
+        "Scaling the intruder dimensions down lowers the pre-training loss, and by more than the same "
+        "done to anything else; its cost in task accuracy is listed with it."
     ),
     meaning=(
         "scaling the intruders down reduced forgetting more than every control did, at the accuracy cost listed below"
@@ -164,7 +164,7 @@ def _change(points: pd.DataFrame, column: str) -> Interval:
 
 
 def _by_scale(points: pd.DataFrame) -> pd.DataFrame:
-    rows = []
+    rows: list[dict[str, object]] = []
     keys = ["base", "task", "described", "measure", "on", "control", "scale"]
     for values, group in points.groupby(keys):
         change = _change(group, "change")
@@ -174,12 +174,8 @@ def _by_scale(points: pd.DataFrame) -> pd.DataFrame:
                 **dict(zip(["base", "task", "setting", *keys[3:]], values, strict=True)),
                 "value": group["value"].mean(),
                 "base_value": group["base_value"].mean(),
-                "change": change.estimate,
-                "low": change.low,
-                "high": change.high,
-                "against_intruders": against.estimate,
-                "against_low": against.low,
-                "against_high": against.high,
+                **change.columns("change"),
+                **against.columns("against_intruders", "against_"),
                 "seeds": seeds_in(group),
             }
         )

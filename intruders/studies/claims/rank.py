@@ -21,17 +21,17 @@ CLAIM = Claim(
     name="rank",
     title="Rank",
     question=(
-        "How do intruders, effective rank and pre-training loss move with the rank, under each "
-        "rule for alpha; and which rank forgets least?"
+        "How do intruders, effective rank and pre-training loss move with the rank, under each rule for "
+        "alpha; and which rank forgets least?"
     ),
     paper=(
-        "At equal task score intruders become fewer as the rank grows, the update's effective "
-        "rank grows, and forgetting is least at an inner rank (a U shape)."
+        "At equal task score intruders become fewer as the rank grows, the update's effective rank "
+        "grows, and forgetting is least at an inner rank (a U shape)."
     ),
     meaning="how many there are, and how much is forgotten, depends on the rank",
     needs=(
-        "this needs finished, audited runs of `lora` or `rslora` at two ranks or more, all else "
-        "equal, at one score"
+        "this needs finished, audited runs of `lora` or `rslora` at two ranks or more, all else equal, "
+        "at one score"
     ),
     limits=("A trend is a straight line over log2 of the rank, through these ranks only.",),
 )
@@ -127,9 +127,7 @@ def _trends(each: RankSeries) -> list[dict[str, object]]:
         rows.append(
             {
                 "measure": name,
-                "per_doubling": trend.estimate,
-                "low": trend.low,
-                "high": trend.high,
+                **trend.columns("per_doubling"),
                 "ranks": ", ".join(f"{rank:g}" for rank in each.ranks),
                 "seeds": len(each.table(column)),
             }
@@ -147,9 +145,7 @@ def _points(each: RankSeries) -> list[dict[str, object]]:
                 {
                     "rank": rank,
                     "measure": name,
-                    "value": mean.estimate,
-                    "low": mean.low,
-                    "high": mean.high,
+                    **mean.columns("value"),
                     "seeds": seeds_in(runs),
                 }
             )

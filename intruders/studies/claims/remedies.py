@@ -26,15 +26,14 @@ CLAIM = Claim(
     title="Remedies",
     question="How much forgetting does each remedy save per point of task score lost?",
     paper=(
-        "Scaling intruders down after training, rank stabilization, a higher rank, training B "
-        "alone or a lower learning rate saves forgetting; its cost in task score is "
-        "listed with it."
+        "Scaling intruders down after training, rank stabilization, a higher rank, training B alone or a "
+        "lower learning rate saves forgetting; its cost in task score is listed with it."
     ),
     meaning="some remedy forgets less, at a cost in task score that the page gives",
     needs=(
-        "this needs finished runs of plain `lora`, with intruders and a loss on pre-training "
-        "text, and beside them a remedy on the same base and task: `measure: intervene`, "
-        "`measure: remedies`, or another method, rank or learning rate"
+        "this needs finished runs of plain `lora`, with intruders and a loss on pre-training text, and "
+        "beside them a remedy on the same base and task: `measure: intervene`, `measure: remedies`, or "
+        "another method, rank or learning rate"
     ),
     limits=(
         (
@@ -46,8 +45,8 @@ CLAIM = Claim(
             "best is picked."
         ),
         (
-            "Forgetting saved per point is given where the remedy clearly costs task score; elsewhere "
-            "it has no meaning."
+            "Forgetting saved per point is given where the remedy clearly costs task score; elsewhere it "
+            "has no meaning."
         ),
         "Task score is accuracy on the test split. With a match criterion it is equal by design.",
     ),
@@ -239,18 +238,10 @@ def _rows(stratum: Stratum, remedies: list[Remedy]) -> list[dict[str, object]]:
                 "task": stratum.on.task,
                 "kind": one.candidate.kind,
                 "remedy": one.candidate.name,
-                "accuracy_points": score.estimate,
-                "accuracy_low": score.low,
-                "accuracy_high": score.high,
-                "loss_change": loss.estimate,
-                "loss_low": loss.low,
-                "loss_high": loss.high,
-                "saved": one.saved.estimate,
-                "saved_low": one.saved.low,
-                "saved_high": one.saved.high,
-                "points_lost": one.cost.estimate,
-                "lost_low": one.cost.low,
-                "lost_high": one.cost.high,
+                **score.columns("accuracy_points", "accuracy_"),
+                **loss.columns("loss_change", "loss_"),
+                **one.saved.columns("saved", "saved_"),
+                **one.cost.columns("points_lost", "lost_"),
                 "saved_per_point": _ratio(one),
                 "on_frontier": False,
                 "control": one.candidate.control,

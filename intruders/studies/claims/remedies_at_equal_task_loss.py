@@ -27,8 +27,8 @@ KIND = "compared after training"
 _CURVE = "interpolate"
 _MOST_SETTINGS = 4  # of one base and task, in charts; the table has all
 _NOTE = (
-    "Gains at equal task loss are listed with the claim and do not decide it. Their intervals apply to all remedies on "
-    "one setting together (Bonferroni)."
+    "Gains at equal task loss are listed with the claim and do not decide it. Their intervals apply to "
+    "all remedies on one setting together (Bonferroni)."
 )
 _TITLE = "loss of interpolation at the same task loss minus the remedy's, nats/token"
 
@@ -160,9 +160,9 @@ def _said(measured: Sequence[Gain]) -> str:
     ]
     undecided = f"; {len(wide)} undecided, their intervals up to {max(wide):.2g} wide" if wide else ""
     return (
-        f"at equal task loss {clear} of {len(measured)} compared remedies clearly gain over scaling the complete "
-        f"update; {best.remedy} has the largest gain, {said(best.interval, 3)} nats per token"
-        f" ({', '.join(filter(None, (over, seeds_said(best.seeds))))}){undecided}"
+        f"at equal task loss {clear} of {len(measured)} compared remedies clearly gain over scaling the "
+        f"complete update; {best.remedy} has the largest gain, {said(best.interval, 3)} nats per token "
+        f"({', '.join(filter(None, (over, seeds_said(best.seeds))))}){undecided}"
     )
 
 
@@ -175,9 +175,7 @@ def _row(stratum: Stratum, described: str, forgotten: float, one: Gain) -> dict[
         "forgotten": forgotten,
         "remedy": one.remedy,
         "strengths": ", ".join(f"{strength:g}" for strength in strengths),
-        "gain": one.interval.estimate,
-        "gain_low": one.interval.low,
-        "gain_high": one.interval.high,
+        **one.interval.columns("gain", "gain_"),
         "interval_over": "documents and examples" if one.seeds == 1 else "seeds",
         "healed": float(one.chosen["healed"].mean()),
         "kept": float(one.chosen["kept"].mean()),

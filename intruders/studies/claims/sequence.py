@@ -25,21 +25,19 @@ CLAIM = Claim(
     title="Tasks in sequence",
     question="Do low ranks forget earlier tasks more, and do intruders accumulate?",
     paper=(
-        "Trained on one task after another, low-rank LoRA forgets earlier tasks more than higher "
-        "ranks and full fine-tuning do, and intruder dimensions accumulate."
+        "Trained on one task after another, low-rank LoRA forgets earlier tasks more than higher ranks "
+        "and full fine-tuning do, and intruder dimensions accumulate."
     ),
     meaning="low ranks lost more of the earlier tasks when trained on several in turn",
-    needs=(
-        "this needs finished runs of `kind: sequence` over two tasks or more, of `lora` at two ranks or more"
-    ),
+    needs="this needs finished runs of `kind: sequence` over two tasks or more, of `lora` at two ranks or more",
     limits=(
         (
             "Forgetting of a task is its best accuracy before the last stage minus that after it, and "
             "the mean is over earlier tasks (Chaudhry 2018); the order of the tasks is one of many."
         ),
         (
-            "Learning rates are those of the study: a rank that learns a task less has less to "
-            "forget. The accuracy after each task's own stage is in the table."
+            "Learning rates are those of the study: a rank that learns a task less has less to forget. "
+            "The accuracy after each task's own stage is in the table."
         ),
     ),
 )
@@ -165,9 +163,7 @@ def _by_setting(runs: pd.DataFrame) -> pd.DataFrame:
                 "method": group["method"].iloc[0],
                 "rank": group["rank"].iloc[0],
                 "chosen": group["chosen"].iloc[0],
-                "forgetting_points": forgotten.estimate,
-                "low": forgotten.low,
-                "high": forgotten.high,
+                **forgotten.columns("forgetting_points"),
                 "average_accuracy": group["average_accuracy"].mean(),
                 "own_accuracy": group["own_accuracy"].mean(),
                 "intruders_per_100_vectors": group["per_100"].mean(),

@@ -29,18 +29,16 @@ CLAIM = Claim(
     name="structure",
     title="Structure",
     question="Do LoRA and full fine-tuning at equal score leave different spectra?",
-    paper=(
-        "At equal task score, LoRA leaves intruder dimensions in the weights and full fine-tuning does not."
-    ),
+    paper="At equal task score, LoRA leaves intruder dimensions in the weights and full fine-tuning does not.",
     meaning="LoRA left more of them than full fine-tuning at the same score",
     needs=(
-        "this needs finished, audited runs of `lora` and of `full` on one base and task that "
-        "reached one score"
+        "this needs finished, audited runs of `lora` and of `full` on one base and task that reached one "
+        "score"
     ),
     limits=(
         (
-            "Equal score is the match criterion on the validation split; test accuracies still differ "
-            "a little, and are in the table."
+            "Equal score is the match criterion on the validation split; test accuracies still differ a "
+            "little, and are in the table."
         ),
         (
             "The interval is over seeds of these settings. It says nothing of other tasks, bases or "
@@ -114,9 +112,7 @@ def _by_setting(stratum: Stratum, equal: pd.DataFrame) -> list[dict[str, object]
                 "rank": first["rank"] if first["method"] != "full" else None,
                 "chosen": first["chosen"],
                 "seeds": seeds_in(runs),
-                "intruders_per_100_vectors": share.estimate,
-                "low": share.low,
-                "high": share.high,
+                **share.columns("intruders_per_100_vectors"),
                 "affected_matrices": runs["affected_matrices"].mean(),
                 "matrices": runs["matrices"].mean(),
                 "energy_share": runs["intruder_energy_share"].mean(),

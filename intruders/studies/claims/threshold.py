@@ -25,23 +25,23 @@ CLAIM = Claim(
     title="Threshold",
     question="Does the predicted critical scale separate matrices with and without intruders?",
     paper=(
-        "From the spectrum of the base alone the spiked-matrix threshold predicts which updates "
-        "are too large for their matrix, better than chance (arXiv 2607.23711, which found its "
-        "scales within a factor of two on 82 % of layers)."
+        "From the spectrum of the base alone the spiked-matrix threshold predicts which updates are too "
+        "large for their matrix, better than chance (arXiv 2607.23711, which found its scales within a "
+        "factor of two on 82 % of layers)."
     ),
     meaning="the base's spectrum predicts how far an update can be scaled up before they appear",
     needs=(
-        "this needs finished, audited runs with `measure: critical_scale`, where some matrices "
-        "have intruders and some have none"
+        "this needs finished, audited runs with `measure: critical_scale`, where some matrices have "
+        "intruders and some have none"
     ),
     limits=(
         (
-            "The prediction takes the update's largest singular value and nothing of its directions; "
-            "a trained update follows the base more than a random one."
+            "The prediction takes the update's largest singular value and nothing of its directions; a "
+            "trained update follows the base more than a random one."
         ),
         (
-            "Scales within a factor of two and their rank correlation are over matrices whose scale "
-            "was found by the search; it ends at 64 times the predicted one."
+            "Scales within a factor of two and their rank correlation are over matrices whose scale was "
+            "found by the search; it ends at 64 times the predicted one."
         ),
         "Intervals are over runs: matrices of one run are not independent.",
     ),
@@ -82,8 +82,8 @@ def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
     runs, seeds = matrices["run_id"].nunique(), seeds_in(matrices)
     if math.isnan(area.estimate):
         evidence.notes.append(
-            f"{stratum.label}: {'all' if has.all() else 'none'} of the {len(matrices)} matrices have intruders, so "
-            "that there is nothing to separate"
+            f"{stratum.label}: {'all' if has.all() else 'none'} of the {len(matrices)} matrices have "
+            "intruders, so that there is nothing to separate"
         )
     else:
         above = replace(area, estimate=area.estimate - 0.5, low=area.low - 0.5, high=area.high - 0.5)
@@ -104,20 +104,14 @@ def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
     return {
         "base": stratum.on.base,
         "task": stratum.on.task,
-        "auc": area.estimate,
-        "auc_low": area.low,
-        "auc_high": area.high,
+        **area.columns("auc", "auc_"),
         "rule_agrees": float(rule.mean()),
         "with_intruders": int(has.sum()),
         "predicted_of_these": float((matrices.loc[has, "predicted_scale"] <= 1).mean()),
         "without": int((~has).sum()),
         "predicted_none_of_these": float((matrices.loc[~has, "predicted_scale"] > 1).mean()),
-        "within_factor_two": within.estimate,
-        "within_low": within.low,
-        "within_high": within.high,
-        "rank_correlation": correlation.estimate,
-        "correlation_low": correlation.low,
-        "correlation_high": correlation.high,
+        **within.columns("within_factor_two", "within_"),
+        **correlation.columns("rank_correlation", "correlation_"),
         "runs": runs,
         "seeds": seeds,
     }

@@ -56,8 +56,8 @@ def choices(stratum: Stratum, equal: pd.DataFrame, select: Sequence[str]) -> Ite
             continue
         by = "fewest steps to the score" if name == "fastest" else f"least {_FORGETTING[column]}"
         note = (
-            f"{stratum.label}, {name} rates ({by}), chosen by the mean over the same seeds that are reported "
-            f"(in-sample): {'; '.join(described)} rates that reached the score"
+            f"{stratum.label}, {name} rates ({by}), chosen by the mean over the same seeds that are "
+            f"reported (in-sample): {'; '.join(described)} rates that reached the score"
         )
         yield Choice(stratum.on.narrowed(f"each method at its {name} rate"), pd.concat(kept), name, (note,))
 

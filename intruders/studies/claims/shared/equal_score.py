@@ -25,8 +25,8 @@ def at_equal_score(stratum: Stratum) -> tuple[pd.DataFrame, list[str]]:
         return runs.iloc[:0], [note] if len(runs) else []
     most = max(holds, key=lambda held: int(held.sum()))
     note = (
-        f"{stratum.label}: no run was stopped by a match criterion; {int(most.sum())} of {len(runs)} runs, whose "
-        "accuracies agree within their intervals, are taken to be at equal score"
+        f"{stratum.label}: no run was stopped by a match criterion; {int(most.sum())} of {len(runs)} "
+        "runs, whose accuracies agree within their intervals, are taken to be at equal score"
     )
     return runs[most], [note]
 
@@ -40,8 +40,8 @@ def sequences_at_equal_score(stratum: Stratum) -> tuple[pd.DataFrame, list[str]]
     aimed = stratum.runs[stratum.runs["match"].notna()]
     if aimed.empty:
         note = (
-            f"{stratum.label}: no match criterion, so that the stages are not at equal score; a setting that "
-            "learned less has less to forget"
+            f"{stratum.label}: no match criterion, so that the stages are not at equal score; a setting "
+            "that learned less has less to forget"
         )
         return stratum.runs, [note]
     return _at_target(stratum, str(aimed["match"].astype(str).mode().iloc[0]))

@@ -88,8 +88,8 @@ def on_shared_matrices(
     shared = set.intersection(*of_each)
     sums = known[known["name"].isin(shared)].groupby("run_id")[["intruders", "vectors"]].sum()
     note = (
-        f"{label}: intruders are counted on the {len(shared)} matrices that all of these runs changed, "
-        f"of {len(set.union(*of_each))}"
+        f"{label}: intruders are counted on the {len(shared)} matrices that all of these runs changed, of "
+        f"{len(set.union(*of_each))}"
     )
     per_100 = 100 * sums["intruders"] / sums["vectors"]
     counted = runs.assign(per_100=runs["run_id"].map(per_100), vectors=runs["run_id"].map(sums["vectors"]))
