@@ -161,7 +161,7 @@ def made_up_audit(
     ]
     skipped = [Skipped(f"{prefix}.{i}.input_layernorm.weight", "one-dimensional") for i in range(layers)]
     skipped += [Skipped("model.embed_tokens.weight", "embedding (--include-embeddings audits it)")]
-    skipped += [Skipped("lm_head.weight", "other shape: (49152, 576) and (49160, 576)")]
+    skipped += [Skipped.from_stored("lm_head.weight", "other shape: (49152, 576) and (49160, 576)")]
     return Audit(
         base_source=base,
         tuned_source=tuned,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.hub import HubOrigin, origins_in
-from ..checkpoints.pairing.pairing import Skipped
+from ..checkpoints.pairing.pairing import SkipKind, Skipped
 from ..errors import BrokenDocumentError, ResultFileError, SettingError
 from ..system.documents import get_field, get_float, json_number
 from ..system.files import read_bytes, write_atomically
@@ -208,8 +208,20 @@ def header(audit: Audit) -> dict[str, Any]:
             "seconds": json_number(audit.seconds),
         },
         "versions": dict(audit.versions),
-        "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in audit.skipped],
+        "skipped": [
+            {"name": skipped.name, "reason": skipped.reason, "kind": skipped.kind.value}
+            for skipped in audit.skipped
+        ],
     }
+
+
+def _skipped(record: object) -> Skipped:
+    name, reason = (get_field(record, key, "skipped", str) for key in ("name", "reason"))
+    has_kind = isinstance(record, dict) and "kind" in record
+    kind = get_field(record, "kind", "skipped", str) if has_kind else None
+    if kind is not None and kind not in tuple(SkipKind):
+        raise BrokenDocumentError(f"skipped has kind '{kind}'; expected one of {', '.join(SkipKind)}")
+    return Skipped.from_stored(name, reason, kind)
 
 
 def from_document(document: object) -> Audit:
@@ -235,13 +247,7 @@ def from_document(document: object) -> Audit:
         exact=get_field(settings, "exact", "settings", bool),
         seconds=get_float(totals, "seconds", "totals"),
         matrices=matrices,
-        skipped=[
-            Skipped(
-                name=get_field(record, "name", "skipped", str),
-                reason=get_field(record, "reason", "skipped", str),
-            )
-            for record in get_field(document, "skipped", "document", list)
-        ],
+        skipped=[_skipped(record) for record in get_field(document, "skipped", "document", list)],
         settings={key: value for key, value in settings.items() if key not in ("k", "epsilon", "exact")},
         versions={key: get_field(versions, key, "versions", str) for key in versions},
         base_hub=_origins(base, "base"),

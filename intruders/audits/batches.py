@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checkpoints.pairing.pairing import PairedMatrix, Skipped
+from ..checkpoints.pairing.pairing import PairedMatrix, SkipKind, Skipped
 from ..errors import NonFiniteError
 from ..linalg.pair import Pair
 
@@ -48,7 +48,7 @@ def read_batches(
     for matrix in pairs:
         loaded = matrix.load()
         if loaded is None:
-            left_out.append(Skipped(matrix.name, "unchanged"))
+            left_out.append(Skipped(matrix.name, "unchanged", SkipKind.UNCHANGED))
             continue
         if min(matrix.shape) == 0:
             left_out.append(Skipped(matrix.name, f"empty: shape {matrix.shape}"))
@@ -60,7 +60,7 @@ def read_batches(
         if side is not None:
             if not skip_non_finite:
                 raise non_finite(matrix.name, side)
-            left_out.append(Skipped(matrix.name, f"NaN or infinity in the {side}"))
+            left_out.append(Skipped(matrix.name, f"NaN or infinity in the {side}", SkipKind.NOT_FINITE))
             continue
         key = (matrix.shape, wide.rank, wide.base.dtype)
         batch = waiting.setdefault(key, [])

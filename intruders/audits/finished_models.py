@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from ..checkpoints.pairing.pairing import Skipped
 from ..system.files import write_atomically
 from .fleet_members import Facts, Known
 from .kept_blocks import KeptBlocks, bytes_of_sketch, sketch_of_bytes
@@ -32,7 +33,7 @@ class FinishedModel:
     """What its blocks say of a model as a whole."""
 
     known: Known
-    skipped: dict[str, str] = field(default_factory=dict)  # matrices that were not judged, with reasons
+    skipped: dict[str, Skipped] = field(default_factory=dict)  # matrices that were not judged, by name
     refused: str | None = None  # why it cannot be judged
     sketch: Tensor | None = None  # (SIZE), double: of all its updates
 
@@ -127,7 +128,7 @@ def _record(model: FinishedModel, lists: dict[tuple[str, ...], int]) -> dict[str
     return {
         "facts": asdict(model.known.facts),
         "names": lists.setdefault(model.known.names, len(lists)),
-        "skipped": model.skipped,
+        "skipped": {name: [one.reason, one.kind] for name, one in model.skipped.items()},
         "refused": model.refused,
     }
 
@@ -138,6 +139,10 @@ def _model(record: Mapping[str, Any], lists: Sequence[tuple[str, ...]]) -> Finis
     }
     return FinishedModel(
         Known(Facts(**facts), lists[record["names"]]),
-        record["skipped"],
+        {
+            # An earlier version wrote the reason alone.
+            name: Skipped.from_stored(name, *([stored] if isinstance(stored, str) else stored))
+            for name, stored in record["skipped"].items()
+        },
         record["refused"],
     )

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..checkpoints.pairing.pairing import Skipped
 from ..checkpoints.selection import Selection
 from ..errors import SettingError
 from ..system.files import write_atomically
@@ -136,7 +135,7 @@ class FleetAudit:
             matrices=[found[matrix.name] for matrix in pairing.pairs if matrix.name in found],
             skipped=[
                 *pairing.skipped,
-                *(Skipped(one.name, skipped[one.name]) for one in pairing.pairs if one.name in skipped),
+                *(skipped[one.name] for one in pairing.pairs if one.name in skipped),
             ],
             settings={
                 **self.settings.part(Selection).as_dict(),
@@ -245,7 +244,7 @@ class FleetAudit:
                 unit, model = kept.units[digest], found[digest]
                 if model.refused is None:
                     model.refused = unit.refused
-                model.skipped.update({one.name: one.reason for one in unit.skipped})
+                model.skipped.update({one.name: one for one in unit.skipped})
                 if unit.sketch is not None and (kept.block, digest) not in seen:
                     seen.add((kept.block, digest))
                     model.sketch = unit.sketch if model.sketch is None else model.sketch + unit.sketch

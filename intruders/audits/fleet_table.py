@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from ..checkpoints.pairing.pairing import SkipKind
 from ..linalg.sketch import normalized
 from .finished_models import FinishedModel
 from .fleet_members import Facts, Member
@@ -131,10 +132,10 @@ def adapter_table(
         }
         first_of.setdefault(member.digest, member.source)
         if reason is None:
-            reasons = [] if model is None else list(model.skipped.values())
+            kinds = [] if model is None else [one.kind for one in model.skipped.values()]
             row |= {
-                "zero_updates": sum(one == "unchanged" for one in reasons),
-                "non_finite": sum(one.startswith("NaN") for one in reasons),
+                "zero_updates": kinds.count(SkipKind.UNCHANGED),
+                "non_finite": kinds.count(SkipKind.NOT_FINITE),
                 **numbers.get(member.digest, _NOTHING),
             }
         rows.append(row)

@@ -86,7 +86,7 @@ class KeptBlocks:
             if (header.get("schema"), header.get("key")) == (SCHEMA, self.key):
                 units = {
                     digest: Unit(
-                        [Skipped(*one) for one in unit["skipped"]],
+                        [Skipped.from_stored(*one) for one in unit["skipped"]],
                         unit["refused"],
                         _sketch(unit["sketch"]),
                     )
@@ -107,7 +107,7 @@ class KeptBlocks:
             "block": block,
             "units": {
                 digest: {
-                    "skipped": [[one.name, one.reason] for one in unit.skipped],
+                    "skipped": [[one.name, one.reason, one.kind] for one in unit.skipped],
                     "refused": unit.refused,
                     "sketch": _text(unit.sketch),
                 }

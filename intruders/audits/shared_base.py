@@ -15,7 +15,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from ..checkpoints.pairing.pairing import PairedMatrix, Skipped
+from ..checkpoints.pairing.pairing import PairedMatrix, SkipKind, Skipped
 from ..engine.base_space import KnownBase
 from ..engine.decide import decide
 from ..errors import ChangedBaseError, IntrudersError, in_one_line
@@ -113,8 +113,8 @@ class LeftOut:
     skipped: dict[int, list[Skipped]] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
 
-    def skip(self, model: int, name: str, reason: str) -> None:
-        self.skipped.setdefault(model, []).append(Skipped(name, reason))
+    def skip(self, model: int, skipped: Skipped) -> None:
+        self.skipped.setdefault(model, []).append(skipped)
 
 
 def read_stacks(
@@ -145,8 +145,8 @@ def read_stacks(
             except IntrudersError as error:
                 left_out.refused[model] = in_one_line(error)
                 continue
-            if isinstance(one, str):
-                left_out.skip(model, matrix.name, one)
+            if isinstance(one, Skipped):
+                left_out.skip(model, one)
                 continue
             base, tuned = one
             rank = tuned.rank if isinstance(tuned, LowRank) else None
@@ -243,13 +243,13 @@ def _is_same(mine: Tensor, other: Tensor) -> bool:
 
 def _read(
     matrix: PairedMatrix, forms: _Forms, settings: AuditSettings
-) -> tuple[SharedMatrix, Tensor | LowRank] | str:
+) -> tuple[SharedMatrix, Tensor | LowRank] | Skipped:
     """The base's matrix with the tuned one, both in its unit; or why it is not judged."""
     loaded = matrix.load()
     if loaded is None:
-        return "unchanged"
+        return Skipped(matrix.name, "unchanged", SkipKind.UNCHANGED)
     if min(matrix.shape) == 0:
-        return f"empty: shape {matrix.shape}"
+        return Skipped(matrix.name, f"empty: shape {matrix.shape}")
     is_double = any(part.dtype == torch.float64 for part in loaded.parts)
     wide = forms.widened(loaded.base, torch.float64 if is_double else torch.float32)
     tuned = loaded.tuned.to(wide.matrix.device, wide.matrix.dtype)
@@ -262,7 +262,7 @@ def _read(
     if side is not None:
         if not settings.skip_non_finite:
             raise non_finite(matrix.name, side)
-        return f"NaN or infinity in the {side}"
+        return Skipped(matrix.name, f"NaN or infinity in the {side}", SkipKind.NOT_FINITE)
     unit = unit_of(pair.rank, largest)
     if unit == 1.0:
         return wide, tuned

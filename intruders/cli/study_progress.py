@@ -49,6 +49,8 @@ def print_plan(study: Study, out: str | None) -> None:
             print(line)
     for claim, support in study.support.items():
         print(f"support: {claim}: {support}")
+    for claim, effect in study.primary.items():
+        print(f"primary: {claim}: {effect}")
 
 
 @contextmanager

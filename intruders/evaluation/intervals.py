@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -18,11 +18,37 @@ RESAMPLES, _AT_ONCE = 10_000, 100
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with the ends of its confidence interval."""
+    """An estimate with the ends of its confidence interval; they are infinite where nothing is known of the spread."""
 
     estimate: float
     low: float
     high: float
+    # How many independent units it is over, such as seeds; None where that was not kept.
+    n: int | None = field(default=None, compare=False)
+    # The two-sided p value of no effect, below 0.05 where the interval leaves out zero; None where that was not kept.
+    p: float | None = field(default=None, compare=False)
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether both ends are known."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out zero. Both ends have to be known: an open one says nothing of the spread."""
+        return self.has_ends and (self.low > 0 or self.high < 0)
+
+    def opened(self) -> Interval:
+        """The estimate without its ends."""
+        return replace(self, low=-math.inf, high=math.inf, p=None)
+
+    def times(self, factor: float) -> Interval:
+        """The same in another unit, such as percentage points; ``factor`` is above zero."""
+        return replace(self, estimate=factor * self.estimate, low=factor * self.low, high=factor * self.high)
+
+    def columns(self, name: str, prefix: str = "") -> dict[str, float]:
+        """As cells of a table: the estimate under ``name``, the ends under ``low`` and ``high`` after ``prefix``."""
+        return {name: self.estimate, f"{prefix}low": self.low, f"{prefix}high": self.high}
 
     @property
     def has_ends(self) -> bool:
@@ -49,6 +75,15 @@ def student_quantile(level: float, freedom: int) -> float:
     except ImportError as error:
         raise missing_extra("a confidence interval over seeds", "scipy", "train") from error
     return float(t.ppf((1 + level) / 2, freedom))
+
+
+def student_p(statistic: float, freedom: int) -> float:
+    """The two-sided p value of Student's t."""
+    try:
+        from scipy.stats import t
+    except ImportError as error:
+        raise missing_extra("a confidence interval over seeds", "scipy", "train") from error
+    return float(2 * t.sf(abs(statistic), freedom))
 
 
 def loss_interval(losses: DocumentLosses, *, level: float = 0.95, seed: int = 0) -> Interval:
@@ -86,7 +121,7 @@ def proportion_interval(right: int, of: int, *, z: float = 1.959964) -> Interval
     centre = (share + z * z / (2 * of)) / (1 + z * z / of)
     half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
     # At 0 and at 1 the formula ends just there; rounding must not put the end on the wrong side.
-    return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
+    return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)), of)
 
 
 def _interval(
@@ -99,7 +134,7 @@ def _interval(
     """Expanded percentiles of resampled sum / tokens. One document says nothing of the spread: infinite."""
     count = len(sums)
     if count < 2:
-        return Interval(estimate, -math.inf, math.inf)
+        return Interval(estimate, -math.inf, math.inf, count)
     generator = np.random.default_rng(seed)
     means = []
     # Some resamples at a time, so that memory stays small however many documents there are.
@@ -114,7 +149,7 @@ def expanded_percentiles(
 ) -> Interval:
     """The interval of an estimate from its resamples of ``count`` documents; see :func:`paired_difference`."""
     if count < 2:
-        return Interval(estimate, -math.inf, math.inf)
+        return Interval(estimate, -math.inf, math.inf, count)
     outside = NormalDist().cdf(-math.sqrt(count / (count - 1)) * student_quantile(level, count - 1))
     low, high = np.quantile(resampled, [outside, 1 - outside])
-    return Interval(estimate, float(low), float(high))
+    return Interval(estimate, float(low), float(high), count)

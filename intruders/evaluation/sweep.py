@@ -92,11 +92,6 @@ def _outcomes(score: TaskScore) -> DocumentLosses:
     return DocumentLosses("accuracy", right, np.ones(len(right), dtype=np.int64))
 
 
-def is_clear(interval: Interval) -> bool:
-    """Whether the interval is finite and leaves out zero."""
-    return math.isfinite(interval.low) and (interval.low > 0 or interval.high < 0)
-
-
 def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
     """One row a measure of every point, the tuned model first; a control beside the intruders at its scale, too."""
     of_intruders = {point.scale: point for point in sweep.points if point.control == INTRUDERS}

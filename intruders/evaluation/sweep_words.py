@@ -9,7 +9,7 @@ from ..mitigation.remedies.intruders import INTRUDERS
 from ..system.documents import json_number
 from ..version import __version__
 from .intervals import Interval
-from .sweep import InterventionSweep, Point, Trade, is_clear
+from .sweep import InterventionSweep, Point, Trade
 
 SCHEMA = 1
 
@@ -130,7 +130,7 @@ def _in_words(trade: Trade) -> str:
 def _moved(change: Interval, factor: float, unit: str) -> str:
     """``falls 0.12 [0.10, 0.14]``; an interval across zero keeps its sign, and says that nothing is shown."""
     digits = 3 if factor == 1 else 1
-    if not is_clear(change):
+    if not change.is_clear:
         ends = f"[{factor * change.low:+.{digits}f}, {factor * change.high:+.{digits}f}]"
         return f"does not clearly change ({factor * change.estimate:+.{digits}f}{unit} {ends})"
     low, high = sorted((abs(factor * change.low), abs(factor * change.high)))
@@ -140,7 +140,7 @@ def _moved(change: Interval, factor: float, unit: str) -> str:
 
 def _gained(gain: Interval) -> str:
     """Against interpolation at the same task loss."""
-    if not is_clear(gain):
+    if not gain.is_clear:
         return f"at equal task loss interpolation does as well ({_signed(gain)})"
     low, high = sorted((abs(gain.low), abs(gain.high)))
     side = "below" if gain.estimate > 0 else "above"
@@ -157,11 +157,11 @@ def _compared(control: str, trade: Trade) -> str:
     better: list[str] = []
     worse: list[str] = []
     for corpus, change in trade.losses.items():
-        if is_clear(change):
+        if change.is_clear:
             (better if change.estimate < 0 else worse).append(f"loss on {corpus} {_signed(change)}")
     for task, change in trade.accuracies.items():
-        if is_clear(change):
-            points = Interval(100 * change.estimate, 100 * change.low, 100 * change.high)
+        if change.is_clear:
+            points = change.times(100)
             (better if change.estimate > 0 else worse).append(
                 f"accuracy on {task} {_signed(points, 1)} points"
             )

@@ -8,10 +8,11 @@ from ..audits.audit_result import Audit
 from ..audits.command_line import is_from_files
 from ..audits.critical_scales_result import CriticalScales
 from ..charts.text import plural
+from ..checkpoints.pairing.pairing import SkipKind
 from ..studies.advice.steps import PAPER, STUDIES, STUDIES_WITHOUT, Facts, Step, steps
 
-# Reasons to skip a tensor that leave open whether fine-tuning changed it, though it was selected.
-_NOT_COMPARED = ("other shape", "missing in", "NaN or infinity")
+# Kinds of reasons to skip a tensor that leave open whether fine-tuning changed it, though it was selected.
+_NOT_COMPARED = (SkipKind.OTHER_SHAPE, SkipKind.NO_COUNTERPART, SkipKind.NOT_FINITE)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def next_steps(audit: Audit, scales: CriticalScales | None = None) -> NextSteps:
 
 
 def _nothing_audited(audit: Audit) -> NextSteps:
-    if any(skipped.reason.startswith(_NOT_COMPARED) for skipped in audit.skipped):
+    if any(skipped.kind in _NOT_COMPARED for skipped in audit.skipped):
         finding = "Nothing to audit: no selected matrix differs and can be compared."
         meaning = "This says nothing about the skipped tensors; the reasons are listed with them."
     else:

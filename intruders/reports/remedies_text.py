@@ -200,7 +200,7 @@ def _signed(value: Interval) -> str:
 
 
 def _starred(value: Interval) -> str:
-    return f"{value.estimate:+.3f}{'*' if value.low > 0 or value.high < 0 else ' '}"
+    return f"{value.estimate:+.3f}{'*' if value.is_clear else ' '}"
 
 
 def _names(remedies: Sequence[ComparedRemedy]) -> str:

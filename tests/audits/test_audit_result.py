@@ -228,7 +228,7 @@ def test_json_has_the_keys_of_schema_1(audit: Audit) -> None:
         "intruders": audit.intruders,
         "seconds": audit.seconds,
     }
-    assert document["skipped"][0].keys() == {"name", "reason"}
+    assert document["skipped"][0].keys() == {"name", "reason", "kind"}
     matrix = document["matrices"][0]
     assert {
         "name",

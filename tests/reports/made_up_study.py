@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from intruders.studies.tables.results import Results
+from intruders.studies.tables.results import Results, typed
 from intruders.studies.tables.table_columns import COLUMNS, SCHEMA
 from intruders.training.finetune_config import FinetuneConfig
 from tests.made_up import made_up_audit
@@ -72,6 +72,7 @@ def made_up_study(folder: Path, name: str = "made-up", audits: bool = True) -> R
         f"name: {name}\nseeds: [0, 1, 2]\nexperiments:\n  matched: </script>\n"
     )
     (folder / "study.json").write_text(json.dumps({"schema": 1, "name": name}))
+    frames = {table: typed(frame, table) for table, frame in frames.items()}
     return Results(folder=folder, name=name, failed=["failed-lora-rank4096-seed0-0badcafe"], **frames)
 
 

@@ -168,7 +168,7 @@ def test_an_adapter_without_factors_is_merged() -> None:
     ],
 )
 def test_nothing_audited(reasons: list[str], finding: str) -> None:
-    audit = made(skipped=[Skipped(f"t{i}", reason) for i, reason in enumerate(reasons)])
+    audit = made(skipped=[Skipped.from_stored(f"t{i}", reason) for i, reason in enumerate(reasons)])
     words = next_steps(audit)
     assert words.finding == finding
     assert words.meaning.startswith("This says nothing about the")

@@ -17,13 +17,14 @@ from intruders.charts.chart import Axis, Chart, Grid, Series
 from intruders.charts.drawing import Drawing, picture, write_drawings
 from intruders.charts.figure import draw, draw_chart
 from intruders.errors import ResultFileError, SettingError
+from intruders.evaluation.intervals import Interval
 from intruders.reports.study.page_tables import page_table, run_table
 from intruders.reports.study.similarities import similarity_rows
 from intruders.reports.study.study_page import render_study, study_drawings, write_study_report
 from intruders.reports.study.study_words import study_words
 from intruders.reports.write_report import write_report
 from intruders.studies.claim_names import CLAIMS
-from intruders.studies.claims.claim import Effect, Finding
+from intruders.studies.claims.claim import Effect, Finding, Where
 from intruders.studies.claims.every_claim import analyse_all, charts_of
 from intruders.studies.claims.shared.pictures import Palette, by_method_and_rank
 from intruders.studies.claims.threshold import MOST_POINTS
@@ -255,9 +256,8 @@ def test_the_table_of_runs_leaves_out_what_does_not_apply(study: Study) -> None:
 
 
 def finding(name: str, shown: bool | None) -> Finding:
-    return Finding(
-        name, "Q?", "C.", "V", shown, [Effect("the effect", 1.5, 0.5, 2.5)] if shown is not None else []
-    )
+    effect = Effect(Where("base", "task"), "the effect", Interval(1.5, 0.5, 2.5))
+    return Finding(name, "Q?", "C.", "V", shown, [] if shown is None else [effect])
 
 
 def test_words_count_what_is_shown(study: Study) -> None:
@@ -271,7 +271,7 @@ def test_words_count_what_is_shown(study: Study) -> None:
     assert "1 is supported, 1 is contradicted and 1 is not run" in some.plain
     assert "61 runs (60 finished, 1 failed)" in some.precise
     assert "seeds 0, 1 and 2; k = 10; ε = 0.5" in some.precise
-    assert "the effect 1.5 [0.5, 2.5]" in some.precise
+    assert "base on task: the effect 1.5 [0.5, 2.5]" in some.precise
     none = study_words(results, [finding("structure", False)])
     assert "These runs support none of the claims." in none.plain
     never = study_words(results, [finding("structure", None)])
@@ -302,7 +302,9 @@ def test_a_report_without_any_measure_is_still_a_report(study: Study) -> None:
 
 def test_effects_that_the_overview_has_no_room_for_are_counted(study: Study) -> None:
     [structure] = [finding for finding in study[1] if finding.name == "structure"]
-    many = [Effect(f"base {number} on task: intruders", 1.0, 0.5, 1.5) for number in range(9)]
+    many = [
+        Effect(Where(f"base {number}", "task"), "intruders", Interval(1.0, 0.5, 1.5)) for number in range(9)
+    ]
     page = render_study(study[0], [dataclasses.replace(structure, effects=many)])
     overview = page[page.index('id="overview"') : page.index("The claims are those of the paper")]
     assert [f"base {number} on task" in overview for number in range(9)] == [True] * 6 + [False] * 3

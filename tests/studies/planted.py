@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from intruders.studies.tables.results import Results
+from intruders.studies.tables.results import Results, typed
 from intruders.studies.tables.table_columns import COLUMNS
 from intruders.training.finetune_config import FinetuneConfig
 
@@ -60,7 +60,7 @@ def run(run_id: str, **changes: Any) -> dict[str, Any]:
 def study(**tables: list[Mapping[str, Any]]) -> Results:
     """Results of the given rows; tables that are not given are empty."""
     frames = {
-        name: pd.DataFrame([dict(row) for row in tables.get(name, [])], columns=columns)
+        name: typed(pd.DataFrame([dict(row) for row in tables.get(name, [])], columns=columns), name)
         for name, columns in COLUMNS.items()
     }
     failed = frames["runs"].loc[frames["runs"]["status"] == "failed", "run_id"].tolist()

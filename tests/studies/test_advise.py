@@ -23,12 +23,13 @@ from intruders.checkpoints.demo_models import DEMO_MODELS
 from intruders.checkpoints.open import open_checkpoint
 from intruders.cli.advise import advise as command
 from intruders.errors import IntrudersError
+from intruders.evaluation.intervals import Interval
 from intruders.linalg import spiked_threshold
 from intruders.studies.advice import on_base as base_advice
 from intruders.studies.advice.advise import advise
 from intruders.studies.advice.on_study import advise_study
 from intruders.studies.advice.on_verdicts import Verdict, is_on, verdicts_of
-from intruders.studies.claims.claim import Answer
+from intruders.studies.claims.claim import Effect, Where
 from intruders.studies.tables.results import Results
 from intruders.studies.tables.table_columns import COLUMNS
 from intruders.studies.tables.write_tables import _parquet
@@ -503,8 +504,8 @@ def test_verdicts_of_studies_stand_beside_the_advice_that_rests_on_them(tmp_path
 
 
 def test_a_study_of_a_demo_model_is_of_the_model_at_its_path() -> None:
-    where = Answer("minilm-l6 on words", "", 1.0, 0.5, 1.5, 1, 3)
-    verdict = Verdict(Path("runs"), "structure", where, "minilm-l6")
+    answer = Effect(Where("minilm-l6", "words"), "", Interval(1.0, 0.5, 1.5), 1, 3)
+    verdict = Verdict(Path("runs"), "structure", answer)
     assert is_on(verdict, str(DEMO_MODELS["minilm-l6"].packaged()))
     assert not is_on(verdict, "smollm2-135m")
 
@@ -518,5 +519,5 @@ def test_a_verdict_is_of_its_base_whatever_the_path_says(tmp_path: Path, base: s
     folder = study_folder(tmp_path / "study", [*rows, *matched(effect=1.0, base="tests")], [])
     ours = [verdict for verdict in verdicts_of(folder) if is_on(verdict, base)]
     assert ours
-    assert all(verdict.answer.where.startswith(base) for verdict in ours)
+    assert all(verdict.answer.on.base == base for verdict in ours)
     assert not any(is_on(verdict, "another") for verdict in ours)

@@ -58,7 +58,6 @@ def test_structure_is_answered_at_each_methods_fastest_and_mildest_rate() -> Non
     # 1e-4 forgets least, and did not reach the score in one seed: 1e-3 is the mildest that did in all.
     assert (mildest.estimate, mildest.decision) == (pytest.approx(-4.0), "contradicted")
     assert finding.decision == "contradicted"
-    assert finding.verdict.startswith("Contradicted in part: ")
     table = finding.tables["Intruders by setting"]
     assert len(table) == 12, "the table and the figure have all points"
     chosen = table.groupby("chosen")["setting"].apply(set)
@@ -172,4 +171,3 @@ def test_partial_correlations_hold_norm_and_output_energy_fixed() -> None:
     assert of_count.loc["nothing", "low"] > 0
     assert of_count.loc["update norm", "low"] > 0
     assert of_count.loc["update norm and output energy", "low"] < 0
-    assert "held fixed" in finding.verdict

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from intruders.evaluation.intervals import Interval
+from intruders.studies.claims.claim import Where
+from intruders.studies.claims.shared.evidence import Evidence
 from intruders.studies.claims.shared.statistics import (
     auc,
     auc_interval,
@@ -22,7 +24,7 @@ from intruders.studies.claims.shared.statistics import (
     spearman,
     spread_of,
 )
-from intruders.studies.claims.shared.words import NOT_MEASURED, answer, points_said
+from intruders.studies.claims.shared.words import NOT_MEASURED, points_said
 
 
 def test_mean_of_three_seeds_by_hand() -> None:
@@ -86,9 +88,11 @@ def test_seeds_that_all_say_the_same_have_no_spread_to_judge_by() -> None:
 def test_what_is_missing_for_an_effect_of_almost_zero_says_how_small_it_is() -> None:
     # Half the width is 4.303 * 0.2 / sqrt(3) = 0.497; seven seeds of that spread would tell a mean of 0.25 from zero:
     # (2.447 + 0.906) * 0.2 / sqrt(7) = 0.2535, eight: (2.365 + 0.896) * 0.2 / sqrt(8) = 0.2306.
-    centred = answer("b, t", "intruders", mean_interval([-0.2, 0.0, 0.2]), seeds=3)
+    evidence = Evidence()
+    evidence.add(Where("b", "t"), "intruders", mean_interval([-0.2, 0.0, 0.2]))
+    evidence.add(Where("b", "t"), "intruders", mean_interval([0.05, 0.25, 0.45]))
+    centred, some = evidence.answers
     assert centred.lacking == "more than 200 seeds, since the effect is within 0.5 of zero"
-    some = answer("b, t", "intruders", mean_interval([0.05, 0.25, 0.45]), seeds=3)
     assert some.lacking == "about 8 seeds at this spread"
 
 

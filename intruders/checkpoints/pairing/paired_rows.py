@@ -14,12 +14,12 @@ from ...linalg.pair import Pair
 from ..adapters.adapter import AdaptedWeight, Adapter
 from ..adapters.formulas import widened
 from ..checkpoint import Checkpoint, StoredTensor
-from ..matrices import MatrixView, matrices_of, not_a_matrix
+from ..matrices import MatrixView, matrices_of
 from ..names import is_embedding_or_head
 from ..selection import Selection
 from .acted_on import acts_on_in_words
 from .decomposing import warn_of_decompositions
-from .pairing import PairedMatrix, Skipped
+from .pairing import PairedMatrix, SkipKind, Skipped
 from .side import Side
 
 
@@ -48,17 +48,16 @@ def paired_rows(
     by_first_side: list[list[PairedMatrix]] = [[] for _ in sides]
     for name in (*base.names(), *base.tied):
         holder = base.tied.get(name, name)
-        reason = not_a_matrix(base.tensors[holder]) or selection.reason_to_leave_out(name)
-        if reason is None and not any(side.holds(name) for side, _ in sides):
-            reason = sides[0][0].lacking if holder == name else f"the same tensor as '{holder}'"
-        if reason is not None:
-            rows.skipped.append(Skipped(name, reason))
+        skipped = _left_out(base, name, holder, sides, selection)
+        if skipped is not None:
+            rows.skipped.append(skipped)
             continue
         by_matrix: dict[str, list[tuple[PairedMatrix, float]]] = {}
+        other_shape = ""
         for (side, weight), pairs in zip(sides, pairs_of_side, strict=True):
             matrices, remark = _matrices(side, name, holder, selection.split_fused)
             if matrices is None:
-                reason = reason or remark
+                other_shape = other_shape or remark
                 continue
             rows.notes += [remark] if remark else []
             made = [_paired(base, side, name, matrix) for matrix in matrices]
@@ -66,14 +65,15 @@ def paired_rows(
             for pair in made:
                 by_matrix.setdefault(pair.name, []).append((pair, weight))
         if not by_matrix:
-            rows.skipped.append(Skipped(name, reason or ""))
+            rows.skipped.append(Skipped(name, other_shape, SkipKind.OTHER_SHAPE))
         first = next((number for number, (side, _) in enumerate(sides) if side.holds(name)), 0)
         by_first_side[first] += [
             _summed(weighted) if is_sum else weighted[0][0] for weighted in by_matrix.values()
         ]
     rows.pairs = [pair for pairs in by_first_side for pair in pairs]
     for (side, _), pairs in zip(sides, pairs_of_side, strict=True):
-        rows.skipped += side.skipped
+        known = {skipped.name for skipped in rows.skipped} if is_sum else set()
+        rows.skipped += [skipped for skipped in side.skipped if skipped.name not in known]
         if isinstance(side.acting.part, Adapter):
             warn_of_decompositions(side.acting.part, pairs)
         if side.acting.made_by and any(pair.rank is None for pair in pairs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -12,12 +13,35 @@ from ...linalg.pair import Pair
 from ..hub import HubOrigin
 
 
+class SkipKind(StrEnum):
+    """Why a tensor is not audited, in kinds; the reason has it in words."""
+
+    UNCHANGED = "unchanged"
+    NOT_FINITE = "not finite"  # holds NaN or infinity
+    OTHER_SHAPE = "other shape"
+    NO_COUNTERPART = "no counterpart"  # missing on the other side
+    OTHER = "other"  # not selected, not a matrix, the same tensor under another name, ...
+
+    @classmethod
+    def of_reason(cls, reason: str) -> SkipKind:
+        """The kind of a reason in a file that does not have it, from an earlier version."""
+        starts = {"NaN": cls.NOT_FINITE, "missing in": cls.NO_COUNTERPART}
+        starts |= {kind.value: kind for kind in (cls.UNCHANGED, cls.OTHER_SHAPE)}
+        return next((kind for start, kind in starts.items() if reason.startswith(start)), cls.OTHER)
+
+
 @dataclass(frozen=True)
 class Skipped:
     """A tensor that is not audited, and why."""
 
     name: str
     reason: str
+    kind: SkipKind = SkipKind.OTHER
+
+    @classmethod
+    def from_stored(cls, name: str, reason: str, kind: str | None = None) -> Skipped:
+        """As a file has it; ``kind`` is missing in those of earlier versions."""
+        return cls(name, reason, SkipKind.of_reason(reason) if kind is None else SkipKind(kind))
 
 
 @dataclass(frozen=True)

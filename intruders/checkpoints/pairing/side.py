@@ -13,7 +13,7 @@ from ..matching import Matching, match_names, same_shape
 from ..matrices import holds_experts, matrix_shape, not_a_matrix
 from ..names import is_embedding_or_head
 from .acted_on import Acting
-from .pairing import Skipped
+from .pairing import SkipKind, Skipped
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Side:
     base: Checkpoint  # what it acts on, with what its own shapes tell of how weights are stored
     updates: Mapping[str, AdaptedWeight] = field(repr=False)
     tensors: Mapping[str, StoredTensor] = field(repr=False)  # that it holds in full
-    lacking: str  # why a tensor of the base that it does not hold is not audited
+    lacking: tuple[str, SkipKind]  # why a tensor of the base that it does not hold is not audited
     skipped: list[Skipped]  # of its own tensors, those that no matrix of the base is for
     notes: list[str]
 
@@ -53,9 +53,9 @@ def _checkpoint_side(acting: Acting, tuned: Checkpoint) -> Side:
         replace(base, input_first=base.input_first | _input_first_in(tuned, base, matching)),
         {},
         {name: tuned.tensors[other] for name, other in matching.tuned_of.items()},
-        "missing in tuned",
+        ("missing in tuned", SkipKind.NO_COUNTERPART),
         [
-            Skipped(name, "missing in base")
+            Skipped(name, "missing in base", SkipKind.NO_COUNTERPART)
             for name in tuned.names()
             if name not in matched and name not in base.tied
         ],
@@ -78,8 +78,12 @@ def _adapter_side(acting: Acting, adapter: Adapter) -> Side:
         base,
         {name: by_name[other] for name, other in matching.tuned_of.items() if other in by_name},
         {name: replaced.tensors[other] for name, other in matching.tuned_of.items() if other not in by_name},
-        "unchanged",
-        [Skipped(name, "missing in base") for name in replaced.names() if name not in matched]
+        ("unchanged", SkipKind.UNCHANGED),
+        [
+            Skipped(name, "missing in base", SkipKind.NO_COUNTERPART)
+            for name in replaced.names()
+            if name not in matched
+        ]
         + elsewhere
         + [Skipped(name, reason) for name, reason in adapter.ignored],
         adapter.notes + matching.in_words(),

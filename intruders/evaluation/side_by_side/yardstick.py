@@ -10,7 +10,6 @@ import numpy as np
 
 from ..intervals import Interval, expanded_percentiles, paired_difference
 from ..losses import DocumentLosses
-from ..sweep import is_clear
 from .interpolation_curve import ALPHAS, Numbers, loss_at_norm, loss_at_task_loss
 from .outcome import Outcome
 from .resamples import Resamples
@@ -124,8 +123,8 @@ class Yardstick:
             return None
         found: dict[str, list[float]] = {"healing": [], "preservation": [], "non_damage": []}
         for rise, rest in zip(by_tuning, now, strict=True):
-            if not is_clear(rise):
-                found["non_damage"].append(0.0 if is_clear(rest) and rest.estimate > 0 else 1.0)
+            if not rise.is_clear:
+                found["non_damage"].append(0.0 if rest.is_clear and rest.estimate > 0 else 1.0)
                 continue
             left = min(1.0, max(0.0, rest.estimate / rise.estimate))
             if rise.estimate > 0:
@@ -198,7 +197,7 @@ class Yardstick:
 
     def _share(self, part: Numbers, whole: Numbers, count: int) -> Interval | None:
         of = self._interval(whole, count)
-        if not is_clear(of) or of.estimate <= 0:
+        if not of.is_clear or of.estimate <= 0:
             return None
         return self._interval(part / np.where(whole == 0, np.nan, whole), count)
 

@@ -115,15 +115,15 @@ def interval_text(effect: Effect) -> str:
 
 
 def has_interval(effect: Effect) -> bool:
-    return math.isfinite(effect.low) and math.isfinite(effect.high)
+    return effect.interval.has_ends
 
 
 def leading_effects(finding: Finding) -> list[Effect]:
     """The effect of the verdict, for every base and task that it was measured on."""
     if not finding.effects:
         return []
-    measured = finding.effects[0].name.rsplit(": ", 1)[-1]
-    return [effect for effect in finding.effects if effect.name.rsplit(": ", 1)[-1] == measured]
+    first = finding.effects[0]
+    return [effect for effect in finding.effects if (effect.what, effect.over) == (first.what, first.over)]
 
 
 def failures(runs: pd.DataFrame) -> Sequence[tuple[str, str]]:

@@ -11,8 +11,8 @@ import pandas as pd
 
 from ...audits.audit_result import Audit
 from ...errors import IntrudersError
-from ...studies.claims.shared.comparable_runs import finished
 from ...studies.claims.shared.pictures import by_method_and_rank, parts
+from ...studies.claims.shared.strata import finished
 from ...studies.tables.results import Results
 from ..comparison import common_matrices
 from ..page_payload import packed_cosines

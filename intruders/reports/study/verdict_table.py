@@ -9,9 +9,10 @@ from pathlib import Path
 from ...charts.text import plural
 from ...errors import SettingError
 from ...studies.claim_names import CLAIMS
-from ...studies.claims.claim import NOT_RUN, Answer
+from ...studies.claims.claim import NOT_RUN, Effect
 from ...studies.claims.every_claim import analyse_all, every_claim
-from ...studies.claims.shared.comparable_runs import below_score, by_setting, finished, strata
+from ...studies.claims.shared.equal_score import below_score, by_setting
+from ...studies.claims.shared.strata import finished, strata
 from ...studies.claims.shared.words import said
 from ...studies.tables.results import Results, load_results
 from ...studies.work.study_folder import StudyFolder
@@ -49,14 +50,14 @@ def _rows(folder: Path) -> Iterator[tuple[int, list[str]]]:
             yield place, [title, _bases(results), f"*{NOT_RUN}*: {needs}", "-", "-", command]
 
 
-def _verdict(answer: Answer) -> str:
+def _verdict(answer: Effect) -> str:
     lacking = f" (missing: {answer.lacking})" if answer.lacking else ""
     return f"*{answer.decision}*{lacking}"
 
 
-def _effect(answer: Answer) -> str:
-    expected = "above 0" if answer.expected > 0 else "below 0"
-    return f"{answer.what}: {said(answer.interval)}; {expected}"
+def _effect(answer: Effect) -> str:
+    expected = "below 0" if answer.expected == -1 else "above 0"
+    return f"{answer.what}: {said(answer.over_seeds, answer.digits)}; {expected}"
 
 
 def _bases(results: Results) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...evaluation.intervals import Interval
+from ..claims import causes, intervention, rank, remedies
 from ..claims.claim import SUPPORTED, Finding
 from ..claims.every_claim import analyse_all
-from ..claims.remedies import AFTERWARDS, CONTROL, REFERENCE
-from ..claims.shared.comparable_runs import below_score, finished, numbers
+from ..claims.shared.equal_score import below_score
+from ..claims.shared.strata import finished
 from ..claims.shared.words import points_said, said, seeds_said
 from ..tables.results import Results
 from .advice import Advice
@@ -21,45 +22,45 @@ _TOPICS = {
     "higher rank": "rank",
     "rank stabilization": "alpha rule",
     "lower learning rate": "learning rate",
-    AFTERWARDS: "mitigation",
+    remedies.AFTERWARDS: "mitigation",
     "B alone trained": "method",
     "initialization": "method",
 }
-_NOT_REMEDIES = ("baseline", CONTROL, REFERENCE)
+_NOT_REMEDIES = ("baseline", remedies.CONTROL, remedies.REFERENCE)
 
 
 def advise_study(results: Results) -> tuple[list[Advice], list[str]]:
     """Advice and notes; only from effects whose interval over seeds leaves out zero."""
     names = ["rank", "causes", "remedies"]
     findings = {finding.name: finding for finding in analyse_all(results, names)}
-    remedies = _rows(findings["remedies"], "Remedies")
+    compared = _rows(findings["remedies"], remedies.TABLE)
     (swept,) = analyse_all(results, ["intervention"])
     advice = [
-        *_on_rank(findings["rank"], remedies),
-        *_on_remedies(remedies, _rows(swept, "By scale")),
+        *_on_rank(findings["rank"]),
+        *_on_remedies(compared, _rows(swept, intervention.TABLE)),
         *_on_causes(findings["causes"]),
         *_on_scale(results),
     ]
     notes = [f"{name}: {findings[name].verdict}" for name in names if findings[name].decision != SUPPORTED]
-    if int(numbers(results.runs, "seed").nunique()) == 1:
+    if int(results.runs["seed"].nunique()) == 1:
         notes.insert(0, "one seed: no comparison of settings has an interval, so that none gives advice")
     if results.failed:
         notes.append(f"{len(results.failed)} runs failed and say nothing here")
     return advice, notes
 
 
-def _on_rank(finding: Finding, remedies: Sequence[Mapping[str, Any]]) -> list[Advice]:
+def _on_rank(finding: Finding) -> list[Advice]:
     """The rank of least loss where there is one, else the direction in which the loss clearly falls."""
     advice = []
-    trends = _rows(finding, "Trends per doubling of the rank")
-    for valley in _rows(finding, "Rank of least loss"):
+    trends = _rows(finding, rank.TRENDS)
+    for valley in _rows(finding, rank.VALLEYS):
         alike = [row for row in trends if all(row[key] == valley[key] for key in ("base", "task", "rule"))]
         by_measure = {row["measure"]: row for row in alike}
-        loss, count = by_measure.get("pre-training loss change"), by_measure.get("intruders per 100 vectors")
+        loss, count = (by_measure.get(rank.MEASURES[name]) for name in ("loss_change", "per_100"))
         where = f"{valley['base']} on {valley['task']}, {valley['rule']}"
         support = (
             []
-            if count is None or not _is_clear(count)
+            if count is None or not _per_doubling_of(count).is_clear
             else [_per_doubling("intruders per 100 vectors", count)]
         )
         if valley["rank"] is not None and _number(valley["low"]) > 0:
@@ -69,7 +70,7 @@ def _on_rank(finding: Finding, remedies: Sequence[Mapping[str, Any]]) -> list[Ad
                 *support,
             ]
             advice.append(Advice("rank", f"rank {valley['rank']:g} forgets least", evidence))
-        elif loss is not None and _is_clear(loss):
+        elif loss is not None and _per_doubling_of(loss).is_clear:
             direction = "higher" if loss["per_doubling"] < 0 else "lower"
             evidence = [
                 f"{where}, ranks {loss['ranks']}: {_per_doubling('pre-training loss change', loss)}",
@@ -123,11 +124,11 @@ def _on_remedies(rows: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str,
 
 def _control_beside(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str | None:
     """What the norm-matched shrink saves at the same scale, beside scaled intruders."""
-    if row["kind"] != AFTERWARDS:
+    if row["kind"] != remedies.AFTERWARDS:
         return None
-    name = str(row["remedy"]).replace("intruders", "control shrink", 1)
+    shrink = (row["base"], row["task"], "shrink", row["scale"])
     for other in rows:
-        if other["remedy"] == name and (other["base"], other["task"]) == (row["base"], row["task"]):
+        if (other["base"], other["task"], other["control"], other["scale"]) == shrink:
             saved = said(_interval(other, "saved", "saved_low", "saved_high"), 3)
             return f"the norm-matched shrink of the complete update saves {saved}: compare before you choose"
     return None
@@ -137,23 +138,23 @@ def _gain_beside(row: Mapping[str, Any], plain: str, swept: Sequence[Mapping[str
     """What intruders scaled in the plain setting gain over interpolation, mean over seeds; None where unmeasured."""
     for one in swept:
         is_here = (one["base"], one["task"], one["setting"]) == (row["base"], row["task"], plain)
-        is_it = (one["control"], one["measure"]) == ("intruders", "gain")
-        if is_here and is_it and row["remedy"] == f"intruders scaled to {one['scale']:g} after training":
+        is_it = (one["control"], one["measure"], one["scale"]) == (remedies.INTRUDERS, "gain", row["scale"])
+        if is_here and is_it and row["control"] == remedies.INTRUDERS:
             return _interval(one, "change", "low", "high")
     return None
 
 
 def _on_causes(finding: Finding) -> list[Advice]:
     """Learning rate, alpha, data size and weight decay where they clearly move the number of intruders."""
-    topics = {"learning rate": "learning rate", "alpha": "alpha rule", "weight decay": "weight decay"}
-    topics["training examples"] = "data"
+    topics = {"lr": "learning rate", "alpha_value": "alpha rule", "weight_decay": "weight decay"}
+    topics["max_train_samples"] = "data"
     advice = []
-    for row in _rows(finding, "One setting at a time"):
+    for row in _rows(finding, causes.TABLE):
         change = _interval(row, "change_per_100_vectors", "low", "high")
-        if row["cause"] not in topics or not (change.low > 0 or change.high < 0):
+        if row["varied"] not in topics or not change.is_clear:
             continue
         direction = "lower" if change.estimate > 0 else "higher"
-        what = "fewer" if direction == "lower" and row["cause"] == "training examples" else direction
+        what = "fewer" if direction == "lower" and row["varied"] == "max_train_samples" else direction
         evidence = [
             (
                 f"{row['base']} on {row['task']}: from {row['from']} to {row['to']}, all else equal, intruders "
@@ -161,7 +162,7 @@ def _on_causes(finding: Finding) -> list[Advice]:
                 f"change by {said(change)} ({seeds_said(row['seeds'])})"
             )
         ]
-        advice.append(Advice(topics[row["cause"]], f"{what} {row['cause']} for fewer intruders", evidence))
+        advice.append(Advice(topics[row["varied"]], f"{what} {row['cause']} for fewer intruders", evidence))
     return advice
 
 
@@ -172,7 +173,7 @@ def _on_scale(results: Results) -> list[Advice]:
     runs = runs[runs["method"] != "full"]
     advice = []
     for (base, task, setting), group in runs.groupby(["base", "task", "described"]):
-        scales = numbers(group, "critical_scale").dropna()
+        scales = group["critical_scale"].dropna()
         if len(scales) < 2 or float(scales.max()) >= 1:
             continue
         measured = ", ".join(f"{scale:.3g}" for scale in sorted(scales))
@@ -193,12 +194,12 @@ def _interval(row: Mapping[str, Any], estimate: str, low: str, high: str) -> Int
     return Interval(_number(row[estimate]), _number(row[low]), _number(row[high]))
 
 
-def _is_clear(row: Mapping[str, Any]) -> bool:
-    return bool(row["low"] > 0 or row["high"] < 0)
+def _per_doubling_of(row: Mapping[str, Any]) -> Interval:
+    return _interval(row, "per_doubling", "low", "high")
 
 
 def _per_doubling(name: str, row: Mapping[str, Any]) -> str:
-    change = said(_interval(row, "per_doubling", "low", "high"), 3)
+    change = said(_per_doubling_of(row), 3)
     return f"{name} changes by {change} a doubling of the rank ({seeds_said(row['seeds'])})"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...checkpoints.demo_models import DEMO_MODELS
 from ...errors import MissingDependencyError
-from ..claims.claim import CONTRADICTED, SUPPORTED, UNDECIDED, Answer
+from ..claims.claim import CONTRADICTED, SUPPORTED, UNDECIDED, Effect
 from ..claims.every_claim import analyse_all
 from ..claims.shared.words import said, seeds_said
 from ..tables.results import load_results
@@ -34,15 +34,14 @@ class Verdict:
 
     folder: Path
     claim: str
-    answer: Answer
-    base: str | None  # the base of the study's runs that the answer is on; None where it names none of them
+    answer: Effect
 
     def __str__(self) -> str:
         one = self.answer
         speaks = {SUPPORTED: "", CONTRADICTED: ", which speaks against it", UNDECIDED: ", which says nothing"}
         return (
             f"'{self.folder}', {one.where}: the claim {self.claim} is {one.decision}{speaks[one.decision]}: "
-            f"{one.what} {said(one.interval)} ({seeds_said(one.seeds)})"
+            f"{one.what} {said(one.over_seeds, one.digits)} ({seeds_said(one.seeds)})"
         )
 
 
@@ -58,7 +57,7 @@ def with_verdicts(advised: Advised, bases: Sequence[str], folders: Sequence[Path
     notes = [str(verdict) for verdict in ours if str(verdict) not in used]
     for folder in folders:
         of_folder = [one for one in verdicts if one.folder == folder]
-        others = sorted({one.answer.where.partition(",")[0] for one in of_folder if one not in ours})
+        others = sorted({replace(one.answer.on, part="").label for one in of_folder if one not in ours})
         if others:
             notes.append(f"'{folder}' does not apply where it is of another base: {', '.join(others)}")
         elif not of_folder:
@@ -72,25 +71,14 @@ def verdicts_of(folder: Path) -> Iterator[Verdict]:
     """Every answer on the claims that a study's file asks for."""
     asked = StudyFolder(folder).document().get("analyses")
     results = load_results(folder)
-    bases = [str(base) for base in results.runs["base"].dropna().unique()]
     for finding in analyse_all(results, asked):
         for answer in finding.answers:
-            yield Verdict(folder, finding.name, answer, base_of(answer, bases))
-
-
-def base_of(answer: Answer, bases: Sequence[str]) -> str | None:
-    """The one of a study's ``bases`` that an answer is on; a base's path may have any word or sign in it."""
-    named = [
-        base
-        for base in bases
-        if answer.where.startswith((f"{base} on ", f"{base}: ")) or answer.where == base
-    ]
-    return max(named, key=len, default=None)
+            yield Verdict(folder, finding.name, answer)
 
 
 def is_on(verdict: Verdict, base: str) -> bool:
     """Whether a verdict is of this base: the same name, or the demo model that lies at this path."""
-    return verdict.base is not None and bool(_names(verdict.base) & _names(base))
+    return bool(_names(verdict.answer.on.base) & _names(base))
 
 
 def _names(base: str) -> set[str]:

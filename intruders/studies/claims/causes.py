@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .causes_at_equal_norm import compare_at_equal_norm, paths
+from .causes_at_equal_norm import DenseComparison, compare_at_equal_norm, paths
 from .causes_charts import charts
 from .causes_random_term import mechanisms
-from .claim import Answer, Claim, Effect, Finding
-from .shared.comparable_runs import (
-    MEASURED_ALIKE,
-    Stratum,
-    complete,
-    finished,
-    numbers,
-    one_in_100,
-    setting_of,
-    strata,
-)
-from .shared.statistics import mean_interval
-from .shared.words import answer, effect, said, seeds_said
+from .claim import ALPHA, Claim, Finding, Where
+from .shared.evidence import Evidence
+from .shared.run_labels import settings_in
+from .shared.seed_tables import complete, one_in_100
+from .shared.statistics import holm, mean_interval
+from .shared.strata import MEASURED_ALIKE, Stratum, finished, strata
+from .shared.words import said
 
 __all__ = ["CLAIM", "analyse", "charts"]
 
@@ -37,9 +31,9 @@ CLAIM = Claim(
         "factors and weight decay raise the number of intruders, and which lower it?"
     ),
     paper=(
-        "A higher learning rate and the product of two trained factors raise the number of "
-        "intruders, training B alone lowers it, and a random rank-one term added to a pre-trained "
-        "matrix is enough to make one."
+        "A higher learning rate and the product of two trained factors raise the number of intruders, "
+        "training B alone lowers it, and a random rank-one term added to a pre-trained matrix is enough "
+        "to make one."
     ),
     meaning="their number follows from how it is trained, or from the size of the update alone",
     needs=(
@@ -48,13 +42,15 @@ CLAIM = Claim(
     ),
     limits=(
         (
-            "Each setting is compared at its two ends with all others equal, by the values that are "
-            "in the study."
+            "Each setting is compared at its two ends with all others equal, by the values that are in "
+            "the study."
         ),
         "Runs with a match criterion are compared at equal score, others after equal training.",
     ),
 )
 
+# Title of a table that others read.
+TABLE = "One setting at a time"
 NUMBERS = {
     "lr": "learning rate",
     "alpha_value": "alpha",
@@ -86,121 +82,86 @@ class Comparison:
     difference: Interval
     contexts: int
     runs: int
-    seeds: int
 
 
 def analyse(results: Results) -> Finding:
     """Every setting that differs alone; LoRA against full at equal norm; the random rank-one term."""
     runs = finished(results.runs)
-    found = _Found()
-    for stratum in strata(runs, MEASURED_ALIKE, found.notes):
+    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    rows: list[dict[str, object]] = []
+    used: list[str] = []
+    for stratum in strata(runs, MEASURED_ALIKE):
         reached = stratum.runs[stratum.runs["match"].isna() | (stratum.runs["stopped_by"] == "match")]
-        if len(reached) < len(stratum.runs):
-            found.notes.append(
-                f"{stratum.label}: {len(stratum.runs) - len(reached)} of {len(stratum.runs)} runs did not "
-                "reach their "
-                "match criterion and are left out"
+        missed = len(stratum.runs) - len(reached)
+        evidence.notes += stratum.notes
+        if missed:
+            evidence.notes.append(
+                f"{stratum.label}: {missed} of {len(stratum.runs)} runs did not reach their match "
+                "criterion and are left out"
             )
-        parts = [*_one_at_a_time(stratum, reached, found), *_at_equal_norm(stratum, reached, results, found)]
-        if parts:
-            found.verdicts.append(f"{stratum.label}: {'; '.join(parts)}")
-            found.runs |= set(reached["run_id"])
+        comparisons = list(_comparisons(reached))
+        rows += [_row(stratum, comparison) for comparison in comparisons]
+        _add_comparisons(evidence, stratum, comparisons)
+        dense = compare_at_equal_norm(reached, results.traces)
+        if dense is not None:
+            _add_at_equal_norm(evidence, stratum, dense)
+        if comparisons or (dense is not None and dense.overlap):
+            used += list(reached["run_id"])
     drawn, by_multiple = mechanisms(results.runs, results.mechanism)
-    for one in drawn:
-        sizes = f"from {one.from_multiple:g} to {one.to_multiple:g} times ||W0||"
-        found.expect(
-            one.base,
+    for term in drawn:
+        sizes = f"from {term.from_multiple:g} to {term.to_multiple:g} times ||W0||"
+        evidence.add(
+            Where(term.base),
             f"share of matrices with an intruder, random rank-one term {sizes}",
-            one.rise,
-            +1,
-            one.seeds,
+            term.rise,
+            phrase=f"a random rank-one term alone, {sizes}, changes the share of matrices with intruders by "
+            + said(term.rise),
         )
-        found.verdicts.append(
-            f"{one.base}: a random rank-one term alone, {sizes}, changes the share of matrices with "
-            "intruders by "
-            f"{said(one.rise)}"
+    if rows:
+        chance = 0.05 * len(rows)
+        evidence.notes.append(
+            f"{len(rows)} comparisons at 95 % each: {chance:.1g} of them would look clear by chance alone"
         )
-    if not found.verdicts:
-        return CLAIM.missing(found.notes)
-    if found.rows:
-        chance = 0.05 * len(found.rows)
-        found.notes.append(
-            f"{len(found.rows)} comparisons at 95 % each: {chance:.1g} of them would look clear by chance alone"
-        )
-    return CLAIM.finding(
-        verdict=f"{'; '.join(found.verdicts)} ({seeds_said(found.seeds)})",
-        answers=found.answers,
-        effects=found.expected + found.others,
-        seeds=found.seeds,
-        runs=len(found.runs),
+    return evidence.finding(
+        CLAIM,
+        runs=used,
         tables={
-            "One setting at a time": pd.DataFrame(found.rows),
+            TABLE: pd.DataFrame(rows),
             "LoRA and full by update norm": paths(runs, results.traces),
             "Random rank-one term": by_multiple,
         },
-        notes=found.notes,
     )
 
 
-@dataclass
-class _Found:
-    """What comes together over the strata."""
-
-    expected: list[Effect] = field(default_factory=list)  # that the paper's claim says something of
-    answers: list[Answer] = field(default_factory=list)  # the same, with the sign that is claimed
-    others: list[Effect] = field(default_factory=list)
-    rows: list[dict[str, object]] = field(default_factory=list)
-    verdicts: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    runs: set[str] = field(default_factory=set)
-    seeds: int = 0
-
-    def expect(self, where: str, what: str, one: Interval, sign: int, seeds: int) -> None:
-        self.expected.append(effect(f"{where}: {what}", one))
-        self.answers.append(answer(where, what, one, expected=sign, seeds=seeds))
-        self.seeds = max(self.seeds, seeds)
+def _add_comparisons(evidence: Evidence, stratum: Stratum, comparisons: Sequence[Comparison]) -> None:
+    for each in comparisons:
+        what = f"{each.name}, {each.start} to {each.end}: intruders per 100 vectors"
+        evidence.add(stratum.on, what, each.difference, EXPECTED.get(each.cause), phrase="")
+    if comparisons:
+        evidence.say(stratum.on, _in_words(comparisons), *(each.difference.n or 0 for each in comparisons))
 
 
-def _one_at_a_time(stratum: Stratum, runs: pd.DataFrame, found: _Found) -> list[str]:
-    comparisons = list(_comparisons(runs))
-    for one in comparisons:
-        found.rows.append(_row(stratum, one))
-        what = f"{one.name}, {one.start} to {one.end}: intruders per 100 vectors"
-        if one.cause in EXPECTED:
-            found.expect(stratum.label, what, one.difference, EXPECTED[one.cause], one.seeds)
-        else:
-            found.others.append(effect(f"{stratum.label}: {what}", one.difference))
-            found.seeds = max(found.seeds, one.seeds)
-    return _in_words(comparisons)
-
-
-def _at_equal_norm(stratum: Stratum, runs: pd.DataFrame, results: Results, found: _Found) -> list[str]:
-    dense = compare_at_equal_norm(runs, results.traces)
-    if dense is None:
-        return []
+def _add_at_equal_norm(evidence: Evidence, stratum: Stratum, dense: DenseComparison) -> None:
     if not dense.overlap:
-        found.notes.append(
-            f"{stratum.label}: LoRA and full cannot be compared at equal norm of the update: seed by seed, "
-            "LoRA's "
-            f"({dense.lora_norms[0]:.3g} to {dense.lora_norms[1]:.3g}) and full's "
-            f"({dense.full_norms[0]:.3g} to "
-            f"{dense.full_norms[1]:.3g}) do not overlap"
+        evidence.notes.append(
+            f"{stratum.label}: LoRA and full cannot be compared at equal norm of the update: seed by "
+            f"seed, LoRA's ({dense.lora_norms[0]:.3g} to {dense.lora_norms[1]:.3g}) and full's "
+            f"({dense.full_norms[0]:.3g} to {dense.full_norms[1]:.3g}) do not overlap"
         )
-        return []
-    what = "LoRA minus full at equal norm of the update, intruders per 100 vectors"
-    found.expect(stratum.label, what, dense.difference, +1, dense.seeds)
-    return [
-        (
-            "intruders per 100 vectors at equal norm of the update, LoRA minus full fine-tuning, "
-            f"{said(dense.difference)}"
-        )
-    ]
+        return
+    evidence.add(
+        stratum.on,
+        "LoRA minus full at equal norm of the update, intruders per 100 vectors",
+        dense.difference,
+        phrase="intruders per 100 vectors at equal norm of the update, LoRA minus full fine-tuning, "
+        + said(dense.difference),
+    )
 
 
 def _comparisons(runs: pd.DataFrame) -> Iterator[Comparison]:
     for column, name in NUMBERS.items():
         # A row of data that is missing means all of it.
-        level = numbers(runs, column).fillna(math.inf if column == "max_train_samples" else math.nan)
+        level = runs[column].fillna(math.inf if column == "max_train_samples" else math.nan)
         if column == "alpha_value":
             level = level.where(runs["method"] != "full")
         without = ["alpha" if column == "alpha_value" else column]
@@ -225,9 +186,10 @@ def _between_ends(
     """Differences between the ends of ``level`` among runs that are alike in all else, by what the ends are."""
     if runs.empty:
         return
-    keys = [setting_of({str(k): v for k, v in row.items()}, without) for row in runs.to_dict("records")]
     rows = []
-    for (context, seed), group in runs.assign(context=keys).groupby(["context", "seed"]):
+    for (context, seed), group in runs.assign(context=settings_in(runs, without)).groupby(
+        ["context", "seed"]
+    ):
         values = group.groupby("level")["per_100"].mean().dropna()
         if len(values) > 1:
             rows.append(
@@ -252,7 +214,6 @@ def _between_ends(
             mean_interval(table.mean(axis=1), grain=one_in_100(runs, table.shape[1])),
             table.shape[1],
             int(group["runs"].sum()),
-            len(table),
         )
 
 
@@ -261,32 +222,30 @@ def _level(value: object) -> str:
     return "all" if math.isinf(number) else f"{number:g}"
 
 
-def _in_words(found: list[Comparison]) -> list[str]:
-    """What raises and what lowers the count, and what does not show."""
-    clear = [one for one in found if one.difference.low > 0 or one.difference.high < 0]
-    parts = [
-        f"{one.name} ({one.start} to {one.end}) {'raises' if one.difference.estimate > 0 else 'lowers'} "
-        "intruders per "
-        f"100 vectors by {said(one.difference)}"
-        for one in clear
-    ]
-    unclear = [
-        f"{one.name} ({one.start} to {one.end}, {said(one.difference)})" for one in found if one not in clear
-    ]
-    return parts + ([f"undecided for {', '.join(unclear)}"] if unclear else [])
+def _in_words(comparisons: Sequence[Comparison]) -> str:
+    """What raises and what lowers the count among all that were compared (Holm), and what does not show."""
+    adjusted = holm([1.0 if each.difference.p is None else each.difference.p for each in comparisons])
+    parts, unclear = [], []
+    for each, p in zip(comparisons, adjusted, strict=True):
+        ends = f"{each.name} ({each.start} to {each.end}"
+        if each.difference.is_clear and p < ALPHA:
+            verb = "raises" if each.difference.estimate > 0 else "lowers"
+            parts.append(f"{ends}) {verb} intruders per 100 vectors by {said(each.difference)}")
+        else:
+            unclear.append(f"{ends}, {said(each.difference)})")
+    return "; ".join([*parts, f"undecided for {', '.join(unclear)}"] if unclear else parts)
 
 
 def _row(stratum: Stratum, one: Comparison) -> dict[str, object]:
     return {
-        "base": stratum.base,
-        "task": stratum.task,
+        "base": stratum.on.base,
+        "task": stratum.on.task,
         "cause": one.name,
+        "varied": one.cause,
         "from": one.start,
         "to": one.end,
-        "change_per_100_vectors": one.difference.estimate,
-        "low": one.difference.low,
-        "high": one.difference.high,
+        **one.difference.columns("change_per_100_vectors"),
         "contexts": one.contexts,
         "runs": one.runs,
-        "seeds": one.seeds,
+        "seeds": one.difference.n,
     }

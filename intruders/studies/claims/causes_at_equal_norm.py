@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ...evaluation.intervals import Interval
-from .shared.comparable_runs import complete, numbers
+from .shared.seed_tables import complete
 from .shared.statistics import mean_interval
 
 # Norms at which the two are compared, evenly spaced over those that both reach.
@@ -21,13 +21,12 @@ class DenseComparison:
     """Intruders per 100 vectors of LoRA minus those of full fine-tuning at equal norm of the update."""
 
     difference: Interval
-    seeds: int
     lora_norms: tuple[float, float]
     full_norms: tuple[float, float]
 
     @property
     def overlap(self) -> bool:
-        return self.seeds > 0
+        return bool(self.difference.n)
 
 
 def compare_at_equal_norm(runs: pd.DataFrame, traces: pd.DataFrame) -> DenseComparison | None:
@@ -53,9 +52,9 @@ def compare_at_equal_norm(runs: pd.DataFrame, traces: pd.DataFrame) -> DenseComp
                     rows.append({"seed": seed, "setting": setting, "value": value})
     frame = pd.DataFrame(rows, columns=["seed", "setting", "value"])
     table = complete(frame.pivot_table(index="seed", columns="setting", values="value", aggfunc="mean"))
-    vectors = numbers(lora, "vectors").groupby([lora["run_id"], lora["step"]]).sum().median()
+    vectors = lora["vectors"].groupby([lora["run_id"], lora["step"]]).sum().median()
     difference = mean_interval(table.mean(axis=1), grain=100 / vectors if vectors > 0 else 0.0)
-    return DenseComparison(difference, len(table), _norms(lora), _norms(full))
+    return DenseComparison(difference, _norms(lora), _norms(full))
 
 
 def paths(runs: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
@@ -92,15 +91,8 @@ Path = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 def _path(trace: pd.DataFrame, names: set[str]) -> Path:
     """(norms, intruders per 100 vectors) of the audits, by ascending norm."""
     kept = trace[trace["name"].isin(names)]
-    columns = pd.DataFrame(
-        {
-            "step": numbers(kept, "step"),
-            "squares": numbers(kept, "frobenius") ** 2,
-            "intruders": numbers(kept, "intruders"),
-            "vectors": numbers(kept, "vectors"),
-        }
-    )
-    sums = columns.groupby("step").sum()
+    squares = kept.assign(squares=kept["frobenius"] ** 2)
+    sums = squares.groupby("step")[["squares", "intruders", "vectors"]].sum()
     norms = np.sqrt(sums["squares"].to_numpy(dtype=np.float64))
     shares = (100 * sums["intruders"] / sums["vectors"]).to_numpy(dtype=np.float64)
     order = np.argsort(norms)

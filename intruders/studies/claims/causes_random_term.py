@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ...evaluation.intervals import Interval
-from .shared.comparable_runs import MEASURED_ALIKE, finished, largest_alike, numbers
 from .shared.statistics import clipped, mean_interval
+from .shared.strata import MEASURED_ALIKE, finished, largest_alike
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,6 @@ class Mechanism:
 
     base: str
     rise: Interval
-    seeds: int
     from_multiple: float
     to_multiple: float
     agreement: float  # share of matrices and multiples where the spiked threshold says the same
@@ -40,9 +39,8 @@ def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechan
     if mechanism.empty or drawn.empty:
         return [], pd.DataFrame(columns=columns)
     known = mechanism.merge(drawn[["run_id", "base", "seed", *MEASURED_ALIKE]], on="run_id")
-    known["multiple"] = numbers(known, "multiple")
-    known["has"] = numbers(known, "intruders") > 0
-    known["predicted"] = numbers(known, "predicted_multiple") <= known["multiple"]
+    known["has"] = known["intruders"] > 0
+    known["predicted"] = known["predicted_multiple"] <= known["multiple"]
     found, rows = [], []
     for base, of_base in known.groupby("base"):
         group = largest_alike(of_base, MEASURED_ALIKE)
@@ -63,5 +61,5 @@ def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechan
         if len(shares.columns) > 1:
             rise = clipped(mean_interval(shares[largest] - shares[smallest], grain=grain), -1, 1)
             agreement = float((group["has"] == group["predicted"]).mean())
-            found.append(Mechanism(str(base), rise, len(shares), smallest, largest, agreement))
+            found.append(Mechanism(str(base), rise, smallest, largest, agreement))
     return found, pd.DataFrame(rows, columns=columns)

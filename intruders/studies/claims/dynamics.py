@@ -9,26 +9,28 @@ import pandas as pd
 
 from ...charts.chart import Axis, Chart, Rule
 from ..tables.results import Results
-from .claim import Answer, Claim, Effect, Finding
-from .shared.comparable_runs import complete, finished, numbers, one_in_100, seed_table, strata
+from .claim import Claim, Finding
+from .shared.evidence import Evidence
 from .shared.pictures import Palette, in_order, lines, parts
+from .shared.seed_tables import complete, one_in_100, seed_table
 from .shared.statistics import clipped, mean_interval
-from .shared.words import answer, effect, said, seeds_said
+from .shared.strata import finished, strata
+from .shared.words import said
 
 CLAIM = Claim(
     name="dynamics",
     title="During training",
     question="When in training do intruders appear, and how do their singular values grow?",
     paper=(
-        "Intruder dimensions appear in the course of fine-tuning, become more, and their singular "
-        "values grow."
+        "Intruder dimensions appear in the course of fine-tuning, become more, and their singular values "
+        "grow."
     ),
     meaning="they appear in the course of training and grow",
     needs=("this needs finished runs with `audit_steps`, at least two audits of each, and intruders in some"),
     limits=(
         (
-            "The singular value is that of a matrix's leading intruder; which vector that is can "
-            "change between audits."
+            "The singular value is that of a matrix's leading intruder; which vector that is can change "
+            "between audits."
         ),
         (
             "Times are as fine as the audits are close; if all seeds fall on one audit, the interval is "
@@ -42,65 +44,48 @@ CLAIM = Claim(
 def analyse(results: Results) -> Finding:
     """Of adapters: share of the training before the first intruder, its growth, how many come in the second half."""
     runs, steps = _traced(finished(results.runs), results.traces)
-    verdicts: list[str] = []
-    answers: list[Answer] = []
-    leading: list[Effect] = []
-    others: list[Effect] = []
-    seeds = 0
+    evidence = Evidence(results.primary.get(CLAIM.name, ""))
     adapters = runs[runs["method"] != "full"]
-    for stratum in strata(adapters[adapters["first_share"].notna()]):
-        parts = []
-        growth = mean_interval(complete(seed_table(stratum.runs, "growth")).mean(axis=1))
-        more = complete(seed_table(stratum.runs, "gained_per_100"))
-        gained = mean_interval(more.mean(axis=1), grain=one_in_100(stratum.runs, more.shape[1]))
-        first_table = complete(seed_table(stratum.runs, "first_share"))
-        first = clipped(mean_interval(first_table.mean(axis=1)), 0, 1)
-        seeds = max(seeds, len(first_table))
-        leading.append(
-            effect(f"{stratum.label}: intruders per 100 vectors, end of training minus its middle", gained)
-        )
-        others.append(effect(f"{stratum.label}: share of the training before the first intruder", first))
-        parts.append(f"first intruder after {said(first, 2, signed=False)} of the training")
-        parts.append(f"intruders per 100 vectors, end minus middle of the training, {said(gained)}")
-        what = "intruders per 100 vectors, end of training minus its middle"
-        answers.append(answer(stratum.label, what, gained, seeds=len(first_table)))
-        if not math.isnan(growth.estimate):
-            others.append(
-                effect(
-                    f"{stratum.label}: doublings of an intruder's singular value since it appeared", growth
-                )
-            )
-            parts.append(f"doublings of an intruder's singular value since it appeared {said(growth)}")
-            what = "doublings of an intruder's singular value since it appeared"
-            answers.append(answer(stratum.label, what, growth, seeds=len(first_table)))
-        verdicts.append(f"{stratum.label}: {', '.join(parts)} ({seeds_said(len(first_table))})")
-    notes = []
     none = int(adapters["first_share"].isna().sum())
     if none:
-        notes.append(
+        evidence.notes.append(
             f"{none} of {len(adapters)} traced runs never had an intruder and are not in these means"
         )
-    if not leading:
-        return CLAIM.missing(notes)
-    return CLAIM.finding(
-        verdict="; ".join(verdicts),
-        answers=answers,
-        effects=leading + others,
-        seeds=seeds,
-        runs=len(adapters),
-        tables={"By step": _by_step(steps), "By run": _by_run(runs)},
-        notes=notes,
+    for stratum in strata(adapters[adapters["first_share"].notna()]):
+        tables = {
+            column: complete(seed_table(stratum.runs, column))
+            for column in ("first_share", "gained_per_100", "growth")
+        }
+        first, gained, growth = (table.mean(axis=1) for table in tables.values())
+        grain = one_in_100(stratum.runs, tables["gained_per_100"].shape[1])
+        share = clipped(mean_interval(first), 0, 1)
+        more = mean_interval(gained, grain=grain)
+        evidence.add(
+            stratum.on,
+            "share of the training before the first intruder",
+            share,
+            expected=None,
+            phrase=f"first intruder after {said(share, 2, signed=False)} of the training",
+        )
+        evidence.add(
+            stratum.on,
+            "intruders per 100 vectors, end of training minus its middle",
+            more,
+            phrase=f"intruders per 100 vectors, end minus middle of the training, {said(more)}",
+        )
+        if len(growth):
+            what = "doublings of an intruder's singular value since it appeared"
+            evidence.add(stratum.on, what, mean_interval(growth))
+    return evidence.finding(
+        CLAIM, runs=adapters["run_id"], tables={"By step": _by_step(steps), "By run": _by_run(runs)}
     )
 
 
 def _traced(runs: pd.DataFrame, traces: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The runs with what their traces come to, and the traces summed over matrices: one row a run and step."""
     known = traces.assign(
-        step=numbers(traces, "step"),
-        intruders=numbers(traces, "intruders"),
-        vectors=numbers(traces, "vectors"),
-        squares=numbers(traces, "frobenius") ** 2,
-        relative=numbers(traces, "largest_intruder_value") / numbers(traces, "base_largest_value"),
+        squares=traces["frobenius"] ** 2,
+        relative=traces["largest_intruder_value"] / traces["base_largest_value"],
     )
     steps = known.groupby(["run_id", "step"], as_index=False).agg(
         intruders=("intruders", "sum"),
@@ -160,9 +145,7 @@ def _by_step(steps: pd.DataFrame) -> pd.DataFrame:
                 "method": group["method"].iloc[0],
                 "step": step,
                 "share_of_training": group["share_of_training"].mean(),
-                "intruders_per_100_vectors": count.estimate,
-                "low": count.low,
-                "high": count.high,
+                **count.columns("intruders_per_100_vectors"),
                 "update_frobenius": group["update_frobenius"].mean(),
                 "intruder_over_base_value": group["relative"].mean(),
                 "seeds": group["seed"].nunique(),

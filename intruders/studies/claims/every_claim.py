@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from ...charts.chart import Chart, Grid
+from ...evaluation.intervals import Interval
 from ...system.documents import json_number
 from ...system.files import write_atomically
 from ..claim_names import CLAIMS, check_analyses
 from ..tables.results import Results, load_results
 from ..tables.table_columns import SCHEMA
-from .claim import Answer, Claim, Effect, Finding
+from .claim import Claim, Effect, Finding
 from .shared.pictures import Palette, by_method_and_rank
 
 
@@ -77,24 +78,30 @@ def _plain(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _answer(answer: Answer) -> dict[str, Any]:
+def _answer(answer: Effect) -> dict[str, Any]:
     """One effect that the claim speaks of, on one base and task, and what it says on the claim."""
-    values = {"estimate": answer.estimate, "low": answer.low, "high": answer.high}
     return {
         "where": answer.where,
+        "base": answer.on.base,
+        "task": answer.on.task,
         "what": answer.what,
         "decision": answer.decision,
-        **{key: json_number(value) for key, value in values.items()},
-        "expected": "above 0" if answer.expected > 0 else "below 0",
+        **_ends(answer.over_seeds),
+        "expected": "below 0" if answer.expected == -1 else "above 0",
         "seeds": int(answer.seeds),
+        "p_adjusted": answer.adjusted,
         "lacking": answer.lacking,
     }
 
 
 def _effect(effect: Effect) -> dict[str, Any]:
+    on = {"where": effect.where, "base": effect.on.base, "task": effect.on.task, "what": effect.what}
+    return {"name": effect.name} | on | _ends(effect.interval) | {"seeds": int(effect.seeds)}
+
+
+def _ends(interval: Interval) -> dict[str, float | None]:
     """JSON has no infinity, which an end has where one seed gives no interval."""
-    values = {"estimate": effect.estimate, "low": effect.low, "high": effect.high}
-    return {"name": effect.name} | {key: json_number(value) for key, value in values.items()}
+    return {key: json_number(value) for key, value in interval.as_dict().items()}
 
 
 def charts_of(findings: Sequence[Finding]) -> dict[str, list[Chart | Grid]]:

@@ -10,12 +10,15 @@ import pandas as pd
 from ...charts.chart import Axis, Chart, Series
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Claim, Effect, Finding
+from .claim import Claim, Finding, Where
 from .shared.chosen_rates import Choice, choices
-from .shared.comparable_runs import LOSS_ALIKE, at_equal_score, by_corpus, finished, numbers, seeds_in, strata
+from .shared.equal_score import at_equal_score
+from .shared.evidence import Evidence
 from .shared.pictures import LOSS_CHANGE, Palette, Part, in_order, parts, values
+from .shared.seed_tables import seeds_in
 from .shared.statistics import partial_spearman, spearman
-from .shared.words import answer, effect, said, seeds_said
+from .shared.strata import LOSS_ALIKE, by_corpus, finished, strata
+from .shared.words import said
 
 CLAIM = Claim(
     name="forgetting",
@@ -27,22 +30,22 @@ CLAIM = Claim(
     ),
     meaning="the models with more of them forgot more of what they knew before",
     needs=(
-        "this needs five settings or more on one base and task that reached one score, with "
-        "intruders in some of them, audited and measured by `loss_on`"
+        "this needs five settings or more on one base and task that reached one score, with intruders in "
+        "some of them, audited and measured by `loss_on`"
     ),
     limits=(
         (
-            "A correlation over settings does not prove a cause: methods and ranks with more intruders differ in "
-            "other ways too. The analysis of interventions asks for the cause."
+            "A correlation over settings does not prove a cause: methods and ranks with more intruders "
+            "differ in other ways too. The analysis of interventions asks for the cause."
         ),
         (
-            "The interval takes the seeds of a setting for as much as they differ from one another, "
-            "not for further settings."
+            "The interval takes the seeds of a setting for as much as they differ from one another, not "
+            "for further settings."
         ),
         (
-            "The update's norm is the Frobenius norm of all updates together, its output energy the mean of "
-            "||D h||^2 / ||W0 h||^2 over matrices and base inputs h. Where one orders the runs as the intruders "
-            "do, the two cannot be told apart, and no partial correlation is given."
+            "The update's norm is the Frobenius norm of all updates together, its output energy the mean "
+            "of ||D h||^2 / ||W0 h||^2 over matrices and base inputs h. Where one orders the runs as the "
+            "intruders do, the two cannot be told apart, and no partial correlation is given."
         ),
     ),
 )
@@ -59,98 +62,96 @@ CONTROLS = {
 
 def analyse(results: Results) -> Finding:
     """Spearman's correlation of intruders and loss change over runs, and with the update's size held fixed."""
-    verdicts: list[str] = []
-    leading: list[Effect] = []
-    others: list[Effect] = []
-    notes: list[str] = []
-    points, rows, answers = [], [], []
-    seeds = 0
+    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    points, rows = [finished(results.runs).iloc[:0]], []
     for corpus, runs in by_corpus(results):
-        for stratum in strata(finished(runs), LOSS_ALIKE, notes):
-            equal = at_equal_score(stratum, notes)
-            equal = equal[numbers(equal, "loss_change").notna() & numbers(equal, "intruders").notna()]
-            for choice in choices(stratum, equal, results.select, notes):
-                found = {column: _correlations(choice.runs, column) for column in MEASURES}
-                plain = found["intruders"]["nothing"]
-                label, settings = choice.label + corpus, choice.runs["setting"].nunique()
-                if math.isnan(plain.estimate):
-                    if len(choice.runs):
-                        notes.append(
-                            f"{label}: no correlation over {len(choice.runs)} runs, which all have the same "
-                            "number of intruders or the same loss"
-                        )
-                    continue
-                points.append(choice.runs)
-                own = seeds_in(choice.runs)
-                seeds = max(seeds, own)
-                what = "Spearman of intruders and loss change"
-                lacking = f"more than {settings} settings"
-                answers.append(answer(label, what, plain, seeds=own, lacking=lacking))
-                leading.append(effect(f"{label}: {what}", plain))
-                for column, name in MEASURES.items():
-                    for fixed, one in found[column].items():
-                        rows.append(_row(choice, name, fixed, one))
-                        if fixed != "nothing":
-                            others.append(effect(f"{label}: the same of {name}, {fixed} held fixed", one))
-                        elif column != "intruders":
-                            others.append(effect(f"{label}: Spearman of {name} and loss change", one))
-                held = ", ".join(
-                    f"{_said(found['intruders'][fixed])} with the {_THE.get(fixed, fixed)} held fixed"
-                    for fixed in CONTROLS
-                    if fixed in found["intruders"]
-                )
-                verdicts.append(
-                    f"{label}: rank correlation of intruders with pre-training loss {said(plain)}, {held} "
-                    f"({settings} settings, {seeds_said(own)})"
-                )
-    if not leading:
-        return CLAIM.missing(notes)
+        for stratum in strata(finished(runs), LOSS_ALIKE):
+            equal, missed = at_equal_score(stratum)
+            evidence.notes += [*stratum.notes, *missed]
+            equal = equal[equal["loss_change"].notna() & equal["intruders"].notna()]
+            for choice in choices(stratum, equal, results.select):
+                evidence.notes += choice.notes
+                on = choice.on.narrowed(corpus)
+                correlations = {column: _correlations(choice.runs, column) for column in MEASURES}
+                if not math.isnan(correlations["intruders"]["nothing"].estimate):
+                    points.append(choice.runs)
+                    rows += _rows(choice, correlations)
+                    _add(evidence, on, choice.runs, correlations)
+                elif len(choice.runs):
+                    evidence.notes.append(
+                        f"{on.label}: no correlation over {len(choice.runs)} runs, which all have the "
+                        "same number of intruders or the same loss"
+                    )
     together = pd.concat(points)
-    return CLAIM.finding(
-        verdict="; ".join(verdicts),
-        answers=answers,
-        effects=leading + others,
-        seeds=seeds,
-        runs=together["run_id"].nunique(),
+    return evidence.finding(
+        CLAIM,
+        runs=together["run_id"],
         tables={"Runs": _points(together), "Rank correlations": pd.DataFrame(rows)},
-        notes=notes,
     )
+
+
+def _add(
+    evidence: Evidence, on: Where, runs: pd.DataFrame, correlations: dict[str, dict[str, Interval]]
+) -> None:
+    """The correlation that the claim speaks of, then those with something held fixed."""
+    settings, seeds = runs["setting"].nunique(), seeds_in(runs)
+    of_count = correlations["intruders"]
+    held = [
+        f"{said(of_count[fixed])} with the {_THE.get(fixed, fixed)} held fixed"
+        for fixed in CONTROLS
+        if fixed in of_count
+    ]
+    plain = f"rank correlation of intruders with pre-training loss {said(of_count['nothing'])}"
+    evidence.add(
+        on,
+        "Spearman of intruders and loss change",
+        of_count["nothing"],
+        seeds=seeds,
+        lacking=f"more than {settings} settings",
+        phrase=", ".join([f"{plain} over {settings} settings", *held]),
+    )
+    for column, name in MEASURES.items():
+        for fixed, correlation in correlations[column].items():
+            what = f"the same of {name}, {fixed} held fixed"
+            if fixed == "nothing":
+                if column == "intruders":
+                    continue
+                what = f"Spearman of {name} and loss change"
+            evidence.add(on, what, correlation, None, phrase="", seeds=seeds)
 
 
 _THE = {"update norm": "update's norm", "output energy": "update's output energy"}
 
 
-def _said(found: Interval) -> str:
-    return "-" if math.isnan(found.estimate) else said(found)
-
-
 def _correlations(runs: pd.DataFrame, column: str) -> dict[str, Interval]:
     """By what is held fixed: nothing, and every control that was measured."""
-    change, groups = numbers(runs, "loss_change"), runs["setting"].tolist()
-    found = {"nothing": spearman(numbers(runs, column), change, groups)}
+    change, groups = runs["loss_change"], runs["setting"].tolist()
+    found = {"nothing": spearman(runs[column], change, groups)}
     for name, columns in CONTROLS.items():
-        controls = [numbers(runs, control) for control in columns]
+        controls = [runs[control] for control in columns]
         if name == "update norm" or all(bool(control.notna().any()) for control in controls):
-            found[name] = partial_spearman(numbers(runs, column), change, controls, groups)
+            found[name] = partial_spearman(runs[column], change, controls, groups)
     return found
 
 
-def _row(choice: Choice, measure: str, fixed: str, found: Interval) -> dict[str, object]:
+def _rows(choice: Choice, correlations: dict[str, dict[str, Interval]]) -> list[dict[str, object]]:
     runs = choice.runs
-    return {
-        "base": choice.stratum.base,
-        "task": choice.stratum.task,
-        "corpus": runs["corpus"].iloc[0],
-        "rates": choice.name or "all",
-        "measure": measure,
-        "held_fixed": fixed,
-        "correlation": found.estimate,
-        "low": found.low,
-        "high": found.high,
-        "runs": len(runs),
-        "settings": runs["setting"].nunique(),
-        "seeds": seeds_in(runs),
-    }
+    return [
+        {
+            "base": choice.on.base,
+            "task": choice.on.task,
+            "corpus": runs["corpus"].iloc[0],
+            "rates": choice.name or "all",
+            "measure": measure,
+            "held_fixed": fixed,
+            **correlation.columns("correlation"),
+            "runs": len(runs),
+            "settings": runs["setting"].nunique(),
+            "seeds": seeds_in(runs),
+        }
+        for column, measure in MEASURES.items()
+        for fixed, correlation in correlations[column].items()
+    ]
 
 
 def _points(runs: pd.DataFrame) -> pd.DataFrame:
@@ -195,7 +196,7 @@ def charts(finding: Finding, palette: Palette) -> list[Chart]:
     made = []
     for part in _by_corpus(finding):
         for column, (short, what, unit) in _SIDES.items():
-            if not bool(numbers(part.rows, column).notna().any()):
+            if not bool(part.rows[column].notna().any()):
                 continue
             series = [
                 Series(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import pandas as pd
 
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Answer, Claim, Effect, Finding
+from .claim import Claim, Finding, Where
 from .intervention_charts import charts
-from .shared.comparable_runs import MEASURED_ALIKE, Stratum, complete, finished, numbers, seeds_in, strata
+from .shared.evidence import Evidence
+from .shared.seed_tables import complete, seeds_in
 from .shared.statistics import mean_interval
-from .shared.words import NOT_MEASURED, answer, effect, said, seeds_said, unknown
+from .shared.strata import MEASURED_ALIKE, finished, strata
+from .shared.words import NOT_MEASURED, said
 
 __all__ = ["CLAIM", "analyse", "charts"]
 
@@ -23,8 +25,8 @@ CLAIM = Claim(
     title="Intervention",
     question="Do intruders cause the forgetting?",
     paper=(
-        "Scaling the intruder dimensions down lowers the pre-training loss, and by more than the "
-        "same done to anything else; its cost in task accuracy is listed with it."
+        "Scaling the intruder dimensions down lowers the pre-training loss, and by more than the same "
+        "done to anything else; its cost in task accuracy is listed with it."
     ),
     meaning=(
         "scaling the intruders down reduced forgetting more than every control did, at the accuracy cost listed below"
@@ -51,44 +53,12 @@ CONTROLS = {
     "update": "directions of the update",
     "complement": "the update outside of the intruders, to the same norm,",
 }
+# Title of a table that others read.
+TABLE = "By scale"
 # The intervention itself.
 INTRUDERS = "intruders"
 # The intruders scaled and the update brought back to its norm: no rival, but the intervention without the shrinking.
 RESIZED = "resized"
-
-
-@dataclass(frozen=True)
-class Change:
-    """One measure of the change, mean over scales below 1, over seeds; over documents where there is one seed."""
-
-    interval: Interval
-    seeds: int
-
-    @property
-    def estimate(self) -> float:
-        return self.interval.estimate
-
-    @property
-    def over(self) -> str:
-        """What the interval is over, where that is not seeds."""
-        return " over documents" if self.seeds == 1 and math.isfinite(self.interval.low) else ""
-
-    @property
-    def over_seeds(self) -> Interval:
-        """One seed's documents say nothing of other seeds."""
-        return self.interval if self.seeds > 1 else unknown(self.interval)
-
-
-@dataclass
-class _Said:
-    """What was found so far, of every base and task."""
-
-    notes: list[str] = field(default_factory=list)
-    verdicts: list[str] = field(default_factory=list)
-    answers: list[Answer] = field(default_factory=list)
-    leading: list[Effect] = field(default_factory=list)
-    others: list[Effect] = field(default_factory=list)
-    seeds: int = 0
 
 
 def analyse(results: Results) -> Finding:
@@ -96,34 +66,28 @@ def analyse(results: Results) -> Finding:
     runs = finished(results.runs)
     columns = ["run_id", "base", "task", "seed", "setting", "described"]
     points = results.interventions.merge(runs[columns + list(MEASURED_ALIKE)], on="run_id")
-    found = _Said()
-    for stratum in strata(points, MEASURED_ALIKE, found.notes):
-        below = stratum.runs[numbers(stratum.runs, "scale") < 1]
+    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    for stratum in strata(points, MEASURED_ALIKE):
+        evidence.notes += stratum.notes
+        below = stratum.runs[stratum.runs["scale"] < 1]
         losses = below[below["measure"] == "loss"]
-        corpora = {str(name): _on_corpus(losses, name) for name in losses["on"].dropna().unique()}
-        known = {name: one for name, one in corpora.items() if not math.isnan(one[INTRUDERS].estimate)}
-        sentences = [_say_corpus(f"{stratum.label}, {name}", one, found) for name, one in known.items()]
-        if sentences:  # the task is the same for all corpora
-            sentences[-1] += _accuracies(below, stratum, found.others) + _gain(below, stratum, found.others)
-        for parts, one in zip(sentences, known.values(), strict=True):
-            found.verdicts.append(", ".join(parts) + f" ({seeds_said(one[INTRUDERS].seeds)})")
+        is_known = False
+        for corpus in losses["on"].dropna().unique():
+            changes = _on_corpus(losses, corpus)
+            if not math.isnan(changes[INTRUDERS].estimate):
+                is_known = True
+                _add_corpus(evidence, stratum.on.narrowed(str(corpus)), changes)
+        if is_known:  # the task is the same for all corpora
+            _add_task(evidence, stratum.on, below[below["control"] == INTRUDERS])
     without = _without_intruders(runs, results.interventions)
     if without:
-        found.notes.append(f"{without} finished runs have no intruders, so that there was nothing to scale")
-    if not found.leading:
-        return CLAIM.missing(found.notes)
-    return CLAIM.finding(
-        verdict="; ".join(found.verdicts),
-        answers=found.answers,
-        effects=found.leading + found.others,
-        seeds=found.seeds,
-        runs=points["run_id"].nunique(),
-        tables={"By scale": _by_scale(points)},
-        notes=found.notes,
-    )
+        evidence.notes.append(
+            f"{without} finished runs have no intruders, so that there was nothing to scale"
+        )
+    return evidence.finding(CLAIM, runs=points["run_id"], tables={TABLE: _by_scale(points)})
 
 
-def _on_corpus(losses: pd.DataFrame, corpus: str) -> dict[str, Change]:
+def _on_corpus(losses: pd.DataFrame, corpus: str) -> dict[str, Interval]:
     """The loss change with the intruders scaled down, also at the update's norm; of a control the loss minus that."""
     of_corpus = losses[losses["on"] == corpus]
     known = sorted(of_corpus["control"].dropna().unique())
@@ -135,94 +99,83 @@ def _on_corpus(losses: pd.DataFrame, corpus: str) -> dict[str, Change]:
     }
 
 
-def _say_corpus(where: str, changes: Mapping[str, Change], found: _Said) -> list[str]:
-    """Effects, answers and notes on one corpus; what the verdict says of it, in parts."""
+def _add_corpus(evidence: Evidence, on: Where, changes: Mapping[str, Interval]) -> None:
+    """The losses on one corpus: under scaled intruders, and under each control against that."""
     loss = changes[INTRUDERS]
-    found.seeds = max(found.seeds, loss.seeds)
     what = "loss change, intruders scaled down"
-    found.leading.append(effect(f"{where}: {what}{loss.over}", loss.interval))
-    found.answers.append(answer(where, what, loss.over_seeds, expected=-1, seeds=loss.seeds))
-    parts = [f"{where}: loss change with the intruders scaled down {said(loss.interval, 3)}{loss.over}"]
-    rivals = {
-        control: change
-        for control, change in changes.items()
-        if control not in (INTRUDERS, RESIZED) and not math.isnan(change.estimate)
-    }
-    for control, change in rivals.items():
-        name = CONTROLS.get(control, control)
+    phrase = f"loss change with the intruders scaled down {said(loss, 3)}{_said_over(loss)}"
+    evidence.add(on, what, loss, expected=-1, digits=3, phrase=phrase, over=_over(loss))
+    rivals = [control for control in changes if control not in (INTRUDERS, RESIZED)]
+    measured = [control for control in rivals if not math.isnan(changes[control].estimate)]
+    for control in measured:
+        name, change = CONTROLS.get(control, control), changes[control]
         what = f"loss under {name} minus that under the intruders"
-        found.others.append(effect(f"{where}: {what}{change.over}", change.interval))
-        found.answers.append(answer(where, what, change.over_seeds, seeds=change.seeds))
-        parts.append(f"{name} minus that {said(change.interval, 3)}")
-    if not rivals:
-        what = "loss under a control minus that"
-        found.answers.append(answer(where, what, NOT_MEASURED, seeds=0, lacking="controls"))
-        found.notes.append(f"{where}: no controls were measured, so that no cause can be told")
+        phrase = f"{name} minus that {said(change, 3)}"
+        evidence.add(on, what, change, digits=3, phrase=phrase, over=_over(change))
+    if not measured:
+        evidence.add(on, "loss under a control minus that", NOT_MEASURED, phrase="", lacking="controls")
+        evidence.notes.append(f"{on.label}: no controls were measured, so that no cause can be told")
     resized = changes[RESIZED]
     if not math.isnan(resized.estimate):
         what = "loss change, intruders scaled down at the update's norm"
-        found.others.append(effect(f"{where}: {what}{resized.over}", resized.interval))
-        found.answers.append(answer(where, what, resized.over_seeds, expected=-1, seeds=resized.seeds))
-        parts.append(f"at the update's own norm {said(resized.interval, 3)}")
-    return parts
+        phrase = f"at the update's own norm {said(resized, 3)}"
+        evidence.add(on, what, resized, expected=-1, digits=3, phrase=phrase, over=_over(resized))
 
 
-def _change(points: pd.DataFrame, column: str) -> Change:
+def _add_task(evidence: Evidence, on: Where, points: pd.DataFrame) -> None:
+    """Accuracy, and what scaling the intruders gains over scaling the complete update by one factor."""
+    points_lost = _change(points[points["measure"] == "accuracy"], "change").times(100)
+    if not math.isnan(points_lost.estimate):
+        what = "accuracy change in points, intruders scaled down"
+        phrase = f"task accuracy {said(points_lost, 1)} points"
+        evidence.add(on, what, points_lost, None, digits=1, phrase=phrase)
+    gain = _change(points[points["measure"] == "gain"], "change")
+    if not math.isnan(gain.estimate):
+        what = "gain over interpolation at equal task loss"
+        phrase = f"{what} {said(gain, 3)}"
+        evidence.add(on, f"{what}, intruders scaled down", gain, None, 3, phrase=phrase, over=_over(gain))
+
+
+def _over(change: Interval) -> str:
+    """What an interval of :func:`_change` is over, where that is not seeds."""
+    return "documents" if change.n == 1 and change.has_ends else ""
+
+
+def _said_over(change: Interval) -> str:
+    return f" over {_over(change)}" if _over(change) else ""
+
+
+def _change(points: pd.DataFrame, column: str) -> Interval:
     """Mean over scales, then settings, then seeds. With one seed, over documents: the mean of the ends at each scale,
     as if all scales erred together, since the same documents stand behind them."""
     if points.empty:
-        return Change(Interval(math.nan, -math.inf, math.inf), 0)
-    known = points.assign(value=numbers(points, column)).dropna(subset=["value"])
+        return NOT_MEASURED
+    known = points.assign(value=points[column]).dropna(subset=["value"])
     per_run = known.groupby(["seed", "setting", "run_id"])["value"].mean()
     table = complete(per_run.groupby(["seed", "setting"]).mean().unstack("setting"))
-    if len(table) == 1:
-        kept = known[known["setting"].isin(table.columns) & known["seed"].isin(table.index)]
-        low, high = numbers(kept, f"{column}_low").mean(), numbers(kept, f"{column}_high").mean()
-        if math.isfinite(low) and math.isfinite(high):
-            return Change(Interval(float(table.to_numpy().mean()), float(low), float(high)), 1)
-    return Change(mean_interval(table.mean(axis=1)), len(table))
-
-
-def _accuracies(below: pd.DataFrame, stratum: Stratum, others: list[Effect]) -> list[str]:
-    scored = below[(below["measure"] == "accuracy") & (below["control"] == INTRUDERS)]
-    found = _change(scored, "change")
-    if math.isnan(found.interval.estimate):
-        return []
-    points = Interval(
-        *(100 * value for value in (found.interval.estimate, found.interval.low, found.interval.high))
+    over_seeds = mean_interval(table.mean(axis=1))
+    if len(table) != 1:
+        return over_seeds
+    kept = known[known["setting"].isin(table.columns) & known["seed"].isin(table.index)]
+    over_documents = replace(
+        over_seeds, low=float(kept[f"{column}_low"].mean()), high=float(kept[f"{column}_high"].mean())
     )
-    others.append(effect(f"{stratum.label}: accuracy change in points, intruders scaled down", points))
-    return [f"task accuracy {said(points, 1)} points"]
-
-
-def _gain(below: pd.DataFrame, stratum: Stratum, others: list[Effect]) -> list[str]:
-    """What scaling the intruders gains over scaling the complete update by one factor, where that was measured."""
-    rows = below[(below["measure"] == "gain") & (below["control"] == INTRUDERS)]
-    found = _change(rows, "change")
-    if math.isnan(found.interval.estimate):
-        return []
-    what = "gain over interpolation at equal task loss"
-    others.append(effect(f"{stratum.label}: {what}, intruders scaled down{found.over}", found.interval))
-    return [f"{what} {said(found.interval, 3)}"]
+    return over_documents if over_documents.has_ends else over_seeds
 
 
 def _by_scale(points: pd.DataFrame) -> pd.DataFrame:
-    rows = []
+    rows: list[dict[str, object]] = []
     keys = ["base", "task", "described", "measure", "on", "control", "scale"]
     for values, group in points.groupby(keys):
-        change = _change(group, "change").interval
-        against = _change(group, "against_intruders").interval
+        change = _change(group, "change")
+        against = _change(group, "against_intruders")
         rows.append(
             {
                 **dict(zip(["base", "task", "setting", *keys[3:]], values, strict=True)),
-                "value": numbers(group, "value").mean(),
-                "base_value": numbers(group, "base_value").mean(),
-                "change": change.estimate,
-                "low": change.low,
-                "high": change.high,
-                "against_intruders": against.estimate,
-                "against_low": against.low,
-                "against_high": against.high,
+                "value": group["value"].mean(),
+                "base_value": group["base_value"].mean(),
+                **change.columns("change"),
+                **against.columns("against_intruders", "against_"),
                 "seeds": seeds_in(group),
             }
         )
@@ -230,4 +183,4 @@ def _by_scale(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def _without_intruders(runs: pd.DataFrame, interventions: pd.DataFrame) -> int:
-    return int(((numbers(runs, "intruders") == 0) & ~runs["run_id"].isin(interventions["run_id"])).sum())
+    return int(((runs["intruders"] == 0) & ~runs["run_id"].isin(interventions["run_id"])).sum())

@@ -6,41 +6,39 @@ import pandas as pd
 
 from ...charts.chart import Axis, Chart
 from ..tables.results import Results
-from .claim import Answer, Claim, Effect, Finding
+from .claim import Claim, Finding, Where
 from .rank_series import RankSeries, Valley, main_series, series, valley
-from .shared.chosen_rates import Choice, choices
-from .shared.comparable_runs import (
-    LOSS_ALIKE,
-    at_equal_score,
-    finished,
-    one_in_100,
-    seeds_in,
-    strata,
-)
+from .shared.chosen_rates import choices
+from .shared.equal_score import at_equal_score
+from .shared.evidence import Evidence
 from .shared.pictures import Palette, lines, parts, values
+from .shared.seed_tables import one_in_100, seeds_in
 from .shared.statistics import mean_interval
-from .shared.words import NOT_MEASURED, answer, effect, said, seeds_said
+from .shared.strata import LOSS_ALIKE, finished, strata
+from .shared.words import NOT_MEASURED, said
 
 CLAIM = Claim(
     name="rank",
     title="Rank",
     question=(
-        "How do intruders, effective rank and pre-training loss move with the rank, under each "
-        "rule for alpha; and which rank forgets least?"
+        "How do intruders, effective rank and pre-training loss move with the rank, under each rule for "
+        "alpha; and which rank forgets least?"
     ),
     paper=(
-        "At equal task score intruders become fewer as the rank grows, the update's effective "
-        "rank grows, and forgetting is least at an inner rank (a U shape)."
+        "At equal task score intruders become fewer as the rank grows, the update's effective rank "
+        "grows, and forgetting is least at an inner rank (a U shape)."
     ),
     meaning="how many there are, and how much is forgotten, depends on the rank",
     needs=(
-        "this needs finished, audited runs of `lora` or `rslora` at two ranks or more, all else "
-        "equal, at one score"
+        "this needs finished, audited runs of `lora` or `rslora` at two ranks or more, all else equal, "
+        "at one score"
     ),
     limits=("A trend is a straight line over log2 of the rank, through these ranks only.",),
 )
 
 
+# Titles of tables that others read.
+TRENDS, VALLEYS = "Trends per doubling of the rank", "Rank of least loss"
 MEASURES = {
     "per_100": "intruders per 100 vectors",
     "effective_rank": "effective rank of the update",
@@ -51,137 +49,116 @@ MEASURES = {
 
 def analyse(results: Results) -> Finding:
     """Change per doubling of the rank for every rule of alpha, over seeds, and whether the loss has a valley."""
-    verdicts: list[str] = []
-    notes: list[str] = []
-    leading: list[Effect] = []
-    others: list[Effect] = []
-    answers: list[Answer] = []
-    trends, points, valleys, kept = [], [], [], []
-    seeds = 0
-    groups: list[tuple[Choice, list[RankSeries]]] = []
-    for stratum in strata(finished(results.runs), LOSS_ALIKE, notes):
-        equal = at_equal_score(stratum, notes)
-        for choice in choices(stratum, equal, results.select, notes):
-            found = list(series(choice.runs, own_rates=bool(choice.name)))
-            if found:
-                groups.append((choice, found))
-    for choice, found in groups:
-        kept += [one.runs for one in found]
-        main = main_series(found, "per_100")
-        for one in found:
-            trends += _trends(choice, one)
-            points += _points(choice, one)
-            valleys.append(_valley_row(choice, one, valley(one.table("loss_change"))))
-            if one.rates_differ:
-                notes.append(f"{choice.label}, {one.rule}: each rank has a learning rate of its own")
-        seeds = max(seeds, len(main.table("per_100")))
-        count = main.trend("per_100")
-        where = f"{choice.label}, {main.rule}"
-        leading.append(effect(f"{where}: intruders per 100 vectors, per doubling of the rank", count))
-        for column in ("effective_rank", "loss_change"):
-            others.append(
-                effect(f"{where}: {MEASURES[column]}, per doubling of the rank", main.trend(column))
-            )
-        own = len(main.table("per_100"))
-        spread = main.trend("effective_rank")
-        answers += [
-            answer(
-                where, "intruders per 100 vectors, per doubling of the rank", count, expected=-1, seeds=own
-            ),
-            answer(where, "effective rank, per doubling of the rank", spread, seeds=own),
-        ]
-        deepest = valley(main.table("loss_change"))
-        depth = NOT_MEASURED if deepest is None else deepest.depth
-        lacking = (
-            "three ranks or more with a loss" if deepest is None else "an inner rank with clearly less loss"
-        )
-        answers.append(
-            answer(where, "depth of the valley of the loss, nats", depth, seeds=own, lacking=lacking)
-        )
-        if deepest is not None:
-            others.append(
-                effect(f"{where}: depth of the loss at rank {deepest.rank:g} below both ends", deepest.depth)
-            )
-        verdicts.append(
-            f"{where}, ranks {main.ranks[0]:g} to {main.ranks[-1]:g}: per doubling of the rank {said(count)} "
-            f"intruders per 100 vectors, effective rank {said(main.trend('effective_rank'))}, "
-            f"{_valley_said(deepest)} "
-            f"({seeds_said(len(main.table('per_100')))})"
-        )
-    if not leading:
-        return CLAIM.missing(notes)
-    runs = pd.concat(kept).drop_duplicates("run_id")
-    return CLAIM.finding(
-        verdict="; ".join(verdicts),
-        answers=answers,
-        effects=leading + others,
-        seeds=seeds,
-        runs=len(runs),
+    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    trends, points, valleys, runs = [], [], [], []
+    for stratum in strata(finished(results.runs), LOSS_ALIKE):
+        equal, missed = at_equal_score(stratum)
+        evidence.notes += [*stratum.notes, *missed]
+        for choice in choices(stratum, equal, results.select):
+            evidence.notes += choice.notes
+            all_series = list(series(choice.runs, own_rates=bool(choice.name)))
+            for each in all_series:
+                keys = {
+                    "base": choice.on.base,
+                    "task": choice.on.task,
+                    "rule": f"{each.rule}, {choice.name}" if choice.name else each.rule,
+                }
+                runs += list(each.runs["run_id"])
+                trends += [keys | row for row in _trends(each)]
+                points += [keys | row for row in _points(each)]
+                valleys.append(keys | _valley_row(valley(each.table("loss_change"))))
+                if each.rates_differ:
+                    evidence.notes.append(
+                        f"{choice.on.label}, {each.rule}: each rank has a learning rate of its own"
+                    )
+            if all_series:
+                main = main_series(all_series, "per_100")
+                _add(evidence, choice.on.narrowed(main.rule), main)
+    return evidence.finding(
+        CLAIM,
+        runs=runs,
         tables={
             "By rank": pd.DataFrame(points),
-            "Trends per doubling of the rank": pd.DataFrame(trends),
-            "Rank of least loss": pd.DataFrame(valleys),
+            TRENDS: pd.DataFrame(trends),
+            VALLEYS: pd.DataFrame(valleys),
         },
-        notes=notes,
     )
 
 
-def _trends(choice: Choice, one: RankSeries) -> list[dict[str, object]]:
+def _add(evidence: Evidence, on: Where, main: RankSeries) -> None:
+    """What the series comes to that the verdict rests on."""
+    count, spread = main.trend("per_100"), main.trend("effective_rank")
+    evidence.add(
+        on,
+        "intruders per 100 vectors, per doubling of the rank",
+        count,
+        expected=-1,
+        phrase=f"ranks {main.ranks[0]:g} to {main.ranks[-1]:g}, per doubling of the rank {said(count)} intruders per "
+        "100 vectors",
+    )
+    evidence.add(
+        on,
+        f"{MEASURES['effective_rank']}, per doubling of the rank",
+        spread,
+        phrase=f"effective rank {said(spread)}",
+    )
+    loss = main.trend("loss_change")
+    evidence.add(
+        on, f"{MEASURES['loss_change']}, per doubling of the rank", loss, expected=None, digits=3, phrase=""
+    )
+    deepest = valley(main.table("loss_change"))
+    evidence.add(
+        on,
+        "depth of the valley of the loss, nats",
+        NOT_MEASURED if deepest is None else deepest.depth,
+        digits=3,
+        phrase=_valley_said(deepest),
+        seeds=len(main.table("per_100")),
+        lacking="three ranks or more with a loss"
+        if deepest is None
+        else "an inner rank with clearly less loss",
+    )
+
+
+def _trends(each: RankSeries) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for column, name in MEASURES.items():
-        trend = one.trend(column)
+        trend = each.trend(column)
         rows.append(
             {
-                "base": choice.stratum.base,
-                "task": choice.stratum.task,
-                "rule": _rule(choice, one),
                 "measure": name,
-                "per_doubling": trend.estimate,
-                "low": trend.low,
-                "high": trend.high,
-                "ranks": ", ".join(f"{rank:g}" for rank in one.ranks),
-                "seeds": len(one.table(column)),
+                **trend.columns("per_doubling"),
+                "ranks": ", ".join(f"{rank:g}" for rank in each.ranks),
+                "seeds": len(each.table(column)),
             }
         )
     return rows
 
 
-def _points(choice: Choice, one: RankSeries) -> list[dict[str, object]]:
+def _points(each: RankSeries) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for rank, runs in one.runs.groupby("rank"):
+    for rank, runs in each.runs.groupby("rank"):
         for column, name in MEASURES.items():
             grain = one_in_100(runs) if column == "per_100" else 0.0
             mean = mean_interval(runs.groupby("seed")[column].mean(), grain=grain)
             rows.append(
                 {
-                    "base": choice.stratum.base,
-                    "task": choice.stratum.task,
-                    "rule": _rule(choice, one),
                     "rank": rank,
                     "measure": name,
-                    "value": mean.estimate,
-                    "low": mean.low,
-                    "high": mean.high,
+                    **mean.columns("value"),
                     "seeds": seeds_in(runs),
                 }
             )
     return rows
 
 
-def _valley_row(choice: Choice, one: RankSeries, found: Valley | None) -> dict[str, object]:
+def _valley_row(deepest: Valley | None) -> dict[str, object]:
     return {
-        "base": choice.stratum.base,
-        "task": choice.stratum.task,
-        "rule": _rule(choice, one),
-        "rank": None if found is None else found.rank,
-        "depth": None if found is None else found.depth.estimate,
-        "low": None if found is None else found.depth.low,
-        "high": None if found is None else found.depth.high,
+        "rank": None if deepest is None else deepest.rank,
+        "depth": None if deepest is None else deepest.depth.estimate,
+        "low": None if deepest is None else deepest.depth.low,
+        "high": None if deepest is None else deepest.depth.high,
     }
-
-
-def _rule(choice: Choice, one: RankSeries) -> str:
-    return f"{one.rule}, {choice.name}" if choice.name else one.rule
 
 
 def _valley_said(found: Valley | None) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from ...evaluation.intervals import Interval
-from .shared.comparable_runs import complete, numbers, one_in_100, setting_of
+from .shared.run_labels import settings_in
+from .shared.seed_tables import complete, one_in_100
 from .shared.statistics import LEVEL, mean_interval, slope
 
 ADAPTERS = {"lora": "", "rslora": "rank-stabilized, "}
@@ -25,15 +26,12 @@ class RankSeries:
 
     @property
     def ranks(self) -> list[float]:
-        return sorted(numbers(self.runs, "rank").unique())
+        return sorted(self.runs["rank"].unique())
 
     def table(self, column: str) -> pd.DataFrame:
         """Seeds by ranks, without gaps."""
         values = pd.DataFrame(
-            {
-                name: numbers(self.runs, of)
-                for name, of in (("seed", "seed"), ("rank", "rank"), ("value", column))
-            }
+            {name: self.runs[of] for name, of in (("seed", "seed"), ("rank", "rank"), ("value", column))}
         ).dropna()
         return complete(values.pivot_table(index="seed", columns="rank", values="value", aggfunc="mean"))
 
@@ -56,7 +54,7 @@ def series(runs: pd.DataFrame, *, own_rates: bool = False) -> Iterator[RankSerie
     """
     for method, prefix in ADAPTERS.items():
         of_method = runs[runs["method"] == method]
-        alpha, rank = numbers(of_method, "alpha_value"), numbers(of_method, "rank")
+        alpha, rank = of_method["alpha_value"], of_method["rank"]
         for values, unit in ((alpha / rank, "r"), (alpha, "")):
             for value in sorted(values.dropna().unique()):
                 rule = f"{prefix}alpha = {'' if unit and value == 1 else f'{value:g}'}{unit}"
@@ -68,10 +66,9 @@ def _all_else_equal(rule: str, runs: pd.DataFrame, own_rates: bool) -> Iterator[
     found: list[RankSeries] = []
     ways = ((False, ["rank", "alpha"]), (True, ["rank", "alpha", "lr"]))
     for rates_differ, without in ways[1:] if own_rates else ways:
-        keys = [setting_of({str(k): v for k, v in row.items()}, without) for row in runs.to_dict("records")]
         most = max((len(one.ranks) for one in found), default=1)
-        for _, group in runs.groupby(pd.Series(keys, index=runs.index, dtype=object)):
-            ranks = numbers(group, "rank")
+        for _, group in runs.groupby(settings_in(runs, without)):
+            ranks = group["rank"]
             if ranks.nunique() < 2:
                 continue
             if rates_differ and (ranks.nunique() <= most or group.groupby(ranks)["lr"].nunique().max() > 1):
@@ -115,6 +112,12 @@ def valley(table: pd.DataFrame) -> Valley | None:
         rises = [
             mean_interval((table[end] - table[rank]).to_numpy(), level=level) for end in (ranks[0], ranks[-1])
         ]
-        depth = Interval(*(min(getattr(rise, end) for rise in rises) for end in ("estimate", "low", "high")))
+        estimate, low, high = (
+            min(getattr(rise, end) for rise in rises) for end in ("estimate", "low", "high")
+        )
+        depth = Interval(estimate, low, high, len(table))
+        known = [rise.p for rise in rises if rise.p is not None]
+        if len(known) == len(rises):  # above zero where both are, below where one is
+            depth = replace(depth, p=max(known) if depth.estimate > 0 else min(known))
         found.append(Valley(float(rank), depth))
     return max(found, key=lambda one: one.depth.estimate)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -13,26 +13,27 @@ from ...charts.chart import Axis, Chart, Rule, Series
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
 from . import remedies_at_equal_task_loss as at_equal_task_loss
-from .claim import Answer, Claim, Effect, Finding
-from .shared.comparable_runs import LOSS_ALIKE, Stratum, finished, numbers, strata
+from .claim import Claim, Finding
+from .shared.equal_score import below_score, by_setting
+from .shared.evidence import Evidence
 from .shared.pictures import Palette, Part, parts, values
 from .shared.statistics import LEVEL, mean_interval
-from .shared.words import answer, effect, points_said, said, seeds_said
+from .shared.strata import LOSS_ALIKE, Stratum, finished, strata
+from .shared.words import points_said, said
 
 CLAIM = Claim(
     name="remedies",
     title="Remedies",
     question="How much forgetting does each remedy save per point of task score lost?",
     paper=(
-        "Scaling intruders down after training, rank stabilization, a higher rank, training B "
-        "alone or a lower learning rate saves forgetting; its cost in task score is "
-        "listed with it."
+        "Scaling intruders down after training, rank stabilization, a higher rank, training B alone or a "
+        "lower learning rate saves forgetting; its cost in task score is listed with it."
     ),
     meaning="some remedy forgets less, at a cost in task score that the page gives",
     needs=(
-        "this needs finished runs of plain `lora`, with intruders and a loss on pre-training "
-        "text, and beside them a remedy on the same base and task: `measure: intervene`, "
-        "`measure: remedies`, or another method, rank or learning rate"
+        "this needs finished runs of plain `lora`, with intruders and a loss on pre-training text, and "
+        "beside them a remedy on the same base and task: `measure: intervene`, `measure: remedies`, or "
+        "another method, rank or learning rate"
     ),
     limits=(
         (
@@ -44,13 +45,19 @@ CLAIM = Claim(
             "best is picked."
         ),
         (
-            "Forgetting saved per point is given where the remedy clearly costs task score; elsewhere "
-            "it has no meaning."
+            "Forgetting saved per point is given where the remedy clearly costs task score; elsewhere it "
+            "has no meaning."
         ),
         "Task score is accuracy on the test split. With a match criterion it is equal by design.",
     ),
 )
 
+
+# What is scaled down; the others are controls.
+INTRUDERS = "intruders"
+
+# Title of a table that others read.
+TABLE = "Remedies"
 
 AFTERWARDS = "scaled after training"
 
@@ -68,82 +75,95 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class Remedy:
-    """One way of having less forgetting than the baseline, by seed: loss change and accuracy."""
+class Candidate:
+    """One way of having less forgetting than the baseline, by seed."""
 
     kind: str
     name: str
     table: pd.DataFrame  # seed: loss_change, accuracy
+    control: str = ""  # of a change after training: what was scaled
+    scale: float | None = None  # to which
+
+    @property
+    def is_remedy(self) -> bool:
+        return self.kind not in (CONTROL, REFERENCE)
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A candidate against the baseline."""
+
+    candidate: Candidate
     saved: Interval  # nats a token less than the baseline, paired by seed
     cost: Interval  # points of accuracy less than the baseline
 
 
 def analyse(results: Results) -> Finding:
     """Forgetting saved and task score lost of every remedy against plain LoRA, paired by seed; the Pareto frontier."""
-    verdicts: list[str] = []
-    notes: list[str] = []
-    answers: list[Answer] = []
-    rows = []
-    effects: list[tuple[float, Effect]] = []
-    seeds = 0
+    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    rows: list[dict[str, object]] = []
     used: set[str] = set()
-    for stratum in strata(finished(results.runs), LOSS_ALIKE, notes):
-        runs = stratum.runs[numbers(stratum.runs, "loss_change").notna()]
-        baseline = _baseline(runs)
+    for stratum in strata(finished(results.runs), LOSS_ALIKE):
+        runs = stratum.runs[stratum.runs["loss_change"].notna()]
+        baseline, missed = _baseline(runs, stratum.label)
+        evidence.notes += [*stratum.notes, *missed]
         if baseline is None:
             continue
-        candidates = list(_candidates(runs, baseline[0], results))
-        level = 1 - (1 - LEVEL) / max(1, sum(kind not in (CONTROL, REFERENCE) for kind, _, _ in candidates))
-        compared = [_compared(kind, name, table, baseline[1], level) for kind, name, table in candidates]
-        known = [one for one in compared if not math.isnan(one.saved.estimate)]
-        remedies = [one for one in known if one.kind not in (CONTROL, REFERENCE)]
+        plain = _by_seed(baseline)
+        candidates = list(_candidates(runs, baseline, results))
+        level = 1 - (1 - LEVEL) / max(1, sum(each.is_remedy for each in candidates))
+        compared = [_compared(each, plain, level) for each in candidates]
+        known = [each for each in compared if not math.isnan(each.saved.estimate)]
+        remedies = [each for each in known if each.candidate.is_remedy]
         if not remedies:
             continue
-        plain = str(baseline[0]["described"].iloc[0])
+        described = str(baseline["described"].iloc[0])
         used |= set(runs["run_id"])
-        rows += _rows(stratum, [_compared("baseline", plain, baseline[1], baseline[1], level), *known])
-        seeds = max(seeds, *(len(one.table) for one in remedies))
-        for one in remedies:
-            name = f"{stratum.label}: nats of forgetting saved by {one.name}"
-            effects.append((one.saved.estimate, effect(name, one.saved)))
-        # Of those that clearly save, where there are such: an estimate of one seed may be larger, and shows nothing.
-        best = max(remedies, key=lambda one: (one.saved.low > 0, one.saved.estimate))
-        what = f"nats of forgetting saved by {best.name}"
-        answers.append(answer(stratum.label, what, best.saved, seeds=len(best.table)))
-        clear = sum(one.saved.low > 0 for one in remedies)
-        verdicts.append(
-            f"{stratum.label}: {clear} of {len(remedies)} remedies clearly save forgetting against "
-            f"{plain}; most saves "
-            f"{best.name}, {said(best.saved, 3)} nats, and {points_said(best.cost)}"
-            f"{_ratio_said(best)} ({seeds_said(len(best.table))})"
-        )
-    effects.sort(key=lambda pair: -pair[0])
-    leading = [one for _, one in effects]
-    gains = at_equal_task_loss.gains(results, notes)
-    if not verdicts:
-        return gains.with_finding(CLAIM.missing(list(dict.fromkeys(notes))))
-    found = CLAIM.finding(
-        verdict="; ".join(verdicts),
-        answers=answers,
-        effects=leading,
-        seeds=seeds,
-        runs=len(used),
-        tables={"Remedies": pd.DataFrame(rows)},
-        notes=list(dict.fromkeys(notes)),
+        start = _compared(Candidate("baseline", described, plain), plain, level)
+        rows += _rows(stratum, [start, *known])
+        _add(evidence, stratum, remedies, described)
+    gains, of_gains = at_equal_task_loss.add_gains(evidence, results)
+    tables = {TABLE: pd.DataFrame(rows)} if rows else {}
+    if gains:
+        tables[at_equal_task_loss.TABLE] = pd.DataFrame(gains)
+    return evidence.finding(CLAIM, runs=used or of_gains, tables=tables)
+
+
+def _add(evidence: Evidence, stratum: Stratum, remedies: Sequence[Remedy], plain: str) -> None:
+    """Every remedy from the one that saves most; the claim speaks of the best."""
+    # Of those that clearly save, where there are such: an estimate of one seed may be larger, and shows nothing.
+    best = max(remedies, key=lambda each: (each.saved.low > 0, each.saved.estimate))
+    clear = sum(each.saved.low > 0 for each in remedies)
+    verdict = (
+        f"{clear} of {len(remedies)} remedies clearly save forgetting against {plain}; most saves "
+        f"{best.candidate.name}, {said(best.saved, 3)} nats, and {points_said(best.cost)}{_ratio_said(best)}"
     )
-    return gains.with_finding(found)
+    for each in sorted(remedies, key=lambda each: -each.saved.estimate):
+        is_best = each is best
+        what = f"nats of forgetting saved by {each.candidate.name}"
+        phrase = verdict if is_best else ""
+        evidence.add(stratum.on, what, each.saved, 1 if is_best else None, digits=3, phrase=phrase)
 
 
-def _baseline(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame] | None:
-    """The plain LoRA setting with the most seeds, and among those the most forgetting, that left intruders."""
-    candidates = []
-    for _, group in runs[runs["method"] == "lora"].groupby("setting"):
-        if numbers(group, "intruders").max() > 0:
-            candidates.append((group["seed"].nunique(), float(numbers(group, "loss_change").mean()), group))
-    if not candidates:
-        return None
-    chosen = max(candidates, key=lambda one: one[:2])[2]
-    return chosen, _by_seed(chosen)
+def _baseline(runs: pd.DataFrame, label: str) -> tuple[pd.DataFrame | None, list[str]]:
+    """The plain LoRA setting with the most seeds, and among those the most forgetting, that left intruders.
+
+    Runs that did not reach their score are no baseline, since a model that did not learn the task may forget all the
+    same; the notes list them.
+    """
+    plain = runs[runs["method"] == "lora"]
+    missed = below_score(plain)
+    notes = (
+        [f"{label}: no baseline, since they did not reach their score: {by_setting(missed)}"]
+        if len(missed)
+        else []
+    )
+    settings = [
+        (group["seed"].nunique(), float(group["loss_change"].mean()), group)
+        for _, group in plain.drop(missed.index).groupby("setting")
+        if group["intruders"].max() > 0
+    ]
+    return max(settings, key=lambda setting: setting[:2])[2] if settings else None, notes
 
 
 def _kind(row: pd.Series[Any], baseline: pd.Series[Any]) -> str | None:
@@ -153,62 +173,46 @@ def _kind(row: pd.Series[Any], baseline: pd.Series[Any]) -> str | None:
         return REFERENCE
     if method != "lora":
         return METHODS.get(method)
-    # Missing values are no number, and compare as neither more nor less.
-    rank, rate, plain_rank, plain_rate = (
-        float(pd.to_numeric(one[name], errors="coerce")) if one[name] is not None else math.nan
-        for one in (row, baseline)
-        for name in ("rank", "lr")
-    )
-    if rank > plain_rank:
+    if row["rank"] > baseline["rank"]:
         return "higher rank"
-    return "lower learning rate" if rate < plain_rate and rank == plain_rank else None
+    return "lower learning rate" if row["lr"] < baseline["lr"] and row["rank"] == baseline["rank"] else None
 
 
 def _by_seed(runs: pd.DataFrame) -> pd.DataFrame:
     """Seed: loss change and accuracy."""
-    known = pd.DataFrame({name: numbers(runs, name) for name in ("seed", "loss_change", "accuracy")})
+    known = pd.DataFrame({name: runs[name] for name in ("seed", "loss_change", "accuracy")})
     return known.groupby("seed")[["loss_change", "accuracy"]].mean()
 
 
-def _candidates(
-    runs: pd.DataFrame, baseline: pd.DataFrame, results: Results
-) -> Iterator[tuple[str, str, pd.DataFrame]]:
+def _candidates(runs: pd.DataFrame, baseline: pd.DataFrame, results: Results) -> Iterator[Candidate]:
     start = baseline.iloc[0]
     for _, group in runs.groupby("setting"):
         kind = _kind(group.iloc[0], start)
         if kind is not None:
-            yield kind, str(group["described"].iloc[0]), _by_seed(group)
-    yield from at_equal_task_loss.candidates(baseline, results)
+            yield Candidate(kind, str(group["described"].iloc[0]), _by_seed(group))
+    for remedy, table in at_equal_task_loss.candidates(baseline, results):
+        name = f"{remedy} after training, its strength chosen for each run"
+        yield Candidate(at_equal_task_loss.KIND, name, table)
     points = results.interventions
     if points.empty:
         return
-    corpus, task = baseline["corpus"].iloc[0], baseline["task"].iloc[0]
+    corpus, task = start["corpus"], start["task"]
     known = points.merge(baseline[["run_id", "seed", "loss_change", "accuracy"]], on="run_id")
-    known["scale"] = numbers(known, "scale")
     for (control, scale), group in known[known["scale"] < 1].groupby(["control", "scale"]):
-        losses = group[(group["measure"] == "loss") & (group["on"] == corpus)]
+        losses = group[(group["measure"] == "loss") & (group["on"] == corpus)].set_index("seed")
         scores = group[(group["measure"] == "accuracy") & (group["on"] == task)].set_index("seed")
-        table = pd.DataFrame(
-            {
-                "loss_change": (numbers(losses, "loss_change") + numbers(losses, "change")).to_numpy(),
-            },
-            index=losses["seed"],
-        )
-        table["accuracy"] = (numbers(scores, "accuracy") + numbers(scores, "change")).groupby(level=0).mean()
-        what = "intruders" if control == "intruders" else f"control {control}"
-        yield (
-            (AFTERWARDS if control == "intruders" else CONTROL),
-            f"{what} scaled to {scale:g} after training",
-            table.groupby(level=0).mean(),
-        )
+        table = pd.DataFrame({"loss_change": losses["loss_change"] + losses["change"]})
+        table["accuracy"] = (scores["accuracy"] + scores["change"]).groupby(level=0).mean()
+        is_it = control == INTRUDERS
+        name = f"{'' if is_it else 'control '}{control} scaled to {scale:g} after training"
+        kind = AFTERWARDS if is_it else CONTROL
+        yield Candidate(kind, name, table.groupby(level=0).mean(), str(control), float(str(scale)))
 
 
-def _compared(kind: str, name: str, table: pd.DataFrame, baseline: pd.DataFrame, level: float) -> Remedy:
-    difference = (baseline - table).dropna(subset=["loss_change"])
+def _compared(candidate: Candidate, baseline: pd.DataFrame, level: float) -> Remedy:
+    difference = (baseline - candidate.table).dropna(subset=["loss_change"])
     return Remedy(
-        kind,
-        name,
-        table.loc[table.index.isin(difference.index)],
+        replace(candidate, table=candidate.table.loc[candidate.table.index.isin(difference.index)]),
         mean_interval(difference["loss_change"], level=level),
         mean_interval(100 * difference["accuracy"]),
     )
@@ -226,28 +230,23 @@ def _ratio_said(one: Remedy) -> str:
 def _rows(stratum: Stratum, remedies: list[Remedy]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for one in remedies:
-        loss, score = mean_interval(one.table["loss_change"]), mean_interval(100 * one.table["accuracy"])
+        table = one.candidate.table
+        loss, score = mean_interval(table["loss_change"]), mean_interval(100 * table["accuracy"])
         rows.append(
             {
-                "base": stratum.base,
-                "task": stratum.task,
-                "kind": one.kind,
-                "remedy": one.name,
-                "accuracy_points": score.estimate,
-                "accuracy_low": score.low,
-                "accuracy_high": score.high,
-                "loss_change": loss.estimate,
-                "loss_low": loss.low,
-                "loss_high": loss.high,
-                "saved": one.saved.estimate,
-                "saved_low": one.saved.low,
-                "saved_high": one.saved.high,
-                "points_lost": one.cost.estimate,
-                "lost_low": one.cost.low,
-                "lost_high": one.cost.high,
+                "base": stratum.on.base,
+                "task": stratum.on.task,
+                "kind": one.candidate.kind,
+                "remedy": one.candidate.name,
+                **score.columns("accuracy_points", "accuracy_"),
+                **loss.columns("loss_change", "loss_"),
+                **one.saved.columns("saved", "saved_"),
+                **one.cost.columns("points_lost", "lost_"),
                 "saved_per_point": _ratio(one),
                 "on_frontier": False,
-                "seeds": len(one.table),
+                "control": one.candidate.control,
+                "scale": one.candidate.scale,
+                "seeds": len(table),
             }
         )
     for row in rows:
@@ -273,7 +272,7 @@ _FRONTIER = "no other is better in both"
 def charts(finding: Finding, palette: Palette) -> list[Chart]:
     """A chart for each base and task, in which the baseline stands where both lines cross; then the gains."""
     own = Palette()  # kinds of remedy are no settings
-    pareto = [_pareto(part, own) for part in parts(finding.tables.get("Remedies"))]
+    pareto = [_pareto(part, own) for part in parts(finding.tables.get(TABLE))]
     return [*pareto, *at_equal_task_loss.charts(finding)]
 
 

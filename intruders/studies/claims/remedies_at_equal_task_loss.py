@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import pandas as pd
 
 from ...charts.chart import Axis, Chart, Rule
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import NOT_RUN, Effect, Finding
-from .shared.comparable_runs import LOSS_ALIKE, Stratum, finished, numbers, strata
+from .claim import NOT_RUN, SUPPORTED, UNDECIDED, Effect, Finding, Where
+from .shared.evidence import Evidence
 from .shared.pictures import Palette, listed, parts
 from .shared.statistics import LEVEL, mean_interval
-from .shared.words import answer, effect, said, seeds_said
+from .shared.strata import LOSS_ALIKE, Stratum, finished, strata
+from .shared.words import said, seeds_said
 
 TABLE = "Gain at equal task loss"
 KIND = "compared after training"
 _CURVE = "interpolate"
 _MOST_SETTINGS = 4  # of one base and task, in charts; the table has all
 _NOTE = (
-    "Gains at equal task loss are listed with the claim and do not decide it. Their intervals apply to all remedies on "
-    "one setting together (Bonferroni)."
+    "Gains at equal task loss are listed with the claim and do not decide it. Their intervals apply to "
+    "all remedies on one setting together (Bonferroni)."
 )
 _TITLE = "loss of interpolation at the same task loss minus the remedy's, nats/token"
 
@@ -39,86 +40,74 @@ class Gain:
     remedy: str
     chosen: pd.DataFrame  # one row per run, at the strength that was chosen for it
     interval: Interval  # over seeds; of one seed over documents and examples
-    seeds: int
     reason: str = ""  # why it was not measured, where no run has it
+
+    @property
+    def seeds(self) -> int:
+        return self.interval.n or 0
+
+    @property
+    def over(self) -> str:
+        """What the interval is over, where that is not seeds."""
+        return "documents and examples" if self.seeds == 1 else ""
 
     @property
     def verdict(self) -> str:
         """The words of a claim. Documents and examples of one seed say nothing of other seeds."""
-        if self.seeds == 0:
-            return NOT_RUN
-        over_seeds = self.interval if self.seeds > 1 else mean_interval([self.interval.estimate])
-        return answer("", "", over_seeds, seeds=self.seeds).decision
+        effect = Effect(Where(""), self.remedy, self.interval, 1, self.seeds, self.over, digits=3)
+        return effect.decision if self.seeds else NOT_RUN
 
 
-@dataclass
-class Gains:
-    """The gains of all settings of a study."""
+def add_gains(evidence: Evidence, results: Results) -> tuple[list[dict[str, object]], set[str]]:
+    """Add what every compared remedy gains, by base, task and setting: it decides nothing.
 
-    rows: list[dict[str, object]] = field(default_factory=list)
-    effects: list[Effect] = field(default_factory=list)
-    verdicts: list[str] = field(default_factory=list)
-    runs: int = 0
-    seeds: int = 0
-
-    def with_finding(self, finding: Finding) -> Finding:
-        """The finding of the claim with the gains, which do not change its decision."""
-        if not self.rows:
-            return finding
-        return replace(
-            finding,
-            verdict="; ".join([finding.verdict, *self.verdicts]),
-            effects=[*finding.effects, *self.effects],
-            seeds=finding.seeds or self.seeds,
-            runs=finding.runs or self.runs,
-            tables=finding.tables | {TABLE: pd.DataFrame(self.rows)},
-            notes=[*finding.notes, _NOTE],
-        )
-
-
-def gains(results: Results, notes: list[str]) -> Gains:
-    """What every compared remedy gains, by base, task and setting; intervals are for all remedies of one together."""
-    found = Gains()
+    Intervals are for all remedies of one setting together. Returns the rows of :data:`TABLE`, and the runs' ids.
+    """
+    rows: list[dict[str, object]] = []
+    used: set[str] = set()
     points = results.remedies
     runs = finished(results.runs)
-    for stratum in strata(runs[runs["run_id"].isin(points["run_id"])], LOSS_ALIKE, notes):
+    for stratum in strata(runs[runs["run_id"].isin(points["run_id"])], LOSS_ALIKE):
+        evidence.notes += stratum.notes
         for _, group in stratum.runs.groupby("setting", sort=False):
             of_setting = points.merge(group[["run_id", "seed"]], on="run_id")
             described = str(group["described"].iloc[0])
             compared = sorted(_of_setting(of_setting), key=_best_first)
-            measured = [one for one in compared if one.seeds]
             forgotten = _forgotten(of_setting)
-            found.rows += [_row(stratum, described, forgotten, one) for one in compared]
-            if not measured:
-                continue
-            found.runs += of_setting["run_id"].nunique()
-            found.seeds = max(found.seeds, *(one.seeds for one in measured))
-            where = f"{stratum.label}, {described}"
-            found.effects += [effect(_named(where, one), one.interval) for one in measured]
-            found.verdicts.append(_said(where, measured))
-    return found
+            rows += [_row(stratum, described, forgotten, each) for each in compared]
+            measured = [each for each in compared if each.seeds]
+            on = stratum.on.narrowed(described)
+            for each in measured:
+                over = f" (interval over {each.over})" if each.over else ""
+                what = f"gain of {each.remedy} over interpolation at equal task loss, nats per token{over}"
+                evidence.add(on, what, each.interval, expected=None, digits=3, phrase="")
+            if measured:
+                evidence.say(on, _said(measured))
+                used |= set(of_setting["run_id"])
+    if rows:
+        evidence.notes.append(_NOTE)
+    return rows, used
 
 
-def candidates(baseline: pd.DataFrame, results: Results) -> Iterator[tuple[str, str, pd.DataFrame]]:
+def candidates(baseline: pd.DataFrame, results: Results) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every remedy on the runs of a setting, by seed: their loss change and accuracy, as the remedy moves them."""
     reported = _reported(results.remedies)
     known = reported.merge(
         baseline[["run_id", "seed", "loss_change", "accuracy"]], on="run_id", suffixes=("", "_run")
     )
-    is_tuned = (known["remedy"] == _CURVE) & ~_flag(known["chosen"]) & (numbers(known, "strength") == 1)
+    is_tuned = (known["remedy"] == _CURVE) & ~known["chosen"] & (known["strength"] == 1)
     tuned = known[is_tuned].set_index("run_id")
-    for remedy, group in known[_flag(known["chosen"])].groupby("remedy", sort=False):
+    for remedy, group in known[known["chosen"]].groupby("remedy", sort=False):
         of_run = group.set_index("run_id")
-        moved = {name: numbers(of_run, name) - numbers(tuned, name) for name in ("corpus_loss", "accuracy")}
+        moved = {name: of_run[name] - tuned[name] for name in ("corpus_loss", "accuracy")}
         table = pd.DataFrame(
             {
-                "seed": numbers(of_run, "seed"),
-                "loss_change": numbers(of_run, "loss_change") + moved["corpus_loss"],
-                "accuracy": numbers(of_run, "accuracy_run") + moved["accuracy"],
+                "seed": of_run["seed"],
+                "loss_change": of_run["loss_change"] + moved["corpus_loss"],
+                "accuracy": of_run["accuracy_run"] + moved["accuracy"],
             }
         )
-        name = f"{remedy} after training, its strength chosen for each run"
-        yield KIND, name, table.dropna(subset=["seed"]).groupby("seed").mean()
+        yield str(remedy), table.dropna(subset=["seed"]).groupby("seed").mean()
 
 
 def _reported(points: pd.DataFrame) -> pd.DataFrame:
@@ -129,77 +118,68 @@ def _reported(points: pd.DataFrame) -> pd.DataFrame:
 def _forgotten(points: pd.DataFrame) -> float:
     """By how much the tuned models' loss is above the base's on the reported documents, mean over runs."""
     reported = _reported(points)
-    curve = reported[(reported["remedy"] == _CURVE) & ~_flag(reported["chosen"])]
-    at = [numbers(curve[numbers(curve, "strength") == alpha], "loss").mean() for alpha in (0.0, 1.0)]
+    curve = reported[(reported["remedy"] == _CURVE) & ~reported["chosen"]]
+    at = [curve.loc[curve["strength"] == alpha, "loss"].mean() for alpha in (0.0, 1.0)]
     return float(at[1] - at[0])
 
 
-def _flag(column: pd.Series[bool]) -> pd.Series[bool]:
-    return column.astype("boolean").fillna(False).astype(bool)
-
-
 def _of_setting(points: pd.DataFrame) -> Iterator[Gain]:
-    chosen = points[_flag(points["chosen"]) & (points["remedy"] != _CURVE)]
+    chosen = points[points["chosen"] & (points["remedy"] != _CURVE)]
     level = 1 - (1 - LEVEL) / max(1, chosen["remedy"].nunique())
     for remedy in dict.fromkeys(points.loc[points["remedy"] != _CURVE, "remedy"]):
         of_remedy = chosen[chosen["remedy"] == remedy]
-        by_seed = numbers(of_remedy, "gain").groupby(numbers(of_remedy, "seed")).mean().dropna()
+        by_seed = of_remedy["gain"].groupby(of_remedy["seed"]).mean().dropna()
         reasons = points.loc[(points["remedy"] == remedy) & points["reason"].notna(), "reason"]
         yield Gain(
             str(remedy),
             of_remedy,
             mean_interval(by_seed, level=level) if len(by_seed) != 1 else _over_documents(of_remedy),
-            len(by_seed),
             str(reasons.iloc[0]) if by_seed.empty and len(reasons) else "",
         )
 
 
 def _over_documents(of_remedy: pd.DataFrame) -> Interval:
     """The mean of the runs' own intervals, which apply to all remedies of a comparison together."""
-    estimate, low, high = (float(numbers(of_remedy, f"gain{end}").mean()) for end in ("", "_low", "_high"))
+    estimate, low, high = (float(of_remedy[f"gain{end}"].mean()) for end in ("", "_low", "_high"))
     is_known = math.isfinite(low) and math.isfinite(high)
-    return Interval(estimate, low if is_known else -math.inf, high if is_known else math.inf)
-
-
-def _over(one: Gain) -> str:
-    return "interval over documents and examples" if one.seeds == 1 else ""
+    return Interval(estimate, low if is_known else -math.inf, high if is_known else math.inf, 1)
 
 
 def _best_first(one: Gain) -> float:
     return math.inf if math.isnan(one.interval.estimate) else -one.interval.estimate
 
 
-def _named(where: str, one: Gain) -> str:
-    over = f" ({_over(one)})" if _over(one) else ""
-    return f"{where}: gain of {one.remedy} over interpolation at equal task loss, nats per token{over}"
-
-
-def _said(where: str, measured: Sequence[Gain]) -> str:
-    clear = sum(one.verdict == "supported" for one in measured)
+def _said(measured: Sequence[Gain]) -> str:
+    clear = sum(each.verdict == SUPPORTED for each in measured)
     best = measured[0]
+    over = f"interval over {best.over}" if best.over else ""
+    wide = [
+        each.interval.high - each.interval.low
+        for each in measured
+        if each.verdict == UNDECIDED and each.interval.has_ends
+    ]
+    undecided = f"; {len(wide)} undecided, their intervals up to {max(wide):.2g} wide" if wide else ""
     return (
-        f"{where}: at equal task loss {clear} of {len(measured)} compared remedies clearly gain over scaling the "
-        f"complete update; {best.remedy} has the largest gain, {said(best.interval, 3)} nats per token"
-        f" ({', '.join(filter(None, (_over(best), seeds_said(best.seeds))))})"
+        f"at equal task loss {clear} of {len(measured)} compared remedies clearly gain over scaling the "
+        f"complete update; {best.remedy} has the largest gain, {said(best.interval, 3)} nats per token "
+        f"({', '.join(filter(None, (over, seeds_said(best.seeds))))}){undecided}"
     )
 
 
 def _row(stratum: Stratum, described: str, forgotten: float, one: Gain) -> dict[str, object]:
-    strengths = sorted(set(numbers(one.chosen, "strength").dropna()))
+    strengths = sorted(set(one.chosen["strength"].dropna()))
     return {
-        "base": stratum.base,
-        "task": stratum.task,
+        "base": stratum.on.base,
+        "task": stratum.on.task,
         "setting": described,
         "forgotten": forgotten,
         "remedy": one.remedy,
         "strengths": ", ".join(f"{strength:g}" for strength in strengths),
-        "gain": one.interval.estimate,
-        "gain_low": one.interval.low,
-        "gain_high": one.interval.high,
+        **one.interval.columns("gain", "gain_"),
         "interval_over": "documents and examples" if one.seeds == 1 else "seeds",
-        "healed": float(numbers(one.chosen, "healed").mean()),
-        "kept": float(numbers(one.chosen, "kept").mean()),
-        "over_allowance": int(_flag(one.chosen["over_allowance"]).sum()),
+        "healed": float(one.chosen["healed"].mean()),
+        "kept": float(one.chosen["kept"].mean()),
+        "over_allowance": int(one.chosen["over_allowance"].sum()),
         "seeds": one.seeds,
         "verdict": one.verdict,
         "reason": one.reason,

@@ -9,44 +9,35 @@ import pandas as pd
 
 from ...charts.chart import Axis, Chart, Grid
 from ..tables.results import Results
-from .claim import Answer, Claim, Effect, Finding
+from .claim import Claim, Finding
 from .rank_series import ADAPTERS, main_series, series
 from .shared.chosen_rates import Choice, choices, chosen_in
-from .shared.comparable_runs import (
-    MEASURED_ALIKE,
-    complete,
-    finished,
-    numbers,
-    one_in_100,
-    seed_table,
-    seeds_in,
-    sequences_at_equal_score,
-    strata,
-)
+from .shared.equal_score import sequences_at_equal_score
+from .shared.evidence import Evidence
 from .shared.pictures import Palette, Part, by_method_and_rank, in_order, lines, listed, parts, slug, values
-from .shared.statistics import mean_interval
-from .shared.words import NOT_MEASURED, answer, effect, said, seeds_said
+from .shared.seed_tables import complete, one_in_100, seed_table, seeds_in
+from .shared.statistics import clipped, mean_interval
+from .shared.strata import MEASURED_ALIKE, finished, strata
+from .shared.words import NOT_MEASURED, said
 
 CLAIM = Claim(
     name="sequence",
     title="Tasks in sequence",
     question="Do low ranks forget earlier tasks more, and do intruders accumulate?",
     paper=(
-        "Trained on one task after another, low-rank LoRA forgets earlier tasks more than higher "
-        "ranks and full fine-tuning do, and intruder dimensions accumulate."
+        "Trained on one task after another, low-rank LoRA forgets earlier tasks more than higher ranks "
+        "and full fine-tuning do, and intruder dimensions accumulate."
     ),
     meaning="low ranks lost more of the earlier tasks when trained on several in turn",
-    needs=(
-        "this needs finished runs of `kind: sequence` over two tasks or more, of `lora` at two ranks or more"
-    ),
+    needs="this needs finished runs of `kind: sequence` over two tasks or more, of `lora` at two ranks or more",
     limits=(
         (
             "Forgetting of a task is its best accuracy before the last stage minus that after it, and "
             "the mean is over earlier tasks (Chaudhry 2018); the order of the tasks is one of many."
         ),
         (
-            "Learning rates are those of the study: a rank that learns a task less has less to "
-            "forget. The accuracy after each task's own stage is in the table."
+            "Learning rates are those of the study: a rank that learns a task less has less to forget. "
+            "The accuracy after each task's own stage is in the table."
         ),
     ),
 )
@@ -55,92 +46,70 @@ CLAIM = Claim(
 def analyse(results: Results) -> Finding:
     """Forgetting per doubling of the rank, and intruders after the last stage minus after the first, over seeds."""
     runs = _summaries(finished(results.runs, "sequence"), results.sequences)
-    verdicts: list[str] = []
-    notes: list[str] = []
-    answers: list[Answer] = []
-    effects: list[Effect] = []
-    kept = []
-    seeds = 0
-    compared: list[Choice] = []
-    for whole in strata(runs, MEASURED_ALIKE, notes):
-        equal = sequences_at_equal_score(whole, notes)
+    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    kept = [runs.iloc[:0].assign(chosen="")]
+    for stratum in strata(runs, MEASURED_ALIKE):
+        equal, missed = sequences_at_equal_score(stratum)
+        evidence.notes += [*stratum.notes, *missed]
         if equal.empty:
             continue
-        chosen = list(choices(whole, equal, results.select, notes))
-        compared += chosen
+        chosen = list(choices(stratum, equal, results.select))
         kept.append(equal.assign(chosen=chosen_in(equal, chosen)))
-    for stratum in compared:
-        lora = stratum.runs[stratum.runs["method"].isin(ADAPTERS)]
-        parts = []
-        of_parts: list[int] = []
-        found = list(series(stratum.runs, own_rates=bool(stratum.name)))
-        if found:
-            main = main_series(found, "forgetting")
-            trend = main.trend("forgetting")
-            of_parts.append(len(main.table("forgetting")))
-            effects.append(
-                effect(f"{stratum.label}, {main.rule}: forgetting in points per doubling of the rank", trend)
-            )
-            what = f"points forgotten per doubling of the rank, {main.rule}"
-            answers.append(
-                answer(stratum.label, what, trend, expected=-1, seeds=len(main.table("forgetting")))
-            )
-            parts.append(
-                f"points of earlier tasks forgotten per doubling of the rank ({main.rule}) {said(trend, 1)}"
-            )
-            if main.rates_differ:
-                notes.append(f"{stratum.label}, {main.rule}: each rank has a learning rate of its own")
-        else:
-            what = "points forgotten per doubling of the rank"
-            lacking = "two ranks, equal in all else, that reached the score"
-            answers.append(answer(stratum.label, what, NOT_MEASURED, expected=-1, seeds=0, lacking=lacking))
-            notes.append(
-                f"{stratum.label}: no two ranks of LoRA with all else equal, so no trend with the rank"
-            )
-        gained = complete(seed_table(lora, "gained_per_100"))
-        if gained.size:
-            growth = mean_interval(gained.mean(axis=1), grain=one_in_100(lora, gained.shape[1]))
-            of_parts.append(len(gained))
-            effects.append(
-                effect(f"{stratum.label}: intruders per 100 vectors, last stage minus first, LoRA", growth)
-            )
-            what = "intruders per 100 vectors, last stage minus first, LoRA"
-            answers.append(answer(stratum.label, what, growth, seeds=len(gained)))
-            parts.append(f"intruders per 100 vectors, last stage minus first, {said(growth)}")
-        above_full = _above_full(stratum.runs)
-        if len(above_full):
-            against = mean_interval(above_full)
-            effects.append(effect(f"{stratum.label}: forgetting in points, LoRA minus full", against))
-            what = "points forgotten, LoRA minus full"
-            answers.append(answer(stratum.label, what, against, seeds=len(above_full)))
-            parts.append(f"points forgotten, LoRA minus full fine-tuning, {said(against, 1)}")
-        seeds = max([seeds, *of_parts])
-        if parts:
-            used = min(of_parts, default=seeds_in(stratum.runs))
-            verdicts.append(f"{stratum.label}: {', '.join(parts)} ({seeds_said(used)})")
-    if not seeds:
-        return CLAIM.missing(notes)
+        for choice in chosen:
+            evidence.notes += choice.notes
+            _add(evidence, choice)
     points = pd.concat(kept)
-    return CLAIM.finding(
-        verdict="; ".join(verdicts),
-        answers=answers,
-        effects=effects,
-        seeds=seeds,
-        runs=len(points),
+    return evidence.finding(
+        CLAIM,
+        runs=points["run_id"],
         tables={
             "Runs": _points(points),
             "By setting": _by_setting(points),
             "By stage": _by_stage(points, results.sequences),
         },
-        notes=notes,
     )
+
+
+def _add(evidence: Evidence, choice: Choice) -> None:
+    """Forgetting over the rank, intruders gained over the sequence, and forgetting against full fine-tuning."""
+    _add_trend(evidence, choice)
+    lora = choice.runs[choice.runs["method"].isin(ADAPTERS)]
+    gained = complete(seed_table(lora, "gained_per_100"))
+    if gained.size:
+        growth = mean_interval(gained.mean(axis=1), grain=one_in_100(lora, gained.shape[1]))
+        phrase = f"intruders per 100 vectors, last stage minus first, {said(growth)}"
+        what = "intruders per 100 vectors, last stage minus first, LoRA"
+        evidence.add(choice.on, what, growth, phrase=phrase)
+    above_full = _above_full(choice.runs)
+    if len(above_full):
+        against = clipped(mean_interval(above_full), -100, 100)
+        phrase = f"points forgotten, LoRA minus full fine-tuning, {said(against, 1)}"
+        evidence.add(choice.on, "points forgotten, LoRA minus full", against, digits=1, phrase=phrase)
+
+
+def _add_trend(evidence: Evidence, choice: Choice) -> None:
+    all_series = list(series(choice.runs, own_rates=bool(choice.name)))
+    what = "points forgotten per doubling of the rank"
+    if not all_series:
+        lacking = "two ranks, equal in all else, that reached the score"
+        evidence.add(choice.on, what, NOT_MEASURED, expected=-1, phrase="", lacking=lacking)
+        evidence.notes.append(
+            f"{choice.on.label}: no two ranks of LoRA with all else equal, so no trend with the rank"
+        )
+        return
+    main = main_series(all_series, "forgetting")
+    trend = clipped(main.trend("forgetting"), -100, 100)
+    phrase = f"points of earlier tasks forgotten per doubling of the rank ({main.rule}) {said(trend, 1)}"
+    evidence.add(choice.on, f"{what}, {main.rule}", trend, expected=-1, digits=1, phrase=phrase)
+    if main.rates_differ:
+        evidence.notes.append(f"{choice.on.label}, {main.rule}: each rank has a learning rate of its own")
 
 
 def _summaries(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
     """The runs with what their sequences come to, their tasks in order as ``task``."""
     rows = []
     for run_id, rows_of_run in sequences.groupby("run_id"):
-        scores = rows_of_run.assign(accuracy=numbers(rows_of_run, "accuracy")).pivot_table(
+        scores = rows_of_run.pivot_table(
             index="stage", columns="task_index", values="accuracy", aggfunc="mean"
         )
         if len(scores) < 2:
@@ -149,7 +118,7 @@ def _summaries(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
         lost = (earlier.max() - last).dropna()
         own = [scores.to_numpy(dtype=float)[i, i] for i in range(min(scores.shape))]
         stages = rows_of_run.drop_duplicates("stage").sort_values("stage")
-        share = 100 * numbers(stages, "intruders") / numbers(stages, "vectors")
+        share = 100 * stages["intruders"] / stages["vectors"]
         names = rows_of_run.drop_duplicates("task_index").sort_values("task_index")["task"].astype(str)
         rows.append(
             {
@@ -194,9 +163,7 @@ def _by_setting(runs: pd.DataFrame) -> pd.DataFrame:
                 "method": group["method"].iloc[0],
                 "rank": group["rank"].iloc[0],
                 "chosen": group["chosen"].iloc[0],
-                "forgetting_points": forgotten.estimate,
-                "low": forgotten.low,
-                "high": forgotten.high,
+                **forgotten.columns("forgetting_points"),
                 "average_accuracy": group["average_accuracy"].mean(),
                 "own_accuracy": group["own_accuracy"].mean(),
                 "intruders_per_100_vectors": group["per_100"].mean(),
@@ -208,8 +175,7 @@ def _by_setting(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _by_stage(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
     known = sequences.merge(runs[["run_id", "base", "described", "seed"]], on="run_id")
-    known["accuracy"] = numbers(known, "accuracy")
-    known["per_100"] = 100 * numbers(known, "intruders") / numbers(known, "vectors")
+    known["per_100"] = 100 * known["intruders"] / known["vectors"]
     grouped = known.groupby(["base", "described", "stage", "task_index", "task"])
     table = grouped.agg(
         accuracy=("accuracy", "mean"),

@@ -10,40 +10,35 @@ from ...charts.chart import Axis, Chart
 from ..tables.results import Results
 from .claim import Claim, Finding
 from .shared.chosen_rates import choices, chosen_in
-from .shared.comparable_runs import (
-    MEASURED_ALIKE,
-    Stratum,
-    at_equal_score,
+from .shared.equal_score import at_equal_score
+from .shared.evidence import Evidence
+from .shared.pictures import Palette, by_method_and_rank, in_order, lines, listed, parts, values
+from .shared.seed_tables import (
     complete,
-    finished,
     noted_complete,
-    numbers,
     on_shared_matrices,
     one_in_100,
     seed_table,
     seeds_in,
-    strata,
 )
-from .shared.pictures import Palette, by_method_and_rank, in_order, lines, listed, parts, values
 from .shared.statistics import mean_interval
-from .shared.words import answer, effect, said, seeds_said
+from .shared.strata import MEASURED_ALIKE, Stratum, finished, strata
+from .shared.words import said
 
 CLAIM = Claim(
     name="structure",
     title="Structure",
     question="Do LoRA and full fine-tuning at equal score leave different spectra?",
-    paper=(
-        "At equal task score, LoRA leaves intruder dimensions in the weights and full fine-tuning does not."
-    ),
+    paper="At equal task score, LoRA leaves intruder dimensions in the weights and full fine-tuning does not.",
     meaning="LoRA left more of them than full fine-tuning at the same score",
     needs=(
-        "this needs finished, audited runs of `lora` and of `full` on one base and task that "
-        "reached one score"
+        "this needs finished, audited runs of `lora` and of `full` on one base and task that reached one "
+        "score"
     ),
     limits=(
         (
-            "Equal score is the match criterion on the validation split; test accuracies still differ "
-            "a little, and are in the table."
+            "Equal score is the match criterion on the validation split; test accuracies still differ a "
+            "little, and are in the table."
         ),
         (
             "The interval is over seeds of these settings. It says nothing of other tasks, bases or "
@@ -58,43 +53,40 @@ EPSILONS = [round(0.05 * step, 2) for step in range(2, 19)]
 
 def analyse(results: Results) -> Finding:
     """Intruders per 100 vectors of every LoRA setting minus those of full fine-tuning, paired by seed."""
-    verdicts, effects, answers, rows, of_runs = [], [], [], [], []
-    notes: list[str] = []
-    seeds = 0
-    for stratum in strata(finished(results.runs), MEASURED_ALIKE, notes):
-        equal = on_shared_matrices(at_equal_score(stratum, notes), results.matrices, stratum.label, notes)
-        chosen = list(choices(stratum, equal, results.select, notes))
+    evidence = Evidence(results.primary.get(CLAIM.name, ""))
+    rows, of_runs = [], [results.runs.iloc[:0]]
+    for stratum in strata(finished(results.runs), MEASURED_ALIKE):
+        reached, missed = at_equal_score(stratum)
+        equal, unshared = on_shared_matrices(reached, results.matrices, stratum.label)
+        evidence.notes += [*stratum.notes, *missed, *unshared]
+        chosen = list(choices(stratum, equal, results.select))
         rows += _by_setting(stratum, equal.assign(chosen=chosen_in(equal, chosen)))
         of_runs.append(equal)
-        for one in chosen:
-            differences = noted_complete(_against_full(one.runs), one.label, notes)
+        for choice in chosen:
+            differences, left_out = noted_complete(_against_full(choice.runs), choice.on.label)
+            evidence.notes += [*choice.notes, *left_out]
             if differences.empty:
                 continue
-            found = mean_interval(differences.mean(axis=1), grain=one_in_100(equal, differences.shape[1]))
-            seeds = max(seeds, len(differences))
-            what = "intruders per 100 vectors, LoRA minus full"
-            answers.append(answer(one.label, what, found, seeds=len(differences)))
-            effects.append(effect(f"{one.label}: {what}", found))
-            verdicts.append(
-                f"{one.label}: intruders per 100 vectors at equal score, LoRA minus full fine-tuning "
-                f"{said(found)} ({seeds_said(len(differences))})"
+            difference = mean_interval(
+                differences.mean(axis=1), grain=one_in_100(equal, differences.shape[1])
             )
-    if not effects:
-        return CLAIM.missing(notes)
+            evidence.add(
+                choice.on,
+                "intruders per 100 vectors, LoRA minus full",
+                difference,
+                phrase="intruders per 100 vectors at equal score, LoRA minus full fine-tuning "
+                + said(difference),
+            )
     compared = pd.concat(of_runs)
-    return CLAIM.finding(
-        verdict="; ".join(verdicts),
-        answers=answers,
-        effects=effects,
-        seeds=seeds,
-        runs=len(compared),
+    return evidence.finding(
+        CLAIM,
+        runs=compared["run_id"],
         tables={
             "Intruders by setting": pd.DataFrame(rows),
             "Intruders over epsilon": _over_epsilon(compared, results.vectors),
             "Intruders over k": _over_k(compared, results.vectors),
             "Similarity matrices": _examples(compared, results.matrices),
         },
-        notes=notes,
     )
 
 
@@ -113,20 +105,18 @@ def _by_setting(stratum: Stratum, equal: pd.DataFrame) -> list[dict[str, object]
         first = runs.iloc[0]
         rows.append(
             {
-                "base": stratum.base,
-                "task": stratum.task,
+                "base": stratum.on.base,
+                "task": stratum.on.task,
                 "setting": first["described"],
                 "method": first["method"],
                 "rank": first["rank"] if first["method"] != "full" else None,
                 "chosen": first["chosen"],
                 "seeds": seeds_in(runs),
-                "intruders_per_100_vectors": share.estimate,
-                "low": share.low,
-                "high": share.high,
-                "affected_matrices": numbers(runs, "affected_matrices").mean(),
-                "matrices": numbers(runs, "matrices").mean(),
-                "energy_share": numbers(runs, "intruder_energy_share").mean(),
-                "accuracy": numbers(runs, "accuracy").mean(),
+                **share.columns("intruders_per_100_vectors"),
+                "affected_matrices": runs["affected_matrices"].mean(),
+                "matrices": runs["matrices"].mean(),
+                "energy_share": runs["intruder_energy_share"].mean(),
+                "accuracy": runs["accuracy"].mean(),
             }
         )
     return rows
@@ -136,7 +126,7 @@ def _over_epsilon(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
     """Intruders per 100 vectors at other epsilons: at least and at most, by the proved intervals of the cosines."""
     rows = []
     for (base, task, described), inside in _vectors_by_setting(runs, vectors):
-        lower, upper = numbers(inside, "max_cosine_lower"), numbers(inside, "max_cosine_upper")
+        lower, upper = inside["max_cosine_lower"], inside["max_cosine_upper"]
         for epsilon in EPSILONS:
             rows.append(
                 {
@@ -157,7 +147,7 @@ def _over_k(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
     """Intruders among the k leading vectors, a matrix, at the audit's own epsilon."""
     rows = []
     for (base, task, described), inside in _vectors_by_setting(runs, vectors):
-        index, is_intruder = numbers(inside, "index"), inside["intruder"].astype(bool)
+        index, is_intruder = inside["index"], inside["intruder"]
         matrices = inside[["run_id", "name"]].drop_duplicates().shape[0]
         for k in range(1, int(index.max()) + 2):
             count = int((is_intruder & (index < k)).sum())

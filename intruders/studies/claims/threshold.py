@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,43 +12,36 @@ import pandas as pd
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
-from .claim import Answer, Claim, Effect, Finding
-from .shared.comparable_runs import (
-    MEASURED_ALIKE,
-    complete,
-    finished,
-    noted_complete,
-    numbers,
-    seed_table,
-    seeds_in,
-    strata,
-)
+from .claim import Claim, Finding
+from .shared.evidence import Evidence
 from .shared.pictures import Palette, Part, parts, values
+from .shared.seed_tables import complete, noted_complete, seed_table, seeds_in
 from .shared.statistics import auc_interval, clipped, mean_interval, spearman
-from .shared.words import answer, effect, said, seeds_said
+from .shared.strata import MEASURED_ALIKE, Stratum, finished, strata
+from .shared.words import said
 
 CLAIM = Claim(
     name="threshold",
     title="Threshold",
     question="Does the predicted critical scale separate matrices with and without intruders?",
     paper=(
-        "From the spectrum of the base alone the spiked-matrix threshold predicts which updates "
-        "are too large for their matrix, better than chance (arXiv 2607.23711, which found its "
-        "scales within a factor of two on 82 % of layers)."
+        "From the spectrum of the base alone the spiked-matrix threshold predicts which updates are too "
+        "large for their matrix, better than chance (arXiv 2607.23711, which found its scales within a "
+        "factor of two on 82 % of layers)."
     ),
     meaning="the base's spectrum predicts how far an update can be scaled up before they appear",
     needs=(
-        "this needs finished, audited runs with `measure: critical_scale`, where some matrices "
-        "have intruders and some have none"
+        "this needs finished, audited runs with `measure: critical_scale`, where some matrices have "
+        "intruders and some have none"
     ),
     limits=(
         (
-            "The prediction takes the update's largest singular value and nothing of its directions; "
-            "a trained update follows the base more than a random one."
+            "The prediction takes the update's largest singular value and nothing of its directions; a "
+            "trained update follows the base more than a random one."
         ),
         (
-            "Scales within a factor of two and their rank correlation are over matrices whose scale "
-            "was found by the search; it ends at 64 times the predicted one."
+            "Scales within a factor of two and their rank correlation are over matrices whose scale was "
+            "found by the search; it ends at 64 times the predicted one."
         ),
         "Intervals are over runs: matrices of one run are not independent.",
     ),
@@ -61,92 +55,70 @@ def analyse(results: Results) -> Finding:
     known = results.matrices.drop(columns=["kind"]).merge(
         runs[["run_id", "base", "task", "described", "setting", "seed", *MEASURED_ALIKE]], on="run_id"
     )
-    for column in ("predicted_scale", "critical_scale", "intruders"):
-        known[column] = numbers(known, column)
     known = known[known["predicted_scale"].notna() & known["intruders"].notna()]
     known["ratio"] = known["predicted_scale"] / known["critical_scale"].where(
         lambda scale: np.isfinite(scale)
     )
-    verdicts: list[str] = []
-    notes: list[str] = []
-    answers: list[Answer] = []
+    evidence = Evidence(results.primary.get(CLAIM.name, ""))
     rows = []
-    leading: list[Effect] = []
-    others: list[Effect] = []
-    seeds = 0
-    for stratum in strata(known, MEASURED_ALIKE, notes):
-        matrices = stratum.runs
-        has = matrices["intruders"] > 0
-        score = -np.log(matrices["predicted_scale"].clip(lower=1e-300))
-        found = auc_interval(score, has.tolist(), matrices["run_id"].tolist())
-        within, correlation = _agreement(matrices, stratum.label, notes)
-        rule = ((matrices["predicted_scale"] <= 1) == has).groupby(matrices["run_id"]).mean()
-        rows.append(
-            {
-                "base": stratum.base,
-                "task": stratum.task,
-                "auc": found.estimate,
-                "auc_low": found.low,
-                "auc_high": found.high,
-                "rule_agrees": float(rule.mean()),
-                "with_intruders": int(has.sum()),
-                "predicted_of_these": float((matrices.loc[has, "predicted_scale"] <= 1).mean()),
-                "without": int((~has).sum()),
-                "predicted_none_of_these": float((matrices.loc[~has, "predicted_scale"] > 1).mean()),
-                "within_factor_two": within.estimate,
-                "within_low": within.low,
-                "within_high": within.high,
-                "rank_correlation": correlation.estimate,
-                "correlation_low": correlation.low,
-                "correlation_high": correlation.high,
-                "runs": matrices["run_id"].nunique(),
-                "seeds": seeds_in(matrices),
-            }
-        )
-        if math.isnan(found.estimate):
-            notes.append(
-                f"{stratum.label}: {'all' if has.all() else 'none'} of the {len(matrices)} matrices have "
-                "intruders, so "
-                "that there is nothing to separate"
-            )
-            continue
-        seeds = max(seeds, seeds_in(matrices))
-        above = Interval(found.estimate - 0.5, found.low - 0.5, found.high - 0.5)
-        answers.append(
-            answer(
-                stratum.label,
-                "AUC of the predicted scale, above the 0.5 of chance",
-                above,
-                seeds=seeds_in(matrices),
-                lacking="more runs with intruders in some matrices",
-            )
-        )
-        leading.append(effect(f"{stratum.label}: AUC of the predicted scale, above the 0.5 of chance", above))
-        others.append(effect(f"{stratum.label}: share of matrices predicted within a factor of two", within))
-        others.append(
-            effect(f"{stratum.label}: rank correlation of predicted and measured scale", correlation)
-        )
-        verdicts.append(
-            f"{stratum.label}: AUC {said(found, signed=False)} over {matrices['run_id'].nunique()} runs, "
-            f"{100 * within.estimate:.0f} % within a factor of two, rank correlation {said(correlation)} "
-            f"({seeds_said(seeds_in(matrices))})"
-        )
-    table = pd.DataFrame(rows)
-    if not leading:
-        return CLAIM.missing(notes)
-    return CLAIM.finding(
-        verdict="; ".join(verdicts),
-        answers=answers,
-        effects=leading + others,
-        seeds=seeds,
-        runs=known["run_id"].nunique(),
-        tables={"Agreement": table, "Matrices": _points(known)},
-        notes=notes,
+    for stratum in strata(known, MEASURED_ALIKE):
+        evidence.notes += stratum.notes
+        rows.append(_add(evidence, stratum))
+    return evidence.finding(
+        CLAIM,
+        runs=known["run_id"],
+        tables={"Agreement": pd.DataFrame(rows), "Matrices": _points(known)},
     )
 
 
-def _agreement(matrices: pd.DataFrame, label: str, notes: list[str]) -> tuple[Interval, Interval]:
-    """Share within a factor of two and rank correlation, means over runs with intervals over seeds."""
+def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
+    """How well the prediction sorts the matrices of a stratum and meets their scales: as evidence, and as a row."""
+    matrices = stratum.runs
+    has = matrices["intruders"] > 0
+    score = -np.log(matrices["predicted_scale"].clip(lower=1e-300))
+    area = auc_interval(score, has.tolist(), matrices["run_id"].tolist())
+    within, correlation, left_out = _agreement(matrices, stratum.label)
+    evidence.notes += left_out
+    runs, seeds = matrices["run_id"].nunique(), seeds_in(matrices)
+    if math.isnan(area.estimate):
+        evidence.notes.append(
+            f"{stratum.label}: {'all' if has.all() else 'none'} of the {len(matrices)} matrices have "
+            "intruders, so that there is nothing to separate"
+        )
+    else:
+        above = replace(area, estimate=area.estimate - 0.5, low=area.low - 0.5, high=area.high - 0.5)
+        evidence.add(
+            stratum.on,
+            "AUC of the predicted scale, above the 0.5 of chance",
+            above,
+            phrase=f"AUC {said(area, signed=False)} over {runs} runs",
+            seeds=seeds,
+            lacking="more runs with intruders in some matrices",
+        )
+        what = "share of matrices predicted within a factor of two"
+        phrase = f"{100 * within.estimate:.0f} % within a factor of two"
+        evidence.add(stratum.on, what, within, None, phrase=phrase)
+        what = "rank correlation of predicted and measured scale"
+        evidence.add(stratum.on, what, correlation, None, phrase=f"rank correlation {said(correlation)}")
+    rule = ((matrices["predicted_scale"] <= 1) == has).groupby(matrices["run_id"]).mean()
+    return {
+        "base": stratum.on.base,
+        "task": stratum.on.task,
+        **area.columns("auc", "auc_"),
+        "rule_agrees": float(rule.mean()),
+        "with_intruders": int(has.sum()),
+        "predicted_of_these": float((matrices.loc[has, "predicted_scale"] <= 1).mean()),
+        "without": int((~has).sum()),
+        "predicted_none_of_these": float((matrices.loc[~has, "predicted_scale"] > 1).mean()),
+        **within.columns("within_factor_two", "within_"),
+        **correlation.columns("rank_correlation", "correlation_"),
+        "runs": runs,
+        "seeds": seeds,
+    }
+
+
+def _agreement(matrices: pd.DataFrame, label: str) -> tuple[Interval, Interval, list[str]]:
+    """Share within a factor of two and rank correlation, means over runs with intervals over seeds; and notes."""
     both = matrices.dropna(subset=["ratio"])
     rows = []
     for run_id, group in both.groupby("run_id"):
@@ -164,10 +136,10 @@ def _agreement(matrices: pd.DataFrame, label: str, notes: list[str]) -> tuple[In
     frame = pd.DataFrame(rows, columns=["run_id", "seed", "setting", "within", "correlation"])
     # One matrix of one seed: a mean over settings moves by one of the seed's matrices at least.
     grain = frame["seed"].nunique() / max(1, len(both))
-    table = noted_complete(seed_table(frame, "within"), f"{label}, share within a factor of two", notes)
+    table, notes = noted_complete(seed_table(frame, "within"), f"{label}, share within a factor of two")
     within = mean_interval(table.mean(axis=1), grain=grain)
     correlation = mean_interval(complete(seed_table(frame, "correlation")).mean(axis=1))
-    return clipped(within, 0, 1), clipped(correlation, -1, 1)
+    return clipped(within, 0, 1), clipped(correlation, -1, 1), notes
 
 
 def _points(known: pd.DataFrame) -> pd.DataFrame:

@@ -139,6 +139,7 @@ class Study(Settings):
     # By claim, written before the study runs.
     support: dict[str, str] = field(default_factory=dict)  # what counts as support, in words
     power: dict[str, Power] = field(default_factory=dict)
+    primary: dict[str, str] = field(default_factory=dict)  # a part of the name of the one effect that decides
     text: str = ""
     file: str = ""  # that it was read from
 
@@ -167,7 +168,7 @@ def study_from_text(text: str, *, name: str, where: str) -> Study:
     if given.get("analyses") == "all":
         del given["analyses"]
     with told_at(where):
-        for key, read in (("support", _support), ("power", _power)):
+        for key, read in (("support", _support), ("power", _power), ("primary", _primary)):
             if key in given:
                 given[key] = _by_claim(given[key], key, read)
         return Study(**{"name": name} | given, experiments=experiments, text=text)
@@ -183,6 +184,14 @@ def _support(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise SettingError(f"support is {shown(value)}; expected a sentence on what would count as support")
     return " ".join(value.split())
+
+
+def _primary(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise SettingError(
+            f"primary is {shown(value)}; expected a part of the name of the effect that decides"
+        )
+    return value.strip()
 
 
 def _power(value: Any) -> Power:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import ResultFileError
-from ..claims.claim import Answer
+from ..claims.claim import Effect
 from ..claims.every_claim import analyse_all
 from ..claims.shared.statistics import MOST_SEEDS, seeds_needed, spread_of
 from ..describe.study import Power, Study
@@ -48,7 +48,7 @@ def seeds_planned(study: Study, claim: str) -> int:
     return max((len(one.seeds) for one in study.experiments if one.kind == kind), default=0)
 
 
-def earlier_spread(folder: str, claim: str, of: str | None = None) -> tuple[Answer, float] | None:
+def earlier_spread(folder: str, claim: str, of: str | None = None) -> tuple[Effect, float] | None:
     """The answer of an earlier study with the largest spread over seeds, among those whose effect has ``of`` in it.
 
     None where it has no interval over seeds. Raises ResultFileError for a folder that is no study.
@@ -57,6 +57,6 @@ def earlier_spread(folder: str, claim: str, of: str | None = None) -> tuple[Answ
     found = [
         (answer, spread_of(answer.interval, answer.seeds))
         for answer in finding.answers
-        if answer.seeds > 1 and answer.has_interval and (of is None or of in answer.what)
+        if answer.seeds > 1 and answer.over_seeds.has_ends and (of is None or of in answer.what)
     ]
     return max(found, key=lambda pair: pair[1], default=None)

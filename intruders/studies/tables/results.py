@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import pyarrow as pa
@@ -14,9 +13,6 @@ import pyarrow.parquet as pq
 from ...errors import ResultFileError
 from ..work.study_folder import StudyFolder
 from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, arrow_schema
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -36,9 +32,9 @@ class Results:
     name: str = ""
     failed: list[str] = field(default_factory=list)  # ids of failed runs
     select: tuple[str, ...] = ()  # at which learning rates methods are compared
-    support: dict[str, str] = field(
-        default_factory=dict
-    )  # by claim, what counts as support, written in advance
+    # By claim, written in advance: what counts as support, and a part of the name of the one effect that decides.
+    support: dict[str, str] = field(default_factory=dict)
+    primary: dict[str, str] = field(default_factory=dict)
 
 
 def load_results(path: str | Path) -> Results:
@@ -53,6 +49,7 @@ def load_results(path: str | Path) -> Results:
         failed=list(failed),
         select=tuple(document.get("select", ())),
         support=dict(document.get("support", {})),
+        primary=dict(document.get("primary", {})),
         **frames,
     )
 
@@ -60,11 +57,22 @@ def load_results(path: str | Path) -> Results:
 def _read(file: Path, table: str) -> pd.DataFrame:
     """A table; empty where it is not there yet. Columns that an older version did not write are missing values."""
     if not file.is_file():
-        empty: pd.DataFrame = arrow_schema(table).empty_table().to_pandas()
-        return empty
+        return typed(pd.DataFrame(), table)
     check_table_schema(file, table_metadata(file))
-    frame: pd.DataFrame = pq.read_table(file).to_pandas()
-    return frame.reindex(columns=COLUMNS[table])
+    return typed(pq.read_table(file).to_pandas(), table)
+
+
+def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
+    """The frame with the columns of ``table``, each of its type: numbers, flags that can be missing, or texts."""
+    frame = frame.reindex(columns=COLUMNS[table])
+    for column in arrow_schema(table):
+        if pa.types.is_boolean(column.type):
+            frame[column.name] = frame[column.name].astype("boolean")
+        elif pa.types.is_string(column.type):
+            frame[column.name] = frame[column.name].astype(object)
+        else:
+            frame[column.name] = pd.to_numeric(frame[column.name], errors="coerce")
+    return frame
 
 
 def table_metadata(file: Path) -> dict[bytes, bytes]:

@@ -118,6 +118,7 @@ class StudyFolder:
             "file": study.file,
             "select": list(study.select),
             "support": study.support,
+            "primary": study.primary,
             "resources": asdict(study.resources),
             "experiments": [asdict(experiment) for experiment in study.experiments],
             "runs": [run.id for run in runs],

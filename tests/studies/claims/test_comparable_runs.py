@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from intruders.studies.claims.every_claim import analyse_all
-from intruders.studies.claims.shared.comparable_runs import complete, noted_complete
+from intruders.studies.claims.shared.seed_tables import complete, noted_complete
 from tests.studies.planted import (
     holds,
     matched,
@@ -25,19 +25,21 @@ def test_bases_and_tasks_are_never_mixed() -> None:
         rows.append(row | {"intruders": row["intruders"] + 100, "loss_change": row["loss_change"] + 1})
     (finding,) = analyse_all(study(runs=rows), ["forgetting"])
     assert finding.shown is False
-    assert "large on words" in finding.verdict
-    assert "small on words" in finding.verdict
-    assert len([e for e in finding.effects if "Spearman of intruders and loss change" in e.name]) == 2
+    assert {(answer.on.base, answer.on.task) for answer in finding.answers} == {
+        ("large", "words"),
+        ("small", "words"),
+    }
+    assert len([e for e in finding.effects if e.what == "Spearman of intruders and loss change"]) == 2
 
 
 def test_one_base_with_the_effect_does_not_show_it_for_the_other() -> None:
     rows = matched(effect=1.0, base="yes") + matched(effect=-1.0, base="no")
     (finding,) = analyse_all(study(runs=rows), ["structure"])
     assert finding.shown is False
-    assert finding.verdict.startswith("Contradicted in part: ")
-    assert {answer.where: answer.decision for answer in finding.answers} == {
-        "yes on words": "supported",
-        "no on words": "contradicted",
+    assert finding.decision == "contradicted"
+    assert {answer.on.base: answer.decision for answer in finding.answers} == {
+        "yes": "supported",
+        "no": "contradicted",
     }
 
 
@@ -85,8 +87,8 @@ def test_the_largest_part_without_gaps_is_found_wherever_the_gaps_are() -> None:
     wide = pd.DataFrame(np.arange(20.0).reshape(4, 5), columns=list("abcde"))
     wide.iloc[0, 1:] = gap
     assert complete(wide).shape == (3, 5)
-    notes: list[str] = []
-    assert noted_complete(wide, "here", notes).shape == (3, 5)
+    whole, notes = noted_complete(wide, "here")
+    assert whole.shape == (3, 5)
     assert notes == ["here: 1 of 16 runs are left out, since not every seed has their setting"]
 
 

@@ -13,7 +13,7 @@ from intruders.errors import SettingError
 from intruders.studies.claim_names import CLAIMS
 from intruders.studies.claims.claim import Finding
 from intruders.studies.claims.every_claim import analyse_all
-from intruders.studies.tables.results import Results
+from intruders.studies.tables.results import Results, typed
 from intruders.studies.tables.table_columns import COLUMNS
 from tests.studies.planted import (
     fixed,
@@ -146,9 +146,10 @@ def test_one_seed_has_no_interval_over_seeds_and_says_so(name: str) -> None:
     (finding,) = analyse_all(whole_study(1.0, seeds=1), [name])
     assert "one seed" in finding.verdict
     assert finding.seeds == 1
-    if name not in ("forgetting", "threshold"):  # over settings and over runs there is an interval
-        assert finding.shown is None
-        assert finding.verdict.startswith("Undecided (missing: ")
+    # Forgetting and threshold have an interval, over settings and over runs, which says nothing of other seeds.
+    assert finding.shown is None
+    assert finding.decision == "undecided"
+    assert finding.verdict.startswith("Undecided (missing: ")
     over_seeds = [effect for effect in finding.effects if "documents" not in effect.name]
     if name in ("structure", "rank", "sequence", "dynamics", "causes", "remedies"):
         assert not any(math.isfinite(effect.low) for effect in over_seeds)
@@ -195,11 +196,11 @@ def test_gaps_everywhere_break_nothing(name: str) -> None:
         for column in frame.columns.difference(list(keep)):
             gone = [generator.random() < 0.33 for _ in range(len(frame))]
             frame.loc[gone, column] = None
-        frames[table] = frame
+        frames[table] = typed(frame, table)
     (finding,) = analyse_all(Results(**{**vars(results), **frames}), [name])
     assert finding.verdict
     blank = {
-        table: frame.assign(**dict.fromkeys(frame.columns.difference(list(keep)), math.nan))
+        table: typed(frame.assign(**dict.fromkeys(frame.columns.difference(list(keep)), math.nan)), table)
         for table, frame in frames.items()
     }
     (nothing,) = analyse_all(Results(**{**vars(results), **blank}), [name])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from intruders.studies.claims.every_claim import analyse_all, charts_of
 from tests.studies.planted import (
     interventions,
@@ -68,4 +70,37 @@ def test_the_best_remedy_is_one_that_clearly_saves() -> None:
     rows.append(run("sixteen", seed=0, rank=16, intruders=0, loss_change=0.1))
     (found,) = [one for one in analyse_all(study(runs=rows)) if one.name == "remedies"]
     assert found.shown
-    assert "most saves lora r=8" in found.verdict
+    (best,) = found.answers
+    assert best.what.startswith("nats of forgetting saved by lora r=8 ")
+
+
+def test_the_baseline_is_not_an_adapter_that_did_not_reach_its_score() -> None:
+    """It forgets most and has the most intruders, and learned nothing that a remedy could keep."""
+    rows = []
+    for seed in range(3):
+        little = noise(seed, size=0.01)
+        learned = {"seed": seed, "rank": 1, "intruders": 20, "loss_change": 1.0 + little}
+        rows.append(run(f"plain-{seed}", **learned))
+        failed = learned | {"lr": 5e-3, "intruders": 80, "loss_change": 4.0 + little, "stopped_by": "steps"}
+        rows.append(run(f"failed-{seed}", **failed))
+        rows.append(run(f"eight-{seed}", seed=seed, rank=8, intruders=0, loss_change=0.2 - little))
+    (finding,) = analyse_all(study(runs=rows), ["remedies"])
+    table = finding.tables["Remedies"].set_index("kind")
+    assert table.loc["baseline", "remedy"] == "lora r=1 alpha=2r lr=0.0001"
+    (note,) = [note for note in finding.notes if "no baseline" in note]
+    assert "lora r=1 alpha=2r lr=0.005 (seed 0, 1, 2)" in note
+    (best,) = finding.answers
+    assert (best.on.base, best.on.task, best.seeds) == ("tiny", "words", 3)
+    assert best.estimate == pytest.approx(0.8, abs=0.05)
+
+
+def test_what_was_scaled_and_to_which_part_stands_in_columns() -> None:
+    rows = matched(effect=1.0)
+    (finding,) = analyse_all(study(runs=rows, interventions=interventions(rows)), ["remedies"])
+    table = finding.tables["Remedies"]
+    scaled = table[table["control"] == "intruders"]
+    assert dict(zip(scaled["remedy"], scaled["scale"], strict=True)) == {
+        "intruders scaled to 0 after training": 0.0,
+        "intruders scaled to 0.5 after training": 0.5,
+    }
+    assert set(table.loc[table["control"] == "shrink", "scale"]) == {0.0, 0.5}

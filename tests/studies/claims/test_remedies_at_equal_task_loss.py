@@ -83,7 +83,7 @@ def test_without_a_baseline_the_claim_is_not_run_and_the_gains_are_there() -> No
     assert finding.verdict.startswith("Not run: this needs ")
     assert "lines has the largest gain, +0.299" in finding.verdict
     assert (finding.seeds, finding.runs) == (3, 3)
-    assert finding.effects[0].is_clear
+    assert finding.effects[0].interval.is_clear
 
 
 def test_settings_are_apart_and_each_has_a_chart() -> None:

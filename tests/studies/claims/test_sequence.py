@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from intruders.studies.claims import sequence
-from intruders.studies.claims.shared.comparable_runs import setting_of
+from intruders.studies.claims.shared.run_labels import setting_of
 from tests.studies.planted import (
     run,
     sequence_study,

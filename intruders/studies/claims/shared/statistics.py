@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ....evaluation.intervals import Interval, student_quantile
+from ....evaluation.intervals import Interval, student_p, student_quantile
 
 Values = npt.ArrayLike
 LEVEL = 0.95
@@ -30,14 +31,32 @@ def mean_interval(values: Values, *, level: float = LEVEL, grain: float = 0.0) -
     Values that are not finite are left out. NaN for none; infinite ends for one.
     """
     kept = _finite(values)
-    if len(kept) == 0:
-        return Interval(math.nan, -math.inf, math.inf)
+    count = len(kept)
+    if count == 0:
+        return Interval(math.nan, -math.inf, math.inf, 0)
     mean = float(kept.mean())
-    spread = max(float(kept.std(ddof=1)), grain) if len(kept) > 1 else 0.0
+    spread = max(float(kept.std(ddof=1)), grain) if count > 1 else 0.0
     if spread <= 1e-12 * abs(mean):
-        return Interval(mean, -math.inf, math.inf)
-    half = student_quantile(level, len(kept) - 1) * spread / math.sqrt(len(kept))
-    return Interval(mean, mean - half, mean + half)
+        return Interval(mean, -math.inf, math.inf, count)
+    error = spread / math.sqrt(count)
+    half = student_quantile(level, count - 1) * error
+    # As many times larger as the level is stricter, so that p and interval tell the same (Bonferroni).
+    p = min(1.0, student_p(mean / error, count - 1) * (1 - LEVEL) / (1 - level))
+    return Interval(mean, mean - half, mean + half, count, p)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values adjusted for their number by Holm's step-down procedure (1979), in the order given.
+
+    The i-th smallest of m becomes the largest of (m - j + 1) p_j over j <= i. With "decided" for those below 0.05,
+    one of no effect at all is among them in at most 5 % of studies, however they depend on one another.
+    """
+    adjusted = [1.0] * len(values)
+    largest = 0.0
+    for rank, at in enumerate(sorted(range(len(values)), key=lambda at: values[at])):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[at]))
+        adjusted[at] = largest
+    return adjusted
 
 
 def spread_of(interval: Interval, seeds: int, *, level: float = LEVEL) -> float:
@@ -62,10 +81,10 @@ def seeds_needed(effect: float, spread: float, *, level: float = LEVEL, power: f
 
 def clipped(interval: Interval, low: float, high: float) -> Interval:
     """The interval within what the quantity can be, such as 0 to 1 for a share; infinite ends stay."""
-    return Interval(
-        interval.estimate,
-        max(low, interval.low) if math.isfinite(interval.low) else interval.low,
-        min(high, interval.high) if math.isfinite(interval.high) else interval.high,
+    return replace(
+        interval,
+        low=max(low, interval.low) if math.isfinite(interval.low) else interval.low,
+        high=min(high, interval.high) if math.isfinite(interval.high) else interval.high,
     )
 
 
@@ -140,7 +159,7 @@ def auc_interval(
     estimate = auc(values[is_high], values[~is_high])
     labels = list(dict.fromkeys(groups))
     if math.isnan(estimate) or len(labels) < 2:
-        return Interval(estimate, -math.inf, math.inf)
+        return Interval(estimate, -math.inf, math.inf, len(labels))
     of = np.array([labels.index(group) for group in groups])
     without = [
         auc(values[is_high & (of != left_out)], values[~is_high & (of != left_out)])
@@ -148,7 +167,7 @@ def auc_interval(
     ]
     known = np.array(without)
     if np.isnan(known).any():
-        return Interval(estimate, -math.inf, math.inf)
+        return Interval(estimate, -math.inf, math.inf, len(labels))
     runs = len(labels)
     jackknife = (runs - 1) / runs * float(((known - known.mean()) ** 2).sum())
     p, n = int(is_high.sum()), int((~is_high).sum())
@@ -157,7 +176,12 @@ def auc_interval(
     factor = max(_normal(level), over_runs)
     theta = np.linspace(0, 1, 2001)
     inside = theta[np.abs(estimate - theta) <= factor * np.sqrt(_auc_variance(theta, p, n))].tolist()
-    return Interval(estimate, min(estimate, *inside), max(estimate, *inside))
+    # No effect is an area of one half.
+    statistic = abs(estimate - 0.5) / math.sqrt(float(_auc_variance(np.array(0.5), p, n)))
+    of_chance = _normal_p(statistic)
+    if over_runs > 0:
+        of_chance = max(of_chance, student_p(statistic * math.sqrt(alone / jackknife), runs - 1))
+    return Interval(estimate, min(estimate, *inside), max(estimate, *inside), runs, of_chance)
 
 
 def slope(x: Values, y: Values) -> float:
@@ -172,6 +196,11 @@ def slope(x: Values, y: Values) -> float:
 def _normal(level: float) -> float:
     """The two-sided quantile of the normal distribution."""
     return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def _normal_p(statistic: float) -> float:
+    """The two-sided p value of a standard normal statistic."""
+    return 2 * NormalDist().cdf(-abs(statistic))
 
 
 def _auc_variance(theta: npt.NDArray[np.float64], p: int, n: int) -> npt.NDArray[np.float64]:
@@ -190,17 +219,19 @@ def _fisher(
     """Interval on Fisher's scale with ``lost`` degrees of freedom less than the effective number of runs."""
     count = len(set(groups))
     if math.isnan(estimate) or count < 4:
-        return Interval(estimate, -math.inf, math.inf)
+        return Interval(estimate, -math.inf, math.inf, count)
     size = len(groups) / count
     effective = len(groups) / (1 + (size - 1) * math.prod(_intraclass(values, groups) for values in ranks))
     if effective <= lost:
-        return Interval(estimate, -math.inf, math.inf)
+        return Interval(estimate, -math.inf, math.inf, count)
     # Four settings in perfect order are no certainty: half of the step to the next value that so few can take.
     most = 1 - 6 / (count * (count**2 - 1))
     inner = max(-most, min(most, estimate))
-    half = _normal(level) * math.sqrt((1 + inner**2 / 2) / (effective - lost))
+    error = math.sqrt((1 + inner**2 / 2) / (effective - lost))
+    half = _normal(level) * error
     low, high = math.tanh(math.atanh(inner) - half), math.tanh(math.atanh(inner) + half)
-    return Interval(estimate, min(estimate, low), max(estimate, high))
+    p = _normal_p(math.atanh(inner) / error)
+    return Interval(estimate, min(estimate, low), max(estimate, high), count, p)
 
 
 def _intraclass(values: npt.NDArray[np.float64], groups: Sequence[Hashable]) -> float:

@@ -1,0 +1,168 @@
+"""The evidence on one claim: effects with their intervals, from which verdict, answers and seeds follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+
+from ....evaluation.intervals import Interval
+from ..claim import NOT_RUN, SUPPORTED, UNDECIDED, Claim, Effect, Finding, Where, opening_of
+from .statistics import MOST_SEEDS, holm, seeds_needed, spread_of
+from .words import said, seeds_said
+
+
+@dataclass
+class _Sentence:
+    """What the verdict says of one base and task, and on how many seeds."""
+
+    parts: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+
+    def of(self, on: Where) -> str:
+        numbers = sorted({number for number in self.seeds if number})
+        seeds = "" if not numbers else f"{numbers[0]} to " * (len(numbers) > 1) + seeds_said(numbers[-1])
+        return f"{on.label}: {', '.join(self.parts)}" + (f" ({seeds})" if seeds else "")
+
+
+class Evidence:
+    """Effects as the runs give them, one after another, and notes on what was left out."""
+
+    def __init__(self, primary: str = "") -> None:
+        """``primary`` is a part of the name of the one effect that decides, if it was named in advance."""
+        self._primary = primary
+        self.notes: list[str] = []
+        self._effects: list[Effect] = []
+        self._sentences: dict[Where, _Sentence] = {}
+
+    def add(
+        self,
+        on: Where,
+        what: str,
+        interval: Interval,
+        expected: int | None = 1,
+        digits: int = 2,
+        *,
+        phrase: str | None = None,
+        seeds: int | None = None,
+        over: str = "",
+        lacking: str | None = None,
+    ) -> None:
+        """Add an effect.
+
+        Args:
+          on: the base, the task and the runs that it was measured on.
+          what: it measures, with its unit.
+          interval: over seeds, unless ``seeds`` tells their number and ``over`` or the claim's page what it is over.
+          expected: the sign that the claim expects, which makes it an answer; None for an effect that decides nothing.
+          digits: decimals that it is printed with.
+          phrase: how the verdict puts it, if not by ``what``; empty for not at all.
+          seeds: their number, where the interval is not over seeds.
+          over: what the interval is over, where it says nothing of other seeds.
+          lacking: what would decide it, where more seeds would not.
+        """
+        number = (interval.n or 0) if seeds is None else seeds
+        if self._primary not in what:
+            expected = None
+        effect = Effect(on, what, interval, expected, number, over, digits)
+        self._effects.append(replace(effect, needed=_needed(effect) if lacking is None else lacking))
+        text = f"{what} {said(interval, digits)}" if phrase is None else phrase
+        if text:
+            self.say(on, text, number)
+
+    def say(self, on: Where, text: str, *seeds: int) -> None:
+        """Add to what the verdict says of ``on``; ``seeds`` that the text rests on."""
+        sentence = self._sentences.setdefault(on, _Sentence())
+        sentence.parts.append(text)
+        sentence.seeds += seeds
+
+    @property
+    def answers(self) -> list[Effect]:
+        """The effects that the claim speaks of, each with its p value among all that are tested together (Holm)."""
+        answers = [effect for effect in self._effects if effect.expected is not None]
+        tested = [at for at, answer in enumerate(answers) if _is_tested(answer)]
+        adjusted = holm([answers[at].interval.p or 0.0 for at in tested])
+        for at, p in zip(tested, adjusted, strict=True):
+            answers[at] = replace(answers[at], tests=len(tested), adjusted=p)
+        return [_with_reason(answer) for answer in answers]
+
+    def finding(
+        self,
+        claim: Claim,
+        *,
+        runs: Iterable[object] = (),
+        tables: dict[str, pd.DataFrame] | None = None,
+        notes: Sequence[str] = (),
+    ) -> Finding:
+        """What the evidence comes to: the finding on ``claim``, whose limits come last among the notes.
+
+        Args:
+          claim: that the effects are on.
+          runs: ids of all runs that were compared.
+          tables: what the figures draw, by title.
+          notes: further ones.
+        """
+        answers = self.answers
+        sentences = [sentence.of(on) for on, sentence in self._sentences.items()]
+        opening = opening_of(answers) if answers else f"{NOT_RUN.capitalize()}: "
+        parts = sentences if answers else [claim.needs, *sentences]
+        if self._primary and self._effects:
+            notes = [*notes, f"the effect named in advance decides alone: {self._primary}"]
+        others = [effect for effect in self._effects if effect.expected is None]
+        return Finding(
+            name=claim.name,
+            question=claim.question,
+            claim=claim.paper,
+            verdict=opening + "; ".join(parts),
+            shown=_shown(answers),
+            effects=[effect for effect in (*answers, *others) if not math.isnan(effect.estimate)],
+            seeds=max((effect.seeds for effect in self._effects), default=0),
+            runs=len(set(runs)) if self._effects else 0,
+            tables=dict(tables or {}) if self._effects else {},
+            notes=list(dict.fromkeys([*self.notes, *notes, *(claim.limits if self._effects else ())])),
+            answers=answers,
+        )
+
+
+def _is_tested(answer: Effect) -> bool:
+    return answer.seeds > 1 and answer.over_seeds.has_ends and answer.interval.p is not None
+
+
+def _with_reason(answer: Effect) -> Effect:
+    """What is lacking of an effect whose interval alone leaves out zero, and which is undecided all the same."""
+    if not answer.interval.is_clear or answer.decision != UNDECIDED:
+        return answer
+    if answer.seeds < 2:
+        return replace(answer, needed="more than one seed")
+    if answer.touches_zero:
+        return replace(answer, needed="an interval that does not touch zero")
+    return replace(
+        answer, needed=f"an interval that is clear among the {answer.tests} of this claim, too (Holm)"
+    )
+
+
+def _shown(answers: Sequence[Effect]) -> bool | None:
+    """True where all are supported. None where those that are not have no interval over seeds, as with one seed."""
+    if not answers:
+        return None
+    others = [answer for answer in answers if answer.decision != SUPPORTED]
+    if not others:
+        return True
+    return False if any(answer.seeds > 1 and answer.over_seeds.has_ends for answer in others) else None
+
+
+def _needed(effect: Effect) -> str | int:
+    """How many seeds would decide the sign of a mean over seeds, if effect and spread stay as they are."""
+    interval = effect.over_seeds
+    if effect.seeds < 2:
+        return "more than one seed"
+    if not interval.has_ends:
+        return "a spread over seeds"
+    needed = seeds_needed(interval.estimate, spread_of(interval, effect.seeds))
+    if needed is None:
+        most = max(abs(interval.low), abs(interval.high))
+        return f"more than {MOST_SEEDS} seeds, since the effect is within {most:.2g} of zero"
+    # The formula asks for a power of 80 %, which an interval that just holds zero may have already.
+    return max(needed, effect.seeds + 1)

@@ -1,0 +1,114 @@
+"""What a run was made with: all its settings but the seed as one text, and the few that tell it apart in words."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ....settings import settings_of
+from ....training.finetune_config import FinetuneConfig
+
+_SETTINGS = settings_of(FinetuneConfig)
+# Runs of another base or task are not compared, and another seed repeats a run rather than changing it.
+_NEVER_COMPARED = ("base", "task", "seed", "data_seed")
+COMPARED = [
+    *(name for name, one in _SETTINGS.items() if one.changes_weights and name not in _NEVER_COMPARED),
+    "adapters",
+]
+# Settings that a full fine-tuning carries along without using them.
+_ADAPTER_ONLY = {name for name, one in _SETTINGS.items() if one.adapter_only}
+
+
+def setting_of(row: dict[str, object], without: Sequence[str] = ()) -> str:
+    """All chosen settings of a run but seed, base and task, as one text that is equal for equal settings."""
+    left_out = set(without) | (_ADAPTER_ONLY if row.get("method") == "full" else set())
+    chosen = {name: _plain(row.get(name)) for name in COMPARED if name not in left_out}
+    return json.dumps(chosen, sort_keys=True, default=str)
+
+
+def settings_in(runs: pd.DataFrame, without: Sequence[str] = ()) -> pd.Series[str]:
+    """The :func:`setting_of` every run."""
+    return pd.Series([setting_of(row, without) for row in rows_in(runs)], index=runs.index, dtype=object)
+
+
+def rows_in(runs: pd.DataFrame) -> list[dict[str, object]]:
+    """Every run by its columns."""
+    return [{str(key): value for key, value in row.items()} for row in runs.to_dict("records")]
+
+
+def label_of(row: dict[str, object]) -> str:
+    """A run's method, rank, alpha and learning rate in words."""
+    method, rank = text_of(row.get("method")), row.get("rank")
+    parts = [method or "?"]
+    if method != "full" and not _is_missing(rank):
+        parts += [f"r={float(str(rank)):g}", f"alpha={_short(row.get('alpha'))}"]
+    if not _is_missing(row.get("lr")):
+        parts.append(f"lr={float(str(row['lr'])):g}")
+    return " ".join(parts)
+
+
+def labels_of(rows: Sequence[dict[str, object]]) -> list[str]:
+    """A label for each run, with what else tells two settings of one label apart on the same base and task.
+
+    Values that are the defaults of fine-tuning are not said.
+    """
+    alike: dict[tuple[str, ...], list[dict[str, object]]] = {}
+    for row in rows:
+        alike.setdefault(_known_by(row), []).append(row)
+    labels = []
+    for row in rows:
+        others = alike[_known_by(row)]
+        unused = _ADAPTER_ONLY if row.get("method") == "full" else set()
+        telling = [
+            f"{name}={_short(row.get(name))}"
+            for name in COMPARED
+            if name not in unused
+            and len({str(_plain(other.get(name))) for other in others}) > 1
+            and _plain(row.get(name)) != _plain(_default(name))
+        ]
+        labels.append(" ".join([label_of(row), *telling]))
+    return labels
+
+
+def _default(name: str) -> object:
+    return _SETTINGS[name].default if name in _SETTINGS else None
+
+
+def _known_by(row: dict[str, object]) -> tuple[str, ...]:
+    return text_of(row.get("base")), text_of(row.get("task")), label_of(row)
+
+
+def alpha_value(alpha: object, rank: object) -> float:
+    """Alpha as a number; "2r" is twice the rank. NaN where there is none."""
+    text = "" if _is_missing(alpha) else str(alpha).strip()
+    try:
+        return float(text[:-1] or 1) * float(str(rank)) if text.endswith("r") else float(text)
+    except ValueError:
+        return math.nan
+
+
+def _plain(value: object) -> object:
+    if _is_missing(value):
+        return None
+    try:
+        return float(str(value))
+    except ValueError:
+        return str(value)
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def text_of(value: object) -> str:
+    return "" if _is_missing(value) else str(value)
+
+
+def _short(value: object) -> str:
+    try:
+        return f"{float(str(value)):g}"
+    except ValueError:
+        return text_of(value)

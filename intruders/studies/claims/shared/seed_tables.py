@@ -1,0 +1,96 @@
+"""Tables of seeds by settings without gaps, so that no seed is compared by other settings than the next."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+Mask = npt.NDArray[np.bool_]
+# Seeds of which every choice is looked at for the part of a table without gaps.
+_MOST_SEEDS = 12
+
+
+def seed_table(runs: pd.DataFrame, column: str, by: str = "setting") -> pd.DataFrame:
+    """A column's mean by seed (rows) and setting (columns)."""
+    values = pd.DataFrame({"seed": runs["seed"], "by": runs[by].astype(str), "value": runs[column]})
+    return values.dropna().pivot_table(index="seed", columns="by", values="value", aggfunc="mean")
+
+
+def complete(table: pd.DataFrame) -> pd.DataFrame:
+    """The largest part of a table without gaps, so that no seed is compared by other settings than the next.
+
+    Two seeds or more go before one with more settings, since one has no interval. Of up to a dozen seeds every choice
+    is looked at; of more, those that leave the settings with the most seeds.
+    """
+    # Every choice, since a study that is not finished yet would lose its new seeds to a simpler rule.
+    known = table.notna().to_numpy()
+    if known.all():
+        return table
+    parts = [(rows, columns) for rows, columns in _parts_without_gaps(known) if len(rows) and columns.any()]
+    if not parts:
+        return table.dropna()
+    rows, columns = max(
+        parts, key=lambda part: (min(len(part[0]), 2), len(part[0]) * part[1].sum(), len(part[0]))
+    )
+    return table.iloc[rows, np.flatnonzero(columns)]
+
+
+def _parts_without_gaps(known: Mask) -> Iterator[tuple[npt.NDArray[np.intp], Mask]]:
+    """The places of rows, and of each column whether the part has it. ``known``: (seeds, settings)."""
+    seeds = len(known)
+    if seeds <= _MOST_SEEDS:
+        for size in range(1, seeds + 1):
+            for chosen in itertools.combinations(range(seeds), size):
+                rows = np.array(chosen)
+                yield rows, np.all(known[rows], axis=0)
+    else:
+        counts = known.sum(axis=0)
+        for least in sorted(set(counts)):
+            columns = counts >= least
+            yield np.flatnonzero(known[:, columns].all(axis=1)), columns
+
+
+def noted_complete(table: pd.DataFrame, what: str) -> tuple[pd.DataFrame, list[str]]:
+    """:func:`complete`, and a note where something was left out."""
+    part = complete(table)
+    left_out = int(table.notna().to_numpy().sum()) - part.size
+    note = f"{what}: {left_out} of {part.size + left_out} runs are left out, since not every seed has their setting"
+    return part, [note] if left_out else []
+
+
+def one_in_100(runs: pd.DataFrame, settings: int = 1) -> float:
+    """One intruder in one of several settings, as a mean over them of intruders per 100 vectors: the grain of it."""
+    vectors = runs["vectors"].median()
+    return 100 / float(vectors) / max(1, settings) if vectors > 0 else 0.0
+
+
+def seeds_in(runs: pd.DataFrame) -> int:
+    """How many different seeds the runs have."""
+    return int(runs["seed"].nunique())
+
+
+def on_shared_matrices(
+    runs: pd.DataFrame, matrices: pd.DataFrame, label: str
+) -> tuple[pd.DataFrame, list[str]]:
+    """The runs with ``per_100`` counted on the matrices that all of them have, and a note where that is fewer.
+
+    An adapter of some modules leaves the others unchanged, and a full fine-tuning changes all: their shares are of
+    different matrices.
+    """
+    known = matrices[matrices["run_id"].isin(runs["run_id"])]
+    of_each = known.groupby("run_id")["name"].agg(set)
+    if len(of_each) < 2 or len(set(map(frozenset, of_each))) == 1:
+        return runs, []
+    shared = set.intersection(*of_each)
+    sums = known[known["name"].isin(shared)].groupby("run_id")[["intruders", "vectors"]].sum()
+    note = (
+        f"{label}: intruders are counted on the {len(shared)} matrices that all of these runs changed, of "
+        f"{len(set.union(*of_each))}"
+    )
+    per_100 = 100 * sums["intruders"] / sums["vectors"]
+    counted = runs.assign(per_100=runs["run_id"].map(per_100), vectors=runs["run_id"].map(sums["vectors"]))
+    return counted, [note]
