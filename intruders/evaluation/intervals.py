@@ -30,7 +30,7 @@ class Interval:
 
     @property
     def has_ends(self) -> bool:
-        """Whether both ends are known."""
+        """Whether both ends are known; of one document they are not."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     @property
@@ -49,11 +49,6 @@ class Interval:
     def columns(self, name: str, prefix: str = "") -> dict[str, float]:
         """As cells of a table: the estimate under ``name``, the ends under ``low`` and ``high`` after ``prefix``."""
         return {name: self.estimate, f"{prefix}low": self.low, f"{prefix}high": self.high}
-
-    @property
-    def has_ends(self) -> bool:
-        """Whether the spread is known; of one document it is not."""
-        return math.isfinite(self.low) and math.isfinite(self.high)
 
     def ends(self, form: str) -> str:
         """``" [low, high]"`` with numbers formatted as ``form`` says; nothing where the spread is not known."""

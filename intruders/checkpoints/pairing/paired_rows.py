@@ -81,6 +81,24 @@ def paired_rows(
     return rows
 
 
+def _left_out(
+    base: Checkpoint,
+    name: str,
+    holder: str,
+    sides: Sequence[tuple[Side, float]],
+    selection: Selection,
+) -> Skipped | None:
+    """Why a tensor of the base has no matrix to audit; None where it has."""
+    reason = not_a_matrix(base.tensors[holder]) or selection.reason_to_leave_out(name)
+    if reason is not None:
+        return Skipped(name, reason)
+    if any(side.holds(name) for side, _ in sides):
+        return None
+    if holder != name:
+        return Skipped(name, f"the same tensor as '{holder}'")
+    return Skipped(name, *sides[0][0].lacking)
+
+
 def _matrices(side: Side, name: str, holder: str, split_fused: bool) -> tuple[list[MatrixView] | None, str]:
     """The matrices of a tensor that a side holds, under the name, and a note; None with the reason it has none."""
     if not side.holds(name):

@@ -116,7 +116,7 @@ def _on_remedies(rows: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str,
         gain = _gain_beside(row, plain, swept)
         if gain is not None:
             evidence.append(f"gain over interpolation at equal task loss: {said(gain, 3)} nats per token")
-        if kind == AFTERWARDS and (gain is None or not gain.low > 0):
+        if kind == remedies.AFTERWARDS and (gain is None or not gain.low > 0):
             change = DOWN_INSTEAD if gain is not None and gain.high < 0 else COMPARE_FIRST
         advice.append(Advice(_TOPICS.get(kind, kind), change, evidence))
     return advice
