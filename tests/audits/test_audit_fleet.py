@@ -435,7 +435,7 @@ def test_a_disk_that_fills_is_one_line_and_leaves_no_part(
 
     sources = [adapters["strong"], adapters["weak"]]
     with monkeypatch.context() as patched:
-        patched.setattr(pq.ParquetWriter, "write_table", full)
+        patched.setattr("intruders.audits.fleet_vectors.vector_tables", full)
         with pytest.raises(
             IntrudersError, match=r"vectors.parquet': no space left on device; what is audited"
         ):
