@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..errors import ResultFileError, first_line
 from .kept_blocks import rows_of
 from .parquet_form import vector_schema
 
@@ -45,12 +47,27 @@ def write_vectors(
     held = _held(path, key)
     if not held <= set(models):
         held = set()
+    part = path.with_name(f".{path.name}.part")
     try:
-        _write(path, key, models, held, rows_of_models, metadata)
-    except (pa.ArrowException, OSError):
-        if not held:
-            raise
-        _write(path, key, models, set(), rows_of_models, metadata)  # the file that was there is broken
+        try:
+            _write(path, part, key, models, held, rows_of_models, metadata)
+        except (pa.ArrowException, OSError):
+            if not held:
+                raise
+            # The file that was there is broken.
+            _write(path, part, key, models, set(), rows_of_models, metadata)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> ResultFileError:
+    """The error of a full disk, say; Arrow's own text is of several lines' length."""
+    reason = os.strerror(error.errno).lower() if error.errno else first_line(error)
+    return ResultFileError(
+        f"cannot write '{path}': {reason}; what is audited is kept; run the same command again when there is room"
+    )
 
 
 def _held(path: Path, key: str) -> set[tuple[str, str]]:
@@ -77,6 +94,7 @@ def _what_it_holds(path: Path) -> dict[str, Any] | None:
 
 def _write(
     path: Path,
+    part: Path,
     key: str,
     models: Models,
     held: set[tuple[str, str]],
@@ -85,7 +103,6 @@ def _write(
 ) -> None:
     holds = json.dumps({"key": key, "models": list(models)}).encode()
     schema = _with_adapter(rows_of([], []), {}).schema.with_metadata({**metadata, _HOLDS: holds})
-    part = path.with_name(f".{path.name}.part")
     texts = [column.name for column in schema if column.type == pa.string()]
     with pq.ParquetWriter(part, schema, compression="zstd", use_dictionary=texts) as writer:
 

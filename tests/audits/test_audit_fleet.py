@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import shutil
@@ -439,6 +440,27 @@ def test_tables_are_written(base: Path, adapters: dict[str, str], tmp_path: Path
         for row in found.adapters.itertuples()
         if row.status == "audited" and row.vectors
     }
+
+
+def test_a_disk_that_fills_is_one_line_and_leaves_no_part(
+    base: Path, adapters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is audited is kept: the same call with room for its tables reads no adapter again."""
+
+    def full(*given: Any, **named: Any) -> None:
+        raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
+
+    sources = [adapters["strong"], adapters["weak"]]
+    with monkeypatch.context() as patched:
+        patched.setattr("intruders.audits.fleet_vectors.vector_tables", full)
+        with pytest.raises(
+            IntrudersError, match=r"vectors.parquet': no space left on device; what is audited"
+        ):
+            audit_fleet(str(base), sources, out=tmp_path / "out", cache=False)
+    assert not list((tmp_path / "out").rglob("*.part"))
+    blocks = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "blocks").iterdir()}
+    audit_fleet(str(base), sources, out=tmp_path / "out", cache=False)
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "blocks").iterdir()} == blocks
 
 
 def test_a_url_is_a_folder_too(base: Path, adapters: dict[str, str]) -> None:
