@@ -16,7 +16,7 @@ from .base_model import base_model_location
 from .encoding import context_length
 from .finetuned_folder import FinetunedFolder
 from .loading import load_model, load_tokenizer
-from .on_base import merged_adapter, named_base_note, untrained_names
+from .put_on_base import merged_adapter, named_base_note, untrained_names
 from .quiet import quiet_transformers
 from .task_fit import adapter_config, check_kind, is_classifier, is_masked, labels_of
 
