@@ -14,7 +14,7 @@ from ...linalg.pair import Pair
 from ..adapters.adapter import AdaptedWeight, Adapter
 from ..adapters.formulas import widened
 from ..checkpoint import Checkpoint, StoredTensor
-from ..matrices import MatrixView, matrices_of
+from ..matrices import MatrixView, matrices_of, not_a_matrix
 from ..names import is_embedding_or_head
 from ..selection import Selection
 from .acted_on import acts_on_in_words
