@@ -52,6 +52,14 @@ def report(
             help="Print one Markdown table of the verdicts of one or several studies; write no file.",
         ),
     ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Publish the tables of a study to this folder, without its models; write no report. "
+            "[default: not written]",
+        ),
+    ] = None,
     scale: Annotated[
         Path | None,
         typer.Option(
@@ -62,6 +70,15 @@ def report(
     ] = None,
 ) -> None:
     """Write an HTML report or figures from saved results."""
+    if data is not None:
+        from ..errors import SettingError
+        from ..studies.published.publish import publish_study
+
+        if len(results) != 1:
+            raise SettingError(f"--data publishes one study, and {len(results)} paths were given; pass one")
+        for path in publish_study(results[0], data):
+            typer.echo(str(path))
+        return
     if verdicts:
         from ..reports.study.verdict_table import verdict_table
 

@@ -30,6 +30,9 @@ def perform(
     """
     record = RunRecord(folder)
     try:
+        if "taken_over" in record.read() and not is_done(run, folder):
+            # Something is to be measured that the other study did not measure, and the model is not here.
+            record.forget_what_was_taken_over()
         record.begin(run)
         for stage in stages_of(run):
             if _is_there(stage, record, folder):
@@ -65,7 +68,9 @@ def is_done(run: Run, folder: Path) -> bool:
 
 
 def _is_there(stage: Stage, record: RunRecord, folder: Path) -> bool:
-    return record.has(stage.name, stage.settings) and all((folder / name).exists() for name in stage.results)
+    if not record.has(stage.name, stage.settings):
+        return False
+    return record.is_taken_over or all((folder / name).exists() for name in stage.results)
 
 
 def _tells_of_a_full_disk(error: BaseException | None) -> bool:
