@@ -79,6 +79,10 @@ def analyse(results: Results) -> Finding:
         has = matrices["intruders"] > 0
         score = -np.log(matrices["predicted_scale"].clip(lower=1e-300))
         found = auc_interval(score, has.tolist(), matrices["run_id"].tolist())
+        # The update's largest singular value over the base's: what sorts the matrices without the base's spectrum.
+        baseline = auc_interval(
+            numbers(matrices, "relative_update"), has.tolist(), matrices["run_id"].tolist()
+        )
         within, correlation = _agreement(matrices, stratum.label, notes)
         rule = ((matrices["predicted_scale"] <= 1) == has).groupby(matrices["run_id"]).mean()
         rows.append(
@@ -88,6 +92,9 @@ def analyse(results: Results) -> Finding:
                 "auc": found.estimate,
                 "auc_low": found.low,
                 "auc_high": found.high,
+                "auc_of_relative_update": baseline.estimate,
+                "auc_of_relative_update_low": baseline.low,
+                "auc_of_relative_update_high": baseline.high,
                 "rule_agrees": float(rule.mean()),
                 "with_intruders": int(has.sum()),
                 "predicted_of_these": float((matrices.loc[has, "predicted_scale"] <= 1).mean()),
@@ -122,12 +129,20 @@ def analyse(results: Results) -> Finding:
             )
         )
         leading.append(effect(f"{stratum.label}: AUC of the predicted scale, above the 0.5 of chance", above))
+        if not math.isnan(baseline.estimate):
+            others.append(
+                effect(
+                    f"{stratum.label}: AUC of the relative update, above the 0.5 of chance",
+                    Interval(baseline.estimate - 0.5, baseline.low - 0.5, baseline.high - 0.5),
+                )
+            )
         others.append(effect(f"{stratum.label}: share of matrices predicted within a factor of two", within))
         others.append(
             effect(f"{stratum.label}: rank correlation of predicted and measured scale", correlation)
         )
         verdicts.append(
-            f"{stratum.label}: AUC {said(found, signed=False)} over {matrices['run_id'].nunique()} runs, "
+            f"{stratum.label}: AUC {said(found, signed=False)}, of the relative update alone "
+            f"{said(baseline, signed=False)}, over {matrices['run_id'].nunique()} runs, "
             f"{100 * within.estimate:.0f} % within a factor of two, rank correlation {said(correlation)} "
             f"({seeds_said(seeds_in(matrices))})"
         )
