@@ -86,6 +86,9 @@ def test_the_page_and_the_verdicts_of_published_tables_are_those_of_the_study(
     assert json.loads((data / "published.json").read_text())["files"]["study.yaml"] in page
     assert list((tmp_path / "png").glob("*.svg"))
     assert list((tmp_path / "png" / "tables").glob("*.csv"))
+    verdicts = in_this_process("report", str(data), "--verdicts").stdout
+    assert f"`intruders report {data}`" in verdicts
+    assert "intruders study" not in verdicts, "which would write into the published tables"
 
 
 def test_a_run_that_is_taken_over_is_not_trained_again(
@@ -231,6 +234,11 @@ def test_a_study_does_not_write_into_published_tables(published: tuple[Path, Pat
     with pytest.raises(SettingError, match="published tables of a study; pass another folder as --out"):
         run_study(parsed(tiny_study(llama)), published[1])
     assert {file: file.read_bytes() for file in published[1].iterdir()} == before
+
+
+def test_runs_are_taken_over_into_a_folder_of_this_machine(published: tuple[Path, Path], llama: Path) -> None:
+    with pytest.raises(SettingError, match="--from works with a folder on this machine"):
+        run_study(parsed(tiny_study(llama)), "memory://bucket/study", published=published[1])
 
 
 def test_publishing_refuses_what_is_something_else(published: tuple[Path, Path], tmp_path: Path) -> None:

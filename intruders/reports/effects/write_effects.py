@@ -13,10 +13,13 @@ from .read_effects import read_effects
 from .study_effect import StudyEffect
 
 _HEADINGS = (
-    "claim", "model and task", "effect", "estimate [95 % CI]", "expected", "seeds", "verdict", "equal score",
+    "claim", "model, task: effect", "estimate [95 % CI]", "expected", "seeds", "verdict", "equal score",
     "equal tuning effort", "study",
 )  # fmt: skip
-
+_SHORT = {
+    "intruders per 100 vectors": "per 100",
+    "nats per token": "nats",
+}  # units, as a table has little room
 _KEPT = "kept"
 
 
@@ -57,16 +60,15 @@ def effect_table(effects: Sequence[StudyEffect]) -> list[str]:
 
 
 def _row(effect: StudyEffect) -> str:
-    expected = {1: "above 0", -1: "below 0", 0: "-"}[effect.expected]
+    expected = {1: "> 0", -1: "< 0", 0: "-"}[effect.expected]
     tests = f" (one of {effect.tests})" if effect.tests > 1 else ""
     study = f"[{effect.study}]({effect.page})" if effect.page else effect.study
     kept = "" if effect.data == _KEPT else "\\*"
     return _line(
         [
             effect.claim,
-            effect.where,
-            effect.effect,
-            f"{number_text(effect)} {effect.unit}",
+            f"{effect.where}: {effect.effect}",
+            f"{_unbroken(number_text(effect))} {_SHORT.get(effect.unit, effect.unit)}",
             expected,
             f"{effect.seeds}",
             f"*{effect.verdict}*{tests}",
@@ -79,3 +81,7 @@ def _row(effect: StudyEffect) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\N{NO-BREAK SPACE}")

@@ -31,11 +31,14 @@ CLAIM = Claim(
     title="Threshold",
     question="Does the predicted critical scale separate matrices with and without intruders?",
     paper=(
-        "From the spectrum of the base alone the spiked-matrix threshold predicts which updates "
-        "are too large for their matrix, better than chance (arXiv 2607.23711, which found its "
-        "scales within a factor of two on 82 % of layers)."
+        "From the base's spectrum and the update's largest singular value the spiked-matrix "
+        "threshold predicts which updates are too large for their matrix, better than chance "
+        "(arXiv 2607.23711, which found its scales within a factor of two on 82 % of layers)."
     ),
-    meaning="the base's spectrum predicts how far an update can be scaled up before they appear",
+    meaning=(
+        "the base's spectrum and the update's largest singular value predict how far an update can be scaled before "
+        "they appear"
+    ),
     needs=(
         "this needs finished, audited runs with `measure: critical_scale`, where some matrices "
         "have intruders and some have none"
