@@ -104,11 +104,12 @@ def print_outcome(outcome: Outcome) -> None:
 
 def print_take_over(study: Study, published: Path) -> None:
     """Print which published runs the study could take over, and why not the others."""
+    from ..charts.text import plural
     from ..studies.describe.runs import expand
     from ..studies.published.take_over import plan_take_over
 
     found = plan_take_over(published, expand(study))
-    print(f"{len(found.runs)} published runs would be taken over from '{published}'")
+    print(f"{plural(len(found.runs), 'published run')} would be taken over from '{published}'")
     _print_refused(found.refused)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ...charts.drawing import Drawing, styled
+from ...charts.text import shorten
 from ...studies.claims.claim import CONTRADICTED, SUPPORTED, UNDECIDED
 from .study_effect import REPORTED, StudyEffect
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _ROW = 0.19  # inches
 _WIDTH = 9.6
+_MOST_LETTERS = 62  # of what an effect is, before it runs into the axes
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def _draw(axes: Axes, panel: Sequence[StudyEffect], theme: Theme) -> None:
         previous = panel[row - 1].claim if row else ""
         claim = effect.claim if effect.claim != previous else ""
         _text(axes, -1.66, row, claim, theme.text, weight="bold")
-        _text(axes, -1.30, row, f"{effect.where}: {effect.effect}", theme.text)
+        _text(axes, -1.30, row, shorten(f"{effect.where}: {effect.effect}", _MOST_LETTERS), theme.text)
         _text(axes, 1.03, row, number_text(effect), theme.text)
         _text(axes, 1.56, row, f"{effect.seeds}", theme.text)
         _text(axes, 1.65, row, effect.verdict, color)

@@ -141,17 +141,22 @@ def _deviations(folder: StudyFolder, runs: Sequence[Run], results: Results) -> l
     others = folder.others(runs)
     if others:
         lines.append(
-            f"{len(others)} runs of an earlier version of the file are not in the tables: {', '.join(others)}"
+            f"{len(others)} runs of an earlier version of the file are not in the tables: {_some(others)}"
         )
     table = results.runs
     for status, words in (("failed", "failed"), ("pending", "were planned and have not been run")):
         ids = list(table.loc[table["status"] == status, "run_id"])
         if ids:
-            lines.append(f"{len(ids)} of {len(table)} runs {words}: {', '.join(ids)}")
+            lines.append(f"{len(ids)} of {len(table)} runs {words}: {_some(ids)}")
     missed = below_score(table[table["status"] == "finished"])
     if len(missed):
-        lines.append(f"{len(missed)} runs did not reach their score: {', '.join(missed['run_id'])}")
+        lines.append(f"{len(missed)} runs did not reach their score: {_some(list(missed['run_id']))}")
     copies = sorted({str(source) for source in table["data_source"].dropna() if "copy" in str(source)})
     if copies:
         lines.append(f"local copies of data were read instead of the Hub's: {', '.join(copies)}")
     return lines
+
+
+def _some(ids: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(ids) - most} more" if len(ids) > most else ""
+    return ", ".join(ids[:most]) + more
