@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .reports.write_report import write_report
     from .studies.advice.advise import advise
     from .studies.describe.study import read_study
+    from .studies.published.publish import publish_study
     from .studies.run_study import run_study
     from .studies.tables.results import load_results
     from .training.callback import IntruderCallback
@@ -98,6 +99,7 @@ __all__ = [
     "intervene",
     "load_results",
     "mitigate",
+    "publish_study",
     "read_study",
     "read_trace",
     "run_study",
@@ -148,6 +150,7 @@ _HOMES = {
     "intervene": "evaluation.intervene",
     "load_results": "studies.tables.results",
     "mitigate": "mitigation.mitigate",
+    "publish_study": "studies.published.publish",
     "read_study": "studies.describe.study",
     "read_trace": "training.trace",
     "run_study": "studies.run_study",

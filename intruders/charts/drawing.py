@@ -78,11 +78,17 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, l
     return figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
 
 
-def picture(figure: Figure, kind: str) -> bytes:
+def picture(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
     """The figure as the content of a PNG (200 dots an inch) or SVG file, without the time of writing."""
     content = io.BytesIO()
     with styled():
-        figure.savefig(content, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
+        figure.savefig(
+            content,
+            format=kind,
+            dpi=200,
+            metadata={"Date": None} if kind == "svg" else None,
+            transparent=transparent,
+        )
     return content.getvalue()
 
 

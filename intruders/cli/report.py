@@ -52,6 +52,22 @@ def report(
             help="Print one Markdown table of the verdicts of one or several studies; write no file.",
         ),
     ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Publish the tables of a study to this folder, without its models; write no report. "
+            "[default: not written]",
+        ),
+    ] = None,
+    forest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.svg",
+            help="Draw all effects of a folder of published studies, for light and for dark pages, and print them "
+            "as a Markdown table. [default: not written]",
+        ),
+    ] = None,
     scale: Annotated[
         Path | None,
         typer.Option(
@@ -62,6 +78,19 @@ def report(
     ] = None,
 ) -> None:
     """Write an HTML report or figures from saved results."""
+    if data is not None:
+        from ..studies.published.publish import publish_study
+
+        for path in publish_study(_only(results, "--data publishes one study"), data):
+            typer.echo(str(path))
+        return
+    if forest is not None:
+        from ..reports.effects.write_effects import write_forest
+
+        paths, table = write_forest(_only(results, "--forest draws the effects of one folder"), forest)
+        for line in [*table, "", *map(str, paths)]:
+            typer.echo(line)
+        return
     if verdicts:
         from ..reports.study.verdict_table import verdict_table
 
@@ -73,3 +102,12 @@ def report(
 
     for path in write_report(results, out, png, compare, scale):
         typer.echo(str(path))
+
+
+def _only(paths: list[Path], what: str) -> Path:
+    """The path, where one was given."""
+    from ..errors import SettingError
+
+    if len(paths) != 1:
+        raise SettingError(f"{what}, and {len(paths)} paths were given; pass one")
+    return paths[0]

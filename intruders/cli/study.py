@@ -39,6 +39,15 @@ def study(
         bool,
         typer.Option("--resume", help="Stop with an error if --out does not contain this study yet."),
     ] = False,
+    published: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FOLDER",
+            help="Take finished runs over from published tables, where every setting is the same. "
+            "[default: nothing is taken over]",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs and the amount of work, and start nothing.")
     ] = False,
@@ -60,11 +69,19 @@ def study(
     """
     from ..errors import SettingError
     from ..studies.describe.study import read_study
-    from .study_progress import print_findings, print_outcome, print_plan, study_progress
+    from .study_progress import (
+        print_findings,
+        print_outcome,
+        print_plan,
+        print_take_over,
+        study_progress,
+    )
 
     described = read_study(file)
     if dry_run:
         print_plan(described, out)
+        if published is not None:
+            print_take_over(described, published)
         return
     if out is None:
         raise SettingError("--out is missing; expected the folder of the study; pass --out FOLDER")
@@ -81,6 +98,7 @@ def study(
                 jobs=jobs,
                 ray=False if ray is None else (ray or True),
                 progress=progress,
+                published=published,
             )
     except KeyboardInterrupt:
         typer.echo("interrupted; finished runs are kept; run the same command again to resume", err=True)

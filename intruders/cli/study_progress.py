@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ def study_progress() -> Iterator[Progress]:
 def print_outcome(outcome: Outcome) -> None:
     """Print how many runs are finished, what failed and why."""
     print(f"{outcome.finished} of {outcome.runs} runs finished, {len(outcome.failed)} failed")
+    if outcome.taken_over:
+        print(f"  {len(outcome.taken_over)} of them taken over from published tables")
+    _print_refused(outcome.refused)
     for run_id, error in outcome.failed.items():
         print(f"  {run_id}: {error}")
     if outcome.others:
@@ -102,6 +106,22 @@ def print_outcome(outcome: Outcome) -> None:
         print(
             f"  {count} run{'s' if count != 1 else ''} of an earlier version of the file kept, not in the tables"
         )
+
+
+def print_take_over(study: Study, published: Path) -> None:
+    """Print which published runs the study could take over, and why not the others."""
+    from ..charts.text import plural
+    from ..studies.describe.runs import expand
+    from ..studies.published.take_over import plan_take_over
+
+    found = plan_take_over(published, expand(study))
+    print(f"{plural(len(found.runs), 'published run')} would be taken over from '{published}'")
+    _print_refused(found.refused)
+
+
+def _print_refused(refused: dict[str, str]) -> None:
+    for run_id, reason in refused.items():
+        print(f"  not taken over: {run_id}: {reason}")
 
 
 def print_findings(findings: Sequence[Finding], outcome: Outcome) -> None:

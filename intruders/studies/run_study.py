@@ -12,6 +12,7 @@ from ..errors import SettingError
 from .describe.inputs import digests_of_inputs, require_inputs
 from .describe.runs import Run, expand
 from .describe.study import Study
+from .published.take_over import plan_take_over
 from .tables.write_tables import Tables, refuse_newer_tables
 from .work.run_record import RunRecord
 from .work.stages import Callbacks
@@ -38,6 +39,8 @@ class Outcome:
     finished: int
     failed: dict[str, str] = field(default_factory=dict)  # run id -> one line
     others: list[str] = field(default_factory=list)  # runs of an earlier form of the file
+    taken_over: list[str] = field(default_factory=list)  # ids of runs whose rows came from published tables
+    refused: dict[str, str] = field(default_factory=dict)  # published run id -> why it was not taken over
 
 
 def run_study(
@@ -48,6 +51,7 @@ def run_study(
     jobs: int = 1,
     ray: str | bool = False,
     progress: Progress | None = None,
+    published: str | Path | None = None,
 ) -> Outcome:
     """Run or resume a study in the folder ``out``, and write the tables after every run.
 
@@ -61,6 +65,7 @@ def run_study(
       jobs: runs that are at work at once, on this machine.
       ray: True or the address of a cluster: give the runs to Ray.
       progress: who wants to hear how far it is.
+      published: a folder of published tables, whose finished runs are taken over where every setting is the same.
 
     Raises:
       IntrudersError: settings, a folder, a cluster or a disk that cannot be used.
@@ -77,6 +82,13 @@ def run_study(
     if is_here:
         require_inputs(runs)
     place = Workplace.of(str(out))
+    take_over = None
+    if published is not None:
+        if place.store is not None:
+            raise SettingError(
+                f"--from works with a folder on this machine, and --out is '{out}'; pass a folder as --out"
+            )
+        take_over = plan_take_over(published, runs)
     folder = place.folder
     place.fetch_study()
     folder.open_for(study, must_exist=resume)
@@ -86,6 +98,7 @@ def run_study(
         inputs = digests_of_inputs(runs) if is_here else {}
         folder.require_same_inputs(inputs)
         folder.keep(study, runs, inputs)
+        taken = take_over.into(folder) if take_over is not None else []
         tables = Tables(folder, place.seen, runs)
         missing = place.missing(runs)
         done = len(runs) - len(missing)
@@ -98,7 +111,8 @@ def run_study(
             _write(tables, place)
             status = str(RunRecord(place.seen.run(run.id)).read().get("status"))
             progress.on_run(run, status, done, len(runs))
-        return _outcome(place, runs)
+        outcome = _outcome(place, runs)
+        return replace(outcome, taken_over=taken, refused=take_over.refused if take_over is not None else {})
 
 
 def _at_work(

@@ -26,7 +26,7 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 # A folder that is replaced must look like one that such a command writes: --force on a home folder is a slip.
-_MARKS = ("intruders.json", "adapter_config.json", "config.json")
+_MARKS = ("intruders.json", "adapter_config.json", "config.json", "published.json")
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def test_the_winner_is_named_with_a_command_that_can_be_typed() -> None:
     comparison = made_up_comparison()
     assert sentence(comparison) == (
         "Use trim at density 0.2: its loss is 0.4 [0.35, 0.45] nats per token below that of interpolation at equal "
-        "task loss."
+        "task loss. Its accuracy on word-problems is 0.80, the tuned model's 0.80."
     )
     given = typed(command(comparison))
     # No adapter holds single entries.
@@ -67,7 +67,7 @@ def test_a_remedy_that_is_more_than_its_dose_comes_before_a_larger_gain() -> Non
 def test_without_a_winner_interpolation_is_named() -> None:
     comparison = without_winner()
     text = "No remedy is clearly better than turning the update down: use interpolate at alpha 0.8."
-    assert sentence(comparison) == text
+    assert sentence(comparison).startswith(text)
     given = typed(command(comparison))
     assert (given["remedy"], given["strength"], given["form"]) == ("interpolate", 0.8, "auto")
     # What PEFT stores in full stays as tuned in an adapter, and was measured with its share.
@@ -86,7 +86,9 @@ def test_a_dose_that_does_as_well_is_said() -> None:
     row = made_up_row("trim", 0.2, 3.9, around(0.4))
     weak = replace(row, controls=[replace(one, margin=around(0.01)) for one in row.controls])
     text = sentence(made_up_comparison(remedies=[weak]))
-    assert text.endswith("the same dose without its directions is not clearly worse.")
+    assert (
+        "; the same dose without its directions is not clearly worse. Its accuracy on word-problems" in text
+    )
 
 
 def test_nothing_forgotten_is_nothing_to_heal() -> None:

@@ -14,7 +14,7 @@ from intruders.studies.claims.every_claim import analyse_all
 from intruders.studies.describe.runs import expand
 from intruders.studies.tables.results import load_results
 from intruders.studies.tables.table_columns import COLUMNS
-from intruders.studies.tables.write_tables import _parquet
+from intruders.studies.tables.table_files import to_parquet
 from intruders.studies.work.study_folder import StudyFolder
 from tests.studies.planted import matched
 from tests.studies.tiny_study import parsed
@@ -26,7 +26,7 @@ def written(folder: Path, rows: list[dict[str, Any]], analyses: list[str]) -> Pa
     folder.mkdir()
     StudyFolder(folder).keep(study, expand(study))
     for table in COLUMNS:
-        StudyFolder(folder).table(table).write_bytes(_parquet(table, rows if table == "runs" else []))
+        StudyFolder(folder).table(table).write_bytes(to_parquet(table, rows if table == "runs" else []))
     return folder
 
 

@@ -32,7 +32,7 @@ from intruders.studies.advice.on_verdicts import Verdict, is_on, verdicts_of
 from intruders.studies.claims.claim import Effect, Where
 from intruders.studies.tables.results import Results
 from intruders.studies.tables.table_columns import COLUMNS
-from intruders.studies.tables.write_tables import _parquet
+from intruders.studies.tables.table_files import to_parquet
 from intruders.studies.work.study_folder import StudyFolder
 from tests.checkpoints.models import saved
 from tests.made_up import made_up_audit
@@ -462,7 +462,7 @@ def study_folder(folder: Path, rows: list[dict[str, Any]], points: list[dict[str
     place.keep(described, [])
     tables = {"runs": rows, "interventions": points}
     for table in COLUMNS:
-        place.table(table).write_bytes(_parquet(table, tables.get(table, [])))
+        place.table(table).write_bytes(to_parquet(table, tables.get(table, [])))
     return folder
 
 

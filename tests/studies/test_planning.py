@@ -15,7 +15,7 @@ from intruders.studies.describe.runs import Run, expand
 from intruders.studies.planning.earlier_times import time_lines
 from intruders.studies.planning.power import earlier_spread, power_lines
 from intruders.studies.tables.table_columns import COLUMNS
-from intruders.studies.tables.write_tables import _parquet
+from intruders.studies.tables.table_files import to_parquet
 from intruders.studies.work.study_folder import StudyFolder
 from tests.studies.planted import matched
 from tests.studies.tiny_study import parsed
@@ -39,7 +39,7 @@ def earlier(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
     study = parsed(document())
     folder.keep(study, expand(study))
     for table in COLUMNS:
-        folder.table(table).write_bytes(_parquet(table, rows if table == "runs" else []))
+        folder.table(table).write_bytes(to_parquet(table, rows if table == "runs" else []))
     return folder.path, rows
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ...audits.audit_settings import AuditSettings
 from ...audits.command_line import changed_options
 from ..intervals import Interval
-from .compared import ComparedRemedy, RemedyComparison
+from .compared import ComparedPoint, ComparedRemedy, RemedyComparison
 from .tried_strengths import strength_name
 
 
@@ -41,14 +41,23 @@ def sentence(comparison: RemedyComparison) -> str:
         )
         if best not in comparison.beyond_dose and best.controls:
             text += "; the same dose without its directions is not clearly worse"
-        return f"{text}."
+        return f"{text}.{_accuracies(comparison, best.chosen)}"
     chosen = next((one for one in comparison.remedies if one.name == "interpolate"), None)
     if chosen is None or chosen.chosen is None:
         return "No remedy is clearly better than turning the update down."
     text = f"No remedy is clearly better than turning the update down: use interpolate at {_strength(chosen)}"
     if chosen.is_over_allowance:
         text += f", though no alpha keeps the task loss within {comparison.allow:.3g} nats per token"
-    return f"{text}."
+    return f"{text}.{_accuracies(comparison, chosen.chosen)}"
+
+
+def _accuracies(comparison: RemedyComparison, chosen: ComparedPoint) -> str:
+    """What the dose costs the task; empty where its score is no accuracy."""
+    own = chosen.accuracies.get(comparison.target)
+    tuned = comparison.tuned_point.accuracies.get(comparison.target)
+    if own is None or tuned is None:
+        return ""
+    return f" Its accuracy on {comparison.target} is {own:.2f}, the tuned model's {tuned:.2f}."
 
 
 def command(comparison: RemedyComparison, out: str = "DIR") -> str | None:

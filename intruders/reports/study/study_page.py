@@ -28,6 +28,7 @@ from .page_tables import (
     page_table,
     run_table,
 )
+from .published_words import published_words
 from .similarities import SimilarityRow, similarity_rows
 from .study_words import study_words, verdict_class, verdict_word
 
@@ -122,6 +123,7 @@ def render_study(results: Results, findings: Sequence[Finding]) -> str:
         settings=_settings_text(results.folder),
         folder=str(results.folder),
         versions=_versions(rows),
+        published=published_words(results.folder),
         effect_text=effect_text,
         interval_text=interval_text,
         leading_effects=leading_effects,

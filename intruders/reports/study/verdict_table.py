@@ -15,7 +15,7 @@ from ...studies.claims.shared.equal_score import below_score, by_setting
 from ...studies.claims.shared.strata import finished, strata
 from ...studies.claims.shared.words import said
 from ...studies.tables.results import Results, load_results
-from ...studies.work.study_folder import StudyFolder
+from ...studies.work.study_folder import PUBLISHED, StudyFolder
 
 _HEADINGS = ("claim", "model and task", "verdict", "effect (95 % CI); the claim expects", "seeds", "command")
 
@@ -38,7 +38,7 @@ def verdict_table(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
 def _rows(folder: Path) -> Iterator[tuple[int, list[str]]]:
     """Each row after the place of its claim in the story."""
     document, results = StudyFolder(folder).document(), load_results(folder)
-    command = f"`intruders study {document.get('file') or folder / 'study.yaml'} --out {folder}`"
+    command = f"`{_command(folder)}`"
     titles = {claim.name: claim.title for claim in every_claim()}
     names = [name for name in CLAIMS if name in document.get("analyses", CLAIMS)]
     for finding in analyse_all(results, names):
@@ -48,6 +48,13 @@ def _rows(folder: Path) -> Iterator[tuple[int, list[str]]]:
         if not finding.answers:
             needs = finding.verdict.partition(": ")[2]
             yield place, [title, _bases(results), f"*{NOT_RUN}*: {needs}", "-", "-", command]
+
+
+def _command(folder: Path) -> str:
+    """What made the tables, or makes their page where they are published."""
+    if (folder / PUBLISHED).is_file():
+        return f"intruders report {folder}"
+    return f"intruders study {StudyFolder(folder).document().get('file') or folder / 'study.yaml'} --out {folder}"
 
 
 def _verdict(answer: Effect) -> str:
@@ -82,7 +89,10 @@ def _done(folder: Path) -> Iterator[str]:
         yield f"- {len(missed)} did not reach their score: {'; '.join(named)}"
     if len(pending):
         seeds = ", ".join(f"{seed:g}" for seed in sorted(pending["seed"].unique()))
-        yield f"- {len(pending)} not run yet, of seeds {seeds}; the command of the table runs them"
+        how = "the command of the table runs them"
+        if (folder / PUBLISHED).is_file():
+            how = f"`intruders study FILE --out RUNS --from {folder}` runs them"
+        yield f"- {len(pending)} not run yet, of seeds {seeds}; {how}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -71,7 +71,10 @@ def _on_scale(audit: Audit, scale: CriticalScales) -> list[Advice]:
         )
     ]
     if math.isfinite(scale.predicted):
-        evidence.append(f"the base's spectrum alone predicts the first at {scale.predicted:.3g} times it")
+        evidence.append(
+            f"the base's spectrum and the update's largest singular value predict the first at "
+            f"{scale.predicted:.3g} times it"
+        )
     how = (
         "go only so far along W0 + s (W - W0)"
         if audit.matrices[0].rank is None

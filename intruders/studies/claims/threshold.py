@@ -25,11 +25,14 @@ CLAIM = Claim(
     title="Threshold",
     question="Does the predicted critical scale separate matrices with and without intruders?",
     paper=(
-        "From the spectrum of the base alone the spiked-matrix threshold predicts which updates are too "
-        "large for their matrix, better than chance (arXiv 2607.23711, which found its scales within a "
-        "factor of two on 82 % of layers)."
+        "From the base's spectrum and the update's largest singular value the spiked-matrix "
+        "threshold predicts which updates are too large for their matrix, better than chance "
+        "(arXiv 2607.23711, which found its scales within a factor of two on 82 % of layers)."
     ),
-    meaning="the base's spectrum predicts how far an update can be scaled up before they appear",
+    meaning=(
+        "the base's spectrum and the update's largest singular value predict how far an update can be scaled before "
+        "they appear"
+    ),
     needs=(
         "this needs finished, audited runs with `measure: critical_scale`, where some matrices have "
         "intruders and some have none"
@@ -77,6 +80,8 @@ def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
     has = matrices["intruders"] > 0
     score = -np.log(matrices["predicted_scale"].clip(lower=1e-300))
     area = auc_interval(score, has.tolist(), matrices["run_id"].tolist())
+    # The update's largest singular value over the base's: what sorts the matrices without the base's spectrum.
+    baseline = auc_interval(matrices["relative_update"], has.tolist(), matrices["run_id"].tolist())
     within, correlation, left_out = _agreement(matrices, stratum.label)
     evidence.notes += left_out
     runs, seeds = matrices["run_id"].nunique(), seeds_in(matrices)
@@ -95,6 +100,12 @@ def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
             seeds=seeds,
             lacking="more runs with intruders in some matrices",
         )
+        what = "AUC of the relative update, above the 0.5 of chance"
+        below = replace(
+            baseline, estimate=baseline.estimate - 0.5, low=baseline.low - 0.5, high=baseline.high - 0.5
+        )
+        phrase = f"AUC of the relative update alone {said(baseline, signed=False)}"
+        evidence.add(stratum.on, what, below, None, phrase=phrase)
         what = "share of matrices predicted within a factor of two"
         phrase = f"{100 * within.estimate:.0f} % within a factor of two"
         evidence.add(stratum.on, what, within, None, phrase=phrase)
@@ -105,6 +116,7 @@ def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
         "base": stratum.on.base,
         "task": stratum.on.task,
         **area.columns("auc", "auc_"),
+        **baseline.columns("auc_of_relative_update", "auc_of_relative_update_"),
         "rule_agrees": float(rule.mean()),
         "with_intruders": int(has.sum()),
         "predicted_of_these": float((matrices.loc[has, "predicted_scale"] <= 1).mean()),

@@ -52,6 +52,12 @@ class Run:
             found |= {"include": list(self.include), "exclude": list(self.exclude)}
         return found
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the experiment's name and the settings; a run's id ends in its first eight digits."""
+        content = json.dumps(self.settings(), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(f"{self.experiment}\n{content}".encode()).hexdigest()
+
     def description(self) -> dict[str, Any]:
         """What a run is, as plain JSON values; its record begins with them."""
         return {
@@ -149,9 +155,7 @@ def _run(experiment: Experiment, settings: dict[str, Any], seed: int, where: str
 
 
 def _id(run: Run) -> str:
-    content = json.dumps(run.settings(), sort_keys=True, ensure_ascii=False)
-    digest = hashlib.sha256(f"{run.experiment}\n{content}".encode()).hexdigest()[:8]
-    parts = [_slug(run.experiment), *_spelled(run), f"seed{run.seed}", digest]
+    parts = [_slug(run.experiment), *_spelled(run), f"seed{run.seed}", run.digest[:8]]
     return "-".join(part for part in parts if part)
 
 

@@ -24,15 +24,18 @@ from ..work.run_record import RunRecord
 from ..work.stages import RESULTS
 from ..work.study_folder import MODEL, REMEDIES
 from .table_columns import SETTINGS
-
-Rows = dict[str, list[dict[str, Any]]]
+from .table_files import Rows
+from .taken_rows import taken_rows
 
 
 def rows_of(run: Run, folder: Path) -> Rows:
     """What is known of ``run`` so far, by table. A run that is not finished has a row in ``runs`` at least."""
-    record = RunRecord(folder).read()
+    kept = RunRecord(folder)
+    if kept.is_taken_over:
+        return taken_rows(folder)
+    record = kept.read()
     stages = _stages_with_results(record, folder)
-    row = _settings(run) | {"status": _status(record), "error": record.get("error")}
+    row = settings_row(run) | {"status": _status(record), "error": record.get("error")}
     found: Rows = {"runs": [row]}
     if "train" in stages:
         row |= _training(folder)
@@ -89,7 +92,8 @@ def _status(record: dict[str, Any]) -> str:
     return "pending" if status == "running" else str(status)
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def settings_row(run: Run) -> dict[str, Any]:
+    """The columns of a run that its settings fill."""
     row: dict[str, Any] = {"experiment": run.experiment, "kind": run.kind}
     config = run.description()["config"] or {"base": run.base, "seed": run.seed}
     for name in SETTINGS:

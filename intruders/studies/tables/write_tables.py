@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Sequence
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...system.files import write_atomically
 from ..describe.runs import Run
 from ..work.study_folder import StudyFolder
 from .results import check_table_schema, table_metadata
-from .rows import Rows, rows_of
-from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, arrow_schema
+from .rows import rows_of
+from .table_columns import COLUMNS
+from .table_files import Rows, to_parquet
 
 
 class Tables:
@@ -33,7 +29,7 @@ class Tables:
             for table, rows in self._rows(run).items():
                 found[table] += rows
         for table, rows in found.items():
-            write_atomically(self._folder.table(table), _parquet(table, rows))
+            write_atomically(self._folder.table(table), to_parquet(table, rows))
 
     def _rows(self, run: Run) -> Rows:
         folder = self._seen.run(run.id)
@@ -50,14 +46,3 @@ def refuse_newer_tables(folder: StudyFolder) -> None:
         file = folder.table(table)
         if file.is_file():
             check_table_schema(file, table_metadata(file))
-
-
-def _parquet(table: str, rows: list[dict[str, Any]]) -> bytes:
-    # By Arrow and not by pandas, so that a column without a value yet has its type, and a whole number stays whole.
-    arrow = pa.Table.from_pylist(
-        [{name: row.get(name) for name in COLUMNS[table]} for row in rows], arrow_schema(table)
-    )
-    metadata = {METADATA_KEY: json.dumps({"schema": SCHEMA, "table": table}).encode()}
-    file = io.BytesIO()
-    pq.write_table(arrow.replace_schema_metadata(metadata), file, compression="zstd")
-    return file.getvalue()

@@ -33,6 +33,9 @@ def perform(
     """
     record = RunRecord(folder)
     try:
+        if "taken_over" in record.read() and not is_done(run, folder):
+            # Something is to be measured that the other study did not measure, and the model is not here.
+            record.forget_what_was_taken_over()
         record.begin(run)
         inputs, is_trained_now = inputs_of(run), False
         for stage in stages_of(run):
@@ -85,7 +88,9 @@ def is_done(run: Run, folder: Path, known: dict[str, str] | None = None) -> bool
 
 
 def _is_there(stage: Stage, record: RunRecord, folder: Path) -> bool:
-    return record.has(stage.name, stage.settings) and all((folder / name).exists() for name in stage.results)
+    if not record.has(stage.name, stage.settings):
+        return False
+    return record.is_taken_over or all((folder / name).exists() for name in stage.results)
 
 
 def _tells_of_a_full_disk(error: BaseException | None) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from ...system.documents import read_document
 from ...system.files import write_atomically
 from ..describe.runs import Run
+from .study_folder import TAKEN_OVER
 
 SCHEMA = 1
 NO_INPUTS: Mapping[str, str] = MappingProxyType({})
@@ -35,6 +36,23 @@ class RunRecord:
         """Note that work on ``run`` has begun; stages that are finished stay so."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write({"stages": {}} | self.read() | run.description() | {"status": "running", "error": None})
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether the run was finished elsewhere: its rows are here, and its model and audits are not."""
+        return "taken_over" in self.read() and (self.folder / TAKEN_OVER).is_dir()
+
+    def take_over(self, run: Run, stages: dict[str, Any], source: dict[str, Any]) -> None:
+        """Note that ``run`` was finished elsewhere, in these ``stages``, and where its rows are from."""
+        self._write(
+            {**run.description(), "stages": stages, "status": "finished", "error": None, "taken_over": source}
+        )
+
+    def forget_what_was_taken_over(self) -> None:
+        """Note that nothing is finished here of a run that was taken over."""
+        record = self.read()
+        record.pop("taken_over", None)
+        self._write(record | {"stages": {}, "status": "pending"})
 
     def has(self, stage: str, settings: dict[str, Any]) -> bool:
         """Whether a stage is finished, by these settings."""

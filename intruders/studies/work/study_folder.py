@@ -9,10 +9,12 @@ bases/HASH/    losses of a base, measured once
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ TABLES = (
 MODEL = "model"  # the folder of a run's fine-tuning
 INTERVENTIONS = "interventions"  # the finished evaluations of interventions on it
 REMEDIES = "remedies"  # and that of the comparison of remedies on it
+TAKEN_OVER = "taken-over"  # the rows of a run that another study published, in the place of its results
+PUBLISHED = "published.json"  # in a folder of published tables, which has no runs
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,11 @@ class StudyFolder:
                 f"out '{self.path}' contains no study to resume; remove --resume, or pass its folder"
             )
         make_folder(self.path)
+        if (self.path / PUBLISHED).is_file():
+            raise SettingError(
+                f"out '{self.path}' contains the published tables of a study; pass another folder as --out, and this "
+                "one as --from to take its runs over"
+            )
         if not self.is_study:
             if any(file.name not in (LOCK, "study.yaml") for file in self.path.iterdir()):
                 raise SettingError(f"out '{self.path}' is not empty and not a study; choose another folder")
@@ -109,13 +118,18 @@ class StudyFolder:
                 )
 
     def keep(self, study: Study, runs: Sequence[Run], inputs: Mapping[str, str] | None = None) -> None:
-        """Write down what is to be done, and the digests of the data and bases that it is done with."""
+        """Write down what is to be done, since when the file says so, and the digests of its data and bases."""
+        files = self.document().get("files", []) if self.is_study else []
+        digest = hashlib.sha256(study.text.encode()).hexdigest()
+        if not files or files[-1]["sha256"] != digest:
+            files.append({"sha256": digest, "date": datetime.now(UTC).date().isoformat()})
         write_atomically(self.path / "study.yaml", study.text.encode())
         document = {
             "schema": SCHEMA,
             "name": study.name,
             "analyses": list(study.analyses),
             "file": study.file,
+            "files": files,  # every version of the file that was run, the first one first
             "select": list(study.select),
             "support": study.support,
             "primary": study.primary,

@@ -1,0 +1,121 @@
+"""Effects from a folder: those of effects.csv, and those that the studies published in its subfolders found."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ...errors import ResultFileError
+from ...studies.published.published_study import PublishedStudy
+from ...studies.tables.results import load_results
+from ...studies.work.study_folder import PUBLISHED
+from ...system.files import read_bytes
+from .study_effect import StudyEffect
+
+TRANSCRIBED = "effects.csv"  # effects of studies whose runs are lost, as their pages printed them
+_COLUMNS = [field.name for field in fields(StudyEffect)]
+_WHOLE = ("seeds", "expected", "tests")
+_NUMBERS = ("estimate", "low", "high")
+# What a verdict's effect is measured in, by words in its name; effects of one unit share an axis.
+_UNITS = (
+    ("per 100", "intruders per 100 vectors"),
+    ("rank correlation", "rank correlation"),
+    ("AUC", "AUC above chance"),
+    ("points", "accuracy points"),
+    ("loss", "nats per token"),
+    ("nats", "nats per token"),
+)
+
+
+def read_effects(folder: Path) -> list[StudyEffect]:
+    """All effects in the folder, those of the file first.
+
+    Raises:
+      ResultFileError: neither is there, or one is damaged.
+    """
+    file = folder / TRANSCRIBED
+    published = sorted(inner.parent for inner in folder.glob(f"*/{PUBLISHED}"))
+    if not file.is_file() and not published:
+        raise ResultFileError(
+            f"'{folder}' has no {TRANSCRIBED} and no folder of published tables; make one: intruders report RUNS "
+            f"--data {folder}/NAME"
+        )
+    effects = list(_transcribed(file)) if file.is_file() else []
+    for study in published:
+        effects += _of_published(study)
+    return effects
+
+
+def _transcribed(file: Path) -> Iterator[StudyEffect]:
+    reader = csv.DictReader(io.StringIO(read_bytes(file).decode("utf-8", errors="replace")))
+    if reader.fieldnames is None or list(reader.fieldnames) != _COLUMNS:
+        raise ResultFileError(f"'{file}' has the columns {reader.fieldnames}; expected {', '.join(_COLUMNS)}")
+    for line, row in enumerate(reader, start=2):
+        try:
+            yield StudyEffect(**{name: _value(name, row[name]) for name in _COLUMNS})
+        except (TypeError, ValueError) as error:
+            raise ResultFileError(f"'{file}', line {line}: {error}; expected a number or nothing") from error
+
+
+def _value(name: str, text: str) -> Any:
+    if name in _WHOLE:
+        return int(text)
+    if name in _NUMBERS:
+        return float(text) if text else math.nan
+    return text
+
+
+def _of_published(folder: Path) -> Iterator[StudyEffect]:
+    """The answers of a study's findings, as they were when it was published."""
+    published = PublishedStudy.load(folder)
+    document = json.loads(read_bytes(folder / "findings.json"))
+    score, effort = equal_score(load_results(folder).runs), equal_effort(load_results(folder).runs)
+    for finding in document["findings"]:
+        answers = finding["answers"]
+        agree = len({answer["decision"] for answer in answers}) == 1
+        for answer in answers:
+            unit = next((unit for words, unit in _UNITS if words in answer["what"]), answer["what"])
+            values = {name: math.nan if answer[name] is None else float(answer[name]) for name in _NUMBERS}
+            yield StudyEffect(
+                claim=finding["name"],
+                where=answer["where"],
+                effect=answer["what"],
+                unit=unit,
+                seeds=answer["seeds"],
+                **values,
+                expected=1 if answer["expected"] == "above 0" else -1,
+                tests=1 if agree else len(answers),
+                equal_score=score,
+                equal_effort=effort,
+                study=published.name,
+                page=f"data/{folder.name}/study.yaml",
+                data="kept",
+            )
+
+
+def equal_score(runs: pd.DataFrame) -> str:
+    """Whether the finished fine-tunings were to stop at a score and did: yes, no or part."""
+    tuned = runs[(runs["status"] == "finished") & (runs["kind"] == "finetune")]
+    reached = tuned["match"].notna() & tuned["stopped_by"].eq("match")
+    return _share(reached)
+
+
+def equal_effort(runs: pd.DataFrame) -> str:
+    """Whether every method and rank was run at several learning rates, and at as many as the others: yes or no."""
+    tuned = runs[(runs["status"] == "finished") & (runs["kind"] == "finetune")]
+    rates = tuned.groupby(["base", "task", "method", "rank"], dropna=False)["lr"].nunique()
+    return "yes" if len(rates) and rates.min() > 1 and rates.nunique() == 1 else "no"
+
+
+def _share(holds: pd.Series[bool]) -> str:
+    if holds.all():
+        return "yes" if len(holds) else "no"
+    return "part" if holds.any() else "no"

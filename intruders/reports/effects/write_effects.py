@@ -1,0 +1,87 @@
+"""The forest plot and the table of all effects in a folder: what `intruders report FOLDER --forest` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...charts.drawing import picture
+from ...errors import SettingError
+from ...system.files import check_writable, write_atomically
+from .forest_plot import DARK, LIGHT, effects_frame, forest_plot, number_text
+from .read_effects import read_effects
+from .study_effect import StudyEffect
+
+_HEADINGS = (
+    "claim", "model, task: effect", "estimate [95 % CI]", "expected", "seeds", "verdict", "equal score",
+    "equal tuning effort", "study",
+)  # fmt: skip
+_SHORT = {
+    "intruders per 100 vectors": "per 100",
+    "nats per token": "nats",
+}  # units, as a table has little room
+_KEPT = "kept"
+
+
+def write_forest(folder: str | Path, file: str | Path) -> tuple[list[Path], list[str]]:
+    """Draw all effects in ``folder`` for light and for dark pages, and give the files and the lines of a table.
+
+    Raises:
+      SettingError: ``file`` does not end in .svg.
+      ResultFileError: the folder has no effects, or ``file`` cannot be written.
+    """
+    target = Path(file)
+    if target.suffix != ".svg":
+        raise SettingError(f"--forest is '{file}'; expected a file that ends in .svg, such as effects.svg")
+    check_writable(target)
+    effects = read_effects(Path(folder))
+    paths = []
+    for theme in (LIGHT, DARK):
+        drawing = forest_plot(effects, theme)
+        paths.append(target.with_name(f"{target.stem}-{theme.name}.svg"))
+        write_atomically(paths[-1], picture(drawing.figure, "svg", transparent=True))
+    # Not NAME.csv: beside the effects themselves that would be their own file.
+    paths.append(target.with_name(f"{target.stem}-drawn.csv"))
+    write_atomically(paths[-1], effects_frame(effects).to_csv(index=False).encode())
+    return paths, effect_table(effects)
+
+
+def effect_table(effects: Sequence[StudyEffect]) -> list[str]:
+    """Markdown lines, one row per effect, sorted by claim as the effects come."""
+    claims = list(dict.fromkeys(effect.claim for effect in effects))
+    ordered = sorted(effects, key=lambda effect: claims.index(effect.claim))
+    lines = [_line(_HEADINGS), _line(["---"] * len(_HEADINGS)), *map(_row, ordered)]
+    if any(effect.data != _KEPT for effect in effects):
+        lines += [
+            "",
+            "\\* The data of this study were not kept: its page has the numbers, and its runs are lost.",
+        ]
+    return lines
+
+
+def _row(effect: StudyEffect) -> str:
+    expected = {1: "> 0", -1: "< 0", 0: "-"}[effect.expected]
+    tests = f" (one of {effect.tests})" if effect.tests > 1 else ""
+    study = f"[{effect.study}]({effect.page})" if effect.page else effect.study
+    kept = "" if effect.data == _KEPT else "\\*"
+    return _line(
+        [
+            effect.claim,
+            f"{effect.where}: {effect.effect}",
+            f"{_unbroken(number_text(effect))} {_SHORT.get(effect.unit, effect.unit)}",
+            expected,
+            f"{effect.seeds}",
+            f"*{effect.verdict}*{tests}",
+            effect.equal_score,
+            effect.equal_effort,
+            f"{study}{kept}",
+        ]
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\N{NO-BREAK SPACE}")

@@ -1,0 +1,162 @@
+"""The tables of a study, written for others: without models, with what it takes to check and to continue them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ...errors import ResultFileError, SettingError
+from ...system.files import read_bytes, write_atomically
+from ...system.folders import atomic_folder, make_folder
+from ...version import __version__
+from ..claim_names import CLAIMS
+from ..claims.every_claim import conclude
+from ..claims.shared.comparable_runs import below_score
+from ..describe.runs import Run, expand
+from ..describe.study import study_from_text
+from ..tables.results import Results, load_results
+from ..work.run_record import RunRecord
+from ..work.study_folder import PUBLISHED, TABLES, StudyFolder
+from .published_study import SCHEMA, PublishedStudy, sha256
+
+DEVIATIONS = "deviations.md"  # written by people, and kept when a study is published again
+
+
+def publish_study(path: str | Path, out: str | Path) -> list[Path]:
+    """Write the tables of a study for others, without its models.
+
+    The folder appears in one step. Earlier tables of the same study are replaced, unless they have a finished run
+    that this study lacks. A deviations.md in the folder is kept.
+
+    Args:
+      path: the folder of the study.
+      out: a new folder, or one of published tables.
+
+    Returns:
+      The files in ``out``.
+
+    Example:
+      ``publish_study("runs/quickstart", "docs/results/data/quickstart")``
+
+    Raises:
+      SettingError: the study is at work, has no finished run, or ``out`` is something else.
+      ResultFileError: ``path`` is not the folder of a study.
+    """
+    folder, target = StudyFolder(Path(path)), Path(out)
+    name = str(folder.document()["name"])
+    make_folder(target.parent, "data")
+    with folder.locked():
+        runs = _runs_of(folder)
+        results = load_results(folder.path)
+        finished = set(results.runs.loc[results.runs["status"] == "finished", "run_id"])
+        records = [_record(run, folder) for run in runs if run.id in finished]
+        if not records:
+            raise SettingError(
+                f"the study in '{folder.path}' has no finished run; run it with `intruders study`"
+            )
+        _check_target(target, name, {str(record["digest"]) for record in records})
+        deviations = _deviations(folder, runs, results)
+        with atomic_folder(target, force=True) as part:
+            for file in _files(folder):
+                write_atomically(part / file.name, read_bytes(file))
+            if (target / DEVIATIONS).is_file():
+                write_atomically(part / DEVIATIONS, read_bytes(target / DEVIATIONS))
+            conclude(part, list(folder.document().get("analyses", CLAIMS)))
+            document = {
+                "schema": SCHEMA,
+                "name": name,
+                "published": datetime.now(UTC).date().isoformat(),
+                "intruders": __version__,
+                "files": {
+                    file.name: sha256(read_bytes(file))
+                    for file in sorted(part.iterdir())
+                    if file.name != DEVIATIONS  # people may correct their words afterwards
+                },
+                "planned": len(runs),
+                "runs": records,
+                "deviations": deviations,
+            }
+            content = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+            write_atomically(part / PUBLISHED, content.encode())
+    return sorted(target.iterdir())
+
+
+def _runs_of(folder: StudyFolder) -> list[Run]:
+    file = folder.path / "study.yaml"
+    text = read_bytes(file).decode("utf-8", errors="replace")
+    return expand(study_from_text(text, name=str(folder.document()["name"]), where=f"study '{file}'"))
+
+
+def _record(run: Run, folder: StudyFolder) -> dict[str, Any]:
+    kept = RunRecord(folder.run(run.id)).read()
+    return {
+        "id": run.id,
+        "digest": run.digest,
+        "experiment": run.experiment,
+        "settings": run.settings(),
+        "stages": kept.get("stages", {}),
+        "taken_over": kept.get("taken_over"),
+    }
+
+
+def _files(folder: StudyFolder) -> list[Path]:
+    names = ["study.yaml", "study.json", *(f"{table}.parquet" for table in TABLES)]
+    return [folder.path / name for name in names if (folder.path / name).is_file()]
+
+
+def _check_target(target: Path, name: str, digests: set[str]) -> None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not (target / PUBLISHED).is_file():
+        raise SettingError(
+            f"data '{target}' is not empty and has no {PUBLISHED}; expected a new folder or published tables; "
+            "choose another folder"
+        )
+    try:
+        earlier = PublishedStudy.load(target)
+    except ResultFileError:
+        return  # damaged; it is made again
+    if earlier.name != name:
+        raise SettingError(
+            f"data '{target}' has the tables of the study {earlier.name!r}, and this one is {name!r}; choose "
+            "another folder"
+        )
+    lost = [run.id for run in earlier.runs if run.digest not in digests]
+    if lost:
+        raise SettingError(
+            f"data '{target}' has {len(lost)} finished runs that this study lacks, the first {lost[0]!r}; take them "
+            f"over with `intruders study FILE --out RUNS --from {target}`, or choose another folder"
+        )
+
+
+def _deviations(folder: StudyFolder, runs: Sequence[Run], results: Results) -> list[str]:
+    """What the records show to be other than the file says. People add theirs in deviations.md."""
+    lines = []
+    versions = folder.document().get("files", [])
+    for version in versions[1:]:
+        lines.append(f"the study file was changed on {version['date']} (SHA-256 {version['sha256']})")
+    others = folder.others(runs)
+    if others:
+        lines.append(
+            f"{len(others)} runs of an earlier version of the file are not in the tables: {_some(others)}"
+        )
+    table = results.runs
+    for status, words in (("failed", "failed"), ("pending", "were planned and have not been run")):
+        ids = list(table.loc[table["status"] == status, "run_id"])
+        if ids:
+            lines.append(f"{len(ids)} of {len(table)} runs {words}: {_some(ids)}")
+    missed = below_score(table[table["status"] == "finished"])
+    if len(missed):
+        lines.append(f"{len(missed)} runs did not reach their score: {_some(list(missed['run_id']))}")
+    copies = sorted({str(source) for source in table["data_source"].dropna() if "copy" in str(source)})
+    if copies:
+        lines.append(f"local copies of data were read instead of the Hub's: {', '.join(copies)}")
+    return lines
+
+
+def _some(ids: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(ids) - most} more" if len(ids) > most else ""
+    return ", ".join(ids[:most]) + more

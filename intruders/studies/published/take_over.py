@@ -1,0 +1,146 @@
+"""Finished runs of published tables, taken over into a study of one's own: only where every setting is the same."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import ResultFileError, SettingError
+from ..describe.runs import Run
+from ..tables.rows import settings_row
+from ..tables.taken_rows import keep_taken_rows
+from ..work.perform import is_done
+from ..work.run_record import RunRecord
+from ..work.stages import stages_of
+from ..work.study_folder import StudyFolder
+from .published_study import PublishedRun, PublishedStudy
+
+_MOST_DIFFERENCES = 3  # settings that are named, of a run that is refused
+
+
+@dataclass(frozen=True)
+class TakeOver:
+    """What of published tables a study can use, decided before anything is written."""
+
+    published: PublishedStudy
+    runs: list[tuple[Run, PublishedRun]]
+    refused: dict[str, str] = field(default_factory=dict)  # id of a published run -> why, in one line
+
+    def into(self, folder: StudyFolder) -> list[str]:
+        """Write the rows and the record of every run that is not finished in ``folder``; gives their ids.
+
+        A run appears when its record is written, which is last: after a kill the same call does the rest.
+        """
+        source = {
+            "study": self.published.name,
+            "published": self.published.date,
+            "study_file_sha256": self.published.study_digest,
+        }
+        taken = []
+        for run, theirs in self.runs:
+            if is_done(run, folder.run(run.id)):
+                continue
+            keep_taken_rows(folder.run(run.id), self.published.rows_of(theirs.id))
+            RunRecord(folder.run(run.id)).take_over(run, theirs.stages, source)
+            taken.append(run.id)
+        return taken
+
+
+def plan_take_over(path: str | Path, runs: Sequence[Run]) -> TakeOver:
+    """Match published runs with those of a study by the digest of their settings.
+
+    Args:
+      path: a folder of published tables.
+      runs: those of the study that may use them.
+
+    Raises:
+      ResultFileError: the folder is damaged, or says one thing of a run and its tables another.
+      SettingError: not a single run can be taken over.
+    """
+    published = PublishedStudy.load(Path(path))
+    by_digest = {run.digest: run for run in runs}
+    matched: list[tuple[Run, PublishedRun]] = []
+    refused: dict[str, str] = {}
+    for theirs in published.runs:
+        own = by_digest.get(theirs.digest)
+        if own is None:
+            refused[theirs.id] = _nearest(theirs, runs)
+        elif reason := _other_measures(own, theirs):
+            refused[theirs.id] = reason
+        else:
+            _check_rows(own, theirs, published)
+            matched.append((own, theirs))
+    if not matched:
+        reason = (
+            "; ".join(f"{run}: {why}" for run, why in list(refused.items())[:1]) or "it has no finished run"
+        )
+        raise SettingError(
+            f"--from '{path}' has no run of this study file ({reason}); pass the tables of the same settings, or "
+            "remove --from"
+        )
+    return TakeOver(published, matched, refused)
+
+
+def _other_measures(own: Run, theirs: PublishedRun) -> str:
+    """Why the measures of a run cannot be used: what is missing or was measured otherwise; empty where nothing is."""
+    for stage in stages_of(own):
+        kept = theirs.stages.get(stage.name)
+        wanted = json.loads(json.dumps(stage.settings))
+        if not isinstance(kept, dict):
+            return f"'{stage.name}' was not measured, and the model is not published"
+        settings = kept.get("settings")
+        if settings != wanted:
+            return f"'{stage.name}' was measured by other settings: {_differences(wanted, settings or {})}"
+    return ""
+
+
+def _nearest(theirs: PublishedRun, runs: Sequence[Run]) -> str:
+    """How a published run differs from the run of the study that is nearest to it."""
+    there = _flat(theirs.settings) | {"experiment": theirs.experiment}
+    own = [_flat(run.settings()) | {"experiment": run.experiment} for run in runs]
+    nearest = min(own, key=lambda settings: len(_differing(settings, there)), default={})
+    return f"the nearest run of the file differs in {_differences(nearest, there)}"
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    config = settings.get("config")
+    return {key: value for key, value in settings.items() if key != "config"} | dict(config or {})
+
+
+def _differing(own: dict[str, Any], there: dict[str, Any]) -> list[str]:
+    return sorted(key for key in own.keys() | there.keys() if own.get(key) != there.get(key))
+
+
+def _differences(own: dict[str, Any], there: dict[str, Any]) -> str:
+    names = _differing(own, there)
+    named = [f"{key} ({own.get(key)!r} here, {there.get(key)!r} there)" for key in names[:_MOST_DIFFERENCES]]
+    more = f" and {len(names) - _MOST_DIFFERENCES} more" if len(names) > _MOST_DIFFERENCES else ""
+    return f"{', '.join(named)}{more}"
+
+
+def _check_rows(run: Run, theirs: PublishedRun, published: PublishedStudy) -> None:
+    """The table of runs must say of a run what the study's file says, to the last setting and default."""
+    rows = published.rows_of(theirs.id).get("runs", [])
+    if theirs.id != run.id or len(rows) != 1 or rows[0].get("status") != "finished":
+        raise ResultFileError(
+            f"'{published.folder}' has {len(rows)} rows of the run {theirs.id!r} in runs.parquet; expected one, "
+            "finished; publish the study again"
+        )
+    row = rows[0]
+    for column, expected in settings_row(run).items():
+        # A column that came with a later version is not in older tables.
+        if column in row and not _equal(row[column], expected):
+            raise ResultFileError(
+                f"'{published.folder}': runs.parquet has {column} {row[column]!r} for the run {run.id!r}; the study "
+                f"file has {expected!r}; the tables are of another version, so run this study without --from"
+            )
+
+
+def _equal(there: Any, expected: Any) -> bool:
+    if isinstance(there, float) and math.isnan(there):
+        there = None
+    return bool(there == expected)

@@ -1,0 +1,43 @@
+"""One table as a Parquet file, and back to rows."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...errors import ResultFileError
+from .results import check_table_schema, table_metadata
+from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, arrow_schema
+
+Rows = dict[str, list[dict[str, Any]]]  # by table
+
+
+def to_parquet(table: str, rows: list[dict[str, Any]]) -> bytes:
+    """The content of the file; columns that a row does not have are missing values."""
+    # By Arrow and not by pandas, so that a column without a value yet has its type, and a whole number stays whole.
+    arrow = pa.Table.from_pylist(
+        [{name: row.get(name) for name in COLUMNS[table]} for row in rows], arrow_schema(table)
+    )
+    metadata = {METADATA_KEY: json.dumps({"schema": SCHEMA, "table": table}).encode()}
+    file = io.BytesIO()
+    pq.write_table(arrow.replace_schema_metadata(metadata), file, compression="zstd")
+    return file.getvalue()
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a table's file, whole numbers as such and missing values as None.
+
+    Raises:
+      ResultFileError: it is not such a file, or of a newer version.
+    """
+    check_table_schema(file, table_metadata(file))
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ResultFileError(f"'{file}' is not a complete Parquet file; fetch it again") from error
+    return rows

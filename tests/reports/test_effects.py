@@ -1,0 +1,120 @@
+"""Effects of many studies: their verdicts, the forest plot and the table."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pandas as pd
+import pytest
+
+from intruders.errors import ResultFileError, SettingError
+from intruders.reports.effects.read_effects import equal_effort, equal_score, read_effects
+from intruders.reports.effects.study_effect import StudyEffect
+from intruders.reports.effects.write_effects import effect_table, write_forest
+from tests.commands import in_this_process
+from tests.docs.pages import DOCS
+from tests.studies.planted import run
+
+DATA = DOCS / "results" / "data"
+EFFECT = StudyEffect(
+    claim="structure",
+    where="tiny, words",
+    effect="LoRA minus full",
+    unit="intruders per 100 vectors",
+    seeds=3,
+    estimate=1.0,
+    low=0.4,
+    high=1.6,
+    expected=1,
+    tests=1,
+    equal_score="yes",
+    equal_effort="no",
+    study="tiny",
+    page="",
+    data="kept",
+)
+
+
+def verdict(**changes: object) -> str:
+    return dataclasses.replace(EFFECT, **changes).verdict  # type: ignore[arg-type]
+
+
+def test_a_verdict_needs_an_interval_over_seeds_that_excludes_zero() -> None:
+    assert verdict() == "supported"
+    assert verdict(expected=-1) == "contradicted"
+    assert verdict(expected=0) == "reported"
+    assert verdict(low=0.0) == "undecided", "an interval that touches zero"
+    assert verdict(low=-0.1) == "undecided"
+    assert verdict(seeds=1) == "undecided", "one seed"
+
+
+def test_an_effect_picked_from_several_needs_a_wider_interval() -> None:
+    """For 3 seeds and 12 tests the quantile is t(2, 1 - 0.05 / 24) = 15.4 instead of 4.303: 0.6 becomes 2.15."""
+    assert verdict(tests=12) == "undecided"
+    assert verdict(tests=12, low=0.73, high=1.27) == "supported"
+    assert verdict(tests=12, low=0.70, high=1.30) == "undecided"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    effects = [
+        EFFECT,
+        dataclasses.replace(
+            EFFECT, claim="rank", expected=-1, estimate=-0.2, low=-0.5, high=0.1, data="not kept"
+        ),
+        dataclasses.replace(EFFECT, unit="nats per token", seeds=1, where="a <b> & $c$"),
+    ]
+    pd.DataFrame([vars(effect) for effect in effects]).to_csv(tmp_path / "effects.csv", index=False)
+    return tmp_path
+
+
+def test_the_plot_shows_every_effect_for_light_and_dark_pages(folder: Path) -> None:
+    given = (folder / "effects.csv").read_bytes()
+    result = in_this_process("report", str(folder), "--forest", str(folder / "effects.svg"))
+    assert result.returncode == 0, result.stderr
+    estimate = "-0.20 [-0.50, +0.10]".replace(" ", "\N{NO-BREAK SPACE}")
+    assert f"| rank | tiny, words: LoRA minus full | {estimate} per 100 | < 0 | 3 |" in result.stdout
+    assert "data of this study were not kept" in result.stdout
+    for theme in ("light", "dark"):
+        root = ElementTree.parse(folder / f"effects-{theme}.svg").getroot()
+        text = [(element.text or "").strip() for element in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert "+1.00 [+0.40, +1.60]" in text
+        assert "+1.00 (one seed)" in text
+        assert "a <b> & $c$: LoRA minus full" in text
+        assert text.count("supported") == 1
+    assert (folder / "effects.csv").read_bytes() == given, "the effects themselves"
+    numbers = pd.read_csv(folder / "effects-drawn.csv")
+    assert list(numbers["verdict"]) == ["supported", "undecided", "undecided"]
+
+
+def test_what_cannot_be_drawn_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"ends in \.svg"):
+        write_forest(folder, folder / "effects.png")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ResultFileError, match=r"has no effects\.csv and no folder of published tables"):
+        read_effects(tmp_path / "nothing")
+    lines = (folder / "effects.csv").read_text().splitlines()
+    (folder / "effects.csv").write_text("\n".join([lines[0], lines[1].replace("0.4", "much")]))
+    with pytest.raises(ResultFileError, match=r"line 2: .*expected a number"):
+        read_effects(folder)
+    (folder / "effects.csv").write_text("claim,where\n")
+    with pytest.raises(ResultFileError, match="has the columns"):
+        read_effects(folder)
+
+
+def test_equal_score_and_equal_tuning_effort_follow_from_the_runs() -> None:
+    rows = [run(f"{method}-{lr}", method=method, lr=lr) for method in ("lora", "full") for lr in (1e-4, 1e-3)]
+    assert (equal_score(pd.DataFrame(rows)), equal_effort(pd.DataFrame(rows))) == ("yes", "yes")
+    fewer = pd.DataFrame(rows[:3])
+    assert equal_effort(fewer) == "no", "full fine-tuning had one rate"
+    missed = pd.DataFrame([*rows[:3], rows[3] | {"stopped_by": "steps"}])
+    assert equal_score(missed) == "part"
+
+
+def test_the_summary_shows_the_table_of_the_effects_that_are_kept() -> None:
+    """`intruders report docs/results/data --forest docs/figures/effects.svg` prints it."""
+    page = (DOCS / "results" / "summary.md").read_text(encoding="utf-8")
+    missing = [line for line in effect_table(read_effects(DATA)) if line not in page]
+    assert missing == []

@@ -1,0 +1,289 @@
+"""Studies published without their models, checked, made into a page again, and continued elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from intruders.errors import ResultFileError, SettingError
+from intruders.studies.claims.every_claim import analyse_all
+from intruders.studies.describe.runs import expand
+from intruders.studies.published.publish import publish_study
+from intruders.studies.run_study import run_study
+from intruders.studies.tables.results import Results, load_results
+from intruders.studies.tables.write_tables import Tables
+from intruders.studies.work import do_stage
+from intruders.studies.work.run_record import RunRecord
+from intruders.studies.work.study_folder import StudyFolder
+from tests.commands import in_this_process
+from tests.studies.tiny_study import parsed, tiny_study
+
+TABLES = ("runs", "losses", "matrices", "vectors", "interventions", "traces")
+
+
+@pytest.fixture(scope="module")
+def published(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A finished study of two runs, and what was published of it."""
+    folder = tmp_path_factory.mktemp("published")
+    run_study(parsed(tiny_study(llama)), folder / "runs")
+    publish_study(folder / "runs", folder / "data" / "tiny")
+    return folder / "runs", folder / "data" / "tiny"
+
+
+def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_again(*arguments: object) -> None:
+        raise AssertionError("trained or measured again")
+
+    monkeypatch.setattr(do_stage, "do", not_again)
+
+
+def same_tables(own: Results, other: Results, run_ids: list[str] | None = None) -> None:
+    for table in TABLES:
+        first, second = getattr(own, table), getattr(other, table)
+        if run_ids is not None:
+            first = first[first["run_id"].isin(run_ids)].reset_index(drop=True)
+            second = second[second["run_id"].isin(run_ids)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(first, second)
+
+
+def test_what_is_published_is_small_has_no_weights_and_its_own_sums(published: tuple[Path, Path]) -> None:
+    runs, data = published
+    names = {file.name for file in data.iterdir()}
+    assert {"published.json", "study.yaml", "study.json", "findings.json", "runs.parquet"} <= names
+    assert not [name for name in names if name.endswith((".safetensors", ".bin"))]
+    assert sum(file.stat().st_size for file in data.iterdir()) < 400_000
+    document = json.loads((data / "published.json").read_text())
+    for name, digest in document["files"].items():
+        assert hashlib.sha256((data / name).read_bytes()).hexdigest() == digest, name
+    assert document["files"]["study.yaml"] == hashlib.sha256((runs / "study.yaml").read_bytes()).hexdigest()
+    assert len(document["runs"]) == document["planned"] == 2
+    # One stopped at its step and had no score to match: nothing deviates.
+    assert document["deviations"] == []
+
+
+def test_the_page_and_the_verdicts_of_published_tables_are_those_of_the_study(
+    published: tuple[Path, Path], tmp_path: Path
+) -> None:
+    runs, data = published
+    same_tables(load_results(runs), load_results(data))
+    own, other = (analyse_all(load_results(folder)) for folder in (runs, data))
+    assert [finding.verdict for finding in own] == [finding.verdict for finding in other]
+    result = in_this_process(
+        "report", str(data), "--out", str(tmp_path / "page.html"), "--png", str(tmp_path / "png")
+    )
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert "Published" in page
+    assert json.loads((data / "published.json").read_text())["files"]["study.yaml"] in page
+    assert list((tmp_path / "png").glob("*.svg"))
+    assert list((tmp_path / "png" / "tables").glob("*.csv"))
+    verdicts = in_this_process("report", str(data), "--verdicts").stdout
+    assert f"`intruders report {data}`" in verdicts
+    assert "intruders study" not in verdicts, "which would write into the published tables"
+
+
+def test_a_run_that_is_taken_over_is_not_trained_again(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing_is_trained(monkeypatch)
+    study = parsed(tiny_study(llama))
+    outcome = run_study(study, tmp_path / "out", published=published[1])
+    assert (outcome.finished, len(outcome.taken_over), outcome.refused) == (2, 2, {})
+    same_tables(load_results(tmp_path / "out"), load_results(published[0]))
+    assert not list((tmp_path / "out" / "runs").rglob("*.safetensors"))
+    again = run_study(study, tmp_path / "out", resume=True)
+    assert (again.finished, again.taken_over) == (2, [])
+    record = RunRecord(tmp_path / "out" / "runs" / outcome.taken_over[0]).read()
+    assert record["taken_over"]["study"] == "tiny"
+
+
+def test_a_changed_setting_is_not_taken_over(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path
+) -> None:
+    document = tiny_study(llama)
+    document["experiments"]["matched"]["methods"][0]["lr"] = 0.4
+    outcome = run_study(parsed(document), tmp_path / "out", published=published[1])
+    ids = [run.id for run in expand(parsed(tiny_study(llama)))]
+    (lora,), (full,) = ([one for one in ids if method in one] for method in ("lora", "full"))
+    assert outcome.taken_over == [full]
+    assert list(outcome.refused) == [lora]
+    assert "lr (0.4 here, 0.5 there)" in outcome.refused[lora]
+    assert outcome.finished == 2
+    results = load_results(tmp_path / "out")
+    assert sorted(results.runs["lr"]) == [1e-3, 0.4]
+    same_tables(results, load_results(published[0]), [full])
+
+
+def test_a_study_with_nothing_to_take_over_is_refused_before_it_begins(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path
+) -> None:
+    study = parsed(tiny_study(llama, steps=3))
+    with pytest.raises(SettingError, match=r"steps \(3 here, 2 there\)"):
+        run_study(study, tmp_path / "out", published=published[1])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_measure_by_other_settings_is_not_taken_over(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path
+) -> None:
+    document = tiny_study(llama)
+    document["experiments"]["matched"]["measure"]["audit"]["k"] = 3
+    with pytest.raises(SettingError, match=r"'audit' was measured by other settings: k \(3 here, 4 there\)"):
+        run_study(parsed(document), tmp_path / "out", published=published[1])
+
+
+def test_a_measure_that_is_added_later_trains_the_run_here(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path
+) -> None:
+    document = tiny_study(llama)
+    run_study(parsed(document), tmp_path / "out", published=published[1])
+    document["experiments"]["matched"]["measure"]["audit"]["k"] = 3
+    outcome = run_study(parsed(document), tmp_path / "out")
+    assert (outcome.finished, outcome.failed) == (2, {})
+    assert list(load_results(tmp_path / "out").runs["k"]) == [3, 3]
+    assert list((tmp_path / "out" / "runs").rglob("*.safetensors"))
+
+
+def test_a_kill_in_between_loses_nothing(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = parsed(tiny_study(llama))
+    whole = RunRecord.take_over
+    killed: list[str] = []
+
+    def killed_at_the_second(record: RunRecord, run: Any, stages: Any, source: Any) -> None:
+        if killed:
+            raise KeyboardInterrupt
+        killed.append(run.id)
+        whole(record, run, stages, source)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunRecord, "take_over", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(study, tmp_path / "out", published=published[1])
+    nothing_is_trained(monkeypatch)
+    outcome = run_study(study, tmp_path / "out", published=published[1])
+    assert outcome.finished == 2
+    assert set(outcome.taken_over).isdisjoint(killed), "the first was there already"
+    same_tables(load_results(tmp_path / "out"), load_results(published[0]))
+
+
+def test_a_study_that_was_continued_can_be_published_and_taken_over_again(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = tiny_study(llama)
+    del document["experiments"]["matched"]["methods"][1]
+    run_study(parsed(document), tmp_path / "first", published=published[1])
+    publish_study(tmp_path / "first", tmp_path / "data")
+    outcome = run_study(parsed(tiny_study(llama)), tmp_path / "second", published=tmp_path / "data")
+    assert (outcome.finished, len(outcome.taken_over)) == (2, 1)
+    publish_study(tmp_path / "second", tmp_path / "data")
+    assert len(json.loads((tmp_path / "data" / "published.json").read_text())["runs"]) == 2
+    with pytest.raises(SettingError, match="1 finished runs that this study lacks"):
+        publish_study(tmp_path / "first", tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda data: (data / "runs.parquet").write_bytes(b"PAR1"), "is not the file that was published"),
+        (lambda data: (data / "vectors.parquet").unlink(), "has no 'vectors.parquet'"),
+        (lambda data: (data / "published.json").unlink(), "has no published.json"),
+        (lambda data: (data / "published.json").write_text('{"schema": 1, "files": {}}'), "is damaged"),
+        (lambda data: (data / "published.json").write_text("{"), "cannot be read as"),
+    ],
+)
+def test_damaged_tables_are_refused(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path, damage: Any, told: str
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(published[1], data)
+    damage(data)
+    with pytest.raises(ResultFileError, match=told):
+        run_study(parsed(tiny_study(llama)), tmp_path / "out", published=data)
+    assert not (tmp_path / "out").exists()
+
+
+def test_tables_that_say_other_settings_than_the_record_are_refused(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(published[1], data)
+    table = pq.read_table(data / "runs.parquet")
+    at = table.column_names.index("batch_size")
+    table = table.set_column(at, "batch_size", pa.array([5, 5], table.schema.field("batch_size").type))
+    pq.write_table(table, data / "runs.parquet")
+    document = json.loads((data / "published.json").read_text())
+    document["files"]["runs.parquet"] = hashlib.sha256((data / "runs.parquet").read_bytes()).hexdigest()
+    (data / "published.json").write_text(json.dumps(document))
+    with pytest.raises(ResultFileError, match=r"runs\.parquet has batch_size 5 for the run .* has 4"):
+        run_study(parsed(tiny_study(llama)), tmp_path / "out", published=data)
+
+
+def test_a_study_does_not_write_into_published_tables(published: tuple[Path, Path], llama: Path) -> None:
+    before = {file: file.read_bytes() for file in published[1].iterdir()}
+    with pytest.raises(SettingError, match="published tables of a study; pass another folder as --out"):
+        run_study(parsed(tiny_study(llama)), published[1])
+    assert {file: file.read_bytes() for file in published[1].iterdir()} == before
+
+
+def test_runs_are_taken_over_into_a_folder_of_this_machine(published: tuple[Path, Path], llama: Path) -> None:
+    with pytest.raises(SettingError, match="--from works with a folder on this machine"):
+        run_study(parsed(tiny_study(llama)), "memory://bucket/study", published=published[1])
+
+
+def test_publishing_refuses_what_is_something_else(published: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    with pytest.raises(SettingError, match=r"is not empty and has no published\.json"):
+        publish_study(published[0], tmp_path / "notes")
+    assert (tmp_path / "notes" / "mine.txt").read_text() == "mine"
+    with pytest.raises(ResultFileError, match="is not the folder of a study"):
+        publish_study(tmp_path / "notes", tmp_path / "data")
+
+
+def test_what_people_wrote_on_deviations_stays_and_what_the_records_show_is_listed(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run_study(parsed(tiny_study(llama)), out, published=published[1])
+    publish_study(out, tmp_path / "data")
+    (tmp_path / "data" / "deviations.md").write_text("Fewer tokens.\n")
+    document = tiny_study(llama) | {"seeds": [0, 1]}
+    study = parsed(document)
+    # The file was changed, and its new runs were not run.
+    StudyFolder(out).keep(study, expand(study))
+    Tables(StudyFolder(out), StudyFolder(out), expand(study)).write()
+    publish_study(out, tmp_path / "data")
+    assert (tmp_path / "data" / "deviations.md").read_text() == "Fewer tokens.\n"
+    changed, pending = json.loads((tmp_path / "data" / "published.json").read_text())["deviations"]
+    assert changed.startswith("the study file was changed on ")
+    assert hashlib.sha256(study.text.encode()).hexdigest() in changed
+    assert pending.startswith("2 of 4 runs were planned and have not been run: ")
+
+
+def test_commands(published: tuple[Path, Path], llama: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(tiny_study(llama), sort_keys=False))
+    result = in_this_process("study", str(file), "--dry-run", "--from", str(published[1]))
+    assert f"2 published runs would be taken over from '{published[1]}'" in result.stdout
+    result = in_this_process("study", str(file), "--out", str(tmp_path / "out"), "--from", str(published[1]))
+    assert result.returncode == 0, result.stderr
+    assert "2 of them taken over from published tables" in result.stdout
+    result = in_this_process("report", str(tmp_path / "out"), "--data", str(tmp_path / "data"))
+    assert result.returncode == 0, result.stderr
+    assert str(tmp_path / "data" / "published.json") in result.stdout
+    result = in_this_process(
+        "report", str(tmp_path / "out"), str(tmp_path / "out"), "--data", str(tmp_path / "data")
+    )
+    assert result.returncode == 2
+    assert "--data publishes one study, and 2 paths were given" in result.stderr
