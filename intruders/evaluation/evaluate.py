@@ -219,7 +219,7 @@ def _loss_lines(loss: CorpusLoss) -> list[str]:
 
 def _perplexity_ratio(change: Interval) -> Interval:
     """exp of a change in nats per token: by how much the perplexity is multiplied."""
-    ratio = Interval(*(_exp(value) for value in (change.estimate, change.low, change.high)))
+    ratio = Interval(_exp(change.estimate), _exp(change.low), _exp(change.high))
     # exp(-inf) would be a 0 that nobody measured.
     return ratio if change.has_ends else Interval(ratio.estimate, -math.inf, math.inf)
 

@@ -230,7 +230,6 @@ def test_an_adapter_that_a_folder_names_by_an_index_is_known_by_its_shards(
     assert all(digest_of(str(source)) != digest for source, digest in before.items())
 
 
-@pytest.mark.xfail(reason="fine-tuning compares its settings only, not yet the content of base and data")
 @pytest.mark.parametrize("train", [finetune, lambda config: train_in_sequence(config, [config.task])])
 @pytest.mark.parametrize("change", [other_base, other_data])
 def test_a_finished_training_is_not_that_of_another_base_or_of_other_data(

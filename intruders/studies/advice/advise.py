@@ -180,7 +180,8 @@ def forgetting_of(file: Path) -> list[Forgetting]:
 
 def _rise(difference: dict[str, Any]) -> Interval:
     estimate, low, high = (difference[name] for name in ("estimate", "low", "high"))
-    return Interval(float(estimate), *(math.nan if end is None else float(end) for end in (low, high)))
+    ends = [math.nan if end is None else float(end) for end in (low, high)]
+    return Interval(float(estimate), ends[0], ends[1])
 
 
 def _is_there(path: Path) -> bool:

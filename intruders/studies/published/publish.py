@@ -14,7 +14,7 @@ from ...system.folders import atomic_folder, make_folder
 from ...version import __version__
 from ..claim_names import CLAIMS
 from ..claims.every_claim import conclude
-from ..claims.shared.comparable_runs import below_score
+from ..claims.shared.equal_score import below_score
 from ..describe.runs import Run, expand
 from ..describe.study import study_from_text
 from ..tables.results import Results, load_results
