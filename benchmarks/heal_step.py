@@ -45,7 +45,6 @@ def measure(kind: str, tokens: int) -> dict[str, float]:
     settings = HealSettings(max_documents=8, max_tokens=tokens)
     corpora = load_corpora("pydoc", max_documents=8)
     task = load_task("word-problems")
-    step: Any
     if kind == HEAL:
         from intruders.checkpoints.pairing.pair_sides import open_sides
         from intruders.evaluation.heal.heal import session_of

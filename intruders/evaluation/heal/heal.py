@@ -552,8 +552,8 @@ def _checked_form(form: str, tuned: Opened, pairs: Sequence[PairedMatrix]) -> st
     dense = [pair.name for pair in pairs if pair.rank is None]
     if chosen == "adapter" and dense:
         raise SettingError(
-            f"the update of '{dense[0]}' in '{tuned.source}' has no low rank, so no adapter can store it in a dose; pass "
-            "--as checkpoint"
+            f"the update of '{dense[0]}' in '{tuned.source}' has no low rank, so no adapter can store it in a dose; "
+            "pass --as checkpoint"
         )
     return chosen
 
