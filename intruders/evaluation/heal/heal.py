@@ -98,7 +98,7 @@ def heal(
       loss_on: text such as the base was trained on; the doses are learned on the first, further ones are reported.
       out: folder for the healed model and its record ``heal.json``. None learns and measures, and writes nothing.
       settings: how the doses are learned, and on how much.
-      columns: which columns of a data file hold what.
+      columns: which columns of a data file are what.
       prompts: file of prompts, in the place of a task: the tuned model's own greedy answers are what to keep.
       audit: settings of the audit; or one of these two that was made before, or the path of a saved one.
       form: "adapter", "checkpoint" (merged), or "auto": what was given.
@@ -113,7 +113,7 @@ def heal(
       The doses, and what base, tuned, healed, interpolated and control models measured.
 
     Raises:
-      SettingError: there is no task or no text, a setting is out of range, or ``out`` is of another healing.
+      SettingError: the task or the text is missing, a setting is out of range, or ``out`` is of another healing.
       NonFiniteError: a loss or a weight is NaN or infinite.
       IntrudersError: as the audit, the models and the data raise it.
 
@@ -512,7 +512,7 @@ def load_healing(file: str | os.PathLike[str]) -> Healing:
     try:
         return Healing.from_dict(found["healing"])
     except (KeyError, TypeError, AssertionError) as error:
-        raise SettingError(f"'{file}' is no record of a healing; pass the {RECORD} of one") from error
+        raise SettingError(f"'{file}' is not the record of a healing; pass the {RECORD} of one") from error
 
 
 def document(healing: Healing, key: Mapping[str, Any]) -> dict[str, Any]:
@@ -553,8 +553,8 @@ def _checked_form(form: str, tuned: Opened, pairs: Sequence[PairedMatrix]) -> st
     dense = [pair.name for pair in pairs if pair.rank is None]
     if chosen == "adapter" and dense:
         raise SettingError(
-            f"the update of '{dense[0]}' in '{tuned.source}' has no low rank, so no adapter holds it in a dose; pass "
-            "--as checkpoint"
+            f"the update of '{dense[0]}' in '{tuned.source}' has no low rank, so no adapter can store it in a dose; "
+            "pass --as checkpoint"
         )
     return chosen
 
@@ -599,7 +599,7 @@ def _warnings(
         )
     if task_tuned >= task_base:
         found.append(
-            f"the tuned model is no better at {data.task} than the base (loss {task_tuned:.4f} and {task_base:.4f}): "
+            f"the tuned model is not better at {data.task} than the base (loss {task_tuned:.4f} and {task_base:.4f}): "
             "check that this is the task that it was tuned for"
         )
     return found

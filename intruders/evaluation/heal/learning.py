@@ -19,6 +19,9 @@ LEAST, MOST = -0.5, 1.5  # of a dose
 EVERY = 5
 
 _WEIGHT_RANGE = 30.0  # by how much the weight of the task may leave its start, up and down
+# Where the line from the last state to the tuned model (1) begins, and how often it is halved.
+_BEYOND, _HALVINGS = -0.4, 5
+
 _WEIGHT_STEP = 0.5  # of its logarithm, at most, at a measure
 
 
@@ -93,10 +96,11 @@ class Learning:
                 self._look()
             self._keep(self._state())
             self._told(self._step, losses)
+        self._settle()
         assert self._best is not None
         return self._best
 
-    def _look(self) -> None:
+    def _look(self, *, follows: bool = True) -> None:
         """Measure the present state, keep it if it is the best, and let the task weigh as much as it must."""
         found = self._measure(self._step, self._most)
         self.measured.append(found)
@@ -106,12 +110,35 @@ class Learning:
             is_allowed and found.text_loss is not None and _is_less(found.text_loss, best)
         ):
             self._best = (found, self._doses.detach().tolist())
-        if self._step:
+        if self._step and follows:
             room = max(self._settings.allow, 1e-3)
             over = min(1.0, max(-1.0, (found.task_loss - self._most) / room))
             logarithm = math.log(self._weight / self._settings.weight) + _WEIGHT_STEP * over
             bound = math.log(_WEIGHT_RANGE)
             self._weight = self._settings.weight * math.exp(min(bound, max(-bound, logarithm)))
+
+    def _settle(self) -> None:
+        """Use the allowance: of the line from the last state to the tuned model the first point that is allowed.
+
+        Learned doses may cost the task a little more than is allowed, or less. On that line the task loss falls towards
+        the tuned model's, which is allowed by definition.
+        """
+        last = self._doses.detach().clone()
+        low, high = _BEYOND, 1.0
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            self._go(last, middle)
+            if self._measure(self._step, -math.inf).task_loss <= self._most:
+                high = middle
+            else:
+                low = middle
+        self._go(last, high)
+        self._look(follows=False)
+        self._go(last, 0.0)
+
+    def _go(self, last: Tensor, share: float) -> None:
+        """To a share of the way from a state to the tuned model; below 0 on its other side."""
+        self._doses.data.copy_((last + share * (1 - last)).clamp(LEAST, MOST))
 
     def _move(self) -> None:
         """A step of Adam (Kingma and Ba 2015) with a falling rate, and back into the range of a dose."""

@@ -64,7 +64,7 @@ class ScaleChoice:
     def lines(self) -> list[str]:
         """What a person reads."""
         found = [
-            f"one scale for the whole update, on {self.corpus} and {self.task} (nats per token)",
+            f"one scale for the complete update, on {self.corpus} and {self.task} (nats per token)",
             f"{'scale':>6}{'loss on text':>14}{'task loss':>11}",
         ]
         for point in self.curve:

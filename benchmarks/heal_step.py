@@ -1,0 +1,102 @@
+"""Shows the time and the peak memory of a step of healing against a training step of the same adapter.
+
+    python -m benchmarks.heal_step [--quick]
+
+Both steps see the same 8 documents and 8 examples of word problems on SmolLM2-135M under a rank-1 adapter of every
+linear layer. The training step has the gradient of all factors and takes the same two losses forward and backward; the
+step of healing has a dose for every matrix, and computes the base's answers besides. Each runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+import torch
+
+HEAL, TRAIN = "heal", "train"
+_TOKENS, _QUICK_TOKENS, _STEPS = 192, 32, 3
+
+
+def main() -> None:
+    tokens = _QUICK_TOKENS if "--quick" in sys.argv else _TOKENS
+    for kind in (TRAIN, HEAL):
+        command = [sys.executable, "-m", "benchmarks.heal_step", kind, str(tokens)]
+        found = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+        )
+        print(
+            f"{kind:>6} step: {found['seconds']:.2f} s, peak {found['peak'] / 2**30:.2f} GiB, "
+            f"{found['loaded'] / 2**30:.2f} GiB before the first step"
+        )
+
+
+def measure(kind: str, tokens: int) -> dict[str, float]:
+    """The median time of a step, and the peak of the process."""
+    from intruders.data.corpora import load_corpora
+    from intruders.data.load_task import load_task
+    from intruders.evaluation.heal.heal_settings import HealSettings
+    from intruders.evaluation.heal.objective import Objective, encoded_examples, encoded_texts
+
+    settings = HealSettings(max_documents=8, max_tokens=tokens)
+    corpora = load_corpora("pydoc", max_documents=8)
+    task = load_task("word-problems")
+    if kind == HEAL:
+        from intruders.checkpoints.pairing.pair_sides import open_sides
+        from intruders.evaluation.heal.heal import session_of
+        from intruders.system.progress import silent
+
+        sources = ("smollm2-135m", "smollm2-135m-lora")
+        session = session_of(open_sides(*sources), sources, settings, 0, silent)
+        with session.benched({"pydoc": corpora}, {task.name: task}, None) as (bench, _, _):
+            bench.doses.values = torch.ones_like(bench.doses.values, requires_grad=True)
+            opened = bench.language
+            texts = encoded_texts(opened, corpora, tokens)
+            rows = encoded_examples(opened, task, task.train[:8], [])
+            objective = Objective(opened, opened, bench.doses, texts, rows, 0)
+            return timed(lambda number: objective.gradient(number, 3.0))
+    from peft import PeftModel
+
+    from intruders.checkpoints.demo_models import resolved_adapter
+    from intruders.models.encoding import PadRight, pad_token_id
+    from intruders.models.tuned_model import open_language_model
+
+    opened = open_language_model("smollm2-135m")
+    model: Any = PeftModel.from_pretrained(
+        opened.model, resolved_adapter("smollm2-135m-lora"), is_trainable=True
+    )
+    pad = PadRight(pad_token_id(opened.tokenizer))
+    texts = [{"input_ids": ids, "labels": ids} for ids in encoded_texts(opened, corpora, tokens)]
+    batches = [pad(texts), pad(encoded_examples(opened, task, task.train[:8], []))]
+
+    def train(number: int) -> None:
+        for batch in batches:
+            model(**batch).loss.backward()
+
+    return timed(train)
+
+
+def timed(step: Any) -> dict[str, float]:
+    loaded = _peak()
+    step(0)
+    seconds = []
+    for number in range(1, _STEPS + 1):
+        started = time.perf_counter()
+        step(number)
+        seconds.append(time.perf_counter() - started)
+    return {"seconds": sorted(seconds)[_STEPS // 2], "peak": _peak(), "loaded": loaded}
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))
+    else:
+        main()
