@@ -22,7 +22,7 @@ def locate(source: str) -> Path:
     """
     if not source.strip():  # Python takes it for the folder that it works in
         raise CheckpointError(
-            f"'{source}' is no path; expected a path, a hub id or an alias of a model; check that the shell variable "
+            f"'{source}' is not a path; expected a path, a hub id or an alias of a model; check that the shell variable "
             "in the command is set"
         )
     if source in DEMO_MODELS:

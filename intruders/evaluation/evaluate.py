@@ -131,8 +131,8 @@ def evaluate(
     loss is measured on the same tokens, and the difference gets a paired bootstrap interval over documents.
     ``scores.tasks`` are scored by accuracy, ``harness`` names tasks of lm-evaluation-harness. ``data_seed`` is that
     of the tasks' rows and splits as in fine-tuning, that of the run if none is given. With ``out`` the result is
-    saved there, and what is finished is kept as the work goes on: the same call resumes after a kill. An evaluation
-    that is there already is replaced with ``force`` alone. ``progress`` is called with (what is being done, done, in
+    saved there, and finished parts are kept meanwhile: the same call resumes after a kill. An earlier evaluation
+    is replaced with ``force`` alone. ``progress`` is called with (what is being done, done, in
     all), ``measured`` with the lines of every measure as soon as it is made.
     Raises IntrudersError for a model, corpus or task that cannot be used.
     """

@@ -17,6 +17,7 @@ VERB_OF_COMMAND = {
     "remedies": "compare_remedies",
     "finetune": "finetune",
     "heal": "heal",
+    "attribute": "attribute",
     "evaluate": "evaluate",
     "sequence": "train_in_sequence",
     "advise": "advise",

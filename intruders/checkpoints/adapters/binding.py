@@ -24,7 +24,7 @@ def bound_updates(
     Args:
       adapter: its updates are names, without weights.
       base: what it acts on.
-      shapes: of the base's tensors, as for :meth:`.adapter.Adapter.updates_for`.
+      shapes: of the base's tensors, as an adapter sees them.
       made_for: gives the updates for the base's linear modules. These come under the adapter's names for them and,
         where it has none, under the base's.
       needs_order: whether ``made_for`` wants the modules in the order of the model.

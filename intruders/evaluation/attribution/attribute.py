@@ -84,7 +84,7 @@ def attribute(
       loss_on: text whose loss rose, such as the base was trained on.
       task: what was learned, such as "word-problems", "sst2" or a data file; its loss is split too.
       settings: how much is measured, and how exactly.
-      columns: which columns of a data file hold what.
+      columns: the columns of a data file and their meaning.
       audit: settings of the audit; or one of these two that was made before, or the path of a saved one.
       data_seed: of the task's rows, as in fine-tuning; that of the run if none is given.
       seed: of samples, masked tokens and the bootstrap.
@@ -96,7 +96,7 @@ def attribute(
       The parts by matrix, direction of the update, layer and kind of module, in nats per token.
 
     Raises:
-      SettingError: there is no text, or the tuned model is the base.
+      SettingError: no text was given, or the tuned model equals the base.
       NonFiniteError: a loss, a gradient or a weight is NaN or infinite.
       IntrudersError: as the audit, the models and the data raise it.
 

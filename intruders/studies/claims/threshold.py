@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ...charts.chart import Axis, Chart, Rule, Series
+from ...charts.text import plural
 from ...evaluation.intervals import Interval
 from ..tables.results import Results
 from .claim import Claim, Finding
@@ -96,7 +97,7 @@ def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
             stratum.on,
             "AUC of the predicted scale, above the 0.5 of chance",
             above,
-            phrase=f"AUC {said(area, signed=False)} over {runs} runs",
+            phrase=f"AUC {said(area, signed=False)} over {plural(runs, 'run')}",
             seeds=seeds,
             lacking="more runs with intruders in some matrices",
         )

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ...errors import DiskFullError, IntrudersError, SettingError, in_one_line
 from ..describe.runs import Run
-from .inputs import inputs_of, model_of
 from .run_record import RunRecord
+from .stage_inputs import inputs_of, model_of
 from .stages import Callbacks, Stage, stages_of
 
 _TRAINING = ("train", "sequence")  # stages that are not done again over what is there
