@@ -24,7 +24,7 @@ from .output import check_json, put_json
         "intruders heal smollm2-135m my-adapter --task word-problems --loss-on pydoc --out healed",
     ),
     (
-        "Keep what your own examples show, and report a second text",
+        "Keep what your own examples show; report a second text",
         (
             "intruders heal my-base my-adapter --task mine.jsonl --prompt question --completion answer --loss-on c4 "
             "--loss-on wikitext --out healed"

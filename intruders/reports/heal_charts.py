@@ -61,7 +61,6 @@ def _trade(healing: Healing, corpus: str) -> Chart:
                 low=[measure.low],
                 high=[measure.high],
                 tone=tone + (CONTROLS.index(name) if name in CONTROLS else 0),
-                faint=name in CONTROLS,
             )
         )
     return Chart(

@@ -66,7 +66,7 @@ def test_no_summary_is_cut() -> None:
         assert summary in shown(), name
     assert max(map(len, shown().splitlines())) <= 80
     for width in (60, 80):
-        listed = shown(width=width).partition("Commands:")[2]
+        listed = shown(width=width).partition("Look:")[2]
         assert "..." not in listed
         assert all(unwrapped(command.short_help) in unwrapped(listed) for command in COMMANDS.values())
 
