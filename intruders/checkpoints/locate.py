@@ -22,8 +22,8 @@ def locate(source: str) -> Path:
     """
     if not source.strip():  # Python takes it for the folder that it works in
         raise CheckpointError(
-            f"'{source}' is not a path; expected a path, a hub id or an alias of a model; check that the shell variable "
-            "in the command is set"
+            f"'{source}' is not a path; expected a path, a hub id or an alias of a model; check that the shell "
+            "variable in the command is set"
         )
     if source in DEMO_MODELS:
         return demo_model_path(source)
