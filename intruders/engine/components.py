@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg.krylov import KrylovSpace
+from ..linalg.krylov import KrylovSpace, converge
 from ..linalg.low_rank import LowRank
+from ..linalg.operators import Dense, Update
 from ..linalg.pair import Pair
 from ..linalg.svd import leading_svd, settle_clusters
 
@@ -32,6 +33,8 @@ _LOOKS = 5
 _DENSE_BELOW = 100
 # Rows of the random block that is added when vectors are wanted that are not the update's doing.
 _RANDOM_ROWS = 4
+# Rounds of the Krylov method for leading triplets of an update, before the dense decomposition.
+_KRYLOV_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -193,3 +196,20 @@ def _gap(known: Sequence[float], wanted: Sequence[int], j: int) -> float:
 def _is_in_reach(wanted: Sequence[int], known: Sequence[float], eps: float) -> bool:
     """Whether residuals can become as small as ``ANGLE`` asks, with products that are rounded to ``eps``."""
     return all(ANGLE * _gap(known, wanted, j) > _ROUNDING * eps * known[0] for j in wanted)
+
+
+def leading_components(update: Update, count: int, angle: float = ANGLE) -> Components:
+    """The leading ``count`` singular triplets of D, to an angle; fewer where it has fewer."""
+    if isinstance(update, LowRank):
+        svd = update.svd()
+        return Components(svd.values[:count], svd.left[:count], svd.right[:count])
+    if min(update.shape) > 8 * count + 64:
+        space = KrylovSpace.from_random_block(Dense(update.matrix.unsqueeze(0)), 4, 12)
+        triplets = converge(space, count, count + 4, angle, _KRYLOV_ROUNDS)
+        if float(triplets.angles[0, :count].max()) <= angle:
+            return Components(
+                *(part[0, :count].double() for part in (triplets.values, triplets.left, triplets.right))
+            )
+    svd = leading_svd(update.matrix, min(count, *update.shape))
+    # Copies: slices would hold the complete decomposition of every matrix in memory.
+    return Components(*(part[:count].clone() for part in (svd.values, svd.left, svd.right)))

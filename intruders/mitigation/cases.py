@@ -10,21 +10,16 @@ from ..audits.audit_result import Audit
 from ..audits.batches import Batch, read_batches
 from ..audits.records import AuditedMatrix
 from ..checkpoints.pairing.pairing import PairedMatrix, Skipped
-from ..engine.components import ANGLE, Components, find_components
+from ..engine.components import Components, find_components, leading_components
 from ..errors import PairingError, SettingError
-from ..linalg.krylov import KrylovSpace, converge
-from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
 from ..linalg.spiked_threshold import spectrum_of, spiked_threshold
-from ..linalg.svd import leading_svd
 from .remedies.intruders import ScaledIntruders, intruder_indices
 from .remedies.position import Position, positions_of
 from .remedies.remedy import Case, Remedy, Triplets
 
 # Audit and weights belong together when the singular values agree to this share of the largest.
 _SAME_VALUE = 1e-2
-
-_KRYLOV_ROUNDS = 8
 
 # Angle of vectors of which an update is freed: what is left along them is this share of it.
 _CLOSE = 1e-9
@@ -164,23 +159,6 @@ def _tuned_components(
             raise _other_weights(audit, matrices[i].name, "has other singular values than the audit says")
         components[i] = Components(batch.units[i] * part.values, part.left, part.right)
     return components
-
-
-def leading_components(update: Update, count: int, angle: float = ANGLE) -> Components:
-    """The leading ``count`` singular triplets of D, to an angle; fewer where it has fewer."""
-    if isinstance(update, LowRank):
-        svd = update.svd()
-        return Components(svd.values[:count], svd.left[:count], svd.right[:count])
-    if min(update.shape) > 8 * count + 64:
-        space = KrylovSpace.from_random_block(Dense(update.matrix.unsqueeze(0)), 4, 12)
-        triplets = converge(space, count, count + 4, angle, _KRYLOV_ROUNDS)
-        if float(triplets.angles[0, :count].max()) <= angle:
-            return Components(
-                *(part[0, :count].double() for part in (triplets.values, triplets.left, triplets.right))
-            )
-    svd = leading_svd(update.matrix, min(count, *update.shape))
-    # Copies: slices would hold the complete decomposition of every matrix in memory.
-    return Components(*(part[:count].clone() for part in (svd.values, svd.left, svd.right)))
 
 
 def _update(batch: Batch, index: int) -> Update:

@@ -24,12 +24,12 @@ from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.writing.lora_adapter import Rank
 from ...checkpoints.writing.merged import Elsewhere
 from ...checkpoints.writing.shards import planned, write_safetensors
+from ...engine.components import leading_components
 from ...errors import CheckpointError, SettingError
 from ...linalg.low_rank import LowRank
 from ...linalg.operators import Dense
 from ...linalg.pair import Pair
 from ...system.progress import Progress
-from ..cases import leading_components
 from ..changes import Change
 from .target import ChangedMatrix, Cut
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from intruders.engine.components import leading_components
 from intruders.linalg.operators import Dense
-from intruders.mitigation.cases import leading_components
 from intruders.mitigation.remedies.project import Project
 from tests.mitigation.remedies.conftest import Tuned
 
