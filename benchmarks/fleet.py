@@ -29,8 +29,8 @@ from torch import Tensor
 
 import intruders
 from intruders.audits.base_cache import DiskCache
-from intruders.audits.fleet_members import block_of
-from intruders.checkpoints.open import open_checkpoint
+from intruders.audits.fleet.fleet_members import block_of
+from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.models.base_model import base_model_location
 from intruders.models.quiet import hush_imports
 

@@ -39,15 +39,15 @@ def measure(kind: str, tokens: int) -> dict[str, float]:
     """The median time of a step, and the peak of the process."""
     from intruders.data.corpora import load_corpora
     from intruders.data.load_task import load_task
-    from intruders.evaluation.heal.heal_settings import HealSettings
-    from intruders.evaluation.heal.objective import Objective, encoded_examples, encoded_texts
+    from intruders.experiments.heal.heal_settings import HealSettings
+    from intruders.experiments.heal.objective import Objective, encoded_examples, encoded_texts
 
     settings = HealSettings(max_documents=8, max_tokens=tokens)
     corpora = load_corpora("pydoc", max_documents=8)
     task = load_task("word-problems")
     if kind == HEAL:
         from intruders.checkpoints.pairing.pair_sides import open_sides
-        from intruders.evaluation.heal.heal import session_of
+        from intruders.experiments.heal.heal import session_of
         from intruders.system.progress import silent
 
         sources = ("smollm2-135m", "smollm2-135m-lora")
@@ -61,7 +61,7 @@ def measure(kind: str, tokens: int) -> dict[str, float]:
             return timed(lambda number: objective.gradient(number, 3.0))
     from peft import PeftModel
 
-    from intruders.checkpoints.demo_models import resolved_adapter
+    from intruders.checkpoints.stored.demo_models import resolved_adapter
     from intruders.models.encoding import PadRight, pad_token_id
     from intruders.models.tuned_model import open_language_model
 

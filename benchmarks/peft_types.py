@@ -42,7 +42,7 @@ def measure(name: str) -> str:
     import peft
     import torch
 
-    from intruders.checkpoints.open import open_checkpoint, open_source
+    from intruders.checkpoints.opening.open import open_checkpoint, open_source
     from intruders.checkpoints.pairing.pair_sides import pair_sides
 
     torch.set_num_threads(1)

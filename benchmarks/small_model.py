@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 import intruders
-from intruders.audits.audit_result import Audit
 from intruders.audits.base_cache import DiskCache
+from intruders.audits.result.audit_result import Audit
 from intruders.models.base_model import base_model_location
 from intruders.models.quiet import quiet_transformers
 

@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import intruders
-from intruders.audits.summary import update_norm
+from intruders.audits.result.summary import update_norm
 from intruders.charts.text import duration, number, plural
 from intruders.reports.write_report import write_report
 

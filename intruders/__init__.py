@@ -16,46 +16,46 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .audits.audit import audit
-    from .audits.audit_fleet import audit_fleet
-    from .audits.audit_result import Audit
     from .audits.audit_settings import AuditSettings, Compute
     from .audits.base_cache import DiskCache, MemoryCache
-    from .audits.critical_scales import critical_scales
-    from .audits.critical_scales_result import CriticalScales
-    from .audits.fleet_result import FleetAudit
-    from .audits.records import AuditedMatrix
-    from .checkpoints.inspect import inspect
+    from .audits.fleet.audit_fleet import audit_fleet
+    from .audits.fleet.fleet_result import FleetAudit
+    from .audits.result.audit_result import Audit
+    from .audits.result.records import AuditedMatrix
+    from .audits.scales.critical_scales import critical_scales
+    from .audits.scales.critical_scales_result import CriticalScales
     from .checkpoints.merges.verification import Verification
-    from .checkpoints.verify import verify
+    from .checkpoints.merges.verify import verify
+    from .checkpoints.pairing.inspect import inspect
     from .data.columns import Columns
-    from .evaluation.attribution.attribute import attribute
-    from .evaluation.attribution.attribution import Attribution
-    from .evaluation.attribution.attribution_settings import AttributionSettings
-    from .evaluation.evaluate import Evaluation, evaluate
-    from .evaluation.heal.heal import heal
-    from .evaluation.heal.heal_settings import HealSettings
-    from .evaluation.heal.healing import Healing
-    from .evaluation.intervene import intervene
-    from .evaluation.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
-    from .evaluation.side_by_side.compare_remedies import compare_remedies
-    from .evaluation.side_by_side.compared import RemedyComparison
-    from .evaluation.side_by_side.comparison_settings import ComparisonSettings
-    from .evaluation.sweep import InterventionSweep
-    from .evaluation.train_in_sequence import train_in_sequence
+    from .experiments.attribution.attribute import attribute
+    from .experiments.attribution.attribution import Attribution
+    from .experiments.attribution.attribution_settings import AttributionSettings
+    from .experiments.compare.compare_remedies import compare_remedies
+    from .experiments.compare.compared import RemedyComparison
+    from .experiments.compare.comparison_settings import ComparisonSettings
+    from .experiments.heal.heal import heal
+    from .experiments.heal.heal_settings import HealSettings
+    from .experiments.heal.healing import Healing
+    from .experiments.intervene.intervene import intervene
+    from .experiments.intervene.sweep import InterventionSweep
+    from .experiments.train_in_sequence import train_in_sequence
+    from .measures.evaluate import Evaluation, evaluate
+    from .measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
     from .mitigation.mitigate import mitigate
     from .mitigation.mitigation_result import Mitigation
-    from .reports.model_card import write_card
+    from .reports.audit.model_card import write_card
     from .reports.write_report import write_report
     from .studies.advice.advise import advise
     from .studies.describe.study import read_study
     from .studies.published.publish import publish_study
     from .studies.run_study import run_study
     from .studies.tables.results import load_results
-    from .training.callback import IntruderCallback
+    from .training.callback.callback import IntruderCallback
+    from .training.callback.trace import read_trace
     from .training.finetune import finetune
     from .training.finetune_config import FinetuneConfig
     from .training.run_folder import RunFolder
-    from .training.trace import read_trace
 
 __all__ = [
     "Attribution",
@@ -111,52 +111,52 @@ __all__ = [
 
 # Names are loaded on first use, so that importing the package stays fast.
 _HOMES = {
-    "Attribution": "evaluation.attribution.attribution",
-    "AttributionSettings": "evaluation.attribution.attribution_settings",
-    "Audit": "audits.audit_result",
+    "Attribution": "experiments.attribution.attribution",
+    "AttributionSettings": "experiments.attribution.attribution_settings",
+    "Audit": "audits.result.audit_result",
     "AuditSettings": "audits.audit_settings",
-    "AuditedMatrix": "audits.records",
+    "AuditedMatrix": "audits.result.records",
     "Columns": "data.columns",
-    "ComparisonSettings": "evaluation.side_by_side.comparison_settings",
+    "ComparisonSettings": "experiments.compare.comparison_settings",
     "Compute": "audits.audit_settings",
-    "CriticalScales": "audits.critical_scales_result",
+    "CriticalScales": "audits.scales.critical_scales_result",
     "DiskCache": "audits.base_cache",
-    "Evaluation": "evaluation.evaluate",
+    "Evaluation": "measures.evaluate",
     "FinetuneConfig": "training.finetune_config",
-    "FleetAudit": "audits.fleet_result",
-    "HarnessSettings": "evaluation.measure_settings",
-    "HealSettings": "evaluation.heal.heal_settings",
-    "Healing": "evaluation.heal.healing",
-    "InterventionSweep": "evaluation.sweep",
-    "IntruderCallback": "training.callback",
-    "LossSettings": "evaluation.measure_settings",
+    "FleetAudit": "audits.fleet.fleet_result",
+    "HarnessSettings": "measures.measure_settings",
+    "HealSettings": "experiments.heal.heal_settings",
+    "Healing": "experiments.heal.healing",
+    "InterventionSweep": "experiments.intervene.sweep",
+    "IntruderCallback": "training.callback.callback",
+    "LossSettings": "measures.measure_settings",
     "MemoryCache": "audits.base_cache",
     "Mitigation": "mitigation.mitigation_result",
-    "RemedyComparison": "evaluation.side_by_side.compared",
+    "RemedyComparison": "experiments.compare.compared",
     "RunFolder": "training.run_folder",
-    "ScoreSettings": "evaluation.measure_settings",
-    "SweepSettings": "evaluation.measure_settings",
+    "ScoreSettings": "measures.measure_settings",
+    "SweepSettings": "measures.measure_settings",
     "Verification": "checkpoints.merges.verification",
     "advise": "studies.advice.advise",
-    "attribute": "evaluation.attribution.attribute",
+    "attribute": "experiments.attribution.attribute",
     "audit": "audits.audit",
-    "audit_fleet": "audits.audit_fleet",
-    "compare_remedies": "evaluation.side_by_side.compare_remedies",
-    "critical_scales": "audits.critical_scales",
-    "evaluate": "evaluation.evaluate",
+    "audit_fleet": "audits.fleet.audit_fleet",
+    "compare_remedies": "experiments.compare.compare_remedies",
+    "critical_scales": "audits.scales.critical_scales",
+    "evaluate": "measures.evaluate",
     "finetune": "training.finetune",
-    "heal": "evaluation.heal.heal",
-    "inspect": "checkpoints.inspect",
-    "intervene": "evaluation.intervene",
+    "heal": "experiments.heal.heal",
+    "inspect": "checkpoints.pairing.inspect",
+    "intervene": "experiments.intervene.intervene",
     "load_results": "studies.tables.results",
     "mitigate": "mitigation.mitigate",
     "publish_study": "studies.published.publish",
     "read_study": "studies.describe.study",
-    "read_trace": "training.trace",
+    "read_trace": "training.callback.trace",
     "run_study": "studies.run_study",
-    "train_in_sequence": "evaluation.train_in_sequence",
-    "verify": "checkpoints.verify",
-    "write_card": "reports.model_card",
+    "train_in_sequence": "experiments.train_in_sequence",
+    "verify": "checkpoints.merges.verify",
+    "write_card": "reports.audit.model_card",
     "write_report": "reports.write_report",
 }
 

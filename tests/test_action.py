@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import save_llama
 from torch import nn
 
-from intruders.audits.audit_result import Audit
+from intruders.audits.result.audit_result import Audit
 from intruders.models.loading import load_model
 from tests.commands import environment
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import intruders
-from intruders.checkpoints.checkpoint import Checkpoint
-from intruders.checkpoints.open import open_checkpoint
+from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.stored.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.models
 

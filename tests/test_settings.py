@@ -16,7 +16,7 @@ import intruders
 from intruders.audits.audit import audit_sides
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.errors import SettingError
-from intruders.evaluation.measure_settings import (
+from intruders.measures.measure_settings import (
     INTERPOLATE,
     SHRINK_OUTPUT,
     LossSettings,
@@ -187,7 +187,7 @@ def test_plain_values_and_what_differs_from_the_defaults() -> None:
 def test_reading_settings_imports_nothing_heavy() -> None:
     code = (
         "import sys, intruders.settings, intruders.data.columns, intruders.training.finetune_config,"
-        "intruders.audits.audit_settings, intruders.evaluation.measure_settings;"
+        "intruders.audits.audit_settings, intruders.measures.measure_settings;"
         "print(*{name.split('.')[0] for name in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

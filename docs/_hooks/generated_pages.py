@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files
 
 from intruders.audits.audit_settings import AuditSettings
 from intruders.cli.main import app
-from intruders.evaluation.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
+from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
 from intruders.settings import Setting, settings_of
 from intruders.studies.describe.measures import ComparisonMeasure, Measure
 from intruders.studies.describe.study import OfEveryKind, OfRandomTerms, OfSequence, Resources, Study

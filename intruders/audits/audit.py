@@ -9,24 +9,24 @@ from dataclasses import fields, replace
 
 import torch
 
-from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.open import Opened, Source
+from ..checkpoints.opening.open import Opened, Source
 from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix, Pairing
-from ..checkpoints.selection import Selection
+from ..checkpoints.stored.checkpoint import Checkpoint
+from ..checkpoints.stored.selection import Selection
 from ..engine.base_space import KnownBase
 from ..engine.decide import decide
 from ..engine.decisions import Detection
 from ..errors import SettingError
 from ..system.progress import Progress, silent
 from ..system.threads import run_side_by_side
-from .audit_result import Audit
 from .audit_settings import ANYWHERE, AuditSettings, Compute
 from .base_cache import BaseCache, CacheChoice, content_key
 from .batches import Batch, is_small_batch, read_batches
-from .records import AuditedMatrix, UpdateSize, Vector
-from .subspaces import Subspaces
+from .result.audit_result import Audit
+from .result.records import AuditedMatrix, UpdateSize, Vector
+from .result.subspaces import Subspaces
 
 
 def audit(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..checkpoints.selection import Selection
+from ..checkpoints.stored.selection import Selection
 from ..errors import SettingError
 from ..settings import Settings, setting, settings_of
 
 if TYPE_CHECKING:
     import torch
 
-    from .audit_result import Audit
     from .base_cache import BaseCache, CacheChoice
+    from .result.audit_result import Audit
 
 
 @dataclass(frozen=True)

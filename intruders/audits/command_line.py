@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ..settings import Settings, settings_of
-from .audit_result import Audit
+from .result.audit_result import Audit
 
 # How models that Python had in memory are named: "LlamaForCausalLM (HuggingFaceTB/SmolLM2-135M), adapter 'default'".
 _IN_MEMORY = re.compile(r"state dict of .*|\w+ \(.*\)|.*, adapter '.*'")

@@ -10,8 +10,8 @@ import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
 from ..data.columns import Columns
-from ..evaluation.attribution.attribution_settings import AttributionSettings
-from ..evaluation.measure_settings import LossSettings, ScoreSettings
+from ..experiments.attribution.attribution_settings import AttributionSettings
+from ..measures.measure_settings import LossSettings, ScoreSettings
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json
@@ -110,8 +110,8 @@ def attribute(
     """
     from rich.console import Console
 
-    from ..evaluation.attribution.attribute import attribute as run
-    from ..reports.attribution_text import print_attribution
+    from ..experiments.attribution.attribute import attribute as run
+    from ..reports.attribution.attribution_text import print_attribution
     from ..system.files import check_writable, write_atomically
     from .progress import progress_bar
 
@@ -119,7 +119,7 @@ def attribute(
     if parquet is not None:
         check_writable(parquet)
     if html is not None:
-        from ..reports.html_page import check_can_write_html
+        from ..reports.page.html_page import check_can_write_html
 
         check_can_write_html(html)
     with progress_bar() as progress:
@@ -140,7 +140,7 @@ def attribute(
     if parquet is not None:
         write_atomically(parquet, attribution.to_pandas().to_parquet(index=False))
     if html is not None:
-        from ..reports.attribution_page import write_attribution_report
+        from ..reports.attribution.attribution_page import write_attribution_report
 
         write_attribution_report(attribution, html)
     if put_json(attribution.to_document(), json):

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
-from ..checkpoints.demo_models import DEMO_ADAPTER
+from ..checkpoints.stored.demo_models import DEMO_ADAPTER
 from ..errors import MissingDependencyError, SettingError
 from ..system.exit_status import ExitStatus
 from . import options, setting_options
@@ -85,8 +85,8 @@ def audit(
     from rich.console import Console
 
     from ..audits.audit import audit_sides
-    from ..audits.audit_result import to_document
-    from ..reports.audit_text import print_audit
+    from ..audits.result.audit_result import to_document
+    from ..reports.audit.audit_text import print_audit
     from ..system.files import check_writable, write_atomically
     from .progress import progress_bar
 
@@ -105,7 +105,7 @@ def audit(
         if path is not None:
             check_writable(path)
     if html is not None:
-        from ..reports.html_page import check_can_write_html
+        from ..reports.page.html_page import check_can_write_html
 
         check_can_write_html(html)
     with progress_bar() as progress:
@@ -120,7 +120,7 @@ def audit(
     if parquet is not None:
         write_atomically(parquet, result.to_parquet())
     if html is not None:
-        from ..reports.html_page import write_html
+        from ..reports.page.html_page import write_html
 
         write_html(result, html)
     if not put_json(to_document(result), json):
@@ -137,7 +137,7 @@ def audit(
 
 def _demo_report() -> Path | None:
     """Where the report goes unless told otherwise; None, and a line that says so, where none can be made."""
-    from ..reports.html_page import check_can_write_html
+    from ..reports.page.html_page import check_can_write_html
 
     try:
         check_can_write_html(DEMO_REPORT)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option, echo
 
-from ..evaluation.measure_settings import HarnessSettings, LossSettings, ScoreSettings
+from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from . import options, setting_options
 from .command import examples
 from .output import say
@@ -76,7 +76,7 @@ def evaluate(
     Every number has a 95 % confidence interval. --base adds the change from the base. With --out, the same
     command resumes after a stop.
     """
-    from ..evaluation.evaluate import evaluate as run
+    from ..measures.evaluate import evaluate as run
 
     lines: list[str] = []
     try:

@@ -16,7 +16,7 @@ from .command import examples
 from .output import check_json, put_json
 
 if TYPE_CHECKING:
-    from ..audits.fleet_result import FleetAudit
+    from ..audits.fleet.fleet_result import FleetAudit
 
 
 @examples(
@@ -111,9 +111,9 @@ def fleet(
     """
     from rich.console import Console
 
-    from ..audits.audit_fleet import audit_many
+    from ..audits.fleet.audit_fleet import audit_many
     from ..charts.text import plural
-    from ..reports.fleet_text import print_fleet
+    from ..reports.fleet.fleet_text import print_fleet
     from .progress import progress_bar
 
     check_json(json)
@@ -162,7 +162,7 @@ def fleet(
 
 def _write_report(found: FleetAudit) -> None:
     """Write the report beside the tables, or say why there is none: the tables do not need its packages."""
-    from ..reports.fleet_page import REPORT, write_fleet_html
+    from ..reports.fleet.fleet_page import REPORT, write_fleet_html
 
     try:
         write_fleet_html(found, found.blocks.folder / REPORT)

@@ -11,8 +11,8 @@ import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
 from ..data.columns import Columns
-from ..evaluation.heal.heal_settings import HealSettings
-from ..evaluation.measure_settings import LossSettings, ScoreSettings
+from ..experiments.heal.heal_settings import HealSettings
+from ..measures.measure_settings import LossSettings, ScoreSettings
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json
@@ -130,13 +130,13 @@ def heal(
     """
     from rich.console import Console
 
-    from ..evaluation.heal.heal import heal as run
-    from ..reports.heal_text import print_healing
+    from ..experiments.heal.heal import heal as run
+    from ..reports.heal.heal_text import print_healing
     from .progress import progress_bar
 
     check_json(json)
     if html is not None:
-        from ..reports.html_page import check_can_write_html
+        from ..reports.page.html_page import check_can_write_html
 
         check_can_write_html(html)
     try:
@@ -166,7 +166,7 @@ def heal(
         )
         raise typer.Exit(130) from None
     if html is not None:
-        from ..reports.heal_page import write_heal_report
+        from ..reports.heal.heal_page import write_heal_report
 
         write_heal_report(found, html)
     if put_json(found.to_document(), json):

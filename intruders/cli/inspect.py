@@ -42,8 +42,8 @@ def inspect(
     """
     from json import dumps
 
-    from ..checkpoints.inspect import inspect as run
-    from ..checkpoints.inspect import inspection_lines
+    from ..checkpoints.pairing.inspect import inspect as run
+    from ..checkpoints.pairing.inspect import inspection_lines
 
     found = run(path, base)
     if json:

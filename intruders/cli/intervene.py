@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
-from ..evaluation.measure_settings import IN_QUARTERS, LossSettings, ScoreSettings, SweepSettings
+from ..measures.measure_settings import IN_QUARTERS, LossSettings, ScoreSettings, SweepSettings
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json, say
@@ -63,8 +63,8 @@ def intervene(
 
     Changes weights in memory only and writes no model.
     """
-    from ..evaluation.intervene import intervene as run
-    from ..evaluation.sweep_words import document, lines
+    from ..experiments.intervene.intervene import intervene as run
+    from ..experiments.intervene.sweep_words import document, lines
     from .progress import progress_bar
 
     check_json(json)

@@ -10,8 +10,8 @@ import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import SettingError
-from ..evaluation.measure_settings import CONTROLS
-from ..evaluation.side_by_side.comparison_settings import REMEDIES
+from ..experiments.compare.comparison_settings import REMEDIES
+from ..measures.measure_settings import CONTROLS
 from . import options, setting_options
 from .command import examples
 from .completion import one_of
@@ -234,7 +234,7 @@ def _with_task(
 
     if not isinstance(remedy, Surgery):
         return remedy
-    from ..evaluation.sensitivities import with_sensitivities
+    from ..measures.sensitivities import with_sensitivities
 
     asked = replace(remedy, task=task, mode=mode or remedy.mode)
     return with_sensitivities(asked, base, tuned, data_seed=data_seed, progress=progress)
@@ -253,7 +253,7 @@ def _with_doses(remedy: Remedy | None, record: Path | None) -> Remedy | None:
             "remedy 'doses' needs the doses of these two models; pass --doses with the heal.json of them, or learn "
             "them with intruders heal"
         )
-    from ..evaluation.heal.heal import load_healing, remedy_of
+    from ..experiments.heal.heal import load_healing, remedy_of
 
     return remedy_of(load_healing(record), remedy.share)
 

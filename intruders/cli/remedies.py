@@ -11,15 +11,15 @@ import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import MissingDependencyError
-from ..evaluation.measure_settings import HarnessSettings, LossSettings, ScoreSettings
-from ..evaluation.side_by_side.comparison_settings import ComparisonSettings
+from ..experiments.compare.comparison_settings import ComparisonSettings
+from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from ..system.exit_status import ExitStatus
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json
 
 if TYPE_CHECKING:
-    from ..evaluation.side_by_side.compared import RemedyComparison
+    from ..experiments.compare.compared import RemedyComparison
 
 _NOT_HERE = ["split", "score", "validation_file", "test_file", "no_header"]
 
@@ -103,9 +103,9 @@ def remedies(
     """
     from rich.console import Console
 
-    from ..evaluation.side_by_side.compare_remedies import compare_remedies
-    from ..evaluation.side_by_side.comparison_record import document, save_comparison
-    from ..reports.remedies_text import print_comparison
+    from ..experiments.compare.compare_remedies import compare_remedies
+    from ..experiments.compare.comparison_record import document, save_comparison
+    from ..reports.remedies.remedies_text import print_comparison
     from .progress import progress_bar
 
     check_json(json)
@@ -141,7 +141,7 @@ def remedies(
 
 def _write_report(found: RemedyComparison, out: Path) -> None:
     """Write page and figures, or say why there are none: the tables do not need their packages."""
-    from ..reports.remedies_page import write_remedies_report
+    from ..reports.remedies.remedies_page import write_remedies_report
 
     try:
         write_remedies_report(found, out)

@@ -11,8 +11,8 @@ import typer
 from ..audits.audit_settings import AuditSettings, Compute
 from ..data.columns import Columns
 from ..errors import SettingError
-from ..evaluation.heal.heal_settings import HealSettings
-from ..evaluation.measure_settings import LossSettings, ScoreSettings
+from ..experiments.heal.heal_settings import HealSettings
+from ..measures.measure_settings import LossSettings, ScoreSettings
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json, say, terminal_width
@@ -95,9 +95,9 @@ def scale(
     Reports the critical scale of each matrix and of the model. With --task and --loss-on it also measures eleven
     scales, and --out writes the one that keeps the task and forgets least.
     """
-    from ..audits.critical_scales import critical_scales
-    from ..evaluation.heal.scale_choice import choose_scale, write_at_scale
-    from ..reports.scales_text import scale_lines
+    from ..audits.scales.critical_scales import critical_scales
+    from ..experiments.heal.scale_choice import choose_scale, write_at_scale
+    from ..reports.audit.scales_text import scale_lines
     from ..system.folders import check_target
     from .progress import progress_bar
 

@@ -67,7 +67,7 @@ def sequence(
     given["task"] = tasks  # each stage replaces it with its own
     settings = FinetuneConfig.from_file(config, **given) if config else FinetuneConfig.from_mapping(given)
 
-    from ..evaluation.train_in_sequence import has_finished, train_in_sequence
+    from ..experiments.train_in_sequence import has_finished, train_in_sequence
     from ..training.show_progress import ShowProgress
 
     named = tasks.split(",")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..studies.claims.claim import Finding
+    from ..studies.claims.shared.claim import Finding
     from ..studies.describe.runs import Run
     from ..studies.describe.study import Study
     from ..studies.run_study import Outcome, Progress

@@ -65,8 +65,8 @@ def verify(
     """
     from rich.console import Console
 
-    from ..checkpoints.verify import verify as run
-    from ..reports.verification_text import print_verification
+    from ..checkpoints.merges.verify import verify as run
+    from ..reports.merges.verification_text import print_verification
     from .progress import progress_bar
 
     check_json(json)

@@ -14,7 +14,7 @@ from typing import Any
 from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel
 
-from ..training.callback import IntruderCallback
+from ..training.callback.callback import IntruderCallback
 
 
 class IntrudersArgs(BaseModel):

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
-from ..audits.audit_result import Audit
 from ..audits.batches import Batch, read_batches
-from ..audits.records import AuditedMatrix
+from ..audits.result.audit_result import Audit
+from ..audits.result.records import AuditedMatrix
 from ..checkpoints.pairing.pairing import PairedMatrix, Skipped
 from ..engine.components import Components, find_components, leading_components
 from ..errors import PairingError, SettingError

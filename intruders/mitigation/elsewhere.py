@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..audits.audit_result import Audit
 from ..audits.audit_settings import AuditSettings
-from ..checkpoints.checkpoint import Checkpoint
+from ..audits.result.audit_result import Audit
+from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from .remedies.doses import Doses
 from .remedies.position import positions_of

@@ -9,9 +9,9 @@ from types import TracebackType
 
 from torch import Tensor, nn
 
-from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.matching import match_names
-from ..checkpoints.matrices import MatrixView, matrices_of, put_back
+from ..checkpoints.stored.checkpoint import Checkpoint
+from ..checkpoints.stored.matching import match_names
+from ..checkpoints.stored.matrices import MatrixView, matrices_of, put_back
 from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ..errors import PairingError
 from .remedies.remedy import Case, Remedy

@@ -10,10 +10,10 @@ from dataclasses import replace
 import torch
 
 from ..audits.audit import audited_whole
-from ..audits.audit_result import Audit
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
-from ..checkpoints.open import Source
+from ..audits.result.audit_result import Audit
+from ..checkpoints.opening.open import Source
 from ..checkpoints.pairing.open_sides import named_sides, open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix

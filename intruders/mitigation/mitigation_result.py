@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..audits.audit_result import Audit, to_document
+from ..audits.result.audit_result import Audit, to_document
 from ..system.versions import installed_versions
 from ..version import __version__
 from .remedies.remedy import Remedy, ScaledRemedy

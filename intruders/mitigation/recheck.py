@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 
 from ..audits.audit import audit_pairing
-from ..audits.audit_result import Audit
 from ..audits.audit_settings import AuditSettings, Compute
+from ..audits.result.audit_result import Audit
 from ..checkpoints.pairing.pairing import PairedMatrix, Pairing
 from ..linalg.pair import Pair
 from ..system.progress import Progress

@@ -13,8 +13,8 @@ import tempfile
 from contextlib import redirect_stderr
 from pathlib import Path
 
-from ..checkpoints.demo_models import DEMO_MODELS, DemoModel
-from ..checkpoints.locate import locate
+from ..checkpoints.stored.demo_models import DEMO_MODELS, DemoModel
+from ..checkpoints.stored.locate import locate
 from ..errors import CheckpointError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoints.many_sources import digest_of
+from ..checkpoints.opening.many_sources import digest_of
 from ..errors import CheckpointError, PairingError, first_line, some_of
 from .base_model import base_model_location
 from .task_fit import adapter_config

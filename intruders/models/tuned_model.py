@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoints.demo_models import resolved_adapter
+from ..checkpoints.stored.demo_models import resolved_adapter
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError, first_line
 from .base_model import base_model_location

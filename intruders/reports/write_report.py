@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..audits.audit_result import Audit
-from ..audits.critical_scales_result import CriticalScales
+from ..audits.result.audit_result import Audit
+from ..audits.scales.critical_scales_result import CriticalScales
 from ..errors import ResultFileError, SettingError
-from .comparison import common_matrices, labels_for
-from .scales_of_audit import scales_beside, scales_for
+from .audit.comparison import common_matrices, labels_for
+from .audit.scales_of_audit import scales_beside, scales_for
 from .study.study_page import is_study, write_study_report
 
 AUDIT_NAMES = ("audit.json", "audit.parquet")
@@ -44,7 +44,7 @@ def write_report(
             "nothing to write; pass --out FILE for the HTML report, --png DIR for figures, or both"
         )
     if out is not None:
-        from .html_page import check_can_write_html
+        from .page.html_page import check_can_write_html
 
         check_can_write_html(out)
     files = [file for path in paths for file in audit_files(Path(path))]
@@ -67,7 +67,7 @@ def _scales(audit: Audit, file: Path, given: AnyPath | None) -> CriticalScales |
 
 
 def _write_html(audits: list[Audit], out: Path, side_by_side: bool, scales: CriticalScales | None) -> None:
-    from .html_page import write_comparison_html, write_html
+    from .page.html_page import write_comparison_html, write_html
 
     if side_by_side:
         write_comparison_html(audits, out)
@@ -80,8 +80,8 @@ def _write_figures(
 ) -> list[Path]:
     from ..charts.drawing import write_drawings
     from ..charts.figure import draw_chart
-    from .audit_figures import audit_drawings
-    from .comparison_figures import comparison_drawings
+    from .audit.audit_figures import audit_drawings
+    from .audit.comparison_figures import comparison_drawings
 
     if side_by_side:
         return write_drawings(comparison_drawings(common_matrices(audits), labels_for(audits)), folder)

@@ -35,7 +35,7 @@ from ..models.task_fit import refuse_masked
 from ..system.files import stop_on_full_disk
 from ..system.versions import machine, versions
 from .budget_clamp import BudgetClamp
-from .callback import IntruderCallback
+from .callback.callback import IntruderCallback
 from .finetune_config import FinetuneConfig, check_steps
 from .kl_to_base import KLToBase
 from .methods import go_on_from, make_optimizer, prepare, save_model, save_start

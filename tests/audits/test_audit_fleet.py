@@ -23,13 +23,13 @@ from tiny import save_bert
 from transformers import AutoModelForMaskedLM
 
 import intruders
-from intruders.audits.audit_fleet import audit_fleet
-from intruders.audits.audit_result import Audit
-from intruders.audits.kept_blocks import KeptBlock
-from intruders.audits.summary import by_kind
-from intruders.checkpoints.open import open_checkpoint, open_source
+from intruders.audits.fleet.audit_fleet import audit_fleet
+from intruders.audits.fleet.kept_blocks import KeptBlock
+from intruders.audits.result.audit_result import Audit
+from intruders.audits.result.summary import by_kind
+from intruders.checkpoints.opening.open import open_checkpoint, open_source
 from intruders.errors import IntrudersError, SettingError
-from intruders.reports.fleet_page import fleet_payload
+from intruders.reports.fleet.fleet_page import fleet_payload
 from tests.checkpoints.models import saved
 from tests.commands import environment
 from tests.mitigation.hot import hot_llama, medium_llama, wide_spectrum
@@ -99,7 +99,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return replace(checkpoint, tensors={n: counted(n, s) for n, s in checkpoint.tensors.items()})
 
-    monkeypatch.setattr("intruders.audits.audit_fleet.open_checkpoint", counting)
+    monkeypatch.setattr("intruders.audits.fleet.audit_fleet.open_checkpoint", counting)
     return counts
 
 
@@ -309,7 +309,7 @@ def test_of_what_is_finished_no_header_and_no_row_is_read(
         asked.add(block.file.name)
         return rows(block, columns)
 
-    monkeypatch.setattr("intruders.audits.fleet_members.open_source", opening)
+    monkeypatch.setattr("intruders.audits.fleet.fleet_members.open_source", opening)
     monkeypatch.setattr(KeptBlock, "rows", asking)
     found = audit_fleet(str(base), sources[:4], out=out, cache=False)
     assert opened == [sources[3]]
@@ -452,7 +452,7 @@ def test_a_disk_that_fills_is_one_line_and_leaves_no_part(
 
     sources = [adapters["strong"], adapters["weak"]]
     with monkeypatch.context() as patched:
-        patched.setattr("intruders.audits.fleet_vectors.vector_tables", full)
+        patched.setattr("intruders.audits.fleet.fleet_vectors.vector_tables", full)
         with pytest.raises(
             IntrudersError, match=r"vectors.parquet': no space left on device; what is audited"
         ):
@@ -493,7 +493,7 @@ def test_models_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
 
     import huggingface_hub
 
-    from intruders.checkpoints.many_sources import each_source
+    from intruders.checkpoints.opening.many_sources import each_source
     from intruders.errors import CheckpointError
 
     items = [

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import BERT, made_up_audit, made_up_matrix, made_up_subspaces
 
-from intruders.audits.audit_result import Audit, from_document, to_document
-from intruders.audits.records import AuditedMatrix, UpdateSize, Vector
-from intruders.audits.subspaces import SUBSPACE_COLUMNS
+from intruders.audits.result.audit_result import Audit, from_document, to_document
+from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
+from intruders.audits.result.subspaces import SUBSPACE_COLUMNS
 from intruders.checkpoints.pairing.pairing import Skipped
 from intruders.errors import ResultFileError, SettingError
 from intruders.system.files import check_writable, write_atomically

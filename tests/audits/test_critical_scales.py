@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.audits.base_cache import MemoryCache
-from intruders.audits.critical_scales import critical_scales
-from intruders.audits.critical_scales_result import SLACK, WALK, CriticalScales, MatrixScale
+from intruders.audits.scales.critical_scales import critical_scales
+from intruders.audits.scales.critical_scales_result import SLACK, WALK, CriticalScales, MatrixScale
 from intruders.errors import SettingError
 from tests.checkpoints.models import merged_weights, tiny_llama
 from tests.mitigation.hot import hot_llama, left_vectors, places_beside, places_of_intruders, wide_spectrum

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from intruders.audits.audit_fleet import audit_fleet
+from intruders.audits.fleet.audit_fleet import audit_fleet
 from intruders.errors import IntrudersError, SettingError
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama

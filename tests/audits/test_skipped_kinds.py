@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from intruders.audits.audit_result import from_document, to_document
+from intruders.audits.result.audit_result import from_document, to_document
 from intruders.checkpoints.pairing.pairing import SkipKind, Skipped
 from intruders.errors import BrokenDocumentError
 from tests.made_up import made_up_audit

@@ -18,6 +18,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from intruders.training.callback.callback.callback import IntruderCallback
 from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.layer import LoraLayer
@@ -26,9 +27,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from intruders.audits.audit import audit
-from intruders.audits.audit_result import Audit
+from intruders.audits.result.audit_result import Audit
 from intruders.errors import PairingError
-from intruders.training.callback import IntruderCallback
 
 from .models import saved, tiny_gpt2, tiny_llama
 from .peft_types import MADE_BY_PEFT

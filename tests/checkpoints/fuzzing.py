@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from intruders.checkpoints.formats.gguf_layout import read_gguf_layout
-from intruders.checkpoints.open import Opened, open_source
+from intruders.checkpoints.opening.open import Opened, open_source
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import IntrudersError
 

@@ -29,13 +29,13 @@ from intruders.checkpoints.adapters.adapter import BaseWeight
 from intruders.checkpoints.adapters.adapter_config import AdapterConfig
 from intruders.checkpoints.adapters.by_peft import shared_updates, updates_one_by_one
 from intruders.checkpoints.adapters.peft_at_work import peft_at_work
-from intruders.checkpoints.checkpoint import StoredTensor
-from intruders.checkpoints.inspect import inspect
-from intruders.checkpoints.memory import state_dict_checkpoint
-from intruders.checkpoints.open import open_source
+from intruders.checkpoints.formats.memory import state_dict_checkpoint
+from intruders.checkpoints.opening.open import open_source
+from intruders.checkpoints.pairing.inspect import inspect
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
-from intruders.checkpoints.selection import Selection
+from intruders.checkpoints.stored.checkpoint import StoredTensor
+from intruders.checkpoints.stored.selection import Selection
 from intruders.checkpoints.writing.lora_adapter import is_plain_lora
 from intruders.errors import CheckpointError, MissingDependencyError, PairingError
 

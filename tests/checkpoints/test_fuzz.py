@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intruders.checkpoints.json_file import parse_json_object
+from intruders.checkpoints.stored.json_file import parse_json_object
 from intruders.errors import CheckpointError, IntrudersError
 
 from .fuzzing import TARGETS, fuzz

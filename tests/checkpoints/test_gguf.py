@@ -10,12 +10,12 @@ import gguf
 import pytest
 import torch
 
-from intruders.checkpoints.demo_models import DEMO_MODELS
 from intruders.checkpoints.formats.gguf_layout import read_gguf_layout
 from intruders.checkpoints.formats.gguf_names import known_names
-from intruders.checkpoints.open import open_checkpoint
+from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
+from intruders.checkpoints.stored.demo_models import DEMO_MODELS
 from intruders.errors import CheckpointError
 
 from .gguf_files import FAMILIES, skeleton, write_gguf

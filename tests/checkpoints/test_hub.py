@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 import intruders
-from intruders.audits.audit_result import Audit
-from intruders.checkpoints.hub import HubOrigin
+from intruders.audits.result.audit_result import Audit
+from intruders.checkpoints.stored.hub import HubOrigin
 from intruders.errors import CheckpointError
-from intruders.reports.audit_command import audit_command
-from intruders.reports.model_card import card_section
+from intruders.reports.audit.audit_command import audit_command
+from intruders.reports.audit.model_card import card_section
 from tests.commands import in_this_process
 
 NAME = "model.layers.0.self_attn.q_proj.weight"

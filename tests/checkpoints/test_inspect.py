@@ -11,7 +11,7 @@ import torch
 from typer import Typer
 from typer.testing import CliRunner
 
-from intruders.checkpoints.inspect import inspect, inspection_lines
+from intruders.checkpoints.pairing.inspect import inspect, inspection_lines
 from intruders.cli.inspect import inspect as command
 from intruders.errors import PairingError
 

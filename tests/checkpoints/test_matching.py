@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from intruders.checkpoints.matching import match_names
+from intruders.checkpoints.stored.matching import match_names
 
 LAYERS = {
     f"model.layers.{index}.{part}.weight": shape

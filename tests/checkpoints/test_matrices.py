@@ -10,11 +10,11 @@ import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from intruders.checkpoints.layout import fused_rows, stored_input_first
-from intruders.checkpoints.open import open_checkpoint
+from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
-from intruders.checkpoints.selection import Selection
+from intruders.checkpoints.stored.layout import fused_rows, stored_input_first
+from intruders.checkpoints.stored.selection import Selection
 from intruders.errors import CheckpointError, PairingError
 from intruders.linalg.low_rank import LowRank
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intruders.checkpoints.names import ModulePath, module_paths
+from intruders.checkpoints.stored.names import ModulePath, module_paths
 
 LLAMA = [
     f"model.layers.{i}.{kind}.weight" for i in range(2) for kind in ("self_attn.q_proj", "mlp.down_proj")

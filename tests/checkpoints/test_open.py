@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from intruders.checkpoints.adapters.adapter import Adapter
-from intruders.checkpoints.open import open_checkpoint, open_source
+from intruders.checkpoints.opening.open import open_checkpoint, open_source
 from intruders.errors import CheckpointError, MissingDependencyError
 
 

@@ -13,10 +13,10 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model, inject_adapter_
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from intruders.checkpoints.open import open_checkpoint
+from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
-from intruders.checkpoints.selection import Selection
+from intruders.checkpoints.stored.selection import Selection
 from intruders.errors import CheckpointError, PairingError, SettingError
 
 from .models import (

@@ -14,10 +14,10 @@ from peft.tuners.lora.corda import preprocess_corda
 from torch import Tensor, nn
 
 from intruders.checkpoints.adapters.adapter_config import AdapterConfig
-from intruders.checkpoints.open import open_checkpoint
+from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
-from intruders.checkpoints.selection import Selection
+from intruders.checkpoints.stored.selection import Selection
 from intruders.errors import CheckpointError, PairingError
 
 from .models import (

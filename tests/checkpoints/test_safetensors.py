@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from intruders.checkpoints.formats.safetensors import read_header, safetensors_file
-from intruders.checkpoints.open import open_checkpoint
+from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.errors import CheckpointError
 
 DTYPES = [
@@ -128,7 +128,7 @@ def test_one_tensor_in_memory_at_a_time(tmp_path: Path) -> None:
     save_file({f"a{index}": torch.rand(2**23) for index in range(8)}, tmp_path / "x.safetensors")
     program = (
         "import resource, sys\n"
-        "from intruders.checkpoints.open import open_checkpoint\n"
+        "from intruders.checkpoints.opening.open import open_checkpoint\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
         "checkpoint = open_checkpoint(sys.argv[1])\n"
         "checkpoint.read('a0')[:10].sum()\n"

@@ -275,9 +275,9 @@ def test_parts_of_a_fused_weight(tmp_path: Path) -> None:
 
 
 def test_each_matrix_of_the_base_is_read_once(models: Models) -> None:
-    from intruders.checkpoints.checkpoint import StoredTensor
-    from intruders.checkpoints.open import open_checkpoint
-    from intruders.checkpoints.verify import _read_in_turn
+    from intruders.checkpoints.merges.verify import _read_in_turn
+    from intruders.checkpoints.opening.open import open_checkpoint
+    from intruders.checkpoints.stored.checkpoint import StoredTensor
 
     reads: list[str] = []
     opened = open_checkpoint(models.folder / "base")

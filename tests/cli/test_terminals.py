@@ -104,8 +104,8 @@ def test_no_name_can_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None
     """Names come from files; a terminal would obey what is in them."""
     from rich.console import Console
 
-    from intruders.reports.page import Page
-    from intruders.reports.remedies_text import print_comparison
+    from intruders.reports.remedies.remedies_text import print_comparison
+    from intruders.reports.shared.page import Page
     from tests.reports.made_up_remedies import made_up_comparison
 
     escape = "a \x1b[2J name"

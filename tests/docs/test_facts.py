@@ -133,14 +133,14 @@ def keys_within_matrix() -> set[str]:
 
 
 def columns_of_audit() -> set[str]:
-    from intruders.audits.parquet_form import vector_schema
+    from intruders.audits.result.parquet_form import vector_schema
 
     return set(vector_schema().names)
 
 
 def columns_of_subspaces() -> set[str]:
     """Those without the chance of another column, which has that column's name and ``_chance``."""
-    from intruders.audits.subspaces import SUBSPACE_COLUMNS
+    from intruders.audits.result.subspaces import SUBSPACE_COLUMNS
 
     return {
         name
@@ -150,13 +150,13 @@ def columns_of_subspaces() -> set[str]:
 
 
 def columns_of_fleet() -> set[str]:
-    from intruders.audits.fleet_table import COLUMNS
+    from intruders.audits.fleet.fleet_table import COLUMNS
 
     return {name for name, _ in COLUMNS}
 
 
 def controls() -> set[str]:
-    from intruders.evaluation.measure_settings import CONTROLS, INTERPOLATE, SHRINK_OUTPUT
+    from intruders.measures.measure_settings import CONTROLS, INTERPOLATE, SHRINK_OUTPUT
 
     return {*CONTROLS, SHRINK_OUTPUT, INTERPOLATE}
 
@@ -190,7 +190,7 @@ def exit_statuses_of_a_gate() -> set[str]:
 
 
 def analyses() -> set[str]:
-    from intruders.studies.claim_names import CLAIMS
+    from intruders.studies.describe.claim_names import CLAIMS
 
     return set(CLAIMS)
 

@@ -19,14 +19,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import intruders
-from intruders.audits.audit_fleet import audit_fleet
+from intruders.audits.fleet.audit_fleet import audit_fleet
 from intruders.errors import SettingError
-from intruders.evaluation.intervene import intervene
-from intruders.evaluation.measure_settings import LossSettings, ScoreSettings, SweepSettings
-from intruders.evaluation.side_by_side.compare_remedies import compare_remedies
-from intruders.evaluation.side_by_side.comparison_settings import ComparisonSettings
-from intruders.evaluation.sweep_words import document
-from intruders.evaluation.train_in_sequence import train_in_sequence
+from intruders.experiments.compare.compare_remedies import compare_remedies
+from intruders.experiments.compare.comparison_settings import ComparisonSettings
+from intruders.experiments.intervene.intervene import intervene
+from intruders.experiments.intervene.sweep_words import document
+from intruders.experiments.train_in_sequence import train_in_sequence
+from intruders.measures.measure_settings import LossSettings, ScoreSettings, SweepSettings
 from intruders.models.quiet import quiet_transformers
 from intruders.studies.describe.runs import expand
 from intruders.studies.work.perform import is_done, perform
@@ -217,7 +217,7 @@ def test_a_study_does_not_return_stages_of_another_base_or_of_other_data(
 def test_an_adapter_that_a_folder_names_by_an_index_is_known_by_its_shards(
     models: Path, tmp_path: Path
 ) -> None:
-    from intruders.checkpoints.many_sources import digest_of
+    from intruders.checkpoints.opening.many_sources import digest_of
 
     folder = shutil.copytree(models / "base", tmp_path / "base")
     names = load_file(folder / "model.safetensors")

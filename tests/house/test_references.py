@@ -104,4 +104,4 @@ def test_scripts_of_the_page_name_files_that_exist(file: Path) -> None:
 )
 def test_a_dead_reference_is_found(text: str, dead: list[str]) -> None:
     source = f'"""{text}"""\ndef here(): ...\nclass Value:\n    def unit(self): ...\n'
-    assert dead_references(source, "intruders.evaluation.evaluate") == dead
+    assert dead_references(source, "intruders.measures.evaluate") == dead

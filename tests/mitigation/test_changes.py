@@ -15,7 +15,7 @@ from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense
 from intruders.mitigation.cases import read_cases
-from intruders.mitigation.changes import Change
+from intruders.mitigation.remedies.changes import Change
 from intruders.mitigation.remedies.controls import Shrink
 from intruders.mitigation.remedies.intruders import ScaledIntruders
 from tests.checkpoints.models import saved, tiny_llama

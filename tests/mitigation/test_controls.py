@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from intruders.audits.records import AuditedMatrix, UpdateSize, Vector
+from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.every_remedy import CONTROLS, remedy_named
 from tests.checkpoints.models import merged_weights, saved

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from intruders.audits.audit import audited_whole
-from intruders.audits.audit_result import Audit
 from intruders.audits.audit_settings import AuditSettings, Compute
-from intruders.checkpoints.checkpoint import Checkpoint
+from intruders.audits.result.audit_result import Audit
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pairing import Pairing
+from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.mitigation.cases import read_cases
-from intruders.mitigation.changes import Change
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.at_random import at_random
 from intruders.mitigation.remedies.budget import Budget
+from intruders.mitigation.remedies.changes import Change
 from intruders.mitigation.remedies.controls import Complement, Resized
 from intruders.mitigation.remedies.directions import Directions
 from intruders.mitigation.remedies.every_remedy import published_remedy

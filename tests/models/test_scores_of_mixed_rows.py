@@ -14,7 +14,7 @@ from tiny import character_tokenizer, save_bert, save_gpt2, save_llama
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
 from intruders.data.task import Example, Score, Task
-from intruders.evaluation.task_score import score_task
+from intruders.measures.task_score import score_task
 from intruders.models.answers import generated_answers, graded, outcomes
 from intruders.models.loading import load_model
 from intruders.models.tuned_model import OpenedModel

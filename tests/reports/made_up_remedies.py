@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from intruders.evaluation.intervals import Interval
-from intruders.evaluation.side_by_side.compared import ComparedPoint, ComparedRemedy, RemedyComparison
-from intruders.evaluation.side_by_side.interpolation_curve import ALPHAS
-from intruders.evaluation.side_by_side.yardstick import FourParts, Items
+from intruders.experiments.bench.interpolation_curve import ALPHAS
+from intruders.experiments.bench.yardstick import FourParts, Items
+from intruders.experiments.compare.compared import ComparedPoint, ComparedRemedy, RemedyComparison
+from intruders.measures.intervals import Interval
 
 TASK = "word-problems"
 

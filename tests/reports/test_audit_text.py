@@ -10,11 +10,11 @@ import pytest
 from made_up import BERT, GPT2, LLAMA, made_up_audit
 from rich.console import Console
 
-from intruders.audits.audit_result import Audit
-from intruders.audits.summary import LayerStrip
+from intruders.audits.result.audit_result import Audit
+from intruders.audits.result.summary import LayerStrip
 from intruders.checkpoints.pairing.pairing import Skipped
 from intruders.cli.progress import progress_bar
-from intruders.reports.audit_text import print_audit, shade, strip_lines
+from intruders.reports.audit.audit_text import print_audit, shade, strip_lines
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 from made_up import BERT, made_up_audit
 
-from intruders.audits.audit_result import Audit
-from intruders.audits.figures import draw_cosines, draw_values
+from intruders.audits.result.audit_result import Audit
+from intruders.audits.result.figures import draw_cosines, draw_values
 from intruders.charts.drawing import Drawing, picture, write_drawings
 from intruders.errors import MissingDependencyError
-from intruders.reports.audit_figures import audit_drawings, draw_over_epsilon
-from intruders.reports.comparison import common_matrices
-from intruders.reports.comparison_figures import comparison_drawings, most_different, update_rank
+from intruders.reports.audit.audit_figures import audit_drawings, draw_over_epsilon
+from intruders.reports.audit.comparison import common_matrices
+from intruders.reports.audit.comparison_figures import comparison_drawings, most_different, update_rank
 
 AUDIT = made_up_audit(6, BERT, width=64, prefix="encoder.layer", intruder_rate=0.3)
 

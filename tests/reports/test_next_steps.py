@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from intruders.reports.shared.page.html_page import render_audit
 from rich.console import Console
 
 from intruders.audits.audit import audit as run_audit
-from intruders.audits.audit_result import Audit
-from intruders.audits.critical_scales_result import CriticalScales, MatrixScale
-from intruders.audits.records import AuditedMatrix, UpdateSize, Vector
+from intruders.audits.result.audit_result import Audit
+from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
+from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from intruders.checkpoints.pairing.pairing import Skipped
 from intruders.cli.main import app
-from intruders.reports.audit_text import print_audit
-from intruders.reports.html_page import render_audit
-from intruders.reports.next_steps import NextSteps, next_steps
+from intruders.reports.audit.audit_text import print_audit
+from intruders.reports.audit.next_steps import NextSteps, next_steps
 from intruders.studies.advice.steps import SHARE
 
 COMMANDS: Any = typer.main.get_command(app)

@@ -11,11 +11,11 @@ import pytest
 from made_up import LLAMA, made_up_audit
 
 from intruders.audits.audit_settings import AuditSettings
-from intruders.audits.fleet_members import Facts, Member
-from intruders.audits.fleet_result import FleetAudit
-from intruders.audits.kept_blocks import KeptBlocks, Unit, rows_of
+from intruders.audits.fleet.fleet_members import Facts, Member
+from intruders.audits.fleet.fleet_result import FleetAudit
+from intruders.audits.fleet.kept_blocks import KeptBlocks, Unit, rows_of
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
-from intruders.reports.fleet_page import write_fleet_html
+from intruders.reports.fleet.fleet_page import write_fleet_html
 
 from .browsing import chromium, column, expect, opened, serious_faults, sort_by
 from .test_page_audit import WINDOWS

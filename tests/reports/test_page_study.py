@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from intruders.audits.audit_result import Audit
+from intruders.audits.result.audit_result import Audit
 from intruders.reports.study.study_page import render_study
-from intruders.studies.claim_names import CLAIMS
-from intruders.studies.claims.claim import Finding
 from intruders.studies.claims.every_claim import analyse_all
+from intruders.studies.claims.shared.claim import Finding
+from intruders.studies.describe.claim_names import CLAIMS
 from intruders.studies.tables.results import Results
 
 from .browsing import chromium, expect, opened, serious_faults

@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 
 from intruders.cli.main import app
-from intruders.evaluation.side_by_side.comparison_verdict import command, sentence
-from intruders.reports.remedies_charts import comparison_charts
-from intruders.reports.remedies_page import write_remedies_report
-from intruders.reports.remedies_text import print_comparison
+from intruders.experiments.compare.comparison_verdict import command, sentence
+from intruders.reports.remedies.remedies_charts import comparison_charts
+from intruders.reports.remedies.remedies_page import write_remedies_report
+from intruders.reports.remedies.remedies_text import print_comparison
 from tests.reports.made_up_remedies import around, made_up_comparison, made_up_row, without_winner
 
 from .browsing import chromium, opened, serious_faults

@@ -12,22 +12,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from intruders.audits.audit_result import Audit
+from intruders.audits.result.audit_result import Audit
 from intruders.charts.chart import Axis, Chart, Grid, Series
 from intruders.charts.drawing import Drawing, picture, write_drawings
 from intruders.charts.figure import draw, draw_chart
 from intruders.errors import ResultFileError, SettingError
-from intruders.evaluation.intervals import Interval
+from intruders.measures.intervals import Interval
 from intruders.reports.study.page_tables import page_table, run_table
 from intruders.reports.study.similarities import similarity_rows
 from intruders.reports.study.study_page import render_study, study_drawings, write_study_report
 from intruders.reports.study.study_words import study_words
 from intruders.reports.write_report import write_report
-from intruders.studies.claim_names import CLAIMS
-from intruders.studies.claims.claim import Effect, Finding, Where
 from intruders.studies.claims.every_claim import analyse_all, charts_of
+from intruders.studies.claims.shared.claim import Effect, Finding, Where
 from intruders.studies.claims.shared.pictures import Palette, by_method_and_rank
 from intruders.studies.claims.threshold import MOST_POINTS
+from intruders.studies.describe.claim_names import CLAIMS
 from intruders.studies.tables.results import Results
 
 from .made_up_study import SEEDS, TASKS, made_up_study, without

@@ -17,19 +17,19 @@ import typer
 from typer.testing import CliRunner
 
 import intruders
-from intruders.audits.audit_result import Audit
-from intruders.audits.critical_scales_result import CriticalScales, MatrixScale
-from intruders.checkpoints.demo_models import DEMO_MODELS
-from intruders.checkpoints.open import open_checkpoint
+from intruders.audits.result.audit_result import Audit
+from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
+from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.stored.demo_models import DEMO_MODELS
 from intruders.cli.advise import advise as command
 from intruders.errors import IntrudersError
-from intruders.evaluation.intervals import Interval
 from intruders.linalg import spiked_threshold
+from intruders.measures.intervals import Interval
 from intruders.studies.advice import on_base as base_advice
 from intruders.studies.advice.advise import advise
 from intruders.studies.advice.on_study import advise_study
 from intruders.studies.advice.on_verdicts import Verdict, is_on, verdicts_of
-from intruders.studies.claims.claim import Effect, Where
+from intruders.studies.claims.shared.claim import Effect, Where
 from intruders.studies.tables.results import Results
 from intruders.studies.tables.table_columns import COLUMNS
 from intruders.studies.tables.table_files import to_parquet

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from intruders.cli.study_progress import print_plan
-from intruders.studies.claim_names import CLAIMS
 from intruders.studies.claims.every_claim import conclude
+from intruders.studies.describe.claim_names import CLAIMS
 from intruders.studies.describe.study import read_study
 from intruders.studies.run_study import run_study
 from intruders.studies.tables.results import load_results

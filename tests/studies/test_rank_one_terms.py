@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from intruders.audits.audit_settings import AuditSettings
-from intruders.checkpoints.open import open_checkpoint
+from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.errors import SettingError
 from intruders.linalg.spiked_threshold import Spectrum, spiked_threshold
 from intruders.studies.work.rank_one_terms import random_rank_one

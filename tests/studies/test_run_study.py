@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from intruders.audits.audit_result import Audit
+from intruders.audits.result.audit_result import Audit
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import DiskFullError, IntrudersError, SettingError
-from intruders.evaluation.evaluate import evaluate
-from intruders.evaluation.measure_settings import LossSettings, ScoreSettings
 from intruders.linalg.low_rank import LowRank
+from intruders.measures.evaluate import evaluate
+from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.studies.describe.inputs import digests_of_inputs
 from intruders.studies.describe.runs import Run, expand
 from intruders.studies.run_study import Outcome, Progress, run_study

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from intruders.evaluation.intervals import Interval
-from intruders.studies.claims.claim import Where
+from intruders.measures.intervals import Interval
+from intruders.studies.claims.shared.claim import Where
 from intruders.studies.claims.shared.evidence import Evidence
 from intruders.studies.claims.shared.statistics import (
     auc,

@@ -9,8 +9,8 @@ import pytest
 
 from intruders.audits.audit_settings import AuditSettings
 from intruders.errors import SettingError
-from intruders.evaluation.measure_settings import SweepSettings
-from intruders.studies.claim_names import CLAIMS
+from intruders.measures.measure_settings import SweepSettings
+from intruders.studies.describe.claim_names import CLAIMS
 from intruders.studies.describe.study import Resources, read_study, study_from_text
 from tests.studies.tiny_study import parsed, tiny_study
 

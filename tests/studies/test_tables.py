@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from intruders.audits.audit_result import Audit
-from intruders.audits.critical_scales_result import CriticalScales, MatrixScale
-from intruders.audits.records import AuditedMatrix, UpdateSize, Vector
+from intruders.audits.result.audit_result import Audit
+from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
+from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from intruders.errors import ResultFileError
 from intruders.studies.describe.runs import Run, expand
 from intruders.studies.tables import write_tables

@@ -11,16 +11,16 @@ import pytest
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
+from intruders.training.callback.callback.callback import IntruderCallback
+from intruders.training.callback.callback.trace import read_trace
 from peft import IA3Config, LilyConfig, LoraConfig, PrefixTuningConfig, get_peft_model
 from tiny import save_llama
 from torch import nn
 
 from intruders.audits.audit_settings import AuditSettings
-from intruders.checkpoints.open import open_checkpoint
+from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.errors import CheckpointError, PairingError, ResultFileError, SettingError
 from intruders.models.loading import load_model
-from intruders.training.callback import IntruderCallback
-from intruders.training.trace import read_trace
 
 from .trainers import prepared, tiny_trainer
 
@@ -135,7 +135,7 @@ def test_what_is_taken_reads_no_weight(
 
     model = prepared(llama, method)
     trainer = tiny_trainer(model, tmp_path)
-    monkeypatch.setattr("intruders.checkpoints.matrices.MatrixView.read", refuse)
+    monkeypatch.setattr("intruders.checkpoints.stored.matrices.MatrixView.read", refuse)
     IntruderCallback(trainer, base=str(llama) if with_base else None)
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ...linalg.low_rank import LowRank
-from ..checkpoint import Checkpoint
-from ..hub import HubOrigin
+from ..stored.checkpoint import Checkpoint
+from ..stored.hub import HubOrigin
 
 Shape = tuple[int, ...]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError, one_line
-from ..demo_models import DEMO_MODELS
-from ..hub import split_revision
+from ..stored.demo_models import DEMO_MODELS
+from ..stored.hub import split_revision
 
 # Some seconds' worth. Patterns come from strangers, and Python's re backtracks without a limit.
 _MOST_STEPS = 1e9

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ...errors import PairingError, some_of
-from ..checkpoint import Checkpoint
-from ..matching import match_names
-from ..names import looks_up_tokens
+from ..stored.checkpoint import Checkpoint
+from ..stored.matching import match_names
+from ..stored.names import looks_up_tokens
 from .adapter import AdaptedWeight, Adapter, BaseWeight, Shape
 from .model_order import names_in_model_order
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, some_of
-from ..checkpoint import StoredTensor
+from ..stored.checkpoint import StoredTensor
 from .adapter import AdaptedWeight, BaseWeight
 from .adapter_config import AdapterConfig
 from .peft_at_work import peft_at_work

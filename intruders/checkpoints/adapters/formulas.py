@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...linalg.low_rank import LowRank
-from ..checkpoint import StoredTensor
+from ..stored.checkpoint import StoredTensor
 from .adapter import AdaptedWeight
 
 

@@ -17,7 +17,7 @@ from math import isfinite, prod
 from typing import Any
 
 from ...errors import CheckpointError
-from ..checkpoint import Checkpoint, StoredTensor
+from ..stored.checkpoint import Checkpoint, StoredTensor
 from .adapter import AdaptedWeight, Adapter, Shape
 from .adapter_config import AdapterConfig
 from .formulas import low_rank

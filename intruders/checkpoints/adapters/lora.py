@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError, PairingError, some_of
 from ...linalg.low_rank import LowRank
-from ..checkpoint import StoredTensor
+from ..stored.checkpoint import StoredTensor
 from .adapter import AdaptedWeight, Shape
 from .adapter_config import AdapterConfig
 from .formulas import low_rank, widened

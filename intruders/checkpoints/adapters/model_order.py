@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import PairingError, missing_extra, one_line
-from ..checkpoint import Checkpoint
-from ..matching import match_names
+from ..stored.checkpoint import Checkpoint
+from ..stored.matching import match_names
 
 
 def names_in_model_order(base: Checkpoint, adapter: str) -> list[str]:

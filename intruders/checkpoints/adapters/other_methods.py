@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ...linalg.low_rank import LowRank
-from ..checkpoint import StoredTensor
+from ..stored.checkpoint import StoredTensor
 from .adapter import AdaptedWeight
 from .adapter_config import AdapterConfig
 from .formulas import dense, kronecker_delta, product, widened

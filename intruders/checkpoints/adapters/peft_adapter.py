@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, some_of
-from ..checkpoint import Checkpoint, StoredTensor
+from ..formats.memory import FSDP_1_WRAPPER, describe_module, state_dict_checkpoint
 from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
-from ..json_file import read_json_object
-from ..memory import FSDP_1_WRAPPER, describe_module, state_dict_checkpoint
+from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.json_file import read_json_object
 from .adapter import AdaptedWeight, Adapter, BaseWeight, Shape, Start
 from .adapter_config import AdapterConfig
 from .binding import bound_updates

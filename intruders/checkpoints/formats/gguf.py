@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, IntrudersError, missing_extra, one_line
-from ..checkpoint import StoredTensor
+from ..stored.checkpoint import StoredTensor
 from .gguf_layout import GgufField, GgufLayout, GgufTensor, read_gguf_layout
 from .gguf_names import known_names
 

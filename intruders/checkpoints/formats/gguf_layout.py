@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ...errors import CheckpointError
-from ..names import natural_order
+from ..stored.names import natural_order
 
 _T = TypeVar("_T")
 

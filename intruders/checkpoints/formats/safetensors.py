@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, one_line, some_of
-from ..checkpoint import StoredTensor
-from ..json_file import LARGEST_BYTES, parse_json_object, read_json_object
-from ..names import natural_order
+from ..stored.checkpoint import StoredTensor
+from ..stored.json_file import LARGEST_BYTES, parse_json_object, read_json_object
+from ..stored.names import natural_order
 
 INDEX_SUFFIX = ".safetensors.index.json"
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, one_line, some_of
-from ..checkpoint import StoredTensor
-from ..memory import is_state_dict
-from ..names import natural_order
+from ..stored.checkpoint import StoredTensor
+from ..stored.names import natural_order
+from .memory import is_state_dict
 from .safetensors import read_weight_map
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")

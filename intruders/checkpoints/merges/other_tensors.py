@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..adapters.adapter import Adapter
-from ..checkpoint import Checkpoint, StoredTensor
-from ..matrices import not_a_matrix
-from ..model_sum import ModelSum
-from ..names import tied_by_config
+from ..opening.model_sum import ModelSum
+from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.matrices import not_a_matrix
+from ..stored.names import tied_by_config
 from .rounding import stored_type
 from .verification import OtherTensor
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from ...errors import PairingError, some_of
 from ..adapters.adapter import Adapter
 from ..adapters.formulas import widened
-from ..checkpoint import Checkpoint, StoredTensor
-from ..matching import match_names
+from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.matching import match_names
 from .names_of_base import Part
 
 

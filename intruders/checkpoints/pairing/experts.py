@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..adapters.adapter import Adapter
-from ..checkpoint import Checkpoint, StoredTensor
+from ..stored.checkpoint import Checkpoint, StoredTensor
 
 _SEPARATE = re.compile(
     r"(?P<parent>.+)\.experts\.(?P<number>\d{1,6})\.(?P<part>w1|w2|w3|gate_proj|up_proj|down_proj)\.weight"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..adapters.adapter import Adapter
-from ..checkpoint import Checkpoint
-from ..model_sum import ModelSum
+from ..opening.model_sum import ModelSum
+from ..stored.checkpoint import Checkpoint
 from .experts import aligned_experts
 from .tied_head import with_tied_head
 

@@ -9,10 +9,10 @@ from torch import nn
 from ...errors import CheckpointError, IntrudersError
 from ..adapters.adapter import Adapter
 from ..adapters.peft_adapter import start_that_changed
-from ..checkpoint import Checkpoint
-from ..memory import describe_module, has_adapters, module_checkpoint
-from ..model_sum import ModelSum
-from ..open import Opened, Source, open_checkpoint, open_source
+from ..formats.memory import describe_module, has_adapters, module_checkpoint
+from ..opening.model_sum import ModelSum
+from ..opening.open import Opened, Source, open_checkpoint, open_source
+from ..stored.checkpoint import Checkpoint
 from .pair_sides import pair_sides
 from .tied_head import with_tied_head
 

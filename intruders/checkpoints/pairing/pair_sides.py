@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..checkpoint import Checkpoint
-from ..matrices import not_a_matrix
-from ..model_sum import ModelSum
-from ..open import Opened
-from ..selection import Selection
+from ..opening.model_sum import ModelSum
+from ..opening.open import Opened
+from ..stored.checkpoint import Checkpoint
+from ..stored.matrices import not_a_matrix
+from ..stored.selection import Selection
 from .acted_on import acting_parts
 from .names_of_base import parts_of, under_common_names
 from .paired_rows import paired_rows

@@ -13,10 +13,10 @@ from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
 from ..adapters.adapter import AdaptedWeight, Adapter
 from ..adapters.formulas import widened
-from ..checkpoint import Checkpoint, StoredTensor
-from ..matrices import MatrixView, matrices_of, not_a_matrix
-from ..names import is_embedding_or_head
-from ..selection import Selection
+from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.matrices import MatrixView, matrices_of, not_a_matrix
+from ..stored.names import is_embedding_or_head
+from ..stored.selection import Selection
 from .acted_on import acts_on_in_words
 from .decomposing import warn_of_decompositions
 from .pairing import PairedMatrix, SkipKind, Skipped

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...linalg.pair import Pair
-from ..hub import HubOrigin
+from ..stored.hub import HubOrigin
 
 
 class SkipKind(StrEnum):

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from ...errors import PairingError, some_of
 from ..adapters.adapter import AdaptedWeight, Adapter, Shape
 from ..adapters.binding import require_linear
-from ..checkpoint import Checkpoint, StoredTensor
-from ..matching import Matching, match_names, same_shape
-from ..matrices import holds_experts, matrix_shape, not_a_matrix
-from ..names import is_embedding_or_head
+from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.matching import Matching, match_names, same_shape
+from ..stored.matrices import holds_experts, matrix_shape, not_a_matrix
+from ..stored.names import is_embedding_or_head
 from .acted_on import Acting
 from .pairing import SkipKind, Skipped
 

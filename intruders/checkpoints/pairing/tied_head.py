@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..adapters.adapter import Adapter
-from ..checkpoint import Checkpoint
-from ..model_sum import ModelSum
-from ..names import HEAD, tied_head
-from ..open import Opened
+from ..opening.model_sum import ModelSum
+from ..opening.open import Opened
+from ..stored.checkpoint import Checkpoint
+from ..stored.names import HEAD, tied_head
 
 
 def with_tied_head(base: Checkpoint, tuned: Opened) -> Checkpoint:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ..checkpoint import StoredTensor
-from ..json_file import parse_json_object
+from ..stored.checkpoint import StoredTensor
+from ..stored.json_file import parse_json_object
 
 _STATE = ".quant_state.bitsandbytes__"
 _LARGEST_STATE = 100_000  # bytes of JSON that describe one weight; usually about a hundred

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ..checkpoint import StoredTensor
+from ..stored.checkpoint import StoredTensor
 
 _VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 _BIAS = 127  # of the scales' exponents

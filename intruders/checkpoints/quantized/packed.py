@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ..checkpoint import StoredTensor
+from ..stored.checkpoint import StoredTensor
 from .scaled import spread
 
 Tensors = Mapping[str, StoredTensor]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...errors import CheckpointError
-from ..checkpoint import StoredTensor
+from ..stored.checkpoint import StoredTensor
 from .bitsandbytes import four_bit_weights, int8_weights
 from .mxfp4 import mxfp4_weights
 from .packed import awq_weights, compressed_weights, gptq_weights

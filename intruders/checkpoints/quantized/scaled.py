@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ..checkpoint import StoredTensor
+from ..stored.checkpoint import StoredTensor
 
 _DEFAULT_BLOCK = (128, 128)  # DeepSeek's, where a config does not say
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from ...errors import CheckpointError, missing_extra
-from ..checkpoint import Checkpoint
-from ..locate import locate
-from ..open import Opened
+from ..opening.open import Opened
+from ..stored.checkpoint import Checkpoint
+from ..stored.locate import locate
 
 # What lies beside the weights and belongs to the model: configs, tokenizers, code, licences; no weights.
 _COMPANIONS = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".md", ".spm")

@@ -20,12 +20,12 @@ from ..adapters.formulas import widened
 from ..adapters.lora import BY_PEFT, lora_modules, lora_scale
 from ..adapters.peft_adapter import ADAPTER_CONFIG
 from ..adapters.starts import changes_the_base
-from ..checkpoint import Checkpoint, StoredTensor
 from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
-from ..json_file import read_json_object
-from ..matching import match_names
-from ..matrices import holds_experts, matrices_of
+from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.json_file import read_json_object
+from ..stored.matching import match_names
+from ..stored.matrices import holds_experts, matrices_of
 
 Number = TypeVar("Number", int, float)
 Rank = int | str | None  # a number, "keep", or None for what the update needs

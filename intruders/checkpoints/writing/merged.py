@@ -11,13 +11,13 @@ from torch import Tensor
 from ...errors import CheckpointError
 from ...linalg.pair import Pair
 from ..adapters.adapter import Adapter
-from ..checkpoint import Checkpoint, StoredTensor
-from ..matching import match_names
-from ..matrices import matrices_of, not_a_matrix, put_back
-from ..model_sum import ModelSum
-from ..open import Opened
+from ..opening.model_sum import ModelSum
+from ..opening.open import Opened
 from ..pairing.pair_sides import pair_sides
-from ..selection import Selection
+from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.matching import match_names
+from ..stored.matrices import matrices_of, not_a_matrix, put_back
+from ..stored.selection import Selection
 from .shards import PlannedTensor
 
 # A matrix in its new form, in double precision, from the two matrices as they are stored.

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ...audits.records import AuditedMatrix
+from ...audits.result.records import AuditedMatrix
 from ...engine.components import Components
 from ...settings import setting
-from ..changes import Change, largest_entries
 from .budget import Budget
+from .changes import Change, largest_entries
 from .controls import RandomVectors
 from .dg_hard import DGHard
 from .directions import Directions

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ...audits.records import AuditedMatrix
+from ...audits.result.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
-from ..changes import Change
+from .changes import Change
 from .intruders import ScaledIntruders, intruder_indices, intruders_of
 from .matched import EqualNorm, EqualOutput, EqualSize
 from .remedy import Case, ScaledRemedy, Triplets

@@ -8,11 +8,11 @@ from functools import lru_cache
 
 import torch
 
-from ...audits.records import AuditedMatrix
+from ...audits.result.records import AuditedMatrix
 from ...engine.components import Components
 from ...linalg.low_rank import LowRank
 from ...settings import setting
-from ..changes import Change
+from .changes import Change
 from .remedy import Case, PublishedRemedy, Triplets
 
 # Smaller tensors are left alone, as in the authors' code.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...audits.records import AuditedMatrix
+from ...audits.result.records import AuditedMatrix
 from ...engine.components import Components
 from ...linalg.low_rank import LowRank
 from ...settings import setting
-from ..changes import Change
+from .changes import Change
 from .remedy import Case, PublishedRemedy, Triplets
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from ...audits.records import AuditedMatrix
+from ...audits.result.records import AuditedMatrix
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...settings import setting
-from ..changes import Change
+from .changes import Change
 from .remedy import Case, PublishedRemedy, Triplets
 
 

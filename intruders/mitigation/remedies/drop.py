@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...settings import setting
-from ..changes import Change
+from .changes import Change
 from .remedy import Case, EntryRemedy
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...settings import setting
-from ..changes import Change, largest_entries
+from .changes import Change, largest_entries
 from .remedy import Case, EntryRemedy
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ...audits.records import AuditedMatrix
+from ...audits.result.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
 from ...settings import setting
-from ..changes import Change
+from .changes import Change
 from .remedy import Case, PublishedRemedy, Triplets
 
 # Singular values below this share of the largest are what rounding leaves of zeros: their vectors are arbitrary.

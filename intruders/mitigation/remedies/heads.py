@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...audits.records import AuditedMatrix
-from ...checkpoints.layout import fused_rows, text_config
+from ...audits.result.records import AuditedMatrix
 from ...checkpoints.pairing.pairing import PairedMatrix
+from ...checkpoints.stored.layout import fused_rows, text_config
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...linalg.operators import Update
 from ...settings import setting
-from ..changes import Change
+from .changes import Change
 from .remedy import Case, PublishedRemedy
 
 # The attention module, and what it calls its projections; "dense" and "c_proj" are outputs in BERT and GPT-2.

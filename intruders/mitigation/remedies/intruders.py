@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...audits.records import AuditedMatrix
+from ...audits.result.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
-from ..changes import Change
+from .changes import Change
 from .remedy import Case, ScaledRemedy, Triplets
 
 INTRUDERS = "intruders"

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...audits.records import AuditedMatrix
-from ..changes import Change
+from ...audits.result.records import AuditedMatrix
+from .changes import Change
 from .remedy import Case, Remedy, Triplets
 
 

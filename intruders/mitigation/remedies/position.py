@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ...checkpoints.names import is_embedding_or_head, module_paths
+from ...checkpoints.stored.names import is_embedding_or_head, module_paths
 
 
 @dataclass(frozen=True)

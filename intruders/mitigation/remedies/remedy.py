@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from ...audits.records import AuditedMatrix
+from ...audits.result.records import AuditedMatrix
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...engine.components import Components
 from ...errors import SettingError
 from ...linalg.operators import Update
 from ...settings import Settings
-from ..changes import Change
+from .changes import Change
 from .position import Position
 
 # Where a remedy changes weights: in matrices with intruders, in every audited matrix that was tuned, or there and in

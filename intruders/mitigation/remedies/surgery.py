@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...audits.records import AuditedMatrix
+from ...audits.result.records import AuditedMatrix
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...engine.components import Components
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...settings import setting
-from ..changes import Change
+from .changes import Change
 from .remedy import Case, PublishedRemedy, Triplets
 
 # The projections that write to the residual stream, by the names that model families have for them. The paper takes
@@ -67,7 +67,7 @@ class Surgery(PublishedRemedy):
     task: str | None = setting(None, "Task that the sensitivities are of.")
     examples: int = setting(128, "Number of its training examples that they are measured on.", least=1)
     seed: int = setting(0, "Seed of random_index.", least=0)
-    # By matrix, in the descending order of D's singular values; intruders/evaluation/sensitivities.py measures them.
+    # By matrix, in the descending order of D's singular values; intruders/measures/sensitivities.py measures them.
     sensitivities: Mapping[str, Sequence[float]] | None = field(default=None, repr=False, compare=False)
 
     def reaches(self, name: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...settings import setting
-from ..changes import Change, largest_entries
+from .changes import Change, largest_entries
 from .remedy import Case, EntryRemedy
 
 

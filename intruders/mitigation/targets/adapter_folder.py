@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
-from ...checkpoints.checkpoint import Checkpoint
+from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.writing.lora_adapter import (
     LoraAdapter,
     Rank,

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from ...checkpoints.checkpoint import Checkpoint
-from ...checkpoints.memory import describe_module, state_dict_checkpoint
-from ...checkpoints.open import Source
+from ...checkpoints.formats.memory import describe_module, state_dict_checkpoint
+from ...checkpoints.opening.open import Source
+from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.writing.lora_adapter import LoraAdapter, Rank, Rewritten, lora_adapter
 from ...checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ...errors import CheckpointError, SettingError

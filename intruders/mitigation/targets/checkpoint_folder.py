@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ...checkpoints.checkpoint import Checkpoint
-from ...checkpoints.open import Opened
+from ...checkpoints.opening.open import Opened
+from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.writing.companions import companion_folder, write_companions
 from ...checkpoints.writing.merged import Elsewhere, planned_checkpoint
 from ...checkpoints.writing.shards import write_checkpoint

@@ -8,11 +8,11 @@ from pathlib import Path
 from torch import nn
 
 from ...checkpoints.adapters.adapter import Adapter
-from ...checkpoints.checkpoint import Checkpoint
-from ...checkpoints.locate import locate
-from ...checkpoints.memory import has_adapters
-from ...checkpoints.model_sum import ModelSum
-from ...checkpoints.open import Opened, Source
+from ...checkpoints.formats.memory import has_adapters
+from ...checkpoints.opening.model_sum import ModelSum
+from ...checkpoints.opening.open import Opened, Source
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.locate import locate
 from ...checkpoints.writing.lora_adapter import Rank, check_rank, is_plain_lora
 from ...checkpoints.writing.shards import SHARD_BYTES
 from ...errors import CheckpointError, SettingError

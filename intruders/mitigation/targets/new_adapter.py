@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
-from ...checkpoints.checkpoint import Checkpoint
-from ...checkpoints.open import Opened
+from ...checkpoints.opening.open import Opened
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.pairing.pairing import PairedMatrix
+from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.writing.lora_adapter import Rank
 from ...checkpoints.writing.merged import Elsewhere
 from ...checkpoints.writing.shards import planned, write_safetensors
@@ -30,7 +30,7 @@ from ...linalg.low_rank import LowRank
 from ...linalg.operators import Dense
 from ...linalg.pair import Pair
 from ...system.progress import Progress
-from ..changes import Change
+from ..remedies.changes import Change
 from .target import ChangedMatrix, Cut
 
 

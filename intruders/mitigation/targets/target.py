@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ...checkpoints.open import Source
+from ...checkpoints.opening.open import Source
 from ...checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ...linalg.low_rank import LowRank
 from ...system.folders import atomic_folder
 from ...system.progress import Progress
-from ..changes import Change
+from ..remedies.changes import Change
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ...charts.drawing import Drawing, styled
 from ...charts.text import shorten
-from ...studies.claims.claim import CONTRADICTED, SUPPORTED, UNDECIDED
+from ...studies.claims.shared.claim import CONTRADICTED, SUPPORTED, UNDECIDED
 from .study_effect import REPORTED, StudyEffect
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from ...evaluation.intervals import student_quantile
-from ...studies.claims.claim import CONTRADICTED, SUPPORTED, UNDECIDED
+from ...measures.intervals import student_quantile
+from ...studies.claims.shared.claim import CONTRADICTED, SUPPORTED, UNDECIDED
 
 REPORTED = "reported"  # an effect of which the paper claims no sign
 _LEVEL = 0.95

@@ -12,7 +12,7 @@ import pandas as pd
 from pandas.api import types
 
 from ...charts.text import number
-from ...studies.claims.claim import Effect, Finding
+from ...studies.claims.shared.claim import Effect, Finding
 
 MOST_ROWS = 50  # of a table in the page; the whole one is a CSV file beside the figures
 

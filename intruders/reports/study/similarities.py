@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from ...audits.audit_result import Audit
+from ...audits.result.audit_result import Audit
 from ...errors import IntrudersError
 from ...studies.claims.shared.pictures import by_method_and_rank, parts
 from ...studies.claims.shared.strata import finished
 from ...studies.tables.results import Results
-from ..comparison import common_matrices
-from ..page_payload import packed_cosines
+from ..audit.comparison import common_matrices
+from ..audit.page_payload import packed_cosines
 
 MOST_SETTINGS = 6
 MOST_MATRICES = 8

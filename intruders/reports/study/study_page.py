@@ -13,8 +13,8 @@ import pandas as pd
 from ...charts.chart import Chart, Grid
 from ...charts.drawing import Drawing, write_drawings
 from ...errors import SettingError
-from ...studies.claims.claim import Finding
 from ...studies.claims.every_claim import charts_of, every_claim
+from ...studies.claims.shared.claim import Finding
 from ...studies.claims.shared.pictures import by_method_and_rank, slug
 from ...studies.tables.results import Results
 from ...studies.work.study_folder import StudyFolder
@@ -69,7 +69,7 @@ def write_study_report(
     if out is None and figures is None:
         out = Path(folder) / REPORT_NAME
     if out is not None:
-        from ..html_page import check_can_write_html
+        from ..page.html_page import check_can_write_html
 
         check_can_write_html(out)
     results = load_results(Path(folder))
@@ -88,7 +88,7 @@ def write_study_report(
 
 def render_study(results: Results, findings: Sequence[Finding]) -> str:
     """The HTML text of the report of a study."""
-    from ..html_page import render_page
+    from ..page.html_page import render_page
 
     charts = charts_of(findings)
     titles = {claim.name: claim.title for claim in every_claim()}
@@ -143,7 +143,7 @@ def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
 def study_drawings(results: Results, findings: Sequence[Finding]) -> list[Drawing]:
     """Every figure of the report for papers, similarity matrices among them."""
     from ...charts.figure import draw
-    from ..comparison_figures import draw_similarities
+    from ..audit.comparison_figures import draw_similarities
 
     drawings = [draw(chart) for charts in charts_of(findings).values() for chart in charts]
     for row in _similarities(results, findings):

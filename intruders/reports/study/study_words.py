@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from ...charts.text import number, plural
-from ...studies.claims.claim import DECISIONS, NOT_RUN, SUPPORTED, Finding
 from ...studies.claims.every_claim import every_claim
+from ...studies.claims.shared.claim import DECISIONS, NOT_RUN, SUPPORTED, Finding
 from ...studies.tables.results import Results
 from .page_tables import effect_text, has_interval, leading_effects
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from ...charts.text import plural
 from ...errors import SettingError
-from ...studies.claim_names import CLAIMS
-from ...studies.claims.claim import NOT_RUN, Effect
 from ...studies.claims.every_claim import analyse_all, every_claim
+from ...studies.claims.shared.claim import NOT_RUN, Effect
 from ...studies.claims.shared.equal_score import below_score, by_setting
 from ...studies.claims.shared.strata import finished, strata
 from ...studies.claims.shared.words import said
+from ...studies.describe.claim_names import CLAIMS
 from ...studies.tables.results import Results, load_results
 from ...studies.work.study_folder import PUBLISHED, StudyFolder
 

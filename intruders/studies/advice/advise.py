@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ...audits.audit import audit_sides
-from ...audits.audit_result import Audit
 from ...audits.audit_settings import AuditSettings
-from ...audits.critical_scales import critical_scales
-from ...audits.critical_scales_result import CriticalScales
-from ...checkpoints.checkpoint import Checkpoint
-from ...checkpoints.open import open_source
+from ...audits.result.audit_result import Audit
+from ...audits.scales.critical_scales import critical_scales
+from ...audits.scales.critical_scales_result import CriticalScales
+from ...checkpoints.opening.open import open_source
+from ...checkpoints.stored.checkpoint import Checkpoint
 from ...errors import ResultFileError, SettingError
-from ...evaluation.intervals import Interval
+from ...measures.intervals import Interval
 from ...models.finetuned_folder import FinetunedFolder
 from ...system.documents import read_document
 from ...system.progress import Progress, silent

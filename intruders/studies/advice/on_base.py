@@ -9,10 +9,10 @@ from statistics import median
 
 import torch
 
-from ...checkpoints.checkpoint import Checkpoint
-from ...checkpoints.matrices import matrices_of, not_a_matrix
-from ...checkpoints.names import module_paths
-from ...checkpoints.selection import Selection
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.matrices import matrices_of, not_a_matrix
+from ...checkpoints.stored.names import module_paths
+from ...checkpoints.stored.selection import Selection
 from ...errors import CheckpointError, NonFiniteError
 from ...linalg.spiked_threshold import spectrum_of, spiked_threshold
 from ...system.progress import Progress

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from ...audits.audit_result import Audit
-from ...audits.critical_scales_result import CriticalScales
-from ...audits.records import AuditedMatrix
-from ...checkpoints.names import module_paths
-from ...evaluation.intervals import Interval
+from ...audits.result.audit_result import Audit
+from ...audits.result.records import AuditedMatrix
+from ...audits.scales.critical_scales_result import CriticalScales
+from ...checkpoints.stored.names import module_paths
+from ...measures.intervals import Interval
 from ...system.documents import json_number
 from ..claims.shared.statistics import auc
 from .advice import Advice

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...evaluation.intervals import Interval
+from ...measures.intervals import Interval
 from ..claims import causes, intervention, rank, remedies
-from ..claims.claim import SUPPORTED, Finding
 from ..claims.every_claim import analyse_all
+from ..claims.shared.claim import SUPPORTED, Finding
 from ..claims.shared.equal_score import below_score
 from ..claims.shared.strata import finished
 from ..claims.shared.words import points_said, said, seeds_said

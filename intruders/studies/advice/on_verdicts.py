@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
-from ...checkpoints.demo_models import DEMO_MODELS
+from ...checkpoints.stored.demo_models import DEMO_MODELS
 from ...errors import MissingDependencyError
-from ..claims.claim import CONTRADICTED, SUPPORTED, UNDECIDED, Effect
 from ..claims.every_claim import analyse_all
+from ..claims.shared.claim import CONTRADICTED, SUPPORTED, UNDECIDED, Effect
 from ..claims.shared.words import said, seeds_said
 from ..tables.results import load_results
 from ..work.study_folder import StudyFolder

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...audits.audit_result import Audit
 from ...audits.audit_settings import AuditSettings
 from ...audits.command_line import changed_options, is_from_files
-from ...audits.critical_scales_result import CriticalScales
+from ...audits.result.audit_result import Audit
+from ...audits.scales.critical_scales_result import CriticalScales
 from ...charts.text import number, plural
-from ...checkpoints.demo_models import DEMO_MODELS
-from ...evaluation.intervals import Interval
+from ...checkpoints.stored.demo_models import DEMO_MODELS
+from ...measures.intervals import Interval
 
 # Where every number is explained, with reference values.
 INTERPRETATION = "docs/interpret.md"

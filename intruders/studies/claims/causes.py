@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ...evaluation.intervals import Interval
+from ...measures.intervals import Interval
 from ..tables.results import Results
 from .causes_at_equal_norm import DenseComparison, compare_at_equal_norm, paths
 from .causes_charts import charts
 from .causes_random_term import mechanisms
-from .claim import ALPHA, Claim, Finding, Where
+from .shared.claim import ALPHA, Claim, Finding, Where
 from .shared.evidence import Evidence
 from .shared.run_labels import settings_in
 from .shared.seed_tables import complete, one_in_100

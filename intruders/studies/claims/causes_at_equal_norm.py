@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ...evaluation.intervals import Interval
+from ...measures.intervals import Interval
 from .shared.seed_tables import complete
 from .shared.statistics import mean_interval
 

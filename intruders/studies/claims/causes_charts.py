@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...charts.chart import Axis, Chart, Rule, Series
-from .claim import Finding
+from .shared.claim import Finding
 from .shared.pictures import Palette, in_order, parts, values
 
 

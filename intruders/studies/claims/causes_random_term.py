@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ...evaluation.intervals import Interval
+from ...measures.intervals import Interval
 from .shared.statistics import clipped, mean_interval
 from .shared.strata import MEASURED_ALIKE, finished, largest_alike
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ...charts.chart import Axis, Chart, Rule
 from ..tables.results import Results
-from .claim import Claim, Finding
+from .shared.claim import Claim, Finding
 from .shared.evidence import Evidence
 from .shared.pictures import Palette, in_order, lines, parts
 from .shared.seed_tables import complete, one_in_100, seed_table

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from ...charts.chart import Chart, Grid
-from ...evaluation.intervals import Interval
+from ...measures.intervals import Interval
 from ...system.documents import json_number
 from ...system.files import write_atomically
-from ..claim_names import CLAIMS, check_analyses
+from ..describe.claim_names import CLAIMS, check_analyses
 from ..tables.results import Results, load_results
 from ..tables.table_columns import SCHEMA
-from .claim import Claim, Effect, Finding
+from .shared.claim import Claim, Effect, Finding
 from .shared.pictures import Palette, by_method_and_rank
 
 

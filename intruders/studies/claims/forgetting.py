@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pandas as pd
 
 from ...charts.chart import Axis, Chart, Series
-from ...evaluation.intervals import Interval
+from ...measures.intervals import Interval
 from ..tables.results import Results
-from .claim import Claim, Finding, Where
 from .shared.chosen_rates import Choice, choices
+from .shared.claim import Claim, Finding, Where
 from .shared.equal_score import at_equal_score
 from .shared.evidence import Evidence
 from .shared.pictures import LOSS_CHANGE, Palette, Part, in_order, parts, values

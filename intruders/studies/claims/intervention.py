@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pandas as pd
 
-from ...evaluation.intervals import Interval
+from ...measures.intervals import Interval
 from ..tables.results import Results
-from .claim import Claim, Finding, Where
 from .intervention_charts import charts
+from .shared.claim import Claim, Finding, Where
 from .shared.evidence import Evidence
 from .shared.seed_tables import complete, seeds_in
 from .shared.statistics import mean_interval

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from ...charts.chart import Axis, Chart, Rule
-from .claim import Finding
+from .shared.claim import Finding
 from .shared.pictures import Palette, Part, lines, parts, slug
 
 _NAMES = {

@@ -6,9 +6,9 @@ import pandas as pd
 
 from ...charts.chart import Axis, Chart
 from ..tables.results import Results
-from .claim import Claim, Finding, Where
 from .rank_series import RankSeries, Valley, main_series, series, valley
 from .shared.chosen_rates import choices
+from .shared.claim import Claim, Finding, Where
 from .shared.equal_score import at_equal_score
 from .shared.evidence import Evidence
 from .shared.pictures import Palette, lines, parts, values

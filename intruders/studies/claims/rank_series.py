@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from ...evaluation.intervals import Interval
+from ...measures.intervals import Interval
 from .shared.run_labels import settings_in
 from .shared.seed_tables import complete, one_in_100
 from .shared.statistics import LEVEL, mean_interval, slope

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from ...charts.chart import Axis, Chart, Rule, Series
-from ...evaluation.intervals import Interval
+from ...measures.intervals import Interval
 from ..tables.results import Results
 from . import remedies_at_equal_task_loss as at_equal_task_loss
-from .claim import Claim, Finding
+from .shared.claim import Claim, Finding
 from .shared.equal_score import below_score, by_setting
 from .shared.evidence import Evidence
 from .shared.pictures import Palette, Part, parts, values

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ...charts.chart import Axis, Chart, Rule
-from ...evaluation.intervals import Interval
+from ...measures.intervals import Interval
 from ..tables.results import Results
-from .claim import NOT_RUN, SUPPORTED, UNDECIDED, Effect, Finding, Where
+from .shared.claim import NOT_RUN, SUPPORTED, UNDECIDED, Effect, Finding, Where
 from .shared.evidence import Evidence
 from .shared.pictures import Palette, listed, parts
 from .shared.statistics import LEVEL, mean_interval

@@ -9,9 +9,9 @@ import pandas as pd
 
 from ...charts.chart import Axis, Chart, Grid
 from ..tables.results import Results
-from .claim import Claim, Finding
 from .rank_series import ADAPTERS, main_series, series
 from .shared.chosen_rates import Choice, choices, chosen_in
+from .shared.claim import Claim, Finding
 from .shared.equal_score import sequences_at_equal_score
 from .shared.evidence import Evidence
 from .shared.pictures import Palette, Part, by_method_and_rank, in_order, lines, listed, parts, slug, values

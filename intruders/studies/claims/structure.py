@@ -8,8 +8,8 @@ import pandas as pd
 
 from ...charts.chart import Axis, Chart
 from ..tables.results import Results
-from .claim import Claim, Finding
 from .shared.chosen_rates import choices, chosen_in
+from .shared.claim import Claim, Finding
 from .shared.equal_score import at_equal_score
 from .shared.evidence import Evidence
 from .shared.pictures import Palette, by_method_and_rank, in_order, lines, listed, parts, values

@@ -11,9 +11,9 @@ import pandas as pd
 
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...charts.text import plural
-from ...evaluation.intervals import Interval
+from ...measures.intervals import Interval
 from ..tables.results import Results
-from .claim import Claim, Finding
+from .shared.claim import Claim, Finding
 from .shared.evidence import Evidence
 from .shared.pictures import Palette, Part, parts, values
 from .shared.seed_tables import complete, noted_complete, seed_table, seeds_in

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...checkpoints.demo_models import DEMO_MODELS
+from ...checkpoints.stored.demo_models import DEMO_MODELS
 from ...data.load_task import files_of_task
 from ...data.local_copies import digest_of
 from ...errors import SettingError

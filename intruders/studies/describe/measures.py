@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ...audits.audit_settings import AuditSettings
 from ...errors import SettingError
-from ...evaluation.measure_settings import LossSettings, SweepSettings
-from ...evaluation.side_by_side.comparison_settings import ComparisonSettings
+from ...experiments.compare.comparison_settings import ComparisonSettings
+from ...measures.measure_settings import LossSettings, SweepSettings
 from ...settings import setting
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...charts.text import plural
-from ...evaluation.measure_settings import INTERPOLATE, LossSettings, SweepSettings
-from ...evaluation.side_by_side.comparison_settings import REMEDIES
-from ...evaluation.side_by_side.interpolation_curve import ALPHAS
+from ...experiments.bench.interpolation_curve import ALPHAS
+from ...experiments.compare.comparison_settings import REMEDIES
+from ...measures.measure_settings import INTERPOLATE, LossSettings, SweepSettings
 from .runs import Run
 
 _ALWAYS = ("base", "task", "method", "rank", "alpha", "lr")

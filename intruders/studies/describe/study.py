@@ -22,7 +22,7 @@ from ...settings import (
     told_at,
 )
 from ...training.finetune_config import FinetuneConfig
-from ..claim_names import CLAIMS, check_analyses
+from .claim_names import CLAIMS, check_analyses
 from .measures import Measure
 
 KINDS = ("finetune", "sequence", "random-rank-one")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import ResultFileError
-from ..claims.claim import Effect
 from ..claims.every_claim import analyse_all
+from ..claims.shared.claim import Effect
 from ..claims.shared.statistics import MOST_SEEDS, seeds_needed, spread_of
 from ..describe.study import Power, Study
 from ..tables.results import load_results

@@ -12,9 +12,9 @@ from ...errors import ResultFileError, SettingError
 from ...system.files import read_bytes, write_atomically
 from ...system.folders import atomic_folder, make_folder
 from ...version import __version__
-from ..claim_names import CLAIMS
 from ..claims.every_claim import conclude
 from ..claims.shared.equal_score import below_score
+from ..describe.claim_names import CLAIMS
 from ..describe.runs import Run, expand
 from ..describe.study import study_from_text
 from ..tables.results import Results, load_results

@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from ...audits.audit_result import Audit
-from ...audits.critical_scales_result import CriticalScales, MatrixScale
-from ...checkpoints.names import module_paths
+from ...audits.result.audit_result import Audit
+from ...audits.scales.critical_scales_result import CriticalScales, MatrixScale
+from ...checkpoints.stored.names import module_paths
 from ...errors import ResultFileError
-from ...evaluation.side_by_side.comparison_rows import rows_of_document
+from ...experiments.compare.comparison_rows import rows_of_document
 from ...settings import settings_of
 from ...system.documents import json_number, read_document
 from ...training.finetune_config import FinetuneConfig

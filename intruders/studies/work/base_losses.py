@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from ...data.corpora import Corpus, load_corpora
-from ...evaluation.corpus_loss import losses_by_corpus
-from ...evaluation.losses import DocumentLosses
-from ...evaluation.measure_settings import LossSettings
+from ...measures.corpus_loss import losses_by_corpus
+from ...measures.losses import DocumentLosses
+from ...measures.measure_settings import LossSettings
 from ...models.tuned_model import open_language_model
 from ...system.files import write_atomically
 

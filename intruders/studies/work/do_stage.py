@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from ...audits.audit import audit_sides
-from ...audits.audit_result import Audit
-from ...audits.critical_scales import critical_scales
+from ...audits.result.audit_result import Audit
+from ...audits.scales.critical_scales import critical_scales
 from ...data.columns import Columns
 from ...data.load_task import load_task
-from ...evaluation.base_inputs import documents_of
-from ...evaluation.corpus_loss import summarize_losses
-from ...evaluation.evaluate import Evaluation
-from ...evaluation.intervene import intervene
-from ...evaluation.measure_settings import LossSettings, ScoreSettings
-from ...evaluation.output_energy import output_energy
-from ...evaluation.side_by_side.compare_remedies import compare_remedies
-from ...evaluation.side_by_side.comparison_record import save_comparison
-from ...evaluation.side_by_side.comparison_settings import ComparisonSettings
-from ...evaluation.sweep import InterventionSweep, intervention_rows
-from ...evaluation.sweep_words import verdicts
-from ...evaluation.task_score import score_task
-from ...evaluation.train_in_sequence import train_in_sequence
+from ...experiments.compare.compare_remedies import compare_remedies
+from ...experiments.compare.comparison_record import save_comparison
+from ...experiments.compare.comparison_settings import ComparisonSettings
+from ...experiments.intervene.intervene import intervene
+from ...experiments.intervene.sweep import InterventionSweep, intervention_rows
+from ...experiments.intervene.sweep_words import verdicts
+from ...experiments.train_in_sequence import train_in_sequence
+from ...measures.base_inputs import documents_of
+from ...measures.corpus_loss import summarize_losses
+from ...measures.evaluate import Evaluation
+from ...measures.measure_settings import LossSettings, ScoreSettings
+from ...measures.output_energy import output_energy
+from ...measures.task_score import score_task
 from ...models.tuned_model import open_for_task
 from ...system.files import write_atomically
 from ...training.finetune import finetune

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ...audits.audit_settings import AS_USUAL, AuditSettings
-from ...checkpoints.matrices import matrices_of, not_a_matrix
-from ...checkpoints.open import open_checkpoint
-from ...checkpoints.selection import Selection
+from ...checkpoints.opening.open import open_checkpoint
+from ...checkpoints.stored.matrices import matrices_of, not_a_matrix
+from ...checkpoints.stored.selection import Selection
 from ...engine.decide import decide
 from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair

@@ -25,7 +25,9 @@ def inputs_of(run: Run, known: dict[str, str] | None = None) -> Inputs:
       run: whose inputs.
       known: digests of this call by path, so that the base of many runs is read once; gets those that are new.
     """
-    from ...checkpoints.many_sources import digest_of  # loads torch, which the plan of a study does without
+    from ...checkpoints.opening.many_sources import (
+        digest_of,  # loads torch, which the plan of a study does without
+    )
 
     known = {} if known is None else known
     found = {}
@@ -41,7 +43,7 @@ def inputs_of(run: Run, known: dict[str, str] | None = None) -> Inputs:
 
 def model_of(folder: Path) -> Inputs:
     """Hash the model that a run's measures are of, where it is on this machine."""
-    from ...checkpoints.many_sources import digest_of
+    from ...checkpoints.opening.many_sources import digest_of
 
     try:
         return {"model": digest_of(str(folder / MODEL))}

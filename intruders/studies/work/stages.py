@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...evaluation.measure_settings import LossSettings
+from ...measures.measure_settings import LossSettings
 from ..describe.runs import Run
 from .study_folder import MODEL, REMEDIES
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from intruders.errors import SettingError
-from intruders.studies.claim_names import CLAIMS
-from intruders.studies.claims.claim import Finding
 from intruders.studies.claims.every_claim import analyse_all
+from intruders.studies.claims.shared.claim import Finding
+from intruders.studies.describe.claim_names import CLAIMS
 from intruders.studies.tables.results import Results, typed
 from intruders.studies.tables.table_columns import COLUMNS
 from tests.studies.planted import (

@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 
 from intruders.errors import SettingError
-from intruders.evaluation.intervals import Interval
-from intruders.studies.claims.claim import Effect, Where
+from intruders.measures.intervals import Interval
 from intruders.studies.claims.every_claim import analyse_all
+from intruders.studies.claims.shared.claim import Effect, Where
 from intruders.studies.claims.shared.evidence import Evidence
 from intruders.studies.claims.shared.statistics import (
     auc_interval,

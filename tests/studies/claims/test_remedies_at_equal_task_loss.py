@@ -7,8 +7,8 @@ from statistics import mean, stdev
 
 import pytest
 
-from intruders.studies.claims.claim import NOT_RUN, SUPPORTED, Finding
 from intruders.studies.claims.every_claim import analyse_all, charts_of
+from intruders.studies.claims.shared.claim import NOT_RUN, SUPPORTED, Finding
 from tests.studies.planted import comparisons, matched, noise, study
 
 GAINS = {"lines": 0.3, "trim": -0.2, "flatten": 0.0}

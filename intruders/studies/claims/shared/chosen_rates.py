@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ..claim import Where
+from .claim import Where
 from .run_labels import label_of, rows_in, settings_in
 from .strata import Stratum
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from ....evaluation.intervals import Interval
-from ..claim import NOT_RUN, SUPPORTED, UNDECIDED, Claim, Effect, Finding, Where, opening_of
+from ....measures.intervals import Interval
+from .claim import NOT_RUN, SUPPORTED, UNDECIDED, Claim, Effect, Finding, Where, opening_of
 from .statistics import MOST_SEEDS, holm, seeds_needed, spread_of
 from .words import said, seeds_said
 

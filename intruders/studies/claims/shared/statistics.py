@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ....evaluation.intervals import Interval, student_p, student_quantile
+from ....measures.intervals import Interval, student_p, student_quantile
 
 Values = npt.ArrayLike
 LEVEL = 0.95

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ...tables.results import Results
-from ..claim import Where
+from .claim import Where
 from .run_labels import alpha_value, labels_of, rows_in, settings_in, text_of
 
 MEASURED_ALIKE = ("k", "epsilon", "data_source")  # another source: a copy with other rows of the same set

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ....evaluation.intervals import Interval
+from ....measures.intervals import Interval
 
 # An effect that the runs hold nothing about.
 NOT_MEASURED = Interval(math.nan, -math.inf, math.inf, 0)

@@ -1,0 +1,1 @@
+"""Many adapters of one base, audited while the base is read once."""

@@ -1,0 +1,240 @@
+"""The audit of many adapters of one base in one pass: each matrix of the base is read once for all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from ...checkpoints.opening.many_sources import each_source, wherever_it_is
+from ...checkpoints.opening.open import Source, open_checkpoint
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.content import Digests, content_digests, require_content
+from ...checkpoints.stored.read_once import read_once
+from ...errors import SettingError
+from ...system.folders import locked_folder, make_folder, require_ours
+from ...system.progress import Progress, silent
+from ...system.remote_folder import RemoteFolder, is_url, local_folder, require_opens
+from ..audit import patterns
+from ..audit_settings import ANYWHERE, AuditSettings, Compute
+from ..base_cache import CacheChoice
+from .finished_models import FinishedModels
+from .fleet_members import open_members
+from .fleet_on_ray import BlockOnRay, do_on_ray, wherever_the_cache_is
+from .fleet_result import ADAPTERS, VECTORS, FleetAudit
+from .fleet_vectors import key_of_vectors
+from .fleet_work import FleetWork
+from .kept_blocks import FOLDER, KeptBlocks
+
+# Part of the key of what is kept: raise it when the meaning of a row changes.
+_VERSION = 2
+# By one of these a folder is that of a fleet.
+MARKS = (ADAPTERS, VECTORS, FOLDER)
+
+
+def audit_fleet(
+    base: Source,
+    adapters: Sequence[Source] | str,
+    *,
+    k: int = 10,
+    epsilon: float = 0.5,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    include_embeddings: bool = False,
+    split_fused: bool = False,
+    exact: bool = False,
+    skip_non_finite: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+    cache: CacheChoice = True,
+    out: str | os.PathLike[str] | None = None,
+    ray: str | bool = False,
+    cpus: float = 1,
+    gpus: float = 0,
+    progress: Progress = silent,
+) -> FleetAudit:
+    """Audit many adapters of one base in one pass over its matrices.
+
+    The counts, bounds and lists of skipped tensors are those of :func:`intruders.audit` for each adapter. Each matrix
+    of the base is read, widened and hashed once, and its leading vectors are computed or taken from the cache once. An
+    adapter that cannot be read or does not fit the base is a row with its reason.
+
+    Args:
+      base: The model before fine-tuning, as :func:`intruders.audit` takes it.
+      adapters: The models after it: paths, hub ids, modules or state dicts; and among texts globs, ``@list.txt`` (one
+        model per line), ``collection:owner/slug`` of the hub, and folders of adapters.
+      k: As for :func:`intruders.audit`, and so are the further ones up to ``cache``.
+      out: Folder or URL of the results (default: none). What is finished is kept there, and a later call with more
+        adapters computes only what is new. Gets adapters.parquet and vectors.parquet.
+      ray: True or the address of a Ray cluster, whose workers take the blocks of matrices (default: False). Needs
+        ``out``.
+      cpus: Processors of each worker on Ray (default: 1).
+      gpus: GPUs of each worker on Ray (default: 0).
+      progress: Called with (what is being done, matrices done, matrices in all).
+
+    Raises:
+      SettingError: A setting is out of range, or a glob or list names nothing.
+      CheckpointError: The base cannot be read.
+
+    The base below has the unit vectors as its left singular vectors, as in the example of :func:`intruders.audit`:
+
+    >>> import torch
+    >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
+    >>> direction = torch.ones(9, 1) / 3
+    >>> strong = {"up.weight": base["up.weight"] + 100 * direction @ direction.T}
+    >>> weak = {"up.weight": base["up.weight"] + 0.01 * direction @ direction.T}
+    >>> found = audit_fleet(base, [strong, weak], k=3, cache=False)
+    >>> found.adapters["intruders"].tolist()
+    [1, 0]
+    >>> found.audit(0).intruders
+    1
+    """
+    settings = AuditSettings(
+        include=patterns(include),
+        exclude=patterns(exclude),
+        include_embeddings=include_embeddings,
+        split_fused=split_fused,
+        k=k,
+        epsilon=epsilon,
+        exact=exact,
+        skip_non_finite=skip_non_finite,
+    )
+    given = [adapters] if isinstance(adapters, str) else list(adapters)
+    compute = Compute(device, workers, cache)
+    return audit_many(
+        base, given, settings, compute, out=out, ray=ray, cpus=cpus, gpus=gpus, progress=progress
+    )
+
+
+def audit_many(
+    base: Source,
+    adapters: Sequence[Source],
+    settings: AuditSettings,
+    compute: Compute = ANYWHERE,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    ray: str | bool = False,
+    cpus: float = 1,
+    gpus: float = 0,
+    progress: Progress = silent,
+) -> FleetAudit:
+    """As :func:`audit_fleet`, by settings that are values already."""
+    started = time.perf_counter()
+    compute.torch_device()
+    sources, passed_over = _sources(adapters)
+    if out is None and ray is not False:
+        raise SettingError("Ray was asked for without a folder for its workers' results; pass out too")
+    if out is not None:
+        _require_paths([base, *sources])
+    temporary = tempfile.TemporaryDirectory(prefix="intruders-fleet-") if out is None else None
+    folder = local_folder(str(out), "fleets") if temporary is None else Path(temporary.name)
+    require_ours(folder, MARKS, "a fleet")
+    make_folder(folder)
+    remote = _remote(str(out)) if out is not None else None
+    with ExitStack() as stack:
+        if temporary is None:
+            stack.enter_context(locked_folder(folder))
+        opened = open_checkpoint(base)
+        content: Digests = {}
+        if temporary is None:
+            content = content_digests(opened)
+            opened = require_content(opened, content)
+        opened = read_once(opened)
+        digests = None if out is not None else [f"model {place}" for place in range(len(sources))]
+        kept = KeptBlocks(folder.absolute(), _key(opened, content, settings), remote)
+        finished = FinishedModels.read(kept)
+        members = open_members(opened, sources, settings, digests, finished.known)
+        work = FleetWork(opened, members, settings, compute, kept, finished)
+        blocks = work.missing()
+        if ray is False:
+            work.do(blocks, progress)
+        else:
+            task = BlockOnRay(
+                wherever_it_is(str(base)),
+                tuple(wherever_it_is(str(one)) for one in sources),
+                tuple(member.digest for member in members),
+                tuple(content.items()),
+                settings,
+                wherever_the_cache_is(compute),
+                kept,
+            )
+            do_on_ray(list(blocks), task, ray, cpus, gpus, progress)
+        found = FleetAudit(
+            opened.source,
+            settings,
+            time.perf_counter() - started,
+            members,
+            kept,
+            temporary,
+            finished,
+            passed_over,
+        )
+        if temporary is None:
+            _warn_of_other_tables(folder, kept.key)
+            found.write_tables(folder)
+            for name in (ADAPTERS, VECTORS):
+                kept.put(name)
+            found.all_finished().write(kept)
+    return found
+
+
+def _sources(adapters: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:
+    """The models, and what was passed over in folders of them."""
+    texts = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in adapters]
+    found: list[Source] = []
+    passed_over: dict[str, str] = {}
+    for text in texts:
+        if isinstance(text, str):
+            meant = each_source([text])
+            found += meant.models
+            passed_over |= meant.passed_over
+        else:
+            found.append(text)
+    if all(isinstance(one, str) for one in found):
+        found = list(dict.fromkeys(found))
+    if not found:
+        raise SettingError(
+            "no adapter was given; expected paths, hub ids, globs or @list.txt; pass one or more"
+        )
+    return found, passed_over
+
+
+def _require_paths(sources: Sequence[Source]) -> None:
+    """What is kept is known by the content of files."""
+    for one in sources:
+        if not isinstance(one, str | os.PathLike):
+            raise SettingError(
+                f"a model in memory ({type(one).__name__}) was given together with out; expected paths and hub ids, "
+                "whose files tell what is finished; save it first, or leave out away"
+            )
+
+
+def _remote(out: str) -> RemoteFolder | None:
+    if not is_url(out):
+        return None
+    require_opens(out)
+    return RemoteFolder(out)
+
+
+def _warn_of_other_tables(folder: Path, key: str) -> None:
+    """Tell that tables of another base or other settings make way for those of this call."""
+    before = key_of_vectors(folder / VECTORS)
+    if before is not None and before != key:
+        warnings.warn(
+            f"the tables in '{folder}' are of another base or of other settings and are replaced; what is finished of "
+            "these audits stays there, and the command that made them writes them again",
+            stacklevel=2,
+        )
+
+
+def _key(base: Checkpoint, content: Digests, settings: AuditSettings) -> str:
+    """What a kept row depends on, besides its model's files: the settings, and the base's config and numbers."""
+    depends_on = [_VERSION, settings.as_dict(), base.config, content]
+    plain = json.dumps(depends_on, sort_keys=True, default=str)
+    return hashlib.sha256(plain.encode()).hexdigest()

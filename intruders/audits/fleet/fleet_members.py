@@ -1,0 +1,202 @@
+"""The tuned models of a fleet, each opened and paired with the base, or with the reason why that cannot be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+from ...checkpoints.adapters.adapter import AdaptedWeight, Adapter
+from ...checkpoints.formats.memory import describe_module
+from ...checkpoints.opening.many_sources import digest_of
+from ...checkpoints.opening.model_sum import ModelSum
+from ...checkpoints.opening.open import Opened, Source, open_source
+from ...checkpoints.pairing.pair_sides import pair_sides, require_selection
+from ...checkpoints.pairing.pairing import PairedMatrix, Pairing
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.names import module_paths
+from ...errors import IntrudersError, in_one_line
+from ..audit_settings import AuditSettings
+
+_PART = re.compile(r"(\[[^\]]*\])+$")  # an expert's number, or the part of a fused weight
+_LAYER = re.compile(r"^(.*?)\.(\d+)(?:\.|$)")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model's config and headers say, before any weight is read."""
+
+    method: str | None = None
+    ranks: tuple[int, ...] = ()  # those that occur, ascending
+    scales: tuple[float, ...] = ()
+    targets: tuple[str, ...] = ()  # kinds of module that it changes
+    named_base: str | None = None
+    saved_in_full: int = 0  # tensors of ``modules_to_save``
+    matched_by: tuple[str, ...] = ()  # how its names were matched, where not by equal ones
+
+
+@dataclass(frozen=True)
+class Known:
+    """What an earlier call found of a model, all of whose matrices it finished."""
+
+    facts: Facts
+    names: tuple[str, ...]  # of its matrices, in the base's order
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of a fleet. Of one that is refused there is a reason and no pairing."""
+
+    source: str
+    digest: str
+    facts: Facts = field(default_factory=Facts)
+    paired: Pairing | Callable[[], Pairing] | None = None  # or what opens a model that is known already
+    reason: str | None = None
+    known: Known | None = None
+
+    @cached_property
+    def pairing(self) -> Pairing | None:
+        return self.paired() if callable(self.paired) else self.paired
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the matrices that it changes, in the base's order."""
+        if self.known is not None:
+            return self.known.names
+        return () if self.pairing is None else tuple(pair.name for pair in self.pairing.pairs)
+
+
+def open_members(
+    base: Checkpoint,
+    sources: Sequence[Source],
+    settings: AuditSettings,
+    digests: Sequence[str] | None = None,
+    known: Mapping[str, Known] | None = None,
+) -> list[Member]:
+    """Every source as a member of the fleet; nothing but configs and headers is read, and the files' bytes hashed.
+
+    Args:
+      base: the model that all are compared with.
+      sources: the models.
+      settings: those of the audit.
+      digests: what tells the models apart, where that is known; hashes of their files otherwise.
+      known: by digest, models that are finished. Of these not even a header is read.
+    """
+    require_selection(base, settings)
+    return [
+        _open_member(base, source, settings, None if digests is None else digests[place], known or {})
+        for place, source in enumerate(sources)
+    ]
+
+
+def _open_member(
+    base: Checkpoint, source: Source, settings: AuditSettings, digest: str | None, known: Mapping[str, Known]
+) -> Member:
+    name = _name_of(source)
+    facts = Facts()
+    if known:
+        digest = digest if digest is not None else _digest_if_readable(source)
+        if digest is not None and digest in known:
+            open_later = partial(_paired_again, base, source, settings)
+            return Member(name, digest, known[digest].facts, open_later, None, known[digest])
+    try:
+        opened = open_source(source)
+        facts = _facts_of(opened)
+        digest = digest if digest is not None else digest_of(str(source))
+        pairing = pair_sides(base, opened, settings)
+    except IntrudersError as error:
+        return Member(name, digest or f"refused {name}", facts, None, in_one_line(error))
+    except OSError as error:
+        return Member(name, digest or f"refused {name}", facts, None, f"'{name}' cannot be read: {error}")
+    return Member(name, digest, _with_pairing(facts, pairing), pairing)
+
+
+def _digest_if_readable(source: Source) -> str | None:
+    """None where opening the model will say what is wrong with it."""
+    try:
+        return digest_of(str(source))
+    except (IntrudersError, OSError):
+        return None
+
+
+def _paired_again(base: Checkpoint, source: Source, settings: AuditSettings) -> Pairing:
+    return pair_sides(base, open_source(source), settings)
+
+
+def _name_of(source: Source) -> str:
+    from torch import nn
+
+    if isinstance(source, nn.Module):
+        return describe_module(source)
+    if isinstance(source, Checkpoint):
+        return source.source
+    return "state dict" if isinstance(source, dict) else str(source)
+
+
+def _facts_of(opened: Opened) -> Facts:
+    if isinstance(opened, Checkpoint):
+        return Facts(method="full")
+    if isinstance(opened, ModelSum):
+        return Facts(method="sum")
+    updates = opened.updates
+    return Facts(
+        method=_method_of(opened, updates),
+        ranks=tuple(sorted({rank for update in updates if (rank := _rank_of(update)) is not None})),
+        scales=tuple(sorted({update.scale for update in updates if update.scale is not None})),
+        named_base=opened.base_source,
+        saved_in_full=len(opened.replaced.tensors),
+    )
+
+
+def _method_of(adapter: Adapter, updates: Sequence[AdaptedWeight]) -> str:
+    """PEFT's type in small letters, or what its updates are where they are more than that: "dora"."""
+    methods = {update.method for update in updates}
+    return methods.pop() if methods == {"dora"} else adapter.peft_type.lower()
+
+
+def _rank_of(update: AdaptedWeight) -> int | None:
+    return update.rank if update.rank is not None else update.factor_rank
+
+
+def _with_pairing(facts: Facts, pairing: Pairing) -> Facts:
+    kinds = {path.kind for path in module_paths([matrix.name for matrix in pairing.pairs])}
+    return Facts(
+        facts.method,
+        facts.ranks,
+        facts.scales,
+        tuple(sorted(kinds)),
+        facts.named_base,
+        facts.saved_in_full,
+        tuple(pairing.matched),
+    )
+
+
+def block_of(name: str) -> str:
+    """The layer that a matrix is in, by its name alone: no further model moves a matrix to another block."""
+    found = _LAYER.match(_PART.sub("", name))
+    return f"{found[1]}.{found[2]}" if found else "outside the layers"
+
+
+Sharers = list[tuple[int, PairedMatrix]]  # the models that change one matrix, by their numbers
+
+
+def matrices_by_block(base: Checkpoint, members: Sequence[Member]) -> dict[str, dict[str, Sharers]]:
+    """For every block, for every matrix in the base's order, the members that change it.
+
+    Equal members come once, and those that are known from an earlier call do not come.
+    """
+    shared: dict[str, Sharers] = {}
+    seen: set[str] = set()
+    for number, member in enumerate(members):
+        if member.known is not None or member.pairing is None or member.digest in seen:
+            continue
+        seen.add(member.digest)
+        for matrix in member.pairing.pairs:
+            shared.setdefault(matrix.name, []).append((number, matrix))
+    # All matrices of one tensor follow each other, or it would be read for each of them.
+    order = {name: place for place, name in enumerate((*base.names(), *base.tied))}
+    blocks: dict[str, dict[str, Sharers]] = {}
+    for name in sorted(shared, key=lambda name: order.get(_PART.sub("", name), len(order))):
+        blocks.setdefault(block_of(name), {})[name] = shared[name]
+    return blocks

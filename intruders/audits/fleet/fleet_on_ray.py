@@ -1,0 +1,93 @@
+"""The blocks of a fleet on the workers of a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from ...checkpoints.opening.open import open_checkpoint
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.content import require_content
+from ...checkpoints.stored.read_once import read_once
+from ...errors import IntrudersError
+from ...system.progress import Progress
+from ..audit_settings import AuditSettings, Compute
+from .finished_models import FinishedModels
+from .fleet_members import Member, open_members
+from .fleet_work import FleetWork
+from .kept_blocks import KeptBlocks
+
+
+def do_on_ray(
+    blocks: Sequence[str],
+    task: BlockOnRay,
+    ray: str | bool,
+    cpus: float,
+    gpus: float,
+    progress: Progress,
+) -> None:
+    """Give the blocks to Ray, each with all models; workers open the models themselves and keep what they did."""
+    from ...system.ray_cluster import map_on_ray
+
+    lost: dict[str, str] = {}
+    over = map_on_ray(
+        blocks,
+        task,
+        address=None if ray is True else str(ray),
+        cpus=cpus,
+        gpus=gpus,
+        on_lost=lambda block, how: lost.update({block: how}),
+    )
+    for done, block in enumerate(over, 1):
+        progress(f"fleet, {block}", done, len(blocks))
+    if lost:
+        block, how = next(iter(lost.items()))
+        raise IntrudersError(
+            f"{len(lost)} of {len(blocks)} blocks were lost on Ray, the first '{block}': {how}; "
+            "what is finished is kept; run the same command again to resume"
+        )
+
+
+def wherever_the_cache_is(compute: Compute) -> Compute:
+    """With the folder of the cache by its whole path; workers have another working directory."""
+    cache = compute.cache
+    return replace(compute, cache=os.path.abspath(cache)) if isinstance(cache, str | os.PathLike) else compute
+
+
+@dataclass(frozen=True)
+class BlockOnRay:
+    """What a worker does with the name of a block."""
+
+    base: str
+    sources: tuple[str, ...]
+    digests: tuple[str, ...]
+    content: tuple[tuple[str, str], ...]  # digests of the base's tensors where the work was given out
+    settings: AuditSettings
+    compute: Compute
+    kept: KeptBlocks
+
+    def __call__(self, block: str) -> None:
+        base, members, finished = _opened_by_worker(
+            self.base, self.sources, self.digests, self.content, self.settings, self.kept
+        )
+        work = FleetWork(base, members, self.settings, self.compute, self.kept, finished)
+        missing = work.missing()
+        if block in missing:
+            work.do({block: missing[block]})
+
+
+@lru_cache(maxsize=1)
+def _opened_by_worker(
+    base: str,
+    sources: tuple[str, ...],
+    digests: tuple[str, ...],
+    content: tuple[tuple[str, str], ...],
+    settings: AuditSettings,
+    kept: KeptBlocks,
+) -> tuple[Checkpoint, list[Member], FinishedModels]:
+    """The base and the models, opened by a worker for its first block and kept for the others."""
+    opened = read_once(require_content(open_checkpoint(base), dict(content)))
+    finished = FinishedModels.read(kept)
+    return opened, open_members(opened, sources, settings, digests, finished.known), finished

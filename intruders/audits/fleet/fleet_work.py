@@ -1,0 +1,201 @@
+"""What a fleet leaves to do, and the doing of it: block by block of the base's matrices, each for all adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from ...checkpoints.pairing.pairing import Skipped
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...errors import ChangedBaseError, IntrudersError, in_one_line
+from ...system.progress import Progress, silent
+from ...system.threads import run_side_by_side
+from ..audit import judge_batch, records_of
+from ..audit_settings import AuditSettings, Compute
+from ..batches import Batch, is_small_batch, read_batches
+from ..result.records import AuditedMatrix
+from .finished_models import FinishedModels
+from .fleet_members import Member, Sharers, matrices_by_block
+from .kept_blocks import KeptBlocks, Unit, rows_of
+from .shared_base import Judged, LeftOut, SharedStack, directions_of, is_small_stack, judge_stack, read_stacks
+
+Missing = dict[str, dict[str, Sharers]]  # block -> matrix -> the models that it is to be judged for
+
+# Matrices of a single model that are judged before what is finished of it is kept.
+_MATRICES_TOGETHER = 60
+# Matrices that make a table together: tables of a few rows would take longer than what they say.
+_MATRICES_A_TABLE = 100
+
+
+@dataclass
+class FleetWork:
+    """A fleet with everything that its blocks are done by."""
+
+    base: Checkpoint
+    members: list[Member]
+    settings: AuditSettings
+    compute: Compute
+    kept: KeptBlocks
+    finished: FinishedModels  # by earlier calls
+
+    def missing(self) -> Missing:
+        """What is not kept of each block."""
+        done_of: dict[str, set[str]] = {}
+        for kept in self.kept.each(self.finished.closed_files):
+            done_of.setdefault(kept.block, set()).update(kept.units)
+        found: Missing = {}
+        for block, matrices in matrices_by_block(self.base, self.members).items():
+            done = done_of.get(block, set())
+            left = {
+                name: [(number, pair) for number, pair in sharers if self.members[number].digest not in done]
+                for name, sharers in matrices.items()
+            }
+            if left := {name: sharers for name, sharers in left.items() if sharers}:
+                found[block] = left
+        return found
+
+    def do(self, blocks: Missing, progress: Progress = silent) -> None:
+        """Judge what is missing, block by block; each is kept when it is done."""
+        in_all = sum(len(matrices) for matrices in blocks.values())
+        on_matrix = partial(progress, f"fleet of {len(self.members):,}")
+        done = 0
+        for group in _groups(blocks):
+            only = _only_model(group)
+            if only is None:
+                for block, matrices in group.items():
+                    self._do_block(block, matrices, on_matrix, done, in_all)
+                    done += len(matrices)
+            else:
+                self._do_alone(only, group)
+                done += sum(len(matrices) for matrices in group.values())
+                on_matrix(done, in_all)
+
+    def _do_alone(self, model: int, blocks: Missing) -> None:
+        """Blocks of a single model: small matrices are then batched with each other, as in an audit of its own."""
+        settings, store = self.settings, None if self.settings.exact else self.compute.base_cache()
+        skipped: list[Skipped] = []
+        sketches: dict[str, Tensor] = {}
+        pairs = [
+            matrix for matrices in blocks.values() for sharers in matrices.values() for _, matrix in sharers
+        ]
+        batches = read_batches(pairs, self.compute.torch_device(), settings.skip_non_finite, skipped)
+
+        def judge(batch: Batch) -> list[AuditedMatrix]:
+            found = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
+            for at, (matrix, base) in enumerate(zip(batch.matrices, batch.pair.base, strict=True)):
+                update = batch.pair.select(at).update
+                sketches[matrix.name] = batch.units[at] * directions_of(matrix.name, base).sketch(update)
+            return records_of(batch.matrices, found, batch.units)
+
+        records: list[AuditedMatrix] = []
+        refused = None
+        try:
+            with run_side_by_side(batches, judge, is_small_batch, self.compute.workers) as judged:
+                for some in judged:
+                    records += some
+        except ChangedBaseError:
+            raise
+        except IntrudersError as error:
+            refused = in_one_line(error)
+        digest = self.members[model].digest
+        for block, matrices in blocks.items():
+            mine = [record for record in records if record.name in matrices]
+            left_out = [one for one in skipped if one.name in matrices]
+            rows = [rows_of([digest] * len(mine), mine)] if mine else []
+            sketch = _summed([sketches[name] for name in sketches if name in matrices])
+            self.kept.keep(block, {digest: Unit(left_out, refused, sketch)}, rows)
+
+    def _do_block(
+        self,
+        block: str,
+        matrices: Mapping[str, Sharers],
+        on_matrix: Callable[[int, int], None],
+        done: int,
+        in_all: int,
+    ) -> None:
+        store = None if self.settings.exact else self.compute.base_cache()
+        left_out = LeftOut()
+        read: set[str] = set()
+        device = self.compute.torch_device()
+        stacks = read_stacks(list(matrices.values()), self.settings, device, left_out)
+
+        def counted(stacks: Iterator[SharedStack]) -> Iterator[SharedStack]:
+            for stack in stacks:
+                read.update(matrix.name for matrix in stack.matrices)
+                on_matrix(done + len(read), in_all)
+                yield stack
+
+        judge = partial(judge_stack, settings=self.settings, store=store)
+        rows = _Rows(self.members)
+        sketches: dict[int, list[Tensor]] = {}
+        works = counted(stacks)
+        with run_side_by_side(works, judge, is_small_stack, self.compute.workers) as judged:
+            for one in chain.from_iterable(judged):
+                rows.add(one)
+                sketches.setdefault(one.model, []).append(one.sketch)
+        units = {
+            self.members[number].digest: Unit(
+                left_out.skipped.get(number, []),
+                left_out.refused.get(number),
+                _summed(sketches.get(number, [])),
+            )
+            for sharers in matrices.values()
+            for number, _ in sharers
+        }
+        self.kept.keep(block, units, rows.tables())
+
+
+def _summed(sketches: Sequence[Tensor]) -> Tensor | None:
+    return torch.stack(list(sketches)).sum(0).cpu() if sketches else None
+
+
+def _only_model(blocks: Missing) -> int | None:
+    """The model that all of these blocks are missing for, if there is only one."""
+    models = {
+        number for matrices in blocks.values() for sharers in matrices.values() for number, _ in sharers
+    }
+    return models.pop() if len(models) == 1 else None
+
+
+def _groups(blocks: Missing) -> Iterator[Missing]:
+    """Block after block, but those that follow each other and miss one and the same model together, up to a limit."""
+    group: Missing = {}
+    for block, matrices in blocks.items():
+        both = {**group, block: matrices}
+        is_full = sum(len(one) for one in group.values()) >= _MATRICES_TOGETHER
+        if group and (is_full or _only_model(both) is None):
+            yield group
+            group = {}
+        group[block] = matrices
+    if group:
+        yield group
+
+
+@dataclass
+class _Rows:
+    """The rows of a block, made for a hundred matrices at a time."""
+
+    members: list[Member]
+    _waiting: list[Judged] = field(default_factory=list)
+    _tables: list[pa.Table] = field(default_factory=list)
+
+    def add(self, one: Judged) -> None:
+        self._waiting.append(one)
+        if len(self._waiting) >= _MATRICES_A_TABLE:
+            self._make()
+
+    def tables(self) -> list[pa.Table]:
+        self._make()
+        return self._tables
+
+    def _make(self) -> None:
+        if self._waiting:
+            digests = [self.members[one.model].digest for one in self._waiting]
+            self._tables.append(rows_of(digests, [one.matrix for one in self._waiting]))
+            self._waiting = []

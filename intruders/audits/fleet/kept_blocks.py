@@ -1,0 +1,208 @@
+"""What is finished of a fleet, kept block by block: what one layer's matrices are in each of the models.
+
+A file holds the rows of some models in one block, as an audit's Parquet has them, and says in its metadata which models
+these are. The unit that is kept is thus a block of one model, named by the digest of the model's files: a further model
+costs only itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from ...checkpoints.pairing.pairing import Skipped
+from ...system.files import write_atomically
+from ...system.remote_folder import RemoteFolder
+from ..result.parquet_form import METADATA_KEY, vector_schema, vector_table
+from ..result.records import AuditedMatrix
+
+FOLDER = "blocks"
+SCHEMA = 3
+
+
+@dataclass
+class Unit:
+    """One block of one model."""
+
+    skipped: list[Skipped] = field(default_factory=list)  # of the block's matrices, with reasons
+    refused: str | None = None  # why the model as a whole cannot be judged
+    sketch: Tensor | None = None  # (SIZE), double: of its updates in this block; None where there are none
+
+
+@dataclass(frozen=True)
+class KeptBlock:
+    """One file; its rows are read when they are asked for."""
+
+    block: str
+    units: Mapping[str, Unit]  # by the model's digest
+    file: Path
+
+    def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Its vectors, with their model's digest as the column ``digest``; some columns, or all."""
+        wanted = _schema().names if columns is None else list(columns)
+        with pq.ParquetFile(self.file) as file:
+            there = set(file.schema_arrow.names)
+            found = file.read(columns=[name for name in wanted if name in there])
+        for name in wanted:
+            if name not in there:  # of a block that an older version kept
+                kind = _schema().field(name).type
+                found = found.append_column(name, pa.nulls(found.num_rows, kind))
+        return found.select(wanted).replace_schema_metadata(None)
+
+
+@dataclass(frozen=True)
+class KeptBlocks:
+    """All blocks that are kept under one key: of one base, by one set of settings. A value that can be sent away."""
+
+    folder: Path
+    key: str
+    remote: RemoteFolder | None = None
+
+    def each(self, apart_from: Collection[str] = ()) -> Iterator[KeptBlock]:
+        """File after file; one that is broken or of another key is passed by, and its units are made again.
+
+        Files of the names ``apart_from`` are not opened.
+        """
+        for name in self.names():
+            if name in apart_from:
+                continue
+            file = self._fetched(name)
+            try:
+                header = json.loads((pq.read_schema(file).metadata or {})[METADATA_KEY])
+            except (pa.ArrowException, OSError, KeyError, ValueError):
+                continue
+            if (header.get("schema"), header.get("key")) == (SCHEMA, self.key):
+                units = {
+                    digest: Unit(
+                        [Skipped.from_stored(*one) for one in unit["skipped"]],
+                        unit["refused"],
+                        _sketch(unit["sketch"]),
+                    )
+                    for digest, unit in header["units"].items()
+                }
+                yield KeptBlock(header["block"], units, file)
+
+    def keep(
+        self,
+        block: str,
+        units: Mapping[str, Unit],
+        rows: Sequence[pa.Table],
+    ) -> None:
+        """Keep the units of a block, all or none; ``rows`` are theirs, from :func:`rows_of`."""
+        header = {
+            "schema": SCHEMA,
+            "key": self.key,
+            "block": block,
+            "units": {
+                digest: {
+                    "skipped": [[one.name, one.reason, one.kind] for one in unit.skipped],
+                    "refused": unit.refused,
+                    "sketch": _text(unit.sketch),
+                }
+                for digest, unit in units.items()
+            },
+        }
+        table = pa.concat_tables(rows) if rows else _schema().empty_table()
+        table = table.replace_schema_metadata({METADATA_KEY: json.dumps(header).encode()})
+        content = io.BytesIO()
+        pq.write_table(table, content, compression="zstd")
+        folder = self.folder / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        name = self._name(block, units)
+        write_atomically(folder / name, content.getvalue())
+        if self.remote is not None:
+            self.remote.put(folder / name, f"{FOLDER}/{name}")
+
+    def put(self, name: str) -> None:
+        """Put a file that lies beside the blocks where they are kept, if that is elsewhere."""
+        if self.remote is not None:
+            self.remote.put(self.folder / name, name)
+
+    def beside(self, name: str) -> bytes | None:
+        """The content of a file that :meth:`put` has put; None where there is none."""
+        if self.remote is not None:
+            return self.remote.read(name)
+        here = self.folder / name
+        return here.read_bytes() if here.is_file() else None
+
+    def hold(self, sizes: Mapping[str, int]) -> bool:
+        """Whether all these files are kept and of these sizes; of one that is elsewhere its name has to do."""
+        there = set(self.names())
+        return all(name in there and self.size(name) in (size, None) for name, size in sizes.items())
+
+    def size(self, name: str) -> int | None:
+        """Of a file of :meth:`names`; None where it is elsewhere."""
+        here = self.folder / FOLDER / name
+        return here.stat().st_size if here.is_file() else None
+
+    def _name(self, block: str, units: Mapping[str, Unit]) -> str:
+        content = hashlib.sha256(" ".join(sorted(units)).encode()).hexdigest()
+        plain = re.sub(r"[^\w.-]+", "-", block)[:60]
+        place = hashlib.sha256(block.encode()).hexdigest()[:6]
+        return f"{self.key[:12]}_{plain}_{place}_{content[:12]}.parquet"
+
+    def names(self) -> list[str]:
+        """The files of this key."""
+        if self.remote is not None:
+            names = self.remote.names(FOLDER)
+        else:
+            folder = self.folder / FOLDER
+            names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+        return [name for name in names if name.startswith(self.key[:12]) and name.endswith(".parquet")]
+
+    def _fetched(self, name: str) -> Path:
+        here = self.folder / FOLDER / name
+        if self.remote is not None and not here.is_file():
+            part = here.with_name(f".{name}.part")
+            self.remote.get(f"{FOLDER}/{name}", part)
+            part.replace(here)
+        return here
+
+
+def bytes_of_sketch(sketch: Tensor | None) -> bytes | None:
+    return None if sketch is None else sketch.numpy().astype("<f8").tobytes()
+
+
+def sketch_of_bytes(content: bytes | None) -> Tensor | None:
+    return None if content is None else torch.from_numpy(np.frombuffer(content, "<f8").copy())
+
+
+def _text(sketch: Tensor | None) -> str | None:
+    content = bytes_of_sketch(sketch)
+    return None if content is None else base64.b64encode(content).decode()
+
+
+def _sketch(text: str | None) -> Tensor | None:
+    return sketch_of_bytes(None if text is None else base64.b64decode(text))
+
+
+def rows_of(digests: Sequence[str], matrices: Sequence[AuditedMatrix]) -> pa.Table:
+    """Rows of matrices, each of the model with the digest at its place."""
+    owners = list(zip(digests, matrices, strict=True))
+    table = vector_table(matrices)
+    for name, values in {
+        "digest": [digest for digest, matrix in owners for _ in matrix.vectors],
+        "base_value": [next(iter(one.base_singular_values), 0.0) for one in matrices for _ in one.vectors],
+    }.items():
+        table = table.append_column(_schema().field(name), pa.array(values, _schema().field(name).type))
+    return table
+
+
+def _schema() -> pa.Schema:
+    own = [
+        pa.field("digest", pa.string()),
+        pa.field("base_value", pa.float64()),
+    ]  # the base's largest singular value
+    return pa.schema([*vector_schema(), *own])

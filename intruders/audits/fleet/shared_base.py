@@ -1,0 +1,311 @@
+"""One pass over the matrices of a base with many tuned models: each is read, widened and hashed once.
+
+What several models make of one matrix is judged in stacks that share it: its products with the rows of all of them
+are one product each, and what is known of it is looked up or computed once.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import xxhash
+from torch import Tensor
+
+from ...checkpoints.pairing.pairing import PairedMatrix, SkipKind, Skipped
+from ...engine.base_space import KnownBase
+from ...engine.decide import decide
+from ...errors import ChangedBaseError, IntrudersError, in_one_line
+from ...linalg.low_rank import LowRank
+from ...linalg.pair import Pair
+from ...linalg.sketch import Directions
+from ..audit import records_of
+from ..audit_settings import AuditSettings
+from ..base_cache import BaseCache, content_key
+from ..batches import SHARED_BYTES, STACK_BYTES, largest_magnitude, largest_magnitude_of, non_finite, unit_of
+from ..result.records import AuditedMatrix
+
+# Low-rank updates of one matrix are judged together up to this number. Beyond it their rows no longer fit the time in
+# which the matrix is read, and all wait longer for the one that converges last.
+STACK_UPDATES = 12
+# This many stacks of updates are read before they are sorted by size and judged.
+_STACKS_SORTED = 4
+
+
+class SharedMatrix:
+    """One matrix of the base in the precision and unit that it is judged in, and what is known of it so far."""
+
+    def __init__(self, matrix: Tensor, unit: float) -> None:
+        self.matrix = matrix  # (m, n)
+        self.unit = unit
+        self.lock = threading.Lock()
+        self.known: KnownBase | None = None
+        self._key: str | None = None
+        self._directions: Directions | None = None
+
+    def key(self, k: int) -> str:
+        """The name of its entry in the base cache; hashed once."""
+        if self._key is None:
+            self._key = content_key(self.matrix, k)
+        return self._key
+
+    def directions(self, name: str) -> Directions:
+        """Those by which updates of the matrix of that name are sketched; drawn once."""
+        if self._directions is None:
+            self._directions = directions_of(name, self.matrix)
+        return self._directions
+
+    def look_up(self, k: int, store: BaseCache | None) -> None:
+        """Take what the store knows of it, unless it is known already."""
+        if self.known is None and store is not None:
+            entry = store.get(self.key(k))
+            if entry is not None:
+                self.known = KnownBase.joined([entry], self.matrix.device)
+
+    def learn(self, found: KnownBase | None, k: int, store: BaseCache | None) -> None:
+        """Keep what a stack computed of it, if that is more than was known."""
+        if found is None:
+            return
+        best = found.select(found.floor.argmax().reshape(1))
+        if self.known is None or bool(best.floor > self.known.floor):
+            self.known = best
+            if store is not None:
+                store.put(self.key(k), best)
+
+
+@dataclass(frozen=True)
+class SharedStack:
+    """What some models make of one matrix, to be decided together: ``models`` are their numbers."""
+
+    base: SharedMatrix
+    models: list[int]
+    matrices: list[PairedMatrix]
+    tuned: Tensor | LowRank  # (len(models), m, n), in the unit of the base
+
+    def pair(self, first: int, last: int) -> Pair:
+        """Those from ``first`` to before ``last``."""
+        index = torch.arange(first, last, device=self.base.matrix.device)
+        tuned = self.tuned.select(index) if isinstance(self.tuned, LowRank) else self.tuned[first:last]
+        return Pair(self.base.matrix.expand(last - first, -1, -1), tuned)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one model makes of one matrix."""
+
+    model: int
+    matrix: AuditedMatrix
+    sketch: Tensor  # (SIZE), double: of the update, for estimates of how alike two models are
+
+
+def is_small_stack(stack: SharedStack) -> bool:
+    """Whether several threads judge such stacks side by side."""
+    return stack.base.matrix.nbytes <= SHARED_BYTES and stack.base.matrix.is_cpu
+
+
+@dataclass
+class LeftOut:
+    """What of the models is not judged: single matrices, and whole models with an error."""
+
+    skipped: dict[int, list[Skipped]] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+
+    def skip(self, model: int, skipped: Skipped) -> None:
+        self.skipped.setdefault(model, []).append(skipped)
+
+
+def read_stacks(
+    matrices: Sequence[Sequence[tuple[int, PairedMatrix]]],
+    settings: AuditSettings,
+    device: torch.device,
+    left_out: LeftOut,
+) -> Iterator[SharedStack]:
+    """Read matrix after matrix, each with the updates of all models that change it, and hand them on in stacks.
+
+    Args:
+      matrices: for every matrix of the base the models that change it, by number, with their pairs. The base of the
+        pairs keeps what was read last (:func:`intruders.checkpoints.stored.read_once.read_once`).
+      settings: those of the audit.
+      device: where stacks are judged.
+      left_out: gets what is not judged. A model with an error has no further stacks.
+    """
+    for sharers in matrices:
+        forms = _Forms(device)
+        waiting: dict[object, _Waiting] = {}
+        for model, matrix in sharers:
+            if model in left_out.refused:
+                continue
+            try:
+                one = _read(matrix, forms, settings)
+            except ChangedBaseError:
+                raise
+            except IntrudersError as error:
+                left_out.refused[model] = in_one_line(error)
+                continue
+            if isinstance(one, Skipped):
+                left_out.skip(model, one)
+                continue
+            base, tuned = one
+            rank = tuned.rank if isinstance(tuned, LowRank) else None
+            updates = waiting.setdefault((id(base), rank), _Waiting(base))
+            updates.add(model, matrix, tuned)
+            if updates.are_full:
+                yield from waiting.pop((id(base), rank)).stacks()
+        for updates in waiting.values():
+            yield from updates.stacks()
+
+
+class _Waiting:
+    """Updates of one matrix and one kind that wait for more of them."""
+
+    def __init__(self, base: SharedMatrix) -> None:
+        self._base = base
+        self._members: list[tuple[int, PairedMatrix, Tensor | LowRank]] = []
+
+    def add(self, model: int, matrix: PairedMatrix, tuned: Tensor | LowRank) -> None:
+        self._members.append((model, matrix, tuned))
+
+    @property
+    def _stack_size(self) -> int:
+        if isinstance(self._members[0][2], LowRank):
+            return STACK_UPDATES
+        return max(1, STACK_BYTES // self._base.matrix.nbytes)
+
+    @property
+    def are_full(self) -> bool:
+        is_low_rank = isinstance(self._members[0][2], LowRank)
+        return len(self._members) >= self._stack_size * (_STACKS_SORTED if is_low_rank else 1)
+
+    def stacks(self) -> Iterator[SharedStack]:
+        """Updates of like size together: a small one is decided at once, and would wait for a large one."""
+        members = sorted(self._members, key=lambda member: _size(member[2]))
+        for first in range(0, len(members), self._stack_size):
+            yield _joined(self._base, members[first : first + self._stack_size])
+
+
+def _size(tuned: Tensor | LowRank) -> float:
+    """Of a low-rank update its norm; dense matrices keep their order."""
+    return tuned.norm() if isinstance(tuned, LowRank) else 0.0
+
+
+def _joined(base: SharedMatrix, members: list[tuple[int, PairedMatrix, Tensor | LowRank]]) -> SharedStack:
+    models, matrices, tuned = zip(*members, strict=True)
+    if isinstance(tuned[0], LowRank):
+        lefts, rights = zip(*((one.left, one.right) for one in tuned), strict=True)
+        joined: Tensor | LowRank = LowRank(torch.stack(lefts), torch.stack(rights))
+    else:
+        joined = torch.stack(tuned)
+    return SharedStack(base, list(models), list(matrices), joined)
+
+
+class _Forms:
+    """The precisions and units in which one matrix of the base is judged: one, where all models are of one kind."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stored: Tensor | None = None
+        self._made: dict[tuple[torch.dtype, float], SharedMatrix] = {}
+        self._magnitudes: dict[torch.dtype, float] = {}
+
+    def widened(self, stored: Tensor, dtype: torch.dtype) -> SharedMatrix:
+        """The matrix as the file holds it, in that precision; made once."""
+        if self._stored is None or not _is_same(self._stored, stored):
+            self._stored, self._made, self._magnitudes = stored, {}, {}
+        if (dtype, 1.0) not in self._made:
+            self._made[dtype, 1.0] = SharedMatrix(stored.to(self._device, dtype), 1.0)
+        return self._made[dtype, 1.0]
+
+    def magnitude(self, wide: SharedMatrix) -> float:
+        """Of its largest number; looked for once."""
+        dtype = wide.matrix.dtype
+        if dtype not in self._magnitudes:
+            self._magnitudes[dtype] = largest_magnitude(wide.matrix)
+        return self._magnitudes[dtype]
+
+    def over(self, wide: SharedMatrix, unit: float) -> SharedMatrix:
+        """The matrix divided by a unit; made once."""
+        key = wide.matrix.dtype, unit
+        if key not in self._made:
+            self._made[key] = SharedMatrix(wide.matrix / unit, unit)
+        return self._made[key]
+
+
+def _is_same(mine: Tensor, other: Tensor) -> bool:
+    if mine.shape != other.shape or mine.dtype != other.dtype:
+        return False
+    return (mine.data_ptr() == other.data_ptr() and mine.stride() == other.stride()) or torch.equal(
+        mine, other
+    )
+
+
+def _read(
+    matrix: PairedMatrix, forms: _Forms, settings: AuditSettings
+) -> tuple[SharedMatrix, Tensor | LowRank] | Skipped:
+    """The base's matrix with the tuned one, both in its unit; or why it is not judged."""
+    loaded = matrix.load()
+    if loaded is None:
+        return Skipped(matrix.name, "unchanged", SkipKind.UNCHANGED)
+    if min(matrix.shape) == 0:
+        return Skipped(matrix.name, f"empty: shape {matrix.shape}")
+    is_double = any(part.dtype == torch.float64 for part in loaded.parts)
+    wide = forms.widened(loaded.base, torch.float64 if is_double else torch.float32)
+    tuned = loaded.tuned.to(wide.matrix.device, wide.matrix.dtype)
+    pair = Pair(wide.matrix, tuned)
+    largest = {
+        "base": forms.magnitude(wide),
+        "tuned model": largest_magnitude_of(pair.parts[1:]),
+    }
+    side = next((side for side, magnitude in largest.items() if not math.isfinite(magnitude)), None)
+    if side is not None:
+        if not settings.skip_non_finite:
+            raise non_finite(matrix.name, side)
+        return Skipped(matrix.name, f"NaN or infinity in the {side}", SkipKind.NOT_FINITE)
+    unit = unit_of(pair.rank, largest)
+    if unit == 1.0:
+        return wide, tuned
+    scaled = LowRank(tuned.left / unit, tuned.right) if isinstance(tuned, LowRank) else tuned / unit
+    return forms.over(wide, unit), scaled
+
+
+def directions_of(name: str, matrix: Tensor) -> Directions:
+    """The random directions of a matrix ``(m, n)`` of the base: the same in every fleet."""
+    seed = xxhash.xxh3_64_intdigest(name.encode()) >> 1  # torch takes 63 bits
+    m, n = matrix.shape
+    return Directions.of(m, n, seed, matrix)
+
+
+def judge_stack(stack: SharedStack, settings: AuditSettings, store: BaseCache | None) -> list[Judged]:
+    """Every model of the stack with its row, as an audit of its own gives it."""
+    base, count = stack.base, len(stack.models)
+    if settings.exact:
+        return _judge(stack, 0, count, settings, None, None)
+    found = []
+    with base.lock:
+        base.look_up(settings.k, store)
+        if base.known is None:  # what the first one learns is not computed again for each of the others
+            found = _judge(stack, 0, 1, settings, None, store)
+    if len(found) < count:
+        found += _judge(stack, len(found), count, settings, base.known, store)
+    return found
+
+
+def _judge(
+    stack: SharedStack,
+    first: int,
+    last: int,
+    settings: AuditSettings,
+    known: KnownBase | None,
+    store: BaseCache | None,
+) -> list[Judged]:
+    if known is not None:
+        known = known.repeated(last - first)
+    pair = stack.pair(first, last)
+    found = decide(pair, settings.k, settings.epsilon, settings.exact, known)
+    if not settings.exact:
+        stack.base.learn(found.known, settings.k, store)
+    sketches = stack.base.unit * stack.base.directions(stack.matrices[0].name).sketch(pair.update)
+    records = records_of(stack.matrices[first:last], found, [stack.base.unit] * (last - first))
+    return [Judged(*one) for one in zip(stack.models[first:last], records, sketches, strict=True)]

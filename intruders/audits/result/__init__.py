@@ -1,0 +1,1 @@
+"""The result of an audit, in every form that it is kept and shown in."""

@@ -1,0 +1,272 @@
+"""The result of an audit, as plain records that can be counted, tabulated, saved and loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...checkpoints.pairing.pairing import SkipKind, Skipped
+from ...checkpoints.stored.hub import HubOrigin, origins_in
+from ...errors import BrokenDocumentError, ResultFileError, SettingError
+from ...system.documents import get_field, get_float, json_number
+from ...system.files import read_bytes, write_atomically
+from ...system.versions import installed_versions
+from .records import AuditedMatrix, energy_share, matrix_from_record, matrix_to_record
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a fine-tuning did to the weights of a model."""
+
+    base_source: str
+    tuned_source: str
+    tuned_kind: str
+    k: int
+    epsilon: float
+    exact: bool
+    seconds: float
+    matrices: list[AuditedMatrix]
+    skipped: list[Skipped]
+    # What else it takes to run the same audit again (include, exclude, device, ...): plain JSON values.
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=installed_versions)
+    # The commits that the models were read from, where they are from the hub; of a sum, those of its parts.
+    base_hub: tuple[HubOrigin, ...] = ()
+    tuned_hub: tuple[HubOrigin, ...] = ()
+
+    @property
+    def intruders(self) -> int:
+        """Number of intruder dimensions over all audited matrices."""
+        return sum(matrix.intruders for matrix in self.matrices)
+
+    @property
+    def vectors(self) -> int:
+        """Number of singular vectors examined over all audited matrices."""
+        return sum(len(matrix.vectors) for matrix in self.matrices)
+
+    @property
+    def intruder_energy_share(self) -> float:
+        """Sum of s_j^2 over all intruders of the model, over the same sum over all examined vectors."""
+        return energy_share(vector for matrix in self.matrices for vector in matrix.vectors)
+
+    def matrix(self, name: str) -> AuditedMatrix:
+        """The audited matrix of that name; raises SettingError with the nearest names if none has it."""
+        for matrix in self.matrices:
+            if matrix.name == name:
+                return matrix
+        raise SettingError(f"no audited matrix is named '{name}'; {self._nearest(name)}")
+
+    def count(self, k: int | None = None, epsilon: float | None = None) -> tuple[int, int]:
+        """Count the intruders among the first `k` vectors at `epsilon`, as (at least, at most).
+
+        Counted from the proved intervals of the max cosines, without the weights. The two are equal where the
+        intervals decide every vector, as they do at the audit's own epsilon and everywhere after `exact`.
+        Raises SettingError for k outside 1..self.k or epsilon outside (0, 1].
+        """
+        k = self.k if k is None else k
+        epsilon = self.epsilon if epsilon is None else epsilon
+        if not 1 <= k <= self.k:
+            raise SettingError(f"k = {k}: this audit examined {self.k} vectors a matrix; pass 1 to {self.k}")
+        if not 0 < epsilon <= 1:
+            raise SettingError(f"epsilon = {epsilon}: expected a cosine above 0 and up to 1")
+        decisions = [
+            vector.intruder if epsilon == self.epsilon else vector.is_intruder_at(epsilon)
+            for matrix in self.matrices
+            for vector in matrix.vectors
+            if vector.index < k
+        ]
+        at_least = decisions.count(True)
+        return at_least, at_least + decisions.count(None)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row per vector, with the name and shape of its matrix."""
+        from .frames import vector_frame
+
+        return vector_frame(self.matrices)
+
+    def matrices_to_pandas(self) -> pd.DataFrame:
+        """Return one row per matrix: shape, rank, intruders, energy share, update size, certificates."""
+        from .frames import matrix_frame
+
+        return matrix_frame(self.matrices)
+
+    def to_json(self) -> str:
+        """Return the audit as JSON text of schema 1 (docs/reference/files.md)."""
+        return to_json(self)
+
+    def to_parquet(self) -> bytes:
+        """Return the audit as the content of a Parquet file: one row per vector."""
+        from .parquet_form import to_parquet
+
+        return to_parquet(header(self), self.matrices)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the audit to a `.json` or `.parquet` file, atomically; ResultFileError if that cannot be."""
+        save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Audit:
+        """Read an audit that `save` wrote; ResultFileError if the file is broken or too new."""
+        return load(path)
+
+    def plot_similarity(self, name: str) -> Figure:
+        """Draw |<x_i, y_j>| of one matrix as a matplotlib figure: base vectors down, tuned vectors across."""
+        from .figures import similarity_figure
+
+        return similarity_figure(self.matrix(name))
+
+    def plot_layers(self) -> Figure:
+        """Draw the number of intruders by layer and module type as a matplotlib figure."""
+        from .figures import layers_figure
+
+        return layers_figure(self.matrices)
+
+    def _repr_html_(self) -> str:
+        from .notebook import audit_as_html
+
+        sources = f"{self.base_source} → {self.tuned_source} ({self.tuned_kind})"
+        return audit_as_html(sources, self.matrices, self.k, self.epsilon)
+
+    def _nearest(self, name: str) -> str:
+        import difflib
+
+        names = [matrix.name for matrix in self.matrices]
+        nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
+        return (
+            "the nearest are " + ", ".join(f"'{near}'" for near in nearest) if nearest else "it audited none"
+        )
+
+
+def save(audit: Audit, path: str | os.PathLike[str]) -> None:
+    """Write `audit` to `path`, as JSON or Parquet by its suffix, whole or not at all."""
+    check_suffix(path)
+    if Path(path).suffix.lower() == ".json":
+        write_atomically(path, (to_json(audit) + "\n").encode())
+    else:
+        write_atomically(path, audit.to_parquet())
+
+
+def load(path: str | os.PathLike[str]) -> Audit:
+    """Read the audit that `save` wrote to `path`; raises ResultFileError for anything else."""
+    check_suffix(path)
+    content = read_bytes(path)
+    try:
+        if Path(path).suffix.lower() == ".json":
+            document = json.loads(content)
+        else:
+            from .parquet_form import document_from_parquet
+
+            document = document_from_parquet(content)
+        return from_document(document)
+    except (ValueError, OverflowError, RecursionError) as error:
+        why = " ".join(str(error).split())
+        raise ResultFileError(f"'{path}' cannot be read as a saved audit: {why[:300]}") from error
+
+
+def check_suffix(path: str | os.PathLike[str]) -> None:
+    """Raise SettingError unless `path` names one of the two formats."""
+    if Path(path).suffix.lower() not in (".json", ".parquet"):
+        raise SettingError(f"'{path}': an audit is kept as .json or .parquet; end the path with one of these")
+
+
+def to_json(audit: Audit) -> str:
+    """The document as JSON text. Numbers are written so that reading gives back the same ones."""
+    return json.dumps(to_document(audit), allow_nan=False, ensure_ascii=False)
+
+
+def to_document(audit: Audit) -> dict[str, Any]:
+    """The audit as nested plain values: schema 1, see docs/reference/files.md."""
+    return {**header(audit), "matrices": [matrix_to_record(matrix) for matrix in audit.matrices]}
+
+
+def header(audit: Audit) -> dict[str, Any]:
+    """Everything but the matrices."""
+    return {
+        "schema": SCHEMA,
+        "intruders_version": audit.versions.get("intruders", "unknown"),
+        "base": {"source": audit.base_source, "hub": [one.as_dict() for one in audit.base_hub]},
+        "tuned": {
+            "source": audit.tuned_source,
+            "kind": audit.tuned_kind,
+            "hub": [one.as_dict() for one in audit.tuned_hub],
+        },
+        "settings": {**audit.settings, "k": audit.k, "epsilon": audit.epsilon, "exact": audit.exact},
+        "totals": {
+            "matrices": len(audit.matrices),
+            "vectors": audit.vectors,
+            "intruders": audit.intruders,
+            "seconds": json_number(audit.seconds),
+        },
+        "versions": dict(audit.versions),
+        "skipped": [
+            {"name": skipped.name, "reason": skipped.reason, "kind": skipped.kind.value}
+            for skipped in audit.skipped
+        ],
+    }
+
+
+def _skipped(record: object) -> Skipped:
+    name, reason = (get_field(record, key, "skipped", str) for key in ("name", "reason"))
+    has_kind = isinstance(record, dict) and "kind" in record
+    kind = get_field(record, "kind", "skipped", str) if has_kind else None
+    if kind is not None and kind not in tuple(SkipKind):
+        raise BrokenDocumentError(f"skipped has kind '{kind}'; expected one of {', '.join(SkipKind)}")
+    return Skipped.from_stored(name, reason, kind)
+
+
+def from_document(document: object) -> Audit:
+    """The audit that a document describes; raises BrokenDocumentError where it does not describe one."""
+    schema = get_field(document, "schema", "document", int)
+    if schema > SCHEMA:
+        raise BrokenDocumentError(
+            f"it has schema {schema}; this version reads up to {SCHEMA}, so upgrade intruders"
+        )
+    if schema != SCHEMA:
+        raise BrokenDocumentError(f"it has schema {schema}; expected {SCHEMA}")
+    base, tuned = (get_field(document, key, "document", dict) for key in ("base", "tuned"))
+    settings = dict(get_field(document, "settings", "document", dict))
+    totals = get_field(document, "totals", "document", dict)
+    versions = get_field(document, "versions", "document", dict)
+    matrices = [matrix_from_record(record) for record in get_field(document, "matrices", "document", list)]
+    audit = Audit(
+        base_source=get_field(base, "source", "base", str),
+        tuned_source=get_field(tuned, "source", "tuned", str),
+        tuned_kind=get_field(tuned, "kind", "tuned", str),
+        k=get_field(settings, "k", "settings", int),
+        epsilon=get_float(settings, "epsilon", "settings"),
+        exact=get_field(settings, "exact", "settings", bool),
+        seconds=get_float(totals, "seconds", "totals"),
+        matrices=matrices,
+        skipped=[_skipped(record) for record in get_field(document, "skipped", "document", list)],
+        settings={key: value for key, value in settings.items() if key not in ("k", "epsilon", "exact")},
+        versions={key: get_field(versions, key, "versions", str) for key in versions},
+        base_hub=_origins(base, "base"),
+        tuned_hub=_origins(tuned, "tuned"),
+    )
+    _check_totals(audit, totals)
+    return audit
+
+
+def _origins(side: dict[str, Any], where: str) -> tuple[HubOrigin, ...]:
+    if "hub" in side:
+        for record in get_field(side, "hub", where, list):
+            if not isinstance(record, dict):
+                raise BrokenDocumentError(f"its {where} has an entry of 'hub' that is not an object")
+    return origins_in(side)
+
+
+def _check_totals(audit: Audit, totals: dict[str, Any]) -> None:
+    counted = {"matrices": len(audit.matrices), "vectors": audit.vectors, "intruders": audit.intruders}
+    for key, count in counted.items():
+        if (stated := get_field(totals, key, "totals", int)) != count:
+            raise BrokenDocumentError(f"its totals say {stated} {key}, and it contains {count}")

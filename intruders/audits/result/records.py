@@ -1,0 +1,218 @@
+"""The rows of an audit: one matrix, its examined vectors and the size of its update, each with its plain form."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import BrokenDocumentError
+from ...system.documents import get_field, get_float, is_of_kind, json_number, read_float
+from .subspaces import Subspaces
+
+
+@dataclass(frozen=True)
+class Vector:
+    """One left singular vector of a tuned matrix, and how it was judged."""
+
+    index: int  # 0 is the one with the largest singular value
+    singular_value: float
+    max_cosine: tuple[float, float]  # proved [lower, upper] of max_i |<x_i, y>|
+    intruder: bool
+    certificate: str  # "overlap", "mass", "moment" or "exact"
+    ambiguous: bool  # the decision depends on the choice of vectors within a cluster of singular values
+
+    def is_intruder_at(self, epsilon: float) -> bool | None:
+        """Whether the max cosine is below `epsilon`; None where the proved interval does not tell."""
+        lower, upper = self.max_cosine
+        if upper < epsilon:
+            return True
+        return False if lower >= epsilon else None
+
+
+@dataclass(frozen=True)
+class UpdateSize:
+    """How large the update D = W - W0 is, and over how many directions it spreads."""
+
+    frobenius: float
+    spectral: float
+    effective_rank: float  # exp of the entropy of the normalized singular values (Roy and Vetterli 2007)
+    effective_rank_error: float  # of a stochastic estimate; 0 where it is exact
+    stable_rank: float  # squared Frobenius norm over squared spectral norm
+
+
+@dataclass(frozen=True)
+class AuditedMatrix:
+    """One audited weight matrix."""
+
+    name: str  # the base's tensor name
+    shape: tuple[int, int]
+    rank: int | None  # of the update, when it came as low-rank factors
+    vectors: list[Vector]
+    update: UpdateSize
+    base_singular_values: list[float]  # the leading ones of the base, descending
+    similarity: npt.NDArray[np.float32] = field(repr=False)  # (base vectors, tuned vectors): |<x_i, y_j>|
+    subspaces: Subspaces | None = None  # None in an audit that an older version saved
+
+    def __post_init__(self) -> None:
+        columns = self.similarity.shape[1] if self.similarity.ndim == 2 else -1
+        if not self.vectors or columns != len(self.vectors) or self.similarity.dtype != np.float32:
+            raise ValueError(
+                f"'{self.name}' has {len(self.vectors)} vectors and a similarity matrix of shape "
+                f"{self.similarity.shape}, {self.similarity.dtype}; expected one float32 column a vector"
+            )
+
+    @property
+    def intruders(self) -> int:
+        return sum(vector.intruder for vector in self.vectors)
+
+    @property
+    def intruder_energy_share(self) -> float:
+        """Sum of s_j^2 over the intruders, over the same sum over all examined vectors."""
+        return energy_share(self.vectors)
+
+    def __eq__(self, other: object) -> bool:
+        # The generated comparison would ask an array for its truth value.
+        if not isinstance(other, AuditedMatrix):
+            return NotImplemented
+        return self._plain_fields() == other._plain_fields() and np.array_equal(
+            self.similarity, other.similarity
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _plain_fields(self) -> tuple[object, ...]:
+        return (
+            self.name,
+            self.shape,
+            self.rank,
+            self.vectors,
+            self.update,
+            self.base_singular_values,
+            self.subspaces,
+        )
+
+
+def energy_share(vectors: Iterable[Vector]) -> float:
+    """Sum of s_j^2 over the intruders among `vectors`, over the same sum over all of them; in [0, 1]."""
+    judged = [(vector.singular_value, vector.intruder) for vector in vectors]
+    largest = max((value for value, _ in judged), default=0.0)
+    if largest <= 0:
+        return 0.0
+    energies = [
+        ((value / largest) ** 2, intruder) for value, intruder in judged
+    ]  # a square of 1e200 overflows
+    total = math.fsum(energy for energy, _ in energies)
+    return math.fsum(energy for energy, intruder in energies if intruder) / total
+
+
+CERTIFICATES = ("overlap", "mass", "moment", "exact")
+
+
+def matrix_to_record(matrix: AuditedMatrix) -> dict[str, Any]:
+    similarity = np.ascontiguousarray(matrix.similarity, dtype="<f4")
+    return {
+        "name": matrix.name,
+        "shape": list(matrix.shape),
+        "rank": matrix.rank,
+        "intruders": matrix.intruders,
+        "intruder_energy_share": json_number(matrix.intruder_energy_share),
+        "update": {
+            "frobenius": json_number(matrix.update.frobenius),
+            "spectral": json_number(matrix.update.spectral),
+            "effective_rank": json_number(matrix.update.effective_rank),
+            "effective_rank_error": json_number(matrix.update.effective_rank_error),
+            "stable_rank": json_number(matrix.update.stable_rank),
+        },
+        "subspaces": None if matrix.subspaces is None else matrix.subspaces.to_record(),
+        "vectors": [
+            {
+                "index": vector.index,
+                "singular_value": json_number(vector.singular_value),
+                "max_cosine": [json_number(bound) for bound in vector.max_cosine],
+                "intruder": vector.intruder,
+                "certificate": vector.certificate,
+                "ambiguous": vector.ambiguous,
+            }
+            for vector in matrix.vectors
+        ],
+        "base_singular_values": [json_number(value) for value in matrix.base_singular_values],
+        # Little-endian single precision in base64: a tenth of its size in digits, and exact.
+        "similarity": {
+            "shape": list(similarity.shape),
+            "float32": base64.b64encode(similarity.tobytes()).decode(),
+        },
+    }
+
+
+def matrix_from_record(record: object) -> AuditedMatrix:
+    name = get_field(record, "name", "matrix", str)
+    rows, columns = _pair(record, "shape", name, int)
+    update = get_field(record, "update", name, dict)
+    return AuditedMatrix(
+        name=name,
+        shape=(rows, columns),
+        rank=get_field(record, "rank", name, (int, type(None))),
+        vectors=[_vector_from_record(vector, name) for vector in get_field(record, "vectors", name, list)],
+        update=UpdateSize(
+            frobenius=get_float(update, "frobenius", name),
+            spectral=get_float(update, "spectral", name),
+            effective_rank=get_float(update, "effective_rank", name),
+            effective_rank_error=get_float(update, "effective_rank_error", name),
+            stable_rank=get_float(update, "stable_rank", name),
+        ),
+        base_singular_values=[
+            read_float(v, name) for v in get_field(record, "base_singular_values", name, list)
+        ],
+        similarity=_similarity_from_record(get_field(record, "similarity", name, dict), name),
+        subspaces=_subspaces_from_record(record, name),
+    )
+
+
+def _subspaces_from_record(record: object, name: str) -> Subspaces | None:
+    if not isinstance(record, dict) or record.get("subspaces") is None:
+        return None
+    return Subspaces.from_record(get_field(record, "subspaces", name, dict), name)
+
+
+def _vector_from_record(record: object, name: str) -> Vector:
+    lower, upper = _pair(record, "max_cosine", name, (int, float, type(None)))
+    certificate = get_field(record, "certificate", name, str)
+    if certificate not in CERTIFICATES:
+        raise BrokenDocumentError(
+            f"'{name}' has the certificate '{certificate}'; expected one of {CERTIFICATES}"
+        )
+    return Vector(
+        index=get_field(record, "index", name, int),
+        singular_value=get_float(record, "singular_value", name),
+        max_cosine=(read_float(lower, name), read_float(upper, name)),
+        intruder=get_field(record, "intruder", name, bool),
+        certificate=certificate,
+        ambiguous=get_field(record, "ambiguous", name, bool),
+    )
+
+
+def _similarity_from_record(record: dict[str, Any], name: str) -> npt.NDArray[np.float32]:
+    rows, columns = _pair(record, "shape", name, int)
+    try:
+        raw = base64.b64decode(get_field(record, "float32", name, str), validate=True)
+    except binascii.Error as error:
+        raise BrokenDocumentError(f"the similarity matrix of '{name}' is not base64 ({error})") from error
+    if rows < 0 or columns < 0 or len(raw) != 4 * rows * columns:
+        raise BrokenDocumentError(
+            f"the similarity matrix of '{name}' has {len(raw)} bytes; expected {rows} x {columns} x 4"
+        )
+    return np.frombuffer(raw, dtype="<f4").reshape(rows, columns).astype(np.float32)
+
+
+def _pair(record: object, key: str, where: str, kind: type | tuple[type, ...]) -> tuple[Any, Any]:
+    values = get_field(record, key, where, list)
+    if len(values) != 2:
+        raise BrokenDocumentError(f"'{where}.{key}' has {len(values)} entries; expected 2")
+    return is_of_kind(values[0], f"{where}.{key}", kind), is_of_kind(values[1], f"{where}.{key}", kind)

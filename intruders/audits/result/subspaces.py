@@ -1,0 +1,123 @@
+"""How a matrix's leading subspaces moved, and where its update lies, each number beside what chance gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from statistics import median
+
+from ...engine.spectral_change import SpectralChange
+from ...linalg.chance import chance_angle, chance_max_cosine, chance_share
+from ...system.documents import get_float, json_number
+
+
+@dataclass(frozen=True)
+class Subspaces:
+    """Of one matrix; NaN for what the audit did not have to know, or what is not defined.
+
+    Chance is what random directions give: tuned leading vectors that have nothing to do with the base's, or an
+    update in random directions. Docs: docs/reference/subspaces.md, formulas: intruders/engine/spectral_change.py.
+    """
+
+    rotation_left_angle: float  # largest principal angle, degrees
+    rotation_left_angle_chance: float
+    rotation_left_sine2: float  # mean squared sine of the principal angles
+    rotation_left_sine2_chance: float
+    rotation_right_angle: float
+    rotation_right_angle_chance: float
+    rotation_right_sine2: float
+    rotation_right_sine2_chance: float
+    spectral_drift: float  # relative change of the k leading singular values
+    spectral_drift_bound: float  # the most that an update of this norm can cause (Mirsky 1960)
+    rho_k: float  # share of the update in the base's k leading left directions
+    rho_k_chance: float
+    off_principal: float  # share of it outside both the left and the right ones
+    off_principal_chance: float
+    max_cosine_chance: float  # of a random vector with all left vectors of a base of this shape
+
+    @staticmethod
+    def measured(change: SpectralChange) -> list[dict[str, float]]:
+        """The numbers of each matrix of a batch."""
+        columns = {field.name: getattr(change, field.name).tolist() for field in fields(change)}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    @classmethod
+    def of(
+        cls,
+        change: Mapping[str, float],
+        shape: tuple[int, int],
+        k: int,
+        update_norm: float,
+        base_norm: float,
+    ) -> Subspaces:
+        """Of a matrix with what was :meth:`measured`; the norms are of its update and of the base's leading values."""
+        m, n = shape
+        left_share, right_share = chance_share(k, m), chance_share(k, n)
+        return cls(
+            rotation_left_angle=change["left_angle"],
+            rotation_left_angle_chance=_number(chance_angle(k, m)),
+            rotation_left_sine2=change["left_sine2"],
+            rotation_left_sine2_chance=1 - left_share,
+            rotation_right_angle=change["right_angle"],
+            rotation_right_angle_chance=_number(chance_angle(k, n)),
+            rotation_right_sine2=change["right_sine2"],
+            rotation_right_sine2_chance=1 - right_share,
+            spectral_drift=change["drift"],
+            spectral_drift_bound=update_norm / base_norm if base_norm > 0 else math.nan,
+            rho_k=change["rho"],
+            rho_k_chance=left_share,
+            off_principal=change["off_principal"],
+            off_principal_chance=(1 - left_share) * (1 - right_share),
+            max_cosine_chance=chance_max_cosine(m, min(m, n)),
+        )
+
+    def to_record(self) -> dict[str, float | None]:
+        # Not `asdict`, which copies every number deeply.
+        return {name: json_number(getattr(self, name)) for name in SUBSPACE_COLUMNS}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, object], where: str) -> Subspaces:
+        return cls(**{name: get_float(record, name, where) for name in SUBSPACE_COLUMNS})
+
+    def __eq__(self, other: object) -> bool:
+        # A number that is not known is equal to itself here: NaN is not.
+        return isinstance(other, Subspaces) and self.to_record() == other.to_record()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class BesideChance:
+    """A number over all matrices of an audit: the median of those that are known, and of what it is read beside."""
+
+    name: str
+    value: float
+    chance: float
+    known: int  # of how many matrices it is known
+
+
+_SHOWN = {
+    "rotation, left (mean sin²)": ("rotation_left_sine2", "rotation_left_sine2_chance"),
+    "rotation, right (mean sin²)": ("rotation_right_sine2", "rotation_right_sine2_chance"),
+    "update in leading left (rho_k)": ("rho_k", "rho_k_chance"),
+    "update off principal": ("off_principal", "off_principal_chance"),
+}
+
+
+def medians(found: Sequence[Subspaces]) -> list[BesideChance]:
+    """What a report shows of all matrices together; nothing of what is known of none."""
+    rows = []
+    for name, (measured, chance) in _SHOWN.items():
+        known = [one for one in found if math.isfinite(getattr(one, measured))]
+        if known:
+            value, beside = (median(getattr(one, key) for one in known) for key in (measured, chance))
+            rows.append(BesideChance(name, value, beside, len(known)))
+    return rows
+
+
+SUBSPACE_COLUMNS = tuple(field.name for field in fields(Subspaces))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

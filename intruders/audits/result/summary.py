@@ -1,0 +1,139 @@
+"""The numbers that every report of an audit shows, gathered once: by module kind, by layer, by reason."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from ...checkpoints.pairing.pairing import Skipped
+from ...checkpoints.stored.names import module_paths
+from .records import AuditedMatrix, energy_share
+
+
+@dataclass(frozen=True)
+class KindSummary:
+    """All matrices of one kind of module."""
+
+    kind: str
+    matrices: int
+    affected: int  # matrices with at least one intruder
+    intruders: int
+    vectors: int
+    energy_share: float
+    frobenius: float  # of all their updates together: square root of the summed squares
+    relative_update: float  # median of ||D||_2 / s_1(W0)
+    effective_rank: float  # median
+
+
+@dataclass(frozen=True)
+class LayerStrip:
+    """Intruders by layer of one stack, from its first audited layer to its last."""
+
+    stack: str
+    first: int
+    intruders: list[int | None]  # None for a layer of which nothing was audited
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.intruders) - 1
+
+
+def by_kind(matrices: Sequence[AuditedMatrix]) -> list[KindSummary]:
+    """A summary of every kind of module, in the order in which they first occur."""
+    groups: dict[str, list[AuditedMatrix]] = {}
+    for matrix, place in zip(matrices, module_paths([m.name for m in matrices]), strict=True):
+        groups.setdefault(place.kind, []).append(matrix)
+    return [summarize(kind, matrices) for kind, matrices in groups.items()]
+
+
+def summarize(kind: str, matrices: Sequence[AuditedMatrix]) -> KindSummary:
+    """The summary of `matrices`, of which there is at least one, under the name `kind`."""
+    return KindSummary(
+        kind=kind,
+        matrices=len(matrices),
+        affected=sum(matrix.intruders > 0 for matrix in matrices),
+        intruders=sum(matrix.intruders for matrix in matrices),
+        vectors=sum(len(matrix.vectors) for matrix in matrices),
+        energy_share=energy_share(vector for matrix in matrices for vector in matrix.vectors),
+        frobenius=update_norm(matrices),
+        relative_update=median(relative_update(matrix) for matrix in matrices),
+        effective_rank=median(matrix.update.effective_rank for matrix in matrices),
+    )
+
+
+def update_norm(matrices: Iterable[AuditedMatrix]) -> float:
+    """Frobenius norm of all updates together, as if they were one long vector."""
+    return math.hypot(*(matrix.update.frobenius for matrix in matrices))
+
+
+def relative_update(matrix: AuditedMatrix) -> float:
+    """||D||_2 / s_1(W0): the update's largest singular value over the base's; NaN for a base of zeros."""
+    largest = matrix.base_singular_values[0] if matrix.base_singular_values else 0.0
+    return matrix.update.spectral / largest if largest > 0 else math.nan
+
+
+def by_layer(matrices: Sequence[AuditedMatrix]) -> list[LayerStrip]:
+    """Intruders of every layer, a strip for each stack of layers (encoder and decoder have one each)."""
+    counts: dict[str, dict[int, int]] = {}
+    for matrix, place in zip(matrices, module_paths([m.name for m in matrices]), strict=True):
+        if place.layer is not None:
+            stack = counts.setdefault(place.stack, {})
+            stack[place.layer] = stack.get(place.layer, 0) + matrix.intruders
+    return [
+        LayerStrip(stack, min(layers), [layers.get(i) for i in range(min(layers), max(layers) + 1)])
+        for stack, layers in counts.items()
+    ]
+
+
+def worst(matrices: Iterable[AuditedMatrix], limit: int) -> list[AuditedMatrix]:
+    """The matrices with most intruders, and among equals with the larger energy share; only affected ones."""
+    affected = [matrix for matrix in matrices if matrix.intruders]
+    return sorted(affected, key=lambda m: (-m.intruders, -m.intruder_energy_share))[:limit]
+
+
+def skipped_by_reason(left_out: Iterable[Skipped]) -> list[tuple[str, int]]:
+    """How many tensors were left out for each reason, most frequent first; no details after ':' or '('."""
+    reasons = Counter(re.split(r"[:(]", skipped.reason, maxsplit=1)[0].strip() for skipped in left_out)
+    return reasons.most_common()
+
+
+def certificates(matrices: Iterable[AuditedMatrix]) -> list[tuple[str, int]]:
+    """How many vectors each certificate decided, in the order in which the engine tries them."""
+    counts = Counter(vector.certificate for matrix in matrices for vector in matrix.vectors)
+    return [(name, counts[name]) for name in ("overlap", "mass", "moment", "exact") if counts[name]]
+
+
+@dataclass(frozen=True)
+class AgainstChance:
+    """How the max cosines of the intruders compare with that of a random vector in their dimension."""
+
+    above: int  # proved to be above it
+    not_above: int
+    undecided: int  # chance lies between the bounds
+    least: float  # of the chance values
+    most: float
+
+
+def against_chance(matrices: Iterable[AuditedMatrix]) -> AgainstChance | None:
+    """Of all intruders; None where there is none, or the audit was saved without these numbers."""
+    found = [
+        (vector.max_cosine, matrix.subspaces.max_cosine_chance)
+        for matrix in matrices
+        for vector in matrix.vectors
+        if vector.intruder and matrix.subspaces is not None
+    ]
+    if not found:
+        return None
+    above = sum(lower > chance for (lower, _), chance in found)
+    not_above = sum(upper <= chance for (_, upper), chance in found)
+    chances = [chance for _, chance in found]
+    return AgainstChance(above, not_above, len(found) - above - not_above, min(chances), max(chances))
+
+
+def ambiguous(matrices: Iterable[AuditedMatrix]) -> int:
+    """How many decisions depend on the choice of vectors within a cluster of equal singular values."""
+    return sum(vector.ambiguous for matrix in matrices for vector in matrix.vectors)

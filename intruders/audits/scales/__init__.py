@@ -1,0 +1,1 @@
+"""How far an update can be scaled before it has intruders."""

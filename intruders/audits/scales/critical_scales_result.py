@@ -1,0 +1,186 @@
+"""Critical scales as a result: counted, saved, and read back in one place."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...charts.chart import Axis, Chart, Rule, Series
+from ...checkpoints.stored.hub import HubOrigin, origins_in
+from ...errors import ResultFileError
+from ...system.documents import json_number
+from ...system.files import read_bytes
+from ...version import __version__
+
+SCHEMA = 1
+
+# The model's answer keeps this distance below the first scale with an intruder too many.
+SLACK = 0.01
+
+# Steps by which the audit alone looks for the critical scale of an update with many directions.
+WALK = 0.03
+
+
+@dataclass(frozen=True)
+class MatrixScale:
+    """The critical scale of one matrix, as a multiple of the update as it is."""
+
+    name: str
+    shape: tuple[int, int]
+    measured: float  # infinite where there is no intruder up to ``searched``
+    predicted: float  # theta / sigma_1(D), theta from the spectrum of W0 alone; infinite where there is none
+    searched: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "measured": json_number(self.measured),
+            "predicted": json_number(self.predicted),
+            "searched": self.searched,
+        }
+
+
+@dataclass(frozen=True)
+class CriticalScales:
+    """The critical scales of a model's matrices, and the largest scale that keeps it to a number of intruders."""
+
+    base_source: str
+    tuned_source: str
+    k: int
+    epsilon: float
+    target: int
+    largest: float  # at this scale the audit counts ``intruders_at_largest``, at most ``target``
+    intruders_at_largest: int
+    matrices: list[MatrixScale]
+    seconds: float
+    # The commits that the models were read from, where they are from the hub.
+    base_hub: tuple[HubOrigin, ...] = ()
+    tuned_hub: tuple[HubOrigin, ...] = ()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> CriticalScales:
+        """What ``intruders scale --json`` wrote.
+
+        Raises:
+          ResultFileError: the file is not one of critical scales, or is of a newer version.
+        """
+        try:
+            document = json.loads(read_bytes(path))
+            if not isinstance(document["schema"], int) or document["schema"] > SCHEMA:
+                raise ResultFileError(
+                    f"'{path}' has schema {document['schema']!r}, and this version of intruders reads up to {SCHEMA}"
+                )
+            settings = document["settings"]
+            return cls(
+                base_source=str(document["base"]["source"]),
+                tuned_source=str(document["tuned"]["source"]),
+                k=int(settings["k"]),
+                epsilon=float(settings["epsilon"]),
+                target=int(settings["target"]),
+                largest=_infinite_if_null(document["largest_scale"]),
+                intruders_at_largest=int(document["intruders_at_largest_scale"]),
+                matrices=[_matrix_scale(one) for one in document["matrices"]],
+                seconds=float(document["seconds"]),
+                base_hub=origins_in(document["base"]),
+                tuned_hub=origins_in(document["tuned"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ResultFileError(
+                f"'{path}' is not a file of critical scales; pass one that intruders scale --json wrote"
+            ) from error
+
+    @property
+    def predicted(self) -> float:
+        """The least prediction over the matrices; infinite where there is none."""
+        return min((matrix.predicted for matrix in self.matrices), default=math.inf)
+
+    @property
+    def within_factor_two(self) -> float:
+        """Share of the matrices with a measured scale whose prediction is within a factor of two of it."""
+        both = self._both()
+        return sum(0.5 <= p / m <= 2 for m, p in both) / len(both) if both else math.nan
+
+    @property
+    def rank_correlation(self) -> float:
+        """Spearman's between measured and predicted scales, over the matrices that have both."""
+        both = self._both()
+        if len(both) < 2:
+            return math.nan
+        ranks = [_ranks([pair[side] for pair in both]) for side in (0, 1)]
+        stacked = torch.stack(ranks)
+        return float(torch.corrcoef(stacked)[0, 1])
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain JSON values; null for an infinite or undefined number."""
+        return {
+            "schema": SCHEMA,
+            "intruders_version": __version__,
+            "base": {"source": self.base_source, "hub": [one.as_dict() for one in self.base_hub]},
+            "tuned": {"source": self.tuned_source, "hub": [one.as_dict() for one in self.tuned_hub]},
+            "settings": {"k": self.k, "epsilon": self.epsilon, "target": self.target},
+            "largest_scale": json_number(self.largest),
+            "intruders_at_largest_scale": self.intruders_at_largest,
+            "within_factor_two": json_number(self.within_factor_two),
+            "rank_correlation": json_number(self.rank_correlation),
+            "seconds": self.seconds,
+            "matrices": [matrix.as_dict() for matrix in self.matrices],
+        }
+
+    def chart(self) -> Chart:
+        """Predicted against measured, a point a matrix that has both."""
+        known = [one for one in self.matrices if 0 < one.measured < math.inf and 0 < one.predicted < math.inf]
+        return Chart(
+            "critical-scales",
+            "Critical scale, predicted and measured",
+            Axis("predicted_scale", "predicted from the base's spectrum", log=True),
+            Axis("measured_scale", "measured", log=True),
+            [
+                Series(
+                    "matrix",
+                    [one.predicted for one in known],
+                    [one.measured for one in known],
+                    notes=[one.name for one in known],
+                    in_legend=False,
+                )
+            ],
+            [Rule("diagonal"), Rule("y", 1.0, "scale as trained")],
+        )
+
+    def _both(self) -> list[tuple[float, float]]:
+        return [
+            (matrix.measured, matrix.predicted)
+            for matrix in self.matrices
+            if math.isfinite(matrix.measured) and math.isfinite(matrix.predicted) and matrix.predicted > 0
+        ]
+
+
+def _matrix_scale(record: dict[str, Any]) -> MatrixScale:
+    rows, columns = record["shape"]
+    return MatrixScale(
+        str(record["name"]),
+        (int(rows), int(columns)),
+        _infinite_if_null(record["measured"]),
+        _infinite_if_null(record["predicted"]),
+        float(record["searched"]),
+    )
+
+
+def _infinite_if_null(value: Any) -> float:
+    """JSON has no infinity: null stands for it."""
+    return math.inf if value is None else float(value)
+
+
+def _ranks(values: Sequence[float]) -> Tensor:
+    """Ranks, equal values sharing theirs."""
+    tensor = torch.tensor(values, dtype=torch.float64)
+    below = (tensor[:, None] > tensor[None, :]).sum(1)
+    equal = (tensor[:, None] == tensor[None, :]).sum(1)
+    return below + (equal - 1) / 2

@@ -1,0 +1,151 @@
+"""Models that are already in memory: an nn.Module, a PeftModel's own base, a state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeGuard
+
+from torch import Tensor, nn
+
+from ...errors import CheckpointError, some_of
+from ..quantized.restore import restored
+from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.layout import stored_input_first
+
+# FSDP 1 puts itself into the names of modules, not into those of their weights.
+FSDP_1_WRAPPER = "_fsdp_wrapped_module."
+
+
+def is_state_dict(source: object) -> bool:
+    """Whether it maps names to tensors (an empty mapping does not)."""
+    return (
+        isinstance(source, Mapping)
+        and len(source) > 0
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in source.items())
+    )
+
+
+def has_adapters(source: object) -> TypeGuard[nn.Module]:
+    """Whether it is a PeftModel, or a transformers model into which PEFT adapters were put."""
+    return isinstance(source, nn.Module) and isinstance(getattr(source, "peft_config", None), dict)
+
+
+def has_frozen_base(model: nn.Module) -> bool:
+    """Whether training leaves every matrix beneath the adapters of a model as it is."""
+    own = _without_adapters(model, model.state_dict(keep_vars=True))
+    return not any(tensor.requires_grad for tensor in own.values() if tensor.ndim >= 2)
+
+
+def adapter_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What ``state``, the model's state dict, holds beside the weights beneath its adapters."""
+    own = {id(tensor) for tensor in _without_adapters(model, state).values()}
+    return {name: tensor for name, tensor in state.items() if id(tensor) not in own}
+
+
+def with_copies(checkpoint: Checkpoint, copies: Mapping[str, Tensor]) -> Checkpoint:
+    """The same checkpoint with these tensors alone; how its weights are stored stays known from all of them."""
+    tensors = {
+        name: replace(checkpoint.tensors[name], dtype=copy.dtype, read=_reader(copy), read_one=None)
+        for name, copy in copies.items()
+    }
+    return replace(checkpoint, tensors=tensors, tied={})
+
+
+def state_dict_checkpoint(source: Mapping[str, Tensor]) -> Checkpoint:
+    """A state dict as a checkpoint; nothing is copied."""
+    return _in_memory(f"state dict of {len(source)} tensors", "state dict", source, None)
+
+
+def module_checkpoint(module: nn.Module, state: Mapping[str, Tensor] | None = None) -> Checkpoint:
+    """A module's own weights; with PEFT adapters in it, the base's, under the names they had before.
+
+    ``state`` is its state dict, where the module itself does not hold its tensors in full.
+    """
+    if state is None:
+        state = module.state_dict(keep_vars=True)
+    if has_adapters(module):
+        state = _without_adapters(module, state)
+    return _in_memory(describe_module(module), "module", state, _config_of(module))
+
+
+def describe_module(module: nn.Module) -> str:
+    """``LlamaForCausalLM (HuggingFaceTB/SmolLM2-135M)``: the class, and where its weights came from."""
+    unwrap: Any = getattr(module, "get_base_model", None) if has_adapters(module) else None
+    inner = unwrap() if callable(unwrap) else module
+    origin = getattr(getattr(inner, "config", None), "_name_or_path", None)
+    name = type(inner).__name__
+    return f"{name} ({origin})" if isinstance(origin, str) and origin else name
+
+
+def _in_memory(
+    source: str, kind: str, state: Mapping[str, Tensor], config: Mapping[str, Any] | None
+) -> Checkpoint:
+    empty = [name for name, tensor in state.items() if isinstance(tensor, Tensor) and tensor.is_meta]
+    if empty:
+        raise CheckpointError(
+            f"{source} has {len(empty)} tensors on the meta device, which have no numbers: {some_of(empty)}; "
+            "load the model's weights first"
+        )
+    tensors: dict[str, StoredTensor] = {}
+    tied: dict[str, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):  # a module's extra state may be anything
+            continue
+        identity = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and identity in first:
+            tied[name] = first[identity]
+            continue
+        first[identity] = name
+        tensors[name] = StoredTensor(
+            tuple(tensor.shape), tensor.dtype, str(tensor.dtype).removeprefix("torch."), _reader(tensor)
+        )
+    whole = restored(tensors, config, source)
+    shapes = {name: stored.shape for name, stored in whole.items()}
+    return Checkpoint(source, kind, "memory", whole, config, tied, stored_input_first(shapes))
+
+
+def _reader(tensor: Tensor) -> Callable[[], Tensor]:
+    """On the CPU, where files are read too, so that a model on a GPU and a file go together."""
+    return lambda: tensor.detach().cpu()
+
+
+def _config_of(module: nn.Module) -> dict[str, Any] | None:
+    config = getattr(module, "config", None)
+    if isinstance(config, Mapping):
+        return dict(config)
+    to_dict = getattr(config, "to_dict", None)
+    return dict(to_dict()) if callable(to_dict) else None
+
+
+def _without_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The base's tensors under their own names: wrappers are told by type, not by their names."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    wrappers: dict[str, str] = {}  # module path -> the child that holds the base's module
+    for named, module in model.named_modules():
+        path = named.replace(FSDP_1_WRAPPER, "")
+        if isinstance(module, BaseTunerLayer):
+            if module.merged:
+                raise CheckpointError(
+                    f"the adapter is merged into '{path}', so that the base's weights are gone; "
+                    "call unmerge_adapter() first, or pass the base beside the model"
+                )
+            wrappers[f"{path}."] = "base_layer."
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            wrappers[f"{path}."] = (
+                "token_adapter." if "token_adapter" in module._modules else "original_module."
+            )
+    result: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        kept: str | None = name
+        # Longest path first, so that removing an inner wrapper's child leaves the outer paths as they are.
+        for path in sorted(wrappers, key=len, reverse=True):
+            if kept is not None and kept.startswith(path):
+                rest = kept.removeprefix(path)
+                kept = path + rest.removeprefix(wrappers[path]) if rest.startswith(wrappers[path]) else None
+        if kept is not None:
+            result[kept.removeprefix("base_model.model.")] = tensor
+    return result

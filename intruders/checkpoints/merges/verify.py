@@ -1,0 +1,204 @@
+"""Whether a merged model is what its base and its adapter give, matrix by matrix."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ...errors import CheckpointError, NonFiniteError
+from ...linalg.low_rank import LowRank
+from ...linalg.pair import Pair
+from ...system.progress import Progress, silent
+from ..opening.model_sum import ModelSum
+from ..opening.open import Source, open_checkpoint
+from ..pairing.open_sides import open_sides
+from ..pairing.pair_sides import pair_sides
+from ..pairing.pairing import PairedMatrix
+from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.matching import match_names
+from ..stored.selection import Selection
+from .merged_matrix import MergedMatrix
+from .other_tensors import differences, tensors_not_compared, tensors_only_in
+from .rounding import stored_type, type_name
+from .verdict import APPLIED, OTHER_WEIGHTS, TOO_SMALL, Verdict, judge
+from .verification import OtherTensor, Verification, VerifiedMatrix
+
+# "[3]" for an expert, "[q]" for a part of a fused weight, at the end of a matrix's name
+_PART = re.compile(r"(?:\[\w+\])+$")
+
+
+def verify(
+    base: Source | None,
+    adapter: Source,
+    merged: Source,
+    *,
+    split_fused: bool = False,
+    progress: Progress = silent,
+) -> Verification:
+    """Check that every matrix of a merged model is ``W0 + D``, rounded: the base plus the adapter's update.
+
+    Each number M_i of the merged matrix bounds the scale s at which the update was applied, because M_i is a
+    rounding of ``W0_i + s D_i``. The verdict follows from the bounds on s that satisfy all of them. Quantized
+    weights allow only a least-squares estimate of s.
+
+    Args:
+      base: the model before the merge: a path, hub id, alias, module or state dict. None where the adapter names it.
+      adapter: the adapter, or a sum such as ``"A@0.7+B@0.3"``.
+      merged: the model that should contain it, as ``base``.
+      split_fused: check q, k and v of a fused weight as matrices of their own.
+      progress: called with (what is being done, tensors done, in all).
+
+    Returns:
+      A verdict for each matrix that the adapter changes, and what the merged model changed besides.
+
+    Raises:
+      CheckpointError: one of the three cannot be read, or ``adapter`` is a full checkpoint.
+      PairingError: they do not belong together.
+      NonFiniteError: base or adapter contains NaN or infinity.
+
+    A merge that left out half of the update:
+
+    >>> base, merged = {"q_proj.weight": torch.eye(4)}, {"q_proj.weight": torch.eye(4) + 0.5}
+    >>> adapter = {"q_proj.lora_A.weight": torch.ones(1, 4), "q_proj.lora_B.weight": torch.ones(4, 1)}
+    >>> found = verify(base, adapter, merged)
+    >>> found.matrices[0].found.verdict, found.exit_status()
+    ('applied at another scale', 1)
+    >>> tuple(round(end, 2) for end in found.matrices[0].found.scale)
+    (0.5, 0.5)
+    """
+    started = time.perf_counter()
+    before, opened = open_sides(base, adapter)
+    if isinstance(opened, Checkpoint):
+        raise CheckpointError(
+            f"'{opened.source}' is a full checkpoint; expected the adapter that was merged; "
+            "pass BASE ADAPTER MERGED in this order"
+        )
+    before, after = _read_in_turn(before), open_checkpoint(merged)
+    selection = Selection(include_embeddings=True, split_fused=split_fused)
+    wanted, in_merged = pair_sides(before, opened, selection), pair_sides(before, after, selection)
+    merged_name = match_names(_shapes(before), _shapes(after)).tuned_of
+    touched = {_tensor_of(pair.name, before) for pair in wanted.pairs}
+    unchecked = tensors_not_compared(opened)
+    rest = [name for name in before.names() if name not in touched.union(entry.name for entry in unchecked)]
+    total = len(wanted.pairs) + len(rest)
+
+    found_of = {pair.name: pair for pair in in_merged.pairs}
+    matrices: list[VerifiedMatrix] = []
+    for pair in wanted.pairs:
+        tensor = _tensor_of(pair.name, before)
+        stored = after.tensors.get(merged_name.get(tensor, ""))
+        counterpart = found_of.get(tensor + _part_of(pair.name))
+        verdict = _verdict(pair, counterpart, stored, isinstance(opened, ModelSum))
+        matrices.append(VerifiedMatrix(pair.name, pair.shape, verdict))
+        progress("verify", len(matrices), total)
+
+    others: list[OtherTensor] = []
+    compared = differences(before, opened, after, rest, merged_name)
+    for done, (other, unknown) in enumerate(compared, len(matrices) + 1):
+        others += [other] if other is not None else []
+        unchecked += [unknown] if unknown is not None else []
+        progress("compare other tensors", done, total)
+    return Verification(
+        before.source,
+        opened.source,
+        after.source,
+        matrices,
+        others + tensors_only_in(after, before, opened, merged_name),
+        unchecked,
+        list(dict.fromkeys(wanted.matched + in_merged.matched)),
+        time.perf_counter() - started,
+    )
+
+
+def _verdict(
+    pair: PairedMatrix, counterpart: PairedMatrix | None, stored: StoredTensor | None, is_sum: bool
+) -> Verdict:
+    """The verdict on one matrix: its update, and the matrix that the merged model has in its place, if any."""
+    if stored is None:
+        return Verdict(OTHER_WEIGHTS, "missing in the merged model")
+    if counterpart is None:
+        return Verdict(OTHER_WEIGHTS, f"other shape: {pair.shape}, and {stored.shape} in the merged model")
+    if counterpart.shape[1] != pair.shape[1]:
+        return Verdict(OTHER_WEIGHTS, f"other shape: {pair.shape} and {counterpart.shape}")
+    numbers = stored_type(stored.stored_as)
+    both, after = pair.load(), counterpart.load()
+    if both is None:
+        if after is None or numbers is None:
+            return Verdict(TOO_SMALL, "the adapter does not change this matrix")
+        return Verdict(OTHER_WEIGHTS, "the adapter does not change this matrix; the merged model does")
+    _require_finite(both, pair.name)
+    rows = min(pair.shape[0], counterpart.shape[0])  # of embeddings with tokens added, those that both have
+    both = _first_rows(both, rows)
+    # No pair comes of a matrix that is the base's, rounded.
+    merged = both.base.to(stored.dtype) if after is None else after.dense()[:rows]
+    matrix = MergedMatrix(both, merged, numbers)
+    if numbers is not None and pair.merged is not None and not is_sum:
+        for dtype in dict.fromkeys([matrix.dtype, both.base.dtype]):
+            if torch.equal(pair.merged(dtype)[:rows].to(merged.dtype), merged):
+                return _as_peft_merges(matrix, dtype)
+    return judge(matrix, pair.scale, is_sum or pair.rank is None)
+
+
+def _as_peft_merges(matrix: MergedMatrix, dtype: torch.dtype) -> Verdict:
+    """The verdict on a matrix that is bit for bit what PEFT makes of the base in a type."""
+    if torch.equal(matrix.pair.base.to(dtype).to(matrix.merged.dtype), matrix.merged):
+        return Verdict(TOO_SMALL, "W0 and W round to the same numbers")
+    return Verdict(APPLIED, precision=f"PEFT's own merge in {type_name(dtype)}, bit for bit", outside=0)
+
+
+def _require_finite(both: Pair, name: str) -> None:
+    for part, side in zip(both.parts, ("base", "adapter", "adapter"), strict=False):
+        if part.numel() and not all(math.isfinite(end) for end in torch.aminmax(part.float())):
+            raise NonFiniteError(
+                f"'{name}' contains NaN or infinity in the {side}; expected finite numbers; use another copy of it"
+            )
+
+
+def _first_rows(both: Pair, rows: int) -> Pair:
+    if rows == both.base.shape[0]:
+        return both
+    if isinstance(both.tuned, LowRank):
+        return Pair(both.base[:rows], LowRank(both.tuned.left[:rows], both.tuned.right))
+    return Pair(both.base[:rows], both.tuned[:rows])
+
+
+def _tensor_of(matrix: str, base: Checkpoint) -> str:
+    """The tensor that holds a matrix: without the number of an expert or the part of a fused weight."""
+    name = matrix.removesuffix(_part_of(matrix))
+    return base.tied.get(name, name)
+
+
+def _part_of(matrix: str) -> str:
+    suffix = _PART.search(matrix)
+    return suffix[0] if suffix else ""
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    return {name: stored.shape for name, stored in checkpoint.tensors.items()}
+
+
+def _read_in_turn(base: Checkpoint) -> Checkpoint:
+    """The same checkpoint, which keeps the tensor read last: adapter and merged model each ask for it in turn."""
+    last: dict[object, Tensor] = {}
+
+    def kept(key: object, read: Callable[[], Tensor]) -> Tensor:
+        if key not in last:
+            last.clear()
+            last[key] = read()
+        return last[key]
+
+    def with_memory(name: str, stored: StoredTensor) -> StoredTensor:
+        read_one = stored.read_one
+        return replace(
+            stored,
+            read=lambda: kept(name, stored.read),
+            read_one=None if read_one is None else lambda index: kept((name, index), lambda: read_one(index)),
+        )
+
+    return replace(base, tensors={name: with_memory(name, stored) for name, stored in base.tensors.items()})

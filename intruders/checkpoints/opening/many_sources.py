@@ -1,0 +1,183 @@
+"""Many models by few words: a glob, a file with a list, a folder of adapters, a collection of the hub."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import xxhash
+
+from ...errors import CheckpointError, SettingError, first_line
+from ..adapters.peft_adapter import ADAPTER_CONFIG
+from ..stored.demo_models import DEMO_ADAPTERS, DEMO_MODELS
+from ..stored.json_file import read_json_object
+from ..stored.locate import locate
+from .model_sum import is_sum, split_sum
+
+_COLLECTION = "collection:"
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
+_INDEX = ".index.json"
+_BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja")  # configs, and the tokenizer of a model that is run
+_CHUNK = 2**22
+
+
+@dataclass
+class Sources:
+    """Models by their sources, and what was passed over in folders of adapters."""
+
+    models: list[str] = field(default_factory=list)
+    passed_over: dict[str, str] = field(default_factory=dict)  # path to what it is
+
+
+def each_source(given: Iterable[str]) -> Sources:
+    """Every model that is meant, once, in the order given.
+
+    A glob stands for what it matches, ``@list.txt`` for the lines of the file, ``collection:owner/slug`` for the models
+    of a collection of the hub, and a folder that is no model for the adapters in its folders and the files of weights
+    beside them. Anything else is a model.
+
+    Raises:
+      SettingError: a glob matches nothing, or a list cannot be read. CheckpointError: a collection cannot be had.
+    """
+    found = Sources()
+    models = [source for text in given for source in _meant_by(text, found.passed_over)]
+    found.models = list(dict.fromkeys(models))
+    return found
+
+
+def _meant_by(text: str, passed_over: dict[str, str]) -> Iterator[str]:
+    if text.startswith("@"):
+        for line in _lines_of(text[1:]):
+            yield from _meant_by(line, passed_over)
+    elif text.startswith(_COLLECTION):
+        yield from _models_of_collection(text.removeprefix(_COLLECTION))
+    elif any(mark in text for mark in "*?[") and not Path(text).exists():
+        found = sorted(glob.glob(str(Path(text).expanduser())))
+        if not found:
+            raise SettingError(
+                f"'{text}' matches no file or folder; expected a glob of adapters; fix the pattern"
+            )
+        yield from found
+    else:
+        yield from _adapters_in(text, passed_over)
+
+
+def _lines_of(file: str) -> list[str]:
+    try:
+        lines = [line.strip() for line in Path(file).expanduser().read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise SettingError(
+            f"the list '@{file}' cannot be read ({getattr(error, 'strerror', None) or error}); "
+            "expected a text file with a model on each line; fix the path"
+        ) from None
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if nested := [line for line in lines if line.startswith("@")]:
+        raise SettingError(f"the list '@{file}' names the list '{nested[0]}'; pass both lists instead")
+    return lines
+
+
+def _models_of_collection(slug: str) -> list[str]:
+    from huggingface_hub import get_collection
+
+    try:
+        collection = get_collection(slug)
+    except Exception as error:  # whatever the hub's client raises
+        raise CheckpointError(
+            f"the collection '{slug}' cannot be fetched from the hub ({type(error).__name__}: {first_line(error)}); "
+            "expected owner/slug of a collection; fix the name, or pass the adapters one by one"
+        ) from None
+    return [item.item_id for item in collection.items if item.item_type == "model"]
+
+
+def _adapters_in(text: str, passed_over: dict[str, str]) -> list[str]:
+    """The folder itself, or what is to be audited in a folder of adapters.
+
+    A folder with a config of its own is a model. A file of weights beside adapters is one more source, which is audited
+    or refused by itself.
+    """
+    folder = Path(text).expanduser()
+    if not folder.is_dir() or any((folder / name).is_file() for name in (ADAPTER_CONFIG, "config.json")):
+        return [text]
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    if not any((entry / ADAPTER_CONFIG).is_file() for entry in entries):
+        return [text]
+    found = []
+    for entry in entries:
+        if (entry / ADAPTER_CONFIG).is_file() or (entry.is_file() and entry.name.endswith(_WEIGHTS)):
+            found.append(str(entry))
+        else:
+            passed_over[str(entry)] = _what_it_is(entry)
+    return found
+
+
+def _what_it_is(entry: Path) -> str:
+    """Why an entry of a folder of adapters is none of them."""
+    if not entry.exists():
+        return "a link to nothing"
+    if not entry.is_dir():
+        return "no weights"
+    inside = [path.name for path in entry.iterdir()]
+    if not inside:
+        return "an empty folder"
+    if "config.json" in inside:
+        return "a complete model"
+    if any(name.endswith((*_WEIGHTS, ".index.json")) for name in inside):
+        return "no adapter_config.json beside its weights"
+    if next(entry.rglob(ADAPTER_CONFIG), None) is not None:
+        return "adapters deeper down"
+    return "a folder without an adapter"
+
+
+def wherever_it_is(source: str) -> str:
+    """The same model for a process with another working directory: every path in it in full."""
+    if not is_sum(source):
+        return _whole_path(source)
+    return "+".join(f"{_whole_path(part)}@{weight!r}" for part, weight in split_sum(source))
+
+
+def _whole_path(source: str) -> str:
+    path = Path(source).expanduser()
+    is_alias = source in DEMO_MODELS or source in DEMO_ADAPTERS
+    return str(path.absolute()) if not is_alias and path.exists() else source
+
+
+def digest_of(source: str) -> str:
+    """128 bits of what is read of a model: of an adapter its config and tensors.
+
+    Raises:
+      CheckpointError: it cannot be found or read.
+    """
+    digest = xxhash.xxh3_128()
+    for part, weight in split_sum(source) if is_sum(source) else [(source, 1.0)]:
+        digest.update(f"{weight!r} ".encode())
+        for file in _files_of(locate(part)):
+            digest.update(f"{file.name} {file.stat().st_size} ".encode())
+            with file.open("rb") as content:
+                while chunk := content.read(_CHUNK):
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Configs and weights at a path, not what training left beside them."""
+    if path.is_dir():
+        found = [file for file in path.iterdir() if file.is_file()]
+        if (path / ADAPTER_CONFIG).is_file():
+            return sorted(file for file in found if file.name.startswith("adapter_"))
+        chosen = [file for file in found if file.name.endswith((*_WEIGHTS, *_BESIDE_WEIGHTS))]
+        shards = [shard for file in chosen if file.name.endswith(_INDEX) for shard in _shards(file)]
+        return sorted({*chosen, *shards})
+    beside = [path.parent / name for name in (ADAPTER_CONFIG, "config.json")]
+    shards = _shards(path) if path.name.endswith(_INDEX) else []
+    return [path, *shards, *(file for file in beside if file.is_file())]
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files of weights that an index names; a broken index is read, and refused, elsewhere."""
+    names = read_json_object(index).get("weight_map")
+    if not isinstance(names, dict):
+        return []
+    files = {index.parent / name for name in names.values() if isinstance(name, str)}
+    return sorted(file for file in files if file.is_file())

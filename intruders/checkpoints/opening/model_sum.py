@@ -1,0 +1,64 @@
+"""Several tuned models with weights, ``A@0.7+B@0.3``, or one adapter at another scale, ``A@0.5``."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import SettingError
+from ..adapters.adapter import Adapter
+from ..stored.checkpoint import Checkpoint
+from ..stored.hub import HubOrigin
+
+# A commit is no weight, even where all its digits are decimal.
+_WEIGHTED = re.compile(
+    r"(?P<source>.+?)(?:@(?P<weight>(?![0-9a-f]{40}$)[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))?"
+)
+
+
+@dataclass(frozen=True)
+class ModelSum:
+    """W0 + sum_i weight_i (W_i - W0) over its parts."""
+
+    source: str
+    parts: list[tuple[Checkpoint | Adapter, float]]
+
+    @property
+    def hub(self) -> tuple[HubOrigin, ...]:
+        """The commits of its parts that come from the hub."""
+        return tuple(dict.fromkeys(origin for part, _ in self.parts for origin in part.hub))
+
+    @property
+    def kind(self) -> str:
+        kinds = {part.kind for part, _ in self.parts}
+        return kinds.pop() if len(kinds) == 1 else "stack"
+
+
+def is_sum(text: str) -> bool:
+    """Whether a text is a sum or has a weight: not a path that exists, nor a hub id with its revision alone."""
+    match = _WEIGHTED.fullmatch(text)
+    if "+" not in text and (match is None or match["weight"] is None):
+        return False
+    return not Path(text).expanduser().exists()
+
+
+def split_sum(text: str) -> list[tuple[str, float]]:
+    """``"A@0.7+B"`` -> ``[("A", 0.7), ("B", 1.0)]``.
+
+    A number after the last ``@`` is a weight; anything else is the revision of a hub id, as in ``org/name@v1@0.7``.
+
+    Raises:
+      SettingError: a part is empty, or its weight is no finite number.
+    """
+    parts = []
+    for part in text.split("+"):
+        match = _WEIGHTED.fullmatch(part)
+        weight = float(match["weight"] or 1.0) if match else math.nan
+        if match is None or not math.isfinite(weight) or match["source"].count("@") > 1:
+            raise SettingError(
+                f"'{text}' is not a sum of models; expected MODEL@WEIGHT+MODEL@WEIGHT, as in A@0.7+B@0.3"
+            )
+        parts.append((match["source"], weight))
+    return parts

@@ -1,0 +1,212 @@
+"""One door: a path, hub id, demo alias, module or state dict -> a lazy checkpoint or an adapter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...errors import CheckpointError, some_of
+from ..adapters.adapter import Adapter
+from ..adapters.kohya import looks_like_adapter, single_file_adapter
+from ..adapters.peft_adapter import ADAPTER_CONFIG, peft_adapters_in, peft_folder
+from ..adapters.peft_types import ADDITIVE
+from ..formats.gguf import gguf_file
+from ..formats.memory import (
+    describe_module,
+    has_adapters,
+    is_state_dict,
+    module_checkpoint,
+    state_dict_checkpoint,
+)
+from ..formats.safetensors import INDEX_SUFFIX, read_metadata, safetensors_file, safetensors_shards
+from ..formats.torch_pickle import PICKLE_INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_file, pickle_shards
+from ..quantized.restore import restored
+from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.hub import origin_of
+from ..stored.json_file import read_json_object
+from ..stored.layout import stored_input_first
+from ..stored.locate import locate
+from ..stored.names import tied_by_config
+from .model_sum import ModelSum, is_sum, split_sum
+
+Opened = Checkpoint | Adapter | ModelSum
+Source = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor] | Checkpoint
+
+
+# What the transformers Trainer leaves beside the weights.
+_NO_WEIGHTS = {"training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt"}
+
+
+def open_checkpoint(source: Source) -> Checkpoint:
+    """The full checkpoint behind ``source``; nothing but headers is read.
+
+    ``source`` is a folder of weights (single or sharded by an index), one file of them, a
+    hub id, the alias of a demo model, an ``nn.Module`` (of a PeftModel: its base), a state dict, or one that is open.
+
+    Raises:
+      CheckpointError: it cannot be found or read, or it is an adapter.
+      MissingDependencyError: a package that the format needs is not installed.
+    """
+    if isinstance(source, nn.Module):
+        return module_checkpoint(source)
+    opened = open_source(source)
+    if not isinstance(opened, Checkpoint):
+        what = "an adapter" if isinstance(opened, Adapter) else "a sum of models"
+        raise CheckpointError(f"'{opened.source}' is {what}; expected a full checkpoint here")
+    return opened
+
+
+def open_source(source: Source) -> Opened:
+    """As :func:`open_checkpoint`, and adapters too, of a PeftModel its active ones; and sums, ``A@0.7+B``."""
+    if isinstance(source, Checkpoint):
+        return source
+    if has_adapters(source):
+        return _sum_of_active(source, peft_adapters_in(source))
+    if isinstance(source, nn.Module):
+        return module_checkpoint(source)
+    if isinstance(source, Mapping):
+        if not is_state_dict(source):
+            raise CheckpointError("the mapping given is not a state dict; expected names mapped to tensors")
+        if looks_like_adapter(source):
+            return single_file_adapter(state_dict_checkpoint(source).tensors, {}, "state dict of an adapter")
+        return state_dict_checkpoint(source)
+    if not isinstance(source, str | os.PathLike):
+        raise CheckpointError(
+            f"{type(source).__name__} is not a model; expected a path, hub id, alias, nn.Module or state dict"
+        )
+    text = os.fspath(source)
+    if is_sum(text):
+        return ModelSum(text, [(_located(part), weight) for part, weight in split_sum(text)])
+    return _located(text)
+
+
+def open_gathered(model: nn.Module, state: Mapping[str, Tensor]) -> Opened:
+    """A model in memory whose tensors were gathered into ``state``: its active adapters, or its own weights."""
+    if has_adapters(model):
+        return _sum_of_active(model, peft_adapters_in(model, state))
+    return module_checkpoint(model, state)
+
+
+def _sum_of_active(model: nn.Module, adapters: list[Adapter]) -> Adapter | ModelSum:
+    if len(adapters) == 1:
+        return adapters[0]
+    acting = [_kind(adapter) for adapter in adapters if not _is_additive(adapter)]
+    if acting:
+        raise CheckpointError(
+            f"{describe_module(model)} has {len(adapters)} active adapters, of which {acting[0]} acts on what the "
+            "others made of the weight, and only sums of adapters are read; make one active with set_adapter, or "
+            "merge them with PEFT"
+        )
+    return ModelSum(
+        " + ".join(adapter.source for adapter in adapters), [(adapter, 1.0) for adapter in adapters]
+    )
+
+
+def _is_additive(adapter: Adapter) -> bool:
+    """Whether PEFT adds the adapter's update to a weight whatever others have added before."""
+    # A variant of LoRA that PEFT makes, such as KaSA, does not.
+    is_made = adapter.peft_type == "LORA" and any(update.merged is not None for update in adapter.updates)
+    return adapter.peft_type in ADDITIVE and not is_made and _kind(adapter) != "DoRA"
+
+
+def _kind(adapter: Adapter) -> str:
+    return "DoRA" if any(update.method == "dora" for update in adapter.updates) else adapter.peft_type
+
+
+def _located(text: str) -> Checkpoint | Adapter:
+    try:
+        return _opened(text)
+    except OSError as error:
+        raise CheckpointError(f"'{text}' cannot be read: {error.strerror or error}") from None
+
+
+def _opened(text: str) -> Checkpoint | Adapter:
+    path = _file_of_known_adapter(locate(text))
+    origin = origin_of(path, text)
+    opened = _read_at(path, text)
+    return opened if origin is None else replace(opened, hub=(origin,))
+
+
+def _read_at(path: Path, text: str) -> Checkpoint | Adapter:
+    if path.is_dir() and (path / ADAPTER_CONFIG).is_file():
+        return peft_folder(path, text)
+    file = _weights_in(path) if path.is_dir() else path
+    form, tensors, config = _read(file)
+    if looks_like_adapter(tensors):
+        metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
+        return single_file_adapter(tensors, metadata, text)
+    tensors = restored(tensors, config, text)
+    tied = tied_by_config(tensors, config)
+    tensors = {name: stored for name, stored in tensors.items() if name not in tied}
+    shapes = {name: stored.shape for name, stored in tensors.items()}
+    return Checkpoint(text, "checkpoint", form, tensors, config, tied, stored_input_first(shapes))
+
+
+def _file_of_known_adapter(path: Path) -> Path:
+    """The folder of ``adapter_model.safetensors``, where its config lies beside it."""
+    is_weights = path.name in {"adapter_model.safetensors", "adapter_model.bin"} and path.is_file()
+    return path.parent if is_weights and (path.parent / ADAPTER_CONFIG).is_file() else path
+
+
+def _read(file: Path) -> tuple[str, dict[str, StoredTensor], Mapping[str, Any] | None]:
+    """The format's name, the tensors, and the config."""
+    if not file.is_file():  # a pipe or a device could be read for ever
+        raise CheckpointError(f"'{file}' is not a regular file; expected the weights of a model")
+    if file.suffix == ".gguf":
+        return "gguf", *gguf_file(file)
+    config = _config_beside(file)
+    if file.name.endswith(INDEX_SUFFIX):
+        return "safetensors", safetensors_shards(file), config
+    if file.suffix == ".safetensors":
+        return "safetensors", safetensors_file(file), config
+    if file.name.endswith(PICKLE_INDEX_SUFFIX):
+        return "pytorch", pickle_shards(file), config
+    if file.suffix in PICKLE_SUFFIXES:
+        return "pytorch", pickle_file(file), config
+    raise CheckpointError(
+        f"'{file}' is of no format that is read here; expected .safetensors, .gguf, or a file of torch.save"
+    )
+
+
+def _weights_in(folder: Path) -> Path:
+    """The one file (or index) in a folder that stands for its weights."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    for choices in (
+        ["model.safetensors.index.json"],
+        ["model.safetensors"],
+        [name for name in names if name.endswith(INDEX_SUFFIX)],
+        [name for name in names if name.endswith(".safetensors")],
+        ["pytorch_model.bin.index.json"],
+        ["pytorch_model.bin"],
+        [name for name in names if name.endswith(PICKLE_SUFFIXES) and name not in _NO_WEIGHTS],
+        [name for name in names if name.endswith(".gguf")],
+    ):
+        present = [name for name in choices if name in names]
+        if len(present) > 1:
+            raise CheckpointError(
+                f"'{folder}' contains several checkpoints: {some_of(present)}; pass one file's path"
+            )
+        if present:
+            return folder / present[0]
+    adapters = sorted(file.parent.name for file in folder.glob(f"*/{ADAPTER_CONFIG}"))
+    if adapters:
+        raise CheckpointError(
+            f"'{folder}' contains adapters in folders of their own: {some_of(adapters)}; pass one of these"
+        )
+    raise CheckpointError(
+        f"'{folder}' contains no weights; expected model.safetensors or its index, pytorch_model.bin, or a "
+        ".gguf file"
+    )
+
+
+def _config_beside(file: Path) -> Mapping[str, Any] | None:
+    config = file.parent / "config.json"
+    return read_json_object(config) if config.is_file() else None
+
+
+__all__ = ["ModelSum", "Opened", "Source", "open_checkpoint", "open_gathered", "open_source"]

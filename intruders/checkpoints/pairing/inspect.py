@@ -1,0 +1,213 @@
+"""What a path is read as: format, tensors, modules, ranks and scales, and what an audit would look at."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from math import prod
+from typing import Any
+
+from ...charts.text import printable
+from ..adapters.adapter import AdaptedWeight, Adapter
+from ..opening.model_sum import ModelSum
+from ..opening.open import Opened, Source, open_checkpoint, open_source
+from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.matrices import matrices_of, not_a_matrix
+from ..stored.selection import Selection
+from .pair_sides import pair_sides
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor, or one weight that an adapter changes."""
+
+    name: str
+    shape: tuple[int, ...]
+    stored_as: str | None = None  # the format's own word for its numbers
+    method: str | None = None  # "lora", "dora", ...; "saved in full"
+    rank: int | None = None
+    scale: float | None = None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What one source is read as. ``audited`` and ``left_out`` are of the base, where one was given."""
+
+    source: str
+    kind: str  # "checkpoint", "adapter", "module", ...
+    format: str  # "safetensors", "gguf", "PEFT LORA", ...
+    weight: float  # in a sum of models; 1 otherwise
+    base_source: str | None  # that an adapter names
+    rows: list[Row]
+    input_first: int  # weights stored (in, out), as Conv1D
+    tied: dict[str, str]
+    base: str | None = None
+    audited: int | None = None  # matrices that would be audited, before it is known which are unchanged
+    left_out: dict[str, int] = field(default_factory=dict)  # reason -> tensors
+    matched: list[str] = field(default_factory=list)  # what was matched other than by equal names
+    stored: int | None = None  # numbers of an adapter's method, where the shapes of its updates do not tell
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the tensors; of an adapter, in its factors if they are of low rank."""
+        counted = [row for row in self.rows if row.stored_as or self.stored is None]
+        return (self.stored or 0) + sum(
+            prod(row.shape) if row.rank is None or row.stored_as else row.rank * sum(row.shape)
+            for row in counted
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts as JSON has them."""
+        facts = asdict(self)
+        del facts["stored"]
+        return facts | {"parameters": self.parameters}
+
+
+def inspect(source: Source, base: Source | None = None) -> list[Inspection]:
+    """Describe what ``source`` is read as; one entry, or one per model of a sum such as ``A@0.7+B@0.3``.
+
+    Args:
+      source: a path, a Hub id, an alias, a sum of models such as ``A@0.7+B@0.3``, or a model in memory.
+      base: the model that it would be audited against.
+
+    Raises:
+      CheckpointError: either cannot be found or read.
+      PairingError: the two do not belong together.
+    """
+    opened = open_source(source)
+    against = None if base is None else open_checkpoint(base)
+    parts = opened.parts if isinstance(opened, ModelSum) else [(opened, 1.0)]
+    return [_inspection(part, weight, against) for part, weight in parts]
+
+
+def _inspection(opened: Checkpoint | Adapter, weight: float, base: Checkpoint | None) -> Inspection:
+    facts = _adapter_facts(opened) if isinstance(opened, Adapter) else _checkpoint_facts(opened)
+    audited, left_out, matched = _outlook(opened, base)
+    return replace(
+        facts,
+        weight=weight,
+        base=None if base is None else base.source,
+        audited=audited,
+        left_out=dict(left_out.most_common()),
+        matched=matched,
+    )
+
+
+def _checkpoint_facts(opened: Checkpoint) -> Inspection:
+    rows = [inspection_row(name, stored) for name, stored in opened.tensors.items()]
+    return Inspection(
+        opened.source, opened.kind, opened.format, 1.0, None, rows, len(opened.input_first), dict(opened.tied)
+    )
+
+
+def _adapter_facts(opened: Adapter) -> Inspection:
+    rows = [_update_row(update) for update in opened.updates]
+    rows += [
+        inspection_row(name, stored, "saved in full") for name, stored in opened.replaced.tensors.items()
+    ]
+    family = f"{opened.family} {opened.peft_type}"
+    stored = opened.numbers if any(-1 in row.shape for row in rows) else None
+    return Inspection(opened.source, opened.kind, family, 1.0, opened.base_source, rows, 0, {}, stored=stored)
+
+
+def _outlook(opened: Opened, base: Checkpoint | None) -> tuple[int | None, Counter[str], list[str]]:
+    """How many matrices an audit would look at, and why it would leave out the rest."""
+    if base is not None:
+        pairing = pair_sides(base, opened)
+        return len(pairing.pairs), Counter(skipped.reason for skipped in pairing.skipped), pairing.matched
+    if not isinstance(opened, Checkpoint):
+        return None, Counter(), []
+    reasons: Counter[str] = Counter()
+    matrices = 0
+    selection = Selection()
+    for name, stored in opened.tensors.items():
+        reason = not_a_matrix(stored) or selection.reason_to_leave_out(name)
+        if reason is None:
+            matrices += len(matrices_of(opened, name))
+        else:
+            reasons[reason] += 1
+    return matrices, reasons, []
+
+
+def _update_row(update: AdaptedWeight) -> Row:
+    rank = update.rank if update.rank is not None else update.factor_rank
+    return Row(update.name, update.full_shape, None, update.method, rank, update.scale)
+
+
+def inspection_row(name: str, stored: StoredTensor, method: str | None = None) -> Row:
+    return Row(name, stored.shape, stored.stored_as, method)
+
+
+_SHAPES_SHOWN = 3
+
+
+def inspection_lines(inspection: Inspection, verbose: bool = False) -> list[str]:
+    """What a person reads; with ``verbose`` a line for every tensor. Characters that cannot be shown are replaced."""
+    lines = [_title(inspection)]
+    if inspection.weight != 1.0:
+        lines.append(f"  counted {inspection.weight:g} times in the sum")
+    lines += _table(
+        [_cells(row, row.name) for row in inspection.rows] if verbose else _grouped(inspection.rows)
+    )
+    if inspection.input_first:
+        lines.append(f"  {inspection.input_first} weights are stored (in, out) and audited as (out, in)")
+    lines += [f"  '{name}' is the same tensor as '{other}'" for name, other in inspection.tied.items()]
+    lines += [f"  matched {text}" for text in inspection.matched]
+    if inspection.audited is not None:
+        against = f"against '{inspection.base}'" if inspection.base else "against a base of the same shapes"
+        lines.append(f"  {against}: {inspection.audited} matrices to audit")
+    lines += [f"  left out, {reason}: {count}" for reason, count in inspection.left_out.items()]
+    return [printable(line) for line in lines]
+
+
+def _title(inspection: Inspection) -> str:
+    what = f"{inspection.kind}, {inspection.format}, {len(inspection.rows)} tensors"
+    if inspection.kind == "adapter":
+        base = f", for '{inspection.base_source}'" if inspection.base_source else ", which names no base"
+        what = f"{inspection.format} adapter of {len(inspection.rows)} weights{base}"
+    return f"{inspection.source}: {what}, {inspection.parameters:,} numbers"
+
+
+def _grouped(rows: list[Row]) -> list[list[str]]:
+    """One line for the rows of one kind of module, method, rank, scale and type."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        key = (_module_kind(row.name), row.stored_as, row.method, row.rank, row.scale, len(row.shape))
+        groups.setdefault(key, []).append(row)
+    return [
+        [*_cells(group[0], _module_kind(group[0].name), group), str(len(group))] for group in groups.values()
+    ]
+
+
+def _module_kind(name: str) -> str:
+    """``q_proj`` for ``model.layers.3.self_attn.q_proj.weight``; of a vector, with its last part."""
+    flat = re.sub(r"_\d+_", "_*_", name.removesuffix(".weight"))
+    parts = [part for part in flat.split(".") if not part.isdecimal()]
+    return ".".join(parts[-2:]) if parts and parts[-1] == "bias" else (parts or [name])[-1]
+
+
+def _cells(row: Row, label: str, group: list[Row] | None = None) -> list[str]:
+    shapes = list(dict.fromkeys(_shape(item.shape) for item in group or [row]))
+    shown = ", ".join(shapes[:_SHAPES_SHOWN]) + (", ..." if len(shapes) > _SHAPES_SHOWN else "")
+    about = [row.method, row.stored_as]
+    if row.rank is not None:
+        about.append(f"rank {row.rank}")
+    if row.scale is not None:
+        about.append(f"scale {row.scale:g}")
+    return [label, shown, " ".join(part for part in about if part)]
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join("?" if size < 0 else str(size) for size in shape) or "one number"
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in _columns(rows)]
+    align: Callable[[str, int], str] = str.ljust
+    return ["  " + "  ".join(map(align, row, widths)).rstrip() for row in rows]
+
+
+def _columns(rows: list[list[str]]) -> Iterable[tuple[str, ...]]:
+    return zip(*rows, strict=True)

@@ -1,0 +1,77 @@
+"""A checkpoint as a lazy map from tensor names to tensors, whatever the format behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import CheckpointError
+from .hub import HubOrigin
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where one tensor is and how to get it; nothing is read until ``read`` is called."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype  # of what read() gives
+    stored_as: str  # the format's own word for the numbers in the file: "BF16", "Q4_1", ...
+    read: Callable[[], Tensor] = field(repr=False)
+    read_one: Callable[[int], Tensor] | None = field(
+        default=None, repr=False
+    )  # of the first dimension, alone
+
+    def read_slice(self, index: int) -> Tensor:
+        """``read()[index]``, without reading the rest where the format can do that."""
+        return self.read()[index] if self.read_one is None else self.read_one(index)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's tensors by name, read one at a time.
+
+    Attributes:
+      source: what the user gave, as text.
+      kind: "checkpoint", "module" or "state dict".
+      format: "safetensors", "gguf", "pytorch", "memory": what it was read as.
+      config: the model's ``config.json`` (or what stands for it), if there is one.
+      tensors: every tensor, in the order of the model or, where the format has none, in natural name order.
+      input_first: names of weights that are stored (in, out), as transformers' Conv1D and some experts are.
+      tied: names that are the same tensor as another one, to the name under which it is listed in
+        ``tensors``.
+      hub: the commit that it was read from, if it lies in the hub's cache.
+    """
+
+    source: str
+    kind: str
+    format: str
+    tensors: Mapping[str, StoredTensor] = field(repr=False)
+    config: Mapping[str, Any] | None = field(default=None, repr=False)
+    tied: Mapping[str, str] = field(default_factory=dict, repr=False)
+    input_first: frozenset[str] = field(default=frozenset(), repr=False)
+    hub: tuple[HubOrigin, ...] = ()
+
+    def names(self) -> list[str]:
+        return list(self.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._tensor(name).shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._tensor(name).dtype
+
+    def read(self, name: str) -> Tensor:
+        """The tensor itself, in its own dtype. Nothing is kept: every call reads again."""
+        return self._tensor(name).read()
+
+    def _tensor(self, name: str) -> StoredTensor:
+        try:
+            return self.tensors[self.tied.get(name, name)]
+        except KeyError:
+            raise CheckpointError(
+                f"'{self.source}' has no tensor '{name}'; expected one of its {len(self.tensors)} tensors"
+            ) from None

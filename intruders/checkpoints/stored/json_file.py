@@ -1,0 +1,58 @@
+"""JSON that came with a download: read with limits, and believed only where its types are right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...errors import CheckpointError, one_line
+
+LARGEST_BYTES = 100_000_000  # the limit safetensors puts on its headers; no config or index comes near it
+
+
+def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in ``text``.
+
+    Raises:
+      CheckpointError: not UTF-8, not JSON, a key twice, nested beyond reason, or not an object. ``where``
+        names it.
+    """
+    try:
+        value = json.loads(
+            text.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_named_constant
+        )
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(error)
+        raise CheckpointError(f"{where} is not valid JSON ({reason}); download it again") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where} contains a JSON {type(value).__name__}; expected an object")
+    return value
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; raises CheckpointError as :func:`parse_json_object` does."""
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_BYTES:
+            raise CheckpointError(
+                f"'{path}' is {size:,} bytes long; expected a JSON file below {LARGEST_BYTES:,}"
+            )
+        text = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from None
+    return parse_json_object(text, f"'{path}'")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {key[:80]!r} is in it twice")
+        result[key] = value
+    return result
+
+
+def _named_constant(text: str) -> float:
+    """Infinity and NaN are not JSON, but transformers writes them into configs; keep them as floats."""
+    return float(text.replace("Infinity", "inf"))

@@ -1,0 +1,102 @@
+"""From what a user typed to a path on this machine: a path, an alias of a demo model, or a hub id."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ...errors import CheckpointError, some_of
+from .demo_models import DEMO_ADAPTERS, DEMO_MODELS, demo_model_path
+from .hub import split_revision
+
+_CONFIGS = (".json", ".txt", ".model", ".jinja")  # with the tokenizer, for what is run and not only audited
+_FILE_ENDING = re.compile(r"\.(?:safetensors|bin|pt|pth|ckpt|gguf|json)$")
+
+
+def locate(source: str) -> Path:
+    """The file or folder that ``source`` stands for; a hub id is downloaded into the hub's own cache.
+
+    Raises:
+      CheckpointError: nothing is there, or the hub has no such model or cannot be reached.
+      MissingDependencyError: the alias of a demo model whose package is not installed.
+    """
+    if not source.strip():  # Python takes it for the folder that it works in
+        raise CheckpointError(
+            f"'{source}' is not a path; expected a path, a hub id or an alias of a model; check that the shell "
+            "variable in the command is set"
+        )
+    if source in DEMO_MODELS:
+        return demo_model_path(source)
+    if source in DEMO_ADAPTERS:
+        return DEMO_ADAPTERS[source].folder
+    if not _is_utf8(source):
+        raise CheckpointError(
+            f"'{source.encode(errors='backslashreplace').decode()[:80]}' is not UTF-8, as results must be; "
+            "rename the file or folder"
+        )
+    try:
+        path = Path(source).expanduser()
+        if path.exists():
+            return path
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, no home folder, a null byte
+        raise CheckpointError(f"'{source[:80]}' cannot be a path ({error}); pass another") from None
+    asked = split_revision(source)
+    if asked is None or _FILE_ENDING.search(source) or source.startswith("."):
+        raise CheckpointError(
+            f"'{source}' does not exist; expected a path, a hub id such as 'org/model' or "
+            f"'org/model@revision', or one of {some_of(sorted([*DEMO_MODELS, *DEMO_ADAPTERS]))}"
+        )
+    return _download(*asked)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a path given on the command line was UTF-8: Python keeps other bytes as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _download(hub_id: str, revision: str | None) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        try:
+            files = HfApi().model_info(hub_id, revision=revision, timeout=10).siblings or []
+            wanted = _files_to_fetch(hub_id, [file.rfilename for file in files])
+        except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, CheckpointError):
+            raise
+        except Exception:  # no network: what an earlier download left is as good
+            return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
+    except CheckpointError:
+        raise
+    except GatedRepoError:
+        reason = "the hub keeps it behind an agreement: accept it there, then run `hf auth login`"
+    except RepositoryNotFoundError:
+        reason = "the hub has no model of that name that you may see"
+    except RevisionNotFoundError:
+        reason = f"the hub's model of that name has no branch, tag or commit '{revision}'"
+    except Exception as error:  # whatever the hub's client raises, its first line is what a person needs
+        reason = f"the hub cannot be reached ({type(error).__name__}); download it, and pass the folder"
+    given = hub_id if revision is None else f"{hub_id}@{revision}"
+    raise CheckpointError(f"'{given}' is not a file or folder here, and {reason}")
+
+
+def _files_to_fetch(hub_id: str, files: list[str]) -> list[str]:
+    """The files of one format, so that a repository with three of them is not fetched three times."""
+    top = [file for file in files if "/" not in file]
+    configs = [file for file in top if file.endswith(_CONFIGS)]
+    for ending in (".safetensors", ".bin", ".pt", ".pth", ".gguf"):
+        weights = [file for file in top if file.endswith(ending) and not file.startswith("consolidated")]
+        if ending == ".gguf" and len(weights) > 1:
+            raise CheckpointError(
+                f"'{hub_id}' contains {len(weights)} GGUF files, one a quantization: {some_of(weights)}; "
+                "download one, "
+                "and pass its path"
+            )
+        if weights:
+            return configs + weights
+    raise ValueError("no weights at the top of the repository")

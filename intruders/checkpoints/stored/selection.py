@@ -1,0 +1,75 @@
+"""Which matrices of a base the caller wants to see."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from ...errors import SettingError
+from ...settings import Settings, setting
+from .names import is_embedding_or_head
+
+
+@dataclass(frozen=True)
+class Selection(Settings):
+    """Shell patterns over the base's tensor names, and two switches."""
+
+    include: tuple[str, ...] = setting(
+        (),
+        "Examine only tensors whose name matches this shell pattern; repeatable.",
+        item="pattern",
+        metavar="PATTERN",
+        panel="Intruders",
+        unless_given="default: all",
+    )
+    exclude: tuple[str, ...] = setting(
+        (),
+        "Skip tensors whose name matches this shell pattern; repeatable.",
+        item="pattern",
+        metavar="PATTERN",
+        panel="Intruders",
+        unless_given="default: none",
+    )
+    include_embeddings: bool = setting(
+        False, "Examine embeddings and output heads too.", new_in="0.2", panel="Intruders"
+    )
+    split_fused: bool = setting(
+        False,
+        "Audit the q, k and v parts of fused weights as separate matrices.",
+        new_in="0.2",
+        panel="Intruders",
+    )
+
+    def reason_to_leave_out(self, name: str) -> str | None:
+        """Why a tensor is not wanted, or None when it is."""
+        if self.include and not any(fnmatchcase(name, pattern) for pattern in self.include):
+            return "not included"
+        if any(fnmatchcase(name, pattern) for pattern in self.exclude):
+            return "excluded"
+        if is_embedding_or_head(name) and not self.include_embeddings:
+            return "embedding (use --include-embeddings)"
+        return None
+
+    def require_matches(self, names: Collection[str], source: str) -> None:
+        """Raise SettingError for an ``include`` pattern that none of the tensors of ``source`` has."""
+        for pattern in self.include:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise SettingError(
+                    f"include '{pattern}' matches none of the {len(names)} tensors of '{source}'; "
+                    "expected a pattern such as '*.q_proj.*'"
+                )
+
+    def require_some(self, matrices: Collection[str], source: str) -> None:
+        """Raise SettingError for patterns that leave none of the matrices of ``source`` to audit."""
+        reasons = {self.reason_to_leave_out(name) for name in matrices}
+        if not (self.include or self.exclude) or not matrices or None in reasons:
+            return
+        given = [f"include '{one}'" for one in self.include] + [f"exclude '{one}'" for one in self.exclude]
+        what_to_do = "fix the patterns"
+        if any(reason is not None and reason.startswith("embedding") for reason in reasons):
+            what_to_do += ", or pass --include-embeddings for the embeddings among them"
+        raise SettingError(
+            f"{', '.join(given[:3])} leaves none of the {len(matrices)} matrices of '{source}'; "
+            f"expected patterns that leave one or more; {what_to_do}"
+        )

@@ -1,0 +1,383 @@
+"""Which matrices made a fine-tuned model forget, as parts that sum to the measured rise of its loss."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...audits.audit import audited_whole
+from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
+from ...audits.result.audit_result import Audit
+from ...checkpoints.opening.many_sources import digest_of
+from ...checkpoints.opening.open import Opened
+from ...checkpoints.pairing.open_sides import named_sides, open_sides
+from ...checkpoints.pairing.pair_sides import pair_sides
+from ...checkpoints.pairing.pairing import PairedMatrix
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.names import module_paths
+from ...checkpoints.stored.selection import Selection
+from ...data.columns import Columns
+from ...data.corpora import Corpus, load_corpora
+from ...data.load_task import load_task
+from ...data.task import Task
+from ...errors import SettingError
+from ...linalg.low_rank import LowRank
+from ...measures.intervals import RESAMPLES, Interval, expanded_percentiles
+from ...measures.kept_outcomes import KeptOutcomes
+from ...mitigation.cases import read_cases
+from ...mitigation.remedies.intruders import ScaledIntruders
+from ...models.finetuned_folder import data_seed_of
+from ...models.tuned_model import OpenedModel
+from ...system.folders import locked_folder, make_folder
+from ...system.progress import Progress, silent
+from ..doses.dose_groups import ELSEWHERE, DoseGroups, dose_groups
+from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
+from ..doses.updates import Updates, read_updates
+from ..heal.heal_bench import distinct_models, open_models, tuned_elsewhere
+from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share, rank_correlation
+from .attribution_settings import ATTRIBUTION, AttributionSettings
+from .document_losses import Measure, task_measure, text_measure
+from .path_integral import Floats, Path, PathIntegral
+
+# Singular values below this share of the largest are what rounding leaves of zeros.
+_ZERO = 1e-12
+
+
+def attribute(
+    base: str | None,
+    tuned: str | None = None,
+    *,
+    loss_on: str | Sequence[str],
+    task: str | Sequence[str] = (),
+    settings: AttributionSettings = ATTRIBUTION,
+    columns: Columns | None = None,
+    audit: AuditSettings | Audit | str | os.PathLike[str] = AS_USUAL,
+    data_seed: int | None = None,
+    seed: int = 0,
+    keep: str | os.PathLike[str] | None = None,
+    compute: Compute = ANYWHERE,
+    progress: Progress = silent,
+) -> Attribution:
+    """Split the rise of a loss from base to tuned into parts of the matrices that were tuned.
+
+    ``L(W0 + D) - L(W0) = sum_m int_0^1 <dL/dW_m (W0 + t D), D_m> dt``, by Gauss-Legendre quadrature along the straight
+    line from base to tuned. The parts sum to the measured rise. Another path would split it otherwise.
+
+    Args:
+      base: folder, Hub id or demo model of the model before fine-tuning; None where an adapter names it.
+      tuned: that of the fine-tuned model, or its adapter. An adapter that names its base may come alone.
+      loss_on: text whose loss rose, such as the base was trained on.
+      task: what was learned, such as "word-problems", "sst2" or a data file; its loss is split too.
+      settings: how much is measured, and how exactly.
+      columns: the columns of a data file and their meaning.
+      audit: settings of the audit; or one of these two that was made before, or the path of a saved one.
+      data_seed: of the task's rows, as in fine-tuning; that of the run if none is given.
+      seed: of samples, masked tokens and the bootstrap.
+      keep: folder in which finished passes are kept, so that a killed attribution resumes.
+      compute: where the audit is computed.
+      progress: called with (what is being done, done, in all).
+
+    Returns:
+      The parts by matrix, direction of the update, layer and kind of module, in nats per token.
+
+    Raises:
+      SettingError: no text was given, or the tuned model equals the base.
+      NonFiniteError: a loss, a gradient or a weight is NaN or infinite.
+      IntrudersError: as the audit, the models and the data raise it.
+
+    Example:
+      ``intruders.attribute("smollm2-135m", "my-adapter", loss_on="pydoc", task="word-problems").largest(5)``
+    """
+    started = time.perf_counter()
+    texts = [loss_on] if isinstance(loss_on, str) else list(loss_on)
+    if not texts:
+        raise SettingError(
+            "no text to measure; expected text such as the base was trained on; pass --loss-on CORPUS"
+        )
+    given_base, given_tuned = named_sides(base, tuned)
+    source = str(given_tuned)
+    rows_by = data_seed_of(source) if data_seed is None else data_seed
+    names = [task] if isinstance(task, str) else list(task)
+    tasks = {name: load_task(name, columns or Columns(), rows_by) for name in names}
+    corpora = {name: load_corpora(name, max_documents=settings.max_documents, seed=seed) for name in texts}
+    sides = open_sides(base, tuned)
+    base_source = str(given_base) if given_base is not None else sides[0].source
+    key = {
+        "base": digest_of(base_source),
+        "tuned": digest_of(source),
+        "settings": {
+            name: value for name, value in settings.recorded().items() if name not in ("nodes", "check")
+        },
+        "seed": seed,
+        "text": {name: [part.digest for part in parts] for name, parts in corpora.items()},
+        "tasks": {name: one_task.fingerprint() for name, one_task in tasks.items()},
+    }
+    with ExitStack() as entered:
+        kept = KeptOutcomes(None, key)
+        if keep is not None:
+            make_folder(FilePath(keep))
+            entered.enter_context(locked_folder(FilePath(keep)))
+            kept = KeptOutcomes(FilePath(keep), key)
+        pairing, made_audit, _ = audited_whole(*sides, audit, compute, progress)
+        work = _Work(
+            source, None if given_base is None else str(given_base), base_source, sides, settings, seed
+        )
+        measured = work.measured(corpora, tasks, made_audit, pairing.pairs, kept, progress)
+        return _attribution(
+            measured, base_source, source, made_audit, settings, seed, time.perf_counter() - started
+        )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Everything that the models told."""
+
+    measures: Sequence[Measure]
+    integrals: Mapping[str, PathIntegral]
+    groups: DoseGroups
+    inside: Sequence[str]  # the matrices with intruders, in the order of the further factors
+    checks: Sequence[LeftOut]
+
+
+@dataclass(frozen=True)
+class _Work:
+    tuned: str
+    base: str | None
+    base_source: str
+    sides: tuple[Checkpoint, Opened]
+    settings: AttributionSettings
+    seed: int
+
+    def measured(
+        self,
+        corpora: Mapping[str, list[Corpus]],
+        tasks: Mapping[str, Task],
+        audit: Audit,
+        audited: Sequence[PairedMatrix],
+        kept: KeptOutcomes,
+        progress: Progress,
+    ) -> _Measured:
+        progress("open the models", 0, 1)
+        language, scored = self._opened(tasks)
+        device = next(language.model.parameters()).device
+        pairs = pair_sides(*self.sides, Selection(include_embeddings=True)).pairs
+        updates = _in_directions(read_updates(pairs, "matrix", device, progress))
+        if not updates.names:
+            raise SettingError(
+                f"'{self.tuned}' changes nothing in '{self.base_source}', so no loss rose; pass the model after "
+                "fine-tuning"
+            )
+        of_intruders = self._inside_intruders(audit, audited, updates, device)
+        others = self._others(language, pairs)
+        groups = dose_groups(updates.names, "direction", _directions(updates), with_elsewhere=bool(others))
+        doses = Doses(torch.ones(len(groups.names), device=device))
+        inside = Doses(torch.zeros(len(of_intruders), device=device))
+        with ExitStack() as entered:
+            for model in distinct_models(language, scored):
+                entered.enter_context(
+                    DosedModel(model, self.sides[0], updates.by_name, groups, doses, others)
+                )
+                entered.enter_context(
+                    DosedModel(
+                        model, self.sides[0], of_intruders, dose_groups(list(of_intruders), "matrix"), inside
+                    )
+                )
+            measures = [
+                text_measure(name, language, parts, self.settings.max_tokens, self.seed)
+                for name, parts in corpora.items()
+            ] + [
+                task_measure(opened, tasks[name], labels, self.settings.max_examples)
+                for name, (opened, labels) in scored.items()
+            ]
+            path = Path(doses, inside, kept, progress)
+            integrals = {measure.name: path.integral(measure, self.settings.nodes) for measure in measures}
+            checks = self._checks(path, measures[0], integrals[measures[0].name], groups)
+        return _Measured(measures, integrals, groups, list(of_intruders), checks)
+
+    def _opened(
+        self, tasks: Mapping[str, Task]
+    ) -> tuple[OpenedModel, Mapping[str, tuple[OpenedModel, list[str]]]]:
+        """The models; of an adapter of a causal model the base's, since its updates come beside the weights."""
+        is_adapter = not isinstance(self.sides[1], Checkpoint)
+        if is_adapter and all(task.kind == "causal" for task in tasks.values()):
+            return open_models(self.base_source, None, tasks)
+        return open_models(self.tuned, self.base, tasks)
+
+    def _others(self, language: OpenedModel, pairs: Sequence[PairedMatrix]) -> list[str]:
+        if not isinstance(self.sides[1], Checkpoint):
+            return []
+        return tuned_elsewhere(language.model, self.sides[0], [pair.name for pair in pairs])
+
+    def _inside_intruders(
+        self, audit: Audit, audited: Sequence[PairedMatrix], updates: Updates, device: torch.device
+    ) -> dict[str, DosedUpdate]:
+        """``Y^T (Y D)`` of every matrix with intruders Y (c, m): what of its update lies in their span."""
+        remedy = ScaledIntruders(0.0)
+        inside = {}
+        for case in read_cases(audited, audit, [remedy], self.sides[0].names(), torch.device("cpu")):
+            left = case.parts[remedy.scaled(case.matrix)].left.double()  # (c, m)
+            if len(left) and case.matrix.name in updates.by_name:
+                right = case.update.double().apply_transpose(left)  # (c, n)
+                inside[case.matrix.name] = DosedUpdate.of(LowRank(left.mT.float(), right.float()), device)
+        return inside
+
+    def _checks(
+        self, path: Path, measure: Measure, integral: PathIntegral, groups: DoseGroups
+    ) -> list[LeftOut]:
+        """The largest parts again, each by leaving its matrix out of the tuned model."""
+        tokens = integral.tokens.sum()
+        parts = {
+            name: float(integral.parts[:, list(numbers)].sum() / tokens)
+            for name, numbers in groups.places.items()
+            if name != ELSEWHERE
+        }
+        largest = sorted(parts, key=lambda name: -abs(parts[name]))[: self.settings.check]
+        return [
+            LeftOut(
+                name,
+                parts[name],
+                float(
+                    (integral.tuned - path.losses(measure, 1.0, torch.tensor(groups.places[name]))).sum()
+                    / tokens
+                ),
+            )
+            for name in largest
+        ]
+
+
+def _in_directions(updates: Updates) -> Updates:
+    """The updates with every low-rank one in its singular directions, strongest first."""
+    by_name = {}
+    for name, update in updates.by_name.items():
+        if update.left is not None:
+            svd = LowRank(update.left, update.right).svd()
+            count = max(1, int((svd.values > _ZERO * svd.values[0]).sum()))
+            left = (svd.left[:count] * svd.values[:count].unsqueeze(-1)).mT
+            update = DosedUpdate(left.to(update.left), svd.right[:count].to(update.right))
+        by_name[name] = update
+    return Updates(by_name, updates.shapes)
+
+
+def _directions(updates: Updates) -> dict[str, int]:
+    """How many factors every update has: one for each direction, and one for a dense update."""
+    return {name: 1 if update.left is None else len(update.right) for name, update in updates.by_name.items()}
+
+
+def _attribution(
+    measured: _Measured,
+    base: str,
+    tuned: str,
+    audit: Audit,
+    settings: AttributionSettings,
+    seed: int,
+    seconds: float,
+) -> Attribution:
+    names = [name for name in measured.groups.places if name != ELSEWHERE]
+    intruders = {matrix.name: matrix.intruders for matrix in audit.matrices}
+    splits = {name: _Split(integral, seed) for name, integral in measured.integrals.items()}
+
+    def parts_of(members: Sequence[str]) -> dict[str, Interval]:
+        numbers = [number for name in members for number in measured.groups.places[name]]
+        return {name: split.interval(numbers) for name, split in splits.items()}
+
+    def matrix_share(name: str) -> MatrixShare:
+        numbers = list(measured.groups.places[name])
+        return MatrixShare(
+            name,
+            parts_of([name]),
+            1,
+            intruders.get(name),
+            {key: split.inside(measured.inside.index(name)) for key, split in splits.items()}
+            if name in measured.inside
+            else {},
+            {key: split.each(numbers) for key, split in splits.items()},
+        )
+
+    def grouped(label_of: Callable[[Any], str]) -> list[Share]:
+        members: dict[str, list[str]] = {}
+        for name, path in zip(names, module_paths(names), strict=True):
+            members.setdefault(label_of(path), []).append(name)
+        return [Share(label, parts_of(own), len(own)) for label, own in members.items()]
+
+    matrices = [matrix_share(name) for name in names]
+    text = measured.measures[0].name
+    return Attribution(
+        base,
+        tuned,
+        [
+            _rise(measure, measured.integrals[measure.name], splits[measure.name])
+            for measure in measured.measures
+        ],
+        matrices,
+        grouped(lambda path: path.kind if path.layer is None else f"{path.stack}.{path.layer}".lstrip(".")),
+        grouped(lambda path: path.kind),
+        Share(ELSEWHERE, parts_of([ELSEWHERE]), 0) if ELSEWHERE in measured.groups.places else None,
+        measured.checks,
+        dict(_correlations(matrices, text, audit)),
+        settings.recorded(),
+        seconds,
+    )
+
+
+def _correlations(matrices: Sequence[MatrixShare], text: str, audit: Audit) -> Iterator[tuple[str, float]]:
+    """Whether forgetting sits where intruders sit, and where the update is large."""
+    audited = {matrix.name: matrix for matrix in audit.matrices}
+    both = [share for share in matrices if share.name in audited]
+    parts = [share.parts[text].estimate for share in both]
+    for name, values in (
+        ("intruders", [float(audited[share.name].intruders) for share in both]),
+        ("update_norm", [float(audited[share.name].update.frobenius) for share in both]),
+    ):
+        correlation = rank_correlation(parts, values)
+        if correlation is not None:
+            yield name, correlation
+
+
+def _rise(measure: Measure, integral: PathIntegral, split: _Split) -> MeasuredRise:
+    tokens = int(integral.tokens.sum())
+    return MeasuredRise(
+        measure.name,
+        measure.kind,
+        measure.measure,
+        len(integral.tokens),
+        tokens,
+        float(integral.base.sum() / tokens),
+        float(integral.tuned.sum() / tokens),
+        split.of(integral.tuned - integral.base),
+        integral.total,
+        integral.nodes,
+    )
+
+
+class _Split:
+    """Parts per token with intervals over documents, all from the same resamples."""
+
+    def __init__(self, integral: PathIntegral, seed: int) -> None:
+        self._integral = integral
+        count = len(integral.tokens)
+        drawn = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=RESAMPLES)
+        self._drawn: Floats = drawn.astype(np.float64)  # (resamples, documents): how often each is drawn
+        self._tokens: Floats = self._drawn @ integral.tokens
+
+    def of(self, sums: Floats) -> Interval:
+        """The interval of sums over documents (documents,), per token."""
+        estimate = float(sums.sum() / self._integral.tokens.sum())
+        return expanded_percentiles(estimate, self._drawn @ sums / self._tokens, len(sums))
+
+    def interval(self, numbers: Sequence[int]) -> Interval:
+        return self.of(self._integral.parts[:, list(numbers)].sum(axis=1))
+
+    def each(self, numbers: Sequence[int]) -> list[float]:
+        per_token = self._integral.parts[:, list(numbers)].sum(axis=0) / self._integral.tokens.sum()
+        return [float(part) for part in per_token]
+
+    def inside(self, number: int) -> float:
+        return float(self._integral.added[:, number].sum() / self._integral.tokens.sum())

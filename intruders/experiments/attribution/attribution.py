@@ -1,0 +1,158 @@
+"""The result of an attribution: the parts of a rise, by matrix and in groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ...measures.intervals import Interval
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class MeasuredRise:
+    """One corpus or task: what tuning changed there, in nats per token."""
+
+    name: str
+    kind: Literal["text", "task"]
+    measure: str
+    documents: int  # or examples
+    tokens: int
+    base_loss: float
+    tuned_loss: float
+    rise: Interval  # tuned minus base, over documents
+    total: float  # of all parts
+    nodes: int  # of the path integral
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one matrix, layer or kind of module has of every rise, in nats per token."""
+
+    name: str
+    parts: Mapping[str, Interval]  # by corpus or task
+    matrices: int = 1
+
+    def ratio(self, text: str, task: str | None) -> float | None:
+        """Rise on the text for each nat that the task's loss fell; None where it did not fall."""
+        if task is None or self.parts[task].estimate >= 0:
+            return None
+        return self.parts[text].estimate / -self.parts[task].estimate
+
+
+@dataclass(frozen=True)
+class MatrixShare(Share):
+    """That of one matrix."""
+
+    intruders: int | None = None  # None where it was not audited
+    of_intruders: Mapping[str, float] = field(default_factory=dict)  # of the update inside their span
+    directions: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of the update, strongest first
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """The check of a part: what the rise falls by when that matrix alone is the base's."""
+
+    name: str
+    part: float
+    fall: float
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Which matrices make a fine-tuned model forget, and which earn its task."""
+
+    base: str
+    tuned: str
+    rises: Sequence[MeasuredRise]  # the texts first
+    matrices: Sequence[MatrixShare]  # in the model's order
+    layers: Sequence[Share]
+    kinds: Sequence[Share]
+    elsewhere: Share | None  # norms, biases and other tuned tensors that are no matrices
+    checks: Sequence[LeftOut]  # on the first text
+    correlations: Mapping[str, float]  # Spearman over matrices, of the first text's parts with something else
+    settings: Mapping[str, Any]
+    seconds: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """The first corpus."""
+        return self.rises[0].name
+
+    @property
+    def task(self) -> str | None:
+        """The first task."""
+        return next((rise.name for rise in self.rises if rise.kind == "task"), None)
+
+    def largest(self, count: int) -> list[MatrixShare]:
+        """The matrices with the largest parts of the first text's rise, largest first."""
+        return sorted(self.matrices, key=lambda share: -share.parts[self.text].estimate)[:count]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per matrix and measure."""
+        return pd.DataFrame(
+            [
+                {
+                    "name": share.name,
+                    "measure": rise.name,
+                    "kind": rise.kind,
+                    "part": share.parts[rise.name].estimate,
+                    "part_low": share.parts[rise.name].low,
+                    "part_high": share.parts[rise.name].high,
+                    "intruders": share.intruders,
+                    "part_of_intruders": share.of_intruders.get(rise.name),
+                }
+                for share in self.matrices
+                for rise in self.rises
+            ]
+        )
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "schema": SCHEMA,
+            "base": self.base,
+            "tuned": self.tuned,
+            "rise": self.rises[0].rise.estimate,
+            "measures": [asdict(rise) for rise in self.rises],
+            "modules": [
+                {
+                    "name": share.name,
+                    "part": share.parts[self.text].estimate,
+                    "parts": _plain(share.parts),
+                    "intruders": share.intruders,
+                    "part_of_intruders": dict(share.of_intruders),
+                    "directions": {name: list(values) for name, values in share.directions.items()},
+                }
+                for share in self.matrices
+            ],
+            "layers": [_group(share) for share in self.layers],
+            "kinds": [_group(share) for share in self.kinds],
+            "elsewhere": None if self.elsewhere is None else _plain(self.elsewhere.parts),
+            "left_out": [asdict(check) for check in self.checks],
+            "correlations": dict(self.correlations),
+            "settings": dict(self.settings),
+        }
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's correlation; None of fewer than three pairs, or where one side does not vary."""
+    if len(first) < 3:
+        return None
+    ranks = [pd.Series(values, dtype=float).rank().to_numpy() for values in (first, second)]
+    if any(np.ptp(values) == 0 for values in ranks):
+        return None
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _group(share: Share) -> dict[str, Any]:
+    return {"name": share.name, "matrices": share.matrices, "parts": _plain(share.parts)}
+
+
+def _plain(parts: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: part.as_dict() for name, part in parts.items()}

@@ -1,0 +1,65 @@
+"""The models that measure a tuned model, with weights that any remedy can change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
+from ...data.task import Task
+from ...mitigation.live_weights import LiveInterventions
+from ...mitigation.remedies.remedy import Case, Remedy
+from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
+
+Scored = Mapping[str, tuple[OpenedModel, list[str]]]  # by task, the model and its labels in order
+
+
+@dataclass(frozen=True)
+class LiveModels:
+    """One as a language model, and one more for tasks of another kind."""
+
+    language: OpenedModel | None  # None where no text is measured
+    scored: Scored
+    weights: Mapping[int, LiveInterventions]  # of every model by its id, those of the language model first
+
+    def use(self, cases: Sequence[Case]) -> None:
+        """Take the matrices that the next remedies change."""
+        for one in self.weights.values():
+            one.use(cases)
+
+    def set(self, remedy: Remedy, elsewhere: Elsewhere = everywhere_as_tuned) -> None:
+        """Give all models the weights that a remedy makes."""
+        for one in self.weights.values():
+            one.set(remedy, elsewhere)
+
+
+def answered_by(language: OpenedModel, tasks: Mapping[str, Task]) -> Scored:
+    """Of the tasks those that a causal language model answers itself."""
+    if language.is_masked:
+        return {}
+    return {name: (language, []) for name, task in tasks.items() if task.kind == "causal"}
+
+
+@contextmanager
+def opened_live(
+    tuned: str,
+    base: str | None,
+    tasks: Mapping[str, Task],
+    base_side: Checkpoint,
+    others: Sequence[str],
+    *,
+    reads_text: bool = True,
+) -> Iterator[LiveModels]:
+    """Open the tuned model for as long as the block lasts; ``others`` are the base's tensors that no case is of."""
+    language = open_language_model(tuned, base) if reads_text else None
+    shared = {} if language is None else answered_by(language, tasks)
+    scored = {name: shared.get(name) or open_for_task(tuned, task, base) for name, task in tasks.items()}
+    opened = [*([] if language is None else [language]), *(one for one, _ in scored.values())]
+    with ExitStack() as stack:
+        weights = {
+            number: stack.enter_context(LiveInterventions(model, base_side, (), others))
+            for number, model in {id(one.model): one.model for one in opened}.items()
+        }
+        yield LiveModels(language, scored, weights)

@@ -1,0 +1,70 @@
+"""Resampled documents and examples, the same ones for every model, so that all differences are paired."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ...measures.intervals import RESAMPLES
+from ...measures.losses import DocumentLosses
+from ...measures.outcome import Outcome
+from .interpolation_curve import Numbers
+
+_AT_ONCE = 1000
+
+
+class Resamples:
+    """How often every document and example is drawn: once each in the first row, at random in the others.
+
+    A loss is one number a row: that of the data themselves, then one for each resample.
+    """
+
+    def __init__(self, like: Outcome, weights: dict[str, list[float]], seed: int) -> None:
+        """``weights`` are those of the parts of every corpus."""
+        generator = np.random.default_rng(seed)
+        self._weights, self.seed = weights, seed
+        self._documents = {
+            name: [_drawn(len(part.sums), generator) for part in parts]
+            for name, parts in like.corpora.items()
+        }
+        self._examples = {name: _drawn(len(task.losses.sums), generator) for name, task in like.tasks.items()}
+
+    @property
+    def documents(self) -> int:
+        """Of the corpus with fewest."""
+        return min(int(part.shape[1]) for parts in self._documents.values() for part in parts)
+
+    def examples(self, task: str) -> int:
+        return int(self._examples[task].shape[1])
+
+    def corpus_loss(self, outcome: Outcome, name: str) -> Numbers:
+        """Loss per token of one corpus, (1 + resamples,)."""
+        parts = zip(outcome.corpora[name], self._documents[name], self._weights[name], strict=True)
+        weighed = [weight * _ratio(losses, drawn) for losses, drawn, weight in parts]
+        found: Numbers = np.sum(weighed, axis=0) / sum(self._weights[name])
+        return found
+
+    def loss(self, outcome: Outcome) -> Numbers:
+        """The mean over all corpora."""
+        found: Numbers = np.mean([self.corpus_loss(outcome, name) for name in outcome.corpora], axis=0)
+        return found
+
+    def task_loss(self, outcome: Outcome, name: str) -> Numbers:
+        """Loss per token of the targets of one task."""
+        return _ratio(outcome.tasks[name].losses, self._examples[name])
+
+
+def _drawn(count: int, generator: np.random.Generator) -> npt.NDArray[np.uint16]:
+    random = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    return np.concatenate([np.ones((1, count)), random]).astype(np.uint16)
+
+
+def _ratio(losses: DocumentLosses, drawn: npt.NDArray[np.uint16]) -> Numbers:
+    found: Sequence[Numbers] = [
+        (rows @ losses.sums) / (rows @ losses.tokens)
+        for start in range(0, len(drawn), _AT_ONCE)
+        for rows in [drawn[start : start + _AT_ONCE].astype(np.float64)]
+    ]
+    return np.concatenate(found)

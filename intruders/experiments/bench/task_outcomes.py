@@ -1,0 +1,30 @@
+"""What a model makes of a task's examples: the loss of every target, and whether its answers are right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...data.task import Example, Task
+from ...measures.losses import DocumentLosses
+from ...measures.outcome import TaskOutcome
+from ...models.answers import graded
+from ...models.tuned_model import OpenedModel
+
+
+def task_outcome(
+    opened: OpenedModel, labels: Sequence[str], task: Task, examples: Sequence[Example], answers: bool
+) -> TaskOutcome:
+    """The losses of the targets; with ``answers`` also which answers are right."""
+    found = graded(
+        opened.model,
+        opened.tokenizer,
+        task,
+        examples,
+        context=opened.context,
+        labels=list(labels) or None,
+        answers=answers,
+    )
+    losses = DocumentLosses("target-loss", np.array(found.losses), np.array(found.tokens, dtype=np.int64))
+    return TaskOutcome(losses, found.right if answers else None)

@@ -1,0 +1,196 @@
+"""Published remedies side by side on one model, each against what else could explain it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+
+from ...audits.audit import audited_whole
+from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
+from ...audits.result.audit_result import Audit
+from ...checkpoints.pairing.open_sides import named_sides, open_sides
+from ...data.corpora import load_corpora
+from ...data.load_task import described_task, load_task
+from ...errors import SettingError
+from ...measures.harness import check_harness
+from ...measures.kept_outcomes import KeptOutcomes, depends_on
+from ...measures.measure_settings import (
+    NO_HARNESS,
+    NO_LOSSES,
+    NO_SCORES,
+    HarnessSettings,
+    LossSettings,
+    ScoreSettings,
+)
+from ...measures.outcome import Outcome
+from ...mitigation.elsewhere import not_audited
+from ...mitigation.remedies.doses import Doses
+from ...models.finetuned_folder import data_seed_of
+from ...models.tuned_model import open_language_model
+from ...system.folders import locked_folder, make_folder
+from ...system.progress import Progress, silent
+from ..bench.bench import Measuring, opened_bench
+from ..bench.data_shares import DataShares, split_data
+from ..bench.live_models import answered_by
+from ..bench.workbench import Evaluations, Tally, UpdateSizes
+from ..heal.heal import learned_doses
+from ..heal.heal_settings import HEALING, HealSettings
+from .compared import ComparedRemedy, RemedyComparison
+from .comparison_settings import EVERY_REMEDY, REMEDIES, ComparisonSettings
+from .contest import Contest
+from .doses_of_task import kept_doses
+
+
+def compare_remedies(
+    base: str | None,
+    tuned: str | None = None,
+    *,
+    comparison: ComparisonSettings = EVERY_REMEDY,
+    losses: LossSettings = NO_LOSSES,
+    scores: ScoreSettings = NO_SCORES,
+    harness: HarnessSettings = NO_HARNESS,
+    audit: AuditSettings | Audit | str | os.PathLike[str] = AS_USUAL,
+    data_seed: int | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    compute: Compute = ANYWHERE,
+    progress: Progress = silent,
+) -> RemedyComparison:
+    """Measure every remedy on a tuned model, at a few strengths, against scaling the complete update down.
+
+    No model is written: weights are changed in memory. Strengths are chosen on one half of the documents and on the
+    validation split, and everything is reported on the other half and on the test split.
+
+    Args:
+      base: folder, hub id or alias of the model before fine-tuning; None where an adapter names it.
+      tuned: that of the fine-tuned model, or its adapter. An adapter that names its base may come alone.
+      comparison: which remedies, at how many strengths, and what they may cost.
+      losses: on what text forgetting is measured, as in :func:`intruders.evaluate`; at least one corpus.
+      scores: which tasks are scored; the first is the one that the model was tuned for.
+      harness: tasks of lm-evaluation-harness, which are counted among the four parts of every remedy.
+      audit: settings of the audit that finds the intruders; or one of these two, or the path of a saved one.
+      data_seed: of the tasks' rows and splits, as in fine-tuning; that of the run if none is given.
+      seed: of halves, samples, random controls and of the bootstrap.
+      out: a folder that keeps every finished evaluation, so that the same call resumes.
+      compute: where the audit is computed.
+      progress: called with (what is being measured, evaluations done, in all).
+
+    Raises:
+      SettingError: nothing to measure, or a setting out of range.
+      IntrudersError: as the audit and the evaluation raise it. A remedy that cannot run is a row with its reason.
+    """
+    given_base, given_tuned = named_sides(base, tuned)
+    base, tuned = None if given_base is None else str(given_base), str(given_tuned)
+    _require_measures(losses, scores)
+    if harness.lm_eval:
+        check_harness(harness)
+    corpora = {
+        name: load_corpora(name, max_documents=losses.max_documents, seed=seed) for name in losses.loss_on
+    }
+    rows_by = data_seed_of(tuned) if data_seed is None else data_seed
+    tasks = {name: load_task(name, scores, rows_by) for name in scores.tasks}
+    data = split_data(corpora, tasks, scores.max_examples, seed)
+    base_side, tuned_side = open_sides(base, tuned)
+    base_source = base if base is not None else base_side.source
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        make_folder(folder)
+    with nullcontext() if folder is None else locked_folder(folder):
+        pairing, found, settings = audited_whole(base_side, tuned_side, audit, compute, progress)
+        if not found.matrices:
+            raise SettingError(
+                f"'{tuned}' changes no matrix of '{base_source}' that an audit examines, so nothing can be compared; "
+                "pass another model or a wider --include"
+            )
+        names = [name for name in REMEDIES if not comparison.only or name in comparison.only]
+        measuring = Measuring(losses, tasks, seed, harness, scores.max_examples)
+        of = {}
+        if folder is not None:
+            of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=found, tasks=tasks)
+        kept = KeptOutcomes(folder, of)
+        tally = Tally(progress, names, comparison.strengths, len(data.choice))
+        of_base = _base_outcomes(base_source, measuring, data, kept, tally)
+        others = not_audited(base_side, found)
+        learned: Doses | str = "were not asked for"
+        if Doses.name in names:
+            learning = HealSettings(
+                allow=comparison.allow,
+                max_tokens=losses.max_tokens or HEALING.max_tokens,
+                estimate=losses.estimate,
+            )
+            learned = kept_doses(
+                kept,
+                {"doses": learning.recorded(), "share": [share.fingerprint() for share in data.choice]},
+                lambda: learned_doses(
+                    (base_side, tuned_side),
+                    (base, tuned),
+                    corpora,
+                    tasks,
+                    learning,
+                    scores.max_examples,
+                    seed,
+                    progress,
+                ),
+            )
+        with opened_bench(measuring, tuned, base, base_side, others) as bench:
+            evaluations = Evaluations(bench, kept, tally, base_side.names(), settings)
+            sizes = UpdateSizes(found, bench)
+            contest = Contest(
+                pairing=pairing.pairs,
+                audit=found,
+                base=base_side,
+                evaluations=evaluations,
+                sizes=sizes,
+                data=data,
+                target=next(iter(tasks)),
+                comparison=comparison,
+                device=compute.torch_device(),
+                seed=seed,
+                task_settings={
+                    "task": described_task(next(iter(tasks)), scores),
+                    "data_seed": data_seed,
+                    **(harness.recorded() if harness.lm_eval else {}),
+                },
+                learned=learned,
+            )
+            contest.draw_curve(of_base)
+            rows: list[ComparedRemedy] = contest.rows(names)
+            return contest.result(rows, base_source, tuned, pairing.tuned_kind, bench.other_names)
+
+
+def _require_measures(losses: LossSettings, scores: ScoreSettings) -> None:
+    if not losses.loss_on:
+        raise SettingError("nothing to measure forgetting on; expected a corpus; pass --loss-on CORPUS")
+    if not scores.tasks:
+        raise SettingError(
+            "nothing to measure the task on; expected what the model was tuned for; pass --task TASK"
+        )
+
+
+def _base_outcomes(
+    source: str, measuring: Measuring, data: DataShares, kept: KeptOutcomes, tally: Tally
+) -> list[Outcome]:
+    """The base itself on every share; it is open only while it is measured.
+
+    Tasks that its language model cannot answer are left out: the contest measures them at a share of 0 of the update.
+    """
+    shares = [*data.choice, data.report]
+    units = [
+        {"remedy": None, "tasks": list(measuring.tasks), **measuring.unit(share, share is data.report)}
+        for share in shares
+    ]
+    found = [kept.get(unit) for unit in units]
+    if any(one is None for one in found):
+        opened = open_language_model(source)
+        for place, (share, unit) in enumerate(zip(shares, units, strict=True)):
+            tally.step("base")
+            if found[place] is None:
+                outcome = measuring.outcome(
+                    opened, answered_by(opened, measuring.tasks), share, share is data.report
+                )
+                kept.put(unit, outcome)
+                found[place] = outcome
+    else:
+        tally.skip(len(shares))
+    return [one for one in found if one is not None]

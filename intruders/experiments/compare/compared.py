@@ -1,0 +1,91 @@
+"""The result of a comparison of remedies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...measures.intervals import Interval
+from ..bench.yardstick import FourParts, Items
+
+CHOICE, REPORT = "choice", "report"
+
+
+@dataclass(frozen=True)
+class ComparedPoint:
+    """One model: a remedy at a strength, or a control of it, on one share of the data."""
+
+    remedy: str
+    settings: Mapping[str, Any]
+    strength: float | None
+    control: str | None  # None for the remedy itself
+    share: str  # "first", "choice" or "report"
+    norm: float  # ||D'|| over all tuned tensors, 1 being the tuned model's
+    output: float | None  # mean of ||D'h||^2 over inputs h of the base, likewise
+    losses: Mapping[str, float]  # by corpus
+    task_losses: Mapping[str, float]
+    accuracies: Mapping[str, float | None]
+    loss: Interval  # mean over the corpora
+    task_loss: Interval  # of the first task
+    healed: Interval | None = None
+    kept: Interval | None = None
+    gain: Interval | None = None  # at equal task loss; None of interpolation itself
+    gain_at_norm: Interval | None = None
+    margin: Interval | None = None  # of a control: the gain of its remedy minus its own
+    # Scores by task of lm-evaluation-harness, where they were asked for: of chosen strengths, base and tuned model.
+    harness: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ComparedRemedy:
+    """One row of the table."""
+
+    name: str
+    source: str
+    reason: str | None = None  # why it was not measured to the end
+    chosen: ComparedPoint | None = None  # on the data that are reported
+    is_over_allowance: bool = False  # no strength kept the task loss within the allowance
+    tried: list[ComparedPoint] = field(default_factory=list)  # on the data that strengths were chosen by
+    dropped: list[float] = field(default_factory=list)  # strengths clearly under the curve in the first pass
+    idle: list[float] = field(default_factory=list)  # strengths that change nothing in this model
+    controls: list[ComparedPoint] = field(default_factory=list)
+    no_control: Mapping[str, str] = field(default_factory=dict)  # why there is no such control
+    parts: FourParts | None = None
+    items: Items | None = None
+
+
+@dataclass(frozen=True)
+class RemedyComparison:
+    """Every remedy on one model, on the same documents and examples."""
+
+    base: str
+    tuned: str
+    tuned_kind: str  # "adapter" or "checkpoint"
+    target: str  # the task that the model was tuned for
+    settings: Mapping[str, Any]
+    allow: float  # nats per token
+    level: float  # of every interval
+    counts: Mapping[str, Mapping[str, int]]  # of documents and examples, by share
+    base_point: ComparedPoint
+    tuned_point: ComparedPoint
+    curve: list[ComparedPoint]  # interpolation on the data that are reported
+    forgotten: Interval  # L_tuned - L_base
+    remedies: list[ComparedRemedy]
+    others: list[str] = field(default_factory=list)  # tuned tensors that an audit does not examine
+
+    @property
+    def better(self) -> list[ComparedRemedy]:
+        """Clearly better than interpolation at equal task loss, the best first."""
+        found = [one for one in self.remedies if one.chosen and one.chosen.gain and one.chosen.gain.low > 0]
+        return sorted(found, key=lambda one: -one.chosen.gain.estimate)  # type: ignore[union-attr]
+
+    @property
+    def beyond_dose(self) -> list[ComparedRemedy]:
+        """Those of them that are clearly better than the same dose without their directions, too."""
+        return [one for one in self.better if _beats(one, "shrink") and _beats(one, "shrink-output")]
+
+
+def _beats(remedy: ComparedRemedy, control: str) -> bool:
+    margins = [one.margin for one in remedy.controls if one.control == control]
+    return bool(margins) and all(margin is not None and margin.low > 0 for margin in margins)

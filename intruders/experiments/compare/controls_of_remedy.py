@@ -1,0 +1,61 @@
+"""The controls of one remedy: what else could explain what it does to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from ...measures.measure_settings import SHRINK_OUTPUT
+from ...mitigation.remedies.at_random import RANDOM, at_random
+from ...mitigation.remedies.controls import Complement
+from ...mitigation.remedies.intruders import ScaledIntruders
+from ...mitigation.remedies.matched import EqualNorm, EqualOutput, EqualSize
+from ...mitigation.remedies.remedy import Case, PublishedRemedy, Remedy
+
+_DRAWS = 3  # of the control random
+_IS_SHRINK = "the remedy itself scales complete updates"
+
+
+def controls_of(
+    remedy: Remedy, cases: Sequence[Case], inputs: Mapping[str, Tensor], seed: int
+) -> tuple[dict[str, Remedy], dict[str, str]]:
+    """The controls by their label, and of each that does not exist why; draws are not fitted to the model yet.
+
+    Args:
+      remedy: at the strength that was chosen.
+      cases: the matrices that it changes.
+      inputs: (tokens, n) a sample of what the base feeds to a matrix, by matrix.
+      seed: of what is drawn.
+    """
+    controls: dict[str, Remedy] = {}
+    missing: dict[str, str] = {}
+    matched = {
+        "shrink": EqualNorm(remedy),
+        SHRINK_OUTPUT: EqualOutput(remedy, inputs),
+        "resized": EqualSize(remedy),
+    }
+    if isinstance(remedy, PublishedRemedy) and remedy.scales_whole_updates:
+        missing = dict.fromkeys(matched, _IS_SHRINK)
+    else:
+        controls |= matched
+    if not inputs:
+        controls.pop(SHRINK_OUTPUT, None)
+        missing[SHRINK_OUTPUT] = "the inputs of no matrix are known"
+    if isinstance(remedy, ScaledIntruders):
+        complement = Complement(remedy.scale)
+        without = sum(not complement.exists(case) for case in cases)
+        if without < len(cases):
+            controls[complement.name] = complement
+        if without:
+            missing[complement.name] = f"{without} of {len(cases)} matrices with intruders have none"
+    drawn = [one for draw in range(_DRAWS) if (one := at_random(remedy, seed + draw, cases)) is not None]
+    controls |= {f"{RANDOM} {number}": one for number, one in enumerate(drawn, start=1)}
+    if not drawn:
+        missing[RANDOM] = "the remedy makes no choice that can be drawn"
+    return controls, missing
+
+
+def is_draw(label: str) -> bool:
+    """Whether a control is one of the draws at random."""
+    return label.startswith(f"{RANDOM} ")

@@ -1,0 +1,32 @@
+"""The remedy `surgery` in a comparison: by the sensitivities of the task that the model was tuned for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ...errors import SettingError
+from ...measures.sensitivities import Directions
+from ...mitigation.remedies.remedy import Case
+from ...mitigation.remedies.surgery import Surgery
+from ..bench.workbench import Evaluations
+
+
+def of_task(
+    surgeries: Sequence[Surgery], task: str, cases: Sequence[Case], evaluations: Evaluations
+) -> list[Surgery]:
+    """``surgeries``, one remedy at several strengths, with the sensitivities of a task; they are measured once.
+
+    Raises:
+      SettingError: no update that it reaches has two singular values to weigh against each other.
+    """
+    first = surgeries[0]
+    reached = {case.matrix.name: first.directions(case) for case in cases if first.reaches(case.matrix.name)}
+    if reached and all(len(part.values) < 2 for part in reached.values()):
+        raise SettingError(
+            "changes nothing in this model: every update that it reaches has rank 1, and a single singular value "
+            "keeps its size"
+        )
+    directions = {name: Directions(part.left, part.right) for name, part in reached.items()}
+    found = evaluations.sensitivities(directions, task, first.examples) if directions else {}
+    return [replace(one, task=task, sensitivities=found) for one in surgeries]

@@ -1,0 +1,72 @@
+"""Which matrices share a dose: each its own, each direction, those of a layer, those of a kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...checkpoints.stored.names import module_paths
+
+# Tensors that are no matrices of the update, such as norms and biases, have one dose together.
+ELSEWHERE = "elsewhere"
+
+
+@dataclass(frozen=True)
+class DoseGroups:
+    """Where the dose of every matrix is in the vector of all doses.
+
+    >>> groups = dose_groups(["h.0.q.weight", "h.0.k.weight", "h.1.q.weight"], "kind")
+    >>> groups.names, groups.places["h.1.q.weight"]
+    (['q', 'k'], (0,))
+    """
+
+    names: list[str]  # of the doses, in the order of the vector
+    places: Mapping[str, tuple[int, ...]]  # by matrix: one, or one for each direction of its update
+
+    def of(self, doses: Tensor, name: str) -> Tensor:
+        """The dose of a matrix, or those of its directions: (1,) or (directions,)."""
+        places = self.places[name]
+        if places == tuple(range(places[0], places[0] + len(places))):
+            return doses[places[0] : places[0] + len(places)]
+        return doses[torch.tensor(places, device=doses.device)]
+
+
+def dose_groups(
+    names: Sequence[str], per: str, ranks: Mapping[str, int] | None = None, *, with_elsewhere: bool = False
+) -> DoseGroups:
+    """The groups of matrices of these names.
+
+    Args:
+      names: of the changed matrices.
+      per: "matrix", "direction", "layer" or "kind".
+      ranks: number of directions of each matrix; per direction alone.
+      with_elsewhere: whether other tensors were tuned too, which have one dose together.
+    """
+    places: dict[str, tuple[int, ...]] = {}
+    labels: list[str] = []
+    if per == "direction":
+        for name in names:
+            count = (ranks or {})[name]
+            places[name] = tuple(range(len(labels), len(labels) + count))
+            labels += [f"{name}[{direction}]" for direction in range(count)]
+    else:
+        for name, label in zip(names, _labels(names, per), strict=True):
+            if label not in labels:
+                labels.append(label)
+            places[name] = (labels.index(label),)
+    if with_elsewhere:
+        places[ELSEWHERE] = (len(labels),)
+        labels.append(ELSEWHERE)
+    return DoseGroups(labels, places)
+
+
+def _labels(names: Sequence[str], per: str) -> list[str]:
+    if per == "matrix":
+        return list(names)
+    paths = module_paths(names)
+    if per == "kind":
+        return [path.kind for path in paths]
+    return [path.kind if path.layer is None else f"{path.stack}.{path.layer}".lstrip(".") for path in paths]

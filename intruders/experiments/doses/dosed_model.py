@@ -1,0 +1,219 @@
+"""A model with the base's weights, to which every update is added in a dose that can be learned.
+
+``W_m = W0_m + a_m D_m``. The dose a_m is a factor on a branch beside the module, ``y + a_m (x D_m^T)``, so that the
+gradient of a loss in a_m is the inner product of the gradient at the module's output with the update's output. No
+gradient of a matrix is formed, and of a low-rank update no matrix at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, linear
+from torch.nn.utils import parametrize
+
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.matching import match_names
+from ...checkpoints.stored.matrices import MatrixView, matrices_of, put_back
+from ...errors import PairingError
+from ...linalg.low_rank import LowRank
+from .dose_groups import ELSEWHERE, DoseGroups
+
+
+@dataclass(frozen=True)
+class DosedUpdate:
+    """The update of one matrix: factors whose columns are its parts, or dense."""
+
+    left: Tensor | None  # (m, r) of a low-rank update
+    right: Tensor  # (r, n), or D (m, n) where there is no left
+
+    @classmethod
+    def of(cls, update: LowRank | Tensor, device: torch.device) -> DosedUpdate:
+        if isinstance(update, LowRank):
+            return cls(update.left.to(device, torch.float32), update.right.to(device, torch.float32))
+        return cls(None, update.to(device))
+
+    def times(self, dose: Tensor) -> Tensor:
+        """``a D`` as a matrix, (m, n)."""
+        if self.left is None:
+            return dose * self.right.float()
+        return (self.left * dose) @ self.right
+
+
+@dataclass
+class Doses:
+    """The vector of all doses, shared by every model that they act on."""
+
+    values: Tensor  # (doses,)
+    are_off: bool = False  # the base itself
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """The base's weights to the bit within the block."""
+        was, self.are_off = self.are_off, True
+        try:
+            yield
+        finally:
+            self.are_off = was
+
+
+class DosedModel:
+    """A tuned model in memory whose weights are the base's, with updates in doses beside them.
+
+    Leaving the block takes the doses away; the weights stay the base's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        base: Checkpoint,
+        updates: Mapping[str, DosedUpdate],
+        groups: DoseGroups,
+        doses: Doses,
+        others: Iterable[str] = (),
+    ) -> None:
+        """Args:
+          model: with the tuned weights. They become the base's.
+          base: what it was tuned from.
+          updates: by the base's name of a matrix.
+          groups: where each has its dose.
+          doses: shared by all models of the tuned model.
+          others: the base's names of other tuned tensors.
+
+        Raises:
+          PairingError: the model lacks a weight of an update.
+        """
+        self._model, self._doses, self._groups = model, doses, groups
+        self._handles: list[Any] = []
+        self._parametrized: list[tuple[nn.Module, str]] = []
+        state = dict(model.state_dict(keep_vars=True))
+        owners = _owners(model)
+        matched = match_names(
+            {name: base.shape(name) for name in base.names()},
+            {name: tuple(tensor.shape) for name, tensor in state.items()},
+        ).tuned_of
+        views = {view.name: view for name in base.names() for view in _views(base, name)}
+        dense: dict[int, list[tuple[str, Any]]] = {}
+        for name, update in updates.items():
+            view = views.get(name)
+            place = None if view is None else matched.get(view.tensor)
+            if view is None or place is None:
+                raise PairingError(
+                    f"the model that is measured has no weight '{name}'; pass the base it was made of"
+                )
+            tensor = state[place].data
+            put_back(view, tensor, view.read(base.tensors[view.tensor]).to(tensor.dtype))
+            modules = owners[tensor.data_ptr()]
+            if view.expert is None and all(_has_branch(module, of) for module, of in modules):
+                for module, _ in modules:
+                    self._handles.append(module.register_forward_hook(self._branch(name, update)))
+            else:
+                dense.setdefault(tensor.data_ptr(), []).append((name, _Reshaped(update, view)))
+        for name in others:
+            place = matched.get(name)
+            tensor = None if place is None else state[place].data
+            if tensor is None or tuple(tensor.shape) != base.shape(name) or not tensor.is_floating_point():
+                continue
+            before = base.read(name).to(tensor.device, tensor.dtype)
+            change = tensor - before
+            tensor.copy_(before)
+            dense.setdefault(tensor.data_ptr(), []).append((ELSEWHERE, change))
+        for pointer, parts in dense.items():
+            for module, of in owners[pointer]:
+                added = _Added(parts, self._factor)
+                parametrize.register_parametrization(module, of, added, unsafe=True)
+                self._parametrized.append((module, of))
+
+    def __enter__(self) -> DosedModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for module, of in self._parametrized:
+            parametrize.remove_parametrizations(module, of, leave_parametrized=False)
+
+    def _factor(self, name: str) -> Tensor | None:
+        """The dose of a matrix; None where the base itself is meant."""
+        return None if self._doses.are_off else self._groups.of(self._doses.values, name)
+
+    def _branch(self, name: str, update: DosedUpdate) -> Any:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            dose = self._factor(name)
+            if dose is None:
+                return output
+            if isinstance(module, nn.Embedding):
+                return output + _rows_of(update, inputs[0], dose)
+            return output + _times(update, inputs[0], dose)
+
+        return add
+
+
+def _times(update: DosedUpdate, inputs: Tensor, dose: Tensor) -> Tensor:
+    """``a (x D^T)`` for inputs x (..., n)."""
+    if update.left is None:
+        return linear(inputs, update.right.to(inputs.dtype)) * dose
+    return linear(linear(inputs, update.right) * dose, update.left)
+
+
+def _rows_of(update: DosedUpdate, tokens: Tensor, dose: Tensor) -> Tensor:
+    """``a`` times the rows of D (tokens, n) that belong to tokens."""
+    if update.left is None:
+        return embedding(tokens, update.right).float() * dose
+    return (embedding(tokens, update.left) * dose) @ update.right
+
+
+class _Reshaped:
+    """The update of a matrix in the form of the tensor that holds it."""
+
+    def __init__(self, update: DosedUpdate, view: MatrixView) -> None:
+        self._update, self._view = update, view
+
+    def added_to(self, weight: Tensor, dose: Tensor) -> Tensor:
+        matrix = self._update.times(dose)
+        view = self._view
+        values = matrix.mT if view.input_first else matrix
+        if view.expert is None:
+            return weight + values.reshape(weight.shape).to(weight.dtype)
+        index = torch.tensor([view.expert], device=weight.device)
+        return weight.index_add(0, index, values.reshape(1, *weight.shape[1:]).to(weight.dtype))
+
+
+class _Added(nn.Module):
+    """A weight with updates in their doses, computed anew whenever it is used."""
+
+    def __init__(self, parts: list[tuple[str, Any]], factor: Any) -> None:
+        super().__init__()
+        self._parts, self._factor = parts, factor
+
+    def forward(self, weight: Tensor) -> Tensor:
+        for name, part in self._parts:
+            dose = self._factor(name)
+            if dose is None:
+                continue
+            weight = part.added_to(weight, dose) if isinstance(part, _Reshaped) else weight + dose * part
+        return weight
+
+
+def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """By place in memory, every module that has the tensor there, and under which name: tied ones are two."""
+    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            found.setdefault(tensor.data_ptr(), []).append((module, name))
+    return found
+
+
+def _has_branch(module: nn.Module, name: str) -> bool:
+    """Whether the module computes ``W x`` for a weight W, or looks its rows up, and nothing else."""
+    is_linear = type(module) is nn.Linear or type(module).__name__ == "Conv1D"
+    return name == "weight" and (is_linear or type(module) is nn.Embedding)
+
+
+def _views(base: Checkpoint, name: str) -> list[MatrixView]:
+    return matrices_of(base, name) if len(base.shape(name)) >= 2 else []

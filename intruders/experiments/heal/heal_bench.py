@@ -1,0 +1,151 @@
+"""The tuned model in memory, measured at any doses on any share of the data; what was measured before is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.matching import match_names
+from ...data.task import Task
+from ...linalg.low_rank import LowRank
+from ...measures.corpus_loss import losses_by_corpus
+from ...measures.kept_outcomes import KeptOutcomes
+from ...measures.measure_settings import LossSettings
+from ...measures.outcome import Outcome
+from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
+from ..bench.data_shares import DataShare
+from ..bench.live_models import Scored, answered_by
+from ..bench.task_outcomes import task_outcome
+from ..doses.dose_groups import DoseGroups, dose_groups
+from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
+
+
+@dataclass(frozen=True)
+class HealBench:
+    """The models that measure a tuned model, with one vector of doses on all of them."""
+
+    language: OpenedModel
+    scored: Scored  # by task
+    tasks: Mapping[str, Task]
+    base: Checkpoint
+    groups: DoseGroups
+    doses: Doses
+    losses: LossSettings
+    kept: KeptOutcomes
+    seed: int
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """Each once, the language model first."""
+        return distinct_models(self.language, self.scored)
+
+    def outcome(
+        self, values: Sequence[float], share: DataShare, *, answers: bool, removed: str = ""
+    ) -> Outcome:
+        """The losses of every document and example at some doses; with ``answers`` also which answers are right.
+
+        ``removed`` names what else is changed in the model meanwhile.
+        """
+        unit: dict[str, Any] = {"doses": list(values), "share": share.fingerprint(), "answers": answers}
+        if removed:
+            unit["removed"] = removed
+        found = self.kept.get(unit)
+        if found is None:
+            with self._at(values):
+                found = Outcome(
+                    losses_by_corpus(self.language, share.corpora, self.losses, self.seed),
+                    {
+                        name: task_outcome(
+                            *self.scored[name],
+                            self.tasks[name],
+                            rows,
+                            answers and self.tasks[name].score != "none",
+                        )
+                        for name, rows in share.examples.items()
+                    },
+                )
+            self.kept.put(unit, found)
+        return found
+
+    def task_loss(self, values: Sequence[float], share: DataShare, task: str) -> float:
+        """The loss on a task's examples at some doses, in nats per token."""
+        alone = replace(share, corpora={}, examples={task: share.examples[task]})
+        return self.outcome(values, alone, answers=False).tasks[task].losses.mean
+
+    def text_loss(self, values: Sequence[float], share: DataShare) -> float:
+        """The mean loss on text at some doses, in nats per token."""
+        outcome = self.outcome(values, replace(share, examples={}), answers=False)
+        weights = {name: [part.weight for part in parts] for name, parts in share.corpora.items()}
+        means = [
+            sum(part.mean * weight for part, weight in zip(parts, weights[name], strict=True))
+            / sum(weights[name])
+            for name, parts in outcome.corpora.items()
+        ]
+        return sum(means) / len(means)
+
+    @contextmanager
+    def with_added(self, changes: Mapping[str, LowRank]) -> Iterator[None]:
+        """Low-rank matrices added to the weights within the block, whatever the doses."""
+        names = list(changes)
+        whole = Doses(torch.ones(len(names), device=self.doses.values.device))
+        with ExitStack() as entered:
+            for model in self.models:
+                device = next(model.parameters()).device
+                updates = {name: DosedUpdate.of(change, device) for name, change in changes.items()}
+                entered.enter_context(
+                    DosedModel(model, self.base, updates, dose_groups(names, "matrix"), whole)
+                )
+            yield
+
+    @contextmanager
+    def _at(self, values: Sequence[float]) -> Iterator[None]:
+        own = self.doses.values
+        self.doses.values = torch.tensor(values, dtype=own.dtype, device=own.device)
+        try:
+            yield
+        finally:
+            self.doses.values = own
+
+
+def open_models(
+    tuned: str, base: str | None, tasks: Mapping[str, Task]
+) -> tuple[OpenedModel, dict[str, tuple[OpenedModel, list[str]]]]:
+    """The tuned model as a language model, and as what its tasks need: the same model where one does both."""
+    language = open_language_model(tuned, base)
+    shared = answered_by(language, tasks)
+    scored = {name: shared.get(name) or open_for_task(tuned, task, base) for name, task in tasks.items()}
+    for opened in [language, *(one for one, _ in scored.values())]:
+        opened.model.requires_grad_(False).eval()
+    return language, scored
+
+
+def distinct_models(language: OpenedModel, scored: Scored) -> list[nn.Module]:
+    """Each model once, the language model first."""
+    opened = [language, *(one for one, _ in scored.values())]
+    return list({id(one.model): one.model for one in opened}.values())
+
+
+def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -> list[str]:
+    """The base's names of tensors that were tuned and hold none of the paired matrices."""
+    held = {name.partition("[")[0] for name in paired}
+    state: Mapping[str, Tensor] = model.state_dict()
+    matched = match_names(
+        {name: base.shape(name) for name in base.names()},
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+    ).tuned_of
+    found = []
+    for name in base.names():
+        tensor = state.get(matched.get(name, ""))
+        if name in held or tensor is None or tuple(tensor.shape) != base.shape(name):
+            continue
+        if tensor.is_floating_point() and not torch.equal(
+            tensor, base.read(name).to(tensor.device, tensor.dtype)
+        ):
+            found.append(name)
+    return found

@@ -1,0 +1,69 @@
+"""What the models of a healing measured on the half that is reported, with intervals paired by document and example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ...measures.corpus_loss import summarize_losses
+from ...measures.intervals import loss_interval, paired_difference, proportion_interval
+from ...measures.outcome import Outcome, TaskOutcome
+from ..bench.data_shares import DataShare
+from ..bench.yardstick import Yardstick
+from .healing import CorpusMeasure, HealedPoint, TaskMeasure
+
+
+class Report:
+    """Turns outcomes on the reported half into points."""
+
+    def __init__(
+        self, share: DataShare, base: Outcome, tuned: Outcome, curve: Sequence[Outcome], task: str, seed: int
+    ) -> None:
+        """``curve`` are interpolations in ascending order of their dose, the base first and the tuned model last."""
+        self._share, self._base, self._tuned, self._seed = share, base, tuned, seed
+        weights = {name: [part.weight for part in parts] for name, parts in share.corpora.items()}
+        self._sticks = {
+            name: Yardstick(
+                _of_corpus(base, name),
+                _of_corpus(tuned, name),
+                [_of_corpus(one, name) for one in curve],
+                target=task,
+                weights={name: weights[name]},
+                seed=seed,
+            )
+            for name in share.corpora
+        }
+
+    def point(self, name: str, outcome: Outcome, dose: float | None = None) -> HealedPoint:
+        """A model, measured; its gain is over interpolation at the same task loss."""
+        return HealedPoint(
+            name,
+            dose,
+            {corpus: self._corpus(corpus, outcome) for corpus in self._share.corpora},
+            {task: self._task(task, found) for task, found in outcome.tasks.items()},
+        )
+
+    def _corpus(self, name: str, outcome: Outcome) -> CorpusMeasure:
+        found = summarize_losses(
+            name, self._share.corpora[name], outcome.corpora[name], self._base.corpora[name], seed=self._seed
+        )
+        assert found.difference is not None
+        own, stick = _of_corpus(outcome, name), self._sticks[name]
+        return CorpusMeasure(found.loss, found.difference, stick.healed(own), stick.gain(own))
+
+    def _task(self, name: str, found: TaskOutcome) -> TaskMeasure:
+        right = found.right
+        return TaskMeasure(
+            loss_interval(found.losses, seed=self._seed),
+            paired_difference(found.losses, self._tuned.tasks[name].losses, seed=self._seed),
+            None if not right else proportion_interval(sum(right), len(right)),
+        )
+
+
+def _of_corpus(outcome: Outcome, name: str) -> Outcome:
+    return replace(outcome, corpora={name: outcome.corpora[name]})
+
+
+def means(outcome: Outcome) -> Mapping[str, float]:
+    """The loss on every task, in nats per token."""
+    return {name: task.losses.mean for name, task in outcome.tasks.items()}

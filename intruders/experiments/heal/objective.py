@@ -1,0 +1,194 @@
+"""What the doses minimize: the divergence from the base on text, and the loss on examples of the task."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import kl_div, log_softmax
+
+from ...data.corpora import Corpus
+from ...data.task import Example, Task
+from ...errors import NonFiniteError, SettingError
+from ...models.encoding import PadRight, encode_classification, encode_completions, pad_token_id
+from ...models.tuned_model import OpenedModel
+from ..doses.dosed_model import Doses
+
+# Documents and examples of a step.
+DOCUMENTS, EXAMPLES = 8, 8
+
+# Bounds the logits of a part of a step in memory: tokens x vocabulary.
+_LOGITS = 2**25
+_MASKED = 0.15
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """Of the documents and examples of one step, in nats per token."""
+
+    divergence: float  # KL(base || model)
+    task: float
+
+
+class Objective:
+    """``KL(base || model) + weight * task loss`` of a few documents and examples, with its gradient in the doses."""
+
+    def __init__(
+        self,
+        language: OpenedModel,
+        scored: OpenedModel,
+        doses: Doses,
+        texts: Sequence[list[int]],
+        rows: Sequence[dict[str, Any]],
+        seed: int,
+    ) -> None:
+        """Args:
+        language: measures text, with the doses on it.
+        scored: measures the task; the same model where one does both.
+        doses: of both.
+        texts: token ids of every document.
+        rows: encoded examples with their labels.
+        seed: of the order, and of what is masked.
+        """
+        self._language, self._scored, self._doses = language, scored, doses
+        self._texts, self._rows, self._seed = texts, rows, seed
+        self._pad = PadRight(pad_token_id(scored.tokenizer))
+
+    def gradient(self, step: int, weight: float) -> StepLosses:
+        """Add the gradient of a step to that of the doses.
+
+        Raises:
+          NonFiniteError: a loss is NaN or infinite.
+        """
+        texts = [self._texts[index] for index in _turn(len(self._texts), DOCUMENTS, step, self._seed)]
+        rows = [self._rows[index] for index in _turn(len(self._rows), EXAMPLES, step, self._seed)]
+        divergence = self._text_gradient(texts, step)
+        task = self._task_gradient(rows, weight)
+        return StepLosses(divergence, task)
+
+    def _text_gradient(self, texts: Sequence[list[int]], step: int) -> float:
+        model = self._language.model
+        parts = list(_parts(texts, max(1, _LOGITS // _vocabulary(model))))
+        encoded = [self._inputs(part, step) for part in parts]
+        tokens = sum(int(scored.sum()) for _, scored in encoded)
+        total = 0.0
+        for inputs, scored in encoded:
+            with torch.no_grad(), self._doses.off():
+                base = log_softmax(_logits(model, inputs)[scored].float(), dim=-1)
+            found = log_softmax(_logits(model, inputs)[scored].float(), dim=-1)
+            divergence = kl_div(found, base, reduction="sum", log_target=True) / tokens
+            total += _finite(divergence, "divergence from the base on text")
+            divergence.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    def _task_gradient(self, rows: list[dict[str, Any]], weight: float) -> float:
+        device = next(self._scored.model.parameters()).device
+        batch = {name: tensor.to(device) for name, tensor in self._pad(rows).items()}
+        loss = self._scored.model(**batch).loss
+        found = _finite(loss, "loss on training examples")
+        (weight * loss).backward()
+        return found
+
+    def _inputs(self, texts: Sequence[list[int]], step: int) -> tuple[dict[str, Tensor], Tensor]:
+        """The inputs of some texts, and where the model's answers count: (texts, width)."""
+        device = next(self._language.model.parameters()).device
+        pad = pad_token_id(self._language.tokenizer)
+        width = max(len(ids) for ids in texts)
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in texts])
+        attended = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in texts])
+        scored = attended.bool()
+        if self._language.is_masked:
+            generator = torch.Generator().manual_seed(zlib.crc32(f"{self._seed} {step}".encode()))
+            chosen = torch.rand(ids.shape, generator=generator) < _MASKED
+            special = torch.tensor(
+                [
+                    self._language.tokenizer.get_special_tokens_mask(row, already_has_special_tokens=True)
+                    + [1] * (width - len(row))
+                    for row in texts
+                ]
+            ).bool()
+            scored = ~special & chosen
+            if not scored.any():
+                scored = ~special
+            ids = ids.masked_fill(scored, self._language.tokenizer.mask_token_id)
+        inputs = {"input_ids": ids.to(device), "attention_mask": attended.to(device)}
+        return inputs, scored.to(device)
+
+
+def encoded_texts(opened: OpenedModel, corpora: Sequence[Corpus], max_tokens: int) -> list[list[int]]:
+    """The token ids of every document, as many as are read of it.
+
+    Raises:
+      SettingError: no document has two tokens.
+    """
+    width = min(max_tokens, opened.context)
+    rows: list[list[int]] = [
+        opened.tokenizer(text, truncation=True, max_length=width)["input_ids"]
+        for corpus in corpora
+        for text in corpus.documents
+    ]
+    kept = [ids for ids in rows if len(ids) > 1]
+    if not kept:
+        name = corpora[0].name if corpora else ""
+        raise SettingError(
+            f"no document of corpus {name!r} has two tokens or more; expected text to learn from; pass "
+            "another --loss-on"
+        )
+    return kept
+
+
+def encoded_examples(
+    opened: OpenedModel, task: Task, examples: Sequence[Example], labels: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Examples as the model takes them, with what it should answer; those too long for it are left out."""
+    if task.kind == "classification":
+        return encode_classification(opened.tokenizer, examples, labels, opened.context)
+    where = f"train split of task {task.name!r}"
+    return encode_completions(opened.tokenizer, examples, opened.context, drop_too_long=True, where=where)
+
+
+def _turn(count: int, size: int, step: int, seed: int) -> list[int]:
+    """The places of a step: every item comes once before any comes again, in an order drawn for each round."""
+    places = []
+    for position in range(step * size, step * size + min(size, count)):
+        turn, place = divmod(position, count)
+        order = list(range(count))
+        random.Random(f"round {seed} {turn}").shuffle(order)
+        places.append(order[place])
+    return places
+
+
+def _parts(texts: Sequence[list[int]], tokens: int) -> Iterator[list[list[int]]]:
+    """Texts of like length together, as many as a number of tokens allows, at least one."""
+    part: list[list[int]] = []
+    for ids in sorted(texts, key=len):
+        if part and len(ids) * (len(part) + 1) > tokens:
+            yield part
+            part = []
+        part.append(ids)
+    if part:
+        yield part
+
+
+def _logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    logits: Tensor = model(**inputs).logits
+    return logits
+
+
+def _vocabulary(model: Any) -> int:
+    return int(model.config.get_text_config().vocab_size)
+
+
+def _finite(loss: Tensor, what: str) -> float:
+    found = float(loss.detach())
+    if not torch.isfinite(loss):
+        raise NonFiniteError(
+            f"the {what} is {found}, not a number; expected a model that gives finite losses; check the tuned model, "
+            "or pass a lower --rate"
+        )
+    return found

@@ -1,0 +1,122 @@
+"""What is measured on the half that is reported: the models, the curve of interpolation, and the controls."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...linalg.low_rank import LowRank
+from ...measures.outcome import Outcome
+from ..doses.dose_groups import ELSEWHERE
+from .heal_bench import HealBench
+from .heal_data import HealData
+from .healing import BASE, CURVE, HEALED, INTERPOLATION, INTRUDERS, MEAN_DOSE, SHUFFLED, TUNED, HealedPoint
+from .measured_points import Report
+
+# Interpolations that are measured besides the one of the healed model's task loss.
+_ALPHAS = (0.25, 0.5, 0.75)
+
+# Every halving of the range of a dose is one measure of the task.
+HALVINGS = 5
+
+Step = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What is measured, and how it is told."""
+
+    bench: HealBench
+    data: HealData
+    step: Step
+
+    def outcome(
+        self, name: str, doses: Sequence[float], *, answers: bool = False, removed: str = ""
+    ) -> Outcome:
+        self.step(f"measure {name}")
+        return self.bench.outcome(doses, self.data.report, answers=answers, removed=removed)
+
+
+def reported_points(
+    measuring: Measuring,
+    doses: Sequence[float],
+    shapes: Mapping[str, tuple[int, int]],
+    intruders: Mapping[str, LowRank],
+    seed: int,
+) -> list[HealedPoint]:
+    """Base, tuned, healed, interpolation at the healed model's task loss, the curve, and the controls.
+
+    Args:
+      measuring: the models and the data.
+      doses: of the healed model.
+      shapes: of the matrices, within which doses are shuffled.
+      intruders: what removes them, by matrix; empty where there are none.
+      seed: of the shuffle.
+    """
+    count, task = len(doses), measuring.data.task
+    base = measuring.outcome(BASE, [0.0] * count, answers=True)
+    tuned = measuring.outcome(TUNED, [1.0] * count, answers=True)
+    healed = measuring.outcome(HEALED, doses, answers=True)
+    measuring.step("find interpolation at that task loss")
+    equal = least_dose(measuring.bench, measuring.data, healed.tasks[task].losses.mean, on_report=True)
+    at_equal = measuring.outcome(INTERPOLATION, [equal] * count, answers=True)
+    curve = {0.0: base, 1.0: tuned, equal: at_equal}
+    for alpha in _ALPHAS:
+        if alpha not in curve:
+            curve[alpha] = measuring.outcome(f"interpolation at {alpha:g}", [alpha] * count)
+    ordered = dict(sorted(curve.items()))
+    report = Report(measuring.data.report, base, tuned, list(ordered.values()), task, seed)
+    mean = sum(doses) / count
+    found = [
+        report.point(BASE, base, 0.0),
+        report.point(TUNED, tuned, 1.0),
+        report.point(HEALED, healed),
+        report.point(INTERPOLATION, at_equal, equal),
+        report.point(MEAN_DOSE, measuring.outcome(MEAN_DOSE, [mean] * count), mean),
+    ]
+    mixed = shuffled(doses, measuring.bench.groups.places, shapes, seed)
+    if mixed != list(doses):
+        found.append(report.point(SHUFFLED, measuring.outcome(SHUFFLED, mixed)))
+    if intruders:
+        with measuring.bench.with_added(intruders):
+            found.append(
+                report.point(INTRUDERS, measuring.outcome(INTRUDERS, [1.0] * count, removed=INTRUDERS), None)
+            )
+    return found + [report.point(CURVE, outcome, alpha) for alpha, outcome in ordered.items()]
+
+
+def least_dose(bench: HealBench, data: HealData, most: float, *, on_report: bool = False) -> float:
+    """The smallest one dose for all, to 1/32, at which the task loss is at most ``most``; 1 where there is none."""
+    share, count = data.report if on_report else data.choice, len(bench.groups.names)
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        if bench.task_loss([middle] * count, share, data.task) <= most:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def shuffled(
+    doses: Sequence[float],
+    places: Mapping[str, Sequence[int]],
+    shapes: Mapping[str, tuple[int, int]],
+    seed: int,
+) -> list[float]:
+    """The doses exchanged at random among matrices of one shape, or, where they share doses, among all of these."""
+    generator = random.Random(f"shuffled {seed}")
+    found = list(doses)
+    kinds: dict[object, list[int]] = {}
+    shared = len({tuple(own) for own in places.values()}) < len(places)
+    for name, own in places.items():
+        if name != ELSEWHERE:
+            kinds.setdefault(None if shared else shapes[name], []).extend(own)
+    for positions in kinds.values():
+        distinct = list(dict.fromkeys(positions))
+        drawn = list(distinct)
+        generator.shuffle(drawn)
+        for position, other in zip(distinct, drawn, strict=True):
+            found[position] = doses[other]
+    return found

@@ -1,0 +1,223 @@
+"""One scale for the whole update, chosen by what it forgets and what it costs the task."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
+from ...checkpoints.pairing.open_sides import named_sides, open_sides
+from ...checkpoints.pairing.pair_sides import pair_sides
+from ...checkpoints.stored.selection import Selection
+from ...data.columns import Columns
+from ...errors import SettingError
+from ...mitigation.mitigate import mitigate
+from ...mitigation.mitigation_result import Mitigation
+from ...mitigation.remedies.doses import Doses
+from ...mitigation.remedies.interpolate import Interpolate
+from ...mitigation.remedies.remedy import Remedy
+from ...models.finetuned_folder import data_seed_of
+from ...system.progress import Progress, silent
+from .heal import session_of
+from .heal_bench import HealBench
+from .heal_data import HealData, load_tasks, load_texts
+from .heal_settings import HEALING, HealSettings
+from .healing import BASE, TUNED, HealedPoint, plain_values
+from .measured_points import Report
+
+CHOSEN = "chosen"
+
+# Eleven scales from the base to the tuned model, and then as many between the neighbors of the best.
+_SCALES = tuple(round(0.1 * step, 1) for step in range(11))
+_FINER = 4
+
+
+@dataclass(frozen=True)
+class CurveOfScales:
+    """One scale on the half that chooses, in nats per token."""
+
+    scale: float
+    text_loss: float
+    task_loss: float
+
+
+@dataclass(frozen=True)
+class ScaleChoice:
+    """The scale with the least forgetting whose task loss is allowed, and what it measured on the other half."""
+
+    base: str
+    tuned: str
+    task: str
+    corpus: str
+    allow: float
+    scale: float
+    curve: Sequence[CurveOfScales]
+    points: Sequence[HealedPoint]  # base, tuned and chosen, on the half that is reported
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        found: dict[str, Any] = plain_values(asdict(self))
+        return found
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        found = [
+            f"one scale for the complete update, on {self.corpus} and {self.task} (nats per token)",
+            f"{'scale':>6}{'loss on text':>14}{'task loss':>11}",
+        ]
+        for point in self.curve:
+            mark = "  chosen" if point.scale == self.scale else ""
+            found.append(f"{point.scale:>6.3g}{point.text_loss:>14.4f}{point.task_loss:>11.4f}{mark}")
+        found.append(
+            f"scale {self.scale:.3g} forgets least at a task loss of at most {self.allow:g} above the tuned model's"
+        )
+        chosen = next(point for point in self.points if point.name == CHOSEN)
+        tuned = next(point for point in self.points if point.name == TUNED)
+        for corpus, measure in chosen.corpora.items():
+            before = tuned.corpora[corpus].forgotten
+            share = "" if measure.healed is None else f", {measure.healed.estimate:.0%} healed"
+            found.append(
+                f"on other documents of {corpus}: forgotten {before.estimate:+.3f} tuned, "
+                f"{measure.forgotten.estimate:+.3f} at that scale{share}"
+            )
+        for task, own in chosen.tasks.items():
+            found.append(
+                f"on other examples of {task}: loss {tuned.tasks[task].loss.estimate:.4f} tuned, "
+                f"{own.loss.estimate:.4f} at that scale"
+            )
+        return found
+
+
+def choose_scale(
+    base: str | None,
+    tuned: str | None = None,
+    *,
+    task: str | Sequence[str] = (),
+    loss_on: str | Sequence[str] = (),
+    settings: HealSettings = HEALING,
+    columns: Columns | None = None,
+    data_seed: int | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> ScaleChoice:
+    """The scale s of ``W0 + s D`` with the least loss on text, at a task loss that is allowed.
+
+    Nothing is copied: the update stays beside the base's weights. Eleven scales from 0 to 1 are measured on the half
+    that chooses, and four more on either side of the best.
+
+    Args:
+      base: the model before fine-tuning; None where an adapter names it.
+      tuned: the model after it, or its adapter.
+      task: what to keep; the first chooses.
+      loss_on: text such as the base was trained on; the first chooses.
+      settings: ``allow``, ``max_documents``, ``max_tokens`` and ``max_examples`` count.
+      columns: which columns of a data file hold what.
+      data_seed: of the task's rows; that of the run if none is given.
+      seed: of halves and samples.
+      progress: called with (what is being done, done, in all).
+
+    Raises:
+      SettingError: there is no task or no text. IntrudersError: as :func:`intruders.heal`.
+    """
+    given_base, given_tuned = named_sides(base, tuned)
+    base, tuned = None if given_base is None else str(given_base), str(given_tuned)
+    rows_by = data_seed_of(tuned) if data_seed is None else data_seed
+    tasks = load_tasks([task] if isinstance(task, str) else list(task), columns or Columns(), rows_by, None)
+    corpora = load_texts([loss_on] if isinstance(loss_on, str) else list(loss_on), settings, seed)
+    session = session_of(open_sides(base, tuned), (base, tuned), settings, seed, progress)
+    with session.benched(corpora, tasks, None) as (bench, data, _):
+        curve: dict[float, CurveOfScales] = {}
+        for number, scale in enumerate(_SCALES):
+            progress("measure scales", number, len(_SCALES) + 2 * _FINER)
+            curve[scale] = _measured(bench, data, scale)
+        most = curve[1.0].task_loss + settings.allow
+        best = _best(curve, most)
+        for number, scale in enumerate(_between_neighbors(best)):
+            progress("measure scales", len(_SCALES) + number, len(_SCALES) + 2 * _FINER)
+            curve[scale] = _measured(bench, data, scale)
+        best = _best(curve, most)
+        points = _reported(bench, data, best, seed)
+    return ScaleChoice(
+        base=session.base_source,
+        tuned=tuned,
+        task=data.task,
+        corpus=data.corpus,
+        allow=settings.allow,
+        scale=best,
+        curve=[curve[scale] for scale in sorted(curve)],
+        points=points,
+    )
+
+
+def write_at_scale(
+    base: str | None,
+    tuned: str | None,
+    scale: float,
+    out: str | os.PathLike[str],
+    *,
+    form: str = "auto",
+    force: bool = False,
+    audit: AuditSettings = AS_USUAL,
+    compute: Compute = ANYWHERE,
+    progress: Progress = silent,
+) -> Mitigation:
+    """Write ``W0 + s D`` in the form of what was given.
+
+    Raises:
+      SettingError: the scale is no finite number. Others as :func:`intruders.mitigate`.
+    """
+    return mitigate(
+        base,
+        tuned,
+        remedy=_at(scale, base, tuned),
+        out=out,
+        form=form,
+        force=force,
+        audit=audit,
+        compute=compute,
+        progress=progress,
+    )
+
+
+def _at(scale: float, base: str | None, tuned: str | None) -> Remedy:
+    """The whole update in one dose; interpolation ends at 1."""
+    if not -100 < scale < 100:
+        raise SettingError(f"at is {scale}; expected a scale of the update, such as 0.5 or 1.2")
+    if 0 <= scale <= 1:
+        return Interpolate(alpha=scale)
+    pairs = pair_sides(*open_sides(base, tuned), Selection(include_embeddings=True)).pairs
+    return Doses(doses={pair.name: (scale,) for pair in pairs}, elsewhere=scale)
+
+
+def _measured(bench: HealBench, data: HealData, scale: float) -> CurveOfScales:
+    doses = [scale] * len(bench.groups.names)
+    return CurveOfScales(
+        scale, bench.text_loss(doses, data.choice), bench.task_loss(doses, data.choice, data.task)
+    )
+
+
+def _best(curve: Mapping[float, CurveOfScales], most: float) -> float:
+    allowed = [point for point in curve.values() if point.task_loss <= most]
+    return min(allowed, key=lambda point: point.text_loss).scale
+
+
+def _between_neighbors(best: float) -> list[float]:
+    step = 0.1 / (_FINER + 1)
+    around = [best + step * number for number in range(-_FINER, _FINER + 1) if number]
+    return [round(scale, 2) for scale in around if 0 < scale < 1]
+
+
+def _reported(bench: HealBench, data: HealData, scale: float, seed: int) -> list[HealedPoint]:
+    count = len(bench.groups.names)
+    outcomes = {
+        name: bench.outcome([dose] * count, data.report, answers=True)
+        for name, dose in ((BASE, 0.0), (TUNED, 1.0), (CHOSEN, scale))
+    }
+    curve = [outcomes[BASE], outcomes[CHOSEN], outcomes[TUNED]]
+    report = Report(data.report, outcomes[BASE], outcomes[TUNED], curve, data.task, seed)
+    return [
+        report.point(name, outcome, dose)
+        for (name, outcome), dose in zip(outcomes.items(), (0.0, 1.0, scale), strict=True)
+    ]

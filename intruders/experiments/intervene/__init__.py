@@ -1,0 +1,1 @@
+"""Losses and scores of a model whose intruders, or controls, are scaled in memory."""

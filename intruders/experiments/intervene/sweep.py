@@ -1,0 +1,155 @@
+"""The result of an intervention at several scales, and its rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...audits.result.audit_result import Audit
+from ...measures.corpus_loss import CorpusLoss, mixed
+from ...measures.intervals import Interval, paired_difference
+from ...measures.losses import DocumentLosses
+from ...measures.task_score import TaskScore
+from ...mitigation.remedies.intruders import INTRUDERS
+from ...system.documents import json_number
+
+
+@dataclass(frozen=True)
+class Point:
+    """The measures of the model under one intervention."""
+
+    control: str  # "intruders", or the control in their place
+    scale: float
+    losses: dict[str, CorpusLoss]  # by corpus, with the change against the tuned model
+    scores: dict[str, TaskScore]  # by task
+    update_norm: float = (
+        1.0  # Frobenius norm of the updates of all matrices with intruders, 1 being the tuned model's
+    )
+    left_alone: int = 0  # matrices with intruders of which there is no such control
+    gain: Interval | None = None  # over interpolation at equal task loss; None without its curve
+    gain_against_intruders: Interval | None = None  # of a control: minus that of the intruders at its scale
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The model with one share of the complete update."""
+
+    alpha: float
+    loss: float  # mean over the corpora
+    task_loss: float  # of the targets of the first task
+
+
+@dataclass(frozen=True)
+class Trade:
+    """What one intervention changes against another: negative losses are better, positive accuracies."""
+
+    losses: dict[str, Interval]  # nats a token, by corpus
+    accuracies: dict[str, Interval]  # shares, by task
+
+
+@dataclass(frozen=True)
+class InterventionSweep:
+    """Interventions over scales and controls, all on the same documents and examples."""
+
+    base: str
+    tuned: str
+    audit: Audit
+    seed: int
+    tuned_point: Point  # scale 1
+    base_losses: dict[str, CorpusLoss]
+    points: list[Point]
+    curve: list[CurvePoint] = field(default_factory=list)  # of interpolation, where it is among the controls
+
+    def trade(self, point: Point, against: Point | None = None) -> Trade:
+        """Paired differences of a point against another one, or against the tuned model."""
+        other = against or self.tuned_point
+        losses = {
+            name: mixed(
+                [
+                    paired_difference(after, before, seed=self.seed)
+                    for after, before in zip(loss.losses, other.losses[name].losses, strict=True)
+                ],
+                loss.weights,
+            )
+            for name, loss in point.losses.items()
+        }
+        accuracies = {
+            name: paired_difference(_outcomes(score), _outcomes(other.scores[name]), seed=self.seed)
+            for name, score in point.scores.items()
+        }
+        return Trade(losses, accuracies)
+
+    def control_points(self, scale: float) -> list[Point]:
+        return [point for point in self.points if point.scale == scale and point.control != INTRUDERS]
+
+
+def _outcomes(score: TaskScore) -> DocumentLosses:
+    """One number an example, so that accuracies are paired as losses are."""
+    right = np.array(score.right, dtype=np.float64)
+    return DocumentLosses("accuracy", right, np.ones(len(right), dtype=np.int64))
+
+
+def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
+    """One row a measure of every point, the tuned model first; a control beside the intruders at its scale, too."""
+    of_intruders = {point.scale: point for point in sweep.points if point.control == INTRUDERS}
+    found = []
+    for point in [sweep.tuned_point, *sweep.points]:
+        is_tuned = point is sweep.tuned_point
+        other = None if is_tuned or point.control == INTRUDERS else of_intruders.get(point.scale)
+        change, against = sweep.trade(point), None if other is None else sweep.trade(point, other)
+        for measure, values, changes, compared in (
+            ("loss", _losses(point), change.losses, against and against.losses),
+            ("accuracy", _accuracies(point), change.accuracies, against and against.accuracies),
+        ):
+            for on, value in values.items():
+                base = sweep.base_losses.get(on) if measure == "loss" else None
+                found.append(
+                    {
+                        "control": point.control,
+                        "scale": point.scale,
+                        "measure": measure,
+                        "on": on,
+                        "value": value,
+                        **_numbers("change", changes[on]),
+                        **_numbers("against_intruders", compared[on] if compared else None),
+                        "base_value": None if base is None else base.loss.estimate,
+                    }
+                )
+        if sweep.curve:
+            found.append(_gain_row(point, next(iter(point.scores)), is_tuned))
+    return found
+
+
+def _gain_row(point: Point, task: str, is_tuned: bool) -> dict[str, Any]:
+    """The tuned model is the curve's end, and gains nothing."""
+    gain = Interval(0.0, 0.0, 0.0) if is_tuned else point.gain
+    return {
+        "control": point.control,
+        "scale": point.scale,
+        "measure": "gain",
+        "on": task,
+        "value": None if gain is None else gain.estimate,
+        **_numbers("change", gain),
+        **_numbers("against_intruders", point.gain_against_intruders),
+        "base_value": None,
+    }
+
+
+def _losses(point: Point) -> dict[str, float]:
+    return {name: loss.loss.estimate for name, loss in point.losses.items()}
+
+
+def _accuracies(point: Point) -> dict[str, float]:
+    return {name: score.accuracy.estimate for name, score in point.scores.items()}
+
+
+def _numbers(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """An estimate and its ends; None for an end that is not finite, which JSON does not have."""
+    values = (math.nan,) * 3 if interval is None else (interval.estimate, interval.low, interval.high)
+    return {
+        key: json_number(value)
+        for key, value in zip((name, f"{name}_low", f"{name}_high"), values, strict=True)
+    }

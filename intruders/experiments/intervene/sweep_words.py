@@ -1,0 +1,193 @@
+"""A sweep of interventions in words and numbers: the trade-off, and whether the controls do as well."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from ...measures.intervals import Interval
+from ...mitigation.remedies.intruders import INTRUDERS
+from ...system.documents import json_number
+from ...version import __version__
+from .sweep import InterventionSweep, Point, Trade
+
+SCHEMA = 1
+
+
+def verdicts(sweep: InterventionSweep) -> list[str]:
+    """One sentence a scale: what scaling the intruders changes, and how each control compares at that scale."""
+    found = []
+    for point in sweep.points:
+        if point.control != INTRUDERS:
+            continue
+        changes = _in_words(sweep.trade(point))
+        others = [
+            _compared(other.control, sweep.trade(other, point)) for other in sweep.control_points(point.scale)
+        ]
+        gain = [] if point.gain is None else [_gained(point.gain)]
+        found.append("; ".join([f"at scale {point.scale:g} {changes}", *gain, *others]))
+    return found
+
+
+def lines(sweep: InterventionSweep) -> list[str]:
+    """The table and the verdicts."""
+    audit = sweep.audit
+    affected = sum(matrix.intruders > 0 for matrix in audit.matrices)
+    where = f"{affected:,} of {len(audit.matrices):,} matrices (k {audit.k}, epsilon {audit.epsilon:g})"
+    found = [f"{audit.intruders:,} intruders in {where}"]
+    width = 2 + max((len(point.control) for point in sweep.points), default=0)
+    for name, loss in sweep.tuned_point.losses.items():
+        measure = loss.losses[0].measure
+        found += [
+            "",
+            f"{measure} on {name}: base {_plain(sweep.base_losses[name].loss)}, tuned {_plain(loss.loss)}",
+        ]
+        for point in sweep.points:
+            change = sweep.trade(point).losses[name]
+            found.append(
+                f"  {_label(point, width)}  {point.losses[name].loss.estimate:.4f}  {_signed(change)}"
+            )
+    for name, score in sweep.tuned_point.scores.items():
+        found += ["", f"accuracy on {name} ({len(score.right)} examples): tuned {_plain(score.accuracy)}"]
+        for point in sweep.points:
+            change = sweep.trade(point).accuracies[name]
+            found.append(
+                f"  {_label(point, width)}  {point.scores[name].accuracy.estimate:.4f}  {_signed(change)}"
+            )
+    if sweep.curve:
+        found += ["", "gain over interpolation at equal task loss, nats per token"]
+        found += [
+            f"  {_label(point, width)}  {_signed(point.gain)}"
+            for point in sweep.points
+            if point.gain is not None
+        ]
+    found += ["", "norm of the changed updates, 1 being the tuned model's"]
+    found += [
+        f"  {_label(point, width)}  {point.update_norm:.4f}{_left_alone(point)}" for point in sweep.points
+    ]
+    found += [
+        "",
+        "changes are against the tuned model, with 95 % intervals, paired by document and example",
+        "",
+    ]
+    return found + verdicts(sweep)
+
+
+def document(sweep: InterventionSweep) -> dict[str, Any]:
+    """Plain JSON values: every point with its intervals, and the verdicts."""
+    return {
+        "schema": SCHEMA,
+        "intruders_version": __version__,
+        "base": {
+            "source": sweep.base,
+            "losses": {n: _numbers(loss.loss) for n, loss in sweep.base_losses.items()},
+        },
+        "tuned": {"source": sweep.tuned, **_measures(sweep.tuned_point)},
+        "settings": {"k": sweep.audit.k, "epsilon": sweep.audit.epsilon, "seed": sweep.seed},
+        "intruders": sweep.audit.intruders,
+        "interpolation": [asdict(point) for point in sweep.curve],
+        "points": [
+            {
+                "control": point.control,
+                "scale": point.scale,
+                "update_norm": point.update_norm,
+                "left_alone": point.left_alone,
+                **_measures(point),
+                "gain_at_equal_task_loss": None if point.gain is None else _numbers(point.gain),
+                "change": {
+                    "losses": {name: _numbers(value) for name, value in sweep.trade(point).losses.items()},
+                    "accuracies": {
+                        name: _numbers(value) for name, value in sweep.trade(point).accuracies.items()
+                    },
+                },
+            }
+            for point in sweep.points
+        ],
+        "verdicts": verdicts(sweep),
+    }
+
+
+def _measures(point: Point) -> dict[str, Any]:
+    return {
+        "losses": {name: _numbers(loss.loss) for name, loss in point.losses.items()},
+        "accuracies": {name: _numbers(score.accuracy) for name, score in point.scores.items()},
+    }
+
+
+def _numbers(value: Interval) -> dict[str, float | None]:
+    """JSON has no infinity, which the interval of a single document has."""
+    return {key: json_number(number) for key, number in value.as_dict().items()}
+
+
+def _in_words(trade: Trade) -> str:
+    parts = [f"loss on {name} {_moved(change, 1, '')}" for name, change in trade.losses.items()]
+    parts += [
+        f"accuracy on {name} {_moved(change, 100, ' points')}" for name, change in trade.accuracies.items()
+    ]
+    return " and ".join(parts)
+
+
+def _moved(change: Interval, factor: float, unit: str) -> str:
+    """``falls 0.12 [0.10, 0.14]``; an interval across zero keeps its sign, and says that nothing is shown."""
+    digits = 3 if factor == 1 else 1
+    if not change.is_clear:
+        ends = f"[{factor * change.low:+.{digits}f}, {factor * change.high:+.{digits}f}]"
+        return f"does not clearly change ({factor * change.estimate:+.{digits}f}{unit} {ends})"
+    low, high = sorted((abs(factor * change.low), abs(factor * change.high)))
+    verb = "falls" if change.estimate < 0 else "rises"
+    return f"{verb} {abs(factor * change.estimate):.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _gained(gain: Interval) -> str:
+    """Against interpolation at the same task loss."""
+    if not gain.is_clear:
+        return f"at equal task loss interpolation does as well ({_signed(gain)})"
+    low, high = sorted((abs(gain.low), abs(gain.high)))
+    side = "below" if gain.estimate > 0 else "above"
+    return f"at equal task loss this is {abs(gain.estimate):.3f} [{low:.3f}, {high:.3f}] {side} interpolation"
+
+
+def _compared(control: str, trade: Trade) -> str:
+    """A control against the intruders at the same scale: better where its loss is lower or its accuracy higher."""
+    names = {
+        "shrink": "the norm-matched shrink",
+        "shrink-output": "the update scaled to the same output energy",
+    }
+    name = names.get(control, f"the control {control}")
+    better: list[str] = []
+    worse: list[str] = []
+    for corpus, change in trade.losses.items():
+        if change.is_clear:
+            (better if change.estimate < 0 else worse).append(f"loss on {corpus} {_signed(change)}")
+    for task, change in trade.accuracies.items():
+        if change.is_clear:
+            points = change.times(100)
+            (better if change.estimate > 0 else worse).append(
+                f"accuracy on {task} {_signed(points, 1)} points"
+            )
+    if not better and not worse:
+        return f"{name} does as well"
+    parts = [f"does better in {' and '.join(better)}"] if better else []
+    parts += [f"does worse in {' and '.join(worse)}"] if worse else []
+    return f"{name} {', and '.join(parts)}"
+
+
+def _left_alone(point: Point) -> str:
+    """How many matrices have no such control, if any."""
+    return (
+        f"  ({point.left_alone:,} matrices have no such control and stay as tuned)"
+        if point.left_alone
+        else ""
+    )
+
+
+def _label(point: Point, width: int) -> str:
+    return f"{point.control:<{width}}{point.scale:>5g}"
+
+
+def _plain(value: Interval) -> str:
+    return f"{value.estimate:.4f} [{value.low:.4f}, {value.high:.4f}]"
+
+
+def _signed(value: Interval, digits: int = 3) -> str:
+    return f"{value.estimate:+.{digits}f} [{value.low:+.{digits}f}, {value.high:+.{digits}f}]"

@@ -1,0 +1,305 @@
+"""Several tasks one after another: what is forgotten, and how intruders add up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+
+from ..audits.audit import audit_sides
+from ..audits.audit_settings import AS_USUAL, AuditSettings, Compute
+from ..audits.base_cache import MemoryCache
+from ..data.load_task import load_task
+from ..data.task import Task
+from ..errors import SettingError
+from ..measures.task_score import score_task, scored_examples
+from ..models.base_model import base_model_location
+from ..models.encoding import context_length, encode_completions, fitting
+from ..models.loading import heads, load_model, load_tokenizer
+from ..models.quiet import quiet_transformers
+from ..models.tuned_model import OpenedModel, base_location
+from ..system.documents import read_document
+from ..system.files import write_atomically
+from ..system.folders import LOCK, locked_folder, make_folder
+from ..training.finetune import check_task, encoded_rows, finetune
+from ..training.finetune_config import FinetuneConfig
+from ..training.run_folder import RunFolder
+
+SCHEMA = 1
+_HEAD = "head.safetensors"
+
+
+@dataclass(frozen=True)
+class SequenceResult:
+    """Accuracies after each stage, and the intruders against the first base."""
+
+    tasks: list[str]
+    accuracies: list[list[float]]  # [stage][task], for the tasks seen so far
+    intruders: list[int]  # per stage, against the first base
+    vectors: list[int]
+    steps: list[int] = field(default_factory=list)  # per stage, that it was trained
+    reached: list[bool | None] = field(
+        default_factory=list
+    )  # per stage: the score of `match`; None without one
+    sources: list[str | None] = field(default_factory=list)  # per task, of public sets
+
+    @property
+    def average_accuracy(self) -> float:
+        """Mean over all tasks of the accuracy after the last stage."""
+        return sum(self.accuracies[-1]) / len(self.accuracies[-1])
+
+    @property
+    def backward_transfer(self) -> float | None:
+        """Mean over earlier tasks of accuracy at the end minus that in their own stage (Lopez-Paz 2017)."""
+        last, earlier = self.accuracies[-1], len(self.accuracies) - 1
+        if earlier < 1:
+            return None
+        return sum(last[task] - self.accuracies[task][task] for task in range(earlier)) / earlier
+
+    @property
+    def forgetting(self) -> list[float]:
+        """Of each earlier task: its best accuracy before the last stage minus the last (Chaudhry 2018)."""
+        stages, last = self.accuracies[:-1], self.accuracies[-1]
+        return [max(row[task] for row in stages[task:]) - last[task] for task in range(len(stages))]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "tasks": self.tasks,
+            "accuracies": self.accuracies,
+            "average_accuracy": self.average_accuracy,
+            "backward_transfer": self.backward_transfer,
+            "forgetting": self.forgetting,
+            "intruders": self.intruders,
+            "vectors": self.vectors,
+            "steps": self.steps,
+            "reached": self.reached,
+            "sources": self.sources,
+        }
+
+    def lines(self) -> list[str]:
+        """The accuracy matrix and what follows from it, as text."""
+        names = [f"task {number}" for number in range(1, len(self.tasks) + 1)]
+        found = [f"{name}: {task}" for name, task in zip(names, self.tasks, strict=True)]
+        found.append("after      " + "".join(f"{name:>9}" for name in names) + "   intruders")
+        for stage, row in enumerate(self.accuracies):
+            cells = "".join(f"{value:9.3f}" for value in row).ljust(9 * len(names))
+            line = f"{names[stage]:<11}{cells}   {self.intruders[stage]} of {self.vectors[stage]}"
+            if stage < len(self.reached) and self.reached[stage] is False:
+                line += f"   did not reach the score in {self.steps[stage]} steps"
+            found.append(line)
+        transfer = self.backward_transfer
+        found.append(
+            f"average accuracy {self.average_accuracy:.3f}"
+            + ("" if transfer is None else f", backward transfer {transfer:+.3f}")
+        )
+        return found
+
+
+def train_in_sequence(
+    config: FinetuneConfig,
+    tasks: Sequence[str],
+    *,
+    adapters: str = "merge",
+    audit: AuditSettings = AS_USUAL,
+    callbacks: Callable[[], list[Any]] = list,
+) -> SequenceResult:
+    """Fine-tune on each task in turn from the model so far; score all tasks so far and audit after each.
+
+    ``config`` has what every stage shares; its ``task`` is not used. ``adapters``: "merge" puts each
+    stage's adapter into the weights before the next, "keep" continues to train the one adapter. ``audit`` has
+    the settings of the audits. With ``config.match`` every stage stops at that score of its own task; one that
+    does not reach it is trained for ``config.steps``, and the result says so. A task's head is trained in its own
+    stage only and kept as it was then. The folder ``config.out`` has a run folder per stage; an interrupted
+    sequence resumes. Raises IntrudersError as fine-tuning does; what can be known of the settings and the data of
+    all stages is refused before the first step of the first. A folder with another sequence is refused.
+    """
+    if not tasks:
+        raise SettingError("a sequence without tasks; expected at least one")
+    if adapters not in ("merge", "keep"):
+        raise SettingError(f"adapters is {adapters!r}; expected merge or keep")
+    if config.method == "full":
+        adapters = "merge"  # nothing to keep apart: each stage starts from the weights of the one before
+    if adapters == "keep" and config.starts_from_changed_base and len(tasks) > 1:
+        raise SettingError(
+            f"adapters is 'keep', but method {config.method!r} starts from a changed base and cannot go on from an "
+            "adapter; pass merge, or another method"
+        )
+    out = Path(config.out)
+    stages = [out / f"stage-{number}" for number in range(1, len(tasks) + 1)]
+    befores = [None, *stages[:-1]]
+    configs = [
+        _stage_config(config, task, stage, before, adapters)
+        for task, stage, before in zip(tasks, stages, befores, strict=True)
+    ]
+    loaded = [load_task(name, config, config.data_seed) for name in tasks]
+    _check_tasks(config, loaded)
+    _open_folder(out, tasks)
+    with locked_folder(out):
+        return _trained(config, configs, loaded, audit, callbacks)
+
+
+def has_finished(config: FinetuneConfig, tasks: Sequence[str]) -> bool:
+    """Whether the folder contains the result of this sequence of tasks."""
+    record = _record(Path(config.out))
+    return record is not None and record.get("tasks") == list(tasks)
+
+
+def _check_tasks(config: FinetuneConfig, tasks: Sequence[Task]) -> None:
+    """Raise SettingError for what any stage could not be trained on or scored by, before the first step."""
+    for task in tasks:
+        check_task(config, task)
+        scored_examples(task, None, config.max_eval_samples)
+    causal = [task for task in tasks if task.kind == "causal"]
+    if not causal:
+        return
+    from transformers import AutoConfig
+
+    location = base_model_location(config.base)
+    with quiet_transformers():
+        tokenizer = load_tokenizer(location)
+        model = AutoConfig.from_pretrained(location)
+        context, whole = context_length(model, config.max_length), context_length(model, None)
+        for task in causal:
+            encoded_rows(
+                config, tokenizer, task.limited(config.max_train_samples, config.max_eval_samples), context
+            )
+            _scored(config, tokenizer, task, whole)
+
+
+def _scored(config: FinetuneConfig, tokenizer: Any, task: Task, context: int) -> Task:
+    """The task with the rows that are scored after a stage; SettingError where one does not fit in the context."""
+    split, examples = scored_examples(task, None, config.max_eval_samples)
+    if task.kind != "causal":
+        return task
+    where = f"{split} split of task {task.name!r}"
+    if config.drop_too_long:
+        examples = fitting(tokenizer, examples, context, where)
+    else:
+        encode_completions(tokenizer, examples, context, where=where)
+    return replace(task, test=examples) if split == "test" else replace(task, validation=examples)
+
+
+def _open_folder(out: Path, tasks: Sequence[str]) -> None:
+    """Make the folder, or accept it if it contains this sequence, its beginning, or nothing.
+
+    Raises:
+      SettingError: it contains another sequence, whose results would be replaced, or something else.
+    """
+    make_folder(out)
+    record = _record(out)
+    known = [] if record is None else list(record.get("tasks", []))
+    further = [out / f"stage-{len(tasks) + 1}"]
+    if known != list(tasks[: len(known)]) or any(stage.exists() for stage in further):
+        of = f" ({', '.join(known)})" if known else ""
+        raise SettingError(
+            f"out '{out}' contains a sequence of other tasks{of}; choose another folder, or remove that one"
+        )
+    is_new = record is None and not (out / "stage-1").exists()
+    if is_new and any(entry.name != LOCK for entry in out.iterdir()):
+        raise SettingError(f"out '{out}' is not empty and not a sequence; choose another folder")
+
+
+def _record(out: Path) -> dict[str, Any] | None:
+    return read_document(out / "sequence.json", "the result of a sequence", SCHEMA)
+
+
+def _trained(
+    config: FinetuneConfig,
+    configs: Sequence[FinetuneConfig],
+    loaded: Sequence[Task],
+    audit: AuditSettings,
+    callbacks: Callable[[], list[Any]],
+) -> SequenceResult:
+    out = Path(config.out)
+    stages = [Path(stage.out) for stage in configs]
+    compute = Compute(cache=MemoryCache())  # every stage is audited against the same base
+    audited = audit.recorded()
+    accuracies: list[list[float]] = []
+    found: list[tuple[int, int]] = []
+    steps: list[int] = []
+    reached: list[bool | None] = []
+    for number, stage in enumerate(stages):
+        run = finetune(configs[number], callbacks())
+        _keep_backbone(run, loaded[number])
+        steps.append(run.record["steps"])
+        reached.append(None if config.match is None else run.record["stopped_by"] == "match")
+        result = stage / "stage.json"
+        if not (result.is_file() and json.loads(result.read_text(encoding="utf-8")).get("audit") == audited):
+            row = [_accuracy(config, stage, stages[seen], loaded[seen]) for seen in range(number + 1)]
+            done = audit_sides(base_model_location(config.base), stage / "backbone", audit, compute)
+            record = {
+                "accuracies": row,
+                "intruders": done.intruders,
+                "vectors": done.vectors,
+                "audit": audited,
+            }
+            write_atomically(result, (json.dumps(record) + "\n").encode())
+        record = json.loads(result.read_text(encoding="utf-8"))
+        accuracies.append(record["accuracies"])
+        found.append((record["intruders"], record["vectors"]))
+    finished = SequenceResult(
+        [stage.task for stage in configs],
+        accuracies,
+        [intruders for intruders, _ in found],
+        [vectors for _, vectors in found],
+        steps,
+        reached,
+        [task.source for task in loaded],
+    )
+    write_atomically(out / "sequence.json", (json.dumps(finished.as_dict(), indent=2) + "\n").encode())
+    return finished
+
+
+def _stage_config(
+    config: FinetuneConfig, task: str, stage: Path, before: Path | None, adapters: str
+) -> FinetuneConfig:
+    if before is None:
+        return replace(config, task=task, out=str(stage))
+    if adapters == "keep":
+        return replace(config, task=task, out=str(stage), start_from=str(before))
+    return replace(config, task=task, out=str(stage), base=str(before / "backbone"))
+
+
+def _keep_backbone(run: RunFolder, task: Task) -> None:
+    """Write the stage's model without its head, adapters merged in, and the head beside it."""
+    backbone = run.path / "backbone"
+    if (run.path / _HEAD).is_file() and backbone.is_dir():
+        return
+    with quiet_transformers():
+        source = str(run.path)
+        location = base_location(source, None)
+        labels = task.labels if task.kind == "classification" else None
+        model: Any = load_model(location, task.kind, labels)
+        if location != str(run.path.resolve()):
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, source).merge_and_unload()
+        tensors = {
+            f"{name}.{key}": value.contiguous()
+            for name, head in (heads(model) if labels else {}).items()
+            for key, value in head.state_dict().items()
+        }
+        unfinished = run.path / ".backbone"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        (model.base_model if labels else model).save_pretrained(unfinished)
+        load_tokenizer(location).save_pretrained(unfinished)
+    shutil.rmtree(backbone, ignore_errors=True)
+    unfinished.rename(backbone)
+    write_atomically(run.path / _HEAD, save(tensors))
+
+
+def _accuracy(config: FinetuneConfig, stage: Path, trained_in: Path, task: Task) -> float:
+    """Accuracy on ``task`` of the backbone after ``stage``, under the head that the task had in its own."""
+    location = str(stage / "backbone")
+    with quiet_transformers():
+        model: Any = load_model(location, task.kind, task.labels if task.kind == "classification" else None)
+        model.load_state_dict(load_file(trained_in / _HEAD), strict=False)
+        opened = OpenedModel(model, load_tokenizer(location), context_length(model.config, None))
+        task = _scored(config, opened.tokenizer, task, opened.context)
+        return score_task(opened, task, max_examples=config.max_eval_samples).accuracy.estimate

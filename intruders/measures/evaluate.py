@@ -1,0 +1,258 @@
+"""Everything that is measured of one model: losses on text, with its base's beside them, and task scores."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..checkpoints.opening.many_sources import digest_of
+from ..data.corpora import load_corpora
+from ..data.load_task import load_task
+from ..errors import SettingError
+from ..models.finetuned_folder import data_seed_of
+from ..models.tuned_model import check_for_task, weights_of
+from ..system.files import write_atomically
+from ..system.folders import LOCK, locked_folder, make_folder
+from ..system.progress import Progress, silent
+from ..system.versions import machine, versions
+from .corpus_loss import CorpusLoss, summarize_losses
+from .harness import HarnessScore, check_harness
+from .intervals import Interval
+from .kept_outcomes import FOLDER, KeptOutcomes
+from .measure_settings import NO_HARNESS, NO_LOSSES, NO_SCORES, HarnessSettings, LossSettings, ScoreSettings
+from .measured_model import MeasuredModel
+from .task_score import TaskScore, score_task, scored_examples
+
+SCHEMA = 1
+_FILES = ("evaluation.json", "documents.parquet", "examples.parquet")
+_MOST_NATS = 700.0  # more have no exponential in double precision
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The measures of one model."""
+
+    model: str
+    base: str | None
+    losses: list[CorpusLoss]
+    scores: list[TaskScore]
+    harness: list[HarnessScore]
+    notes: list[str] = field(default_factory=list)  # what a person should know of how they were made
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types, without the values of single documents and examples."""
+        return {
+            "schema": SCHEMA,
+            "model": self.model,
+            "base": self.base,
+            "losses": [_loss_record(loss) for loss in self.losses],
+            "tasks": [
+                {
+                    "name": score.task,
+                    "split": score.split,
+                    "examples": len(score.right),
+                    "accuracy": score.accuracy.as_dict(),
+                    "source": score.source,
+                    "max_new_tokens": score.max_new_tokens,
+                    "unfinished": score.unfinished,
+                }
+                for score in self.scores
+            ],
+            "harness": [asdict(score) for score in self.harness],
+            "notes": self.notes,
+            "versions": versions(),
+            "machine": machine(),
+        }
+
+    def lines(self) -> list[str]:
+        """What a person reads: a line or two a measure, with 95 % intervals, and notes."""
+        return [
+            *(line for loss in self.losses for line in _loss_lines(loss)),
+            *(line for score in self.scores for line in _score_lines(score)),
+            *map(_harness_line, self.harness),
+            *_note_lines(self.notes),
+        ]
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """``evaluation.json``, and the values behind it: ``documents.parquet`` and ``examples.parquet``."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        documents = pd.DataFrame(
+            [
+                (loss.name, part, index, float(losses.sums[index]), int(losses.tokens[index]))
+                for loss in self.losses
+                for part, losses in enumerate(loss.losses)
+                for index in range(len(losses.sums))
+            ],
+            columns=["corpus", "part", "document", "loss_sum", "tokens"],
+        )
+        examples = pd.DataFrame(
+            [(score.task, index, right) for score in self.scores for index, right in enumerate(score.right)],
+            columns=["task", "example", "right"],
+        )
+        write_atomically(target / "documents.parquet", documents.to_parquet(index=False))
+        write_atomically(target / "examples.parquet", examples.to_parquet(index=False))
+        write_atomically(target / "evaluation.json", (json.dumps(self.as_dict(), indent=2) + "\n").encode())
+
+
+def evaluate(
+    model: str,
+    *,
+    base: str | None = None,
+    losses: LossSettings = NO_LOSSES,
+    scores: ScoreSettings = NO_SCORES,
+    harness: HarnessSettings = NO_HARNESS,
+    data_seed: int | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+    measured: Callable[[list[str]], None] = lambda lines: None,
+) -> Evaluation:
+    """Measure the loss and the accuracy of a model folder, run folder, adapter, Hub id or demo model.
+
+    ``losses.loss_on`` names corpora as ``intruders evaluate --loss-on`` does; with ``base`` its
+    loss is measured on the same tokens, and the difference gets a paired bootstrap interval over documents.
+    ``scores.tasks`` are scored by accuracy, ``harness`` names tasks of lm-evaluation-harness. ``data_seed`` is that
+    of the tasks' rows and splits as in fine-tuning, that of the run if none is given. With ``out`` the result is
+    saved there, and finished parts are kept meanwhile: the same call resumes after a kill. An earlier evaluation
+    is replaced with ``force`` alone. ``progress`` is called with (what is being done, done, in
+    all), ``measured`` with the lines of every measure as soon as it is made.
+    Raises IntrudersError for a model, corpus or task that cannot be used.
+    """
+    if not (losses.loss_on or scores.tasks or harness.lm_eval):
+        raise SettingError(
+            "nothing to measure; expected a corpus (--loss-on) or a task (--task or --lm-eval)"
+        )
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        _check_folder(folder, force)
+    # Everything that can be wrong is found out before the first model is loaded.
+    corpora = {
+        name: load_corpora(name, max_documents=losses.max_documents, seed=seed) for name in losses.loss_on
+    }
+    rows_by = data_seed_of(model) if data_seed is None else data_seed
+    tasks = [load_task(task, scores, rows_by) for task in scores.tasks]
+    splits = [scored_examples(task, scores.split, scores.max_examples)[0] for task in tasks]
+    for task in tasks:
+        check_for_task(model, task, base)
+    sources = [*weights_of(model, base), *([] if base is None else weights_of(base))]
+    if harness.lm_eval:
+        check_harness(harness)
+    if folder is not None:
+        make_folder(folder)
+    with nullcontext() if folder is None else locked_folder(folder):
+        of = {} if folder is None else {"weights": [digest_of(source) for source in sources]}
+        work = MeasuredModel(model, base, KeptOutcomes(folder, of), losses, seed, progress)
+        found = Evaluation(model, base, [], [], [], work.notes)
+        after, before = work.losses_of_both(corpora)
+        for name, parts in corpora.items():
+            told = summarize_losses(
+                name, parts, after[name], None if before is None else before[name], seed=seed
+            )
+            found.losses.append(told)
+            measured(_loss_lines(told))
+        for task, split in zip(tasks, splits, strict=True):
+            score = work.score(task, split, scores.max_examples, score_task, losses.batch_size)
+            found.scores.append(score)
+            measured(_score_lines(score))
+        if harness.lm_eval:
+            found.harness.extend(work.harness(harness, scores.max_examples))
+            measured([_harness_line(score) for score in found.harness])
+        measured(_note_lines(work.notes))
+        if folder is not None:
+            found.save(folder)
+            shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    return found
+
+
+def _check_folder(folder: Path, force: bool) -> None:
+    """Refuse a folder of other things, and one with an evaluation that is not to be replaced."""
+    try:
+        there = {file.name for file in folder.iterdir()}
+    except FileNotFoundError:
+        return
+    except OSError:  # what it is instead is told when it is made
+        make_folder(folder)
+        return
+    if there - {*_FILES, FOLDER, LOCK}:
+        raise SettingError(f"out {str(folder)!r} is not empty and not an evaluation; choose another folder")
+    if _FILES[0] in there and not force:
+        raise SettingError(
+            f"out {str(folder)!r} already has an evaluation; choose another folder, or pass --force to replace it"
+        )
+
+
+def _loss_lines(loss: CorpusLoss) -> list[str]:
+    measure = loss.losses[0].measure
+    tokens = sum(int(part.tokens.sum()) for part in loss.losses)
+    documents = sum(len(part.sums) for part in loss.losses)
+    what = f"{measure} on {loss.name} ({tokens:,} tokens in {documents:,} document{'s' * (documents != 1)})"
+    lines = [f"{what}: {loss.loss.estimate:.4f}{loss.loss.ends('.4f')} nats per token"]
+    if loss.base_loss is not None and loss.difference is not None:
+        change, ratio = loss.difference, _perplexity_ratio(loss.difference)
+        perplexity = "perplexity" if measure == "cross-entropy" else f"perplexity of the {measure}"
+        lines.append(
+            f"  base {loss.base_loss.estimate:.4f}, change {change.estimate:+.4f}{change.ends('+.4f')} nats per token: "
+            f"{perplexity} x{ratio.estimate:.2f}{ratio.ends('.2f')}"
+        )
+        if not change.has_ends:
+            lines.append("  one document has no confidence interval")
+    return lines
+
+
+def _perplexity_ratio(change: Interval) -> Interval:
+    """exp of a change in nats per token: by how much the perplexity is multiplied."""
+    ratio = Interval(_exp(change.estimate), _exp(change.low), _exp(change.high))
+    # exp(-inf) would be a 0 that nobody measured.
+    return ratio if change.has_ends else Interval(ratio.estimate, -math.inf, math.inf)
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < _MOST_NATS else math.inf
+
+
+def _score_lines(score: TaskScore) -> list[str]:
+    accuracy = score.accuracy
+    part = "the tenth held out of the file" if score.is_held_out else score.split
+    examples = f"{len(score.right)} example{'s' * (len(score.right) != 1)}"
+    lines = [f"accuracy on {score.task}, {part} ({examples}): {accuracy.estimate:.4f}{accuracy.ends('.4f')}"]
+    if score.limit is not None:
+        lines.append(
+            f"  answers were read up to {score.limit}; {score.unfinished} of {len(score.right)} had not ended"
+        )
+    return lines
+
+
+def _harness_line(score: HarnessScore) -> str:
+    error = "" if score.standard_error is None else f" (standard error {score.standard_error:.4f})"
+    return f"{score.metric} on {score.task} (lm-evaluation-harness): {score.value:.4f}{error}"
+
+
+def _note_lines(notes: Sequence[str]) -> list[str]:
+    return [f"note: {note}" for note in notes]
+
+
+def _loss_record(loss: CorpusLoss) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "corpus": loss.name,
+        "measure": loss.losses[0].measure,
+        "documents": sum(len(part.sums) for part in loss.losses),
+        "tokens": sum(int(part.tokens.sum()) for part in loss.losses),
+        "weights": loss.weights,
+        "digests": list(loss.digests),
+        "loss": loss.loss.as_dict(),
+    }
+    if loss.base_loss is not None and loss.difference is not None:
+        record |= {"base_loss": loss.base_loss.as_dict(), "difference": loss.difference.as_dict()}
+        record["perplexity_ratio"] = _perplexity_ratio(loss.difference).as_dict()
+    return record

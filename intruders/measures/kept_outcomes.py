@@ -1,0 +1,118 @@
+"""Finished evaluations, each a file of its own, so that a comparison that was stopped resumes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..audits.audit_settings import AuditSettings
+from ..audits.result.audit_result import Audit
+from ..checkpoints.opening.many_sources import digest_of
+from ..data.task import Task
+from ..models.finetuned_folder import FinetunedFolder
+from ..system.files import write_atomically
+from .measure_settings import LossSettings, ScoreSettings
+from .outcome import Outcome
+
+FOLDER = "evaluations"
+SCHEMA = 2
+
+
+def depends_on(
+    base: str,
+    tuned: str,
+    audit: AuditSettings,
+    losses: LossSettings,
+    scores: ScoreSettings,
+    seed: int,
+    *,
+    audited: Audit,
+    tasks: Mapping[str, Task],
+) -> dict[str, Any]:
+    """What every evaluation of a tuned model's remedies depends on, besides the documents and the examples."""
+    trained = FinetunedFolder.of(tuned)
+    return {
+        "base": digest_of(base),
+        "tuned": digest_of(tuned),
+        "audit": audit.recorded(),
+        "intruders": _intruders(audited),
+        "tasks": {name: [task.kind, task.score, task.labels] for name, task in tasks.items()},
+        "labels": None if trained is None else trained.labels,
+        "window": losses.window,
+        "stride": losses.stride,
+        "estimate": losses.estimate,
+        "seed": seed,
+        # Answers of earlier versions were cut where the batch had no more room.
+        "max_new_tokens": scores.max_new_tokens,
+        # Came later: without them, what earlier versions kept is still found.
+        **({} if losses.max_tokens is None else {"max_tokens": losses.max_tokens}),
+        **({} if scores.score is None else {"score": scores.score}),
+    }
+
+
+def _intruders(audit: Audit) -> str:
+    """A hash of which vectors are intruders: an audit that was given need not be what its settings say."""
+    names = [
+        [one.name, [vector.index for vector in one.vectors if vector.intruder]] for one in audit.matrices
+    ]
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class KeptOutcomes:
+    """Evaluations of two models by their settings; kept nowhere without a folder.
+
+    ``of`` is everything that all evaluations depend on. What one depends on besides is its unit: a remedy with its
+    settings, a control, a share of the data. The name of a file is the hash of both, so that another model or setting
+    never finds it.
+    """
+
+    folder: Path | None
+    of: Mapping[str, Any]
+
+    def get(self, unit: Mapping[str, Any]) -> Outcome | None:
+        """The evaluation, if it is there; a file that is broken or of something else counts as none."""
+        found = self.get_plain(unit)
+        try:
+            return None if found is None else Outcome.from_dict(found)
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def put(self, unit: Mapping[str, Any], outcome: Outcome) -> None:
+        """Keep it, whole or not at all."""
+        self.put_plain(unit, outcome.as_dict())
+
+    def get_plain(self, unit: Mapping[str, Any]) -> Any:
+        """What was measured besides evaluations, as plain JSON types; None as above."""
+        if self.folder is None:
+            return None
+        try:
+            record = json.loads(self._file(unit).read_text(encoding="utf-8"))
+            if (record["schema"], record["of"], record["unit"]) != (SCHEMA, _plain(self.of), _plain(unit)):
+                return None
+            return record["outcome"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def put_plain(self, unit: Mapping[str, Any], outcome: Any) -> None:
+        """Keep it, whole or not at all."""
+        if self.folder is None:
+            return
+        record = {"schema": SCHEMA, "of": self.of, "unit": unit, "outcome": outcome}
+        file = self._file(unit)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(record).encode())
+
+    def _file(self, unit: Mapping[str, Any]) -> Path:
+        assert self.folder is not None
+        content = json.dumps([self.of, unit], sort_keys=True)
+        return self.folder / FOLDER / f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.json"
+
+
+def _plain(value: Mapping[str, Any]) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,142 @@
+"""One model measured part by part: every part is kept and told when it is done, and models are loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..data.corpora import Corpus
+from ..data.task import Task
+from ..models.tuned_model import OpenedModel, can_go_on, open_for_task, open_language_model, put_on
+from ..system.progress import Progress
+from .corpus_loss import losses_by_corpus, tokens_to_read
+from .harness import HarnessScore, digest_of_own_tasks, harness_scores
+from .kept_outcomes import KeptOutcomes
+from .losses import DocumentLosses
+from .measure_settings import HarnessSettings, LossSettings
+from .outcome import Outcome
+from .task_score import TaskScore, score_of_answers
+
+Score = Callable[..., TaskScore]
+
+
+@dataclass
+class MeasuredModel:
+    """A model, and the base that it may be held against."""
+
+    source: str
+    base: str | None
+    kept: KeptOutcomes
+    losses: LossSettings
+    seed: int
+    progress: Progress
+    notes: list[str] = field(default_factory=list)
+    _language: OpenedModel | None = None  # the model itself, once it is open
+
+    def losses_of_both(
+        self, corpora: Mapping[str, Sequence[Corpus]]
+    ) -> tuple[dict[str, list[DocumentLosses]], dict[str, list[DocumentLosses]] | None]:
+        """The losses of the model and of its base; an adapter is put on the base that has been measured."""
+        if not corpora:
+            return {}, None if self.base is None else {}
+        if self.base is None:
+            return self._losses("model", corpora, self._open), None
+        opened: list[OpenedModel] = []
+
+        def open_base() -> OpenedModel:
+            if not opened:
+                opened.append(open_language_model(str(self.base)))
+            return opened[0]
+
+        before = self._losses("base", corpora, open_base)
+        if opened and can_go_on(self.source, self.base):
+            self._keep_open(put_on(opened.pop(), self.source, self.base))
+        opened.clear()  # the memory of the base is needed for the model
+        return self._losses("model", corpora, self._open), before
+
+    def score(
+        self, task: Task, split: str, most: int | None, score: Score, batch_size: int | None
+    ) -> TaskScore:
+        """The score of a split of a task, as ``score`` has it; a causal model that is open is not opened again."""
+        examples = task.split(split)[:most]
+        unit = {
+            "task": [task.kind, task.score, task.labels, task.max_new_tokens],
+            "examples": [[one.text, one.pair, one.target] for one in examples],
+        }
+        found = self.kept.get_plain(unit)
+        if found is not None:
+            return score_of_answers(task, split, found["right"], found["unfinished"])
+        if task.kind == "causal" and self._language is not None and not self._language.is_masked:
+            opened, labels = self._language, list[str]()
+        else:
+            opened, labels = open_for_task(self.source, task, self.base)
+            self._note(opened)
+            if task.kind == "causal":
+                self._language = opened
+        self.progress(f"score {task.name}", 0, len(examples))
+        more = {} if batch_size is None else {"batch_size": batch_size}
+        scored = score(opened, task, split=split, max_examples=most, labels=labels, **more)
+        self.kept.put_plain(unit, {"right": scored.right, "unfinished": scored.unfinished})
+        return scored
+
+    def harness(self, settings: HarnessSettings, limit: int | None) -> list[HarnessScore]:
+        """The scores of tasks of lm-evaluation-harness."""
+        own = digest_of_own_tasks(settings)
+        unit = {"harness": list(settings.lm_eval), "own": own, "limit": limit, "seed": self.seed}
+        found = self.kept.get_plain(unit)
+        if found is None:
+            self.progress("score by lm-evaluation-harness", 0, 1)
+            scores = harness_scores(self._open(), settings, limit=limit, seed=self.seed)
+            found = [asdict(score) for score in scores]
+            self.kept.put_plain(unit, found)
+        return [HarnessScore(**one) for one in found]
+
+    def _losses(
+        self, which: str, corpora: Mapping[str, Sequence[Corpus]], opened: Callable[[], OpenedModel]
+    ) -> dict[str, list[DocumentLosses]]:
+        units = {name: self._unit(which, parts) for name, parts in corpora.items()}
+        kept = {name: self.kept.get(unit) for name, unit in units.items()}
+        found = {name: outcome.corpora[name] for name, outcome in kept.items() if outcome is not None}
+        missing = {name: parts for name, parts in corpora.items() if name not in found}
+        if not missing:
+            return found
+        self.progress(f"open the {which}", 0, 1)
+        model, done = opened(), 0
+        in_all = sum(tokens_to_read(model.tokenizer, parts, self.losses) for parts in missing.values())
+
+        def advance(tokens: int) -> None:
+            nonlocal done
+            done += tokens
+            self.progress(f"loss of the {which} (tokens)", min(done, in_all), in_all)
+
+        advance(0)
+        for name, parts in missing.items():
+            found |= losses_by_corpus(model, {name: parts}, self.losses, self.seed, advance)
+            self.kept.put(units[name], Outcome({name: found[name]}, {}))
+        return {name: found[name] for name in corpora}
+
+    def _unit(self, which: str, parts: Sequence[Corpus]) -> dict[str, Any]:
+        settings = self.losses
+        return {
+            "losses": which,
+            "documents": [part.digest for part in parts],
+            "window": settings.window,
+            "stride": settings.stride,
+            "max_tokens": settings.max_tokens,
+            "estimate": settings.estimate,
+            "seed": self.seed,
+        }
+
+    def _open(self) -> OpenedModel:
+        if self._language is None:
+            self._keep_open(open_language_model(self.source, self.base))
+        assert self._language is not None
+        return self._language
+
+    def _keep_open(self, opened: OpenedModel) -> None:
+        self._language = opened
+        self._note(opened)
+
+    def _note(self, opened: OpenedModel) -> None:
+        self.notes += [note for note in opened.notes if note not in self.notes]

@@ -1,0 +1,93 @@
+"""What one evaluation measured: losses of documents, and of the examples of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .losses import DocumentLosses
+
+
+@dataclass(frozen=True)
+class TaskOutcome:
+    """One task: the loss of every target, and whether the answer was right (None where it was not asked for)."""
+
+    losses: DocumentLosses
+    right: list[bool] | None
+
+    @property
+    def accuracy(self) -> float | None:
+        return None if not self.right else sum(self.right) / len(self.right)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One model on one share of the data."""
+
+    corpora: Mapping[str, list[DocumentLosses]]  # one per part of a mixture
+    tasks: Mapping[str, TaskOutcome]
+    # Scores of the examples of tasks of lm-evaluation-harness, which has its own, whatever the share.
+    harness: Mapping[str, list[float]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types, from which :meth:`from_dict` makes the same numbers to the bit."""
+        return {
+            "corpora": {name: [_numbers(part) for part in parts] for name, parts in self.corpora.items()},
+            "tasks": {
+                name: {**_numbers(task.losses), "right": task.right} for name, task in self.tasks.items()
+            },
+            **({"harness": dict(self.harness)} if self.harness else {}),
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Outcome:
+        return cls(
+            {name: [_losses(part) for part in parts] for name, parts in record["corpora"].items()},
+            {name: TaskOutcome(_losses(task), task["right"]) for name, task in record["tasks"].items()},
+            record.get("harness", {}),
+        )
+
+
+def joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """Several shares of the data as one, in their order."""
+    if len(outcomes) == 1:
+        return outcomes[0]
+    first = outcomes[0]
+    return Outcome(
+        {
+            name: [_together([one.corpora[name][part] for one in outcomes]) for part in range(len(parts))]
+            for name, parts in first.corpora.items()
+        },
+        {
+            name: TaskOutcome(
+                _together([one.tasks[name].losses for one in outcomes]),
+                None
+                if any(one.tasks[name].right is None for one in outcomes)
+                else [right for one in outcomes for right in one.tasks[name].right or []],
+            )
+            for name in first.tasks
+        },
+    )
+
+
+def _together(parts: Sequence[DocumentLosses]) -> DocumentLosses:
+    return DocumentLosses(
+        parts[0].measure,
+        np.concatenate([part.sums for part in parts]),
+        np.concatenate([part.tokens for part in parts]),
+    )
+
+
+def _numbers(losses: DocumentLosses) -> dict[str, Any]:
+    return {"measure": losses.measure, "sums": losses.sums.tolist(), "tokens": losses.tokens.tolist()}
+
+
+def _losses(record: Mapping[str, Any]) -> DocumentLosses:
+    return DocumentLosses(
+        record["measure"],
+        np.array(record["sums"], dtype=np.float64),
+        np.array(record["tokens"], dtype=np.int64),
+    )

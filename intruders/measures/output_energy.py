@@ -1,0 +1,139 @@
+"""How much an update adds to what the base's own layers put out: the mean of ||D h||^2 over the base's inputs h.
+
+The update's norm says how large D is in all directions. A layer sees few of them: two updates of one norm can change
+the base's outputs by very different amounts. No model is trained or changed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..audits.audit_settings import AS_USUAL, AuditSettings
+from ..checkpoints.opening.open import Source
+from ..checkpoints.pairing.open_sides import open_sides
+from ..checkpoints.pairing.pair_sides import pair_sides
+from ..errors import CheckpointError
+from ..linalg.operators import Update
+from ..models.answers import evaluating
+from ..models.base_model import base_model_location
+from ..models.tuned_model import OpenedModel, open_language_model
+from .corpus_loss import WINDOW
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class OutputEnergy:
+    """By matrix: the means over tokens of ||D h||^2 and of ||W0 h||^2, with h the input of the base's layer."""
+
+    of_update: dict[str, float]
+    of_base: dict[str, float]
+    tokens: int
+
+    @property
+    def mean_relative(self) -> float:
+        """Mean over matrices of the update's output energy divided by the base's: no layer outweighs the others."""
+        return fmean(
+            self.of_update[name] / self.of_base[name] for name in self.of_update if self.of_base[name] > 0
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "mean_relative_energy": self.mean_relative,
+            "tokens": self.tokens,
+            "matrices": [
+                {"name": name, "energy": energy, "base_energy": self.of_base[name]}
+                for name, energy in self.of_update.items()
+            ],
+        }
+
+
+def output_energy(
+    base: str,
+    tuned: Source,
+    documents: Sequence[str],
+    *,
+    window: int | None = None,
+    audit: AuditSettings = AS_USUAL,
+) -> OutputEnergy:
+    """The output energy of every update D = W - W0 on the beginnings of ``documents``, read by the base.
+
+    Args:
+      base: the model before fine-tuning, with a language-model head.
+      tuned: the model after it, or an adapter.
+      documents: texts; of each the first ``window`` tokens are read.
+      window: tokens; 1024 or the model's context, if not given.
+      audit: which matrices are taken.
+
+    Raises CheckpointError when a model cannot be opened, or when no changed matrix is a linear layer's weight.
+    """
+    pairing = pair_sides(*open_sides(base_model_location(base), tuned), audit)
+    loaded = {matrix.name: matrix.load() for matrix in pairing.pairs}
+    updates = {name: pair.widened().update for name, pair in loaded.items() if pair is not None}
+    opened = open_language_model(base)
+    layers = _layers(opened.model, updates)
+    if not layers:
+        raise CheckpointError(
+            f"none of the {len(updates)} changed matrices is the weight of a linear layer of {base!r}; "
+            "the output energy needs one"
+        )
+    sums = {name: torch.zeros(2, dtype=torch.float64) for name in layers}
+    hooks = [
+        layer.register_forward_hook(_counter(layer, updates[name], sums[name]))
+        for name, layer in layers.items()
+    ]
+    try:
+        tokens = _read(opened, documents, min(window or WINDOW, opened.context))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = {name: (pair / tokens).tolist() for name, pair in sums.items()}
+    return OutputEnergy(
+        {name: of_update for name, (of_update, _) in found.items()},
+        {name: of_base for name, (_, of_base) in found.items()},
+        tokens,
+    )
+
+
+def _layers(model: nn.Module, updates: dict[str, Update]) -> dict[str, nn.Linear]:
+    """The linear layer of each update. A model with a head calls ``encoder.layer.0`` ``bert.encoder.layer.0``."""
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    found = {}
+    for name, update in updates.items():
+        own = name.removesuffix(".weight")
+        for called, layer in linear.items():
+            is_same = called == own or called.endswith(f".{own}") or own.endswith(f".{called}")
+            if is_same and layer.weight.shape == update.shape:
+                found[name] = layer
+    return found
+
+
+def _counter(layer: nn.Linear, update: Update, sums: Tensor) -> Any:
+    """A hook that adds ||D h||^2 and ||W0 h||^2 of every token to ``sums``."""
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        added = update.apply(inputs[0].flatten(0, -2).to(update.dtype))
+        own = output if layer.bias is None else output - layer.bias
+        sums[0] += float(added.double().square().sum())
+        sums[1] += float(own.double().square().sum())
+
+    return count
+
+
+def _read(opened: OpenedModel, documents: Sequence[str], width: int) -> int:
+    """Let the base read the documents one by one, without padding; the number of tokens."""
+    tokens = 0
+    with evaluating(opened.model), torch.inference_mode():
+        for text in documents:
+            ids = opened.tokenizer(text, truncation=True, max_length=width)["input_ids"]
+            if ids:
+                opened.model(input_ids=torch.tensor([ids]))
+                tokens += len(ids)
+    return tokens

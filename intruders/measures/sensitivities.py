@@ -1,0 +1,163 @@
+"""How the loss on a task feels every direction of an update: what the remedy `surgery` weighs by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints.pairing.open_sides import open_sides
+from ..checkpoints.pairing.pair_sides import pair_sides
+from ..checkpoints.stored.matching import match_names
+from ..data.columns import Columns
+from ..data.load_task import load_task
+from ..data.task import Example, Task
+from ..errors import NonFiniteError, PairingError, SettingError
+from ..linalg.low_rank import LowRank
+from ..mitigation.remedies.surgery import Surgery
+from ..models.encoding import PadRight, encode_classification, encode_completions, pad_token_id
+from ..models.finetuned_folder import data_seed_of
+from ..models.tuned_model import OpenedModel, open_for_task
+from ..system.progress import Progress, silent
+
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The singular directions of one update, as rows."""
+
+    left: Tensor  # (r, m)
+    right: Tensor  # (r, n)
+
+
+def with_sensitivities(
+    surgery: Surgery,
+    base: str | None,
+    tuned: str | None = None,
+    *,
+    columns: Columns | None = None,
+    data_seed: int | None = None,
+    progress: Progress = silent,
+) -> Surgery:
+    """``surgery`` with the sensitivities of its own task, measured on the tuned model.
+
+    Args:
+      surgery: names the task, how many of its training examples count, and the modules.
+      base: the model before fine-tuning; None where the adapter names it.
+      tuned: its adapter.
+      columns: which columns of a data file hold what.
+      data_seed: of the task's rows, as in fine-tuning; that of the run if none is given.
+      progress: called with (what is being done, batches done, batches in all).
+
+    Raises:
+      SettingError: it names no task, or the update has no low rank. Others as the models and the task raise them.
+    """
+    if surgery.task is None:
+        raise SettingError("remedy 'surgery' needs a task to measure its loss on; pass --task TASK")
+    before, after = open_sides(base, tuned)
+    pairs = [pair for pair in pair_sides(before, after).pairs if surgery.reaches(pair.name)]
+    directions = {}
+    for pair in pairs:
+        loaded = pair.load()
+        if loaded is None:
+            continue
+        update = loaded.widened().update
+        if not isinstance(update, LowRank):
+            raise SettingError(surgery.refusal(pair.name, pair.shape, None) or "")
+        svd = update.svd()
+        directions[pair.name] = Directions(svd.left, svd.right)
+    source = after.source
+    rows_by = data_seed_of(source) if data_seed is None else data_seed
+    task = load_task(surgery.task, columns or Columns(), rows_by)
+    opened, labels = open_for_task(source, task, before.source)
+    names = match_names(
+        {name: before.shape(name) for name in before.names()},
+        {name: tuple(tensor.shape) for name, tensor in opened.model.state_dict().items()},
+    ).tuned_of
+    if missing := [name for name in directions if name not in names]:
+        raise PairingError(
+            f"the model that is measured has no weight '{missing[0]}'; give the base it was made of"
+        )
+    at = {names[name].removesuffix(".weight"): part for name, part in directions.items()}
+    batches = task_batches(opened, task, task.train[: surgery.examples], labels)
+    found = sensitivities(opened.model, batches, at, progress)
+    return replace(
+        surgery,
+        sensitivities={name: found[names[name].removesuffix(".weight")].tolist() for name in directions},
+    )
+
+
+def sensitivities(
+    model: Any,
+    batches: Sequence[dict[str, Tensor]],
+    directions: Mapping[str, Directions],
+    progress: Progress = silent,
+) -> dict[str, Tensor]:
+    """``p_i^T (dL/dW) q_i`` for the directions ``(p_i, q_i)`` of every module, L being the mean loss of the batches.
+
+    ``sum over tokens of (dL/dy . p_i) (x . q_i)`` for a module with the inputs x and outputs y. No gradient of a whole
+    matrix is formed: a factor delta_i = 0 on ``(x . q_i) p_i``, added to y, has it as its own gradient.
+
+    Raises:
+      NonFiniteError: the loss or its gradient is NaN or infinite.
+    """
+    was_trained = [parameter.requires_grad for parameter in model.parameters()]
+    model.requires_grad_(False).eval()
+    try:
+        with ExitStack() as stack:
+            deltas = {
+                name: stack.enter_context(_probed(model.get_submodule(name), part))
+                for name, part in directions.items()
+            }
+            for done, batch in enumerate(batches):
+                progress("measure the task's loss", done, len(batches))
+                placed = {name: tensor.to(model.device) for name, tensor in batch.items()}
+                (model(**placed).loss / len(batches)).backward()
+    finally:
+        for parameter, trained in zip(model.parameters(), was_trained, strict=True):
+            parameter.requires_grad_(trained)
+    found = {
+        name: torch.zeros_like(delta) if delta.grad is None else delta.grad for name, delta in deltas.items()
+    }
+    for name, felt in found.items():
+        if not bool(felt.isfinite().all()):
+            raise NonFiniteError(
+                f"the gradient of the loss on training examples is NaN or infinite in '{name}'; choose another remedy "
+                "than surgery"
+            )
+    return found
+
+
+@contextmanager
+def _probed(module: nn.Module, directions: Directions) -> Iterator[Tensor]:
+    """A factor for each direction that is 0, and whose gradient is what the loss feels of it."""
+    weight: Any = module.weight
+    left, right = (side.to(weight.device, weight.dtype) for side in (directions.left, directions.right))
+    delta = torch.zeros(len(left), dtype=weight.dtype, device=weight.device, requires_grad=True)
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + ((inputs[0] @ right.mT) * delta) @ left
+
+    handle = module.register_forward_hook(add)
+    try:
+        yield delta
+    finally:
+        handle.remove()
+
+
+def task_batches(
+    opened: OpenedModel, task: Task, chosen: Sequence[Example], labels: Sequence[str]
+) -> list[dict[str, Tensor]]:
+    """Training examples as the model takes them, with what it should answer; those too long for it are left out."""
+    if task.kind == "classification":
+        rows = encode_classification(opened.tokenizer, chosen, labels, opened.context)
+    else:
+        where = f"train split of task {task.name!r}"
+        rows = encode_completions(opened.tokenizer, chosen, opened.context, drop_too_long=True, where=where)
+    collate = PadRight(pad_token_id(opened.tokenizer))
+    return [collate(rows[start : start + _BATCH]) for start in range(0, len(rows), _BATCH)]

@@ -1,0 +1,128 @@
+"""What a remedy does to a matrix, as little of it as can wait in memory until the matrix is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...linalg.low_rank import LowRank
+from ...linalg.operators import Dense, Update
+from ...linalg.pair import Pair
+
+# What rounding in double precision leaves of no difference, as a share of an update's norm.
+_ROUNDING = 1e-7
+
+
+@dataclass(frozen=True)
+class Change:
+    """``W' = W + (share - 1) D + added`` of a tuned matrix W ``(m, n)`` with the update D; or ``W0 + entries(W0, D)``.
+
+    What is added to W is not formed: where D is dense, it is as large as W itself.
+
+    >>> update = LowRank(torch.ones(2, 1), torch.tensor([[3.0, 4.0]]))  # (2, 1) @ (1, 2)
+    >>> Change(share=0.5).updated(update).dense()
+    tensor([[1.5000, 2.0000],
+            [1.5000, 2.0000]], dtype=torch.float64)
+    """
+
+    share: float = 1.0  # of the update D that stays
+    added: LowRank | None = None
+    # What is left of the update, from W0 and D in double precision: a recipe, since the result is as large as W.
+    entries: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether W' is W."""
+        return self.share == 1 and self.added is None and self.entries is None
+
+    @property
+    def is_a_share(self) -> bool:
+        """Whether it does no more than to scale the update."""
+        return self.added is None and self.entries is None
+
+    def applied(self, tuned: Tensor, update: Update) -> Tensor:
+        """W' from W ``(m, n)`` and its update, in double precision."""
+        if self.entries is not None:
+            dense = update.dense().double()
+            base = tuned.double() - dense
+            return base + self.entries(base, dense)
+        changed = Dense(tuned.double())
+        if self.share != 1:
+            changed = changed.plus(Dense(update.dense()).double().scaled(self.share - 1.0))
+        if self.added is not None:
+            changed = changed.plus(self.added.to(tuned.device, torch.float64))
+        return changed.matrix
+
+    def applied_to(self, pair: Pair) -> Tensor:
+        """W' from the two matrices as they are stored, in double precision: without a share of D, W0 to the bit."""
+        if self.entries is not None:
+            both = pair.double()
+            return both.base + self.entries(both.base, both.update.dense())
+        if self.share == 0:
+            base = Dense(pair.base.double())
+            return (
+                base if self.added is None else base.plus(self.added.to(pair.base.device, torch.float64))
+            ).matrix
+        wide = pair.double()
+        tuned, update = wide.dense(), wide.update
+        del wide  # the base in double precision is as large as what is made of it
+        return self.applied(tuned, update)
+
+    def updated(self, update: LowRank) -> LowRank:
+        """``W' - W0`` from the update D, in double precision."""
+        assert self.entries is None  # refused before
+        changed = update.double()
+        if self.share != 1:
+            changed = changed.scaled(self.share)
+        if self.added is not None:
+            changed = changed.plus(self.added.to(update.device, torch.float64))
+        return changed
+
+    def norm_of(self, update: Update, base: Tensor | None = None) -> float:
+        """``||W' - W0||_F`` from inner products, or from the entries."""
+        if self.entries is not None:
+            assert base is not None
+            return float(self.entries(base.double(), update.dense().double()).norm())
+        squared = (self.share * update.norm()) ** 2
+        if self.added is not None:
+            squared = squared + 2 * self.share * update.inner(self.added) + self.added.inner(self.added)
+        return math.sqrt(max(0.0, squared))
+
+    def times(self, factor: float) -> Change:
+        """The change that leaves ``factor`` times as much of the update: ``W'' - W0 = factor (W' - W0)``."""
+        entries = self.entries
+        return Change(
+            factor * self.share,
+            None if self.added is None else self.added.scaled(factor),
+            None if entries is None else lambda base, update: factor * entries(base, update),
+        )
+
+    def is_nothing(self, update: Update) -> bool:
+        """Whether W' is W to rounding; a change of single entries is taken to be one."""
+        if self.entries is not None or self.keeps_all:
+            return self.keeps_all
+        return Change(self.share - 1.0, self.added).norm_of(update) <= _ROUNDING * update.norm()
+
+    def output_energy(self, update: Update, inputs: Tensor, base: Tensor | None = None) -> float:
+        """Mean of ``||(W' - W0) h||^2`` over the rows h of ``inputs`` (count, n), in double precision."""
+        rows = inputs.to(update.device).double()
+        if self.entries is not None:
+            assert base is not None
+            out = rows @ self.entries(base.double(), update.dense().double()).mT
+        else:
+            out = self.share * update.double().apply(rows)
+            if self.added is not None:
+                out = out + self.added.to(update.device, torch.float64).apply(rows)
+        return float(out.square().sum(-1).mean())
+
+
+def largest_entries(scores: Tensor, density: float) -> Tensor:
+    """Which entries are among the largest ones, a share of all: a mask of their shape."""
+    count = int(density * scores.numel())
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    mask[scores.flatten().topk(count).indices] = True
+    return mask.reshape(scores.shape)

@@ -1,0 +1,1 @@
+"""Where a rise of the loss sits, as text and as a page."""

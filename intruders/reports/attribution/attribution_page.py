@@ -1,0 +1,70 @@
+"""The report of an attribution as one HTML file: where forgetting sits, beside where intruders sit."""
+
+from __future__ import annotations
+
+import os
+
+from ...charts.chart import Axis, Grid
+from ...experiments.attribution.attribution import Attribution
+from ...system.files import write_atomically
+from ...system.versions import versions
+from ..page.html_page import check_can_write_html, render_page
+from ..shared.layer_grid import layer_grid
+from .attribution_text import remarks, rise_line
+
+
+def write_attribution_report(attribution: Attribution, file: str | os.PathLike[str]) -> None:
+    """Write the page.
+
+    Raises:
+      ResultFileError: it cannot be written. MissingDependencyError: a package of the extra ``report`` is missing.
+    """
+    check_can_write_html(file)
+    write_atomically(file, render_attribution(attribution).encode())
+
+
+def render_attribution(attribution: Attribution) -> str:
+    """Return the HTML text of the page."""
+    figures = attribution_grids(attribution)
+    return render_page(
+        "attribution.html.j2",
+        ["plots.js", "charts.js", "sorting.js", "heal.js"],
+        {"figures": [figure.payload() for figure in figures]},
+        attribution=attribution,
+        figures=figures,
+        lines=[*(rise_line(rise) for rise in attribution.rises), *remarks(attribution)],
+        versions=versions(),
+    )
+
+
+def attribution_grids(attribution: Attribution) -> list[Grid]:
+    """A map of the parts of every rise, and one of the intruders, as layers x kinds of module."""
+    grids = [
+        layer_grid(
+            f"parts-{number}",
+            f"Shares of the change on {rise.name}",
+            Axis("share", "share of the change (%)"),
+            {
+                share.name: 100 * share.parts[rise.name].estimate / rise.rise.estimate
+                for share in attribution.matrices
+            },
+            f"Each cell is the share that one matrix has of the change of {rise.rise.estimate:+.3f} nats per token; "
+            "several of a cell are their mean. Below zero the matrix works against the change.",
+        )
+        for number, rise in enumerate(attribution.rises)
+        if rise.rise.estimate
+    ]
+    counts = {
+        share.name: float(share.intruders) for share in attribution.matrices if share.intruders is not None
+    }
+    if any(counts.values()):
+        grids.append(
+            layer_grid(
+                "intruders",
+                "Intruders",
+                Axis("intruders", "intruders"),
+                counts,
+                "Each cell is the number of intruders in one matrix of the tuned model.",
+            )
+        )
+    return grids

@@ -1,0 +1,109 @@
+"""An attribution as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ...charts.text import duration, plural
+from ...experiments.attribution.attribution import Attribution, MatrixShare, MeasuredRise, Share
+
+_LARGEST = 10  # matrices that the table shows
+_WIDE = 120  # columns of a terminal in which every interval fits
+
+
+def print_attribution(attribution: Attribution, console: Console) -> None:
+    """Print the measured rises, tables by kind of module, layer and matrix, the check, and where intruders sit."""
+    for rise in attribution.rises:
+        _print(console, rise_line(rise))
+    console.print()
+    is_wide = console.width >= _WIDE
+    console.print(_table(attribution, "kind of module", attribution.kinds, is_wide))
+    console.print()
+    console.print(_table(attribution, "layer", attribution.layers, is_wide))
+    console.print()
+    largest = attribution.largest(_LARGEST)
+    console.print(_table(attribution, f"matrix, the {len(largest)} largest", largest, is_wide))
+    console.print()
+    for line in remarks(attribution):
+        _print(console, line)
+    _print(console, f"took {duration(attribution.seconds)}")
+
+
+def rise_line(rise: MeasuredRise) -> str:
+    """What was measured, and how well the parts sum to it."""
+    rows = plural(rise.documents, "document" if rise.kind == "text" else "example")
+    return (
+        f"loss on {rise.name} ({rise.measure}, {rows}, {plural(rise.tokens, 'token')}): {rise.base_loss:.4f} base, "
+        f"{rise.tuned_loss:.4f} tuned, change {rise.rise.estimate:+.4f} [{rise.rise.low:+.4f}, {rise.rise.high:+.4f}] "
+        f"nats per token; the parts sum to {rise.total:+.4f} ({rise.nodes} nodes)"
+    )
+
+
+def remarks(attribution: Attribution) -> list[str]:
+    """The check, the shares of intruders and the correlations, in sentences."""
+    text, lines = attribution.text, []
+    for rise in attribution.rises:
+        miss = abs(rise.total - rise.rise.estimate)
+        if miss > max(0.02 * abs(rise.rise.estimate), 1e-4):
+            lines.append(
+                f"note: the parts miss the change on {rise.name} by {miss:.4f} nats per token with {rise.nodes} nodes; "
+                "pass a larger --nodes"
+            )
+    for check in attribution.checks:
+        lines.append(
+            f"{check.name}: part {check.part:+.4f}; with the base's matrix in its place the loss on {text} is "
+            f"{abs(check.fall):.4f} {'lower' if check.fall >= 0 else 'higher'}"
+        )
+    inside = [share for share in attribution.matrices if share.of_intruders]
+    if inside:
+        held = sum(share.of_intruders[text] for share in inside)
+        whole = sum(share.parts[text].estimate for share in inside)
+        lines.append(
+            f"{plural(len(inside), 'matrix', 'matrices')} with intruders: {whole:+.4f} of the change on {text}, "
+            f"{held:+.4f} of it in the span of the intruders"
+        )
+    for name, said in (("intruders", "number of intruders"), ("update_norm", "norm of the update")):
+        if name in attribution.correlations:
+            lines.append(
+                f"Spearman correlation of a matrix's part on {text} with its {said}: "
+                f"{attribution.correlations[name]:+.2f} over {plural(len(attribution.matrices), 'matrix', 'matrices')}"
+            )
+    lines.append(
+        "The parts belong to the straight line from base to tuned; another path would split the change otherwise."
+    )
+    return lines
+
+
+def _table(attribution: Attribution, title: str, shares: Sequence[Share], is_wide: bool) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column(title, no_wrap=True)
+    for rise in attribution.rises:
+        table.add_column(f"part of {rise.name}", justify="right")
+    if attribution.task is not None:
+        table.add_column("forgotten per nat learned" if is_wide else "per nat learned", justify="right")
+    has_intruders = any(isinstance(share, MatrixShare) for share in shares)
+    if has_intruders:
+        table.add_column("intruders", justify="right")
+    for share in shares:
+        cells = [Text(share.name)]
+        cells += [Text(_cell(share, rise.name, is_wide)) for rise in attribution.rises]
+        if attribution.task is not None:
+            ratio = share.ratio(attribution.text, attribution.task)
+            cells.append(Text("-" if ratio is None else f"{ratio:.2f}"))
+        if isinstance(share, MatrixShare):
+            cells.append(Text("-" if share.intruders is None else str(share.intruders)))
+        table.add_row(*cells)
+    return table
+
+
+def _cell(share: Share, name: str, is_wide: bool) -> str:
+    part = share.parts[name]
+    return f"{part.estimate:+.4f}" + (f" [{part.low:+.4f}, {part.high:+.4f}]" if is_wide else "")
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(Text(line), soft_wrap=False)

@@ -1,0 +1,1 @@
+"""Audits, their comparison and critical scales, as text, figures and a model card."""

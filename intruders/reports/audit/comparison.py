@@ -1,0 +1,72 @@
+"""Several audits of one base, reduced to what they have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...audits.result.audit_result import Audit
+from ...errors import SettingError
+
+SAME_VALUE = 0.01  # relative difference of leading singular values up to which two bases count as one
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The audits with only the matrices that all of them have, in the first one's order."""
+
+    audits: list[Audit]
+    left_out: int  # names that some audit has and another has not
+    other_bases: list[str]  # tuned sources of audits whose base differs from the first one's
+
+    @property
+    def matrices(self) -> int:
+        return len(self.audits[0].matrices)
+
+
+def common_matrices(audits: Sequence[Audit]) -> Shared:
+    """Keep the matrices of the same name and shape; raises SettingError if there are none, or one audit."""
+    if len(audits) < 2:
+        raise SettingError(f"a comparison needs two audits or more, and {len(audits)} was given")
+    keys = [{(matrix.name, matrix.shape) for matrix in audit.matrices} for audit in audits]
+    common = set.intersection(*keys)
+    if not common:
+        sources = ", ".join(f"'{audit.tuned_source}'" for audit in audits[:3])
+        raise SettingError(f"the audits of {sources} have no matrix in common; compare audits of one base")
+    kept = [
+        dataclasses.replace(audit, matrices=[m for m in audit.matrices if (m.name, m.shape) in common])
+        for audit in audits
+    ]
+    order = {matrix.name: i for i, matrix in enumerate(kept[0].matrices)}
+    kept = [
+        dataclasses.replace(audit, matrices=sorted(audit.matrices, key=lambda matrix: order[matrix.name]))
+        for audit in kept
+    ]
+    return Shared(
+        audits=kept,
+        left_out=len(set.union(*keys) - common),
+        other_bases=[audit.tuned_source for audit in kept[1:] if not _same_base(kept[0], audit)],
+    )
+
+
+def _same_base(one: Audit, other: Audit) -> bool:
+    """Whether the leading singular values of the bases agree, which tells more than their paths."""
+    for mine, theirs in zip(one.matrices, other.matrices, strict=True):
+        if mine.base_singular_values and theirs.base_singular_values:
+            a, b = mine.base_singular_values[0], theirs.base_singular_values[0]
+            if abs(a - b) > SAME_VALUE * max(abs(a), abs(b)):
+                return False
+    return True
+
+
+def labels_for(audits: Sequence[Audit]) -> list[str]:
+    """A short name for each audit: its tuned source without the folders that all sources share."""
+    sources = [audit.tuned_source.rstrip("/") for audit in audits]
+    if len(set(sources)) < len(sources):
+        return [f"{i + 1}: {source}" for i, source in enumerate(sources)]
+    parts = [source.split("/") for source in sources]
+    shared = 0
+    while all(len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts):
+        shared += 1
+    return ["/".join(part[shared:]) for part in parts]

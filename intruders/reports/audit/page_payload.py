@@ -1,0 +1,92 @@
+"""What a page needs of an audit to draw and recount it, in as few bytes as that takes."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...audits.result.audit_result import Audit
+from ...audits.result.records import CERTIFICATES, AuditedMatrix
+from ...audits.result.summary import relative_update
+from ...audits.scales.critical_scales_result import CriticalScales
+from ...charts.chart import numbers
+from ...checkpoints.stored.names import ModulePath, module_paths
+from ...system.documents import json_number
+
+
+def audit_payload(audit: Audit, label: str | None = None) -> dict[str, Any]:
+    """Plain JSON values; intervals in full, since the page counts from them, and what is drawn rounded."""
+    stations = module_paths([matrix.name for matrix in audit.matrices])
+    return {
+        "label": label or audit.tuned_source,
+        "base": audit.base_source,
+        "tuned": audit.tuned_source,
+        "kind": audit.tuned_kind,
+        "k": audit.k,
+        "epsilon": audit.epsilon,
+        "matrices": [_matrix(matrix, place) for matrix, place in zip(audit.matrices, stations, strict=True)],
+    }
+
+
+def _matrix(matrix: AuditedMatrix, place: ModulePath) -> dict[str, Any]:
+    update = matrix.update
+    return {
+        "name": matrix.name,
+        "stack": place.stack,
+        "layer": place.layer,
+        "module": place.kind,
+        "shape": list(matrix.shape),
+        "rank": matrix.rank,
+        "frobenius": _rounded(update.frobenius),
+        "spectral": _rounded(update.spectral),
+        "relative": _rounded(relative_update(matrix)),
+        "effectiveRank": _rounded(update.effective_rank),
+        "effectiveRankError": _rounded(update.effective_rank_error),
+        "stableRank": _rounded(update.stable_rank),
+        "index": [vector.index for vector in matrix.vectors],
+        "values": [_rounded(vector.singular_value) for vector in matrix.vectors],
+        "lower": _exact(vector.max_cosine[0] for vector in matrix.vectors),
+        "upper": _exact(vector.max_cosine[1] for vector in matrix.vectors),
+        "intruder": [int(vector.intruder) for vector in matrix.vectors],
+        "certificate": [CERTIFICATES.index(vector.certificate) for vector in matrix.vectors],
+        "ambiguous": [vector.index for vector in matrix.vectors if vector.ambiguous],
+        "baseValues": [_rounded(value) for value in matrix.base_singular_values],
+        "similarity": packed_cosines(matrix.similarity),
+        "subspaces": _subspaces(matrix),
+    }
+
+
+def _subspaces(matrix: AuditedMatrix) -> dict[str, float | None] | None:
+    if matrix.subspaces is None:
+        return None
+    record = matrix.subspaces.to_record()
+    return {name: None if value is None else _rounded(value) for name, value in record.items()}
+
+
+def scales_payload(scales: CriticalScales) -> dict[str, Any]:
+    """Plain JSON values of critical scales; an infinite scale is null."""
+    return {
+        "matrices": {
+            one.name: numbers([one.measured, one.predicted, one.searched]) for one in scales.matrices
+        },
+        "figure": scales.chart().payload(),
+    }
+
+
+def _exact(values: Iterable[float]) -> list[float | None]:
+    return [json_number(value) for value in values]
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def packed_cosines(similarity: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """Cosines as bytes in base64, row by row: 1/255 is finer than a colour scale shows."""
+    steps = np.rint(np.clip(np.nan_to_num(similarity), 0, 1) * 255).astype(np.uint8)
+    return {"shape": list(steps.shape), "bytes": base64.b64encode(steps.tobytes()).decode()}

@@ -1,0 +1,68 @@
+"""Critical scales in a terminal: per module type, on one axis with the update scale as trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from ...audits.scales.critical_scales_result import CriticalScales, MatrixScale
+from ...charts.text import duration, number, percent, plural, shorten
+from ...checkpoints.stored.names import module_paths
+
+_WIDTH = 80
+_NAMES, _NARROW_NAMES = 20, 14
+_NUMBERS = 32  # columns of the numbers and the gaps, with one left free at the end of a line
+
+
+def scale_lines(result: CriticalScales, width: int = _WIDTH) -> list[str]:
+    """Return the answer, the predictions, and one line per module type, of at most ``width`` columns up to 80."""
+    matrices = result.matrices
+    count = plural(len(matrices), "matrix", "matrices")
+    found = [f"critical scales of {count} (1 = the update as trained)"]
+    if result.target == 0:
+        found.append(f"largest update scale without intruders: {number(result.largest)}")
+    else:
+        most = plural(result.target, "intruder")
+        there = plural(result.intruders_at_largest, "intruder")
+        found.append(f"largest update scale with at most {most}: {number(result.largest)} ({there})")
+    known = [matrix for matrix in matrices if math.isfinite(matrix.measured)]
+    without = len(matrices) - len(known)
+    if without:
+        found.append(f"no intruder at any searched scale: {plural(without, 'matrix', 'matrices')}")
+    if known:
+        found.append(
+            f"predicted from the base's spectrum: {percent(result.within_factor_two)} within a factor of two, "
+            f"rank correlation {number(result.rank_correlation)}"
+        )
+        found += ["", *_table(known, min(width, _WIDTH))]
+    found.append(f"({duration(result.seconds)})")
+    return found
+
+
+def _table(known: Sequence[MatrixScale], width: int) -> list[str]:
+    names = _NAMES if width == _WIDTH else _NARROW_NAMES
+    axis_width = max(12, width - names - _NUMBERS)
+    kinds: dict[str, list[MatrixScale]] = {}
+    for place, matrix in zip(module_paths([matrix.name for matrix in known]), known, strict=True):
+        kinds.setdefault(place.kind, []).append(matrix)
+    scales = [matrix.measured for matrix in known]
+    low, high = min([*scales, 1.0]) / 1.1, max([*scales, 1.0]) * 1.1
+    ends = number(low).ljust(axis_width - 6) + number(high).rjust(6)
+    lines = [f"{'':{names}}{'lowest':>8}{'median':>8}{'predicted':>11}  {ends}"]
+    for kind, members in kinds.items():
+        measured = [matrix.measured for matrix in members]
+        axis = ["."] * axis_width
+        first, middle = (_column(value, low, high, axis_width) for value in (min(measured), median(measured)))
+        axis[first : middle + 1] = "-" * (middle + 1 - first)
+        axis[middle], axis[first] = "o", "<"
+        axis[_column(1.0, low, high, axis_width)] = "|"
+        lines.append(
+            f"{shorten(kind, names - 1):{names}}{number(min(measured)):>8}{number(median(measured)):>8}"
+            f"{number(median([matrix.predicted for matrix in members])):>11}  {''.join(axis)}"
+        )
+    return [*lines, "", "< lowest critical scale of the module type, o median, | 1 = as trained"]
+
+
+def _column(value: float, low: float, high: float, width: int) -> int:
+    return min(width - 1, int(width * math.log(value / low) / math.log(high / low)))

@@ -1,0 +1,1 @@
+"""A fleet, as text and as a page."""

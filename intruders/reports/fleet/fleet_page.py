@@ -1,0 +1,122 @@
+"""The report of a fleet: a table that sorts and filters, a scatter of any two columns, and each adapter's matrices.
+
+A thousand rows stay light: what is drawn of an adapter is packed in some bytes per matrix, and unpacked when its row is
+opened.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ...audits.fleet.fleet_result import FleetAudit
+from ...audits.fleet.fleet_table import as_arrow
+from ...checkpoints.stored.names import module_paths
+from ...system.files import write_atomically
+from ..page.html_page import check_can_write_html, render_page
+
+REPORT = "report.html"
+# Key, title and whether it is a share of 1, of the numbers that the page shows; the scatter offers these too.
+NUMBERS = (
+    ("intruders", "intruders", False),
+    ("intruder_share", "intruder share", True),
+    ("energy_share", "energy share", True),
+    ("update_relative_median", "relative update, median", True),
+    ("update_relative_max", "relative update, largest", True),
+    ("frobenius", "update norm", False),
+    ("effective_rank", "effective rank, median", False),
+    ("stable_rank", "stable rank, median", False),
+    ("rank_max", "rank, largest", False),
+    ("scale_max", "scale, largest", False),
+    ("matrices", "matrices", False),
+    ("zero_updates", "zero updates", False),
+    ("nearest_cosine", "cosine with the nearest", False),
+    ("unusual", "unusual", False),
+)
+TEXTS = (
+    "adapter",
+    "status",
+    "reason",
+    "duplicate_of",
+    "nearest",
+    "method",
+    "targets",
+    "named_base",
+    "matched_by",
+    "for_hosts",
+)
+_NOT_JUDGED = 255  # in place of a count
+
+
+def write_fleet_html(fleet: FleetAudit, path: str | os.PathLike[str]) -> None:
+    """Write the report of a fleet to `path`, whole or not at all.
+
+    Raises ResultFileError if it cannot be written, MissingDependencyError without plotly and jinja2.
+    """
+    check_can_write_html(path)
+    write_atomically(path, render_fleet(fleet).encode())
+
+
+def render_fleet(fleet: FleetAudit) -> str:
+    """The HTML text of the report of a fleet."""
+    return render_page(
+        "fleet.html.j2",
+        ["plots.js", "fleet.js"],
+        fleet_payload(fleet),
+        fleet=fleet,
+        refused=len(fleet.refused),
+        settings=fleet.settings.as_dict(),
+        versions=fleet.header()["versions"],
+    )
+
+
+def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
+    """Plain JSON values: a list for each row of the table, and the packed matrices of each adapter."""
+    rows = as_arrow(fleet.adapters).to_pylist()
+    names = list(dict.fromkeys(name for one in fleet.members for name in one.names))
+    places = module_paths(names)
+    matrices = {str(digest): group for digest, group in fleet.matrices.groupby("digest", sort=False)}
+    return {
+        "base": fleet.base_source,
+        "numbers": [list(one) for one in NUMBERS],
+        "texts": list(TEXTS),
+        "rows": [
+            [*(_short(row[key]) for key, _, _ in NUMBERS), *(row[key] for key in TEXTS)] for row in rows
+        ],
+        "matrices": [
+            [name, place.stack, place.layer, place.kind] for name, place in zip(names, places, strict=True)
+        ],
+        "packed": [
+            _packed(matrices[row["digest"]], names)
+            if row["status"] == "audited" and row["digest"] in matrices
+            else None
+            for row in rows
+        ],
+    }
+
+
+def _short(value: float | None) -> float | None:
+    """Six digits: a page of a thousand rows has tens of thousands of numbers."""
+    if value is None or isinstance(value, int):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _packed(group: pd.DataFrame, names: list[str]) -> list[str]:
+    """For every matrix intruders and energy share as bytes, and the relative update in single precision; base64."""
+    frame = group.set_index("name").reindex(names)
+    energy = (frame["intruder_energy"] / frame["energy"]).fillna(0.0)
+    return [
+        _text(frame["intruder"].clip(upper=_NOT_JUDGED - 1).fillna(_NOT_JUDGED).to_numpy(np.uint8)),
+        _text((255 * energy).round().to_numpy(np.uint8)),
+        _text(frame["relative"].to_numpy("<f4")),
+    ]
+
+
+def _text(numbers: np.ndarray[Any, Any]) -> str:
+    return base64.b64encode(numbers.tobytes()).decode()

@@ -1,0 +1,1 @@
+"""A healing, as text and as a page."""

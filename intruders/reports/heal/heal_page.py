@@ -1,0 +1,45 @@
+"""The report of a healing as one HTML file."""
+
+from __future__ import annotations
+
+import os
+
+from ...charts.text import number, percent
+from ...experiments.heal.healing import BASE, INTERPOLATION, TUNED, Healing
+from ...system.files import write_atomically
+from ...system.versions import versions
+from ..page.html_page import check_can_write_html, render_page
+from .heal_charts import healing_charts
+from .heal_text import check_command, dose_line, ends, intruder_lines, rows, verdict
+
+
+def write_heal_report(healing: Healing, file: str | os.PathLike[str]) -> None:
+    """Write the page.
+
+    Raises:
+      ResultFileError: it cannot be written. MissingDependencyError: a package of the extra ``report`` is missing.
+    """
+    check_can_write_html(file)
+    write_atomically(file, render_healing(healing).encode())
+
+
+def render_healing(healing: Healing) -> str:
+    """The HTML text of the page."""
+    charts = healing_charts(healing)
+    return render_page(
+        "heal.html.j2",
+        ["plots.js", "charts.js", "sorting.js", "heal.js"],
+        {"figures": [chart.payload() for chart in charts]},
+        healing=healing,
+        figures=charts,
+        verdict=verdict(healing),
+        facts=[dose_line(healing), *intruder_lines(healing)],
+        rows=rows(healing),
+        command=check_command(healing) if healing.out is not None else None,
+        is_end=lambda point: point.name in (BASE, TUNED),
+        is_line=lambda point: point.name in (BASE, TUNED, INTERPOLATION),
+        ends=ends,
+        percent=percent,
+        number=number,
+        versions=versions(),
+    )

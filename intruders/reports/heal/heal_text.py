@@ -1,0 +1,184 @@
+"""A healing as text for a terminal."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ...charts.text import duration, number, percent, plural
+from ...checkpoints.stored.names import module_paths
+from ...experiments.heal.healing import (
+    BASE,
+    CONTROLS,
+    CURVE,
+    HEALED,
+    INTERPOLATION,
+    TUNED,
+    HealedPoint,
+    Healing,
+)
+from ...measures.intervals import Interval
+
+WIDE = 120  # columns of a terminal in which every interval fits
+
+LABELS = {
+    INTERPOLATION: "interpolation, same task loss",
+    "intruders scaled": "intruders removed",
+    "mean dose": "mean dose everywhere",
+}
+
+
+def print_healing(healing: Healing, console: Console) -> None:
+    """Print the verdict, a table for every corpus, the doses, the intruders, and how to use what was written."""
+    for line in verdict(healing):
+        _print(console, line)
+    for corpus in healing.healed_point.corpora:
+        title = (
+            "the doses were learned on other documents of it" if corpus == healing.corpus else "chose nothing"
+        )
+        _print(console, f"\n{corpus}, {plural(healing.documents[corpus], 'document')} ({title})")
+        console.print(_table(healing, corpus, console.width >= WIDE))
+    for task in healing.examples:
+        _print(
+            console, f"\n{task}, {plural(healing.examples[task], 'example')}: {_accuracies(healing, task)}"
+        )
+    console.print()
+    for line in [dose_line(healing), *intruder_lines(healing)]:
+        _print(console, line)
+    for note in healing.notes:
+        _print(console, f"note: {note}")
+    if healing.out is not None:
+        _print(console, f"\nwritten to {healing.out} ({healing.form}, {duration(healing.seconds)})")
+        _print(console, f"  {check_command(healing)}")
+
+
+def verdict(healing: Healing) -> list[str]:
+    """What was forgotten, and what came back at which price."""
+    tuned, healed = healing.tuned_point, healing.healed_point
+    measure, corpus = healed.corpora[healing.corpus], healing.corpus
+    task = healed.tasks[healing.task]
+    forgotten = tuned.corpora[corpus].forgotten
+    price = f"task loss {tuned.tasks[healing.task].loss.estimate:.4f} tuned, {task.loss.estimate:.4f} healed"
+    if measure.healed is None:
+        return [
+            (
+                f"tuning forgot nothing clearly on {corpus}: {ends(forgotten, sign=True)} nats per token; healed "
+                f"{ends(measure.forgotten, sign=True)}; {price}"
+            )
+        ]
+    found = [
+        (
+            f"{percent(max(0.0, measure.healed.estimate))} of the forgetting on {corpus} is healed: "
+            f"{forgotten.estimate:.3f} nats per token tuned, {measure.forgotten.estimate:.3f} healed; {price}"
+        )
+    ]
+    other = healing.point(INTERPOLATION)
+    if other is not None:
+        gain = measure.gain
+        clear = "" if gain is None else f", {_clearly(gain)}"
+        share = other.corpora[corpus].healed
+        found.append(
+            f"interpolation at that task loss (dose {number(other.dose or 0.0)}) heals "
+            f"{percent(max(0.0, share.estimate)) if share is not None else '-'}{clear}"
+        )
+    return found
+
+
+def rows(healing: Healing) -> list[tuple[str, HealedPoint]]:
+    """The models of the table, in order, with their names."""
+    wanted = (BASE, TUNED, HEALED, INTERPOLATION, *CONTROLS)
+    found = [(name, healing.point(name)) for name in wanted]
+    return [(_label(name, point), point) for name, point in found if point is not None]
+
+
+def dose_line(healing: Healing) -> str:
+    """The doses in a sentence: their median, and their mean by kind of module."""
+    doses = [dose for own in healing.doses.values() for dose in own]
+    kinds: dict[str, list[float]] = {}
+    for path, own in zip(module_paths(list(healing.doses)), healing.doses.values(), strict=True):
+        kinds.setdefault(path.kind, []).extend(own)
+    means = {kind: sum(own) / len(own) for kind, own in kinds.items()}
+    said = ", ".join(f"{kind} {means[kind]:.2f}" for kind in sorted(means, key=lambda kind: -means[kind]))
+    return (
+        f"{plural(len(doses), 'dose')} (1 is the tuned model, 0 the base), median {median(doses):.2f}; mean by module: "
+        f"{said}"
+    )
+
+
+def intruder_lines(healing: Healing) -> list[str]:
+    """The intruders before and after."""
+    if healing.intruders_after is None:
+        return [f"intruders before {healing.intruders_before:,}"]
+    return [f"intruders before {healing.intruders_before:,}, after {healing.intruders_after:,}"]
+
+
+def check_command(healing: Healing) -> str:
+    """The command that measures what was written."""
+    corpora = [part for corpus in healing.healed_point.corpora for part in ("--loss-on", corpus)]
+    command = ["intruders", "evaluate", healing.out or "", "--base", healing.base, *corpora]
+    return shlex.join(command)
+
+
+def ends(value: Interval, sign: bool = False) -> str:
+    form = "+.3f" if sign else ".3f"
+    return f"{value.estimate:{form}} [{value.low:{form}}, {value.high:{form}}]"
+
+
+def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
+    found = Table(box=None, pad_edge=False, header_style="")
+    found.add_column("model", no_wrap=True)
+    for title in ("loss", "forgotten", "healed", "gain over interpolation", f"{healing.task} loss"):
+        found.add_column(title if is_wide else title.replace(" over interpolation", ""), justify="right")
+    for name, point in rows(healing):
+        measure, task = point.corpora[corpus], point.tasks[healing.task]
+        short = point.name in (BASE, TUNED, INTERPOLATION)
+        found.add_row(
+            Text(name),
+            _cell(measure.loss, is_wide),
+            "" if point.name == BASE else _cell(measure.forgotten, is_wide, sign=True),
+            "" if measure.healed is None or point.name in (BASE, TUNED) else f"{measure.healed.estimate:.0%}",
+            "" if short or measure.gain is None else _cell(measure.gain, is_wide, sign=True),
+            f"{task.loss.estimate:.4f}",
+        )
+    return found
+
+
+def _accuracies(healing: Healing, task: str) -> str:
+    said = []
+    for name in (BASE, TUNED, HEALED, INTERPOLATION):
+        point = healing.point(name)
+        accuracy = None if point is None else point.tasks[task].accuracy
+        if accuracy is not None:
+            said.append(f"{name} {accuracy.estimate:.2f} [{accuracy.low:.2f}, {accuracy.high:.2f}]")
+    return "accuracy " + ", ".join(said) if said else "no accuracy"
+
+
+def _cell(value: Interval, is_wide: bool, sign: bool = False) -> str:
+    return ends(value, sign) if is_wide else f"{value.estimate:{'+.3f' if sign else '.3f'}}"
+
+
+def _label(name: str, point: HealedPoint) -> str:
+    said = LABELS.get(name, name)
+    return f"{said} ({number(point.dose)})" if name in (INTERPOLATION, "mean dose") and point.dose else said
+
+
+def _clearly(gain: Interval) -> str:
+    if gain.low > 0:
+        return f"clearly less: {ends(gain, sign=True)} nats per token"
+    if gain.high < 0:
+        return f"clearly more: {ends(gain, sign=True)} nats per token"
+    return f"not clearly less: {ends(gain, sign=True)} nats per token"
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(Text(line), soft_wrap=False)
+
+
+def curve(healing: Healing) -> Sequence[HealedPoint]:
+    """Interpolations from the base to the tuned model."""
+    return [point for point in healing.points if point.name == CURVE]

@@ -1,0 +1,1 @@
+"""Whether a merge holds its adapter, as text."""

@@ -1,0 +1,160 @@
+"""A verification as text for a terminal: 80 columns, complete without color, and plain when piped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ...charts.text import duration, percent, plural, shorten
+from ...checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, VERDICTS, WRONG
+from ...checkpoints.merges.verification import OtherTensor, Verification, VerifiedMatrix
+from ...checkpoints.stored.names import module_paths
+from ...system.exit_status import ExitStatus
+from ..shared.page import WIDTH, Page
+
+_LISTED = 10  # matrices or tensors, unless verbose
+
+
+def print_verification(
+    result: Verification, console: Console, verbose: bool = False, allow_other: bool = False
+) -> None:
+    """Print the verdicts per module type, the matrices that are wrong, and what else the merged model changed.
+
+    With ``verbose`` every matrix and every other tensor has its own line.
+    """
+    page = Page(console)
+    for label, source in (
+        ("base", result.base_source),
+        ("adapter", result.adapter_source),
+        ("merged", result.merged_source),
+    ):
+        page.say((f"{label:7}  {page.end_of(source, WIDTH - 9)}", "dim"))
+    page.say((_answer(result, allow_other), _style(result.exit_status(allow_other))))
+    if result.matrices:
+        page.say("")
+        console.print(_table(result.matrices, page))
+        page.say((_roundings(result), "dim"))
+        _print_words(page, result.matrices)
+    chosen = [one for one in result.matrices if verbose or one.found.verdict in {*WRONG, NOT_PROVED}]
+    _list(
+        page,
+        [line for one in chosen for line in _matrix_lines(one, page)],
+        len(chosen),
+        verbose,
+        lines_each=2,
+    )
+    _list_tensors(page, "changed outside the adapter", result.others, verbose)
+    _list_tensors(page, "not compared", result.unchecked, verbose)
+    page.say((f"({duration(result.seconds)})", "dim"))
+
+
+def _answer(result: Verification, allow_other: bool) -> str:
+    count = len(result.matrices)
+    parts = [f"{verdict}: {counted:,}" for verdict, counted in result.counts.items()]
+    text = f"{plural(count, 'matrix', 'matrices')}; {', '.join(parts)}" if parts else "no matrix to verify"
+    if result.others:
+        end = ", which is accepted" if allow_other else ""
+        text += f"; {plural(len(result.others), 'other tensor')} changed{end}"
+    return text
+
+
+def _style(status: int) -> str:
+    return {ExitStatus.DONE.value: "bold green", ExitStatus.NOT_TOLD.value: "bold yellow"}.get(
+        status, "bold red"
+    )
+
+
+def _table(matrices: Sequence[VerifiedMatrix], page: Page) -> Table:
+    """One row per module type and verdict."""
+    groups: dict[tuple[str, str], list[VerifiedMatrix]] = {}
+    for path, matrix in zip(module_paths([one.name for one in matrices]), matrices, strict=True):
+        groups.setdefault((path.kind, matrix.found.verdict), []).append(matrix)
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("module", no_wrap=True)
+    table.add_column("matrices", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("scale", no_wrap=True)
+    for (kind, verdict), members in sorted(groups.items(), key=lambda one: VERDICTS.index(one[0][1])):
+        style = "red" if verdict in WRONG else "yellow" if verdict in (TOO_SMALL, NOT_PROVED) else ""
+        name = Text(page.known(shorten(kind, 22, page.mark)))
+        table.add_row(name, f"{len(members):,}", verdict, _scales(members, page), style=style)
+    return table
+
+
+def _plus_minus(page: Page) -> str:
+    return "+-" if page.plain else "±"
+
+
+def _scales(members: Sequence[VerifiedMatrix], page: Page) -> str:
+    """Bounds that hold for all, or the estimates and the largest of their errors."""
+    bounds = [one.found.scale for one in members if one.found.scale is not None]
+    if bounds:
+        low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
+        return " to ".join(dict.fromkeys([_scale(low), _scale(high)]))
+    estimates = [one.found.estimate for one in members if one.found.estimate is not None]
+    if not estimates:
+        return ""
+    error = max(one.found.error or 0.0 for one in members)
+    ends = sorted({f"{min(estimates):.3g}", f"{max(estimates):.3g}"}, key=float)
+    return f"{' to '.join(ends)} {_plus_minus(page)} {error:.2g}"
+
+
+def _scale(value: float) -> str:
+    """Seven digits; what is nothing beside a scale of 1 is 0."""
+    return f"{round(value, 9) + 0.0:.7g}"
+
+
+def _roundings(result: Verification) -> str:
+    counts = Counter(one.found.precision for one in result.matrices if one.found.precision)
+    if not counts:
+        together = f"; of all: {result.estimate:.3g}" if result.estimate is not None else ""
+        return f"scale: estimated by least squares, with its standard error{together}"
+    ways = ", ".join(f"{way} ({count:,})" for way, count in counts.most_common())
+    has_bounds = any(one.found.scale is not None for one in result.matrices)
+    return f"scale: proved bounds; {ways}" if has_bounds else f"merge: {ways}"
+
+
+def _print_words(page: Page, matrices: Sequence[VerifiedMatrix]) -> None:
+    """What the verdicts mean, where they do not say it themselves."""
+    counts = Counter((one.found.verdict, one.found.words) for one in matrices if one.found.words)
+    for (verdict, words), count in counts.items():
+        page.say(f"{verdict} ({count:,}): {words}")
+
+
+def _matrix_lines(matrix: VerifiedMatrix, page: Page) -> list[str]:
+    found = matrix.found
+    scale = _scales([matrix], page)
+    facts = [f"{found.verdict}, scale {scale}" if scale else found.verdict]
+    if found.rest is not None:
+        facts.append(f"rest {percent(found.rest)} of the base")
+    if found.outside:
+        facts.append(f"{found.outside:,} numbers off")
+    return [matrix.name, f"  {'; '.join(facts)}"]
+
+
+def _list_tensors(page: Page, title: str, tensors: Sequence[OtherTensor], verbose: bool) -> None:
+    if not tensors:
+        return
+    reasons = Counter(one.reason for one in tensors)
+    page.say("")
+    page.say(
+        f"{title}: {plural(len(tensors), 'tensor')} ({', '.join(f'{r}: {n}' for r, n in reasons.items())})"
+    )
+    _list(page, [f"  {one.name}: {one.reason}" for one in tensors], len(tensors), verbose, heading=False)
+
+
+def _list(
+    page: Page, lines: Sequence[str], count: int, verbose: bool, heading: bool = True, lines_each: int = 1
+) -> None:
+    """Lines of ``count`` items, of which only the first are shown unless all are wanted."""
+    shown = count if verbose else min(count, _LISTED)
+    if lines and heading:
+        page.say("")
+    for line in lines[: shown * lines_each]:
+        page.say(line)
+    if count > shown:
+        page.say((f"and {count - shown} more (--verbose)", "dim"))

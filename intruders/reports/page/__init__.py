@@ -1,0 +1,1 @@
+"""One HTML page from a template, with everything in it."""

@@ -1,0 +1,1 @@
+"""A comparison of remedies, as text and as a page."""

@@ -1,0 +1,64 @@
+"""The report of a comparison of remedies: the sentence, the figures, the table, and what controls say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ...charts.drawing import write_drawings
+from ...charts.figure import draw_chart
+from ...charts.text import number
+from ...experiments.compare.compared import RemedyComparison
+from ...experiments.compare.comparison_verdict import command, sentence
+from ...experiments.compare.tried_strengths import strength_name
+from ...measures.intervals import Interval
+from ...system.files import write_atomically
+from ...system.versions import versions
+from ..page.html_page import check_can_write_html, render_page
+from .remedies_charts import comparison_charts
+from .remedies_text import CONTROLS, control_margin, headline, measured_rows, remarks
+
+REPORT, FIGURES = "report.html", "figures"
+
+
+def write_remedies_report(comparison: RemedyComparison, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write the page and its figures (PNG, SVG, CSV) into a folder that is there, and give their paths.
+
+    Raises ResultFileError if they cannot be written, MissingDependencyError without the packages of the extra `report`.
+    """
+    page = Path(folder) / REPORT
+    check_can_write_html(page)
+    write_atomically(page, render_remedies(comparison).encode())
+    drawings = [draw_chart(chart) for chart in comparison_charts(comparison)]
+    return [page, *write_drawings(drawings, Path(folder) / FIGURES)]
+
+
+def render_remedies(comparison: RemedyComparison) -> str:
+    """The HTML text of the page."""
+    charts = comparison_charts(comparison)
+    return render_page(
+        "remedies.html.j2",
+        ["plots.js", "charts.js", "sorting.js", "remedies.js"],
+        {"figures": [chart.payload() for chart in charts]},
+        comparison=comparison,
+        figures=charts,
+        headline=headline(comparison),
+        sentence=sentence(comparison),
+        command=command(comparison),
+        remarks=remarks(comparison),
+        controls=CONTROLS,
+        margin=control_margin,
+        measured=measured_rows(comparison),
+        ends=_ends,
+        share=lambda value: "-" if value is None else f"{value:.2f}",
+        decimals=lambda value: "-" if value is None else number(value),
+        strength_name=strength_name,
+        versions=versions(),
+    )
+
+
+def _ends(value: Interval | None, sign: bool = False) -> str:
+    if value is None:
+        return "-"
+    form = "+.3f" if sign else ".3g"
+    return f"{value.estimate:{form}} [{value.low:{form}}, {value.high:{form}}]"

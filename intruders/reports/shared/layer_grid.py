@@ -1,0 +1,25 @@
+"""Numbers of matrices as a grid of layers and kinds of module."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from ...charts.chart import Axis, Grid
+from ...checkpoints.stored.names import module_paths
+
+
+def layer_grid(name: str, title: str, value: Axis, values: Mapping[str, float], caption: str) -> Grid:
+    """Numbers of matrices as layers x kinds of module, the mean of those in one cell."""
+    paths = module_paths(list(values))
+    cells: dict[tuple[str, str], list[float]] = {}
+    for path, number in zip(paths, values.values(), strict=True):
+        row = "-" if path.layer is None else str(path.layer)
+        cells.setdefault((row, path.kind), []).append(number)
+    rows = list(dict.fromkeys(row for row, _ in cells))
+    columns = list(dict.fromkeys(kind for _, kind in cells))
+    table: Sequence[Sequence[float]] = [
+        [sum(own) / len(own) if (own := cells.get((row, kind))) else math.nan for kind in columns]
+        for row in rows
+    ]
+    return Grid(name, title, "layer", "module", value, rows, columns, table, caption)

@@ -1,0 +1,177 @@
+"""A claim of the paper, and the finding that answers it: a verdict in words, with the effects that it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ....measures.intervals import Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "contradicted", "undecided", "not run"
+DECISIONS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN)
+# The share of studies without any effect in which the verdicts of a claim may decide for one.
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Where:
+    """What an effect was measured on: a base, a task, and which of their runs."""
+
+    base: str
+    task: str = ""
+    part: str = ""  # such as a rate, a rule for alpha, or a corpus
+
+    @property
+    def label(self) -> str:
+        on = f"{self.base} on {self.task}" if self.task else self.base
+        return f"{on}, {self.part}" if self.part else on
+
+    def narrowed(self, part: str) -> Where:
+        """The part of it that ``part`` names; all of it where that is empty."""
+        return replace(self, part=", ".join(filter(None, (self.part, part))))
+
+
+@dataclass(frozen=True)
+class Effect:
+    """An effect size with its 95 % confidence interval, and what it says on a claim that expects its sign."""
+
+    on: Where
+    what: str  # it measures, with its unit
+    interval: Interval
+    expected: int | None = None  # the sign that the claim expects, 1 or -1; None where it expects none
+    seeds: int = 0
+    over: str = ""  # what the interval is over, where it tells nothing of other seeds, such as documents
+    digits: int = 2  # that it is printed with: an end that is zero to these touches zero
+    tests: int = 1  # effects that the claim tests together
+    adjusted: float | None = None  # the p value of the interval among those; None where it has none
+    needed: str | int = ""  # what it would take to decide; a number is of seeds, at the spread of these
+
+    @property
+    def where(self) -> str:
+        return self.on.label
+
+    @property
+    def name(self) -> str:
+        over = f" over {self.over}" if self.over else ""
+        return f"{self.where}: {self.what}{over}" if self.where else f"{self.what}{over}"
+
+    @property
+    def estimate(self) -> float:
+        return self.interval.estimate
+
+    @property
+    def low(self) -> float:
+        return self.interval.low
+
+    @property
+    def high(self) -> float:
+        return self.interval.high
+
+    @property
+    def over_seeds(self) -> Interval:
+        """The interval as far as it tells of other seeds."""
+        return self.interval.opened() if self.over else self.interval
+
+    @property
+    def touches_zero(self) -> bool:
+        """Whether an end of the interval is printed as zero."""
+        return any(round(end, self.digits) == 0 for end in (self.low, self.high))
+
+    @property
+    def decision(self) -> str:
+        """supported or contradicted where the interval lies on the claimed or on the other side of zero.
+
+        Undecided with one seed, at an interval that touches zero, and where as many effects are tested together that
+        one interval of them leaves out zero by chance too easily (Holm).
+        """
+        interval = self.over_seeds
+        if self.expected is None or self.seeds < 2 or not interval.is_clear or self.touches_zero:
+            return UNDECIDED
+        if self.adjusted is not None and self.adjusted >= ALPHA:
+            return UNDECIDED
+        return SUPPORTED if (interval.low > 0) == (self.expected > 0) else CONTRADICTED
+
+    @property
+    def lacking(self) -> str:
+        """What it would take to decide, in words; empty where it is decided."""
+        if self.decision != UNDECIDED:
+            return ""
+        if isinstance(self.needed, str):
+            return self.needed
+        wide = f"; the interval is {self.high - self.low:.2g} wide" if self.is_wide else ""
+        return _missing([self.needed]) + wide
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether an effect as large as the estimate is within the interval on either side of zero."""
+        size = abs(self.estimate)
+        return self.interval.has_ends and self.low < -size and size < self.high
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the runs say on one of the paper's claims."""
+
+    name: str  # of the analysis
+    question: str
+    claim: str  # the paper's, in one sentence
+    verdict: str  # one line; begins with Supported, Contradicted, Undecided or Not run
+    shown: bool | None  # supported; None where the data cannot tell
+    effects: list[Effect] = field(default_factory=list)  # that were measured, the one of the verdict first
+    seeds: int = 0
+    runs: int = 0
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # by title; the figures draw these
+    notes: list[str] = field(default_factory=list)  # what these data cannot show
+    answers: list[Effect] = field(
+        default_factory=list
+    )  # every effect that the claim speaks of, also unmeasured
+
+    @property
+    def decision(self) -> str:
+        """The verdict in a word: the claim holds where every effect that it speaks of has its sign."""
+        if not self.answers:
+            return {True: SUPPORTED, False: CONTRADICTED, None: NOT_RUN}[self.shown]
+        decisions = {answer.decision for answer in self.answers}
+        return next(word for word in (CONTRADICTED, UNDECIDED, SUPPORTED) if word in decisions)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of the paper that a study can test; its file also holds ``analyse`` and ``charts``."""
+
+    name: str  # of its file, and in a study's ``analyses``
+    title: str
+    question: str
+    paper: str  # what the paper says, in one sentence
+    meaning: str  # what it means for a user where it is shown; a part of a sentence
+    needs: str  # what a study must hold to answer it
+    limits: tuple[str, ...] = ()  # what the data cannot show, however many there are
+
+
+def opening_of(answers: Sequence[Effect]) -> str:
+    """How a verdict begins: what the answers come to, and what is missing for those that are undecided."""
+    decisions = {answer.decision for answer in answers}
+    word = next(word for word in (CONTRADICTED, UNDECIDED, SUPPORTED) if word in decisions)
+    part = "" if decisions == {word} else " in part"
+    lacking = _together(
+        [answer.needed for answer in answers if answer.decision == UNDECIDED and answer.needed]
+    )
+    missing = f" (missing: {'; '.join(lacking)})" if lacking else ""
+    return f"{word.capitalize()}{part}{missing}: "
+
+
+def _together(needed: Sequence[str | int]) -> list[str]:
+    """What is missing, each thing once; numbers of seeds as the range of them."""
+    seeds = [number for number in needed if isinstance(number, int)]
+    others = list(dict.fromkeys(text for text in needed if isinstance(text, str)))
+    return [_missing(seeds), *others] if seeds else others
+
+
+def _missing(seeds: Sequence[int]) -> str:
+    """What as many seeds as several effects need comes to, in words."""
+    ends = sorted({min(seeds), max(seeds)})
+    return f"about {' to '.join(map(str, ends))} seeds at this spread"

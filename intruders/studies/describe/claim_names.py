@@ -1,0 +1,31 @@
+"""The claims of the paper that a study can test, in the order in which a report tells the story."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from ...errors import SettingError
+
+# In the order in which a report tells the story.
+CLAIMS = [
+    "structure",
+    "rank",
+    "forgetting",
+    "intervention",
+    "sequence",
+    "dynamics",
+    "causes",
+    "remedies",
+    "threshold",
+]
+
+
+def check_analyses(names: Sequence[str]) -> list[str]:
+    """The names as given; SettingError with the nearest one where a name is no analysis."""
+    for name in names:
+        if name not in CLAIMS:
+            near = difflib.get_close_matches(str(name), CLAIMS, n=1)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            raise SettingError(f"analysis '{name}' is not known; {hint}expected some of {', '.join(CLAIMS)}")
+    return list(names)

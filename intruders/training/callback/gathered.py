@@ -1,0 +1,108 @@
+"""A model that is split over processes, put together on the first of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...checkpoints.formats.memory import FSDP_1_WRAPPER, adapter_tensors, has_adapters
+from ...checkpoints.opening.open import Opened, open_gathered
+from ...errors import SettingError
+from .sharding import FSDP_1, FSDP_2, ZERO_3
+
+
+def require_gatherable(way: str, trainer: Any) -> None:
+    """Raise SettingError where the shards of a model can be gathered through a Trainer alone, and none is at hand."""
+    if way == ZERO_3 and trainer is None:
+        raise SettingError(
+            "the model is sharded by DeepSpeed ZeRO-3, and its engine alone can gather it; expected the Trainer "
+            "that has it; make the callback with trainer=trainer"
+        )
+
+
+def gathered(model: nn.Module, way: str, trainer: Any, is_first: bool) -> dict[str, Tensor]:
+    """The tensors of a sharded model as they are now, on the CPU of the first process; of one with adapters theirs.
+
+    Every process takes part, or all wait.
+
+    Args:
+      model: as the Trainer hands it to callbacks.
+      way: how it is sharded.
+      trainer: the Trainer, which has DeepSpeed's engine; for ZeRO-3 alone.
+      is_first: whether this process puts the model together.
+    """
+    return _GATHER[way](model, trainer, is_first)
+
+
+def opened(model: nn.Module, state: dict[str, Tensor]) -> Opened:
+    """What an audit reads of a sharded model whose tensors were gathered into ``state``."""
+    return open_gathered(_unwrapped(model), state)
+
+
+def _from_dtensors(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Tensor]:
+    """FSDP 2: tensor by tensor, so that one whole matrix at a time is on the device."""
+    whole: dict[int, Tensor] = {}  # a tied weight is one parameter under two names, and stays one tensor
+    state: dict[str, Tensor] = {}
+    for name, tensor in _to_gather(model).items():
+        if id(tensor) not in whole:
+            shard: Any = tensor.detach()
+            full = shard.full_tensor() if hasattr(shard, "full_tensor") else shard
+            whole[id(tensor)] = full.cpu() if is_first else full.new_empty(0)
+        state[name] = whole[id(tensor)]
+    return state
+
+
+def _from_fsdp_1(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Tensor]:
+    """FSDP 1: unit by unit, as its forward pass does, so that one whole unit at a time is on the device."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    state: dict[str, Tensor] = {}
+    units = [
+        (path, unit) for path, unit in model.named_modules() if isinstance(unit, FullyShardedDataParallel)
+    ]
+    for path, unit in units:
+        inside = [
+            name for name, one in unit.named_modules() if name and isinstance(one, FullyShardedDataParallel)
+        ]
+        with FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=False):
+            own = {
+                f"{path}.{name}".replace(FSDP_1_WRAPPER, "").removeprefix("."): tensor
+                for name, tensor in [*unit.named_parameters(), *unit.named_buffers()]
+                if not any(name.startswith(f"{nested}.") for nested in inside)
+            }
+            if is_first:
+                wanted = adapter_tensors(model, own) if has_adapters(model) else own
+                state |= {name: tensor.detach().to("cpu", copy=True) for name, tensor in wanted.items()}
+    return state
+
+
+def _from_zero_3(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Tensor]:
+    """ZeRO-3: what its engine saves, in 16 bits where the model is trained in them."""
+    trained_alone = all(
+        tensor.requires_grad for tensor in _to_gather(model).values() if tensor.is_floating_point()
+    )
+    state: dict[str, Tensor] | None = trainer.deepspeed._zero3_consolidated_16bit_state_dict(
+        exclude_frozen_parameters=trained_alone and has_adapters(model)
+    )
+    return state or {}
+
+
+_GATHER: dict[str, Callable[[nn.Module, Any, bool], dict[str, Tensor]]] = {
+    FSDP_1: _from_fsdp_1,
+    FSDP_2: _from_dtensors,
+    ZERO_3: _from_zero_3,
+}
+
+
+def _to_gather(model: nn.Module) -> dict[str, Tensor]:
+    """The model's tensors, of one with adapters only these."""
+    state = model.state_dict(keep_vars=True)
+    return adapter_tensors(model, state) if has_adapters(model) else state
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return model.module if isinstance(model, FullyShardedDataParallel) else model

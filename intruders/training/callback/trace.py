@@ -1,0 +1,91 @@
+"""The trace of a training: one Parquet file with one row per examined vector of every audit."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import warnings
+from pathlib import Path
+
+import pandas as pd
+
+from ...audits.result.audit_result import Audit
+from ...audits.result.frames import vector_frame
+from ...errors import ResultFileError, SettingError
+from ...system.files import check_writable, write_atomically
+
+
+def check_trace(trace: Path) -> None:
+    """Raise now what :func:`append_to_trace` would raise at the first audit; make the trace's folder.
+
+    Raises:
+      ResultFileError: the file or its folder cannot be written.
+      SettingError: another file has the trace's name.
+    """
+    try:
+        trace.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultFileError(
+            f"cannot write the trace '{trace}': the folder '{trace.parent}' cannot be made "
+            f"({(error.strerror or str(error)).lower()}); choose another path"
+        ) from error
+    check_writable(trace)
+    if trace.is_file():
+        read_trace(trace)
+
+
+def set_aside(trace: Path) -> None:
+    """Give the trace of an earlier training another name, so that one that begins does not replace it."""
+    if not trace.is_file():
+        return
+    steps = read_trace(trace)["step"]
+    if not len(steps):
+        return
+    aside = _free_name(trace)
+    os.rename(trace, aside)
+    warnings.warn(
+        f"'{trace}' was the trace of an earlier training, up to step {steps.max()}; it is kept as '{aside.name}'",
+        stacklevel=2,
+    )
+
+
+def _free_name(trace: Path) -> Path:
+    names = (trace.with_name(f"{trace.stem}-{number}{trace.suffix}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
+
+
+def append_to_trace(trace: Path, step: int, found: Audit) -> None:
+    """Add the rows of a step; those of this and later steps, left by a run that was killed, go."""
+    frame = _rows(found)
+    frame.insert(0, "step", step)
+    if trace.is_file():
+        before = read_trace(trace)
+        with warnings.catch_warnings():
+            # pandas warns of all-empty columns, which an audit without a changed matrix has.
+            warnings.simplefilter("ignore", FutureWarning)
+            frame = pd.concat([before[before["step"] < step], frame], ignore_index=True)
+    trace.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(trace, frame.to_parquet(index=False))
+
+
+def read_trace(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read the trace of a callback: one row per step, matrix and vector. SettingError for another file."""
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise SettingError(f"trace {str(path)!r} cannot be read as Parquet: {error}") from error
+    if "step" not in frame.columns:
+        raise SettingError(
+            f"trace {str(path)!r} has no column 'step'; expected a file that IntruderCallback wrote"
+        )
+    return frame
+
+
+def _rows(found: Audit) -> pd.DataFrame:
+    """One row per vector, with the size of its matrix's update and the base's largest singular value."""
+    frame = vector_frame(found.matrices)
+    frobenius = {matrix.name: matrix.update.frobenius for matrix in found.matrices}
+    largest = {matrix.name: matrix.base_singular_values[0] for matrix in found.matrices}
+    frame["update_frobenius"] = frame["name"].map(frobenius).astype(float)
+    frame["base_largest_value"] = frame["name"].map(largest).astype(float)
+    return frame

@@ -1,0 +1,137 @@
+"""What the audits of a training compare with: the model before it, taken while it can still be had."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...audits.audit_settings import AuditSettings
+from ...checkpoints.adapters.adapter import Adapter
+from ...checkpoints.adapters.formulas import widened
+from ...checkpoints.adapters.peft_adapter import start_that_changed
+from ...checkpoints.formats.memory import describe_module, has_adapters, module_checkpoint, with_copies
+from ...checkpoints.opening.model_sum import ModelSum
+from ...checkpoints.opening.open import Source, open_checkpoint, open_source
+from ...checkpoints.pairing.open_sides import open_sides
+from ...checkpoints.pairing.pair_sides import pair_sides
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.selection import Selection
+from ...errors import CheckpointError, SettingError
+
+
+def weights_before(model: nn.Module, is_resumed: bool) -> Checkpoint | None:
+    """A copy of the matrices that training will change; None where an adapter leaves the base in memory as it is.
+
+    Raises:
+      SettingError: training has changed them already, because it was resumed.
+    """
+    start = start_that_changed(model) if has_adapters(model) else None
+    if has_adapters(model) and start is None:
+        return None
+    if is_resumed:
+        raise SettingError(
+            f"the weights of {describe_module(model)} are those of a resumed training, and the audits need those "
+            "before it; pass base= with the model before fine-tuning"
+        )
+    return _copies(model) if start is None else _tuned_weights(model)
+
+
+def checkpoint_of_training(model: nn.Module) -> str | None:
+    """The Trainer's checkpoint that a model was loaded from, whose weights a training has changed already."""
+    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    if not isinstance(name, str) or not name:
+        return None
+    return name if (Path(name) / "trainer_state.json").is_file() else None
+
+
+def base_of_sharded(model: nn.Module, base: Source | None) -> Source:
+    """The base of a model whose own weights are split over processes: what was given, or what its adapter names.
+
+    Raises:
+      SettingError: neither can be had, or the adapter's start changed the weights beneath it.
+      CheckpointError: what the adapter names cannot be opened.
+    """
+    start = start_that_changed(model) if has_adapters(model) else None
+    if start is not None:
+        raise SettingError(
+            f"the adapter's start '{start}' changed the weights beneath it, and these are split over processes, so "
+            "that its update cannot be measured during training; audit the saved checkpoints with 'intruders audit'"
+        )
+    if base is not None:
+        return base
+    if not has_adapters(model):
+        raise SettingError(
+            f"{describe_module(model)} is sharded already, and no process has the weights before training; pass "
+            "base= with the model before fine-tuning, or pass the callback to the Trainer when you make it"
+        )
+    configs: Any = model.peft_config
+    bases = [config.base_model_name_or_path for config in configs.values()]
+    names = {str(base) for base in bases if base}
+    if len(names) != 1:
+        raise SettingError(
+            f"the base beneath the adapter is sharded, and the adapter names {len(names)} bases on disk; expected "
+            "one; pass base= with the model before fine-tuning"
+        )
+    name = names.pop()
+    try:
+        return open_checkpoint(name)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the base beneath the adapter is sharded, and {name!r}, which the adapter names, cannot be opened; "
+            f"pass base= with the model before fine-tuning ({error})"
+        ) from None
+
+
+def require_trained_matrix(model: nn.Module) -> None:
+    """Raise SettingError where training changes no matrix of ``model``; a shard's dimensions say nothing."""
+    is_trained = any(parameter.requires_grad and parameter.ndim >= 2 for parameter in model.parameters())
+    if not has_adapters(model) and not is_trained:
+        raise SettingError(
+            f"the Trainer's {type(model).__name__} has no trainable matrix to audit; unfreeze one before you "
+            "make the callback, or remove the callback"
+        )
+
+
+def require_matrices(base: Source | None, model: nn.Module, settings: AuditSettings) -> None:
+    """Raise what an audit of ``model`` against ``base`` (its own, when None) would raise, by names and shapes alone."""
+    if base is not None and has_adapters(model) and start_that_changed(model) is None:
+        # Whether the weights beneath the adapter are the base's is left to the audits, which read them.
+        sides = open_checkpoint(base), open_source(model)
+    else:
+        sides = open_sides(base, model)
+    pairing = pair_sides(*sides, settings)
+    if not pairing.pairs:
+        raise SettingError(
+            f"include {list(settings.include)} and exclude {list(settings.exclude)} leave none of the matrices that "
+            "the training changes (embeddings are not audited); expected at least one; choose other patterns"
+        )
+
+
+def _copies(model: nn.Module) -> Checkpoint:
+    own = module_checkpoint(model)
+    trained = {
+        name: parameter.detach().cpu().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.ndim >= 2 and name in own.tensors
+    }
+    return with_copies(own, trained)
+
+
+def _tuned_weights(model: nn.Module) -> Checkpoint:
+    """What the adapters in the model make of its own weights, a copy, in the order in which these are stored."""
+    own, tuned = open_sides(model, model)
+    assert isinstance(tuned, ModelSum)
+    adapters = replace(tuned, parts=[one for one in tuned.parts if isinstance(one[0], Adapter)])
+    found: dict[str, Tensor] = {}
+    for matrix in pair_sides(own, adapters, Selection(include_embeddings=True)).pairs:
+        both = matrix.load()
+        if both is None:
+            found[matrix.name] = own.read(matrix.name).clone()
+            continue
+        whole = both.widened().dense().to(widened(both.base).dtype)
+        stored = whole.mT if matrix.name in own.input_first else whole
+        found[matrix.name] = stored.reshape(own.shape(matrix.name)).clone()
+    return with_copies(own, found)

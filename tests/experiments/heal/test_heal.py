@@ -1,0 +1,379 @@
+"""A healing from end to end on tiny models: what is written is what was measured, and a kill loses nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import save_bert
+
+import intruders
+from intruders.errors import NonFiniteError, SettingError
+from intruders.experiments.heal.heal import load_healing, remedy_of
+from intruders.experiments.heal.heal_settings import HealSettings
+from intruders.experiments.heal.healing import HEALED
+from intruders.measures.measure_settings import LossSettings, ScoreSettings
+from intruders.models.loading import load_model
+
+from .healed_models import QUICK, TARGETS, adapter_of, llama_and_adapter, tuned_in_full
+
+IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return llama_and_adapter(tmp_path_factory.mktemp("heal"))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("text") / "text.jsonl"
+    rows = [{"text": f"{number} The base knows this text, number {number * 37 % 11}."} for number in range(8)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def healed(
+    models: tuple[str, str], text: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[intruders.Healing, Path]:
+    out = tmp_path_factory.mktemp("out") / "healed"
+    return run(models, text, out), out
+
+
+def run(models: tuple[str, str], text: str, out: Path | None, **options: Any) -> intruders.Healing:
+    given: dict[str, Any] = {"task": "word-problems", "settings": QUICK, "audit": audit_settings(), **options}
+    return intruders.heal(*models, loss_on=text, out=out, **given)
+
+
+def audit_settings() -> Any:
+    return intruders.AuditSettings(k=3)
+
+
+def test_plain_peft_opens_the_adapter_with_the_doses_in_b(
+    models: tuple[str, str], healed: tuple[intruders.Healing, Path]
+) -> None:
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    found, out = healed
+    before = load_file(Path(models[1]) / "adapter_model.safetensors")
+    after = load_file(out / "adapter_model.safetensors")
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        module = name.removeprefix("base_model.model.").partition(".lora_")[0]
+        dose = found.doses[f"{module}.weight"][0] if ".lora_B" in name else 1.0
+        assert torch.allclose(after[name], dose * tensor, atol=1e-7)
+    whole: Any = load_model(models[0], "causal").eval()
+    for name in list(before):
+        if ".lora_A" in name:
+            module = name.removeprefix("base_model.model.").partition(".lora_")[0]
+            update = 2.0 * before[name.replace("lora_A", "lora_B")] @ before[name]  # alpha / r = 2
+            whole.get_submodule(module).weight.data += found.doses[f"{module}.weight"][0] * update
+    opened = PeftModel.from_pretrained(load_model(models[0], "causal"), str(out)).eval()
+    with torch.no_grad():
+        assert torch.allclose(opened(input_ids=IDS).logits, whole(input_ids=IDS).logits, atol=2e-5)
+
+
+def test_an_evaluation_of_the_folder_gives_its_losses_again(
+    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path]
+) -> None:
+    """On all documents and test examples, of which the report has half: by the doses, and by the folder."""
+    found, out = healed
+    losses = LossSettings(loss_on=(text,), max_documents=6, max_tokens=24)
+    scores = ScoreSettings(tasks=("word-problems",), max_examples=4)
+    measured = intruders.evaluate(str(out), base=models[0], losses=losses, scores=scores)
+    point = found.healed_point
+    accuracy = point.tasks["word-problems"].accuracy
+    assert accuracy is not None
+    assert measured.scores[0].accuracy.estimate == accuracy.estimate
+    # The documents that are reported are three of the six: measured alone, they have the record's loss.
+    from intruders.data.corpora import load_corpora
+    from intruders.data.load_task import load_task
+    from intruders.experiments.heal.heal_data import data_of
+    from intruders.measures.corpus_loss import measure_losses
+    from intruders.models.tuned_model import open_language_model
+
+    corpora = {text: load_corpora(text, max_documents=6)}
+    data = data_of(corpora, {"word-problems": load_task("word-problems")}, QUICK.max_examples, 0)
+    opened = open_language_model(str(out), models[0])
+    [again] = measure_losses(opened, data.report.corpora[text], LossSettings(max_tokens=24))
+    assert again.mean == pytest.approx(point.corpora[text].loss.estimate, abs=1e-5)
+
+
+def test_a_merge_of_it_is_verified(
+    models: tuple[str, str], healed: tuple[intruders.Healing, Path], tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    merged = PeftModel.from_pretrained(load_model(models[0], "causal"), str(healed[1])).merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    found = intruders.verify(models[0], str(healed[1]), str(tmp_path / "merged"))
+    assert {matrix.found.verdict for matrix in found.matrices} == {"applied"}
+
+
+def test_the_record_is_what_was_returned_and_a_second_call_answers_with_it(
+    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path]
+) -> None:
+    found, out = healed
+    said: list[str] = []
+    assert load_healing(out).to_document() == {**found.to_document(), "seconds": load_healing(out).seconds}
+    again = run(models, text, out, told=said.append)
+    assert again.doses == found.doses
+    assert said == [f"'{out}' is healed already, by the same settings; this is its record"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"settings": HealSettings(**{**QUICK.values(), "steps": 7})}, "steps was 6 and is 7"),
+        ({"seed": 5}, "seed"),
+    ],
+)
+def test_other_settings_are_refused_and_nothing_is_lost(
+    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], changed: Any, named: str
+) -> None:
+    before = (healed[1] / "heal.json").read_bytes()
+    with pytest.raises(SettingError, match=named):
+        run(models, text, healed[1], **changed)
+    assert (healed[1] / "heal.json").read_bytes() == before
+
+
+def test_other_weights_are_refused(
+    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], tmp_path: Path
+) -> None:
+    """By their content: the folder's name is the same."""
+    other = tmp_path / "tuned"
+    shutil.copytree(models[1], other)
+    with pytest.raises(SettingError, match="tuned"):
+        run((models[0], adapter_of(Path(models[0]), other, TARGETS, seed=9)), text, healed[1])
+
+
+@pytest.mark.parametrize("last", ["learn: divergence", "measure healed", "scale"])
+def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(
+    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], tmp_path: Path, last: str
+) -> None:
+    seen = []
+
+    def killed(stage: str, done: int, in_all: int) -> None:
+        seen.append(stage)
+        if stage.startswith(last) and (done == 4 or "divergence" not in last):
+            raise KeyboardInterrupt
+
+    out = tmp_path / "healed"
+    with pytest.raises(KeyboardInterrupt):
+        run(models, text, out, progress=killed)
+    assert not out.exists()
+    assert (tmp_path / "healed.unfinished").is_dir()
+    steps: list[int] = []
+
+    def counted(stage: str, done: int, in_all: int) -> None:
+        if stage.startswith("learn: "):
+            steps.append(done)
+
+    found = run(models, text, out, progress=counted)
+    assert steps == ([5, 6] if "divergence" in last else [])
+    assert found.doses == healed[0].doses
+    assert found.points == healed[0].points
+    assert not (tmp_path / "healed.unfinished").exists()
+
+
+def test_an_unfinished_folder_of_other_settings_is_refused(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    def killed(stage: str, done: int, in_all: int) -> None:
+        if stage.startswith("learn"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(models, text, tmp_path / "healed", progress=killed)
+    with pytest.raises(SettingError, match="another healing"):
+        run(models, text, tmp_path / "healed", seed=3)
+
+
+def test_a_full_fine_tuning_is_written_as_a_checkpoint(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    tuned = tuned_in_full(models[0], tmp_path / "full")
+    found = run((models[0], tuned), text, tmp_path / "healed")
+    assert found.form == "checkpoint"
+    assert found.elsewhere is not None  # norms
+    before, after, healed = (
+        dict(load_model(where, "causal").named_parameters())
+        for where in (models[0], tuned, str(tmp_path / "healed"))
+    )
+    for name, tensor in healed.items():
+        own = found.doses.get(name, (found.elsewhere,))
+        wanted = before[name] + own[0] * (after[name] - before[name])
+        assert torch.allclose(tensor, wanted, atol=1e-6), name
+
+
+def test_a_dose_for_every_direction_keeps_the_rank(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    found = run(
+        models, text, tmp_path / "healed", settings=HealSettings(**{**QUICK.values(), "per": "direction"})
+    )
+    assert {len(own) for own in found.doses.values()} == {2}
+    config = json.loads((tmp_path / "healed" / "adapter_config.json").read_text())
+    assert config["r"] == 2
+    assert not config["rank_pattern"]
+    from intruders.checkpoints.pairing.open_sides import open_sides
+    from intruders.checkpoints.pairing.pair_sides import pair_sides
+
+    for old, new in zip(
+        pair_sides(*open_sides(*models)).pairs,
+        pair_sides(*open_sides(models[0], str(tmp_path / "healed"))).pairs,
+        strict=True,
+    ):
+        before, after = old.load(), new.load()
+        assert before is not None
+        assert after is not None
+        left, values, right = torch.linalg.svd(before.update.dense().double(), full_matrices=False)
+        dosed = values[:2] * torch.tensor(found.doses[old.name], dtype=torch.float64)
+        assert torch.allclose(after.update.dense().double(), left[:, :2] * dosed @ right[:2], atol=1e-5)
+
+
+def test_further_corpora_and_tasks_are_reported_and_choose_nothing(
+    models: tuple[str, str], text: str, healed: tuple[intruders.Healing, Path], tmp_path: Path
+) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(json.dumps({"text": f"another text {number}"}) for number in range(4)))
+    found = intruders.heal(
+        *models, task="word-problems", loss_on=[text, str(other)], settings=QUICK, audit=audit_settings()
+    )
+    assert found.doses == healed[0].doses
+    assert list(found.healed_point.corpora) == [text, str(other)]
+    assert found.out is None
+
+
+def test_prompts_alone_are_answered_by_the_tuned_model(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"Question {number}?" for number in range(12)))
+    found = run(models, text, None, task=(), prompts=prompts)
+    assert found.task == "prompts"
+    base, tuned = (point.tasks["prompts"] for point in (found.base_point, found.tuned_point))
+    assert tuned.loss.estimate < base.loss.estimate  # greedy answers are the tuned model's own
+    assert tuned.accuracy is None
+
+
+def test_a_masked_model_is_healed_on_a_task_of_classes(text: str, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = save_bert(tmp_path / "base")
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\n" + "\n".join(f"word {number},{'ab'[number % 2]}" for number in range(40)))
+    model: Any = get_peft_model(
+        load_model(str(base), "classification", ["a", "b"]),
+        LoraConfig(r=1, target_modules=["query", "value"], task_type="SEQ_CLS"),
+    )
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(tmp_path / "tuned")
+    record = {"schema": 1, "status": "finished", "config": {}, "task": {"labels": ["a", "b"]}}
+    (tmp_path / "tuned" / "run.json").write_text(json.dumps(record))  # its labels, as finetune keeps them
+    found = run(
+        (str(base), str(tmp_path / "tuned")),
+        text,
+        tmp_path / "healed",
+        task=f"{rows}?text=text&label=label",
+        settings=HealSettings(**{**QUICK.values(), "estimate": True, "steps": 2}),
+    )
+    assert found.healed_point.corpora[text].loss.estimate > 0
+    assert (tmp_path / "healed" / "adapter_config.json").is_file()
+
+
+def test_a_masked_model_does_not_write(text: str, tmp_path: Path) -> None:
+    base = save_bert(tmp_path / "base")
+    tuned = tuned_in_full_masked(base, tmp_path / "tuned")
+    with pytest.raises(SettingError, match="masked language model"):
+        run((str(base), tuned), text, None)
+
+
+def tuned_in_full_masked(base: Path, folder: Path) -> str:
+    from transformers import AutoModelForMaskedLM
+
+    model = AutoModelForMaskedLM.from_pretrained(base)
+    for parameter in model.parameters():
+        parameter.data += 0.01
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_remedy_of_the_record_gives_the_same_weights(
+    models: tuple[str, str], healed: tuple[intruders.Healing, Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    intruders.mitigate(
+        *models, remedy=remedy_of(load_healing(healed[1])), out=tmp_path / "again", check=False
+    )
+    one, other = (
+        load_file(folder / "adapter_model.safetensors") for folder in (healed[1], tmp_path / "again")
+    )
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_an_adapter_that_changes_nothing_is_refused(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    idle = adapter_of(Path(models[0]), tmp_path / "idle", TARGETS, size=0.0)
+    with pytest.raises(SettingError, match="nothing to heal"):
+        run((models[0], idle), text, tmp_path / "healed")
+    assert not (tmp_path / "healed").exists()
+
+
+def test_a_loss_that_is_no_number_is_refused(models: tuple[str, str], text: str, tmp_path: Path) -> None:
+    huge = adapter_of(Path(models[0]), tmp_path / "huge", TARGETS, size=1e30)
+    with pytest.raises(NonFiniteError):
+        run((models[0], huge), text, tmp_path / "healed")
+    assert not (tmp_path / "healed").exists()
+
+
+def test_one_document_is_refused(models: tuple[str, str], tmp_path: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("two lines\nof text\n")
+    with pytest.raises(SettingError, match="expected 2 or more"):
+        run(models, str(short), None)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"task": ()}, "no task to keep"),
+        ({"loss_on": ()}, "no text to measure forgetting on"),
+        ({"prompts": "p.txt"}, "expected one of the two"),
+        ({"form": "paper"}, "expected one of auto, adapter, checkpoint"),
+    ],
+)
+def test_what_is_missing_is_said_before_a_model_is_opened(
+    models: tuple[str, str], text: str, tmp_path: Path, options: Any, said: str
+) -> None:
+    given: dict[str, Any] = {"task": "word-problems", "loss_on": text, **options}
+    with pytest.raises(SettingError, match=said):
+        intruders.heal(*models, out=tmp_path / "healed", **given)
+
+
+def test_dora_is_refused_as_an_adapter_and_healed_as_a_checkpoint(
+    models: tuple[str, str], text: str, tmp_path: Path
+) -> None:
+    dora = adapter_of(Path(models[0]), tmp_path / "dora", TARGETS, use_dora=True)
+    with pytest.raises(SettingError, match="--as checkpoint"):
+        run((models[0], dora), text, tmp_path / "healed")
+    found = run((models[0], dora), text, tmp_path / "healed", form="checkpoint")
+    assert found.form == "checkpoint"
+
+
+def test_a_sum_of_adapters_is_healed(models: tuple[str, str], text: str, tmp_path: Path) -> None:
+    other = adapter_of(Path(models[0]), tmp_path / "other", ("v_proj", "q_proj"), seed=4)
+    found = run((models[0], f"{models[1]}@0.7+{other}@0.3"), text, tmp_path / "healed")
+    assert len(found.doses) == 6
+    assert found.point(HEALED) is not None

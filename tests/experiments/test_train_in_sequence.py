@@ -1,0 +1,175 @@
+"""Tasks in turn: accuracies and what follows from them, heads that stay, audits against the first base."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import save_bert, save_llama
+
+from intruders.errors import SettingError
+from intruders.experiments.train_in_sequence import SequenceResult, train_in_sequence
+from intruders.training.finetune_config import FinetuneConfig
+
+
+def test_measures_follow_their_formulas() -> None:
+    found = SequenceResult(["a", "b", "c"], [[0.9], [0.95, 0.8], [0.5, 0.7, 0.6]], [0, 3, 5], [9, 9, 9])
+    assert found.average_accuracy == pytest.approx(0.6)
+    assert found.backward_transfer == pytest.approx(((0.5 - 0.9) + (0.7 - 0.8)) / 2)
+    assert found.forgetting == pytest.approx([0.45, 0.1])
+    assert SequenceResult(["a"], [[0.9]], [0], [9]).backward_transfer is None
+    lines = found.lines()
+    assert "0.500    0.700    0.600   5 of 9" in lines[-2]
+    assert lines[-1] == "average accuracy 0.600, backward transfer -0.250"
+    missed = replace(found, steps=[20, 80, 40], reached=[True, False, True])
+    ends = [line.endswith("did not reach the score in 80 steps") for line in missed.lines()[4:7]]
+    assert ends == [False, True, False]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bert(tmp_path_factory.mktemp("bert"), with_head=False)
+
+
+def _tasks(folder: Path) -> list[str]:
+    """Two tasks of two and three labels that a tiny model learns at once."""
+    names = []
+    for number, letters in enumerate(("az", "mqx")):
+        file = folder / f"task{number}.tsv"
+        rows = [f"{letters[i % len(letters)] * 4}\t{i % len(letters)}" for i in range(60)]
+        file.write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+        names.append(f"{file}?text=text&label=label")
+    return names
+
+
+def _config(base: Path, out: Path, **settings: Any) -> FinetuneConfig:
+    given: dict[str, Any] = {
+        "rank": 4, "lr": 1e-2, "steps": 40, "batch_size": 8, "precision": "fp32", "save_steps": 1000,
+        "match": "accuracy=1.0", "eval_steps": 10, "warmup_steps": 10,
+    } | settings  # fmt: skip
+    return FinetuneConfig(base=str(base), task="unused", out=str(out), **given)
+
+
+@pytest.mark.parametrize(
+    ("method", "adapters"), [("full", "merge"), ("lora", "merge"), ("lora", "keep"), ("pissa", "merge")]
+)
+def test_stages_go_on_from_each_other(method: str, adapters: str, bert: Path, tmp_path: Path) -> None:
+    lr = 3e-3 if method == "full" else 2e-2
+    config = _config(bert, tmp_path / "out", method=method, lr=lr)
+    found = train_in_sequence(config, _tasks(tmp_path), adapters=adapters)
+    assert [len(row) for row in found.accuracies] == [1, 2]
+    # Backbone and head, put together again, score as the model did at the end of its own stage.
+    for stage in (1, 2):
+        record = json.loads((tmp_path / "out" / f"stage-{stage}" / "run.json").read_text())
+        assert found.accuracies[stage - 1][stage - 1] == record["validation"]["accuracy"]
+    assert found.accuracies[0][0] == 1.0
+    # The second stage starts from the first: undoing its own update gives back the first stage's weights.
+    base = load_file(bert / "model.safetensors")
+    one, two = (load_file(tmp_path / "out" / f"stage-{n}" / "backbone" / "model.safetensors") for n in (1, 2))
+    name = "encoder.layer.0.attention.self.query.weight"
+    first = one[name] - base[name]
+    second = two[name] - base[name]
+    if method != "full":
+        ranks = [int((torch.linalg.svdvals(update) > 1e-4).sum()) for update in (first, second)]
+        # Merged adapters add their ranks; the one that is kept stays at its own. PiSSA's difference has two.
+        grown = {("lora", "merge"): [4, 8], ("lora", "keep"): [4, 4], ("pissa", "merge"): [8, 16]}
+        assert ranks == grown[method, adapters]
+    assert (second - first).norm() < second.norm() + first.norm()
+    assert not torch.equal(first, second)
+    # Heads are those of their own stage, and of its number of labels.
+    heads = [load_file(tmp_path / "out" / f"stage-{n}" / "head.safetensors") for n in (1, 2)]
+    assert [head["classifier.weight"].shape[0] for head in heads] == [2, 3]
+    # The audit is against the first base.
+    for stage, weights in enumerate((one, two)):
+        count = 0
+        for key, value in base.items():
+            if value.ndim == 2 and "embeddings" not in key and not torch.equal(value, weights[key]):
+                x = torch.linalg.svd(value.double(), full_matrices=False)[0]
+                y = torch.linalg.svd(weights[key].double(), full_matrices=False)[0][:, :10]
+                count += int(((x.T @ y).abs().amax(dim=0) < 0.5).sum())
+        assert found.intruders[stage] == count
+    record = json.loads((tmp_path / "out" / "sequence.json").read_text())
+    assert record["accuracies"] == found.accuracies
+    # Looked at every 10 steps, each stage by its own step.
+    assert found.steps == [
+        json.loads((tmp_path / "out" / f"stage-{n}" / "run.json").read_text())["steps"] for n in (1, 2)
+    ]
+    assert found.reached[0] is True
+    assert found.steps[0] in (10, 20, 30, 40)
+
+
+def test_a_sequence_goes_on_where_it_was(bert: Path, tmp_path: Path) -> None:
+    tasks = _tasks(tmp_path)
+    config = _config(bert, tmp_path / "out")
+    first = train_in_sequence(config, tasks[:1])
+    marker = (tmp_path / "out" / "stage-1" / "run.json").stat().st_mtime_ns
+    both = train_in_sequence(config, tasks)
+    assert both.accuracies[0] == first.accuracies[0]
+    assert (tmp_path / "out" / "stage-1" / "run.json").stat().st_mtime_ns == marker
+
+
+def test_causal_tasks_in_turn(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"p": f"{i % 3}:", "c": "ab"}) + "\n" for i in range(30)))
+    llama = save_llama(tmp_path / "llama")
+    config = _config(llama, tmp_path / "out", method="lora", max_eval_samples=3)
+    found = train_in_sequence(config, [f"{rows}?prompt=p&completion=c"] * 2)
+    assert found.reached == [True, True]
+    assert found.accuracies == [[1.0], [1.0, 1.0]]
+
+
+def test_what_cannot_be_a_sequence_is_said(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="without tasks"):
+        train_in_sequence(_config(bert, tmp_path), [])
+    with pytest.raises(SettingError, match="expected merge or keep"):
+        train_in_sequence(_config(bert, tmp_path), ["pydoc-topics"], adapters="drop")
+    with pytest.raises(SettingError, match=r"adapters is 'keep', but method 'pissa' .* pass merge"):
+        train_in_sequence(_config(bert, tmp_path / "p", method="pissa"), _tasks(tmp_path), adapters="keep")
+    assert not (tmp_path / "p").exists(), "known before the first step of the first stage"
+
+
+def test_what_a_later_stage_cannot_do_is_said_before_the_first(tmp_path: Path) -> None:
+    llama = save_llama(tmp_path / "llama")
+    short, long = tmp_path / "short.jsonl", tmp_path / "long.jsonl"
+    rows = [json.dumps({"p": f"{i % 3}:", "c": "ab"}) + "\n" for i in range(30)]
+    short.write_text("".join(rows))
+    long.write_text("".join([*rows, json.dumps({"p": "0:" * 300, "c": "ab"}) + "\n"]))
+    first, later = (f"{file}?prompt=p&completion=c" for file in (short, long))
+    config = _config(llama, tmp_path / "out", method="lora", max_eval_samples=None, match=None)
+    with pytest.raises(
+        SettingError, match=r"line 31 of long.jsonl \(the .* split of task .*\) has 600 tokens"
+    ):
+        train_in_sequence(config, [first, later])
+    with pytest.raises(SettingError, match=r"task 'short.jsonl' has no right answers to count"):
+        train_in_sequence(config, [first, f"{first}&score=none"])
+    assert not (tmp_path / "out").exists()
+    # The tests' files of a stage are read after every later one, and left out of them with --drop-too-long.
+    kept = replace(config, steps=2, warmup_steps=0, drop_too_long=True)
+    found = train_in_sequence(kept, [f"{first}&test={long}"])
+    assert len(found.accuracies) == 1
+
+
+def test_another_sequence_is_not_replaced(bert: Path, tmp_path: Path) -> None:
+    tasks = _tasks(tmp_path)
+    out = tmp_path / "out"
+    (out / "stage-1").mkdir(parents=True)
+    (out / "stage-2").mkdir()
+    with pytest.raises(SettingError, match="contains a sequence of other tasks; choose another folder"):
+        train_in_sequence(_config(bert, out), tasks[:1])
+    content = json.dumps({"schema": 1, "tasks": [*tasks, "sst2"]})
+    (out / "sequence.json").write_text(content)
+    for given in (tasks, tasks[::-1]):
+        with pytest.raises(
+            SettingError, match=r"contains a sequence of other tasks \(.*, sst2\); choose another"
+        ):
+            train_in_sequence(_config(bert, out), given)
+    assert (out / "sequence.json").read_text() == content
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(SettingError, match="is not empty and not a sequence"):
+        train_in_sequence(_config(bert, tmp_path / "mine"), tasks)

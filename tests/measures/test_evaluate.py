@@ -1,0 +1,227 @@
+"""Fine-tuned models of every kind, measured; against the libraries' own merged models."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from tiny import save_bert, save_llama
+
+from intruders.data.columns import Columns
+from intruders.data.load_task import load_task
+from intruders.errors import CheckpointError, SettingError
+from intruders.measures.causal_loss import causal_losses
+from intruders.measures.evaluate import evaluate
+from intruders.measures.harness import check_harness
+from intruders.measures.masked_loss import pseudo_losses
+from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
+from intruders.measures.task_score import score_task
+from intruders.models.finetuned_folder import data_seed_of
+from intruders.models.tuned_model import open_language_model
+from intruders.training.finetune import finetune
+from intruders.training.finetune_config import FinetuneConfig
+from tests.measures.harness_task import write_harness_task
+
+TEXT = "Some words of text.\n\nAnd others, in a second paragraph."
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bases, and runs of them: llama (lora), bert on two labels (lora, full)."""
+    folder = tmp_path_factory.mktemp("models")
+    save_llama(folder / "llama")
+    save_bert(folder / "bert")
+    for name in ("a", "b", "c"):
+        (folder / "texts").mkdir(exist_ok=True)
+        (folder / "texts" / f"{name}.txt").write_text(f"{TEXT} {name * 20}")
+    rows = folder / "rows.tsv"
+    rows.write_text("text\tlabel\n" + "".join(f"{'aaaa' if i % 2 else 'zzzz'}\t{i % 2}\n" for i in range(60)))
+    task = f"{rows}?text=text&label=label&test={rows}"
+    _run(folder, "llama", "llama-lora", "word-problems", method="lora", max_train_samples=40)
+    _run(folder, "bert", "bert-lora", task, method="lora", lr=2e-2, steps=300, match="accuracy=1.0")
+    _run(folder, "bert", "bert-full", task, method="full", lr=3e-3, steps=300, match="accuracy=1.0")
+    return folder
+
+
+def _run(folder: Path, base: str, out: str, task: str, **settings: Any) -> None:
+    given: dict[str, Any] = {
+        "rank": 2, "lr": 1e-2, "steps": 5, "batch_size": 4, "max_eval_samples": 20, "precision": "fp32",
+        "eval_steps": 10,
+    } | settings  # fmt: skip
+    finetune(FinetuneConfig(base=str(folder / base), task=task, out=str(folder / out), **given))
+
+
+def test_an_adapter_against_its_base(place: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    found = evaluate(
+        str(place / "llama-lora"),
+        base=str(place / "llama"),
+        losses=LossSettings((str(place / "texts"),)),
+        out=tmp_path / "out",
+    )
+    base = AutoModelForCausalLM.from_pretrained(place / "llama")
+    tokenizer = AutoTokenizer.from_pretrained(place / "llama")
+    documents = [(place / "texts" / f"{name}.txt").read_text() for name in "abc"]
+    before = causal_losses(base, tokenizer, documents, window=512)
+    tuned = PeftModel.from_pretrained(base, place / "llama-lora").merge_and_unload()
+    after = causal_losses(tuned, tokenizer, documents, window=512)
+    (loss,) = found.losses
+    assert loss.base_loss is not None
+    assert loss.difference is not None
+    assert loss.base_loss.estimate == pytest.approx(before.mean, rel=1e-5)
+    assert loss.loss.estimate == pytest.approx(after.mean, rel=1e-5)
+    assert loss.difference.estimate == pytest.approx(after.mean - before.mean, rel=1e-3)
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert record["losses"][0]["difference"] == loss.difference.as_dict()
+    table = pd.read_parquet(tmp_path / "out" / "documents.parquet")
+    assert table["loss_sum"].sum() / table["tokens"].sum() == pytest.approx(after.mean, rel=1e-5)
+    assert any("change" in line for line in found.lines())
+
+
+@pytest.mark.parametrize("run", ["bert-lora", "bert-full"])
+def test_a_classifier_is_scored_and_measured_under_its_bases_head(run: str, place: Path) -> None:
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    rows = place / "rows.tsv"
+    found = evaluate(
+        str(place / run),
+        base=str(place / "bert"),
+        losses=LossSettings((str(place / "texts"),)),
+        scores=ScoreSettings(tasks=(f"{rows}?text=text&label=label&test={rows}",)),
+    )
+    assert found.scores[0].split == "test"
+    assert found.scores[0].accuracy.estimate == 1.0
+    assert found.scores[0].accuracy.low < 1.0
+    assert found.losses[0].losses[0].measure == "pseudo-loss"
+    # By hand: the encoder that was trained, put under the head of the base.
+    by_hand = AutoModelForMaskedLM.from_pretrained(place / "bert")
+    if run == "bert-full":
+        from transformers import AutoModel
+
+        encoder = AutoModel.from_pretrained(place / run, add_pooling_layer=False)
+    else:
+        from peft import PeftModel
+        from transformers import AutoModelForSequenceClassification
+
+        whole = AutoModelForSequenceClassification.from_pretrained(place / "bert", num_labels=2)
+        encoder = PeftModel.from_pretrained(whole, place / run).merge_and_unload().bert
+    by_hand.bert.load_state_dict(encoder.state_dict(), strict=False)
+    tokenizer = AutoTokenizer.from_pretrained(place / "bert")
+    documents = [(place / "texts" / f"{name}.txt").read_text() for name in "abc"]
+    expected = pseudo_losses(by_hand, tokenizer, documents, window=128).mean
+    assert found.losses[0].loss.estimate == pytest.approx(expected, rel=1e-5)
+    assert found.losses[0].difference is not None
+    assert found.losses[0].difference.estimate != 0
+
+
+def test_a_full_classifier_finds_its_base_in_its_record(place: Path) -> None:
+    assert open_language_model(str(place / "bert-full")).is_masked
+
+
+def test_the_estimate_has_another_name(place: Path) -> None:
+    found = evaluate(str(place / "bert"), losses=LossSettings((str(place / "texts"),), estimate=True))
+    assert found.losses[0].losses[0].measure == "masked-15%-estimate"
+    assert "masked-15%-estimate" in found.lines()[0]
+
+
+def test_what_cannot_be_measured_is_said(place: Path, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    texts = [str(place / "texts")]
+    with pytest.raises(SettingError, match="nothing to measure"):
+        evaluate(str(place / "llama"))
+    with pytest.raises(SettingError, match=r"trained on 2 labels, and 'assignment' of task 'pydoc-topics-1'"):
+        evaluate(str(place / "bert-lora"), scores=ScoreSettings(tasks=("pydoc-topics-1",)))
+    with pytest.raises(CheckpointError, match="is not a model folder"):
+        evaluate(str(tmp_path / "none"), losses=LossSettings(texts))
+    headless = tmp_path / "headless"
+    AutoModel.from_pretrained(place / "bert").save_pretrained(headless)
+    with pytest.raises(CheckpointError, match="no masked-language-model head"):
+        evaluate(str(headless), losses=LossSettings(texts))
+    orphan = tmp_path / "orphan"
+    orphan.mkdir()
+    settings = json.loads((place / "llama-lora" / "adapter_config.json").read_text())
+    (orphan / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": None}))
+    with pytest.raises(CheckpointError, match="does not name its base"):
+        evaluate(str(orphan), losses=LossSettings(texts))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SettingError, match="cannot be written"):
+        evaluate(str(place / "llama"), losses=LossSettings(texts), out=tmp_path / "file" / "out")
+
+
+def test_a_local_task_of_the_harness(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lm_eval")
+    targets = {f"{number}+1=": number % 4 for number in range(12)}
+    write_harness_task(tmp_path, "plus_one", "1234", targets)
+    found = evaluate(str(place / "llama-lora"), harness=HarnessSettings(("plus_one",), str(tmp_path)))
+    (score,) = found.harness
+    assert (score.task, score.metric) == ("plus_one", "acc")
+    assert capsys.readouterr().err == ""  # no terminal, no bars
+    # By hand: the choice with the highest log-likelihood after the question and the space that the harness puts there.
+    import torch
+
+    opened = open_language_model(str(place / "llama-lora"))
+    right = 0
+    for text, target in targets.items():
+        ids = torch.tensor([opened.tokenizer(f"{text} ")["input_ids"]])
+        with torch.no_grad():
+            logits = opened.model(input_ids=ids).logits[0, -1]
+        choices = [opened.tokenizer(choice)["input_ids"][0] for choice in "1234"]
+        right += int(logits[choices].argmax()) == target
+    assert 0 < right < len(targets), "the case shows something"
+    assert score.value == pytest.approx(right / len(targets))
+    check_harness(HarnessSettings(("plus_one", "hellaswag"), str(tmp_path)))  # one's own beside the harness's
+    with pytest.raises(SettingError, match="no task 'no-such-task'"):
+        evaluate(str(place / "llama-lora"), harness=HarnessSettings(("no-such-task",), str(tmp_path)))
+
+
+def test_what_was_held_out_of_a_file_is_said(place: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"q": f"{i}+1=", "a": str(i + 1)}) + "\n" for i in range(20)))
+    alone = ScoreSettings(prompt="q", completion="a", tasks=(str(rows),))
+    for scores, said in [
+        (alone, "accuracy on rows.jsonl, the tenth held out of the file (2 examples): "),
+        (replace(alone, test_file=str(rows)), "accuracy on rows.jsonl, test (20 examples): "),
+        (replace(alone, validation_file=str(rows)), "accuracy on rows.jsonl, validation (20 examples): "),
+    ]:
+        found = evaluate(str(place / "llama-lora"), scores=scores)
+        assert found.lines()[0].startswith(said)
+
+
+def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
+    save_llama(tmp_path / "llama")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"q": f"{i}+1=", "a": str(i + 1)}) + "\n" for i in range(20)))
+    columns = Columns(prompt="q", completion="a")
+    out = tmp_path / "run"
+    finetune(
+        FinetuneConfig(
+            base=str(tmp_path / "llama"),
+            task=str(rows),
+            out=str(out),
+            prompt="q",
+            completion="a",
+            steps=1,
+            data_seed=3,
+        )
+    )
+    assert data_seed_of(str(out)) == 3
+    assert data_seed_of(str(tmp_path / "llama")) == 0
+    trained = {example.text for example in load_task(str(rows), columns, 3).train}
+    seen = []
+
+    def spy(opened: Any, task: Any, **more: Any) -> Any:
+        seen.extend(example.text for example in task.validation)
+        return score_task(opened, task, **more)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("intruders.measures.evaluate.score_task", spy)
+        evaluate(str(out), scores=ScoreSettings(prompt="q", completion="a", tasks=(str(rows),)))
+    assert len(seen) == 2
+    assert not trained & set(seen)

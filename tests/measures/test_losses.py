@@ -1,0 +1,174 @@
+"""Losses against the same sums written out by hand, token by token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import character_tokenizer, save_bert, save_llama
+
+from intruders.errors import NonFiniteError, SettingError
+from intruders.measures.causal_loss import causal_losses, sliding_windows
+from intruders.measures.masked_loss import masked_estimate, pseudo_losses
+
+TEXTS = [
+    "The first document has some words.",
+    "Short",
+    "",
+    "x",
+    "A third one, longer than a window of 16. " * 3,
+]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(save_llama(tmp_path_factory.mktemp("llama"))).eval()
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from transformers import AutoModelForMaskedLM
+
+    return AutoModelForMaskedLM.from_pretrained(save_bert(tmp_path_factory.mktemp("bert"))).eval()
+
+
+@given(
+    length=st.integers(0, 60),
+    window=st.integers(2, 20),
+    stride=st.integers(1, 20),
+)
+def test_every_token_but_the_first_is_scored_once_with_enough_context(
+    length: int, window: int, stride: int
+) -> None:
+    if stride > window:
+        return
+    ids = list(range(length))
+    scored: dict[int, int] = {}
+    for piece in sliding_windows(0, ids, window, stride):
+        begin = piece.ids[0]
+        assert piece.ids == ids[begin : begin + len(piece.ids)]
+        assert len(piece.ids) <= window
+        for place in range(piece.scored_from, len(piece.ids)):
+            assert begin + place not in scored
+            scored[begin + place] = place
+    # With stride equal to the window the first token of each window has nothing before it.
+    if stride < window:
+        assert sorted(scored) == list(range(1, length))
+        assert all(context >= min(token, window - stride) for token, context in scored.items())
+
+
+@pytest.mark.parametrize(("window", "stride"), [(16, 8), (16, 5), (200, 100), (16, None)])
+def test_causal_losses_are_sums_over_the_tokens(llama: Any, window: int, stride: int | None) -> None:
+    tokenizer = character_tokenizer()
+    found = causal_losses(llama, tokenizer, TEXTS, window=window, stride=stride)
+    step = window // 2 if stride is None else stride
+    sums, counts = [], []
+    for text in TEXTS:
+        ids = tokenizer(text)["input_ids"]
+        if len(ids) < 2:
+            continue
+        total = 0.0
+        for place in range(1, len(ids)):
+            # The first window that holds the token.
+            begin = 0 if place < window else -(-(place + 1 - window) // step) * step
+            with torch.no_grad():
+                logits = llama(input_ids=torch.tensor([ids[begin:place]])).logits[0, -1]
+            total -= float(torch.log_softmax(logits.double(), dim=0)[ids[place]])
+        sums.append(total)
+        counts.append(len(ids) - 1)
+    np.testing.assert_allclose(found.sums, sums, rtol=1e-5)
+    assert found.tokens.tolist() == counts
+    assert found.mean == pytest.approx(sum(sums) / sum(counts), rel=1e-5)
+
+
+def test_one_window_is_transformers_own_loss(llama: Any) -> None:
+    tokenizer = character_tokenizer()
+    ids = torch.tensor([tokenizer(TEXTS[0])["input_ids"]])
+    with torch.no_grad():
+        expected = float(llama(input_ids=ids, labels=ids).loss)
+    assert causal_losses(llama, tokenizer, TEXTS[:1]).mean == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("most", [2, 5, 40])
+def test_documents_cut_after_some_tokens_are_those_of_cut_texts(llama: Any, bert: Any, most: int) -> None:
+    # The tokenizer makes a token of a character.
+    plain, around, cut = (
+        character_tokenizer(),
+        character_tokenizer(around=True),
+        [text[:most] for text in TEXTS],
+    )
+    for measure, model, tokenizer in (
+        (causal_losses, llama, plain),
+        (pseudo_losses, bert, around),
+        (masked_estimate, bert, around),
+    ):
+        found = measure(model, tokenizer, TEXTS, window=16, max_tokens=most)
+        expected = measure(model, tokenizer, cut, window=16)
+        np.testing.assert_allclose(found.sums, expected.sums, rtol=1e-5)
+        assert found.tokens.tolist() == expected.tokens.tolist()
+
+
+def test_pseudo_loss_masks_one_token_at_a_time(bert: Any) -> None:
+    tokenizer = character_tokenizer(around=True)
+    found = pseudo_losses(bert, tokenizer, TEXTS, window=16, batch_size=3)
+    sums, counts = [], []
+    for text in TEXTS:
+        plain = tokenizer(text, add_special_tokens=False)["input_ids"]
+        total = 0.0
+        for start in range(0, len(plain), 14):
+            ids = [1, *plain[start : start + 14], 2]
+            for place in range(1, len(ids) - 1):
+                masked = [*ids[:place], tokenizer.mask_token_id, *ids[place + 1 :]]
+                with torch.no_grad():
+                    logits = bert(input_ids=torch.tensor([masked])).logits[0, place]
+                total -= float(torch.log_softmax(logits.double(), dim=0)[ids[place]])
+        if plain:
+            sums.append(total)
+            counts.append(len(plain))
+    np.testing.assert_allclose(found.sums, sums, rtol=1e-5)
+    assert found.tokens.tolist() == counts
+    assert found.measure == "pseudo-loss"
+
+
+def test_the_estimate_is_another_quantity_with_the_same_masks_for_all(bert: Any) -> None:
+    tokenizer = character_tokenizer(around=True)
+    one = masked_estimate(bert, tokenizer, TEXTS, window=32, seed=1)
+    same = masked_estimate(bert, tokenizer, TEXTS, window=32, seed=1)
+    other = masked_estimate(bert, tokenizer, TEXTS, window=32, seed=2)
+    assert one.measure == "masked-15%-estimate" != pseudo_losses(bert, tokenizer, TEXTS[1:2]).measure
+    assert np.array_equal(one.sums, same.sums)
+    assert not np.array_equal(one.sums, other.sums)
+    # 15 % of each window of at most 30 tokens, but at least one.
+    lengths = [len(text) for text in TEXTS if text]
+    windows = [[30] * (n // 30) + ([n % 30] if n % 30 else []) for n in lengths]
+    assert one.tokens.tolist() == [sum(max(1, round(0.15 * n)) for n in parts) for parts in windows]
+
+
+def test_all_tokens_masked_together_is_the_estimate_at_rate_one(bert: Any) -> None:
+    tokenizer = character_tokenizer(around=True)
+    found = masked_estimate(bert, tokenizer, ["abcde"], rate=1.0)
+    plain = tokenizer("abcde", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        logits = bert(input_ids=torch.tensor([[1, *[tokenizer.mask_token_id] * 5, 2]])).logits[0, 1:6]
+    expected = -float(torch.log_softmax(logits.double(), dim=1)[range(5), plain].sum())
+    assert found.sums[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_cannot_be_scored_is_said(llama: Any, bert: Any) -> None:
+    tokenizer = character_tokenizer()
+    with pytest.raises(SettingError, match="stride is 9 and window 8"):
+        causal_losses(llama, tokenizer, TEXTS, window=8, stride=9)
+    with pytest.raises(SettingError, match="nothing to score"):
+        causal_losses(llama, tokenizer, ["", "x"])
+    with pytest.raises(SettingError, match="nothing to score"):
+        pseudo_losses(bert, character_tokenizer(around=True), [""])
+    broken = type(llama)(llama.config)
+    broken.model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match=r"document \d is not a number"):
+        causal_losses(broken, tokenizer, TEXTS)

@@ -1,0 +1,50 @@
+"""The output energy of an update, against a difference of two forward passes of the same layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import save_llama
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from intruders.errors import CheckpointError
+from intruders.measures.output_energy import output_energy
+
+NAME = "model.layers.0.self_attn.q_proj"
+
+
+def tuned(base: Path, folder: Path, name: str, update: torch.Tensor) -> Path:
+    """The base with ``update`` added to one of its weights."""
+    folder.mkdir()
+    for file in base.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    weights = load_file(base / "model.safetensors")
+    weights[name] = weights[name] + update
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_energy_is_what_the_update_adds_to_the_bases_outputs(tmp_path: Path) -> None:
+    base = save_llama(tmp_path / "base")
+    weight = load_file(base / "model.safetensors")[f"{NAME}.weight"]
+    update = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    documents = ["a b c", "the second text, a longer one"]
+    found = output_energy(str(base), tuned(base, tmp_path / "tuned", f"{NAME}.weight", update), documents)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    inputs: list[torch.Tensor] = []
+    model.get_submodule(NAME).register_forward_pre_hook(lambda module, args: inputs.append(args[0][0]))
+    with torch.no_grad():
+        for text in documents:
+            model(**tokenizer(text, return_tensors="pt"))
+    h = torch.cat(inputs).double()
+    assert found.tokens == len(h)
+    energy = float((h @ update.double().T).square().sum(-1).mean())
+    base_energy = float((h @ weight.double().T).square().sum(-1).mean())
+    assert list(found.of_update) == [f"{NAME}.weight"]
+    assert found.of_update[f"{NAME}.weight"] == pytest.approx(energy, rel=1e-4)
+    assert found.mean_relative == pytest.approx(energy / base_energy, rel=1e-4)
+    with pytest.raises(CheckpointError, match="none of the 0 changed matrices"):
+        output_energy(str(base), str(base), documents)

@@ -1,0 +1,98 @@
+"""What the loss feels of an update's directions, against central differences in double precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny import save_gpt2
+
+from intruders.measures.sensitivities import Directions, sensitivities, with_sensitivities
+from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.remedies.surgery import Surgery
+from intruders.models.loading import load_model
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """GPT-2, whose layers compute in the precision of their weights, and a rank-3 adapter of it."""
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path_factory.mktemp("surgery")
+    base = save_gpt2(folder / "base")
+    targets = ["c_proj", "c_fc"]
+    model: Any = get_peft_model(
+        load_model(str(base), "causal"),
+        LoraConfig(r=3, target_modules=targets, task_type="CAUSAL_LM", fan_in_fan_out=True),
+    )
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(folder / "tuned")
+    return base, folder / "tuned"
+
+
+class InDouble(torch.nn.Module):
+    """The model with its loss in double precision: transformers' own takes the logits in single."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.device = model.double().eval(), model.device
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> SimpleNamespace:
+        logits = self.model(input_ids=input_ids).logits
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return SimpleNamespace(loss=loss)
+
+
+def weight_of(model: torch.nn.Module, name: str) -> torch.Tensor:
+    weight: torch.Tensor = model.get_submodule(name).weight  # type: ignore[assignment]
+    return weight
+
+
+def test_they_are_the_derivatives_of_the_loss(sides: tuple[Path, Path]) -> None:
+    model = InDouble(load_model(str(sides[0]), "causal"))
+    generator = torch.Generator().manual_seed(0)
+    batches = []
+    for _ in range(2):
+        ids = torch.randint(5, 60, (2, 9), generator=generator)
+        batches.append({"input_ids": ids, "labels": ids})
+    names = ["model.transformer.h.0.attn.c_proj", "model.transformer.h.1.mlp.c_proj"]
+    directions = {}
+    for name in names:
+        n, m = weight_of(model, name).shape  # stored with the input first
+        sides_of = [torch.linalg.qr(torch.randn(d, 3, generator=generator).double()).Q.mT for d in (m, n)]
+        directions[name] = Directions(*sides_of)
+    found = sensitivities(model, batches, directions)
+
+    @torch.no_grad()
+    def loss() -> float:
+        return sum(float(model(**batch).loss) for batch in batches) / len(batches)
+
+    for name, part in directions.items():
+        weight = weight_of(model, name)
+        for i in range(3):
+            term = torch.outer(part.right[i], part.left[i])
+            at = []
+            for step in (1e-4, -1e-4):
+                weight.data += step * term
+                at.append(loss())
+                weight.data -= step * term
+            assert float(found[name][i]) == pytest.approx((at[0] - at[1]) / 2e-4, rel=1e-5, abs=1e-10)
+
+
+def test_surgery_by_a_task_is_written(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    base, tuned = (str(side) for side in sides)
+    fitted = with_sensitivities(Surgery(task="word-problems", examples=6), base, tuned)
+    assert fitted.sensitivities is not None
+    assert {name.split(".", 2)[-1] for name in fitted.sensitivities} >= {"0.attn.c_proj.weight"}
+    assert all(len(felt) == 3 and any(felt) for felt in fitted.sensitivities.values())
+    result = mitigate(base, tuned, remedy=fitted, out=tmp_path / "out", check=False)
+    changed = {matrix.name for matrix in result.matrices}
+    assert len(changed) == 4
+    assert all("c_proj" in name for name in changed)
+    assert result.remedy.recorded()["task"] == "word-problems"

@@ -1,0 +1,246 @@
+"""A model is scored as what it was trained for, what can be known first is checked first, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import save_bert, save_gpt2, save_llama
+
+from intruders.errors import CheckpointError, IntrudersError, PairingError, SettingError
+from intruders.measures import evaluate as under_test
+from intruders.measures import measured_model
+from intruders.measures.evaluate import evaluate
+from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
+from intruders.training.finetune import finetune
+from intruders.training.finetune_config import FinetuneConfig
+from tests.commands import in_this_process
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bases, an adapter on completions, one on classes, and data of both kinds."""
+    folder = tmp_path_factory.mktemp("place")
+    save_llama(folder / "llama")
+    save_bert(folder / "bert")
+    save_gpt2(folder / "gpt2")
+    rows = [f"{'good' if i % 2 else 'bad'} film {i}" for i in range(20)]
+    for name, labels in (("numbers", "01"), ("words", ("neg", "pos"))):
+        lines = [f"{row}\t{labels[i % 2]}" for i, row in enumerate(rows)]
+        (folder / f"{name}.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")
+    (folder / "sums.jsonl").write_text(
+        "".join(json.dumps({"q": f"{i}+1=", "a": str(i + 1)}) + "\n" for i in range(20))
+    )
+    (folder / "notes.txt").write_text("\n\n".join(f"Paragraph {i}. " + "word " * 900 for i in range(3)))
+    (folder / "one.txt").write_text("Some words of one document. " * 9)
+    _run(folder, "llama", "completer", f"{folder}/sums.jsonl?prompt=q&completion=a")
+    _run(folder, "bert", "classifier", f"{folder}/words.tsv?text=text&label=label")
+    return folder
+
+
+def _run(folder: Path, base: str, out: str, task: str, **more: Any) -> None:
+    config = FinetuneConfig(
+        base=str(folder / base), task=task, out=str(folder / out), rank=2, steps=1, batch_size=2, **more
+    )
+    finetune(config)
+
+
+def _on(place: Path, name: str) -> ScoreSettings:
+    columns = "prompt=q&completion=a" if name == "sums.jsonl" else "text=text&label=label"
+    return ScoreSettings(tasks=(f"{place / name}?{columns}",))
+
+
+def _text(place: Path, name: str = "notes.txt") -> LossSettings:
+    return LossSettings((str(place / name),), max_tokens=60)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "said"),
+    [
+        ("completer", "words.tsv", "was trained on completions and has no trained classification head"),
+        ("bert", "words.tsv", "is a language model or an encoder and has no trained classification head"),
+        ("llama", "numbers.tsv", "is a language model or an encoder and has no trained classification head"),
+        ("classifier", "sums.jsonl", "was trained as a classifier and writes no text"),
+        ("bert", "sums.jsonl", "is a masked language model, which cannot complete the prompts"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused_before_it_is_loaded(
+    model: str, data: str, said: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measured_model, "open_language_model", _nothing_is_opened)
+    monkeypatch.setattr(measured_model, "open_for_task", _nothing_is_opened)
+    with pytest.raises(SettingError, match=said) as raised:
+        evaluate(str(place / model), losses=_text(place), scores=_on(place, data))
+    assert "\n" not in str(raised.value)
+
+
+def _nothing_is_opened(*given: Any) -> Any:
+    raise AssertionError(f"{given} is opened")
+
+
+def test_an_encoder_is_not_trained_on_completions(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="masked language model, which cannot complete the prompts"):
+        _run(place, "bert", str(tmp_path / "run"), f"{place}/sums.jsonl?prompt=q&completion=a")
+
+
+def test_an_adapter_without_its_head_is_refused(place: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    headless = tmp_path / "headless"
+    shutil.copytree(place / "classifier", headless)
+    file = headless / "adapter_model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(file).items() if "classifier" not in name}
+    save_file(kept, file)
+    with pytest.raises(CheckpointError, match=r"no trained weights for 'classifier\.bias'"):
+        evaluate(str(headless), scores=_on(place, "words.tsv"))
+
+
+def test_the_order_of_classes_is_not_guessed(place: Path, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification
+
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(place / "classifier", elsewhere)
+    (elsewhere / "run.json").unlink()
+    with pytest.raises(CheckpointError, match="the order of 'neg', 'pos' is not guessed"):
+        evaluate(str(elsewhere), scores=_on(place, "words.tsv"))
+    evaluate(str(elsewhere), scores=_on(place, "numbers.tsv"))  # a number is that of its class
+    # A base that names its classes says what the outputs are, here the other way round.
+    named = tmp_path / "named"
+    shutil.copytree(place / "bert", named)
+    config = AutoConfig.from_pretrained(named)
+    config.id2label, config.label2id = {0: "pos", 1: "neg"}, {"pos": 0, "neg": 1}
+    config.save_pretrained(named)
+    turned = evaluate(str(elsewhere), base=str(named), scores=_on(place, "words.tsv")).scores[0].right
+    recorded = evaluate(str(place / "classifier"), scores=_on(place, "words.tsv")).scores[0].right
+    assert turned == [not right for right in recorded]
+    # A whole classifier of which nobody named the outputs.
+    whole = tmp_path / "whole"
+    BertForSequenceClassification.from_pretrained(place / "bert", num_labels=2).save_pretrained(whole)
+    AutoTokenizer.from_pretrained(place / "bert").save_pretrained(whole)
+    with pytest.raises(CheckpointError, match="is not guessed"):
+        evaluate(str(whole), scores=_on(place, "words.tsv"))
+
+
+def test_the_wrong_base_is_refused_or_noted(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(PairingError, match=r"changes 'model\.layers\.0', which base .* does not have"):
+        evaluate(str(place / "completer"), base=str(place / "gpt2"), losses=_text(place))
+    copy = tmp_path / "copy"
+    shutil.copytree(place / "llama", copy)
+    same = evaluate(str(place / "completer"), base=str(copy), losses=_text(place))
+    assert same.notes == []  # the same weights by another name
+    save_llama(tmp_path / "other", positions=256)
+    other = evaluate(str(place / "completer"), base=str(tmp_path / "other"), losses=_text(place))
+    assert len(other.notes) == 1
+    assert "names" in other.notes[0]
+    assert other.lines()[-1] == f"note: {other.notes[0]}"
+    assert other.as_dict()["notes"] == other.notes
+
+
+def test_what_is_wrong_with_a_task_is_found_before_a_model_is_opened(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measured_model, "open_language_model", _nothing_is_opened)
+    empty = replace(_on(place, "sums.jsonl"), split="test")
+    with pytest.raises(SettingError, match=r"the test split of task 'sums\.jsonl' is empty"):
+        evaluate(str(place / "completer"), losses=_text(place), scores=empty)
+    pytest.importorskip("lm_eval")
+    with pytest.raises(SettingError, match="no task 'no-such-task'"):
+        evaluate(str(place / "completer"), losses=_text(place), harness=HarnessSettings(("no-such-task",)))
+
+
+def test_what_was_measured_is_told_and_kept_when_something_else_fails(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any, **more: Any) -> Any:
+        raise IntrudersError("the score fails")
+
+    command = (
+        "evaluate", str(place / "completer"), "--base", str(place / "llama"), "--loss-on", str(place / "notes.txt"),
+        "--max-tokens", "60", "--task", f"{place}/sums.jsonl?prompt=q&completion=a", "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(under_test, "score_task", fails)
+        stopped = in_this_process(*command)
+    assert stopped.returncode == 2
+    assert "the score fails" in stopped.stderr
+    assert stopped.stdout.startswith("cross-entropy on")
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+    # The same command goes on from there: no text is read again.
+    with monkeypatch.context() as patched:
+        patched.setattr(measured_model, "losses_by_corpus", fails)
+        done = in_this_process(*command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(stopped.stdout)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir() if file.name != ".lock") == [
+        "documents.parquet",
+        "evaluation.json",
+        "examples.parquet",
+    ]
+    # A second evaluation does not replace the first.
+    before = (tmp_path / "out" / "evaluation.json").read_bytes()
+    again = in_this_process(*command)
+    assert again.returncode == 2
+    assert "already has an evaluation; choose another folder, or pass --force to replace it" in again.stderr
+    assert (tmp_path / "out" / "evaluation.json").read_bytes() == before
+    assert in_this_process(*command, "--force").returncode == 0
+
+
+def test_what_was_kept_is_of_the_same_weights_and_settings(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped evaluation, and then another base in the same place, or other settings: all is measured anew."""
+    base, out = tmp_path / "base", tmp_path / "out"
+    shutil.copytree(place / "llama", base)
+    given: dict[str, Any] = {"base": str(base), "losses": _text(place), "out": out, "force": True}
+    read: list[int] = []
+    losses = measured_model.losses_by_corpus
+    monkeypatch.setattr(
+        measured_model, "losses_by_corpus", lambda *all_of_it: read.append(1) or losses(*all_of_it)
+    )
+
+    def stopped(**more: Any) -> int:
+        read.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(under_test.Evaluation, "save", _nothing_is_opened)
+            with pytest.raises(AssertionError):
+                evaluate(str(place / "completer"), **given | more)
+        return len(read)
+
+    assert stopped() == 2
+    assert stopped() == 0
+    assert stopped(losses=replace(_text(place), window=32)) == 2
+    assert stopped(seed=1) == 2
+    save_gpt2(tmp_path / "unused")
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(base / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"] += 0.1
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    assert stopped() == 2
+
+
+def test_out_among_other_files_is_refused(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(SettingError, match="is not empty and not an evaluation; choose another folder"):
+            evaluate(str(place / "llama"), losses=_text(place), out=tmp_path, force=force)
+
+
+def test_one_document_has_no_interval(place: Path) -> None:
+    found = evaluate(str(place / "completer"), base=str(place / "llama"), losses=_text(place, "one.txt"))
+    assert not any("inf" in line for line in found.lines())
+    assert "  one document has no confidence interval" in found.lines()
+    (loss,) = found.as_dict()["losses"]
+    for key in ("loss", "base_loss", "difference", "perplexity_ratio"):
+        assert (loss[key]["low"], loss[key]["high"]) == (None, None)
+    json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_a_text_longer_than_the_context_gets_no_warning(place: Path) -> None:
+    done = in_this_process("evaluate", str(place / "gpt2"), "--loss-on", str(place / "notes.txt"))
+    assert done.returncode == 0
+    assert "longer than" not in done.stderr
