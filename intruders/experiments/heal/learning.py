@@ -22,7 +22,7 @@ _WEIGHT_RANGE = 30.0  # by how much the weight of the task may leave its start, 
 # Where the line from the last state to the tuned model (1) begins, and how often it is halved.
 _BEYOND, _HALVINGS = -0.4, 5
 
-_WEIGHT_STEP = 1.0  # of its logarithm, at most, at a measure
+_WEIGHT_STEP = 0.5  # of its logarithm, at most, at a measure
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ...experiments.heal.healing import (
 )
 from ...measures.intervals import Interval
 
-WIDE = 120  # columns of a terminal in which every interval fits
+WIDE = 150  # columns of a terminal in which every interval fits
 
 LABELS = {
     INTERPOLATION: "interpolation, same task loss",
