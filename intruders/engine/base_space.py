@@ -13,7 +13,8 @@ from ..linalg.orthonormal import orthonormalize
 from ..linalg.products import is_shared
 from ..linalg.ritz import Triplets
 from ..linalg.stacked import Stacked
-from ..linalg.svd import CLUSTER_TOLERANCE, gram_left_vectors
+from ..linalg.svd import CLUSTER_TOLERANCE
+from ..linalg.whole_base import WholeBase
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,34 @@ class KnownBase(Stacked):
     squares: Tensor  # (batch, d, p)
     values: Tensor  # (batch, p), double: all singular values; p = 0 where only a space is kept
     floor: Tensor  # (batch), double: proved lower bound on the eigenvalues of W^T W, 0 for none
+    right: Tensor  # (batch, p, n): all right vectors too, where the base is known whole; or (batch, 0, n)
+    errors: Tensor  # (batch, 2), double: of a base known whole, see WholeBase; or (batch, 0)
 
     @classmethod
     def from_decomposition(cls, left: Tensor, values: Tensor, columns: int) -> KnownBase:
         """All left singular vectors ``(batch, p, m)`` and values ``(batch, p)`` of matrices of that many columns."""
         batch, _, m = left.shape
-        none = left.new_zeros(batch, 0, max(m, columns))
-        return cls(left, none, left.new_zeros(batch, 0, min(m, columns)), values, values.new_zeros(batch))
+        return cls(
+            left,
+            left.new_zeros(batch, 0, max(m, columns)),
+            left.new_zeros(batch, 0, min(m, columns)),
+            values,
+            values.new_zeros(batch),
+            left.new_zeros(batch, 0, columns),
+            values.new_zeros(batch, 0),
+        )
+
+    @classmethod
+    def from_whole(cls, whole: WholeBase) -> KnownBase:
+        """All of the matrices."""
+        known = cls.from_decomposition(whole.left, whole.values, whole.right.shape[-1])
+        return replace(known, right=whole.right, errors=torch.stack([whole.off, whole.rounded], -1))
+
+    def whole(self) -> WholeBase | None:
+        """All singular triplets, where these are kept."""
+        if self.errors.shape[-1] == 0:
+            return None
+        return WholeBase(self.values, self.basis, self.right, *self.errors.unbind(-1))
 
     @property
     def is_complete(self) -> bool:
@@ -122,15 +144,14 @@ class BaseVectors:
             one = cls.of(Dense(operator.matrix[:1]), k, shown, first)
             return cls(one.space, one.everything, one.floor.repeat(operator.shape[0]), True)
         no_floor = torch.zeros(operator.shape[0], dtype=torch.float64, device=operator.device)
-        if min(operator.shape[-2:]) < COMPLETE_BELOW:
-            if known is None or not known.is_complete:
-                values, left = gram_left_vectors(operator.matrix)
-                known = KnownBase.from_decomposition(left.to(operator.dtype), values, operator.shape[-1])
+        if known is None and min(operator.shape[-2:]) < COMPLETE_BELOW:
+            known = KnownBase.from_whole(WholeBase.of(operator.matrix))
+        if known is not None and known.is_complete:
             space = KrylovSpace.empty(operator)
             leading = known.basis[:, : shown + BLOCK]
             space.grow(leading if space.is_left else operator.apply_transpose(leading))
             return cls(space, known, no_floor)
-        if known is not None and not known.is_complete:
+        if known is not None:
             return cls(known.space(operator), None, known.floor.clone())
         return cls(_leading_space(operator, k, shown), None, no_floor)
 
@@ -178,7 +199,8 @@ class BaseVectors:
         if kept is None:
             space = self.space.compressed(shown + BLOCK)
             none = self.floor.new_zeros(len(space.basis), 0)
-            kept = KnownBase(space.basis, space.products, space.squares, none, none.sum(-1))
+            no_right = space.basis.new_zeros(len(space.basis), 0, self.space.operator.shape[-1])
+            kept = KnownBase(space.basis, space.products, space.squares, none, none.sum(-1), no_right, none)
         kept = kept.repeated(len(self.floor)) if self.is_shared else kept
         return replace(kept, floor=self.floor)
 
