@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .audits.critical_scales import critical_scales
     from .audits.critical_scales_result import CriticalScales
     from .audits.fleet_result import FleetAudit
+    from .audits.prepare_base import PreparedBase, prepare
     from .audits.records import AuditedMatrix
     from .checkpoints.inspect import inspect
     from .checkpoints.merges.verification import Verification
@@ -69,6 +70,7 @@ __all__ = [
     "LossSettings",
     "MemoryCache",
     "Mitigation",
+    "PreparedBase",
     "RemedyComparison",
     "RunFolder",
     "ScoreSettings",
@@ -86,6 +88,7 @@ __all__ = [
     "intervene",
     "load_results",
     "mitigate",
+    "prepare",
     "read_study",
     "read_trace",
     "run_study",
@@ -114,6 +117,7 @@ _HOMES = {
     "LossSettings": "evaluation.measure_settings",
     "MemoryCache": "audits.base_cache",
     "Mitigation": "mitigation.mitigation_result",
+    "PreparedBase": "audits.prepare_base",
     "RemedyComparison": "evaluation.side_by_side.compared",
     "RunFolder": "training.run_folder",
     "ScoreSettings": "evaluation.measure_settings",
@@ -130,6 +134,7 @@ _HOMES = {
     "intervene": "evaluation.intervene",
     "load_results": "studies.tables.results",
     "mitigate": "mitigation.mitigate",
+    "prepare": "audits.prepare_base",
     "read_study": "studies.describe.study",
     "read_trace": "training.trace",
     "run_study": "studies.run_study",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -45,22 +47,18 @@ def judge_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCa
     """Judges one batch, from what the store knows of its bases, and tells the store what it did not know."""
     if store is None:
         return decide(batch.pair, k, epsilon, exact)
-    keys = [content_key(base, k) for base in batch.pair.base]
-    entries = [store.get(key) for key in keys]
-    known = None
-    present = [entry for entry in entries if entry is not None]
-    if len(present) == len(entries):
-        known = KnownBase.joined(present, batch.pair.base.device)
+    keys = [BaseKeys.of(base, k) for base in batch.pair.base]
+    known = look_up(store, keys, batch.pair.base.device)
     found = decide(batch.pair, k, epsilon, known=known)
     computed = found.known
     if computed is not None and (known is None or bool((computed.floor > known.floor).any())):
         for index, key in enumerate(keys):
-            store.put(key, computed.select(torch.tensor([index])))
+            store.put(key.leading, computed.select(torch.tensor([index])))
     return found
 
 
 # Part of every key: raise it when the meaning of an entry changes.
-_VERSION = "5"
+_VERSION = "4"
 
 
 @runtime_checkable
@@ -114,7 +112,7 @@ class DiskCache:
         if not path.exists():
             return None
         try:
-            return KnownBase(**_read_entry(path))
+            return KnownBase.of_tensors(_read_entry(path))
         except FileNotFoundError:  # another process cleared the folder
             return None
         except Exception as error:  # whatever a broken file makes of the reader: the entry is computed again
@@ -143,6 +141,11 @@ class DiskCache:
     def size(self) -> tuple[int, int]:
         """Number of entries, and bytes."""
         files = list(self.folder.glob("*/*.safetensors"))
+        return len(files), sum(file.stat().st_size for file in files)
+
+    def size_of_whole_bases(self) -> tuple[int, int]:
+        """Number of the matrices that are known whole (``intruders prepare``), and bytes; :meth:`size` counts them."""
+        files = list(self.folder.glob(f"*/*{WHOLE}.safetensors"))
         return len(files), sum(file.stat().st_size for file in files)
 
     def clear(self) -> int:
@@ -186,10 +189,42 @@ def default_folder() -> Path:
 
 def content_key(matrix: Tensor, k: int) -> str:
     """A name for what an audit of the k leading vectors learns of a matrix: 128 bits of its bytes, shape and dtype."""
-    import torch
-    import xxhash
+    return BaseKeys.of(matrix, k).leading
 
-    data = matrix.detach().cpu().contiguous()
-    digest = xxhash.xxh3_128(data.view(torch.uint8).numpy().data if data.numel() else b"")
-    digest.update(f"{_VERSION} {tuple(data.shape)} {data.dtype} {k}".encode())
-    return digest.hexdigest()
+
+# What names of entries about whole bases end with: they say all, whatever k is.
+WHOLE = "-whole"
+
+
+@dataclass(frozen=True)
+class BaseKeys:
+    """The names of what may be kept of one matrix, hashed once."""
+
+    leading: str  # what an audit of the k leading vectors learns
+    whole: str  # all singular triplets
+
+    @classmethod
+    def of(cls, matrix: Tensor, k: int) -> BaseKeys:
+        import torch
+        import xxhash
+
+        data = matrix.detach().cpu().contiguous()
+        digest = xxhash.xxh3_128(data.view(torch.uint8).numpy().data if data.numel() else b"")
+        digest.update(f"{_VERSION} {tuple(data.shape)} {data.dtype} ".encode())
+        whole = f"{digest.hexdigest()}{WHOLE}"
+        digest.update(f"{k}".encode())
+        return cls(digest.hexdigest(), whole)
+
+
+def look_up(store: BaseCache, keys: Sequence[BaseKeys], device: torch.device) -> KnownBase | None:
+    """What the store knows of a stack of bases: all of them whole, or the leading vectors of all, or None."""
+    for names in ([key.whole for key in keys], [key.leading for key in keys]):
+        entries = []
+        for name in names:
+            entry = store.get(name)
+            if entry is None:
+                break
+            entries.append(entry)
+        else:
+            return KnownBase.joined(entries, device)
+    return None

@@ -24,7 +24,7 @@ from ..linalg.pair import Pair
 from ..linalg.sketch import Directions
 from .audit import records_of
 from .audit_settings import AuditSettings
-from .base_cache import BaseCache, content_key
+from .base_cache import BaseCache, BaseKeys, content_key, look_up
 from .batches import SHARED_BYTES, STACK_BYTES, largest_magnitude, largest_magnitude_of, non_finite, unit_of
 from .records import AuditedMatrix
 
@@ -61,9 +61,7 @@ class SharedMatrix:
     def look_up(self, k: int, store: BaseCache | None) -> None:
         """Take what the store knows of it, unless it is known already."""
         if self.known is None and store is not None:
-            entry = store.get(self.key(k))
-            if entry is not None:
-                self.known = KnownBase.joined([entry], self.matrix.device)
+            self.known = look_up(store, [BaseKeys.of(self.matrix, k)], self.matrix.device)
 
     def learn(self, found: KnownBase | None, k: int, store: BaseCache | None) -> None:
         """Keep what a stack computed of it, if that is more than was known."""

@@ -23,6 +23,7 @@ from .fleet import fleet
 from .inspect import inspect
 from .intervene import intervene
 from .mitigate import mitigate
+from .prepare import prepare
 from .remedies import remedies
 from .report import report
 from .scale import scale
@@ -56,6 +57,7 @@ for command in (
     evaluate,
     sequence,
     advise,
+    prepare,
     cache,
 ):
     app.command(cls=Command, short_help=summary_of(command), epilog=examples_of(command))(command)

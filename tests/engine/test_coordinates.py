@@ -11,6 +11,7 @@ from matrices import SPECTRA, UPDATES, PlantedPair, orthonormal_columns, stacked
 
 from intruders.engine.base_space import KnownBase
 from intruders.engine.coordinate_certificate import NAME
+from intruders.engine.coordinate_scales import settled_scales
 from intruders.engine.decide import decide
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
@@ -155,3 +156,26 @@ def test_an_update_of_zeros() -> None:
     found = decide(stack, 10, 0.5, known=known_whole(stack))
     assert found.certificate == [[NAME] * 10]
     np.testing.assert_allclose(found.lower, 1.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("epsilon", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("shape", [(300, 300), (340, 300)], ids=str)
+def test_a_critical_scale_is_a_root(shape: tuple[int, int], epsilon: float) -> None:
+    """Found to 1e-6 from one that is 3 per cent off: the exact path counts none before it, and one after it."""
+    rng = np.random.default_rng(8)
+    base = with_values(*shape, SPECTRA["power law"](300, rng), rng)
+    left, right = orthonormal_columns(shape[0], 1, rng), orthonormal_columns(shape[1], 1, rng).T
+    stack = PlantedPair.lowrank(base, left, right).stack()
+
+    def least(scale: float) -> float:
+        return float(decide(stack.scaled([scale]), 3, epsilon, exact=True).lower.min())
+
+    low, high = 0.0, next(scale for scale in np.geomspace(0.01, 100, 200) if least(scale) < epsilon)
+    low = high / 1.05
+    for _ in range(24):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if least(middle) < epsilon else (middle, high)
+    (found,) = settled_scales(stack, WholeBase.of(stack.base), 3, epsilon, [1.02 * high])
+    assert found == pytest.approx(high, rel=5e-6)
+    assert settled_scales(stack, None, 3, epsilon, [1.0]) == [1.0]
+    assert settled_scales(stack, WholeBase.of(stack.base), 3, epsilon, [float("inf")]) == [float("inf")]
