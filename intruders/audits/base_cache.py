@@ -144,7 +144,7 @@ class DiskCache:
         return len(files), sum(file.stat().st_size for file in files)
 
     def size_of_whole_bases(self) -> tuple[int, int]:
-        """Number of the matrices that are known whole (``intruders prepare``), and bytes; :meth:`size` counts them."""
+        """Number of matrices that ``intruders prepare`` has decomposed, and bytes; :meth:`size` counts them too."""
         files = list(self.folder.glob(f"*/*{WHOLE}.safetensors"))
         return len(files), sum(file.stat().st_size for file in files)
 
@@ -193,7 +193,7 @@ def content_key(matrix: Tensor, k: int) -> str:
 
 
 # What names of entries about whole bases end with: they say all, whatever k is.
-WHOLE = "-whole"
+WHOLE = "-all"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A base decomposed whole ahead of its audits, which then read max cosines off in the base's coordinates."""
+"""A base decomposed ahead of its audits, which then read max cosines off in the base's coordinates."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class PreparedBase:
     """What :func:`prepare` has done."""
 
     folder: str  # of the base cache
-    matrices: int  # of the base that are known whole now
-    decomposed: int  # by this call; the others were there
+    matrices: int  # of the base that are decomposed now
+    decomposed: int  # by this call; the others had been before
     bytes: int  # of the entries of all of them, without names and shapes
     seconds: float
 
@@ -105,8 +105,8 @@ def prepare(
     """Decompose all matrices of a base ahead of its audits.
 
     Audits and fleets of low-rank updates that use the same cache then decide in the base's coordinates: exact max
-    cosines, certificate ``coordinates``. What is there is not computed again, so that a call that was interrupted goes
-    on where it ended. A damaged entry is found by its checksum, and made again.
+    cosines, certificate ``coordinates``. Matrices that an earlier call decomposed are not computed again, so that a call
+    resumes where one was interrupted. A damaged entry is found by its checksum, and made again.
 
     Args:
       base: Model before fine-tuning, as :func:`intruders.audit` takes it.
@@ -119,7 +119,7 @@ def prepare(
       progress: Function called with (stage, matrices done, matrices in all).
 
     Returns:
-      How many matrices are known whole now, and how many of them this call has decomposed.
+      How many matrices are decomposed now, and how many of them by this call.
 
     Raises:
       SettingError: ``device`` or ``include`` is out of range, or no matrix is left.

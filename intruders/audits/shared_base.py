@@ -27,6 +27,7 @@ from .audit_settings import AuditSettings
 from .base_cache import BaseCache, BaseKeys, content_key, look_up
 from .batches import SHARED_BYTES, STACK_BYTES, largest_magnitude, largest_magnitude_of, non_finite, unit_of
 from .records import AuditedMatrix
+from .worth_decomposing import WorthDecomposing
 
 # Low-rank updates of one matrix are judged together up to this number. Beyond it their rows no longer fit the time in
 # which the matrix is read, and all wait longer for the one that converges last.
@@ -43,6 +44,7 @@ class SharedMatrix:
         self.unit = unit
         self.lock = threading.Lock()
         self.known: KnownBase | None = None
+        self.worth = WorthDecomposing()
         self._key: str | None = None
         self._directions: Directions | None = None
 
@@ -65,7 +67,7 @@ class SharedMatrix:
 
     def learn(self, found: KnownBase | None, k: int, store: BaseCache | None) -> None:
         """Keep what a stack computed of it, if that is more than was known."""
-        if found is None:
+        if found is None or (self.known is not None and self.known.whole() is not None):
             return
         best = found.select(found.floor.argmax().reshape(1))
         if self.known is None or bool(best.floor > self.known.floor):
@@ -145,6 +147,7 @@ def read_stacks(
                 left_out.skip(model, matrix.name, one)
                 continue
             base, tuned = one
+            base.worth.expect(len(sharers))
             rank = tuned.rank if isinstance(tuned, LowRank) else None
             updates = waiting.setdefault((id(base), rank), _Waiting(base))
             updates.add(model, matrix, tuned)
@@ -283,6 +286,8 @@ def judge_stack(stack: SharedStack, settings: AuditSettings, store: BaseCache | 
         base.look_up(settings.k, store)
         if base.known is None:  # what the first one learns is not computed again for each of the others
             found = _judge(stack, 0, 1, settings, None, store)
+        if len(found) < count:
+            base.known = base.worth.whole(stack.pair(0, 1), settings.k, base.known)
     if len(found) < count:
         found += _judge(stack, len(found), count, settings, base.known, store)
     return found
@@ -301,6 +306,7 @@ def _judge(
     pair = stack.pair(first, last)
     found = decide(pair, settings.k, settings.epsilon, settings.exact, known)
     if not settings.exact:
+        stack.base.worth.learn(found)
         stack.base.learn(found.known, settings.k, store)
     sketches = stack.base.unit * stack.base.directions(stack.matrices[0].name).sketch(pair.update)
     records = records_of(stack.matrices[first:last], found, [stack.base.unit] * (last - first))

@@ -14,7 +14,7 @@ from .command import examples
 
 
 @examples(
-    ("Decompose a base whole, ahead of many audits", "intruders prepare smollm2-135m"),
+    ("Decompose a base ahead of many audits", "intruders prepare smollm2-135m"),
     (
         "Keep it in a folder that a team shares",
         "intruders prepare smollm2-135m --out /data/bases",
@@ -37,9 +37,9 @@ def prepare(
     selection: Selection,
     compute: Compute,
 ) -> None:
-    """Decompose a base whole, ahead of many audits.
+    """Decompose a base ahead of many audits.
 
-    Audits of adapters of this base then take a fraction of their time. Goes on where an earlier call ended.
+    Audits of adapters of this base then take a fraction of their time. Resumes where an earlier call ended.
     """
     from ..audits.prepare_base import Preparation, prepare_matrices
     from .progress import progress_bar
@@ -48,13 +48,13 @@ def prepare(
     expected = preparation.expected_seconds(compute.torch_device())
     typer.echo(
         f"{len(preparation.matrices):,} matrices, {preparation.bytes / 2**30:,.2f} GiB, "
-        f"about {_in_words(expected)} if none is there yet",
+        f"about {_in_words(expected)} if none is decomposed yet",
         err=True,
     )
     with progress_bar() as progress:
         result = prepare_matrices(preparation, compute, out, progress)
     typer.echo(
-        f"{result.folder}: {result.matrices:,} matrices known whole, {result.decomposed:,} of them decomposed now "
+        f"{result.folder}: {result.matrices:,} matrices are decomposed, {result.decomposed:,} of them now "
         f"in {_in_words(result.seconds)}"
     )
 

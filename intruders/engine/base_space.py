@@ -79,6 +79,13 @@ class KnownBase(Stacked):
         is_left = shape[-2] < shape[-1]
         return self.basis if is_left or self.is_complete else orthonormalize(self.products)
 
+    def select(self, index: Tensor) -> KnownBase:
+        """Of the matrices at ``index``; of one that is there several times no copies are made."""
+        if not is_shared(self.basis):
+            return super().select(index)
+        first = KnownBase(**{name: one[:1] for name, one in self.tensors().items()})
+        return replace(first.repeated(len(index)), floor=self.floor[index])
+
     def repeated(self, count: int) -> KnownBase:
         """Of the one matrix, for a stack that is this matrix ``count`` times; no copies are made."""
         return KnownBase(**{name: one.expand(count, *one.shape[1:]) for name, one in self.tensors().items()})

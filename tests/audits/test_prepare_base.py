@@ -99,7 +99,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_damaged_entry_is_found_and_made_again(tmp_path: Path) -> None:
     intruders.prepare(model(), out=tmp_path)
-    file = next(tmp_path.rglob("*-whole.safetensors"))
+    file = next(tmp_path.rglob("*-all.safetensors"))
     content = bytearray(file.read_bytes())
     content[-100] ^= 1
     file.write_bytes(bytes(content))

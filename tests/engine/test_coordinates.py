@@ -158,21 +158,26 @@ def test_an_update_of_zeros() -> None:
     np.testing.assert_allclose(found.lower, 1.0, atol=1e-9)
 
 
-@pytest.mark.parametrize("epsilon", [0.3, 0.5, 0.8])
-@pytest.mark.parametrize("shape", [(300, 300), (340, 300)], ids=str)
+@pytest.mark.parametrize("epsilon", [0.3, 0.8])
+@pytest.mark.parametrize("shape", [(150, 150), (200, 150)], ids=str)
 def test_a_critical_scale_is_a_root(shape: tuple[int, int], epsilon: float) -> None:
     """Found to 1e-6 from one that is 3 per cent off: the exact path counts none before it, and one after it."""
     rng = np.random.default_rng(8)
-    base = with_values(*shape, SPECTRA["power law"](300, rng), rng)
+    base = with_values(*shape, SPECTRA["power law"](150, rng), rng)
     left, right = orthonormal_columns(shape[0], 1, rng), orthonormal_columns(shape[1], 1, rng).T
     stack = PlantedPair.lowrank(base, left, right).stack()
 
-    def least(scale: float) -> float:
-        return float(decide(stack.scaled([scale]), 3, epsilon, exact=True).lower.min())
+    x = np.linalg.svd(np.asarray(stack.base[0].double()), full_matrices=False)[0]
 
-    low, high = 0.0, next(scale for scale in np.geomspace(0.01, 100, 200) if least(scale) < epsilon)
-    low = high / 1.05
-    for _ in range(24):
+    def least(scale: float) -> float:
+        """By numpy, in double precision."""
+        assert isinstance(stack.tuned, LowRank)
+        tuned = np.asarray(stack.base[0].double() + scale * stack.tuned.double().dense()[0])
+        return float(np.abs(x.T @ np.linalg.svd(tuned, full_matrices=False)[0][:, :3]).max(0).min())
+
+    high = next(scale for scale in np.geomspace(0.1, 20, 100) if least(scale) < epsilon)
+    low = high / 1.06
+    for _ in range(20):
         middle = 0.5 * (low + high)
         low, high = (low, middle) if least(middle) < epsilon else (middle, high)
     (found,) = settled_scales(stack, WholeBase.of(stack.base), 3, epsilon, [1.02 * high])
