@@ -105,7 +105,7 @@ def prepare(
     """Decompose all matrices of a base ahead of its audits.
 
     Audits and fleets of low-rank updates that use the same cache then decide in the base's coordinates: exact max
-    cosines, certificate ``coordinates``. Matrices that an earlier call decomposed are not computed again, so that a call
+    cosines, certificate ``coordinates``. Matrices that an earlier call decomposed are not computed again: a call
     resumes where one was interrupted. A damaged entry is found by its checksum, and made again.
 
     Args:

@@ -13,7 +13,7 @@ from ..linalg.orthonormal import orthonormalize
 from ..linalg.products import is_shared
 from ..linalg.ritz import Triplets
 from ..linalg.stacked import Stacked
-from ..linalg.svd import CLUSTER_TOLERANCE
+from ..linalg.svd import CLUSTER_TOLERANCE, gram_left_vectors
 from ..linalg.whole_base import WholeBase
 
 
@@ -106,11 +106,14 @@ class KnownBase(Stacked):
         )
 
 
-# Below this smaller side all base vectors are computed by the first audit. In milliseconds of one core of an AMD EPYC,
-# decomposing and judging in coordinates against judging by a Krylov space, rank 16, without intruders and with some:
-# 128: 10 and 11 against 12 and 20; 256: 21 and 24 against 13 and 40; 384: 49 and 40 against 25 and 41; 576: 98 and 98
-# against 23 and 64. From 256 on the first audit would be slower by it.
+# Below this smaller side all base vectors are computed: their decomposition costs less than a Krylov space, which
+# would be half the matrix.
 COMPLETE_BELOW = 256
+
+# Below this one all triplets are, for the certificate `coordinates`. The first audit of six matrices of rank 16, with
+# and without intruders, took in milliseconds of one core of an AMD EPYC, by left vectors alone and by all triplets:
+# 51 and 27 against 40 and 31 at a side of 140, 44 and 31 against 50 and 46 at 192. It must not become slower.
+WHOLE_BELOW = 160
 
 # Steps of the chain before the first look at its Ritz vectors, between two looks, and how often it goes on.
 _STEPS = 24
@@ -164,7 +167,8 @@ class BaseVectors:
             return cls(one.space, one.everything, one.floor.repeat(operator.shape[0]), True)
         no_floor = torch.zeros(operator.shape[0], dtype=torch.float64, device=operator.device)
         if known is None and min(operator.shape[-2:]) < COMPLETE_BELOW:
-            known = KnownBase.from_whole(WholeBase.of(operator.matrix))
+            values, left = gram_left_vectors(operator.matrix)
+            known = KnownBase.from_decomposition(left.to(operator.dtype), values, operator.shape[-1])
         if known is not None and known.is_complete:
             space = KrylovSpace.empty(operator)
             leading = known.basis[:, : shown + BLOCK]

@@ -23,7 +23,7 @@ from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
 from ..linalg.svd import dense_svd, gram_svd
 from ..linalg.whole_base import WholeBase
-from .base_space import COMPLETE_BELOW, KnownBase, least_side
+from .base_space import WHOLE_BELOW, KnownBase, least_side
 from .certificates import detect_by_certificates
 from .coordinate_certificate import detect_in_coordinates, fits_coordinates
 from .decisions import Decisions, Detection, decide_dense
@@ -61,7 +61,7 @@ def _detect(
     stack: Pair, k: int, epsilon: float, shown: int, update: MeasuredUpdate, known: KnownBase | None
 ) -> Decisions:
     """In coordinates where that can be, and the rest by the other certificates."""
-    if known is None and min(stack.base.shape[-2:]) < COMPLETE_BELOW:
+    if known is None and min(stack.base.shape[-2:]) < WHOLE_BELOW:
         known = KnownBase.from_whole(WholeBase.of(stack.base))
     whole = None if known is None else known.whole()
     tuned = stack.tuned

@@ -9,7 +9,7 @@ coordinates is exact for it. Two numbers say how far that is from the matrix giv
 
 The first moves the base. The second moves the products of U and V with the factors of an update, and so the update,
 by at most ``rounded`` times its norm. Norms of whole matrices are bounded from above by Frobenius norms, for the first,
-and by ``||R R^T||_F^(1/2)`` for the second: nothing here is an estimate.
+and by ``||R R^T||_F^(1/2)`` for the second (of small matrices by the former too): nothing here is an estimate.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from .svd import DenseSVD, dense_svd, gram_svd
 _LEAST_OF_GRAM = 1e-5
 # Numbers of a matrix that are widened at once: they stay in a processor's cache until they are multiplied.
 _WIDENED = 2**17
+# Below this smaller side the norm of what rounding lost is bounded by its Frobenius norm, which is up to four times it.
+_SMALL = 256
 # What a bound that is itself computed with rounding is raised by.
 _CAREFUL = 1.01
 
@@ -46,17 +48,23 @@ class WholeBase(Stacked):
     def of(cls, matrix: Tensor) -> WholeBase:
         """Decomposes ``(batch, m, n)`` matrices, and measures how well.
 
-        Costs one eigenvalue decomposition of the smaller side in double precision, and six products of that side's
-        square with the matrix.
+        Costs one eigenvalue decomposition of the smaller side in double precision, and four products of that side's
+        square with the matrix; two more in single precision.
         """
         if is_shared(matrix):
             return cls.of(matrix[:1]).repeated(len(matrix))
         wide = matrix.double()
-        svd = _decomposed(wide)
+        svd, is_by_gram = _decomposed(wide)
         first = svd.values[:, 0]
-        residual = wide - (svd.left * svd.values.unsqueeze(-1)).mT @ svd.right
         skew = _skew(svd.left) + _skew(svd.right)
-        off = torch.linalg.matrix_norm(residual) + first * skew
+        if is_by_gram:
+            # The smaller side's vectors R are square, and the other side's were computed as R W: what R^T R W is off by
+            # is skew, and the rounding of that product at its worst.
+            size = torch.linalg.vector_norm(wide, dim=(-2, -1))
+            off = 2 * first * skew + size * max(wide.shape[-2:]) * torch.finfo(wide.dtype).eps
+        else:
+            residual = wide - (svd.left * svd.values.unsqueeze(-1)).mT @ svd.right
+            off = torch.linalg.matrix_norm(residual) + first * skew
         left, right = svd.left.to(matrix.dtype), svd.right.to(matrix.dtype)
         rounded = _rounding_norm(svd.left, left) + _rounding_norm(svd.right, right) + skew
         return cls(svd.values, left, right, _CAREFUL * off, _CAREFUL * rounded)
@@ -72,18 +80,20 @@ class WholeBase(Stacked):
         return WholeBase(*(part.expand(count, *part.shape[1:]) for part in parts))
 
 
-def _decomposed(wide: Tensor) -> DenseSVD:
+def _decomposed(wide: Tensor) -> tuple[DenseSVD, bool]:
+    """The decomposition, and whether all of it is by the eigenvectors of the smaller side's Gram matrix."""
     svd = gram_svd(wide)
     is_flat = svd.values[:, -1] > _LEAST_OF_GRAM * svd.values[:, 0]
     if bool(is_flat.all()):
-        return svd
+        return svd, True
     again = (~is_flat).nonzero().squeeze(-1)
     better = dense_svd(wide[again])
-    return DenseSVD(
+    mixed = DenseSVD(
         svd.values.index_copy(0, again, better.values),
         svd.left.index_copy(0, again, better.left),
         svd.right.index_copy(0, again, better.right),
     )
+    return mixed, False
 
 
 def _skew(rows: Tensor) -> Tensor:
@@ -98,6 +108,8 @@ def _rounding_norm(wide: Tensor, kept: Tensor) -> Tensor:
     """A bound on ``||wide - kept||``, by the fourth powers of its singular values."""
     if kept.dtype == torch.float64:
         return torch.zeros(len(wide), dtype=torch.float64, device=wide.device)
+    if wide.shape[-2] < _SMALL:
+        return torch.linalg.matrix_norm(wide - kept.double())
     lost = (wide - kept.double()).float()
     lost = lost * 2.0**24  # far from the end of the range
     square = lost @ lost.mT if lost.shape[-2] <= lost.shape[-1] else lost.mT @ lost
