@@ -99,7 +99,7 @@ def test_what_was_learnt_of_a_base_serves_another_tuned_model() -> None:
     other = {name: value + 0.01 * tuned[name].roll(1, 0) for name, value in base.items()}
     store = CountingCache()
     audit(base, tuned, cache=store)
-    assert (store.hits, store.misses) == (0, 4)
+    assert (store.hits, store.puts) == (0, 4)
     found = audit(base, other, cache=store)
     assert store.hits == 4
     assert decisions(found) == decisions(audit(base, other, cache=False))
