@@ -16,9 +16,9 @@ from .peers import RESIDUAL, Peer
 from .results import Results
 
 _LEGEND = (
-    "s: seconds, ours the median of several runs. x: time of the reference over ours. passes: reads of the whole "
+    "s: seconds, ours the median of several runs. x: time of the reference over ours. read: passes over the whole "
     "matrix in thin products, +C where a Cholesky factorization came on top. intr.: intruders among the vectors "
-    "examined; all ways agree. whole: with the base decomposed, which took once what the row 'decomposing' says. "
+    "examined; all ways agree. whole: with the base decomposed, which took once what the row 'decomposed' says. "
     "reference: two full float32 SVDs a matrix. PEFT: reduce_intruder_dimension, which "
     "also writes an adapter."
 )
@@ -84,7 +84,7 @@ def _times(rows: Sequence[Row]) -> Table:
         "PEFT\ns",
         "ours\ns",
         "\nx",
-        "\npasses",
+        "\nread",
         "cached\ns",
         "\nx",
         "whole\ns",
@@ -98,7 +98,7 @@ def _times(rows: Sequence[Row]) -> Table:
         for row in [*members, *_sums(members)]:
             table.add_row(*_cells(row))
         if any(row.decomposing is not None for row in members):
-            table.add_row("  decomposing", *[""] * (len(heads) - 2), _seconds(_decomposing(members)), "")
+            table.add_row("  decomposed", *[""] * (len(heads) - 2), _seconds(_decomposing(members)), "")
     return table
 
 
