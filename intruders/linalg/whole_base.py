@@ -109,7 +109,8 @@ def _rounding_norm(wide: Tensor, kept: Tensor) -> Tensor:
     if kept.dtype == torch.float64:
         return torch.zeros(len(wide), dtype=torch.float64, device=wide.device)
     if wide.shape[-2] < _SMALL:
-        return torch.linalg.matrix_norm(wide - kept.double())
+        frobenius: Tensor = torch.linalg.matrix_norm(wide - kept.double())
+        return frobenius
     lost = (wide - kept.double()).float()
     lost = lost * 2.0**24  # far from the end of the range
     square = lost @ lost.mT if lost.shape[-2] <= lost.shape[-1] else lost.mT @ lost
