@@ -13,6 +13,7 @@ from typing import TypeVar
 from intruders.engine.base_space import KnownBase
 from intruders.engine.decide import decide
 from intruders.engine.decisions import Detection
+from intruders.linalg.whole_base import WholeBase
 
 from .counting import counted_products
 from .inputs import Lora
@@ -53,6 +54,8 @@ class Row:
     peft: float | None
     cold: Cost
     cached: Cost
+    whole: Cost | None = None  # the engine, with the base decomposed
+    decomposing: float | None = None  # the bases, once
     certificates: dict[str, int] = field(default_factory=dict)
     note: str = ""
 
@@ -96,7 +99,8 @@ def row_of(
     stack, elements = lora.stack(), m * n
 
     def judge(known: KnownBase | None) -> Detection:
-        return decide(stack, K, EPSILON, known=known)
+        # A stack of its own for every run: one keeps the decomposition of its update.
+        return decide(lora.stack(), K, EPSILON, known=known)
 
     cold, first = costed(lambda: judge(None), elements, repeats)
     cached, again = costed(lambda: judge(first.known), elements, repeats)
@@ -104,6 +108,13 @@ def row_of(
         "nothing cached": int(first.intruder.sum()),
         "base cached": int(again.intruder.sum()),
     }
+    whole = decomposing = None
+    if with_reference:
+        decomposing, base = timed(lambda: WholeBase.of(stack.base))
+        known = KnownBase.from_whole(base)
+        whole, in_coordinates = costed(lambda: judge(known), elements, repeats)
+        counts["base decomposed"] = int(in_coordinates.intruder.sum())
+        del base, known
     reference = peft = None
     if with_reference:
         tuned = lora.tuned()
@@ -125,6 +136,8 @@ def row_of(
         peft,
         cold,
         cached,
+        whole,
+        decomposing,
         dict(Counter(first.certificate[0])),
     )
 

@@ -71,12 +71,18 @@ def _row_of(model: nn.Module, label: str, description: str) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         cold, first = costed(_audit_with(model, folder, fresh=True), elements, REPEATS)
         cached, again = costed(_audit_with(model, folder, fresh=False), elements, REPEATS)
+    with tempfile.TemporaryDirectory() as folder:
+        include = [f"{_module_name(name)}.weight" for name in layers]
+        base = _base_model()
+        decomposing, _ = timed(lambda: intruders.prepare(base, out=folder, include=include, device="cpu"))
+        whole, in_coordinates = costed(_audit_with(model, folder, fresh=False), elements, REPEATS)
     found = {_module_name(matrix.name): matrix.intruders for matrix in first.matrices}
     reference, by_reference = _reference_counts(layers)
     peft, by_peft = timed(lambda: peft_counts(model, K, EPSILON))
     for name, count in by_reference.items():
         require_equal(name, {"engine": found[_module_name(name)], "reference": count, "PEFT": by_peft[name]})
-    require_equal(label, {"nothing cached": first.intruders, "base cached": again.intruders})
+    counts = {"nothing cached": first.intruders, "base cached": again.intruders}
+    require_equal(label, counts | {"base decomposed": in_coordinates.intruders})
     certificates = Counter(vector.certificate for matrix in first.matrices for vector in matrix.vectors)
     return Row(
         "SmolLM2-135M",
@@ -89,6 +95,8 @@ def _row_of(model: nn.Module, label: str, description: str) -> Row:
         peft,
         cold,
         cached,
+        whole,
+        decomposing,
         dict(certificates),
         f"SmolLM2-135M, {label}: {description}; {len(layers)} matrices, {cold.factorizations} Cholesky factorizations; "
         "ours is intruders.audit, with hashing and the cache on disk.",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .audits.base_cache import DiskCache, MemoryCache
     from .audits.fleet.audit_fleet import audit_fleet
     from .audits.fleet.fleet_result import FleetAudit
+    from .audits.prepare_base import PreparedBase, prepare
     from .audits.result.audit_result import Audit
     from .audits.result.records import AuditedMatrix
     from .audits.scales.critical_scales import critical_scales
@@ -80,6 +81,7 @@ __all__ = [
     "LossSettings",
     "MemoryCache",
     "Mitigation",
+    "PreparedBase",
     "RemedyComparison",
     "RunFolder",
     "ScoreSettings",
@@ -99,6 +101,7 @@ __all__ = [
     "intervene",
     "load_results",
     "mitigate",
+    "prepare",
     "publish_study",
     "read_study",
     "read_trace",
@@ -132,6 +135,7 @@ _HOMES = {
     "LossSettings": "measures.measure_settings",
     "MemoryCache": "audits.base_cache",
     "Mitigation": "mitigation.mitigation_result",
+    "PreparedBase": "audits.prepare_base",
     "RemedyComparison": "experiments.compare.compared",
     "RunFolder": "training.run_folder",
     "ScoreSettings": "measures.measure_settings",
@@ -150,6 +154,7 @@ _HOMES = {
     "intervene": "experiments.intervene.intervene",
     "load_results": "studies.tables.results",
     "mitigate": "mitigation.mitigate",
+    "prepare": "audits.prepare_base",
     "publish_study": "studies.published.publish",
     "read_study": "studies.describe.study",
     "read_trace": "training.callback.trace",

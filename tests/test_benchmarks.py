@@ -41,6 +41,9 @@ def test_reference_peft_and_engine_agree_and_passes_are_counted(rows: list[Row])
         assert row.reference is not None
         assert min(row.reference, row.cold.seconds, row.cached.seconds) > 0
         assert row.cached.passes < row.cold.passes <= row.cold.rows
+        assert row.whole is not None
+        assert row.decomposing is not None
+        assert row.whole.passes == 0
     # PEFT's function is run on the first shape alone: its time would be most of the suite's.
     assert all(row.peft is not None and row.peft > 0 for row in rows[:2])
     assert all(row.peft is None for row in rows[2:])

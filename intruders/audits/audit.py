@@ -15,14 +15,13 @@ from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix, Pairing
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.selection import Selection
-from ..engine.base_space import KnownBase
 from ..engine.decide import decide
 from ..engine.decisions import Detection
 from ..errors import SettingError
 from ..system.progress import Progress, silent
 from ..system.threads import run_side_by_side
 from .audit_settings import ANYWHERE, AuditSettings, Compute
-from .base_cache import BaseCache, CacheChoice, content_key
+from .base_cache import BaseCache, BaseKeys, CacheChoice, look_up
 from .batches import Batch, is_small_batch, read_batches
 from .result.audit_result import Audit
 from .result.records import AuditedMatrix, UpdateSize, Vector
@@ -205,18 +204,14 @@ def judge_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCa
     """Decide one batch from what the store knows of its bases, and tell the store what it did not know."""
     if store is None:
         return decide(batch.pair, k, epsilon, exact)
-    keys = [content_key(base, k) for base in batch.pair.base]
-    entries = [store.get(key) for key in keys]
-    known = None
-    present = [entry for entry in entries if entry is not None]
-    if len(present) == len(entries):
-        known = KnownBase.joined(present, batch.pair.base.device)
-    found = decide(batch.pair, k, epsilon, known=known)
-    computed = found.known
+    keys = [BaseKeys.of(base, k) for base in batch.pair.base]
+    known = look_up(store, keys, batch.pair.base.device)
+    detection = decide(batch.pair, k, epsilon, known=known)
+    computed = detection.known
     if computed is not None and (known is None or bool((computed.floor > known.floor).any())):
         for index, key in enumerate(keys):
-            store.put(key, computed.select(torch.tensor([index])))
-    return found
+            store.put(key.leading, computed.select(torch.tensor([index])))
+    return detection
 
 
 def records_of(

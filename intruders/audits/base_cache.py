@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -94,7 +96,7 @@ class DiskCache:
         if not path.exists():
             return None
         try:
-            return KnownBase(**_read_entry(path))
+            return KnownBase.of_tensors(_read_entry(path))
         except FileNotFoundError:  # another process cleared the folder
             return None
         except Exception as error:  # whatever a broken file makes of the reader: the entry is computed again
@@ -121,6 +123,11 @@ class DiskCache:
     def size(self) -> tuple[int, int]:
         """Number of entries, and bytes."""
         files = list(self.folder.glob("*/*.safetensors"))
+        return len(files), sum(file.stat().st_size for file in files)
+
+    def size_of_whole_bases(self) -> tuple[int, int]:
+        """Number of matrices that ``intruders prepare`` has decomposed, and bytes; :meth:`size` counts them too."""
+        files = list(self.folder.glob(f"*/*{WHOLE}.safetensors"))
         return len(files), sum(file.stat().st_size for file in files)
 
     def clear(self) -> int:
@@ -159,7 +166,39 @@ def default_folder() -> Path:
 
 def content_key(matrix: Tensor, k: int) -> str:
     """A name for what an audit of the k leading vectors learns of a matrix: 128 bits of its bytes, shape and dtype."""
-    data = matrix.detach().cpu().contiguous()
-    digest = xxhash.xxh3_128(data.view(torch.uint8).numpy().data if data.numel() else b"")
-    digest.update(f"{_VERSION} {tuple(data.shape)} {data.dtype} {k}".encode())
-    return digest.hexdigest()
+    return BaseKeys.of(matrix, k).leading
+
+
+# What names of entries about whole bases end with: they say all, whatever k is.
+WHOLE = "-all"
+
+
+@dataclass(frozen=True)
+class BaseKeys:
+    """The names of what may be kept of one matrix, hashed once."""
+
+    leading: str  # what an audit of the k leading vectors learns
+    whole: str  # all singular triplets
+
+    @classmethod
+    def of(cls, matrix: Tensor, k: int) -> BaseKeys:
+        data = matrix.detach().cpu().contiguous()
+        digest = xxhash.xxh3_128(data.view(torch.uint8).numpy().data if data.numel() else b"")
+        digest.update(f"{_VERSION} {tuple(data.shape)} {data.dtype} ".encode())
+        whole = f"{digest.hexdigest()}{WHOLE}"
+        digest.update(f"{k}".encode())
+        return cls(digest.hexdigest(), whole)
+
+
+def look_up(store: BaseCache, keys: Sequence[BaseKeys], device: torch.device) -> KnownBase | None:
+    """What the store knows of a batch of bases: all of them whole, or the leading vectors of all, or None."""
+    for names in ([key.whole for key in keys], [key.leading for key in keys]):
+        entries = []
+        for name in names:
+            entry = store.get(name)
+            if entry is None:
+                break
+            entries.append(entry)
+        else:
+            return KnownBase.joined(entries, device)
+    return None

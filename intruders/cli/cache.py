@@ -24,5 +24,10 @@ def cache(
     store = DiskCache(folder)
     entries, size = store.size()
     typer.echo(f"{store.folder}: {entries:,} matrices, {size / 2**20:,.1f} MiB")
+    whole, of_whole = store.size_of_whole_bases()
+    if whole:
+        typer.echo(
+            f"of these {whole:,} are decomposed in full (intruders prepare), {of_whole / 2**20:,.1f} MiB"
+        )
     if clear:
         typer.echo(f"removed {store.clear():,} matrices")

@@ -1,7 +1,9 @@
 """Intruder dimensions of a stack of equal-shaped matrices: the certificates, cheapest first.
 
-The question is about the k leading left singular vectors of every tuned matrix. They are computed by a Krylov
-method that starts from what is known of the base, and each is decided by the first of these that can:
+The question is about the k leading left singular vectors of every tuned matrix. Where all vectors of the base are
+known and the update is of low rank, they are read off in the base's coordinates (`coordinates`). Elsewhere they are
+computed by a Krylov method that starts from what is known of the base, and each is decided by the first of these that
+can:
 
 1. overlap: a computed base vector resembles it. Not an intruder.
 2. mass: the computed base vectors hold so much of it that no other can resemble it, and none of them does. Intruder.
@@ -17,12 +19,15 @@ from dataclasses import fields, replace
 
 import torch
 
+from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
 from ..linalg.svd import dense_svd, gram_svd
-from .base_space import KnownBase, least_side
+from ..linalg.whole_base import WholeBase
+from .base_space import WHOLE_BELOW, KnownBase, least_side
 from .certificates import detect_by_certificates
-from .decisions import Detection, decide_dense
-from .update_size import measure_update
+from .coordinate_certificate import detect_in_coordinates, fits_coordinates
+from .decisions import Decisions, Detection, decide_dense
+from .update_size import MeasuredUpdate, measure_update
 
 # Below this smaller side the dense decompositions of both matrices are the fastest way.
 DENSE_BELOW = 128
@@ -48,5 +53,29 @@ def decide(
     elif min(m, n) < max(DENSE_BELOW, least_side(k)):
         found = decide_dense(stack, k, epsilon, shown, gram_svd, known)
     else:
-        found = detect_by_certificates(stack, k, epsilon, shown, update, known)
+        found = _detect(stack, k, epsilon, shown, update, known)
     return Detection(**{field.name: getattr(found, field.name) for field in fields(found)}, update=update)
+
+
+def _detect(
+    stack: Pair, k: int, epsilon: float, shown: int, update: MeasuredUpdate, known: KnownBase | None
+) -> Decisions:
+    """In coordinates where that can be, and the rest by the other certificates."""
+    if known is None and min(stack.base.shape[-2:]) < WHOLE_BELOW:
+        known = KnownBase.from_whole(WholeBase.of(stack.base))
+    whole = None if known is None else known.whole()
+    tuned = stack.tuned
+    if (
+        known is None
+        or whole is None
+        or not isinstance(tuned, LowRank)
+        or not fits_coordinates(tuned.rank, k, stack.base.shape)
+    ):
+        return detect_by_certificates(stack, k, epsilon, shown, update, known)
+    found, is_open = detect_in_coordinates(whole, tuned.svd(), k, epsilon, shown, known)
+    left_open = is_open.nonzero().squeeze(-1)
+    if len(left_open) == 0:
+        return found
+    some, of_some = stack.select(left_open), update.select(left_open)
+    others = detect_by_certificates(some, k, epsilon, shown, of_some, known.select(left_open))
+    return found.with_rows(left_open, others)

@@ -12,6 +12,7 @@ from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense
 from ..linalg.pair import Pair
 from ..linalg.spectrum import effective_rank, estimate_effective_rank, stable_rank
+from ..linalg.stacked import Stacked
 from ..linalg.svd import dense_svd, gram_svd
 
 # Below this smaller side all singular values of a dense update are computed, rather than their entropy estimated.
@@ -23,7 +24,7 @@ _MAX_ROUNDS = 8
 
 
 @dataclass(frozen=True)
-class MeasuredUpdate:
+class MeasuredUpdate(Stacked):
     """Sizes of the updates D of a stack.
 
     every field is ``(batch,)``, and the directions are D's leading ones.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -66,11 +67,15 @@ class LowRank:
         return LowRank(self.left.double(), self.right.double())
 
     def svd(self) -> DenseSVD:
-        """Thin singular value decomposition.
+        """Thin singular value decomposition, computed once.
 
         A QR of each factor and an SVD of the r x r core, in double precision: exact to rounding, at O((m + n)
         r^2). When r exceeds min(m, n), there are min(m, n) values.
         """
+        return self._svd
+
+    @cached_property
+    def _svd(self) -> DenseSVD:
         q_left, r_left = torch.linalg.qr(self.left.double())
         q_right, r_right = torch.linalg.qr(self.right.double().mT)
         u, values, v = torch.linalg.svd(r_left @ r_right.mT, full_matrices=False)

@@ -137,7 +137,7 @@ def test_matrices_to_pandas_has_a_row_a_matrix(audit: Audit) -> None:
     frame = audit.matrices_to_pandas()
     assert list(frame["name"]) == [matrix.name for matrix in audit.matrices]
     assert frame["intruders"].sum() == audit.intruders
-    by = frame[["by_overlap", "by_mass", "by_moment", "by_exact"]]
+    by = frame[["by_coordinates", "by_overlap", "by_mass", "by_moment", "by_exact"]]
     assert (by.sum(axis=1) == frame["vectors"]).all()
     dense = made_up_audit(1, BERT, width=64, rank=None).matrices_to_pandas()
     assert dense["rank"].isna().all()
@@ -152,7 +152,7 @@ vectors = st.builds(
     singular_value=st.floats(0, 1e300),
     max_cosine=st.tuples(finite, finite),
     intruder=st.booleans(),
-    certificate=st.sampled_from(["overlap", "mass", "moment", "exact"]),
+    certificate=st.sampled_from(["coordinates", "overlap", "mass", "moment", "exact"]),
     ambiguous=st.booleans(),
 )
 texts = st.text(st.characters(codec="utf-8"))

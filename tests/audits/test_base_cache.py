@@ -18,7 +18,7 @@ from torch import Tensor
 
 import intruders
 from intruders.audits.audit import audit
-from intruders.audits.base_cache import DiskCache, MemoryCache, content_key, default_folder
+from intruders.audits.base_cache import WHOLE, DiskCache, MemoryCache, content_key, default_folder
 from intruders.engine.base_space import KnownBase
 from intruders.errors import SettingError
 
@@ -65,7 +65,7 @@ class CountingCache(MemoryCache):
     def get(self, key: str) -> KnownBase | None:
         found = super().get(key)
         self.hits += found is not None
-        self.misses += found is None
+        self.misses += found is None and not key.endswith(WHOLE)  # bases nobody has decomposed in full
         return found
 
     def put(self, key: str, known: KnownBase) -> None:

@@ -59,6 +59,7 @@ def check(pair: PlantedPair, k: int, epsilon: float) -> Detection:
         sure &= truth.most - truth.least < 1e-6  # no cluster has a say
         assert (detection.intruder[0].numpy() == (truth.least < epsilon))[sure].all()
         assert {name for row in detection.certificate for name in row} <= {
+            "coordinates",
             "overlap",
             "mass",
             "moment",

@@ -22,6 +22,7 @@ VERB_OF_COMMAND = {
     "sequence": "train_in_sequence",
     "advise": "advise",
     "cache": "DiskCache",
+    "prepare": "prepare",
     "study": "run_study",
 }
 

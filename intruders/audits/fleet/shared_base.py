@@ -24,9 +24,10 @@ from ...linalg.pair import Pair
 from ...linalg.sketch import Directions
 from ..audit import records_of
 from ..audit_settings import AuditSettings
-from ..base_cache import BaseCache, content_key
+from ..base_cache import BaseCache, BaseKeys, content_key, look_up
 from ..batches import SHARED_BYTES, STACK_BYTES, largest_magnitude, largest_magnitude_of, non_finite, unit_of
 from ..result.records import AuditedMatrix
+from ..worth_decomposing import WorthDecomposing
 
 # Low-rank updates of one matrix are judged together up to this number. Beyond it their rows no longer fit the time in
 # which the matrix is read, and all wait longer for the one that converges last.
@@ -43,6 +44,7 @@ class SharedMatrix:
         self.unit = unit
         self.lock = threading.Lock()
         self.known: KnownBase | None = None
+        self.worth = WorthDecomposing()
         self._key: str | None = None
         self._directions: Directions | None = None
 
@@ -61,13 +63,11 @@ class SharedMatrix:
     def look_up(self, k: int, store: BaseCache | None) -> None:
         """Take what the store knows of it, unless it is known already."""
         if self.known is None and store is not None:
-            entry = store.get(self.key(k))
-            if entry is not None:
-                self.known = KnownBase.joined([entry], self.matrix.device)
+            self.known = look_up(store, [BaseKeys.of(self.matrix, k)], self.matrix.device)
 
     def learn(self, found: KnownBase | None, k: int, store: BaseCache | None) -> None:
         """Keep what a stack computed of it, if that is more than was known."""
-        if found is None:
+        if found is None or (self.known is not None and self.known.whole() is not None):
             return
         best = found.select(found.floor.argmax().reshape(1))
         if self.known is None or bool(best.floor > self.known.floor):
@@ -149,6 +149,7 @@ def read_stacks(
                 left_out.skip(model, one)
                 continue
             base, tuned = one
+            base.worth.expect(len(sharers))
             rank = tuned.rank if isinstance(tuned, LowRank) else None
             updates = waiting.setdefault((id(base), rank), _Waiting(base))
             updates.add(model, matrix, tuned)
@@ -287,6 +288,8 @@ def judge_stack(stack: SharedStack, settings: AuditSettings, store: BaseCache | 
         base.look_up(settings.k, store)
         if base.known is None:  # what the first one learns is not computed again for each of the others
             found = _judge(stack, 0, 1, settings, None, store)
+        if len(found) < count:
+            base.known = base.worth.whole(stack.pair(0, 1), settings.k, base.known)
     if len(found) < count:
         found += _judge(stack, len(found), count, settings, base.known, store)
     return found
@@ -305,6 +308,7 @@ def _judge(
     pair = stack.pair(first, last)
     found = decide(pair, settings.k, settings.epsilon, settings.exact, known)
     if not settings.exact:
+        stack.base.worth.learn(found)
         stack.base.learn(found.known, settings.k, store)
     sketches = stack.base.unit * stack.base.directions(stack.matrices[0].name).sketch(pair.update)
     records = records_of(stack.matrices[first:last], found, [stack.base.unit] * (last - first))

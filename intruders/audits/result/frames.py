@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from .records import AuditedMatrix
+from .records import CERTIFICATES, AuditedMatrix
 from .subspaces import SUBSPACE_COLUMNS
 
 VECTOR_COLUMNS = [
@@ -74,7 +74,7 @@ def matrix_frame(matrices: Sequence[AuditedMatrix]) -> pd.DataFrame:
                 "effective_rank_error": matrix.update.effective_rank_error,
                 "stable_rank": matrix.update.stable_rank,
                 "ambiguous": sum(vector.ambiguous for vector in matrix.vectors),
-                **{f"by_{name}": certificates[name] for name in ("overlap", "mass", "moment", "exact")},
+                **{f"by_{name}": certificates[name] for name in CERTIFICATES},
                 **_subspaces(matrix),
             }
         )

@@ -25,7 +25,7 @@ class Vector:
     singular_value: float
     max_cosine: tuple[float, float]  # proved [lower, upper] of max_i |<x_i, y>|
     intruder: bool
-    certificate: str  # "overlap", "mass", "moment" or "exact"
+    certificate: str  # one of CERTIFICATES
     ambiguous: bool  # the decision depends on the choice of vectors within a cluster of singular values
 
     def is_intruder_at(self, epsilon: float) -> bool | None:
@@ -112,7 +112,7 @@ def energy_share(vectors: Iterable[Vector]) -> float:
     return math.fsum(energy for energy, intruder in energies if intruder) / total
 
 
-CERTIFICATES = ("overlap", "mass", "moment", "exact")
+CERTIFICATES = ("coordinates", "overlap", "mass", "moment", "exact")
 
 
 def matrix_to_record(matrix: AuditedMatrix) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from statistics import median
 
 from ...checkpoints.pairing.pairing import Skipped
 from ...checkpoints.stored.names import module_paths
-from .records import AuditedMatrix, energy_share
+from .records import CERTIFICATES, AuditedMatrix, energy_share
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def skipped_by_reason(left_out: Iterable[Skipped]) -> list[tuple[str, int]]:
 def certificates(matrices: Iterable[AuditedMatrix]) -> list[tuple[str, int]]:
     """How many vectors each certificate decided, in the order in which the engine tries them."""
     counts = Counter(vector.certificate for matrix in matrices for vector in matrix.vectors)
-    return [(name, counts[name]) for name in ("overlap", "mass", "moment", "exact") if counts[name]]
+    return [(name, counts[name]) for name in CERTIFICATES if counts[name]]
 
 
 @dataclass(frozen=True)

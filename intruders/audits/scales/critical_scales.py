@@ -15,6 +15,7 @@ from ...checkpoints.opening.open import Source
 from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...engine.base_space import KnownBase
+from ...engine.coordinate_scales import settled_scales
 from ...engine.decisions import Detection
 from ...engine.projection import Projection, project
 from ...engine.scale_search import Window, first_window, largest_scale, search_end
@@ -23,7 +24,7 @@ from ...system.progress import Progress, silent
 from ...system.threads import run_side_by_side
 from ..audit import judge_batch
 from ..audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
-from ..base_cache import BaseCache, MemoryCache, content_key
+from ..base_cache import BaseCache, BaseKeys, MemoryCache, look_up
 from ..batches import Batch, is_small_batch, read_batches
 from .critical_scales_result import SLACK, WALK, CriticalScales, MatrixScale
 
@@ -47,7 +48,8 @@ def critical_scales(
     interpolation does (WiSE-FT; Wortsman et al. 2022). The prediction is ``theta / sigma_1(D)``, with theta of
     :mod:`intruders.linalg.spiked_threshold`. Scales are looked at in steps of 1 % once one of the k leading vectors
     leans away from the base's (:mod:`intruders.engine.scale_search`): counts go up and down, and a narrower window
-    may be missed.
+    may be missed. For a prepared base (:func:`intruders.prepare`), a low-rank update's critical scale is a root that is
+    found to 1e-6.
 
     Args:
       base: as in :func:`intruders.audit`, like ``tuned``.
@@ -119,7 +121,8 @@ class _Search:
 
     def measured(self, batch: Batch) -> tuple[list[MatrixScale], list[Projection]]:
         """The scales of every matrix of a batch, and the projections they were looked for on."""
-        projections = project(batch.pair, self._known(batch), self.k, self.epsilon)
+        known = self._known(batch)
+        projections = project(batch.pair, known, self.k, self.epsilon)
         found = [first_window(projection) for projection in projections]
         first = [math.inf if window is None else window.start for window in found]
         doubtful = [i for i, window in enumerate(found) if window is not None and not window.is_sure]
@@ -127,6 +130,7 @@ class _Search:
             window = found[i]
             assert window is not None
             first[i] = self._settled(_one(batch, i), projections[i], window)
+        first = settled_scales(batch.pair, known.whole(), self.k, self.epsilon, first)
         scales = [
             MatrixScale(pair.name, pair.shape, scale, projection.predicted, search_end(projection))
             for pair, scale, projection in zip(batch.matrices, first, projections, strict=True)
@@ -155,10 +159,10 @@ class _Search:
 
     def _known(self, batch: Batch) -> KnownBase:
         """What an audit computes of the bases: kept from an earlier one, or computed by one of the bases unchanged."""
-        entries = [self.store.get(content_key(base, self.k)) for base in batch.pair.base]
-        present = [entry for entry in entries if entry is not None]
-        if len(present) == len(entries):
-            return KnownBase.joined(present, batch.pair.base.device)
+        keys = [BaseKeys.of(base, self.k) for base in batch.pair.base]
+        kept = look_up(self.store, keys, batch.pair.base.device)
+        if kept is not None:
+            return kept
         known = self._judged(_at(batch, [0.0] * len(batch.matrices))).known
         assert known is not None
         return known

@@ -1,6 +1,6 @@
 // Counting from the proved intervals: the same rules as Vector.is_intruder_at and Audit.count.
 
-const CERTIFICATES = ["overlap", "mass", "moment", "exact"];
+const CERTIFICATES = ["coordinates", "overlap", "mass", "moment", "exact"];
 
 function prepare(audit) {
   for (const matrix of audit.matrices) {

@@ -1,0 +1,65 @@
+"""``intruders prepare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..audits.audit_settings import Compute
+from ..checkpoints.stored.selection import Selection
+from . import options, setting_options
+from .command import examples
+
+
+@examples(
+    ("Decompose a base ahead of many audits", "intruders prepare smollm2-135m"),
+    (
+        "Keep it in a folder that a team shares",
+        "intruders prepare smollm2-135m --out /data/bases",
+    ),
+)
+@setting_options.of(Selection, "selection")
+@setting_options.of(Compute, "compute", only=["device"])
+def prepare(
+    base: options.Base,
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            help="Folder of the base cache; pass it to audits as --cache. [default: the user's cache folder]",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    selection: Selection,
+    compute: Compute,
+) -> None:
+    """Decompose a base ahead of many audits.
+
+    Audits of adapters of this base then take a fraction of their time. Resumes where an earlier call ended.
+    """
+    from ..audits.prepare_base import Preparation, prepare_matrices
+    from .progress import progress_bar
+
+    preparation = Preparation.of(base, selection)
+    expected = preparation.expected_seconds(compute.torch_device())
+    typer.echo(
+        f"{len(preparation.matrices):,} matrices, {preparation.bytes / 2**30:,.2f} GiB, "
+        f"about {_in_words(expected)} if none is decomposed yet",
+        err=True,
+    )
+    with progress_bar() as progress:
+        result = prepare_matrices(preparation, compute, out, progress)
+    typer.echo(
+        f"{result.folder}: {result.matrices:,} matrices are decomposed, {result.decomposed:,} of them now "
+        f"in {_in_words(result.seconds)}"
+    )
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,83 @@
+"""The certificate `coordinates`: low-rank updates of bases that are known whole, decided in the base's coordinates.
+
+It needs no start at random, no probe and no product in single precision. What it leaves open, because singular values
+are too close or a cosine is within the stated error of epsilon, is left to the other certificates.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..linalg.coordinate_cosines import coordinate_cosines
+from ..linalg.coordinates import Coordinates
+from ..linalg.leading_secular import LeadingVectors, leading_vectors
+from ..linalg.low_rank import LowRank
+from ..linalg.ritz import Triplets
+from ..linalg.svd import DenseSVD
+from ..linalg.whole_base import WholeBase
+from .base_space import KnownBase
+from .decisions import Decisions
+from .spectral_change import SpectralChange, spectral_change
+
+NAME = "coordinates"
+# Bounds are compared with epsilon at this distance: what double precision may do to them.
+_MARGIN = 1e-9
+# The problem in coordinates has 2r unknowns a vector: beyond this share of the smaller side products with the matrix
+# itself cost less.
+_LARGEST_SHARE = 8
+LARGEST_RANK = 64
+
+
+def fits_coordinates(rank: int, k: int, shape: torch.Size) -> bool:
+    """Whether updates of that rank of matrices of that shape are decided in coordinates."""
+    smaller = min(shape[-2:])
+    return 0 < rank <= min(LARGEST_RANK, smaller // _LARGEST_SHARE) and 4 * (k + 4) <= smaller
+
+
+def detect_in_coordinates(
+    whole: WholeBase, update: DenseSVD, k: int, epsilon: float, shown: int, known: KnownBase
+) -> tuple[Decisions, Tensor]:
+    """Judges the k leading vectors of a stack, and says which matrices ``(batch)`` are left open.
+
+    ``update`` is the thin decomposition of the updates. Both ends of a max cosine are the number itself; what rounding
+    and the base's decomposition may have done to it counts in the decision.
+    """
+    coordinates = Coordinates.of(whole, update)
+    leading = leading_vectors(coordinates.problem(), k)
+    cosines = coordinate_cosines(coordinates, leading, whole.off, whole.shape[-2])
+    intruder = cosines.upper < epsilon - _MARGIN
+    resembles = cosines.lower >= epsilon + _MARGIN
+    found = Decisions(
+        values=leading.values,
+        lower=cosines.cosines,
+        upper=cosines.cosines,
+        intruder=intruder,
+        certificate=[[NAME] * k for _ in range(len(intruder))],
+        ambiguous=torch.zeros_like(intruder),
+        base_values=whole.values[:, :shown],
+        similarity=leading.rows[:, :, :shown].mT.abs(),
+        change=_change(coordinates, leading, k),
+        known=known,
+    )
+    return found, ~(intruder | resembles).all(-1)
+
+
+def _change(coordinates: Coordinates, leading: LeadingVectors, k: int) -> SpectralChange:
+    """How the leading triplets moved, from their coordinates: inner products are the same there."""
+    update = coordinates.update()
+    batch, size, columns = len(leading.values), coordinates.size, update.right.shape[-1]
+    p = coordinates.values.shape[-1]
+    values = coordinates.values[:, : k + 1]
+    none = torch.zeros_like(values)
+    axes = torch.eye(k, max(size, columns), dtype=values.dtype, device=values.device).expand(batch, -1, -1)
+    base = Triplets(values, axes[..., :size], axes[..., :columns], none, none)
+    products = update.apply_transpose(leading.rows)
+    products[..., :p] += leading.rows[..., :p] * coordinates.values.unsqueeze(-2)
+    right = products / leading.values.unsqueeze(-1).clamp_min(torch.finfo(values.dtype).tiny)
+    after = torch.cat(
+        [leading.values, leading.floor.clamp_max(torch.finfo(values.dtype).max).unsqueeze(-1)], -1
+    )
+    residuals = torch.nn.functional.pad(leading.residuals, (0, 1))
+    tuned = Triplets(after, leading.rows, right, residuals, torch.zeros_like(after))
+    return spectral_change(base, tuned, LowRank(update.left, update.right), k)

@@ -1,0 +1,174 @@
+"""A tuned matrix ``W0 + D`` in the coordinates of its base: a diagonal matrix plus one of rank r.
+
+W0 = U S V^T, and D = B A with rows of A orthonormal. With P = U^T B, Q = V^T A^T, and thin QR decompositions of what B
+has outside U and A^T outside V,
+
+    M = diag(s, 0) + [P; R_b] [Q; R_a]^T        W = [U O_b] M [V O_a]^T
+
+so that a left singular vector z of M is one of W in these coordinates, and its first entries are the cosines with all
+left singular vectors of W0. With D = diag(s^2, 0), F = [diag(s) Q, P] and G = A A^T = I,
+
+    M M^T - t I = (D - t) + F C F^T,    C = [[0, I], [I, G]],    K(t) = -C^-1 - F^T (D - t)^-1 F
+
+By Haynsworth's additivity of inertia M M^T has ``#{i : s_i^2 > t} + (positive eigenvalues of K(t)) - r`` eigenvalues
+above t, exactly. And ``(M M^T - t)^-1 = (D - t)^-1 + (D - t)^-1 F K^-1 F^T (D - t)^-1`` (Woodbury).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .low_rank import LowRank
+from .stacked import Stacked
+from .svd import DenseSVD
+from .whole_base import WholeBase, columns_times, times_columns
+
+# Numbers that weighted copies of F may have at once.
+_AT_ONCE = 2**22
+# The sign of an eigenvalue of K(t) is known where it is larger than this many times the bound on K's rounding, in
+# which every sum is as wrong as it can be.
+_SURE = 4.0
+# Distance, as a share of the largest eigenvalue, that a shift keeps from a pole.
+_OFF_POLE = 1e-18
+
+
+@dataclass(frozen=True)
+class Coordinates(Stacked):
+    """A stack of tuned matrices in their bases' coordinates, in double precision; a = p, or p + r where m > n."""
+
+    values: Tensor  # (batch, p): singular values of the bases
+    left: Tensor  # (batch, a, r): [P; R_b]
+    right: Tensor  # (batch, p, r): Q
+    off: Tensor  # (batch): bound on the norm of what separates M from W in the coordinates of W0
+
+    @classmethod
+    def of(cls, base: WholeBase, update: DenseSVD) -> Coordinates:
+        """Of ``update`` ``(batch, m, n)``, as its thin decomposition: one product with each side of the base."""
+        columns = (update.left * update.values.unsqueeze(-1)).mT  # B
+        along, right = times_columns(base.left, columns), times_columns(base.right, update.right.mT)
+        p, m = base.left.shape[-2:]
+        if m > p:
+            outside = columns - columns_times(base.left, along)
+            along = torch.cat([along, torch.linalg.qr(outside).R], -2)
+        off = base.off + update.values[:, 0] * base.rounded
+        return cls(base.values, along, right, off)
+
+    @property
+    def rank(self) -> int:
+        return self.left.shape[-1]
+
+    @property
+    def size(self) -> int:
+        """Number of left coordinates."""
+        return self.left.shape[-2]
+
+    def scaled(self, factors: Tensor) -> Coordinates:
+        """With each update times a number ``(batch)``; no product with anything large."""
+        return Coordinates(self.values, self.left * factors[:, None, None], self.right, self.off)
+
+    def update(self) -> LowRank:
+        """D in left and right coordinates; the right ones go on with what A has outside V where n > m."""
+        gram = (
+            torch.eye(self.rank, dtype=self.left.dtype, device=self.left.device) - self.right.mT @ self.right
+        )
+        # A root of the Gram matrix of what is outside, which stands for it: only its inner products count.
+        squares, vectors = torch.linalg.eigh(gram)
+        root = squares.clamp_min(0.0).sqrt().unsqueeze(-1) * vectors.mT
+        return LowRank(self.left, torch.cat([self.right, root], -2).mT)
+
+    def poles(self) -> Tensor:
+        """``(batch, a)``: squared singular values of the bases, and zeros."""
+        return torch.nn.functional.pad(self.values.square(), (0, self.size - self.values.shape[-1]))
+
+    def spread(self) -> Tensor:
+        """``(batch, a, 2r)``: F."""
+        extra = self.size - self.values.shape[-1]
+        first = torch.nn.functional.pad(self.values.unsqueeze(-1) * self.right, (0, 0, 0, extra))
+        return torch.cat([first, self.left], -1)
+
+    def problem(self) -> SecularProblem:
+        """The same as an eigenvalue problem."""
+        return SecularProblem(self.poles(), self.spread())
+
+
+@dataclass(frozen=True)
+class SecularProblem(Stacked):
+    """``diag(poles) + F C F^T``, a stack of symmetric matrices whose eigenvalues are squared singular values."""
+
+    poles: Tensor  # (batch, a), double
+    spread: Tensor  # (batch, a, 2r)
+
+    @property
+    def rank(self) -> int:
+        return self.spread.shape[-1] // 2
+
+    def apply(self, rows: Tensor) -> Tensor:
+        """Products with rows ``(batch, c, a)``."""
+        return rows * self.poles.unsqueeze(-2) + _times_c(rows @ self.spread) @ self.spread.mT
+
+    def projected(self, rows: Tensor) -> Tensor:
+        """``(batch, c, c)``: the matrix between rows ``(batch, c, a)``."""
+        inner = rows @ self.spread
+        return (rows * self.poles.unsqueeze(-2)) @ rows.mT + _times_c(inner) @ inner.mT
+
+    def solve(self, shifts: Tensor, rows: Tensor) -> Tensor:
+        """``(A - shift)^-1 row`` of rows ``(batch, c, a)``, each at a shift of its own ``(batch, c)``.
+
+        Rows of which nothing finite comes are returned as they are.
+        """
+        weights, core = self._secular(shifts)
+        first = weights * rows
+        inner, _ = torch.linalg.solve_ex(core, (first @ self.spread).unsqueeze(-1))
+        solved = first + weights * (inner.squeeze(-1) @ self.spread.mT)
+        solved = solved / solved.abs().amax(-1, keepdim=True)
+        return torch.where(solved.isfinite().all(-1, keepdim=True), solved, rows)
+
+    def counts(self, shifts: Tensor) -> tuple[Tensor, Tensor]:
+        """How many eigenvalues lie above each shift ``(batch, c)``, and whether no rounding can have changed that.
+
+        Each sum over the coordinates is taken to be as wrong as it can be.
+        """
+        weights, core = self._secular(shifts)
+        eigenvalues = torch.linalg.eigvalsh(core)
+        above = (self.poles.unsqueeze(-2) > shifts.unsqueeze(-1)).sum(-1)
+        counts = above + (eigenvalues > 0).sum(-1) - self.rank
+        a, width = self.spread.shape[-2:]
+        mass = (weights.abs() * self.spread.square().sum(-1).unsqueeze(-2)).sum(-1)
+        eps = torch.finfo(self.spread.dtype).eps
+        # A pole and a shift are rounded too, which moves their distance by a share of itself.
+        near = ((self.poles.unsqueeze(-2) + shifts.unsqueeze(-1)) * weights.abs()).amax(-1)
+        wrong = eps * mass * (a + 8 + near) + eps * width * eigenvalues.abs().amax(-1)
+        return counts, eigenvalues.abs().amin(-1) > _SURE * wrong
+
+    def _secular(self, shifts: Tensor) -> tuple[Tensor, Tensor]:
+        """``(D - t)^-1`` ``(batch, c, a)`` and K(t) ``(batch, c, 2r, 2r)``."""
+        distances = self.poles.unsqueeze(-2) - shifts.unsqueeze(-1)
+        least = _OFF_POLE * self.poles.amax(-1)[:, None, None].clamp_min(
+            torch.finfo(self.poles.dtype).tiny * 1e20
+        )
+        distances = torch.where(distances.abs() < least, least, distances)
+        weights = 1 / distances
+        batch, c, a = weights.shape
+        width = self.spread.shape[-1]
+        step = max(1, _AT_ONCE // max(1, batch * a * width))
+        core = weights.new_empty(batch, c, width, width)
+        for first in range(0, c, step):
+            part = slice(first, first + step)
+            weighted = self.spread.mT.unsqueeze(1) * weights[:, part].unsqueeze(-2)
+            core[:, part] = -(weighted @ self.spread.unsqueeze(1))
+        rank = self.rank
+        upper = torch.arange(rank, device=core.device)
+        core[..., upper, upper] += 1.0
+        core[..., upper, upper + rank] -= 1.0
+        core[..., upper + rank, upper] -= 1.0
+        return weights, core
+
+
+def _times_c(inner: Tensor) -> Tensor:
+    """``(batch, c, 2r)`` rows times C."""
+    rank = inner.shape[-1] // 2
+    first, second = inner[..., :rank], inner[..., rank:]
+    return torch.cat([second, first + second], -1)

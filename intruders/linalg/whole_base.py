@@ -1,0 +1,157 @@
+"""A base matrix with all of its singular triplets, and what is measured of their errors.
+
+The triplets are computed in double precision and kept in the matrix's own. With U, V the orthonormal rows nearest to
+the computed ones, ``W' = U^T S V`` is a matrix whose decomposition is exact, and everything that is read in its
+coordinates is exact for it. Two numbers say how far that is from the matrix given:
+
+    off        a bound on ||W0 - W'||: the residual of the computed triplets, and what they lack in orthonormality
+    rounded    a bound on the norm of what U and V lost when they were rounded to the precision they are kept in
+
+The first moves the base. The second moves the products of U and V with the factors of an update, and so the update,
+by at most ``rounded`` times its norm. Norms of whole matrices are bounded from above by Frobenius norms, for the first,
+and by ``||R R^T||_F^(1/2)`` for the second (of small matrices by the former too): nothing here is an estimate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .products import is_shared
+from .stacked import Stacked
+from .svd import DenseSVD, dense_svd, gram_svd
+
+# Singular values below this share of the largest are noise in the eigenvalues of the Gram matrix, or their vectors on
+# the longer side are not orthogonal: such matrices are decomposed themselves.
+_LEAST_OF_GRAM = 1e-5
+# Numbers of a matrix that are widened at once: they stay in a processor's cache until they are multiplied.
+_WIDENED = 2**17
+# Below this smaller side the norm of what rounding lost is bounded by its Frobenius norm, which is up to four times it.
+_SMALL = 256
+# What a bound that is itself computed with rounding is raised by.
+_CAREFUL = 1.01
+
+
+@dataclass(frozen=True)
+class WholeBase(Stacked):
+    """A stack of matrices ``(batch, m, n)`` as all of their singular triplets, p = min(m, n) of them, descending."""
+
+    values: Tensor  # (batch, p), double
+    left: Tensor  # (batch, p, m), unit rows
+    right: Tensor  # (batch, p, n)
+    off: Tensor  # (batch), double: of the matrix, absolute
+    rounded: Tensor  # (batch), double: of both sides together
+
+    @classmethod
+    def of(cls, matrix: Tensor) -> WholeBase:
+        """Decomposes ``(batch, m, n)`` matrices, and measures how well.
+
+        Costs one eigenvalue decomposition of the smaller side in double precision, and four products of that side's
+        square with the matrix; two more in single precision.
+        """
+        if is_shared(matrix):
+            return cls.of(matrix[:1]).repeated(len(matrix))
+        wide = matrix.double()
+        svd, is_by_gram = _decomposed(wide)
+        first = svd.values[:, 0]
+        skew = _skew(svd.left) + _skew(svd.right)
+        if is_by_gram:
+            # The smaller side's vectors R are square, and the other side's were computed as R W: what R^T R W is off by
+            # is skew, and the rounding of that product at its worst.
+            size = torch.linalg.vector_norm(wide, dim=(-2, -1))
+            off = 2 * first * skew + size * max(wide.shape[-2:]) * torch.finfo(wide.dtype).eps
+        else:
+            residual = wide - (svd.left * svd.values.unsqueeze(-1)).mT @ svd.right
+            off = torch.linalg.matrix_norm(residual) + first * skew
+        left, right = svd.left.to(matrix.dtype), svd.right.to(matrix.dtype)
+        rounded = _rounding_norm(svd.left, left) + _rounding_norm(svd.right, right) + skew
+        return cls(svd.values, left, right, _CAREFUL * off, _CAREFUL * rounded)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the stack of matrices."""
+        return torch.Size((len(self.values), self.left.shape[-1], self.right.shape[-1]))
+
+    def repeated(self, count: int) -> WholeBase:
+        """Of the one matrix, for a stack that is this matrix ``count`` times; no copies are made."""
+        parts = (self.values, self.left, self.right, self.off, self.rounded)
+        return WholeBase(*(part.expand(count, *part.shape[1:]) for part in parts))
+
+
+def _decomposed(wide: Tensor) -> tuple[DenseSVD, bool]:
+    """The decomposition, and whether all of it is by the eigenvectors of the smaller side's Gram matrix."""
+    svd = gram_svd(wide)
+    is_flat = svd.values[:, -1] > _LEAST_OF_GRAM * svd.values[:, 0]
+    if bool(is_flat.all()):
+        return svd, True
+    again = (~is_flat).nonzero().squeeze(-1)
+    better = dense_svd(wide[again])
+    mixed = DenseSVD(
+        svd.values.index_copy(0, again, better.values),
+        svd.left.index_copy(0, again, better.left),
+        svd.right.index_copy(0, again, better.right),
+    )
+    return mixed, False
+
+
+def _skew(rows: Tensor) -> Tensor:
+    """``||R R^T - I||_F`` of ``(batch, p, n)`` rows: the nearest orthonormal rows are no farther than that."""
+    gram = rows @ rows.mT
+    gram.diagonal(dim1=-2, dim2=-1).sub_(1.0)
+    norms: Tensor = torch.linalg.matrix_norm(gram)
+    return norms
+
+
+def _rounding_norm(wide: Tensor, kept: Tensor) -> Tensor:
+    """A bound on ``||wide - kept||``, by the fourth powers of its singular values."""
+    if kept.dtype == torch.float64:
+        return torch.zeros(len(wide), dtype=torch.float64, device=wide.device)
+    if wide.shape[-2] < _SMALL:
+        frobenius: Tensor = torch.linalg.matrix_norm(wide - kept.double())
+        return frobenius
+    lost = (wide - kept.double()).float()
+    lost = lost * 2.0**24  # far from the end of the range
+    square = lost @ lost.mT if lost.shape[-2] <= lost.shape[-1] else lost.mT @ lost
+    norms: Tensor = torch.linalg.matrix_norm(square).double().sqrt() / 2.0**24
+    return norms
+
+
+def times_columns(rows: Tensor, columns: Tensor) -> Tensor:
+    """``rows @ columns`` of ``(batch, p, m)`` kept rows and ``(batch, m, r)`` columns, in double precision.
+
+    Of one matrix that is there several times it is one product with the columns of all.
+    """
+    if is_shared(rows):
+        batch, m, r = columns.shape
+        together = times_columns(rows[:1], columns.permute(1, 0, 2).reshape(1, m, batch * r))[0]
+        return together.view(-1, batch, r).permute(1, 0, 2)
+    if rows.dtype == torch.float64 or rows[0].numel() <= _WIDENED or not rows.is_cpu:
+        return rows.double() @ columns
+    return torch.stack([_in_parts(one, own) for one, own in zip(rows, columns, strict=True)])
+
+
+def columns_times(rows: Tensor, coordinates: Tensor) -> Tensor:
+    """``rows.mT @ coordinates`` of ``(batch, p, m)`` kept rows and ``(batch, p, r)``, in double precision."""
+    if is_shared(rows):
+        batch, p, r = coordinates.shape
+        together = columns_times(rows[:1], coordinates.permute(1, 0, 2).reshape(1, p, batch * r))[0]
+        return together.view(-1, batch, r).permute(1, 0, 2)
+    if rows.dtype == torch.float64 or rows[0].numel() <= _WIDENED or not rows.is_cpu:
+        return rows.double().mT @ coordinates
+    step = max(1, _WIDENED // rows.shape[-1])
+    found = coordinates.new_zeros(len(rows), rows.shape[-1], coordinates.shape[-1])
+    for first in range(0, rows.shape[-2], step):
+        part = slice(first, first + step)
+        found += rows[:, part].double().mT @ coordinates[:, part]
+    return found
+
+
+def _in_parts(rows: Tensor, columns: Tensor) -> Tensor:
+    found = columns.new_empty(len(rows), columns.shape[-1])
+    step = max(1, _WIDENED // rows.shape[-1])
+    for first in range(0, len(rows), step):
+        part = slice(first, first + step)
+        torch.mm(rows[part].double(), columns, out=found[part])
+    return found

@@ -1,0 +1,138 @@
+"""Bases decomposed ahead of their audits: kept, gone on with, made again where damaged, and used."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import intruders
+from intruders.audits.base_cache import DiskCache
+from intruders.checkpoints.stored.selection import Selection
+from intruders.errors import NonFiniteError, SettingError
+from intruders.linalg.whole_base import WholeBase
+
+SIDE = 300
+
+
+def model(seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        f"layers.{i}.weight": torch.randn(shape, generator=generator) * torch.arange(1, shape[1] + 1) ** -0.5
+        for i, shape in enumerate([(SIDE, SIDE), (SIDE, 350), (350, SIDE)])
+    }
+
+
+def tuned(base: dict[str, Tensor], size: float) -> dict[str, Tensor]:
+    """A LoRA adapter of the base, as PEFT stores it."""
+    generator = torch.Generator().manual_seed(1)
+    found = {}
+    for name, matrix in base.items():
+        m, n = matrix.shape
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        found[f"{stem}.lora_A.weight"] = torch.randn(2, n, generator=generator) / n**0.5
+        found[f"{stem}.lora_B.weight"] = size * torch.randn(m, 2, generator=generator) / m**0.5
+    return found
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> str:
+    import json
+
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_file(tuned(model(), 60.0), folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["0", "1", "2"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def test_a_prepared_base_is_judged_in_its_coordinates(tmp_path: Path, adapter: str) -> None:
+    base = model()
+    prepared = intruders.prepare(base, out=tmp_path / "bases")
+    assert (prepared.matrices, prepared.decomposed) == (3, 3)
+    assert DiskCache(tmp_path / "bases").size_of_whole_bases()[0] == 3
+    for k in (10, 5):
+        audit = intruders.audit(base, adapter, k=k, cache=tmp_path / "bases")
+        exact = intruders.audit(base, adapter, k=k, exact=True)
+        assert {v.certificate for matrix in audit.matrices for v in matrix.vectors} == {"coordinates"}
+        assert audit.intruders == exact.intruders > 0
+        for mine, theirs in zip(audit.matrices, exact.matrices, strict=True):
+            for one, other in zip(mine.vectors, theirs.vectors, strict=True):
+                assert one.max_cosine == pytest.approx(other.max_cosine, abs=1e-3)
+                assert one.singular_value == pytest.approx(other.singular_value, rel=1e-6)
+
+
+def test_a_fleet_uses_it_too(tmp_path: Path, adapter: str) -> None:
+    base = model()
+    intruders.prepare(base, out=tmp_path / "bases")
+    fleet = intruders.audit_fleet(base, [adapter, tuned(base, 0.1)], cache=tmp_path / "bases")
+    certificates = {v.certificate for matrix in fleet.audit(0).matrices for v in matrix.vectors}
+    assert certificates == {"coordinates"}
+    assert fleet.audit(0).intruders == intruders.audit(base, adapter, cache=False).intruders
+
+
+def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = WholeBase.of
+    calls = 0
+
+    def stopped(matrix: Tensor) -> WholeBase:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return made(matrix)
+
+    monkeypatch.setattr(WholeBase, "of", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        intruders.prepare(model(), out=tmp_path)
+    monkeypatch.setattr(WholeBase, "of", made)
+    again = intruders.prepare(model(), out=tmp_path)
+    assert (again.matrices, again.decomposed) == (3, 1)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_damaged_entry_is_found_and_made_again(tmp_path: Path) -> None:
+    intruders.prepare(model(), out=tmp_path)
+    file = next(tmp_path.rglob("*-all.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.warns(UserWarning, match="is broken and is computed again"):
+        again = intruders.prepare(model(), out=tmp_path)
+    assert again.decomposed == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert intruders.prepare(model(), out=tmp_path).decomposed == 0
+
+
+def test_what_is_chosen(tmp_path: Path) -> None:
+    base = model() | {"embed_tokens.weight": torch.randn(30, 8), "norm.weight": torch.ones(8)}
+    assert intruders.prepare(base, out=tmp_path, include="layers.0.*").matrices == 1
+    assert intruders.prepare(base, out=tmp_path, exclude="layers.0.*").matrices == 2
+    assert intruders.prepare(base, out=tmp_path, include_embeddings=True).decomposed == 1
+    with pytest.raises(SettingError, match="no matrix to decompose"):
+        intruders.prepare(base, out=tmp_path, exclude="*")
+    with pytest.raises(SettingError, match="matches none"):
+        intruders.prepare(base, out=tmp_path, include="nothing.*")
+
+
+def test_a_matrix_that_is_not_finite_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError, match=r"'up\.weight' contains NaN or infinity in the base"):
+        intruders.prepare({"up.weight": torch.full((4, 4), torch.nan)}, out=tmp_path)
+
+
+def test_the_size_is_told_before(tmp_path: Path) -> None:
+    from intruders.audits.prepare_base import Preparation
+
+    preparation = Preparation.of(model(), Selection())
+    prepared = intruders.prepare(model(), out=tmp_path)
+    assert prepared.bytes == preparation.bytes == 4 * (600 * 300 + 2 * 650 * 300)
+    stored = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
+    assert prepared.bytes < stored < 1.02 * prepared.bytes
+    assert preparation.expected_seconds(torch.device("cpu")) > 0

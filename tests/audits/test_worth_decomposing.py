@@ -1,0 +1,46 @@
+"""When a fleet decomposes a base matrix whole, and that its answers stay those of separate audits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import intruders
+from intruders.audits.base_cache import MemoryCache
+from intruders.linalg.whole_base import WholeBase
+
+SIDE, ADAPTERS = 288, 6
+
+
+def base_and_tuned(size: float) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(SIDE, SIDE, generator=generator) * torch.arange(1, SIDE + 1) ** -0.5
+    tuned = []
+    for _ in range(ADAPTERS):
+        a, b = (torch.randn(shape, generator=generator) for shape in ((2, SIDE), (SIDE, 2)))
+        stem = "base_model.model.up.lora"
+        tuned.append({f"{stem}_A.weight": a / SIDE**0.5, f"{stem}_B.weight": size * b / SIDE**0.5})
+    return {"up.weight": base}, tuned
+
+
+@pytest.mark.parametrize(("size", "pays"), [(80.0, True), (0.1, False)])
+def test_adapters_with_intruders_pay_for_it(size: float, pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, tuned = base_and_tuned(size)
+    alone = [intruders.audit(base, one, cache=False) for one in tuned]
+    calls = []
+    made = WholeBase.of
+    monkeypatch.setattr(WholeBase, "of", lambda matrix: calls.append(matrix.shape) or made(matrix))
+    store = MemoryCache()
+    fleet = intruders.audit_fleet(base, tuned, cache=store)
+    assert calls == ([(1, SIDE, SIDE)] if pays else [])
+    for number, audit in enumerate(alone):
+        mine = fleet.audit(number)
+        assert mine.intruders == audit.intruders
+        for one, other in zip(mine.matrices[0].vectors, audit.matrices[0].vectors, strict=True):
+            assert one.intruder == other.intruder
+            assert other.max_cosine[0] - 1e-3 <= one.max_cosine[0] <= one.max_cosine[1] <= 1.0
+            assert one.max_cosine[1] >= other.max_cosine[0] - 1e-3
+    certificates = [vector.certificate for vector in fleet.audit(ADAPTERS - 1).matrices[0].vectors]
+    assert ("coordinates" in certificates) == pays
+    assert all(known.whole() is None for known in store._entries.values())

@@ -1,0 +1,179 @@
+"""Tuned matrices in their base's coordinates, compared with numpy's dense decompositions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from matrices import SPECTRA, Array, ugly, with_values
+
+from intruders.linalg.coordinates import Coordinates, SecularProblem
+from intruders.linalg.leading_secular import leading_vectors
+from intruders.linalg.low_rank import LowRank
+from intruders.linalg.whole_base import WholeBase, columns_times, times_columns
+
+SHAPES = [(40, 40), (60, 40), (40, 60)]
+
+
+def in_coordinates(base: Array, left: Array, right: Array) -> Coordinates:
+    """Of one matrix, everything in double precision."""
+    update = LowRank(torch.from_numpy(left).unsqueeze(0), torch.from_numpy(right).unsqueeze(0))
+    return Coordinates.of(WholeBase.of(torch.from_numpy(base).unsqueeze(0)), update.svd())
+
+
+def random_problem(m: int, n: int, spectrum: str, rank: int, seed: int) -> tuple[Array, Array, Array]:
+    rng = np.random.default_rng(seed)
+    base = with_values(m, n, SPECTRA[spectrum](min(m, n), rng), rng)
+    return base, rng.standard_normal((m, rank)), rng.standard_normal((rank, n)) * 10.0 ** rng.uniform(-3, 1)
+
+
+@given(
+    shape=st.sampled_from(SHAPES),
+    spectrum=st.sampled_from(list(SPECTRA)),
+    rank=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_the_matrix_in_coordinates_has_the_singular_values_of_the_tuned_one(
+    shape: tuple[int, int], spectrum: str, rank: int, seed: int
+) -> None:
+    base, left, right = random_problem(*shape, spectrum, rank, seed)
+    coordinates = in_coordinates(base, left, right)
+    size, update = coordinates.size, coordinates.update().dense()[0]
+    diagonal = torch.zeros_like(update)
+    diagonal[: min(shape), : min(shape)] = coordinates.values[0].diag()
+    values = np.linalg.svd(base + left @ right, compute_uv=False)
+    found = torch.linalg.svdvals(diagonal + update)[: min(shape)]
+    np.testing.assert_allclose(found, values, atol=1e-7 * values[0])
+    problem = coordinates.problem()
+    whole = problem.apply(torch.eye(size, dtype=torch.float64).unsqueeze(0))[0]
+    squares = np.linalg.eigvalsh(whole)[::-1][: min(shape)]
+    np.testing.assert_allclose(squares, values**2, atol=1e-10 * values[0] ** 2)
+
+
+@given(
+    shape=st.sampled_from(SHAPES),
+    spectrum=st.sampled_from(list(SPECTRA)),
+    rank=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_counts_that_are_sure_are_right(shape: tuple[int, int], spectrum: str, rank: int, seed: int) -> None:
+    """At shifts anywhere, near eigenvalues, and at poles."""
+    base, left, right = random_problem(*shape, spectrum, rank, seed)
+    problem = in_coordinates(base, left, right).problem()
+    squares = np.linalg.svd(base + left @ right, compute_uv=False) ** 2
+    rng = np.random.default_rng(seed)
+    shifts = np.concatenate(
+        [
+            squares[0] * rng.random(10),
+            squares[:10] * (1 + 1e-9),
+            problem.poles[0, :10].numpy(),
+            problem.poles[0, :10].numpy() * (1 + 1e-12),
+        ]
+    )
+    counts, sure = problem.counts(torch.from_numpy(shifts).unsqueeze(0))
+    for shift, count, is_sure in zip(shifts, counts[0].tolist(), sure[0].tolist(), strict=True):
+        clear = np.abs(squares - shift).min() > 1e-11 * squares[0]
+        if is_sure and clear:
+            assert count == (squares > shift).sum()
+
+
+def test_a_shift_away_from_everything_is_sure() -> None:
+    problem = in_coordinates(*random_problem(60, 40, "power law", 3, 0)).problem()
+    squares = problem.poles[0].sort(descending=True).values
+    assert problem.counts((squares[3:4] + squares[4:5]).unsqueeze(0) / 2)[1].all()
+
+
+@given(seed=st.integers(0, 2**32 - 1), spectrum=st.sampled_from(list(SPECTRA)), shape=st.sampled_from(SHAPES))
+def test_shifted_solves(seed: int, spectrum: str, shape: tuple[int, int]) -> None:
+    base, left, right = random_problem(*shape, spectrum, 3, seed)
+    problem = in_coordinates(base, left, right).problem()
+    a = problem.poles.shape[-1]
+    rng = np.random.default_rng(seed)
+    rows = torch.from_numpy(rng.standard_normal((1, 2, a)))
+    shifts = torch.tensor([[2.7, 1.3]], dtype=torch.float64) * problem.poles.amax()
+    found = problem.solve(shifts, rows)
+    again = problem.apply(found) - shifts.unsqueeze(-1) * found
+    again = again / again.norm(dim=-1, keepdim=True)
+    wanted = rows / rows.norm(dim=-1, keepdim=True)
+    assert float((again * wanted).sum(-1).abs().min()) > 1 - 1e-6
+
+
+@given(
+    shape=st.sampled_from(SHAPES),
+    spectrum=st.sampled_from(list(SPECTRA)),
+    rank=st.integers(1, 4),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_proved_vectors_are_the_leading_ones(
+    shape: tuple[int, int], spectrum: str, rank: int, seed: int
+) -> None:
+    base, left, right = random_problem(*shape, spectrum, rank, seed)
+    found = leading_vectors(in_coordinates(base, left, right).problem(), 5)
+    values = np.linalg.svd(base + left @ right, compute_uv=False)
+    if bool(found.is_proved):
+        np.testing.assert_allclose(found.values[0], values[:5], atol=1e-9 * values[0])
+        assert values[5] <= float(found.floor) <= values[4]
+
+
+def test_directions_that_nothing_leads_to_are_counted_as_missing() -> None:
+    """The update's strongest direction has to do with base vectors far down only."""
+    base = np.diag(np.linspace(1.0, 0.1, 60))
+    left, right = np.zeros((60, 2)), np.zeros((2, 60))
+    left[[50, 55], [0, 1]] = 3.0, 2.0
+    right[[0, 1], [50, 55]] = 1.0, 1.0
+    found = leading_vectors(in_coordinates(base, left, right).problem(), 5)
+    assert bool(found.is_proved)
+    expected = np.linalg.svd(base + left @ right, compute_uv=False)[:5]
+    np.testing.assert_allclose(found.values[0], expected, atol=1e-12)
+
+
+def test_a_scaled_update_needs_no_new_coordinates() -> None:
+    base, left, right = random_problem(60, 40, "power law", 3, 1)
+    scaled = in_coordinates(base, left, right).scaled(torch.tensor([0.3], dtype=torch.float64))
+    direct = in_coordinates(base, 0.3 * left, right)
+    rows = torch.eye(scaled.size, dtype=torch.float64).unsqueeze(0)
+    for problem in (scaled.problem(), direct.problem()):
+        squares = np.linalg.eigvalsh(problem.apply(rows)[0])[::-1][:40]
+        values = np.linalg.svd(base + 0.3 * left @ right, compute_uv=False)
+        np.testing.assert_allclose(squares, values**2, atol=1e-10 * values[0] ** 2)
+
+
+@pytest.mark.parametrize("name", ugly())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_whole_base_is_as_near_as_it_says(name: str, dtype: torch.dtype) -> None:
+    matrix = (ugly()[name] / ugly()[name].abs().max().clamp_min(1e-300)).to(dtype)
+    whole = WholeBase.of(matrix.unsqueeze(0))
+    wide, left, right = matrix.double(), whole.left[0].double(), whole.right[0].double()
+    slack = float(whole.off + whole.rounded * max(1.0, float(whole.values[0, 0])))
+    again = (left * whole.values[0].unsqueeze(-1)).mT @ right
+    assert float(torch.linalg.matrix_norm(again - wide, 2)) <= 2 * slack + 1e-12
+    assert slack < 1e-6
+    for rows in (left, right):
+        nearest = torch.linalg.svd(rows, full_matrices=False)
+        away = torch.linalg.matrix_norm(nearest.U @ nearest.Vh - rows, 2)
+        assert float(away) <= float(whole.rounded) + 1e-12
+    np.testing.assert_allclose(whole.values[0], np.linalg.svd(wide, compute_uv=False), atol=1e-12)
+
+
+def test_products_in_parts_are_those_in_one() -> None:
+    rng = np.random.default_rng(2)
+    rows = torch.from_numpy(rng.standard_normal((2, 600, 700))).float()
+    columns = torch.from_numpy(rng.standard_normal((2, 700, 3)))
+    coordinates = torch.from_numpy(rng.standard_normal((2, 600, 3)))
+    np.testing.assert_allclose(times_columns(rows, columns), rows.double() @ columns, atol=1e-10)
+    np.testing.assert_allclose(columns_times(rows, coordinates), rows.double().mT @ coordinates, atol=1e-10)
+    shared = rows[:1].expand(2, -1, -1)
+    np.testing.assert_allclose(times_columns(shared, columns), shared.double() @ columns, atol=1e-10)
+    np.testing.assert_allclose(
+        columns_times(shared, coordinates), shared.double().mT @ coordinates, atol=1e-10
+    )
+
+
+def test_a_problem_without_a_finite_solve_gives_the_row_back() -> None:
+    problem = SecularProblem(
+        torch.zeros(1, 4, dtype=torch.float64), torch.zeros(1, 4, 2, dtype=torch.float64)
+    )
+    rows = torch.ones(1, 1, 4, dtype=torch.float64)
+    assert problem.solve(torch.zeros(1, 1, dtype=torch.float64), rows).isfinite().all()
