@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from intruders.reports.shared.page.html_page import render_audit
+from intruders.reports.page.html_page import render_audit
 from rich.console import Console
 
 from intruders.audits.audit import audit as run_audit

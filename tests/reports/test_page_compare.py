@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from intruders.reports.shared.page.html_page import write_comparison_html
+from intruders.reports.page.html_page import write_comparison_html
 from made_up import made_up_audit
 
 from .browsing import chromium, opened, serious_faults, slide

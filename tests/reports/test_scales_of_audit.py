@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from intruders.reports.shared.page.html_page import write_html
+from intruders.reports.page.html_page import write_html
 from made_up import BERT, made_up_audit
 
 from intruders.audits.result.audit_result import Audit

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from intruders.reports.shared.page.html_page import check_can_write_html, render_audit, write_html
+from intruders.reports.page.html_page import check_can_write_html, render_audit, write_html
 from made_up import BERT, made_up_audit
 
 from intruders.errors import MissingDependencyError, ResultFileError, SettingError
