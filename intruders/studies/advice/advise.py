@@ -55,16 +55,16 @@ def advise(
     Raises:
       SettingError, CheckpointError, PairingError, ResultFileError: ``source`` is none of these, or broken.
     """
-    found, bases = _advised(os.fspath(source), AuditSettings(k=k, epsilon=epsilon), progress)
+    advised, bases = _advised(os.fspath(source), AuditSettings(k=k, epsilon=epsilon), progress)
     if not studies:
-        return found
+        return advised
     from .on_verdicts import with_verdicts
 
-    return with_verdicts(found, bases, [Path(folder).expanduser() for folder in studies])
+    return with_verdicts(advised, bases, [Path(folder).expanduser() for folder in studies])
 
 
 def _advised(text: str, settings: AuditSettings, progress: Progress) -> tuple[Advised, list[str]]:
-    """The advice, and the bases that it is on."""
+    """Return the advice, and the bases that it is on."""
     path = Path(text).expanduser()
     if _is_there(path / "study.json"):
         return _on_study(path)
@@ -115,12 +115,12 @@ def _on_model(
 
 
 def _steps(audit: Audit, facts: Facts) -> list[Step]:
-    """What to do; nothing where no matrix could be audited, which says nothing of the model."""
+    """Return what to do; nothing if no matrix could be audited, since such an audit does not describe the model."""
     return steps(facts) if audit.matrices else []
 
 
 def _base_of_run(path: Path) -> str | None:
-    """The base that a run folder of ``intruders finetune`` names; None where ``path`` is none."""
+    """Return the base that a run folder of ``intruders finetune`` names; None if ``path`` is not such a folder."""
     folder = FinetunedFolder.of(path)
     if folder is None:
         return None
@@ -141,7 +141,7 @@ def _scale_beside(audit: Path) -> CriticalScales | None:
 
 
 def _sweep_beside(audit: Path) -> Sweep | None:
-    """A study's run keeps the rows of its table of interventions; a run without intruders has none."""
+    """Read the intervention rows in the folder of a study's run; None without a file or without rows."""
     file = audit.parent / "intervention.json"
     if not _is_there(file):
         return None
@@ -152,7 +152,7 @@ def _sweep_beside(audit: Path) -> Sweep | None:
 
 
 def _forgetting_beside(audit: Path) -> list[Forgetting]:
-    """What ``intruders evaluate --out`` measured of the same model: in the audit's folder, or below it in a run's."""
+    """Read what ``intruders evaluate --out`` measured, in the audit's folder or in ``evaluation`` below it."""
     for file in (audit.parent / "evaluation.json", audit.parent / "evaluation" / "evaluation.json"):
         if _is_there(file):
             return forgetting_of(file)
@@ -160,7 +160,7 @@ def _forgetting_beside(audit: Path) -> list[Forgetting]:
 
 
 def forgetting_of(file: Path) -> list[Forgetting]:
-    """The rises of the loss over the base in an ``evaluation.json``; none where the base was not measured.
+    """Read the rises of the loss over the base from an ``evaluation.json``; none if the base was not measured.
 
     Raises ResultFileError for a file that is none.
     """

@@ -151,7 +151,7 @@ def read_study(path: str | Path) -> Study:
 
 
 def study_from_text(text: str, *, name: str, where: str) -> Study:
-    """As :func:`read_study`; ``name`` is the study's where it does not say one."""
+    """Read a study as :func:`read_study` does; ``name`` is the study's if the text has none."""
     given = mapping(read_yaml(text, where), where)
     with told_at(where):
         refuse_unknown(
@@ -175,9 +175,9 @@ def study_from_text(text: str, *, name: str, where: str) -> Study:
 
 
 def _by_claim(value: Any, key: str, read: Callable[[Any], Any]) -> dict[str, Any]:
-    found = mapping(value, key)
-    check_analyses(list(found))
-    return {name: read(one) for name, one in found.items()}
+    by_claim = mapping(value, key)
+    check_analyses(list(by_claim))
+    return {name: read(entry) for name, entry in by_claim.items()}
 
 
 def _support(value: Any) -> str:
@@ -205,24 +205,24 @@ def _experiment(title: str, value: Any, seeds: Any, where: str) -> Experiment:
         if shared.kind == "random-rank-one":
             refuse_unknown(given, [*settings_of(OfRandomTerms), *settings_of(OfEveryKind)])
             terms = OfRandomTerms.from_mapping(given)
-            found = terms.values() | {"settings": {"base": list(terms.base)}}
-            del found["base"]
+            specific = terms.values() | {"settings": {"base": list(terms.base)}}
+            del specific["base"]
         else:
             own = [*settings_of(OfSequence), "order"] if shared.kind == "sequence" else []
             given = short_names(FinetuneConfig, given, ["methods", *own, *settings_of(OfEveryKind)])
-            found = _of_training(given, shared.kind)
-    return Experiment(title, **shared.values(), **found)
+            specific = _of_training(given, shared.kind)
+    return Experiment(title, **shared.values(), **specific)
 
 
 def _of_training(given: dict[str, Any], kind: str) -> dict[str, Any]:
-    """What an experiment says of runs that train: shared settings, those of each method, the tasks of a sequence."""
-    found: dict[str, Any] = {}
+    """Read what an experiment says of training: shared settings, those of each method, a sequence's tasks."""
+    of_sequence: dict[str, Any] = {}
     if kind == "sequence":
         if "task" in given:
             raise SettingError("a sequence has tasks: [...], one after another, and no task")
         orders = given.pop("order", None)
-        found = OfSequence.from_mapping(_taken(given, OfSequence)).values()
-        found["orders"] = () if orders is None else _orders(orders, len(found["tasks"]))
+        of_sequence = OfSequence.from_mapping(_taken(given, OfSequence)).values()
+        of_sequence["orders"] = () if orders is None else _orders(orders, len(of_sequence["tasks"]))
     methods = given.pop("methods", [{}])
     _refuse_own(given)
     methods = methods if isinstance(methods, list) else [methods]
@@ -234,16 +234,16 @@ def _of_training(given: dict[str, Any], kind: str) -> dict[str, Any]:
         with told_at(f"method {number}"):
             chosen.append(short_names(FinetuneConfig, named))
             _refuse_own(chosen[-1])
-    return found | {"settings": given, "methods": tuple(chosen)}
+    return of_sequence | {"settings": given, "methods": tuple(chosen)}
 
 
 def _orders(given: Any, tasks: int) -> tuple[tuple[int, ...], ...]:
-    """One order of the tasks, such as [2, 1, 3], or a grid of several, as indices from 0."""
-    is_grid = isinstance(given, list) and any(isinstance(one, list) for one in given)
+    """Read one order of the tasks, such as [2, 1, 3], or a grid of several, as indices from 0."""
+    is_grid = isinstance(given, list) and any(isinstance(element, list) for element in given)
     orders = given if is_grid else [given]
     for order in orders:
         numbers = order if isinstance(order, list) else []
-        if any(not isinstance(one, int) or isinstance(one, bool) for one in numbers) or sorted(
+        if any(not isinstance(number, int) or isinstance(number, bool) for number in numbers) or sorted(
             numbers
         ) != list(range(1, tasks + 1)):
             raise SettingError(
@@ -261,5 +261,5 @@ def _refuse_own(given: dict[str, Any]) -> None:
 
 
 def _taken(given: dict[str, Any], cls: type[Settings]) -> dict[str, Any]:
-    """What of ``given`` is a setting of that class; it is not there any more."""
+    """Remove the settings of that class from ``given``, and return them."""
     return {name: given.pop(name) for name in settings_of(cls) if name in given}

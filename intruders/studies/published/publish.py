@@ -133,7 +133,7 @@ def _check_target(target: Path, name: str, digests: set[str]) -> None:
 
 
 def _deviations(folder: StudyFolder, runs: Sequence[Run], results: Results) -> list[str]:
-    """What the records show to be other than the file says. People add theirs in deviations.md."""
+    """List how the records differ from the file. People add theirs in deviations.md."""
     lines = []
     versions = folder.document().get("files", [])
     for version in versions[1:]:

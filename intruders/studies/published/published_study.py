@@ -87,7 +87,7 @@ class PublishedStudy:
 
     @property
     def deviations(self) -> list[str]:
-        """What differs from what was written down before, as far as the records tell."""
+        """The deviations from the study's file, as far as the records tell."""
         return [str(line) for line in get_field(self.document, "deviations", PUBLISHED, list)]
 
     @cached_property
@@ -98,7 +98,7 @@ class PublishedStudy:
 
     @cached_property
     def _rows(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
-        """By table, then by run; each file is read once."""
+        """The rows by table, then by run; each file is read once."""
         tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
         for table in COLUMNS:
             file = self.folder / f"{table}.parquet"
@@ -108,7 +108,7 @@ class PublishedStudy:
         return tables
 
     def rows_of(self, run_id: str) -> Rows:
-        """The rows of one run, by table; tables without one are left out."""
+        """Return the rows of one run, by table; tables without one are left out."""
         return {table: by_run[run_id] for table, by_run in self._rows.items() if run_id in by_run}
 
 

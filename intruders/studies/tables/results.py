@@ -55,7 +55,7 @@ def load_results(path: str | Path) -> Results:
 
 
 def _read(file: Path, table: str) -> pd.DataFrame:
-    """A table; empty where it is not there yet. Columns that an older version did not write are missing values."""
+    """Read a table; empty if it does not exist yet. Columns that an older version lacks are missing values."""
     if not file.is_file():
         return typed(pd.DataFrame(), table)
     check_table_schema(file, table_metadata(file))
@@ -63,7 +63,7 @@ def _read(file: Path, table: str) -> pd.DataFrame:
 
 
 def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
-    """The frame with the columns of ``table``, each of its type: numbers, flags that can be missing, or texts."""
+    """Return the frame with the columns of ``table``, each of its type: number, nullable flag or text."""
     frame = frame.reindex(columns=COLUMNS[table])
     for column in arrow_schema(table):
         if pa.types.is_boolean(column.type):

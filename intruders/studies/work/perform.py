@@ -73,7 +73,7 @@ def perform(
 
 
 def is_done(run: Run, folder: Path, known: dict[str, str] | None = None) -> bool:
-    """Whether nothing is missing of ``run``, and base, data and model are still what it was made from.
+    """Return True if ``run`` is complete, and base, data and model are still what it was made from.
 
     ``known`` are digests of this call by path, which are not computed again.
     """
@@ -94,7 +94,7 @@ def _is_there(stage: Stage, record: RunRecord, folder: Path) -> bool:
 
 
 def _tells_of_a_full_disk(error: BaseException | None) -> bool:
-    """Our own writers quote the system's words; the training says how much is left."""
+    """Return True for an error about a full disk, by its number, the system's words or our training's."""
     while error is not None:
         said = str(error).lower()
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left" in said:

@@ -28,7 +28,7 @@ _FOR_TABLES = (
 
 
 def open_store(out: str) -> Store | None:
-    """The store of a URL; None for a folder. SettingError for a URL that no installed package understands."""
+    """Return the store of a URL; None for a folder. SettingError for a URL that no installed package can open."""
     if not is_url(out):
         return None
     require_opens(out)
@@ -77,12 +77,12 @@ class Store(RemoteFolder):
         write_atomically(here, content.encode())
 
     def record(self, run_id: str) -> dict[str, Any] | None:
-        """The record of a run; None where there is none yet."""
+        """Read the record of a run; None if it does not exist yet."""
         content = self.read(f"runs/{run_id}/{_RECORD}")
         if content is None:
             return None
-        found: dict[str, Any] = json.loads(content)
-        return found
+        record: dict[str, Any] = json.loads(content)
+        return record
 
     def put_bases(self, bases: Path) -> None:
         """Put the losses of bases, so that no other machine measures them again."""

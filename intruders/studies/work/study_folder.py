@@ -65,14 +65,14 @@ class StudyFolder:
         return (self.path / "study.json").is_file()
 
     def document(self) -> dict[str, Any]:
-        """What study.json says. ResultFileError when it is not there, broken, or of a newer version."""
+        """Read study.json. ResultFileError if it does not exist, is broken, or is of a newer version."""
         file = self.path / "study.json"
-        found = read_document(file, "the record of a study", SCHEMA)
-        if found is None:
+        document = read_document(file, "the record of a study", SCHEMA)
+        if document is None:
             raise ResultFileError(f"'{self.path}' is not the folder of a study: it has no study.json")
-        if "name" not in found:
+        if "name" not in document:
             raise ResultFileError(f"'{file}' is not the record of a study; choose another folder")
-        return found
+        return document
 
     def open_for(self, study: Study, *, must_exist: bool) -> None:
         """Make the folder, or accept it when it holds a study of the same name.
@@ -142,7 +142,7 @@ class StudyFolder:
         write_atomically(self.path / "study.json", content.encode())
 
     def others(self, runs: Sequence[Run]) -> list[str]:
-        """Runs that are here, and not in the file any more."""
+        """List the runs in this folder that are not in the file any more."""
         folder = self.path / "runs"
         known = {run.id for run in runs}
         return sorted(item.name for item in folder.glob("*") if item.name not in known and item.is_dir())
