@@ -1,4 +1,4 @@
-"""A study from its file to its tables: what is missing is done, here, side by side, or on a cluster."""
+"""Running a study: missing runs are done here, in several processes, or on a cluster, and tables are written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .work.workplace import Workplace
 
 @dataclass(frozen=True)
 class Progress:
-    """Who wants to hear how far a study is; by default nobody."""
+    """Functions that are called as a study proceeds; by default they do nothing."""
 
     on_start: Callable[[int, int], None] = lambda done, total: None
     on_stage: Callable[[Run, str], None] = lambda run, stage: None
@@ -32,7 +32,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call did."""
+    """The outcome of a call of :func:`run_study`."""
 
     folder: Path
     runs: int
@@ -55,21 +55,35 @@ def run_study(
 ) -> Outcome:
     """Run or resume a study in the folder ``out``, and write the tables after every run.
 
-    A finished run is kept, an interrupted one resumes, and a failed one is tried again. While one fails, the others
+    A finished run is kept, an interrupted one resumes, and a failed one is tried again. If a run fails, the others
     proceed.
 
     Args:
-      study: what :func:`read_study` returns.
-      out: a folder, or a URL of a place that fsspec knows.
-      resume: insist that there is something to go on with.
-      jobs: runs that are at work at once, on this machine.
-      ray: True or the address of a cluster: give the runs to Ray.
-      progress: who wants to hear how far it is.
-      published: a folder of published tables, whose finished runs are taken over where every setting is the same.
+      study: The study, from :func:`read_study`.
+      out: A folder, or a URL that fsspec can open.
+      resume: Refuse a folder without a study to resume (default: False).
+      jobs: Number of runs at once on this machine (default: 1).
+      ray: Give the runs to Ray: the address of a cluster, or True for the one that RAY_ADDRESS names, else for a Ray
+        on this machine (default: False).
+      progress: Functions that are called as runs start and end (default: none).
+      published: Folder of published tables (default: none). Their finished runs are taken over if every setting is the
+        same.
+
+    Returns:
+      The folder and the number of runs and finished runs, with the failed runs and their errors. Further fields list
+      runs that are not in the file any more, and the runs taken over or refused.
 
     Raises:
-      IntrudersError: settings, a folder, a cluster or a disk that cannot be used.
-      KeyboardInterrupt: passes through; what is finished stays.
+      SettingError: a setting is out of range, a data file does not exist, or the folder cannot be used.
+      CheckpointError: a base is a path without a model.
+      ResultFileError: ``published`` is broken, or a newer version wrote the tables in ``out``.
+      MissingDependencyError: Ray or a package for the URL is not installed.
+      IntrudersError: the Ray cluster or the store at the URL failed.
+      DiskFullError: the disk is full. Finished runs are kept.
+      KeyboardInterrupt: the user interrupted the study. Finished stages are kept.
+
+    Example:
+      ``run_study(read_study("examples/quickstart.yaml"), "runs/quickstart")``
     """
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise SettingError(f"jobs is {jobs!r}; expected a number of runs at once, 1 or more")

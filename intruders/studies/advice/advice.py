@@ -1,4 +1,4 @@
-"""Advice: what to change, each piece with the user's own numbers that speak for it."""
+"""Advice: changes to a fine-tuning, each with evidence from the user's own numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Advised:
-    """All advice on one base, adapter, audit or study; none where the numbers speak for none."""
+    """All advice on one base, adapter, audit or study; empty if no number calls for a change."""
 
     source: str
     kind: str  # base, audit, run or study

@@ -1,4 +1,4 @@
-"""What to change, with the evidence beside it: for a base, an adapter, an audit, or a study."""
+"""Advice with its evidence, for a base, an adapter, an audit or a study."""
 
 from __future__ import annotations
 
@@ -38,22 +38,34 @@ def advise(
 ) -> Advised:
     """Suggest what to change, with evidence from the results at ``source``.
 
-    - The folder of a study: from its analyses.
-    - A saved audit, or a folder with one (a study's run): from it, and from ``evaluation.json``, ``scale.json`` and
-      ``intervention.json`` in the same folder.
-    - An adapter, or a run of ``intruders finetune``: it is audited with its base, and its critical scale measured.
-    - Any other model is taken for a base: how large an update may be.
+    - For the folder of a study, the advice follows from its analyses.
+    - For a saved audit, or a folder with one, it follows from the audit and from ``evaluation.json``, ``scale.json``
+      and ``intervention.json`` in the same folder.
+    - An adapter, or a run of ``intruders finetune``, is audited with its base. If it has intruders, its critical scale
+      is measured too.
+    - Any other model counts as a base. The advice then says how large an update may be.
 
     Args:
-      source: a path, hub id or alias.
-      k: leading vectors examined, where an audit is made or a base is looked at.
-      epsilon: threshold on the max cosine, likewise.
-      studies: folders of studies. Their verdicts on the same base are listed with the advice that rests on them; the
-        notes say where they do not apply.
-      progress: called with (what is being done, done, in all).
+      source: Path, Hub id or demo model.
+      k: Number of top vectors to examine, in an audit or in the spectra of a base (default: 10).
+      epsilon: Threshold on the max cosine, in (0, 1] (default: 0.5).
+      studies: Folders of studies (default: none). The advice lists their verdicts on the same base, and the notes say
+        which studies do not apply.
+      progress: Function called with (stage, done, in all).
+
+    Returns:
+      The advice, each piece with its evidence; also notes, and for a tuned model the next steps. ``lines()`` returns
+      the text that ``intruders advise`` prints.
 
     Raises:
-      SettingError, CheckpointError, PairingError, ResultFileError: ``source`` is none of these, or broken.
+      SettingError: a setting is out of range, the study has no runs yet, or the run is not finished.
+      CheckpointError: a model cannot be read.
+      PairingError: the adapter does not belong to its base.
+      NonFiniteError: a matrix contains NaN or infinity.
+      ResultFileError: a saved result is broken, or an item of ``studies`` is not the folder of a study.
+
+    Example:
+      ``print("\\n".join(advise("runs/quickstart").lines()))``
     """
     advised, bases = _advised(os.fspath(source), AuditSettings(k=k, epsilon=epsilon), progress)
     if not studies:

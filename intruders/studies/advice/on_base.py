@@ -1,4 +1,4 @@
-"""Advice on a base before any training: how large an update may be, from the spectra of each."""
+"""Advice on a base before any training: how large an update may be, from the spectra of its matrices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .advice import Advice
 
 @dataclass(frozen=True)
 class Room:
-    """How large an update of one matrix may be before an intruder is expected."""
+    """The size at which an update of one matrix is expected to have an intruder."""
 
     name: str
     threshold: float  # ||D||_2
@@ -54,13 +54,11 @@ def advise_base(
     notes = [
         (
             "predicted for an update in directions that have nothing to do with the base (the spiked-matrix "
-            "threshold of "
-            f"its spectrum, k = {k}, epsilon = {epsilon:g}); a trained update follows the base more"
+            f"threshold of its spectrum, k = {k}, epsilon = {epsilon:g}); a trained update follows the base more"
         ),
         (
             "rank, alpha rule and learning rate cannot be told from a base alone: fine-tune, audit, and ask "
-            "again, or "
-            "run a study"
+            "again, or run a study"
         ),
     ]
     return advice, notes

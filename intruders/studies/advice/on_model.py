@@ -1,4 +1,4 @@
-"""Advice on one fine-tuned model, from its audit and from what else was measured of it."""
+"""Advice on one fine-tuned model, from its audit and other measurements."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SHARE, _TIMES = 0.5, 2.0
 
 @dataclass(frozen=True)
 class Sweep:
-    """What ``intruders intervene`` found: rows as in the study's table of interventions."""
+    """The results of ``intruders intervene``: rows as in the study's table of interventions."""
 
     rows: Sequence[dict[str, Any]]
 
@@ -217,9 +217,8 @@ def _on_modules(audit: Audit) -> list[Advice]:
         return []
     evidence = [
         (
-            f"{intruders[kind]:,} of {audit.intruders:,} intruders ({100 * share:.0f} %) are in {kind}, "
-            "which has "
-            f"{100 * fair:.0f} % of the vectors"
+            f"{intruders[kind]:,} of {audit.intruders:,} intruders ({100 * share:.0f} %) are in {kind}, which "
+            f"has {100 * fair:.0f} % of the vectors"
         )
     ]
     return [Advice("modules", f"begin with {kind}: a lower rate or alpha for it, or leave it out", evidence)]

@@ -158,8 +158,7 @@ def _on_causes(finding: Finding) -> list[Advice]:
         evidence = [
             (
                 f"{row['base']} on {row['task']}: from {row['from']} to {row['to']}, all else equal, intruders "
-                "per 100 vectors "
-                f"change by {said(change)} ({seeds_said(row['seeds'])})"
+                f"per 100 vectors change by {said(change)} ({seeds_said(row['seeds'])})"
             )
         ]
         advice.append(Advice(topics[row["varied"]], f"{what} {row['cause']} for fewer intruders", evidence))

@@ -1,4 +1,4 @@
-"""What studies say on the claims that advice rests on: beside it where they are of the same base, else named."""
+"""Verdicts of studies: evidence for advice on the same base, and notes for other bases."""
 
 from __future__ import annotations
 

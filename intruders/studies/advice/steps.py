@@ -1,4 +1,4 @@
-"""What to do after an audit, from what is known of the model: measure, heal or turn the update down, retrain.
+"""Next steps after an audit: measure, heal or scale the update, retrain.
 
 These words and commands are in the terminal, in the HTML report, in a model card and in ``intruders advise``.
 """
@@ -99,7 +99,7 @@ class Forgetting:
 
 @dataclass(frozen=True)
 class ScaledGain:
-    """What intruders scaled to one scale gain over interpolation at equal task loss, in nats per token."""
+    """The gain of intruders at one scale over interpolation at equal task loss, in nats per token."""
 
     scale: float
     gain: Interval
@@ -112,7 +112,7 @@ class ScaledGain:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a tuned model when someone asks what to do."""
+    """The known facts on a tuned model, from which the next steps follow."""
 
     base: str
     tuned: str

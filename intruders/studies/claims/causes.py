@@ -41,10 +41,7 @@ CLAIM = Claim(
         "1e-3]`), traces of `lora` and `full` (`audit_steps`), or `kind: random-rank-one`"
     ),
     limits=(
-        (
-            "Each setting is compared at its two ends with all others equal, by the values that are in "
-            "the study."
-        ),
+        "Each setting is compared at its two ends with all others equal, by the values that are in the study.",
         "Runs with a match criterion are compared at equal score, others after equal training.",
     ),
 )

@@ -1,4 +1,4 @@
-"""What raises and lowers the number of intruders: settings one at a time, the product of factors, a random term."""
+"""Charts of causes: settings one at a time, low-rank and dense updates at equal norm, a random rank-one term."""
 
 from __future__ import annotations
 

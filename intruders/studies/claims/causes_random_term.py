@@ -14,7 +14,7 @@ from .shared.strata import MEASURED_ALIKE, finished, largest_alike
 
 @dataclass(frozen=True)
 class Mechanism:
-    """Of one base: share of its matrices with an intruder at the largest multiple minus that at the smallest."""
+    """A base's rise of the share of matrices with an intruder, from the smallest to the largest multiple."""
 
     base: str
     rise: Interval

@@ -26,16 +26,10 @@ CLAIM = Claim(
         "grow."
     ),
     meaning="they appear in the course of training and grow",
-    needs=("this needs finished runs with `audit_steps`, at least two audits of each, and intruders in some"),
+    needs="this needs finished runs with `audit_steps`, at least two audits of each, and intruders in some",
     limits=(
-        (
-            "The singular value is that of a matrix's leading intruder; which vector that is can change "
-            "between audits."
-        ),
-        (
-            "Times are as fine as the audits are close; if all seeds fall on one audit, the interval is "
-            "missing."
-        ),
+        "The singular value is that of a matrix's leading intruder; which vector that is can change between audits.",
+        "Times are as fine as the audits are close; if all seeds fall on one audit, the interval is missing.",
         "Intruders that came and went between two audits are not seen.",
     ),
 )

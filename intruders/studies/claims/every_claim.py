@@ -1,4 +1,4 @@
-"""All claims: analysed on a study's tables, written down, and drawn."""
+"""All claims: analyzed on a study's tables, written down, and drawn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .shared.pictures import Palette, by_method_and_rank
 
 
 class ClaimFile(Protocol):
-    """What the file of a claim holds."""
+    """The contents of a claim's file."""
 
     CLAIM: Claim
 

@@ -35,17 +35,17 @@ CLAIM = Claim(
     ),
     limits=(
         (
-            "A correlation over settings does not prove a cause: methods and ranks with more intruders "
-            "differ in other ways too. The analysis of interventions asks for the cause."
+            "A correlation over settings does not prove a cause: methods and ranks with more intruders differ "
+            "in other ways too. The analysis of interventions asks for the cause."
         ),
         (
-            "The interval takes the seeds of a setting for as much as they differ from one another, not "
-            "for further settings."
+            "The interval takes the seeds of a setting for as much as they differ from one another, not for "
+            "further settings."
         ),
         (
-            "The update's norm is the Frobenius norm of all updates together, its output energy the mean "
-            "of ||D h||^2 / ||W0 h||^2 over matrices and base inputs h. Where one orders the runs as the "
-            "intruders do, the two cannot be told apart, and no partial correlation is given."
+            "The update's norm is the Frobenius norm of all updates together, its output energy the mean of "
+            "||D h||^2 / ||W0 h||^2 over matrices and base inputs h. Where one orders the runs as the intruders do, "
+            "the two cannot be told apart, and no partial correlation is given."
         ),
     ),
 )

@@ -33,14 +33,8 @@ CLAIM = Claim(
     ),
     needs="this needs finished runs with intruders and `measure: intervene` with `loss_on`",
     limits=(
-        (
-            "Changes are means over all scales below 1 that were measured, so that no scale is chosen "
-            "after looking."
-        ),
-        (
-            "A control that does as well leaves open whether it is the intruders or the size of the "
-            "change that matters."
-        ),
+        "Changes are means over all scales below 1 that were measured, so that no scale is chosen after looking.",
+        "A control that does as well leaves open whether it is the intruders or the size of the change that matters.",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""What scaling intruders and controls changes, over the scale."""
+"""Charts of interventions: the change under scaled intruders and controls, over the scale."""
 
 from __future__ import annotations
 

@@ -37,17 +37,11 @@ CLAIM = Claim(
     ),
     limits=(
         (
-            "The baseline is the plain LoRA setting with intruders that forgets most, chosen after "
-            "looking: this flatters every remedy a little."
+            "The baseline is the plain LoRA setting with intruders that forgets most, chosen after looking: "
+            "this flatters every remedy a little."
         ),
-        (
-            "Intervals of the forgetting saved apply to all remedies together (Bonferroni), since the "
-            "best is picked."
-        ),
-        (
-            "Forgetting saved per point is given where the remedy clearly costs task score; elsewhere it "
-            "has no meaning."
-        ),
+        "Intervals of the forgetting saved apply to all remedies together (Bonferroni), since the best is picked.",
+        "Forgetting saved per point is given where the remedy clearly costs task score; elsewhere it has no meaning.",
         "Task score is accuracy on the test split. With a match criterion it is equal by design.",
     ),
 )

@@ -32,12 +32,12 @@ CLAIM = Claim(
     needs="this needs finished runs of `kind: sequence` over two tasks or more, of `lora` at two ranks or more",
     limits=(
         (
-            "Forgetting of a task is its best accuracy before the last stage minus that after it, and "
-            "the mean is over earlier tasks (Chaudhry 2018); the order of the tasks is one of many."
+            "Forgetting of a task is its best accuracy before the last stage minus that after it, and the mean "
+            "is over earlier tasks (Chaudhry 2018); the order of the tasks is one of many."
         ),
         (
-            "Learning rates are those of the study: a rank that learns a task less has less to forget. "
-            "The accuracy after each task's own stage is in the table."
+            "Learning rates are those of the study: a rank that learns a task less has less to forget. The "
+            "accuracy after each task's own stage is in the table."
         ),
     ),
 )

@@ -37,13 +37,10 @@ CLAIM = Claim(
     ),
     limits=(
         (
-            "Equal score is the match criterion on the validation split; test accuracies still differ a "
-            "little, and are in the table."
+            "Equal score is the match criterion on the validation split; test accuracies still differ a little, "
+            "and are in the table."
         ),
-        (
-            "The interval is over seeds of these settings. It says nothing of other tasks, bases or "
-            "learning rates."
-        ),
+        "The interval is over seeds of these settings. It says nothing of other tasks, bases or learning rates.",
     ),
 )
 

@@ -40,12 +40,12 @@ CLAIM = Claim(
     ),
     limits=(
         (
-            "The prediction takes the update's largest singular value and nothing of its directions; a "
-            "trained update follows the base more than a random one."
+            "The prediction takes the update's largest singular value and nothing of its directions; a trained "
+            "update follows the base more than a random one."
         ),
         (
-            "Scales within a factor of two and their rank correlation are over matrices whose scale was "
-            "found by the search; it ends at 64 times the predicted one."
+            "Scales within a factor of two and their rank correlation are over matrices whose scale was found "
+            "by the search; it ends at 64 times the predicted one."
         ),
         "Intervals are over runs: matrices of one run are not independent.",
     ),

@@ -1,4 +1,4 @@
-"""What a study would do, before it does it: every run with its settings, and how much work that is."""
+"""The plan of a study before it runs: every run with its settings, and the amount of work."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _OWN = {"out": "the study's folder contains all runs", "seed": "give seeds: [0, 
 
 @dataclass(frozen=True)
 class Resources(Settings):
-    """What Ray reserves for a run."""
+    """Resources that Ray reserves for a run."""
 
     gpus: float = setting(0.0, "Number of GPUs of a run.", least=0, below=math.inf)
     cpus: float = setting(1.0, "Number of processors of a run.", least=0, below=math.inf)
@@ -41,24 +41,28 @@ class Resources(Settings):
 
 @dataclass(frozen=True)
 class OfEveryKind(Settings):
-    """What any experiment may say."""
+    """Settings of an experiment of any kind."""
 
-    kind: str = setting("finetune", "What its runs do.", choices=KINDS)
-    seeds: tuple[int, ...] = setting((0,), "One run each.", item="seed", least=0, may_be_empty=False)
+    kind: str = setting("finetune", "Kind of work of its runs.", choices=KINDS)
+    seeds: tuple[int, ...] = setting(
+        (0,), "Seeds; one run per seed.", item="seed", least=0, may_be_empty=False
+    )
     measure: Measure = setting(Measure(), "What is measured of its runs.")
 
 
 @dataclass(frozen=True)
 class OfSequence(Settings):
-    """What an experiment of training in sequence says besides."""
+    """Further settings of an experiment that trains in sequence."""
 
     tasks: tuple[str, ...] = setting((), "The tasks, in order.", item="task", may_be_empty=False)
-    adapters: str = setting("merge", "What becomes of each adapter.", choices=("merge", "keep"))
+    adapters: str = setting(
+        "merge", "Merge each adapter into the model after its task, or keep it.", choices=("merge", "keep")
+    )
 
 
 @dataclass(frozen=True)
 class OfRandomTerms(Settings):
-    """What an experiment of random rank-one terms says, beside what any may."""
+    """Further settings of an experiment with random rank-one terms."""
 
     base: tuple[str, ...] = setting(help="The models.", item="model")
     multiples: tuple[float, ...] = setting(
@@ -76,7 +80,7 @@ class OfRandomTerms(Settings):
 
 @dataclass(frozen=True)
 class Power(Settings):
-    """From what the number of seeds of a claim is planned: an effect, and the spread of single seeds about it."""
+    """The plan for a claim's number of seeds: an effect, and the spread of single seeds around it."""
 
     effect: float | None = setting(
         None,
@@ -145,7 +149,29 @@ class Study(Settings):
 
 
 def read_study(path: str | Path) -> Study:
-    """Read the study of a YAML file. SettingError for a file that cannot be read, an unknown key, a wrong value."""
+    """Read and check the study of a YAML file.
+
+    Args:
+      path: The YAML file. ``docs/reference/study.md`` lists its keys.
+
+    Returns:
+      The study, ready for :func:`run_study`.
+
+    Raises:
+      SettingError: the file cannot be read, is not YAML, or has an unknown key or a wrong value.
+      MissingDependencyError: PyYAML is not installed.
+
+    The name of the file becomes the study's name, unless the file gives another one:
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "rates.yaml"
+    ...     text = "experiments: {matched: {base: smollm2-135m, task: word-problems, lr: [0.001, 0.005]}}"
+    ...     _ = file.write_text(text)
+    ...     study = read_study(file)
+    >>> study.name, study.experiments[0].settings["lr"]
+    ('rates', [0.001, 0.005])
+    """
     where = f"study {str(path)!r}"
     return replace(study_from_text(read_text(path, where), name=Path(path).stem, where=where), file=str(path))
 

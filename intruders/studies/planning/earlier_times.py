@@ -1,4 +1,4 @@
-"""How long a study takes at most, from the times of earlier runs: seconds a step, and seconds of every measure."""
+"""The longest time of a study, from earlier runs: seconds per step, and seconds of every measure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRAINED = ("train", "sequence")
 
 @dataclass(frozen=True)
 class Times:
-    """What one earlier run took, in seconds."""
+    """The times of one earlier run, in seconds."""
 
     base: str
     task: str  # of a sequence all, in order

@@ -1,4 +1,4 @@
-"""How many seeds the planned intervals need, from the spread over seeds that was given or that an earlier study has."""
+"""The number of seeds that planned intervals need, from a given spread over seeds or an earlier study's."""
 
 from __future__ import annotations
 

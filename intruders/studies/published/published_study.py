@@ -1,4 +1,4 @@
-"""A folder of published tables: what it says of itself, and whether the tables are those that were published.
+"""A folder of published tables: its record, and a check that its files are the published ones.
 
 published.json   the date, the version, the SHA-256 of every file, the runs with their settings, and the deviations
 study.yaml       the file of the study; study.json what it expanded to

@@ -24,7 +24,7 @@ _MOST_DIFFERENCES = 3  # settings that are named, of a run that is refused
 
 @dataclass(frozen=True)
 class TakeOver:
-    """What of published tables a study can use, decided before anything is written."""
+    """The published runs that a study can use, decided before anything is written."""
 
     published: PublishedStudy
     runs: list[tuple[Run, PublishedRun]]

@@ -25,7 +25,7 @@ from ...models.base_model import base_model_location
 
 @dataclass(frozen=True)
 class RankOneTerm:
-    """What one term of one size does to one matrix."""
+    """The intruders of one matrix under one term of one size."""
 
     name: str
     rows: int

@@ -1,4 +1,4 @@
-"""Where a study's results are kept: its own folder, or any place that fsspec knows (s3://, gs://, sftp://, ...).
+"""The store of a study's results: its own folder, or a URL that fsspec can open (s3://, gs://, sftp://, ...).
 
 Runs are worked on in a local folder, whatever the store. Beside a local one (or one that is mounted everywhere) there
 is nothing to do. To any other, every stage is put whole as soon as it is finished, its record last; so what the

@@ -1,4 +1,4 @@
-"""What a stage was made from, as hashes of files: a result counts for the base, data and model of this call alone."""
+"""Inputs of a stage, as hashes of files: a result is valid for the base, data and model of this call alone."""
 
 from __future__ import annotations
 

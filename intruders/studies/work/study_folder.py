@@ -1,4 +1,4 @@
-"""The folder of a study: whose it is, who is at work in it, and where things lie in it.
+"""The folder of a study: its name, its lock, and the paths of its files.
 
 study.yaml     the file as it was given last
 study.json     its name, settings and runs, with the number of the schema
@@ -46,7 +46,7 @@ PUBLISHED = "published.json"  # in a folder of published tables, which has no ru
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """Where a study is kept; nothing is read before it is asked for."""
+    """The folder of a study; files are read only when a method needs them."""
 
     path: Path
 

@@ -1,4 +1,4 @@
-"""Where a study is worked on and where its results go: one folder for both, or a folder beside a store."""
+"""The folder that a study works in and the store of its results: one folder for both, or a folder and a URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which learning rate of each method a comparison is made at: the rate is a confound, so a study can make it a choice.
+"""Learning rates at which methods are compared: the rate is a confound, so a study can choose it.
 
 Methods are compared at their own *fastest* rate (fewest steps to the score) and at their own *mildest* one (least
 forgetting among the rates that reach the score in the budget).

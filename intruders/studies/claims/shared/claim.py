@@ -19,7 +19,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Where:
-    """What an effect was measured on: a base, a task, and which of their runs."""
+    """The base, the task and the part of their runs that an effect was measured on."""
 
     base: str
     task: str = ""
@@ -114,7 +114,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the runs say on one of the paper's claims."""
+    """The result of the runs on one of the paper's claims."""
 
     name: str  # of the analysis
     question: str
@@ -126,9 +126,8 @@ class Finding:
     runs: int = 0
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # by title; the figures draw these
     notes: list[str] = field(default_factory=list)  # what these data cannot show
-    answers: list[Effect] = field(
-        default_factory=list
-    )  # every effect that the claim speaks of, also unmeasured
+    # Every effect that the claim speaks of, also unmeasured.
+    answers: list[Effect] = field(default_factory=list)
 
     @property
     def decision(self) -> str:

@@ -1,4 +1,4 @@
-"""Which runs of a stratum are at equal task score."""
+"""The runs of a stratum at equal task score."""
 
 from __future__ import annotations
 

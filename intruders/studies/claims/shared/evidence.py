@@ -16,7 +16,7 @@ from .words import said, seeds_said
 
 @dataclass
 class _Sentence:
-    """What the verdict says of one base and task, and on how many seeds."""
+    """The verdict's sentence about one base and task, with its numbers of seeds."""
 
     parts: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)

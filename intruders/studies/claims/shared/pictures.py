@@ -1,4 +1,4 @@
-"""What the charts of several analyses share: one colour for a setting, and a chart for each base and task."""
+"""Shared parts of the charts: one color per setting, and one chart per base and task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FULL = 5  # the palette's darkest
 
 @dataclass
 class Palette:
-    """Which tone each setting has: the next free one when it is first asked for, the darkest for full fine-tuning."""
+    """The tones of the settings: each new setting takes the next one, full fine-tuning the darkest."""
 
     names: list[str] = field(default_factory=list)
     full: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a run was made with: all its settings but the seed as one text, and the few that tell it apart in words."""
+"""Labels of runs: all settings but the seed as one text, and the few that distinguish a run, in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which runs are of one base and one task, and measured in one way: the only ones that are compared."""
+"""Strata: runs of one base and one task that were measured in one way. Only these are compared."""
 
 from __future__ import annotations
 
