@@ -48,7 +48,7 @@ class Verdict:
 def with_verdicts(advised: Advised, bases: Sequence[str], folders: Sequence[Path]) -> Advised:
     """Add to the advice what studies found on the same base; the notes say which studies do not apply.
 
-    Raises ResultFileError for a folder that is no study.
+    Raises ResultFileError for a folder that is not a study.
     """
     verdicts = [verdict for folder in folders for verdict in verdicts_of(folder)]
     ours = [verdict for verdict in verdicts if any(is_on(verdict, base) for base in bases)]

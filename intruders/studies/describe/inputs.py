@@ -1,4 +1,4 @@
-"""The local files and folders that the runs of a study read: whether they are there, and what is in them."""
+"""The local files and folders that the runs of a study read: a check that they exist, and their digests."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Study(Settings):
-    """A whole study, and the text that it was read from."""
+    """A complete study, and the text that it was read from."""
 
     name: str = setting(help="What it is called; as its file if not given.")
     experiments: tuple[Experiment, ...] = ()

@@ -53,7 +53,7 @@ def seeds_planned(study: Study, claim: str) -> int:
 def earlier_spread(folder: str, claim: str, of: str | None = None) -> tuple[Effect, float] | None:
     """Return an earlier study's answer with the largest spread over seeds, if ``of`` is in its name.
 
-    None where it has no interval over seeds. Raises ResultFileError for a folder that is no study.
+    None if it has no interval over seeds. Raises ResultFileError for a folder that is not a study.
     """
     (finding,) = analyse_all(load_results(Path(folder)), [claim])
     pairs = [

@@ -1,4 +1,4 @@
-"""The study's tables as Parquet: made again from the runs' folders, written whole or not at all, read by anyone."""
+"""The study's tables as Parquet: made from the runs' folders, and written completely or not at all."""
 
 from __future__ import annotations
 

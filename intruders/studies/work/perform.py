@@ -26,10 +26,11 @@ def perform(
     on_stage: Callable[[str], None] = lambda name: None,
     after_stage: Callable[[Stage], None] = lambda stage: None,
 ) -> bool:
-    """Do what is missing of ``run`` in ``folder``; True when it is finished, False when it failed, as recorded.
+    """Do the missing stages of ``run`` in ``folder``; return True if it finished, False if it failed, as recorded.
 
-    ``on_stage`` hears the name of a stage before it begins, ``after_stage`` of every one that is done now. A stage
-    that is there by the same settings is kept. Raises DiskFullError, which ends a study; and KeyboardInterrupt.
+    A stage that is finished with the same settings is kept. ``on_stage`` is called with the name of a stage before it
+    begins, ``after_stage`` with each stage that was done now. Raises DiskFullError, which ends a study, and
+    KeyboardInterrupt.
     """
     record = RunRecord(folder)
     try:

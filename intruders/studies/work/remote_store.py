@@ -1,8 +1,8 @@
 """The store of a study's results: its own folder, or a URL that fsspec can open (s3://, gs://, sftp://, ...).
 
-Runs are worked on in a local folder, whatever the store. Beside a local one (or one that is mounted everywhere) there
-is nothing to do. To any other, every stage is put whole as soon as it is finished, its record last; so what the
-record tells of is there, and a run that went on elsewhere starts from it.
+Runs always work in a local folder. A local store, or one that is mounted everywhere, needs no copies. To any other
+store, each finished stage is copied completely, its record last. The files that a record lists therefore exist in the
+store, and a run can resume from them on another machine.
 """
 
 from __future__ import annotations
@@ -98,5 +98,5 @@ class Store(RemoteFolder):
             self.put(file, file.name)
 
     def fetch_file(self, file: Path) -> None:
-        """Bring one file of the study itself, if it is there."""
+        """Fetch one file of the study itself, if it exists."""
         self.get(file.name, file)

@@ -75,10 +75,10 @@ class StudyFolder:
         return document
 
     def open_for(self, study: Study, *, must_exist: bool) -> None:
-        """Make the folder, or accept it when it holds a study of the same name.
+        """Make the folder, or accept it if it contains a study of the same name.
 
-        A file that has changed since is still the same study: its runs tell by their ids what is to be done.
-        Raises SettingError for a folder that is something else, cannot be written, or is not there and must be.
+        A file that has changed since is still the same study: the ids of its runs tell which ones are missing.
+        Raises SettingError if the folder is something else, cannot be written, or must exist and does not.
         """
         if must_exist and not self.is_study:
             raise SettingError(
@@ -102,7 +102,7 @@ class StudyFolder:
             )
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder for this process; a kill lets go of it. SettingError while another holds it."""
+        """Lock the folder for this process; a kill unlocks it. SettingError while another process has it."""
         return locked_folder(self.path)
 
     def require_same_inputs(self, inputs: Mapping[str, str]) -> None:

@@ -140,7 +140,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper that a study can test; its file also holds ``analyse`` and ``charts``."""
+    """A statement of the paper that a study can test; its file also contains ``analyse`` and ``charts``."""
 
     name: str  # of its file, and in a study's ``analyses``
     title: str

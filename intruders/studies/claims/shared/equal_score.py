@@ -10,8 +10,8 @@ from .strata import Stratum
 def at_equal_score(stratum: Stratum) -> tuple[pd.DataFrame, list[str]]:
     """Return the runs of a stratum that reached one score, and notes on those that did not.
 
-    Runs that were stopped by the match criterion that most of them have. Without such runs: those whose accuracy
-    intervals hold a common value, namely the one that most intervals hold.
+    These are the runs that stopped at the match criterion that most of them have. Without such runs, they are the runs
+    whose accuracy intervals contain one value: the one that most intervals contain.
     """
     runs = stratum.runs
     matched = runs[runs["stopped_by"] == "match"]
