@@ -1,4 +1,4 @@
-"""A study from its file to its tables: what is missing is done, here, side by side, or on a cluster."""
+"""Running a study: missing runs are done here, in several processes, or on a cluster, and tables are written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .work.workplace import Workplace
 
 @dataclass(frozen=True)
 class Progress:
-    """Who wants to hear how far a study is; by default nobody."""
+    """Functions that are called as a study proceeds; by default they do nothing."""
 
     on_start: Callable[[int, int], None] = lambda done, total: None
     on_stage: Callable[[Run, str], None] = lambda run, stage: None
@@ -32,7 +32,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call did."""
+    """The outcome of a call of :func:`run_study`."""
 
     folder: Path
     runs: int
@@ -55,21 +55,35 @@ def run_study(
 ) -> Outcome:
     """Run or resume a study in the folder ``out``, and write the tables after every run.
 
-    A finished run is kept, an interrupted one resumes, and a failed one is tried again. While one fails, the others
+    A finished run is kept, an interrupted one resumes, and a failed one is tried again. If a run fails, the others
     proceed.
 
     Args:
-      study: what :func:`read_study` returns.
-      out: a folder, or a URL of a place that fsspec knows.
-      resume: insist that there is something to go on with.
-      jobs: runs that are at work at once, on this machine.
-      ray: True or the address of a cluster: give the runs to Ray.
-      progress: who wants to hear how far it is.
-      published: a folder of published tables, whose finished runs are taken over where every setting is the same.
+      study: The study, from :func:`read_study`.
+      out: A folder, or a URL that fsspec can open.
+      resume: Refuse a folder without a study to resume (default: False).
+      jobs: Number of runs at once on this machine (default: 1).
+      ray: Give the runs to Ray: the address of a cluster, or True for the one that RAY_ADDRESS names, else for a Ray
+        on this machine (default: False).
+      progress: Functions that are called as runs start and end (default: none).
+      published: Folder of published tables (default: none). Their finished runs are taken over if every setting is the
+        same.
+
+    Returns:
+      The folder and the number of runs and finished runs, with the failed runs and their errors. Further fields list
+      runs that are not in the file any more, and the runs taken over or refused.
 
     Raises:
-      IntrudersError: settings, a folder, a cluster or a disk that cannot be used.
-      KeyboardInterrupt: passes through; what is finished stays.
+      SettingError: a setting is out of range, a data file does not exist, or the folder cannot be used.
+      CheckpointError: a base is a path without a model.
+      ResultFileError: ``published`` is broken, or a newer version wrote the tables in ``out``.
+      MissingDependencyError: Ray or a package for the URL is not installed.
+      IntrudersError: the Ray cluster or the store at the URL failed.
+      DiskFullError: the disk is full. Finished runs are kept.
+      KeyboardInterrupt: the user interrupted the study. Finished stages are kept.
+
+    Example:
+      ``run_study(read_study("examples/quickstart.yaml"), "runs/quickstart")``
     """
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise SettingError(f"jobs is {jobs!r}; expected a number of runs at once, 1 or more")
@@ -81,69 +95,69 @@ def run_study(
     is_here = ray is False  # the workers of a cluster may have other disks
     if is_here:
         require_inputs(runs)
-    place = Workplace.of(str(out))
+    workplace = Workplace.of(str(out))
     take_over = None
     if published is not None:
-        if place.store is not None:
+        if workplace.store is not None:
             raise SettingError(
                 f"--from works with a folder on this machine, and --out is '{out}'; pass a folder as --out"
             )
         take_over = plan_take_over(published, runs)
-    folder = place.folder
-    place.fetch_study()
+    folder = workplace.folder
+    workplace.fetch_study()
     folder.open_for(study, must_exist=resume)
     progress = progress or Progress()
-    with folder.locked(), ExitStack() as stack:
+    with folder.locked(), ExitStack() as cleanup:
         refuse_newer_tables(folder)
         inputs = digests_of_inputs(runs) if is_here else {}
         folder.require_same_inputs(inputs)
         folder.keep(study, runs, inputs)
         taken = take_over.into(folder) if take_over is not None else []
-        tables = Tables(folder, place.seen, runs)
-        missing = place.missing(runs)
+        tables = Tables(folder, workplace.seen, runs)
+        missing = workplace.missing(runs)
         done = len(runs) - len(missing)
         progress.on_start(done, len(runs))
-        _write(tables, place)
-        over = stack.enter_context(closing(_at_work(missing, place, study, jobs, ray, progress)))
+        _write(tables, workplace)
+        over = cleanup.enter_context(closing(_at_work(missing, workplace, study, jobs, ray, progress)))
         for run in over:
             done += 1
-            place.refresh(run.id)
-            _write(tables, place)
-            status = str(RunRecord(place.seen.run(run.id)).read().get("status"))
+            workplace.refresh(run.id)
+            _write(tables, workplace)
+            status = str(RunRecord(workplace.seen.run(run.id)).read().get("status"))
             progress.on_run(run, status, done, len(runs))
-        outcome = _outcome(place, runs)
+        outcome = _outcome(workplace, runs)
         return replace(outcome, taken_over=taken, refused=take_over.refused if take_over is not None else {})
 
 
 def _at_work(
-    runs: Sequence[Run], place: Workplace, study: Study, jobs: int, ray: str | bool, progress: Progress
+    runs: Sequence[Run], workplace: Workplace, study: Study, jobs: int, ray: str | bool, progress: Progress
 ) -> Generator[Run, None, None]:
     if ray is not False:
         from ..system.ray_cluster import map_on_ray
 
         # Its workers have another working directory.
-        place = replace(place, folder=StudyFolder(place.folder.path.absolute()))
+        workplace = replace(workplace, folder=StudyFolder(workplace.folder.path.absolute()))
         yield from map_on_ray(
             runs,
-            place.perform_quietly,
+            workplace.perform_quietly,
             address=None if ray is True else ray,
             cpus=study.resources.cpus,
             gpus=study.resources.gpus,
-            on_lost=place.fail,
+            on_lost=workplace.fail,
         )
     elif jobs > 1:
         from ..system.processes import map_in_processes
 
         yield from map_in_processes(
             runs,
-            place.perform_quietly,
+            workplace.perform_quietly,
             jobs,
             on_start=lambda run: progress.on_stage(run, "at work"),
-            on_lost=place.note_end,
+            on_lost=workplace.note_end,
         )
     else:
         for run in runs:
-            place.perform(run, _step_callbacks(progress), partial(progress.on_stage, run))
+            workplace.perform(run, _step_callbacks(progress), partial(progress.on_stage, run))
             yield run
 
 
@@ -157,17 +171,17 @@ def _step_callbacks(progress: Progress) -> Callbacks:
     return lambda: (ReportSteps(on_step),)
 
 
-def _write(tables: Tables, place: Workplace) -> None:
+def _write(tables: Tables, workplace: Workplace) -> None:
     tables.write()
-    place.put_study()
+    workplace.put_study()
 
 
-def _outcome(place: Workplace, runs: Sequence[Run]) -> Outcome:
-    records = {run.id: RunRecord(place.seen.run(run.id)).read() for run in runs}
+def _outcome(workplace: Workplace, runs: Sequence[Run]) -> Outcome:
+    records = {run.id: RunRecord(workplace.seen.run(run.id)).read() for run in runs}
     return Outcome(
-        place.folder.path,
+        workplace.folder.path,
         len(runs),
         sum(record.get("status") == "finished" for record in records.values()),
         {name: str(record["error"]) for name, record in records.items() if record.get("status") == "failed"},
-        place.folder.others(runs),
+        workplace.folder.others(runs),
     )

@@ -1,1 +1,1 @@
-"""What to change in a fine-tuning, with the evidence."""
+"""Advice on a fine-tuning, with the evidence."""

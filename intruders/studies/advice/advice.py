@@ -1,4 +1,4 @@
-"""Advice: what to change, each piece with the user's own numbers that speak for it."""
+"""Advice: changes to a fine-tuning, each with evidence from the user's own numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Advised:
-    """All advice on one base, adapter, audit or study; none where the numbers speak for none."""
+    """All advice on one base, adapter, audit or study; empty if no number calls for a change."""
 
     source: str
     kind: str  # base, audit, run or study
@@ -36,39 +36,40 @@ class Advised:
     steps: list[Step] = field(default_factory=list)
 
     def to_document(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return the advice as plain JSON values."""
         return {
             "schema": SCHEMA,
             "intruders_version": __version__,
             "source": self.source,
             "kind": self.kind,
             "advice": [
-                {"topic": one.topic, "change": one.change, "evidence": one.evidence} for one in self.advice
+                {"topic": advice.topic, "change": advice.change, "evidence": advice.evidence}
+                for advice in self.advice
             ],
             "notes": self.notes,
             "steps": [{"sentence": step.sentence, "command": step.line} for step in self.steps],
         }
 
     def lines(self) -> list[str]:
-        """What a person reads, in 80 columns."""
-        found = [f"advice on {self.source} ({self.kind})"]
+        """Return the text for a person, in 80 columns."""
+        lines = [f"advice on {self.source} ({self.kind})"]
         if not self.advice:
-            found += ["", "No advice: no number here speaks for a change."]
-        for one in self.advice:
-            found += ["", *_wrapped(f"{one.topic}: {one.change}", "")]
-            for evidence in one.evidence:
-                found += _wrapped(evidence, "  - ")
+            lines += ["", "No advice: no number here speaks for a change."]
+        for advice in self.advice:
+            lines += ["", *_wrapped(f"{advice.topic}: {advice.change}", "")]
+            for evidence in advice.evidence:
+                lines += _wrapped(evidence, "  - ")
         if self.notes:
-            found.append("")
+            lines.append("")
             for note in self.notes:
-                found += _wrapped(note, "- ")
+                lines += _wrapped(note, "- ")
         if self.steps:
-            found += ["", "what to do, in this order"]
+            lines += ["", "what to do, in this order"]
             for position, step in enumerate(self.steps, start=1):
-                found += _wrapped(step.sentence, f"{position}. ")
-                found += [f"     {line}" for line in shell_lines(step.command or (), _WIDTH - 5)]
-            found += ["", f"What each number means: {INTERPRETATION}"]
-        return found
+                lines += _wrapped(step.sentence, f"{position}. ")
+                lines += [f"     {line}" for line in shell_lines(step.command or (), _WIDTH - 5)]
+            lines += ["", f"What each number means: {INTERPRETATION}"]
+        return lines
 
 
 def _wrapped(text: str, start: str) -> list[str]:

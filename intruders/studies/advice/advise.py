@@ -1,4 +1,4 @@
-"""What to change, with the evidence beside it: for a base, an adapter, an audit, or a study."""
+"""Advice with its evidence, for a base, an adapter, an audit or a study."""
 
 from __future__ import annotations
 
@@ -38,33 +38,45 @@ def advise(
 ) -> Advised:
     """Suggest what to change, with evidence from the results at ``source``.
 
-    - The folder of a study: from its analyses.
-    - A saved audit, or a folder with one (a study's run): from it, and from ``evaluation.json``, ``scale.json`` and
-      ``intervention.json`` in the same folder.
-    - An adapter, or a run of ``intruders finetune``: it is audited with its base, and its critical scale measured.
-    - Any other model is taken for a base: how large an update may be.
+    - For the folder of a study, the advice follows from its analyses.
+    - For a saved audit, or a folder with one, it follows from the audit and from ``evaluation.json``, ``scale.json``
+      and ``intervention.json`` in the same folder.
+    - An adapter, or a run of ``intruders finetune``, is audited with its base. If it has intruders, its critical scale
+      is measured too.
+    - Any other model counts as a base. The advice then says how large an update may be.
 
     Args:
-      source: a path, hub id or alias.
-      k: leading vectors examined, where an audit is made or a base is looked at.
-      epsilon: threshold on the max cosine, likewise.
-      studies: folders of studies. Their verdicts on the same base are listed with the advice that rests on them; the
-        notes say where they do not apply.
-      progress: called with (what is being done, done, in all).
+      source: Path, Hub id or demo model.
+      k: Number of top vectors to examine, in an audit or in the spectra of a base (default: 10).
+      epsilon: Threshold on the max cosine, in (0, 1] (default: 0.5).
+      studies: Folders of studies (default: none). The advice lists their verdicts on the same base, and the notes say
+        which studies do not apply.
+      progress: Function called with (stage, done, in all).
+
+    Returns:
+      The advice, each piece with its evidence; also notes, and for a tuned model the next steps. ``lines()`` returns
+      the text that ``intruders advise`` prints.
 
     Raises:
-      SettingError, CheckpointError, PairingError, ResultFileError: ``source`` is none of these, or broken.
+      SettingError: a setting is out of range, the study has no runs yet, or the run is not finished.
+      CheckpointError: a model cannot be read.
+      PairingError: the adapter does not belong to its base.
+      NonFiniteError: a matrix contains NaN or infinity.
+      ResultFileError: a saved result is broken, or an item of ``studies`` is not the folder of a study.
+
+    Example:
+      ``print("\\n".join(advise("runs/quickstart").lines()))``
     """
-    found, bases = _advised(os.fspath(source), AuditSettings(k=k, epsilon=epsilon), progress)
+    advised, bases = _advised(os.fspath(source), AuditSettings(k=k, epsilon=epsilon), progress)
     if not studies:
-        return found
+        return advised
     from .on_verdicts import with_verdicts
 
-    return with_verdicts(found, bases, [Path(folder).expanduser() for folder in studies])
+    return with_verdicts(advised, bases, [Path(folder).expanduser() for folder in studies])
 
 
 def _advised(text: str, settings: AuditSettings, progress: Progress) -> tuple[Advised, list[str]]:
-    """The advice, and the bases that it is on."""
+    """Return the advice, and the bases that it is on."""
     path = Path(text).expanduser()
     if _is_there(path / "study.json"):
         return _on_study(path)
@@ -115,12 +127,12 @@ def _on_model(
 
 
 def _steps(audit: Audit, facts: Facts) -> list[Step]:
-    """What to do; nothing where no matrix could be audited, which says nothing of the model."""
+    """Return what to do; nothing if no matrix could be audited, since such an audit does not describe the model."""
     return steps(facts) if audit.matrices else []
 
 
 def _base_of_run(path: Path) -> str | None:
-    """The base that a run folder of ``intruders finetune`` names; None where ``path`` is none."""
+    """Return the base that a run folder of ``intruders finetune`` names; None if ``path`` is not such a folder."""
     folder = FinetunedFolder.of(path)
     if folder is None:
         return None
@@ -141,7 +153,7 @@ def _scale_beside(audit: Path) -> CriticalScales | None:
 
 
 def _sweep_beside(audit: Path) -> Sweep | None:
-    """A study's run keeps the rows of its table of interventions; a run without intruders has none."""
+    """Read the intervention rows in the folder of a study's run; None without a file or without rows."""
     file = audit.parent / "intervention.json"
     if not _is_there(file):
         return None
@@ -152,7 +164,7 @@ def _sweep_beside(audit: Path) -> Sweep | None:
 
 
 def _forgetting_beside(audit: Path) -> list[Forgetting]:
-    """What ``intruders evaluate --out`` measured of the same model: in the audit's folder, or below it in a run's."""
+    """Read what ``intruders evaluate --out`` measured, in the audit's folder or in ``evaluation`` below it."""
     for file in (audit.parent / "evaluation.json", audit.parent / "evaluation" / "evaluation.json"):
         if _is_there(file):
             return forgetting_of(file)
@@ -160,7 +172,7 @@ def _forgetting_beside(audit: Path) -> list[Forgetting]:
 
 
 def forgetting_of(file: Path) -> list[Forgetting]:
-    """The rises of the loss over the base in an ``evaluation.json``; none where the base was not measured.
+    """Read the rises of the loss over the base from an ``evaluation.json``; none if the base was not measured.
 
     Raises ResultFileError for a file that is none.
     """

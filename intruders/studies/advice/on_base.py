@@ -1,4 +1,4 @@
-"""Advice on a base before any training: how large an update may be, from the spectra of each."""
+"""Advice on a base before any training: how large an update may be, from the spectra of its matrices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .advice import Advice
 
 @dataclass(frozen=True)
 class Room:
-    """How large an update of one matrix may be before an intruder is expected."""
+    """The size at which an update of one matrix is expected to have an intruder."""
 
     name: str
     threshold: float  # ||D||_2
@@ -31,15 +31,15 @@ class Room:
 def advise_base(
     checkpoint: Checkpoint, k: int, epsilon: float, progress: Progress
 ) -> tuple[list[Advice], list[str]]:
-    """The predicted critical spectral norm of an update, by kind of module: the least and the median of each."""
+    """Predict how large an update may be: the least and the median critical norm of each module type."""
     rooms = rooms_of(checkpoint, k, epsilon, progress)
     if not rooms:
         raise CheckpointError(
             f"'{checkpoint.source}' has no weight matrices; expected a model to be fine-tuned"
         )
     by_kind: dict[str, list[Room]] = defaultdict(list)
-    for place, room in zip(module_paths([room.name for room in rooms]), rooms, strict=True):
-        by_kind[place.kind].append(room)
+    for module, room in zip(module_paths([room.name for room in rooms]), rooms, strict=True):
+        by_kind[module.kind].append(room)
     evidence = []
     for kind, members in sorted(by_kind.items(), key=lambda item: min(room.threshold for room in item[1])):
         least = min(members, key=lambda room: room.threshold)
@@ -54,27 +54,25 @@ def advise_base(
     notes = [
         (
             "predicted for an update in directions that have nothing to do with the base (the spiked-matrix "
-            "threshold of "
-            f"its spectrum, k = {k}, epsilon = {epsilon:g}); a trained update follows the base more"
+            f"threshold of its spectrum, k = {k}, epsilon = {epsilon:g}); a trained update follows the base more"
         ),
         (
             "rank, alpha rule and learning rate cannot be told from a base alone: fine-tune, audit, and ask "
-            "again, or "
-            "run a study"
+            "again, or run a study"
         ),
     ]
     return advice, notes
 
 
 def rooms_of(checkpoint: Checkpoint, k: int, epsilon: float, progress: Progress) -> list[Room]:
-    """Every matrix of the base but embeddings and heads. NonFiniteError for one that holds NaN or infinity."""
+    """Measure every matrix of the base but embeddings and heads. NonFiniteError for NaN or infinity in one."""
     selection = Selection()
     names = [
         name
         for name in checkpoint.names()
         if selection.reason_to_leave_out(name) is None and not_a_matrix(checkpoint.tensors[name]) is None
     ]
-    found = []
+    rooms = []
     for done, name in enumerate(names, start=1):
         for matrix in matrices_of(checkpoint, name):
             weights = matrix.read(checkpoint.tensors[name]).float()
@@ -83,6 +81,6 @@ def rooms_of(checkpoint: Checkpoint, k: int, epsilon: float, progress: Progress)
             spectrum = spectrum_of(weights, k)
             norm = float(spectrum.leading[0])
             if norm > 0:
-                found.append(Room(matrix.name, spiked_threshold(spectrum, k, epsilon), norm))
+                rooms.append(Room(matrix.name, spiked_threshold(spectrum, k, epsilon), norm))
         progress("spectra of the base", done, len(names))
-    return found
+    return rooms

@@ -1,4 +1,4 @@
-"""Advice on one fine-tuned model, from its audit and from what else was measured of it."""
+"""Advice on one fine-tuned model, from its audit and other measurements."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SHARE, _TIMES = 0.5, 2.0
 
 @dataclass(frozen=True)
 class Sweep:
-    """What ``intruders intervene`` found: rows as in the study's table of interventions."""
+    """The results of ``intruders intervene``: rows as in the study's table of interventions."""
 
     rows: Sequence[dict[str, Any]]
 
@@ -36,7 +36,7 @@ class Sweep:
 def advise_model(
     audit: Audit, scale: CriticalScales | None = None, sweep: Sweep | None = None
 ) -> tuple[list[Advice], list[str]]:
-    """Advice and notes; only from numbers that are there."""
+    """Return advice and notes on one tuned model, from the numbers that were measured."""
     where = f"{audit.vectors:,} leading vectors of {len(audit.matrices):,} matrices"
     if audit.intruders == 0:
         notes = [f"no intruders among the {where} (k = {audit.k}, epsilon = {audit.epsilon:g})"]
@@ -51,8 +51,8 @@ def advise_model(
     ]
     advice: list[Advice] = []
     if sweep is not None:
-        found, more = _on_mitigation(audit, sweep)
-        advice += found
+        mitigation, more = _on_mitigation(audit, sweep)
+        advice += mitigation
         notes += more
     if scale is not None:
         advice += _on_scale(audit, scale)
@@ -88,7 +88,7 @@ def _on_scale(audit: Audit, scale: CriticalScales) -> list[Advice]:
 
 
 def scaled_gain(sweep: Sweep) -> ScaledGain | None:
-    """What the best scale of the intruders gains over interpolation; None where that was not measured."""
+    """Return the gain of the best intruder scale over interpolation; None if it was not measured."""
     best = _best_scale(sweep)
     row = None if best is None else _gain_at(sweep, best.scale)
     if best is None or row is None:
@@ -109,7 +109,7 @@ class _BestScale:
 
 
 def _best_scale(sweep: Sweep) -> _BestScale | None:
-    """The scale with the largest clear fall of a loss and no clear fall of an accuracy."""
+    """Return the scale with the largest clear fall of a loss and no clear fall of an accuracy."""
     best: _BestScale | None = None
     for scale, rows in _intruders_by_scale(sweep).items():
         losses = [row for row in rows if row["measure"] == "loss" and _is_below(row)]
@@ -131,7 +131,7 @@ def _intruders_by_scale(sweep: Sweep) -> dict[float, list[dict[str, Any]]]:
 
 
 def _on_mitigation(audit: Audit, sweep: Sweep) -> tuple[list[Advice], list[str]]:
-    """What the interventions say of scaled intruders: better than interpolation, worse, or still to be compared."""
+    """Advise on scaled intruders: better than interpolation, worse, or still to be compared."""
     best = _best_scale(sweep)
     if best is None:
         tried = ", ".join(f"{scale:g}" for scale in sorted(_intruders_by_scale(sweep)))
@@ -168,7 +168,7 @@ def _on_mitigation(audit: Audit, sweep: Sweep) -> tuple[list[Advice], list[str]]
 
 
 def _gain_at(sweep: Sweep, scale: float) -> dict[str, Any] | None:
-    """The row that holds the intruders scaled against interpolation, where that was measured."""
+    """Return the row that compares scaled intruders with interpolation; None if it was not measured."""
     for row in sweep.rows:
         if (row["control"], row["measure"], float(row["scale"])) == ("intruders", "gain", scale):
             return row if _number(row["change"]) is not None else None
@@ -176,7 +176,7 @@ def _gain_at(sweep: Sweep, scale: float) -> dict[str, Any] | None:
 
 
 def _on_size(audit: Audit) -> list[Advice]:
-    """Does the update's size tell the matrices with intruders from those without?"""
+    """Advise on the update's size if it separates the matrices with intruders from those without."""
     sizes = {True: [], False: []}  # type: dict[bool, list[float]]
     for matrix in audit.matrices:
         size = _relative_size(matrix)
@@ -205,28 +205,27 @@ def _on_size(audit: Audit) -> list[Advice]:
 
 
 def _on_modules(audit: Audit) -> list[Advice]:
-    """Is there a kind of module that has most of the intruders, well beyond its share?"""
+    """Advise on a module type that has most of the intruders, well beyond its share of the vectors."""
     intruders: dict[str, int] = defaultdict(int)
     vectors: dict[str, int] = defaultdict(int)
-    for place, matrix in zip(module_paths([m.name for m in audit.matrices]), audit.matrices, strict=True):
-        intruders[place.kind] += matrix.intruders
-        vectors[place.kind] += len(matrix.vectors)
+    for module, matrix in zip(module_paths([m.name for m in audit.matrices]), audit.matrices, strict=True):
+        intruders[module.kind] += matrix.intruders
+        vectors[module.kind] += len(matrix.vectors)
     kind = max(intruders, key=lambda name: intruders[name])
     share, fair = intruders[kind] / audit.intruders, vectors[kind] / audit.vectors
     if intruders[kind] < 2 * _FEWEST or share < _SHARE or share < _TIMES * fair:
         return []
     evidence = [
         (
-            f"{intruders[kind]:,} of {audit.intruders:,} intruders ({100 * share:.0f} %) are in {kind}, "
-            "which has "
-            f"{100 * fair:.0f} % of the vectors"
+            f"{intruders[kind]:,} of {audit.intruders:,} intruders ({100 * share:.0f} %) are in {kind}, which "
+            f"has {100 * fair:.0f} % of the vectors"
         )
     ]
     return [Advice("modules", f"begin with {kind}: a lower rate or alpha for it, or leave it out", evidence)]
 
 
 def _relative_size(matrix: AuditedMatrix) -> float | None:
-    """||D||_2 over the base's singular value that the last examined vector has to pass."""
+    """Return ||D||_2 over the base's singular value that the last examined vector has to pass."""
     at = min(len(matrix.vectors), len(matrix.base_singular_values)) - 1
     value = matrix.base_singular_values[at] if at >= 0 else 0.0
     return matrix.update.spectral / value if value > 0 else None
@@ -248,7 +247,7 @@ def _said(row: dict[str, Any], name: str) -> str:
 
 
 def _number(value: object) -> float | None:
-    """None for what is missing, in JSON or in a table."""
+    """Return a number; None for a missing one, in JSON or in a table."""
     if value is None:
         return None
     return json_number(float(str(value)))

@@ -30,7 +30,7 @@ _NOT_REMEDIES = ("baseline", remedies.CONTROL, remedies.REFERENCE)
 
 
 def advise_study(results: Results) -> tuple[list[Advice], list[str]]:
-    """Advice and notes; only from effects whose interval over seeds leaves out zero."""
+    """Return advice and notes, only from effects whose interval over seeds excludes zero."""
     names = ["rank", "causes", "remedies"]
     findings = {finding.name: finding for finding in analyse_all(results, names)}
     compared = _rows(findings["remedies"], remedies.TABLE)
@@ -50,7 +50,7 @@ def advise_study(results: Results) -> tuple[list[Advice], list[str]]:
 
 
 def _on_rank(finding: Finding) -> list[Advice]:
-    """The rank of least loss where there is one, else the direction in which the loss clearly falls."""
+    """Advise the rank of least loss if there is one, else the direction in which the loss clearly falls."""
     advice = []
     trends = _rows(finding, rank.TRENDS)
     for valley in _rows(finding, rank.VALLEYS):
@@ -81,7 +81,7 @@ def _on_rank(finding: Finding) -> list[Advice]:
 
 
 def _on_remedies(rows: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str, Any]]) -> list[Advice]:
-    """Of each kind of remedy and each base and task the one that saves most, where that is clear.
+    """Advise, for each kind of remedy on each base and task, the remedy that clearly saves most.
 
     ``swept`` are the measures of the interventions by scale, of which the gain over interpolation counts here.
     """
@@ -95,9 +95,9 @@ def _on_remedies(rows: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str,
     advice = []
     for (base, task, kind), row in best.items():
         plain = next(
-            one["remedy"]
-            for one in rows
-            if (one["base"], one["task"], one["kind"]) == (base, task, "baseline")
+            candidate["remedy"]
+            for candidate in rows
+            if (candidate["base"], candidate["task"], candidate["kind"]) == (base, task, "baseline")
         )
         saved = said(_interval(row, "saved", "saved_low", "saved_high"), 3)
         cost = _interval(row, "points_lost", "lost_low", "lost_high")
@@ -123,7 +123,7 @@ def _on_remedies(rows: Sequence[Mapping[str, Any]], swept: Sequence[Mapping[str,
 
 
 def _control_beside(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """What the norm-matched shrink saves at the same scale, beside scaled intruders."""
+    """Report what the norm-matched shrink saves at the same scale as scaled intruders."""
     if row["kind"] != remedies.AFTERWARDS:
         return None
     shrink = (row["base"], row["task"], "shrink", row["scale"])
@@ -135,17 +135,17 @@ def _control_beside(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
 
 
 def _gain_beside(row: Mapping[str, Any], plain: str, swept: Sequence[Mapping[str, Any]]) -> Interval | None:
-    """What intruders scaled in the plain setting gain over interpolation, mean over seeds; None where unmeasured."""
-    for one in swept:
-        is_here = (one["base"], one["task"], one["setting"]) == (row["base"], row["task"], plain)
-        is_it = (one["control"], one["measure"], one["scale"]) == (remedies.INTRUDERS, "gain", row["scale"])
-        if is_here and is_it and row["control"] == remedies.INTRUDERS:
-            return _interval(one, "change", "low", "high")
+    """Return the mean gain of scaled intruders over interpolation in the plain setting; None if unmeasured."""
+    keys = ("base", "task", "setting", "control", "measure", "scale")
+    wanted = (row["base"], row["task"], plain, remedies.INTRUDERS, "gain", row["scale"])
+    for measured in swept:
+        if row["control"] == remedies.INTRUDERS and tuple(measured[key] for key in keys) == wanted:
+            return _interval(measured, "change", "low", "high")
     return None
 
 
 def _on_causes(finding: Finding) -> list[Advice]:
-    """Learning rate, alpha, data size and weight decay where they clearly move the number of intruders."""
+    """Advise on learning rate, alpha, data size and weight decay if they clearly change the intruder count."""
     topics = {"lr": "learning rate", "alpha_value": "alpha rule", "weight_decay": "weight decay"}
     topics["max_train_samples"] = "data"
     advice = []
@@ -158,8 +158,7 @@ def _on_causes(finding: Finding) -> list[Advice]:
         evidence = [
             (
                 f"{row['base']} on {row['task']}: from {row['from']} to {row['to']}, all else equal, intruders "
-                "per 100 vectors "
-                f"change by {said(change)} ({seeds_said(row['seeds'])})"
+                f"per 100 vectors change by {said(change)} ({seeds_said(row['seeds'])})"
             )
         ]
         advice.append(Advice(topics[row["varied"]], f"{what} {row['cause']} for fewer intruders", evidence))
@@ -167,7 +166,10 @@ def _on_causes(finding: Finding) -> list[Advice]:
 
 
 def _on_scale(results: Results) -> list[Advice]:
-    """The largest scale without intruders of every setting that has more than it; not of models that did not learn."""
+    """Advise a smaller update scale for settings above the largest one without intruders.
+
+    Runs that did not reach their score are left out.
+    """
     runs = finished(results.runs)
     runs = runs.drop(below_score(runs).index)
     runs = runs[runs["method"] != "full"]

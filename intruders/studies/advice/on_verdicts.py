@@ -1,4 +1,4 @@
-"""What studies say on the claims that advice rests on: beside it where they are of the same base, else named."""
+"""Verdicts of studies: evidence for advice on the same base, and notes for other bases."""
 
 from __future__ import annotations
 
@@ -37,38 +37,40 @@ class Verdict:
     answer: Effect
 
     def __str__(self) -> str:
-        one = self.answer
+        answer = self.answer
         speaks = {SUPPORTED: "", CONTRADICTED: ", which speaks against it", UNDECIDED: ", which says nothing"}
         return (
-            f"'{self.folder}', {one.where}: the claim {self.claim} is {one.decision}{speaks[one.decision]}: "
-            f"{one.what} {said(one.over_seeds, one.digits)} ({seeds_said(one.seeds)})"
+            f"'{self.folder}', {answer.where}: the claim {self.claim} is {answer.decision}{speaks[answer.decision]}: "
+            f"{answer.what} {said(answer.over_seeds, answer.digits)} ({seeds_said(answer.seeds)})"
         )
 
 
 def with_verdicts(advised: Advised, bases: Sequence[str], folders: Sequence[Path]) -> Advised:
-    """The advice with what studies found on its claims, on the same base; the notes say which studies do not apply.
+    """Add to the advice what studies found on the same base; the notes say which studies do not apply.
 
-    Raises ResultFileError for a folder that is no study.
+    Raises ResultFileError for a folder that is not a study.
     """
     verdicts = [verdict for folder in folders for verdict in verdicts_of(folder)]
-    ours = [one for one in verdicts if any(is_on(one, base) for base in bases)]
-    advice = [_supported_by(one, ours) for one in advised.advice]
-    used = {str(verdict) for one in advice for verdict in ours if str(verdict) in one.evidence}
+    ours = [verdict for verdict in verdicts if any(is_on(verdict, base) for base in bases)]
+    supported = [_supported_by(advice, ours) for advice in advised.advice]
+    used = {str(verdict) for advice in supported for verdict in ours if str(verdict) in advice.evidence}
     notes = [str(verdict) for verdict in ours if str(verdict) not in used]
     for folder in folders:
-        of_folder = [one for one in verdicts if one.folder == folder]
-        others = sorted({replace(one.answer.on, part="").label for one in of_folder if one not in ours})
+        of_folder = [verdict for verdict in verdicts if verdict.folder == folder]
+        others = sorted(
+            {replace(verdict.answer.on, part="").label for verdict in of_folder if verdict not in ours}
+        )
         if others:
             notes.append(f"'{folder}' does not apply where it is of another base: {', '.join(others)}")
         elif not of_folder:
             notes.append(f"'{folder}' has no verdict yet: none of its claims could be answered")
-    if any(one in ours for one in verdicts):
+    if any(verdict in ours for verdict in verdicts):
         notes.append("a verdict is of the task that it names; on another task it is a lead, and no evidence")
-    return replace(advised, advice=advice, notes=[*advised.notes, *notes])
+    return replace(advised, advice=supported, notes=[*advised.notes, *notes])
 
 
 def verdicts_of(folder: Path) -> Iterator[Verdict]:
-    """Every answer on the claims that a study's file asks for."""
+    """Yield every answer on the claims that a study's file asks for."""
     asked = StudyFolder(folder).document().get("analyses")
     results = load_results(folder)
     for finding in analyse_all(results, asked):
@@ -77,19 +79,22 @@ def verdicts_of(folder: Path) -> Iterator[Verdict]:
 
 
 def is_on(verdict: Verdict, base: str) -> bool:
-    """Whether a verdict is of this base: the same name, or the demo model that lies at this path."""
+    """Return True if a verdict is about this base: the same name, or the demo model at this path."""
     return bool(_names(verdict.answer.on.base) & _names(base))
 
 
 def _names(base: str) -> set[str]:
-    found = {base, str(Path(base).expanduser().resolve())}
+    names = {base, str(Path(base).expanduser().resolve())}
     model = DEMO_MODELS.get(base)
     if model is not None:
         with suppress(MissingDependencyError, PackageNotFoundError):  # a study's base need not be here
-            found |= {str(path.resolve()) for path in (model.packaged(), model.converted())}
-    return found
+            names |= {str(path.resolve()) for path in (model.packaged(), model.converted())}
+    return names
 
 
-def _supported_by(one: Advice, verdicts: Sequence[Verdict]) -> Advice:
-    claims = CLAIMS_OF_TOPIC.get(one.topic, ())
-    return replace(one, evidence=[*one.evidence, *(str(it) for it in verdicts if it.claim in claims)])
+def _supported_by(advice: Advice, verdicts: Sequence[Verdict]) -> Advice:
+    claims = CLAIMS_OF_TOPIC.get(advice.topic, ())
+    return replace(
+        advice,
+        evidence=[*advice.evidence, *(str(verdict) for verdict in verdicts if verdict.claim in claims)],
+    )

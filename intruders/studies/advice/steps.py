@@ -1,4 +1,4 @@
-"""What to do after an audit, from what is known of the model: measure, heal or turn the update down, retrain.
+"""Next steps after an audit: measure, heal or scale the update, retrain.
 
 These words and commands are in the terminal, in the HTML report, in a model card and in ``intruders advise``.
 """
@@ -89,7 +89,7 @@ class Forgetting:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the 95 % interval is above zero."""
+        """True if the 95 % interval is above zero."""
         return self.rise.low > 0
 
     def __str__(self) -> str:
@@ -99,20 +99,20 @@ class Forgetting:
 
 @dataclass(frozen=True)
 class ScaledGain:
-    """What intruders scaled to one scale gain over interpolation at equal task loss, in nats per token."""
+    """The gain of intruders at one scale over interpolation at equal task loss, in nats per token."""
 
     scale: float
     gain: Interval
 
     @property
     def is_clear(self) -> bool:
-        """Whether scaling the intruders is clearly better than a share of the complete update."""
+        """True if scaling the intruders is clearly better than a share of the complete update."""
         return self.gain.low > 0
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a tuned model when someone asks what to do."""
+    """The known facts on a tuned model, from which the next steps follow."""
 
     base: str
     tuned: str
@@ -132,7 +132,7 @@ class Facts:
         forgetting: Sequence[Forgetting] = (),
         gain: ScaledGain | None = None,
     ) -> Facts:
-        """The facts of an audit, with what else was measured of the model."""
+        """Collect the facts of an audit, with what else was measured of the model."""
         return cls(
             base=audit.base_source,
             tuned=audit.tuned_source,
@@ -149,12 +149,12 @@ class Facts:
 
     @property
     def has_loss(self) -> bool:
-        """Whether the loss on text of both models can be measured by a command."""
+        """True if a command can measure the loss on text of both models."""
         sides = (self.base, self.tuned)
         return self.has_commands and self.base not in _HEADLESS and all(is_loadable(side) for side in sides)
 
     def command(self, name: str, *options: str, only: Sequence[str] = ()) -> tuple[str, ...]:
-        """A command on the two models, with the audit's settings in ``only`` that are not the defaults."""
+        """Return a command on the two models, with the audit's changed settings that are in ``only``."""
         return ("intruders", name, self.base, self.tuned, *options, *changed_options(self.settings, only))
 
 
@@ -173,12 +173,12 @@ def steps(facts: Facts) -> list[Step]:
 
 
 def is_loadable(source: str) -> bool:
-    """Whether transformers may load it: a folder, a Hub id or a demo model, not one file or a sum of models."""
+    """Return True for a folder, Hub id or demo model, which transformers may load; not for a file or a sum."""
     return source in DEMO_MODELS or not (is_sum(source) or _WEIGHTS_FILE.search(source))
 
 
 def is_sum(source: str) -> bool:
-    """Whether the source names a sum of models, or one model with a weight: A@0.7+B@0.3."""
+    """Return True if the source names a sum of models, or one model with a weight: A@0.7+B@0.3."""
     if "@" not in source and "+" not in source:
         return False
     try:
@@ -188,14 +188,14 @@ def is_sum(source: str) -> bool:
 
 
 def _nothing_to_do(facts: Facts) -> Step:
-    measured = "; ".join(str(one) for one in facts.forgetting)
+    measured = "; ".join(str(forgetting) for forgetting in facts.forgetting)
     return Step(f"Keep the model: no forgetting was measured. Its loss did not clearly rise ({measured}).")
 
 
 def _measured(facts: Facts) -> Step:
-    """What was measured of forgetting, or how to measure it."""
+    """Report the measured forgetting, or how to measure it."""
     if facts.forgetting:
-        rises = "; ".join(str(one) for one in facts.forgetting if one.is_clear)
+        rises = "; ".join(str(forgetting) for forgetting in facts.forgetting if forgetting.is_clear)
         return Step(f"Fine-tuning raised the loss {rises}.")
     if facts.base in _HEADLESS:
         return Step(
@@ -248,7 +248,7 @@ def _retrain() -> Step:
 
 
 def _scale_intruders(facts: Facts) -> Iterator[Step]:
-    """Scaled intruders, where there are some; a command that writes them only where a comparison favors it."""
+    """Suggest scaled intruders if there are some; with a command to write them only if a comparison favors it."""
     if not facts.intruders:
         return
     if facts.gain is not None and facts.gain.is_clear:
@@ -270,7 +270,7 @@ def _scale_intruders(facts: Facts) -> Iterator[Step]:
 
 
 def scale_command(facts: Facts, scale: float) -> tuple[str, ...]:
-    """The command that scales the intruders and writes the model."""
+    """Return the command that scales the intruders and writes the model."""
     options = ("--scale", f"{scale:g}", "--out", MITIGATED, *_merged(facts))
     return facts.command("mitigate", *options, only=_OF_WHOLE_WEIGHTS)
 
@@ -280,7 +280,7 @@ def _merged(facts: Facts) -> tuple[str, ...]:
 
 
 def _on_scales(facts: Facts) -> Iterator[Step]:
-    """How far the update is from having no intruders, which says nothing of forgetting."""
+    """Report the update scale without intruders, which does not measure forgetting."""
     if facts.scales is not None:
         target = facts.scales.target
         most = f"at most {plural(target, 'intruder')}" if target else "no intruders"

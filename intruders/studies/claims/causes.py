@@ -41,10 +41,7 @@ CLAIM = Claim(
         "1e-3]`), traces of `lora` and `full` (`audit_steps`), or `kind: random-rank-one`"
     ),
     limits=(
-        (
-            "Each setting is compared at its two ends with all others equal, by the values that are in "
-            "the study."
-        ),
+        "Each setting is compared at its two ends with all others equal, by the values that are in the study.",
         "Runs with a match criterion are compared at equal score, others after equal training.",
     ),
 )
@@ -85,7 +82,7 @@ class Comparison:
 
 
 def analyse(results: Results) -> Finding:
-    """Every setting that differs alone; LoRA against full at equal norm; the random rank-one term."""
+    """Compare every setting that differs alone, LoRA with full at equal norm, and the random rank-one term."""
     runs = finished(results.runs)
     evidence = Evidence(results.primary.get(CLAIM.name, ""))
     rows: list[dict[str, object]] = []
@@ -183,7 +180,7 @@ def _comparisons(runs: pd.DataFrame) -> Iterator[Comparison]:
 def _between_ends(
     runs: pd.DataFrame, cause: str, name: str, without: list[str], ends: tuple[str, str] | None = None
 ) -> Iterator[Comparison]:
-    """Differences between the ends of ``level`` among runs that are alike in all else, by what the ends are."""
+    """Yield the differences between the ends of ``level`` among runs with all other settings equal."""
     if runs.empty:
         return
     rows = []
@@ -223,7 +220,7 @@ def _level(value: object) -> str:
 
 
 def _in_words(comparisons: Sequence[Comparison]) -> str:
-    """What raises and what lowers the count among all that were compared (Holm), and what does not show."""
+    """Say what raises and what lowers the count among all comparisons (Holm), and what is undecided."""
     adjusted = holm([1.0 if each.difference.p is None else each.difference.p for each in comparisons])
     parts, unclear = [], []
     for each, p in zip(comparisons, adjusted, strict=True):
@@ -236,16 +233,16 @@ def _in_words(comparisons: Sequence[Comparison]) -> str:
     return "; ".join([*parts, f"undecided for {', '.join(unclear)}"] if unclear else parts)
 
 
-def _row(stratum: Stratum, one: Comparison) -> dict[str, object]:
+def _row(stratum: Stratum, comparison: Comparison) -> dict[str, object]:
     return {
         "base": stratum.on.base,
         "task": stratum.on.task,
-        "cause": one.name,
-        "varied": one.cause,
-        "from": one.start,
-        "to": one.end,
-        **one.difference.columns("change_per_100_vectors"),
-        "contexts": one.contexts,
-        "runs": one.runs,
-        "seeds": one.difference.n,
+        "cause": comparison.name,
+        "varied": comparison.cause,
+        "from": comparison.start,
+        "to": comparison.end,
+        **comparison.difference.columns("change_per_100_vectors"),
+        "contexts": comparison.contexts,
+        "runs": comparison.runs,
+        "seeds": comparison.difference.n,
     }

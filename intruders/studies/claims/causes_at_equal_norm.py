@@ -30,7 +30,7 @@ class DenseComparison:
 
 
 def compare_at_equal_norm(runs: pd.DataFrame, traces: pd.DataFrame) -> DenseComparison | None:
-    """Every LoRA run against every full run of its seed; None where one kind has no traces.
+    """Compare every LoRA run with every full run of its seed; None if one kind has no traces.
 
     Both traces are summed over the matrices that they share: the norm ||D||_F and the intruders per 100 vectors of each
     audit. Between audits they are interpolated linearly in the norm; nothing is put outside the norms that both reach.
@@ -44,10 +44,10 @@ def compare_at_equal_norm(runs: pd.DataFrame, traces: pd.DataFrame) -> DenseComp
         return None
     rows = []
     for seed in sorted(set(lora["seed"]) & set(full["seed"])):
-        for (setting, _), one in lora[lora["seed"] == seed].groupby(["setting", "run_id"]):
-            for _, other in full[full["seed"] == seed].groupby("run_id"):
-                shared = set(one["name"]) & set(other["name"])
-                value = _mean_difference(_path(one, shared), _path(other, shared))
+        for (setting, _), lora_trace in lora[lora["seed"] == seed].groupby(["setting", "run_id"]):
+            for _, full_trace in full[full["seed"] == seed].groupby("run_id"):
+                shared = set(lora_trace["name"]) & set(full_trace["name"])
+                value = _mean_difference(_path(lora_trace, shared), _path(full_trace, shared))
                 if value is not None:
                     rows.append({"seed": seed, "setting": setting, "value": value})
     frame = pd.DataFrame(rows, columns=["seed", "setting", "value"])
@@ -58,7 +58,7 @@ def compare_at_equal_norm(runs: pd.DataFrame, traces: pd.DataFrame) -> DenseComp
 
 
 def paths(runs: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
-    """Norm and intruders of every audit of LoRA and full runs: what a figure of the comparison draws."""
+    """Return norm and intruders of every audit of LoRA and full runs, for the figure of the comparison."""
     columns = [
         "base",
         "task",
@@ -89,7 +89,7 @@ Path = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 def _path(trace: pd.DataFrame, names: set[str]) -> Path:
-    """(norms, intruders per 100 vectors) of the audits, by ascending norm."""
+    """Return (norms, intruders per 100 vectors) of the audits, by ascending norm."""
     kept = trace[trace["name"].isin(names)]
     squares = kept.assign(squares=kept["frobenius"] ** 2)
     sums = squares.groupby("step")[["squares", "intruders", "vectors"]].sum()
@@ -99,15 +99,15 @@ def _path(trace: pd.DataFrame, names: set[str]) -> Path:
     return norms[order], shares[order]
 
 
-def _mean_difference(one: Path, other: Path) -> float | None:
-    """Mean of one minus other over the norms that both reach; None where there are none."""
-    if len(one[0]) == 0 or len(other[0]) == 0:
+def _mean_difference(lora: Path, full: Path) -> float | None:
+    """Return the mean of LoRA's minus full's over the norms that both reach; None without such norms."""
+    if len(lora[0]) == 0 or len(full[0]) == 0:
         return None
-    low, high = max(one[0][0], other[0][0]), min(one[0][-1], other[0][-1])
+    low, high = max(lora[0][0], full[0][0]), min(lora[0][-1], full[0][-1])
     if low > high:
         return None
     norms = np.linspace(low, high, _POINTS)
-    return float((np.interp(norms, *one) - np.interp(norms, *other)).mean())
+    return float((np.interp(norms, *lora) - np.interp(norms, *full)).mean())
 
 
 def _norms(traces: pd.DataFrame) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What raises and lowers the number of intruders: settings one at a time, the product of factors, a random term."""
+"""Charts of causes: settings one at a time, low-rank and dense updates at equal norm, a random rank-one term."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .shared.pictures import Palette, in_order, parts, values
 
 
 def charts(finding: Finding, palette: Palette) -> list[Chart]:
-    """A row for each setting that differs alone; then LoRA and full at equal norm; then the random rank-one term."""
+    """Draw a row for each setting that differs alone, LoRA and full at equal norm, and the random rank-one term."""
     return [*_one_at_a_time(finding), *_by_norm(finding, palette), *_random_term(finding)]
 
 
@@ -74,7 +74,7 @@ def _random_term(finding: Finding) -> Iterator[Chart]:
     for part in parts(table, "base"):
         rows = part.rows.sort_values("multiple")
         multiples = values(rows["multiple"])
-        found, predicted = values(rows["share_with_intruders"]), values(rows["predicted_share"])
+        observed, predicted = values(rows["share_with_intruders"]), values(rows["predicted_share"])
         yield Chart(
             f"causes-random{part.slug}",
             part.titled("A random rank-one term, without training"),
@@ -82,7 +82,7 @@ def _random_term(finding: Finding) -> Iterator[Chart]:
                  marks=multiples),
             Axis("share_with_intruders", "part of the matrices with an intruder", limits=(0, 1.05)),
             [
-                Series("found", multiples, found, values(rows["low"]), values(rows["high"]), look="both", tone=1),
+                Series("found", multiples, observed, values(rows["low"]), values(rows["high"]), look="both", tone=1),
                 Series("predicted from the base's spectrum", multiples, predicted, look="both"),
             ],
             caption="Added to real matrices of the base; 95 % intervals over seeds, where there are several.",

@@ -14,7 +14,7 @@ from .shared.strata import MEASURED_ALIKE, finished, largest_alike
 
 @dataclass(frozen=True)
 class Mechanism:
-    """Of one base: share of its matrices with an intruder at the largest multiple minus that at the smallest."""
+    """A base's rise of the share of matrices with an intruder, from the smallest to the largest multiple."""
 
     base: str
     rise: Interval
@@ -24,7 +24,7 @@ class Mechanism:
 
 
 def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechanism], pd.DataFrame]:
-    """One record a base, and the share of matrices with intruders by multiple of ||W0||_2, found and predicted."""
+    """Return a record per base, and the share of matrices with intruders by multiple, measured and predicted."""
     columns = [
         "base",
         "multiple",
@@ -41,7 +41,7 @@ def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechan
     known = mechanism.merge(drawn[["run_id", "base", "seed", *MEASURED_ALIKE]], on="run_id")
     known["has"] = known["intruders"] > 0
     known["predicted"] = known["predicted_multiple"] <= known["multiple"]
-    found, rows = [], []
+    records, rows = [], []
     for base, of_base in known.groupby("base"):
         group = largest_alike(of_base, MEASURED_ALIKE)
         shares = group.pivot_table(index="seed", columns="multiple", values="has", aggfunc="mean").dropna()
@@ -61,5 +61,5 @@ def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechan
         if len(shares.columns) > 1:
             rise = clipped(mean_interval(shares[largest] - shares[smallest], grain=grain), -1, 1)
             agreement = float((group["has"] == group["predicted"]).mean())
-            found.append(Mechanism(str(base), rise, smallest, largest, agreement))
-    return found, pd.DataFrame(rows, columns=columns)
+            records.append(Mechanism(str(base), rise, smallest, largest, agreement))
+    return records, pd.DataFrame(rows, columns=columns)

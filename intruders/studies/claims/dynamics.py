@@ -26,23 +26,17 @@ CLAIM = Claim(
         "grow."
     ),
     meaning="they appear in the course of training and grow",
-    needs=("this needs finished runs with `audit_steps`, at least two audits of each, and intruders in some"),
+    needs="this needs finished runs with `audit_steps`, at least two audits of each, and intruders in some",
     limits=(
-        (
-            "The singular value is that of a matrix's leading intruder; which vector that is can change "
-            "between audits."
-        ),
-        (
-            "Times are as fine as the audits are close; if all seeds fall on one audit, the interval is "
-            "missing."
-        ),
+        "The singular value is that of a matrix's leading intruder; which vector that is can change between audits.",
+        "Times are as fine as the audits are close; if all seeds fall on one audit, the interval is missing.",
         "Intruders that came and went between two audits are not seen.",
     ),
 )
 
 
 def analyse(results: Results) -> Finding:
-    """Of adapters: share of the training before the first intruder, its growth, how many come in the second half."""
+    """Measure, for adapters, when the first intruder appears, how it grows, and how many come in the second half."""
     runs, steps = _traced(finished(results.runs), results.traces)
     evidence = Evidence(results.primary.get(CLAIM.name, ""))
     adapters = runs[runs["method"] != "full"]
@@ -82,7 +76,7 @@ def analyse(results: Results) -> Finding:
 
 
 def _traced(runs: pd.DataFrame, traces: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The runs with what their traces come to, and the traces summed over matrices: one row a run and step."""
+    """Summarize the traces: the runs with their summaries, and one row per run and step, summed over matrices."""
     known = traces.assign(
         squares=traces["frobenius"] ** 2,
         relative=traces["largest_intruder_value"] / traces["base_largest_value"],
@@ -124,7 +118,7 @@ def _traced(runs: pd.DataFrame, traces: pd.DataFrame) -> tuple[pd.DataFrame, pd.
 
 
 def _doublings(trace: pd.DataFrame) -> float:
-    """log2 of the last over the first value of a matrix's leading intruder; NaN with one audit of it."""
+    """Return log2 of the last over the first value of a matrix's leading intruder; NaN with one audit of it."""
     values = trace.sort_values("step")["relative"].to_numpy()
     return (
         float(np.log2(values[-1] / values[0]))
@@ -175,7 +169,7 @@ _MEAN = "Mean over seeds"
 
 
 def charts(finding: Finding, palette: Palette) -> list[Chart]:
-    """Over training steps, a line for each setting."""
+    """Draw intruders, singular values and update norm over training steps, one line per setting."""
     made = []
     for part in parts(finding.tables.get("By step")):
         counts = lines(

@@ -1,4 +1,4 @@
-"""All claims: analysed on a study's tables, written down, and drawn."""
+"""All claims: analyzed on a study's tables, written down, and drawn."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from .shared.pictures import Palette, by_method_and_rank
 
 
 class ClaimFile(Protocol):
-    """What the file of a claim holds."""
+    """The contents of a claim's file."""
 
     CLAIM: Claim
 
     def analyse(self, results: Results) -> Finding:
-        """The finding that a study's tables allow."""
+        """Return the finding that a study's tables allow."""
         ...
 
     def charts(self, finding: Finding, palette: Palette) -> Sequence[Chart | Grid]:
-        """What the finding's tables show, as pictures."""
+        """Draw the finding's tables."""
         ...
 
 
 def _file_of(name: str) -> ClaimFile:
-    """Imported by its name, so that a new claim is a file and its place in ``CLAIMS``."""
+    """Import a claim's file by its name, so that a new claim is a file and an entry of ``CLAIMS``."""
     return cast(ClaimFile, import_module(f".{name}", __package__))
 
 
 def analyse_all(results: Results, names: Sequence[str] | None = None) -> list[Finding]:
-    """The findings of the analyses ``names``, in the order of ``CLAIMS``; all when None.
+    """Return the findings of the analyses ``names``, in the order of ``CLAIMS``; all if None.
 
     Raises SettingError for a name that is none.
     """
@@ -48,12 +48,12 @@ def analyse_all(results: Results, names: Sequence[str] | None = None) -> list[Fi
 
 
 def every_claim() -> list[Claim]:
-    """All claims, in the order of the story."""
+    """Return all claims, in the order of the report."""
     return [_file_of(name).CLAIM for name in CLAIMS]
 
 
 def conclude(folder: Path, names: Sequence[str]) -> list[Finding]:
-    """The findings of the analyses ``names``, also written to ``findings.json`` in the study's folder."""
+    """Return the findings of the analyses ``names``, and write them to ``findings.json`` in the study's folder."""
     findings = analyse_all(load_results(folder), names)
     document = {"schema": SCHEMA, "findings": [_plain(finding) for finding in findings]}
     content = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -62,7 +62,7 @@ def conclude(folder: Path, names: Sequence[str]) -> list[Finding]:
 
 
 def _plain(finding: Finding) -> dict[str, Any]:
-    """A finding without its tables, which follow from the study's."""
+    """Return a finding as JSON values, without its tables, which follow from the study's."""
     return {
         "name": finding.name,
         "question": finding.question,
@@ -79,7 +79,7 @@ def _plain(finding: Finding) -> dict[str, Any]:
 
 
 def _answer(answer: Effect) -> dict[str, Any]:
-    """One effect that the claim speaks of, on one base and task, and what it says on the claim."""
+    """Return an effect that the claim speaks of as JSON values, with its decision."""
     return {
         "where": answer.where,
         "base": answer.on.base,
@@ -100,12 +100,12 @@ def _effect(effect: Effect) -> dict[str, Any]:
 
 
 def _ends(interval: Interval) -> dict[str, float | None]:
-    """JSON has no infinity, which an end has where one seed gives no interval."""
+    """Return an interval as JSON values; an infinite end, as with one seed, becomes null."""
     return {key: json_number(value) for key, value in interval.as_dict().items()}
 
 
 def charts_of(findings: Sequence[Finding]) -> dict[str, list[Chart | Grid]]:
-    """Charts by name of the analysis; every setting has one colour in all of them."""
+    """Draw the charts of all findings, by analysis; a setting has the same color in all of them."""
     palette = Palette()
     settings = {
         str(setting)

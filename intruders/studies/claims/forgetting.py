@@ -35,17 +35,17 @@ CLAIM = Claim(
     ),
     limits=(
         (
-            "A correlation over settings does not prove a cause: methods and ranks with more intruders "
-            "differ in other ways too. The analysis of interventions asks for the cause."
+            "A correlation over settings does not prove a cause: methods and ranks with more intruders differ "
+            "in other ways too. The analysis of interventions asks for the cause."
         ),
         (
-            "The interval takes the seeds of a setting for as much as they differ from one another, not "
-            "for further settings."
+            "The interval takes the seeds of a setting for as much as they differ from one another, not for "
+            "further settings."
         ),
         (
-            "The update's norm is the Frobenius norm of all updates together, its output energy the mean "
-            "of ||D h||^2 / ||W0 h||^2 over matrices and base inputs h. Where one orders the runs as the "
-            "intruders do, the two cannot be told apart, and no partial correlation is given."
+            "The update's norm is the Frobenius norm of all updates together, its output energy the mean of "
+            "||D h||^2 / ||W0 h||^2 over matrices and base inputs h. Where one orders the runs as the intruders do, "
+            "the two cannot be told apart, and no partial correlation is given."
         ),
     ),
 )
@@ -61,7 +61,7 @@ CONTROLS = {
 
 
 def analyse(results: Results) -> Finding:
-    """Spearman's correlation of intruders and loss change over runs, and with the update's size held fixed."""
+    """Correlate intruders with the loss change over runs (Spearman), also with the update's size held fixed."""
     evidence = Evidence(results.primary.get(CLAIM.name, ""))
     points, rows = [finished(results.runs).iloc[:0]], []
     for corpus, runs in by_corpus(results):
@@ -93,7 +93,7 @@ def analyse(results: Results) -> Finding:
 def _add(
     evidence: Evidence, on: Where, runs: pd.DataFrame, correlations: dict[str, dict[str, Interval]]
 ) -> None:
-    """The correlation that the claim speaks of, then those with something held fixed."""
+    """Add the correlation that the claim speaks of, then those with a control held fixed."""
     settings, seeds = runs["setting"].nunique(), seeds_in(runs)
     of_count = correlations["intruders"]
     held = [
@@ -124,14 +124,14 @@ _THE = {"update norm": "update's norm", "output energy": "update's output energy
 
 
 def _correlations(runs: pd.DataFrame, column: str) -> dict[str, Interval]:
-    """By what is held fixed: nothing, and every control that was measured."""
+    """Return the correlations by what is held fixed: nothing, and every control that was measured."""
     change, groups = runs["loss_change"], runs["setting"].tolist()
-    found = {"nothing": spearman(runs[column], change, groups)}
+    correlations = {"nothing": spearman(runs[column], change, groups)}
     for name, columns in CONTROLS.items():
         controls = [runs[control] for control in columns]
         if name == "update norm" or all(bool(control.notna().any()) for control in controls):
-            found[name] = partial_spearman(runs[column], change, controls, groups)
-    return found
+            correlations[name] = partial_spearman(runs[column], change, controls, groups)
+    return correlations
 
 
 def _rows(choice: Choice, correlations: dict[str, dict[str, Interval]]) -> list[dict[str, object]]:
@@ -185,14 +185,14 @@ _SIDES = {
 
 
 def _by_corpus(finding: Finding) -> Iterator[Part]:
-    """Parts by base and task, and by corpus where there are several."""
+    """Split the runs by base and task, and by corpus if there are several."""
     table = finding.tables.get("Runs")
     several = table is not None and table["corpus"].nunique() > 1
     return parts(table, "base", "task", "corpus") if several else parts(table)
 
 
 def charts(finding: Finding, palette: Palette) -> list[Chart]:
-    """Against the number of intruders, their energy share, and, as the rival explanation, the update's norm."""
+    """Draw the loss change over the intruder count, their energy share, and the update's norm and output energy."""
     made = []
     for part in _by_corpus(finding):
         for column, (short, what, unit) in _SIDES.items():

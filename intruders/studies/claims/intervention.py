@@ -33,14 +33,8 @@ CLAIM = Claim(
     ),
     needs="this needs finished runs with intruders and `measure: intervene` with `loss_on`",
     limits=(
-        (
-            "Changes are means over all scales below 1 that were measured, so that no scale is chosen "
-            "after looking."
-        ),
-        (
-            "A control that does as well leaves open whether it is the intruders or the size of the "
-            "change that matters."
-        ),
+        "Changes are means over all scales below 1 that were measured, so that no scale is chosen after looking.",
+        "A control that does as well leaves open whether it is the intruders or the size of the change that matters.",
     ),
 )
 
@@ -62,7 +56,7 @@ RESIZED = "resized"
 
 
 def analyse(results: Results) -> Finding:
-    """Loss change when the intruders are scaled down, and how much further up the loss is under each control."""
+    """Measure the loss change with scaled intruders, and how much higher the loss is under each control."""
     runs = finished(results.runs)
     columns = ["run_id", "base", "task", "seed", "setting", "described"]
     points = results.interventions.merge(runs[columns + list(MEASURED_ALIKE)], on="run_id")
@@ -88,7 +82,7 @@ def analyse(results: Results) -> Finding:
 
 
 def _on_corpus(losses: pd.DataFrame, corpus: str) -> dict[str, Interval]:
-    """The loss change with the intruders scaled down, also at the update's norm; of a control the loss minus that."""
+    """Return the loss change of the intruders and the resized ones, and each control's loss minus the intruders'."""
     of_corpus = losses[losses["on"] == corpus]
     known = sorted(of_corpus["control"].dropna().unique())
     columns = dict.fromkeys([INTRUDERS, *CONTROLS, *known], "against_intruders")
@@ -100,7 +94,7 @@ def _on_corpus(losses: pd.DataFrame, corpus: str) -> dict[str, Interval]:
 
 
 def _add_corpus(evidence: Evidence, on: Where, changes: Mapping[str, Interval]) -> None:
-    """The losses on one corpus: under scaled intruders, and under each control against that."""
+    """Add the losses on one corpus: under scaled intruders, and under each control against that."""
     loss = changes[INTRUDERS]
     what = "loss change, intruders scaled down"
     phrase = f"loss change with the intruders scaled down {said(loss, 3)}{_said_over(loss)}"
@@ -123,7 +117,7 @@ def _add_corpus(evidence: Evidence, on: Where, changes: Mapping[str, Interval]) 
 
 
 def _add_task(evidence: Evidence, on: Where, points: pd.DataFrame) -> None:
-    """Accuracy, and what scaling the intruders gains over scaling the complete update by one factor."""
+    """Add the accuracy, and the gain of scaled intruders over scaling the complete update by one factor."""
     points_lost = _change(points[points["measure"] == "accuracy"], "change").times(100)
     if not math.isnan(points_lost.estimate):
         what = "accuracy change in points, intruders scaled down"
@@ -137,7 +131,7 @@ def _add_task(evidence: Evidence, on: Where, points: pd.DataFrame) -> None:
 
 
 def _over(change: Interval) -> str:
-    """What an interval of :func:`_change` is over, where that is not seeds."""
+    """Return what an interval of :func:`_change` is over, if not seeds; else an empty text."""
     return "documents" if change.n == 1 and change.has_ends else ""
 
 
@@ -146,8 +140,11 @@ def _said_over(change: Interval) -> str:
 
 
 def _change(points: pd.DataFrame, column: str) -> Interval:
-    """Mean over scales, then settings, then seeds. With one seed, over documents: the mean of the ends at each scale,
-    as if all scales erred together, since the same documents stand behind them."""
+    """Average over scales, then settings, then seeds, with an interval over seeds.
+
+    With one seed, the interval is over documents: the mean of the ends at each scale, as if all scales erred together,
+    since all use the same documents.
+    """
     if points.empty:
         return NOT_MEASURED
     known = points.assign(value=points[column]).dropna(subset=["value"])

@@ -1,4 +1,4 @@
-"""What scaling intruders and controls changes, over the scale."""
+"""Charts of interventions: the change under scaled intruders and controls, over the scale."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MOST_SETTINGS = 4  # of one base and task; the table has all
 
 
 def charts(finding: Finding, palette: Palette) -> list[Chart]:
-    """Change against the tuned model over the scale, a line for each control; the settings that forgot most."""
+    """Draw the change over the scale, one line per control, for the settings that forgot most."""
     own = Palette()  # controls are no settings
     made = []
     table = finding.tables.get("By scale")
@@ -64,7 +64,7 @@ def _chart(part: Part, stratum: Part, palette: Palette) -> Chart:
 
 
 def _forgot_most(rows: pd.DataFrame) -> list[str]:
-    """The settings whose loss stands furthest above the base's, the furthest first."""
+    """Return the settings with the largest rise of the loss over the base, the largest first."""
     losses = rows[rows["measure"] == "loss"]
     risen = (losses["value"] - losses["change"] - losses["base_value"]).groupby(losses["setting"]).max()
     known = list(risen.sort_values(ascending=False).index)
@@ -72,12 +72,12 @@ def _forgot_most(rows: pd.DataFrame) -> list[str]:
 
 
 def _tuned_value(rows: pd.DataFrame) -> float:
-    """The measure of the tuned model: of scale 1, or what any other row says it changed from."""
+    """Return the tuned model's measure: at scale 1, or what other rows say that they changed from."""
     return float((rows["value"] - rows["change"]).mean())
 
 
 def _from_tuned(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of every control with the one point that all share: at scale 1 nothing is changed."""
+    """Return the rows of every control with their common point: at scale 1 nothing is changed."""
     named = rows.assign(what=[_NAMES.get(control, control) for control in rows["control"]])
     named = named[named["scale"] != 1]
     start = pd.DataFrame(

@@ -48,7 +48,7 @@ MEASURES = {
 
 
 def analyse(results: Results) -> Finding:
-    """Change per doubling of the rank for every rule of alpha, over seeds, and whether the loss has a valley."""
+    """Measure the change per doubling of the rank under every rule for alpha, and look for a valley of the loss."""
     evidence = Evidence(results.primary.get(CLAIM.name, ""))
     trends, points, valleys, runs = [], [], [], []
     for stratum in strata(finished(results.runs), LOSS_ALIKE):
@@ -86,7 +86,7 @@ def analyse(results: Results) -> Finding:
 
 
 def _add(evidence: Evidence, on: Where, main: RankSeries) -> None:
-    """What the series comes to that the verdict rests on."""
+    """Add the trends and the valley of the series that decides the verdict."""
     count, spread = main.trend("per_100"), main.trend("effective_rank")
     evidence.add(
         on,
@@ -161,12 +161,14 @@ def _valley_row(deepest: Valley | None) -> dict[str, object]:
     }
 
 
-def _valley_said(found: Valley | None) -> str:
-    if found is None:
+def _valley_said(deepest: Valley | None) -> str:
+    if deepest is None:
         return "no U shape to look for (fewer than three ranks with a loss)"
-    if found.depth.low > 0:
-        return f"loss least at rank {found.rank:g}, {said(found.depth, 3)} below the nearer end"
-    return f"no U shape shown (deepest at rank {found.rank:g}: {said(found.depth, 3)} below the nearer end)"
+    if deepest.depth.low > 0:
+        return f"loss least at rank {deepest.rank:g}, {said(deepest.depth, 3)} below the nearer end"
+    return (
+        f"no U shape shown (deepest at rank {deepest.rank:g}: {said(deepest.depth, 3)} below the nearer end)"
+    )
 
 
 _MEASURES = {
@@ -180,7 +182,7 @@ _UNITS = {"pre-training loss change": "pre-training loss change, nats/token"}
 
 
 def charts(finding: Finding, palette: Palette) -> list[Chart]:
-    """A chart for each measure; ranks on a logarithmic axis, intervals over seeds."""
+    """Draw one chart per measure; ranks on a logarithmic axis, intervals over seeds."""
     own = Palette()  # rules for alpha are no settings
     made = []
     for part in parts(finding.tables.get("By rank")):

@@ -29,14 +29,14 @@ class RankSeries:
         return sorted(self.runs["rank"].unique())
 
     def table(self, column: str) -> pd.DataFrame:
-        """Seeds by ranks, without gaps."""
+        """Return a column by seed (rows) and rank (columns), without gaps."""
         values = pd.DataFrame(
             {name: self.runs[of] for name, of in (("seed", "seed"), ("rank", "rank"), ("value", column))}
         ).dropna()
         return complete(values.pivot_table(index="seed", columns="rank", values="value", aggfunc="mean"))
 
     def trend(self, column: str) -> Interval:
-        """Change per doubling of the rank: the least-squares slope on log2 r of each seed, averaged over seeds."""
+        """Return the change per doubling of the rank: each seed's least-squares slope on log2 r, mean over seeds."""
         grain = one_in_100(self.runs) if column in ("per_100", "gained_per_100") else 0.0
         table = self.table(column)
         doublings = np.log2(table.columns.to_numpy(dtype=float))
@@ -48,9 +48,9 @@ class RankSeries:
 
 
 def series(runs: pd.DataFrame, *, own_rates: bool = False) -> Iterator[RankSeries]:
-    """All series of a stratum's runs. A run with alpha 2 at rank 1 belongs to "alpha = 2r" and to "alpha = 2".
+    """Yield all series of a stratum's runs. A run with alpha 2 at rank 1 is in "alpha = 2r" and in "alpha = 2".
 
-    With ``own_rates`` only those in which each rank has the rate that was chosen for it.
+    With ``own_rates``, only series in which each rank has the rate that was chosen for it.
     """
     for method, prefix in ADAPTERS.items():
         of_method = runs[runs["method"] == method]
@@ -62,28 +62,33 @@ def series(runs: pd.DataFrame, *, own_rates: bool = False) -> Iterator[RankSerie
 
 
 def _all_else_equal(rule: str, runs: pd.DataFrame, own_rates: bool) -> Iterator[RankSeries]:
-    """By all settings but rank and alpha; and with a learning rate for each rank, where that gives more ranks."""
-    found: list[RankSeries] = []
+    """Yield series with all else equal; with one learning rate per rank if that gives more ranks."""
+    all_series: list[RankSeries] = []
     ways = ((False, ["rank", "alpha"]), (True, ["rank", "alpha", "lr"]))
     for rates_differ, without in ways[1:] if own_rates else ways:
-        most = max((len(one.ranks) for one in found), default=1)
+        most = max((len(earlier.ranks) for earlier in all_series), default=1)
         for _, group in runs.groupby(settings_in(runs, without)):
             ranks = group["rank"]
             if ranks.nunique() < 2:
                 continue
             if rates_differ and (ranks.nunique() <= most or group.groupby(ranks)["lr"].nunique().max() > 1):
                 continue
-            found.append(
+            all_series.append(
                 RankSeries(rule + (", a rate for each rank" if rates_differ else ""), group, rates_differ)
             )
-    yield from found
+    yield from all_series
 
 
-def main_series(found: Sequence[RankSeries], column: str) -> RankSeries:
-    """The series that a verdict rests on: equal rates first, then more ranks, then more values, then alpha = 2r."""
+def main_series(all_series: Sequence[RankSeries], column: str) -> RankSeries:
+    """Pick the series of the verdict: equal rates first, then more ranks, then more values, then alpha = 2r."""
     return max(
-        found,
-        key=lambda one: (not one.rates_differ, len(one.ranks), one.table(column).size, "2r" in one.rule),
+        all_series,
+        key=lambda candidate: (
+            not candidate.rates_differ,
+            len(candidate.ranks),
+            candidate.table(column).size,
+            "2r" in candidate.rule,
+        ),
     )
 
 
@@ -96,7 +101,7 @@ class Valley:
 
 
 def valley(table: pd.DataFrame) -> Valley | None:
-    """Is the loss least at an inner rank? None with fewer than three ranks.
+    """Return the deepest inner rank of the loss; None with fewer than three ranks.
 
     For an inner rank r the losses at the least and at the greatest rank minus that at r, paired by seed, each with
     Student's interval at level 1 - 0.05 / (number of inner ranks), since the deepest of them is chosen after looking
@@ -107,7 +112,7 @@ def valley(table: pd.DataFrame) -> Valley | None:
     if len(ranks) < 3 or table.empty:
         return None
     level = 1 - (1 - LEVEL) / (len(ranks) - 2)
-    found = []
+    valleys = []
     for rank in ranks[1:-1]:
         rises = [
             mean_interval((table[end] - table[rank]).to_numpy(), level=level) for end in (ranks[0], ranks[-1])
@@ -119,5 +124,5 @@ def valley(table: pd.DataFrame) -> Valley | None:
         known = [rise.p for rise in rises if rise.p is not None]
         if len(known) == len(rises):  # above zero where both are, below where one is
             depth = replace(depth, p=max(known) if depth.estimate > 0 else min(known))
-        found.append(Valley(float(rank), depth))
-    return max(found, key=lambda one: one.depth.estimate)
+        valleys.append(Valley(float(rank), depth))
+    return max(valleys, key=lambda candidate: candidate.depth.estimate)

@@ -37,17 +37,11 @@ CLAIM = Claim(
     ),
     limits=(
         (
-            "The baseline is the plain LoRA setting with intruders that forgets most, chosen after "
-            "looking: this flatters every remedy a little."
+            "The baseline is the plain LoRA setting with intruders that forgets most, chosen after looking: "
+            "this flatters every remedy a little."
         ),
-        (
-            "Intervals of the forgetting saved apply to all remedies together (Bonferroni), since the "
-            "best is picked."
-        ),
-        (
-            "Forgetting saved per point is given where the remedy clearly costs task score; elsewhere it "
-            "has no meaning."
-        ),
+        "Intervals of the forgetting saved apply to all remedies together (Bonferroni), since the best is picked.",
+        "Forgetting saved per point is given where the remedy clearly costs task score; elsewhere it has no meaning.",
         "Task score is accuracy on the test split. With a match criterion it is equal by design.",
     ),
 )
@@ -99,7 +93,7 @@ class Remedy:
 
 
 def analyse(results: Results) -> Finding:
-    """Forgetting saved and task score lost of every remedy against plain LoRA, paired by seed; the Pareto frontier."""
+    """Compare every remedy with plain LoRA, paired by seed: forgetting saved, task score lost, Pareto frontier."""
     evidence = Evidence(results.primary.get(CLAIM.name, ""))
     rows: list[dict[str, object]] = []
     used: set[str] = set()
@@ -130,7 +124,7 @@ def analyse(results: Results) -> Finding:
 
 
 def _add(evidence: Evidence, stratum: Stratum, remedies: Sequence[Remedy], plain: str) -> None:
-    """Every remedy from the one that saves most; the claim speaks of the best."""
+    """Add every remedy, the one that saves most first; the claim speaks of the best."""
     # Of those that clearly save, where there are such: an estimate of one seed may be larger, and shows nothing.
     best = max(remedies, key=lambda each: (each.saved.low > 0, each.saved.estimate))
     clear = sum(each.saved.low > 0 for each in remedies)
@@ -146,7 +140,7 @@ def _add(evidence: Evidence, stratum: Stratum, remedies: Sequence[Remedy], plain
 
 
 def _baseline(runs: pd.DataFrame, label: str) -> tuple[pd.DataFrame | None, list[str]]:
-    """The plain LoRA setting with the most seeds, and among those the most forgetting, that left intruders.
+    """Pick the plain LoRA setting with intruders that has the most seeds, and of those the most forgetting.
 
     Runs that did not reach their score are no baseline, since a model that did not learn the task may forget all the
     same; the notes list them.
@@ -167,7 +161,7 @@ def _baseline(runs: pd.DataFrame, label: str) -> tuple[pd.DataFrame | None, list
 
 
 def _kind(row: pd.Series[Any], baseline: pd.Series[Any]) -> str | None:
-    """What sort of remedy a setting is against the baseline; None for one that is none, such as a higher rate."""
+    """Return a setting's kind of remedy against the baseline; None for another setting, such as a higher rate."""
     method = str(row["method"])
     if method == "full":
         return REFERENCE
@@ -179,7 +173,7 @@ def _kind(row: pd.Series[Any], baseline: pd.Series[Any]) -> str | None:
 
 
 def _by_seed(runs: pd.DataFrame) -> pd.DataFrame:
-    """Seed: loss change and accuracy."""
+    """Return the mean loss change and accuracy of each seed."""
     known = pd.DataFrame({name: runs[name] for name in ("seed", "loss_change", "accuracy")})
     return known.groupby("seed")[["loss_change", "accuracy"]].mean()
 
@@ -218,34 +212,34 @@ def _compared(candidate: Candidate, baseline: pd.DataFrame, level: float) -> Rem
     )
 
 
-def _ratio(one: Remedy) -> float:
-    """Nats saved per point lost; NaN unless points are clearly lost."""
-    return one.saved.estimate / one.cost.estimate if one.cost.low > 0 else math.nan
+def _ratio(remedy: Remedy) -> float:
+    """Return the nats saved per point lost; NaN unless points are clearly lost."""
+    return remedy.saved.estimate / remedy.cost.estimate if remedy.cost.low > 0 else math.nan
 
 
-def _ratio_said(one: Remedy) -> str:
-    return "" if math.isnan(_ratio(one)) else f", {_ratio(one):.3f} nats a point"
+def _ratio_said(remedy: Remedy) -> str:
+    return "" if math.isnan(_ratio(remedy)) else f", {_ratio(remedy):.3f} nats a point"
 
 
 def _rows(stratum: Stratum, remedies: list[Remedy]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for one in remedies:
-        table = one.candidate.table
+    for remedy in remedies:
+        table = remedy.candidate.table
         loss, score = mean_interval(table["loss_change"]), mean_interval(100 * table["accuracy"])
         rows.append(
             {
                 "base": stratum.on.base,
                 "task": stratum.on.task,
-                "kind": one.candidate.kind,
-                "remedy": one.candidate.name,
+                "kind": remedy.candidate.kind,
+                "remedy": remedy.candidate.name,
                 **score.columns("accuracy_points", "accuracy_"),
                 **loss.columns("loss_change", "loss_"),
-                **one.saved.columns("saved", "saved_"),
-                **one.cost.columns("points_lost", "lost_"),
-                "saved_per_point": _ratio(one),
+                **remedy.saved.columns("saved", "saved_"),
+                **remedy.cost.columns("points_lost", "lost_"),
+                "saved_per_point": _ratio(remedy),
                 "on_frontier": False,
-                "control": one.candidate.control,
-                "scale": one.candidate.scale,
+                "control": remedy.candidate.control,
+                "scale": remedy.candidate.scale,
                 "seeds": len(table),
             }
         )
@@ -255,7 +249,7 @@ def _rows(stratum: Stratum, remedies: list[Remedy]) -> list[dict[str, object]]:
 
 
 def _is_on_frontier(row: dict[str, object], rows: list[dict[str, object]]) -> bool:
-    """Whether none is at least as good in both means and better in one; never without a task score."""
+    """Return True if no other row is as good in both means and better in one; False without a task score."""
     loss, score = float(str(row["loss_change"])), float(str(row["accuracy_points"]))
     if math.isnan(score):
         return False
@@ -270,7 +264,7 @@ _FRONTIER = "no other is better in both"
 
 
 def charts(finding: Finding, palette: Palette) -> list[Chart]:
-    """A chart for each base and task, in which the baseline stands where both lines cross; then the gains."""
+    """Draw forgetting saved over task score lost, with the baseline at zero and zero; then the gains."""
     own = Palette()  # kinds of remedy are no settings
     pareto = [_pareto(part, own) for part in parts(finding.tables.get(TABLE))]
     return [*pareto, *at_equal_task_loss.charts(finding)]
@@ -306,7 +300,7 @@ def _pareto(part: Part, palette: Palette) -> Chart:
 
 
 def _frontier(rows: pd.DataFrame) -> list[Series]:
-    """A faint line through the remedies of which no other is better in both, from the cheapest on."""
+    """Draw a faint line through the remedies that no other beats in both, from the cheapest on."""
     best = rows[rows["on_frontier"].astype(bool)].sort_values("points_lost")
     if len(best) < 2:
         return []

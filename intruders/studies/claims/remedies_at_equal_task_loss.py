@@ -48,18 +48,18 @@ class Gain:
 
     @property
     def over(self) -> str:
-        """What the interval is over, where that is not seeds."""
+        """The sample of the interval if it is not over seeds; else an empty text."""
         return "documents and examples" if self.seeds == 1 else ""
 
     @property
     def verdict(self) -> str:
-        """The words of a claim. Documents and examples of one seed say nothing of other seeds."""
+        """The decision in a claim's words; one seed's documents and examples say nothing about other seeds."""
         effect = Effect(Where(""), self.remedy, self.interval, 1, self.seeds, self.over, digits=3)
         return effect.decision if self.seeds else NOT_RUN
 
 
 def add_gains(evidence: Evidence, results: Results) -> tuple[list[dict[str, object]], set[str]]:
-    """Add what every compared remedy gains, by base, task and setting: it decides nothing.
+    """Add what every compared remedy gains, by base, task and setting; the gains decide nothing.
 
     Intervals are for all remedies of one setting together. Returns the rows of :data:`TABLE`, and the runs' ids.
     """
@@ -90,7 +90,7 @@ def add_gains(evidence: Evidence, results: Results) -> tuple[list[dict[str, obje
 
 
 def candidates(baseline: pd.DataFrame, results: Results) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Every remedy on the runs of a setting, by seed: their loss change and accuracy, as the remedy moves them."""
+    """Yield every remedy on a setting's runs: loss change and accuracy under it, by seed."""
     reported = _reported(results.remedies)
     known = reported.merge(
         baseline[["run_id", "seed", "loss_change", "accuracy"]], on="run_id", suffixes=("", "_run")
@@ -111,12 +111,12 @@ def candidates(baseline: pd.DataFrame, results: Results) -> Iterator[tuple[str, 
 
 
 def _reported(points: pd.DataFrame) -> pd.DataFrame:
-    """The points on the documents that are reported, without controls."""
+    """Keep the points on the documents that are reported, without controls."""
     return points[(points["share"] == "report") & points["control"].isna()]
 
 
 def _forgotten(points: pd.DataFrame) -> float:
-    """By how much the tuned models' loss is above the base's on the reported documents, mean over runs."""
+    """Return the rise of the tuned models' loss over the base on the reported documents, mean over runs."""
     reported = _reported(points)
     curve = reported[(reported["remedy"] == _CURVE) & ~reported["chosen"]]
     at = [curve.loc[curve["strength"] == alpha, "loss"].mean() for alpha in (0.0, 1.0)]
@@ -139,14 +139,14 @@ def _of_setting(points: pd.DataFrame) -> Iterator[Gain]:
 
 
 def _over_documents(of_remedy: pd.DataFrame) -> Interval:
-    """The mean of the runs' own intervals, which apply to all remedies of a comparison together."""
+    """Average the runs' own intervals, which apply to all remedies of a comparison together."""
     estimate, low, high = (float(of_remedy[f"gain{end}"].mean()) for end in ("", "_low", "_high"))
     is_known = math.isfinite(low) and math.isfinite(high)
     return Interval(estimate, low if is_known else -math.inf, high if is_known else math.inf, 1)
 
 
-def _best_first(one: Gain) -> float:
-    return math.inf if math.isnan(one.interval.estimate) else -one.interval.estimate
+def _best_first(gain: Gain) -> float:
+    return math.inf if math.isnan(gain.interval.estimate) else -gain.interval.estimate
 
 
 def _said(measured: Sequence[Gain]) -> str:
@@ -166,28 +166,28 @@ def _said(measured: Sequence[Gain]) -> str:
     )
 
 
-def _row(stratum: Stratum, described: str, forgotten: float, one: Gain) -> dict[str, object]:
-    strengths = sorted(set(one.chosen["strength"].dropna()))
+def _row(stratum: Stratum, described: str, forgotten: float, gain: Gain) -> dict[str, object]:
+    strengths = sorted(set(gain.chosen["strength"].dropna()))
     return {
         "base": stratum.on.base,
         "task": stratum.on.task,
         "setting": described,
         "forgotten": forgotten,
-        "remedy": one.remedy,
+        "remedy": gain.remedy,
         "strengths": ", ".join(f"{strength:g}" for strength in strengths),
-        **one.interval.columns("gain", "gain_"),
-        "interval_over": "documents and examples" if one.seeds == 1 else "seeds",
-        "healed": float(one.chosen["healed"].mean()),
-        "kept": float(one.chosen["kept"].mean()),
-        "over_allowance": int(one.chosen["over_allowance"].sum()),
-        "seeds": one.seeds,
-        "verdict": one.verdict,
-        "reason": one.reason,
+        **gain.interval.columns("gain", "gain_"),
+        "interval_over": "documents and examples" if gain.seeds == 1 else "seeds",
+        "healed": float(gain.chosen["healed"].mean()),
+        "kept": float(gain.chosen["kept"].mean()),
+        "over_allowance": int(gain.chosen["over_allowance"].sum()),
+        "seeds": gain.seeds,
+        "verdict": gain.verdict,
+        "reason": gain.reason,
     }
 
 
 def charts(finding: Finding) -> list[Chart]:
-    """The gains from the largest to the smallest, on each base and task for the settings that forgot most."""
+    """Draw the gains from the largest to the smallest, for the settings that forgot most."""
     made = []
     table = finding.tables.get(TABLE)
     chosen = [_forgot_most(part.rows.dropna(subset=["gain"])) for part in parts(table)]

@@ -32,19 +32,19 @@ CLAIM = Claim(
     needs="this needs finished runs of `kind: sequence` over two tasks or more, of `lora` at two ranks or more",
     limits=(
         (
-            "Forgetting of a task is its best accuracy before the last stage minus that after it, and "
-            "the mean is over earlier tasks (Chaudhry 2018); the order of the tasks is one of many."
+            "Forgetting of a task is its best accuracy before the last stage minus that after it, and the mean "
+            "is over earlier tasks (Chaudhry 2018); the order of the tasks is one of many."
         ),
         (
-            "Learning rates are those of the study: a rank that learns a task less has less to forget. "
-            "The accuracy after each task's own stage is in the table."
+            "Learning rates are those of the study: a rank that learns a task less has less to forget. The "
+            "accuracy after each task's own stage is in the table."
         ),
     ),
 )
 
 
 def analyse(results: Results) -> Finding:
-    """Forgetting per doubling of the rank, and intruders after the last stage minus after the first, over seeds."""
+    """Measure forgetting per doubling of the rank, and intruders gained from the first to the last stage."""
     runs = _summaries(finished(results.runs, "sequence"), results.sequences)
     evidence = Evidence(results.primary.get(CLAIM.name, ""))
     kept = [runs.iloc[:0].assign(chosen="")]
@@ -71,7 +71,7 @@ def analyse(results: Results) -> Finding:
 
 
 def _add(evidence: Evidence, choice: Choice) -> None:
-    """Forgetting over the rank, intruders gained over the sequence, and forgetting against full fine-tuning."""
+    """Add forgetting over the rank, intruders gained over the sequence, and forgetting against full fine-tuning."""
     _add_trend(evidence, choice)
     lora = choice.runs[choice.runs["method"].isin(ADAPTERS)]
     gained = complete(seed_table(lora, "gained_per_100"))
@@ -106,7 +106,7 @@ def _add_trend(evidence: Evidence, choice: Choice) -> None:
 
 
 def _summaries(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
-    """The runs with what their sequences come to, their tasks in order as ``task``."""
+    """Add to the runs a summary of their sequences, with their tasks in order as ``task``."""
     rows = []
     for run_id, rows_of_run in sequences.groupby("run_id"):
         scores = rows_of_run.pivot_table(
@@ -137,7 +137,7 @@ def _summaries(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
 
 
 def _above_full(runs: pd.DataFrame) -> pd.Series[float]:
-    """Forgetting of LoRA minus that of full fine-tuning, by seed."""
+    """Return the forgetting of LoRA minus that of full fine-tuning, by seed."""
     full = complete(seed_table(runs[runs["method"] == "full"], "forgetting")).mean(axis=1)
     lora = seed_table(runs[runs["method"] == "lora"], "forgetting")
     return complete(lora.sub(full, axis=0).dropna(how="all")).mean(axis=1)
@@ -186,7 +186,7 @@ def _by_stage(runs: pd.DataFrame, sequences: pd.DataFrame) -> pd.DataFrame:
 
 
 def charts(finding: Finding, palette: Palette) -> list[Chart | Grid]:
-    """Forgetting by setting, intruders over stages, and an accuracy matrix for each setting."""
+    """Draw forgetting by setting, intruders over stages, and an accuracy matrix for each setting."""
     made: list[Chart | Grid] = [*_forgetting(finding, palette), *_intruders(finding, palette)]
     stages = finding.tables.get("By stage")
     for base in parts(stages, "base"):

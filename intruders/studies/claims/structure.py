@@ -37,13 +37,10 @@ CLAIM = Claim(
     ),
     limits=(
         (
-            "Equal score is the match criterion on the validation split; test accuracies still differ a "
-            "little, and are in the table."
+            "Equal score is the match criterion on the validation split; test accuracies still differ a little, "
+            "and are in the table."
         ),
-        (
-            "The interval is over seeds of these settings. It says nothing of other tasks, bases or "
-            "learning rates."
-        ),
+        "The interval is over seeds of these settings. It says nothing of other tasks, bases or learning rates.",
     ),
 )
 
@@ -52,7 +49,7 @@ EPSILONS = [round(0.05 * step, 2) for step in range(2, 19)]
 
 
 def analyse(results: Results) -> Finding:
-    """Intruders per 100 vectors of every LoRA setting minus those of full fine-tuning, paired by seed."""
+    """Compare the intruders per 100 vectors of every LoRA setting with full fine-tuning, paired by seed."""
     evidence = Evidence(results.primary.get(CLAIM.name, ""))
     rows, of_runs = [], [results.runs.iloc[:0]]
     for stratum in strata(finished(results.runs), MEASURED_ALIKE):
@@ -91,7 +88,7 @@ def analyse(results: Results) -> Finding:
 
 
 def _against_full(equal: pd.DataFrame) -> pd.DataFrame:
-    """Seeds by LoRA settings: intruders per 100 vectors minus the mean of the full runs of that seed."""
+    """Return intruders per 100 vectors minus the mean of the seed's full runs: seeds by LoRA settings."""
     lora = seed_table(equal[equal["method"] == "lora"], "per_100")
     full = complete(seed_table(equal[equal["method"] == "full"], "per_100")).mean(axis=1)
     return lora.sub(full, axis=0).dropna(how="all")
@@ -123,7 +120,7 @@ def _by_setting(stratum: Stratum, equal: pd.DataFrame) -> list[dict[str, object]
 
 
 def _over_epsilon(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
-    """Intruders per 100 vectors at other epsilons: at least and at most, by the proved intervals of the cosines."""
+    """Count intruders per 100 vectors at other epsilons: at least and at most, by the cosines' proved bounds."""
     rows = []
     for (base, task, described), inside in _vectors_by_setting(runs, vectors):
         lower, upper = inside["max_cosine_lower"], inside["max_cosine_upper"]
@@ -144,7 +141,7 @@ def _over_epsilon(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
 
 
 def _over_k(runs: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
-    """Intruders among the k leading vectors, a matrix, at the audit's own epsilon."""
+    """Count the intruders per matrix among the top-k vectors, at the audit's own epsilon."""
     rows = []
     for (base, task, described), inside in _vectors_by_setting(runs, vectors):
         index, is_intruder = inside["index"], inside["intruder"]
@@ -176,8 +173,10 @@ def _vectors_by_setting(
 
 
 def _examples(runs: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
-    """Whose similarity matrices are worth a look, by base and task: the LoRA matrix with the most intruders, and the
-    same one after full fine-tuning."""
+    """Pick by base and task the LoRA matrix with the most intruders, and the same matrix after full fine-tuning.
+
+    The report shows their similarity matrices.
+    """
     columns = ["base", "task", "method", "setting", "run_id", "matrix", "intruders"]
     rows: list[list[object]] = []
     for (base, task), group in runs.groupby(["base", "task"]):
@@ -200,7 +199,7 @@ _PER_100 = Axis("intruders_per_100_vectors", "intruders per 100 vectors", from_z
 
 
 def charts(finding: Finding, palette: Palette) -> list[Chart]:
-    """By setting, with intervals over seeds; then over epsilon and over k."""
+    """Draw the intruders by setting, with intervals over seeds; then over epsilon and over k."""
     return [
         *_chart_by_setting(finding, palette),
         *_chart_over_epsilon(finding, palette),

@@ -40,12 +40,12 @@ CLAIM = Claim(
     ),
     limits=(
         (
-            "The prediction takes the update's largest singular value and nothing of its directions; a "
-            "trained update follows the base more than a random one."
+            "The prediction takes the update's largest singular value and nothing of its directions; a trained "
+            "update follows the base more than a random one."
         ),
         (
-            "Scales within a factor of two and their rank correlation are over matrices whose scale was "
-            "found by the search; it ends at 64 times the predicted one."
+            "Scales within a factor of two and their rank correlation are over matrices whose scale was found "
+            "by the search; it ends at 64 times the predicted one."
         ),
         "Intervals are over runs: matrices of one run are not independent.",
     ),
@@ -53,8 +53,11 @@ CLAIM = Claim(
 
 
 def analyse(results: Results) -> Finding:
-    """AUC of the predicted scale for matrices with intruders, agreement of the rule "predicted <= 1", share within a
-    factor of two, rank correlation."""
+    """Compare predicted scales with intruders and measured scales.
+
+    The evidence is the AUC of the predicted scale for matrices with intruders, the agreement of the rule
+    "predicted <= 1", the share within a factor of two, and the rank correlation.
+    """
     runs = finished(results.runs)
     known = results.matrices.drop(columns=["kind"]).merge(
         runs[["run_id", "base", "task", "described", "setting", "seed", *MEASURED_ALIKE]], on="run_id"
@@ -76,7 +79,7 @@ def analyse(results: Results) -> Finding:
 
 
 def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
-    """How well the prediction sorts the matrices of a stratum and meets their scales: as evidence, and as a row."""
+    """Add how well the prediction separates a stratum's matrices and matches their scales; return it as a row."""
     matrices = stratum.runs
     has = matrices["intruders"] > 0
     score = -np.log(matrices["predicted_scale"].clip(lower=1e-300))
@@ -131,7 +134,7 @@ def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
 
 
 def _agreement(matrices: pd.DataFrame, label: str) -> tuple[Interval, Interval, list[str]]:
-    """Share within a factor of two and rank correlation, means over runs with intervals over seeds; and notes."""
+    """Return the share within a factor of two and the rank correlation, means over runs; and notes."""
     both = matrices.dropna(subset=["ratio"])
     rows = []
     for run_id, group in both.groupby("run_id"):
@@ -170,13 +173,13 @@ _GROUPS = ((False, "without intruders as tuned", 0), (True, "with intruders as t
 
 
 def charts(finding: Finding, palette: Palette) -> list[Chart]:
-    """Predicted against measured scales, and how well the prediction sorts the matrices (ROC)."""
+    """Draw predicted against measured scales, and how well the prediction separates the matrices (ROC)."""
     made = []
     for part in parts(finding.tables.get("Matrices")):
         known = part.rows[part.rows["predicted_scale"] > 0]
-        found = known[np.isfinite(known["critical_scale"]) & (known["critical_scale"] > 0)]
-        if len(found):
-            made.append(_chart_agreement(part, found))
+        measured = known[np.isfinite(known["critical_scale"]) & (known["critical_scale"] > 0)]
+        if len(measured):
+            made.append(_chart_agreement(part, measured))
         made += _sorting(part, known)
     return made
 
@@ -213,7 +216,7 @@ def _chart_agreement(part: Part, rows: pd.DataFrame) -> Chart:
 
 
 def _sorting(part: Part, rows: pd.DataFrame) -> Iterator[Chart]:
-    """True over false positive rate as the threshold on the predicted scale rises."""
+    """Draw the true over the false positive rate as the threshold on the predicted scale rises."""
     has = (rows["intruders"] > 0).to_numpy()
     if has.all() or not has.any():
         return
@@ -239,7 +242,7 @@ def _sorting(part: Part, rows: pd.DataFrame) -> Iterator[Chart]:
 
 
 def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
-    """At most as many rows as a page can draw, evenly from all."""
+    """Keep at most as many rows as a page can draw, evenly from all."""
     if len(rows) <= MOST_POINTS:
         return rows
     return rows.iloc[np.linspace(0, len(rows) - 1, MOST_POINTS).astype(int)]

@@ -22,7 +22,7 @@ CLAIMS = [
 
 
 def check_analyses(names: Sequence[str]) -> list[str]:
-    """The names as given; SettingError with the nearest one where a name is no analysis."""
+    """Return the names as given; SettingError with the nearest known name for an unknown one."""
     for name in names:
         if name not in CLAIMS:
             near = difflib.get_close_matches(str(name), CLAIMS, n=1)

@@ -1,4 +1,4 @@
-"""The local files and folders that the runs of a study read: whether they are there, and what is in them."""
+"""The local files and folders that the runs of a study read: a check that they exist, and their digests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .runs import Run
 
 
 def require_inputs(runs: Sequence[Run]) -> None:
-    """Look whether every local data file and base is there, without reading one.
+    """Refuse a local data file or base that does not exist, without reading one.
 
     Raises:
       SettingError: a data file does not exist. CheckpointError: a path is not the folder of a model.
@@ -31,7 +31,7 @@ def require_inputs(runs: Sequence[Run]) -> None:
 
 
 def taken_from_the_hub(runs: Sequence[Run]) -> list[str]:
-    """Return the bases that are no folder here and have no owner in their name, as a misspelled folder has none."""
+    """Return the bases that are neither a local folder nor OWNER/NAME, as a misspelled folder would be."""
     return [base for base in _bases(runs) if "/" not in base and not _is_path(base)]
 
 

@@ -1,4 +1,4 @@
-"""What is measured of a finished run, as a study's file says under ``measure``."""
+"""The measures of a finished run, as a study's file lists them under ``measure``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...settings import setting
 
 @dataclass(frozen=True)
 class ComparisonMeasure(ComparisonSettings):
-    """Which remedies are compared on every run, and on how much of what the evaluation takes."""
+    """The comparison of remedies on every run: which ones, and on how many documents and examples."""
 
     max_documents: int | None = setting(
         None, "Number of documents per corpus; the evaluation's, if None.", least=2

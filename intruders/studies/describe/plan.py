@@ -1,4 +1,4 @@
-"""What a study would do, before it does it: every run with its settings, and how much work that is."""
+"""The plan of a study before it runs: every run with its settings, and the amount of work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Plan:
 
 
 def plan(runs: Sequence[Run]) -> Plan:
-    """The runs in their order. Besides the usual settings, those columns are shown in which runs differ."""
+    """List the runs in their order, with the usual settings and those in which runs differ."""
     configs = [run.description()["config"] or {} for run in runs]
     names = list(dict.fromkeys(name for config in configs for name in config if name not in _HIDDEN))
     differing = [name for name in names if len({str(config.get(name)) for config in configs if config}) > 1]
@@ -49,46 +49,46 @@ def _amounts(runs: Sequence[Run]) -> list[str]:
     kinds = Counter(run.kind for run in runs)
     seeds = len({run.seed for run in runs})
     by_kind = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-    found = [f"{len(runs):,} runs ({by_kind}) over {seeds} seed{'s' if seeds != 1 else ''}"]
+    amounts = [f"{len(runs):,} runs ({by_kind}) over {seeds} seed{'s' if seeds != 1 else ''}"]
     trained = [run for run in runs if run.config is not None]
     steps = sum((run.config.steps or 0) * max(1, len(run.tasks)) for run in trained if run.config is not None)
     by_epochs = sum(run.config is not None and run.config.epochs is not None for run in trained)
     if trained:
         parts = [f"up to {steps:,} steps"] if steps else []
         parts += [f"{by_epochs:,} runs by epochs"] if by_epochs else []
-        found.append(f"training: {' and '.join(parts)}")
+        amounts.append(f"training: {' and '.join(parts)}")
     tuned = [run for run in runs if run.kind == "finetune"]
     losses = sum(len(run.measure.loss_on) for run in tuned)
     bases = {(run.base, run.measure.part(LossSettings)) for run in tuned if run.measure.loss_on}
     if losses:
-        found.append(
+        amounts.append(
             f"pre-training losses: {losses:,} of runs, and {len(bases):,} of bases, measured once each"
         )
     swept = [run.measure.intervene for run in tuned if run.measure.intervene is not None]
     if swept:
         points = sum(map(_points, swept))
-        found.append(
+        amounts.append(
             f"interventions: up to {points:,} measured models in {len(swept):,} runs; none in a run without intruders"
         )
     compared = [run.measure.remedies for run in tuned if run.measure.remedies is not None]
     if compared:
-        remedies = max(len(one.only or REMEDIES) for one in compared)
-        strengths = max(one.strengths for one in compared)
-        found.append(
+        remedies = max(len(comparison.only or REMEDIES) for comparison in compared)
+        strengths = max(comparison.strengths for comparison in compared)
+        amounts.append(
             f"comparisons of remedies: at most {plural(remedies * strengths, 'strength')} in each of "
             f"{plural(len(compared), 'run')}"
         )
     outputs = sum(run.measure.output_energy for run in tuned)
     if outputs:
-        found.append(f"output energies: {outputs:,} runs")
+        amounts.append(f"output energies: {outputs:,} runs")
     scales = sum(run.measure.critical_scale for run in tuned)
     if scales:
-        found.append(f"critical scales: {scales:,} runs")
-    return found
+        amounts.append(f"critical scales: {scales:,} runs")
+    return amounts
 
 
 def _points(sweep: SweepSettings) -> int:
-    """How many models are measured; interpolation is a curve, and no point of every scale."""
+    """Count the measured models; interpolation is one curve, not a point at every scale."""
     controls = set(sweep.controls) - {INTERPOLATE}
     curve = len(ALPHAS) if INTERPOLATE in sweep.controls else 0
     return 1 + curve + len(set(sweep.scales) - {1.0}) * (1 + len(controls))

@@ -41,16 +41,16 @@ class Run:
     exclude: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
-        """Everything that a result depends on, measures left out, as plain JSON values."""
-        found: dict[str, Any] = {"kind": self.kind, "base": self.base, "seed": self.seed}
+        """Return everything that a result depends on, except measures, as plain JSON values."""
+        settings: dict[str, Any] = {"kind": self.kind, "base": self.base, "seed": self.seed}
         if self.config is not None:
-            found["config"] = {k: value for k, value in self.config.changed().items() if k != "out"}
+            settings["config"] = {k: value for k, value in self.config.changed().items() if k != "out"}
         if self.kind == "sequence":
-            found |= {"tasks": list(self.tasks), "adapters": self.adapters}
+            settings |= {"tasks": list(self.tasks), "adapters": self.adapters}
         if self.kind == "random-rank-one":
-            found |= {"multiples": list(self.multiples), "audit": self.measure.audit.recorded()}
-            found |= {"include": list(self.include), "exclude": list(self.exclude)}
-        return found
+            settings |= {"multiples": list(self.multiples), "audit": self.measure.audit.recorded()}
+            settings |= {"include": list(self.include), "exclude": list(self.exclude)}
+        return settings
 
     @property
     def digest(self) -> str:
@@ -59,7 +59,7 @@ class Run:
         return hashlib.sha256(f"{self.experiment}\n{content}".encode()).hexdigest()
 
     def description(self) -> dict[str, Any]:
-        """What a run is, as plain JSON values; its record begins with them."""
+        """Return what a run is, as plain JSON values; its record begins with them."""
         return {
             "id": self.id,
             "experiment": self.experiment,
@@ -72,7 +72,7 @@ class Run:
 
 
 def expand(study: Study) -> list[Run]:
-    """All runs, seed by seed, so that the first part of a study is a study already.
+    """Return all runs, seed by seed, so that the first part of a study is a study already.
 
     Raises SettingError for a grid that expands to nothing, settings that fine-tuning refuses, and two runs of one id.
     """
@@ -101,18 +101,20 @@ def _runs_of(experiment: Experiment) -> Iterator[Run]:
 
 
 def _orders(experiment: Experiment) -> list[tuple[str, ...]]:
-    """The tasks of a sequence in every order that is asked for."""
+    """Return the tasks of a sequence in every order that the study lists."""
     tasks = experiment.tasks
     return [tuple(tasks[index] for index in order) for order in experiment.orders] or [tasks]
 
 
 def _grid(settings: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
-    """Every combination of the listed values."""
+    """Yield every combination of the listed values."""
     choices, known = [], settings_of(FinetuneConfig)
     for name, value in settings.items():
         # Of a setting that is a list itself, a grid is a list of lists.
         is_list = name in known and known[name].is_list
-        is_grid = isinstance(value, list) and (not is_list or any(isinstance(one, list) for one in value))
+        is_grid = isinstance(value, list) and (
+            not is_list or any(isinstance(element, list) for element in value)
+        )
         if is_grid and not value:
             raise SettingError(f"{where}: {name} is an empty list, so the study has no runs; pass a value")
         choices.append([(name, item) for item in (value if is_grid else [value])])
@@ -139,7 +141,7 @@ def _run(experiment: Experiment, settings: dict[str, Any], seed: int, where: str
     config = FinetuneConfig.from_mapping(settings | task | {"seed": seed, "out": "."}, where)
     if config.method == "full":
         known = settings_of(FinetuneConfig).items()
-        config = replace(config, **{name: one.default for name, one in known if one.adapter_only})
+        config = replace(config, **{name: setting.default for name, setting in known if setting.adapter_only})
     run = Run(
         "",
         experiment.name,
@@ -171,14 +173,14 @@ def _spelled(run: Run) -> Iterator[str]:
         alpha = config.alpha if isinstance(config.alpha, str) else f"{config.alpha:g}"
         yield f"rank{config.rank}-alpha{_slug(alpha)}"
     yield f"lr{config.lr:g}"
-    spelled = [one for one in settings_of(FinetuneConfig).values() if one.in_id is not None]
+    spelled = [setting for setting in settings_of(FinetuneConfig).values() if setting.in_id is not None]
     # Texts, then numbers, then switches: as the ids of earlier studies.
-    for one in sorted(spelled, key=lambda one: (bool in one.kinds, str not in one.kinds)):
-        value = getattr(config, one.name)
-        if one.in_id is not None and value != one.default:
-            yield one.in_id.format(value)
+    for setting in sorted(spelled, key=lambda setting: (bool in setting.kinds, str not in setting.kinds)):
+        value = getattr(config, setting.name)
+        if setting.in_id is not None and value != setting.default:
+            yield setting.in_id.format(value)
 
 
 def _slug(text: str) -> str:
-    """Only what is safe in the name of a folder, on every system and in a URL."""
+    """Keep only what is safe in the name of a folder, on every system and in a URL."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:32].strip("-.") or "x"

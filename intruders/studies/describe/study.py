@@ -33,7 +33,7 @@ _OWN = {"out": "the study's folder contains all runs", "seed": "give seeds: [0, 
 
 @dataclass(frozen=True)
 class Resources(Settings):
-    """What Ray reserves for a run."""
+    """Resources that Ray reserves for a run."""
 
     gpus: float = setting(0.0, "Number of GPUs of a run.", least=0, below=math.inf)
     cpus: float = setting(1.0, "Number of processors of a run.", least=0, below=math.inf)
@@ -41,24 +41,28 @@ class Resources(Settings):
 
 @dataclass(frozen=True)
 class OfEveryKind(Settings):
-    """What any experiment may say."""
+    """Settings of an experiment of any kind."""
 
-    kind: str = setting("finetune", "What its runs do.", choices=KINDS)
-    seeds: tuple[int, ...] = setting((0,), "One run each.", item="seed", least=0, may_be_empty=False)
+    kind: str = setting("finetune", "Kind of work of its runs.", choices=KINDS)
+    seeds: tuple[int, ...] = setting(
+        (0,), "Seeds; one run per seed.", item="seed", least=0, may_be_empty=False
+    )
     measure: Measure = setting(Measure(), "What is measured of its runs.")
 
 
 @dataclass(frozen=True)
 class OfSequence(Settings):
-    """What an experiment of training in sequence says besides."""
+    """Further settings of an experiment that trains in sequence."""
 
     tasks: tuple[str, ...] = setting((), "The tasks, in order.", item="task", may_be_empty=False)
-    adapters: str = setting("merge", "What becomes of each adapter.", choices=("merge", "keep"))
+    adapters: str = setting(
+        "merge", "Merge each adapter into the model after its task, or keep it.", choices=("merge", "keep")
+    )
 
 
 @dataclass(frozen=True)
 class OfRandomTerms(Settings):
-    """What an experiment of random rank-one terms says, beside what any may."""
+    """Further settings of an experiment with random rank-one terms."""
 
     base: tuple[str, ...] = setting(help="The models.", item="model")
     multiples: tuple[float, ...] = setting(
@@ -76,7 +80,7 @@ class OfRandomTerms(Settings):
 
 @dataclass(frozen=True)
 class Power(Settings):
-    """From what the number of seeds of a claim is planned: an effect, and the spread of single seeds about it."""
+    """The plan for a claim's number of seeds: an effect, and the spread of single seeds around it."""
 
     effect: float | None = setting(
         None,
@@ -117,7 +121,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Study(Settings):
-    """A whole study, and the text that it was read from."""
+    """A complete study, and the text that it was read from."""
 
     name: str = setting(help="What it is called; as its file if not given.")
     experiments: tuple[Experiment, ...] = ()
@@ -145,13 +149,35 @@ class Study(Settings):
 
 
 def read_study(path: str | Path) -> Study:
-    """Read the study of a YAML file. SettingError for a file that cannot be read, an unknown key, a wrong value."""
+    """Read and check the study of a YAML file.
+
+    Args:
+      path: The YAML file. ``docs/reference/study.md`` lists its keys.
+
+    Returns:
+      The study, ready for :func:`run_study`.
+
+    Raises:
+      SettingError: the file cannot be read, is not YAML, or has an unknown key or a wrong value.
+      MissingDependencyError: PyYAML is not installed.
+
+    The name of the file becomes the study's name, unless the file gives another one:
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "rates.yaml"
+    ...     text = "experiments: {matched: {base: smollm2-135m, task: word-problems, lr: [0.001, 0.005]}}"
+    ...     _ = file.write_text(text)
+    ...     study = read_study(file)
+    >>> study.name, study.experiments[0].settings["lr"]
+    ('rates', [0.001, 0.005])
+    """
     where = f"study {str(path)!r}"
     return replace(study_from_text(read_text(path, where), name=Path(path).stem, where=where), file=str(path))
 
 
 def study_from_text(text: str, *, name: str, where: str) -> Study:
-    """As :func:`read_study`; ``name`` is the study's where it does not say one."""
+    """Read a study as :func:`read_study` does; ``name`` is the study's if the text has none."""
     given = mapping(read_yaml(text, where), where)
     with told_at(where):
         refuse_unknown(
@@ -175,9 +201,9 @@ def study_from_text(text: str, *, name: str, where: str) -> Study:
 
 
 def _by_claim(value: Any, key: str, read: Callable[[Any], Any]) -> dict[str, Any]:
-    found = mapping(value, key)
-    check_analyses(list(found))
-    return {name: read(one) for name, one in found.items()}
+    by_claim = mapping(value, key)
+    check_analyses(list(by_claim))
+    return {name: read(entry) for name, entry in by_claim.items()}
 
 
 def _support(value: Any) -> str:
@@ -205,24 +231,24 @@ def _experiment(title: str, value: Any, seeds: Any, where: str) -> Experiment:
         if shared.kind == "random-rank-one":
             refuse_unknown(given, [*settings_of(OfRandomTerms), *settings_of(OfEveryKind)])
             terms = OfRandomTerms.from_mapping(given)
-            found = terms.values() | {"settings": {"base": list(terms.base)}}
-            del found["base"]
+            specific = terms.values() | {"settings": {"base": list(terms.base)}}
+            del specific["base"]
         else:
             own = [*settings_of(OfSequence), "order"] if shared.kind == "sequence" else []
             given = short_names(FinetuneConfig, given, ["methods", *own, *settings_of(OfEveryKind)])
-            found = _of_training(given, shared.kind)
-    return Experiment(title, **shared.values(), **found)
+            specific = _of_training(given, shared.kind)
+    return Experiment(title, **shared.values(), **specific)
 
 
 def _of_training(given: dict[str, Any], kind: str) -> dict[str, Any]:
-    """What an experiment says of runs that train: shared settings, those of each method, the tasks of a sequence."""
-    found: dict[str, Any] = {}
+    """Read what an experiment says of training: shared settings, those of each method, a sequence's tasks."""
+    of_sequence: dict[str, Any] = {}
     if kind == "sequence":
         if "task" in given:
             raise SettingError("a sequence has tasks: [...], one after another, and no task")
         orders = given.pop("order", None)
-        found = OfSequence.from_mapping(_taken(given, OfSequence)).values()
-        found["orders"] = () if orders is None else _orders(orders, len(found["tasks"]))
+        of_sequence = OfSequence.from_mapping(_taken(given, OfSequence)).values()
+        of_sequence["orders"] = () if orders is None else _orders(orders, len(of_sequence["tasks"]))
     methods = given.pop("methods", [{}])
     _refuse_own(given)
     methods = methods if isinstance(methods, list) else [methods]
@@ -234,16 +260,16 @@ def _of_training(given: dict[str, Any], kind: str) -> dict[str, Any]:
         with told_at(f"method {number}"):
             chosen.append(short_names(FinetuneConfig, named))
             _refuse_own(chosen[-1])
-    return found | {"settings": given, "methods": tuple(chosen)}
+    return of_sequence | {"settings": given, "methods": tuple(chosen)}
 
 
 def _orders(given: Any, tasks: int) -> tuple[tuple[int, ...], ...]:
-    """One order of the tasks, such as [2, 1, 3], or a grid of several, as indices from 0."""
-    is_grid = isinstance(given, list) and any(isinstance(one, list) for one in given)
+    """Read one order of the tasks, such as [2, 1, 3], or a grid of several, as indices from 0."""
+    is_grid = isinstance(given, list) and any(isinstance(element, list) for element in given)
     orders = given if is_grid else [given]
     for order in orders:
         numbers = order if isinstance(order, list) else []
-        if any(not isinstance(one, int) or isinstance(one, bool) for one in numbers) or sorted(
+        if any(not isinstance(number, int) or isinstance(number, bool) for number in numbers) or sorted(
             numbers
         ) != list(range(1, tasks + 1)):
             raise SettingError(
@@ -261,5 +287,5 @@ def _refuse_own(given: dict[str, Any]) -> None:
 
 
 def _taken(given: dict[str, Any], cls: type[Settings]) -> dict[str, Any]:
-    """What of ``given`` is a setting of that class; it is not there any more."""
+    """Remove the settings of that class from ``given``, and return them."""
     return {name: given.pop(name) for name in settings_of(cls) if name in given}

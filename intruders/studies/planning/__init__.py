@@ -1,1 +1,1 @@
-"""What can be said of a study before it runs, from what earlier ones measured: how many seeds, how many hours."""
+"""Estimates before a study runs, from earlier studies: how many seeds, how many hours."""

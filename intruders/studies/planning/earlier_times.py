@@ -1,4 +1,4 @@
-"""How long a study takes at most, from the times of earlier runs: seconds a step, and seconds of every measure."""
+"""The longest time of a study, from earlier runs: seconds per step, and seconds of every measure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRAINED = ("train", "sequence")
 
 @dataclass(frozen=True)
 class Times:
-    """What one earlier run took, in seconds."""
+    """The times of one earlier run, in seconds."""
 
     base: str
     task: str  # of a sequence all, in order
@@ -30,7 +30,7 @@ class Times:
 
 
 def time_lines(runs: Sequence[Run], folders: Sequence[str], out: str | None = None) -> Iterator[str]:
-    """The time of what is missing, in words. ``out`` is the study's own folder, whose finished runs are not counted."""
+    """Yield the time of the missing runs, in words. Finished runs in ``out``, the study's folder, do not count."""
     own = None if out is None else StudyFolder(Path(out))
     digests: dict[str, str] = {}
     missing = [run for run in runs if own is None or not is_done(run, own.run(run.id), digests)]
@@ -41,13 +41,13 @@ def time_lines(runs: Sequence[Run], folders: Sequence[str], out: str | None = No
         if folders:
             yield f"time: no finished runs in {', '.join(map(repr, folders))} yet to tell it from"
         return
-    found = [(run, _seconds(run, known)) for run in missing if run.config is not None]
-    told = [seconds for _, seconds in found if seconds is not None]
+    estimates = [(run, _seconds(run, known)) for run in missing if run.config is not None]
+    told = [seconds for _, seconds in estimates if seconds is not None]
     yield (
         f"time: at most {sum(told) / 3600:.1f} hours for {len(told):,} runs, one after another and each trained for "
         f"all of its steps, from the times of {len(known):,} earlier runs"
     )
-    without = len(found) - len(told)
+    without = len(estimates) - len(told)
     if without:
         yield f"time: {without:,} runs more, of which no earlier run has the base"
 
@@ -68,32 +68,29 @@ def _times_in(folder: Path) -> Iterator[Times]:
 
 
 def _steps_and_seconds(folder: Path, record: dict[str, Any]) -> tuple[int, float]:
-    """Of the training alone, over all stages of a sequence."""
+    """Return the steps and seconds of the training alone, over all stages of a sequence."""
     if record.get("kind") == "sequence":
-        found = read_document(folder / "sequence.json", "a sequence", 1) or {}
-        return sum(found.get("steps", [])), float(found.get("seconds", 0.0))
-    found = read_document(folder / MODEL / "run.json", "the record of a run", 1) or {}
-    return int(found.get("steps", 0)), float(found.get("seconds", {}).get("training", 0.0))
+        sequence = read_document(folder / "sequence.json", "a sequence", 1) or {}
+        return sum(sequence.get("steps", [])), float(sequence.get("seconds", 0.0))
+    training = read_document(folder / MODEL / "run.json", "the record of a run", 1) or {}
+    return int(training.get("steps", 0)), float(training.get("seconds", {}).get("training", 0.0))
 
 
 def _seconds(run: Run, known: Sequence[Times]) -> float | None:
-    """Of a run: the medians over the earlier runs that are most like it. None where none has its base."""
+    """Estimate a run's seconds by medians over the most similar earlier runs. None if none has its base."""
     assert run.config is not None
     task = " > ".join(run.tasks) or run.config.task
     wanted = [(run.base, task, run.config.method), (run.base, task), (run.base,)]
-    alike = next(
-        (
-            found
-            for wish in wanted
-            if (found := [one for one in known if (one.base, one.task, one.method)[: len(wish)] == wish])
-        ),
-        None,
+    by_likeness = (
+        [times for times in known if (times.base, times.task, times.method)[: len(wish)] == wish]
+        for wish in wanted
     )
+    alike = next(filter(None, by_likeness), None)
     if alike is None:
         return None
     steps = (run.config.steps or 0) * max(1, len(run.tasks))
     measures = 0.0
     for stage in stages_of(run):
-        took = [one.stages[stage.name] for one in alike if stage.name in one.stages]
+        took = [times.stages[stage.name] for times in alike if stage.name in times.stages]
         measures += median(took) if took else 0.0
-    return steps * median(one.per_step for one in alike) + measures
+    return steps * median(times.per_step for times in alike) + measures

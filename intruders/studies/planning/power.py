@@ -1,4 +1,4 @@
-"""How many seeds the planned intervals need, from the spread over seeds that was given or that an earlier study has."""
+"""The number of seeds that planned intervals need, from a given spread over seeds or an earlier study's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..tables.results import load_results
 
 
 def power_lines(study: Study) -> Iterator[str]:
-    """One line per planned claim; a folder that is not there yet is said, and is no error."""
+    """Yield one line per planned claim; a folder that does not exist yet is reported, and is not an error."""
     for claim, plan in study.power.items():
         yield f"power: {claim}: {_line(study, claim, plan)}"
 
@@ -23,12 +23,12 @@ def _line(study: Study, claim: str, plan: Power) -> str:
     effect, spread, told = plan.effect, plan.spread, "given"
     if spread is None:
         try:
-            found = earlier_spread(str(plan.spread_from), claim, plan.of)
+            earlier = earlier_spread(str(plan.spread_from), claim, plan.of)
         except ResultFileError:
             return f"no study in '{plan.spread_from}' yet, so that no spread is known"
-        if found is None:
+        if earlier is None:
             return f"the study in '{plan.spread_from}' has no interval over seeds for it, so that no spread is known"
-        answer, spread = found
+        answer, spread = earlier
         effect = abs(answer.estimate) if effect is None else effect
         told = f"{answer.where}: {answer.what}, in '{plan.spread_from}'"
     assert effect is not None  # checked where it was read
@@ -43,20 +43,22 @@ def _line(study: Study, claim: str, plan: Power) -> str:
 
 
 def seeds_planned(study: Study, claim: str) -> int:
-    """The most seeds of an experiment of the kind that the claim is about."""
+    """Return the most seeds of an experiment of the claim's kind."""
     kind = "sequence" if claim == "sequence" else "finetune"
-    return max((len(one.seeds) for one in study.experiments if one.kind == kind), default=0)
+    return max(
+        (len(experiment.seeds) for experiment in study.experiments if experiment.kind == kind), default=0
+    )
 
 
 def earlier_spread(folder: str, claim: str, of: str | None = None) -> tuple[Effect, float] | None:
-    """The answer of an earlier study with the largest spread over seeds, among those whose effect has ``of`` in it.
+    """Return an earlier study's answer with the largest spread over seeds, if ``of`` is in its name.
 
-    None where it has no interval over seeds. Raises ResultFileError for a folder that is no study.
+    None if it has no interval over seeds. Raises ResultFileError for a folder that is not a study.
     """
     (finding,) = analyse_all(load_results(Path(folder)), [claim])
-    found = [
+    pairs = [
         (answer, spread_of(answer.interval, answer.seeds))
         for answer in finding.answers
         if answer.seeds > 1 and answer.over_seeds.has_ends and (of is None or of in answer.what)
     ]
-    return max(found, key=lambda pair: pair[1], default=None)
+    return max(pairs, key=lambda pair: pair[1], default=None)

@@ -32,18 +32,18 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
     that this study lacks. A deviations.md in the folder is kept.
 
     Args:
-      path: the folder of the study.
-      out: a new folder, or one of published tables.
+      path: Folder of the study.
+      out: A new folder, or one with published tables of the same study.
 
     Returns:
-      The files in ``out``.
+      The files in ``out``, sorted.
+
+    Raises:
+      SettingError: another process uses the study, it has no finished run, or ``out`` contains something else.
+      ResultFileError: ``path`` is not the folder of a study, or one of its tables is broken.
 
     Example:
       ``publish_study("runs/quickstart", "docs/results/data/quickstart")``
-
-    Raises:
-      SettingError: the study is at work, has no finished run, or ``out`` is something else.
-      ResultFileError: ``path`` is not the folder of a study.
     """
     folder, target = StudyFolder(Path(path)), Path(out)
     name = str(folder.document()["name"])
@@ -133,7 +133,7 @@ def _check_target(target: Path, name: str, digests: set[str]) -> None:
 
 
 def _deviations(folder: StudyFolder, runs: Sequence[Run], results: Results) -> list[str]:
-    """What the records show to be other than the file says. People add theirs in deviations.md."""
+    """List how the records differ from the file. People add theirs in deviations.md."""
     lines = []
     versions = folder.document().get("files", [])
     for version in versions[1:]:

@@ -1,4 +1,4 @@
-"""A folder of published tables: what it says of itself, and whether the tables are those that were published.
+"""A folder of published tables: its record, and a check that its files are the published ones.
 
 published.json   the date, the version, the SHA-256 of every file, the runs with their settings, and the deviations
 study.yaml       the file of the study; study.json what it expanded to
@@ -87,7 +87,7 @@ class PublishedStudy:
 
     @property
     def deviations(self) -> list[str]:
-        """What differs from what was written down before, as far as the records tell."""
+        """The deviations from the study's file, as far as the records tell."""
         return [str(line) for line in get_field(self.document, "deviations", PUBLISHED, list)]
 
     @cached_property
@@ -98,7 +98,7 @@ class PublishedStudy:
 
     @cached_property
     def _rows(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
-        """By table, then by run; each file is read once."""
+        """The rows by table, then by run; each file is read once."""
         tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
         for table in COLUMNS:
             file = self.folder / f"{table}.parquet"
@@ -108,7 +108,7 @@ class PublishedStudy:
         return tables
 
     def rows_of(self, run_id: str) -> Rows:
-        """The rows of one run, by table; tables without one are left out."""
+        """Return the rows of one run, by table; tables without one are left out."""
         return {table: by_run[run_id] for table, by_run in self._rows.items() if run_id in by_run}
 
 

@@ -24,14 +24,14 @@ _MOST_DIFFERENCES = 3  # settings that are named, of a run that is refused
 
 @dataclass(frozen=True)
 class TakeOver:
-    """What of published tables a study can use, decided before anything is written."""
+    """The published runs that a study can use, decided before anything is written."""
 
     published: PublishedStudy
     runs: list[tuple[Run, PublishedRun]]
     refused: dict[str, str] = field(default_factory=dict)  # id of a published run -> why, in one line
 
     def into(self, folder: StudyFolder) -> list[str]:
-        """Write the rows and the record of every run that is not finished in ``folder``; gives their ids.
+        """Write the rows and the record of every run that is not finished in ``folder``; return their ids.
 
         A run appears when its record is written, which is last: after a kill the same call does the rest.
         """
@@ -86,7 +86,7 @@ def plan_take_over(path: str | Path, runs: Sequence[Run]) -> TakeOver:
 
 
 def _other_measures(own: Run, theirs: PublishedRun) -> str:
-    """Why the measures of a run cannot be used: what is missing or was measured otherwise; empty where nothing is."""
+    """Return why a run's measures cannot be used: missing, or with other settings; empty if they can."""
     for stage in stages_of(own):
         kept = theirs.stages.get(stage.name)
         wanted = json.loads(json.dumps(stage.settings))
@@ -99,7 +99,7 @@ def _other_measures(own: Run, theirs: PublishedRun) -> str:
 
 
 def _nearest(theirs: PublishedRun, runs: Sequence[Run]) -> str:
-    """How a published run differs from the run of the study that is nearest to it."""
+    """Describe how a published run differs from the study's nearest run."""
     there = _flat(theirs.settings) | {"experiment": theirs.experiment}
     own = [_flat(run.settings()) | {"experiment": run.experiment} for run in runs]
     nearest = min(own, key=lambda settings: len(_differing(settings, there)), default={})
@@ -123,7 +123,7 @@ def _differences(own: dict[str, Any], there: dict[str, Any]) -> str:
 
 
 def _check_rows(run: Run, theirs: PublishedRun, published: PublishedStudy) -> None:
-    """The table of runs must say of a run what the study's file says, to the last setting and default."""
+    """Refuse a table of runs that differs from the study's file in any setting or default."""
     rows = published.rows_of(theirs.id).get("runs", [])
     if theirs.id != run.id or len(rows) != 1 or rows[0].get("status") != "finished":
         raise ResultFileError(

@@ -17,7 +17,7 @@ from .table_columns import COLUMNS, METADATA_KEY, SCHEMA, arrow_schema
 
 @dataclass(frozen=True)
 class Results:
-    """The tables of a study's folder; a table that is not there yet is empty, with its columns."""
+    """The tables of a study's folder; a table that does not exist yet is empty, with its columns."""
 
     folder: Path
     runs: pd.DataFrame
@@ -38,7 +38,21 @@ class Results:
 
 
 def load_results(path: str | Path) -> Results:
-    """Load the tables of a study's folder. ResultFileError if it is not a study, is broken, or of a newer version."""
+    """Load the tables of a study's folder.
+
+    Args:
+      path: Folder of the study, or of its published tables.
+
+    Returns:
+      The tables as pandas data frames: ``runs``, ``matrices``, ``vectors`` and others. A table that does not exist yet
+      is empty, with its columns.
+
+    Raises:
+      ResultFileError: the folder is not a study, is broken, or was written by a newer version.
+
+    Example:
+      ``load_results("runs/quickstart").runs[["run_id", "intruders", "loss_change"]]``
+    """
     folder = StudyFolder(Path(path))
     document = folder.document()
     frames = {table: _read(folder.table(table), table) for table in COLUMNS}
@@ -55,7 +69,7 @@ def load_results(path: str | Path) -> Results:
 
 
 def _read(file: Path, table: str) -> pd.DataFrame:
-    """A table; empty where it is not there yet. Columns that an older version did not write are missing values."""
+    """Read a table; empty if it does not exist yet. Columns that an older version lacks are missing values."""
     if not file.is_file():
         return typed(pd.DataFrame(), table)
     check_table_schema(file, table_metadata(file))
@@ -63,7 +77,7 @@ def _read(file: Path, table: str) -> pd.DataFrame:
 
 
 def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
-    """The frame with the columns of ``table``, each of its type: numbers, flags that can be missing, or texts."""
+    """Return the frame with the columns of ``table``, each of its type: number, nullable flag or text."""
     frame = frame.reindex(columns=COLUMNS[table])
     for column in arrow_schema(table):
         if pa.types.is_boolean(column.type):

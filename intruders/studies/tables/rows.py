@@ -29,14 +29,14 @@ from .taken_rows import taken_rows
 
 
 def rows_of(run: Run, folder: Path) -> Rows:
-    """What is known of ``run`` so far, by table. A run that is not finished has a row in ``runs`` at least."""
+    """Return what is known of ``run`` so far, by table. An unfinished run has a row in ``runs`` at least."""
     kept = RunRecord(folder)
     if kept.is_taken_over:
         return taken_rows(folder)
     record = kept.read()
     stages = _stages_with_results(record, folder)
     row = settings_row(run) | {"status": _status(record), "error": record.get("error")}
-    found: Rows = {"runs": [row]}
+    tables: Rows = {"runs": [row]}
     if "train" in stages:
         row |= _training(folder)
     scales: dict[str, MatrixScale] = {}
@@ -46,20 +46,20 @@ def rows_of(run: Run, folder: Path) -> Rows:
         scales = {matrix.name: matrix for matrix in measured.matrices}
     if "audit" in stages:
         audit = Audit.load(folder / "audit.json")
-        found["matrices"] = list(_matrices(audit, scales))
-        found["vectors"] = list(_vectors(audit))
-        found["traces"] = list(_traces(folder / MODEL / "intruders.parquet", audit))
-        row |= _audit(audit, found["matrices"])
+        tables["matrices"] = list(_matrices(audit, scales))
+        tables["vectors"] = list(_vectors(audit))
+        tables["traces"] = list(_traces(folder / MODEL / "intruders.parquet", audit))
+        row |= _audit(audit, tables["matrices"])
     if "evaluate" in stages:
         document = _json(folder / "evaluation" / "evaluation.json")
-        found["losses"] = [_loss(loss) for loss in document["losses"]]
+        tables["losses"] = [_loss(loss) for loss in document["losses"]]
         row |= _evaluation(document)
     if "outputs" in stages:
         row["update_output_energy"] = _json(folder / "outputs.json")["mean_relative_energy"]
     if "intervene" in stages:
-        found["interventions"] = _json(folder / "intervention.json")["rows"]
+        tables["interventions"] = _json(folder / "intervention.json")["rows"]
     if "remedies" in stages:
-        found["remedies"] = list(_remedies(_json(folder / REMEDIES / "remedies.json")))
+        tables["remedies"] = list(_remedies(_json(folder / REMEDIES / "remedies.json")))
     if "sequence" in stages:
         document = _json(folder / "sequence.json")
         row |= {
@@ -71,14 +71,14 @@ def rows_of(run: Run, folder: Path) -> Rows:
             "stopped_by": _stopped_by(document.get("reached", [])),
             "data_source": "; ".join(source for source in document.get("sources", []) if source) or None,
         }
-        found["sequences"] = list(_sequence(document))
+        tables["sequences"] = list(_sequence(document))
     if "mechanism" in stages:
-        found["mechanism"] = _json(folder / "mechanism.json")["rows"]
-    return {table: [{"run_id": run.id} | row for row in rows] for table, rows in found.items()}
+        tables["mechanism"] = _json(folder / "mechanism.json")["rows"]
+    return {table: [{"run_id": run.id} | row for row in rows] for table, rows in tables.items()}
 
 
 def _stages_with_results(record: dict[str, Any], folder: Path) -> set[str]:
-    """The stages that were finished; without those whose files were removed since, which will be done again."""
+    """Return the finished stages, without those whose files were removed since, which will be done again."""
     return {
         name
         for name in record.get("stages", {})
@@ -87,13 +87,13 @@ def _stages_with_results(record: dict[str, Any], folder: Path) -> set[str]:
 
 
 def _status(record: dict[str, Any]) -> str:
-    """A run that was begun and is not over is pending: whether it is at work or was killed, no file tells."""
+    """Return a run's status; a begun run is pending, since no file tells whether it is at work or was killed."""
     status = record.get("status", "pending")
     return "pending" if status == "running" else str(status)
 
 
 def settings_row(run: Run) -> dict[str, Any]:
-    """The columns of a run that its settings fill."""
+    """Return the columns of a run that its settings fill."""
     row: dict[str, Any] = {"experiment": run.experiment, "kind": run.kind}
     config = run.description()["config"] or {"base": run.base, "seed": run.seed}
     for name in SETTINGS:
@@ -101,7 +101,7 @@ def settings_row(run: Run) -> dict[str, Any]:
         row[name] = ",".join(map(str, value)) if isinstance(value, list) else value
     if config.get("method") == "full":
         known = settings_of(FinetuneConfig).items()
-        row |= {name: None for name, one in known if one.adapter_only}  # that it does not have
+        row |= {name: None for name, setting in known if setting.adapter_only}  # that it does not have
     if isinstance(row["alpha"], float):
         row["alpha"] = f"{row['alpha']:g}"
     if run.kind == "sequence":
@@ -162,14 +162,14 @@ def _loss(loss: dict[str, Any]) -> dict[str, Any]:
 
 
 def _matrices(audit: Audit, scales: dict[str, MatrixScale]) -> Iterator[dict[str, Any]]:
-    found_at = module_paths([matrix.name for matrix in audit.matrices])
-    for matrix, place in zip(audit.matrices, found_at, strict=True):
+    modules = module_paths([matrix.name for matrix in audit.matrices])
+    for matrix, module in zip(audit.matrices, modules, strict=True):
         largest = matrix.base_singular_values[0] if matrix.base_singular_values else 0.0
         scale = scales.get(matrix.name)
         yield {
             "name": matrix.name,
-            "kind": place.kind,
-            "layer": place.layer,
+            "kind": module.kind,
+            "layer": module.layer,
             "rows": matrix.shape[0],
             "columns": matrix.shape[1],
             "intruders": matrix.intruders,
@@ -201,7 +201,7 @@ def _vectors(audit: Audit) -> Iterator[dict[str, Any]]:
 
 
 def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:
-    """One row a step and matrix from the callback's row a vector, of those matrices that the audit has, by its names.
+    """Yield one row per step and audited matrix, from the callback's rows per vector.
 
     The callback sees the model as it is trained, with a head that the base does not have, and under its class's names:
     bert.encoder.layer.0... for what the base's file calls encoder.layer.0...
@@ -245,7 +245,7 @@ def _remedies(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _stopped_by(reached: list[bool | None]) -> str | None:
-    """A sequence stopped at its score where every stage did; earlier versions did not write it."""
+    """Return "match" if every stage reached its score, else "steps"; None in records of earlier versions."""
     if not reached:
         return None
     return "match" if all(reached) else "steps"
@@ -267,7 +267,7 @@ def _sequence(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    found = read_document(file, "a result of intruders", 1)
-    if found is None:
+    document = read_document(file, "a result of intruders", 1)
+    if document is None:
         raise ResultFileError(f"'{file}' is missing; run the study again")
-    return found
+    return document

@@ -189,9 +189,9 @@ def arrow_schema(table: str) -> pa.Schema:
 
 
 def _type(name: str) -> pa.DataType:
-    one = _SETTINGS.get(name)
-    if one is not None:
-        return pa.string() if one.is_list else _OF_KINDS.get(one.kinds, pa.string())
+    setting = _SETTINGS.get(name)
+    if setting is not None:
+        return pa.string() if setting.is_list else _OF_KINDS.get(setting.kinds, pa.string())
     if name in _WHOLE:
         return pa.int64()
     if name in ("intruder", "reached", "chosen", "over_allowance"):

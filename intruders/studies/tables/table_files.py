@@ -18,7 +18,7 @@ Rows = dict[str, list[dict[str, Any]]]  # by table
 
 
 def to_parquet(table: str, rows: list[dict[str, Any]]) -> bytes:
-    """The content of the file; columns that a row does not have are missing values."""
+    """Return the content of the file; columns that a row does not have are missing values."""
     # By Arrow and not by pandas, so that a column without a value yet has its type, and a whole number stays whole.
     arrow = pa.Table.from_pylist(
         [{name: row.get(name) for name in COLUMNS[table]} for row in rows], arrow_schema(table)
@@ -30,7 +30,7 @@ def to_parquet(table: str, rows: list[dict[str, Any]]) -> bytes:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a table's file, whole numbers as such and missing values as None.
+    """Read the rows of a table's file, integers as such and missing values as None.
 
     Raises:
       ResultFileError: it is not such a file, or of a newer version.

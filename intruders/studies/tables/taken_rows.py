@@ -19,6 +19,6 @@ def keep_taken_rows(run_folder: Path, rows: Rows) -> None:
 
 
 def taken_rows(run_folder: Path) -> Rows:
-    """The rows of one run, by table, from its folder."""
+    """Read the rows of one run, by table, from its folder."""
     files = {table: run_folder / TAKEN_OVER / f"{table}.parquet" for table in COLUMNS}
     return {table: read_rows(file) for table, file in files.items() if file.is_file()}

@@ -1,4 +1,4 @@
-"""The study's tables as Parquet: made again from the runs' folders, written whole or not at all, read by anyone."""
+"""The study's tables as Parquet: made from the runs' folders, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Tables:
     """The tables of one study. A run whose record has not changed since is not read again."""
 
     def __init__(self, folder: StudyFolder, seen: StudyFolder, runs: Sequence[Run]) -> None:
-        """``folder`` takes the tables; ``seen`` has the runs that they are made from."""
+        """Write tables to ``folder``, made from the runs in ``seen``."""
         self._folder, self._seen, self._runs = folder, seen, runs
         self._known: dict[str, tuple[bytes, Rows]] = {}
 
     def write(self) -> None:
-        """Write every table from what the runs' folders hold now."""
-        found: dict[str, list[dict[str, Any]]] = {table: [] for table in COLUMNS}
+        """Write every table from what the runs' folders contain now."""
+        tables: dict[str, list[dict[str, Any]]] = {table: [] for table in COLUMNS}
         for run in self._runs:
             for table, rows in self._rows(run).items():
-                found[table] += rows
-        for table, rows in found.items():
+                tables[table] += rows
+        for table, rows in tables.items():
             write_atomically(self._folder.table(table), to_parquet(table, rows))
 
     def _rows(self, run: Run) -> Rows:
@@ -41,7 +41,7 @@ class Tables:
 
 
 def refuse_newer_tables(folder: StudyFolder) -> None:
-    """ResultFileError when a table was written by a newer version, before it would be written over."""
+    """Raise ResultFileError if a newer version wrote a table, before it is overwritten."""
     for table in COLUMNS:
         file = folder.table(table)
         if file.is_file():

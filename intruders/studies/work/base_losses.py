@@ -25,13 +25,13 @@ Corpora = Mapping[str, Sequence[Corpus]]
 
 
 def base_folder_name(base: str, settings: LossSettings) -> str:
-    """The name of the folder in which the losses of ``base`` are kept."""
+    """Return the name of the folder for the losses of ``base``."""
     content = json.dumps({"base": base, **settings.recorded()}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def corpora_of(settings: LossSettings) -> Corpora:
-    """The documents of every corpus, by name: one entry per part of a mixture."""
+    """Load the documents of every corpus, by name: one entry per part of a mixture."""
     return {
         name: load_corpora(name, max_documents=settings.max_documents, seed=SAMPLE_SEED)
         for name in settings.loss_on
@@ -41,7 +41,7 @@ def corpora_of(settings: LossSettings) -> Corpora:
 def base_losses(
     base: str, settings: LossSettings, corpora: Corpora, bases: Path
 ) -> dict[str, list[DocumentLosses]]:
-    """By corpus, a list with one entry a part of a mixture; measured now if no run has before on these documents."""
+    """Return the base's losses by corpus, one entry per part of a mixture; measure them on the first call."""
     folder = bases / base_folder_name(base, settings)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -55,7 +55,7 @@ def base_losses(
 def losses_of(
     source: str, base: str | None, settings: LossSettings, corpora: Corpora
 ) -> dict[str, list[DocumentLosses]]:
-    """The losses of one model, by corpus. IntrudersError for a model without a language-model head."""
+    """Measure the losses of one model, by corpus. IntrudersError for a model without a language-model head."""
     opened = open_language_model(source, base)
     return losses_by_corpus(opened, corpora, settings, SAMPLE_SEED)
 
@@ -65,7 +65,7 @@ def _digests(corpora: Corpora) -> dict[str, list[str]]:
 
 
 def _is_of_these(folder: Path, corpora: Corpora) -> bool:
-    """Whether the losses in the folder are of these documents: a local copy may stand in for a corpus since."""
+    """Return True if the folder's losses are of these documents: a local copy may have replaced a corpus since."""
     file = folder / "base.json"
     if not file.is_file():
         return False
@@ -75,10 +75,10 @@ def _is_of_these(folder: Path, corpora: Corpora) -> bool:
 
 
 def _measure(base: str, settings: LossSettings, corpora: Corpora, folder: Path) -> None:
-    found = losses_of(base, None, settings, corpora)
+    by_corpus = losses_of(base, None, settings, corpora)
     rows = [
         (corpus, part, index, losses.measure, float(losses.sums[index]), int(losses.tokens[index]))
-        for corpus, parts in found.items()
+        for corpus, parts in by_corpus.items()
         for part, losses in enumerate(parts)
         for index in range(len(losses.sums))
     ]
@@ -90,10 +90,10 @@ def _measure(base: str, settings: LossSettings, corpora: Corpora, folder: Path) 
 
 def _read(folder: Path, corpora: Sequence[str]) -> dict[str, list[DocumentLosses]]:
     frame = pd.read_parquet(folder / "documents.parquet")
-    found: dict[str, list[DocumentLosses]] = {}
+    by_corpus: dict[str, list[DocumentLosses]] = {}
     for corpus in corpora:
         of_corpus = frame[frame["corpus"] == corpus]
-        found[corpus] = [
+        by_corpus[corpus] = [
             DocumentLosses(
                 str(rows["measure"].iloc[0]),
                 rows["loss_sum"].to_numpy(np.float64),
@@ -101,4 +101,4 @@ def _read(folder: Path, corpora: Sequence[str]) -> dict[str, list[DocumentLosses
             )
             for _, rows in of_corpus.groupby("part", sort=True)
         ]
-    return found
+    return by_corpus

@@ -39,7 +39,7 @@ from .study_folder import INTERVENTIONS, MODEL, REMEDIES
 
 
 def do(stage: str, run: Run, folder: Path, bases: Path, callbacks: Callbacks) -> None:
-    """One stage of ``run`` in ``folder``; ``callbacks`` makes those of the training."""
+    """Do one stage of ``run`` in ``folder``; ``callbacks`` makes those of the training."""
     if stage == "mechanism":
         _mechanism(run, folder)
         return
@@ -97,17 +97,17 @@ def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> No
 def _outputs(run: Run, folder: Path) -> None:
     measure = run.measure
     documents = documents_of(corpora_of(measure.part(LossSettings)))
-    found = output_energy(run.base, folder / MODEL, documents, window=measure.window, audit=measure.audit)
-    _write(folder / "outputs.json", found.as_dict())
+    energy = output_energy(run.base, folder / MODEL, documents, window=measure.window, audit=measure.audit)
+    _write(folder / "outputs.json", energy.as_dict())
 
 
 def _scale(run: Run, folder: Path) -> None:
-    found = critical_scales(run.base, folder / MODEL, audit=run.measure.audit)
-    _write(folder / "scale.json", found.to_document())
+    scales = critical_scales(run.base, folder / MODEL, audit=run.measure.audit)
+    _write(folder / "scale.json", scales.to_document())
 
 
 def _intervene(run: Run, config: FinetuneConfig, folder: Path) -> None:
-    """What is finished of it stays in a folder, so that a run that was killed resumes within it."""
+    """Measure the interventions; finished ones stay in a folder, so that a killed run resumes within them."""
     measure, wanted = run.measure, run.measure.intervene
     assert wanted is not None
     file = folder / "intervention.json"
@@ -138,7 +138,7 @@ def _intervene(run: Run, config: FinetuneConfig, folder: Path) -> None:
 
 
 def _remedies(run: Run, config: FinetuneConfig, folder: Path) -> None:
-    """What is finished of a comparison stays in its folder, so that a run that was killed resumes within it."""
+    """Compare the remedies; finished parts stay in a folder, so that a killed run resumes within them."""
     measure, wanted = run.measure, run.measure.remedies
     assert wanted is not None
     audit = Audit.load(folder / "audit.json")
@@ -147,7 +147,7 @@ def _remedies(run: Run, config: FinetuneConfig, folder: Path) -> None:
         out.mkdir(exist_ok=True)
         _write(out / "remedies.json", {"skipped": "the run changed no matrix", "curve": [], "remedies": []})
         return
-    found = compare_remedies(
+    comparison = compare_remedies(
         run.base,
         str(folder / MODEL),
         comparison=wanted.part(ComparisonSettings),
@@ -164,14 +164,14 @@ def _remedies(run: Run, config: FinetuneConfig, folder: Path) -> None:
         seed=SAMPLE_SEED,
         out=out,
     )
-    save_comparison(found, out)
+    save_comparison(comparison, out)
 
 
 def _sequence(run: Run, config: FinetuneConfig, folder: Path, callbacks: Callbacks) -> None:
     for stage in Path(config.out).glob("stage-*"):
         if not (stage / "run.json").is_file():
             shutil.rmtree(stage)
-    found = train_in_sequence(
+    sequence = train_in_sequence(
         config,
         run.tasks,
         adapters=run.adapters,
@@ -182,7 +182,7 @@ def _sequence(run: Run, config: FinetuneConfig, folder: Path, callbacks: Callbac
         RunFolder(Path(config.out) / f"stage-{number}").record["seconds"]["training"]
         for number in range(1, len(run.tasks) + 1)
     )
-    _write(folder / "sequence.json", found.as_dict() | {"seconds": seconds})
+    _write(folder / "sequence.json", sequence.as_dict() | {"seconds": seconds})
 
 
 def _mechanism(run: Run, folder: Path) -> None:

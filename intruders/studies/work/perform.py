@@ -26,10 +26,11 @@ def perform(
     on_stage: Callable[[str], None] = lambda name: None,
     after_stage: Callable[[Stage], None] = lambda stage: None,
 ) -> bool:
-    """Do what is missing of ``run`` in ``folder``; True when it is finished, False when it failed, as recorded.
+    """Do the missing stages of ``run`` in ``folder``; return True if it finished, False if it failed, as recorded.
 
-    ``on_stage`` hears the name of a stage before it begins, ``after_stage`` of every one that is done now. A stage
-    that is there by the same settings is kept. Raises DiskFullError, which ends a study; and KeyboardInterrupt.
+    A stage that is finished with the same settings is kept. ``on_stage`` is called with the name of a stage before it
+    begins, ``after_stage`` with each stage that was done now. Raises DiskFullError, which ends a study, and
+    KeyboardInterrupt.
     """
     record = RunRecord(folder)
     try:
@@ -73,7 +74,7 @@ def perform(
 
 
 def is_done(run: Run, folder: Path, known: dict[str, str] | None = None) -> bool:
-    """Whether nothing is missing of ``run``, and base, data and model are still what it was made from.
+    """Return True if ``run`` is complete, and base, data and model are still what it was made from.
 
     ``known`` are digests of this call by path, which are not computed again.
     """
@@ -94,7 +95,7 @@ def _is_there(stage: Stage, record: RunRecord, folder: Path) -> bool:
 
 
 def _tells_of_a_full_disk(error: BaseException | None) -> bool:
-    """Our own writers quote the system's words; the training says how much is left."""
+    """Return True for an error about a full disk, by its number, the system's words or our training's."""
     while error is not None:
         said = str(error).lower()
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left" in said:

@@ -25,7 +25,7 @@ from ...models.base_model import base_model_location
 
 @dataclass(frozen=True)
 class RankOneTerm:
-    """What one term of one size does to one matrix."""
+    """The intruders of one matrix under one term of one size."""
 
     name: str
     rows: int
@@ -42,13 +42,13 @@ def random_rank_one(
     audit: AuditSettings = AS_USUAL,
     seed: int = 0,
 ) -> list[RankOneTerm]:
-    """Counts intruders of every matrix of ``base`` at every multiple; the directions are the same at all of them.
+    """Count the intruders of every matrix of ``base`` at every multiple, in the same directions at all of them.
 
     Raises CheckpointError when the base cannot be read, SettingError when ``audit.include`` matches
     none of its tensors.
     """
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    terms = []
     for name, matrix in _matrices(base, audit):
         m, n = matrix.shape
         left = torch.nn.functional.normalize(torch.randn(m, generator=generator, dtype=torch.float64), dim=0)
@@ -62,8 +62,8 @@ def random_rank_one(
             term = LowRank((multiple * norm * left).float().reshape(1, m, 1), right.float().reshape(1, 1, n))
             judged = decide(Pair(matrix.unsqueeze(0), term), audit.k, audit.epsilon, known=known)
             known = judged.known
-            found.append(RankOneTerm(name, m, n, float(multiple), predicted, int(judged.intruder.sum())))
-    return found
+            terms.append(RankOneTerm(name, m, n, float(multiple), predicted, int(judged.intruder.sum())))
+    return terms
 
 
 def _matrices(base: str, selection: Selection) -> Iterator[tuple[str, Tensor]]:

@@ -1,8 +1,8 @@
-"""Where a study's results are kept: its own folder, or any place that fsspec knows (s3://, gs://, sftp://, ...).
+"""The store of a study's results: its own folder, or a URL that fsspec can open (s3://, gs://, sftp://, ...).
 
-Runs are worked on in a local folder, whatever the store. Beside a local one (or one that is mounted everywhere) there
-is nothing to do. To any other, every stage is put whole as soon as it is finished, its record last; so what the
-record tells of is there, and a run that went on elsewhere starts from it.
+Runs always work in a local folder. A local store, or one that is mounted everywhere, needs no copies. To any other
+store, each finished stage is copied completely, its record last. The files that a record lists therefore exist in the
+store, and a run can resume from them on another machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FOR_TABLES = (
 
 
 def open_store(out: str) -> Store | None:
-    """The store of a URL; None for a folder. SettingError for a URL that no installed package understands."""
+    """Return the store of a URL; None for a folder. SettingError for a URL that no installed package can open."""
     if not is_url(out):
         return None
     require_opens(out)
@@ -77,12 +77,12 @@ class Store(RemoteFolder):
         write_atomically(here, content.encode())
 
     def record(self, run_id: str) -> dict[str, Any] | None:
-        """The record of a run; None where there is none yet."""
+        """Read the record of a run; None if it does not exist yet."""
         content = self.read(f"runs/{run_id}/{_RECORD}")
         if content is None:
             return None
-        found: dict[str, Any] = json.loads(content)
-        return found
+        record: dict[str, Any] = json.loads(content)
+        return record
 
     def put_bases(self, bases: Path) -> None:
         """Put the losses of bases, so that no other machine measures them again."""
@@ -98,5 +98,5 @@ class Store(RemoteFolder):
             self.put(file, file.name)
 
     def fetch_file(self, file: Path) -> None:
-        """Bring one file of the study itself, if it is there."""
+        """Fetch one file of the study itself, if it exists."""
         self.get(file.name, file)

@@ -29,7 +29,7 @@ class RunRecord:
         return self.folder / "run.json"
 
     def read(self) -> dict[str, Any]:
-        """The record; empty where there is none. ResultFileError for a broken one, and for one of a newer version."""
+        """Read the record; empty if it does not exist. ResultFileError if it is broken or of a newer version."""
         return read_document(self.file, "the record of a run of a study", SCHEMA) or {}
 
     def begin(self, run: Run) -> None:
@@ -39,7 +39,7 @@ class RunRecord:
 
     @property
     def is_taken_over(self) -> bool:
-        """Whether the run was finished elsewhere: its rows are here, and its model and audits are not."""
+        """True if the run was finished elsewhere: its rows are here, and its model and audits are not."""
         return "taken_over" in self.read() and (self.folder / TAKEN_OVER).is_dir()
 
     def take_over(self, run: Run, stages: dict[str, Any], source: dict[str, Any]) -> None:
@@ -55,12 +55,12 @@ class RunRecord:
         self._write(record | {"stages": {}, "status": "pending"})
 
     def has(self, stage: str, settings: dict[str, Any]) -> bool:
-        """Whether a stage is finished, by these settings."""
-        found = self.read().get("stages", {}).get(stage)
-        return found is not None and found["settings"] == json.loads(json.dumps(settings))
+        """Return True if a stage is finished with these settings."""
+        finished = self.read().get("stages", {}).get(stage)
+        return finished is not None and finished["settings"] == json.loads(json.dumps(settings))
 
     def changed(self, stage: str, inputs: Mapping[str, str]) -> str | None:
-        """What a finished stage was made from and is another one now, if anything.
+        """Return an input of a finished stage that has another digest now; None without one.
 
         Records of earlier versions do not say what they were made from.
         """

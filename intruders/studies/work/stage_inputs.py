@@ -1,4 +1,4 @@
-"""What a stage was made from, as hashes of files: a result counts for the base, data and model of this call alone."""
+"""Inputs of a stage, as hashes of files: a result is valid for the base, data and model of this call alone."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def inputs_of(run: Run, known: dict[str, str] | None = None) -> Inputs:
     )
 
     known = {} if known is None else known
-    found = {}
+    inputs = {}
     for what, path in [("base", run.base), *(("data", file) for file in _data_files(run))]:
         if path not in known:
             try:
                 known[path] = digest_of(path) if what == "base" else _digest_of_file(Path(path))
             except (IntrudersError, OSError):
                 continue
-        found[f"{what} '{path}'"] = known[path]
-    return found
+        inputs[f"{what} '{path}'"] = known[path]
+    return inputs
 
 
 def model_of(folder: Path) -> Inputs:
@@ -52,7 +52,7 @@ def model_of(folder: Path) -> Inputs:
 
 
 def _data_files(run: Run) -> Iterator[str]:
-    """Paths of the tasks and corpora that are files."""
+    """Yield the paths of the tasks and corpora that are files."""
     named = [*run.tasks, *run.measure.loss_on]
     if run.config is not None:
         named += [run.config.task, run.config.validation_file or "", run.config.test_file or ""]

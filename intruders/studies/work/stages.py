@@ -41,7 +41,7 @@ class Stage:
 
 
 def stages_of(run: Run) -> list[Stage]:
-    """What is to be done for ``run``, in order."""
+    """Return the stages of ``run``, in order."""
     measure = run.measure
     audited = measure.audit.recorded()
     if run.kind == "random-rank-one":
@@ -49,19 +49,19 @@ def stages_of(run: Run) -> list[Stage]:
     if run.kind == "sequence":
         return [Stage("sequence", audited)]
     evaluated = measure.part(LossSettings).recorded() | {"max_examples": measure.max_examples}
-    found = [
+    stages = [
         Stage("train", {}),
         Stage("audit", audited),
         Stage("evaluate", evaluated),
     ]
     if measure.output_energy:
-        found.append(Stage("outputs", evaluated))
+        stages.append(Stage("outputs", evaluated))
     if measure.critical_scale:
-        found.append(Stage("scale", audited))
+        stages.append(Stage("scale", audited))
     if measure.intervene is not None:
         own = {f"intervene_{name}": value for name, value in measure.intervene.recorded().items()}
-        found.append(Stage("intervene", audited | evaluated | own))
+        stages.append(Stage("intervene", audited | evaluated | own))
     if measure.remedies is not None:
         own = {f"remedies_{name}": value for name, value in measure.remedies.recorded().items()}
-        found.append(Stage("remedies", audited | evaluated | own))
-    return found
+        stages.append(Stage("remedies", audited | evaluated | own))
+    return stages

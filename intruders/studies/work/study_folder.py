@@ -1,4 +1,4 @@
-"""The folder of a study: whose it is, who is at work in it, and where things lie in it.
+"""The folder of a study: its name, its lock, and the paths of its files.
 
 study.yaml     the file as it was given last
 study.json     its name, settings and runs, with the number of the schema
@@ -46,7 +46,7 @@ PUBLISHED = "published.json"  # in a folder of published tables, which has no ru
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """Where a study is kept; nothing is read before it is asked for."""
+    """The folder of a study; files are read only when a method needs them."""
 
     path: Path
 
@@ -65,20 +65,20 @@ class StudyFolder:
         return (self.path / "study.json").is_file()
 
     def document(self) -> dict[str, Any]:
-        """What study.json says. ResultFileError when it is not there, broken, or of a newer version."""
+        """Read study.json. ResultFileError if it does not exist, is broken, or is of a newer version."""
         file = self.path / "study.json"
-        found = read_document(file, "the record of a study", SCHEMA)
-        if found is None:
+        document = read_document(file, "the record of a study", SCHEMA)
+        if document is None:
             raise ResultFileError(f"'{self.path}' is not the folder of a study: it has no study.json")
-        if "name" not in found:
+        if "name" not in document:
             raise ResultFileError(f"'{file}' is not the record of a study; choose another folder")
-        return found
+        return document
 
     def open_for(self, study: Study, *, must_exist: bool) -> None:
-        """Make the folder, or accept it when it holds a study of the same name.
+        """Make the folder, or accept it if it contains a study of the same name.
 
-        A file that has changed since is still the same study: its runs tell by their ids what is to be done.
-        Raises SettingError for a folder that is something else, cannot be written, or is not there and must be.
+        A file that has changed since is still the same study: the ids of its runs tell which ones are missing.
+        Raises SettingError if the folder is something else, cannot be written, or must exist and does not.
         """
         if must_exist and not self.is_study:
             raise SettingError(
@@ -102,7 +102,7 @@ class StudyFolder:
             )
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder for this process; a kill lets go of it. SettingError while another holds it."""
+        """Lock the folder for this process; a kill unlocks it. SettingError while another process has it."""
         return locked_folder(self.path)
 
     def require_same_inputs(self, inputs: Mapping[str, str]) -> None:
@@ -142,7 +142,7 @@ class StudyFolder:
         write_atomically(self.path / "study.json", content.encode())
 
     def others(self, runs: Sequence[Run]) -> list[str]:
-        """Runs that are here, and not in the file any more."""
+        """List the runs in this folder that are not in the file any more."""
         folder = self.path / "runs"
         known = {run.id for run in runs}
         return sorted(item.name for item in folder.glob("*") if item.name not in known and item.is_dir())

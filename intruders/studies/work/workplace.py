@@ -1,4 +1,4 @@
-"""Where a study is worked on and where its results go: one folder for both, or a folder beside a store."""
+"""The folder that a study works in and the store of its results: one folder for both, or a folder and a URL."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Workplace:
 
     @classmethod
     def of(cls, out: str) -> Workplace:
-        """The place that ``out`` names: a folder, or a URL. SettingError for a URL that cannot be used."""
+        """Return the workplace that ``out`` names: a folder, or a URL. SettingError for a URL that cannot be used."""
         return cls(StudyFolder(local_folder(out, "studies")), open_store(out))
 
     @property
@@ -38,7 +38,7 @@ class Workplace:
         callbacks: Callbacks = tuple,
         on_stage: Callable[[str], None] = lambda name: None,
     ) -> bool:
-        """Do what is missing of a run; see :func:`.perform.perform`. What is finished is in the store at once."""
+        """Do the missing stages of a run; see :func:`.perform.perform`. Finished ones reach the store at once."""
         folder, store = self.folder.run(run.id), self.store
         if store is None:
             return perform(run, folder, self.folder.bases, callbacks=callbacks, on_stage=on_stage)
@@ -57,7 +57,7 @@ class Workplace:
         return is_finished
 
     def perform_quietly(self, run: Run) -> bool:
-        """The same in a process that has no other work, where what libraries say on import would be in the way."""
+        """Perform a run in a process of its own, without what libraries print on import."""
         from ...models.quiet import hush_imports
 
         hush_imports()
@@ -69,14 +69,14 @@ class Workplace:
             self.store.fetch_for_tables(self.seen.run(run_id))
 
     def missing(self, runs: Sequence[Run]) -> list[Run]:
-        """Those that are not finished."""
-        found = []
+        """Return the runs that are not finished."""
+        unfinished = []
         digests: dict[str, str] = {}  # of bases and data, which many runs share
         for run in runs:
             self.refresh(run.id)
             if not is_done(run, self.seen.run(run.id), digests):
-                found.append(run)
-        return found
+                unfinished.append(run)
+        return unfinished
 
     def fail(self, run: Run, error: str) -> None:
         """Note the failure of a run that could not do it itself."""

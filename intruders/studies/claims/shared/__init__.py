@@ -1,1 +1,1 @@
-"""What several claims need: comparable runs, statistics, words and pictures."""
+"""Shared code of the claims: comparable runs, statistics, words and pictures."""

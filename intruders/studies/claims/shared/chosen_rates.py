@@ -1,4 +1,4 @@
-"""Which learning rate of each method a comparison is made at: the rate is a confound, so a study can make it a choice.
+"""Learning rates at which methods are compared: the rate is a confound, so a study can choose it.
 
 Methods are compared at their own *fastest* rate (fewest steps to the score) and at their own *mildest* one (least
 forgetting among the rates that reach the score in the budget).
@@ -36,7 +36,7 @@ class Choice:
 
 
 def choices(stratum: Stratum, equal: pd.DataFrame, select: Sequence[str]) -> Iterator[Choice]:
-    """The runs at equal score, ``equal``: all of them, or for each of ``select`` those of one rate of each method.
+    """Yield the runs at equal score, ``equal``: all, or for each of ``select`` those of one rate per method.
 
     A method is a setting without its learning rate. Of its rates only those count that reached the score in the most
     seeds, and of these the one with the best mean over seeds is chosen. The notes of a choice tell what was chosen,
@@ -62,12 +62,12 @@ def choices(stratum: Stratum, equal: pd.DataFrame, select: Sequence[str]) -> Ite
         yield Choice(stratum.on.narrowed(f"each method at its {name} rate"), pd.concat(kept), name, (note,))
 
 
-def chosen_in(runs: pd.DataFrame, found: Sequence[Choice]) -> pd.Series[str]:
-    """For each run which of the choices have it, comma-separated: for the tables and figures of all points."""
-    named = [one for one in found if one.name]
+def chosen_in(runs: pd.DataFrame, chosen: Sequence[Choice]) -> pd.Series[str]:
+    """List for each run the choices that include it, comma-separated, for the tables and figures of all points."""
+    named = [choice for choice in chosen if choice.name]
     return pd.Series(
         [
-            ", ".join(one.name for one in named if run_id in set(one.runs["run_id"]))
+            ", ".join(choice.name for choice in named if run_id in set(choice.runs["run_id"]))
             for run_id in runs["run_id"]
         ],
         index=runs.index,
@@ -81,7 +81,7 @@ def _measure_of_forgetting(runs: pd.DataFrame) -> str:
 
 
 def _best_rate(runs: pd.DataFrame, column: str) -> float:
-    """The rate of the least mean over seeds, of those with the most seeds; the lower one of two that are equal."""
+    """Return the rate with the least mean over seeds, among those with the most seeds; of two equal, the lower."""
     known = pd.DataFrame({name: runs[name] for name in ("lr", "seed", column)}).dropna()
     if known.empty:
         return math.nan

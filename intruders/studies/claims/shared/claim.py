@@ -19,7 +19,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Where:
-    """What an effect was measured on: a base, a task, and which of their runs."""
+    """The base, the task and the part of their runs that an effect was measured on."""
 
     base: str
     task: str = ""
@@ -31,7 +31,7 @@ class Where:
         return f"{on}, {self.part}" if self.part else on
 
     def narrowed(self, part: str) -> Where:
-        """The part of it that ``part`` names; all of it where that is empty."""
+        """Return the part that ``part`` names, or all of it if that is empty."""
         return replace(self, part=", ".join(filter(None, (self.part, part))))
 
 
@@ -73,20 +73,20 @@ class Effect:
 
     @property
     def over_seeds(self) -> Interval:
-        """The interval as far as it tells of other seeds."""
+        """The interval, with open ends if it says nothing about other seeds."""
         return self.interval.opened() if self.over else self.interval
 
     @property
     def touches_zero(self) -> bool:
-        """Whether an end of the interval is printed as zero."""
+        """True if an end of the interval is printed as zero."""
         return any(round(end, self.digits) == 0 for end in (self.low, self.high))
 
     @property
     def decision(self) -> str:
-        """supported or contradicted where the interval lies on the claimed or on the other side of zero.
+        """The decision: supported or contradicted if the interval is on the claimed or on the other side of zero.
 
-        Undecided with one seed, at an interval that touches zero, and where as many effects are tested together that
-        one interval of them leaves out zero by chance too easily (Holm).
+        Undecided with one seed, with an interval that touches zero, and with so many effects tested together that
+        one of their intervals too easily excludes zero by chance (Holm).
         """
         interval = self.over_seeds
         if self.expected is None or self.seeds < 2 or not interval.is_clear or self.touches_zero:
@@ -97,7 +97,7 @@ class Effect:
 
     @property
     def lacking(self) -> str:
-        """What it would take to decide, in words; empty where it is decided."""
+        """The missing evidence, in words; empty if the effect is decided."""
         if self.decision != UNDECIDED:
             return ""
         if isinstance(self.needed, str):
@@ -107,14 +107,14 @@ class Effect:
 
     @property
     def is_wide(self) -> bool:
-        """Whether an effect as large as the estimate is within the interval on either side of zero."""
+        """True if the interval contains an effect as large as the estimate on either side of zero."""
         size = abs(self.estimate)
         return self.interval.has_ends and self.low < -size and size < self.high
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the runs say on one of the paper's claims."""
+    """The result of the runs on one of the paper's claims."""
 
     name: str  # of the analysis
     question: str
@@ -126,13 +126,12 @@ class Finding:
     runs: int = 0
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # by title; the figures draw these
     notes: list[str] = field(default_factory=list)  # what these data cannot show
-    answers: list[Effect] = field(
-        default_factory=list
-    )  # every effect that the claim speaks of, also unmeasured
+    # Every effect that the claim speaks of, also unmeasured.
+    answers: list[Effect] = field(default_factory=list)
 
     @property
     def decision(self) -> str:
-        """The verdict in a word: the claim holds where every effect that it speaks of has its sign."""
+        """The verdict in a word: supported if every effect of the claim has the expected sign."""
         if not self.answers:
             return {True: SUPPORTED, False: CONTRADICTED, None: NOT_RUN}[self.shown]
         decisions = {answer.decision for answer in self.answers}
@@ -141,7 +140,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper that a study can test; its file also holds ``analyse`` and ``charts``."""
+    """A statement of the paper that a study can test; its file also contains ``analyse`` and ``charts``."""
 
     name: str  # of its file, and in a study's ``analyses``
     title: str
@@ -153,7 +152,7 @@ class Claim:
 
 
 def opening_of(answers: Sequence[Effect]) -> str:
-    """How a verdict begins: what the answers come to, and what is missing for those that are undecided."""
+    """Return the start of a verdict: the decision, and what is missing for undecided answers."""
     decisions = {answer.decision for answer in answers}
     word = next(word for word in (CONTRADICTED, UNDECIDED, SUPPORTED) if word in decisions)
     part = "" if decisions == {word} else " in part"
@@ -165,13 +164,13 @@ def opening_of(answers: Sequence[Effect]) -> str:
 
 
 def _together(needed: Sequence[str | int]) -> list[str]:
-    """What is missing, each thing once; numbers of seeds as the range of them."""
+    """List what is missing, each thing once; numbers of seeds as their range."""
     seeds = [number for number in needed if isinstance(number, int)]
     others = list(dict.fromkeys(text for text in needed if isinstance(text, str)))
     return [_missing(seeds), *others] if seeds else others
 
 
 def _missing(seeds: Sequence[int]) -> str:
-    """What as many seeds as several effects need comes to, in words."""
+    """Say how many seeds several effects need, as one range."""
     ends = sorted({min(seeds), max(seeds)})
     return f"about {' to '.join(map(str, ends))} seeds at this spread"

@@ -1,4 +1,4 @@
-"""Which runs of a stratum are at equal task score."""
+"""The runs of a stratum at equal task score."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from .strata import Stratum
 
 
 def at_equal_score(stratum: Stratum) -> tuple[pd.DataFrame, list[str]]:
-    """The runs of a stratum that reached one score, and notes on those that did not.
+    """Return the runs of a stratum that reached one score, and notes on those that did not.
 
-    Runs that were stopped by the match criterion that most of them have. Without such runs: those whose accuracy
-    intervals hold a common value, namely the one that most intervals hold.
+    These are the runs that stopped at the match criterion that most of them have. Without such runs, they are the runs
+    whose accuracy intervals contain one value: the one that most intervals contain.
     """
     runs = stratum.runs
     matched = runs[runs["stopped_by"] == "match"]
@@ -32,7 +32,7 @@ def at_equal_score(stratum: Stratum) -> tuple[pd.DataFrame, list[str]]:
 
 
 def sequences_at_equal_score(stratum: Stratum) -> tuple[pd.DataFrame, list[str]]:
-    """The sequences of which every stage reached its score, and notes on the others.
+    """Return the sequences that reached their score at every stage, and notes on the others.
 
     Sequences without a match criterion are taken as they are where no other has one, and a note says that they are not
     at equal score. Where no sequence reached the score of its criterion, there are none.
@@ -48,7 +48,7 @@ def sequences_at_equal_score(stratum: Stratum) -> tuple[pd.DataFrame, list[str]]
 
 
 def _at_target(stratum: Stratum, target: str) -> tuple[pd.DataFrame, list[str]]:
-    """The runs that were stopped at ``target``, and notes on those that missed it and on those with another aim."""
+    """Return the runs that stopped at ``target``, and notes on those that missed it or had another aim."""
     runs, notes = stratum.runs, []
     aimed = runs[runs["match"].astype(str) == target]
     if bool((aimed["stopped_by"] != "match").any()):
@@ -62,19 +62,19 @@ def _at_target(stratum: Stratum, target: str) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _not_reached(stratum: Stratum, aimed: pd.DataFrame, target: str, total: int) -> str:
-    """How many runs did not reach their score, and which."""
+    """Report how many runs did not reach their score, and which."""
     missed = aimed[aimed["stopped_by"] != "match"]
     counted = f"{len(missed)} of {total} runs did not reach {target} and are left out"
     return f"{stratum.label}: {counted}: {by_setting(missed)}"
 
 
 def below_score(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that were to stop at a score, and ended before they reached it."""
+    """Return the runs that were to stop at a score and ended before they reached it."""
     return runs[runs["match"].notna() & runs["stopped_by"].eq("steps")]
 
 
 def by_setting(runs: pd.DataFrame) -> str:
-    """Which runs these are, as ``finished`` gives them: every setting with its seeds."""
+    """List the runs of ``finished`` in words: every setting with its seeds."""
     return ", ".join(
         f"{described} (seed {', '.join(f'{seed:g}' for seed in sorted(group['seed']))})"
         for described, group in runs.groupby("described", sort=False)

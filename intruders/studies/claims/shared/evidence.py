@@ -16,7 +16,7 @@ from .words import said, seeds_said
 
 @dataclass
 class _Sentence:
-    """What the verdict says of one base and task, and on how many seeds."""
+    """The verdict's sentence about one base and task, with its numbers of seeds."""
 
     parts: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Evidence:
     """Effects as the runs give them, one after another, and notes on what was left out."""
 
     def __init__(self, primary: str = "") -> None:
-        """``primary`` is a part of the name of the one effect that decides, if it was named in advance."""
+        """Start without effects; ``primary`` is a part of the name of the one effect that decides, if any."""
         self._primary = primary
         self.notes: list[str] = []
         self._effects: list[Effect] = []
@@ -73,7 +73,7 @@ class Evidence:
             self.say(on, text, number)
 
     def say(self, on: Where, text: str, *seeds: int) -> None:
-        """Add to what the verdict says of ``on``; ``seeds`` that the text rests on."""
+        """Add a text about ``on`` to the verdict, with the numbers of seeds that it rests on."""
         sentence = self._sentences.setdefault(on, _Sentence())
         sentence.parts.append(text)
         sentence.seeds += seeds
@@ -96,7 +96,7 @@ class Evidence:
         tables: dict[str, pd.DataFrame] | None = None,
         notes: Sequence[str] = (),
     ) -> Finding:
-        """What the evidence comes to: the finding on ``claim``, whose limits come last among the notes.
+        """Return the finding on ``claim``, whose limits come last among the notes.
 
         Args:
           claim: that the effects are on.
@@ -131,7 +131,7 @@ def _is_tested(answer: Effect) -> bool:
 
 
 def _with_reason(answer: Effect) -> Effect:
-    """What is lacking of an effect whose interval alone leaves out zero, and which is undecided all the same."""
+    """Add what is lacking to an effect whose own interval excludes zero and that is still undecided."""
     if not answer.interval.is_clear or answer.decision != UNDECIDED:
         return answer
     if answer.seeds < 2:
@@ -144,7 +144,7 @@ def _with_reason(answer: Effect) -> Effect:
 
 
 def _shown(answers: Sequence[Effect]) -> bool | None:
-    """True where all are supported. None where those that are not have no interval over seeds, as with one seed."""
+    """Return True if all are supported; None if those that are not have no interval over seeds, as with one seed."""
     if not answers:
         return None
     others = [answer for answer in answers if answer.decision != SUPPORTED]
@@ -154,7 +154,7 @@ def _shown(answers: Sequence[Effect]) -> bool | None:
 
 
 def _needed(effect: Effect) -> str | int:
-    """How many seeds would decide the sign of a mean over seeds, if effect and spread stay as they are."""
+    """Return the number of seeds that would decide the sign of a mean at the same effect and spread."""
     interval = effect.over_seeds
     if effect.seeds < 2:
         return "more than one seed"

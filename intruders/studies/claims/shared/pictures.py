@@ -1,4 +1,4 @@
-"""What the charts of several analyses share: one colour for a setting, and a chart for each base and task."""
+"""Shared parts of the charts: one color per setting, and one chart per base and task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FULL = 5  # the palette's darkest
 
 @dataclass
 class Palette:
-    """Which tone each setting has: the next free one when it is first asked for, the darkest for full fine-tuning."""
+    """The tones of the settings: each new setting takes the next one, full fine-tuning the darkest."""
 
     names: list[str] = field(default_factory=list)
     full: list[str] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Part:
 
 
 def parts(table: pd.DataFrame | None, *columns: str) -> Iterator[Part]:
-    """A table by base and task, or by other columns; nothing of one that is missing or empty."""
+    """Split a table by base and task, or by other columns; yield nothing if it is missing or empty."""
     if table is None or table.empty:
         return
     by = [column for column in columns or ("base", "task") if column in table]
@@ -64,18 +64,20 @@ def parts(table: pd.DataFrame | None, *columns: str) -> Iterator[Part]:
 
 
 def slug(label: str) -> str:
-    """A label as a part of a file's name."""
+    """Return a label as a part of a file's name."""
     return "-" + re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-").lower()
 
 
 def values(column: pd.Series[float]) -> list[float]:
-    """A column as numbers, NaN where it has none."""
+    """Return a column as numbers, NaN for missing ones."""
     return [float(value) for value in pd.to_numeric(column, errors="coerce")]
 
 
 def by_method_and_rank(settings: Iterable[str]) -> list[str]:
-    """Settings such as "lora r=8 alpha=16 lr=2e-05" by method, rank and then what follows, numbers by size; full
-    fine-tuning last."""
+    """Sort settings such as "lora r=8 alpha=16 lr=2e-05" by method, rank, then the rest, numbers by size.
+
+    Full fine-tuning comes last.
+    """
 
     def key(setting: str) -> tuple[bool, str, float, list[tuple[str, float, str]]]:
         words = [word.partition("=") for word in setting.split(" ")]
@@ -87,7 +89,7 @@ def by_method_and_rank(settings: Iterable[str]) -> list[str]:
 
 
 def _size(value: str) -> float:
-    """Of a setting's value; words come after all numbers."""
+    """Return a setting's value for sorting; words come after all numbers."""
     try:
         return float(value)
     except ValueError:
@@ -105,7 +107,7 @@ def lines(
     high: str | None = None,
     band: bool = False,
 ) -> list[Series]:
-    """A line over `x` for each name, in the order in which the names come."""
+    """Return one line over ``x`` per name, in the order of the names."""
     series = []
     for label, group in rows.groupby(name, sort=False):
         ordered = group.sort_values(x)
@@ -125,9 +127,9 @@ def lines(
 
 
 def in_order(series: Sequence[Series]) -> list[Series]:
-    """Settings as in every other figure and table: by method and rank."""
-    names = by_method_and_rank(one.name for one in series)
-    return sorted(series, key=lambda one: names.index(one.name))
+    """Sort series as in every other figure and table: by method and rank."""
+    names = by_method_and_rank(each.name for each in series)
+    return sorted(series, key=lambda each: names.index(each.name))
 
 
 def listed(
@@ -145,19 +147,19 @@ def listed(
     rules: Sequence[Rule] = (),
     caption: str = "",
 ) -> Chart:
-    """Names from top to bottom, each with its value and interval from left to right."""
+    """Draw the names from top to bottom, each with its value and interval from left to right."""
     names = list(order) if order is not None else list(dict.fromkeys(rows[by].astype(str)))
     series = []
-    for at, one in enumerate(names):
-        group = rows[rows[by].astype(str) == one]
+    for at, label in enumerate(names):
+        group = rows[rows[by].astype(str) == label]
         series.append(
             Series(
-                one,
+                label,
                 values(group[value]),
                 [float(at)] * len(group),
                 x_low=None if low is None else values(group[low]),
                 x_high=None if high is None else values(group[high]),
-                tone=palette.tone(one),
+                tone=palette.tone(label),
                 in_legend=False,
             )
         )

@@ -1,4 +1,4 @@
-"""What a run was made with: all its settings but the seed as one text, and the few that tell it apart in words."""
+"""Labels of runs: all settings but the seed as one text, and the few that distinguish a run, in words."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _ADAPTER_ONLY = {name for name, one in _SETTINGS.items() if one.adapter_only}
 
 
 def setting_of(row: dict[str, object], without: Sequence[str] = ()) -> str:
-    """All chosen settings of a run but seed, base and task, as one text that is equal for equal settings."""
+    """Return all settings of a run but seed, base and task as one text, the same for equal settings."""
     left_out = set(without) | (_ADAPTER_ONLY if row.get("method") == "full" else set())
     chosen = {name: _plain(row.get(name)) for name in COMPARED if name not in left_out}
     return json.dumps(chosen, sort_keys=True, default=str)
 
 
 def settings_in(runs: pd.DataFrame, without: Sequence[str] = ()) -> pd.Series[str]:
-    """The :func:`setting_of` every run."""
+    """Return the :func:`setting_of` every run."""
     return pd.Series([setting_of(row, without) for row in rows_in(runs)], index=runs.index, dtype=object)
 
 
 def rows_in(runs: pd.DataFrame) -> list[dict[str, object]]:
-    """Every run by its columns."""
+    """Return every run as a dictionary of its columns."""
     return [{str(key): value for key, value in row.items()} for row in runs.to_dict("records")]
 
 
 def label_of(row: dict[str, object]) -> str:
-    """A run's method, rank, alpha and learning rate in words."""
+    """Return a run's method, rank, alpha and learning rate in words."""
     method, rank = text_of(row.get("method")), row.get("rank")
     parts = [method or "?"]
     if method != "full" and not _is_missing(rank):
@@ -51,7 +51,7 @@ def label_of(row: dict[str, object]) -> str:
 
 
 def labels_of(rows: Sequence[dict[str, object]]) -> list[str]:
-    """A label for each run, with what else tells two settings of one label apart on the same base and task.
+    """Return a label per run, with what else separates settings of the same label, base and task.
 
     Values that are the defaults of fine-tuning are not said.
     """
@@ -82,7 +82,7 @@ def _known_by(row: dict[str, object]) -> tuple[str, ...]:
 
 
 def alpha_value(alpha: object, rank: object) -> float:
-    """Alpha as a number; "2r" is twice the rank. NaN where there is none."""
+    """Return alpha as a number; "2r" is twice the rank. NaN without one."""
     text = "" if _is_missing(alpha) else str(alpha).strip()
     try:
         return float(text[:-1] or 1) * float(str(rank)) if text.endswith("r") else float(text)

@@ -15,13 +15,13 @@ _MOST_SEEDS = 12
 
 
 def seed_table(runs: pd.DataFrame, column: str, by: str = "setting") -> pd.DataFrame:
-    """A column's mean by seed (rows) and setting (columns)."""
+    """Return a column's mean by seed (rows) and setting (columns)."""
     values = pd.DataFrame({"seed": runs["seed"], "by": runs[by].astype(str), "value": runs[column]})
     return values.dropna().pivot_table(index="seed", columns="by", values="value", aggfunc="mean")
 
 
 def complete(table: pd.DataFrame) -> pd.DataFrame:
-    """The largest part of a table without gaps, so that no seed is compared by other settings than the next.
+    """Return the largest part of a table without gaps, so that all seeds are compared by the same settings.
 
     Two seeds or more go before one with more settings, since one has no interval. Of up to a dozen seeds every choice
     is looked at; of more, those that leave the settings with the most seeds.
@@ -40,7 +40,7 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _parts_without_gaps(known: Mask) -> Iterator[tuple[npt.NDArray[np.intp], Mask]]:
-    """The places of rows, and of each column whether the part has it. ``known``: (seeds, settings)."""
+    """Yield row positions and a mask of the columns without gaps in them. ``known``: (seeds, settings)."""
     seeds = len(known)
     if seeds <= _MOST_SEEDS:
         for size in range(1, seeds + 1):
@@ -55,7 +55,7 @@ def _parts_without_gaps(known: Mask) -> Iterator[tuple[npt.NDArray[np.intp], Mas
 
 
 def noted_complete(table: pd.DataFrame, what: str) -> tuple[pd.DataFrame, list[str]]:
-    """:func:`complete`, and a note where something was left out."""
+    """Return :func:`complete`, and a note if something was left out."""
     part = complete(table)
     left_out = int(table.notna().to_numpy().sum()) - part.size
     note = f"{what}: {left_out} of {part.size + left_out} runs are left out, since not every seed has their setting"
@@ -63,20 +63,20 @@ def noted_complete(table: pd.DataFrame, what: str) -> tuple[pd.DataFrame, list[s
 
 
 def one_in_100(runs: pd.DataFrame, settings: int = 1) -> float:
-    """One intruder in one of several settings, as a mean over them of intruders per 100 vectors: the grain of it."""
+    """Return the grain of a mean over settings: one intruder in one of them, per 100 vectors."""
     vectors = runs["vectors"].median()
     return 100 / float(vectors) / max(1, settings) if vectors > 0 else 0.0
 
 
 def seeds_in(runs: pd.DataFrame) -> int:
-    """How many different seeds the runs have."""
+    """Count the different seeds of the runs."""
     return int(runs["seed"].nunique())
 
 
 def on_shared_matrices(
     runs: pd.DataFrame, matrices: pd.DataFrame, label: str
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The runs with ``per_100`` counted on the matrices that all of them have, and a note where that is fewer.
+    """Count ``per_100`` on the matrices that all runs have; add a note if those are fewer.
 
     An adapter of some modules leaves the others unchanged, and a full fine-tuning changes all: their shares are of
     different matrices.

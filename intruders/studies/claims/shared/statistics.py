@@ -24,7 +24,7 @@ MOST_SEEDS = 200  # that a plan asks for
 
 
 def mean_interval(values: Values, *, level: float = LEVEL, grain: float = 0.0) -> Interval:
-    """Mean of independent values (one a seed) with Student's interval: mean +- t_{n-1} s / sqrt(n).
+    """Return the mean of independent values (one per seed) with Student's interval: mean +- t_{n-1} s / sqrt(n).
 
     ``grain`` is the step in which the values are counted, such as one intruder: s is not taken to be less, since three
     seeds that all count none are no proof of none. Without a grain, values that are all the same have no interval.
@@ -46,7 +46,7 @@ def mean_interval(values: Values, *, level: float = LEVEL, grain: float = 0.0) -
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p values adjusted for their number by Holm's step-down procedure (1979), in the order given.
+    """Adjust p values for their number by Holm's step-down procedure (1979), in the order given.
 
     The i-th smallest of m becomes the largest of (m - j + 1) p_j over j <= i. With "decided" for those below 0.05,
     one of no effect at all is among them in at most 5 % of studies, however they depend on one another.
@@ -60,12 +60,12 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def spread_of(interval: Interval, seeds: int, *, level: float = LEVEL) -> float:
-    """The standard deviation over seeds behind a :func:`mean_interval`: half its width times sqrt(n) / t_{n-1}."""
+    """Return the standard deviation over seeds behind a :func:`mean_interval`: half width * sqrt(n) / t_{n-1}."""
     return (interval.high - interval.low) / 2 * math.sqrt(seeds) / student_quantile(level, seeds - 1)
 
 
 def seeds_needed(effect: float, spread: float, *, level: float = LEVEL, power: float = POWER) -> int | None:
-    """The number of seeds of which the interval of a mean leaves out zero with probability ``power``.
+    """Return the number of seeds at which the interval of a mean excludes zero with probability ``power``.
 
     The least n with (t_{n-1} + u_{n-1}) s / sqrt(n) <= |effect|, where t is the two-sided quantile of the interval and
     u the one-sided quantile at ``power``. None where that is more than ``MOST_SEEDS``.
@@ -80,7 +80,7 @@ def seeds_needed(effect: float, spread: float, *, level: float = LEVEL, power: f
 
 
 def clipped(interval: Interval, low: float, high: float) -> Interval:
-    """The interval within what the quantity can be, such as 0 to 1 for a share; infinite ends stay."""
+    """Clip the interval to what the quantity can be, such as 0 to 1 for a share; infinite ends stay."""
     return replace(
         interval,
         low=max(low, interval.low) if math.isfinite(interval.low) else interval.low,
@@ -89,7 +89,7 @@ def clipped(interval: Interval, low: float, high: float) -> Interval:
 
 
 def spearman(x: Values, y: Values, groups: Sequence[Hashable], *, level: float = LEVEL) -> Interval:
-    """Spearman's rank correlation over runs, equal values sharing their ranks, with an interval.
+    """Return Spearman's rank correlation over runs, with an interval; equal values share their ranks.
 
     Fisher's z with the variance (1 + rho^2 / 2) / (n' - 3) of Bonett and Wright (2000). Runs of one of the ``groups``
     (the seeds of a setting) are alike, so that n' is not their number n but n / (1 + (k - 1) c_x c_y), with k runs a
@@ -104,7 +104,7 @@ def spearman(x: Values, y: Values, groups: Sequence[Hashable], *, level: float =
 def partial_spearman(
     x: Values, y: Values, controls: Sequence[Values], groups: Sequence[Hashable], *, level: float = LEVEL
 ) -> Interval:
-    """Spearman's correlation of x and y with the ranks of ``controls`` held fixed; interval as in :func:`spearman`.
+    """Return Spearman's correlation of x and y with the ranks of ``controls`` held fixed, with an interval.
 
     The ranks of x and of y are regressed on those of all controls, and the residuals correlated; for one control z
     that is (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2)). One degree of freedom less for each control. NaN
@@ -120,7 +120,7 @@ def partial_spearman(
 def _residual(
     values: npt.NDArray[np.float64], controls: Sequence[npt.NDArray[np.float64]]
 ) -> tuple[float, npt.NDArray[np.float64]]:
-    """What is left of ``values`` after a least-squares fit of the controls: its share of the variance, and itself."""
+    """Return the rest of ``values`` after a least-squares fit of the controls: its variance share, and itself."""
     if len(values) == 0:
         return 0.0, values
     design = np.column_stack([np.ones(len(values)), *controls])
@@ -130,7 +130,7 @@ def _residual(
 
 
 def auc(positive: Values, negative: Values) -> float:
-    """P(a positive's score is above a negative's), ties counting half: the Mann-Whitney U over both counts."""
+    """Return P(positive's score > negative's), ties counting half: the Mann-Whitney U over both counts."""
     positive, negative = _finite(positive), _finite(negative)
     if len(positive) == 0 or len(negative) == 0:
         return math.nan
@@ -142,7 +142,7 @@ def auc(positive: Values, negative: Values) -> float:
 def auc_interval(
     scores: Values, is_positive: Sequence[bool], groups: Sequence[Hashable], *, level: float = LEVEL
 ) -> Interval:
-    """:func:`auc` of matrices with an interval over the runs that they are of.
+    """Return the :func:`auc` of matrices with an interval over their runs.
 
     Newcombe's (2006) score interval: all theta with |A - theta| <= f sqrt(V(theta)), where for p positives and
     n negatives, with h = (p + n) / 2 - 1,
@@ -185,7 +185,7 @@ def auc_interval(
 
 
 def slope(x: Values, y: Values) -> float:
-    """Least-squares slope of y on x; NaN with fewer than two different x."""
+    """Return the least-squares slope of y on x; NaN with fewer than two different x."""
     (across, up), _ = _complete([x, y], range(np.size(x)))
     if len(np.unique(across)) < 2:
         return math.nan
@@ -194,12 +194,12 @@ def slope(x: Values, y: Values) -> float:
 
 
 def _normal(level: float) -> float:
-    """The two-sided quantile of the normal distribution."""
+    """Return the two-sided quantile of the normal distribution."""
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def _normal_p(statistic: float) -> float:
-    """The two-sided p value of a standard normal statistic."""
+    """Return the two-sided p value of a standard normal statistic."""
     return 2 * NormalDist().cdf(-abs(statistic))
 
 
@@ -216,7 +216,7 @@ def _fisher(
     lost: int,
     level: float,
 ) -> Interval:
-    """Interval on Fisher's scale with ``lost`` degrees of freedom less than the effective number of runs."""
+    """Return the interval on Fisher's scale, with ``lost`` degrees of freedom less than the effective runs."""
     count = len(set(groups))
     if math.isnan(estimate) or count < 4:
         return Interval(estimate, -math.inf, math.inf, count)
@@ -235,7 +235,7 @@ def _fisher(
 
 
 def _intraclass(values: npt.NDArray[np.float64], groups: Sequence[Hashable]) -> float:
-    """(B - W) / (B + (k - 1) W) from the mean squares between and within groups of k runs on average; 0 to 1."""
+    """Return (B - W) / (B + (k - 1) W) from mean squares between and within groups of k runs on average; 0 to 1."""
     grouped = pd.Series(values).groupby(pd.Series(list(groups), dtype=object).to_numpy())
     count, total = grouped.ngroups, len(values)
     if total == count:
@@ -267,7 +267,7 @@ def _finite(values: Values) -> npt.NDArray[np.float64]:
 def _complete(
     columns: Sequence[Values], groups: Sequence[Hashable]
 ) -> tuple[list[npt.NDArray[np.float64]], list[Hashable]]:
-    """The rows in which every column is a finite number."""
+    """Keep the rows in which every column is a finite number."""
     arrays = [np.asarray(column, dtype=np.float64) for column in columns]
     kept: npt.NDArray[np.bool_] = np.all(np.isfinite(np.stack(arrays)), axis=0)
     return [array[kept] for array in arrays], [

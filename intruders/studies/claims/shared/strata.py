@@ -1,4 +1,4 @@
-"""Which runs are of one base and one task, and measured in one way: the only ones that are compared."""
+"""Strata: runs of one base and one task that were measured in one way. Only these are compared."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ class Stratum:
 
 
 def finished(runs: pd.DataFrame, kind: str = "finetune") -> pd.DataFrame:
-    """The finished runs of a kind, with what they are known by: ``setting`` (all that was chosen but the seed),
-    ``described`` (the same in words), ``alpha_value``, and ``per_100`` intruders per 100 vectors."""
+    """Return the finished runs of a kind, with four more columns.
+
+    These are ``setting`` (all that was chosen but the seed), ``described`` (the same in words), ``alpha_value``, and
+    ``per_100`` (intruders per 100 vectors).
+    """
     kept = runs[(runs["status"] == "finished") & (runs["kind"] == kind)].copy()
     kept["data_source"] = kept["data_source"].astype(object).fillna("")  # of a generated task
     rows = rows_in(kept)
@@ -42,7 +45,7 @@ def finished(runs: pd.DataFrame, kind: str = "finetune") -> pd.DataFrame:
 
 
 def by_corpus(results: Results) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The runs with the losses on each corpus, and its name: empty where there is one."""
+    """Yield each corpus's name and the runs with its losses; an empty name if there is only one corpus."""
     corpora = list(dict.fromkeys(results.losses["corpus"].dropna()))
     if len(corpora) < 2:
         yield "", results.runs
@@ -54,7 +57,7 @@ def by_corpus(results: Results) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def strata(runs: pd.DataFrame, by: Sequence[str] = ()) -> Iterator[Stratum]:
-    """Runs by base and task, and within them by how they were measured (``by``): never mixed in a comparison.
+    """Yield the runs by base and task that were measured in one way (``by``): others are never mixed in.
 
     Of several ways of measuring in a stratum the one with the most runs is taken, after those with all in ``by`` known;
     the stratum's notes tell how many were left out.
@@ -68,6 +71,6 @@ def strata(runs: pd.DataFrame, by: Sequence[str] = ()) -> Iterator[Stratum]:
 
 
 def largest_alike(group: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The most rows that agree in ``by``, after those with all of it known."""
+    """Return the most rows that agree in ``by``, preferring those with all of it known."""
     of_each_way = [part for _, part in group.groupby(list(by), dropna=False)]
     return max(of_each_way, key=lambda part: (bool(part[list(by)].notna().all(axis=None)), len(part)))

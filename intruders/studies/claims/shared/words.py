@@ -11,7 +11,7 @@ NOT_MEASURED = Interval(math.nan, -math.inf, math.inf, 0)
 
 
 def said(interval: Interval, digits: int = 2, signed: bool = True) -> str:
-    """``+0.42 [+0.31, +0.53]``; without the bracket where there is no interval."""
+    """Format an interval as ``+0.42 [+0.31, +0.53]``; without the bracket if it has no ends."""
     sign = "+" if signed else ""
     if math.isnan(interval.estimate):
         return "-"
@@ -22,7 +22,7 @@ def said(interval: Interval, digits: int = 2, signed: bool = True) -> str:
 
 
 def points_said(lost: Interval) -> str:
-    """What was lost of the task score, or gained where that is below zero: ``gains +1.3 [-4.9, +7.6] points``."""
+    """Say how many points of task score were lost or gained: ``gains +1.3 [-4.9, +7.6] points``."""
     if math.isnan(lost.estimate):
         return "has no measured task score"
     if lost.estimate < 0:
