@@ -24,7 +24,10 @@ _KEPT = "kept"
 
 
 def write_forest(folder: str | Path, file: str | Path) -> tuple[list[Path], list[str]]:
-    """Draw all effects in ``folder`` for light and for dark pages, and give the files and the lines of a table.
+    """Draw all effects in ``folder`` for light and for dark pages.
+
+    Returns:
+      The paths of the files, and the lines of a Markdown table.
 
     Raises:
       SettingError: ``file`` does not end in .svg.
@@ -47,7 +50,7 @@ def write_forest(folder: str | Path, file: str | Path) -> tuple[list[Path], list
 
 
 def effect_table(effects: Sequence[StudyEffect]) -> list[str]:
-    """Markdown lines, one row per effect, sorted by claim as the effects come."""
+    """Return Markdown lines, one row per effect, sorted by claim as the effects come."""
     claims = list(dict.fromkeys(effect.claim for effect in effects))
     ordered = sorted(effects, key=lambda effect: claims.index(effect.claim))
     lines = [_line(_HEADINGS), _line(["---"] * len(_HEADINGS)), *map(_row, ordered)]
