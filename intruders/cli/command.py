@@ -91,8 +91,11 @@ class Command(TyperCommand):
         return super().get_help(ctx).translate(_UNBOUND)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        arguments = [one for one in self.get_params(ctx) if one.param_type_name == "argument"]
-        return ["[OPTIONS]", *(_name(one) if one.required else f"[{_name(one)}]" for one in arguments)]
+        arguments = [argument for argument in self.get_params(ctx) if argument.param_type_name == "argument"]
+        return [
+            "[OPTIONS]",
+            *(_name(argument) if argument.required else f"[{_name(argument)}]" for argument in arguments),
+        ]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
