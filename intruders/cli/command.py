@@ -60,7 +60,7 @@ def summary_of(function: Callable[..., None]) -> str:
 
 
 class Command(TyperCommand):
-    """Prints plain help: without rich, typer ignores ``rich_help_panel`` and would refill the examples."""
+    """A command with plain help: without rich, typer ignores ``rich_help_panel`` and would refill the examples."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:
@@ -138,7 +138,7 @@ class Commands(TyperGroup):
 
 
 class CommandOnRay(Command):
-    """Accepts ``--ray`` without a value, which typer has no option for."""
+    """A command that accepts ``--ray`` without a value, which typer has no option for."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = list(args)
@@ -159,7 +159,7 @@ _UNBOUND = {ord("\N{NO-BREAK SPACE}"): " ", ord("\N{NON-BREAKING HYPHEN}"): "-"}
 
 
 def _bound(text: str) -> str:
-    """Keep what has a hyphen on one line, such as the name of an option, and a default that is one word."""
+    """Keep words with a hyphen, such as names of options, and defaults of one word on one line."""
     text = re.sub(r" +\[(default:|required)", r" [\1", text)
     text = re.sub(r"\[default: (\S+\])", "[default:\N{NO-BREAK SPACE}\\1", text)
     return text.replace("-", "\N{NON-BREAKING HYPHEN}")

@@ -140,7 +140,7 @@ def remedies(
 
 
 def _write_report(result: RemedyComparison, out: Path) -> None:
-    """Write page and figures, or say why there are none: the tables do not need their packages."""
+    """Write page and figures, or print why they are missing: the tables do not need their packages."""
     from ..reports.remedies.remedies_page import write_remedies_report
 
     try:

@@ -1,4 +1,4 @@
-"""Options of a command made from a class of settings: one a field, with its help, its type and its default."""
+"""Options of a command made from a class of settings: one per field, with its help, its type and its default."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def of(
     over_a_file: bool = False,
     reworded: Mapping[str, str] = _AS_ITS_FIELD_SAYS,
 ) -> Callable[[Command], Command]:
-    """Puts one option a field in the place of the parameter ``into``, which is given the settings.
+    """Put one option per field in the place of the parameter ``into``, which receives the settings.
 
     Args:
-      settings: the class, or settings of it whose values are the defaults.
-      into: the parameter of the command.
-      only: names of the fields, in the order of their options; all, when empty.
-      first: names of those that come before the rest.
-      without: names of fields that have no option.
-      over_a_file: whether the command takes a file of settings too. ``into`` is then given what was typed alone, by
-        name, so that the file's values stand beneath.
-      reworded: the help of fields that mean something of their own to this command.
+      settings: The class, or settings of it whose values are the defaults.
+      into: The parameter of the command.
+      only: Names of the fields, in the order of their options (default: all).
+      first: Names of the fields that come before the rest (default: none).
+      without: Names of fields that have no option (default: none).
+      over_a_file: Whether the command takes a file of settings too. ``into`` then receives only the typed values, by
+        name, and the file gives the others (default: False).
+      reworded: The help of fields that have a special meaning in this command (default: the field's help).
     """
     cls = settings if isinstance(settings, type) else type(settings)
     defaults = {} if isinstance(settings, type) else settings.values()
@@ -102,7 +102,7 @@ def _option(setting: Setting, default: Any, over_a_file: bool) -> inspect.Parame
 
 
 def _type(setting: Setting) -> Any:
-    """The type of an option's value; a comma-separated list is one text, any other is given item by item."""
+    """Return the type of an option's value: one text for a comma-separated list, a list for any other."""
     if setting.is_list:
         return str if setting.by_commas else list[str]
     return setting.kinds[0] if len(setting.kinds) == 1 else str

@@ -1,4 +1,4 @@
-"""Standard output and error that any encoding can hold and any reader may leave."""
+"""Standard output and error that work in any encoding and survive a reader who stops early."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def forgiving(stream: Any) -> io.TextIOWrapper:
 
 
 class _Raw(io.FileIO):
-    """Writes until nobody reads any more, and then nowhere."""
+    """A file that writes until nobody reads any more, and then nowhere."""
 
     _is_left = False
 

@@ -1,4 +1,4 @@
-"""What ``intruders study`` shows: the plan, a bar or one line per run, and the outcome."""
+"""The output of ``intruders study``: the plan, a bar or one line per run, and the outcome."""
 
 from __future__ import annotations
 
