@@ -17,7 +17,7 @@ Function = TypeVar("Function", bound=Callable[..., None])
 # Columns of the help in which every example fits, in a terminal of 60.
 EXAMPLE_WIDTH = 58
 
-# What the values of options are called that are paths, or name what is read.
+# Metavars of options whose values are paths, or names of models and data.
 _SOURCES = {
     "AUDIT",
     "BASE",

@@ -145,7 +145,7 @@ def shade(count: int, most: int, shades: str = SHADES) -> str:
 
 
 def _legend(most: int, shades: str) -> list[str]:
-    """Return every mark that stands for some count, with these counts."""
+    """Return every mark that is used for some count, with its counts."""
     ranges: dict[str, list[int]] = {}
     for count in range(1, most + 1):
         ranges.setdefault(shade(count, most, shades), []).append(count)

@@ -70,7 +70,7 @@ def card_section(audit: Audit) -> str:
 
 
 def with_section(text: str, section: str, path: str) -> str:
-    """Return the card's ``text`` with ``section`` in the place of an earlier one, or at the end.
+    """Return the card's ``text`` with ``section`` instead of an earlier one, or at the end.
 
     Raises:
       ResultFileError: the comment lines around the earlier section are not one of each, in their order.

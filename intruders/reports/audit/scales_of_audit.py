@@ -9,7 +9,7 @@ from ...audits.result.audit_result import Audit
 from ...audits.scales.critical_scales_result import CriticalScales
 from ...errors import SettingError
 
-SCALE_NAME = "scale.json"  # beside an audit, it is looked for under this name
+SCALE_NAME = "scale.json"  # the name of the file that is looked for next to an audit
 
 
 def scales_for(audit: Audit, path: str | os.PathLike[str]) -> CriticalScales:

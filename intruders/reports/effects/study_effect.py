@@ -20,7 +20,7 @@ class StudyEffect:
 
     claim: str  # name of the analysis
     where: str  # model and task
-    effect: str  # what is compared
+    effect: str  # the comparison, such as method A minus method B
     unit: str  # effects of one unit share an axis
     seeds: int
     estimate: float

@@ -1,6 +1,6 @@
 """The report of a fleet: a table that sorts and filters, a scatter of any two columns, and each adapter's matrices.
 
-A thousand rows stay light: what is drawn of an adapter is packed in some bytes per matrix, and unpacked when its row is
+A thousand rows stay light: each adapter's figures are packed in a few bytes per matrix, and unpacked when its row is
 opened.
 """
 

@@ -14,7 +14,7 @@ from pandas.api import types
 from ...charts.text import number
 from ...studies.claims.shared.claim import Effect, Finding
 
-MOST_ROWS = 50  # of a table in the page; the whole one is a CSV file beside the figures
+MOST_ROWS = 50  # of a table in the page; the complete one is a CSV file in the folder of the figures
 
 _SAID_ONCE = ("base", "task", "corpus")
 
