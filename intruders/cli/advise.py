@@ -51,7 +51,7 @@ def advise(
 
     check_json(json)
     with progress_bar() as progress:
-        found = run(source, k=settings.k, epsilon=settings.epsilon, studies=study or (), progress=progress)
-    if put_json(found.to_document(), json):
+        advice = run(source, k=settings.k, epsilon=settings.epsilon, studies=study or (), progress=progress)
+    if put_json(advice.to_document(), json):
         return
-    say(found.lines())
+    say(advice.lines())

@@ -17,7 +17,7 @@ Function = TypeVar("Function", bound=Callable[..., None])
 # Columns of the help in which every example fits, in a terminal of 60.
 EXAMPLE_WIDTH = 58
 
-# What the values of options are called that are paths, or name what is read.
+# Metavars of options whose values are paths, or names of models and data.
 _SOURCES = {
     "AUDIT",
     "BASE",
@@ -60,7 +60,7 @@ def summary_of(function: Callable[..., None]) -> str:
 
 
 class Command(TyperCommand):
-    """Prints plain help: without rich, typer ignores ``rich_help_panel`` and would refill the examples."""
+    """A command with plain help: without rich, typer ignores ``rich_help_panel`` and would refill the examples."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:
@@ -91,8 +91,11 @@ class Command(TyperCommand):
         return super().get_help(ctx).translate(_UNBOUND)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        arguments = [one for one in self.get_params(ctx) if one.param_type_name == "argument"]
-        return ["[OPTIONS]", *(_name(one) if one.required else f"[{_name(one)}]" for one in arguments)]
+        arguments = [argument for argument in self.get_params(ctx) if argument.param_type_name == "argument"]
+        return [
+            "[OPTIONS]",
+            *(_name(argument) if argument.required else f"[{_name(argument)}]" for argument in arguments),
+        ]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -135,7 +138,7 @@ class Commands(TyperGroup):
 
 
 class CommandOnRay(Command):
-    """Accepts ``--ray`` without a value, which typer has no option for."""
+    """A command that accepts ``--ray`` without a value, which typer has no option for."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = list(args)
@@ -156,7 +159,7 @@ _UNBOUND = {ord("\N{NO-BREAK SPACE}"): " ", ord("\N{NON-BREAKING HYPHEN}"): "-"}
 
 
 def _bound(text: str) -> str:
-    """Keep what has a hyphen on one line, such as the name of an option, and a default that is one word."""
+    """Keep words with a hyphen, such as names of options, and defaults of one word on one line."""
     text = re.sub(r" +\[(default:|required)", r" [\1", text)
     text = re.sub(r"\[default: (\S+\])", "[default:\N{NO-BREAK SPACE}\\1", text)
     return text.replace("-", "\N{NON-BREAKING HYPHEN}")

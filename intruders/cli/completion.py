@@ -1,4 +1,4 @@
-"""What a shell offers for a value while it is typed; for anything else the shell offers names of files."""
+"""Completion of values while they are typed; for all other values the shell offers names of files."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def one_of(choices: Collection[str]) -> Callable[[str], list[str]]:
 
 
 def demo_model(incomplete: str) -> list[str]:
-    """Complete the name of a demo model once it is begun: before, the shell's names of files help more."""
+    """Complete the name of a demo model once it is begun; before, names of files help more."""
     return one_of([*DEMO_MODELS, *DEMO_ADAPTERS])(incomplete) if incomplete else []

@@ -119,7 +119,7 @@ def fleet(
     check_json(json)
     try:
         with progress_bar() as progress:
-            found = audit_many(
+            result = audit_many(
                 base,
                 adapters,
                 settings,
@@ -133,40 +133,40 @@ def fleet(
     except KeyboardInterrupt:
         typer.echo("interrupted; finished blocks are kept; run the same command again to resume", err=True)
         raise typer.Exit(ExitStatus.INTERRUPTED) from None
-    _write_report(found)
-    if not put_json({**found.header(), "adapters": found.records()}, json):
-        print_fleet(found, Console(), verbose=verbose)
-    above = [] if fail_above is None else found.above(fail_above)
+    _write_report(result)
+    if not put_json({**result.header(), "adapters": result.records()}, json):
+        print_fleet(result, Console(), verbose=verbose)
+    above = [] if fail_above is None else result.above(fail_above)
     if above:
         print(
             f"more intruders than the {fail_above} that --fail-above allows in {plural(len(above), 'adapter')}, the "
             f"first '{above[0]}'",
             file=sys.stderr,
         )
-    if fail_refused and found.refused:
-        source, reason = next(iter(found.refused.items()))
+    if fail_refused and result.refused:
+        source, reason = next(iter(result.refused.items()))
         print(
-            f"refused {plural(len(found.refused), 'adapter')}, the first '{source}': {reason}",
+            f"refused {plural(len(result.refused), 'adapter')}, the first '{source}': {reason}",
             file=sys.stderr,
         )
-    if found.nothing_audited:
-        source, reason = next(iter(found.refused.items()))
+    if result.nothing_audited:
+        source, reason = next(iter(result.refused.items()))
         print(
-            f"error: none of {plural(len(found.refused), 'adapter')} could be audited, the first '{source}': {reason}",
+            f"error: none of {plural(len(result.refused), 'adapter')} could be audited, the first '{source}': {reason}",
             file=sys.stderr,
         )
         raise typer.Exit(ExitStatus.REFUSED)
-    if above or (fail_refused and found.refused):
+    if above or (fail_refused and result.refused):
         raise typer.Exit(ExitStatus.FAILED)
 
 
-def _write_report(found: FleetAudit) -> None:
+def _write_report(result: FleetAudit) -> None:
     """Write the report beside the tables, or say why there is none: the tables do not need its packages."""
     from ..reports.fleet.fleet_page import REPORT, write_fleet_html
 
     try:
-        write_fleet_html(found, found.blocks.folder / REPORT)
+        write_fleet_html(result, result.blocks.folder / REPORT)
     except MissingDependencyError as error:
         print(f"no report is written: {error}", file=sys.stderr)
         return
-    found.blocks.put(REPORT)
+    result.blocks.put(REPORT)

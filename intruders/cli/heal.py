@@ -141,7 +141,7 @@ def heal(
         check_can_write_html(html)
     try:
         with progress_bar() as progress:
-            found = run(
+            healing = run(
                 base,
                 tuned,
                 task=scores.tasks,
@@ -168,7 +168,7 @@ def heal(
     if html is not None:
         from ..reports.heal.heal_page import write_heal_report
 
-        write_heal_report(found, html)
-    if put_json(found.to_document(), json):
+        write_heal_report(healing, html)
+    if put_json(healing.to_document(), json):
         return
-    print_healing(found, Console())
+    print_healing(healing, Console())

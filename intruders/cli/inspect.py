@@ -45,9 +45,9 @@ def inspect(
     from ..checkpoints.pairing.inspect import inspect as run
     from ..checkpoints.pairing.inspect import inspection_lines
 
-    found = run(path, base)
+    inspections = run(path, base)
     if json:
-        sys.stdout.write(dumps([inspection.to_dict() for inspection in found], indent=2) + "\n")
+        sys.stdout.write(dumps([inspection.to_dict() for inspection in inspections], indent=2) + "\n")
         return
-    for inspection in found:
+    for inspection in inspections:
         say(inspection_lines(inspection, verbose))

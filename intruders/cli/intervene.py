@@ -69,7 +69,7 @@ def intervene(
 
     check_json(json)
     with progress_bar() as progress:
-        found = run(
+        result = run(
             base,
             tuned,
             sweep=sweep,
@@ -82,6 +82,6 @@ def intervene(
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )
-    if put_json(document(found), json):
+    if put_json(document(result), json):
         return
-    say(lines(found))
+    say(lines(result))

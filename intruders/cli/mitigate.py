@@ -205,7 +205,7 @@ def mitigate(
 def _refuse_ignored(
     remedy: str | None, control: str | None, mode: str | None, seed: int | None, of_surgery: dict[str, object]
 ) -> None:
-    """Refuse an option that nothing here would read: who gives one expects that it changes the result."""
+    """Refuse an option that would have no effect: its user expects that it changes the result."""
     if remedy != _SURGERY:
         for name, value in (of_surgery | {"mode": mode}).items():
             if value is not None:
@@ -229,7 +229,7 @@ def _with_task(
     mode: str | None,
     progress: Progress,
 ) -> Remedy | None:
-    """The remedy; of surgery with the task's sensitivities."""
+    """Return the remedy; surgery gets the task's sensitivities."""
     from ..mitigation.remedies.surgery import Surgery
 
     if not isinstance(remedy, Surgery):
@@ -241,7 +241,7 @@ def _with_task(
 
 
 def _with_doses(remedy: Remedy | None, record: Path | None) -> Remedy | None:
-    """The remedy; of doses with those of a record."""
+    """Return the remedy; doses gets those of a record."""
     from ..mitigation.remedies.doses import Doses
 
     if not isinstance(remedy, Doses):

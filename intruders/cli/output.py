@@ -20,7 +20,7 @@ def terminal_width() -> int:
 
 
 def say(lines: Iterable[str]) -> None:
-    """Print lines; one of prose that is too long for the terminal goes on in the next, under its first word."""
+    """Print lines; one of prose that is too long for the terminal continues in the next, under its first word."""
     width = terminal_width()
     for line in map(printable, lines):
         start = re.match(r" *(?:- )?", line)
@@ -53,9 +53,12 @@ def check_json(json: str | None) -> None:
 
 
 def put_json(document: Mapping[str, Any], json: str | None) -> bool:
-    """Write the document where ``--json`` says; True if that is standard output, where nothing else may follow.
+    """Write the document where ``--json`` says: to a file, or to standard output for ``-``.
 
     A file is written before anything is printed: it must survive a reader who stops early (``| head``).
+
+    Returns:
+      True if it went to standard output, where nothing else may follow.
     """
     from json import dumps
 

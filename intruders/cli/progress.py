@@ -13,7 +13,7 @@ from ..system.progress import Progress, silent
 
 @contextmanager
 def progress_bar(console: Console | None = None) -> Iterator[Progress]:
-    """A bar on standard error, moved by calling what this yields.
+    """Show a bar on standard error, which a call of the yielded function moves.
 
         with progress_bar() as progress:
             progress("audit", 1, 210)

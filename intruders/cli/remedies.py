@@ -111,7 +111,7 @@ def remedies(
     check_json(json)
     try:
         with progress_bar() as progress:
-            found = compare_remedies(
+            result = compare_remedies(
                 base,
                 tuned,
                 comparison=comparison,
@@ -133,17 +133,17 @@ def remedies(
         )
         raise typer.Exit(ExitStatus.INTERRUPTED) from None
     if out is not None:
-        save_comparison(found, out)
-        _write_report(found, out)
-    if not put_json(document(found), json):
-        print_comparison(found, Console())
+        save_comparison(result, out)
+        _write_report(result, out)
+    if not put_json(document(result), json):
+        print_comparison(result, Console())
 
 
-def _write_report(found: RemedyComparison, out: Path) -> None:
-    """Write page and figures, or say why there are none: the tables do not need their packages."""
+def _write_report(result: RemedyComparison, out: Path) -> None:
+    """Write page and figures, or print why they are missing: the tables do not need their packages."""
     from ..reports.remedies.remedies_page import write_remedies_report
 
     try:
-        write_remedies_report(found, out)
+        write_remedies_report(result, out)
     except MissingDependencyError as error:
         print(f"no report is written: {error}", file=sys.stderr)

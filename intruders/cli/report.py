@@ -105,7 +105,7 @@ def report(
 
 
 def _only(paths: list[Path], what: str) -> Path:
-    """The path, where one was given."""
+    """Return the only path, or refuse none and several."""
     from ..errors import SettingError
 
     if len(paths) != 1:

@@ -1,4 +1,4 @@
-"""Options of a command made from a class of settings: one a field, with its help, its type and its default."""
+"""Options of a command made from a class of settings: one per field, with its help, its type and its default."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def of(
     over_a_file: bool = False,
     reworded: Mapping[str, str] = _AS_ITS_FIELD_SAYS,
 ) -> Callable[[Command], Command]:
-    """Puts one option a field in the place of the parameter ``into``, which is given the settings.
+    """Put one option per field in the place of the parameter ``into``, which receives the settings.
 
     Args:
-      settings: the class, or settings of it whose values are the defaults.
-      into: the parameter of the command.
-      only: names of the fields, in the order of their options; all, when empty.
-      first: names of those that come before the rest.
-      without: names of fields that have no option.
-      over_a_file: whether the command takes a file of settings too. ``into`` is then given what was typed alone, by
-        name, so that the file's values stand beneath.
-      reworded: the help of fields that mean something of their own to this command.
+      settings: The class, or settings of it whose values are the defaults.
+      into: The parameter of the command.
+      only: Names of the fields, in the order of their options (default: all).
+      first: Names of the fields that come before the rest (default: none).
+      without: Names of fields that have no option (default: none).
+      over_a_file: Whether the command takes a file of settings too. ``into`` then receives only the typed values, by
+        name, and the file gives the others (default: False).
+      reworded: The help of fields that have a special meaning in this command (default: the field's help).
     """
     cls = settings if isinstance(settings, type) else type(settings)
     defaults = {} if isinstance(settings, type) else settings.values()
@@ -50,56 +50,59 @@ def of(
     def attach(command: Command) -> Command:
         @functools.wraps(command)
         def with_settings(**values: Any) -> None:
-            typed = {one.name: value for one in chosen if (value := values.pop(one.name)) is not None}
+            typed = {
+                setting.name: value for setting in chosen if (value := values.pop(setting.name)) is not None
+            }
             command(**values, **{into: typed if over_a_file else cls.from_mapping(defaults | typed)})
 
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
             if parameter.name == into:
                 parameters += [
-                    _option(one, defaults.get(one.name, one.default), over_a_file) for one in chosen
+                    _option(setting, defaults.get(setting.name, setting.default), over_a_file)
+                    for setting in chosen
                 ]
             else:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-        # What typer reads: the signature, and the types beside it.
+        # Typer reads the signature and the types.
         with_settings.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        with_settings.__annotations__ = {one.name: one.annotation for one in parameters}
+        with_settings.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return with_settings
 
     return attach
 
 
-def _option(one: Setting, default: Any, over_a_file: bool) -> inspect.Parameter:
-    is_switch = one.kinds == (bool,)
-    names = [f"--{name.replace('_', '-')}" for name in (one.option or one.name, *one.long_names)]
+def _option(setting: Setting, default: Any, over_a_file: bool) -> inspect.Parameter:
+    is_switch = setting.kinds == (bool,)
+    names = [f"--{name.replace('_', '-')}" for name in (setting.option or setting.name, *setting.long_names)]
     if isinstance(default, tuple):
         default = ",".join(f"{part:g}" if isinstance(part, float) else part for part in default)
     if default is MISSING or default == "":
         default = None
     shown = None if over_a_file else default
-    said = one.unless_given
+    said = setting.unless_given
     if said is None and shown is None and not is_switch:
         said = f"default: {default}" if default is not None else None
-        said = "required, here or in --config" if one.must_be_given else said
+        said = "required, here or in --config" if setting.must_be_given else said
     return inspect.Parameter(
-        one.name,
+        setting.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=shown,
         annotation=Annotated[
-            _type(one) if shown is not None else _type(one) | None,
+            _type(setting) if shown is not None else _type(setting) | None,
             Option(
                 *names,
-                metavar=one.metavar,
-                help=one.help if said is None else f"{one.help} [{said}]",
-                rich_help_panel=one.panel,
-                autocompletion=one_of(one.choices) if one.choices else None,
+                metavar=setting.metavar,
+                help=setting.help if said is None else f"{setting.help} [{said}]",
+                rich_help_panel=setting.panel,
+                autocompletion=one_of(setting.choices) if setting.choices else None,
             ),
         ],
     )
 
 
-def _type(one: Setting) -> Any:
-    """The type of an option's value; a comma-separated list is one text, any other is given item by item."""
-    if one.is_list:
-        return str if one.by_commas else list[str]
-    return one.kinds[0] if len(one.kinds) == 1 else str
+def _type(setting: Setting) -> Any:
+    """Return the type of an option's value: one text for a comma-separated list, a list for any other."""
+    if setting.is_list:
+        return str if setting.by_commas else list[str]
+    return setting.kinds[0] if len(setting.kinds) == 1 else str

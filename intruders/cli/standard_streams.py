@@ -1,4 +1,4 @@
-"""Standard output and error that any encoding can hold and any reader may leave."""
+"""Standard output and error that work in any encoding and survive a reader who stops early."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import ResultFileError
 
-# What the texts of the commands contain beside ASCII. Anything else, as in names of models, becomes a question mark.
+# All characters beyond ASCII in the texts of the commands. Others, as in names of models, become a question mark.
 _READABLE = {
     "…": "...", "±": "+-", "×": "x", "→": "->", "ε": "epsilon", "λ": "lambda",
     "−": "-", "░": ".", "▒": ":", "▓": "*", "█": "#",
@@ -23,7 +23,7 @@ def ready_streams() -> None:
 
     - A character that the encoding lacks is replaced: a table in latin-1 is better than a traceback.
     - A warning is one line.
-    - A reader who leaves (``| head``) misses the rest. The command goes on, writes its files, and ends with the
+    - A reader who leaves (``| head``) misses the rest. The command continues, writes its files, and ends with the
       status that it would have had.
     """
     if sys.stdout is not None and sys.stdout is sys.__stdout__:
@@ -48,7 +48,7 @@ def forgiving(stream: Any) -> io.TextIOWrapper:
 
 
 class _Raw(io.FileIO):
-    """Writes until nobody reads any more, and then nowhere."""
+    """A file that writes until nobody reads any more, and then nowhere."""
 
     _is_left = False
 

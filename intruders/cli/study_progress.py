@@ -1,4 +1,4 @@
-"""What ``intruders study`` shows: the plan, a bar or one line per run, and the outcome."""
+"""The output of ``intruders study``: the plan, a bar or one line per run, and the outcome."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def print_plan(study: Study, out: str | None) -> None:
 
     runs = expand(study)
     require_inputs(runs)
-    found = plan(runs)
+    work = plan(runs)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in found.columns:
+    for column in work.columns:
         table.add_column(column, overflow="fold", no_wrap=column == "run")
-    for row in found.rows:
+    for row in work.rows:
         table.add_row(*row)
     console = Console()
     if not console.is_terminal:
         console = Console(width=1000)  # in a file or pipe no line is broken
     console.print(table, highlight=False)
     print()
-    for line in [*found.amounts, *time_lines(runs, study.times_from, out)]:
+    for line in [*work.amounts, *time_lines(runs, study.times_from, out)]:
         print(line)
     for base in taken_from_the_hub(runs):
         print(f"base: {base!r} names no local folder and is taken from the Hub")
@@ -114,9 +114,9 @@ def print_take_over(study: Study, published: Path) -> None:
     from ..studies.describe.runs import expand
     from ..studies.published.take_over import plan_take_over
 
-    found = plan_take_over(published, expand(study))
-    print(f"{plural(len(found.runs), 'published run')} would be taken over from '{published}'")
-    _print_refused(found.refused)
+    matches = plan_take_over(published, expand(study))
+    print(f"{plural(len(matches.runs), 'published run')} would be taken over from '{published}'")
+    _print_refused(matches.refused)
 
 
 def _print_refused(refused: dict[str, str]) -> None:

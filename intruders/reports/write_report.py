@@ -1,4 +1,4 @@
-"""Saved results in, report out: what `intruders report` does."""
+"""Write reports from saved results, as `intruders report` does."""
 
 from __future__ import annotations
 
@@ -24,13 +24,29 @@ def write_report(
     compare: bool = False,
     scale: AnyPath | None = None,
 ) -> list[Path]:
-    """Write the report of what is at `paths`: HTML to `out`, figures to the folder `figures`, or both.
+    """Write an HTML report, figures or both from saved results.
 
-    The folder of a study gets the report of the study (report.html in it, where neither is given); one audit one of
-    its own; several audits, or `compare`, are put side by side. `scale` is a file of critical scales to show with one
-    audit; without it, a scale.json beside the audit is shown if it is of the same update and settings. Gives the files
-    written. Raises SettingError where no output is asked for or what is given does not go together, ResultFileError
-    where a file cannot be read or written, MissingDependencyError without the packages of the extra `report`.
+    The folder of a study gets the report of the study. One audit gets a report of its own; several audits are compared.
+
+    Args:
+      paths: The folder of one study; or saved audits (.json or .parquet), or folders that contain audit.json or
+        audit.parquet.
+      out: Path of the HTML report (default: report.html in the folder of a study; none for audits).
+      figures: Folder for the figures as PNG, SVG and CSV (default: no figures).
+      compare: Write the report that compares audits, for a single audit too (default: False).
+      scale: File of critical scales to show with one audit (default: scale.json next to the audit, if it is of the same
+        update and settings).
+
+    Returns:
+      The paths of the written files.
+
+    Raises:
+      SettingError: neither ``out`` nor ``figures`` is given for audits, or the paths and options do not go together.
+      ResultFileError: a file cannot be read or written.
+      MissingDependencyError: a package of the extra ``report`` is missing.
+
+    Example:
+      ``write_report(["runs/rank1", "runs/full"], "compare.html", figures="figures")``
     """
     studies = [path for path in paths if is_study(path)]
     if studies:
@@ -90,18 +106,18 @@ def _write_figures(
 
 
 def audit_files(path: Path) -> list[Path]:
-    """The files of saved audits at ``path``: itself, or of a folder its own audit, or else those of its subfolders.
+    """Return the files of saved audits at ``path``: the file itself, a folder's own audit, or those of its subfolders.
 
     Raises:
-      ResultFileError: there is none.
+      ResultFileError: ``path`` does not exist or has no audit.
     """
     if not path.exists():
         raise ResultFileError(f"'{path}' does not exist; pass an audit that `intruders audit --json` wrote")
     if not path.is_dir():
         return [path]
     for folders in ([path], sorted(inner for inner in path.iterdir() if inner.is_dir())):
-        found = [next((f / name for name in AUDIT_NAMES if (f / name).is_file()), None) for f in folders]
-        if files := [file for file in found if file is not None]:
+        candidates = [next((f / name for name in AUDIT_NAMES if (f / name).is_file()), None) for f in folders]
+        if files := [file for file in candidates if file is not None]:
             return files
     hint = f"; make one: intruders audit BASE {path} --json {path}/audit.json" if _is_run(path) else ""
     raise ResultFileError(
@@ -110,5 +126,5 @@ def audit_files(path: Path) -> list[Path]:
 
 
 def _is_run(path: Path) -> bool:
-    """Whether `intruders finetune` made the folder."""
+    """Return whether `intruders finetune` made the folder."""
     return (path / "run.json").is_file()

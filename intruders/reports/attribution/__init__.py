@@ -1,1 +1,1 @@
-"""Where a rise of the loss sits, as text and as a page."""
+"""An attribution of a rise of the loss, as text and as a page."""

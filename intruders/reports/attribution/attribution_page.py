@@ -1,4 +1,4 @@
-"""The report of an attribution as one HTML file: where forgetting sits, beside where intruders sit."""
+"""The report of an attribution as one HTML file: shares of forgetting, and intruders, by matrix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def write_attribution_report(attribution: Attribution, file: str | os.PathLike[s
     """Write the page.
 
     Raises:
-      ResultFileError: it cannot be written. MissingDependencyError: a package of the extra ``report`` is missing.
+      ResultFileError: it cannot be written.
+      MissingDependencyError: a package of the extra ``report`` is missing.
     """
     check_can_write_html(file)
     write_atomically(file, render_attribution(attribution).encode())
@@ -38,7 +39,7 @@ def render_attribution(attribution: Attribution) -> str:
 
 
 def attribution_grids(attribution: Attribution) -> list[Grid]:
-    """A map of the parts of every rise, and one of the intruders, as layers x kinds of module."""
+    """Return a map of the parts of every rise, and one of the intruders, as layers x kinds of module."""
     grids = [
         layer_grid(
             f"parts-{number}",

@@ -34,7 +34,7 @@ def print_attribution(attribution: Attribution, console: Console) -> None:
 
 
 def rise_line(rise: MeasuredRise) -> str:
-    """What was measured, and how well the parts sum to it."""
+    """Return the measured change of a loss, and how well the parts sum to it, in a sentence."""
     rows = plural(rise.documents, "document" if rise.kind == "text" else "example")
     return (
         f"loss on {rise.name} ({rise.measure}, {rows}, {plural(rise.tokens, 'token')}): {rise.base_loss:.4f} base, "
@@ -44,7 +44,7 @@ def rise_line(rise: MeasuredRise) -> str:
 
 
 def remarks(attribution: Attribution) -> list[str]:
-    """The check, the shares of intruders and the correlations, in sentences."""
+    """Return the check, the shares of intruders and the correlations, in sentences."""
     text, lines = attribution.text, []
     for rise in attribution.rises:
         miss = abs(rise.total - rise.rise.estimate)

@@ -30,7 +30,7 @@ def audit_command(audit: Audit) -> str | None:
 
 
 def _at_its_commit(source: str, hub: Sequence[HubOrigin]) -> str:
-    """A hub id with the commit that was audited: what a branch names today is another model tomorrow."""
+    """Return a Hub id with the commit that was audited: tomorrow the branch may name another model."""
     asked = split_revision(source)
     if asked is None or len(hub) != 1 or asked[0] != hub[0].repository:
         return source

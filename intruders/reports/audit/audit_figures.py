@@ -14,7 +14,7 @@ EPSILONS = [round(0.01 * (i + 1), 2) for i in range(100)]
 
 
 def audit_drawings(audit: Audit) -> list[Drawing]:
-    """Layers, intruders over epsilon, and three figures for each of the worst matrices."""
+    """Draw the layers, the intruders over epsilon, and three figures for each of the worst matrices."""
     if not audit.matrices:
         return []
     drawings = [draw_layers(audit.matrices), draw_over_epsilon(audit)]

@@ -61,11 +61,11 @@ def _totals(audit: Audit, page: Page) -> None:
     if not audit.matrices:
         page.say((next_steps(audit).finding, "bold"))
         return
-    found = plural(audit.intruders, "intruder dimension")
+    headline = plural(audit.intruders, "intruder dimension")
     where = f" in {plural(audit.vectors, 'vector')} of {plural(len(audit.matrices), 'matrix', 'matrices')}"
     energy = f", energy share {percent(audit.intruder_energy_share)}" if audit.intruders else ""
-    first, *rest = _wrapped(f"{found}{where}{energy}", page)
-    page.say((found, "bold red" if audit.intruders else "bold green"), first.removeprefix(found))
+    first, *rest = _wrapped(f"{headline}{where}{energy}", page)
+    page.say((headline, "bold red" if audit.intruders else "bold green"), first.removeprefix(headline))
     for line in rest:
         page.say(line)
 
@@ -145,7 +145,7 @@ def shade(count: int, most: int, shades: str = SHADES) -> str:
 
 
 def _legend(most: int, shades: str) -> list[str]:
-    """Return every mark that stands for some count, with these counts."""
+    """Return every mark that is used for some count, with its counts."""
     ranges: dict[str, list[int]] = {}
     for count in range(1, most + 1):
         ranges.setdefault(shade(count, most, shades), []).append(count)
@@ -201,9 +201,9 @@ def _beside_chance(audit: Audit, page: Page) -> None:
         page.say("")
         chance = least if least == most else f"{least} to {most}"
         page.say_beside("intruders' max cosine: ", f"{', '.join(parts)} ({chance})")
-    found = [matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None]
+    subspaces = [matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None]
     rows = []
-    for row in medians(found):
+    for row in medians(subspaces):
         name = row.name.replace("²", "^2") if page.plain else row.name
         rows.append([name, number(row.value), number(row.chance), f"{row.known:,}"])
     if rows:
@@ -211,11 +211,11 @@ def _beside_chance(audit: Audit, page: Page) -> None:
         page.table((f"top-{audit.k} subspaces, medians", "value", "chance", "matrices"), rows)
 
 
-def _fitting_name(name: str, place: ModulePath, room: int) -> str:
+def _fitting_name(name: str, path: ModulePath, room: int) -> str:
     """Return the name if it fits; else its layer and its module type, which distinguish it."""
-    if len(name) <= room or place.layer is None:
+    if len(name) <= room or path.layer is None:
         return name
-    return f"layer {place.layer} {place.kind}"
+    return f"layer {path.layer} {path.kind}"
 
 
 def _closing(audit: Audit, page: Page, verbose: bool) -> None:

@@ -14,7 +14,7 @@ SAME_VALUE = 0.01  # relative difference of leading singular values up to which 
 
 @dataclass(frozen=True)
 class Shared:
-    """The audits with only the matrices that all of them have, in the first one's order."""
+    """Several audits with only the matrices that all of them have, in the order of the first."""
 
     audits: list[Audit]
     left_out: int  # names that some audit has and another has not
@@ -26,7 +26,11 @@ class Shared:
 
 
 def common_matrices(audits: Sequence[Audit]) -> Shared:
-    """Keep the matrices of the same name and shape; raises SettingError if there are none, or one audit."""
+    """Keep the matrices of the same name and shape.
+
+    Raises:
+      SettingError: no matrix is in all audits, or fewer than two audits were given.
+    """
     if len(audits) < 2:
         raise SettingError(f"a comparison needs two audits or more, and {len(audits)} was given")
     keys = [{(matrix.name, matrix.shape) for matrix in audit.matrices} for audit in audits]
@@ -50,9 +54,9 @@ def common_matrices(audits: Sequence[Audit]) -> Shared:
     )
 
 
-def _same_base(one: Audit, other: Audit) -> bool:
-    """Whether the leading singular values of the bases agree, which tells more than their paths."""
-    for mine, theirs in zip(one.matrices, other.matrices, strict=True):
+def _same_base(first: Audit, other: Audit) -> bool:
+    """Return whether the leading singular values of the bases agree: paths alone cannot tell."""
+    for mine, theirs in zip(first.matrices, other.matrices, strict=True):
         if mine.base_singular_values and theirs.base_singular_values:
             a, b = mine.base_singular_values[0], theirs.base_singular_values[0]
             if abs(a - b) > SAME_VALUE * max(abs(a), abs(b)):
@@ -61,7 +65,7 @@ def _same_base(one: Audit, other: Audit) -> bool:
 
 
 def labels_for(audits: Sequence[Audit]) -> list[str]:
-    """A short name for each audit: its tuned source without the folders that all sources share."""
+    """Name each audit shortly: by its tuned source without the folders that all sources share."""
     sources = [audit.tuned_source.rstrip("/") for audit in audits]
     if len(set(sources)) < len(sources):
         return [f"{i + 1}: {source}" for i, source in enumerate(sources)]

@@ -16,7 +16,7 @@ from .comparison import Shared
 
 
 def comparison_drawings(shared: Shared, labels: Sequence[str]) -> list[Drawing]:
-    """Similarity matrices in a row; intruders over epsilon, k, layers and rank; effective ranks."""
+    """Draw similarity matrices in a row; intruders over epsilon, k, layers and rank; effective ranks."""
     audits = shared.audits
     k = min(audit.k for audit in audits)
     epsilon = audits[0].epsilon
@@ -43,7 +43,7 @@ def comparison_drawings(shared: Shared, labels: Sequence[str]) -> list[Drawing]:
 
 
 def most_different(audits: Sequence[Audit]) -> int:
-    """Position of the matrix whose number of intruders differs most between the audits."""
+    """Return the position of the matrix whose number of intruders differs most between the audits."""
     spreads = [
         max(counts) - min(counts)
         for counts in zip(*([matrix.intruders for matrix in audit.matrices] for audit in audits), strict=True)
@@ -96,7 +96,7 @@ def _lines(
 
 
 def _layers(audit: Audit) -> list[int | None]:
-    return [place.layer for place in module_paths([matrix.name for matrix in audit.matrices])]
+    return [path.layer for path in module_paths([matrix.name for matrix in audit.matrices])]
 
 
 def _in_layer(audit: Audit, layer: int, k: int, epsilon: float) -> tuple[int, int]:
@@ -107,7 +107,7 @@ def _in_layer(audit: Audit, layer: int, k: int, epsilon: float) -> tuple[int, in
 
 
 def update_rank(audit: Audit) -> int | None:
-    """The largest rank of the audit's updates; None if one of them came as a dense matrix."""
+    """Return the largest rank of the audit's updates; None if one of them came as a dense matrix."""
     ranks = [matrix.rank for matrix in audit.matrices]
     known = [rank for rank in ranks if rank is not None]
     return max(known) if known and len(known) == len(ranks) else None

@@ -23,18 +23,30 @@ END = "<!-- intruders: end -->"
 
 
 def write_card(audit: str | os.PathLike[str] | Audit, card: str | os.PathLike[str] = "README.md") -> Path:
-    """Write what an audit found into a model card, as one section; return the card's path.
+    """Write what an audit found into a model card, as one section.
 
-    The section stands between two comment lines and replaces the one of an earlier call. What else the card says stays
-    as it is, byte for byte, its front matter too. A card that does not exist is made.
+    The section is between two comment lines. The next call replaces it. Everything else in the card stays as it is,
+    byte for byte.
 
     Args:
-      audit: the result, or the path of a saved one.
-      card: the Markdown file, usually README.md beside the model.
+      audit: The audit, or the path of a saved one (.json or .parquet).
+      card: Path of the card, a Markdown file. It is made if it does not exist (default: README.md).
+
+    Returns:
+      The path of the card.
 
     Raises:
       ResultFileError: the audit cannot be read, the card cannot be read or written, or it has one comment line
         without the other.
+
+    >>> import tempfile, torch
+    >>> from intruders import audit
+    >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
+    >>> tuned = {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     card = write_card(audit(base, tuned, k=3, cache=False), f"{folder}/README.md")
+    ...     card.read_text().splitlines()[1]
+    '## Intruder dimensions'
     """
     result = audit if isinstance(audit, Audit) else Audit.load(audit)
     path = Path(card)
@@ -46,8 +58,8 @@ def write_card(audit: str | os.PathLike[str] | Audit, card: str | os.PathLike[st
 
 def card_section(audit: Audit) -> str:
     """Return the section: what was found by module type, the settings and version, and how to make it again."""
-    found = next_steps(audit)
-    parts = [BEGIN, "## Intruder dimensions", "", f"{found.finding} {UNMEASURED} {found.meaning}", ""]
+    words = next_steps(audit)
+    parts = [BEGIN, "## Intruder dimensions", "", f"{words.finding} {UNMEASURED} {words.meaning}", ""]
     if audit.matrices:
         parts += [*_table(audit), ""]
     parts += [_settings(audit), ""]
@@ -58,7 +70,7 @@ def card_section(audit: Audit) -> str:
 
 
 def with_section(text: str, section: str, path: str) -> str:
-    """Return the card's ``text`` with ``section`` in the place of an earlier one, or at the end.
+    """Return the card's ``text`` with ``section`` instead of an earlier one, or at the end.
 
     Raises:
       ResultFileError: the comment lines around the earlier section are not one of each, in their order.
@@ -118,7 +130,7 @@ def _commits(hub: Sequence[HubOrigin]) -> str:
 
 
 def _without_folders(command: str) -> str:
-    """A card is published: a path on the machine that made it says nothing to its readers."""
+    """Cut paths of this machine to their last part: they tell the readers of a card nothing."""
     return shlex.join(_last_part(word) for word in shlex.split(command))
 
 
@@ -132,5 +144,5 @@ def _code(source: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """Names come from files: no character of one may end the cell, the line or the comment."""
+    """Escape a name for a table: no character of it may end the cell, the line or the comment."""
     return printable(text).replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""What an audit found, what that means, and what to do next: the same words in the terminal and in the HTML report."""
+"""The finding of an audit, its meaning and the next steps, in the same words in terminal and HTML report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOT_COMPARED = (SkipKind.OTHER_SHAPE, SkipKind.NO_COUNTERPART, SkipKind.NOT_FIN
 
 @dataclass(frozen=True)
 class NextSteps:
-    """What an audit found, what that means by the paper and by our studies, and what to do next."""
+    """The finding of an audit, its meaning by the paper and by our studies, and the next steps."""
 
     finding: str
     meaning: str

@@ -1,4 +1,4 @@
-"""What a page needs of an audit to draw and recount it, in as few bytes as that takes."""
+"""The data of an audit that a page needs to draw and recount it, in as few bytes as possible."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ...system.documents import json_number
 
 
 def audit_payload(audit: Audit, label: str | None = None) -> dict[str, Any]:
-    """Plain JSON values; intervals in full, since the page counts from them, and what is drawn rounded."""
-    stations = module_paths([matrix.name for matrix in audit.matrices])
+    """Return plain JSON values: bounds in full, since the page counts from them, the rest rounded."""
+    paths = module_paths([matrix.name for matrix in audit.matrices])
     return {
         "label": label or audit.tuned_source,
         "base": audit.base_source,
@@ -29,17 +29,17 @@ def audit_payload(audit: Audit, label: str | None = None) -> dict[str, Any]:
         "kind": audit.tuned_kind,
         "k": audit.k,
         "epsilon": audit.epsilon,
-        "matrices": [_matrix(matrix, place) for matrix, place in zip(audit.matrices, stations, strict=True)],
+        "matrices": [_matrix(matrix, path) for matrix, path in zip(audit.matrices, paths, strict=True)],
     }
 
 
-def _matrix(matrix: AuditedMatrix, place: ModulePath) -> dict[str, Any]:
+def _matrix(matrix: AuditedMatrix, path: ModulePath) -> dict[str, Any]:
     update = matrix.update
     return {
         "name": matrix.name,
-        "stack": place.stack,
-        "layer": place.layer,
-        "module": place.kind,
+        "stack": path.stack,
+        "layer": path.layer,
+        "module": path.kind,
         "shape": list(matrix.shape),
         "rank": matrix.rank,
         "frobenius": _rounded(update.frobenius),
@@ -69,10 +69,11 @@ def _subspaces(matrix: AuditedMatrix) -> dict[str, float | None] | None:
 
 
 def scales_payload(scales: CriticalScales) -> dict[str, Any]:
-    """Plain JSON values of critical scales; an infinite scale is null."""
+    """Return critical scales as plain JSON values; an infinite scale is null."""
     return {
         "matrices": {
-            one.name: numbers([one.measured, one.predicted, one.searched]) for one in scales.matrices
+            matrix.name: numbers([matrix.measured, matrix.predicted, matrix.searched])
+            for matrix in scales.matrices
         },
         "figure": scales.chart().payload(),
     }
@@ -87,6 +88,6 @@ def _rounded(value: float) -> float | None:
 
 
 def packed_cosines(similarity: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """Cosines as bytes in base64, row by row: 1/255 is finer than a colour scale shows."""
+    """Pack cosines as bytes in base64, row by row: 1/255 is finer than a color scale shows."""
     steps = np.rint(np.clip(np.nan_to_num(similarity), 0, 1) * 255).astype(np.uint8)
     return {"shape": list(steps.shape), "bytes": base64.b64encode(steps.tobytes()).decode()}

@@ -1,4 +1,4 @@
-"""Which saved critical scales belong to an audit: those of the same update and settings."""
+"""The saved critical scales that belong to an audit: those of the same update and settings."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ...audits.result.audit_result import Audit
 from ...audits.scales.critical_scales_result import CriticalScales
 from ...errors import SettingError
 
-SCALE_NAME = "scale.json"  # beside an audit, it is looked for under this name
+SCALE_NAME = "scale.json"  # the name of the file that is looked for next to an audit
 
 
 def scales_for(audit: Audit, path: str | os.PathLike[str]) -> CriticalScales:
-    """The critical scales in ``path``.
+    """Return the critical scales in ``path``.
 
     Raises:
       SettingError: they are of other matrices, or another k or epsilon, than the audit.
@@ -36,7 +36,7 @@ def scales_for(audit: Audit, path: str | os.PathLike[str]) -> CriticalScales:
 
 
 def scales_beside(audit: Audit, folder: Path) -> CriticalScales | None:
-    """Those of scale.json in the audit's folder, if it is of the same update and settings."""
+    """Return the scales of scale.json in the audit's folder; None unless they are of the same update and settings."""
     file = folder / SCALE_NAME
     if not file.is_file():
         return None

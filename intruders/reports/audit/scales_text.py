@@ -19,33 +19,33 @@ def scale_lines(result: CriticalScales, width: int = _WIDTH) -> list[str]:
     """Return the answer, the predictions, and one line per module type, of at most ``width`` columns up to 80."""
     matrices = result.matrices
     count = plural(len(matrices), "matrix", "matrices")
-    found = [f"critical scales of {count} (1 = the update as trained)"]
+    lines = [f"critical scales of {count} (1 = the update as trained)"]
     if result.target == 0:
-        found.append(f"largest update scale without intruders: {number(result.largest)}")
+        lines.append(f"largest update scale without intruders: {number(result.largest)}")
     else:
         most = plural(result.target, "intruder")
         there = plural(result.intruders_at_largest, "intruder")
-        found.append(f"largest update scale with at most {most}: {number(result.largest)} ({there})")
+        lines.append(f"largest update scale with at most {most}: {number(result.largest)} ({there})")
     known = [matrix for matrix in matrices if math.isfinite(matrix.measured)]
     without = len(matrices) - len(known)
     if without:
-        found.append(f"no intruder at any searched scale: {plural(without, 'matrix', 'matrices')}")
+        lines.append(f"no intruder at any searched scale: {plural(without, 'matrix', 'matrices')}")
     if known:
-        found.append(
+        lines.append(
             f"predicted from the base's spectrum: {percent(result.within_factor_two)} within a factor of two, "
             f"rank correlation {number(result.rank_correlation)}"
         )
-        found += ["", *_table(known, min(width, _WIDTH))]
-    found.append(f"({duration(result.seconds)})")
-    return found
+        lines += ["", *_table(known, min(width, _WIDTH))]
+    lines.append(f"({duration(result.seconds)})")
+    return lines
 
 
 def _table(known: Sequence[MatrixScale], width: int) -> list[str]:
     names = _NAMES if width == _WIDTH else _NARROW_NAMES
     axis_width = max(12, width - names - _NUMBERS)
     kinds: dict[str, list[MatrixScale]] = {}
-    for place, matrix in zip(module_paths([matrix.name for matrix in known]), known, strict=True):
-        kinds.setdefault(place.kind, []).append(matrix)
+    for path, matrix in zip(module_paths([matrix.name for matrix in known]), known, strict=True):
+        kinds.setdefault(path.kind, []).append(matrix)
     scales = [matrix.measured for matrix in known]
     low, high = min([*scales, 1.0]) / 1.1, max([*scales, 1.0]) * 1.1
     ends = number(low).ljust(axis_width - 6) + number(high).rjust(6)

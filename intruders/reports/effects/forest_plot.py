@@ -1,4 +1,4 @@
-"""A forest plot: every effect with its interval, in panels of one unit each, what the claim expects at the right."""
+"""A forest plot: every effect with its interval, in panels of one unit each, with its verdict at the right."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_LETTERS = 62  # of what an effect is, before it runs into the axes
 
 @dataclass(frozen=True)
 class Theme:
-    """Colors of a page. Verdicts differ in shape as well, so that a grey print shows them."""
+    """Colors of a page. Verdicts differ in shape as well, so that a gray print shows them."""
 
     name: str
     text: str
@@ -48,7 +48,7 @@ _MARKS = {SUPPORTED: "o", CONTRADICTED: "X", UNDECIDED: "s", REPORTED: "D"}
 
 
 def forest_plot(effects: Sequence[StudyEffect], theme: Theme) -> Drawing:
-    """One panel per unit, one line per effect; open marks have one seed and no interval."""
+    """Draw one panel per unit, one line per effect; open marks have one seed and no interval."""
     panels = _panels(effects)
     with styled():
         from matplotlib.figure import Figure
@@ -67,13 +67,13 @@ def forest_plot(effects: Sequence[StudyEffect], theme: Theme) -> Drawing:
 
 
 def effects_frame(effects: Sequence[StudyEffect]) -> pd.DataFrame:
-    """The numbers of the plot, as measured, in its order."""
+    """Return the numbers of the plot, as measured, in its order."""
     ordered = [effect for panel in _panels(effects) for effect in panel]
     return pd.DataFrame([vars(effect) | {"verdict": effect.verdict} for effect in ordered])
 
 
 def _panels(effects: Sequence[StudyEffect]) -> list[list[StudyEffect]]:
-    """By unit in the order in which they come, and within a unit by claim."""
+    """Group effects by unit, in the order in which units come, and sort each group by claim."""
     units = list(dict.fromkeys(effect.unit for effect in effects))
     claims = list(dict.fromkeys(effect.claim for effect in effects))
     ordered = sorted(effects, key=lambda effect: (units.index(effect.unit), claims.index(effect.claim)))
@@ -127,7 +127,7 @@ def _text(axes: Axes, x: float, row: int, text: str, color: str, weight: str = "
 
 
 def _legend(figure: object, theme: Theme, y: float) -> None:
-    """What the columns are; the words of the verdicts are in the plot themselves."""
+    """Name the columns; the plot itself has the words of the verdicts."""
     from matplotlib.figure import Figure
 
     assert isinstance(figure, Figure)
@@ -141,7 +141,7 @@ def _legend(figure: object, theme: Theme, y: float) -> None:
 
 
 def number_text(effect: StudyEffect) -> str:
-    """The estimate with its interval: +0.35 [+0.00, +0.69]."""
+    """Return the estimate with its interval: +0.35 [+0.00, +0.69]."""
     estimate = f"{effect.estimate:+.2f}"
     if effect.seeds == 1:
         return f"{estimate} (one seed)"

@@ -1,4 +1,4 @@
-"""Effects from a folder: those of effects.csv, and those that the studies published in its subfolders found."""
+"""Effects from a folder: those of effects.csv, and those of the studies published in its subfolders."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _UNITS = (
 
 
 def read_effects(folder: Path) -> list[StudyEffect]:
-    """All effects in the folder, those of the file first.
+    """Return all effects in the folder, those of the file first.
 
     Raises:
-      ResultFileError: neither is there, or one is damaged.
+      ResultFileError: the folder has neither the file nor published tables, or one of them is damaged.
     """
     file = folder / TRANSCRIBED
     published = sorted(inner.parent for inner in folder.glob(f"*/{PUBLISHED}"))
@@ -74,7 +74,7 @@ def _value(name: str, text: str) -> Any:
 
 
 def _of_published(folder: Path) -> Iterator[StudyEffect]:
-    """The answers of a study's findings, as they were when it was published."""
+    """Yield the answers of a study's findings, as they were when it was published."""
     published = PublishedStudy.load(folder)
     document = json.loads(read_bytes(folder / "findings.json"))
     score, effort = equal_score(load_results(folder).runs), equal_effort(load_results(folder).runs)
@@ -102,14 +102,14 @@ def _of_published(folder: Path) -> Iterator[StudyEffect]:
 
 
 def equal_score(runs: pd.DataFrame) -> str:
-    """Whether the finished fine-tunings were to stop at a score and did: yes, no or part."""
+    """Return whether the finished fine-tunings were to stop at a score and did: yes, no or part."""
     tuned = runs[(runs["status"] == "finished") & (runs["kind"] == "finetune")]
     reached = tuned["match"].notna() & tuned["stopped_by"].eq("match")
     return _share(reached)
 
 
 def equal_effort(runs: pd.DataFrame) -> str:
-    """Whether every method and rank was run at several learning rates, and at as many as the others: yes or no."""
+    """Return whether all methods and ranks ran at several learning rates, and at equally many: yes or no."""
     tuned = runs[(runs["status"] == "finished") & (runs["kind"] == "finetune")]
     rates = tuned.groupby(["base", "task", "method", "rank"], dropna=False)["lr"].nunique()
     return "yes" if len(rates) and rates.min() > 1 and rates.nunique() == 1 else "no"

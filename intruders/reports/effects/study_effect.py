@@ -20,7 +20,7 @@ class StudyEffect:
 
     claim: str  # name of the analysis
     where: str  # model and task
-    effect: str  # what is compared
+    effect: str  # the comparison, such as method A minus method B
     unit: str  # effects of one unit share an axis
     seeds: int
     estimate: float
@@ -40,7 +40,7 @@ class StudyEffect:
 
     @property
     def verdict(self) -> str:
-        """supported or contradicted where the interval, corrected for the number of tests, excludes zero.
+        """Supported or contradicted where the interval, corrected for the number of tests, excludes zero.
 
         One seed decides nothing. The correction is Bonferroni's.
         """
@@ -56,11 +56,11 @@ class StudyEffect:
         return CONTRADICTED if high < 0 else UNDECIDED
 
     def towards_the_claim(self, value: float) -> float:
-        """A value with its sign turned so that the claim expects it above zero."""
+        """Return a value with its sign turned so that the claim expects it above zero."""
         return -value if self.expected < 0 else value
 
     def _corrected(self) -> tuple[float, float]:
-        """The ends at the level that gives 95 % for all tests together."""
+        """Return the ends at the level that gives 95 % for all tests together."""
         if self.tests == 1:
             return self.low, self.high
         level = 1 - (1 - _LEVEL) / self.tests

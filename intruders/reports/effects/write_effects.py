@@ -24,7 +24,10 @@ _KEPT = "kept"
 
 
 def write_forest(folder: str | Path, file: str | Path) -> tuple[list[Path], list[str]]:
-    """Draw all effects in ``folder`` for light and for dark pages, and give the files and the lines of a table.
+    """Draw all effects in ``folder`` for light and for dark pages.
+
+    Returns:
+      The paths of the files, and the lines of a Markdown table.
 
     Raises:
       SettingError: ``file`` does not end in .svg.
@@ -40,14 +43,14 @@ def write_forest(folder: str | Path, file: str | Path) -> tuple[list[Path], list
         drawing = forest_plot(effects, theme)
         paths.append(target.with_name(f"{target.stem}-{theme.name}.svg"))
         write_atomically(paths[-1], picture(drawing.figure, "svg", transparent=True))
-    # Not NAME.csv: beside the effects themselves that would be their own file.
+    # Not NAME.csv: next to effects.csv, that would be the file of the effects itself.
     paths.append(target.with_name(f"{target.stem}-drawn.csv"))
     write_atomically(paths[-1], effects_frame(effects).to_csv(index=False).encode())
     return paths, effect_table(effects)
 
 
 def effect_table(effects: Sequence[StudyEffect]) -> list[str]:
-    """Markdown lines, one row per effect, sorted by claim as the effects come."""
+    """Return Markdown lines, one row per effect, sorted by claim as the effects come."""
     claims = list(dict.fromkeys(effect.claim for effect in effects))
     ordered = sorted(effects, key=lambda effect: claims.index(effect.claim))
     lines = [_line(_HEADINGS), _line(["---"] * len(_HEADINGS)), *map(_row, ordered)]

@@ -1,6 +1,6 @@
 """The report of a fleet: a table that sorts and filters, a scatter of any two columns, and each adapter's matrices.
 
-A thousand rows stay light: what is drawn of an adapter is packed in some bytes per matrix, and unpacked when its row is
+A thousand rows stay light: each adapter's figures are packed in a few bytes per matrix, and unpacked when its row is
 opened.
 """
 
@@ -54,16 +54,18 @@ _NOT_JUDGED = 255  # in place of a count
 
 
 def write_fleet_html(fleet: FleetAudit, path: str | os.PathLike[str]) -> None:
-    """Write the report of a fleet to `path`, whole or not at all.
+    """Write the report of a fleet to `path`, completely or not at all.
 
-    Raises ResultFileError if it cannot be written, MissingDependencyError without plotly and jinja2.
+    Raises:
+      ResultFileError: `path` cannot be written.
+      MissingDependencyError: plotly or jinja2 is missing.
     """
     check_can_write_html(path)
     write_atomically(path, render_fleet(fleet).encode())
 
 
 def render_fleet(fleet: FleetAudit) -> str:
-    """The HTML text of the report of a fleet."""
+    """Return the HTML text of the report of a fleet."""
     return render_page(
         "fleet.html.j2",
         ["plots.js", "fleet.js"],
@@ -76,20 +78,20 @@ def render_fleet(fleet: FleetAudit) -> str:
 
 
 def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
-    """Plain JSON values: a list for each row of the table, and the packed matrices of each adapter."""
+    """Return plain JSON values: a list for each row of the table, and the packed matrices of each adapter."""
     rows = as_arrow(fleet.adapters).to_pylist()
-    names = list(dict.fromkeys(name for one in fleet.members for name in one.names))
-    places = module_paths(names)
+    names = list(dict.fromkeys(name for member in fleet.members for name in member.names))
+    paths = module_paths(names)
     matrices = {str(digest): group for digest, group in fleet.matrices.groupby("digest", sort=False)}
     return {
         "base": fleet.base_source,
-        "numbers": [list(one) for one in NUMBERS],
+        "numbers": [list(column) for column in NUMBERS],
         "texts": list(TEXTS),
         "rows": [
             [*(_short(row[key]) for key, _, _ in NUMBERS), *(row[key] for key in TEXTS)] for row in rows
         ],
         "matrices": [
-            [name, place.stack, place.layer, place.kind] for name, place in zip(names, places, strict=True)
+            [name, path.stack, path.layer, path.kind] for name, path in zip(names, paths, strict=True)
         ],
         "packed": [
             _packed(matrices[row["digest"]], names)
@@ -101,14 +103,17 @@ def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
 
 
 def _short(value: float | None) -> float | None:
-    """Six digits: a page of a thousand rows has tens of thousands of numbers."""
+    """Round to six digits: a page of a thousand rows has tens of thousands of numbers."""
     if value is None or isinstance(value, int):
         return value
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def _packed(group: pd.DataFrame, names: list[str]) -> list[str]:
-    """For every matrix intruders and energy share as bytes, and the relative update in single precision; base64."""
+    """Pack three numbers per matrix in base64.
+
+    Intruders and energy share are bytes, the relative update is in single precision.
+    """
     frame = group.set_index("name").reindex(names)
     energy = (frame["intruder_energy"] / frame["energy"]).fillna(0.0)
     return [

@@ -41,7 +41,7 @@ def print_fleet(fleet: FleetAudit, console: Console, verbose: bool = False) -> N
 
 
 def _passed_over(entries: Mapping[str, str], verbose: bool) -> str:
-    """One line on what in the folders is no adapter."""
+    """Return one line about the entries of the folders that are not adapters."""
     named = [f"{path} ({what})" for path, what in entries.items()]
     shown = named if verbose else named[:PASSED_OVER_SHOWN]
     more = f" and {len(named) - len(shown):,} more" if len(shown) < len(named) else ""
@@ -49,12 +49,12 @@ def _passed_over(entries: Mapping[str, str], verbose: bool) -> str:
 
 
 def _rows(shown: object, page: Page) -> Table:
-    found = Table(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
-    found.add_column("adapter", no_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
+    table.add_column("adapter", no_wrap=True)
     for title in ("rank", "matrices", "intruders", "energy", "relative", "unusual"):
-        found.add_column(title, justify="right", no_wrap=True)
+        table.add_column(title, justify="right", no_wrap=True)
     for row in shown.itertuples():  # type: ignore[attr-defined]
-        found.add_row(
+        table.add_row(
             Text(page.known(shorten(str(row.adapter), max(16, page.width - 52), page.mark))),
             _ranks(row.rank_min, row.rank_max),
             f"{row.matrices:,}",
@@ -63,7 +63,7 @@ def _rows(shown: object, page: Page) -> Table:
             percent(row.update_relative_median),
             number(row.unusual),
         )
-    return found
+    return table
 
 
 def _ranks(least: object, most: object) -> str:

@@ -1,4 +1,4 @@
-"""The figures of a healing: what it forgot at which task loss, its doses, and where its intruders are."""
+"""The figures of a healing: forgetting over task loss, the doses, and the intruders by layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .heal_text import LABELS, curve
 
 
 def healing_charts(healing: Healing) -> list[Chart | Grid]:
-    """One chart for every corpus, then the doses and the intruders as layers x modules."""
+    """Return one chart for every corpus, then the doses and the intruders as layers x modules."""
     charts: list[Chart | Grid] = [_trade(healing, corpus) for corpus in healing.healed_point.corpora]
     doses = {name: sum(own) / len(own) for name, own in healing.doses.items()}
     grid = layer_grid(
@@ -20,9 +20,9 @@ def healing_charts(healing: Healing) -> list[Chart | Grid]:
         "Each cell is the dose of one matrix: 1 is the tuned model, 0 the base. Several of a cell are their mean.",
     )
     counts = {name: float(own[0] or 0) for name, own in healing.intruders.items()}
-    found = [*charts, grid]
+    figures = [*charts, grid]
     if any(counts.values()):
-        found.append(
+        figures.append(
             layer_grid(
                 "intruders",
                 "Intruders of the tuned model",
@@ -31,11 +31,11 @@ def healing_charts(healing: Healing) -> list[Chart | Grid]:
                 "Each cell is the number of intruders in one matrix before the healing.",
             )
         )
-    return found
+    return figures
 
 
 def _trade(healing: Healing, corpus: str) -> Chart:
-    """Forgetting over task loss; lower left is better."""
+    """Chart forgetting over task loss; lower left is better."""
     line = curve(healing)
     series = [
         Series(
@@ -75,7 +75,7 @@ def _trade(healing: Healing, corpus: str) -> Chart:
 
 
 def _is_wide(healing: Healing) -> bool:
-    """Whether the task losses differ so much that only a logarithm shows the low ones."""
+    """Return whether the task losses differ so much that only a logarithm shows the low ones."""
     values = [_task(healing, point) for point in healing.points]
     return min(values) > 0 and max(values) > 20 * min(values)
 

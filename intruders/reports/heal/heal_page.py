@@ -17,14 +17,15 @@ def write_heal_report(healing: Healing, file: str | os.PathLike[str]) -> None:
     """Write the page.
 
     Raises:
-      ResultFileError: it cannot be written. MissingDependencyError: a package of the extra ``report`` is missing.
+      ResultFileError: it cannot be written.
+      MissingDependencyError: a package of the extra ``report`` is missing.
     """
     check_can_write_html(file)
     write_atomically(file, render_healing(healing).encode())
 
 
 def render_healing(healing: Healing) -> str:
-    """The HTML text of the page."""
+    """Return the HTML text of the page."""
     charts = healing_charts(healing)
     return render_page(
         "heal.html.j2",

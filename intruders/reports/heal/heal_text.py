@@ -58,7 +58,7 @@ def print_healing(healing: Healing, console: Console) -> None:
 
 
 def verdict(healing: Healing) -> list[str]:
-    """What was forgotten, and what came back at which price."""
+    """Return how much was forgotten, and how much of it came back at which price, a sentence each."""
     tuned, healed = healing.tuned_point, healing.healed_point
     measure, corpus = healed.corpora[healing.corpus], healing.corpus
     task = healed.tasks[healing.task]
@@ -71,7 +71,7 @@ def verdict(healing: Healing) -> list[str]:
                 f"{ends(measure.forgotten, sign=True)}; {price}"
             )
         ]
-    found = [
+    lines = [
         (
             f"{percent(max(0.0, measure.healed.estimate))} of the forgetting on {corpus} is healed: "
             f"{forgotten.estimate:.3f} nats per token tuned, {measure.forgotten.estimate:.3f} healed; {price}"
@@ -82,22 +82,22 @@ def verdict(healing: Healing) -> list[str]:
         gain = measure.gain
         clear = "" if gain is None else f", {_clearly(gain)}"
         share = other.corpora[corpus].healed
-        found.append(
+        lines.append(
             f"interpolation at that task loss (dose {number(other.dose or 0.0)}) heals "
             f"{percent(max(0.0, share.estimate)) if share is not None else '-'}{clear}"
         )
-    return found
+    return lines
 
 
 def rows(healing: Healing) -> list[tuple[str, HealedPoint]]:
-    """The models of the table, in order, with their names."""
+    """Return the models of the table, in order, with their names."""
     wanted = (BASE, TUNED, HEALED, INTERPOLATION, *CONTROLS)
-    found = [(name, healing.point(name)) for name in wanted]
-    return [(_label(name, point), point) for name, point in found if point is not None]
+    named = [(name, healing.point(name)) for name in wanted]
+    return [(_label(name, point), point) for name, point in named if point is not None]
 
 
 def dose_line(healing: Healing) -> str:
-    """The doses in a sentence: their median, and their mean by kind of module."""
+    """Return the doses in a sentence: their median, and their mean by kind of module."""
     doses = [dose for own in healing.doses.values() for dose in own]
     kinds: dict[str, list[float]] = {}
     for path, own in zip(module_paths(list(healing.doses)), healing.doses.values(), strict=True):
@@ -111,14 +111,14 @@ def dose_line(healing: Healing) -> str:
 
 
 def intruder_lines(healing: Healing) -> list[str]:
-    """The intruders before and after."""
+    """Return the number of intruders before, and after if the healed model was audited."""
     if healing.intruders_after is None:
         return [f"intruders before {healing.intruders_before:,}"]
     return [f"intruders before {healing.intruders_before:,}, after {healing.intruders_after:,}"]
 
 
 def check_command(healing: Healing) -> str:
-    """The command that measures what was written."""
+    """Return the command that measures the written model."""
     corpora = [part for corpus in healing.healed_point.corpora for part in ("--loss-on", corpus)]
     command = ["intruders", "evaluate", healing.out or "", "--base", healing.base, *corpora]
     return shlex.join(command)
@@ -130,14 +130,14 @@ def ends(value: Interval, sign: bool = False) -> str:
 
 
 def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
-    found = Table(box=None, pad_edge=False, header_style="")
-    found.add_column("model", no_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column("model", no_wrap=True)
     for title in ("loss", "forgotten", "healed", "gain over interpolation", f"{healing.task} loss"):
-        found.add_column(title if is_wide else title.replace(" over interpolation", ""), justify="right")
+        table.add_column(title if is_wide else title.replace(" over interpolation", ""), justify="right")
     for name, point in rows(healing):
         measure, task = point.corpora[corpus], point.tasks[healing.task]
         short = point.name in (BASE, TUNED, INTERPOLATION)
-        found.add_row(
+        table.add_row(
             Text(name),
             _cell(measure.loss, is_wide),
             "" if point.name == BASE else _cell(measure.forgotten, is_wide, sign=True),
@@ -145,7 +145,7 @@ def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
             "" if short or measure.gain is None else _cell(measure.gain, is_wide, sign=True),
             f"{task.loss.estimate:.4f}",
         )
-    return found
+    return table
 
 
 def _accuracies(healing: Healing, task: str) -> str:
@@ -180,5 +180,5 @@ def _print(console: Console, line: str) -> None:
 
 
 def curve(healing: Healing) -> Sequence[HealedPoint]:
-    """Interpolations from the base to the tuned model."""
+    """Return the interpolations from the base to the tuned model."""
     return [point for point in healing.points if point.name == CURVE]

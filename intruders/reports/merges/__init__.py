@@ -1,1 +1,1 @@
-"""Whether a merge holds its adapter, as text."""
+"""A verification of a merge, as text."""

@@ -39,10 +39,10 @@ def print_verification(
         console.print(_table(result.matrices, page))
         page.say((_roundings(result), "dim"))
         _print_words(page, result.matrices)
-    chosen = [one for one in result.matrices if verbose or one.found.verdict in {*WRONG, NOT_PROVED}]
+    chosen = [matrix for matrix in result.matrices if verbose or matrix.found.verdict in {*WRONG, NOT_PROVED}]
     _list(
         page,
-        [line for one in chosen for line in _matrix_lines(one, page)],
+        [line for matrix in chosen for line in _matrix_lines(matrix, page)],
         len(chosen),
         verbose,
         lines_each=2,
@@ -69,16 +69,16 @@ def _style(status: int) -> str:
 
 
 def _table(matrices: Sequence[VerifiedMatrix], page: Page) -> Table:
-    """One row per module type and verdict."""
+    """Return one row per module type and verdict."""
     groups: dict[tuple[str, str], list[VerifiedMatrix]] = {}
-    for path, matrix in zip(module_paths([one.name for one in matrices]), matrices, strict=True):
+    for path, matrix in zip(module_paths([matrix.name for matrix in matrices]), matrices, strict=True):
         groups.setdefault((path.kind, matrix.found.verdict), []).append(matrix)
     table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("module", no_wrap=True)
     table.add_column("matrices", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("scale", no_wrap=True)
-    for (kind, verdict), members in sorted(groups.items(), key=lambda one: VERDICTS.index(one[0][1])):
+    for (kind, verdict), members in sorted(groups.items(), key=lambda group: VERDICTS.index(group[0][1])):
         style = "red" if verdict in WRONG else "yellow" if verdict in (TOO_SMALL, NOT_PROVED) else ""
         name = Text(page.known(shorten(kind, 22, page.mark)))
         table.add_row(name, f"{len(members):,}", verdict, _scales(members, page), style=style)
@@ -90,67 +90,73 @@ def _plus_minus(page: Page) -> str:
 
 
 def _scales(members: Sequence[VerifiedMatrix], page: Page) -> str:
-    """Bounds that hold for all, or the estimates and the largest of their errors."""
-    bounds = [one.found.scale for one in members if one.found.scale is not None]
+    """Return bounds that all members share, or the estimates and the largest of their errors."""
+    bounds = [member.found.scale for member in members if member.found.scale is not None]
     if bounds:
         low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
         return " to ".join(dict.fromkeys([_scale(low), _scale(high)]))
-    estimates = [one.found.estimate for one in members if one.found.estimate is not None]
+    estimates = [member.found.estimate for member in members if member.found.estimate is not None]
     if not estimates:
         return ""
-    error = max(one.found.error or 0.0 for one in members)
+    error = max(member.found.error or 0.0 for member in members)
     ends = sorted({f"{min(estimates):.3g}", f"{max(estimates):.3g}"}, key=float)
     return f"{' to '.join(ends)} {_plus_minus(page)} {error:.2g}"
 
 
 def _scale(value: float) -> str:
-    """Seven digits; what is nothing beside a scale of 1 is 0."""
+    """Write seven digits; a value that is negligible next to a scale of 1 becomes 0."""
     return f"{round(value, 9) + 0.0:.7g}"
 
 
 def _roundings(result: Verification) -> str:
-    counts = Counter(one.found.precision for one in result.matrices if one.found.precision)
+    counts = Counter(matrix.found.precision for matrix in result.matrices if matrix.found.precision)
     if not counts:
         together = f"; of all: {result.estimate:.3g}" if result.estimate is not None else ""
         return f"scale: estimated by least squares, with its standard error{together}"
     ways = ", ".join(f"{way} ({count:,})" for way, count in counts.most_common())
-    has_bounds = any(one.found.scale is not None for one in result.matrices)
+    has_bounds = any(matrix.found.scale is not None for matrix in result.matrices)
     return f"scale: proved bounds; {ways}" if has_bounds else f"merge: {ways}"
 
 
 def _print_words(page: Page, matrices: Sequence[VerifiedMatrix]) -> None:
-    """What the verdicts mean, where they do not say it themselves."""
-    counts = Counter((one.found.verdict, one.found.words) for one in matrices if one.found.words)
+    """Print what the verdicts mean, where they do not say it themselves."""
+    counts = Counter((matrix.found.verdict, matrix.found.words) for matrix in matrices if matrix.found.words)
     for (verdict, words), count in counts.items():
         page.say(f"{verdict} ({count:,}): {words}")
 
 
 def _matrix_lines(matrix: VerifiedMatrix, page: Page) -> list[str]:
-    found = matrix.found
+    verdict = matrix.found
     scale = _scales([matrix], page)
-    facts = [f"{found.verdict}, scale {scale}" if scale else found.verdict]
-    if found.rest is not None:
-        facts.append(f"rest {percent(found.rest)} of the base")
-    if found.outside:
-        facts.append(f"{found.outside:,} numbers off")
+    facts = [f"{verdict.verdict}, scale {scale}" if scale else verdict.verdict]
+    if verdict.rest is not None:
+        facts.append(f"rest {percent(verdict.rest)} of the base")
+    if verdict.outside:
+        facts.append(f"{verdict.outside:,} numbers off")
     return [matrix.name, f"  {'; '.join(facts)}"]
 
 
 def _list_tensors(page: Page, title: str, tensors: Sequence[OtherTensor], verbose: bool) -> None:
     if not tensors:
         return
-    reasons = Counter(one.reason for one in tensors)
+    reasons = Counter(tensor.reason for tensor in tensors)
     page.say("")
     page.say(
         f"{title}: {plural(len(tensors), 'tensor')} ({', '.join(f'{r}: {n}' for r, n in reasons.items())})"
     )
-    _list(page, [f"  {one.name}: {one.reason}" for one in tensors], len(tensors), verbose, heading=False)
+    _list(
+        page,
+        [f"  {tensor.name}: {tensor.reason}" for tensor in tensors],
+        len(tensors),
+        verbose,
+        heading=False,
+    )
 
 
 def _list(
     page: Page, lines: Sequence[str], count: int, verbose: bool, heading: bool = True, lines_each: int = 1
 ) -> None:
-    """Lines of ``count`` items, of which only the first are shown unless all are wanted."""
+    """Print the lines of the first items, or of all ``count`` items with ``verbose``."""
     shown = count if verbose else min(count, _LISTED)
     if lines and heading:
         page.say("")

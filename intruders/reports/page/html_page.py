@@ -1,6 +1,6 @@
-"""A report as one HTML file that needs nothing else: no network, no folder beside it.
+"""A report as one HTML file that needs nothing else: no network, and no other files.
 
-The file holds plotly.js whole (4.8 MB, as the installed plotly package brings it: a smaller bundle would have
+The file contains plotly.js completely (4.8 MB, as the installed plotly package has it: a smaller bundle would have
 to be kept here and updated) and the audit as JSON. The scripts in `page/` draw and recount it in the browser.
 """
 
@@ -49,9 +49,11 @@ def check_can_write_html(path: str | os.PathLike[str]) -> None:
 
 
 def write_html(audit: Audit, path: str | os.PathLike[str], scales: CriticalScales | None = None) -> None:
-    """Write the report of one audit, with its critical scales if given, to `path`, whole or not at all.
+    """Write the report of one audit, with its critical scales if given, to `path`, completely or not at all.
 
-    Raises ResultFileError if it cannot be written, MissingDependencyError without plotly and jinja2.
+    Raises:
+      ResultFileError: `path` cannot be written.
+      MissingDependencyError: plotly or jinja2 is missing.
     """
     check_can_write_html(path)
     write_atomically(path, render_audit(audit, scales).encode())
@@ -60,16 +62,18 @@ def write_html(audit: Audit, path: str | os.PathLike[str], scales: CriticalScale
 def write_comparison_html(
     audits: Sequence[Audit], path: str | os.PathLike[str], labels: Sequence[str] | None = None
 ) -> None:
-    """Write the report that puts several audits of one base side by side; errors as `write_html`.
+    """Write the report that compares several audits of one base.
 
-    Raises SettingError unless there are two audits or more, and matrices that all of them have.
+    Raises:
+      SettingError: fewer than two audits were given, or no matrix is in all of them.
+      ResultFileError, MissingDependencyError: as :func:`write_html`.
     """
     check_can_write_html(path)
     write_atomically(path, render_comparison(audits, labels).encode())
 
 
 def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
-    """The HTML text of the report of one audit, with its critical scales if given."""
+    """Return the HTML text of the report of one audit, with its critical scales if given."""
     from statistics import median
 
     relative = [relative_update(matrix) for matrix in audit.matrices]
@@ -95,7 +99,7 @@ def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
 
 
 def render_comparison(audits: Sequence[Audit], labels: Sequence[str] | None = None) -> str:
-    """The HTML text of the report of several audits of one base, on the matrices that all of them have."""
+    """Return the HTML text of the report of several audits, on the matrices that all of them have."""
     shared = common_matrices(audits)
     names = list(labels) if labels is not None else labels_for(audits)
     return render_page(
@@ -109,7 +113,7 @@ def render_comparison(audits: Sequence[Audit], labels: Sequence[str] | None = No
 
 
 def _grouped_versions(names: Sequence[str], audits: Sequence[Audit]) -> list[tuple[str, list[str]]]:
-    """Every set of versions once, with the audits made by it."""
+    """Return every set of versions once, with the audits made by it."""
     groups: dict[str, list[str]] = {}
     for name, audit in zip(names, audits, strict=True):
         groups.setdefault(", ".join(f"{key} {value}" for key, value in audit.versions.items()), []).append(
@@ -119,7 +123,7 @@ def _grouped_versions(names: Sequence[str], audits: Sequence[Audit]) -> list[tup
 
 
 def render_page(template: str, scripts: Sequence[str], payload: dict[str, Any], **values: object) -> str:
-    """The HTML text of a page: the template with `values`, the scripts, and `payload` as the data they draw."""
+    """Return the HTML text of a page: the template with `values`, the scripts, and `payload` as the data they draw."""
     environment = _environment()
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
@@ -154,7 +158,7 @@ def _environment() -> Environment:
 
 
 def _prose(text: str) -> Markup:
-    """A sentence with what stands in `backticks` as code, and no line ending between a number and its %."""
+    """Turn text in `backticks` into code, and keep each number and its % on one line."""
     from markupsafe import Markup, escape
 
     escaped = str(escape(text)).replace(" %", "\u00a0%")
@@ -162,14 +166,14 @@ def _prose(text: str) -> Markup:
 
 
 def _shell(line: str) -> Markup:
-    """A shell line in which no line ends within the name of an option."""
+    """Keep the name of every option in a shell line on one line."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"(?<= )(--?[a-z][a-z-]*)", r'<span class="nowrap">\1</span>', str(escape(line))))
 
 
 def _as_json(payload: dict[str, Any]) -> Markup:
-    """JSON that can stand in a script element: no character of it can end the element or open a comment."""
+    """Return JSON for a script element: no character of it can end the element or open a comment."""
     from markupsafe import Markup
 
     text = json.dumps(payload, allow_nan=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""The figures of a comparison of remedies: what is healed at what cost, and what that gains over interpolation."""
+"""The figures of a comparison of remedies: healing, its cost, and the gain over interpolation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ _CURVE_TONE = 5  # the darkest of the palette
 
 
 def comparison_charts(comparison: RemedyComparison) -> list[Chart]:
-    """Healed over task loss, gains over interpolation, and healed over the norm of the updates."""
-    measured = [one for one in comparison.remedies if one.chosen is not None and one.name != "interpolate"]
-    found = [_over_task_loss(comparison, measured), _over_norm(comparison, measured)]
+    """Chart healing over task loss, gains over interpolation, and healing over the norm of the updates."""
+    measured = [
+        remedy for remedy in comparison.remedies if remedy.chosen is not None and remedy.name != "interpolate"
+    ]
+    charts = [_over_task_loss(comparison, measured), _over_norm(comparison, measured)]
     if measured:
-        found.insert(1, _gains(measured))
-    return found
+        charts.insert(1, _gains(measured))
+    return charts
 
 
 def _over_task_loss(comparison: RemedyComparison, measured: Sequence[ComparedRemedy]) -> Chart:
@@ -56,7 +58,7 @@ def _series(comparison: RemedyComparison, measured: Sequence[ComparedRemedy], ac
         return point.healed if is_share and point.healed is not None else point.loss
 
     curve = comparison.curve
-    found = [
+    series = [
         Series(
             "interpolate",
             [across(point) for point in curve],
@@ -71,7 +73,7 @@ def _series(comparison: RemedyComparison, measured: Sequence[ComparedRemedy], ac
         point = remedy.chosen
         assert point is not None
         low, high = _finite(up(point))
-        found.append(
+        series.append(
             Series(
                 label(remedy),
                 [across(point)],
@@ -84,14 +86,14 @@ def _series(comparison: RemedyComparison, measured: Sequence[ComparedRemedy], ac
         )
         if is_share and len(remedy.tried) > 1:
             tried = remedy.tried
-            found.append(
+            series.append(
                 Series(
                     remedy.name,
-                    [across(one) for one in tried],
-                    [up(one).estimate for one in tried],
+                    [across(attempt) for attempt in tried],
+                    [up(attempt).estimate for attempt in tried],
                     notes=[
-                        f"strength {one.strength:g}, on the half that strengths are chosen on"
-                        for one in tried
+                        f"strength {attempt.strength:g}, on the half that strengths are chosen on"
+                        for attempt in tried
                     ],
                     look="both",
                     tone=tone,
@@ -99,24 +101,24 @@ def _series(comparison: RemedyComparison, measured: Sequence[ComparedRemedy], ac
                     in_legend=False,
                 )
             )
-    return found
+    return series
 
 
 def _gains(measured: Sequence[ComparedRemedy]) -> Chart:
-    ordered = sorted(measured, key=lambda one: -one.chosen.gain.estimate)  # type: ignore[union-attr]
-    found = []
+    ordered = sorted(measured, key=lambda remedy: -remedy.chosen.gain.estimate)  # type: ignore[union-attr]
+    series = []
     for tone, (name, key) in enumerate((("at equal task loss", "gain"), ("at equal norm", "gain_at_norm"))):
         rows = [
-            (place, value)
-            for place, one in enumerate(ordered)
-            if (value := getattr(one.chosen, key)) is not None
+            (position, value)
+            for position, remedy in enumerate(ordered)
+            if (value := getattr(remedy.chosen, key)) is not None
         ]
         ends = [_finite(value) for _, value in rows]
-        found.append(
+        series.append(
             Series(
                 name,
                 [value.estimate for _, value in rows],
-                [place + 0.15 * tone for place, _ in rows],
+                [position + 0.15 * tone for position, _ in rows],
                 x_low=[low for low, _ in ends],
                 x_high=[high for _, high in ends],
                 tone=tone,
@@ -126,8 +128,8 @@ def _gains(measured: Sequence[ComparedRemedy]) -> Chart:
         "remedies-gains",
         "Gain over interpolation",
         Axis("gain", "loss of interpolation minus that of the remedy (nats per token)"),
-        Axis("remedy", "", ticks=[label(one) for one in ordered]),
-        found,
+        Axis("remedy", "", ticks=[label(remedy) for remedy in ordered]),
+        series,
         rules=[Rule("x", 0.0)],
         caption="One mark is a remedy at the chosen strength; the bar is its confidence interval over documents and "
         "examples. Right of zero the remedy is better than scaling the complete update down.",
@@ -150,13 +152,13 @@ def _caption(better: str) -> str:
 
 
 def _finite(value: Interval) -> tuple[float, float]:
-    """Ends that are not known are drawn at the estimate."""
+    """Return the ends of an interval; an end that is not known becomes the estimate."""
     low, high = (end if math.isfinite(end) else value.estimate for end in (value.low, value.high))
     return low, high
 
 
 def _spans_decades(values: Sequence[float]) -> bool:
-    """Tuning can lower a task loss a hundredfold: all but the base would lie in one place of a linear axis."""
+    """Return whether values need a logarithmic axis: tuning can lower a task loss a hundredfold."""
     return min(values) > 0 and max(values) > 20 * min(values)
 
 

@@ -1,4 +1,4 @@
-"""The report of a comparison of remedies: the sentence, the figures, the table, and what controls say."""
+"""The report of a comparison of remedies: the sentence, the figures, the table, and the controls."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ REPORT, FIGURES = "report.html", "figures"
 
 
 def write_remedies_report(comparison: RemedyComparison, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write the page and its figures (PNG, SVG, CSV) into a folder that is there, and give their paths.
+    """Write the page and its figures (PNG, SVG, CSV) into a folder that exists, and return their paths.
 
-    Raises ResultFileError if they cannot be written, MissingDependencyError without the packages of the extra `report`.
+    Raises:
+      ResultFileError: a file cannot be written.
+      MissingDependencyError: a package of the extra ``report`` is missing.
     """
     page = Path(folder) / REPORT
     check_can_write_html(page)
@@ -34,7 +36,7 @@ def write_remedies_report(comparison: RemedyComparison, folder: str | os.PathLik
 
 
 def render_remedies(comparison: RemedyComparison) -> str:
-    """The HTML text of the page."""
+    """Return the HTML text of the page."""
     charts = comparison_charts(comparison)
     return render_page(
         "remedies.html.j2",

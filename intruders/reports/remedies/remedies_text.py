@@ -25,14 +25,14 @@ def print_comparison(comparison: RemedyComparison, console: Console) -> None:
         page.say(line)
     console.print()
     console.print(_table(comparison, console.width >= WIDE))
-    measured = [one for one in comparison.remedies if one.controls]
+    measured = [remedy for remedy in comparison.remedies if remedy.controls]
     if measured:
         page.say("")
         page.say(
             "gain at equal task loss minus that of a control, in nats per token (*: clear)",
         )
         console.print(_controls(measured))
-    if any(one.parts is not None for one in comparison.remedies):
+    if any(remedy.parts is not None for remedy in comparison.remedies):
         page.say("")
         page.say("four parts, each 0 to 1, over all corpora and tasks")
         console.print(_parts(comparison.remedies))
@@ -55,7 +55,7 @@ def print_comparison(comparison: RemedyComparison, console: Console) -> None:
 
 
 def headline(comparison: RemedyComparison) -> list[str]:
-    """What the model forgot, and on what data this was measured."""
+    """Return how much the model forgot, and on which data this was measured."""
     rest = {name: counts for name, counts in comparison.counts.items() if name != "report"}
     documents = sum(counts["documents"] for counts in rest.values())
     examples = sum(counts["examples"] for counts in rest.values())
@@ -76,43 +76,43 @@ def headline(comparison: RemedyComparison) -> list[str]:
 
 
 def remarks(comparison: RemedyComparison) -> list[str]:
-    """Why remedies, strengths or controls are not there, a line each."""
-    found = []
-    for one in comparison.remedies:
-        if one.reason is not None:
-            found.append(f"{one.name}: not measured: {one.reason}")
-        if one.dropped:
-            found.append(
-                f"{one.name}: {_numbers(one.dropped)} dropped in the first pass, clearly under the curve"
+    """Return why remedies, strengths or controls are missing, one line each."""
+    lines = []
+    for remedy in comparison.remedies:
+        if remedy.reason is not None:
+            lines.append(f"{remedy.name}: not measured: {remedy.reason}")
+        if remedy.dropped:
+            lines.append(
+                f"{remedy.name}: {_numbers(remedy.dropped)} dropped in the first pass, clearly under the curve"
             )
-        if one.idle:
-            found.append(f"{one.name}: {_numbers(one.idle)} changes nothing in this model")
-        if one.is_over_allowance:
-            found.append(
-                f"{one.name}: no strength keeps within the allowance; the one with the lowest task loss is shown"
+        if remedy.idle:
+            lines.append(f"{remedy.name}: {_numbers(remedy.idle)} changes nothing in this model")
+        if remedy.is_over_allowance:
+            lines.append(
+                f"{remedy.name}: no strength keeps within the allowance; the one with the lowest task loss is shown"
             )
-        if "complement" in one.no_control:
-            found.append(f"{one.name}: control complement: {one.no_control['complement']}")
-    return found
+        if "complement" in remedy.no_control:
+            lines.append(f"{remedy.name}: control complement: {remedy.no_control['complement']}")
+    return lines
 
 
 def label(remedy: ComparedRemedy) -> str:
-    """The remedy with its strength, where it has one."""
+    """Return the remedy's name, with its strength if one was chosen."""
     return remedy.name if remedy.chosen is None else f"{remedy.name} {remedy.chosen.strength:g}"
 
 
 def control_margin(remedy: ComparedRemedy, control: str) -> Interval | None:
-    """The margin over a control; of the draws of ``random`` the least."""
-    found = [
-        one.margin
-        for one in remedy.controls
-        if one.control and one.control.split()[0] == control and one.margin
+    """Return the margin over a control; for ``random``, the smallest over its draws."""
+    margins = [
+        point.margin
+        for point in remedy.controls
+        if point.control and point.control.split()[0] == control and point.margin
     ]
-    return min(found, key=lambda margin: margin.estimate) if found else None
+    return min(margins, key=lambda margin: margin.estimate) if margins else None
 
 
 def _table(comparison: RemedyComparison, is_wide: bool) -> Table:
-    found = _new_table("remedy, strength" if is_wide else "remedy", 2 if is_wide else 1)
+    table = _new_table("remedy, strength" if is_wide else "remedy", 2 if is_wide else 1)
     titles = [
         "norm",
         "output",
@@ -122,10 +122,10 @@ def _table(comparison: RemedyComparison, is_wide: bool) -> Table:
         "gain at equal task loss",
     ]
     for title in [*titles, *(["at equal norm"] if is_wide else [])]:
-        found.add_column(title, justify="right", no_wrap=True)
+        table.add_column(title, justify="right", no_wrap=True)
     for name, point in measured_rows(comparison):
-        found.add_row(Text(printable(name)), *_cells(point, comparison.target, is_wide))
-    return found
+        table.add_row(Text(printable(name)), *_cells(point, comparison.target, is_wide))
+    return table
 
 
 def _cells(point: ComparedPoint, target: str, is_wide: bool) -> list[str]:
@@ -145,50 +145,55 @@ def _cells(point: ComparedPoint, target: str, is_wide: bool) -> list[str]:
 
 
 def _controls(remedies: Sequence[ComparedRemedy]) -> Table:
-    found = _new_table("remedy, strength")
+    table = _new_table("remedy, strength")
     for title in CONTROLS:
-        found.add_column(title, justify="right")
+        table.add_column(title, justify="right")
     for remedy in remedies:
         margins = [control_margin(remedy, control) for control in CONTROLS]
-        found.add_row(
-            Text(printable(label(remedy))), *("-" if one is None else _starred(one) for one in margins)
+        table.add_row(
+            Text(printable(label(remedy))),
+            *("-" if margin is None else _starred(margin) for margin in margins),
         )
-    return found
+    return table
 
 
 def _parts(remedies: Sequence[ComparedRemedy]) -> Table:
-    found = _new_table("remedy, strength")
+    table = _new_table("remedy, strength")
     for title in ("healing", "preservation", "non-damage", "target", "harmonic mean"):
-        found.add_column(title, justify="right")
+        table.add_column(title, justify="right")
     for remedy in remedies:
         if remedy.parts is not None:
             parts = remedy.parts
             values = (parts.healing, parts.preservation, parts.non_damage, parts.target, parts.harmonic_mean)
-            found.add_row(
-                Text(printable(label(remedy))), *("-" if one is None else f"{one:.2f}" for one in values)
+            table.add_row(
+                Text(printable(label(remedy))),
+                *("-" if value is None else f"{value:.2f}" for value in values),
             )
-    return found
+    return table
 
 
 def measured_rows(comparison: RemedyComparison) -> list[tuple[str, ComparedPoint]]:
-    """Base, tuned model and every remedy at its chosen strength, by what tables call them."""
-    found = [("base", comparison.base_point), ("tuned", comparison.tuned_point)]
-    return [*found, *((label(one), one.chosen) for one in comparison.remedies if one.chosen is not None)]
+    """Return base, tuned model and every remedy at its chosen strength, with their names in tables."""
+    ends = [("base", comparison.base_point), ("tuned", comparison.tuned_point)]
+    return [
+        *ends,
+        *((label(remedy), remedy.chosen) for remedy in comparison.remedies if remedy.chosen is not None),
+    ]
 
 
 def _harness(comparison: RemedyComparison) -> Table:
-    found = _new_table("remedy, strength")
+    table = _new_table("remedy, strength")
     for task in comparison.tuned_point.harness:
-        found.add_column(task, justify="right")
+        table.add_column(task, justify="right")
     for name, point in measured_rows(comparison):
-        found.add_row(Text(printable(name)), *(f"{score:.3f}" for score in point.harness.values()))
-    return found
+        table.add_row(Text(printable(name)), *(f"{score:.3f}" for score in point.harness.values()))
+    return table
 
 
 def _new_table(first: str, gap: int = 1) -> Table:
-    found = Table(box=None, pad_edge=False, header_style="", padding=(0, gap, 0, 0))
-    found.add_column(first, no_wrap=True)
-    return found
+    table = Table(box=None, pad_edge=False, header_style="", padding=(0, gap, 0, 0))
+    table.add_column(first, no_wrap=True)
+    return table
 
 
 def _ends(value: Interval) -> str:
@@ -204,7 +209,7 @@ def _starred(value: Interval) -> str:
 
 
 def _names(remedies: Sequence[ComparedRemedy]) -> str:
-    return ", ".join(one.name for one in remedies) or "none, clearly"
+    return ", ".join(remedy.name for remedy in remedies) or "none, clearly"
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -10,7 +10,7 @@ from ...checkpoints.stored.names import module_paths
 
 
 def layer_grid(name: str, title: str, value: Axis, values: Mapping[str, float], caption: str) -> Grid:
-    """Numbers of matrices as layers x kinds of module, the mean of those in one cell."""
+    """Arrange numbers of matrices as layers x kinds of module; a cell is the mean of its matrices."""
     paths = module_paths(list(values))
     cells: dict[tuple[str, str], list[float]] = {}
     for path, number in zip(paths, values.values(), strict=True):

@@ -26,7 +26,7 @@ class Page:
 
     @property
     def plain(self) -> bool:
-        """Whether the output's encoding is ASCII only."""
+        """True if the output's encoding is ASCII only."""
         return self.console.options.ascii_only
 
     @property

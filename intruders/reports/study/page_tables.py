@@ -1,4 +1,4 @@
-"""Data frames as tables of a page: text for people, and beside each number what it is sorted by."""
+"""Data frames as tables of a page: text for people, and the number by which each cell is sorted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pandas.api import types
 from ...charts.text import number
 from ...studies.claims.shared.claim import Effect, Finding
 
-MOST_ROWS = 50  # of a table in the page; the whole one is a CSV file beside the figures
+MOST_ROWS = 50  # of a table in the page; the complete one is a CSV file in the folder of the figures
 
 _SAID_ONCE = ("base", "task", "corpus")
 
@@ -48,7 +48,7 @@ class Cell:
 
     @property
     def sort_key(self) -> str:
-        """The number as the page reads it; empty where there is none."""
+        """The number as the page reads it; empty for text."""
         return "" if self.value is None else f"{self.value:.7g}"
 
 
@@ -67,7 +67,7 @@ class PageTable:
 
 
 def page_table(title: str, frame: pd.DataFrame, most: int = MOST_ROWS) -> PageTable:
-    """The first `most` rows of a frame; a column is numeric if its values are numbers."""
+    """Return the first `most` rows of a frame; a column is numeric if its values are numbers."""
     same = [
         column for column in _SAID_ONCE if column in frame and len(frame) > 1 and frame[column].nunique() == 1
     ]
@@ -85,7 +85,7 @@ def page_table(title: str, frame: pd.DataFrame, most: int = MOST_ROWS) -> PageTa
 
 
 def run_table(runs: pd.DataFrame) -> PageTable:
-    """Every run with its settings and what came out."""
+    """Return every run with its settings and its results."""
     kept = [column for column in RUN_COLUMNS if column in runs and runs[column].notna().any()]
     frame = runs[kept].copy()
     of_adapters = runs["method"] != "full"
@@ -105,12 +105,12 @@ def run_table(runs: pd.DataFrame) -> PageTable:
 
 
 def effect_text(effect: Effect) -> str:
-    """An estimate with its interval: 0.82 [0.61, 0.93]."""
+    """Return an estimate with its interval: 0.82 [0.61, 0.93]."""
     return f"{number(effect.estimate)} {f'[{interval_text(effect)}]' if has_interval(effect) else '(no interval)'}"
 
 
 def interval_text(effect: Effect) -> str:
-    """Both ends, or that there is none: one seed says nothing of the next."""
+    """Return both ends, or none: one seed gives no interval."""
     return f"{number(effect.low)}, {number(effect.high)}" if has_interval(effect) else "none"
 
 
@@ -119,7 +119,7 @@ def has_interval(effect: Effect) -> bool:
 
 
 def leading_effects(finding: Finding) -> list[Effect]:
-    """The effect of the verdict, for every base and task that it was measured on."""
+    """Return the effect of the verdict, for every base and task that it was measured on."""
     if not finding.effects:
         return []
     first = finding.effects[0]
@@ -127,7 +127,7 @@ def leading_effects(finding: Finding) -> list[Effect]:
 
 
 def failures(runs: pd.DataFrame) -> Sequence[tuple[str, str]]:
-    """Id and error of every failed run."""
+    """Return the id and the error of every failed run."""
     failed = runs[runs["status"] == "failed"]
     return [
         (str(run), str(error) if isinstance(error, str) else "no error was recorded")
@@ -145,7 +145,10 @@ def _is_numeric(column: pd.Series[Any]) -> bool:
 
 
 def _cell(value: Any, is_number: bool, is_scale: bool) -> Cell:
-    """An infinite critical scale is one that was not found; an infinite end of an interval says that there is none."""
+    """Return a value as a cell.
+
+    An infinite critical scale was not found. An infinite end of an interval means that it has no ends.
+    """
     if isinstance(value, list | tuple | set | np.ndarray):
         return Cell(", ".join(str(item) for item in value))
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
@@ -161,7 +164,7 @@ def _cell(value: Any, is_number: bool, is_scale: bool) -> Cell:
 
 
 def _short(value: Any) -> Any:
-    """A number as it is written in settings: 16, 5e-05; what is none (2r) as it is."""
+    """Write a number as settings do: 16, 5e-05. Anything else, such as 2r, stays as it is."""
     try:
         return f"{float(value):g}"
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Where the tables of a study's page come from, if not from runs beside them, and what deviates from the plan."""
+"""The origin of a study's tables, if they were published, and their deviations from the plan."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PublishedWords:
 
 
 def published_words(folder: Path) -> PublishedWords | None:
-    """What to tell of published tables, or of runs that were taken over; None where all was made here.
+    """Return what to tell of published tables, or of runs taken over from them; None if all runs were made here.
 
     Raises:
       ResultFileError: published tables are damaged.

@@ -31,7 +31,7 @@ class SimilarityRow:
     run_ids: list[str]
 
     def payload(self) -> dict[str, Any]:
-        """Plain JSON values for the page."""
+        """Return plain JSON values for the page."""
         return {
             "title": self.title,
             "matrices": [matrix.name for matrix in self.audits[0].matrices],
@@ -54,17 +54,17 @@ class SimilarityRow:
 
 
 def similarity_rows(results: Results, examples: pd.DataFrame | None) -> list[SimilarityRow]:
-    """For each base and task of the structure's examples, the runs beside them: one a setting, of one seed.
+    """Return a row for each base and task of the structure's examples: one run per setting, of one seed.
 
-    None for those of which fewer than two runs have a readable audit.
+    A base and task of which fewer than two runs have a readable audit gets no row.
     """
     return [row for part in parts(examples) if (row := _row(results, part.rows, part.label)) is not None]
 
 
 def _row(results: Results, examples: pd.DataFrame, title: str) -> SimilarityRow | None:
     chosen = _one_run_a_setting(results.runs, examples)
-    found = {label: _audit(results.folder / "runs" / run_id) for label, run_id in chosen.items()}
-    audits = {label: audit for label, audit in found.items() if audit is not None}
+    loaded = {label: _audit(results.folder / "runs" / run_id) for label, run_id in chosen.items()}
+    audits = {label: audit for label, audit in loaded.items() if audit is not None}
     if len(audits) < 2:
         return None
     try:
@@ -76,7 +76,7 @@ def _row(results: Results, examples: pd.DataFrame, title: str) -> SimilarityRow 
 
 
 def _one_run_a_setting(runs: pd.DataFrame, examples: pd.DataFrame) -> dict[str, str]:
-    """Run ids by setting, of the examples' base, task, experiment and seed, the examples' own settings first."""
+    """Return run ids by setting, of the examples' base, task, experiment and seed, the examples' settings first."""
     kept = dict(zip(examples["setting"].astype(str), examples["run_id"].astype(str), strict=True))
     first = runs[runs["run_id"] == examples.iloc[0]["run_id"]]
     alike = finished(runs)
@@ -90,7 +90,7 @@ def _one_run_a_setting(runs: pd.DataFrame, examples: pd.DataFrame) -> dict[str, 
 
 
 def _audit(folder: Path) -> Audit | None:
-    """The audit of a run, or None where it is not there or cannot be read: a report is no place to fail over one."""
+    """Return the audit of a run; None if it is missing or damaged: a report must not fail over one audit."""
     try:
         return Audit.load(folder / "audit.json")
     except IntrudersError:
@@ -98,7 +98,7 @@ def _audit(folder: Path) -> Audit | None:
 
 
 def _most_telling(audits: list[Audit], first: str) -> list[Audit]:
-    """The audits with the matrix `first` and those whose number of intruders differs most between them."""
+    """Keep the matrix `first` and those whose number of intruders differs most between the audits."""
     spread = {}
     for at, matrix in enumerate(audits[0].matrices):
         counts = [audit.matrices[at].intruders for audit in audits]

@@ -1,4 +1,4 @@
-"""The report of a study: what its runs say on each of the paper's claims, as one HTML file and as figures."""
+"""The report of a study, by the paper's claims, as one HTML file and as figures."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Section:
 
 
 def is_study(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is the folder of a study."""
+    """Return whether `path` is the folder of a study."""
     return StudyFolder(Path(path)).is_study
 
 
@@ -60,8 +60,14 @@ def write_study_report(
 ) -> list[Path]:
     """Write the report of the study in `folder`: HTML to `out`, figures to the folder `figures`, or both.
 
-    Without either, HTML to report.html in the study's own folder. Gives the files written. Raises SettingError where
-    the study has no runs yet, and what reading a study and writing a report raise.
+    Without either, HTML goes to report.html in the study's own folder.
+
+    Returns:
+      The paths of the written files.
+
+    Raises:
+      SettingError: the study has no runs yet.
+      ResultFileError, MissingDependencyError: as :func:`intruders.write_report`.
     """
     from ...studies.claims.every_claim import analyse_all
     from ...studies.tables.results import load_results
@@ -87,7 +93,7 @@ def write_study_report(
 
 
 def render_study(results: Results, findings: Sequence[Finding]) -> str:
-    """The HTML text of the report of a study."""
+    """Return the HTML text of the report of a study."""
     from ..page.html_page import render_page
 
     charts = charts_of(findings)
@@ -133,7 +139,7 @@ def render_study(results: Results, findings: Sequence[Finding]) -> str:
 
 
 def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
-    """Settings in the order of the figures."""
+    """Sort rows by setting, in the order of the figures."""
     if "setting" not in frame:
         return frame
     at = {setting: i for i, setting in enumerate(by_method_and_rank(frame["setting"].astype(str)))}
@@ -141,7 +147,7 @@ def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def study_drawings(results: Results, findings: Sequence[Finding]) -> list[Drawing]:
-    """Every figure of the report for papers, similarity matrices among them."""
+    """Draw every figure of the report for papers, similarity matrices among them."""
     from ...charts.figure import draw
     from ..audit.comparison_figures import draw_similarities
 
@@ -154,7 +160,7 @@ def study_drawings(results: Results, findings: Sequence[Finding]) -> list[Drawin
 
 
 def write_tables(findings: Sequence[Finding], folder: Path) -> list[Path]:
-    """Write every table of the findings that has rows to `folder` as CSV, and give the paths; makes the folder."""
+    """Write the findings' tables that have rows to `folder` as CSV, and return the paths; makes the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for finding in findings:
@@ -172,7 +178,7 @@ def _similarities(results: Results, findings: Sequence[Finding]) -> list[Similar
 
 
 def _settings_text(folder: Path) -> str | None:
-    """The study's own file as it was given."""
+    """Return the study's own file as it was given; None if it cannot be read."""
     try:
         return (folder / "study.yaml").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -180,5 +186,5 @@ def _settings_text(folder: Path) -> str | None:
 
 
 def _versions(rows: Sequence[SimilarityRow]) -> str:
-    """What made the audits, where one is at hand."""
+    """Return the versions that made the audits, if an audit is shown."""
     return ", ".join(f"{key} {value}" for key, value in rows[0].audits[0].versions.items()) if rows else ""

@@ -1,4 +1,4 @@
-"""A study in two sentences, one for whoever has to decide and one for whoever wants the numbers."""
+"""A study in two sentences: one for a person who decides, one for a person who wants the numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Words:
 
 
 def study_words(results: Results, findings: Sequence[Finding]) -> Words:
-    """The title, the sentence for a manager, and the one for a researcher."""
+    """Return the title, the sentence for a manager, and the one for a researcher."""
     runs = results.runs
     name = results.name or results.folder.name
     done = int((runs["status"] == "finished").sum())
@@ -42,12 +42,12 @@ def study_words(results: Results, findings: Sequence[Finding]) -> Words:
 
 
 def verdict_word(finding: Finding) -> str:
-    """supported, contradicted, undecided or not run."""
+    """Return supported, contradicted, undecided or not run."""
     return finding.decision
 
 
 def verdict_class(finding: Finding) -> str:
-    """The same as a class of the style sheet."""
+    """Return the verdict as a class of the style sheet."""
     return verdict_word(finding).replace(" ", "-")
 
 
@@ -92,15 +92,15 @@ def _precise(runs: pd.DataFrame, findings: Sequence[Finding]) -> str:
     return f"{said}." + (f" Effects with 95 % intervals: {effects}." if effects else "")
 
 
-def _values(noun: str, column: pd.Series[Any], one: str = "", many: str = "", most: int = 6) -> str:
-    """The different values of a setting with its name: bases smollm2-135m and minilm-l6."""
-    found = [_text(value) for value in sorted(column.dropna().unique())]
-    if not found:
+def _values(noun: str, column: pd.Series[Any], singular: str = "", several: str = "", most: int = 6) -> str:
+    """Return the different values of a setting with its name: bases smollm2-135m and minilm-l6."""
+    texts = [_text(value) for value in sorted(column.dropna().unique())]
+    if not texts:
         return ""
-    name = (one or noun) if len(found) == 1 else (many or f"{noun}s")
-    if len(found) > most:
-        return f"{len(found)} {noun}s"
-    return f"{name} {_listed(found)}"
+    name = (singular or noun) if len(texts) == 1 else (several or f"{noun}s")
+    if len(texts) > most:
+        return f"{len(texts)} {noun}s"
+    return f"{name} {_listed(texts)}"
 
 
 def _text(value: Any) -> str:

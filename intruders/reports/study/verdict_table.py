@@ -1,4 +1,4 @@
-"""The verdicts of several studies as one Markdown table, claim by model and task, and what did not run beside it."""
+"""The verdicts of several studies as one Markdown table, with the runs that are missing."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ _HEADINGS = ("claim", "model and task", "verdict", "effect (95 % CI); the claim 
 
 
 def verdict_table(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Markdown lines: one row per claim, base, task and effect, then what each study did and did not run.
+    """Return Markdown lines: one row per claim, base, task and effect, then what each study did and did not run.
 
-    Raises SettingError where no study is given, ResultFileError for a folder that is none.
+    Raises:
+      SettingError: no study was given.
+      ResultFileError: a folder is not that of a study.
     """
     if not folders:
         raise SettingError("--verdicts needs the folders of studies; give at least one")
@@ -36,22 +38,25 @@ def verdict_table(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 
 def _rows(folder: Path) -> Iterator[tuple[int, list[str]]]:
-    """Each row after the place of its claim in the story."""
+    """Yield each row with the position of its claim among all claims."""
     document, results = StudyFolder(folder).document(), load_results(folder)
     command = f"`{_command(folder)}`"
     titles = {claim.name: claim.title for claim in every_claim()}
     names = [name for name in CLAIMS if name in document.get("analyses", CLAIMS)]
     for finding in analyse_all(results, names):
-        place, title = CLAIMS.index(finding.name), titles[finding.name]
+        position, title = CLAIMS.index(finding.name), titles[finding.name]
         for answer in finding.answers:
-            yield place, [title, answer.where, _verdict(answer), _effect(answer), str(answer.seeds), command]
+            yield (
+                position,
+                [title, answer.where, _verdict(answer), _effect(answer), str(answer.seeds), command],
+            )
         if not finding.answers:
             needs = finding.verdict.partition(": ")[2]
-            yield place, [title, _bases(results), f"*{NOT_RUN}*: {needs}", "-", "-", command]
+            yield position, [title, _bases(results), f"*{NOT_RUN}*: {needs}", "-", "-", command]
 
 
 def _command(folder: Path) -> str:
-    """What made the tables, or makes their page where they are published."""
+    """Return the command that made the tables, or their page if they are published."""
     if (folder / PUBLISHED).is_file():
         return f"intruders report {folder}"
     return f"intruders study {StudyFolder(folder).document().get('file') or folder / 'study.yaml'} --out {folder}"
@@ -72,7 +77,7 @@ def _bases(results: Results) -> str:
 
 
 def _done(folder: Path) -> Iterator[str]:
-    """How far the study is, and the runs that failed, that did not reach their score, and that are still to do."""
+    """Yield how far the study is, then the runs that failed, that missed their score, and that are still to do."""
     runs = load_results(folder).runs
     done, pending, failed = (runs[runs["status"] == status] for status in ("finished", "pending", "failed"))
     yield f"`{folder}`: {len(done)} of {len(runs)} runs finished, {plural(done['seed'].nunique(), 'seed')}."

@@ -23,7 +23,7 @@ def test_a_remedy_says_what_its_strength_is(name: str) -> None:
     cls = PUBLISHED[name]
     own = {field.name: field for field in fields(cls) if "setting" in field.metadata}
     assert cls.strength == next(iter(own))  # the first, so that Remedy(x) is at strength x
-    assert all(field.metadata["setting"]["help"].endswith(".") for field in own.values())
+    assert all(field.metadata["setting"].help.endswith(".") for field in own.values())
     default = getattr(published_remedy(name), cls.strength)
     assert getattr(published_remedy(name, default), cls.strength) == default
     assert cls.source
