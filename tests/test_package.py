@@ -21,10 +21,10 @@ REPOSITORY = Path(__file__).parents[1]
 # What is read at run time besides Python: without one of these, a command fails only for those who installed a wheel.
 DATA = {
     "intruders/py.typed",
-    "intruders/checkpoints/minilm-l6-lora/adapter_config.json",
-    "intruders/checkpoints/minilm-l6-lora/adapter_model.safetensors",
-    "intruders/checkpoints/smollm2-135m-lora/adapter_config.json",
-    "intruders/checkpoints/smollm2-135m-lora/adapter_model.safetensors",
+    "intruders/checkpoints/stored/minilm-l6-lora/adapter_config.json",
+    "intruders/checkpoints/stored/minilm-l6-lora/adapter_model.safetensors",
+    "intruders/checkpoints/stored/smollm2-135m-lora/adapter_config.json",
+    "intruders/checkpoints/stored/smollm2-135m-lora/adapter_model.safetensors",
     "intruders/reports/page/base.html.j2",
     "intruders/reports/page/heal.html.j2",
     "intruders/reports/page/heal.js",

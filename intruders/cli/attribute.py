@@ -23,7 +23,7 @@ from .output import check_json, put_json
         "intruders attribute smollm2-135m my-adapter --loss-on pydoc",
     ),
     (
-        "Set it beside what they do for the task, and save the parts",
+        "Add what they do for the task, and save the parts",
         "intruders attribute smollm2-135m my-adapter --loss-on pydoc --task word-problems --parquet parts.parquet",
     ),
 )

@@ -319,7 +319,7 @@ def test_terminal_and_page_say_the_same(audit: Audit, width: int) -> None:
     for step in words.steps:
         assert shlex.join(step.command or ()) in text
         assert shlex.join(step.command or ()) in page
-    assert text.endswith("What each number means, with values of our runs: docs/interpret.md")
+    assert text.endswith("What each number means, with values: docs/interpret.md")
     assert "docs/interpret.md" in page
 
 

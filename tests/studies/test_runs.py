@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def runs_of(seeds: list[int] | None = None, **settings: Any) -> list[Run]:
-    base = {"base": "b", "task": "word-problems", "steps": 10}
+    base = {"base": "b", "task": "word-problems", "steps": 10, "eval_steps": 1}
     return expand(parsed({"seeds": seeds or [0], "experiments": {"one": base | settings}}))
 
 

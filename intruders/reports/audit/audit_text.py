@@ -259,7 +259,7 @@ def _next_steps(audit: Audit, page: Page) -> None:
         for line in shell_lines(step.command or (), max(1, page.width - 5)):
             page.say((f"     {line}", "bold"))
     page.say("")
-    page.say(("What each number means, with values of our runs: ", "dim"), INTERPRETATION)
+    page.say(("What each number means, with values: ", "dim"), INTERPRETATION)
 
 
 def _wrapped(text: str, page: Page) -> list[str]:

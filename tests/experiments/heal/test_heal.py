@@ -271,7 +271,9 @@ def test_a_masked_model_is_healed_on_a_task_of_classes(text: str, tmp_path: Path
     rows.write_text("text,label\n" + "\n".join(f"word {number},{'ab'[number % 2]}" for number in range(40)))
     model: Any = get_peft_model(
         load_model(str(base), "classification", ["a", "b"]),
-        LoraConfig(r=1, target_modules=["query", "value"], task_type="SEQ_CLS"),
+        LoraConfig(
+            r=1, target_modules=["query", "value"], task_type="SEQ_CLS", modules_to_save=["classifier", "pooler"]
+        ),
     )
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
