@@ -17,7 +17,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from intruders.training.callback.callback.callback import IntruderCallback
+from intruders.training.callback.callback import IntruderCallback
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from intruders.models.base_model import base_model_location

@@ -82,7 +82,7 @@ def test_the_wheel_holds_the_package_its_license_and_nothing_else(archives: Arch
     assert of_package == files_of_the_package()
     assert of_package >= DATA
     assert f"{info}/licenses/LICENSE" in archives.members()
-    assert archives.wheel.stat().st_size < 2**20
+    assert archives.wheel.stat().st_size < 2**21  # of which the adapter of a language model is two fifths
 
 
 def test_the_source_archive_holds_what_a_packager_needs(archives: Archives) -> None:

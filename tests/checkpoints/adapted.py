@@ -18,7 +18,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from intruders.training.callback.callback.callback import IntruderCallback
+from intruders.training.callback.callback import IntruderCallback
 from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.layer import LoraLayer

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from intruders.training.callback.callback.callback import IntruderCallback
+from intruders.training.callback.callback import IntruderCallback
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from transformers import Trainer, TrainerCallback
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer

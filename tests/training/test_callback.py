@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from intruders.training.callback.callback.callback import IntruderCallback
-from intruders.training.callback.callback.trace import read_trace
+from intruders.training.callback.callback import IntruderCallback
+from intruders.training.callback.trace import read_trace
 from peft import LoraConfig, get_peft_model
 from tiny import save_bert, save_gpt2, save_llama
 from torch import Tensor

@@ -11,8 +11,8 @@ import pytest
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
-from intruders.training.callback.callback.callback import IntruderCallback
-from intruders.training.callback.callback.trace import read_trace
+from intruders.training.callback.callback import IntruderCallback
+from intruders.training.callback.trace import read_trace
 from peft import IA3Config, LilyConfig, LoraConfig, PrefixTuningConfig, get_peft_model
 from tiny import save_llama
 from torch import nn

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from intruders.training.callback.callback.callback import IntruderCallback
-from intruders.training.callback.callback.trace import read_trace
+from intruders.training.callback.callback import IntruderCallback
+from intruders.training.callback.trace import read_trace
 from tiny import save_llama
 from transformers import Trainer, TrainerCallback
 

@@ -145,13 +145,17 @@ def _point(record: Mapping[str, Any]) -> HealedPoint:
     )
 
 
-def _interval(record: Mapping[str, float | None] | None) -> Interval | None:
+def _interval(record: Mapping[str, Any] | None) -> Interval | None:
     if record is None:
         return None
     low, high = record["low"], record["high"]
-    estimate = record["estimate"]
-    assert estimate is not None
-    return Interval(estimate, float("-inf") if low is None else low, float("inf") if high is None else high)
+    return Interval(
+        record["estimate"],
+        float("-inf") if low is None else low,
+        float("inf") if high is None else high,
+        record.get("n"),
+        record.get("p"),
+    )
 
 
 def plain_values(value: Any) -> Any:

@@ -45,6 +45,9 @@ def model_of(folder: Path) -> Inputs:
     """Hash the model that a run's measures are of, where it is on this machine."""
     from ...checkpoints.opening.many_sources import digest_of
 
+    # Of a run in a store, only what describes the model is fetched to look whether the run is finished.
+    if not any((folder / MODEL).glob("*.safetensors")):
+        return {}
     try:
         return {"model": digest_of(str(folder / MODEL))}
     except (IntrudersError, OSError):

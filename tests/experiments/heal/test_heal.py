@@ -272,7 +272,10 @@ def test_a_masked_model_is_healed_on_a_task_of_classes(text: str, tmp_path: Path
     model: Any = get_peft_model(
         load_model(str(base), "classification", ["a", "b"]),
         LoraConfig(
-            r=1, target_modules=["query", "value"], task_type="SEQ_CLS", modules_to_save=["classifier", "pooler"]
+            r=1,
+            target_modules=["query", "value"],
+            task_type="SEQ_CLS",
+            modules_to_save=["classifier", "pooler"],
         ),
     )
     generator = torch.Generator().manual_seed(1)
