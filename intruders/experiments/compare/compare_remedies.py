@@ -34,8 +34,8 @@ from ..bench.bench import Measuring, opened_bench
 from ..bench.data_shares import DataShares, split_data
 from ..bench.live_models import answered_by
 from ..bench.workbench import Evaluations, Tally, UpdateSizes
-from ..heal.heal import learned_doses
 from ..heal.heal_settings import HEALING, HealSettings
+from ..heal.learned_doses import learned_doses
 from .compared import ComparedRemedy, RemedyComparison
 from .comparison_settings import EVERY_REMEDY, REMEDIES, ComparisonSettings
 from .contest import Contest
@@ -97,8 +97,8 @@ def compare_remedies(
     if folder is not None:
         make_folder(folder)
     with nullcontext() if folder is None else locked_folder(folder):
-        pairing, found, settings = audited_whole(base_side, tuned_side, audit, compute, progress)
-        if not found.matrices:
+        pairing, audited, settings = audited_whole(base_side, tuned_side, audit, compute, progress)
+        if not audited.matrices:
             raise SettingError(
                 f"'{tuned}' changes no matrix of '{base_source}' that an audit examines, so nothing can be compared; "
                 "pass another model or a wider --include"
@@ -107,11 +107,11 @@ def compare_remedies(
         measuring = Measuring(losses, tasks, seed, harness, scores.max_examples)
         of = {}
         if folder is not None:
-            of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=found, tasks=tasks)
+            of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=audited, tasks=tasks)
         kept = KeptOutcomes(folder, of)
         tally = Tally(progress, names, comparison.strengths, len(data.choice))
         of_base = _base_outcomes(base_source, measuring, data, kept, tally)
-        others = not_audited(base_side, found)
+        others = not_audited(base_side, audited)
         learned: Doses | str = "were not asked for"
         if Doses.name in names:
             learning = HealSettings(
@@ -135,10 +135,10 @@ def compare_remedies(
             )
         with opened_bench(measuring, tuned, base, base_side, others) as bench:
             evaluations = Evaluations(bench, kept, tally, base_side.names(), settings)
-            sizes = UpdateSizes(found, bench)
+            sizes = UpdateSizes(audited, bench)
             contest = Contest(
                 pairing=pairing.pairs,
-                audit=found,
+                audit=audited,
                 base=base_side,
                 evaluations=evaluations,
                 sizes=sizes,
@@ -180,17 +180,17 @@ def _base_outcomes(
         {"remedy": None, "tasks": list(measuring.tasks), **measuring.unit(share, share is data.report)}
         for share in shares
     ]
-    found = [kept.get(unit) for unit in units]
-    if any(one is None for one in found):
+    outcomes = [kept.get(unit) for unit in units]
+    if None in outcomes:
         opened = open_language_model(source)
-        for place, (share, unit) in enumerate(zip(shares, units, strict=True)):
+        for position, (share, unit) in enumerate(zip(shares, units, strict=True)):
             tally.step("base")
-            if found[place] is None:
+            if outcomes[position] is None:
                 outcome = measuring.outcome(
                     opened, answered_by(opened, measuring.tasks), share, share is data.report
                 )
                 kept.put(unit, outcome)
-                found[place] = outcome
+                outcomes[position] = outcome
     else:
         tally.skip(len(shares))
-    return [one for one in found if one is not None]
+    return [measured for measured in outcomes if measured is not None]

@@ -55,10 +55,10 @@ class HealBench:
         unit: dict[str, Any] = {"doses": list(values), "share": share.fingerprint(), "answers": answers}
         if removed:
             unit["removed"] = removed
-        found = self.kept.get(unit)
-        if found is None:
+        outcome = self.kept.get(unit)
+        if outcome is None:
             with self._at(values):
-                found = Outcome(
+                outcome = Outcome(
                     losses_by_corpus(self.language, share.corpora, self.losses, self.seed),
                     {
                         name: task_outcome(
@@ -70,8 +70,8 @@ class HealBench:
                         for name, rows in share.examples.items()
                     },
                 )
-            self.kept.put(unit, found)
-        return found
+            self.kept.put(unit, outcome)
+        return outcome
 
     def task_loss(self, values: Sequence[float], share: DataShare, task: str) -> float:
         """The loss on a task's examples at some doses, in nats per token."""
@@ -120,15 +120,15 @@ def open_models(
     language = open_language_model(tuned, base)
     shared = answered_by(language, tasks)
     scored = {name: shared.get(name) or open_for_task(tuned, task, base) for name, task in tasks.items()}
-    for opened in [language, *(one for one, _ in scored.values())]:
+    for opened in [language, *(opened_model for opened_model, _ in scored.values())]:
         opened.model.requires_grad_(False).eval()
     return language, scored
 
 
 def distinct_models(language: OpenedModel, scored: Scored) -> list[nn.Module]:
     """Each model once, the language model first."""
-    opened = [language, *(one for one, _ in scored.values())]
-    return list({id(one.model): one.model for one in opened}.values())
+    opened = [language, *(opened_model for opened_model, _ in scored.values())]
+    return list({id(opened_model.model): opened_model.model for opened_model in opened}.values())
 
 
 def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -> list[str]:
@@ -139,7 +139,7 @@ def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -
         {name: base.shape(name) for name in base.names()},
         {name: tuple(tensor.shape) for name, tensor in state.items()},
     ).tuned_of
-    found = []
+    names = []
     for name in base.names():
         tensor = state.get(matched.get(name, ""))
         if name in held or tensor is None or tuple(tensor.shape) != base.shape(name):
@@ -147,5 +147,5 @@ def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -
         if tensor.is_floating_point() and not torch.equal(
             tensor, base.read(name).to(tensor.device, tensor.dtype)
         ):
-            found.append(name)
-    return found
+            names.append(name)
+    return names

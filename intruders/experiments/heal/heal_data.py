@@ -102,8 +102,8 @@ def data_of(
     shares = split_data(corpora, tasks, max_examples, seed)
     first, task = next(iter(corpora)), next(iter(tasks))
     text = [
-        replace(one, documents=[*one.documents, *other.documents])
-        for one, other in zip(shares.first.corpora[first], shares.rest.corpora[first], strict=True)
+        replace(corpus, documents=[*corpus.documents, *other.documents])
+        for corpus, other in zip(shares.first.corpora[first], shares.rest.corpora[first], strict=True)
     ]
     examples = [*shares.first.examples[task], *shares.rest.examples[task]]
     return HealData(
@@ -128,21 +128,21 @@ def read_prompts(file: str) -> list[str]:
             raise SettingError(
                 f"prompts '{file}' has no column 'prompt'; it has {', '.join(map(repr, rows[0]))}; rename one"
             )
-        found = [str(row["prompt"]) for row in rows if row["prompt"]]
+        prompts = [str(row["prompt"]) for row in rows if row["prompt"]]
     else:
         try:
-            found = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            prompts = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise SettingError(
                 f"prompts '{file}' cannot be read: {reason}; pass a text or data file"
             ) from error
-    if len(found) < 6:
+    if len(prompts) < 6:
         raise SettingError(
-            f"prompts '{file}' has {len(found)} prompts; expected 6 or more, a third to learn from, a third to choose "
-            "by and a third to report; add some"
+            f"prompts '{file}' has {len(prompts)} prompts; expected 6 or more, a third to learn from, a third to "
+            "choose by and a third to report; add some"
         )
-    return found
+    return prompts
 
 
 def task_of_prompts(prompts: Sequence[str], answers: Sequence[str], seed: int) -> Task:
@@ -193,7 +193,8 @@ def own_answers(opened: OpenedModel, prompts: Sequence[str]) -> list[str]:
                 pad_token_id=pad,
                 eos_token_id=tokenizer.eos_token_id,
             )
-            for row, one in zip(rows, written[:, width:].tolist(), strict=True):
-                kept = one[: one.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in one else one
+            for row, tokens in zip(rows, written[:, width:].tolist(), strict=True):
+                end = tokenizer.eos_token_id
+                kept = tokens[: tokens.index(end)] if end in tokens else tokens
                 answers[row] = tokenizer.decode(kept, skip_special_tokens=True)
     return answers

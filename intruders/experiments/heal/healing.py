@@ -117,17 +117,17 @@ class Healing:
 
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values, from which :meth:`from_dict` makes the same."""
-        found: dict[str, Any] = plain_values(asdict(self))
-        return found
+        record: dict[str, Any] = plain_values(asdict(self))
+        return record
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Healing:
-        return cls(**{**record, "points": [_point(one) for one in record["points"]]})
+        return cls(**{**record, "points": [_point(point) for point in record["points"]]})
 
     def _certain(self, name: str) -> HealedPoint:
-        found = self.point(name)
-        assert found is not None
-        return found
+        point = self.point(name)
+        assert point is not None
+        return point
 
 
 def _point(record: Mapping[str, Any]) -> HealedPoint:
@@ -135,12 +135,14 @@ def _point(record: Mapping[str, Any]) -> HealedPoint:
         record["name"],
         record["dose"],
         {
-            name: CorpusMeasure(*(_interval(one[part]) for part in ("loss", "forgotten", "healed", "gain")))  # type: ignore[arg-type]
-            for name, one in record["corpora"].items()
+            name: CorpusMeasure(
+                *(_interval(measure[part]) for part in ("loss", "forgotten", "healed", "gain"))  # type: ignore[arg-type]
+            )
+            for name, measure in record["corpora"].items()
         },
         {
-            name: TaskMeasure(*(_interval(one[part]) for part in ("loss", "rise", "accuracy")))  # type: ignore[arg-type]
-            for name, one in record["tasks"].items()
+            name: TaskMeasure(*(_interval(measure[part]) for part in ("loss", "rise", "accuracy")))  # type: ignore[arg-type]
+            for name, measure in record["tasks"].items()
         },
     )
 
@@ -157,7 +159,7 @@ def _interval(record: Mapping[str, float | None] | None) -> Interval | None:
 def plain_values(value: Any) -> Any:
     """JSON has no infinity: an end of an interval that is none is null."""
     if isinstance(value, Mapping):
-        return {name: plain_values(one) for name, one in value.items()}
+        return {name: plain_values(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain_values(one) for one in value]
+        return [plain_values(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

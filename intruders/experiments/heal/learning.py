@@ -78,7 +78,7 @@ class Learning:
         self._step, self._weight = state["step"], state["weight"]
         for tensor, name in ((self._doses, "doses"), (self._first, "first"), (self._second, "second")):
             tensor.data.copy_(torch.tensor(state[name], dtype=tensor.dtype))
-        self.measured = [Measured(**one) for one in state["measured"]]
+        self.measured = [Measured(**record) for record in state["measured"]]
         best = state["best"]
         self._best = None if best is None else (Measured(**best["measured"]), best["doses"])
 
@@ -102,17 +102,17 @@ class Learning:
 
     def _look(self, *, follows: bool = True) -> None:
         """Measure the present state, keep it if it is the best, and let the task weigh as much as it must."""
-        found = self._measure(self._step, self._most)
-        self.measured.append(found)
+        measured = self._measure(self._step, self._most)
+        self.measured.append(measured)
         best = None if self._best is None else self._best[0].text_loss
-        is_allowed = found.text_loss is not None and found.task_loss <= self._most
+        is_allowed = measured.text_loss is not None and measured.task_loss <= self._most
         if self._best is None or (
-            is_allowed and found.text_loss is not None and _is_less(found.text_loss, best)
+            is_allowed and measured.text_loss is not None and _is_less(measured.text_loss, best)
         ):
-            self._best = (found, self._doses.detach().tolist())
+            self._best = (measured, self._doses.detach().tolist())
         if self._step and follows:
             room = max(self._settings.allow, 1e-3)
-            over = min(1.0, max(-1.0, (found.task_loss - self._most) / room))
+            over = min(1.0, max(-1.0, (measured.task_loss - self._most) / room))
             logarithm = math.log(self._weight / self._settings.weight) + _WEIGHT_STEP * over
             bound = math.log(_WEIGHT_RANGE)
             self._weight = self._settings.weight * math.exp(min(bound, max(-bound, logarithm)))
@@ -160,7 +160,7 @@ class Learning:
             "doses": self._doses.detach().tolist(),
             "first": self._first.tolist(),
             "second": self._second.tolist(),
-            "measured": [one.as_dict() for one in self.measured],
+            "measured": [measured.as_dict() for measured in self.measured],
             "best": None if best is None else {"measured": best[0].as_dict(), "doses": best[1]},
         }
 

@@ -26,7 +26,7 @@ class Report:
             name: Yardstick(
                 _of_corpus(base, name),
                 _of_corpus(tuned, name),
-                [_of_corpus(one, name) for one in curve],
+                [_of_corpus(outcome, name) for outcome in curve],
                 target=task,
                 weights={name: weights[name]},
                 seed=seed,
@@ -40,22 +40,22 @@ class Report:
             name,
             dose,
             {corpus: self._corpus(corpus, outcome) for corpus in self._share.corpora},
-            {task: self._task(task, found) for task, found in outcome.tasks.items()},
+            {task: self._task(task, of_task) for task, of_task in outcome.tasks.items()},
         )
 
     def _corpus(self, name: str, outcome: Outcome) -> CorpusMeasure:
-        found = summarize_losses(
+        summary = summarize_losses(
             name, self._share.corpora[name], outcome.corpora[name], self._base.corpora[name], seed=self._seed
         )
-        assert found.difference is not None
+        assert summary.difference is not None
         own, stick = _of_corpus(outcome, name), self._sticks[name]
-        return CorpusMeasure(found.loss, found.difference, stick.healed(own), stick.gain(own))
+        return CorpusMeasure(summary.loss, summary.difference, stick.healed(own), stick.gain(own))
 
-    def _task(self, name: str, found: TaskOutcome) -> TaskMeasure:
-        right = found.right
+    def _task(self, name: str, outcome: TaskOutcome) -> TaskMeasure:
+        right = outcome.right
         return TaskMeasure(
-            loss_interval(found.losses, seed=self._seed),
-            paired_difference(found.losses, self._tuned.tasks[name].losses, seed=self._seed),
+            loss_interval(outcome.losses, seed=self._seed),
+            paired_difference(outcome.losses, self._tuned.tasks[name].losses, seed=self._seed),
             None if not right else proportion_interval(sum(right), len(right)),
         )
 

@@ -80,8 +80,8 @@ class Objective:
         for inputs, scored in encoded:
             with torch.no_grad(), self._doses.off():
                 base = log_softmax(_logits(model, inputs)[scored].float(), dim=-1)
-            found = log_softmax(_logits(model, inputs)[scored].float(), dim=-1)
-            divergence = kl_div(found, base, reduction="sum", log_target=True) / tokens
+            predicted = log_softmax(_logits(model, inputs)[scored].float(), dim=-1)
+            divergence = kl_div(predicted, base, reduction="sum", log_target=True) / tokens
             total += _finite(divergence, "divergence from the base on text")
             divergence.backward()  # type: ignore[no-untyped-call]
         return total
@@ -90,9 +90,9 @@ class Objective:
         device = next(self._scored.model.parameters()).device
         batch = {name: tensor.to(device) for name, tensor in self._pad(rows).items()}
         loss = self._scored.model(**batch).loss
-        found = _finite(loss, "loss on training examples")
+        value = _finite(loss, "loss on training examples")
         (weight * loss).backward()
-        return found
+        return value
 
     def _inputs(self, texts: Sequence[list[int]], step: int) -> tuple[dict[str, Tensor], Tensor]:
         """The inputs of some texts, and where the model's answers count: (texts, width)."""
@@ -153,14 +153,14 @@ def encoded_examples(
 
 
 def _turn(count: int, size: int, step: int, seed: int) -> list[int]:
-    """The places of a step: every item comes once before any comes again, in an order drawn for each round."""
-    places = []
-    for position in range(step * size, step * size + min(size, count)):
-        turn, place = divmod(position, count)
+    """The positions of a step: every item comes once before any comes again, in an order drawn for each round."""
+    positions = []
+    for number in range(step * size, step * size + min(size, count)):
+        turn, position = divmod(number, count)
         order = list(range(count))
         random.Random(f"round {seed} {turn}").shuffle(order)
-        places.append(order[place])
-    return places
+        positions.append(order[position])
+    return positions
 
 
 def _parts(texts: Sequence[list[int]], tokens: int) -> Iterator[list[list[int]]]:
@@ -185,10 +185,10 @@ def _vocabulary(model: Any) -> int:
 
 
 def _finite(loss: Tensor, what: str) -> float:
-    found = float(loss.detach())
+    value = float(loss.detach())
     if not torch.isfinite(loss):
         raise NonFiniteError(
-            f"the {what} is {found}, not a number; expected a model that gives finite losses; check the tuned model, "
+            f"the {what} is {value}, not a number; expected a model that gives finite losses; check the tuned model, "
             "or pass a lower --rate"
         )
-    return found
+    return value

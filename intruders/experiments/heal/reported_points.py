@@ -68,7 +68,7 @@ def reported_points(
     ordered = dict(sorted(curve.items()))
     report = Report(measuring.data.report, base, tuned, list(ordered.values()), task, seed)
     mean = sum(doses) / count
-    found = [
+    points = [
         report.point(BASE, base, 0.0),
         report.point(TUNED, tuned, 1.0),
         report.point(HEALED, healed),
@@ -77,13 +77,13 @@ def reported_points(
     ]
     mixed = shuffled(doses, measuring.bench.groups.places, shapes, seed)
     if mixed != list(doses):
-        found.append(report.point(SHUFFLED, measuring.outcome(SHUFFLED, mixed)))
+        points.append(report.point(SHUFFLED, measuring.outcome(SHUFFLED, mixed)))
     if intruders:
         with measuring.bench.with_added(intruders):
-            found.append(
+            points.append(
                 report.point(INTRUDERS, measuring.outcome(INTRUDERS, [1.0] * count, removed=INTRUDERS), None)
             )
-    return found + [report.point(CURVE, outcome, alpha) for alpha, outcome in ordered.items()]
+    return points + [report.point(CURVE, outcome, alpha) for alpha, outcome in ordered.items()]
 
 
 def least_dose(bench: HealBench, data: HealData, most: float, *, on_report: bool = False) -> float:
@@ -107,7 +107,7 @@ def shuffled(
 ) -> list[float]:
     """The doses exchanged at random among matrices of one shape, or, where they share doses, among all of these."""
     generator = random.Random(f"shuffled {seed}")
-    found = list(doses)
+    mixed = list(doses)
     kinds: dict[object, list[int]] = {}
     shared = len({tuple(own) for own in places.values()}) < len(places)
     for name, own in places.items():
@@ -118,5 +118,5 @@ def shuffled(
         drawn = list(distinct)
         generator.shuffle(drawn)
         for position, other in zip(distinct, drawn, strict=True):
-            found[position] = doses[other]
-    return found
+            mixed[position] = doses[other]
+    return mixed

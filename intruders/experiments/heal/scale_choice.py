@@ -20,9 +20,9 @@ from ...mitigation.remedies.interpolate import Interpolate
 from ...mitigation.remedies.remedy import Remedy
 from ...models.finetuned_folder import data_seed_of
 from ...system.progress import Progress, silent
-from .heal import session_of
 from .heal_bench import HealBench
 from .heal_data import HealData, load_tasks, load_texts
+from .heal_session import session_of
 from .heal_settings import HEALING, HealSettings
 from .healing import BASE, TUNED, HealedPoint, plain_values
 from .measured_points import Report
@@ -58,19 +58,19 @@ class ScaleChoice:
 
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values."""
-        found: dict[str, Any] = plain_values(asdict(self))
-        return found
+        record: dict[str, Any] = plain_values(asdict(self))
+        return record
 
     def lines(self) -> list[str]:
         """What a person reads."""
-        found = [
+        lines = [
             f"one scale for the complete update, on {self.corpus} and {self.task} (nats per token)",
             f"{'scale':>6}{'loss on text':>14}{'task loss':>11}",
         ]
         for point in self.curve:
             mark = "  chosen" if point.scale == self.scale else ""
-            found.append(f"{point.scale:>6.3g}{point.text_loss:>14.4f}{point.task_loss:>11.4f}{mark}")
-        found.append(
+            lines.append(f"{point.scale:>6.3g}{point.text_loss:>14.4f}{point.task_loss:>11.4f}{mark}")
+        lines.append(
             f"scale {self.scale:.3g} forgets least at a task loss of at most {self.allow:g} above the tuned model's"
         )
         chosen = next(point for point in self.points if point.name == CHOSEN)
@@ -78,16 +78,16 @@ class ScaleChoice:
         for corpus, measure in chosen.corpora.items():
             before = tuned.corpora[corpus].forgotten
             share = "" if measure.healed is None else f", {measure.healed.estimate:.0%} healed"
-            found.append(
+            lines.append(
                 f"on other documents of {corpus}: forgotten {before.estimate:+.3f} tuned, "
                 f"{measure.forgotten.estimate:+.3f} at that scale{share}"
             )
         for task, own in chosen.tasks.items():
-            found.append(
+            lines.append(
                 f"on other examples of {task}: loss {tuned.tasks[task].loss.estimate:.4f} tuned, "
                 f"{own.loss.estimate:.4f} at that scale"
             )
-        return found
+        return lines
 
 
 def choose_scale(

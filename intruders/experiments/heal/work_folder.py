@@ -56,8 +56,8 @@ class WorkFolder:
 
     def answers(self) -> list[str] | None:
         """The tuned model's own answers, if they were written down."""
-        found = self._read("answers.json")
-        return None if found is None else list(found["answers"])
+        record = self._read("answers.json")
+        return None if record is None else list(record["answers"])
 
     def keep_answers(self, answers: list[str]) -> None:
         self._write("answers.json", {"answers": answers})
