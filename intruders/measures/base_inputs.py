@@ -37,14 +37,14 @@ def sample_inputs(
 
     A module that is not reached, or that is fed something else than rows of n numbers, is left out.
     """
-    found: dict[str, list[Tensor]] = {name: [] for name in modules}
+    sampled: dict[str, list[Tensor]] = {name: [] for name in modules}
     chosen: list[int] = []
 
     def taken(name: str) -> Any:
         def hook(module: Any, given: tuple[Any, ...]) -> None:
             if given and isinstance(given[0], Tensor) and given[0].is_floating_point():
                 rows = given[0].reshape(-1, given[0].shape[-1])
-                found[name].append(rows[[row for row in chosen if row < len(rows)]].float().cpu())
+                sampled[name].append(rows[[row for row in chosen if row < len(rows)]].float().cpu())
 
         return hook
 
@@ -67,4 +67,4 @@ def sample_inputs(
     finally:
         for handle in handles:
             handle.remove()
-    return {name: torch.cat(parts) for name, parts in found.items() if parts}
+    return {name: torch.cat(parts) for name, parts in sampled.items() if parts}

@@ -43,19 +43,19 @@ def measure_losses(
     ``advance`` is called with the tokens that a pass has done.
     """
     width = min(settings.window or WINDOW, opened.context)
-    found = []
+    measured = []
     for corpus in corpora:
         arguments = (opened.model, opened.tokenizer, corpus.documents)
         bounds: dict[str, Any] = {"window": width, "max_tokens": settings.max_tokens, "advance": advance}
         if not opened.is_masked:
-            found.append(
+            measured.append(
                 causal_losses(*arguments, **bounds, batch_size=settings.batch_size, stride=settings.stride)
             )
         elif settings.estimate:
-            found.append(masked_estimate(*arguments, **bounds, seed=seed))
+            measured.append(masked_estimate(*arguments, **bounds, seed=seed))
         else:
-            found.append(pseudo_losses(*arguments, **bounds, batch_size=settings.batch_size))
-    return found
+            measured.append(pseudo_losses(*arguments, **bounds, batch_size=settings.batch_size))
+    return measured
 
 
 def losses_by_corpus(

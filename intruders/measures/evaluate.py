@@ -153,26 +153,26 @@ def evaluate(
     with nullcontext() if folder is None else locked_folder(folder):
         of = {} if folder is None else {"weights": [digest_of(source) for source in sources]}
         work = MeasuredModel(model, base, KeptOutcomes(folder, of), losses, seed, progress)
-        found = Evaluation(model, base, [], [], [], work.notes)
+        evaluation = Evaluation(model, base, [], [], [], work.notes)
         after, before = work.losses_of_both(corpora)
         for name, parts in corpora.items():
             told = summarize_losses(
                 name, parts, after[name], None if before is None else before[name], seed=seed
             )
-            found.losses.append(told)
+            evaluation.losses.append(told)
             measured(_loss_lines(told))
         for task, split in zip(tasks, splits, strict=True):
             score = work.score(task, split, scores.max_examples, score_task, losses.batch_size)
-            found.scores.append(score)
+            evaluation.scores.append(score)
             measured(_score_lines(score))
         if harness.lm_eval:
-            found.harness.extend(work.harness(harness, scores.max_examples))
-            measured([_harness_line(score) for score in found.harness])
+            evaluation.harness.extend(work.harness(harness, scores.max_examples))
+            measured([_harness_line(score) for score in evaluation.harness])
         measured(_note_lines(work.notes))
         if folder is not None:
-            found.save(folder)
+            evaluation.save(folder)
             shutil.rmtree(folder / FOLDER, ignore_errors=True)
-    return found
+    return evaluation
 
 
 def _check_folder(folder: Path, force: bool) -> None:

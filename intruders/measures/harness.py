@@ -39,8 +39,8 @@ def harness_scores(
     Raises MissingDependencyError without the package lm_eval, SettingError for a task that it does not know
     and for a masked model.
     """
-    found = _evaluated(opened, settings, limit, seed, log_samples=False)
-    return [score for task, values in found["results"].items() for score in _scores(task, values)]
+    evaluated = _evaluated(opened, settings, limit, seed, log_samples=False)
+    return [score for task, values in evaluated["results"].items() for score in _scores(task, values)]
 
 
 def harness_items(
@@ -51,10 +51,10 @@ def harness_items(
     A group is there as its tasks. Raises as :func:`harness_scores` does, and SettingError for a task without such a
     metric.
     """
-    found = _evaluated(opened, settings, limit, seed, log_samples=True)
+    evaluated = _evaluated(opened, settings, limit, seed, log_samples=True)
     return {
-        task: _items(task, examples, found["higher_is_better"].get(task, {}))
-        for task, examples in found["samples"].items()
+        task: _items(task, examples, evaluated["higher_is_better"].get(task, {}))
+        for task, examples in evaluated["samples"].items()
     }
 
 
@@ -143,13 +143,13 @@ def _quiet_harness() -> Iterator[None]:
 
 def _scores(task: str, values: dict[str, Any]) -> list[HarnessScore]:
     """The harness writes "metric,filter" and "metric_stderr,filter" side by side."""
-    found = []
+    scores = []
     for key, value in values.items():
         metric, _, chosen = key.partition(",")
         if not isinstance(value, int | float) or metric.endswith("_stderr") or metric == "sample_len":
             continue
         error = values.get(f"{metric}_stderr,{chosen}")
-        found.append(
+        scores.append(
             HarnessScore(
                 task,
                 metric if chosen in ("", "none") else key,
@@ -157,17 +157,17 @@ def _scores(task: str, values: dict[str, Any]) -> list[HarnessScore]:
                 float(error) if isinstance(error, int | float) else None,
             )
         )
-    return found
+    return scores
 
 
 def _items(task: str, examples: Sequence[dict[str, Any]], rises: dict[str, bool]) -> list[float]:
     # Every filter of the answers has its own record of an example; the first filter is the task's own choice.
-    chosen = [one for one in examples if one["filter"] == examples[0]["filter"]]
+    chosen = [sample for sample in examples if sample["filter"] == examples[0]["filter"]]
     for metric in chosen[0]["metrics"] if chosen else []:
-        values = [one[metric] for one in chosen]
+        values = [sample[metric] for sample in chosen]
         if rises.get(metric) and all(isinstance(value, int | float) for value in values):
-            ordered = sorted(chosen, key=lambda one: one["doc_id"])
-            return [float(one[metric]) for one in ordered]
+            ordered = sorted(chosen, key=lambda sample: sample["doc_id"])
+            return [float(sample[metric]) for sample in ordered]
     raise SettingError(
         f"task {task!r} of lm-evaluation-harness has no score for every example that is higher for a better answer, "
         "as acc is; choose another task"

@@ -57,7 +57,8 @@ def depends_on(
 def _intruders(audit: Audit) -> str:
     """A hash of which vectors are intruders: an audit that was given need not be what its settings say."""
     names = [
-        [one.name, [vector.index for vector in one.vectors if vector.intruder]] for one in audit.matrices
+        [matrix.name, [vector.index for vector in matrix.vectors if vector.intruder]]
+        for matrix in audit.matrices
     ]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
@@ -76,9 +77,9 @@ class KeptOutcomes:
 
     def get(self, unit: Mapping[str, Any]) -> Outcome | None:
         """The evaluation, if it is there; a file that is broken or of something else counts as none."""
-        found = self.get_plain(unit)
+        record = self.get_plain(unit)
         try:
-            return None if found is None else Outcome.from_dict(found)
+            return None if record is None else Outcome.from_dict(record)
         except (ValueError, KeyError, TypeError):
             return None
 

@@ -58,15 +58,17 @@ def joined(outcomes: Sequence[Outcome]) -> Outcome:
     first = outcomes[0]
     return Outcome(
         {
-            name: [_together([one.corpora[name][part] for one in outcomes]) for part in range(len(parts))]
+            name: [
+                _together([outcome.corpora[name][part] for outcome in outcomes]) for part in range(len(parts))
+            ]
             for name, parts in first.corpora.items()
         },
         {
             name: TaskOutcome(
-                _together([one.tasks[name].losses for one in outcomes]),
+                _together([outcome.tasks[name].losses for outcome in outcomes]),
                 None
-                if any(one.tasks[name].right is None for one in outcomes)
-                else [right for one in outcomes for right in one.tasks[name].right or []],
+                if any(outcome.tasks[name].right is None for outcome in outcomes)
+                else [right for outcome in outcomes for right in outcome.tasks[name].right or []],
             )
             for name in first.tasks
         },

@@ -94,10 +94,10 @@ def output_energy(
     finally:
         for hook in hooks:
             hook.remove()
-    found = {name: (pair / tokens).tolist() for name, pair in sums.items()}
+    energies = {name: (pair / tokens).tolist() for name, pair in sums.items()}
     return OutputEnergy(
-        {name: of_update for name, (of_update, _) in found.items()},
-        {name: of_base for name, (_, of_base) in found.items()},
+        {name: of_update for name, (of_update, _) in energies.items()},
+        {name: of_base for name, (_, of_base) in energies.items()},
         tokens,
     )
 
@@ -105,14 +105,14 @@ def output_energy(
 def _layers(model: nn.Module, updates: dict[str, Update]) -> dict[str, nn.Linear]:
     """The linear layer of each update. A model with a head calls ``encoder.layer.0`` ``bert.encoder.layer.0``."""
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    found = {}
+    layers = {}
     for name, update in updates.items():
         own = name.removesuffix(".weight")
         for called, layer in linear.items():
             is_same = called == own or called.endswith(f".{own}") or own.endswith(f".{called}")
             if is_same and layer.weight.shape == update.shape:
-                found[name] = layer
-    return found
+                layers[name] = layer
+    return layers
 
 
 def _counter(layer: nn.Linear, update: Update, sums: Tensor) -> Any:

@@ -85,10 +85,10 @@ def with_sensitivities(
         )
     at = {names[name].removesuffix(".weight"): part for name, part in directions.items()}
     batches = task_batches(opened, task, task.train[: surgery.examples], labels)
-    found = sensitivities(opened.model, batches, at, progress)
+    measured = sensitivities(opened.model, batches, at, progress)
     return replace(
         surgery,
-        sensitivities={name: found[names[name].removesuffix(".weight")].tolist() for name in directions},
+        sensitivities={name: measured[names[name].removesuffix(".weight")].tolist() for name in directions},
     )
 
 
@@ -109,9 +109,9 @@ def sensitivities(
     was_trained = [parameter.requires_grad for parameter in model.parameters()]
     model.requires_grad_(False).eval()
     try:
-        with ExitStack() as stack:
+        with ExitStack() as probes:
             deltas = {
-                name: stack.enter_context(_probed(model.get_submodule(name), part))
+                name: probes.enter_context(_probed(model.get_submodule(name), part))
                 for name, part in directions.items()
             }
             for done, batch in enumerate(batches):
@@ -121,16 +121,16 @@ def sensitivities(
     finally:
         for parameter, trained in zip(model.parameters(), was_trained, strict=True):
             parameter.requires_grad_(trained)
-    found = {
+    felt = {
         name: torch.zeros_like(delta) if delta.grad is None else delta.grad for name, delta in deltas.items()
     }
-    for name, felt in found.items():
-        if not bool(felt.isfinite().all()):
+    for name, gradient in felt.items():
+        if not bool(gradient.isfinite().all()):
             raise NonFiniteError(
                 f"the gradient of the loss on training examples is NaN or infinite in '{name}'; choose another remedy "
                 "than surgery"
             )
-    return found
+    return felt
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def score_task(
     Raises SettingError for a task that has no right answers (score none), and for a split without rows.
     """
     chosen, examples = scored_examples(task, split, max_examples)
-    found = graded(
+    grades = graded(
         opened.model,
         opened.tokenizer,
         task,
@@ -61,7 +61,7 @@ def score_task(
         labels=labels or None,
         batch_size=batch_size,
     )
-    return score_of_answers(task, chosen, found.right or [], found.unfinished)
+    return score_of_answers(task, chosen, grades.right or [], grades.unfinished)
 
 
 def score_of_answers(task: Task, split: str, right: list[bool], unfinished: int = 0) -> TaskScore:
