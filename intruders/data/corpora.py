@@ -124,8 +124,10 @@ def _documents(source: str, hub_documents: int) -> list[str]:
         return _from_hub(HubCorpus(path, "train", column or "text"), hub_documents)
     file = Path(source).expanduser()
     if file.is_dir():
-        files = sorted(found for found in file.rglob("*") if found.suffix.lower() in _TEXT_SUFFIXES)
-        return [_read(found) for found in files]
+        files = sorted(
+            text_file for text_file in file.rglob("*") if text_file.suffix.lower() in _TEXT_SUFFIXES
+        )
+        return [_read(text_file) for text_file in files]
     if file.suffix.lower() in SUFFIXES:
         return _rows(file)
     if file.is_file():

@@ -150,8 +150,8 @@ def _from_hub(name: str, source: HubTask) -> tuple[dict[str, list[Example]], str
 
 def _from_copy(name: str, folder: Path) -> tuple[dict[str, list[Example]], str]:
     """The splits that have a file in the folder."""
-    found = {split: file_of_split(folder, split) for split in ("train", "validation", "test")}
-    files = {split: file for split, file in found.items() if file is not None}
+    file_by_split = {split: file_of_split(folder, split) for split in ("train", "validation", "test")}
+    files = {split: file for split, file in file_by_split.items() if file is not None}
     if "train" not in files:
         raise SettingError(
             f"task {name!r}: its local copy '{folder}' has no train file; expected train.tsv, train.jsonl or "

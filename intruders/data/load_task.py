@@ -89,8 +89,8 @@ def described_task(name: str, columns: Columns) -> str:
     pairs = {key: getattr(whole, field) for key, field in _COLUMNS_IN_NAMES.items()}
     pairs["text"] = ",".join(whole.text)
     pairs["header"] = "no" if whole.no_header else None
-    found = {key: value for key, value in pairs.items() if value}
-    return f"{path}?{urlencode(found)}" if found else path
+    query = {key: value for key, value in pairs.items() if value}
+    return f"{path}?{urlencode(query)}" if query else path
 
 
 def _described(columns: Columns, described: str, name: str) -> Columns:

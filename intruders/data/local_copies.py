@@ -36,24 +36,24 @@ def folder_of_copy(name: str) -> Path | None:
             f"{VARIABLE} is {given!r}, which is not a folder; expected one with a folder per data set; "
             "set it to one, or unset it to use the hub"
         )
-    found = (folder / spelled for spelled in (name, name.replace("-", "")))
-    return next((path for path in found if path.is_dir()), None)
+    candidates = (folder / spelled for spelled in (name, name.replace("-", "")))
+    return next((path for path in candidates if path.is_dir()), None)
 
 
 def file_of_split(folder: Path, split: str, suffixes: Sequence[str] = SUFFIXES) -> Path | None:
     """The file of a split in the folder of a copy, or None. SettingError where two could be meant."""
-    found = [
+    files = [
         path
         for stem in _STEMS[split]
         for suffix in suffixes
         if (path := folder / f"{stem}{suffix}").is_file()
     ]
-    if len(found) > 1:
+    if len(files) > 1:
         raise SettingError(
-            f"'{folder}' has {' and '.join(path.name for path in found)} for the {split} split; "
+            f"'{folder}' has {' and '.join(path.name for path in files)} for the {split} split; "
             "expected one file per split; move the others away"
         )
-    return found[0] if found else None
+    return files[0] if files else None
 
 
 def digest_of(files: Sequence[Path]) -> str:

@@ -54,7 +54,7 @@ def topic_sentences(topic: str) -> list[str]:
             f"this Python's pydoc_data.topics has no chapter {topic!r}, which task pydoc-topics needs; "
             "use another version of Python"
         )
-    found: dict[str, None] = {}
+    sentences: dict[str, None] = {}
     for paragraph in re.split(r"\n\s*\n", topics[topic]):
         lines = [line.strip() for line in paragraph.strip().splitlines()]
         text = " ".join(lines)
@@ -63,5 +63,5 @@ def topic_sentences(topic: str) -> list[str]:
             continue
         for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z\"])", text):
             if 6 <= len(sentence.split()) <= 60 and sentence[-1] in ".:!?":
-                found[sentence] = None
-    return list(found)
+                sentences[sentence] = None
+    return list(sentences)

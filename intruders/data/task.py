@@ -60,8 +60,8 @@ class Task:
 
     def __post_init__(self) -> None:
         if self.kind == "classification" and not self.labels:
-            found = sorted({example.target for example in self.train}, key=_label_order)
-            object.__setattr__(self, "labels", found)
+            labels = sorted({example.target for example in self.train}, key=_label_order)
+            object.__setattr__(self, "labels", labels)
 
     def split(self, name: str) -> list[Example]:
         if name not in SPLITS:
