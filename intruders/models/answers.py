@@ -45,9 +45,9 @@ def outcomes(
     compared by the task's score (its last number, or its whole text). ``labels`` names the model's outputs in
     order where that is not the task's own order.
     """
-    found = graded(model, tokenizer, task, examples, context=context, labels=labels, batch_size=batch_size)
-    assert found.right is not None
-    return found.right
+    grades = graded(model, tokenizer, task, examples, context=context, labels=labels, batch_size=batch_size)
+    assert grades.right is not None
+    return grades.right
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ def graded(
     """For each example the loss on its target, and, with ``answers``, whether the model's own answer is right."""
     if task.kind == "classification":
         return _classes(model, tokenizer, labels or task.labels, examples, context, batch_size)
-    found = _targets(model, tokenizer, examples, context, batch_size)
+    targets = _targets(model, tokenizer, examples, context, batch_size)
     if not answers:
-        return replace(found, right=None)
+        return replace(targets, right=None)
     # Where every next token of the target is the most likely one, greedy generation gives just the target:
     # one forward pass settles those, and only the others are generated.
-    right = list(found.right or [])
+    right = list(targets.right or [])
     open_rows = [row for row, settled in enumerate(right) if not settled]
     given = generated_answers(
         model,
@@ -93,7 +93,7 @@ def graded(
     )
     for row, answer in zip(open_rows, given, strict=True):
         right[row] = is_right(task, examples[row], answer.text)
-    return replace(found, right=right, unfinished=sum(not answer.has_ended for answer in given))
+    return replace(targets, right=right, unfinished=sum(not answer.has_ended for answer in given))
 
 
 def tokens_of_answers(task: Task) -> int:
@@ -105,15 +105,15 @@ def tokens_of_answers(task: Task) -> int:
 def is_right(task: Task, example: Example, answer: str) -> bool:
     """Whether a generated answer counts as the example's."""
     if task.score == "final-number":
-        found, wanted = final_number(answer), final_number(example.target)
-        return found is not None and found == wanted
+        given, wanted = final_number(answer), final_number(example.target)
+        return given is not None and given == wanted
     return answer.strip() == example.target.strip()
 
 
 def final_number(text: str) -> float | None:
     """The last number in ``text``, thousands separators taken out; None when there is none."""
-    found = _NUMBER.findall(text.replace(",", ""))
-    return float(found[-1]) if found else None
+    numbers = _NUMBER.findall(text.replace(",", ""))
+    return float(numbers[-1]) if numbers else None
 
 
 @dataclass(frozen=True)
@@ -236,11 +236,11 @@ def _generate(
         pad_token_id=pad,
         eos_token_id=end,
     )
-    found = []
+    answers = []
     for row, room in zip(written[:, width:].tolist(), rooms, strict=True):
         own = row[:room]  # behind it is padding
-        found.append((own[: own.index(end)], True) if end in own else (own, False))
-    return found
+        answers.append((own[: own.index(end)], True) if end in own else (own, False))
+    return answers
 
 
 @torch.no_grad()
@@ -289,6 +289,6 @@ def _classes(
             logits = model(**batch).logits
             each = cross_entropy(logits.float(), wanted, reduction="none").tolist()
             hits = (logits.argmax(dim=-1) == wanted).tolist()
-            for place, row in enumerate(chosen):
-                losses[row], right[row] = each[place], hits[place]
+            for position, row in enumerate(chosen):
+                losses[row], right[row] = each[position], hits[position]
     return Graded(losses, [1] * len(rows), right)
