@@ -81,7 +81,7 @@ def alpha_pattern(base: str, pilot: str, kappa: float, alpha: float) -> dict[str
         raise SettingError(
             f"budget_pilot is {pilot!r}, which is not an adapter; expected the folder of one; pass that of a pilot run"
         )
-    found = {}
+    alphas = {}
     for pair in pair_sides(before, opened).pairs:
         loaded = pair.load()
         if loaded is None:
@@ -95,5 +95,5 @@ def alpha_pattern(base: str, pilot: str, kappa: float, alpha: float) -> dict[str
         )
         share = kappa * threshold(wide.base) / size if size > 0 else 1.0
         if share < 1:
-            found[pair.name.removesuffix(".weight")] = alpha * share
-    return found
+            alphas[pair.name.removesuffix(".weight")] = alpha * share
+    return alphas

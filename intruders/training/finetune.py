@@ -62,15 +62,15 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
     models = models_of(config, location)
     if _is_finished(run, task, models):
         return run
-    with ExitStack() as stack:
-        stack.enter_context(run.locked())
+    with ExitStack() as contexts:
+        contexts.enter_context(run.locked())
         # Another process may have begun, or finished, since.
         run.open_for(config.recorded())
         if _is_finished(run, task, models):
             return run
-        stack.enter_context(quiet_transformers())
-        stack.enter_context(stop_on_full_disk(run.path))
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="intruders-")))
+        contexts.enter_context(quiet_transformers())
+        contexts.enter_context(stop_on_full_disk(run.path))
+        scratch = Path(contexts.enter_context(tempfile.TemporaryDirectory(prefix="intruders-")))
         _train(config, run, _Given(location, task, models), list(callbacks), scratch)
     return run
 
@@ -252,17 +252,17 @@ def _steps(arguments: Any, rows: int) -> int:
 
 def _kept_in_bounds(model: nn.Module, config: FinetuneConfig) -> list[Any]:
     """What changes the adapter after the optimizer's steps, before anything looks at it."""
-    found: list[Any] = []
+    callbacks: list[Any] = []
     if config.method == "oplora":
-        found.append(ProjectedUpdates(model, config.oplora_k))
+        callbacks.append(ProjectedUpdates(model, config.oplora_k))
     if config.budget is not None and config.budget_pilot is None and config.method != "full":
         looks = (
             config.audit_steps,
             config.eval_steps if config.match is not None else None,
             config.save_steps,
         )
-        found.append(BudgetClamp(model, config.budget, [config.budget_steps, *(n for n in looks if n)]))
-    return found
+        callbacks.append(BudgetClamp(model, config.budget, [config.budget_steps, *(n for n in looks if n)]))
+    return callbacks
 
 
 def _reason(accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None) -> str:

@@ -53,8 +53,11 @@ class _Projection:
     """The two projections of one module."""
 
     def __init__(self, module: AdaptedModule, k: int) -> None:
-        found = base_directions(module.weight, k, _known(module.weight))
-        self._sides = [(module.a, _without(found.right)), (module.b, _without(found.left, from_left=True))]
+        directions = base_directions(module.weight, k, _known(module.weight))
+        self._sides = [
+            (module.a, _without(directions.right)),
+            (module.b, _without(directions.left, from_left=True)),
+        ]
         for parameter, without in self._sides:
             if parameter.requires_grad:
                 parameter.register_hook(without)  # type: ignore[no-untyped-call]

@@ -140,14 +140,14 @@ class RunFolder:
 
     def last_checkpoint(self) -> tuple[Path, float] | None:
         """The newest complete checkpoint and the seconds trained up to it; the others are removed."""
-        found: list[tuple[int, Path, float]] = []
+        checkpoints: list[tuple[int, Path, float]] = []
         for folder in self.checkpoints.glob("checkpoint-*"):
             try:
                 mark = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))
-                found.append((int(mark["step"]), folder, float(mark["seconds"])))
+                checkpoints.append((int(mark["step"]), folder, float(mark["seconds"])))
             except (OSError, ValueError, KeyError):
                 shutil.rmtree(folder, ignore_errors=True)
-        if not found:
+        if not checkpoints:
             return None
-        _, folder, seconds = max(found)
+        _, folder, seconds = max(checkpoints)
         return folder, seconds

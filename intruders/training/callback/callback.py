@@ -202,8 +202,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
 
         def decide(state_dict: dict[str, Tensor] | None = None) -> bool:
             tuned = model if state_dict is None else opened(model, state_dict)
-            found = self._audit(tuned, args, state, control)
-            return self._stop_above is not None and found.intruders > self._stop_above
+            audit = self._audit(tuned, args, state, control)
+            return self._stop_above is not None and audit.intruders > self._stop_above
 
         is_first = state.is_world_process_zero
         if self._sharded is not None:
@@ -216,14 +216,14 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     def _audit(self, tuned: nn.Module | Opened, args: Any, state: Any, control: Any) -> Audit:
         started = time.perf_counter()
         pairing = pair_sides(*self._sides(tuned), self._settings)
-        found = audit_pairing(pairing, self._settings, self._compute)
-        self.last = found = replace(found, seconds=time.perf_counter() - started)
-        log_totals(self._trainer, args, state, control, _totals(found))
+        audit = audit_pairing(pairing, self._settings, self._compute)
+        self.last = audit = replace(audit, seconds=time.perf_counter() - started)
+        log_totals(self._trainer, args, state, control, _totals(audit))
         if self.trace is not None:
-            append_to_trace(self.trace, state.global_step, found)
-        if self._alert_above is not None and found.intruders > self._alert_above:
-            alert(found.intruders, self._alert_above, state.global_step)
-        return found
+            append_to_trace(self.trace, state.global_step, audit)
+        if self._alert_above is not None and audit.intruders > self._alert_above:
+            alert(audit.intruders, self._alert_above, state.global_step)
+        return audit
 
     def _sides(self, tuned: nn.Module | Opened) -> tuple[Checkpoint, Opened]:
         """The base and the model as it is now.
@@ -250,14 +250,14 @@ def _is_whole(number: object) -> bool:
     return isinstance(number, Integral) and not isinstance(number, bool)
 
 
-def _totals(found: Audit) -> dict[str, float]:
+def _totals(audit: Audit) -> dict[str, float]:
     """The numbers that are logged, each as the audit's own summary defines it."""
-    kinds = {summary.kind: summary.intruders for summary in by_kind(found.matrices)}
+    kinds = {summary.kind: summary.intruders for summary in by_kind(audit.matrices)}
     return {
-        "intruders/total": found.intruders,
-        "intruders/vectors": found.vectors,
-        "intruders/energy_share": found.intruder_energy_share,
-        "intruders/update_frobenius": update_norm(found.matrices),
-        "intruders/seconds": round(found.seconds, 4),
+        "intruders/total": audit.intruders,
+        "intruders/vectors": audit.vectors,
+        "intruders/energy_share": audit.intruder_energy_share,
+        "intruders/update_frobenius": update_norm(audit.matrices),
+        "intruders/seconds": round(audit.seconds, 4),
         **{f"intruders/by_module/{kind}": count for kind, count in sorted(kinds.items())},
     }

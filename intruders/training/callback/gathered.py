@@ -64,7 +64,9 @@ def _from_fsdp_1(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Te
     ]
     for path, unit in units:
         inside = [
-            name for name, one in unit.named_modules() if name and isinstance(one, FullyShardedDataParallel)
+            name
+            for name, inner in unit.named_modules()
+            if name and isinstance(inner, FullyShardedDataParallel)
         ]
         with FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=False):
             own = {

@@ -54,9 +54,9 @@ def _free_name(trace: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def append_to_trace(trace: Path, step: int, found: Audit) -> None:
+def append_to_trace(trace: Path, step: int, audit: Audit) -> None:
     """Add the rows of a step; those of this and later steps, left by a run that was killed, go."""
-    frame = _rows(found)
+    frame = _rows(audit)
     frame.insert(0, "step", step)
     if trace.is_file():
         before = read_trace(trace)
@@ -81,11 +81,11 @@ def read_trace(path: str | os.PathLike[str]) -> pd.DataFrame:
     return frame
 
 
-def _rows(found: Audit) -> pd.DataFrame:
+def _rows(audit: Audit) -> pd.DataFrame:
     """One row per vector, with the size of its matrix's update and the base's largest singular value."""
-    frame = vector_frame(found.matrices)
-    frobenius = {matrix.name: matrix.update.frobenius for matrix in found.matrices}
-    largest = {matrix.name: matrix.base_singular_values[0] for matrix in found.matrices}
+    frame = vector_frame(audit.matrices)
+    frobenius = {matrix.name: matrix.update.frobenius for matrix in audit.matrices}
+    largest = {matrix.name: matrix.base_singular_values[0] for matrix in audit.matrices}
     frame["update_frobenius"] = frame["name"].map(frobenius).astype(float)
     frame["base_largest_value"] = frame["name"].map(largest).astype(float)
     return frame

@@ -124,14 +124,14 @@ def _tuned_weights(model: nn.Module) -> Checkpoint:
     """What the adapters in the model make of its own weights, a copy, in the order in which these are stored."""
     own, tuned = open_sides(model, model)
     assert isinstance(tuned, ModelSum)
-    adapters = replace(tuned, parts=[one for one in tuned.parts if isinstance(one[0], Adapter)])
-    found: dict[str, Tensor] = {}
+    adapters = replace(tuned, parts=[part for part in tuned.parts if isinstance(part[0], Adapter)])
+    weights: dict[str, Tensor] = {}
     for matrix in pair_sides(own, adapters, Selection(include_embeddings=True)).pairs:
         both = matrix.load()
         if both is None:
-            found[matrix.name] = own.read(matrix.name).clone()
+            weights[matrix.name] = own.read(matrix.name).clone()
             continue
         whole = both.widened().dense().to(widened(both.base).dtype)
         stored = whole.mT if matrix.name in own.input_first else whole
-        found[matrix.name] = stored.reshape(own.shape(matrix.name)).clone()
-    return with_copies(own, found)
+        weights[matrix.name] = stored.reshape(own.shape(matrix.name)).clone()
+    return with_copies(own, weights)
