@@ -85,20 +85,20 @@ class SequenceResult:
     def lines(self) -> list[str]:
         """The accuracy matrix and what follows from it, as text."""
         names = [f"task {number}" for number in range(1, len(self.tasks) + 1)]
-        found = [f"{name}: {task}" for name, task in zip(names, self.tasks, strict=True)]
-        found.append("after      " + "".join(f"{name:>9}" for name in names) + "   intruders")
+        lines = [f"{name}: {task}" for name, task in zip(names, self.tasks, strict=True)]
+        lines.append("after      " + "".join(f"{name:>9}" for name in names) + "   intruders")
         for stage, row in enumerate(self.accuracies):
             cells = "".join(f"{value:9.3f}" for value in row).ljust(9 * len(names))
             line = f"{names[stage]:<11}{cells}   {self.intruders[stage]} of {self.vectors[stage]}"
             if stage < len(self.reached) and self.reached[stage] is False:
                 line += f"   did not reach the score in {self.steps[stage]} steps"
-            found.append(line)
+            lines.append(line)
         transfer = self.backward_transfer
-        found.append(
+        lines.append(
             f"average accuracy {self.average_accuracy:.3f}"
             + ("" if transfer is None else f", backward transfer {transfer:+.3f}")
         )
-        return found
+        return lines
 
 
 def train_in_sequence(
@@ -221,7 +221,7 @@ def _trained(
     compute = Compute(cache=MemoryCache())  # every stage is audited against the same base
     audited = audit.recorded()
     accuracies: list[list[float]] = []
-    found: list[tuple[int, int]] = []
+    counts: list[tuple[int, int]] = []
     steps: list[int] = []
     reached: list[bool | None] = []
     for number, stage in enumerate(stages):
@@ -242,12 +242,12 @@ def _trained(
             write_atomically(result, (json.dumps(record) + "\n").encode())
         record = json.loads(result.read_text(encoding="utf-8"))
         accuracies.append(record["accuracies"])
-        found.append((record["intruders"], record["vectors"]))
+        counts.append((record["intruders"], record["vectors"]))
     finished = SequenceResult(
         [stage.task for stage in configs],
         accuracies,
-        [intruders for intruders, _ in found],
-        [vectors for _, vectors in found],
+        [intruders for intruders, _ in counts],
+        [vectors for _, vectors in counts],
         steps,
         reached,
         [task.source for task in loaded],

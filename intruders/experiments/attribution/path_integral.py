@@ -74,9 +74,9 @@ class Path:
         base, tuned = self.losses(measure, 0.0), self.losses(measure, 1.0)
         while True:
             parts, added = self._integrated(measure, nodes)
-            found = PathIntegral(base, tuned, tokens, parts, added, nodes)
-            if found.is_close or 2 * nodes > MOST_NODES:
-                return found
+            integral = PathIntegral(base, tuned, tokens, parts, added, nodes)
+            if integral.is_close or 2 * nodes > MOST_NODES:
+                return integral
             nodes *= 2
 
     def losses(self, measure: Measure, at: float, without: Tensor | None = None) -> Floats:

@@ -38,16 +38,16 @@ class Measuring:
 
     def unit(self, share: DataShare, answers: bool) -> dict[str, Any]:
         """What an evaluation depends on besides the model."""
-        found: dict[str, Any] = {"share": share.fingerprint(), "answers": answers}
+        unit: dict[str, Any] = {"share": share.fingerprint(), "answers": answers}
         if answers and self.harness.lm_eval:
-            found |= {
+            unit |= {
                 "harness": {
                     "tasks": list(self.harness.lm_eval),
                     "own": digest_of_own_tasks(self.harness),
                     "limit": self.harness_limit,
                 }
             }
-        return found
+        return unit
 
     def outcome(self, language: OpenedModel, scored: Scored, share: DataShare, answers: bool) -> Outcome:
         """The losses of every document and example of a share; with ``answers`` also which answers are right, and the
@@ -91,9 +91,9 @@ class Bench:
         live = self._live[0]
         live.set(base, elsewhere)
         documents = documents_of(share.corpora)
-        found = sample_inputs(self._language, live.modules_of(names), documents, self._measuring.seed)
+        inputs = sample_inputs(self._language, live.modules_of(names), documents, self._measuring.seed)
         live.reset()
-        return found
+        return inputs
 
     def training_examples(self, task: str, most: int) -> DataShare:
         """The first examples of a task's training split."""
@@ -114,13 +114,13 @@ class Bench:
             )
         batches = task_batches(opened, self._measuring.tasks[task], share.examples[task], labels)
         at = {modules[name]: part for name, part in directions.items()}
-        found = sensitivities(opened.model, batches, at)
-        return {name: found[module].tolist() for name, module in modules.items()}
+        by_module = sensitivities(opened.model, batches, at)
+        return {name: by_module[module].tolist() for name, module in modules.items()}
 
     @property
     def other_names(self) -> list[str]:
         """The base's names of tuned tensors that no case is of."""
-        return list(dict.fromkeys(name for one in self._live for name in one.other_names))
+        return list(dict.fromkeys(name for live in self._live for name in live.other_names))
 
     def norm_of_others(self, elsewhere: Elsewhere) -> float:
         return self._live[0].norm_of_others(elsewhere)

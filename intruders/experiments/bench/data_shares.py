@@ -36,7 +36,7 @@ class DataShare:
                 name: [[part.documents, part.weight] for part in parts]
                 for name, parts in self.corpora.items()
             },
-            "examples": {name: [asdict(one) for one in rows] for name, rows in self.examples.items()},
+            "examples": {name: [asdict(example) for example in rows] for name, rows in self.examples.items()},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -69,9 +69,9 @@ def split_data(
     rows = {name: _rows(task, max_examples) for name, task in tasks.items()}
     chosen: list[Sequence[Any]] = [
         *(first.documents for parts in halves.values() for first, _ in parts),
-        *(one for one, _ in rows.values()),
+        *(examples for examples, _ in rows.values()),
     ]
-    passes = all(len(one) >= 2 * _LEAST_OF_A_PASS for one in chosen)
+    passes = all(len(items) >= 2 * _LEAST_OF_A_PASS for items in chosen)
 
     def quarter(items: Sequence[Any]) -> int:
         return max(_LEAST_OF_A_PASS, len(items) // 4) if passes else 0
@@ -111,13 +111,13 @@ def _halved(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:
 
 def _rows(task: Task, most: int | None) -> tuple[list[Example], list[Example]]:
     if task.test:
-        found = task.validation[:most], task.test[:most]
+        halves = task.validation[:most], task.test[:most]
     else:
         middle = (len(task.validation) + 1) // 2
-        found = task.validation[:middle][:most], task.validation[middle:][:most]
-    if not all(found):
+        halves = task.validation[:middle][:most], task.validation[middle:][:most]
+    if not all(halves):
         raise SettingError(
             f"task {task.name!r} has {len(task.validation)} examples to score; expected 2 or more, since strengths are "
             "chosen on one half and shown on the other; pass a task with more"
         )
-    return found
+    return halves

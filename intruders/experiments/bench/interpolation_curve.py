@@ -46,7 +46,7 @@ def loss_at_norm(losses: Numbers, norms: Sequence[float], norm: float) -> Number
     >>> float(loss_at_norm(np.array([2.0, 3.0, 5.0]), (0.0, 0.5, 1.0), 0.75))
     4.0
     """
-    place = min(max(int(np.searchsorted(norms, norm, side="right")) - 1, 0), len(norms) - 2)
-    share = (norm - norms[place]) / (norms[place + 1] - norms[place])
-    found: Numbers = losses[..., place] + share * (losses[..., place + 1] - losses[..., place])
-    return found
+    segment = min(max(int(np.searchsorted(norms, norm, side="right")) - 1, 0), len(norms) - 2)
+    share = (norm - norms[segment]) / (norms[segment + 1] - norms[segment])
+    at_norm: Numbers = losses[..., segment] + share * (losses[..., segment + 1] - losses[..., segment])
+    return at_norm

@@ -60,8 +60,8 @@ class MeasuredData:
     def scores(self, outcome: Outcome) -> dict[str, TaskScore]:
         """The score of every task."""
         return {
-            name: score_of_answers(self.tasks[name], self.examples[name][0], found.right or [])
-            for name, found in outcome.tasks.items()
+            name: score_of_answers(self.tasks[name], self.examples[name][0], of_task.right or [])
+            for name, of_task in outcome.tasks.items()
         }
 
 
@@ -78,11 +78,11 @@ class MeasuredWeights:
     ) -> Outcome:
         """The losses of every document and example; with ``answers`` also which answers are right."""
         unit = {"remedy": remedy.name, "settings": remedy.recorded(), "answers": answers}
-        found = self.kept.get(unit)
-        if found is None:
+        outcome = self.kept.get(unit)
+        if outcome is None:
             self.models.set(remedy, elsewhere)
             language = self.models.language
-            found = Outcome(
+            outcome = Outcome(
                 {} if language is None else self.data.losses_of(language),
                 {
                     name: task_outcome(
@@ -91,5 +91,5 @@ class MeasuredWeights:
                     for name, (opened, labels) in self.models.scored.items()
                 },
             )
-            self.kept.put(unit, found)
-        return found
+            self.kept.put(unit, outcome)
+        return outcome

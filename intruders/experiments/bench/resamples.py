@@ -43,13 +43,13 @@ class Resamples:
         """Loss per token of one corpus, (1 + resamples,)."""
         parts = zip(outcome.corpora[name], self._documents[name], self._weights[name], strict=True)
         weighed = [weight * _ratio(losses, drawn) for losses, drawn, weight in parts]
-        found: Numbers = np.sum(weighed, axis=0) / sum(self._weights[name])
-        return found
+        means: Numbers = np.sum(weighed, axis=0) / sum(self._weights[name])
+        return means
 
     def loss(self, outcome: Outcome) -> Numbers:
         """The mean over all corpora."""
-        found: Numbers = np.mean([self.corpus_loss(outcome, name) for name in outcome.corpora], axis=0)
-        return found
+        means: Numbers = np.mean([self.corpus_loss(outcome, name) for name in outcome.corpora], axis=0)
+        return means
 
     def task_loss(self, outcome: Outcome, name: str) -> Numbers:
         """Loss per token of the targets of one task."""
@@ -62,9 +62,9 @@ def _drawn(count: int, generator: np.random.Generator) -> npt.NDArray[np.uint16]
 
 
 def _ratio(losses: DocumentLosses, drawn: npt.NDArray[np.uint16]) -> Numbers:
-    found: Sequence[Numbers] = [
+    ratios: Sequence[Numbers] = [
         (rows @ losses.sums) / (rows @ losses.tokens)
         for start in range(0, len(drawn), _AT_ONCE)
         for rows in [drawn[start : start + _AT_ONCE].astype(np.float64)]
     ]
-    return np.concatenate(found)
+    return np.concatenate(ratios)

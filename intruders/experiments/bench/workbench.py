@@ -84,12 +84,12 @@ class Evaluations:
         }
         self.tally.step(f"{remedy.name if control is None else control}")
         key = json.dumps(unit, sort_keys=True)
-        found = self._seen.get(key) or self._kept.get(unit)
-        if found is None:
-            found = self.bench.measured(remedy, self.elsewhere(remedy), share, answers)
-            self._kept.put(unit, found)
-        self._seen[key] = found
-        return found
+        outcome = self._seen.get(key) or self._kept.get(unit)
+        if outcome is None:
+            outcome = self.bench.measured(remedy, self.elsewhere(remedy), share, answers)
+            self._kept.put(unit, outcome)
+        self._seen[key] = outcome
+        return outcome
 
     def sensitivities(
         self, directions: Mapping[str, Directions], task: str, examples: int
@@ -98,11 +98,11 @@ class Evaluations:
         share = self.bench.training_examples(task, examples)
         unit = {"sensitivities": sorted(directions), "task": task, "share": share.fingerprint()}
         self.tally.step("sensitivities")
-        found: dict[str, list[float]] | None = self._kept.get_plain(unit)
-        if found is None:
-            found = self.bench.sensitivities(directions, task, share)
-            self._kept.put_plain(unit, found)
-        return found
+        measured: dict[str, list[float]] | None = self._kept.get_plain(unit)
+        if measured is None:
+            measured = self.bench.sensitivities(directions, task, share)
+            self._kept.put_plain(unit, measured)
+        return measured
 
     def elsewhere(self, remedy: Remedy) -> Elsewhere:
         return shares_elsewhere(remedy, self._base_names, self._settings)

@@ -33,11 +33,13 @@ class FourParts:
     @property
     def harmonic_mean(self) -> float | None:
         parts = [
-            one for one in (self.healing, self.preservation, self.non_damage, self.target) if one is not None
+            value
+            for value in (self.healing, self.preservation, self.non_damage, self.target)
+            if value is not None
         ]
         if not parts:
             return None
-        return 0.0 if min(parts) <= 0 else len(parts) / sum(1 / one for one in parts)
+        return 0.0 if min(parts) <= 0 else len(parts) / sum(1 / value for value in parts)
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,9 @@ class Yardstick:
         self.base, self.tuned, self.target, self.level = base, tuned, target, level
         self.weights, self._norms = weights, list(norms)
         self._resamples = Resamples(base, dict(weights), seed)
-        self._losses = np.stack([self._resamples.loss(one) for one in curve], axis=-1)  # (rows, points)
-        self._task_losses = np.stack([self._task(one) for one in curve], axis=-1)
+        # (rows, points)
+        self._losses = np.stack([self._resamples.loss(outcome) for outcome in curve], axis=-1)
+        self._task_losses = np.stack([self._task(outcome) for outcome in curve], axis=-1)
 
     def loss(self, outcome: Outcome) -> Interval:
         """Loss on text, the mean over the corpora."""
@@ -121,19 +124,19 @@ class Yardstick:
         by_tuning, now = self._by_tuning, self._above_base(outcome)
         if len(by_tuning) < 2:
             return None
-        found: dict[str, list[float]] = {"healing": [], "preservation": [], "non_damage": []}
+        shares: dict[str, list[float]] = {"healing": [], "preservation": [], "non_damage": []}
         for rise, rest in zip(by_tuning, now, strict=True):
             if not rise.is_clear:
-                found["non_damage"].append(0.0 if rest.is_clear and rest.estimate > 0 else 1.0)
+                shares["non_damage"].append(0.0 if rest.is_clear and rest.estimate > 0 else 1.0)
                 continue
             left = min(1.0, max(0.0, rest.estimate / rise.estimate))
             if rise.estimate > 0:
-                found["healing"].append(1 - left)
+                shares["healing"].append(1 - left)
             else:
-                found["preservation"].append(left)
+                shares["preservation"].append(left)
         kept = self.kept(outcome)
         return FourParts(
-            **{name: float(np.mean(values)) if values else None for name, values in found.items()},
+            **{name: float(np.mean(values)) if values else None for name, values in shares.items()},
             target=None if kept is None else min(1.0, max(0.0, kept.estimate)),
         )
 
@@ -144,10 +147,10 @@ class Yardstick:
             before, after = self.base.tasks[name].right, self.tuned.tasks[name].right
             if task.right is None or before is None or after is None:
                 return None
-            base, tuned, now = (np.array(one, dtype=bool) for one in (before, after, task.right))
+            base, tuned, now = (np.array(answers, dtype=bool) for answers in (before, after, task.right))
             broken, gained = base & ~tuned, ~base & tuned
             kinds = (broken, broken & now, gained, gained & now, base & tuned & ~now)
-            counts += [int(one.sum()) for one in kinds]
+            counts += [int(kind.sum()) for kind in kinds]
         return Items(*counts.tolist())
 
     @property
@@ -168,13 +171,13 @@ class Yardstick:
     def _above_base(self, outcome: Outcome) -> list[Interval]:
         """By how much every measure but the target is worse than in the base."""
         resamples = self._resamples
-        found = [
+        intervals = [
             self._interval(
                 resamples.corpus_loss(outcome, name) - resamples.corpus_loss(self.base, name), self._documents
             )
             for name in outcome.corpora
         ]
-        found += [
+        intervals += [
             self._interval(
                 resamples.task_loss(outcome, name) - resamples.task_loss(self.base, name),
                 resamples.examples(name),
@@ -183,7 +186,7 @@ class Yardstick:
             if name != self.target
         ]
         # Of many thousands of examples the resamples of all models together would fill the memory; these are not kept.
-        return found + [
+        return intervals + [
             paired_difference(
                 _lost(scores), _lost(self.base.harness[task]), level=self.level, seed=resamples.seed
             )
@@ -192,8 +195,8 @@ class Yardstick:
 
     def _gain(self, outcome: Outcome) -> Numbers:
         at = loss_at_task_loss(self._losses, self._task_losses, self._task(outcome))
-        found: Numbers = at - self._resamples.loss(outcome)
-        return found
+        gain: Numbers = at - self._resamples.loss(outcome)
+        return gain
 
     def _share(self, part: Numbers, whole: Numbers, count: int) -> Interval | None:
         of = self._interval(whole, count)

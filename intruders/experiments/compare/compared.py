@@ -77,15 +77,21 @@ class RemedyComparison:
     @property
     def better(self) -> list[ComparedRemedy]:
         """Clearly better than interpolation at equal task loss, the best first."""
-        found = [one for one in self.remedies if one.chosen and one.chosen.gain and one.chosen.gain.low > 0]
-        return sorted(found, key=lambda one: -one.chosen.gain.estimate)  # type: ignore[union-attr]
+        helpful = [
+            remedy
+            for remedy in self.remedies
+            if remedy.chosen and remedy.chosen.gain and remedy.chosen.gain.low > 0
+        ]
+        return sorted(helpful, key=lambda remedy: -remedy.chosen.gain.estimate)  # type: ignore[union-attr]
 
     @property
     def beyond_dose(self) -> list[ComparedRemedy]:
         """Those of them that are clearly better than the same dose without their directions, too."""
-        return [one for one in self.better if _beats(one, "shrink") and _beats(one, "shrink-output")]
+        return [
+            remedy for remedy in self.better if _beats(remedy, "shrink") and _beats(remedy, "shrink-output")
+        ]
 
 
 def _beats(remedy: ComparedRemedy, control: str) -> bool:
-    margins = [one.margin for one in remedy.controls if one.control == control]
+    margins = [point.margin for point in remedy.controls if point.control == control]
     return bool(margins) and all(margin is not None and margin.low > 0 for margin in margins)

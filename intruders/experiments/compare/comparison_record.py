@@ -53,10 +53,10 @@ def document(comparison: RemedyComparison) -> dict[str, Any]:
         "data": {name: dict(counts) for name, counts in comparison.counts.items()},
         "forgotten": _interval(comparison.forgotten),
         "curve": [_point(point) for point in comparison.curve],
-        "remedies": [_remedy(one) for one in comparison.remedies],
+        "remedies": [_remedy(remedy) for remedy in comparison.remedies],
         "tuned_tensors_not_audited": list(comparison.others),
-        "better": [one.name for one in comparison.better],
-        "beyond_dose": [one.name for one in comparison.beyond_dose],
+        "better": [remedy.name for remedy in comparison.better],
+        "beyond_dose": [remedy.name for remedy in comparison.beyond_dose],
         "sentence": sentence(comparison),
         "command": command(comparison),
     }

@@ -18,7 +18,7 @@ def winner(comparison: RemedyComparison) -> ComparedRemedy | None:
     One that is more than its dose comes before one that may be no more.
     """
     ranked = [*comparison.beyond_dose, *comparison.better]
-    return next((one for one in ranked if not one.is_over_allowance), None)
+    return next((remedy for remedy in ranked if not remedy.is_over_allowance), None)
 
 
 def has_forgotten(comparison: RemedyComparison) -> bool:
@@ -42,7 +42,7 @@ def sentence(comparison: RemedyComparison) -> str:
         if best not in comparison.beyond_dose and best.controls:
             text += "; the same dose without its directions is not clearly worse"
         return f"{text}.{_accuracies(comparison, best.chosen)}"
-    chosen = next((one for one in comparison.remedies if one.name == "interpolate"), None)
+    chosen = next((remedy for remedy in comparison.remedies if remedy.name == "interpolate"), None)
     if chosen is None or chosen.chosen is None:
         return "No remedy is clearly better than turning the update down."
     text = f"No remedy is clearly better than turning the update down: use interpolate at {_strength(chosen)}"
@@ -64,7 +64,9 @@ def command(comparison: RemedyComparison, out: str = "DIR") -> str | None:
     """The shell line that writes the model that :func:`sentence` names."""
     if not has_forgotten(comparison):
         return None
-    best = winner(comparison) or next((one for one in comparison.remedies if one.name == "interpolate"), None)
+    best = winner(comparison) or next(
+        (remedy for remedy in comparison.remedies if remedy.name == "interpolate"), None
+    )
     if best is None or best.chosen is None or best.chosen.strength is None:
         return None
     parts = ["intruders", "mitigate", comparison.base, comparison.tuned]

@@ -49,8 +49,10 @@ def controls_of(
             controls[complement.name] = complement
         if without:
             missing[complement.name] = f"{without} of {len(cases)} matrices with intruders have none"
-    drawn = [one for draw in range(_DRAWS) if (one := at_random(remedy, seed + draw, cases)) is not None]
-    controls |= {f"{RANDOM} {number}": one for number, one in enumerate(drawn, start=1)}
+    drawn = [
+        control for draw in range(_DRAWS) if (control := at_random(remedy, seed + draw, cases)) is not None
+    ]
+    controls |= {f"{RANDOM} {number}": control for number, control in enumerate(drawn, start=1)}
     if not drawn:
         missing[RANDOM] = "the remedy makes no choice that can be drawn"
     return controls, missing

@@ -28,5 +28,5 @@ def of_task(
             "keeps its size"
         )
     directions = {name: Directions(part.left, part.right) for name, part in reached.items()}
-    found = evaluations.sensitivities(directions, task, first.examples) if directions else {}
-    return [replace(one, task=task, sensitivities=found) for one in surgeries]
+    sensitivities = evaluations.sensitivities(directions, task, first.examples) if directions else {}
+    return [replace(surgery, task=task, sensitivities=sensitivities) for surgery in surgeries]

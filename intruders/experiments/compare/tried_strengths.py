@@ -43,4 +43,4 @@ def _spread(strengths: tuple[float, ...], count: int) -> list[float]:
     if count == 1:
         return [strengths[len(strengths) // 2]]
     last = len(strengths) - 1
-    return [strengths[round(place * last / (count - 1))] for place in range(count)]
+    return [strengths[round(position * last / (count - 1))] for position in range(count)]

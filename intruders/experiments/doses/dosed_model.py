@@ -101,12 +101,12 @@ class DosedModel:
         dense: dict[int, list[tuple[str, Any]]] = {}
         for name, update in updates.items():
             view = views.get(name)
-            place = None if view is None else matched.get(view.tensor)
-            if view is None or place is None:
+            key = None if view is None else matched.get(view.tensor)
+            if view is None or key is None:
                 raise PairingError(
                     f"the model that is measured has no weight '{name}'; pass the base it was made of"
                 )
-            tensor = state[place].data
+            tensor = state[key].data
             put_back(view, tensor, view.read(base.tensors[view.tensor]).to(tensor.dtype))
             modules = owners[tensor.data_ptr()]
             if view.expert is None and all(_has_branch(module, of) for module, of in modules):
@@ -115,8 +115,8 @@ class DosedModel:
             else:
                 dense.setdefault(tensor.data_ptr(), []).append((name, _Reshaped(update, view)))
         for name in others:
-            place = matched.get(name)
-            tensor = None if place is None else state[place].data
+            key = matched.get(name)
+            tensor = None if key is None else state[key].data
             if tensor is None or tuple(tensor.shape) != base.shape(name) or not tensor.is_floating_point():
                 continue
             before = base.read(name).to(tensor.device, tensor.dtype)
@@ -202,11 +202,11 @@ class _Added(nn.Module):
 
 def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     """By place in memory, every module that has the tensor there, and under which name: tied ones are two."""
-    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            found.setdefault(tensor.data_ptr(), []).append((module, name))
-    return found
+            owners.setdefault(tensor.data_ptr(), []).append((module, name))
+    return owners
 
 
 def _has_branch(module: nn.Module, name: str) -> bool:

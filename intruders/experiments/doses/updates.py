@@ -43,7 +43,7 @@ def read_updates(
       SettingError: nothing was changed; or directions are asked for of an update without a low rank.
       NonFiniteError: an update holds NaN or infinity.
     """
-    found: dict[str, DosedUpdate] = {}
+    by_name: dict[str, DosedUpdate] = {}
     for done, pair in enumerate(pairs):
         progress("read updates", done, len(pairs))
         loaded = pair.load()
@@ -58,7 +58,7 @@ def read_updates(
                 count = max(1, int((svd.values > _ZERO * svd.values[0]).sum()))
                 scaled = (svd.left[:count] * svd.values[:count].unsqueeze(-1)).mT
                 update = LowRank(scaled, svd.right[:count])
-            found[pair.name] = DosedUpdate.of(update, device)
+            by_name[pair.name] = DosedUpdate.of(update, device)
             continue
         if per == "direction":
             raise SettingError(
@@ -67,8 +67,8 @@ def read_updates(
         dense = update.dense()
         if not bool(dense.isfinite().all()):
             raise _not_finite(pair.name)
-        found[pair.name] = DosedUpdate.of(dense.float(), device)
-    return Updates(found, {pair.name: pair.shape for pair in pairs if pair.name in found})
+        by_name[pair.name] = DosedUpdate.of(dense.float(), device)
+    return Updates(by_name, {pair.name: pair.shape for pair in pairs if pair.name in by_name})
 
 
 def _not_finite(name: str) -> NonFiniteError:

@@ -119,15 +119,15 @@ def intervene(
     if folder is not None:
         make_folder(folder, "keep")
     with nullcontext() if folder is None else locked_folder(folder, "keep"):
-        pairing, found, settings = audited_whole(base_side, tuned_side, audit, compute, progress)
-        if found.intruders == 0:
+        pairing, audited, settings = audited_whole(base_side, tuned_side, audit, compute, progress)
+        if audited.intruders == 0:
             raise SettingError(
-                f"'{tuned}' has no intruders among the {found.k} leading vectors of any matrix, so there is nothing "
+                f"'{tuned}' has no intruders among the {audited.k} leading vectors of any matrix, so there is nothing "
                 "to scale; pass a larger --epsilon or --k, or another model"
             )
         of = {}
         if folder is not None:
-            of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=found, tasks=tasks)
+            of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=audited, tasks=tasks)
         kept = KeptOutcomes(folder, {**of, "data": data.fingerprint()})
         measured = _Measured(
             base,
@@ -135,7 +135,7 @@ def intervene(
             tuned,
             base_side,
             pairing.pairs,
-            found,
+            audited,
             settings,
             sweep,
             data,
@@ -202,24 +202,24 @@ class _Measured:
         The model is open only within this method, since the tuned one needs its memory.
         """
         asks = SHRINK_OUTPUT in self.sweep.controls
-        found = self.kept.get(_OF_BASE)
-        if not self.data.corpora or (found is not None and not asks):
-            return {} if found is None else found.corpora, {}
+        outcome = self.kept.get(_OF_BASE)
+        if not self.data.corpora or (outcome is not None and not asks):
+            return {} if outcome is None else outcome.corpora, {}
         opened = open_language_model(self.base_source)
-        if found is None:
-            found = Outcome(self.data.losses_of(opened), {})
-            self.kept.put(_OF_BASE, found)
-        return found.corpora, _inputs_of_base(opened, self.base_side, cases, self.data) if asks else {}
+        if outcome is None:
+            outcome = Outcome(self.data.losses_of(opened), {})
+            self.kept.put(_OF_BASE, outcome)
+        return outcome.corpora, _inputs_of_base(opened, self.base_side, cases, self.data) if asks else {}
 
     def _curve(self, weights: MeasuredWeights, more: int) -> EqualTaskLoss:
         """Interpolation from the base to the tuned model; ``more`` models are measured after it."""
         weights.models.use(self._cases(ALONG_CURVE))
-        found = []
+        outcomes = []
         for done, remedy in enumerate(ALONG_CURVE):
             self.progress("measure interpolation", done, len(ALONG_CURVE) + more)
             shares = shares_elsewhere(remedy, self.base_side.names(), self.settings)
-            found.append(weights.outcome(remedy, shares, answers=False))
-        return EqualTaskLoss(found, self.data)
+            outcomes.append(weights.outcome(remedy, shares, answers=False))
+        return EqualTaskLoss(outcomes, self.data)
 
     def _points(
         self,
@@ -234,17 +234,17 @@ class _Measured:
         points: list[Point] = []
         for done, remedy in enumerate(remedies, start=before):
             self.progress("measure", done, before + len(remedies))
-            found = weights.outcome(remedy)
+            outcome = weights.outcome(remedy)
             point = Point(
                 remedy.name,
                 remedy.scale,
-                self.data.summarized(found.corpora, points[0].losses if points else None),
-                self.data.scores(found),
+                self.data.summarized(outcome.corpora, points[0].losses if points else None),
+                self.data.scores(outcome),
                 _update_norm(cases, remedy),
                 0 if remedy.changes_nothing else sum(not remedy.exists(case) for case in cases),
             )
             is_tuned = not points
-            points.append(point if compared is None or is_tuned else compared.with_gain(point, found))
+            points.append(point if compared is None or is_tuned else compared.with_gain(point, outcome))
         return points
 
 

@@ -95,7 +95,7 @@ def _outcomes(score: TaskScore) -> DocumentLosses:
 def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
     """One row a measure of every point, the tuned model first; a control beside the intruders at its scale, too."""
     of_intruders = {point.scale: point for point in sweep.points if point.control == INTRUDERS}
-    found = []
+    rows = []
     for point in [sweep.tuned_point, *sweep.points]:
         is_tuned = point is sweep.tuned_point
         other = None if is_tuned or point.control == INTRUDERS else of_intruders.get(point.scale)
@@ -106,7 +106,7 @@ def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
         ):
             for on, value in values.items():
                 base = sweep.base_losses.get(on) if measure == "loss" else None
-                found.append(
+                rows.append(
                     {
                         "control": point.control,
                         "scale": point.scale,
@@ -119,8 +119,8 @@ def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
                     }
                 )
         if sweep.curve:
-            found.append(_gain_row(point, next(iter(point.scores)), is_tuned))
-    return found
+            rows.append(_gain_row(point, next(iter(point.scores)), is_tuned))
+    return rows
 
 
 def _gain_row(point: Point, task: str, is_tuned: bool) -> dict[str, Any]:

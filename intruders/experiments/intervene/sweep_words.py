@@ -16,7 +16,7 @@ SCHEMA = 1
 
 def verdicts(sweep: InterventionSweep) -> list[str]:
     """One sentence a scale: what scaling the intruders changes, and how each control compares at that scale."""
-    found = []
+    sentences = []
     for point in sweep.points:
         if point.control != INTRUDERS:
             continue
@@ -25,8 +25,8 @@ def verdicts(sweep: InterventionSweep) -> list[str]:
             _compared(other.control, sweep.trade(other, point)) for other in sweep.control_points(point.scale)
         ]
         gain = [] if point.gain is None else [_gained(point.gain)]
-        found.append("; ".join([f"at scale {point.scale:g} {changes}", *gain, *others]))
-    return found
+        sentences.append("; ".join([f"at scale {point.scale:g} {changes}", *gain, *others]))
+    return sentences
 
 
 def lines(sweep: InterventionSweep) -> list[str]:
@@ -34,43 +34,43 @@ def lines(sweep: InterventionSweep) -> list[str]:
     audit = sweep.audit
     affected = sum(matrix.intruders > 0 for matrix in audit.matrices)
     where = f"{affected:,} of {len(audit.matrices):,} matrices (k {audit.k}, epsilon {audit.epsilon:g})"
-    found = [f"{audit.intruders:,} intruders in {where}"]
+    lines = [f"{audit.intruders:,} intruders in {where}"]
     width = 2 + max((len(point.control) for point in sweep.points), default=0)
     for name, loss in sweep.tuned_point.losses.items():
         measure = loss.losses[0].measure
-        found += [
+        lines += [
             "",
             f"{measure} on {name}: base {_plain(sweep.base_losses[name].loss)}, tuned {_plain(loss.loss)}",
         ]
         for point in sweep.points:
             change = sweep.trade(point).losses[name]
-            found.append(
+            lines.append(
                 f"  {_label(point, width)}  {point.losses[name].loss.estimate:.4f}  {_signed(change)}"
             )
     for name, score in sweep.tuned_point.scores.items():
-        found += ["", f"accuracy on {name} ({len(score.right)} examples): tuned {_plain(score.accuracy)}"]
+        lines += ["", f"accuracy on {name} ({len(score.right)} examples): tuned {_plain(score.accuracy)}"]
         for point in sweep.points:
             change = sweep.trade(point).accuracies[name]
-            found.append(
+            lines.append(
                 f"  {_label(point, width)}  {point.scores[name].accuracy.estimate:.4f}  {_signed(change)}"
             )
     if sweep.curve:
-        found += ["", "gain over interpolation at equal task loss, nats per token"]
-        found += [
+        lines += ["", "gain over interpolation at equal task loss, nats per token"]
+        lines += [
             f"  {_label(point, width)}  {_signed(point.gain)}"
             for point in sweep.points
             if point.gain is not None
         ]
-    found += ["", "norm of the changed updates, 1 being the tuned model's"]
-    found += [
+    lines += ["", "norm of the changed updates, 1 being the tuned model's"]
+    lines += [
         f"  {_label(point, width)}  {point.update_norm:.4f}{_left_alone(point)}" for point in sweep.points
     ]
-    found += [
+    lines += [
         "",
         "changes are against the tuned model, with 95 % intervals, paired by document and example",
         "",
     ]
-    return found + verdicts(sweep)
+    return lines + verdicts(sweep)
 
 
 def document(sweep: InterventionSweep) -> dict[str, Any]:
