@@ -1,4 +1,4 @@
-"""What the base model feeds its matrices on text: a sample, to weigh updates as the model feels them."""
+"""A sample of the base model's inputs of its matrices on text, to weigh updates by their effect on outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DOCUMENTS, _TOKENS, _WINDOW = 8, 32, 256  # how many documents, tokens of each,
 
 
 def documents_of(corpora: Mapping[str, Sequence[Corpus]]) -> list[str]:
-    """The texts of all corpora in turn, so that the first few are of each of them."""
+    """Return the texts of all corpora in turn, so that the first few come from each of them."""
     parts = [part.documents for several in corpora.values() for part in several]
     return [text for turn in zip_longest(*parts) for text in turn if text is not None]
 
@@ -27,15 +27,15 @@ def documents_of(corpora: Mapping[str, Sequence[Corpus]]) -> list[str]:
 def sample_inputs(
     opened: OpenedModel, modules: Mapping[str, str], documents: Sequence[str], seed: int
 ) -> dict[str, Tensor]:
-    """Inputs of modules at tokens drawn by seed, by the names of their matrices, (tokens, n) on the CPU.
+    """Return module inputs (tokens, n) at tokens drawn by seed, on the CPU, by the names of their matrices.
 
     Args:
       opened: a language model.
       modules: by the name of a matrix W (m, n), the module that computes ``W h`` for its inputs h.
       documents: the texts; the first few are used.
-      seed: of the tokens.
+      seed: seed of the drawn tokens.
 
-    A module that is not reached, or that is fed something else than rows of n numbers, is left out.
+    Modules that are not reached, or whose inputs are not rows of n numbers, are skipped.
     """
     sampled: dict[str, list[Tensor]] = {name: [] for name in modules}
     chosen: list[int] = []

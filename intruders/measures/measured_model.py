@@ -1,4 +1,4 @@
-"""One model measured part by part: every part is kept and told when it is done, and models are loaded once."""
+"""One model measured part by part: every finished part is kept and reported, and models are loaded once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Score = Callable[..., TaskScore]
 
 @dataclass
 class MeasuredModel:
-    """A model, and the base that it may be held against."""
+    """A model, and the base that it may be compared with."""
 
     source: str
     base: str | None
@@ -37,7 +37,7 @@ class MeasuredModel:
     def losses_of_both(
         self, corpora: Mapping[str, Sequence[Corpus]]
     ) -> tuple[dict[str, list[DocumentLosses]], dict[str, list[DocumentLosses]] | None]:
-        """The losses of the model and of its base; an adapter is put on the base that has been measured."""
+        """Return the losses of the model and of its base. An adapter is put on the base that has been measured."""
         if not corpora:
             return {}, None if self.base is None else {}
         if self.base is None:
@@ -58,7 +58,7 @@ class MeasuredModel:
     def score(
         self, task: Task, split: str, most: int | None, score: Score, batch_size: int | None
     ) -> TaskScore:
-        """The score of a split of a task, as ``score`` has it; a causal model that is open is not opened again."""
+        """Return the score of a task's split, as ``score`` defines it. A causal model that is open is reused."""
         examples = task.split(split)[:most]
         unit = {
             "task": [task.kind, task.score, task.labels, task.max_new_tokens],
@@ -81,7 +81,7 @@ class MeasuredModel:
         return scored
 
     def harness(self, settings: HarnessSettings, limit: int | None) -> list[HarnessScore]:
-        """The scores of tasks of lm-evaluation-harness."""
+        """Return the scores of tasks of lm-evaluation-harness."""
         own = digest_of_own_tasks(settings)
         unit = {"harness": list(settings.lm_eval), "own": own, "limit": limit, "seed": self.seed}
         records = self.kept.get_plain(unit)

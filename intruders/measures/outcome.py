@@ -33,7 +33,7 @@ class Outcome:
     harness: Mapping[str, list[float]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types, from which :meth:`from_dict` makes the same numbers to the bit."""
+        """Return plain JSON types, from which :meth:`from_dict` makes bit-identical numbers."""
         return {
             "corpora": {name: [_numbers(part) for part in parts] for name, parts in self.corpora.items()},
             "tasks": {
@@ -52,7 +52,7 @@ class Outcome:
 
 
 def joined(outcomes: Sequence[Outcome]) -> Outcome:
-    """Several shares of the data as one, in their order."""
+    """Join the outcomes of several shares of the data, in their order."""
     if len(outcomes) == 1:
         return outcomes[0]
     first = outcomes[0]
