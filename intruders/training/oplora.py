@@ -24,7 +24,7 @@ from .adapted_modules import AdaptedModule, adapted_modules
 
 
 class ProjectedUpdates(TrainerCallback):  # type: ignore[misc]
-    """Keeps the updates of a model off the ``k`` leading directions of its base.
+    """Keep the updates of a model off the ``k`` leading directions of its base.
 
     Raises:
       SettingError: a matrix has no directions beyond the k leading ones.
@@ -69,13 +69,13 @@ class _Projection:
 
 
 def _known(weight: Tensor) -> KnownBase | None:
-    """What earlier audits have left of this matrix in the user's base cache."""
+    """Return what earlier audits have left of this matrix in the user's base cache."""
     store = store_of_bases(True)
     return None if store is None else store.get(content_key(weight.float(), AS_USUAL.k))
 
 
 def _without(vectors: Tensor, from_left: bool = False) -> Callable[[Tensor], Tensor]:
-    """What maps a matrix M to ``M (I - Q Q^T)``, or ``(I - Q Q^T) M``; Q^T is given, ``(k, n)``."""
+    """Return the map of a matrix M to ``M (I - Q Q^T)``, or ``(I - Q Q^T) M``; Q^T is given, ``(k, n)``."""
     rows = vectors.float()
 
     def without(matrix: Tensor) -> Tensor:

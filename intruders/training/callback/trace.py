@@ -69,7 +69,20 @@ def append_to_trace(trace: Path, step: int, audit: Audit) -> None:
 
 
 def read_trace(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read the trace of a callback: one row per step, matrix and vector. SettingError for another file."""
+    """Read the trace that an :class:`intruders.IntruderCallback` wrote.
+
+    Args:
+      path: the Parquet file.
+
+    Returns:
+      A table with one row per step, matrix and vector.
+
+    Raises:
+      SettingError: the file is not a trace or cannot be read.
+
+    Example:
+      ``intruders.read_trace("out/intruders.parquet").groupby("step")["intruder"].sum()``
+    """
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
@@ -82,7 +95,7 @@ def read_trace(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def _rows(audit: Audit) -> pd.DataFrame:
-    """One row per vector, with the size of its matrix's update and the base's largest singular value."""
+    """Return one row per vector, with its matrix's update norm and the base's largest singular value."""
     frame = vector_frame(audit.matrices)
     frobenius = {matrix.name: matrix.update.frobenius for matrix in audit.matrices}
     largest = {matrix.name: matrix.base_singular_values[0] for matrix in audit.matrices}
