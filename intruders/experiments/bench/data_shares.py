@@ -30,7 +30,7 @@ class DataShare:
         return not any(corpus.documents for parts in self.corpora.values() for corpus in parts)
 
     def fingerprint(self) -> str:
-        """A hash of everything in it."""
+        """Return a hash of everything in it."""
         content = {
             "corpora": {
                 name: [[part.documents, part.weight] for part in parts]
@@ -57,13 +57,13 @@ class DataShares:
 def split_data(
     corpora: Mapping[str, Sequence[Corpus]], tasks: Mapping[str, Task], max_examples: int | None, seed: int
 ) -> DataShares:
-    """Every corpus in two halves, drawn by seed; of every task its validation split, and its test split to report on.
+    """Split every corpus in two halves by seed, and every task into its validation split and its test split.
 
     A task without a test split is halved. At most ``max_examples`` are taken of either. The first quarter of the
-    first half is the first pass, where there is enough.
+    first half is the first pass, if it is large enough.
 
     Raises:
-      SettingError: there are not two documents or two examples.
+      SettingError: a corpus has fewer than two documents, or a task fewer than two examples.
     """
     halves = {name: [_halved(part, seed) for part in parts] for name, parts in corpora.items()}
     rows = {name: _rows(task, max_examples) for name, task in tasks.items()}

@@ -14,7 +14,7 @@ ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
 
 
 def loss_at_task_loss(losses: Numbers, task_losses: Numbers, wanted: Numbers) -> Numbers:
-    """The least loss on the curve among its points whose task loss is at most ``wanted``.
+    """Return the least loss on the curve among its points whose task loss is at most ``wanted``.
 
     Between the points that were measured the curve is a straight line. Where it only falls, that is its loss at just
     that task loss. Where no point has so low a task loss, it is the loss at the point with the lowest.
@@ -41,7 +41,7 @@ def loss_at_task_loss(losses: Numbers, task_losses: Numbers, wanted: Numbers) ->
 
 
 def loss_at_norm(losses: Numbers, norms: Sequence[float], norm: float) -> Numbers:
-    """The loss on the curve where the updates have a norm; ``losses`` are those at ``norms``, (..., points).
+    """Return the loss on the curve where the updates have a norm; ``losses`` are those at ``norms``, (..., points).
 
     >>> float(loss_at_norm(np.array([2.0, 3.0, 5.0]), (0.0, 0.5, 1.0), 0.75))
     4.0

@@ -36,7 +36,7 @@ class LiveModels:
 
 
 def answered_by(language: OpenedModel, tasks: Mapping[str, Task]) -> Scored:
-    """Of the tasks those that a causal language model answers itself."""
+    """Return the tasks that a causal language model answers itself."""
     if language.is_masked:
         return {}
     return {name: (language, []) for name, task in tasks.items() if task.kind == "causal"}
@@ -52,7 +52,7 @@ def opened_live(
     *,
     reads_text: bool = True,
 ) -> Iterator[LiveModels]:
-    """Open the tuned model for as long as the block lasts; ``others`` are the base's tensors that no case is of."""
+    """Open the tuned model within the block; ``others`` are the base's tensors without a case."""
     language = open_language_model(tuned, base) if reads_text else None
     shared = {} if language is None else answered_by(language, tasks)
     scored = {name: shared.get(name) or open_for_task(tuned, task, base) for name, task in tasks.items()}

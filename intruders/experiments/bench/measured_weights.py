@@ -34,18 +34,18 @@ class MeasuredData:
     seed: int  # of the bootstrap, and of what is masked
 
     def fingerprint(self) -> str:
-        """The same for the same documents and examples alone."""
+        """Return a hash of the documents and examples."""
         examples = {name: rows for name, (_, rows) in self.examples.items()}
         return DataShare("all", self.corpora, examples).fingerprint()
 
     def losses_of(self, opened: OpenedModel) -> Losses:
-        """The losses of every document."""
+        """Return the losses of every document."""
         return losses_by_corpus(opened, self.corpora, self.losses, self.seed)
 
     def summarized(
         self, losses: Losses, against: Mapping[str, CorpusLoss] | None = None
     ) -> dict[str, CorpusLoss]:
-        """Mean losses with their intervals, and paired differences from those of another model."""
+        """Return mean losses with their intervals, and paired differences from those of another model."""
         return {
             name: summarize_losses(
                 name,
@@ -58,7 +58,7 @@ class MeasuredData:
         }
 
     def scores(self, outcome: Outcome) -> dict[str, TaskScore]:
-        """The score of every task."""
+        """Return the score of every task."""
         return {
             name: score_of_answers(self.tasks[name], self.examples[name][0], of_task.right or [])
             for name, of_task in outcome.tasks.items()
@@ -76,7 +76,7 @@ class MeasuredWeights:
     def outcome(
         self, remedy: Remedy, elsewhere: Elsewhere = everywhere_as_tuned, *, answers: bool = True
     ) -> Outcome:
-        """The losses of every document and example; with ``answers`` also which answers are right."""
+        """Measure the losses of every document and example; with ``answers`` also which answers are right."""
         unit = {"remedy": remedy.name, "settings": remedy.recorded(), "answers": answers}
         outcome = self.kept.get(unit)
         if outcome is None:

@@ -16,7 +16,7 @@ from ...models.tuned_model import OpenedModel
 def task_outcome(
     opened: OpenedModel, labels: Sequence[str], task: Task, examples: Sequence[Example], answers: bool
 ) -> TaskOutcome:
-    """The losses of the targets; with ``answers`` also which answers are right."""
+    """Measure the losses of the targets; with ``answers`` also which answers are right."""
     grades = graded(
         opened.model,
         opened.tokenizer,

@@ -19,7 +19,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class FourParts:
-    """How a remedy does on every measure, 0 to 1; None where no measure is of that kind.
+    """The scores of a remedy on four kinds of measures, 0 to 1; None if a kind has no measure.
 
     Measures are corpora, tasks besides the first, which is the target, and tasks of lm-evaluation-harness. Scores s are
     losses with the other sign, and the harness's own.
@@ -44,7 +44,7 @@ class FourParts:
 
 @dataclass(frozen=True)
 class Items:
-    """What becomes of single examples."""
+    """Counts of single examples by how their answers changed."""
 
     broken: int  # right in the base, wrong in the tuned model
     right_again: int  # of those
@@ -71,7 +71,7 @@ class Yardstick:
         level: float = 0.95,
         seed: int = 0,
     ) -> None:
-        """``curve`` is interpolation at ``ALPHAS``, where the updates have ``norms``; the tuned model is the last."""
+        """Take a ``curve`` of interpolation at ``ALPHAS``, with the updates' ``norms``; the tuned model is last."""
         self.base, self.tuned, self.target, self.level = base, tuned, target, level
         self.weights, self._norms = weights, list(norms)
         self._resamples = Resamples(base, dict(weights), seed)
@@ -80,47 +80,47 @@ class Yardstick:
         self._task_losses = np.stack([self._task(outcome) for outcome in curve], axis=-1)
 
     def loss(self, outcome: Outcome) -> Interval:
-        """Loss on text, the mean over the corpora."""
+        """Return the loss on text, the mean over the corpora."""
         return self._interval(self._resamples.loss(outcome), self._resamples.documents)
 
     def task_loss(self, outcome: Outcome) -> Interval:
         return self._interval(self._task(outcome), self._resamples.examples(self.target))
 
     def healed(self, outcome: Outcome) -> Interval | None:
-        """``(L_tuned - L') / (L_tuned - L_base)``; None where tuning did not clearly raise the loss."""
+        """Return ``(L_tuned - L') / (L_tuned - L_base)``; None if tuning did not clearly raise the loss."""
         loss = self._resamples.loss
         return self._share(
             loss(self.tuned) - loss(outcome), loss(self.tuned) - loss(self.base), self._documents
         )
 
     def kept(self, outcome: Outcome) -> Interval | None:
-        """``(S' - S_base) / (S_tuned - S_base)`` of the target's loss; None where tuning did not clearly lower it."""
+        """Return ``(S' - S_base) / (S_tuned - S_base)`` of the target; None if tuning did not clearly lower it."""
         base = self._task(self.base)
         examples = self._resamples.examples(self.target)
         return self._share(base - self._task(outcome), base - self._task(self.tuned), examples)
 
     def gain(self, outcome: Outcome) -> Interval:
-        """Loss of interpolation at the same task loss, minus this one's, in nats per token."""
+        """Return the loss of interpolation at the same task loss minus the outcome's loss, in nats per token."""
         return self._interval(self._gain(outcome), self._both)
 
     def gain_at_norm(self, outcome: Outcome, norm: float) -> Interval | None:
-        """Loss of interpolation at the same norm of all updates (1: the tuned model's), minus this one's."""
+        """Return interpolation's loss at the same norm of all updates (tuned model: 1) minus the outcome's loss."""
         if not self._norms[0] - _ROUNDING <= norm <= self._norms[-1] + _ROUNDING:
             return None  # no interpolation has that norm
         at = loss_at_norm(self._losses, self._norms, min(max(norm, self._norms[0]), self._norms[-1]))
         return self._interval(at - self._resamples.loss(outcome), self._documents)
 
     def margin(self, outcome: Outcome, control: Outcome) -> Interval:
-        """By how much the gain at equal task loss is above a control's."""
+        """Return the gain at equal task loss minus a control's gain."""
         return self._interval(self._gain(outcome) - self._gain(control), self._both)
 
     def tuning_cost(self) -> Interval:
-        """``L_tuned - L_base``: what was forgotten."""
+        """Return the forgetting, ``L_tuned - L_base``."""
         loss = self._resamples.loss
         return self._interval(loss(self.tuned) - loss(self.base), self._documents)
 
     def four_parts(self, outcome: Outcome) -> FourParts | None:
-        """None where there is one corpus and one task alone."""
+        """Return the four parts; None for a single corpus and a single task."""
         by_tuning, now = self._by_tuning, self._above_base(outcome)
         if len(by_tuning) < 2:
             return None
@@ -141,7 +141,7 @@ class Yardstick:
         )
 
     def items(self, outcome: Outcome) -> Items | None:
-        """Over the examples of all tasks; None where answers were not asked for."""
+        """Count examples of all tasks by what became of them; None if answers were not measured."""
         counts = np.zeros(5, dtype=int)
         for name, task in outcome.tasks.items():
             before, after = self.base.tasks[name].right, self.tuned.tasks[name].right
@@ -169,7 +169,7 @@ class Yardstick:
         return self._above_base(self.tuned)
 
     def _above_base(self, outcome: Outcome) -> list[Interval]:
-        """By how much every measure but the target is worse than in the base."""
+        """Return by how much every measure but the target is worse than in the base."""
         resamples = self._resamples
         intervals = [
             self._interval(
@@ -210,7 +210,7 @@ class Yardstick:
 
 
 def _lost(scores: Sequence[float]) -> DocumentLosses:
-    """Scores as losses, one example a document."""
+    """Return scores as losses, with one example per document."""
     return DocumentLosses(
         "harness", -np.array(scores, dtype=np.float64), np.ones(len(scores), dtype=np.int64)
     )

@@ -63,22 +63,28 @@ def compare_remedies(
     validation split, and everything is reported on the other half and on the test split.
 
     Args:
-      base: folder, hub id or alias of the model before fine-tuning; None where an adapter names it.
-      tuned: that of the fine-tuned model, or its adapter. An adapter that names its base may come alone.
+      base: folder, Hub id or demo model of the model before fine-tuning; None if an adapter names it.
+      tuned: the fine-tuned model, or its adapter. An adapter that names its base may be passed alone.
       comparison: which remedies, at how many strengths, and what they may cost.
-      losses: on what text forgetting is measured, as in :func:`intruders.evaluate`; at least one corpus.
-      scores: which tasks are scored; the first is the one that the model was tuned for.
+      losses: the text that forgetting is measured on, as in :func:`intruders.evaluate`; at least one corpus.
+      scores: the tasks to score; the first is the one that the model was tuned for.
       harness: tasks of lm-evaluation-harness, which are counted among the four parts of every remedy.
-      audit: settings of the audit that finds the intruders; or one of these two, or the path of a saved one.
-      data_seed: of the tasks' rows and splits, as in fine-tuning; that of the run if none is given.
-      seed: of halves, samples, random controls and of the bootstrap.
+      audit: settings of the audit that finds the intruders, an audit of these two models, or the path of a saved one.
+      data_seed: seed of the tasks' rows and splits, as in fine-tuning; by default that of the run.
+      seed: seed of halves, samples, random controls and the bootstrap.
       out: a folder that keeps every finished evaluation, so that the same call resumes.
       compute: where the audit is computed.
       progress: called with (what is being measured, evaluations done, in all).
 
+    Returns:
+      One row per remedy with its chosen strength, its gain over interpolation and its controls.
+
     Raises:
       SettingError: nothing to measure, or a setting out of range.
       IntrudersError: as the audit and the evaluation raise it. A remedy that cannot run is a row with its reason.
+
+    Example:
+      ``intruders.compare_remedies("smollm2-135m", "my-adapter", losses=losses, scores=scores).better``
     """
     given_base, given_tuned = named_sides(base, tuned)
     base, tuned = None if given_base is None else str(given_base), str(given_tuned)
@@ -171,9 +177,9 @@ def _require_measures(losses: LossSettings, scores: ScoreSettings) -> None:
 def _base_outcomes(
     source: str, measuring: Measuring, data: DataShares, kept: KeptOutcomes, tally: Tally
 ) -> list[Outcome]:
-    """The base itself on every share; it is open only while it is measured.
+    """Measure the base on every share; it is open only while it is measured.
 
-    Tasks that its language model cannot answer are left out: the contest measures them at a share of 0 of the update.
+    Tasks that its language model cannot answer are skipped: the contest measures them at a share of 0 of the update.
     """
     shares = [*data.choice, data.report]
     units = [

@@ -10,7 +10,7 @@ INTERVALS = ("loss", "task_loss", "healed", "kept", "gain", "gain_at_norm", "mar
 
 
 def rows_of_document(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a point: the curve, and of every remedy what was tried, chosen, and its controls."""
+    """Return one row per point: the curve, and each remedy's tried strengths, chosen strength and controls."""
     target = record["target"]
     rows = [_row(point, target) for point in record["curve"]]
     for remedy in record["remedies"]:

@@ -37,7 +37,7 @@ _LEVEL = 0.95
 
 @dataclass
 class Contest:
-    """One tuned model, measured under one remedy after the other."""
+    """One tuned model, measured under each remedy in turn."""
 
     pairing: Sequence[PairedMatrix]
     audit: Audit
@@ -92,7 +92,7 @@ class Contest:
         self._interpolation = self._interpolated(cases)
 
     def _with_tasks(self, of_base: Outcome, share: DataShare, answers: bool) -> Outcome:
-        """The base with the tasks that its language model cannot answer: under the head that was tuned for them."""
+        """Measure the base on tasks that its language model cannot answer, under the head that was tuned for them."""
         if all(name in of_base.tasks for name in share.examples):
             return of_base
         headed = self.evaluations.outcome(Interpolate(0.0), share, answers=answers)
@@ -115,7 +115,7 @@ class Contest:
 
     @property
     def _leaves_out(self) -> bool:
-        """Whether tensors are left out by name."""
+        """Whether the selection excludes tensors by name."""
         return bool(self.audit.settings.get("include") or self.audit.settings.get("exclude"))
 
     def _interpolated(self, cases: Sequence[Case]) -> ComparedRemedy:
@@ -132,7 +132,7 @@ class Contest:
     # --- one remedy
 
     def rows(self, names: Sequence[str]) -> list[ComparedRemedy]:
-        """One row for every remedy, in their order; interpolation is always there."""
+        """Return one row for every remedy, in their order; interpolation is always there."""
         return [self._interpolation, *(self._compared(name) for name in names if name != Interpolate.name)]
 
     def _compared(self, name: str) -> ComparedRemedy:
@@ -182,10 +182,10 @@ class Contest:
         )
 
     def _prepared(self, name: str) -> tuple[list[Remedy], list[Case]]:
-        """The remedy at every strength, fitted to the model, and its matrices.
+        """Return the remedy at every strength, fitted to the model, and its matrices.
 
         Raises:
-          _CannotRunError: it does not fit what was given.
+          _CannotRunError: the remedy does not fit the model or the data.
         """
         if name == ScaledIntruders.name and self.audit.intruders == 0:
             raise _CannotRunError(f"no intruders among the {self.audit.k} leading vectors of any matrix")
@@ -207,7 +207,7 @@ class Contest:
         return replace(self.learned, share=remedy.share)
 
     def _first_pass(self, remedies: Sequence[Remedy]) -> tuple[list[Remedy], list[Remedy]]:
-        """Those to go on with, and those clearly under the curve on a few documents, or without a finite loss."""
+        """Separate the strengths to measure further from those clearly below the curve or without a finite loss."""
         left: list[Remedy] = []
         dropped: list[Remedy] = []
         for remedy in remedies:
@@ -222,7 +222,7 @@ class Contest:
         return left, dropped
 
     def _best(self, tried: Sequence[ComparedPoint]) -> tuple[int, bool]:
-        """The lowest loss on text among points within the allowance; without any, the lowest task loss."""
+        """Return the point with the lowest loss on text within the allowance; without any, the lowest task loss."""
         limit = self._choice.tuned.tasks[self.target].losses.mean + self.comparison.allow
         within = [position for position, point in enumerate(tried) if point.task_loss.estimate <= limit]
         if within:
@@ -286,7 +286,7 @@ class Contest:
     def result(
         self, rows: list[ComparedRemedy], base: str, tuned: str, tuned_kind: str, others: list[str]
     ) -> RemedyComparison:
-        """Everything that was measured."""
+        """Return everything that was measured."""
         curve = [
             point_on_curve(alpha, norm, outcome, self._report)
             for alpha, norm, outcome in zip(ALPHAS, self._norms, self._curve[REPORT], strict=True)
@@ -321,7 +321,7 @@ class Contest:
         )
 
     def _rows_compared(self) -> int:
-        """How many remedies are held against the curve."""
+        """Return the number of remedies that are compared with the curve."""
         names = self.comparison.only or REMEDIES
         return max(1, sum(name != Interpolate.name for name in names))
 
@@ -334,7 +334,7 @@ class Contest:
 
 
 class _CannotRunError(Exception):
-    """Why a remedy has no numbers."""
+    """The reason why a remedy was not measured."""
 
 
 def _does_nothing(remedy: Remedy, case: Case) -> bool:

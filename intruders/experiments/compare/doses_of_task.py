@@ -11,7 +11,7 @@ from ...mitigation.remedies.doses import Doses
 
 
 def kept_doses(kept: KeptOutcomes, unit: Mapping[str, Any], learn: Callable[[], Doses]) -> Doses | str:
-    """The doses, learned now or before; or why there are none."""
+    """Return the doses, learned now or before, or the reason why they are missing."""
     record = kept.get_plain(unit)
     if record is not None:
         return Doses(doses=record["doses"], elsewhere=record["elsewhere"])

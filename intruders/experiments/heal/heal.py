@@ -1,4 +1,4 @@
-"""Give back what a fine-tuning forgot and keep what it learned: one dose for every changed matrix."""
+"""Recover what a fine-tuning forgot and keep what it learned: one dose for every changed matrix."""
 
 from __future__ import annotations
 
@@ -54,36 +54,36 @@ def heal(
     progress: Progress = silent,
     told: Told = untold,
 ) -> Healing:
-    """Give back what a fine-tuning forgot and keep what it learned.
+    """Recover what a fine-tuning forgot and keep what it learned.
 
     ``W_m = W0_m + a_m D_m`` with a dose a_m in [-0.5, 1.5] for every changed matrix m. The doses minimize
-    ``KL(base || model)`` on text and the task's loss by Adam, from the smallest interpolation that keeps the task. Of
-    all states the one is kept that forgets least on the documents that choose, at a task loss on validation examples
-    of at most ``settings.allow`` above the tuned model's. Everything is reported on other documents and examples.
+    ``KL(base || model)`` on text and the task's loss by Adam, from the smallest interpolation that keeps the task. The
+    kept state forgets least on the documents that choose. Its task loss on validation examples is at most
+    ``settings.allow`` above the tuned model's. Everything is reported on other documents and examples.
 
     Args:
-      base: folder, Hub id or demo model of the model before fine-tuning; None where an adapter names it.
-      tuned: that of the fine-tuned model, or its adapter. An adapter that names its base may come alone.
-      task: what to keep, such as "word-problems", "sst2" or a data file; further ones are reported.
-      loss_on: text such as the base was trained on; the doses are learned on the first, further ones are reported.
+      base: folder, Hub id or demo model of the model before fine-tuning; None if an adapter names it.
+      tuned: the fine-tuned model, or its adapter. An adapter that names its base may be passed alone.
+      task: the task to keep, such as "word-problems", "sst2" or a data file; further tasks are only reported.
+      loss_on: text such as the base was trained on; the doses are learned on the first, others are only reported.
       out: folder for the healed model and its record ``heal.json``. None learns and measures, and writes nothing.
-      settings: how the doses are learned, and on how much.
-      columns: which columns of a data file are what.
-      prompts: file of prompts, in the place of a task: the tuned model's own greedy answers are what to keep.
-      audit: settings of the audit; or one of these two that was made before, or the path of a saved one.
-      form: "adapter", "checkpoint" (merged), or "auto": what was given.
-      force: replace ``out`` where it is a model or adapter.
-      data_seed: of the task's rows, as in fine-tuning; that of the run if none is given.
-      seed: of halves, samples, the order of learning, the shuffled control and the bootstrap.
+      settings: how the doses are learned, and on how much data.
+      columns: the columns of a data file and their meaning.
+      prompts: file of prompts, instead of a task; the tuned model's own greedy answers are kept.
+      audit: settings of the audit, an earlier audit of these two models, or the path of a saved one.
+      form: "adapter", "checkpoint" (merged), or "auto" for the form of the input.
+      force: replace ``out`` if it is a model or adapter.
+      data_seed: seed of the task's rows, as in fine-tuning; by default that of the run.
+      seed: seed of halves, samples, the order of learning, the shuffled control and the bootstrap.
       compute: where the audit is computed.
       progress: called with (what is being done, done, in all).
-      told: called with what a person should know before it starts.
+      told: called with lines that a person should know before learning starts.
 
     Returns:
-      The doses, and what base, tuned, healed, interpolated and control models measured.
+      The doses, and the measures of the base, tuned, healed, interpolated and control models.
 
     Raises:
-      SettingError: the task or the text is missing, a setting is out of range, or ``out`` is of another healing.
+      SettingError: the task or the text is missing, a setting is out of range, or ``out`` belongs to another healing.
       NonFiniteError: a loss or a weight is NaN or infinite.
       IntrudersError: as the audit, the models and the data raise it.
 
@@ -169,10 +169,10 @@ def heal(
 
 
 def _checked_form(form: str, tuned: Opened, pairs: Sequence[PairedMatrix]) -> str:
-    """The form that is written.
+    """Return the form to write.
 
     Raises:
-      SettingError: an adapter cannot hold the doses.
+      SettingError: an adapter cannot store the doses.
     """
     chosen = ("checkpoint" if isinstance(tuned, Checkpoint) else "adapter") if form == "auto" else form
     dense = [pair.name for pair in pairs if pair.rank is None]
@@ -194,7 +194,7 @@ def _is_plain(tuned: Opened, form: str) -> bool:
 
 
 def _with_audits(healing: Healing, written: Mitigation, out: str) -> Healing:
-    """The healing with the intruders before and after, and where it was written."""
+    """Return the healing with the intruders before and after, and where it was written."""
     after = written.after
     counts = {} if after is None else {matrix.name: matrix.intruders for matrix in after.matrices}
     return healing.finished(

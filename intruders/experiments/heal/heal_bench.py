@@ -48,9 +48,9 @@ class HealBench:
     def outcome(
         self, values: Sequence[float], share: DataShare, *, answers: bool, removed: str = ""
     ) -> Outcome:
-        """The losses of every document and example at some doses; with ``answers`` also which answers are right.
+        """Measure the losses of documents and examples at some doses; with ``answers`` also which answers are right.
 
-        ``removed`` names what else is changed in the model meanwhile.
+        ``removed`` names another change of the model during the measurement.
         """
         unit: dict[str, Any] = {"doses": list(values), "share": share.fingerprint(), "answers": answers}
         if removed:
@@ -74,12 +74,12 @@ class HealBench:
         return outcome
 
     def task_loss(self, values: Sequence[float], share: DataShare, task: str) -> float:
-        """The loss on a task's examples at some doses, in nats per token."""
+        """Return the loss on a task's examples at some doses, in nats per token."""
         alone = replace(share, corpora={}, examples={task: share.examples[task]})
         return self.outcome(values, alone, answers=False).tasks[task].losses.mean
 
     def text_loss(self, values: Sequence[float], share: DataShare) -> float:
-        """The mean loss on text at some doses, in nats per token."""
+        """Return the mean loss on text at some doses, in nats per token."""
         outcome = self.outcome(values, replace(share, examples={}), answers=False)
         weights = {name: [part.weight for part in parts] for name, parts in share.corpora.items()}
         means = [
@@ -91,7 +91,7 @@ class HealBench:
 
     @contextmanager
     def with_added(self, changes: Mapping[str, LowRank]) -> Iterator[None]:
-        """Low-rank matrices added to the weights within the block, whatever the doses."""
+        """Add low-rank matrices to the weights within the block, whatever the doses."""
         names = list(changes)
         whole = Doses(torch.ones(len(names), device=self.doses.values.device))
         with ExitStack() as entered:
@@ -116,7 +116,7 @@ class HealBench:
 def open_models(
     tuned: str, base: str | None, tasks: Mapping[str, Task]
 ) -> tuple[OpenedModel, dict[str, tuple[OpenedModel, list[str]]]]:
-    """The tuned model as a language model, and as what its tasks need: the same model where one does both."""
+    """Open the tuned model as a language model and as its tasks need it; one model may serve both."""
     language = open_language_model(tuned, base)
     shared = answered_by(language, tasks)
     scored = {name: shared.get(name) or open_for_task(tuned, task, base) for name, task in tasks.items()}
@@ -126,13 +126,13 @@ def open_models(
 
 
 def distinct_models(language: OpenedModel, scored: Scored) -> list[nn.Module]:
-    """Each model once, the language model first."""
+    """Return each model once, the language model first."""
     opened = [language, *(opened_model for opened_model, _ in scored.values())]
     return list({id(opened_model.model): opened_model.model for opened_model in opened}.values())
 
 
 def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -> list[str]:
-    """The base's names of tensors that were tuned and hold none of the paired matrices."""
+    """Return the base's names of tensors that were tuned and contain none of the paired matrices."""
     held = {name.partition("[")[0] for name in paired}
     state: Mapping[str, Tensor] = model.state_dict()
     matched = match_names(

@@ -45,12 +45,12 @@ _MEASURES = 11  # on the half that is reported, about
 
 
 def untold(line: str) -> None:
-    """What nobody listens to."""
+    """Ignore a line for people."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """One healing: the models open, learned and measured."""
+    """One healing: opens the models, learns the doses and measures them."""
 
     base: str | None
     tuned: str
@@ -74,7 +74,7 @@ class Session:
         audited: Sequence[PairedMatrix],
         compute: Compute,
     ) -> Healing:
-        """The doses and the measures, before anything is written."""
+        """Learn the doses and measure the models, before anything is written."""
         with self.benched(corpora, tasks, prompts) as (bench, data, updates):
             notes, most, start = self.start(bench, data)
             best, values, measured = self.learned(bench, data, start, most)
@@ -86,7 +86,7 @@ class Session:
     def benched(
         self, corpora: Mapping[str, list[Corpus]], tasks: Mapping[str, Task], prompts: Sequence[str] | None
     ) -> Iterator[tuple[HealBench, HealData, Updates]]:
-        """The models with their updates in doses, and the data, for as long as the block lasts."""
+        """Open the models with their updates in doses, and the data, within the block."""
         self.progress("open the models", 0, 1)
         language, scored = self._opened(tasks)
         device = next(language.model.parameters()).device
@@ -119,7 +119,7 @@ class Session:
     def _opened(
         self, tasks: Mapping[str, Task]
     ) -> tuple[OpenedModel, Mapping[str, tuple[OpenedModel, list[str]]]]:
-        """The models; of an adapter of a causal model the base's, since its updates come beside the weights."""
+        """Open the models. For an adapter of a causal model open the base: its updates are added to the weights."""
         is_adapter = not isinstance(self.sides[1], Checkpoint)
         if is_adapter and all(task.kind == "causal" for task in tasks.values()):
             language, scored = open_models(self.base_source, None, tasks)
@@ -134,7 +134,7 @@ class Session:
         return language, scored
 
     def _others(self, language: OpenedModel) -> list[str]:
-        """Other tensors that were tuned, such as norms, which a checkpoint alone can hold in a dose."""
+        """Return other tuned tensors, such as norms, which only a checkpoint can store in a dose."""
         if not isinstance(self.sides[1], Checkpoint):
             return []
         return tuned_elsewhere(language.model, self.sides[0], [pair.name for pair in self.pairs])
@@ -149,7 +149,7 @@ class Session:
         return task_of_prompts(prompts, answers, self.seed)
 
     def start(self, bench: HealBench, data: HealData) -> tuple[list[str], float, float]:
-        """What to know before it starts, the task loss that is allowed, and the interpolation to start from."""
+        """Return the notes before the start, the allowed task loss, and the interpolation to start from."""
         count = len(bench.groups.names)
         steps = 4 + HALVINGS
         base, tuned = [0.0] * count, [1.0] * count
@@ -270,7 +270,7 @@ class Session:
     def _removing(
         self, audit: Audit, audited: Sequence[PairedMatrix], updates: Updates, compute: Compute
     ) -> dict[str, LowRank]:
-        """What takes the intruders out of every matrix that has some."""
+        """Return the low-rank matrices that remove the intruders, by matrix."""
         if audit.intruders == 0:
             return {}
         remedy = ScaledIntruders(0.0)
@@ -289,7 +289,7 @@ def session_of(
     progress: Progress,
     max_examples: int | None = None,
 ) -> Session:
-    """A session that keeps nothing on the disk."""
+    """Return a session that writes nothing to disk."""
     base, tuned = sources
     return Session(
         base,
@@ -308,7 +308,7 @@ def session_of(
 def _warnings(
     data: HealData, text_base: float, text_tuned: float, task_base: float, task_tuned: float
 ) -> list[str]:
-    """What a person should know before the learning starts."""
+    """Return what a person should know before the learning starts."""
     warnings = []
     forgotten = text_tuned - text_base
     if forgotten < LITTLE:

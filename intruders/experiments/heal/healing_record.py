@@ -17,10 +17,11 @@ from .work_folder import RECORD, SCHEMA, require_same
 
 
 def load_healing(file: str | os.PathLike[str]) -> Healing:
-    """The record of a healing, or that of the folder that it wrote.
+    """Read the record of a healing, from its file or from the folder that it wrote.
 
     Raises:
-      SettingError: there is none. ResultFileError: it is no record of a healing.
+      SettingError: the file does not exist or is not the record of a healing.
+      ResultFileError: the file cannot be read.
     """
     path = Path(file)
     path = path / RECORD if path.is_dir() else path
@@ -34,7 +35,7 @@ def load_healing(file: str | os.PathLike[str]) -> Healing:
 
 
 def document(healing: Healing, key: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of ``heal.json``, in plain JSON values."""
+    """Return the content of ``heal.json``, in plain JSON values."""
     return {
         "schema": SCHEMA,
         "intruders_version": __version__,
@@ -49,10 +50,10 @@ def record_text(healing: Healing, key: Mapping[str, Any]) -> str:
 
 
 def finished_healing(folder: Path, key: Mapping[str, Any]) -> Healing | None:
-    """The healing that the folder has, if it is this one.
+    """Return the finished healing in the folder; None if the folder has none.
 
     Raises:
-      SettingError: it is another one.
+      SettingError: the folder has another healing.
     """
     record = read_document(folder / RECORD, "the record of a healing", SCHEMA)
     if record is None:

@@ -26,16 +26,16 @@ def learned_doses(
     seed: int,
     progress: Progress = silent,
 ) -> DosesRemedy:
-    """The remedy `doses` of a tuned model, learned on the halves that choose; nothing is reported or written.
+    """Learn the remedy `doses` of a tuned model on the halves that choose; report and write nothing.
 
     Args:
-      sides: base and tuned, opened.
-      sources: as they were given.
-      corpora: the first is learned on.
-      tasks: the first is kept.
+      sides: base and tuned model, opened.
+      sources: base and tuned model as they were given.
+      corpora: the text; the doses are learned on the first corpus.
+      tasks: the tasks; the first is kept.
       settings: how the doses are learned.
-      max_examples: of every split; None for all.
-      seed: of halves and of the order.
+      max_examples: number of examples of every split; None for all.
+      seed: seed of halves and of the order.
       progress: called with (what is being done, done, in all).
 
     Raises:
@@ -55,7 +55,7 @@ def learned_doses(
 
 
 def remedy_of(healing: Healing, share: float = 1.0) -> DosesRemedy:
-    """The doses of a healing as a remedy."""
+    """Return the doses of a healing as a remedy."""
     return DosesRemedy(
         share=share,
         doses=healing.doses,

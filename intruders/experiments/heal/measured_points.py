@@ -14,12 +14,12 @@ from .healing import CorpusMeasure, HealedPoint, TaskMeasure
 
 
 class Report:
-    """Turns outcomes on the reported half into points."""
+    """Turn outcomes on the reported half into points."""
 
     def __init__(
         self, share: DataShare, base: Outcome, tuned: Outcome, curve: Sequence[Outcome], task: str, seed: int
     ) -> None:
-        """``curve`` are interpolations in ascending order of their dose, the base first and the tuned model last."""
+        """Take a ``curve`` of interpolations by ascending dose, the base first and the tuned model last."""
         self._share, self._base, self._tuned, self._seed = share, base, tuned, seed
         weights = {name: [part.weight for part in parts] for name, parts in share.corpora.items()}
         self._sticks = {
@@ -35,7 +35,7 @@ class Report:
         }
 
     def point(self, name: str, outcome: Outcome, dose: float | None = None) -> HealedPoint:
-        """A model, measured; its gain is over interpolation at the same task loss."""
+        """Return a measured model; its gain is over interpolation at the same task loss."""
         return HealedPoint(
             name,
             dose,
@@ -65,5 +65,5 @@ def _of_corpus(outcome: Outcome, name: str) -> Outcome:
 
 
 def means(outcome: Outcome) -> Mapping[str, float]:
-    """The loss on every task, in nats per token."""
+    """Return the loss on every task, in nats per token."""
     return {name: task.losses.mean for name, task in outcome.tasks.items()}

@@ -15,7 +15,7 @@ SCHEMA = 1
 
 
 def verdicts(sweep: InterventionSweep) -> list[str]:
-    """One sentence a scale: what scaling the intruders changes, and how each control compares at that scale."""
+    """Return one sentence per scale: what scaling the intruders changes, and how each control compares."""
     sentences = []
     for point in sweep.points:
         if point.control != INTRUDERS:
@@ -30,7 +30,7 @@ def verdicts(sweep: InterventionSweep) -> list[str]:
 
 
 def lines(sweep: InterventionSweep) -> list[str]:
-    """The table and the verdicts."""
+    """Return the table and the verdicts."""
     audit = sweep.audit
     affected = sum(matrix.intruders > 0 for matrix in audit.matrices)
     where = f"{affected:,} of {len(audit.matrices):,} matrices (k {audit.k}, epsilon {audit.epsilon:g})"
@@ -74,7 +74,7 @@ def lines(sweep: InterventionSweep) -> list[str]:
 
 
 def document(sweep: InterventionSweep) -> dict[str, Any]:
-    """Plain JSON values: every point with its intervals, and the verdicts."""
+    """Return plain JSON values: every point with its intervals, and the verdicts."""
     return {
         "schema": SCHEMA,
         "intruders_version": __version__,
@@ -115,7 +115,7 @@ def _measures(point: Point) -> dict[str, Any]:
 
 
 def _numbers(value: Interval) -> dict[str, float | None]:
-    """JSON has no infinity, which the interval of a single document has."""
+    """Return numbers for JSON, which has no infinity: the interval of a single document has infinite ends."""
     return {key: json_number(number) for key, number in value.as_dict().items()}
 
 
@@ -128,7 +128,7 @@ def _in_words(trade: Trade) -> str:
 
 
 def _moved(change: Interval, factor: float, unit: str) -> str:
-    """``falls 0.12 [0.10, 0.14]``; an interval across zero keeps its sign, and says that nothing is shown."""
+    """Return words such as ``falls 0.12 [0.10, 0.14]``; a change across zero is not clear and keeps its signs."""
     digits = 3 if factor == 1 else 1
     if not change.is_clear:
         ends = f"[{factor * change.low:+.{digits}f}, {factor * change.high:+.{digits}f}]"
@@ -139,7 +139,7 @@ def _moved(change: Interval, factor: float, unit: str) -> str:
 
 
 def _gained(gain: Interval) -> str:
-    """Against interpolation at the same task loss."""
+    """Compare with interpolation at the same task loss, in words."""
     if not gain.is_clear:
         return f"at equal task loss interpolation does as well ({_signed(gain)})"
     low, high = sorted((abs(gain.low), abs(gain.high)))
@@ -148,7 +148,7 @@ def _gained(gain: Interval) -> str:
 
 
 def _compared(control: str, trade: Trade) -> str:
-    """A control against the intruders at the same scale: better where its loss is lower or its accuracy higher."""
+    """Compare a control with the intruders at the same scale: lower loss or higher accuracy is better."""
     names = {
         "shrink": "the norm-matched shrink",
         "shrink-output": "the update scaled to the same output energy",
@@ -173,7 +173,7 @@ def _compared(control: str, trade: Trade) -> str:
 
 
 def _left_alone(point: Point) -> str:
-    """How many matrices have no such control, if any."""
+    """Say how many matrices lack a control, if any."""
     return (
         f"  ({point.left_alone:,} matrices have no such control and stay as tuned)"
         if point.left_alone
