@@ -65,7 +65,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
       alert_above: warn when an audit finds more intruders than this, in Weights & Biases and trackio too.
       trace: the Parquet file, or False for none. A training that begins keeps the trace of an earlier one under
         another name; one that resumes adds to it.
-      base: the model before fine-tuning, if the Trainer's model is no longer that model.
+      base: the model before fine-tuning, if the Trainer's model has changed since.
 
     Raises:
       SettingError: a setting is out of range, ``include`` matches nothing, the training changes no matrix that
@@ -228,7 +228,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     def _sides(self, tuned: nn.Module | Opened) -> tuple[Checkpoint, Opened]:
         """Return the base and the model as it is now.
 
-        The check that the weights beneath an adapter are those of ``base`` reads both. If training leaves them unchanged,
+        The check that weights beneath an adapter are those of ``base`` reads both. If training leaves them unchanged,
         it runs once. Weights that are split over processes are not read: they count as those of the base.
         """
         if not isinstance(tuned, nn.Module):
