@@ -47,7 +47,7 @@ def measure(kind: str, tokens: int) -> dict[str, float]:
     task = load_task("word-problems")
     if kind == HEAL:
         from intruders.checkpoints.pairing.pair_sides import open_sides
-        from intruders.experiments.heal.heal import session_of
+        from intruders.experiments.heal.heal_session import session_of
         from intruders.system.progress import silent
 
         sources = ("smollm2-135m", "smollm2-135m-lora")

@@ -10,7 +10,11 @@ from .task import ANSWER_TOKENS
 
 @dataclass(frozen=True)
 class Columns(Settings):
-    """The columns of a data file, and the files of the other splits."""
+    """The columns of a data file, and the files of the other splits.
+
+    Example:
+      ``intruders.Columns(text=("sentence",), label="label")``
+    """
 
     text: tuple[str, ...] = setting(
         (),

@@ -13,12 +13,12 @@ _KEYS = {"role", "content"}
 
 
 def causal_example(names: Sequence[str], values: Sequence[Any], origin: str) -> Example:
-    """Return the example of a row: prompt and completion as texts or as messages, or a whole conversation.
+    """Return the example of a row: prompt and completion as texts or as messages, or a complete conversation.
 
     Args:
-      names: of the columns: prompt and completion, or that of the conversation alone.
-      values: their values in this row.
-      origin: where the row is, for errors.
+      names: the columns: prompt and completion, or only the conversation.
+      values: the values of these columns in this row.
+      origin: the location of the row, for errors.
 
     Raises:
       SettingError: a value is neither text nor messages, or the last message is not an answer of the assistant.

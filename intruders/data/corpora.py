@@ -51,7 +51,7 @@ MIXTURES = {
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents, and what they weigh beside other corpora of a mixture."""
+    """Documents, and their weight among the corpora of a mixture."""
 
     name: str
     documents: list[str]
@@ -67,12 +67,12 @@ class Corpus:
 def load_corpora(
     name: str, *, max_documents: int | None = None, seed: int = 0, hub_documents: int = 200
 ) -> list[Corpus]:
-    """The corpus called ``name``, or the weighted parts of a mixture such as ``pydoc@0.3+notes.txt@0.7``.
+    """Load the corpus ``name``, or the weighted parts of a mixture such as ``pydoc@0.3+notes.txt@0.7``.
 
     ``pydoc`` is the text of Python's own documentation; a text file is cut into documents at blank lines; a
     data file has one document per row in its column ``text``; a folder one per text file; a name of the hub
     table, or ``hub:PATH?column``, streams its first rows. For a name of the table, a local copy in
-    ``$INTRUDERS_DATA`` goes before the hub. Of more than ``max_documents`` a sample is drawn by seed.
+    ``$INTRUDERS_DATA`` takes precedence over the hub. More than ``max_documents`` documents are sampled by seed.
     Raises SettingError for a name that is none of these, and for an empty corpus.
     """
     parts = MIXTURES.get(name, name).split("+")
@@ -96,7 +96,7 @@ def load_corpora(
 
 
 def cut_at_blank_lines(text: str, characters: int = _DOCUMENT_CHARACTERS) -> list[str]:
-    """Paragraphs put together to documents of at least ``characters``; nothing is left out or split."""
+    """Join paragraphs to documents of at least ``characters``; nothing is omitted or split."""
     documents, current, size = [], [], 0
     for paragraph in re.split(r"\n[^\S\n]*\n", text):
         current.append(paragraph)
@@ -124,8 +124,10 @@ def _documents(source: str, hub_documents: int) -> list[str]:
         return _from_hub(HubCorpus(path, "train", column or "text"), hub_documents)
     file = Path(source).expanduser()
     if file.is_dir():
-        files = sorted(found for found in file.rglob("*") if found.suffix.lower() in _TEXT_SUFFIXES)
-        return [_read(found) for found in files]
+        files = sorted(
+            text_file for text_file in file.rglob("*") if text_file.suffix.lower() in _TEXT_SUFFIXES
+        )
+        return [_read(text_file) for text_file in files]
     if file.suffix.lower() in SUFFIXES:
         return _rows(file)
     if file.is_file():
@@ -162,7 +164,7 @@ def _read(path: Path) -> str:
 
 
 def _from_copy(name: str, folder: Path) -> list[str]:
-    """The documents of a local copy: its test file, or the train file where there is none; a text or data file."""
+    """Read the documents of a local copy from its test file, or else its train file; a text or data file."""
     suffixes = (*_TEXT_SUFFIXES, *SUFFIXES)
     file = file_of_split(folder, "test", suffixes) or file_of_split(folder, "train", suffixes)
     if file is None:

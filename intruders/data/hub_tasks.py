@@ -19,7 +19,7 @@ _HELD_OUT = 0.05  # of a set without a labelled validation split
 
 @dataclass(frozen=True)
 class HubTask:
-    """Where a set lies, what its splits are called, and how a row becomes an example."""
+    """The location of a data set, the names of its splits, and how a row becomes an example."""
 
     path: str
     example: Callable[[dict[str, Any]], Example]
@@ -64,7 +64,7 @@ def _instruction(prompt: str, completion: str) -> Callable[[dict[str, Any]], Exa
 
 
 def _guanaco(row: dict[str, Any]) -> Example:
-    """One conversation in one text; its last answer is what is learned."""
+    """Return the example of a conversation in one text; its last answer is learned."""
     before, mark, answer = row["text"].rpartition("### Assistant:")
     return Example(text=before + mark, target=answer)
 
@@ -121,7 +121,7 @@ HUB_TASKS = {
 
 
 def hub_task(name: str, seed: int = 0) -> Task:
-    """A task of the table, its rows in an order drawn by seed; from ``$INTRUDERS_DATA`` if that has a copy of it.
+    """Load a task of the table, its rows shuffled by seed; from ``$INTRUDERS_DATA`` if that has a copy of it.
 
     Raises SettingError when the hub cannot be reached or the set has other columns, MissingDependencyError
     without the package ``datasets``.
@@ -149,9 +149,9 @@ def _from_hub(name: str, source: HubTask) -> tuple[dict[str, list[Example]], str
 
 
 def _from_copy(name: str, folder: Path) -> tuple[dict[str, list[Example]], str]:
-    """The splits that have a file in the folder."""
-    found = {split: file_of_split(folder, split) for split in ("train", "validation", "test")}
-    files = {split: file for split, file in found.items() if file is not None}
+    """Read the splits that have a file in the folder."""
+    file_by_split = {split: file_of_split(folder, split) for split in ("train", "validation", "test")}
+    files = {split: file for split, file in file_by_split.items() if file is not None}
     if "train" not in files:
         raise SettingError(
             f"task {name!r}: its local copy '{folder}' has no train file; expected train.tsv, train.jsonl or "
@@ -164,7 +164,7 @@ def _from_copy(name: str, folder: Path) -> tuple[dict[str, list[Example]], str]:
 
 @lru_cache(maxsize=12)  # the stages and measures of a run ask for the same rows
 def _examples_of_file(name: str, file: Path, digest: str) -> tuple[Example, ...]:
-    """The rows of one file; ``digest`` tells whether it is still the same."""
+    """Read the rows of one file; ``digest`` tells whether it is still the same."""
     source = HUB_TASKS[name]
     rows = _rows_of_file(file, source)
     examples = _examples(name, source, rows.rows, f"{file.parent.name}/{file.name}")
@@ -190,7 +190,7 @@ def _rows_of_hub(name: str, source: HubTask, split: str) -> Iterable[dict[str, A
 
 
 def _rows_of_file(file: Path, source: HubTask) -> DataFile:
-    """The rows by the hub's column names, which a table without a header does not say."""
+    """Read the rows by the hub's column names, which a table without a header lacks."""
     names = source.columns
     if file.suffix.lower() in (".tsv", ".csv") and names:
         whole = read_rows(file, no_header=True)

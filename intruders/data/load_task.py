@@ -1,4 +1,4 @@
-"""One door to every task: ours by name, a local file by path, the paper's and others by name from the hub."""
+"""Load any task: a built-in task by name, a local file by path, and the paper's and others by name from the hub."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COLUMNS_IN_NAMES = {
 
 
 def load_task(name: str, columns: Columns | None = None, seed: int = 0) -> Task:
-    """The task called ``name``, with every split checked.
+    """Load the task ``name`` and check every split.
 
     ``name`` is word-problems, pydoc-topics, pydoc-topics-1 to -3, a name of the hub table, or a data file. A
     data file can carry its columns, as a list of tasks needs: ``train.tsv?text=sentence&label=label``, for
@@ -77,7 +77,7 @@ def files_of_task(name: str, columns: Columns) -> list[Path]:
 
 
 def described_task(name: str, columns: Columns) -> str:
-    """The name of a data file with its columns behind it, as ``load_task`` reads it; another name as it is.
+    """Return the name of a data file followed by its columns, as ``load_task`` reads it; another name unchanged.
 
     >>> described_task("rows.csv", Columns(text=("a", "b"), label="c")), described_task("sst2", Columns())
     ('rows.csv?text=a%2Cb&label=c', 'sst2')
@@ -89,12 +89,12 @@ def described_task(name: str, columns: Columns) -> str:
     pairs = {key: getattr(whole, field) for key, field in _COLUMNS_IN_NAMES.items()}
     pairs["text"] = ",".join(whole.text)
     pairs["header"] = "no" if whole.no_header else None
-    found = {key: value for key, value in pairs.items() if value}
-    return f"{path}?{urlencode(found)}" if found else path
+    query = {key: value for key, value in pairs.items() if value}
+    return f"{path}?{urlencode(query)}" if query else path
 
 
 def _described(columns: Columns, described: str, name: str) -> Columns:
-    """``columns`` with those given behind the file's name put over them."""
+    """Return ``columns``, replaced by those that follow the file's name."""
     try:
         pairs = parse_qsl(described, strict_parsing=True) if described else []
     except ValueError as error:

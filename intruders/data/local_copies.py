@@ -1,8 +1,8 @@
-"""Local copies that stand in for public data sets: where no hub can be reached, or the same bytes are wanted again.
+"""Local copies of public data sets, for machines without access to the hub and for runs on the same bytes.
 
-``$INTRUDERS_DATA`` names a folder with a folder for each set, called as the task or corpus is: ``sst2/train.tsv``,
-``sst2/dev.tsv``, ``wikitext-2/test.txt``. What a run is does not change with it, so that its id does not either; the
-source that a run records does.
+``$INTRUDERS_DATA`` names a folder with one folder per set, which has the name of the task or corpus:
+``sst2/train.tsv``, ``sst2/dev.tsv``, ``wikitext-2/test.txt``. The id of a run does not depend on it; the source that
+a run records does.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _STEMS = {"train": ("train",), "validation": ("validation", "dev", "valid"), "te
 
 
 def folder_of_copy(name: str) -> Path | None:
-    """The folder that stands in for the set ``name``; None where ``$INTRUDERS_DATA`` is not set or has none.
+    """Return the folder with a copy of the set ``name``; None if ``$INTRUDERS_DATA`` is not set or lacks it.
 
-    A hyphen of the name may be left out: ``wikitext-2`` or ``wikitext2``. Raises SettingError if the variable names
-    no folder.
+    The hyphen of a name is optional: ``wikitext-2`` or ``wikitext2``. Raises SettingError if the variable does not
+    name a folder.
     """
     given = os.environ.get(VARIABLE)
     if not given:
@@ -36,28 +36,28 @@ def folder_of_copy(name: str) -> Path | None:
             f"{VARIABLE} is {given!r}, which is not a folder; expected one with a folder per data set; "
             "set it to one, or unset it to use the hub"
         )
-    found = (folder / spelled for spelled in (name, name.replace("-", "")))
-    return next((path for path in found if path.is_dir()), None)
+    candidates = (folder / spelled for spelled in (name, name.replace("-", "")))
+    return next((path for path in candidates if path.is_dir()), None)
 
 
 def file_of_split(folder: Path, split: str, suffixes: Sequence[str] = SUFFIXES) -> Path | None:
-    """The file of a split in the folder of a copy, or None. SettingError where two could be meant."""
-    found = [
+    """Return the file of a split in the folder of a copy, or None. SettingError if two match."""
+    files = [
         path
         for stem in _STEMS[split]
         for suffix in suffixes
         if (path := folder / f"{stem}{suffix}").is_file()
     ]
-    if len(found) > 1:
+    if len(files) > 1:
         raise SettingError(
-            f"'{folder}' has {' and '.join(path.name for path in found)} for the {split} split; "
+            f"'{folder}' has {' and '.join(path.name for path in files)} for the {split} split; "
             "expected one file per split; move the others away"
         )
-    return found[0] if found else None
+    return files[0] if files else None
 
 
 def digest_of(files: Sequence[Path]) -> str:
-    """The first 12 digits of a SHA-256 over the content of files, in this order."""
+    """Return the first 12 digits of a SHA-256 over the content of files, in this order."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:

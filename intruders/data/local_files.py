@@ -28,9 +28,9 @@ _NO_LIMIT = sys.maxsize  # of the length of a cell, which is 131,072 characters 
 
 
 def local_task(path: Path, columns: Columns, seed: int = 0) -> Task:
-    """The rows of ``path`` as a task; a tenth, chosen by seed, is for validation if no file is given.
+    """Load the rows of ``path`` as a task; a tenth, chosen by seed, is for validation if no file is given.
 
-    Raises SettingError for a file that cannot be read, a column that is not there, and a row without a value.
+    Raises SettingError for a file that cannot be read, a missing column, and a row without a value.
     """
     kind = _kind(path, columns)
     train = _examples(path, columns, kind)
@@ -56,7 +56,7 @@ class DataFile:
     lines: list[int] | None = None  # of a file of lines: the one at which each row begins, counted from 1
 
     def origin(self, index: int) -> str:
-        """Where a person finds a row: its line in a file of lines, else its number.
+        """Return where a person finds a row: its line in a file of lines, else its number.
 
         >>> DataFile("rows.csv", [{"a": "x"}], [2]).origin(0), DataFile("rows.json", [{"a": "x"}]).origin(0)
         ('line 2 of rows.csv', 'row 1 of rows.json')
@@ -159,7 +159,7 @@ def _value(row: dict[str, Any], name: str, origin: str) -> Any:
 
 
 def _delimited(path: Path, no_header: bool, **form: Any) -> DataFile:
-    """A table of text. A row with more or fewer cells than the header is refused: a cell of it would be another's."""
+    """Read a table of text. Refuse a row with more or fewer cells than the header: its cells would be shifted."""
     csv.field_size_limit(_NO_LIMIT)
     names: list[str] | None = None
     rows, lines = [], []
@@ -183,7 +183,7 @@ def _delimited(path: Path, no_header: bool, **form: Any) -> DataFile:
 
 
 def _told_apart(names: list[str]) -> list[str]:
-    """A header in which no name comes twice: the second ``a`` is ``a.1``."""
+    """Return a header in which every name is unique: the second ``a`` becomes ``a.1``."""
     counts: Counter[str] = Counter()
     header = []
     for name in names:

@@ -23,7 +23,7 @@ _VALIDATION, _TEST = 0.15, 0.15
 
 
 def pydoc_topics(group: int | None = None, seed: int = 0) -> Task:
-    """The task ``pydoc-topics`` (12 labels), or its disjoint sub-task ``-1``, ``-2`` or ``-3`` (4 labels).
+    """Load the task ``pydoc-topics`` (12 labels), or its disjoint sub-task ``-1``, ``-2`` or ``-3`` (4 labels).
 
     ``group`` counts from 1. Every label is in each split by the same share.
     """
@@ -46,7 +46,7 @@ def pydoc_topics(group: int | None = None, seed: int = 0) -> Task:
 
 
 def topic_sentences(topic: str) -> list[str]:
-    """The sentences of a chapter, each once, in order: no headings, grammars or interpreter sessions."""
+    """Return the sentences of a chapter, each once, in order: no headings, grammars or interpreter sessions."""
     from pydoc_data.topics import topics
 
     if topic not in topics:
@@ -54,7 +54,7 @@ def topic_sentences(topic: str) -> list[str]:
             f"this Python's pydoc_data.topics has no chapter {topic!r}, which task pydoc-topics needs; "
             "use another version of Python"
         )
-    found: dict[str, None] = {}
+    sentences: dict[str, None] = {}
     for paragraph in re.split(r"\n\s*\n", topics[topic]):
         lines = [line.strip() for line in paragraph.strip().splitlines()]
         text = " ".join(lines)
@@ -63,5 +63,5 @@ def topic_sentences(topic: str) -> list[str]:
             continue
         for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z\"])", text):
             if 6 <= len(sentence.split()) <= 60 and sentence[-1] in ".:!?":
-                found[sentence] = None
-    return list(found)
+                sentences[sentence] = None
+    return list(sentences)

@@ -1,4 +1,4 @@
-"""The records that every task is made of, whatever it was read from."""
+"""The records of a task, whatever its source."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Task:
-    """What to learn and how it is scored."""
+    """The examples to learn and how answers are scored."""
 
     name: str
     kind: Kind
@@ -60,8 +60,8 @@ class Task:
 
     def __post_init__(self) -> None:
         if self.kind == "classification" and not self.labels:
-            found = sorted({example.target for example in self.train}, key=_label_order)
-            object.__setattr__(self, "labels", found)
+            labels = sorted({example.target for example in self.train}, key=_label_order)
+            object.__setattr__(self, "labels", labels)
 
     def split(self, name: str) -> list[Example]:
         if name not in SPLITS:
@@ -69,7 +69,7 @@ class Task:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def limited(self, train: int | None, evaluation: int | None) -> Task:
-        """The same task with at most this many rows in training and in each evaluation split."""
+        """Return the task with at most this many rows in training and in each evaluation split."""
         return replace(
             self,
             # The first rows will do: every source gives its rows in an order drawn by seed.
@@ -79,12 +79,12 @@ class Task:
         )
 
     def fingerprint(self) -> dict[str, dict[str, int | str]]:
-        """Rows and SHA-256 of each split's content: two runs saw the same data if these agree."""
+        """Return rows and SHA-256 of each split: two runs used the same data if these agree."""
         return {name: _fingerprint(self.split(name)) for name in SPLITS}
 
 
 def checked(task: Task) -> Task:
-    """The task itself, or SettingError: an empty split, or a label never seen in training."""
+    """Return the task itself. SettingError for an empty split, or a label that training lacks."""
     for name in ("train", "validation"):
         if not task.split(name):
             raise SettingError(f"task {task.name!r}: the {name} split is empty; expected at least one row")
@@ -114,7 +114,7 @@ def _listed(labels: list[str]) -> str:
 
 
 def _label_order(label: str) -> tuple[float, str]:
-    """Numbers in numerical order, then words in alphabetical order."""
+    """Sort numbers in numerical order, then words in alphabetical order."""
     try:
         return float(label), label
     except ValueError:

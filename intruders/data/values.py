@@ -10,12 +10,12 @@ from ..errors import SettingError
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value is null, or the NaN that stands for it in a table of numbers."""
+    """Return whether a value is null, or the NaN that represents it in a table of numbers."""
     return value is None or (isinstance(value, float) and value != value)
 
 
 def is_list(value: Any) -> bool:
-    """Whether a value is a list, as JSON and Parquet have them."""
+    """Return whether a value is a list, as JSON and Parquet have them."""
     return isinstance(value, list | tuple | np.ndarray)
 
 
@@ -34,7 +34,7 @@ def empty_value(name: str, origin: str) -> SettingError:
 
 
 def described(value: Any) -> str:
-    """Say in words what a value is that is no text."""
+    """Say in words what a value is that is not a text."""
     if is_list(value):
         return "a list"
     return "an object" if isinstance(value, dict) else f"a value of type {type(value).__name__}"

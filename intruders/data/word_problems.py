@@ -28,7 +28,7 @@ _LOSSES = ("gives away {n}", "loses {n}", "sells {n}", "leaves {n} with a friend
 
 @lru_cache(maxsize=2)  # training, evaluation and interventions of a run ask for the same rows
 def word_problems(seed: int = 0) -> Task:
-    """The task ``word-problems``: no story appears in two splits. Scored by the last number of the answer."""
+    """Make the task ``word-problems``. No story appears in two splits; the answer's last number is scored."""
     generator = random.Random(f"word-problems {seed}")
     seen: set[str] = set()
     rows: list[Example] = []
@@ -63,7 +63,7 @@ def _problem(generator: random.Random) -> Example:
 
 
 def _change(generator: random.Random, name: str, have: int) -> tuple[str, str, int]:
-    """A sentence, its working, and the number afterwards (at least 1)."""
+    """Return a sentence, its working, and the number afterwards (at least 1)."""
     kinds = ["gain"]
     if have > 2:
         kinds.append("loss")

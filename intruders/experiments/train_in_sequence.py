@@ -43,9 +43,8 @@ class SequenceResult:
     intruders: list[int]  # per stage, against the first base
     vectors: list[int]
     steps: list[int] = field(default_factory=list)  # per stage, that it was trained
-    reached: list[bool | None] = field(
-        default_factory=list
-    )  # per stage: the score of `match`; None without one
+    # Per stage, whether it reached the score of `match`; None without one.
+    reached: list[bool | None] = field(default_factory=list)
     sources: list[str | None] = field(default_factory=list)  # per task, of public sets
 
     @property
@@ -63,7 +62,7 @@ class SequenceResult:
 
     @property
     def forgetting(self) -> list[float]:
-        """Of each earlier task: its best accuracy before the last stage minus the last (Chaudhry 2018)."""
+        """The best accuracy of each earlier task before the last stage minus its last accuracy (Chaudhry 2018)."""
         stages, last = self.accuracies[:-1], self.accuracies[-1]
         return [max(row[task] for row in stages[task:]) - last[task] for task in range(len(stages))]
 
@@ -83,22 +82,22 @@ class SequenceResult:
         }
 
     def lines(self) -> list[str]:
-        """The accuracy matrix and what follows from it, as text."""
+        """Return the accuracy matrix and what follows from it, as text."""
         names = [f"task {number}" for number in range(1, len(self.tasks) + 1)]
-        found = [f"{name}: {task}" for name, task in zip(names, self.tasks, strict=True)]
-        found.append("after      " + "".join(f"{name:>9}" for name in names) + "   intruders")
+        lines = [f"{name}: {task}" for name, task in zip(names, self.tasks, strict=True)]
+        lines.append("after      " + "".join(f"{name:>9}" for name in names) + "   intruders")
         for stage, row in enumerate(self.accuracies):
             cells = "".join(f"{value:9.3f}" for value in row).ljust(9 * len(names))
             line = f"{names[stage]:<11}{cells}   {self.intruders[stage]} of {self.vectors[stage]}"
             if stage < len(self.reached) and self.reached[stage] is False:
                 line += f"   did not reach the score in {self.steps[stage]} steps"
-            found.append(line)
+            lines.append(line)
         transfer = self.backward_transfer
-        found.append(
+        lines.append(
             f"average accuracy {self.average_accuracy:.3f}"
             + ("" if transfer is None else f", backward transfer {transfer:+.3f}")
         )
-        return found
+        return lines
 
 
 def train_in_sequence(
@@ -111,13 +110,27 @@ def train_in_sequence(
 ) -> SequenceResult:
     """Fine-tune on each task in turn from the model so far; score all tasks so far and audit after each.
 
-    ``config`` has what every stage shares; its ``task`` is not used. ``adapters``: "merge" puts each
-    stage's adapter into the weights before the next, "keep" continues to train the one adapter. ``audit`` has
-    the settings of the audits. With ``config.match`` every stage stops at that score of its own task; one that
-    does not reach it is trained for ``config.steps``, and the result says so. A task's head is trained in its own
-    stage only and kept as it was then. The folder ``config.out`` has a run folder per stage; an interrupted
-    sequence resumes. Raises IntrudersError as fine-tuning does; what can be known of the settings and the data of
-    all stages is refused before the first step of the first. A folder with another sequence is refused.
+    With ``config.match`` every stage stops at that score of its own task. A stage that does not reach it is trained
+    for ``config.steps``, and the result records that. A task's head is trained in its own stage only and kept as it
+    was then. An interrupted sequence resumes.
+
+    Args:
+      config: what every stage shares; its ``task`` is not used. The folder ``config.out`` gets a run folder per stage.
+      tasks: the tasks, in the order of training.
+      adapters: "merge" puts each stage's adapter into the weights before the next; "keep" continues to train it.
+      audit: settings of the audits.
+      callbacks: called before every stage; returns its transformers TrainerCallbacks.
+
+    Returns:
+      Accuracies after each stage, and the intruders against the first base.
+
+    Raises:
+      SettingError: no tasks, a stage that cannot be trained or scored, or a folder with another sequence. Settings
+        and data of all stages are checked before the first step.
+      IntrudersError: as :func:`intruders.finetune` raises it.
+
+    Example:
+      ``intruders.train_in_sequence(config, ["sst2", "agnews"]).backward_transfer``
     """
     if not tasks:
         raise SettingError("a sequence without tasks; expected at least one")
@@ -145,7 +158,7 @@ def train_in_sequence(
 
 
 def has_finished(config: FinetuneConfig, tasks: Sequence[str]) -> bool:
-    """Whether the folder contains the result of this sequence of tasks."""
+    """Return whether the folder contains the result of this sequence of tasks."""
     record = _record(Path(config.out))
     return record is not None and record.get("tasks") == list(tasks)
 
@@ -173,7 +186,7 @@ def _check_tasks(config: FinetuneConfig, tasks: Sequence[Task]) -> None:
 
 
 def _scored(config: FinetuneConfig, tokenizer: Any, task: Task, context: int) -> Task:
-    """The task with the rows that are scored after a stage; SettingError where one does not fit in the context."""
+    """Return the task with the rows scored after a stage. SettingError if one does not fit in the context."""
     split, examples = scored_examples(task, None, config.max_eval_samples)
     if task.kind != "causal":
         return task
@@ -221,7 +234,7 @@ def _trained(
     compute = Compute(cache=MemoryCache())  # every stage is audited against the same base
     audited = audit.recorded()
     accuracies: list[list[float]] = []
-    found: list[tuple[int, int]] = []
+    counts: list[tuple[int, int]] = []
     steps: list[int] = []
     reached: list[bool | None] = []
     for number, stage in enumerate(stages):
@@ -242,12 +255,12 @@ def _trained(
             write_atomically(result, (json.dumps(record) + "\n").encode())
         record = json.loads(result.read_text(encoding="utf-8"))
         accuracies.append(record["accuracies"])
-        found.append((record["intruders"], record["vectors"]))
+        counts.append((record["intruders"], record["vectors"]))
     finished = SequenceResult(
         [stage.task for stage in configs],
         accuracies,
-        [intruders for intruders, _ in found],
-        [vectors for _, vectors in found],
+        [intruders for intruders, _ in counts],
+        [vectors for _, vectors in counts],
         steps,
         reached,
         [task.source for task in loaded],
@@ -267,7 +280,7 @@ def _stage_config(
 
 
 def _keep_backbone(run: RunFolder, task: Task) -> None:
-    """Write the stage's model without its head, adapters merged in, and the head beside it."""
+    """Write the stage's model without its head, with adapters merged, and the head in a separate file."""
     backbone = run.path / "backbone"
     if (run.path / _HEAD).is_file() and backbone.is_dir():
         return
@@ -295,7 +308,7 @@ def _keep_backbone(run: RunFolder, task: Task) -> None:
 
 
 def _accuracy(config: FinetuneConfig, stage: Path, trained_in: Path, task: Task) -> float:
-    """Accuracy on ``task`` of the backbone after ``stage``, under the head that the task had in its own."""
+    """Measure accuracy on ``task`` of the backbone after ``stage``, under the head of the task's own stage."""
     location = str(stage / "backbone")
     with quiet_transformers():
         model: Any = load_model(location, task.kind, task.labels if task.kind == "classification" else None)

@@ -1,1 +1,1 @@
-"""Ways into other people's tools, a file each; nothing that is not theirs lives here."""
+"""Integrations into other tools, one file each."""

@@ -27,7 +27,7 @@ class IntrudersArgs(BaseModel):
 
 
 class IntrudersPlugin(BasePlugin):  # type: ignore[misc]
-    """Gives the Trainer that axolotl has made an IntruderCallback, if the YAML file asks for audits."""
+    """Add an IntruderCallback to the Trainer that axolotl has made, if the YAML file asks for audits."""
 
     def get_input_args(self) -> str:
         return "intruders.integrations.axolotl.IntrudersArgs"

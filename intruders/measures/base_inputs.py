@@ -1,4 +1,4 @@
-"""What the base model feeds its matrices on text: a sample, to weigh updates as the model feels them."""
+"""A sample of the base model's inputs of its matrices on text, to weigh updates by their effect on outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DOCUMENTS, _TOKENS, _WINDOW = 8, 32, 256  # how many documents, tokens of each,
 
 
 def documents_of(corpora: Mapping[str, Sequence[Corpus]]) -> list[str]:
-    """The texts of all corpora in turn, so that the first few are of each of them."""
+    """Return the texts of all corpora in turn, so that the first few come from each of them."""
     parts = [part.documents for several in corpora.values() for part in several]
     return [text for turn in zip_longest(*parts) for text in turn if text is not None]
 
@@ -27,24 +27,24 @@ def documents_of(corpora: Mapping[str, Sequence[Corpus]]) -> list[str]:
 def sample_inputs(
     opened: OpenedModel, modules: Mapping[str, str], documents: Sequence[str], seed: int
 ) -> dict[str, Tensor]:
-    """Inputs of modules at tokens drawn by seed, by the names of their matrices, (tokens, n) on the CPU.
+    """Return module inputs (tokens, n) at tokens drawn by seed, on the CPU, by the names of their matrices.
 
     Args:
       opened: a language model.
       modules: by the name of a matrix W (m, n), the module that computes ``W h`` for its inputs h.
       documents: the texts; the first few are used.
-      seed: of the tokens.
+      seed: seed of the drawn tokens.
 
-    A module that is not reached, or that is fed something else than rows of n numbers, is left out.
+    Modules that are not reached, or whose inputs are not rows of n numbers, are skipped.
     """
-    found: dict[str, list[Tensor]] = {name: [] for name in modules}
+    sampled: dict[str, list[Tensor]] = {name: [] for name in modules}
     chosen: list[int] = []
 
     def taken(name: str) -> Any:
         def hook(module: Any, given: tuple[Any, ...]) -> None:
             if given and isinstance(given[0], Tensor) and given[0].is_floating_point():
                 rows = given[0].reshape(-1, given[0].shape[-1])
-                found[name].append(rows[[row for row in chosen if row < len(rows)]].float().cpu())
+                sampled[name].append(rows[[row for row in chosen if row < len(rows)]].float().cpu())
 
         return hook
 
@@ -67,4 +67,4 @@ def sample_inputs(
     finally:
         for handle in handles:
             handle.remove()
-    return {name: torch.cat(parts) for name, parts in found.items() if parts}
+    return {name: torch.cat(parts) for name, parts in sampled.items() if parts}

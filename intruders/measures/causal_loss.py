@@ -1,4 +1,4 @@
-"""Cross-entropy of a causal language model over whole documents, by a sliding window."""
+"""Cross-entropy of a causal language model over complete documents, by a sliding window."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def causal_losses(
     batch_size: int | None = None,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> DocumentLosses:
-    """-log p(token | those before it in its window), summed over each document.
+    """Return -log p(token | those before it in its window), summed over each document.
 
     The window moves by ``stride`` tokens (half a window if not given); a token is scored once, in the first
-    window that holds it, so with at least window - stride tokens of context unless the document begins there.
+    window that contains it. It has at least window - stride tokens of context unless the document begins there.
     ``max_tokens`` of each document are read, from its start.
     ``batch_size`` is the number of windows in one pass, and ``advance`` is called with the tokens that it scored.
-    The first token of a document is scored only behind a begin-of-sequence token that the tokenizer adds.
-    Raises SettingError for a stride outside [1, window], NonFiniteError for a loss that is no number.
+    The first token of a document is scored only after a begin-of-sequence token that the tokenizer adds.
+    Raises SettingError for a stride outside [1, window], NonFiniteError for a loss that is NaN or infinite.
     """
     stride = window // 2 if stride is None else stride
     if not 1 <= stride <= window or window < 2:
@@ -72,13 +72,13 @@ def causal_losses(
 
 
 def ids_of(tokenizer: Any, text: str, most: int | None) -> list[int]:
-    """The first tokens of a document, which may be longer than the model's context: windows are not."""
+    """Return the first tokens of a document. It may exceed the model's context; its windows do not."""
     ids: list[int] = tokenizer(text, verbose=False)["input_ids"][:most]
     return ids
 
 
 def sliding_windows(document: int, ids: list[int], window: int, stride: int) -> Iterator[Window]:
-    """Windows that score every token but the first just once."""
+    """Return windows that score every token but the first exactly once."""
     scored_to = 1
     for begin in range(0, len(ids), stride):
         end = min(begin + window, len(ids))
@@ -90,7 +90,7 @@ def sliding_windows(document: int, ids: list[int], window: int, stride: int) -> 
 
 
 def _batches(windows: list[Window], batch_size: int | None) -> Iterator[list[Window]]:
-    """Windows of like length together, longest first, so that too large a batch fails at once."""
+    """Batch windows of similar length, longest first, so that too large a batch fails at once."""
     batch: list[Window] = []
     for piece in sorted(windows, key=lambda piece: -len(piece.ids)):
         if batch:

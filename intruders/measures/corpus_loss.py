@@ -37,25 +37,25 @@ def measure_losses(
     seed: int = 0,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> list[DocumentLosses]:
-    """Losses per document of each corpus: cross-entropy of a causal model, pseudo-loss of a masked one.
+    """Return losses per document of each corpus: cross-entropy of a causal model, pseudo-loss of a masked one.
 
     ``settings.estimate`` takes the cheap 15 % estimate instead of the pseudo-loss; it is a different quantity.
     ``advance`` is called with the tokens that a pass has done.
     """
     width = min(settings.window or WINDOW, opened.context)
-    found = []
+    measured = []
     for corpus in corpora:
         arguments = (opened.model, opened.tokenizer, corpus.documents)
         bounds: dict[str, Any] = {"window": width, "max_tokens": settings.max_tokens, "advance": advance}
         if not opened.is_masked:
-            found.append(
+            measured.append(
                 causal_losses(*arguments, **bounds, batch_size=settings.batch_size, stride=settings.stride)
             )
         elif settings.estimate:
-            found.append(masked_estimate(*arguments, **bounds, seed=seed))
+            measured.append(masked_estimate(*arguments, **bounds, seed=seed))
         else:
-            found.append(pseudo_losses(*arguments, **bounds, batch_size=settings.batch_size))
-    return found
+            measured.append(pseudo_losses(*arguments, **bounds, batch_size=settings.batch_size))
+    return measured
 
 
 def losses_by_corpus(
@@ -65,12 +65,12 @@ def losses_by_corpus(
     seed: int = 0,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> dict[str, list[DocumentLosses]]:
-    """:func:`measure_losses` of each corpus, by name."""
+    """Return :func:`measure_losses` of each corpus, by name."""
     return {name: measure_losses(opened, parts, settings, seed, advance) for name, parts in corpora.items()}
 
 
 def tokens_to_read(tokenizer: Any, corpora: Sequence[Corpus], settings: LossSettings) -> int:
-    """How many tokens :func:`measure_losses` goes through."""
+    """Return the number of tokens that :func:`measure_losses` reads."""
     return sum(
         len(ids_of(tokenizer, text, settings.max_tokens)) for corpus in corpora for text in corpus.documents
     )
@@ -84,7 +84,7 @@ def summarize_losses(
     *,
     seed: int = 0,
 ) -> CorpusLoss:
-    """Loss per token with its interval; with ``before`` also the base's and the paired difference.
+    """Return the loss per token with its interval; with ``before`` also the base's and the paired difference.
 
     A mixture's loss is sum_c w_c loss_c / sum_c w_c.
     """
@@ -106,7 +106,7 @@ def summarize_losses(
 
 
 def mixed(parts: Sequence[Interval], weights: Sequence[float]) -> Interval:
-    """Weighted mean of independent estimates; the half-widths of their intervals add in squares."""
+    """Return the weighted mean of independent estimates; the half-widths of their intervals add in squares."""
     if len(parts) == 1:
         return parts[0]
     shares = [weight / sum(weights) for weight in weights]

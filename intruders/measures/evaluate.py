@@ -1,4 +1,4 @@
-"""Everything that is measured of one model: losses on text, with its base's beside them, and task scores."""
+"""Everything that is measured of one model: losses on text, compared with its base's, and task scores."""
 
 from __future__ import annotations
 
@@ -39,7 +39,19 @@ _MOST_NATS = 700.0  # more have no exponential in double precision
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The measures of one model."""
+    """The measures of one model.
+
+    Args:
+      model: the model, as it was given.
+      base: the base that losses are compared with, or None.
+      losses: one entry per corpus.
+      scores: one entry per task.
+      harness: one entry per metric of lm-evaluation-harness.
+      notes: facts about the measurement that a person should know.
+
+    Example:
+      ``intruders.evaluate("my-run", scores=intruders.ScoreSettings(tasks=("sst2",))).as_dict()["tasks"]``
+    """
 
     model: str
     base: str | None
@@ -49,7 +61,7 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)  # what a person should know of how they were made
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types, without the values of single documents and examples."""
+        """Return plain JSON types, without the values of single documents and examples."""
         return {
             "schema": SCHEMA,
             "model": self.model,
@@ -74,7 +86,7 @@ class Evaluation:
         }
 
     def lines(self) -> list[str]:
-        """What a person reads: a line or two a measure, with 95 % intervals, and notes."""
+        """Return the printed lines: one or two per measure, with 95 % intervals, and notes."""
         return [
             *(line for loss in self.losses for line in _loss_lines(loss)),
             *(line for score in self.scores for line in _score_lines(score)),
@@ -83,7 +95,7 @@ class Evaluation:
         ]
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """``evaluation.json``, and the values behind it: ``documents.parquet`` and ``examples.parquet``."""
+        """Write ``evaluation.json`` and the values behind it: ``documents.parquet`` and ``examples.parquet``."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         documents = pd.DataFrame(
@@ -120,14 +132,31 @@ def evaluate(
 ) -> Evaluation:
     """Measure the loss and the accuracy of a model folder, run folder, adapter, Hub id or demo model.
 
-    ``losses.loss_on`` names corpora as ``intruders evaluate --loss-on`` does; with ``base`` its
-    loss is measured on the same tokens, and the difference gets a paired bootstrap interval over documents.
-    ``scores.tasks`` are scored by accuracy, ``harness`` names tasks of lm-evaluation-harness. ``data_seed`` is that
-    of the tasks' rows and splits as in fine-tuning, that of the run if none is given. With ``out`` the result is
-    saved there, and finished parts are kept meanwhile: the same call resumes after a kill. An earlier evaluation
-    is replaced with ``force`` alone. ``progress`` is called with (what is being done, done, in
-    all), ``measured`` with the lines of every measure as soon as it is made.
-    Raises IntrudersError for a model, corpus or task that cannot be used.
+    Every measure has a 95 % confidence interval. With ``base`` its loss is measured on the same tokens, and the
+    difference gets a paired bootstrap interval over documents.
+
+    Args:
+      model: the model to measure.
+      base: the model before fine-tuning, or None for no comparison.
+      losses: the corpora, named as in ``intruders evaluate --loss-on``, and how losses are measured.
+      scores: the tasks whose accuracy is measured.
+      harness: the tasks of lm-evaluation-harness.
+      data_seed: seed of the tasks' rows and splits, as in fine-tuning; by default that of the run.
+      seed: seed of samples, masked tokens and the bootstrap.
+      out: folder for the result. Finished parts are kept there, so that the same call resumes after a kill.
+      force: replace an earlier evaluation in ``out``.
+      progress: called with (what is being done, done, in all).
+      measured: called with the lines of every measure as soon as it is made.
+
+    Returns:
+      The measures.
+
+    Raises:
+      SettingError: nothing to measure, or a setting, corpus or task cannot be used.
+      IntrudersError: the model or the base cannot be used.
+
+    Example:
+      ``intruders.evaluate("my-run", losses=intruders.LossSettings(loss_on=("pydoc",)), base="smollm2-135m")``
     """
     if not (losses.loss_on or scores.tasks or harness.lm_eval):
         raise SettingError(
@@ -153,30 +182,30 @@ def evaluate(
     with nullcontext() if folder is None else locked_folder(folder):
         of = {} if folder is None else {"weights": [digest_of(source) for source in sources]}
         work = MeasuredModel(model, base, KeptOutcomes(folder, of), losses, seed, progress)
-        found = Evaluation(model, base, [], [], [], work.notes)
+        evaluation = Evaluation(model, base, [], [], [], work.notes)
         after, before = work.losses_of_both(corpora)
         for name, parts in corpora.items():
             told = summarize_losses(
                 name, parts, after[name], None if before is None else before[name], seed=seed
             )
-            found.losses.append(told)
+            evaluation.losses.append(told)
             measured(_loss_lines(told))
         for task, split in zip(tasks, splits, strict=True):
             score = work.score(task, split, scores.max_examples, score_task, losses.batch_size)
-            found.scores.append(score)
+            evaluation.scores.append(score)
             measured(_score_lines(score))
         if harness.lm_eval:
-            found.harness.extend(work.harness(harness, scores.max_examples))
-            measured([_harness_line(score) for score in found.harness])
+            evaluation.harness.extend(work.harness(harness, scores.max_examples))
+            measured([_harness_line(score) for score in evaluation.harness])
         measured(_note_lines(work.notes))
         if folder is not None:
-            found.save(folder)
+            evaluation.save(folder)
             shutil.rmtree(folder / FOLDER, ignore_errors=True)
-    return found
+    return evaluation
 
 
 def _check_folder(folder: Path, force: bool) -> None:
-    """Refuse a folder of other things, and one with an evaluation that is not to be replaced."""
+    """Refuse a folder of other files, and one with an evaluation that is not to be replaced."""
     try:
         there = {file.name for file in folder.iterdir()}
     except FileNotFoundError:
@@ -211,7 +240,7 @@ def _loss_lines(loss: CorpusLoss) -> list[str]:
 
 
 def _perplexity_ratio(change: Interval) -> Interval:
-    """exp of a change in nats per token: by how much the perplexity is multiplied."""
+    """Return exp of a change in nats per token, the factor on the perplexity."""
     ratio = Interval(_exp(change.estimate), _exp(change.low), _exp(change.high))
     # exp(-inf) would be a 0 that nobody measured.
     return ratio if change.has_ends else Interval(ratio.estimate, -math.inf, math.inf)

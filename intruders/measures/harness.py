@@ -34,38 +34,38 @@ class HarnessScore:
 def harness_scores(
     opened: OpenedModel, settings: HarnessSettings, *, limit: int | None = None, seed: int = 0
 ) -> list[HarnessScore]:
-    """Runs the tasks by name, on the first ``limit`` examples of each.
+    """Run the tasks by name, on the first ``limit`` examples of each.
 
     Raises MissingDependencyError without the package lm_eval, SettingError for a task that it does not know
     and for a masked model.
     """
-    found = _evaluated(opened, settings, limit, seed, log_samples=False)
-    return [score for task, values in found["results"].items() for score in _scores(task, values)]
+    evaluated = _evaluated(opened, settings, limit, seed, log_samples=False)
+    return [score for task, values in evaluated["results"].items() for score in _scores(task, values)]
 
 
 def harness_items(
     opened: OpenedModel, settings: HarnessSettings, *, limit: int | None = None, seed: int = 0
 ) -> dict[str, list[float]]:
-    """The score of every example by task: of the task's first metric that has one and is higher for better answers.
+    """Return the scores of all examples by task, from its first metric per example that rises with better answers.
 
-    A group is there as its tasks. Raises as :func:`harness_scores` does, and SettingError for a task without such a
+    A group is replaced by its tasks. Raises as :func:`harness_scores` does, and SettingError for a task without such a
     metric.
     """
-    found = _evaluated(opened, settings, limit, seed, log_samples=True)
+    evaluated = _evaluated(opened, settings, limit, seed, log_samples=True)
     return {
-        task: _items(task, examples, found["higher_is_better"].get(task, {}))
-        for task, examples in found["samples"].items()
+        task: _items(task, examples, evaluated["higher_is_better"].get(task, {}))
+        for task, examples in evaluated["samples"].items()
     }
 
 
 def check_harness(settings: HarnessSettings) -> None:
-    """Raises what :func:`harness_scores` raises of the tasks, before any model is loaded."""
+    """Raise what :func:`harness_scores` raises for the tasks, before any model is loaded."""
     with quiet_transformers(), _quiet_harness():
         _manager(settings)
 
 
 def digest_of_own_tasks(settings: HarnessSettings) -> str | None:
-    """A hash of every file in the folder of one's own tasks; data that lie elsewhere are not in it."""
+    """Return a hash of every file in the folder of the user's own tasks, without data in other folders."""
     if settings.lm_eval_include is None:
         return None
     digest = hashlib.sha256()
@@ -104,7 +104,7 @@ def _evaluated(
 
 
 def _manager(settings: HarnessSettings) -> Any:
-    """The harness's register of tasks, which has all that are asked for."""
+    """Return the harness's register of tasks, and require that it has all requested tasks."""
     try:
         from lm_eval.tasks import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
             TaskManager,
@@ -124,13 +124,13 @@ def _manager(settings: HarnessSettings) -> Any:
 
 @lru_cache(maxsize=2)
 def _register(task_manager: Any, include: str | None, digest: str | None, *, only_own: bool) -> Any:
-    """The register as long as one's own tasks, of ``digest``, stay as they are: it takes seconds to read all tasks."""
+    """Return the register, cached by the ``digest`` of the user's own tasks: reading all tasks takes seconds."""
     return task_manager(include_path=include, include_defaults=not only_own)
 
 
 @contextmanager
 def _quiet_harness() -> Iterator[None]:
-    """Its bars are for terminals alone, and what it advises concerns its own settings, which we have chosen."""
+    """Silence the harness: its bars need a terminal, and its advice concerns settings that we have chosen."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -142,14 +142,14 @@ def _quiet_harness() -> Iterator[None]:
 
 
 def _scores(task: str, values: dict[str, Any]) -> list[HarnessScore]:
-    """The harness writes "metric,filter" and "metric_stderr,filter" side by side."""
-    found = []
+    """Return the scores of a task from the harness's pairs "metric,filter" and "metric_stderr,filter"."""
+    scores = []
     for key, value in values.items():
         metric, _, chosen = key.partition(",")
         if not isinstance(value, int | float) or metric.endswith("_stderr") or metric == "sample_len":
             continue
         error = values.get(f"{metric}_stderr,{chosen}")
-        found.append(
+        scores.append(
             HarnessScore(
                 task,
                 metric if chosen in ("", "none") else key,
@@ -157,17 +157,17 @@ def _scores(task: str, values: dict[str, Any]) -> list[HarnessScore]:
                 float(error) if isinstance(error, int | float) else None,
             )
         )
-    return found
+    return scores
 
 
 def _items(task: str, examples: Sequence[dict[str, Any]], rises: dict[str, bool]) -> list[float]:
     # Every filter of the answers has its own record of an example; the first filter is the task's own choice.
-    chosen = [one for one in examples if one["filter"] == examples[0]["filter"]]
+    chosen = [sample for sample in examples if sample["filter"] == examples[0]["filter"]]
     for metric in chosen[0]["metrics"] if chosen else []:
-        values = [one[metric] for one in chosen]
+        values = [sample[metric] for sample in chosen]
         if rises.get(metric) and all(isinstance(value, int | float) for value in values):
-            ordered = sorted(chosen, key=lambda one: one["doc_id"])
-            return [float(one[metric]) for one in ordered]
+            ordered = sorted(chosen, key=lambda sample: sample["doc_id"])
+            return [float(sample[metric]) for sample in ordered]
     raise SettingError(
         f"task {task!r} of lm-evaluation-harness has no score for every example that is higher for a better answer, "
         "as acc is; choose another task"

@@ -30,32 +30,32 @@ class Interval:
 
     @property
     def has_ends(self) -> bool:
-        """Whether both ends are known; of one document they are not."""
+        """Whether both ends are known; for a single document they are not."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out zero. Both ends have to be known: an open one says nothing of the spread."""
+        """Whether both ends are known and the interval excludes zero."""
         return self.has_ends and (self.low > 0 or self.high < 0)
 
     def opened(self) -> Interval:
-        """The estimate without its ends."""
+        """Return the estimate without its ends."""
         return replace(self, low=-math.inf, high=math.inf, p=None)
 
     def times(self, factor: float) -> Interval:
-        """The same in another unit, such as percentage points; ``factor`` is above zero."""
+        """Return the interval in another unit, such as percentage points; ``factor`` is above zero."""
         return replace(self, estimate=factor * self.estimate, low=factor * self.low, high=factor * self.high)
 
     def columns(self, name: str, prefix: str = "") -> dict[str, float]:
-        """As cells of a table: the estimate under ``name``, the ends under ``low`` and ``high`` after ``prefix``."""
+        """Return table cells: the estimate under ``name``, the ends under ``low`` and ``high`` after ``prefix``."""
         return {name: self.estimate, f"{prefix}low": self.low, f"{prefix}high": self.high}
 
     def ends(self, form: str) -> str:
-        """``" [low, high]"`` with numbers formatted as ``form`` says; nothing where the spread is not known."""
+        """Return ``" [low, high]"`` with numbers in the format ``form``, or nothing if the spread is unknown."""
         return f" [{self.low:{form}}, {self.high:{form}}]" if self.has_ends else ""
 
     def as_dict(self) -> dict[str, float | None]:
-        """Plain JSON types; ends that are not known are None."""
+        """Return plain JSON types; unknown ends are None."""
         return {
             "estimate": json_number(self.estimate),
             "low": json_number(self.low),
@@ -64,7 +64,7 @@ class Interval:
 
 
 def student_quantile(level: float, freedom: int) -> float:
-    """The two-sided quantile of Student's distribution."""
+    """Return the two-sided quantile of Student's distribution."""
     try:
         from scipy.stats import t  # type: ignore[import-untyped]
     except ImportError as error:
@@ -73,7 +73,7 @@ def student_quantile(level: float, freedom: int) -> float:
 
 
 def student_p(statistic: float, freedom: int) -> float:
-    """The two-sided p value of Student's t."""
+    """Return the two-sided p value of Student's t."""
     try:
         from scipy.stats import t
     except ImportError as error:
@@ -82,14 +82,14 @@ def student_p(statistic: float, freedom: int) -> float:
 
 
 def loss_interval(losses: DocumentLosses, *, level: float = 0.95, seed: int = 0) -> Interval:
-    """Mean loss per token with its bootstrap interval over documents; see :func:`paired_difference`."""
+    """Return the mean loss per token with its bootstrap interval over documents; see :func:`paired_difference`."""
     return _interval(losses.mean, losses.sums, losses.tokens, level, seed)
 
 
 def paired_difference(
     after: DocumentLosses, before: DocumentLosses, *, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Mean loss per token of ``after`` minus that of ``before``, documents resampled in pairs.
+    """Return the mean loss per token of ``after`` minus that of ``before``, documents resampled in pairs.
 
     d = sum_i (a_i - b_i) / sum_i t_i over documents i with t_i tokens. Each resample draws documents with
     replacement and takes both models' losses of those it drew. The ends are percentiles of the resamples (Efron 1979),
@@ -109,7 +109,7 @@ def paired_difference(
 
 
 def proportion_interval(right: int, of: int, *, z: float = 1.959964) -> Interval:
-    """Share right / of with Wilson's score interval (1927), which holds near 0 and 1 and for few rows."""
+    """Return the share right / of with Wilson's score interval (1927), which is valid near 0 and 1 and for few rows."""
     if of < 1:
         raise SettingError("an accuracy over no examples has no interval; expected at least one")
     share = right / of
@@ -126,7 +126,7 @@ def _interval(
     level: float,
     seed: int,
 ) -> Interval:
-    """Expanded percentiles of resampled sum / tokens. One document says nothing of the spread: infinite."""
+    """Return expanded percentiles of resampled sum / tokens; they are infinite for one document, without a spread."""
     count = len(sums)
     if count < 2:
         return Interval(estimate, -math.inf, math.inf, count)
@@ -142,7 +142,7 @@ def _interval(
 def expanded_percentiles(
     estimate: float, resampled: npt.NDArray[np.float64], count: int, level: float = 0.95
 ) -> Interval:
-    """The interval of an estimate from its resamples of ``count`` documents; see :func:`paired_difference`."""
+    """Return the interval of an estimate from resamples of ``count`` documents; see :func:`paired_difference`."""
     if count < 2:
         return Interval(estimate, -math.inf, math.inf, count)
     outside = NormalDist().cdf(-math.sqrt(count / (count - 1)) * student_quantile(level, count - 1))

@@ -1,4 +1,4 @@
-"""Finished evaluations, each a file of its own, so that a comparison that was stopped resumes."""
+"""Finished evaluations, one file each, so that an interrupted comparison resumes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def depends_on(
     audited: Audit,
     tasks: Mapping[str, Task],
 ) -> dict[str, Any]:
-    """What every evaluation of a tuned model's remedies depends on, besides the documents and the examples."""
+    """Return what an evaluation of a tuned model's remedies depends on, besides documents and examples."""
     trained = FinetunedFolder.of(tuned)
     return {
         "base": digest_of(base),
@@ -55,9 +55,10 @@ def depends_on(
 
 
 def _intruders(audit: Audit) -> str:
-    """A hash of which vectors are intruders: an audit that was given need not be what its settings say."""
+    """Hash which vectors are intruders: a given audit may differ from what its settings would find."""
     names = [
-        [one.name, [vector.index for vector in one.vectors if vector.intruder]] for one in audit.matrices
+        [matrix.name, [vector.index for vector in matrix.vectors if vector.intruder]]
+        for matrix in audit.matrices
     ]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
@@ -66,28 +67,28 @@ def _intruders(audit: Audit) -> str:
 class KeptOutcomes:
     """Evaluations of two models by their settings; kept nowhere without a folder.
 
-    ``of`` is everything that all evaluations depend on. What one depends on besides is its unit: a remedy with its
-    settings, a control, a share of the data. The name of a file is the hash of both, so that another model or setting
-    never finds it.
+    ``of`` is everything that all evaluations depend on. The unit of an evaluation is what only this one depends on: a
+    remedy with its settings, a control, a share of the data. A file's name is the hash of both, so that another model
+    or setting never reads it.
     """
 
     folder: Path | None
     of: Mapping[str, Any]
 
     def get(self, unit: Mapping[str, Any]) -> Outcome | None:
-        """The evaluation, if it is there; a file that is broken or of something else counts as none."""
-        found = self.get_plain(unit)
+        """Return the kept evaluation, or None if its file is missing, broken or of other settings."""
+        record = self.get_plain(unit)
         try:
-            return None if found is None else Outcome.from_dict(found)
+            return None if record is None else Outcome.from_dict(record)
         except (ValueError, KeyError, TypeError):
             return None
 
     def put(self, unit: Mapping[str, Any], outcome: Outcome) -> None:
-        """Keep it, whole or not at all."""
+        """Keep it, completely or not at all."""
         self.put_plain(unit, outcome.as_dict())
 
     def get_plain(self, unit: Mapping[str, Any]) -> Any:
-        """What was measured besides evaluations, as plain JSON types; None as above."""
+        """Return a measurement other than an evaluation, as plain JSON types; None as in :meth:`get`."""
         if self.folder is None:
             return None
         try:
@@ -99,7 +100,7 @@ class KeptOutcomes:
             return None
 
     def put_plain(self, unit: Mapping[str, Any], outcome: Any) -> None:
-        """Keep it, whole or not at all."""
+        """Keep it, completely or not at all."""
         if self.folder is None:
             return
         record = {"schema": SCHEMA, "of": self.of, "unit": unit, "outcome": outcome}
@@ -114,5 +115,5 @@ class KeptOutcomes:
 
 
 def _plain(value: Mapping[str, Any]) -> Any:
-    """As JSON gives it back."""
+    """Return the value as JSON returns it."""
     return json.loads(json.dumps(value))

@@ -28,7 +28,7 @@ def pseudo_losses(
     batch_size: int | None = None,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> DocumentLosses:
-    """-log p(token | the others of its window), masked one by one, summed over a document.
+    """Return -log p(token | the others of its window), masked one by one, summed over a document.
 
     The pseudo-log-likelihood of Salazar et al. (2020), with the sign of a loss. Documents are cut into
     windows that follow each other; special tokens are never masked. One forward pass per token, in batches.
@@ -60,7 +60,7 @@ def masked_estimate(
     seed: int = 0,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> DocumentLosses:
-    """-log p of tokens masked together, a random 15 % of every window: the loss of BERT's pre-training.
+    """Return -log p of tokens masked together, a random 15 % of every window: the loss of BERT's pre-training.
 
     One pass per window. It is not the pseudo-loss: masked tokens do not see each other, so it is higher. Both
     models of a comparison get the same masks from the same seed.
@@ -82,7 +82,7 @@ def masked_estimate(
 
 
 def _windows(tokenizer: Any, text: str, window: int, max_tokens: int | None) -> list[tuple[Tensor, Tensor]]:
-    """Token ids (width,) with special tokens around, and the places of the ordinary ones, by window."""
+    """Return by window the token ids (width,) with special tokens, and the positions of the ordinary tokens."""
     before, after = _special_tokens(tokenizer)
     room = window - len(before) - len(after)
     if room < 1:
@@ -97,7 +97,7 @@ def _windows(tokenizer: Any, text: str, window: int, max_tokens: int | None) -> 
 
 
 def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and behind a text."""
+    """Return the tokens that the tokenizer puts before and after a text."""
     encoded = tokenizer("a", return_special_tokens_mask=True)
     ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
     first, last = special.index(0), len(special) - special[::-1].index(0)
@@ -105,7 +105,7 @@ def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def _losses(model: nn.Module, rows: Tensor, row_of: Tensor, place_of: Tensor, targets: Tensor) -> Any:
-    """Loss at (row_of, place_of) of rows (batch, width) against targets (masked,), in double precision."""
+    """Return the loss at (row_of, place_of) of rows (batch, width) against targets (masked,), in double precision."""
     device = next(model.parameters()).device
     labels = torch.full_like(rows, IGNORED)
     labels[row_of, place_of] = targets

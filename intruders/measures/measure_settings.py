@@ -17,7 +17,11 @@ CONTROLS = ("shrink", "random", "neighbours", "update", "resized", "complement")
 
 @dataclass(frozen=True)
 class LossSettings(Settings):
-    """On what text, and how, losses are measured."""
+    """The text that losses are measured on, and how.
+
+    Example:
+      ``intruders.LossSettings(loss_on=("pydoc",), max_documents=100)``
+    """
 
     loss_on: tuple[str, ...] = setting(
         (),
@@ -81,7 +85,11 @@ class LossSettings(Settings):
 
 @dataclass(frozen=True)
 class ScoreSettings(Columns):
-    """Which tasks are scored, from which columns, on how many examples of which split."""
+    """Which tasks are scored, from which columns, on how many examples of which split.
+
+    Example:
+      ``intruders.ScoreSettings(tasks=("sst2",), max_examples=200)``
+    """
 
     tasks: tuple[str, ...] = setting(
         (),
@@ -111,7 +119,11 @@ class ScoreSettings(Columns):
 
 @dataclass(frozen=True)
 class HarnessSettings(Settings):
-    """Which tasks of lm-evaluation-harness are scored."""
+    """Which tasks of lm-evaluation-harness are scored.
+
+    Example:
+      ``intruders.HarnessSettings(lm_eval=("arc_easy",))``
+    """
 
     lm_eval: tuple[str, ...] = setting(
         (),
@@ -133,7 +145,11 @@ class HarnessSettings(Settings):
 
 @dataclass(frozen=True)
 class SweepSettings(Settings):
-    """Which interventions are measured, and on how much of what the evaluation takes."""
+    """Which interventions are measured, and on how much of the evaluation's data.
+
+    Example:
+      ``intruders.SweepSettings(scales=(0, 0.5), controls=("shrink", "interpolate"))``
+    """
 
     scales: tuple[float, ...] = setting(
         (0.0, 0.5),

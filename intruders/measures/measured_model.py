@@ -1,4 +1,4 @@
-"""One model measured part by part: every part is kept and told when it is done, and models are loaded once."""
+"""One model measured part by part: every finished part is kept and reported, and models are loaded once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Score = Callable[..., TaskScore]
 
 @dataclass
 class MeasuredModel:
-    """A model, and the base that it may be held against."""
+    """A model, and the base that it may be compared with."""
 
     source: str
     base: str | None
@@ -37,7 +37,7 @@ class MeasuredModel:
     def losses_of_both(
         self, corpora: Mapping[str, Sequence[Corpus]]
     ) -> tuple[dict[str, list[DocumentLosses]], dict[str, list[DocumentLosses]] | None]:
-        """The losses of the model and of its base; an adapter is put on the base that has been measured."""
+        """Return the losses of the model and of its base. An adapter is put on the base that has been measured."""
         if not corpora:
             return {}, None if self.base is None else {}
         if self.base is None:
@@ -58,15 +58,15 @@ class MeasuredModel:
     def score(
         self, task: Task, split: str, most: int | None, score: Score, batch_size: int | None
     ) -> TaskScore:
-        """The score of a split of a task, as ``score`` has it; a causal model that is open is not opened again."""
+        """Return the score of a task's split, as ``score`` defines it. A causal model that is open is reused."""
         examples = task.split(split)[:most]
         unit = {
             "task": [task.kind, task.score, task.labels, task.max_new_tokens],
-            "examples": [[one.text, one.pair, one.target] for one in examples],
+            "examples": [[example.text, example.pair, example.target] for example in examples],
         }
-        found = self.kept.get_plain(unit)
-        if found is not None:
-            return score_of_answers(task, split, found["right"], found["unfinished"])
+        record = self.kept.get_plain(unit)
+        if record is not None:
+            return score_of_answers(task, split, record["right"], record["unfinished"])
         if task.kind == "causal" and self._language is not None and not self._language.is_masked:
             opened, labels = self._language, list[str]()
         else:
@@ -81,26 +81,26 @@ class MeasuredModel:
         return scored
 
     def harness(self, settings: HarnessSettings, limit: int | None) -> list[HarnessScore]:
-        """The scores of tasks of lm-evaluation-harness."""
+        """Return the scores of tasks of lm-evaluation-harness."""
         own = digest_of_own_tasks(settings)
         unit = {"harness": list(settings.lm_eval), "own": own, "limit": limit, "seed": self.seed}
-        found = self.kept.get_plain(unit)
-        if found is None:
+        records = self.kept.get_plain(unit)
+        if records is None:
             self.progress("score by lm-evaluation-harness", 0, 1)
             scores = harness_scores(self._open(), settings, limit=limit, seed=self.seed)
-            found = [asdict(score) for score in scores]
-            self.kept.put_plain(unit, found)
-        return [HarnessScore(**one) for one in found]
+            records = [asdict(score) for score in scores]
+            self.kept.put_plain(unit, records)
+        return [HarnessScore(**record) for record in records]
 
     def _losses(
         self, which: str, corpora: Mapping[str, Sequence[Corpus]], opened: Callable[[], OpenedModel]
     ) -> dict[str, list[DocumentLosses]]:
         units = {name: self._unit(which, parts) for name, parts in corpora.items()}
         kept = {name: self.kept.get(unit) for name, unit in units.items()}
-        found = {name: outcome.corpora[name] for name, outcome in kept.items() if outcome is not None}
-        missing = {name: parts for name, parts in corpora.items() if name not in found}
+        losses = {name: outcome.corpora[name] for name, outcome in kept.items() if outcome is not None}
+        missing = {name: parts for name, parts in corpora.items() if name not in losses}
         if not missing:
-            return found
+            return losses
         self.progress(f"open the {which}", 0, 1)
         model, done = opened(), 0
         in_all = sum(tokens_to_read(model.tokenizer, parts, self.losses) for parts in missing.values())
@@ -112,9 +112,9 @@ class MeasuredModel:
 
         advance(0)
         for name, parts in missing.items():
-            found |= losses_by_corpus(model, {name: parts}, self.losses, self.seed, advance)
-            self.kept.put(units[name], Outcome({name: found[name]}, {}))
-        return {name: found[name] for name in corpora}
+            losses |= losses_by_corpus(model, {name: parts}, self.losses, self.seed, advance)
+            self.kept.put(units[name], Outcome({name: losses[name]}, {}))
+        return {name: losses[name] for name in corpora}
 
     def _unit(self, which: str, parts: Sequence[Corpus]) -> dict[str, Any]:
         settings = self.losses

@@ -33,7 +33,7 @@ class Outcome:
     harness: Mapping[str, list[float]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types, from which :meth:`from_dict` makes the same numbers to the bit."""
+        """Return plain JSON types, from which :meth:`from_dict` makes bit-identical numbers."""
         return {
             "corpora": {name: [_numbers(part) for part in parts] for name, parts in self.corpora.items()},
             "tasks": {
@@ -52,21 +52,23 @@ class Outcome:
 
 
 def joined(outcomes: Sequence[Outcome]) -> Outcome:
-    """Several shares of the data as one, in their order."""
+    """Join the outcomes of several shares of the data, in their order."""
     if len(outcomes) == 1:
         return outcomes[0]
     first = outcomes[0]
     return Outcome(
         {
-            name: [_together([one.corpora[name][part] for one in outcomes]) for part in range(len(parts))]
+            name: [
+                _together([outcome.corpora[name][part] for outcome in outcomes]) for part in range(len(parts))
+            ]
             for name, parts in first.corpora.items()
         },
         {
             name: TaskOutcome(
-                _together([one.tasks[name].losses for one in outcomes]),
+                _together([outcome.tasks[name].losses for outcome in outcomes]),
                 None
-                if any(one.tasks[name].right is None for one in outcomes)
-                else [right for one in outcomes for right in one.tasks[name].right or []],
+                if any(outcome.tasks[name].right is None for outcome in outcomes)
+                else [right for outcome in outcomes for right in outcome.tasks[name].right or []],
             )
             for name in first.tasks
         },

@@ -30,7 +30,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class OutputEnergy:
-    """By matrix: the means over tokens of ||D h||^2 and of ||W0 h||^2, with h the input of the base's layer."""
+    """The means over tokens of ||D h||^2 and of ||W0 h||^2 by matrix, with h the input of the base's layer."""
 
     of_update: dict[str, float]
     of_base: dict[str, float]
@@ -63,14 +63,14 @@ def output_energy(
     window: int | None = None,
     audit: AuditSettings = AS_USUAL,
 ) -> OutputEnergy:
-    """The output energy of every update D = W - W0 on the beginnings of ``documents``, read by the base.
+    """Measure the output energy of every update D = W - W0 on the beginnings of ``documents``, read by the base.
 
     Args:
       base: the model before fine-tuning, with a language-model head.
       tuned: the model after it, or an adapter.
       documents: texts; of each the first ``window`` tokens are read.
-      window: tokens; 1024 or the model's context, if not given.
-      audit: which matrices are taken.
+      window: number of tokens; by default 1024 or the model's context.
+      audit: the settings that select the matrices.
 
     Raises CheckpointError when a model cannot be opened, or when no changed matrix is a linear layer's weight.
     """
@@ -94,29 +94,29 @@ def output_energy(
     finally:
         for hook in hooks:
             hook.remove()
-    found = {name: (pair / tokens).tolist() for name, pair in sums.items()}
+    energies = {name: (pair / tokens).tolist() for name, pair in sums.items()}
     return OutputEnergy(
-        {name: of_update for name, (of_update, _) in found.items()},
-        {name: of_base for name, (_, of_base) in found.items()},
+        {name: of_update for name, (of_update, _) in energies.items()},
+        {name: of_base for name, (_, of_base) in energies.items()},
         tokens,
     )
 
 
 def _layers(model: nn.Module, updates: dict[str, Update]) -> dict[str, nn.Linear]:
-    """The linear layer of each update. A model with a head calls ``encoder.layer.0`` ``bert.encoder.layer.0``."""
+    """Return the linear layer of each update. Some models with a head prefix names: ``bert.encoder.layer.0``."""
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    found = {}
+    layers = {}
     for name, update in updates.items():
         own = name.removesuffix(".weight")
         for called, layer in linear.items():
             is_same = called == own or called.endswith(f".{own}") or own.endswith(f".{called}")
             if is_same and layer.weight.shape == update.shape:
-                found[name] = layer
-    return found
+                layers[name] = layer
+    return layers
 
 
 def _counter(layer: nn.Linear, update: Update, sums: Tensor) -> Any:
-    """A hook that adds ||D h||^2 and ||W0 h||^2 of every token to ``sums``."""
+    """Return a hook that adds ||D h||^2 and ||W0 h||^2 of every token to ``sums``."""
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         added = update.apply(inputs[0].flatten(0, -2).to(update.dtype))
@@ -128,7 +128,7 @@ def _counter(layer: nn.Linear, update: Update, sums: Tensor) -> Any:
 
 
 def _read(opened: OpenedModel, documents: Sequence[str], width: int) -> int:
-    """Let the base read the documents one by one, without padding; the number of tokens."""
+    """Let the base read the documents one by one, without padding, and return the number of tokens."""
     tokens = 0
     with evaluating(opened.model), torch.inference_mode():
         for text in documents:

@@ -1,4 +1,4 @@
-"""How the loss on a task feels every direction of an update: what the remedy `surgery` weighs by."""
+"""The sensitivity of the loss on a task to every direction of an update: the weights of the remedy `surgery`."""
 
 from __future__ import annotations
 
@@ -44,18 +44,19 @@ def with_sensitivities(
     data_seed: int | None = None,
     progress: Progress = silent,
 ) -> Surgery:
-    """``surgery`` with the sensitivities of its own task, measured on the tuned model.
+    """Return ``surgery`` with the sensitivities of its own task, measured on the tuned model.
 
     Args:
       surgery: names the task, how many of its training examples count, and the modules.
-      base: the model before fine-tuning; None where the adapter names it.
+      base: the model before fine-tuning; None if the adapter names it.
       tuned: its adapter.
-      columns: which columns of a data file hold what.
-      data_seed: of the task's rows, as in fine-tuning; that of the run if none is given.
+      columns: the columns of a data file and their meaning.
+      data_seed: seed of the task's rows, as in fine-tuning; by default that of the run.
       progress: called with (what is being done, batches done, batches in all).
 
     Raises:
-      SettingError: it names no task, or the update has no low rank. Others as the models and the task raise them.
+      SettingError: ``surgery`` names no task, or the update is not low-rank.
+      IntrudersError: as the models and the task raise it.
     """
     if surgery.task is None:
         raise SettingError("remedy 'surgery' needs a task to measure its loss on; pass --task TASK")
@@ -85,10 +86,10 @@ def with_sensitivities(
         )
     at = {names[name].removesuffix(".weight"): part for name, part in directions.items()}
     batches = task_batches(opened, task, task.train[: surgery.examples], labels)
-    found = sensitivities(opened.model, batches, at, progress)
+    measured = sensitivities(opened.model, batches, at, progress)
     return replace(
         surgery,
-        sensitivities={name: found[names[name].removesuffix(".weight")].tolist() for name in directions},
+        sensitivities={name: measured[names[name].removesuffix(".weight")].tolist() for name in directions},
     )
 
 
@@ -98,10 +99,10 @@ def sensitivities(
     directions: Mapping[str, Directions],
     progress: Progress = silent,
 ) -> dict[str, Tensor]:
-    """``p_i^T (dL/dW) q_i`` for the directions ``(p_i, q_i)`` of every module, L being the mean loss of the batches.
+    """Return ``p_i^T (dL/dW) q_i`` for the directions ``(p_i, q_i)`` of every module, with L the batches' mean loss.
 
-    ``sum over tokens of (dL/dy . p_i) (x . q_i)`` for a module with the inputs x and outputs y. No gradient of a whole
-    matrix is formed: a factor delta_i = 0 on ``(x . q_i) p_i``, added to y, has it as its own gradient.
+    ``sum over tokens of (dL/dy . p_i) (x . q_i)`` for a module with the inputs x and outputs y. No gradient of a
+    complete matrix is formed: a factor delta_i = 0 on ``(x . q_i) p_i``, added to y, has it as its own gradient.
 
     Raises:
       NonFiniteError: the loss or its gradient is NaN or infinite.
@@ -109,9 +110,9 @@ def sensitivities(
     was_trained = [parameter.requires_grad for parameter in model.parameters()]
     model.requires_grad_(False).eval()
     try:
-        with ExitStack() as stack:
+        with ExitStack() as probes:
             deltas = {
-                name: stack.enter_context(_probed(model.get_submodule(name), part))
+                name: probes.enter_context(_probed(model.get_submodule(name), part))
                 for name, part in directions.items()
             }
             for done, batch in enumerate(batches):
@@ -121,21 +122,21 @@ def sensitivities(
     finally:
         for parameter, trained in zip(model.parameters(), was_trained, strict=True):
             parameter.requires_grad_(trained)
-    found = {
+    felt = {
         name: torch.zeros_like(delta) if delta.grad is None else delta.grad for name, delta in deltas.items()
     }
-    for name, felt in found.items():
-        if not bool(felt.isfinite().all()):
+    for name, gradient in felt.items():
+        if not bool(gradient.isfinite().all()):
             raise NonFiniteError(
                 f"the gradient of the loss on training examples is NaN or infinite in '{name}'; choose another remedy "
                 "than surgery"
             )
-    return found
+    return felt
 
 
 @contextmanager
 def _probed(module: nn.Module, directions: Directions) -> Iterator[Tensor]:
-    """A factor for each direction that is 0, and whose gradient is what the loss feels of it."""
+    """Yield a zero factor per direction, whose gradient is the loss's sensitivity to that direction."""
     weight: Any = module.weight
     left, right = (side.to(weight.device, weight.dtype) for side in (directions.left, directions.right))
     delta = torch.zeros(len(left), dtype=weight.dtype, device=weight.device, requires_grad=True)
@@ -153,7 +154,7 @@ def _probed(module: nn.Module, directions: Directions) -> Iterator[Tensor]:
 def task_batches(
     opened: OpenedModel, task: Task, chosen: Sequence[Example], labels: Sequence[str]
 ) -> list[dict[str, Tensor]]:
-    """Training examples as the model takes them, with what it should answer; those too long for it are left out."""
+    """Encode training examples with their targets for the model; those too long for it are skipped."""
     if task.kind == "classification":
         rows = encode_classification(opened.tokenizer, chosen, labels, opened.context)
     else:

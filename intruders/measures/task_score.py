@@ -13,7 +13,7 @@ from .intervals import Interval, proportion_interval
 
 @dataclass(frozen=True)
 class TaskScore:
-    """How many examples of a split were answered rightly."""
+    """The number of examples of a split that were answered correctly."""
 
     task: str
     split: str
@@ -47,12 +47,12 @@ def score_task(
     labels: list[str] | None = None,
     batch_size: int = 32,
 ) -> TaskScore:
-    """The accuracy of a model on a task, on the test split if it has rows and else on the validation split.
+    """Measure a model's accuracy on a task, on the test split if it has rows and else on the validation split.
 
     Raises SettingError for a task that has no right answers (score none), and for a split without rows.
     """
     chosen, examples = scored_examples(task, split, max_examples)
-    found = graded(
+    grades = graded(
         opened.model,
         opened.tokenizer,
         task,
@@ -61,11 +61,11 @@ def score_task(
         labels=labels or None,
         batch_size=batch_size,
     )
-    return score_of_answers(task, chosen, found.right or [], found.unfinished)
+    return score_of_answers(task, chosen, grades.right or [], grades.unfinished)
 
 
 def score_of_answers(task: Task, split: str, right: list[bool], unfinished: int = 0) -> TaskScore:
-    """The score of answers to the examples of a split."""
+    """Return the score of answers to the examples of a split."""
     held_out = task.is_held_out and split == "validation"
     limit = tokens_of_answers(task) if task.kind == "causal" else None
     return TaskScore(
@@ -80,7 +80,7 @@ def score_of_answers(task: Task, split: str, right: list[bool], unfinished: int 
 
 
 def scored_examples(task: Task, split: str | None, max_examples: int | None) -> tuple[str, list[Example]]:
-    """The split that is scored, the test split if it has rows and none is given, and its first examples.
+    """Return the split to score, by default the test split if it has rows, and its first examples.
 
     Raises SettingError for a task that has no right answers (score none), and for a split without rows.
     """

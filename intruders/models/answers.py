@@ -39,26 +39,25 @@ def outcomes(
     labels: Sequence[str] | None = None,
     batch_size: int = 32,
 ) -> list[bool]:
-    """For each example whether the model's answer is right, in order.
+    """Return for each example whether the model's answer is right, in order.
 
     Classification: the class of the largest logit is the label. Causal: a greedy completion of the prompt,
-    compared by the task's score (its last number, or its whole text). ``labels`` names the model's outputs in
-    order where that is not the task's own order.
+    compared by the task's score (its last number, or its complete text). ``labels`` names the model's outputs in
+    order if that is not the task's own order.
     """
-    found = graded(model, tokenizer, task, examples, context=context, labels=labels, batch_size=batch_size)
-    assert found.right is not None
-    return found.right
+    grades = graded(model, tokenizer, task, examples, context=context, labels=labels, batch_size=batch_size)
+    assert grades.right is not None
+    return grades.right
 
 
 @dataclass(frozen=True)
 class Graded:
-    """What a model makes of examples, in their order."""
+    """The results of a model on examples, in their order."""
 
-    losses: list[
-        float
-    ]  # -log p(target | prompt) in nats, summed over the target's tokens; of a label, of its class
-    tokens: list[int]  # how many each sum holds; of a label 1
-    right: list[bool] | None  # whether the answer is right; None where it was not asked for
+    # -log p(target | prompt) in nats, summed over the target's tokens; for a label, -log p of its class.
+    losses: list[float]
+    tokens: list[int]  # the number of tokens in each sum; 1 for a label
+    right: list[bool] | None  # whether the answer is right; None if it was not measured
     unfinished: int = 0  # generated answers that did not end within their limit
 
 
@@ -73,15 +72,15 @@ def graded(
     batch_size: int = 32,
     answers: bool = True,
 ) -> Graded:
-    """For each example the loss on its target, and, with ``answers``, whether the model's own answer is right."""
+    """Measure the loss on each example's target and, with ``answers``, whether the model's own answer is right."""
     if task.kind == "classification":
         return _classes(model, tokenizer, labels or task.labels, examples, context, batch_size)
-    found = _targets(model, tokenizer, examples, context, batch_size)
+    targets = _targets(model, tokenizer, examples, context, batch_size)
     if not answers:
-        return replace(found, right=None)
+        return replace(targets, right=None)
     # Where every next token of the target is the most likely one, greedy generation gives just the target:
     # one forward pass settles those, and only the others are generated.
-    right = list(found.right or [])
+    right = list(targets.right or [])
     open_rows = [row for row, settled in enumerate(right) if not settled]
     given = generated_answers(
         model,
@@ -93,32 +92,32 @@ def graded(
     )
     for row, answer in zip(open_rows, given, strict=True):
         right[row] = is_right(task, examples[row], answer.text)
-    return replace(found, right=right, unfinished=sum(not answer.has_ended for answer in given))
+    return replace(targets, right=right, unfinished=sum(not answer.has_ended for answer in given))
 
 
 def tokens_of_answers(task: Task) -> int:
-    """How many tokens an answer may have, unless its target and ``BEYOND_TARGET`` are more."""
+    """Return how many tokens an answer may have, unless its target and ``BEYOND_TARGET`` are more."""
     # A text that runs on behind its target is not the target: nothing that comes later makes it right.
     return 0 if task.score == "exact" else task.max_new_tokens
 
 
 def is_right(task: Task, example: Example, answer: str) -> bool:
-    """Whether a generated answer counts as the example's."""
+    """Return whether a generated answer counts as the example's target."""
     if task.score == "final-number":
-        found, wanted = final_number(answer), final_number(example.target)
-        return found is not None and found == wanted
+        given, wanted = final_number(answer), final_number(example.target)
+        return given is not None and given == wanted
     return answer.strip() == example.target.strip()
 
 
 def final_number(text: str) -> float | None:
-    """The last number in ``text``, thousands separators taken out; None when there is none."""
-    found = _NUMBER.findall(text.replace(",", ""))
-    return float(found[-1]) if found else None
+    """Return the last number in ``text``, without thousands separators; None if it has no number."""
+    numbers = _NUMBER.findall(text.replace(",", ""))
+    return float(numbers[-1]) if numbers else None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model wrote behind a prompt."""
+    """The text that a model wrote after a prompt."""
 
     text: str
     has_ended: bool  # by its end-of-sequence token; False where its limit cut it
@@ -133,7 +132,7 @@ def complete(
     batch_size: int = 32,
     max_new_tokens: int = ANSWER_TOKENS,
 ) -> list[str]:
-    """The texts of :func:`generated_answers`."""
+    """Return the texts of :func:`generated_answers`."""
     given = generated_answers(
         model,
         tokenizer,
@@ -157,8 +156,8 @@ def generated_answers(
 ) -> list[Answer]:
     """Complete every prompt greedily, up to end-of-sequence or to its own limit.
 
-    The limit of a prompt is ``max_new_tokens``, or its target and ``BEYOND_TARGET`` tokens where that is more, and
-    never more than the context has room for behind it. No other prompt of the batch has a say in it.
+    The limit of a prompt is ``max_new_tokens``, or its target and ``BEYOND_TARGET`` tokens if that is more, and
+    never more than the context has room for after the prompt. Other prompts of the batch do not affect it.
     """
     answers = [Answer("", has_ended=False)] * len(examples)
     prompts = [prompt for prompt, _ in encode_parts(tokenizer, examples)]
@@ -181,10 +180,10 @@ def generated_answers(
 def _batches_to_complete(
     lengths: Sequence[int], rooms: Sequence[int], context: int, batch_size: int
 ) -> Iterator[list[int]]:
-    """Rows that have room, those of like length together.
+    """Batch rows that have room, grouped by similar length.
 
-    A row that has ended is fed padding as long as another of its batch goes on: the longest prompt must have positions
-    for the widest room.
+    A row that has ended gets padding as long as another row of its batch continues. The longest prompt must therefore
+    have positions for the widest room.
     """
     batch: list[int] = []
     for row in sorted((row for row, room in enumerate(rooms) if room > 0), key=lambda row: lengths[row]):
@@ -199,7 +198,7 @@ def _batches_to_complete(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off within the block."""
+    """Turn dropout off within the block."""
     was_training = model.training
     model.eval()
     try:
@@ -211,7 +210,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _generate(
     model: nn.Module, tokenizer: Any, prompts: list[list[int]], rooms: list[int]
 ) -> list[tuple[list[int], bool]]:
-    """The new tokens of every row, without its end-of-sequence, and whether it came to one."""
+    """Return the new tokens of every row, without end-of-sequence, and whether the row reached it."""
     from transformers import StoppingCriteriaList
 
     pad, end = pad_token_id(tokenizer), tokenizer.eos_token_id
@@ -236,18 +235,18 @@ def _generate(
         pad_token_id=pad,
         eos_token_id=end,
     )
-    found = []
+    answers = []
     for row, room in zip(written[:, width:].tolist(), rooms, strict=True):
         own = row[:room]  # behind it is padding
-        found.append((own[: own.index(end)], True) if end in own else (own, False))
-    return found
+        answers.append((own[: own.index(end)], True) if end in own else (own, False))
+    return answers
 
 
 @torch.no_grad()
 def _targets(
     model: nn.Module, tokenizer: Any, examples: Sequence[Example], context: int, batch_size: int
 ) -> Graded:
-    """The loss on every target, and whether each of its tokens is the most likely one, given the target up to there."""
+    """Measure each target's loss, and whether each token is the most likely one given those before it."""
     losses, tokens, right = [0.0] * len(examples), [0] * len(examples), [False] * len(examples)
     rows = encode_completions(tokenizer, examples, context, where="rows to score")
     collate = PadRight(pad_token_id(tokenizer))
@@ -289,6 +288,6 @@ def _classes(
             logits = model(**batch).logits
             each = cross_entropy(logits.float(), wanted, reduction="none").tolist()
             hits = (logits.argmax(dim=-1) == wanted).tolist()
-            for place, row in enumerate(chosen):
-                losses[row], right[row] = each[place], hits[place]
+            for position, row in enumerate(chosen):
+                losses[row], right[row] = each[position], hits[position]
     return Graded(losses, [1] * len(rows), right)

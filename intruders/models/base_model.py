@@ -19,7 +19,7 @@ from ..errors import CheckpointError
 
 
 def base_model_location(base: str) -> str:
-    """What transformers' ``from_pretrained`` can load for ``base``: a folder, or a hub id left as it is.
+    """Return what transformers' ``from_pretrained`` can load for ``base``: a folder, or an unchanged Hub id.
 
     Raises MissingDependencyError when the package of an alias is not installed, CheckpointError when a path
     does not exist or is not a model folder.
@@ -45,7 +45,7 @@ def base_model_location(base: str) -> str:
 
 
 def _converted(model: DemoModel) -> Path:
-    """The de-quantized copy of a GGUF file in the user's cache, made on first use."""
+    """Return the de-quantized copy of a GGUF file in the user's cache, made on first use."""
     gguf, target = model.packaged(), model.converted()
     if (target / "config.json").is_file():
         return target

@@ -12,7 +12,7 @@ from ..errors import SettingError, one_line
 def rendered(tokenizer: Any, example: Example) -> tuple[str, str]:
     """Return prompt and completion of a conversation as texts, split where TRL splits them.
 
-    The prompt ends with what opens an answer; where the template writes that otherwise once the answer is there, the
+    The prompt ends with the opening of an answer. If the template writes that differently once the answer exists, the
     prompt is what both have in common. The completion is the rest, with the template's own end of an answer.
 
     Raises:
@@ -38,7 +38,7 @@ def rendered(tokenizer: Any, example: Example) -> tuple[str, str]:
 
 
 def _texts(tokenizer: Any, conversation: Conversation) -> tuple[str, str]:
-    """The prompt with what opens an answer, and the conversation as a whole."""
+    """Return the prompt with what opens an answer, and the conversation as a whole."""
     prompt = [{"role": role, "content": content} for role, content in conversation.prompt]
     answer = [{"role": role, "content": content} for role, content in conversation.completion]
     # A prompt that ends in the middle of an answer is gone on with.

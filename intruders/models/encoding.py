@@ -18,8 +18,8 @@ IGNORED = -100  # the label that cross-entropy leaves out
 def encode_parts(tokenizer: Any, examples: Sequence[Example]) -> Iterator[tuple[list[int], list[int]]]:
     """Yield the token ids of every prompt and of its completion, which ends with end-of-sequence.
 
-    They are encoded apart, so that a prompt has the same tokens in training as in generation. A conversation has the
-    begin and the end that its chat template writes; end-of-sequence is added where the template has none.
+    Both are encoded separately, so that a prompt has the same tokens in training as in generation. A conversation has
+    the begin and the end that its chat template writes; end-of-sequence is added if the template has none.
     """
     begin = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
@@ -35,7 +35,7 @@ def encode_parts(tokenizer: Any, examples: Sequence[Example]) -> Iterator[tuple[
 def encode_completions(
     tokenizer: Any, examples: Sequence[Example], context: int, *, drop_too_long: bool = False, where: str
 ) -> list[dict[str, list[int]]]:
-    """Prompt and completion as one sequence; only the completion is learned.
+    """Encode prompt and completion as one sequence; only the completion is learned.
 
     Raises SettingError for a row that does not fit in ``context`` tokens, unless such rows are dropped.
     """
@@ -63,7 +63,7 @@ def fitting(tokenizer: Any, examples: Sequence[Example], context: int, where: st
     """Return the examples whose prompt and completion fit in ``context`` tokens together.
 
     Raises:
-      SettingError: there are examples, and none fits.
+      SettingError: examples are given, and none fits.
     """
     parts = encode_parts(tokenizer, examples)
     kept = [
@@ -88,7 +88,7 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 def encode_classification(
     tokenizer: Any, examples: Sequence[Example], labels: Sequence[str], context: int
 ) -> list[dict[str, Any]]:
-    """Text or pair as the tokenizer's own sequence, cut at ``context`` tokens; the label as its class."""
+    """Encode text or pair as the tokenizer's sequence, cut at ``context`` tokens, and the label as its class."""
     number = {label: index for index, label in enumerate(labels)}
     encoded = []
     for example in examples:
@@ -119,12 +119,12 @@ class PadRight:
 
 
 def labels_of_next(labels: Tensor) -> Tensor:
-    """(batch, width): at each place the label of the next one, which is what a causal model predicts there."""
+    """Return (batch, width) labels shifted by one: a causal model predicts the next label at each position."""
     return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)
 
 
 def pad_token_id(tokenizer: Any) -> int:
-    """The tokenizer's padding token, or a stand-in: padding is masked, so any id will do."""
+    """Return the tokenizer's padding token, or a stand-in: padding is masked, so any id works."""
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if candidate is not None:
             return int(candidate)
@@ -132,9 +132,9 @@ def pad_token_id(tokenizer: Any) -> int:
 
 
 def context_length(model_config: Any, max_length: int | None) -> int:
-    """Tokens that fit: what the model has positions for, or ``max_length`` where that is less.
+    """Return the number of tokens that fit: the model's positions, or ``max_length`` if that is less.
 
-    Raises SettingError when more is asked for than the model has.
+    Raises SettingError for more tokens than the model has positions.
     """
     positions = getattr(model_config, "max_position_embeddings", None) or getattr(
         model_config, "n_positions", None
@@ -156,6 +156,6 @@ def _padded(rows: list[list[int]], width: int, value: int) -> Tensor:
 
 
 def _adds_bos(tokenizer: Any) -> bool:
-    """Whether this tokenizer puts a begin-of-sequence token before text by itself."""
+    """Return whether this tokenizer puts a begin-of-sequence token before text by itself."""
     ids = tokenizer("a")["input_ids"]
     return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]

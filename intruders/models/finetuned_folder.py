@@ -14,7 +14,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class FinetunedFolder:
-    """What the record of a run says of its model."""
+    """The facts about a model from the record of its run."""
 
     base: str | None
     labels: list[str] | None  # of a classifier, in the order of its classes
@@ -23,7 +23,7 @@ class FinetunedFolder:
 
     @classmethod
     def of(cls, source: str | Path) -> FinetunedFolder | None:
-        """None for a model that is not a run of ours.
+        """Read the record in a folder; None for a model that is not a run of this package.
 
         Raises:
           ResultFileError: the record cannot be read.
@@ -42,7 +42,7 @@ class FinetunedFolder:
 
 
 def data_seed_of(model: str) -> int:
-    """The data seed that the run in a folder was trained with; 0 for a model that is not a run of ours."""
+    """Return the data seed of the run in a folder; 0 for a model that is not a run of this package."""
     folder = FinetunedFolder.of(model)
     return 0 if folder is None else folder.data_seed
 
@@ -57,5 +57,5 @@ def _record(folder: Path) -> dict[str, Any] | None:
 
 
 def _part(record: dict[str, Any], name: str) -> dict[str, Any]:
-    found = record.get(name)
-    return found if isinstance(found, dict) else {}
+    section = record.get(name)
+    return section if isinstance(section, dict) else {}

@@ -13,7 +13,7 @@ from ..errors import CheckpointError, first_line
 
 
 def load_model(location: str, kind: Kind, labels: Sequence[str] | None = None) -> nn.Module:
-    """A causal model, or a sequence classifier with one output per label (a new head starts at random).
+    """Load a causal model, or a sequence classifier with one output per label (a new head starts at random).
 
     Raises CheckpointError when transformers cannot load ``location`` as that.
     """
@@ -44,10 +44,10 @@ def load_model(location: str, kind: Kind, labels: Sequence[str] | None = None) -
 
 
 def heads(model: nn.Module) -> dict[str, nn.Module]:
-    """What starts at random by name, and so is trained whole by every method and saved with every adapter.
+    """Return names of modules that start at random, so that every method trains them fully and saves them.
 
-    The classification head, and what else a base lacks, such as the pooler that BERT's classifier has and its
-    masked language model has not.
+    They are the classification head and other modules that a base lacks, such as the pooler of BERT's classifier,
+    which its masked language model does not have.
     """
     names = ("classifier", "score", *getattr(model, "newly_initialized", ()))
     modules = dict(model.named_modules())
@@ -59,7 +59,7 @@ def _is_head(name: str) -> bool:
 
 
 def load_tokenizer(location: str) -> Any:
-    """The tokenizer of ``location``. Raises CheckpointError when there is none."""
+    """Load the tokenizer of ``location``. CheckpointError if it has none."""
     from transformers import AutoTokenizer
 
     try:

@@ -1,4 +1,4 @@
-"""A PEFT adapter put on its base, and what speaks against that being the base it was trained on."""
+"""A PEFT adapter put on its base, and signs that it was trained on another base."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _LAYER = re.compile(r"^base_model\.model\.(.+?\.\d+)\.")
 
 
 def merged_adapter(model: nn.Module, source: str, location: str) -> tuple[nn.Module, list[str]]:
-    """``model``, the base at ``location``, with the adapter's update in its weights, and notes for people.
+    """Return ``model``, the base at ``location``, with the adapter's update in its weights, and notes for people.
 
     Raises:
-      PairingError: the adapter changes what this base does not have.
+      PairingError: the adapter changes weights that this base does not have.
       CheckpointError: PEFT cannot load it.
     """
     from peft import PeftModel, load_peft_weights
@@ -51,7 +51,7 @@ def merged_adapter(model: nn.Module, source: str, location: str) -> tuple[nn.Mod
 
 
 def named_base_note(source: str, base: str | None) -> list[str]:
-    """A note where ``base`` is another model than the one that the adapter at ``source`` names."""
+    """Return a note if ``base`` is another model than the one that the adapter at ``source`` names."""
     adapter = adapter_config(source)
     named = (adapter or {}).get("base_model_name_or_path")
     if base is None or not named or str(named) == base:
@@ -89,7 +89,7 @@ def _unfit(source: str, location: str, error: Exception) -> Exception:
 
 
 def untrained_names(source: str, missing: Any) -> list[str]:
-    """Of the weights that a base lacks, those that the adapter does not bring either."""
+    """Return the weights that a base lacks and the adapter does not bring either."""
     from peft import load_peft_weights
 
     brought = list(load_peft_weights(str(Path(source).expanduser()), device="cpu"))

@@ -17,7 +17,7 @@ def hush_imports() -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Within the block transformers logs errors only and shows no bars; afterwards as it was.
+    """Let transformers log errors only and show no bars within the block; restore its state afterwards.
 
     Its deprecation warnings are about its own and PEFT's calls, which a user of ours cannot change.
     """

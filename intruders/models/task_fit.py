@@ -37,7 +37,7 @@ def check_kind(source: str, location: str, task: Task) -> None:
 
 
 def refuse_masked(source: str, location: str, task: Task) -> None:
-    """Refuse prompts and completions for a model that reads both directions and so cannot go on from a prompt.
+    """Refuse prompts and completions for a model that reads both directions and so cannot continue a prompt.
 
     Raises:
       SettingError: transformers has the model as a masked language model.
@@ -50,7 +50,7 @@ def refuse_masked(source: str, location: str, task: Task) -> None:
 
 
 def adapter_config(source: str) -> dict[str, Any] | None:
-    """The settings of a PEFT adapter in a folder; None where there is none."""
+    """Return the settings of a PEFT adapter in a folder; None if it has no adapter."""
     file = Path(source).expanduser() / _ADAPTER
     if not file.is_file():
         return None
@@ -64,7 +64,7 @@ def adapter_config(source: str) -> dict[str, Any] | None:
 
 
 def is_classifier(source: str, adapter: dict[str, Any] | None) -> bool:
-    """Whether a model folder, or an adapter, was trained as a sequence classifier."""
+    """Return whether a model folder, or an adapter, was trained as a sequence classifier."""
     if adapter is not None:
         return adapter.get("task_type") == "SEQ_CLS"
     file = Path(source).expanduser() / "config.json"
@@ -75,7 +75,7 @@ def is_classifier(source: str, adapter: dict[str, Any] | None) -> bool:
 
 
 def is_masked(location: str) -> bool:
-    """Whether transformers has the model as a masked language model."""
+    """Return whether transformers has the model as a masked language model."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     config = _model_config(location)
@@ -83,13 +83,13 @@ def is_masked(location: str) -> bool:
 
 
 def labels_of(source: str, location: str, stored: Sequence[str] | None, labels: Sequence[str]) -> list[str]:
-    """The labels of a classifier's outputs, in order.
+    """Return the labels of a classifier's outputs, in order.
 
-    Those that a record of its training ``stored``, else those that the configuration at ``location`` names, else the
-    task's ``labels`` where they are the numbers of the classes. No other order is guessed.
+    The labels come from ``stored``, the record of its training. Otherwise the configuration at ``location`` names them,
+    or they are the task's ``labels`` if these are class numbers. No other order is guessed.
 
     Raises:
-      CheckpointError: nothing says which label an output stands for.
+      CheckpointError: the label of an output is unknown.
     """
     if stored:
         return list(stored)
@@ -116,7 +116,7 @@ def _no_head(source: str, why: str, task: Task) -> SettingError:
 
 
 def _is_named_classifier(location: str) -> bool:
-    """A configuration that names no architecture may be one: its weights tell."""
+    """Return whether a configuration without an architecture is a classifier, from its weights."""
     architectures = _model_config(location).architectures
     return not architectures or any(name.endswith("ForSequenceClassification") for name in architectures)
 

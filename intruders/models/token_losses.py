@@ -1,4 +1,4 @@
-"""-log p of chosen tokens, with logits of their places alone and of few places at a time.
+"""-log p of chosen tokens, with logits only at their positions and at few positions at a time.
 
 Logits are the largest thing that a language model computes: tokens x vocabulary. A model of 270 million weights with a
 vocabulary of 262,144 has more of its arithmetic in its head than in all of its layers.
@@ -22,12 +22,12 @@ _FEWEST_PLACES = 64  # at once, so that the head's own weights are not read anew
 
 @torch.no_grad()
 def token_losses(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
-    """Compute ``-log p(label)`` where there is a label.
+    """Compute ``-log p(label)`` at positions with a label.
 
     Args:
       model: a causal or masked language model, or a PEFT model around one.
-      inputs: its arguments, (batch, width) each.
-      labels: (batch, width), the token that is predicted *at* each place; ``IGNORED`` where none is.
+      inputs: the model's arguments, (batch, width) each.
+      labels: (batch, width), the token that is predicted *at* each position, or ``IGNORED``.
 
     Returns:
       Losses in nats, in single precision, one per label in the order of reading.
@@ -38,7 +38,7 @@ def token_losses(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) ->
 
 @torch.no_grad()
 def losses_and_hits(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-    """As :func:`token_losses`, and whether each label is the most likely token at its place."""
+    """Return :func:`token_losses`, and whether each label is the most likely token at its position."""
     parts = [
         (_losses(logits, wanted), logits.argmax(dim=-1) == wanted)
         for logits, wanted in _logits_in_parts(model, inputs, labels)
@@ -53,7 +53,7 @@ def _losses(logits: Tensor, wanted: Tensor) -> Tensor:
 def _logits_in_parts(
     model: nn.Module, inputs: dict[str, Tensor], labels: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The logits (places, vocabulary) where there are labels, and these, in order, some at a time."""
+    """Yield the logits (positions, vocabulary) at labels, with the labels, in order, some at a time."""
     chosen = labels != IGNORED  # (batch, width)
     own = _without_wrapper(model)
     backbone: Any = getattr(own, "base_model", None)
@@ -76,7 +76,7 @@ def _logits_in_parts(
 
 
 def _without_wrapper(model: Any) -> Any:
-    """The transformers model in a PEFT model; None where PEFT puts a learned prompt before what it reads."""
+    """Return the transformers model in a PEFT model; None if PEFT puts a learned prompt before its input."""
     if not hasattr(model, "get_base_model"):
         return model if hasattr(model, "can_generate") else None
     return None if model.active_peft_config.is_prompt_learning else model.get_base_model()
@@ -84,9 +84,9 @@ def _without_wrapper(model: Any) -> Any:
 
 @contextmanager
 def _answering(backbone: nn.Module, output: Any) -> Iterator[None]:
-    """The backbone gives ``output``, whatever it is asked: so the model's own head does its whole part.
+    """Let the backbone return ``output`` for any input, so that the model's own head does the rest.
 
-    Some models scale or cap their logits behind the head; its module alone would not.
+    Some models scale or cap their logits after the head; the head's module alone would not.
     """
     own = backbone.__dict__.get("forward")
     backbone.forward = lambda *_, **__: output

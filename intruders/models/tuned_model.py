@@ -33,10 +33,10 @@ class OpenedModel:
 
 
 def open_language_model(source: str, base: str | None = None) -> OpenedModel:
-    """``source`` as a causal or masked language model, whatever it was fine-tuned as.
+    """Open ``source`` as a causal or masked language model, whatever it was fine-tuned as.
 
     A fine-tuned classifier is measured with its own encoder under the language-model head of its base, which
-    fine-tuning left alone. Raises CheckpointError when it cannot be loaded, or when there is no such head.
+    fine-tuning left alone. Raises CheckpointError when the model cannot be loaded, or when its base has no such head.
     """
     source = resolved_adapter(source)
     with quiet_transformers():
@@ -63,23 +63,23 @@ def open_language_model(source: str, base: str | None = None) -> OpenedModel:
 
 
 def can_go_on(source: str, base: str) -> bool:
-    """Whether :func:`put_on` opens ``source`` as :func:`open_language_model` does, on a base that is open already."""
+    """Return whether :func:`put_on` opens ``source`` as :func:`open_language_model` does, on an open base."""
     adapter = adapter_config(source)
     return adapter is not None and not is_classifier(source, adapter) and adapter_config(base) is None
 
 
 def put_on(opened: OpenedModel, source: str, base: str) -> OpenedModel:
-    """The adapter at ``source`` as a language model on ``opened``, its base, whose weights this changes."""
+    """Put the adapter at ``source`` on its base ``opened`` as a language model; this changes its weights."""
     with quiet_transformers():
         model, notes = merged_adapter(opened.model, source, base_location(source, base))
     return replace(opened, model=model, notes=(*named_base_note(source, base), *notes))
 
 
 def open_for_task(source: str, task: Task, base: str | None = None) -> tuple[OpenedModel, list[str]]:
-    """``source`` as the kind of model that ``task`` needs, and its labels in the order of its outputs.
+    """Open ``source`` as the kind of model that ``task`` needs, with its labels in the order of its outputs.
 
     Raises SettingError when the model is of another kind than the task, or was trained on other labels than the task
-    has, and CheckpointError when it has no trained head, or nothing says which label an output stands for.
+    has, and CheckpointError when it has no trained head, or the label of an output is unknown.
     """
     source = resolved_adapter(source)
     with quiet_transformers():
@@ -114,7 +114,7 @@ def check_for_task(source: str, task: Task, base: str | None = None) -> None:
 
 
 def weights_of(source: str, base: str | None = None) -> list[str]:
-    """Everything that the weights of an opened model come from: the model, what it is put on, and its head."""
+    """Return all sources of an opened model's weights: the model, what it is put on, and its head."""
     places = [source, base_location(source, base)]
     adapter = adapter_config(source)
     if adapter is None and is_classifier(source, adapter):
@@ -123,7 +123,7 @@ def weights_of(source: str, base: str | None = None) -> list[str]:
 
 
 def base_location(source: str, base: str | None) -> str:
-    """Where the model that transformers loads first lies: an adapter's base, or ``source`` itself."""
+    """Return the location of the model that transformers loads first: an adapter's base, or ``source`` itself."""
     adapter = adapter_config(source)
     if adapter is None:
         return base_model_location(source)
@@ -137,7 +137,7 @@ def base_location(source: str, base: str | None) -> str:
 
 
 def _head_location(source: str, base: str | None) -> str:
-    """Where the language-model head of a classifier that was trained in full is to be found."""
+    """Return the location of the language-model head of a classifier that was trained in full."""
     folder = None if base is not None else FinetunedFolder.of(source)
     return base_model_location(base or (folder and folder.base) or source)
 

@@ -44,7 +44,7 @@ class AdaptedModule:
 
 
 def adapted_modules(model: nn.Module) -> Iterator[AdaptedModule]:
-    """Every module with a LoRA of PEFT's, in the order of the model."""
+    """Return every module with a LoRA of PEFT's, in the order of the model."""
     from peft.tuners.lora import LoraLayer
 
     base_model: Any = getattr(model, "base_model", None)

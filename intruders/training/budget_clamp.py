@@ -1,7 +1,7 @@
 """Updates of a LoRA kept below the size at which they bring an intruder: ``sigma_1(D) <= kappa theta``.
 
 theta is the spiked threshold of the base's matrix at the audit's k and epsilon, as in the remedy `budget` of
-`intruders mitigate` (after arXiv 2607.23711). Here it holds while training: either B is scaled back whenever the
+`intruders mitigate` (after arXiv 2607.23711). Here it applies during training: either B is scaled back whenever the
 update has grown beyond its budget, or each matrix has its own alpha, from the sizes that a pilot run reached.
 """
 
@@ -27,7 +27,7 @@ from .adapted_modules import adapted_modules
 
 
 def threshold(weight: torch.Tensor) -> float:
-    """theta of a base matrix ``(m, n)`` at an audit's default k and epsilon; infinite where there is none."""
+    """Return theta of a base matrix ``(m, n)`` at an audit's default k and epsilon; infinite if undefined."""
     k = min(AS_USUAL.k, *weight.shape)
     return spiked_threshold(spectrum_of(weight, k), k, AS_USUAL.epsilon)
 
@@ -60,7 +60,7 @@ class BudgetClamp(TrainerCallback):  # type: ignore[misc]
 
 
 def largest_value(update: LowRank) -> float:
-    """``sigma_1`` of one low-rank matrix ``B A``, from the r x r Gram matrices of its factors."""
+    """Return ``sigma_1`` of one low-rank matrix ``B A``, from the r x r Gram matrices of its factors."""
     left, right = update.left.mT @ update.left, update.right @ update.right.mT
     values, vectors = torch.linalg.eigh(left)
     root = vectors * values.clamp_min(0).sqrt()  # left = root root^T
@@ -68,20 +68,20 @@ def largest_value(update: LowRank) -> float:
 
 
 def alpha_pattern(base: str, pilot: str, kappa: float, alpha: float) -> dict[str, float]:
-    """``alpha min(1, kappa theta / sigma_1(D))`` by module, where D is the update of a pilot run's adapter.
+    """Return ``alpha min(1, kappa theta / sigma_1(D))`` by module, with D the update of a pilot run's adapter.
 
-    Modules whose pilot stayed within the budget are left out: they keep ``alpha``.
+    Modules whose pilot stayed within the budget are omitted: they keep ``alpha``.
 
     Raises:
       SettingError: the pilot is not an adapter.
-      PairingError: it is one of another base.
+      PairingError: the pilot belongs to another base.
     """
     before, opened = open_sides(base, Path(pilot).expanduser())
     if not isinstance(opened, Adapter):
         raise SettingError(
             f"budget_pilot is {pilot!r}, which is not an adapter; expected the folder of one; pass that of a pilot run"
         )
-    found = {}
+    alphas = {}
     for pair in pair_sides(before, opened).pairs:
         loaded = pair.load()
         if loaded is None:
@@ -95,5 +95,5 @@ def alpha_pattern(base: str, pilot: str, kappa: float, alpha: float) -> dict[str
         )
         share = kappa * threshold(wide.base) / size if size > 0 else 1.0
         if share < 1:
-            found[pair.name.removesuffix(".weight")] = alpha * share
-    return found
+            alphas[pair.name.removesuffix(".weight")] = alpha * share
+    return alphas

@@ -46,12 +46,25 @@ from .trainer import KeepRecord, RunTrainer, StopAtAccuracy
 
 
 def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder:
-    """Fine-tune ``config.base`` on ``config.task`` by ``config.method``; model and record are in the folder.
+    """Fine-tune ``config.base`` on ``config.task`` by ``config.method``.
 
-    An interrupted run resumes from its last complete checkpoint and ends as if it had not been; a finished
-    one is left as it is. ``callbacks`` are transformers TrainerCallbacks. Raises IntrudersError for settings,
-    data or a model that cannot be used, for data or a base that are not those that the run in the folder began
-    with, for a loss that is not a number, and for a full disk. A model that is trained and cannot be scored stays.
+    An interrupted run resumes from its last complete checkpoint and ends as if it had not been interrupted. A
+    finished run is left as it is. A model that is trained and cannot be scored stays in the folder.
+
+    Args:
+      config: base, task, method, folder and everything else about the run.
+      callbacks: transformers TrainerCallbacks, such as :class:`intruders.IntruderCallback`.
+
+    Returns:
+      The folder of the run, with the model and the record.
+
+    Raises:
+      SettingError: a setting, the task or the data cannot be used, or the run in the folder began with others.
+      NonFiniteError: the loss is NaN or infinite.
+      IntrudersError: the model cannot be used, or the disk is full.
+
+    Example:
+      ``intruders.finetune(intruders.FinetuneConfig(base="smollm2-135m", task="word-problems", out="my-run"))``
     """
     run = RunFolder(Path(config.out))
     run.open_for(config.recorded())
@@ -62,15 +75,15 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
     models = models_of(config, location)
     if _is_finished(run, task, models):
         return run
-    with ExitStack() as stack:
-        stack.enter_context(run.locked())
+    with ExitStack() as contexts:
+        contexts.enter_context(run.locked())
         # Another process may have begun, or finished, since.
         run.open_for(config.recorded())
         if _is_finished(run, task, models):
             return run
-        stack.enter_context(quiet_transformers())
-        stack.enter_context(stop_on_full_disk(run.path))
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="intruders-")))
+        contexts.enter_context(quiet_transformers())
+        contexts.enter_context(stop_on_full_disk(run.path))
+        scratch = Path(contexts.enter_context(tempfile.TemporaryDirectory(prefix="intruders-")))
         _train(config, run, _Given(location, task, models), list(callbacks), scratch)
     return run
 
@@ -90,7 +103,7 @@ def check_task(config: FinetuneConfig, task: Task) -> None:
 def encoded_rows(
     config: FinetuneConfig, tokenizer: Any, task: Task, context: int
 ) -> tuple[list[dict[str, Any]], Task]:
-    """Return the encoded rows of training, and the task with the rows that are scored: all that will be read.
+    """Return the encoded rows of training, and the task with the rows that are scored.
 
     Raises:
       SettingError: a row does not fit in ``context`` tokens, unless such rows are dropped; or none fits.
@@ -110,7 +123,7 @@ def encoded_rows(
 
 @dataclass(frozen=True)
 class _Given:
-    """What the settings name, looked up."""
+    """The location, task and models that the settings name."""
 
     location: str
     task: Task
@@ -118,7 +131,7 @@ class _Given:
 
 
 def _is_finished(run: RunFolder, task: Task, models: dict[str, str]) -> bool:
-    """Whether nothing is left to do; whatever is there is of the same data and models, or SettingError."""
+    """Return whether nothing is left to do. SettingError if the folder's run used other data or models."""
     if not (run.path / "run.json").is_file():
         return False
     require_same(run.record, run.path, task, models)
@@ -231,7 +244,7 @@ def _train(
 
 
 def _scoring(config: FinetuneConfig, run: RunFolder) -> str:
-    """The command that scores the rows which the run itself would have scored."""
+    """Return the command that scores the rows which the run itself would have scored."""
     words = ["intruders", "evaluate", str(run.path), "--task", described_task(config.task, config)]
     words += ["--split", "validation"]
     if config.max_eval_samples is not None:
@@ -240,7 +253,7 @@ def _scoring(config: FinetuneConfig, run: RunFolder) -> str:
 
 
 def _steps(arguments: Any, rows: int) -> int:
-    """How many optimizer steps Trainer will take."""
+    """Return how many optimizer steps Trainer will take."""
     if arguments.max_steps > 0:
         return int(arguments.max_steps)
     rows_a_batch: int = arguments.train_batch_size * arguments.world_size
@@ -251,18 +264,18 @@ def _steps(arguments: Any, rows: int) -> int:
 
 
 def _kept_in_bounds(model: nn.Module, config: FinetuneConfig) -> list[Any]:
-    """What changes the adapter after the optimizer's steps, before anything looks at it."""
-    found: list[Any] = []
+    """Return callbacks that change the adapter after the optimizer's steps, before it is measured."""
+    callbacks: list[Any] = []
     if config.method == "oplora":
-        found.append(ProjectedUpdates(model, config.oplora_k))
+        callbacks.append(ProjectedUpdates(model, config.oplora_k))
     if config.budget is not None and config.budget_pilot is None and config.method != "full":
         looks = (
             config.audit_steps,
             config.eval_steps if config.match is not None else None,
             config.save_steps,
         )
-        found.append(BudgetClamp(model, config.budget, [config.budget_steps, *(n for n in looks if n)]))
-    return found
+        callbacks.append(BudgetClamp(model, config.budget, [config.budget_steps, *(n for n in looks if n)]))
+    return callbacks
 
 
 def _reason(accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None) -> str:
@@ -309,7 +322,7 @@ def _arguments(config: FinetuneConfig, run: RunFolder) -> Any:
 
 
 def _precision(config: FinetuneConfig) -> str:
-    """``auto``: bf16 autocast where the processor has instructions for it, else fp32."""
+    """Resolve ``auto``: bf16 autocast if the processor has instructions for it, else fp32."""
     if config.precision != "auto":
         return config.precision
     if torch.cuda.is_available():

@@ -34,7 +34,7 @@ _WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 
 @dataclass(frozen=True)
 class Training(Settings):
-    """What is trained, and how. Names are those of TrainingArguments and LoraConfig, or short for them."""
+    """What is trained, and how. Names follow TrainingArguments and LoraConfig, or shorten them."""
 
     base: str = setting(
         help="Model to fine-tune: a folder, a Hub id, smollm2-135m or minilm-l6.",
@@ -276,7 +276,11 @@ class Training(Settings):
 
 @dataclass(frozen=True)
 class FinetuneConfig(Columns, Training):
-    """One run: what is trained, on which columns of the data, and what is watched meanwhile."""
+    """One run: what is trained, on which columns of the data, and what is measured meanwhile.
+
+    Example:
+      ``intruders.FinetuneConfig(base="smollm2-135m", task="word-problems", out="my-run", method="lora")``
+    """
 
     data_seed: int = setting(
         0, "Seed of generated tasks and of held-out rows.", metavar="N", panel="Data files"
@@ -397,7 +401,7 @@ def _check_together(config: FinetuneConfig) -> None:
 
 
 def check_steps(config: FinetuneConfig, steps: int) -> None:
-    """Raise SettingError for what a run of so many optimizer steps would never come to."""
+    """Raise SettingError for settings that a run of ``steps`` optimizer steps would never reach."""
     if config.match is not None and config.eval_steps > steps:
         raise SettingError(
             f"eval_steps is {config.eval_steps}, and the run has {steps} steps, so that the accuracy for "

@@ -27,21 +27,21 @@ class KLToBase:
 
     @classmethod
     def of(cls, config: FinetuneConfig, base: nn.Module) -> KLToBase | None:
-        """What a run asks for; None for none. ``base`` is the model before it is prepared for training."""
+        """Return the term that a run asks for, or None. ``base`` is the model before preparation for training."""
         if config.kl_to_base == 0:
             return None
         needs_copy = config.method == "full" or config.starts_from_changed_base
         return cls(config.kl_to_base, copy.deepcopy(base) if needs_copy else None)
 
     def __call__(self, model: Any, inputs: dict[str, Any], logits: Tensor) -> Tensor:
-        """``beta KL`` of a batch, from the tuned model's logits ``(batch, tokens, vocabulary)``."""
+        """Return ``beta KL`` of a batch, from the tuned model's logits ``(batch, tokens, vocabulary)``."""
         seen = {name: value for name, value in inputs.items() if name != "labels"}
         kl = kl_of_tokens(self._base_logits(model, seen), logits, inputs["attention_mask"])
         self._sum, self._count = self._sum + float(kl.detach()), self._count + 1
         return self.beta * kl
 
     def logged(self) -> dict[str, float]:
-        """The mean KL in nats per token since the last call, for the log."""
+        """Return the mean KL in nats per token since the last call, for the log."""
         if self._count == 0:
             return {}
         mean = self._sum / self._count
@@ -64,7 +64,7 @@ class KLToBase:
 
 
 def kl_of_tokens(base: Tensor, tuned: Tensor, attended: Tensor) -> Tensor:
-    """Mean of ``sum_v p(v) (log p(v) - log q(v))`` over the tokens that predict an attended one.
+    """Return the mean of ``sum_v p(v) (log p(v) - log q(v))`` over the tokens that predict an attended one.
 
     p is of ``base``, q of ``tuned``, both logits ``(batch, tokens, vocabulary)``; ``attended`` is ``(batch, tokens)``.
     """

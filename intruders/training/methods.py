@@ -24,9 +24,9 @@ _FROZEN_A = ("lora-fa", "b-only")
 
 
 def prepare(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
-    """The model with just the parameters of ``config.method`` trainable, wrapped by PEFT unless it is full.
+    """Make only the parameters of ``config.method`` trainable; PEFT wraps the model unless the method is full.
 
-    Raises SettingError when the rank is larger than a matrix that it is for, or when no module is targeted.
+    Raises SettingError when the rank is larger than a targeted matrix, or when no module is targeted.
     """
     if config.method == "full":
         return _full(model, train_all=config.train_all)
@@ -34,7 +34,7 @@ def prepare(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
 
 
 def go_on_from(model: Any, adapter: str) -> None:
-    """Puts the low-rank weights of a saved adapter into ``model``; a head starts again.
+    """Put the low-rank weights of a saved adapter into ``model``; a head starts again.
 
     Raises SettingError when the adapter's matrices are not those of the model's own.
     """
@@ -59,7 +59,7 @@ def go_on_from(model: Any, adapter: str) -> None:
 
 
 def make_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Optimizer | None:
-    """The optimizer of the methods that have one of their own; None leaves Trainer's AdamW."""
+    """Return the optimizer of the methods with one of their own; None leaves Trainer's AdamW."""
     optimizer: torch.optim.Optimizer | None = None
     if config.method == "lora+":
         from peft.optimizers import create_loraplus_optimizer
@@ -112,7 +112,7 @@ def save_model(model: Any, folder: Path, start: Path | None) -> None:
 
 
 def linear_modules(model: Any) -> dict[str, nn.Linear]:
-    """Linear (and GPT-2's Conv1D) modules by name, without output embeddings and classification heads."""
+    """Return linear (and GPT-2's Conv1D) modules by name, without output embeddings and classification heads."""
     from transformers.pytorch_utils import Conv1D
 
     left_out: set[int] = set()
@@ -180,7 +180,7 @@ def _pilots_alphas(config: FinetuneConfig) -> dict[str, float]:
 
 
 def _check_rank(model: nn.Module, config: FinetuneConfig) -> None:
-    """PEFT takes any rank; above a matrix's smaller side, orthonormal rows and SVD starts do not exist."""
+    """Refuse a rank above a matrix's smaller side, where orthonormal rows and SVD starts do not exist."""
     if not config.starts_from_changed_base and config.init_a != "orthonormal":
         return
     smallest = min((min(module.weight.shape), name) for name, module in linear_modules(model).items())
@@ -203,5 +203,5 @@ def _freeze_a(model: nn.Module, *, orthonormal: bool) -> None:
 
 
 def _whole_if_possible(value: float) -> Any:
-    """PEFT types alpha as int; a whole number is written to adapter_config.json as one."""
+    """Return a whole number as int: PEFT types alpha so in adapter_config.json."""
     return int(value) if float(value).is_integer() else value

@@ -13,7 +13,7 @@ from .adapted_modules import adapted_modules
 def start_from_smallest(model: nn.Module) -> None:
     """Set ``scaling B A`` to the r smallest singular triplets of W0, and take it off the frozen W0, in every module.
 
-    The model stays what it was. One full decomposition a matrix, as PiSSA's start has.
+    The model's outputs do not change. This takes one full decomposition per matrix, like PiSSA's start.
     """
     for module in adapted_modules(model):
         svd = dense_svd(module.weight)

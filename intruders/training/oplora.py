@@ -24,7 +24,7 @@ from .adapted_modules import AdaptedModule, adapted_modules
 
 
 class ProjectedUpdates(TrainerCallback):  # type: ignore[misc]
-    """Keeps the updates of a model off the ``k`` leading directions of its base.
+    """Keep the updates of a model off the ``k`` leading directions of its base.
 
     Raises:
       SettingError: a matrix has no directions beyond the k leading ones.
@@ -53,8 +53,11 @@ class _Projection:
     """The two projections of one module."""
 
     def __init__(self, module: AdaptedModule, k: int) -> None:
-        found = base_directions(module.weight, k, _known(module.weight))
-        self._sides = [(module.a, _without(found.right)), (module.b, _without(found.left, from_left=True))]
+        directions = base_directions(module.weight, k, _known(module.weight))
+        self._sides = [
+            (module.a, _without(directions.right)),
+            (module.b, _without(directions.left, from_left=True)),
+        ]
         for parameter, without in self._sides:
             if parameter.requires_grad:
                 parameter.register_hook(without)  # type: ignore[no-untyped-call]
@@ -66,13 +69,13 @@ class _Projection:
 
 
 def _known(weight: Tensor) -> KnownBase | None:
-    """What earlier audits have left of this matrix in the user's base cache."""
+    """Return what earlier audits have left of this matrix in the user's base cache."""
     store = store_of_bases(True)
     return None if store is None else store.get(content_key(weight.float(), AS_USUAL.k))
 
 
 def _without(vectors: Tensor, from_left: bool = False) -> Callable[[Tensor], Tensor]:
-    """What maps a matrix M to ``M (I - Q Q^T)``, or ``(I - Q Q^T) M``; Q^T is given, ``(k, n)``."""
+    """Return the map of a matrix M to ``M (I - Q Q^T)``, or ``(I - Q Q^T) M``; Q^T is given, ``(k, n)``."""
     rows = vectors.float()
 
     def without(matrix: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The folder of one fine-tuning run: its record, its log, its checkpoints, and the model that came out.
+"""The folder of one fine-tuning run: its record, its log, its checkpoints, and the trained model.
 
 run.json       settings, seed, versions, data fingerprint, time, result; ``status``: running or finished
 log.jsonl      one line per logged step
@@ -29,7 +29,14 @@ _COMPLETE = "complete.json"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run is kept; nothing is read before it is asked for."""
+    """The folder of a fine-tuning run; its files are read when they are needed.
+
+    Args:
+      path: the folder.
+
+    Example:
+      ``intruders.RunFolder(Path("my-run")).record["status"]``
+    """
 
     path: Path
 
@@ -39,7 +46,7 @@ class RunFolder:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What run.json says. SettingError if there is none, ResultFileError if it cannot be read."""
+        """The content of run.json. SettingError if it does not exist, ResultFileError if it cannot be read."""
         record = read_document(self.path / "run.json", "the record of a run", SCHEMA)
         if record is None:
             raise SettingError(f"'{self.path}' is not a run folder: it has no run.json")
@@ -58,7 +65,7 @@ class RunFolder:
         return (self.path / "run.json").is_file() and self.record.get("status") == "finished"
 
     def summary(self) -> str:
-        """What came out, in one line."""
+        """Return the result in one line."""
         record = self.record
         accuracy, examples = record["validation"]["accuracy"], record["validation"]["examples"]
         scored = "" if accuracy is None else f", accuracy {accuracy:.3f} on {examples} validation rows"
@@ -77,7 +84,7 @@ class RunFolder:
         )
 
     def how_to_resume(self) -> str:
-        """What a person who stopped the run can do, in one line."""
+        """Tell a person who stopped the run how to resume, in one line."""
         last = self.last_checkpoint()
         if last is None:
             return "no checkpoint was complete yet; run the same command again to start over"
@@ -122,7 +129,7 @@ class RunFolder:
         write_atomically(self.path / "log.jsonl", content.encode())
 
     def write_model(self, save: Callable[[Path], None]) -> None:
-        """Let ``save`` write the model to a folder beside, then move its files here, configuration last."""
+        """Let ``save`` write the model to a temporary folder, then move its files here, configuration last."""
         unfinished = Path(tempfile.mkdtemp(prefix=".model-", dir=self.path))
         try:
             save(unfinished)
@@ -139,15 +146,15 @@ class RunFolder:
         )
 
     def last_checkpoint(self) -> tuple[Path, float] | None:
-        """The newest complete checkpoint and the seconds trained up to it; the others are removed."""
-        found: list[tuple[int, Path, float]] = []
+        """Return the newest complete checkpoint and the seconds trained up to it; the others are removed."""
+        checkpoints: list[tuple[int, Path, float]] = []
         for folder in self.checkpoints.glob("checkpoint-*"):
             try:
                 mark = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))
-                found.append((int(mark["step"]), folder, float(mark["seconds"])))
+                checkpoints.append((int(mark["step"]), folder, float(mark["seconds"])))
             except (OSError, ValueError, KeyError):
                 shutil.rmtree(folder, ignore_errors=True)
-        if not found:
+        if not checkpoints:
             return None
-        _, folder, seconds = max(found)
+        _, folder, seconds = max(checkpoints)
         return folder, seconds

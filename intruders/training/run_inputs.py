@@ -1,6 +1,6 @@
-"""What a run is made from besides its settings: the content of its data, of its base and of an adapter it starts from.
+"""The inputs of a run besides its settings: the content of its data, of its base and of an adapter it starts from.
 
-A path in the settings says where these are, and not what is there: a file can change between a kill and a resume.
+A path in the settings does not identify content: a file can change between a kill and a resume.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAMES = (
 def models_of(config: FinetuneConfig, location: str) -> dict[str, str]:
     """Return a digest of the base at ``location`` and of every adapter that the settings name, by setting.
 
-    Of a model of the hub it is the commit in the cache; what cannot be told without a download is left out.
+    The digest of a Hub model is its commit in the cache; models that are not downloaded yet are omitted.
     """
     sources = {"base": location, "start_from": config.start_from, "budget_pilot": config.budget_pilot}
     digests = {name: content_of_model(source) for name, source in sources.items() if source is not None}
@@ -42,7 +42,7 @@ def require_same(record: dict[str, Any], out: Path, task: Task, models: dict[str
     """Compare with the record of the run that is in the folder.
 
     Raises:
-      SettingError: it was made from other rows, or from another base or adapter.
+      SettingError: the run used other rows, or another base or adapter.
     """
     before = record.get("task", {}).get("data", {})
     now = task.fingerprint()
@@ -79,7 +79,7 @@ def content_of_model(source: str) -> str | None:
 
 
 def _commit(repository: str) -> str | None:
-    """The commit of a model in the hub's cache, or None where it is not there yet."""
+    """Return the commit of a model in the hub's cache, or None where it is not there yet."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -1,4 +1,4 @@
-"""How far a training is: a bar on a terminal, a line now and then elsewhere, or a call to whoever shows it."""
+"""The progress of a training: a bar on a terminal, occasional lines elsewhere, or a call of a function."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]
 
 
 class ReportSteps(TrainerCallback):  # type: ignore[misc]
-    """Calls ``on_step`` with (steps done, steps at most)."""
+    """Call ``on_step`` with (steps done, steps at most)."""
 
     def __init__(self, on_step: Callable[[int, int], None]) -> None:
         self._on_step = on_step

@@ -87,7 +87,7 @@ class StopAtAccuracy(TrainerCallback):  # type: ignore[misc]
 
 
 class KeepRecord(TrainerCallback):  # type: ignore[misc]
-    """Mark whole checkpoints, keep the log on disk, and count the seconds of training over all attempts."""
+    """Mark complete checkpoints, keep the log on disk, and count the seconds of training over all attempts."""
 
     def __init__(self, run: RunFolder, seconds_before: float) -> None:
         self.run = run

@@ -72,15 +72,15 @@ def attribute(
     line from base to tuned. The parts sum to the measured rise. Another path would split it otherwise.
 
     Args:
-      base: folder, Hub id or demo model of the model before fine-tuning; None where an adapter names it.
-      tuned: that of the fine-tuned model, or its adapter. An adapter that names its base may come alone.
+      base: folder, Hub id or demo model of the model before fine-tuning; None if an adapter names it.
+      tuned: the fine-tuned model, or its adapter. An adapter that names its base may be passed alone.
       loss_on: text whose loss rose, such as the base was trained on.
-      task: what was learned, such as "word-problems", "sst2" or a data file; its loss is split too.
-      settings: how much is measured, and how exactly.
+      task: the learned task, such as "word-problems", "sst2" or a data file; its loss is split too.
+      settings: amount of data, and accuracy of the integral.
       columns: the columns of a data file and their meaning.
-      audit: settings of the audit; or one of these two that was made before, or the path of a saved one.
-      data_seed: of the task's rows, as in fine-tuning; that of the run if none is given.
-      seed: of samples, masked tokens and the bootstrap.
+      audit: settings of the audit, an earlier audit of these two models, or the path of a saved one.
+      data_seed: seed of the task's rows, as in fine-tuning; by default that of the run.
+      seed: seed of samples, masked tokens and the bootstrap.
       keep: folder in which finished passes are kept, so that a killed attribution resumes.
       compute: where the audit is computed.
       progress: called with (what is being done, done, in all).
@@ -205,7 +205,7 @@ class _Work:
     def _opened(
         self, tasks: Mapping[str, Task]
     ) -> tuple[OpenedModel, Mapping[str, tuple[OpenedModel, list[str]]]]:
-        """The models; of an adapter of a causal model the base's, since its updates come beside the weights."""
+        """Open the models. For an adapter of a causal model open the base: its updates are added to the weights."""
         is_adapter = not isinstance(self.sides[1], Checkpoint)
         if is_adapter and all(task.kind == "causal" for task in tasks.values()):
             return open_models(self.base_source, None, tasks)
@@ -219,7 +219,7 @@ class _Work:
     def _inside_intruders(
         self, audit: Audit, audited: Sequence[PairedMatrix], updates: Updates, device: torch.device
     ) -> dict[str, DosedUpdate]:
-        """``Y^T (Y D)`` of every matrix with intruders Y (c, m): what of its update lies in their span."""
+        """Return ``Y^T (Y D)``, the update inside the intruders' span, for every matrix with intruders Y (c, m)."""
         remedy = ScaledIntruders(0.0)
         inside = {}
         for case in read_cases(audited, audit, [remedy], self.sides[0].names(), torch.device("cpu")):
@@ -232,7 +232,7 @@ class _Work:
     def _checks(
         self, path: Path, measure: Measure, integral: PathIntegral, groups: DoseGroups
     ) -> list[LeftOut]:
-        """The largest parts again, each by leaving its matrix out of the tuned model."""
+        """Check the largest parts, each by leaving its matrix out of the tuned model."""
         tokens = integral.tokens.sum()
         parts = {
             name: float(integral.parts[:, list(numbers)].sum() / tokens)
@@ -254,7 +254,7 @@ class _Work:
 
 
 def _in_directions(updates: Updates) -> Updates:
-    """The updates with every low-rank one in its singular directions, strongest first."""
+    """Return the updates with every low-rank one in its singular directions, strongest first."""
     by_name = {}
     for name, update in updates.by_name.items():
         if update.left is not None:
@@ -267,7 +267,7 @@ def _in_directions(updates: Updates) -> Updates:
 
 
 def _directions(updates: Updates) -> dict[str, int]:
-    """How many factors every update has: one for each direction, and one for a dense update."""
+    """Return how many factors every update has: one for each direction, and one for a dense update."""
     return {name: 1 if update.left is None else len(update.right) for name, update in updates.by_name.items()}
 
 
@@ -328,7 +328,7 @@ def _attribution(
 
 
 def _correlations(matrices: Sequence[MatrixShare], text: str, audit: Audit) -> Iterator[tuple[str, float]]:
-    """Whether forgetting sits where intruders sit, and where the update is large."""
+    """Correlate forgetting with intruders and with the size of the update, over matrices."""
     audited = {matrix.name: matrix for matrix in audit.matrices}
     both = [share for share in matrices if share.name in audited]
     parts = [share.parts[text].estimate for share in both]
@@ -368,7 +368,7 @@ class _Split:
         self._tokens: Floats = self._drawn @ integral.tokens
 
     def of(self, sums: Floats) -> Interval:
-        """The interval of sums over documents (documents,), per token."""
+        """Return the interval of sums over documents (documents,), per token."""
         estimate = float(sums.sum() / self._integral.tokens.sum())
         return expanded_percentiles(estimate, self._drawn @ sums / self._tokens, len(sums))
 

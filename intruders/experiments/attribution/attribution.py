@@ -32,14 +32,14 @@ class MeasuredRise:
 
 @dataclass(frozen=True)
 class Share:
-    """What one matrix, layer or kind of module has of every rise, in nats per token."""
+    """The part of one matrix, layer or module type in every rise, in nats per token."""
 
     name: str
     parts: Mapping[str, Interval]  # by corpus or task
     matrices: int = 1
 
     def ratio(self, text: str, task: str | None) -> float | None:
-        """Rise on the text for each nat that the task's loss fell; None where it did not fall."""
+        """Return the rise on the text per nat that the task's loss fell; None if it did not fall."""
         if task is None or self.parts[task].estimate >= 0:
             return None
         return self.parts[text].estimate / -self.parts[task].estimate
@@ -47,7 +47,7 @@ class Share:
 
 @dataclass(frozen=True)
 class MatrixShare(Share):
-    """That of one matrix."""
+    """The part of one matrix in every rise."""
 
     intruders: int | None = None  # None where it was not audited
     of_intruders: Mapping[str, float] = field(default_factory=dict)  # of the update inside their span
@@ -56,7 +56,7 @@ class MatrixShare(Share):
 
 @dataclass(frozen=True)
 class LeftOut:
-    """The check of a part: what the rise falls by when that matrix alone is the base's."""
+    """The check of a part: the fall of the rise when that matrix alone is the base's."""
 
     name: str
     part: float
@@ -65,7 +65,24 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Attribution:
-    """Which matrices make a fine-tuned model forget, and which earn its task."""
+    """Which matrices make a fine-tuned model forget, and which earn its task.
+
+    Args:
+      base: the model before fine-tuning, as it was given or named.
+      tuned: the fine-tuned model.
+      rises: the change of every corpus and task, the texts first.
+      matrices: the part of each tuned matrix, in the model's order.
+      layers: the parts summed by layer.
+      kinds: the parts summed by module type.
+      elsewhere: the part of tuned norms, biases and other tensors that are not matrices, or None.
+      checks: for the largest matrices, the fall of the rise when that matrix alone is the base's.
+      correlations: Spearman correlations over matrices of the first text's parts with other quantities.
+      settings: the settings that were used.
+      seconds: the time it took.
+
+    Example:
+      ``intruders.attribute("smollm2-135m", "my-adapter", loss_on="pydoc").to_pandas()``
+    """
 
     base: str
     tuned: str
@@ -90,11 +107,11 @@ class Attribution:
         return next((rise.name for rise in self.rises if rise.kind == "task"), None)
 
     def largest(self, count: int) -> list[MatrixShare]:
-        """The matrices with the largest parts of the first text's rise, largest first."""
+        """Return the matrices with the largest parts of the first text's rise, largest first."""
         return sorted(self.matrices, key=lambda share: -share.parts[self.text].estimate)[:count]
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per matrix and measure."""
+        """Return a table with one row per matrix and measure."""
         return pd.DataFrame(
             [
                 {
@@ -113,7 +130,7 @@ class Attribution:
         )
 
     def to_document(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return {
             "schema": SCHEMA,
             "base": self.base,
@@ -141,7 +158,7 @@ class Attribution:
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's correlation; None of fewer than three pairs, or where one side does not vary."""
+    """Return Spearman's correlation; None for fewer than three pairs, or if one side does not vary."""
     if len(first) < 3:
         return None
     ranks = [pd.Series(values, dtype=float).rank().to_numpy() for values in (first, second)]

@@ -9,7 +9,11 @@ from ...settings import Settings, setting
 
 @dataclass(frozen=True)
 class AttributionSettings(Settings):
-    """How the rise of a loss is split into parts."""
+    """How the rise of a loss is split into parts.
+
+    Example:
+      ``intruders.AttributionSettings(max_documents=64)``
+    """
 
     nodes: int = setting(
         5,

@@ -36,11 +36,11 @@ class Measure:
 
     @property
     def tokens(self) -> list[int]:
-        """How many tokens of each document are scored; 1 of an example whose label is scored."""
+        """The number of scored tokens of each document; 1 for an example whose label is scored."""
         return [self._scored(row) for row in self.rows]
 
     def loss(self, index: int) -> Tensor:
-        """The sum over the scored tokens of one document, in nats; a number with its graph."""
+        """Return the sum over the scored tokens of one document, in nats, with its graph."""
         row = dict(self.rows[index])
         labels = row.pop("labels")
         logits = self.model(**row).logits
@@ -62,7 +62,7 @@ class Measure:
 def text_measure(
     name: str, opened: OpenedModel, parts: Sequence[Corpus], max_tokens: int, seed: int
 ) -> Measure:
-    """The documents of a corpus. A masked model scores a random 15 % of the tokens, the same for every model.
+    """Encode the documents of a corpus. A masked model scores a random 15 % of the tokens, the same for every model.
 
     Raises:
       SettingError: no document has two tokens.
@@ -81,7 +81,7 @@ def text_measure(
 
 
 def task_measure(opened: OpenedModel, task: Task, labels: Sequence[str], max_examples: int) -> Measure:
-    """Validation examples of a task, each with what should be answered; those too long for the model are left out."""
+    """Encode validation examples of a task with their targets; those too long for the model are skipped."""
     device = next(opened.model.parameters()).device
     encoded = encoded_examples(opened, task, task.validation[:max_examples], labels)
     pad = PadRight(pad_token_id(opened.tokenizer))

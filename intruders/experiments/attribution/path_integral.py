@@ -65,7 +65,7 @@ class Path:
     progress: Callable[[str, int, int], None]
 
     def integral(self, measure: Measure, nodes: int) -> PathIntegral:
-        """The parts of the rise, with twice as many nodes as long as they miss the measured rise.
+        """Split the rise into parts, doubling the nodes as long as the parts miss the measured rise.
 
         Raises:
           NonFiniteError: a loss or its gradient is NaN or infinite.
@@ -74,13 +74,13 @@ class Path:
         base, tuned = self.losses(measure, 0.0), self.losses(measure, 1.0)
         while True:
             parts, added = self._integrated(measure, nodes)
-            found = PathIntegral(base, tuned, tokens, parts, added, nodes)
-            if found.is_close or 2 * nodes > MOST_NODES:
-                return found
+            integral = PathIntegral(base, tuned, tokens, parts, added, nodes)
+            if integral.is_close or 2 * nodes > MOST_NODES:
+                return integral
             nodes *= 2
 
     def losses(self, measure: Measure, at: float, without: Tensor | None = None) -> Floats:
-        """Loss of every document with all updates in one dose, but for those at the numbers of ``without``."""
+        """Return the loss of every document with one dose for all updates, except those numbered in ``without``."""
         numbers = [] if without is None else without.tolist()
         unit = {"measure": measure.name, "at": at, "without": numbers}
         kept = self.kept.get_plain(unit)
@@ -109,7 +109,7 @@ class Path:
         return parts, added
 
     def _gradients(self, measure: Measure, at: float, number: int, nodes: int) -> Floats:
-        """dL_i/da of every document at one node, ``(documents, factors + further factors)``."""
+        """Return dL_i/da of every document at one node, ``(documents, factors + further factors)``."""
         unit = {"measure": measure.name, "gradient at": at}
         kept = self.kept.get_plain(unit)
         if kept is not None:

@@ -1,1 +1,1 @@
-"""The ground of experiments: models that are changed and measured, and data in halves."""
+"""The parts that experiments share: models that are changed and measured, and data in halves."""

@@ -28,7 +28,7 @@ from .task_outcomes import task_outcome
 
 @dataclass(frozen=True)
 class Measuring:
-    """How a model is measured."""
+    """The settings by which a model is measured."""
 
     losses: LossSettings
     tasks: Mapping[str, Task]
@@ -37,21 +37,23 @@ class Measuring:
     harness_limit: int | None = None  # examples of each of its tasks
 
     def unit(self, share: DataShare, answers: bool) -> dict[str, Any]:
-        """What an evaluation depends on besides the model."""
-        found: dict[str, Any] = {"share": share.fingerprint(), "answers": answers}
+        """Return everything except the model that an evaluation depends on."""
+        unit: dict[str, Any] = {"share": share.fingerprint(), "answers": answers}
         if answers and self.harness.lm_eval:
-            found |= {
+            unit |= {
                 "harness": {
                     "tasks": list(self.harness.lm_eval),
                     "own": digest_of_own_tasks(self.harness),
                     "limit": self.harness_limit,
                 }
             }
-        return found
+        return unit
 
     def outcome(self, language: OpenedModel, scored: Scored, share: DataShare, answers: bool) -> Outcome:
-        """The losses of every document and example of a share; with ``answers`` also which answers are right, and the
-        tasks of lm-evaluation-harness."""
+        """Measure the losses of every document and example of a share.
+
+        With ``answers`` also measure which answers are right, and the tasks of lm-evaluation-harness.
+        """
         return Outcome(
             losses_by_corpus(language, share.corpora, self.losses, self.seed),
             {
@@ -72,7 +74,7 @@ class Bench:
         self._live = list(models.weights.values())
 
     def unit(self, share: DataShare, answers: bool) -> dict[str, Any]:
-        """As :meth:`Measuring.unit`."""
+        """Return :meth:`Measuring.unit`."""
         return self._measuring.unit(share, answers)
 
     def use(self, cases: Sequence[Case]) -> None:
@@ -80,29 +82,29 @@ class Bench:
         self._models.use(cases)
 
     def measured(self, remedy: Remedy, elsewhere: Elsewhere, share: DataShare, answers: bool) -> Outcome:
-        """The outcome of the tuned model under a remedy."""
+        """Return the outcome of the tuned model under a remedy."""
         self._models.set(remedy, elsewhere)
         return self._measuring.outcome(self._language, self._models.scored, share, answers)
 
     def inputs(
         self, base: Remedy, elsewhere: Elsewhere, names: Sequence[str], share: DataShare
     ) -> dict[str, Tensor]:
-        """A sample of the base's inputs of matrices; ``base`` is the remedy that gives the model the base's weights."""
+        """Sample the base's inputs of matrices; ``base`` is the remedy that sets the model to the base's weights."""
         live = self._live[0]
         live.set(base, elsewhere)
         documents = documents_of(share.corpora)
-        found = sample_inputs(self._language, live.modules_of(names), documents, self._measuring.seed)
+        inputs = sample_inputs(self._language, live.modules_of(names), documents, self._measuring.seed)
         live.reset()
-        return found
+        return inputs
 
     def training_examples(self, task: str, most: int) -> DataShare:
-        """The first examples of a task's training split."""
+        """Return the first examples of a task's training split."""
         return DataShare("training", {}, {task: self._measuring.tasks[task].train[:most]})
 
     def sensitivities(
         self, directions: Mapping[str, Directions], task: str, share: DataShare
     ) -> dict[str, list[float]]:
-        """What the tuned model's loss on a task's examples feels of every direction, by matrix."""
+        """Return the sensitivity of the tuned model's loss on a task's examples to every direction, by matrix."""
         opened, labels = self._models.scored[task]
         live = self._models.weights[id(opened.model)]
         live.reset()
@@ -114,13 +116,13 @@ class Bench:
             )
         batches = task_batches(opened, self._measuring.tasks[task], share.examples[task], labels)
         at = {modules[name]: part for name, part in directions.items()}
-        found = sensitivities(opened.model, batches, at)
-        return {name: found[module].tolist() for name, module in modules.items()}
+        by_module = sensitivities(opened.model, batches, at)
+        return {name: by_module[module].tolist() for name, module in modules.items()}
 
     @property
     def other_names(self) -> list[str]:
         """The base's names of tuned tensors that no case is of."""
-        return list(dict.fromkeys(name for one in self._live for name in one.other_names))
+        return list(dict.fromkeys(name for live in self._live for name in live.other_names))
 
     def norm_of_others(self, elsewhere: Elsewhere) -> float:
         return self._live[0].norm_of_others(elsewhere)
@@ -130,7 +132,7 @@ class Bench:
 def opened_bench(
     measuring: Measuring, tuned: str, base: str | None, base_side: Checkpoint, others: Sequence[str]
 ) -> Iterator[Bench]:
-    """Open the tuned model for as long as the block lasts; ``others`` are the base's tensors that no case is of."""
+    """Open the tuned model within the block; ``others`` are the base's tensors without a case."""
     with opened_live(tuned, base, measuring.tasks, base_side, others) as models:
         assert models.language is not None
         yield Bench(measuring, models.language, models)

@@ -30,13 +30,13 @@ class DataShare:
         return not any(corpus.documents for parts in self.corpora.values() for corpus in parts)
 
     def fingerprint(self) -> str:
-        """A hash of everything in it."""
+        """Return a hash of everything in it."""
         content = {
             "corpora": {
                 name: [[part.documents, part.weight] for part in parts]
                 for name, parts in self.corpora.items()
             },
-            "examples": {name: [asdict(one) for one in rows] for name, rows in self.examples.items()},
+            "examples": {name: [asdict(example) for example in rows] for name, rows in self.examples.items()},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -57,21 +57,21 @@ class DataShares:
 def split_data(
     corpora: Mapping[str, Sequence[Corpus]], tasks: Mapping[str, Task], max_examples: int | None, seed: int
 ) -> DataShares:
-    """Every corpus in two halves, drawn by seed; of every task its validation split, and its test split to report on.
+    """Split every corpus in two halves by seed, and every task into its validation split and its test split.
 
     A task without a test split is halved. At most ``max_examples`` are taken of either. The first quarter of the
-    first half is the first pass, where there is enough.
+    first half is the first pass, if it is large enough.
 
     Raises:
-      SettingError: there are not two documents or two examples.
+      SettingError: a corpus has fewer than two documents, or a task fewer than two examples.
     """
     halves = {name: [_halved(part, seed) for part in parts] for name, parts in corpora.items()}
     rows = {name: _rows(task, max_examples) for name, task in tasks.items()}
     chosen: list[Sequence[Any]] = [
         *(first.documents for parts in halves.values() for first, _ in parts),
-        *(one for one, _ in rows.values()),
+        *(examples for examples, _ in rows.values()),
     ]
-    passes = all(len(one) >= 2 * _LEAST_OF_A_PASS for one in chosen)
+    passes = all(len(items) >= 2 * _LEAST_OF_A_PASS for items in chosen)
 
     def quarter(items: Sequence[Any]) -> int:
         return max(_LEAST_OF_A_PASS, len(items) // 4) if passes else 0
@@ -111,13 +111,13 @@ def _halved(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:
 
 def _rows(task: Task, most: int | None) -> tuple[list[Example], list[Example]]:
     if task.test:
-        found = task.validation[:most], task.test[:most]
+        halves = task.validation[:most], task.test[:most]
     else:
         middle = (len(task.validation) + 1) // 2
-        found = task.validation[:middle][:most], task.validation[middle:][:most]
-    if not all(found):
+        halves = task.validation[:middle][:most], task.validation[middle:][:most]
+    if not all(halves):
         raise SettingError(
             f"task {task.name!r} has {len(task.validation)} examples to score; expected 2 or more, since strengths are "
             "chosen on one half and shown on the other; pass a task with more"
         )
-    return found
+    return halves

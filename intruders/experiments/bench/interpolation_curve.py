@@ -14,7 +14,7 @@ ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
 
 
 def loss_at_task_loss(losses: Numbers, task_losses: Numbers, wanted: Numbers) -> Numbers:
-    """The least loss on the curve among its points whose task loss is at most ``wanted``.
+    """Return the least loss on the curve among its points whose task loss is at most ``wanted``.
 
     Between the points that were measured the curve is a straight line. Where it only falls, that is its loss at just
     that task loss. Where no point has so low a task loss, it is the loss at the point with the lowest.
@@ -41,12 +41,12 @@ def loss_at_task_loss(losses: Numbers, task_losses: Numbers, wanted: Numbers) ->
 
 
 def loss_at_norm(losses: Numbers, norms: Sequence[float], norm: float) -> Numbers:
-    """The loss on the curve where the updates have a norm; ``losses`` are those at ``norms``, (..., points).
+    """Return the loss on the curve where the updates have a norm; ``losses`` are those at ``norms``, (..., points).
 
     >>> float(loss_at_norm(np.array([2.0, 3.0, 5.0]), (0.0, 0.5, 1.0), 0.75))
     4.0
     """
-    place = min(max(int(np.searchsorted(norms, norm, side="right")) - 1, 0), len(norms) - 2)
-    share = (norm - norms[place]) / (norms[place + 1] - norms[place])
-    found: Numbers = losses[..., place] + share * (losses[..., place + 1] - losses[..., place])
-    return found
+    segment = min(max(int(np.searchsorted(norms, norm, side="right")) - 1, 0), len(norms) - 2)
+    share = (norm - norms[segment]) / (norms[segment + 1] - norms[segment])
+    at_norm: Numbers = losses[..., segment] + share * (losses[..., segment + 1] - losses[..., segment])
+    return at_norm

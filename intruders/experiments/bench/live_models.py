@@ -26,17 +26,17 @@ class LiveModels:
 
     def use(self, cases: Sequence[Case]) -> None:
         """Take the matrices that the next remedies change."""
-        for one in self.weights.values():
-            one.use(cases)
+        for interventions in self.weights.values():
+            interventions.use(cases)
 
     def set(self, remedy: Remedy, elsewhere: Elsewhere = everywhere_as_tuned) -> None:
         """Give all models the weights that a remedy makes."""
-        for one in self.weights.values():
-            one.set(remedy, elsewhere)
+        for interventions in self.weights.values():
+            interventions.set(remedy, elsewhere)
 
 
 def answered_by(language: OpenedModel, tasks: Mapping[str, Task]) -> Scored:
-    """Of the tasks those that a causal language model answers itself."""
+    """Return the tasks that a causal language model answers itself."""
     if language.is_masked:
         return {}
     return {name: (language, []) for name, task in tasks.items() if task.kind == "causal"}
@@ -52,14 +52,19 @@ def opened_live(
     *,
     reads_text: bool = True,
 ) -> Iterator[LiveModels]:
-    """Open the tuned model for as long as the block lasts; ``others`` are the base's tensors that no case is of."""
+    """Open the tuned model within the block; ``others`` are the base's tensors without a case."""
     language = open_language_model(tuned, base) if reads_text else None
     shared = {} if language is None else answered_by(language, tasks)
     scored = {name: shared.get(name) or open_for_task(tuned, task, base) for name, task in tasks.items()}
-    opened = [*([] if language is None else [language]), *(one for one, _ in scored.values())]
-    with ExitStack() as stack:
+    opened = [
+        *([] if language is None else [language]),
+        *(opened_model for opened_model, _ in scored.values()),
+    ]
+    with ExitStack() as contexts:
         weights = {
-            number: stack.enter_context(LiveInterventions(model, base_side, (), others))
-            for number, model in {id(one.model): one.model for one in opened}.items()
+            number: contexts.enter_context(LiveInterventions(model, base_side, (), others))
+            for number, model in {
+                id(opened_model.model): opened_model.model for opened_model in opened
+            }.items()
         }
         yield LiveModels(language, scored, weights)

@@ -34,18 +34,18 @@ class MeasuredData:
     seed: int  # of the bootstrap, and of what is masked
 
     def fingerprint(self) -> str:
-        """The same for the same documents and examples alone."""
+        """Return a hash of the documents and examples."""
         examples = {name: rows for name, (_, rows) in self.examples.items()}
         return DataShare("all", self.corpora, examples).fingerprint()
 
     def losses_of(self, opened: OpenedModel) -> Losses:
-        """The losses of every document."""
+        """Return the losses of every document."""
         return losses_by_corpus(opened, self.corpora, self.losses, self.seed)
 
     def summarized(
         self, losses: Losses, against: Mapping[str, CorpusLoss] | None = None
     ) -> dict[str, CorpusLoss]:
-        """Mean losses with their intervals, and paired differences from those of another model."""
+        """Return mean losses with their intervals, and paired differences from those of another model."""
         return {
             name: summarize_losses(
                 name,
@@ -58,10 +58,10 @@ class MeasuredData:
         }
 
     def scores(self, outcome: Outcome) -> dict[str, TaskScore]:
-        """The score of every task."""
+        """Return the score of every task."""
         return {
-            name: score_of_answers(self.tasks[name], self.examples[name][0], found.right or [])
-            for name, found in outcome.tasks.items()
+            name: score_of_answers(self.tasks[name], self.examples[name][0], of_task.right or [])
+            for name, of_task in outcome.tasks.items()
         }
 
 
@@ -76,13 +76,13 @@ class MeasuredWeights:
     def outcome(
         self, remedy: Remedy, elsewhere: Elsewhere = everywhere_as_tuned, *, answers: bool = True
     ) -> Outcome:
-        """The losses of every document and example; with ``answers`` also which answers are right."""
+        """Measure the losses of every document and example; with ``answers`` also which answers are right."""
         unit = {"remedy": remedy.name, "settings": remedy.recorded(), "answers": answers}
-        found = self.kept.get(unit)
-        if found is None:
+        outcome = self.kept.get(unit)
+        if outcome is None:
             self.models.set(remedy, elsewhere)
             language = self.models.language
-            found = Outcome(
+            outcome = Outcome(
                 {} if language is None else self.data.losses_of(language),
                 {
                     name: task_outcome(
@@ -91,5 +91,5 @@ class MeasuredWeights:
                     for name, (opened, labels) in self.models.scored.items()
                 },
             )
-            self.kept.put(unit, found)
-        return found
+            self.kept.put(unit, outcome)
+        return outcome

@@ -16,13 +16,13 @@ _AT_ONCE = 1000
 
 
 class Resamples:
-    """How often every document and example is drawn: once each in the first row, at random in the others.
+    """Counts of every document and example per resample: once each in the first row, at random in the others.
 
-    A loss is one number a row: that of the data themselves, then one for each resample.
+    A loss has one number per row: that of the data themselves, then one per resample.
     """
 
     def __init__(self, like: Outcome, weights: dict[str, list[float]], seed: int) -> None:
-        """``weights`` are those of the parts of every corpus."""
+        """Draw the resamples; ``weights`` are those of the parts of every corpus."""
         generator = np.random.default_rng(seed)
         self._weights, self.seed = weights, seed
         self._documents = {
@@ -33,26 +33,26 @@ class Resamples:
 
     @property
     def documents(self) -> int:
-        """Of the corpus with fewest."""
+        """The number of documents of the smallest corpus."""
         return min(int(part.shape[1]) for parts in self._documents.values() for part in parts)
 
     def examples(self, task: str) -> int:
         return int(self._examples[task].shape[1])
 
     def corpus_loss(self, outcome: Outcome, name: str) -> Numbers:
-        """Loss per token of one corpus, (1 + resamples,)."""
+        """Return the loss per token of one corpus, (1 + resamples,)."""
         parts = zip(outcome.corpora[name], self._documents[name], self._weights[name], strict=True)
         weighed = [weight * _ratio(losses, drawn) for losses, drawn, weight in parts]
-        found: Numbers = np.sum(weighed, axis=0) / sum(self._weights[name])
-        return found
+        means: Numbers = np.sum(weighed, axis=0) / sum(self._weights[name])
+        return means
 
     def loss(self, outcome: Outcome) -> Numbers:
-        """The mean over all corpora."""
-        found: Numbers = np.mean([self.corpus_loss(outcome, name) for name in outcome.corpora], axis=0)
-        return found
+        """Return the mean over all corpora."""
+        means: Numbers = np.mean([self.corpus_loss(outcome, name) for name in outcome.corpora], axis=0)
+        return means
 
     def task_loss(self, outcome: Outcome, name: str) -> Numbers:
-        """Loss per token of the targets of one task."""
+        """Return the loss per token of the targets of one task."""
         return _ratio(outcome.tasks[name].losses, self._examples[name])
 
 
@@ -62,9 +62,9 @@ def _drawn(count: int, generator: np.random.Generator) -> npt.NDArray[np.uint16]
 
 
 def _ratio(losses: DocumentLosses, drawn: npt.NDArray[np.uint16]) -> Numbers:
-    found: Sequence[Numbers] = [
+    ratios: Sequence[Numbers] = [
         (rows @ losses.sums) / (rows @ losses.tokens)
         for start in range(0, len(drawn), _AT_ONCE)
         for rows in [drawn[start : start + _AT_ONCE].astype(np.float64)]
     ]
-    return np.concatenate(found)
+    return np.concatenate(ratios)

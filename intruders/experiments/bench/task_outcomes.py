@@ -16,8 +16,8 @@ from ...models.tuned_model import OpenedModel
 def task_outcome(
     opened: OpenedModel, labels: Sequence[str], task: Task, examples: Sequence[Example], answers: bool
 ) -> TaskOutcome:
-    """The losses of the targets; with ``answers`` also which answers are right."""
-    found = graded(
+    """Measure the losses of the targets; with ``answers`` also which answers are right."""
+    grades = graded(
         opened.model,
         opened.tokenizer,
         task,
@@ -26,5 +26,5 @@ def task_outcome(
         labels=list(labels) or None,
         answers=answers,
     )
-    losses = DocumentLosses("target-loss", np.array(found.losses), np.array(found.tokens, dtype=np.int64))
-    return TaskOutcome(losses, found.right if answers else None)
+    losses = DocumentLosses("target-loss", np.array(grades.losses), np.array(grades.tokens, dtype=np.int64))
+    return TaskOutcome(losses, grades.right if answers else None)

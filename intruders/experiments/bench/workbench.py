@@ -26,7 +26,7 @@ _CONTROLS = 7  # at most, of one remedy
 
 
 class Tally:
-    """How many evaluations are done, of how many: the number falls as strengths are dropped."""
+    """The number of evaluations that are done and expected; the latter falls as strengths are dropped."""
 
     def __init__(self, progress: Progress, names: Sequence[str], strengths: int, shares: int) -> None:
         self._progress, self._done = progress, 0
@@ -35,7 +35,7 @@ class Tally:
         self._planned = (shares + 1) * (1 + len(ALPHAS)) + 1 + rows * self.of_one_remedy
 
     def step(self, what: str) -> None:
-        """An evaluation begins."""
+        """Report that an evaluation begins."""
         self._progress(what, self._done, self._planned)
         self._done += 1
 
@@ -74,7 +74,7 @@ class Evaluations:
         control: str | None = None,
         inputs: str | None = None,
     ) -> Outcome:
-        """The tuned model under a remedy; ``control`` names it as one, ``inputs`` says what it was matched on."""
+        """Measure the tuned model under a remedy; ``control`` is a label, ``inputs`` what it was matched on."""
         unit = {
             "remedy": remedy.name,
             "settings": remedy.recorded(),
@@ -84,25 +84,25 @@ class Evaluations:
         }
         self.tally.step(f"{remedy.name if control is None else control}")
         key = json.dumps(unit, sort_keys=True)
-        found = self._seen.get(key) or self._kept.get(unit)
-        if found is None:
-            found = self.bench.measured(remedy, self.elsewhere(remedy), share, answers)
-            self._kept.put(unit, found)
-        self._seen[key] = found
-        return found
+        outcome = self._seen.get(key) or self._kept.get(unit)
+        if outcome is None:
+            outcome = self.bench.measured(remedy, self.elsewhere(remedy), share, answers)
+            self._kept.put(unit, outcome)
+        self._seen[key] = outcome
+        return outcome
 
     def sensitivities(
         self, directions: Mapping[str, Directions], task: str, examples: int
     ) -> dict[str, list[float]]:
-        """What the loss on a task's training examples feels of every direction, by matrix."""
+        """Return the sensitivity of the loss on a task's training examples to every direction, by matrix."""
         share = self.bench.training_examples(task, examples)
         unit = {"sensitivities": sorted(directions), "task": task, "share": share.fingerprint()}
         self.tally.step("sensitivities")
-        found: dict[str, list[float]] | None = self._kept.get_plain(unit)
-        if found is None:
-            found = self.bench.sensitivities(directions, task, share)
-            self._kept.put_plain(unit, found)
-        return found
+        measured: dict[str, list[float]] | None = self._kept.get_plain(unit)
+        if measured is None:
+            measured = self.bench.sensitivities(directions, task, share)
+            self._kept.put_plain(unit, measured)
+        return measured
 
     def elsewhere(self, remedy: Remedy) -> Elsewhere:
         return shares_elsewhere(remedy, self._base_names, self._settings)
@@ -127,16 +127,16 @@ class UpdateSizes:
         }
 
     def norm(self, remedy: Remedy, cases: Sequence[Case], elsewhere: Elsewhere) -> float:
-        """``||D'||_F`` over all tuned tensors, as a share of ``||D||_F``."""
+        """Return ``||D'||_F`` over all tuned tensors, as a share of ``||D||_F``."""
         squares = [remedy.change(case).norm_of(case.update, case.base) ** 2 for case in cases]
         return self._norm(cases, squares, elsewhere)
 
     def norm_and_output(
         self, remedy: Remedy, cases: Sequence[Case], elsewhere: Elsewhere
     ) -> tuple[float, float | None]:
-        """:meth:`norm`, and the mean ``||D'h||^2`` summed over matrices, as a share of that of D; None without inputs.
+        """Return :meth:`norm`, and the mean ``||D'h||^2`` over all matrices as a share of D's (None without inputs).
 
-        What a control makes of a matrix can take longer than both numbers, so it is made once.
+        A control's change of a matrix can take longer than both numbers, so it is computed once.
         """
         squares, energies = [], dict(self._energies)
         for case in cases:
@@ -149,7 +149,7 @@ class UpdateSizes:
         return self._norm(cases, squares, elsewhere), output
 
     def _norm(self, cases: Sequence[Case], squares: Sequence[float], elsewhere: Elsewhere) -> float:
-        """``squares`` are those of ``||D'||_F`` of the cases."""
+        """Return the norm from ``squares``, the ``||D'||_F^2`` of the cases."""
         rest = self._bench.norm_of_others(lambda name: 1.0)
         whole = math.fsum(norm**2 for norm in self._audited.values()) + rest**2
         touched = {case.matrix.name for case in cases}

@@ -19,7 +19,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class FourParts:
-    """How a remedy does on every measure, 0 to 1; None where no measure is of that kind.
+    """The scores of a remedy on four kinds of measures, 0 to 1; None if a kind has no measure.
 
     Measures are corpora, tasks besides the first, which is the target, and tasks of lm-evaluation-harness. Scores s are
     losses with the other sign, and the harness's own.
@@ -33,16 +33,18 @@ class FourParts:
     @property
     def harmonic_mean(self) -> float | None:
         parts = [
-            one for one in (self.healing, self.preservation, self.non_damage, self.target) if one is not None
+            value
+            for value in (self.healing, self.preservation, self.non_damage, self.target)
+            if value is not None
         ]
         if not parts:
             return None
-        return 0.0 if min(parts) <= 0 else len(parts) / sum(1 / one for one in parts)
+        return 0.0 if min(parts) <= 0 else len(parts) / sum(1 / value for value in parts)
 
 
 @dataclass(frozen=True)
 class Items:
-    """What becomes of single examples."""
+    """Counts of single examples by how their answers changed."""
 
     broken: int  # right in the base, wrong in the tuned model
     right_again: int  # of those
@@ -69,85 +71,86 @@ class Yardstick:
         level: float = 0.95,
         seed: int = 0,
     ) -> None:
-        """``curve`` is interpolation at ``ALPHAS``, where the updates have ``norms``; the tuned model is the last."""
+        """Take a ``curve`` of interpolation at ``ALPHAS``, with the updates' ``norms``; the tuned model is last."""
         self.base, self.tuned, self.target, self.level = base, tuned, target, level
         self.weights, self._norms = weights, list(norms)
         self._resamples = Resamples(base, dict(weights), seed)
-        self._losses = np.stack([self._resamples.loss(one) for one in curve], axis=-1)  # (rows, points)
-        self._task_losses = np.stack([self._task(one) for one in curve], axis=-1)
+        # (rows, points)
+        self._losses = np.stack([self._resamples.loss(outcome) for outcome in curve], axis=-1)
+        self._task_losses = np.stack([self._task(outcome) for outcome in curve], axis=-1)
 
     def loss(self, outcome: Outcome) -> Interval:
-        """Loss on text, the mean over the corpora."""
+        """Return the loss on text, the mean over the corpora."""
         return self._interval(self._resamples.loss(outcome), self._resamples.documents)
 
     def task_loss(self, outcome: Outcome) -> Interval:
         return self._interval(self._task(outcome), self._resamples.examples(self.target))
 
     def healed(self, outcome: Outcome) -> Interval | None:
-        """``(L_tuned - L') / (L_tuned - L_base)``; None where tuning did not clearly raise the loss."""
+        """Return ``(L_tuned - L') / (L_tuned - L_base)``; None if tuning did not clearly raise the loss."""
         loss = self._resamples.loss
         return self._share(
             loss(self.tuned) - loss(outcome), loss(self.tuned) - loss(self.base), self._documents
         )
 
     def kept(self, outcome: Outcome) -> Interval | None:
-        """``(S' - S_base) / (S_tuned - S_base)`` of the target's loss; None where tuning did not clearly lower it."""
+        """Return ``(S' - S_base) / (S_tuned - S_base)`` of the target; None if tuning did not clearly lower it."""
         base = self._task(self.base)
         examples = self._resamples.examples(self.target)
         return self._share(base - self._task(outcome), base - self._task(self.tuned), examples)
 
     def gain(self, outcome: Outcome) -> Interval:
-        """Loss of interpolation at the same task loss, minus this one's, in nats per token."""
+        """Return the loss of interpolation at the same task loss minus the outcome's loss, in nats per token."""
         return self._interval(self._gain(outcome), self._both)
 
     def gain_at_norm(self, outcome: Outcome, norm: float) -> Interval | None:
-        """Loss of interpolation at the same norm of all updates (1: the tuned model's), minus this one's."""
+        """Return interpolation's loss at the same norm of all updates (tuned model: 1) minus the outcome's loss."""
         if not self._norms[0] - _ROUNDING <= norm <= self._norms[-1] + _ROUNDING:
             return None  # no interpolation has that norm
         at = loss_at_norm(self._losses, self._norms, min(max(norm, self._norms[0]), self._norms[-1]))
         return self._interval(at - self._resamples.loss(outcome), self._documents)
 
     def margin(self, outcome: Outcome, control: Outcome) -> Interval:
-        """By how much the gain at equal task loss is above a control's."""
+        """Return the gain at equal task loss minus a control's gain."""
         return self._interval(self._gain(outcome) - self._gain(control), self._both)
 
     def tuning_cost(self) -> Interval:
-        """``L_tuned - L_base``: what was forgotten."""
+        """Return the forgetting, ``L_tuned - L_base``."""
         loss = self._resamples.loss
         return self._interval(loss(self.tuned) - loss(self.base), self._documents)
 
     def four_parts(self, outcome: Outcome) -> FourParts | None:
-        """None where there is one corpus and one task alone."""
+        """Return the four parts; None for a single corpus and a single task."""
         by_tuning, now = self._by_tuning, self._above_base(outcome)
         if len(by_tuning) < 2:
             return None
-        found: dict[str, list[float]] = {"healing": [], "preservation": [], "non_damage": []}
+        shares: dict[str, list[float]] = {"healing": [], "preservation": [], "non_damage": []}
         for rise, rest in zip(by_tuning, now, strict=True):
             if not rise.is_clear:
-                found["non_damage"].append(0.0 if rest.is_clear and rest.estimate > 0 else 1.0)
+                shares["non_damage"].append(0.0 if rest.is_clear and rest.estimate > 0 else 1.0)
                 continue
             left = min(1.0, max(0.0, rest.estimate / rise.estimate))
             if rise.estimate > 0:
-                found["healing"].append(1 - left)
+                shares["healing"].append(1 - left)
             else:
-                found["preservation"].append(left)
+                shares["preservation"].append(left)
         kept = self.kept(outcome)
         return FourParts(
-            **{name: float(np.mean(values)) if values else None for name, values in found.items()},
+            **{name: float(np.mean(values)) if values else None for name, values in shares.items()},
             target=None if kept is None else min(1.0, max(0.0, kept.estimate)),
         )
 
     def items(self, outcome: Outcome) -> Items | None:
-        """Over the examples of all tasks; None where answers were not asked for."""
+        """Count examples of all tasks by what became of them; None if answers were not measured."""
         counts = np.zeros(5, dtype=int)
         for name, task in outcome.tasks.items():
             before, after = self.base.tasks[name].right, self.tuned.tasks[name].right
             if task.right is None or before is None or after is None:
                 return None
-            base, tuned, now = (np.array(one, dtype=bool) for one in (before, after, task.right))
+            base, tuned, now = (np.array(answers, dtype=bool) for answers in (before, after, task.right))
             broken, gained = base & ~tuned, ~base & tuned
             kinds = (broken, broken & now, gained, gained & now, base & tuned & ~now)
-            counts += [int(one.sum()) for one in kinds]
+            counts += [int(kind.sum()) for kind in kinds]
         return Items(*counts.tolist())
 
     @property
@@ -166,15 +169,15 @@ class Yardstick:
         return self._above_base(self.tuned)
 
     def _above_base(self, outcome: Outcome) -> list[Interval]:
-        """By how much every measure but the target is worse than in the base."""
+        """Return by how much every measure but the target is worse than in the base."""
         resamples = self._resamples
-        found = [
+        intervals = [
             self._interval(
                 resamples.corpus_loss(outcome, name) - resamples.corpus_loss(self.base, name), self._documents
             )
             for name in outcome.corpora
         ]
-        found += [
+        intervals += [
             self._interval(
                 resamples.task_loss(outcome, name) - resamples.task_loss(self.base, name),
                 resamples.examples(name),
@@ -183,7 +186,7 @@ class Yardstick:
             if name != self.target
         ]
         # Of many thousands of examples the resamples of all models together would fill the memory; these are not kept.
-        return found + [
+        return intervals + [
             paired_difference(
                 _lost(scores), _lost(self.base.harness[task]), level=self.level, seed=resamples.seed
             )
@@ -192,8 +195,8 @@ class Yardstick:
 
     def _gain(self, outcome: Outcome) -> Numbers:
         at = loss_at_task_loss(self._losses, self._task_losses, self._task(outcome))
-        found: Numbers = at - self._resamples.loss(outcome)
-        return found
+        gain: Numbers = at - self._resamples.loss(outcome)
+        return gain
 
     def _share(self, part: Numbers, whole: Numbers, count: int) -> Interval | None:
         of = self._interval(whole, count)
@@ -207,7 +210,7 @@ class Yardstick:
 
 
 def _lost(scores: Sequence[float]) -> DocumentLosses:
-    """Scores as losses, one example a document."""
+    """Return scores as losses, with one example per document."""
     return DocumentLosses(
         "harness", -np.array(scores, dtype=np.float64), np.ones(len(scores), dtype=np.int64)
     )

@@ -34,8 +34,8 @@ from ..bench.bench import Measuring, opened_bench
 from ..bench.data_shares import DataShares, split_data
 from ..bench.live_models import answered_by
 from ..bench.workbench import Evaluations, Tally, UpdateSizes
-from ..heal.heal import learned_doses
 from ..heal.heal_settings import HEALING, HealSettings
+from ..heal.learned_doses import learned_doses
 from .compared import ComparedRemedy, RemedyComparison
 from .comparison_settings import EVERY_REMEDY, REMEDIES, ComparisonSettings
 from .contest import Contest
@@ -63,22 +63,28 @@ def compare_remedies(
     validation split, and everything is reported on the other half and on the test split.
 
     Args:
-      base: folder, hub id or alias of the model before fine-tuning; None where an adapter names it.
-      tuned: that of the fine-tuned model, or its adapter. An adapter that names its base may come alone.
+      base: folder, Hub id or demo model of the model before fine-tuning; None if an adapter names it.
+      tuned: the fine-tuned model, or its adapter. An adapter that names its base may be passed alone.
       comparison: which remedies, at how many strengths, and what they may cost.
-      losses: on what text forgetting is measured, as in :func:`intruders.evaluate`; at least one corpus.
-      scores: which tasks are scored; the first is the one that the model was tuned for.
+      losses: the text that forgetting is measured on, as in :func:`intruders.evaluate`; at least one corpus.
+      scores: the tasks to score; the first is the one that the model was tuned for.
       harness: tasks of lm-evaluation-harness, which are counted among the four parts of every remedy.
-      audit: settings of the audit that finds the intruders; or one of these two, or the path of a saved one.
-      data_seed: of the tasks' rows and splits, as in fine-tuning; that of the run if none is given.
-      seed: of halves, samples, random controls and of the bootstrap.
+      audit: settings of the audit that finds the intruders, an audit of these two models, or the path of a saved one.
+      data_seed: seed of the tasks' rows and splits, as in fine-tuning; by default that of the run.
+      seed: seed of halves, samples, random controls and the bootstrap.
       out: a folder that keeps every finished evaluation, so that the same call resumes.
       compute: where the audit is computed.
       progress: called with (what is being measured, evaluations done, in all).
 
+    Returns:
+      One row per remedy with its chosen strength, its gain over interpolation and its controls.
+
     Raises:
       SettingError: nothing to measure, or a setting out of range.
       IntrudersError: as the audit and the evaluation raise it. A remedy that cannot run is a row with its reason.
+
+    Example:
+      ``intruders.compare_remedies("smollm2-135m", "my-adapter", losses=losses, scores=scores).better``
     """
     given_base, given_tuned = named_sides(base, tuned)
     base, tuned = None if given_base is None else str(given_base), str(given_tuned)
@@ -97,8 +103,8 @@ def compare_remedies(
     if folder is not None:
         make_folder(folder)
     with nullcontext() if folder is None else locked_folder(folder):
-        pairing, found, settings = audited_whole(base_side, tuned_side, audit, compute, progress)
-        if not found.matrices:
+        pairing, audited, settings = audited_whole(base_side, tuned_side, audit, compute, progress)
+        if not audited.matrices:
             raise SettingError(
                 f"'{tuned}' changes no matrix of '{base_source}' that an audit examines, so nothing can be compared; "
                 "pass another model or a wider --include"
@@ -107,11 +113,11 @@ def compare_remedies(
         measuring = Measuring(losses, tasks, seed, harness, scores.max_examples)
         of = {}
         if folder is not None:
-            of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=found, tasks=tasks)
+            of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=audited, tasks=tasks)
         kept = KeptOutcomes(folder, of)
         tally = Tally(progress, names, comparison.strengths, len(data.choice))
         of_base = _base_outcomes(base_source, measuring, data, kept, tally)
-        others = not_audited(base_side, found)
+        others = not_audited(base_side, audited)
         learned: Doses | str = "were not asked for"
         if Doses.name in names:
             learning = HealSettings(
@@ -135,10 +141,10 @@ def compare_remedies(
             )
         with opened_bench(measuring, tuned, base, base_side, others) as bench:
             evaluations = Evaluations(bench, kept, tally, base_side.names(), settings)
-            sizes = UpdateSizes(found, bench)
+            sizes = UpdateSizes(audited, bench)
             contest = Contest(
                 pairing=pairing.pairs,
-                audit=found,
+                audit=audited,
                 base=base_side,
                 evaluations=evaluations,
                 sizes=sizes,
@@ -171,26 +177,26 @@ def _require_measures(losses: LossSettings, scores: ScoreSettings) -> None:
 def _base_outcomes(
     source: str, measuring: Measuring, data: DataShares, kept: KeptOutcomes, tally: Tally
 ) -> list[Outcome]:
-    """The base itself on every share; it is open only while it is measured.
+    """Measure the base on every share; it is open only while it is measured.
 
-    Tasks that its language model cannot answer are left out: the contest measures them at a share of 0 of the update.
+    Tasks that its language model cannot answer are skipped: the contest measures them at a share of 0 of the update.
     """
     shares = [*data.choice, data.report]
     units = [
         {"remedy": None, "tasks": list(measuring.tasks), **measuring.unit(share, share is data.report)}
         for share in shares
     ]
-    found = [kept.get(unit) for unit in units]
-    if any(one is None for one in found):
+    outcomes = [kept.get(unit) for unit in units]
+    if None in outcomes:
         opened = open_language_model(source)
-        for place, (share, unit) in enumerate(zip(shares, units, strict=True)):
+        for position, (share, unit) in enumerate(zip(shares, units, strict=True)):
             tally.step("base")
-            if found[place] is None:
+            if outcomes[position] is None:
                 outcome = measuring.outcome(
                     opened, answered_by(opened, measuring.tasks), share, share is data.report
                 )
                 kept.put(unit, outcome)
-                found[place] = outcome
+                outcomes[position] = outcome
     else:
         tally.skip(len(shares))
-    return [one for one in found if one is not None]
+    return [measured for measured in outcomes if measured is not None]

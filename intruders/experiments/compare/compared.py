@@ -57,7 +57,27 @@ class ComparedRemedy:
 
 @dataclass(frozen=True)
 class RemedyComparison:
-    """Every remedy on one model, on the same documents and examples."""
+    """Every remedy on one model, on the same documents and examples.
+
+    Args:
+      base: the model before fine-tuning.
+      tuned: the fine-tuned model.
+      tuned_kind: "adapter" or "checkpoint".
+      target: the task that the model was tuned for.
+      settings: the settings that were used.
+      allow: the allowed rise of the task loss, in nats per token.
+      level: the level of every interval.
+      counts: number of documents and examples, by share.
+      base_point: the measures of the base.
+      tuned_point: the measures of the tuned model.
+      curve: interpolation on the data that are reported.
+      forgotten: the forgetting, L_tuned - L_base.
+      remedies: one row per remedy.
+      others: tuned tensors that an audit does not examine.
+
+    Example:
+      ``[remedy.name for remedy in comparison.better]``
+    """
 
     base: str
     tuned: str
@@ -76,16 +96,22 @@ class RemedyComparison:
 
     @property
     def better(self) -> list[ComparedRemedy]:
-        """Clearly better than interpolation at equal task loss, the best first."""
-        found = [one for one in self.remedies if one.chosen and one.chosen.gain and one.chosen.gain.low > 0]
-        return sorted(found, key=lambda one: -one.chosen.gain.estimate)  # type: ignore[union-attr]
+        """The remedies that are clearly better than interpolation at equal task loss, the best first."""
+        helpful = [
+            remedy
+            for remedy in self.remedies
+            if remedy.chosen and remedy.chosen.gain and remedy.chosen.gain.low > 0
+        ]
+        return sorted(helpful, key=lambda remedy: -remedy.chosen.gain.estimate)  # type: ignore[union-attr]
 
     @property
     def beyond_dose(self) -> list[ComparedRemedy]:
-        """Those of them that are clearly better than the same dose without their directions, too."""
-        return [one for one in self.better if _beats(one, "shrink") and _beats(one, "shrink-output")]
+        """Those that also clearly beat both shrink controls."""
+        return [
+            remedy for remedy in self.better if _beats(remedy, "shrink") and _beats(remedy, "shrink-output")
+        ]
 
 
 def _beats(remedy: ComparedRemedy, control: str) -> bool:
-    margins = [one.margin for one in remedy.controls if one.control == control]
+    margins = [point.margin for point in remedy.controls if point.control == control]
     return bool(margins) and all(margin is not None and margin.low > 0 for margin in margins)

@@ -36,7 +36,7 @@ COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
 
 
 def document(comparison: RemedyComparison) -> dict[str, Any]:
-    """Plain JSON values: every point with its intervals, every refusal with its reason, and the sentence."""
+    """Return plain JSON values: points with their intervals, refusals with their reasons, and the sentence."""
     return {
         "schema": SCHEMA,
         "intruders_version": __version__,
@@ -53,22 +53,22 @@ def document(comparison: RemedyComparison) -> dict[str, Any]:
         "data": {name: dict(counts) for name, counts in comparison.counts.items()},
         "forgotten": _interval(comparison.forgotten),
         "curve": [_point(point) for point in comparison.curve],
-        "remedies": [_remedy(one) for one in comparison.remedies],
+        "remedies": [_remedy(remedy) for remedy in comparison.remedies],
         "tuned_tensors_not_audited": list(comparison.others),
-        "better": [one.name for one in comparison.better],
-        "beyond_dose": [one.name for one in comparison.beyond_dose],
+        "better": [remedy.name for remedy in comparison.better],
+        "beyond_dose": [remedy.name for remedy in comparison.beyond_dose],
         "sentence": sentence(comparison),
         "command": command(comparison),
     }
 
 
 def comparison_rows(comparison: RemedyComparison) -> list[dict[str, Any]]:
-    """One row a point: the curve, and of every remedy what was tried, chosen, and its controls."""
+    """Return one row per point: the curve, and each remedy's tried strengths, chosen strength and controls."""
     return rows_of_document(document(comparison))
 
 
 def save_comparison(comparison: RemedyComparison, folder: str | os.PathLike[str]) -> None:
-    """``remedies.json`` and ``remedies.parquet`` in a folder that is there."""
+    """Write ``remedies.json`` and ``remedies.parquet`` to an existing folder."""
     schema = pa.schema([pa.field(name, kind) for name, kind in COLUMNS])
     content = io.BytesIO()
     pq.write_table(

@@ -10,16 +10,16 @@ INTERVALS = ("loss", "task_loss", "healed", "kept", "gain", "gain_at_norm", "mar
 
 
 def rows_of_document(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a point: the curve, and of every remedy what was tried, chosen, and its controls."""
+    """Return one row per point: the curve, and each remedy's tried strengths, chosen strength and controls."""
     target = record["target"]
-    found = [_row(point, target) for point in record["curve"]]
+    rows = [_row(point, target) for point in record["curve"]]
     for remedy in record["remedies"]:
-        found += [_row(point, target) for point in remedy["tried"]]
+        rows += [_row(point, target) for point in remedy["tried"]]
         if remedy["chosen"] is not None:
             chosen = {"chosen": True, "over_allowance": remedy["over_allowance"]}
-            found.append(_row(remedy["chosen"], target) | chosen)
-        found += [_row(point, target) for point in remedy["controls"]]
-    return found
+            rows.append(_row(remedy["chosen"], target) | chosen)
+        rows += [_row(point, target) for point in remedy["controls"]]
+    return rows
 
 
 def _row(point: Mapping[str, Any], target: str) -> dict[str, Any]:

@@ -29,7 +29,11 @@ REMEDIES = (
 
 @dataclass(frozen=True)
 class ComparisonSettings(Settings):
-    """What is compared."""
+    """Which remedies are compared, at which strengths and at what cost for the task.
+
+    Example:
+      ``intruders.ComparisonSettings(strengths=5)``
+    """
 
     only: tuple[str, ...] = setting(
         (),

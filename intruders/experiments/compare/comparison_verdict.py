@@ -13,21 +13,21 @@ from .tried_strengths import strength_name
 
 
 def winner(comparison: RemedyComparison) -> ComparedRemedy | None:
-    """The remedy with the largest clear gain over interpolation at equal task loss, within the allowance.
+    """Return the remedy with the largest clear gain over interpolation at equal task loss, within the allowance.
 
-    One that is more than its dose comes before one that may be no more.
+    A remedy that clearly beats its dose comes before one that does not.
     """
     ranked = [*comparison.beyond_dose, *comparison.better]
-    return next((one for one in ranked if not one.is_over_allowance), None)
+    return next((remedy for remedy in ranked if not remedy.is_over_allowance), None)
 
 
 def has_forgotten(comparison: RemedyComparison) -> bool:
-    """Whether tuning clearly raised the loss on text."""
+    """Return whether tuning clearly raised the loss on text."""
     return comparison.forgotten.low > 0
 
 
 def sentence(comparison: RemedyComparison) -> str:
-    """The remedy to use, with its numbers; or that none is clearly better than interpolation."""
+    """Say which remedy to use, with its numbers, or that none is clearly better than interpolation."""
     if not has_forgotten(comparison):
         return (
             "Tuning did not clearly raise the loss on text "
@@ -42,7 +42,7 @@ def sentence(comparison: RemedyComparison) -> str:
         if best not in comparison.beyond_dose and best.controls:
             text += "; the same dose without its directions is not clearly worse"
         return f"{text}.{_accuracies(comparison, best.chosen)}"
-    chosen = next((one for one in comparison.remedies if one.name == "interpolate"), None)
+    chosen = next((remedy for remedy in comparison.remedies if remedy.name == "interpolate"), None)
     if chosen is None or chosen.chosen is None:
         return "No remedy is clearly better than turning the update down."
     text = f"No remedy is clearly better than turning the update down: use interpolate at {_strength(chosen)}"
@@ -52,7 +52,7 @@ def sentence(comparison: RemedyComparison) -> str:
 
 
 def _accuracies(comparison: RemedyComparison, chosen: ComparedPoint) -> str:
-    """What the dose costs the task; empty where its score is no accuracy."""
+    """Say what the dose costs the task; empty if its score is not an accuracy."""
     own = chosen.accuracies.get(comparison.target)
     tuned = comparison.tuned_point.accuracies.get(comparison.target)
     if own is None or tuned is None:
@@ -61,10 +61,12 @@ def _accuracies(comparison: RemedyComparison, chosen: ComparedPoint) -> str:
 
 
 def command(comparison: RemedyComparison, out: str = "DIR") -> str | None:
-    """The shell line that writes the model that :func:`sentence` names."""
+    """Return the shell line that writes the model that :func:`sentence` names."""
     if not has_forgotten(comparison):
         return None
-    best = winner(comparison) or next((one for one in comparison.remedies if one.name == "interpolate"), None)
+    best = winner(comparison) or next(
+        (remedy for remedy in comparison.remedies if remedy.name == "interpolate"), None
+    )
     if best is None or best.chosen is None or best.chosen.strength is None:
         return None
     parts = ["intruders", "mitigate", comparison.base, comparison.tuned]
@@ -90,7 +92,7 @@ def command(comparison: RemedyComparison, out: str = "DIR") -> str | None:
 
 
 def _healing_command(comparison: RemedyComparison, out: str) -> str:
-    """Doses are learned again, by the command that writes them too."""
+    """Return the command that learns doses again and writes the model."""
     parts = ["intruders", "heal", comparison.base, comparison.tuned]
     parts += ["--task", str(comparison.settings.get("task") or comparison.target)]
     for corpus in comparison.base_point.losses:
@@ -108,7 +110,7 @@ def _strength(remedy: ComparedRemedy) -> str:
 
 
 def _needs_a_checkpoint(remedy: ComparedRemedy, comparison: RemedyComparison) -> bool:
-    """An adapter holds no single entries, and keeps what PEFT stores in full as it is."""
+    """Return whether a remedy needs a checkpoint: adapters cannot store single entries or change full tensors."""
     from ...mitigation.remedies.every_remedy import PUBLISHED
     from ...mitigation.remedies.remedy import ShareRemedy
 

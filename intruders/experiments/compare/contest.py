@@ -37,7 +37,7 @@ _LEVEL = 0.95
 
 @dataclass
 class Contest:
-    """One tuned model, measured under one remedy after the other."""
+    """One tuned model, measured under each remedy in turn."""
 
     pairing: Sequence[PairedMatrix]
     audit: Audit
@@ -83,7 +83,7 @@ class Contest:
         by_point = zip(*(self._curve[name] for name in chosen), strict=True)
         self._curve[CHOICE] = [joined(outcomes) for outcomes in by_point]
         along = [Interpolate(alpha) for alpha in ALPHAS]
-        self._norms = [self.sizes.norm(one, cases, evaluations.elsewhere(one)) for one in along]
+        self._norms = [self.sizes.norm(remedy, cases, evaluations.elsewhere(remedy)) for remedy in along]
         rows = self._rows_compared()
         if not self.data.first.is_empty:
             self._first = self._yardstick(self.data.first.name, _LEVEL)
@@ -92,7 +92,7 @@ class Contest:
         self._interpolation = self._interpolated(cases)
 
     def _with_tasks(self, of_base: Outcome, share: DataShare, answers: bool) -> Outcome:
-        """The base with the tasks that its language model cannot answer: under the head that was tuned for them."""
+        """Measure the base on tasks that its language model cannot answer, under the head that was tuned for them."""
         if all(name in of_base.tasks for name in share.examples):
             return of_base
         headed = self.evaluations.outcome(Interpolate(0.0), share, answers=answers)
@@ -115,7 +115,7 @@ class Contest:
 
     @property
     def _leaves_out(self) -> bool:
-        """Whether tensors are left out by name."""
+        """Whether the selection excludes tensors by name."""
         return bool(self.audit.settings.get("include") or self.audit.settings.get("exclude"))
 
     def _interpolated(self, cases: Sequence[Case]) -> ComparedRemedy:
@@ -125,14 +125,14 @@ class Contest:
             self._point(remedy, outcome, self._choice, CHOICE, cases)
             for remedy, outcome in zip(remedies, outcomes, strict=True)
         ]
-        place, is_over = self._best(tried)
-        outcome = self.evaluations.outcome(remedies[place], self.data.report, answers=True)
-        return self._row(remedies[place], outcome, cases, tried=tried, is_over_allowance=is_over)
+        position, is_over = self._best(tried)
+        outcome = self.evaluations.outcome(remedies[position], self.data.report, answers=True)
+        return self._row(remedies[position], outcome, cases, tried=tried, is_over_allowance=is_over)
 
     # --- one remedy
 
     def rows(self, names: Sequence[str]) -> list[ComparedRemedy]:
-        """One row for every remedy, in their order; interpolation is always there."""
+        """Return one row for every remedy, in their order; interpolation is always there."""
         return [self._interpolation, *(self._compared(name) for name in names if name != Interpolate.name)]
 
     def _compared(self, name: str) -> ComparedRemedy:
@@ -145,9 +145,8 @@ class Contest:
             tally.skip(tally.of_one_remedy - (tally.done - before))
 
     def _measured(self, name: str) -> ComparedRemedy:
-        self.evaluations.bench.use(
-            ()
-        )  # lets go of the last remedy's matrices before those of this one are read
+        # Release the matrices of the last remedy before those of this one are read.
+        self.evaluations.bench.use(())
         remedies, cases = self._prepared(name)
         self.evaluations.bench.use(cases)
         idle = [remedy for remedy in remedies if all(_does_nothing(remedy, case) for case in cases)]
@@ -167,8 +166,8 @@ class Contest:
             self._point(remedy, outcome, self._choice, CHOICE, cases)
             for remedy, outcome in zip(left, outcomes, strict=True)
         ]
-        place, is_over = self._best(tried)
-        chosen = left[place]
+        position, is_over = self._best(tried)
+        chosen = left[position]
         outcome = self.evaluations.outcome(chosen, self.data.report, answers=True)
         row = self._row(chosen, outcome, cases, tried=tried, is_over_allowance=is_over)
         controls, missing = self._controls(chosen, outcome, cases)
@@ -183,19 +182,21 @@ class Contest:
         )
 
     def _prepared(self, name: str) -> tuple[list[Remedy], list[Case]]:
-        """The remedy at every strength, fitted to the model, and its matrices.
+        """Return the remedy at every strength, fitted to the model, and its matrices.
 
         Raises:
-          _CannotRunError: it does not fit what was given.
+          _CannotRunError: the remedy does not fit the model or the data.
         """
         if name == ScaledIntruders.name and self.audit.intruders == 0:
             raise _CannotRunError(f"no intruders among the {self.audit.k} leading vectors of any matrix")
         try:
             remedies = at_strengths(name, self.comparison.strengths, self.seed)
-            if surgeries := [one for one in remedies if isinstance(one, Surgery)]:
+            if surgeries := [remedy for remedy in remedies if isinstance(remedy, Surgery)]:
                 remedies = [*of_task(surgeries, self.target, self._cases(surgeries[:1]), self.evaluations)]
-            remedies = [self._with_doses(one) if isinstance(one, Doses) else one for one in remedies]
-            remedies = [self._fitted(one) for one in remedies]
+            remedies = [
+                self._with_doses(remedy) if isinstance(remedy, Doses) else remedy for remedy in remedies
+            ]
+            remedies = [self._fitted(remedy) for remedy in remedies]
             return remedies, self._cases(remedies)
         except IntrudersError as error:
             raise _CannotRunError(str(error)) from error
@@ -206,7 +207,7 @@ class Contest:
         return replace(self.learned, share=remedy.share)
 
     def _first_pass(self, remedies: Sequence[Remedy]) -> tuple[list[Remedy], list[Remedy]]:
-        """Those to go on with, and those clearly under the curve on a few documents, or without a finite loss."""
+        """Separate the strengths to measure further from those clearly below the curve or without a finite loss."""
         left: list[Remedy] = []
         dropped: list[Remedy] = []
         for remedy in remedies:
@@ -221,12 +222,12 @@ class Contest:
         return left, dropped
 
     def _best(self, tried: Sequence[ComparedPoint]) -> tuple[int, bool]:
-        """The lowest loss on text among points within the allowance; without any, the lowest task loss."""
+        """Return the point with the lowest loss on text within the allowance; without any, the lowest task loss."""
         limit = self._choice.tuned.tasks[self.target].losses.mean + self.comparison.allow
-        within = [place for place, point in enumerate(tried) if point.task_loss.estimate <= limit]
+        within = [position for position, point in enumerate(tried) if point.task_loss.estimate <= limit]
         if within:
-            return min(within, key=lambda place: tried[place].loss.estimate), False
-        return min(range(len(tried)), key=lambda place: tried[place].task_loss.estimate), True
+            return min(within, key=lambda position: tried[position].loss.estimate), False
+        return min(range(len(tried)), key=lambda position: tried[position].task_loss.estimate), True
 
     # --- its controls
 
@@ -237,11 +238,11 @@ class Contest:
         controls, missing = controls_of(remedy, cases, inputs, self.seed)
         if RANDOM not in missing:
             controls = {
-                label: self._fitted(one) if is_draw(label) else one for label, one in controls.items()
+                label: self._fitted(drawn) if is_draw(label) else drawn for label, drawn in controls.items()
             }
             cases = self._cases([remedy, *controls.values()])
             self.evaluations.bench.use(cases)
-        found = []
+        points = []
         for label, control in controls.items():
             try:
                 measured = self.evaluations.outcome(
@@ -254,8 +255,8 @@ class Contest:
                 missing[label] = str(error)
                 continue
             point = self._point(control, measured, self._report, REPORT, cases, label, remedy)
-            found.append(replace(point, margin=self._report.margin(outcome, measured)))
-        return found, missing
+            points.append(replace(point, margin=self._report.margin(outcome, measured)))
+        return points, missing
 
     # --- what is made of an evaluation
 
@@ -285,7 +286,7 @@ class Contest:
     def result(
         self, rows: list[ComparedRemedy], base: str, tuned: str, tuned_kind: str, others: list[str]
     ) -> RemedyComparison:
-        """Everything that was measured."""
+        """Return everything that was measured."""
         curve = [
             point_on_curve(alpha, norm, outcome, self._report)
             for alpha, norm, outcome in zip(ALPHAS, self._norms, self._curve[REPORT], strict=True)
@@ -320,7 +321,7 @@ class Contest:
         )
 
     def _rows_compared(self) -> int:
-        """How many remedies are held against the curve."""
+        """Return the number of remedies that are compared with the curve."""
         names = self.comparison.only or REMEDIES
         return max(1, sum(name != Interpolate.name for name in names))
 
@@ -333,7 +334,7 @@ class Contest:
 
 
 class _CannotRunError(Exception):
-    """Why a remedy has no numbers."""
+    """The reason why a remedy was not measured."""
 
 
 def _does_nothing(remedy: Remedy, case: Case) -> bool:

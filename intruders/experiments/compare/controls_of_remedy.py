@@ -20,13 +20,13 @@ _IS_SHRINK = "the remedy itself scales complete updates"
 def controls_of(
     remedy: Remedy, cases: Sequence[Case], inputs: Mapping[str, Tensor], seed: int
 ) -> tuple[dict[str, Remedy], dict[str, str]]:
-    """The controls by their label, and of each that does not exist why; draws are not fitted to the model yet.
+    """Return the controls by label, and the reasons of missing ones; draws are not fitted to the model yet.
 
     Args:
       remedy: at the strength that was chosen.
       cases: the matrices that it changes.
-      inputs: (tokens, n) a sample of what the base feeds to a matrix, by matrix.
-      seed: of what is drawn.
+      inputs: (tokens, n), a sample of the base's inputs, by matrix.
+      seed: seed of the random draws.
     """
     controls: dict[str, Remedy] = {}
     missing: dict[str, str] = {}
@@ -49,13 +49,15 @@ def controls_of(
             controls[complement.name] = complement
         if without:
             missing[complement.name] = f"{without} of {len(cases)} matrices with intruders have none"
-    drawn = [one for draw in range(_DRAWS) if (one := at_random(remedy, seed + draw, cases)) is not None]
-    controls |= {f"{RANDOM} {number}": one for number, one in enumerate(drawn, start=1)}
+    drawn = [
+        control for draw in range(_DRAWS) if (control := at_random(remedy, seed + draw, cases)) is not None
+    ]
+    controls |= {f"{RANDOM} {number}": control for number, control in enumerate(drawn, start=1)}
     if not drawn:
         missing[RANDOM] = "the remedy makes no choice that can be drawn"
     return controls, missing
 
 
 def is_draw(label: str) -> bool:
-    """Whether a control is one of the draws at random."""
+    """Return whether a control is one of the random draws."""
     return label.startswith(f"{RANDOM} ")

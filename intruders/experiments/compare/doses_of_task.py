@@ -11,10 +11,10 @@ from ...mitigation.remedies.doses import Doses
 
 
 def kept_doses(kept: KeptOutcomes, unit: Mapping[str, Any], learn: Callable[[], Doses]) -> Doses | str:
-    """The doses, learned now or before; or why there are none."""
-    found = kept.get_plain(unit)
-    if found is not None:
-        return Doses(doses=found["doses"], elsewhere=found["elsewhere"])
+    """Return the doses, learned now or before, or the reason why they are missing."""
+    record = kept.get_plain(unit)
+    if record is not None:
+        return Doses(doses=record["doses"], elsewhere=record["elsewhere"])
     try:
         learned = learn()
     except IntrudersError as error:

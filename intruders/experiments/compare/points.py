@@ -24,7 +24,7 @@ def point_of(
     control: str | None = None,
     of: Remedy | None = None,
 ) -> ComparedPoint:
-    """The point of a remedy, or of a ``control`` of the remedy ``of``.
+    """Return the point of a remedy, or of a ``control`` of the remedy ``of``.
 
     ``norm`` and ``output`` are the norm of all updates and their output energy, 1 being the tuned model's.
     """
@@ -44,7 +44,7 @@ def point_of(
 
 
 def point_on_curve(alpha: float, norm: float, outcome: Outcome, yardstick: Yardstick) -> ComparedPoint:
-    """The point of interpolation at ``alpha``, on the documents that are reported."""
+    """Return the point of interpolation at ``alpha``, on the documents that are reported."""
     return ComparedPoint(
         remedy=Interpolate.name,
         settings={"alpha": alpha},

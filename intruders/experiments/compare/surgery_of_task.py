@@ -15,10 +15,10 @@ from ..bench.workbench import Evaluations
 def of_task(
     surgeries: Sequence[Surgery], task: str, cases: Sequence[Case], evaluations: Evaluations
 ) -> list[Surgery]:
-    """``surgeries``, one remedy at several strengths, with the sensitivities of a task; they are measured once.
+    """Return one remedy at several strengths with a task's sensitivities, which are measured once.
 
     Raises:
-      SettingError: no update that it reaches has two singular values to weigh against each other.
+      SettingError: no update in reach has two singular values to compare.
     """
     first = surgeries[0]
     reached = {case.matrix.name: first.directions(case) for case in cases if first.reaches(case.matrix.name)}
@@ -28,5 +28,5 @@ def of_task(
             "keeps its size"
         )
     directions = {name: Directions(part.left, part.right) for name, part in reached.items()}
-    found = evaluations.sensitivities(directions, task, first.examples) if directions else {}
-    return [replace(one, task=task, sensitivities=found) for one in surgeries]
+    sensitivities = evaluations.sensitivities(directions, task, first.examples) if directions else {}
+    return [replace(surgery, task=task, sensitivities=sensitivities) for surgery in surgeries]

@@ -8,7 +8,7 @@ from ...mitigation.remedies.remedy import PublishedRemedy, Remedy, ScaledRemedy
 
 
 def at_strengths(name: str, count: int, seed: int) -> list[Remedy]:
-    """A remedy at ``count`` of the strengths that it names, from the mildest; spread over them where it names more."""
+    """Return a remedy at ``count`` of its strengths, evenly spread, from the mildest."""
     if name == INTRUDERS:
         return [ScaledIntruders(scale) for scale in _spread(ScaledIntruders.strengths, count)]
     cls = PUBLISHED[name]
@@ -16,24 +16,24 @@ def at_strengths(name: str, count: int, seed: int) -> list[Remedy]:
 
 
 def strength_of(remedy: Remedy) -> float | None:
-    """The number that stands for a remedy's strength; None where it has none."""
+    """Return the number that expresses a remedy's strength; None if it has none."""
     if isinstance(remedy, ScaledRemedy):
         return remedy.scale
     return float(getattr(remedy, remedy.strength)) if isinstance(remedy, PublishedRemedy) else None
 
 
 def strength_name(name: str) -> str:
-    """What that number is called."""
+    """Return the name of that number."""
     return "scale" if name == INTRUDERS else PUBLISHED[name].strength
 
 
 def source_of(name: str) -> str:
-    """The paper."""
+    """Return the paper of a remedy."""
     return "Shuttleworth et al., arXiv 2410.21228" if name == INTRUDERS else PUBLISHED[name].source
 
 
 def _spread(strengths: tuple[float, ...], count: int) -> list[float]:
-    """The middle one of one, and else first, last and those evenly between.
+    """Pick ``count`` strengths, evenly spaced, ends included; a single one is the middle one.
 
     >>> _spread((1.0, 2.0, 3.0, 4.0, 5.0), 3), _spread((1.0, 2.0, 3.0), 1), _spread((1.0, 2.0), 9)
     ([1.0, 3.0, 5.0], [2.0], [1.0, 2.0])
@@ -43,4 +43,4 @@ def _spread(strengths: tuple[float, ...], count: int) -> list[float]:
     if count == 1:
         return [strengths[len(strengths) // 2]]
     last = len(strengths) - 1
-    return [strengths[round(place * last / (count - 1))] for place in range(count)]
+    return [strengths[round(position * last / (count - 1))] for position in range(count)]

@@ -16,7 +16,7 @@ ELSEWHERE = "elsewhere"
 
 @dataclass(frozen=True)
 class DoseGroups:
-    """Where the dose of every matrix is in the vector of all doses.
+    """The positions of every matrix's doses in the vector of all doses.
 
     >>> groups = dose_groups(["h.0.q.weight", "h.0.k.weight", "h.1.q.weight"], "kind")
     >>> groups.names, groups.places["h.1.q.weight"]
@@ -27,7 +27,7 @@ class DoseGroups:
     places: Mapping[str, tuple[int, ...]]  # by matrix: one, or one for each direction of its update
 
     def of(self, doses: Tensor, name: str) -> Tensor:
-        """The dose of a matrix, or those of its directions: (1,) or (directions,)."""
+        """Return the dose of a matrix, or those of its directions: (1,) or (directions,)."""
         places = self.places[name]
         if places == tuple(range(places[0], places[0] + len(places))):
             return doses[places[0] : places[0] + len(places)]
@@ -37,13 +37,13 @@ class DoseGroups:
 def dose_groups(
     names: Sequence[str], per: str, ranks: Mapping[str, int] | None = None, *, with_elsewhere: bool = False
 ) -> DoseGroups:
-    """The groups of matrices of these names.
+    """Return the groups of matrices of these names.
 
     Args:
       names: of the changed matrices.
       per: "matrix", "direction", "layer" or "kind".
       ranks: number of directions of each matrix; per direction alone.
-      with_elsewhere: whether other tensors were tuned too, which have one dose together.
+      with_elsewhere: whether other tensors were tuned too; they share one dose.
     """
     places: dict[str, tuple[int, ...]] = {}
     labels: list[str] = []

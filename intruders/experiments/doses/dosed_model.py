@@ -39,7 +39,7 @@ class DosedUpdate:
         return cls(None, update.to(device))
 
     def times(self, dose: Tensor) -> Tensor:
-        """``a D`` as a matrix, (m, n)."""
+        """Return ``a D`` as a matrix, (m, n)."""
         if self.left is None:
             return dose * self.right.float()
         return (self.left * dose) @ self.right
@@ -54,7 +54,7 @@ class Doses:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """The base's weights to the bit within the block."""
+        """Use exactly the base's weights within the block."""
         was, self.are_off = self.are_off, True
         try:
             yield
@@ -63,9 +63,9 @@ class Doses:
 
 
 class DosedModel:
-    """A tuned model in memory whose weights are the base's, with updates in doses beside them.
+    """A tuned model in memory: the base's weights plus updates in doses.
 
-    Leaving the block takes the doses away; the weights stay the base's.
+    Leaving the block removes the doses; the weights stay the base's.
     """
 
     def __init__(
@@ -77,12 +77,14 @@ class DosedModel:
         doses: Doses,
         others: Iterable[str] = (),
     ) -> None:
-        """Args:
-          model: with the tuned weights. They become the base's.
-          base: what it was tuned from.
-          updates: by the base's name of a matrix.
-          groups: where each has its dose.
-          doses: shared by all models of the tuned model.
+        """Set the model's weights to the base's and add the updates in doses.
+
+        Args:
+          model: the model with the tuned weights, which become the base's.
+          base: the checkpoint that it was tuned from.
+          updates: the updates by the base's name of a matrix.
+          groups: the positions of each matrix's doses.
+          doses: the doses, shared by all models of the tuned model.
           others: the base's names of other tuned tensors.
 
         Raises:
@@ -101,12 +103,12 @@ class DosedModel:
         dense: dict[int, list[tuple[str, Any]]] = {}
         for name, update in updates.items():
             view = views.get(name)
-            place = None if view is None else matched.get(view.tensor)
-            if view is None or place is None:
+            key = None if view is None else matched.get(view.tensor)
+            if view is None or key is None:
                 raise PairingError(
                     f"the model that is measured has no weight '{name}'; pass the base it was made of"
                 )
-            tensor = state[place].data
+            tensor = state[key].data
             put_back(view, tensor, view.read(base.tensors[view.tensor]).to(tensor.dtype))
             modules = owners[tensor.data_ptr()]
             if view.expert is None and all(_has_branch(module, of) for module, of in modules):
@@ -115,8 +117,8 @@ class DosedModel:
             else:
                 dense.setdefault(tensor.data_ptr(), []).append((name, _Reshaped(update, view)))
         for name in others:
-            place = matched.get(name)
-            tensor = None if place is None else state[place].data
+            key = matched.get(name)
+            tensor = None if key is None else state[key].data
             if tensor is None or tuple(tensor.shape) != base.shape(name) or not tensor.is_floating_point():
                 continue
             before = base.read(name).to(tensor.device, tensor.dtype)
@@ -139,7 +141,7 @@ class DosedModel:
             parametrize.remove_parametrizations(module, of, leave_parametrized=False)
 
     def _factor(self, name: str) -> Tensor | None:
-        """The dose of a matrix; None where the base itself is meant."""
+        """Return the dose of a matrix; None if the base itself is wanted."""
         return None if self._doses.are_off else self._groups.of(self._doses.values, name)
 
     def _branch(self, name: str, update: DosedUpdate) -> Any:
@@ -155,21 +157,21 @@ class DosedModel:
 
 
 def _times(update: DosedUpdate, inputs: Tensor, dose: Tensor) -> Tensor:
-    """``a (x D^T)`` for inputs x (..., n)."""
+    """Return ``a (x D^T)`` for inputs x (..., n)."""
     if update.left is None:
         return linear(inputs, update.right.to(inputs.dtype)) * dose
     return linear(linear(inputs, update.right) * dose, update.left)
 
 
 def _rows_of(update: DosedUpdate, tokens: Tensor, dose: Tensor) -> Tensor:
-    """``a`` times the rows of D (tokens, n) that belong to tokens."""
+    """Return ``a`` times the rows of D (tokens, n) that belong to tokens."""
     if update.left is None:
         return embedding(tokens, update.right).float() * dose
     return (embedding(tokens, update.left) * dose) @ update.right
 
 
 class _Reshaped:
-    """The update of a matrix in the form of the tensor that holds it."""
+    """The update of a matrix in the form of the tensor that contains it."""
 
     def __init__(self, update: DosedUpdate, view: MatrixView) -> None:
         self._update, self._view = update, view
@@ -185,7 +187,7 @@ class _Reshaped:
 
 
 class _Added(nn.Module):
-    """A weight with updates in their doses, computed anew whenever it is used."""
+    """A weight with updates in their doses, computed again whenever it is used."""
 
     def __init__(self, parts: list[tuple[str, Any]], factor: Any) -> None:
         super().__init__()
@@ -201,16 +203,16 @@ class _Added(nn.Module):
 
 
 def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """By place in memory, every module that has the tensor there, and under which name: tied ones are two."""
-    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    """Return modules and names of every tensor by its address in memory; tied tensors have two."""
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            found.setdefault(tensor.data_ptr(), []).append((module, name))
-    return found
+            owners.setdefault(tensor.data_ptr(), []).append((module, name))
+    return owners
 
 
 def _has_branch(module: nn.Module, name: str) -> bool:
-    """Whether the module computes ``W x`` for a weight W, or looks its rows up, and nothing else."""
+    """Return whether the module only computes ``W x`` for a weight W, or only looks its rows up."""
     is_linear = type(module) is nn.Linear or type(module).__name__ == "Conv1D"
     return name == "weight" and (is_linear or type(module) is nn.Embedding)
 

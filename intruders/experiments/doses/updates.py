@@ -19,7 +19,7 @@ _ZERO = 1e-12
 
 @dataclass(frozen=True)
 class Updates:
-    """What is added to the base, by the base's names of the matrices."""
+    """The updates that are added to the base, by the base's names of the matrices."""
 
     by_name: Mapping[str, DosedUpdate]
     shapes: Mapping[str, tuple[int, int]]
@@ -30,20 +30,20 @@ class Updates:
 
     @property
     def ranks(self) -> dict[str, int]:
-        """The number of directions of each; of a dense one that of its rows, which have no doses of their own."""
+        """The number of directions of each update; for a dense update its rows, which have no doses of their own."""
         return {name: len(update.right) for name, update in self.by_name.items()}
 
 
 def read_updates(
     pairs: Sequence[PairedMatrix], per: str, device: torch.device, progress: Progress
 ) -> Updates:
-    """Every update that is not zero, read one by one.
+    """Read every update that is not zero, one by one.
 
     Raises:
-      SettingError: nothing was changed; or directions are asked for of an update without a low rank.
-      NonFiniteError: an update holds NaN or infinity.
+      SettingError: nothing was changed, or an update without a low rank should have a dose per direction.
+      NonFiniteError: an update contains NaN or infinity.
     """
-    found: dict[str, DosedUpdate] = {}
+    by_name: dict[str, DosedUpdate] = {}
     for done, pair in enumerate(pairs):
         progress("read updates", done, len(pairs))
         loaded = pair.load()
@@ -58,7 +58,7 @@ def read_updates(
                 count = max(1, int((svd.values > _ZERO * svd.values[0]).sum()))
                 scaled = (svd.left[:count] * svd.values[:count].unsqueeze(-1)).mT
                 update = LowRank(scaled, svd.right[:count])
-            found[pair.name] = DosedUpdate.of(update, device)
+            by_name[pair.name] = DosedUpdate.of(update, device)
             continue
         if per == "direction":
             raise SettingError(
@@ -67,8 +67,8 @@ def read_updates(
         dense = update.dense()
         if not bool(dense.isfinite().all()):
             raise _not_finite(pair.name)
-        found[pair.name] = DosedUpdate.of(dense.float(), device)
-    return Updates(found, {pair.name: pair.shape for pair in pairs if pair.name in found})
+        by_name[pair.name] = DosedUpdate.of(dense.float(), device)
+    return Updates(by_name, {pair.name: pair.shape for pair in pairs if pair.name in by_name})
 
 
 def _not_finite(name: str) -> NonFiniteError:

@@ -1,1 +1,1 @@
-"""The doses of an update that give back what a fine-tuning forgot and keep what it learned."""
+"""The doses of an update that recover what a fine-tuning forgot and keep what it learned."""

@@ -48,17 +48,17 @@ class HealBench:
     def outcome(
         self, values: Sequence[float], share: DataShare, *, answers: bool, removed: str = ""
     ) -> Outcome:
-        """The losses of every document and example at some doses; with ``answers`` also which answers are right.
+        """Measure the losses of documents and examples at some doses; with ``answers`` also which answers are right.
 
-        ``removed`` names what else is changed in the model meanwhile.
+        ``removed`` names another change of the model during the measurement.
         """
         unit: dict[str, Any] = {"doses": list(values), "share": share.fingerprint(), "answers": answers}
         if removed:
             unit["removed"] = removed
-        found = self.kept.get(unit)
-        if found is None:
+        outcome = self.kept.get(unit)
+        if outcome is None:
             with self._at(values):
-                found = Outcome(
+                outcome = Outcome(
                     losses_by_corpus(self.language, share.corpora, self.losses, self.seed),
                     {
                         name: task_outcome(
@@ -70,16 +70,16 @@ class HealBench:
                         for name, rows in share.examples.items()
                     },
                 )
-            self.kept.put(unit, found)
-        return found
+            self.kept.put(unit, outcome)
+        return outcome
 
     def task_loss(self, values: Sequence[float], share: DataShare, task: str) -> float:
-        """The loss on a task's examples at some doses, in nats per token."""
+        """Return the loss on a task's examples at some doses, in nats per token."""
         alone = replace(share, corpora={}, examples={task: share.examples[task]})
         return self.outcome(values, alone, answers=False).tasks[task].losses.mean
 
     def text_loss(self, values: Sequence[float], share: DataShare) -> float:
-        """The mean loss on text at some doses, in nats per token."""
+        """Return the mean loss on text at some doses, in nats per token."""
         outcome = self.outcome(values, replace(share, examples={}), answers=False)
         weights = {name: [part.weight for part in parts] for name, parts in share.corpora.items()}
         means = [
@@ -91,7 +91,7 @@ class HealBench:
 
     @contextmanager
     def with_added(self, changes: Mapping[str, LowRank]) -> Iterator[None]:
-        """Low-rank matrices added to the weights within the block, whatever the doses."""
+        """Add low-rank matrices to the weights within the block, whatever the doses."""
         names = list(changes)
         whole = Doses(torch.ones(len(names), device=self.doses.values.device))
         with ExitStack() as entered:
@@ -116,30 +116,30 @@ class HealBench:
 def open_models(
     tuned: str, base: str | None, tasks: Mapping[str, Task]
 ) -> tuple[OpenedModel, dict[str, tuple[OpenedModel, list[str]]]]:
-    """The tuned model as a language model, and as what its tasks need: the same model where one does both."""
+    """Open the tuned model as a language model and as its tasks need it; one model may serve both."""
     language = open_language_model(tuned, base)
     shared = answered_by(language, tasks)
     scored = {name: shared.get(name) or open_for_task(tuned, task, base) for name, task in tasks.items()}
-    for opened in [language, *(one for one, _ in scored.values())]:
+    for opened in [language, *(opened_model for opened_model, _ in scored.values())]:
         opened.model.requires_grad_(False).eval()
     return language, scored
 
 
 def distinct_models(language: OpenedModel, scored: Scored) -> list[nn.Module]:
-    """Each model once, the language model first."""
-    opened = [language, *(one for one, _ in scored.values())]
-    return list({id(one.model): one.model for one in opened}.values())
+    """Return each model once, the language model first."""
+    opened = [language, *(opened_model for opened_model, _ in scored.values())]
+    return list({id(opened_model.model): opened_model.model for opened_model in opened}.values())
 
 
 def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -> list[str]:
-    """The base's names of tensors that were tuned and hold none of the paired matrices."""
+    """Return the base's names of tensors that were tuned and contain none of the paired matrices."""
     held = {name.partition("[")[0] for name in paired}
     state: Mapping[str, Tensor] = model.state_dict()
     matched = match_names(
         {name: base.shape(name) for name in base.names()},
         {name: tuple(tensor.shape) for name, tensor in state.items()},
     ).tuned_of
-    found = []
+    names = []
     for name in base.names():
         tensor = state.get(matched.get(name, ""))
         if name in held or tensor is None or tuple(tensor.shape) != base.shape(name):
@@ -147,5 +147,5 @@ def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -
         if tensor.is_floating_point() and not torch.equal(
             tensor, base.read(name).to(tensor.device, tensor.dtype)
         ):
-            found.append(name)
-    return found
+            names.append(name)
+    return names

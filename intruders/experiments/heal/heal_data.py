@@ -31,7 +31,7 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class HealData:
-    """What is learned from and chosen by, on the first corpus and task alone; and what is reported, on all."""
+    """The data to learn from and choose by, of the first corpus and task, and the reported data of all."""
 
     learned_text: Sequence[Corpus]  # of the first corpus
     learned_examples: Sequence[Example]  # of the first task's training split
@@ -48,7 +48,7 @@ class HealData:
         return next(iter(self.report.corpora))
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the data are, by content."""
+        """Return what identifies the data by content."""
         learned = DataShare(
             "learned", {self.corpus: list(self.learned_text)}, {self.task: list(self.learned_examples)}
         )
@@ -60,10 +60,10 @@ class HealData:
 
 
 def load_texts(names: Sequence[str], settings: HealSettings, seed: int) -> dict[str, list[Corpus]]:
-    """Every corpus, as many documents as are used.
+    """Load every corpus, with as many documents as are used.
 
     Raises:
-      SettingError: none is given, or one cannot be read.
+      SettingError: no corpus is given, or a corpus cannot be read.
     """
     if not names:
         raise SettingError(
@@ -73,10 +73,10 @@ def load_texts(names: Sequence[str], settings: HealSettings, seed: int) -> dict[
 
 
 def load_tasks(names: Sequence[str], columns: Columns, seed: int, prompts: str | None) -> dict[str, Task]:
-    """The tasks, or none where prompts stand for them.
+    """Load the tasks; none if prompts are given instead.
 
     Raises:
-      SettingError: there is neither task nor prompts, or a task cannot be read.
+      SettingError: neither task nor prompts are given, or a task cannot be read.
     """
     if prompts is not None and names:
         raise SettingError(
@@ -94,16 +94,16 @@ def load_tasks(names: Sequence[str], columns: Columns, seed: int, prompts: str |
 def data_of(
     corpora: Mapping[str, list[Corpus]], tasks: Mapping[str, Task], max_examples: int | None, seed: int
 ) -> HealData:
-    """The shares of a healing. Further corpora and tasks are reported alone.
+    """Split the data into the shares of a healing. Further corpora and tasks are only reported.
 
     Raises:
-      SettingError: there are not two documents or two examples.
+      SettingError: a corpus has fewer than two documents, or a task fewer than two examples.
     """
     shares = split_data(corpora, tasks, max_examples, seed)
     first, task = next(iter(corpora)), next(iter(tasks))
     text = [
-        replace(one, documents=[*one.documents, *other.documents])
-        for one, other in zip(shares.first.corpora[first], shares.rest.corpora[first], strict=True)
+        replace(corpus, documents=[*corpus.documents, *other.documents])
+        for corpus, other in zip(shares.first.corpora[first], shares.rest.corpora[first], strict=True)
     ]
     examples = [*shares.first.examples[task], *shares.rest.examples[task]]
     return HealData(
@@ -116,7 +116,7 @@ def data_of(
 
 
 def read_prompts(file: str) -> list[str]:
-    """Prompts of a text file, one a line, or of the column ``prompt`` of a data file.
+    """Read the prompts of a text file, one per line, or of the column ``prompt`` of a data file.
 
     Raises:
       SettingError: it cannot be read, or has fewer than six prompts.
@@ -128,25 +128,25 @@ def read_prompts(file: str) -> list[str]:
             raise SettingError(
                 f"prompts '{file}' has no column 'prompt'; it has {', '.join(map(repr, rows[0]))}; rename one"
             )
-        found = [str(row["prompt"]) for row in rows if row["prompt"]]
+        prompts = [str(row["prompt"]) for row in rows if row["prompt"]]
     else:
         try:
-            found = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            prompts = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise SettingError(
                 f"prompts '{file}' cannot be read: {reason}; pass a text or data file"
             ) from error
-    if len(found) < 6:
+    if len(prompts) < 6:
         raise SettingError(
-            f"prompts '{file}' has {len(found)} prompts; expected 6 or more, a third to learn from, a third to choose "
-            "by and a third to report; add some"
+            f"prompts '{file}' has {len(prompts)} prompts; expected 6 or more, a third to learn from, a third to "
+            "choose by and a third to report; add some"
         )
-    return found
+    return prompts
 
 
 def task_of_prompts(prompts: Sequence[str], answers: Sequence[str], seed: int) -> Task:
-    """Prompts with the tuned model's answers as a task, in three equal splits.
+    """Return prompts with the tuned model's answers as a task, in three equal splits.
 
     Raises:
       SettingError: the model answered nothing.
@@ -171,7 +171,7 @@ def task_of_prompts(prompts: Sequence[str], answers: Sequence[str], seed: int) -
 
 @torch.no_grad()
 def own_answers(opened: OpenedModel, prompts: Sequence[str]) -> list[str]:
-    """Greedy answers of a causal model, in the order of the prompts."""
+    """Return a causal model's greedy answers, in the order of the prompts."""
     tokenizer, model = opened.tokenizer, opened.model
     encoded = [tokenizer(prompt)["input_ids"][-(opened.context - 1) :] for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda row: len(encoded[row]))
@@ -193,7 +193,8 @@ def own_answers(opened: OpenedModel, prompts: Sequence[str]) -> list[str]:
                 pad_token_id=pad,
                 eos_token_id=tokenizer.eos_token_id,
             )
-            for row, one in zip(rows, written[:, width:].tolist(), strict=True):
-                kept = one[: one.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in one else one
+            for row, tokens in zip(rows, written[:, width:].tolist(), strict=True):
+                end = tokenizer.eos_token_id
+                kept = tokens[: tokens.index(end)] if end in tokens else tokens
                 answers[row] = tokenizer.decode(kept, skip_special_tokens=True)
     return answers

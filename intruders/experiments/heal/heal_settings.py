@@ -11,7 +11,11 @@ PER = ("matrix", "direction", "layer", "kind")
 
 @dataclass(frozen=True)
 class HealSettings(Settings):
-    """How the doses are learned and chosen."""
+    """How the doses are learned and chosen.
+
+    Example:
+      ``intruders.HealSettings(per="layer", steps=80)``
+    """
 
     per: str = setting(
         "matrix",

@@ -51,7 +51,36 @@ class HealedPoint:
 
 @dataclass(frozen=True)
 class Healing:
-    """What a healing learned and measured, as ``heal.json`` has it."""
+    """The doses and measures of a healing, as in ``heal.json``.
+
+    Args:
+      base: the model before fine-tuning.
+      tuned: the fine-tuned model.
+      out: the folder of the healed model, or None.
+      form: "adapter" or "checkpoint".
+      per: what has a dose of its own: "matrix", "direction", "layer" or "kind".
+      task: the task that is kept.
+      corpus: the corpus that the doses were learned on.
+      start: the interpolation that learning started from.
+      step: the step of the state that is kept.
+      doses: the doses of every matrix.
+      elsewhere: the dose of other tuned tensors, or None.
+      points: the measured models.
+      learning: the measures of every state on the half that chooses.
+      documents: number of documents that are reported, by corpus.
+      examples: number of examples that are reported, by task.
+      digests: digests of the documents, by corpus.
+      settings: the settings that were used.
+      intruders_before: number of intruders before healing.
+      intruders_after: number of intruders after healing, or None if nothing was written.
+      intruders: number of intruders before and after, by matrix.
+      seconds: the time it took.
+      at_bounds: number of doses at an end of their range.
+      notes: facts that a person should know.
+
+    Example:
+      ``intruders.heal("smollm2-135m", "my-adapter", task="word-problems", loss_on="pydoc").healed``
+    """
 
     base: str
     tuned: str
@@ -78,7 +107,7 @@ class Healing:
     notes: Sequence[str] = ()
 
     def point(self, name: str) -> HealedPoint | None:
-        """The first model of that name."""
+        """Return the first model of that name."""
         return next((point for point in self.points if point.name == name), None)
 
     @property
@@ -95,12 +124,12 @@ class Healing:
 
     @property
     def healed(self) -> float | None:
-        """The share of the forgetting that was healed on the corpus chosen on; None where little was forgotten."""
+        """The healed share of the forgetting on the corpus chosen on; None if little was forgotten."""
         share = self.healed_point.corpora[self.corpus].healed
         return None if share is None else share.estimate
 
     def gaps(self) -> list[str]:
-        """Corpora on which clearly less was healed than on the one that the doses were learned on, in words."""
+        """Name the corpora on which clearly less was healed than on the one that the doses were learned on."""
         own = self.healed
         if own is None:
             return []
@@ -112,22 +141,22 @@ class Healing:
         ]
 
     def finished(self, **changes: Any) -> Healing:
-        """The same with what writing it told."""
+        """Return a copy with the facts that are known after writing."""
         return replace(self, **changes)
 
     def to_document(self) -> dict[str, Any]:
-        """Plain JSON values, from which :meth:`from_dict` makes the same."""
-        found: dict[str, Any] = plain_values(asdict(self))
-        return found
+        """Return plain JSON values, from which :meth:`from_dict` makes an equal healing."""
+        record: dict[str, Any] = plain_values(asdict(self))
+        return record
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Healing:
-        return cls(**{**record, "points": [_point(one) for one in record["points"]]})
+        return cls(**{**record, "points": [_point(point) for point in record["points"]]})
 
     def _certain(self, name: str) -> HealedPoint:
-        found = self.point(name)
-        assert found is not None
-        return found
+        point = self.point(name)
+        assert point is not None
+        return point
 
 
 def _point(record: Mapping[str, Any]) -> HealedPoint:
@@ -135,12 +164,14 @@ def _point(record: Mapping[str, Any]) -> HealedPoint:
         record["name"],
         record["dose"],
         {
-            name: CorpusMeasure(*(_interval(one[part]) for part in ("loss", "forgotten", "healed", "gain")))  # type: ignore[arg-type]
-            for name, one in record["corpora"].items()
+            name: CorpusMeasure(
+                *(_interval(measure[part]) for part in ("loss", "forgotten", "healed", "gain"))  # type: ignore[arg-type]
+            )
+            for name, measure in record["corpora"].items()
         },
         {
-            name: TaskMeasure(*(_interval(one[part]) for part in ("loss", "rise", "accuracy")))  # type: ignore[arg-type]
-            for name, one in record["tasks"].items()
+            name: TaskMeasure(*(_interval(measure[part]) for part in ("loss", "rise", "accuracy")))  # type: ignore[arg-type]
+            for name, measure in record["tasks"].items()
         },
     )
 
@@ -159,9 +190,9 @@ def _interval(record: Mapping[str, Any] | None) -> Interval | None:
 
 
 def plain_values(value: Any) -> Any:
-    """JSON has no infinity: an end of an interval that is none is null."""
+    """Return values for JSON, which has no infinity: an infinite end of an interval becomes null."""
     if isinstance(value, Mapping):
-        return {name: plain_values(one) for name, one in value.items()}
+        return {name: plain_values(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain_values(one) for one in value]
+        return [plain_values(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""The doses learned by Adam, and of all states seen the one to keep; a learning that was killed goes on."""
+"""Learn the doses by Adam and choose the state to keep; an interrupted learning resumes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WEIGHT_STEP = 0.5  # of its logarithm, at most, at a measure
 
 @dataclass(frozen=True)
 class Measured:
-    """A state on the half that chooses."""
+    """The measures of a state on the half that chooses."""
 
     step: int
     task_loss: float  # of validation examples, in nats per token
@@ -54,14 +54,16 @@ class Learning:
         keep: Callable[[Mapping[str, Any]], None],
         told: Callable[[int, StepLosses], None],
     ) -> None:
-        """Args:
-        doses: (doses,), at the start; they are changed in place.
-        settings: of the learning.
-        gradient: of the objective.
-        measure: of the present state.
-        most: the largest task loss on the half that chooses that a state may have to be kept.
-        keep: is given the state after every step.
-        told: is given the losses of every step.
+        """Prepare to learn.
+
+        Args:
+          doses: (doses,) at the start; they are changed in place.
+          settings: how the doses are learned.
+          gradient: adds the gradient of the objective at a step.
+          measure: measures the present state.
+          most: the largest task loss, on the half that chooses, of a state that may be kept.
+          keep: called with the state after every step.
+          told: called with the losses of every step.
         """
         self._doses, self._settings = doses, settings
         self._gradient, self._measure, self._most = gradient, measure, most
@@ -74,16 +76,16 @@ class Learning:
         self.measured: list[Measured] = []
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that was kept."""
+        """Continue from a state that was kept."""
         self._step, self._weight = state["step"], state["weight"]
         for tensor, name in ((self._doses, "doses"), (self._first, "first"), (self._second, "second")):
             tensor.data.copy_(torch.tensor(state[name], dtype=tensor.dtype))
-        self.measured = [Measured(**one) for one in state["measured"]]
+        self.measured = [Measured(**record) for record in state["measured"]]
         best = state["best"]
         self._best = None if best is None else (Measured(**best["measured"]), best["doses"])
 
     def run(self) -> tuple[Measured, list[float]]:
-        """Learn, and give the state with the least loss on text whose task loss is allowed; the start at least."""
+        """Learn, and return the state with the least loss on text whose task loss is allowed, or the start."""
         if not self.measured:
             self._look()
             self._keep(self._state())
@@ -101,24 +103,24 @@ class Learning:
         return self._best
 
     def _look(self, *, follows: bool = True) -> None:
-        """Measure the present state, keep it if it is the best, and let the task weigh as much as it must."""
-        found = self._measure(self._step, self._most)
-        self.measured.append(found)
+        """Measure the present state, keep it if it is the best, and adapt the weight of the task."""
+        measured = self._measure(self._step, self._most)
+        self.measured.append(measured)
         best = None if self._best is None else self._best[0].text_loss
-        is_allowed = found.text_loss is not None and found.task_loss <= self._most
+        is_allowed = measured.text_loss is not None and measured.task_loss <= self._most
         if self._best is None or (
-            is_allowed and found.text_loss is not None and _is_less(found.text_loss, best)
+            is_allowed and measured.text_loss is not None and _is_less(measured.text_loss, best)
         ):
-            self._best = (found, self._doses.detach().tolist())
+            self._best = (measured, self._doses.detach().tolist())
         if self._step and follows:
             room = max(self._settings.allow, 1e-3)
-            over = min(1.0, max(-1.0, (found.task_loss - self._most) / room))
+            over = min(1.0, max(-1.0, (measured.task_loss - self._most) / room))
             logarithm = math.log(self._weight / self._settings.weight) + _WEIGHT_STEP * over
             bound = math.log(_WEIGHT_RANGE)
             self._weight = self._settings.weight * math.exp(min(bound, max(-bound, logarithm)))
 
     def _settle(self) -> None:
-        """Use the allowance: of the line from the last state to the tuned model the first point that is allowed.
+        """Use the allowance: move to the first allowed point on the line from the last state to the tuned model.
 
         Learned doses may cost the task a little more than is allowed, or less. On that line the task loss falls towards
         the tuned model's, which is allowed by definition.
@@ -137,11 +139,11 @@ class Learning:
         self._go(last, 0.0)
 
     def _go(self, last: Tensor, share: float) -> None:
-        """To a share of the way from a state to the tuned model; below 0 on its other side."""
+        """Move a share of the way from a state to the tuned model; a share below 0 moves away from it."""
         self._doses.data.copy_((last + share * (1 - last)).clamp(LEAST, MOST))
 
     def _move(self) -> None:
-        """A step of Adam (Kingma and Ba 2015) with a falling rate, and back into the range of a dose."""
+        """Take a step of Adam (Kingma and Ba 2015) with a falling rate, and clip the doses to their range."""
         gradient = self._doses.grad
         assert gradient is not None
         number = self._step + 1
@@ -160,13 +162,13 @@ class Learning:
             "doses": self._doses.detach().tolist(),
             "first": self._first.tolist(),
             "second": self._second.tolist(),
-            "measured": [one.as_dict() for one in self.measured],
+            "measured": [measured.as_dict() for measured in self.measured],
             "best": None if best is None else {"measured": best[0].as_dict(), "doses": best[1]},
         }
 
 
 def at_bounds(doses: Sequence[float]) -> int:
-    """How many doses are as low or as high as they may be."""
+    """Return the number of doses at an end of their range."""
     return sum(dose <= LEAST or dose >= MOST for dose in doses)
 
 

@@ -14,19 +14,19 @@ from .healing import CorpusMeasure, HealedPoint, TaskMeasure
 
 
 class Report:
-    """Turns outcomes on the reported half into points."""
+    """Turn outcomes on the reported half into points."""
 
     def __init__(
         self, share: DataShare, base: Outcome, tuned: Outcome, curve: Sequence[Outcome], task: str, seed: int
     ) -> None:
-        """``curve`` are interpolations in ascending order of their dose, the base first and the tuned model last."""
+        """Take a ``curve`` of interpolations by ascending dose, the base first and the tuned model last."""
         self._share, self._base, self._tuned, self._seed = share, base, tuned, seed
         weights = {name: [part.weight for part in parts] for name, parts in share.corpora.items()}
         self._sticks = {
             name: Yardstick(
                 _of_corpus(base, name),
                 _of_corpus(tuned, name),
-                [_of_corpus(one, name) for one in curve],
+                [_of_corpus(outcome, name) for outcome in curve],
                 target=task,
                 weights={name: weights[name]},
                 seed=seed,
@@ -35,27 +35,27 @@ class Report:
         }
 
     def point(self, name: str, outcome: Outcome, dose: float | None = None) -> HealedPoint:
-        """A model, measured; its gain is over interpolation at the same task loss."""
+        """Return a measured model; its gain is over interpolation at the same task loss."""
         return HealedPoint(
             name,
             dose,
             {corpus: self._corpus(corpus, outcome) for corpus in self._share.corpora},
-            {task: self._task(task, found) for task, found in outcome.tasks.items()},
+            {task: self._task(task, of_task) for task, of_task in outcome.tasks.items()},
         )
 
     def _corpus(self, name: str, outcome: Outcome) -> CorpusMeasure:
-        found = summarize_losses(
+        summary = summarize_losses(
             name, self._share.corpora[name], outcome.corpora[name], self._base.corpora[name], seed=self._seed
         )
-        assert found.difference is not None
+        assert summary.difference is not None
         own, stick = _of_corpus(outcome, name), self._sticks[name]
-        return CorpusMeasure(found.loss, found.difference, stick.healed(own), stick.gain(own))
+        return CorpusMeasure(summary.loss, summary.difference, stick.healed(own), stick.gain(own))
 
-    def _task(self, name: str, found: TaskOutcome) -> TaskMeasure:
-        right = found.right
+    def _task(self, name: str, outcome: TaskOutcome) -> TaskMeasure:
+        right = outcome.right
         return TaskMeasure(
-            loss_interval(found.losses, seed=self._seed),
-            paired_difference(found.losses, self._tuned.tasks[name].losses, seed=self._seed),
+            loss_interval(outcome.losses, seed=self._seed),
+            paired_difference(outcome.losses, self._tuned.tasks[name].losses, seed=self._seed),
             None if not right else proportion_interval(sum(right), len(right)),
         )
 
@@ -65,5 +65,5 @@ def _of_corpus(outcome: Outcome, name: str) -> Outcome:
 
 
 def means(outcome: Outcome) -> Mapping[str, float]:
-    """The loss on every task, in nats per token."""
+    """Return the loss on every task, in nats per token."""
     return {name: task.losses.mean for name, task in outcome.tasks.items()}

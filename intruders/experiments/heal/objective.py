@@ -1,4 +1,4 @@
-"""What the doses minimize: the divergence from the base on text, and the loss on examples of the task."""
+"""The objective of the doses: the divergence from the base on text, and the loss on examples of the task."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MASKED = 0.15
 
 @dataclass(frozen=True)
 class StepLosses:
-    """Of the documents and examples of one step, in nats per token."""
+    """The losses on the documents and examples of one step, in nats per token."""
 
     divergence: float  # KL(base || model)
     task: float
@@ -47,13 +47,15 @@ class Objective:
         rows: Sequence[dict[str, Any]],
         seed: int,
     ) -> None:
-        """Args:
-        language: measures text, with the doses on it.
-        scored: measures the task; the same model where one does both.
-        doses: of both.
-        texts: token ids of every document.
-        rows: encoded examples with their labels.
-        seed: of the order, and of what is masked.
+        """Prepare the objective.
+
+        Args:
+          language: the model that measures text, with the doses.
+          scored: the model that measures the task; it may be the same.
+          doses: the doses of both models.
+          texts: token ids of every document.
+          rows: encoded examples with their labels.
+          seed: seed of the order and of masked tokens.
         """
         self._language, self._scored, self._doses = language, scored, doses
         self._texts, self._rows, self._seed = texts, rows, seed
@@ -80,8 +82,8 @@ class Objective:
         for inputs, scored in encoded:
             with torch.no_grad(), self._doses.off():
                 base = log_softmax(_logits(model, inputs)[scored].float(), dim=-1)
-            found = log_softmax(_logits(model, inputs)[scored].float(), dim=-1)
-            divergence = kl_div(found, base, reduction="sum", log_target=True) / tokens
+            predicted = log_softmax(_logits(model, inputs)[scored].float(), dim=-1)
+            divergence = kl_div(predicted, base, reduction="sum", log_target=True) / tokens
             total += _finite(divergence, "divergence from the base on text")
             divergence.backward()  # type: ignore[no-untyped-call]
         return total
@@ -90,12 +92,12 @@ class Objective:
         device = next(self._scored.model.parameters()).device
         batch = {name: tensor.to(device) for name, tensor in self._pad(rows).items()}
         loss = self._scored.model(**batch).loss
-        found = _finite(loss, "loss on training examples")
+        value = _finite(loss, "loss on training examples")
         (weight * loss).backward()
-        return found
+        return value
 
     def _inputs(self, texts: Sequence[list[int]], step: int) -> tuple[dict[str, Tensor], Tensor]:
-        """The inputs of some texts, and where the model's answers count: (texts, width)."""
+        """Return the inputs of some texts, and where the model's predictions count: (texts, width)."""
         device = next(self._language.model.parameters()).device
         pad = pad_token_id(self._language.tokenizer)
         width = max(len(ids) for ids in texts)
@@ -121,7 +123,7 @@ class Objective:
 
 
 def encoded_texts(opened: OpenedModel, corpora: Sequence[Corpus], max_tokens: int) -> list[list[int]]:
-    """The token ids of every document, as many as are read of it.
+    """Return the token ids of every document, at most as many as are read.
 
     Raises:
       SettingError: no document has two tokens.
@@ -145,7 +147,7 @@ def encoded_texts(opened: OpenedModel, corpora: Sequence[Corpus], max_tokens: in
 def encoded_examples(
     opened: OpenedModel, task: Task, examples: Sequence[Example], labels: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Examples as the model takes them, with what it should answer; those too long for it are left out."""
+    """Encode examples with their targets for the model; those too long for it are skipped."""
     if task.kind == "classification":
         return encode_classification(opened.tokenizer, examples, labels, opened.context)
     where = f"train split of task {task.name!r}"
@@ -153,18 +155,18 @@ def encoded_examples(
 
 
 def _turn(count: int, size: int, step: int, seed: int) -> list[int]:
-    """The places of a step: every item comes once before any comes again, in an order drawn for each round."""
-    places = []
-    for position in range(step * size, step * size + min(size, count)):
-        turn, place = divmod(position, count)
+    """Return the positions of a step: every item comes once before any repeats, in an order drawn per round."""
+    positions = []
+    for number in range(step * size, step * size + min(size, count)):
+        turn, position = divmod(number, count)
         order = list(range(count))
         random.Random(f"round {seed} {turn}").shuffle(order)
-        places.append(order[place])
-    return places
+        positions.append(order[position])
+    return positions
 
 
 def _parts(texts: Sequence[list[int]], tokens: int) -> Iterator[list[list[int]]]:
-    """Texts of like length together, as many as a number of tokens allows, at least one."""
+    """Batch texts of similar length, as many as a number of tokens allows, at least one."""
     part: list[list[int]] = []
     for ids in sorted(texts, key=len):
         if part and len(ids) * (len(part) + 1) > tokens:
@@ -185,10 +187,10 @@ def _vocabulary(model: Any) -> int:
 
 
 def _finite(loss: Tensor, what: str) -> float:
-    found = float(loss.detach())
+    value = float(loss.detach())
     if not torch.isfinite(loss):
         raise NonFiniteError(
-            f"the {what} is {found}, not a number; expected a model that gives finite losses; check the tuned model, "
+            f"the {what} is {value}, not a number; expected a model that gives finite losses; check the tuned model, "
             "or pass a lower --rate"
         )
-    return found
+    return value

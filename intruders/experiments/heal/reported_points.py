@@ -1,4 +1,4 @@
-"""What is measured on the half that is reported: the models, the curve of interpolation, and the controls."""
+"""The measures on the half that is reported: the models, the curve of interpolation, and the controls."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Step = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Measuring:
-    """What is measured, and how it is told."""
+    """The bench, the data and the progress of a measurement."""
 
     bench: HealBench
     data: HealData
@@ -45,14 +45,14 @@ def reported_points(
     intruders: Mapping[str, LowRank],
     seed: int,
 ) -> list[HealedPoint]:
-    """Base, tuned, healed, interpolation at the healed model's task loss, the curve, and the controls.
+    """Measure base, tuned, healed, interpolation at the healed model's task loss, the curve and the controls.
 
     Args:
       measuring: the models and the data.
-      doses: of the healed model.
-      shapes: of the matrices, within which doses are shuffled.
-      intruders: what removes them, by matrix; empty where there are none.
-      seed: of the shuffle.
+      doses: the doses of the healed model.
+      shapes: shapes of the matrices; doses are shuffled among matrices of one shape.
+      intruders: low-rank matrices that remove the intruders; empty without intruders.
+      seed: seed of the shuffle.
     """
     count, task = len(doses), measuring.data.task
     base = measuring.outcome(BASE, [0.0] * count, answers=True)
@@ -68,7 +68,7 @@ def reported_points(
     ordered = dict(sorted(curve.items()))
     report = Report(measuring.data.report, base, tuned, list(ordered.values()), task, seed)
     mean = sum(doses) / count
-    found = [
+    points = [
         report.point(BASE, base, 0.0),
         report.point(TUNED, tuned, 1.0),
         report.point(HEALED, healed),
@@ -77,17 +77,17 @@ def reported_points(
     ]
     mixed = shuffled(doses, measuring.bench.groups.places, shapes, seed)
     if mixed != list(doses):
-        found.append(report.point(SHUFFLED, measuring.outcome(SHUFFLED, mixed)))
+        points.append(report.point(SHUFFLED, measuring.outcome(SHUFFLED, mixed)))
     if intruders:
         with measuring.bench.with_added(intruders):
-            found.append(
+            points.append(
                 report.point(INTRUDERS, measuring.outcome(INTRUDERS, [1.0] * count, removed=INTRUDERS), None)
             )
-    return found + [report.point(CURVE, outcome, alpha) for alpha, outcome in ordered.items()]
+    return points + [report.point(CURVE, outcome, alpha) for alpha, outcome in ordered.items()]
 
 
 def least_dose(bench: HealBench, data: HealData, most: float, *, on_report: bool = False) -> float:
-    """The smallest one dose for all, to 1/32, at which the task loss is at most ``most``; 1 where there is none."""
+    """Return the smallest common dose, to 1/32, at which the task loss is at most ``most``; 1 if none is."""
     share, count = data.report if on_report else data.choice, len(bench.groups.names)
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
@@ -105,9 +105,9 @@ def shuffled(
     shapes: Mapping[str, tuple[int, int]],
     seed: int,
 ) -> list[float]:
-    """The doses exchanged at random among matrices of one shape, or, where they share doses, among all of these."""
+    """Exchange the doses at random among matrices of one shape, or among all matrices that share doses."""
     generator = random.Random(f"shuffled {seed}")
-    found = list(doses)
+    mixed = list(doses)
     kinds: dict[object, list[int]] = {}
     shared = len({tuple(own) for own in places.values()}) < len(places)
     for name, own in places.items():
@@ -118,5 +118,5 @@ def shuffled(
         drawn = list(distinct)
         generator.shuffle(drawn)
         for position, other in zip(distinct, drawn, strict=True):
-            found[position] = doses[other]
-    return found
+            mixed[position] = doses[other]
+    return mixed

@@ -1,4 +1,4 @@
-"""One scale for the whole update, chosen by what it forgets and what it costs the task."""
+"""One scale for the complete update, chosen by its forgetting and its cost for the task."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ...mitigation.remedies.interpolate import Interpolate
 from ...mitigation.remedies.remedy import Remedy
 from ...models.finetuned_folder import data_seed_of
 from ...system.progress import Progress, silent
-from .heal import session_of
 from .heal_bench import HealBench
 from .heal_data import HealData, load_tasks, load_texts
+from .heal_session import session_of
 from .heal_settings import HEALING, HealSettings
 from .healing import BASE, TUNED, HealedPoint, plain_values
 from .measured_points import Report
@@ -57,20 +57,20 @@ class ScaleChoice:
     points: Sequence[HealedPoint]  # base, tuned and chosen, on the half that is reported
 
     def to_document(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        found: dict[str, Any] = plain_values(asdict(self))
-        return found
+        """Return plain JSON values."""
+        record: dict[str, Any] = plain_values(asdict(self))
+        return record
 
     def lines(self) -> list[str]:
-        """What a person reads."""
-        found = [
+        """Return the printed lines."""
+        lines = [
             f"one scale for the complete update, on {self.corpus} and {self.task} (nats per token)",
             f"{'scale':>6}{'loss on text':>14}{'task loss':>11}",
         ]
         for point in self.curve:
             mark = "  chosen" if point.scale == self.scale else ""
-            found.append(f"{point.scale:>6.3g}{point.text_loss:>14.4f}{point.task_loss:>11.4f}{mark}")
-        found.append(
+            lines.append(f"{point.scale:>6.3g}{point.text_loss:>14.4f}{point.task_loss:>11.4f}{mark}")
+        lines.append(
             f"scale {self.scale:.3g} forgets least at a task loss of at most {self.allow:g} above the tuned model's"
         )
         chosen = next(point for point in self.points if point.name == CHOSEN)
@@ -78,16 +78,16 @@ class ScaleChoice:
         for corpus, measure in chosen.corpora.items():
             before = tuned.corpora[corpus].forgotten
             share = "" if measure.healed is None else f", {measure.healed.estimate:.0%} healed"
-            found.append(
+            lines.append(
                 f"on other documents of {corpus}: forgotten {before.estimate:+.3f} tuned, "
                 f"{measure.forgotten.estimate:+.3f} at that scale{share}"
             )
         for task, own in chosen.tasks.items():
-            found.append(
+            lines.append(
                 f"on other examples of {task}: loss {tuned.tasks[task].loss.estimate:.4f} tuned, "
                 f"{own.loss.estimate:.4f} at that scale"
             )
-        return found
+        return lines
 
 
 def choose_scale(
@@ -102,24 +102,25 @@ def choose_scale(
     seed: int = 0,
     progress: Progress = silent,
 ) -> ScaleChoice:
-    """The scale s of ``W0 + s D`` with the least loss on text, at a task loss that is allowed.
+    """Choose the scale s of ``W0 + s D`` with the least loss on text, at a task loss that is allowed.
 
-    Nothing is copied: the update stays beside the base's weights. Eleven scales from 0 to 1 are measured on the half
-    that chooses, and four more on either side of the best.
+    Nothing is copied: the model computes with base and update separately. Eleven scales from 0 to 1 are measured on
+    the half that chooses, and four more on either side of the best.
 
     Args:
-      base: the model before fine-tuning; None where an adapter names it.
-      tuned: the model after it, or its adapter.
-      task: what to keep; the first chooses.
-      loss_on: text such as the base was trained on; the first chooses.
+      base: the model before fine-tuning; None if an adapter names it.
+      tuned: the fine-tuned model, or its adapter.
+      task: the tasks to keep; the scale is chosen by the first.
+      loss_on: text such as the base was trained on; the scale is chosen by the first corpus.
       settings: ``allow``, ``max_documents``, ``max_tokens`` and ``max_examples`` count.
-      columns: which columns of a data file hold what.
-      data_seed: of the task's rows; that of the run if none is given.
-      seed: of halves and samples.
+      columns: the columns of a data file and their meaning.
+      data_seed: seed of the task's rows; by default that of the run.
+      seed: seed of halves and samples.
       progress: called with (what is being done, done, in all).
 
     Raises:
-      SettingError: there is no task or no text. IntrudersError: as :func:`intruders.heal`.
+      SettingError: no task or no text is given.
+      IntrudersError: as :func:`intruders.heal` raises it.
     """
     given_base, given_tuned = named_sides(base, tuned)
     base, tuned = None if given_base is None else str(given_base), str(given_tuned)
@@ -166,7 +167,8 @@ def write_at_scale(
     """Write ``W0 + s D`` in the form of what was given.
 
     Raises:
-      SettingError: the scale is no finite number. Others as :func:`intruders.mitigate`.
+      SettingError: the scale is not a finite number.
+      IntrudersError: as :func:`intruders.mitigate` raises it.
     """
     return mitigate(
         base,
@@ -182,7 +184,7 @@ def write_at_scale(
 
 
 def _at(scale: float, base: str | None, tuned: str | None) -> Remedy:
-    """The whole update in one dose; interpolation ends at 1."""
+    """Measure the complete update in one dose; interpolation ends at 1."""
     if not -100 < scale < 100:
         raise SettingError(f"at is {scale}; expected a scale of the update, such as 0.5 or 1.2")
     if 0 <= scale <= 1:

@@ -1,4 +1,4 @@
-"""The folder in which a healing keeps what it has done, beside the one that it writes, so that it goes on if killed."""
+"""The folder in which a healing keeps finished steps, next to its output folder, so that it resumes after a kill."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """What a healing into ``out`` has done so far."""
+    """The progress of a healing into ``out``, on disk."""
 
     folder: Path
 
@@ -35,10 +35,10 @@ class WorkFolder:
 
     @contextmanager
     def held(self, key: Mapping[str, Any], out: Path) -> Iterator[None]:
-        """The folder for this process alone; it is removed when the block ends well.
+        """Lock the folder for this process; remove it when the block ends without an error.
 
         Raises:
-          SettingError: another process holds it, or it is of another healing.
+          SettingError: another process has locked it, or it belongs to another healing.
         """
         make_folder(self.folder)
         with locked_folder(self.folder):
@@ -48,16 +48,16 @@ class WorkFolder:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def learning(self) -> Mapping[str, Any] | None:
-        """The state of learning that was kept last."""
+        """Return the state of learning that was kept last."""
         return self._read(_LEARNING)
 
     def keep_learning(self, state: Mapping[str, Any]) -> None:
         self._write(_LEARNING, state)
 
     def answers(self) -> list[str] | None:
-        """The tuned model's own answers, if they were written down."""
-        found = self._read("answers.json")
-        return None if found is None else list(found["answers"])
+        """Return the tuned model's own answers, if they were written down."""
+        record = self._read("answers.json")
+        return None if record is None else list(record["answers"])
 
     def keep_answers(self, answers: list[str]) -> None:
         self._write("answers.json", {"answers": answers})
@@ -71,7 +71,7 @@ class WorkFolder:
 
 
 def require_same(before: Mapping[str, Any] | None, now: Mapping[str, Any], where: str, out: Path) -> None:
-    """Raise SettingError where what was begun is another healing than the one that is asked for."""
+    """Raise SettingError if the folder was begun by another healing than the requested one."""
     if before is None:
         return
     own = json.loads(json.dumps(dict(now)))

@@ -20,10 +20,10 @@ ALONG_CURVE = tuple(Interpolate(alpha) for alpha in ALPHAS)
 
 
 def wants_curve(sweep: SweepSettings, losses: LossSettings, scores: ScoreSettings) -> bool:
-    """Whether interpolation is among the controls.
+    """Return whether interpolation is among the controls.
 
     Raises:
-      SettingError: it is, and there is no text or no task to compare on.
+      SettingError: interpolation is wanted without a text or a task to compare on.
     """
     if INTERPOLATE not in sweep.controls:
         return False
@@ -39,7 +39,7 @@ class EqualTaskLoss:
     """The curve that interpolation draws, measured once, and what interventions gain over it."""
 
     def __init__(self, curve: Sequence[Outcome], data: MeasuredData) -> None:
-        """``curve`` is measured along ``ALONG_CURVE`` on ``data``, whose first task is the one that counts."""
+        """Take a ``curve`` measured along ``ALONG_CURVE`` on ``data``, whose first task counts."""
         self._curve = list(curve)
         self._of_intruders: dict[float, Outcome] = {}  # by scale
         weights = {name: [part.weight for part in parts] for name, parts in data.corpora.items()}
@@ -55,9 +55,9 @@ class EqualTaskLoss:
         ]
 
     def with_gain(self, point: Point, outcome: Outcome) -> Point:
-        """The point with its gain: loss of interpolation at the same task loss minus its own, mean over the corpora.
+        """Return the point with its gain: interpolation's loss at the same task loss minus its own, mean over corpora.
 
-        A control also gets its gain minus that of the intruders at its scale, which come before it.
+        A control also gets its gain minus that of the intruders at its scale, which are measured before it.
         """
         if point.control == INTRUDERS:
             self._of_intruders[point.scale] = outcome

@@ -73,24 +73,30 @@ def intervene(
     all differences are paired.
 
     Args:
-      base: folder, hub id or alias of the model before fine-tuning; None where an adapter names it.
-      tuned: that of the fine-tuned model, or its adapter. An adapter that names its base may come alone.
+      base: folder, Hub id or demo model of the model before fine-tuning; None if an adapter names it.
+      tuned: the fine-tuned model, or its adapter. An adapter that names its base may be passed alone.
       sweep: scales (1, the tuned model itself, is always measured) and controls; with "interpolate" among them, every
         point gets its gain over interpolation at equal task loss, from a curve of eleven more evaluations. The control
         "shrink-output" equals output energies on the first documents of the corpora.
-      losses: on what text losses are measured, as in :func:`intruders.evaluate`.
-      scores: which tasks are scored, likewise.
-      audit: settings of the audit that finds the intruders; or one of these two, or the path of a saved one.
-      data_seed: of the tasks' rows and splits, as in fine-tuning; that of the run if none is given.
-      seed: of the control "random", of samples of documents, and of the bootstrap.
+      losses: the corpora, as in :func:`intruders.evaluate`.
+      scores: the tasks whose accuracy is measured.
+      audit: settings of the audit that finds the intruders, an audit of these two models, or the path of a saved one.
+      data_seed: seed of the tasks' rows and splits, as in fine-tuning; by default that of the run.
+      seed: seed of the control "random", of samples of documents, and of the bootstrap.
       keep: folder of finished evaluations. A call that was stopped resumes there; another model, other data or
         settings never reuse one.
       compute: where the audit is computed.
       progress: called with (what is being done, done, in all).
 
+    Returns:
+      The measures of the tuned model and of every intervention.
+
     Raises:
       SettingError: nothing to measure, or a setting out of range.
       IntrudersError: as the audit and the evaluation raise it.
+
+    Example:
+      ``intruders.intervene("smollm2-135m", "my-adapter", losses=intruders.LossSettings(loss_on=("pydoc",))).points``
     """
     given_base, given_tuned = named_sides(base, tuned)
     base, tuned = None if given_base is None else str(given_base), str(given_tuned)
@@ -119,15 +125,15 @@ def intervene(
     if folder is not None:
         make_folder(folder, "keep")
     with nullcontext() if folder is None else locked_folder(folder, "keep"):
-        pairing, found, settings = audited_whole(base_side, tuned_side, audit, compute, progress)
-        if found.intruders == 0:
+        pairing, audited, settings = audited_whole(base_side, tuned_side, audit, compute, progress)
+        if audited.intruders == 0:
             raise SettingError(
-                f"'{tuned}' has no intruders among the {found.k} leading vectors of any matrix, so there is nothing "
+                f"'{tuned}' has no intruders among the {audited.k} leading vectors of any matrix, so there is nothing "
                 "to scale; pass a larger --epsilon or --k, or another model"
             )
         of = {}
         if folder is not None:
-            of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=found, tasks=tasks)
+            of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=audited, tasks=tasks)
         kept = KeptOutcomes(folder, {**of, "data": data.fingerprint()})
         measured = _Measured(
             base,
@@ -135,7 +141,7 @@ def intervene(
             tuned,
             base_side,
             pairing.pairs,
-            found,
+            audited,
             settings,
             sweep,
             data,
@@ -164,7 +170,7 @@ class _Measured:
     progress: Progress
 
     def sweep_of_all(self, is_curve_wanted: bool) -> InterventionSweep:
-        """The base, then interpolation where it is wanted, then the tuned model and every intervention on it."""
+        """Measure the base, then interpolation if wanted, then the tuned model and every intervention on it."""
         data = self.data
         # An audit of other weights is refused before anything is measured. No case depends on the base's inputs.
         cases = self._cases(_remedies(self.sweep, data.seed, {}))
@@ -197,29 +203,29 @@ class _Measured:
         return list(read_cases(self.pairs, self.audit, remedies, self.base_side.names(), device))
 
     def _of_base(self, cases: Sequence[Case]) -> tuple[Losses, dict[str, Tensor]]:
-        """The base's losses, and what it feeds to the matrices where a control asks for it.
+        """Measure the base's losses, and the inputs of the matrices if a control needs them.
 
         The model is open only within this method, since the tuned one needs its memory.
         """
         asks = SHRINK_OUTPUT in self.sweep.controls
-        found = self.kept.get(_OF_BASE)
-        if not self.data.corpora or (found is not None and not asks):
-            return {} if found is None else found.corpora, {}
+        outcome = self.kept.get(_OF_BASE)
+        if not self.data.corpora or (outcome is not None and not asks):
+            return {} if outcome is None else outcome.corpora, {}
         opened = open_language_model(self.base_source)
-        if found is None:
-            found = Outcome(self.data.losses_of(opened), {})
-            self.kept.put(_OF_BASE, found)
-        return found.corpora, _inputs_of_base(opened, self.base_side, cases, self.data) if asks else {}
+        if outcome is None:
+            outcome = Outcome(self.data.losses_of(opened), {})
+            self.kept.put(_OF_BASE, outcome)
+        return outcome.corpora, _inputs_of_base(opened, self.base_side, cases, self.data) if asks else {}
 
     def _curve(self, weights: MeasuredWeights, more: int) -> EqualTaskLoss:
-        """Interpolation from the base to the tuned model; ``more`` models are measured after it."""
+        """Measure interpolation from the base to the tuned model; ``more`` models are measured after it."""
         weights.models.use(self._cases(ALONG_CURVE))
-        found = []
+        outcomes = []
         for done, remedy in enumerate(ALONG_CURVE):
             self.progress("measure interpolation", done, len(ALONG_CURVE) + more)
             shares = shares_elsewhere(remedy, self.base_side.names(), self.settings)
-            found.append(weights.outcome(remedy, shares, answers=False))
-        return EqualTaskLoss(found, self.data)
+            outcomes.append(weights.outcome(remedy, shares, answers=False))
+        return EqualTaskLoss(outcomes, self.data)
 
     def _points(
         self,
@@ -228,36 +234,36 @@ class _Measured:
         remedies: Sequence[ScaledRemedy],
         compared: EqualTaskLoss | None,
     ) -> list[Point]:
-        """A point for every remedy; the first is the tuned model, which the others are held against."""
+        """Measure a point for every remedy; the first is the tuned model, which the others are compared with."""
         before = 0 if compared is None else len(ALONG_CURVE)
         weights.models.use(cases)
         points: list[Point] = []
         for done, remedy in enumerate(remedies, start=before):
             self.progress("measure", done, before + len(remedies))
-            found = weights.outcome(remedy)
+            outcome = weights.outcome(remedy)
             point = Point(
                 remedy.name,
                 remedy.scale,
-                self.data.summarized(found.corpora, points[0].losses if points else None),
-                self.data.scores(found),
+                self.data.summarized(outcome.corpora, points[0].losses if points else None),
+                self.data.scores(outcome),
                 _update_norm(cases, remedy),
                 0 if remedy.changes_nothing else sum(not remedy.exists(case) for case in cases),
             )
             is_tuned = not points
-            points.append(point if compared is None or is_tuned else compared.with_gain(point, found))
+            points.append(point if compared is None or is_tuned else compared.with_gain(point, outcome))
         return points
 
 
 def _inputs_of_base(
     base: OpenedModel, base_side: Checkpoint, cases: Sequence[Case], data: MeasuredData
 ) -> dict[str, Tensor]:
-    """(tokens, n) of each case, a sample of what the base feeds to its matrix on the corpora."""
+    """Sample the base's inputs (tokens, n) of each case's matrix on the corpora."""
     modules = LiveInterventions(base.model, base_side).modules_of([case.matrix.name for case in cases])
     return sample_inputs(base, modules, documents_of(data.corpora), data.seed)
 
 
 def _remedies(sweep: SweepSettings, seed: int, inputs: Mapping[str, Tensor]) -> list[ScaledRemedy]:
-    """Intruders and every control at every scale but 1, where all are the tuned model; ascending."""
+    """Return the remedy and every control at every ascending scale except 1, where all are the tuned model."""
     return [
         ShrinkOutput(scale, seed, inputs) if control == SHRINK_OUTPUT else remedy_named(control, scale, seed)
         for scale in sorted(set(sweep.scales) - {1.0})
@@ -267,7 +273,7 @@ def _remedies(sweep: SweepSettings, seed: int, inputs: Mapping[str, Tensor]) -> 
 
 
 def _update_norm(cases: Sequence[Case], remedy: ScaledRemedy) -> float:
-    """``sqrt(sum ||W' - W0||_F^2 / sum ||W - W0||_F^2)`` over the matrices."""
+    """Return ``sqrt(sum ||W' - W0||_F^2 / sum ||W - W0||_F^2)`` over the matrices."""
     if remedy.scale == 1:
         return 1.0
     before = math.fsum(case.update.norm() ** 2 for case in cases)

@@ -44,7 +44,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Trade:
-    """What one intervention changes against another: negative losses are better, positive accuracies."""
+    """The difference of two interventions: negative losses and positive accuracies are better."""
 
     losses: dict[str, Interval]  # nats a token, by corpus
     accuracies: dict[str, Interval]  # shares, by task
@@ -52,7 +52,21 @@ class Trade:
 
 @dataclass(frozen=True)
 class InterventionSweep:
-    """Interventions over scales and controls, all on the same documents and examples."""
+    """Interventions over scales and controls, all on the same documents and examples.
+
+    Args:
+      base: the model before fine-tuning.
+      tuned: the fine-tuned model.
+      audit: the audit that found the intruders.
+      seed: seed of the bootstrap, samples and random controls.
+      tuned_point: the measures of the tuned model, scale 1.
+      base_losses: the base's losses, by corpus.
+      points: the measures of every intervention.
+      curve: interpolation from base to tuned, if it is among the controls.
+
+    Example:
+      ``sweep = intruders.intervene("smollm2-135m", "my-adapter", losses=losses); sweep.trade(sweep.points[-1])``
+    """
 
     base: str
     tuned: str
@@ -64,7 +78,7 @@ class InterventionSweep:
     curve: list[CurvePoint] = field(default_factory=list)  # of interpolation, where it is among the controls
 
     def trade(self, point: Point, against: Point | None = None) -> Trade:
-        """Paired differences of a point against another one, or against the tuned model."""
+        """Return paired differences of a point from another one, or from the tuned model."""
         other = against or self.tuned_point
         losses = {
             name: mixed(
@@ -87,15 +101,15 @@ class InterventionSweep:
 
 
 def _outcomes(score: TaskScore) -> DocumentLosses:
-    """One number an example, so that accuracies are paired as losses are."""
+    """Return one number per example, so that accuracies are paired as losses are."""
     right = np.array(score.right, dtype=np.float64)
     return DocumentLosses("accuracy", right, np.ones(len(right), dtype=np.int64))
 
 
 def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
-    """One row a measure of every point, the tuned model first; a control beside the intruders at its scale, too."""
+    """Return one row per point and measure, the tuned model first; controls also against intruders at their scale."""
     of_intruders = {point.scale: point for point in sweep.points if point.control == INTRUDERS}
-    found = []
+    rows = []
     for point in [sweep.tuned_point, *sweep.points]:
         is_tuned = point is sweep.tuned_point
         other = None if is_tuned or point.control == INTRUDERS else of_intruders.get(point.scale)
@@ -106,7 +120,7 @@ def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
         ):
             for on, value in values.items():
                 base = sweep.base_losses.get(on) if measure == "loss" else None
-                found.append(
+                rows.append(
                     {
                         "control": point.control,
                         "scale": point.scale,
@@ -119,12 +133,12 @@ def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
                     }
                 )
         if sweep.curve:
-            found.append(_gain_row(point, next(iter(point.scores)), is_tuned))
-    return found
+            rows.append(_gain_row(point, next(iter(point.scores)), is_tuned))
+    return rows
 
 
 def _gain_row(point: Point, task: str, is_tuned: bool) -> dict[str, Any]:
-    """The tuned model is the curve's end, and gains nothing."""
+    """Return the row of a gain; the tuned model is the curve's end and gains nothing."""
     gain = Interval(0.0, 0.0, 0.0) if is_tuned else point.gain
     return {
         "control": point.control,
@@ -147,7 +161,7 @@ def _accuracies(point: Point) -> dict[str, float]:
 
 
 def _numbers(name: str, interval: Interval | None) -> dict[str, float | None]:
-    """An estimate and its ends; None for an end that is not finite, which JSON does not have."""
+    """Return an estimate and its ends; an infinite end is None, since JSON has no infinity."""
     values = (math.nan,) * 3 if interval is None else (interval.estimate, interval.low, interval.high)
     return {
         key: json_number(value)

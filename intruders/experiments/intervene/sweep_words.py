@@ -15,8 +15,8 @@ SCHEMA = 1
 
 
 def verdicts(sweep: InterventionSweep) -> list[str]:
-    """One sentence a scale: what scaling the intruders changes, and how each control compares at that scale."""
-    found = []
+    """Return one sentence per scale: what scaling the intruders changes, and how each control compares."""
+    sentences = []
     for point in sweep.points:
         if point.control != INTRUDERS:
             continue
@@ -25,56 +25,56 @@ def verdicts(sweep: InterventionSweep) -> list[str]:
             _compared(other.control, sweep.trade(other, point)) for other in sweep.control_points(point.scale)
         ]
         gain = [] if point.gain is None else [_gained(point.gain)]
-        found.append("; ".join([f"at scale {point.scale:g} {changes}", *gain, *others]))
-    return found
+        sentences.append("; ".join([f"at scale {point.scale:g} {changes}", *gain, *others]))
+    return sentences
 
 
 def lines(sweep: InterventionSweep) -> list[str]:
-    """The table and the verdicts."""
+    """Return the table and the verdicts."""
     audit = sweep.audit
     affected = sum(matrix.intruders > 0 for matrix in audit.matrices)
     where = f"{affected:,} of {len(audit.matrices):,} matrices (k {audit.k}, epsilon {audit.epsilon:g})"
-    found = [f"{audit.intruders:,} intruders in {where}"]
+    lines = [f"{audit.intruders:,} intruders in {where}"]
     width = 2 + max((len(point.control) for point in sweep.points), default=0)
     for name, loss in sweep.tuned_point.losses.items():
         measure = loss.losses[0].measure
-        found += [
+        lines += [
             "",
             f"{measure} on {name}: base {_plain(sweep.base_losses[name].loss)}, tuned {_plain(loss.loss)}",
         ]
         for point in sweep.points:
             change = sweep.trade(point).losses[name]
-            found.append(
+            lines.append(
                 f"  {_label(point, width)}  {point.losses[name].loss.estimate:.4f}  {_signed(change)}"
             )
     for name, score in sweep.tuned_point.scores.items():
-        found += ["", f"accuracy on {name} ({len(score.right)} examples): tuned {_plain(score.accuracy)}"]
+        lines += ["", f"accuracy on {name} ({len(score.right)} examples): tuned {_plain(score.accuracy)}"]
         for point in sweep.points:
             change = sweep.trade(point).accuracies[name]
-            found.append(
+            lines.append(
                 f"  {_label(point, width)}  {point.scores[name].accuracy.estimate:.4f}  {_signed(change)}"
             )
     if sweep.curve:
-        found += ["", "gain over interpolation at equal task loss, nats per token"]
-        found += [
+        lines += ["", "gain over interpolation at equal task loss, nats per token"]
+        lines += [
             f"  {_label(point, width)}  {_signed(point.gain)}"
             for point in sweep.points
             if point.gain is not None
         ]
-    found += ["", "norm of the changed updates, 1 being the tuned model's"]
-    found += [
+    lines += ["", "norm of the changed updates, 1 being the tuned model's"]
+    lines += [
         f"  {_label(point, width)}  {point.update_norm:.4f}{_left_alone(point)}" for point in sweep.points
     ]
-    found += [
+    lines += [
         "",
         "changes are against the tuned model, with 95 % intervals, paired by document and example",
         "",
     ]
-    return found + verdicts(sweep)
+    return lines + verdicts(sweep)
 
 
 def document(sweep: InterventionSweep) -> dict[str, Any]:
-    """Plain JSON values: every point with its intervals, and the verdicts."""
+    """Return plain JSON values: every point with its intervals, and the verdicts."""
     return {
         "schema": SCHEMA,
         "intruders_version": __version__,
@@ -115,7 +115,7 @@ def _measures(point: Point) -> dict[str, Any]:
 
 
 def _numbers(value: Interval) -> dict[str, float | None]:
-    """JSON has no infinity, which the interval of a single document has."""
+    """Return numbers for JSON, which has no infinity: the interval of a single document has infinite ends."""
     return {key: json_number(number) for key, number in value.as_dict().items()}
 
 
@@ -128,7 +128,7 @@ def _in_words(trade: Trade) -> str:
 
 
 def _moved(change: Interval, factor: float, unit: str) -> str:
-    """``falls 0.12 [0.10, 0.14]``; an interval across zero keeps its sign, and says that nothing is shown."""
+    """Return words such as ``falls 0.12 [0.10, 0.14]``; a change across zero is not clear and keeps its signs."""
     digits = 3 if factor == 1 else 1
     if not change.is_clear:
         ends = f"[{factor * change.low:+.{digits}f}, {factor * change.high:+.{digits}f}]"
@@ -139,7 +139,7 @@ def _moved(change: Interval, factor: float, unit: str) -> str:
 
 
 def _gained(gain: Interval) -> str:
-    """Against interpolation at the same task loss."""
+    """Compare with interpolation at the same task loss, in words."""
     if not gain.is_clear:
         return f"at equal task loss interpolation does as well ({_signed(gain)})"
     low, high = sorted((abs(gain.low), abs(gain.high)))
@@ -148,7 +148,7 @@ def _gained(gain: Interval) -> str:
 
 
 def _compared(control: str, trade: Trade) -> str:
-    """A control against the intruders at the same scale: better where its loss is lower or its accuracy higher."""
+    """Compare a control with the intruders at the same scale: lower loss or higher accuracy is better."""
     names = {
         "shrink": "the norm-matched shrink",
         "shrink-output": "the update scaled to the same output energy",
@@ -173,7 +173,7 @@ def _compared(control: str, trade: Trade) -> str:
 
 
 def _left_alone(point: Point) -> str:
-    """How many matrices have no such control, if any."""
+    """Say how many matrices lack a control, if any."""
     return (
         f"  ({point.left_alone:,} matrices have no such control and stay as tuned)"
         if point.left_alone

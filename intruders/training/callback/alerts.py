@@ -1,4 +1,4 @@
-"""Too many intruders, told where a person looks: as a warning, and as the alert of a tracker whose run is active."""
+"""Report too many intruders: as a warning, and as the alert of a tracker whose run is active."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 def alert(intruders: int, above: int, step: int) -> None:
     """Warn that an audit found more ``intruders`` than ``above``, here and in Weights & Biases and trackio.
 
-    Both are asked only if the program has loaded them; TensorBoard has no alerts.
+    Both are called only if the program has loaded them; TensorBoard has no alerts.
     """
     title = f"More than {above} intruders"
     text = f"The audit at step {step} found {intruders} intruders; alert_above is {above}."

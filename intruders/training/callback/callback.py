@@ -42,30 +42,30 @@ from .weights_before import (
 
 
 class IntruderCallback(TrainerCallback):  # type: ignore[misc]
-    """Audits the model in memory every ``every`` steps and at the end of training.
+    """Audit the model in memory every ``every`` steps and at the end of training.
 
-    One line in a script that exists, when the Trainer is made or afterwards::
+    Add one line to an existing script, when the Trainer is made or afterwards::
 
         trainer = Trainer(model, args, train_dataset=rows, callbacks=[IntruderCallback(every=100)])
         trainer.add_callback(IntruderCallback(trainer, every=100))
 
-    Totals go under ``intruders/...`` to whatever the Trainer reports to; every vector of every audit is kept
+    The callback logs totals under ``intruders/...`` wherever the Trainer reports. It keeps every vector of every audit
     as Parquet in ``trace`` (``intruders.parquet`` in the Trainer's output folder if not given). What cannot be
-    audited, logged or kept is refused before training begins: here with a trainer, else when the Trainer is made
-    or begins to train. In a training on several processes the first one audits. Make the callback on every process:
+    audited, logged or kept is refused before training begins: here with a trainer, otherwise when the Trainer is made
+    or begins to train. If a training has several processes, the first one audits. Make the callback on every process:
     all of them hear from the first when to stop, and all of them take part in putting a sharded model together.
 
     Args:
       trainer: the Trainer, before it trains: its model's matrices now are the base, without its adapters, unless
         ``base`` is given. Where an adapter's start took a part of them (PiSSA, ...), that part counts as theirs.
         Without it the model is the one that the Trainer names to its callbacks.
-      every: steps between audits.
-      settings: of the audits.
+      every: number of steps between audits.
+      settings: settings of the audits.
       stop_above: end training when an audit finds more intruders than this.
       alert_above: warn when an audit finds more intruders than this, in Weights & Biases and trackio too.
       trace: the Parquet file, or False for none. A training that begins keeps the trace of an earlier one under
         another name; one that resumes adds to it.
-      base: the model before fine-tuning, where the Trainer's model is not it any more.
+      base: the model before fine-tuning, if the Trainer's model has changed since.
 
     Raises:
       SettingError: a setting is out of range, ``include`` matches nothing, the training changes no matrix that
@@ -108,7 +108,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self._get_ready(trainer.model, trainer.args, trainer.is_world_process_zero())
 
     def __getstate__(self) -> dict[str, Any]:
-        """A pickled callback is one without a trainer, as it was before it saw a model."""
+        """Return the state without a trainer, as it was before the callback saw a model."""
         fresh = IntruderCallback.__new__(IntruderCallback)
         fresh.__dict__.update(self.__dict__, _trainer=None, _compute=Compute(cache=MemoryCache()))
         fresh._forget_model()
@@ -197,13 +197,13 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         )
 
     def _finds_too_many(self, model: nn.Module, args: Any, state: Any, control: Any) -> bool:
-        """Audit; whether there are more intruders than ``stop_above``, on all processes alike."""
+        """Audit, and return on every process whether the model has more intruders than ``stop_above``."""
         self._audited_step = state.global_step
 
         def decide(state_dict: dict[str, Tensor] | None = None) -> bool:
             tuned = model if state_dict is None else opened(model, state_dict)
-            found = self._audit(tuned, args, state, control)
-            return self._stop_above is not None and found.intruders > self._stop_above
+            audit = self._audit(tuned, args, state, control)
+            return self._stop_above is not None and audit.intruders > self._stop_above
 
         is_first = state.is_world_process_zero
         if self._sharded is not None:
@@ -216,20 +216,20 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     def _audit(self, tuned: nn.Module | Opened, args: Any, state: Any, control: Any) -> Audit:
         started = time.perf_counter()
         pairing = pair_sides(*self._sides(tuned), self._settings)
-        found = audit_pairing(pairing, self._settings, self._compute)
-        self.last = found = replace(found, seconds=time.perf_counter() - started)
-        log_totals(self._trainer, args, state, control, _totals(found))
+        audit = audit_pairing(pairing, self._settings, self._compute)
+        self.last = audit = replace(audit, seconds=time.perf_counter() - started)
+        log_totals(self._trainer, args, state, control, _totals(audit))
         if self.trace is not None:
-            append_to_trace(self.trace, state.global_step, found)
-        if self._alert_above is not None and found.intruders > self._alert_above:
-            alert(found.intruders, self._alert_above, state.global_step)
-        return found
+            append_to_trace(self.trace, state.global_step, audit)
+        if self._alert_above is not None and audit.intruders > self._alert_above:
+            alert(audit.intruders, self._alert_above, state.global_step)
+        return audit
 
     def _sides(self, tuned: nn.Module | Opened) -> tuple[Checkpoint, Opened]:
-        """The base and the model as it is now.
+        """Return the base and the model as it is now.
 
-        Whether the weights beneath an adapter are those of ``base`` takes reading both. Where training leaves them as
-        they are, once is enough. Weights that are split over processes are not read: they count as those of the base.
+        The check that weights beneath an adapter are those of ``base`` reads both. If training leaves them unchanged,
+        it runs once. Weights that are split over processes are not read: they count as those of the base.
         """
         if not isinstance(tuned, nn.Module):
             assert self._base is not None
@@ -250,14 +250,14 @@ def _is_whole(number: object) -> bool:
     return isinstance(number, Integral) and not isinstance(number, bool)
 
 
-def _totals(found: Audit) -> dict[str, float]:
-    """The numbers that are logged, each as the audit's own summary defines it."""
-    kinds = {summary.kind: summary.intruders for summary in by_kind(found.matrices)}
+def _totals(audit: Audit) -> dict[str, float]:
+    """Return the numbers that are logged, each as the audit's own summary defines it."""
+    kinds = {summary.kind: summary.intruders for summary in by_kind(audit.matrices)}
     return {
-        "intruders/total": found.intruders,
-        "intruders/vectors": found.vectors,
-        "intruders/energy_share": found.intruder_energy_share,
-        "intruders/update_frobenius": update_norm(found.matrices),
-        "intruders/seconds": round(found.seconds, 4),
+        "intruders/total": audit.intruders,
+        "intruders/vectors": audit.vectors,
+        "intruders/energy_share": audit.intruder_energy_share,
+        "intruders/update_frobenius": update_norm(audit.matrices),
+        "intruders/seconds": round(audit.seconds, 4),
         **{f"intruders/by_module/{kind}": count for kind, count in sorted(kinds.items())},
     }

@@ -9,9 +9,9 @@ from ...errors import IntrudersError, one_line
 
 
 def decided_by_first(decide: Callable[[], bool], state: Any) -> bool:
-    """What ``decide`` answers on the first process, on all of them; each raises if it raises there.
+    """Return on all processes what ``decide`` answers on the first; each raises if the first does.
 
-    A process that does not hear of it would wait for the others at the next step until the group's timeout.
+    A process without the answer would wait for the others at the next step until the group's timeout.
     """
     from accelerate.utils import broadcast_object_list
 

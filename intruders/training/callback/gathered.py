@@ -14,7 +14,7 @@ from .sharding import FSDP_1, FSDP_2, ZERO_3
 
 
 def require_gatherable(way: str, trainer: Any) -> None:
-    """Raise SettingError where the shards of a model can be gathered through a Trainer alone, and none is at hand."""
+    """Raise SettingError if only a Trainer can gather the shards of a model, and none is given."""
     if way == ZERO_3 and trainer is None:
         raise SettingError(
             "the model is sharded by DeepSpeed ZeRO-3, and its engine alone can gather it; expected the Trainer "
@@ -23,26 +23,26 @@ def require_gatherable(way: str, trainer: Any) -> None:
 
 
 def gathered(model: nn.Module, way: str, trainer: Any, is_first: bool) -> dict[str, Tensor]:
-    """The tensors of a sharded model as they are now, on the CPU of the first process; of one with adapters theirs.
+    """Return a sharded model's current tensors, or its adapters' if it has some, on the first process's CPU.
 
-    Every process takes part, or all wait.
+    Every process has to call this, otherwise all wait.
 
     Args:
-      model: as the Trainer hands it to callbacks.
+      model: the model, as the Trainer passes it to callbacks.
       way: how it is sharded.
-      trainer: the Trainer, which has DeepSpeed's engine; for ZeRO-3 alone.
+      trainer: the Trainer with DeepSpeed's engine; only ZeRO-3 needs it.
       is_first: whether this process puts the model together.
     """
     return _GATHER[way](model, trainer, is_first)
 
 
 def opened(model: nn.Module, state: dict[str, Tensor]) -> Opened:
-    """What an audit reads of a sharded model whose tensors were gathered into ``state``."""
+    """Return what an audit reads of a sharded model whose tensors were gathered into ``state``."""
     return open_gathered(_unwrapped(model), state)
 
 
 def _from_dtensors(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Tensor]:
-    """FSDP 2: tensor by tensor, so that one whole matrix at a time is on the device."""
+    """Gather under FSDP 2 tensor by tensor, so that one complete matrix at a time is on the device."""
     whole: dict[int, Tensor] = {}  # a tied weight is one parameter under two names, and stays one tensor
     state: dict[str, Tensor] = {}
     for name, tensor in _to_gather(model).items():
@@ -55,7 +55,7 @@ def _from_dtensors(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, 
 
 
 def _from_fsdp_1(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Tensor]:
-    """FSDP 1: unit by unit, as its forward pass does, so that one whole unit at a time is on the device."""
+    """Gather under FSDP 1 unit by unit, as its forward pass does, so that one complete unit is on the device."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     state: dict[str, Tensor] = {}
@@ -64,7 +64,9 @@ def _from_fsdp_1(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Te
     ]
     for path, unit in units:
         inside = [
-            name for name, one in unit.named_modules() if name and isinstance(one, FullyShardedDataParallel)
+            name
+            for name, inner in unit.named_modules()
+            if name and isinstance(inner, FullyShardedDataParallel)
         ]
         with FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=False):
             own = {
@@ -79,7 +81,7 @@ def _from_fsdp_1(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Te
 
 
 def _from_zero_3(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Tensor]:
-    """ZeRO-3: what its engine saves, in 16 bits where the model is trained in them."""
+    """Gather under ZeRO-3 what its engine saves, in 16 bits if the model is trained in them."""
     trained_alone = all(
         tensor.requires_grad for tensor in _to_gather(model).values() if tensor.is_floating_point()
     )
@@ -97,7 +99,7 @@ _GATHER: dict[str, Callable[[nn.Module, Any, bool], dict[str, Tensor]]] = {
 
 
 def _to_gather(model: nn.Module) -> dict[str, Tensor]:
-    """The model's tensors, of one with adapters only these."""
+    """Return the model's tensors, or only the adapters' if it has some."""
     state = model.state_dict(keep_vars=True)
     return adapter_tensors(model, state) if has_adapters(model) else state
 

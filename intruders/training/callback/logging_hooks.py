@@ -10,7 +10,7 @@ from transformers.trainer_callback import CallbackHandler
 
 
 def log_totals(trainer: Any, args: Any, state: Any, control: Any, totals: dict[str, float]) -> None:
-    """Report totals beside what the Trainer itself will report of this step; ``state.log_history`` keeps them.
+    """Report totals next to the Trainer's own log of this step; ``state.log_history`` keeps them.
 
     Without a trainer they reach its reporters through the handler that is calling this callback.
     """
@@ -29,7 +29,7 @@ def log_totals(trainer: Any, args: Any, state: Any, control: Any, totals: dict[s
 
 
 def _handler_that_calls() -> CallbackHandler | None:
-    """The Trainer's list of callbacks, found among the callers: no event of a callback names it."""
+    """Return the Trainer's list of callbacks from among the callers: no event of a callback names it."""
     frame = sys._getframe(1)
     while frame is not None:
         caller = frame.f_locals.get("self")

@@ -1,4 +1,4 @@
-"""Whether a training splits the matrices of its model over processes, so that none holds one in full."""
+"""Whether a training splits the matrices of its model over processes, so that none has a complete one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ FSDP_1, FSDP_2, ZERO_3 = "FSDP 1", "FSDP 2 or tensor parallelism", "DeepSpeed Ze
 
 
 def sharded_by(model: nn.Module) -> str | None:
-    """The way in which ``model`` is split over processes, on every process alike; None if it is not."""
+    """Return how ``model`` is split over processes, the same on each of them; None if it is not."""
     return next(_ways_in(model), None)
 
 
 def will_be_sharded_by() -> str | None:
-    """What the Trainer's settings, or those of ``accelerate launch``, will do when training begins.
+    """Return how the settings of the Trainer or of ``accelerate launch`` will split the model.
 
-    accelerate keeps them in one place for the whole process, so that no Trainer is needed to ask.
+    accelerate keeps these settings once per process, so that no Trainer is needed.
     """
     from accelerate.state import AcceleratorState
 
@@ -34,7 +34,7 @@ def will_be_sharded_by() -> str | None:
 
 
 def _ways_in(model: nn.Module) -> Iterator[str]:
-    """How modules and parameters tell that they are shards: each library marks its own."""
+    """Yield the ways of sharding that modules and parameters show: each library marks its own."""
     if torch.distributed.is_available():
         from torch.distributed.fsdp import FullyShardedDataParallel
 

@@ -54,9 +54,9 @@ def _free_name(trace: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def append_to_trace(trace: Path, step: int, found: Audit) -> None:
+def append_to_trace(trace: Path, step: int, audit: Audit) -> None:
     """Add the rows of a step; those of this and later steps, left by a run that was killed, go."""
-    frame = _rows(found)
+    frame = _rows(audit)
     frame.insert(0, "step", step)
     if trace.is_file():
         before = read_trace(trace)
@@ -69,7 +69,20 @@ def append_to_trace(trace: Path, step: int, found: Audit) -> None:
 
 
 def read_trace(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read the trace of a callback: one row per step, matrix and vector. SettingError for another file."""
+    """Read the trace that an :class:`intruders.IntruderCallback` wrote.
+
+    Args:
+      path: the Parquet file.
+
+    Returns:
+      A table with one row per step, matrix and vector.
+
+    Raises:
+      SettingError: the file is not a trace or cannot be read.
+
+    Example:
+      ``intruders.read_trace("out/intruders.parquet").groupby("step")["intruder"].sum()``
+    """
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
@@ -81,11 +94,11 @@ def read_trace(path: str | os.PathLike[str]) -> pd.DataFrame:
     return frame
 
 
-def _rows(found: Audit) -> pd.DataFrame:
-    """One row per vector, with the size of its matrix's update and the base's largest singular value."""
-    frame = vector_frame(found.matrices)
-    frobenius = {matrix.name: matrix.update.frobenius for matrix in found.matrices}
-    largest = {matrix.name: matrix.base_singular_values[0] for matrix in found.matrices}
+def _rows(audit: Audit) -> pd.DataFrame:
+    """Return one row per vector, with its matrix's update norm and the base's largest singular value."""
+    frame = vector_frame(audit.matrices)
+    frobenius = {matrix.name: matrix.update.frobenius for matrix in audit.matrices}
+    largest = {matrix.name: matrix.base_singular_values[0] for matrix in audit.matrices}
     frame["update_frobenius"] = frame["name"].map(frobenius).astype(float)
     frame["base_largest_value"] = frame["name"].map(largest).astype(float)
     return frame

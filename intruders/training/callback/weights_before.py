@@ -1,4 +1,4 @@
-"""What the audits of a training compare with: the model before it, taken while it can still be had."""
+"""The model before a training, which its audits compare with, taken while it is still available."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ...errors import CheckpointError, SettingError
 
 
 def weights_before(model: nn.Module, is_resumed: bool) -> Checkpoint | None:
-    """A copy of the matrices that training will change; None where an adapter leaves the base in memory as it is.
+    """Copy the matrices that training will change; None if an adapter leaves the base in memory unchanged.
 
     Raises:
       SettingError: training has changed them already, because it was resumed.
@@ -40,7 +40,7 @@ def weights_before(model: nn.Module, is_resumed: bool) -> Checkpoint | None:
 
 
 def checkpoint_of_training(model: nn.Module) -> str | None:
-    """The Trainer's checkpoint that a model was loaded from, whose weights a training has changed already."""
+    """Return the Trainer's checkpoint that a model was loaded from, whose weights training has changed already."""
     name = getattr(getattr(model, "config", None), "_name_or_path", None)
     if not isinstance(name, str) or not name:
         return None
@@ -48,10 +48,10 @@ def checkpoint_of_training(model: nn.Module) -> str | None:
 
 
 def base_of_sharded(model: nn.Module, base: Source | None) -> Source:
-    """The base of a model whose own weights are split over processes: what was given, or what its adapter names.
+    """Return the base of a model with sharded weights: the given one, or the one that its adapter names.
 
     Raises:
-      SettingError: neither can be had, or the adapter's start changed the weights beneath it.
+      SettingError: neither is available, or the adapter's start changed the weights beneath it.
       CheckpointError: what the adapter names cannot be opened.
     """
     start = start_that_changed(model) if has_adapters(model) else None
@@ -86,7 +86,7 @@ def base_of_sharded(model: nn.Module, base: Source | None) -> Source:
 
 
 def require_trained_matrix(model: nn.Module) -> None:
-    """Raise SettingError where training changes no matrix of ``model``; a shard's dimensions say nothing."""
+    """Raise SettingError if training changes no matrix of ``model``; a shard's dimensions do not count."""
     is_trained = any(parameter.requires_grad and parameter.ndim >= 2 for parameter in model.parameters())
     if not has_adapters(model) and not is_trained:
         raise SettingError(
@@ -121,17 +121,17 @@ def _copies(model: nn.Module) -> Checkpoint:
 
 
 def _tuned_weights(model: nn.Module) -> Checkpoint:
-    """What the adapters in the model make of its own weights, a copy, in the order in which these are stored."""
+    """Return a copy of the model's weights with its adapters merged, in the order in which they are stored."""
     own, tuned = open_sides(model, model)
     assert isinstance(tuned, ModelSum)
-    adapters = replace(tuned, parts=[one for one in tuned.parts if isinstance(one[0], Adapter)])
-    found: dict[str, Tensor] = {}
+    adapters = replace(tuned, parts=[part for part in tuned.parts if isinstance(part[0], Adapter)])
+    weights: dict[str, Tensor] = {}
     for matrix in pair_sides(own, adapters, Selection(include_embeddings=True)).pairs:
         both = matrix.load()
         if both is None:
-            found[matrix.name] = own.read(matrix.name).clone()
+            weights[matrix.name] = own.read(matrix.name).clone()
             continue
         whole = both.widened().dense().to(widened(both.base).dtype)
         stored = whole.mT if matrix.name in own.input_first else whole
-        found[matrix.name] = stored.reshape(own.shape(matrix.name)).clone()
-    return with_copies(own, found)
+        weights[matrix.name] = stored.reshape(own.shape(matrix.name)).clone()
+    return with_copies(own, weights)

@@ -13,9 +13,10 @@ from tiny import save_bert
 
 import intruders
 from intruders.errors import NonFiniteError, SettingError
-from intruders.experiments.heal.heal import load_healing, remedy_of
 from intruders.experiments.heal.heal_settings import HealSettings
 from intruders.experiments.heal.healing import HEALED
+from intruders.experiments.heal.healing_record import load_healing
+from intruders.experiments.heal.learned_doses import remedy_of
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model
 

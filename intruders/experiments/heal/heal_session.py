@@ -1,0 +1,329 @@
+"""One healing: open the models, learn the doses and measure what they change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ...audits.audit_settings import Compute
+from ...audits.result.audit_result import Audit
+from ...checkpoints.opening.open import Opened
+from ...checkpoints.pairing.pair_sides import pair_sides
+from ...checkpoints.pairing.pairing import PairedMatrix
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.selection import Selection
+from ...data.corpora import Corpus
+from ...data.task import Task
+from ...errors import SettingError
+from ...linalg.low_rank import LowRank
+from ...measures.kept_outcomes import KeptOutcomes
+from ...measures.measure_settings import LossSettings
+from ...mitigation.cases import read_cases
+from ...mitigation.remedies.intruders import ScaledIntruders
+from ...models.tuned_model import OpenedModel
+from ...system.progress import Progress
+from ..doses.dose_groups import ELSEWHERE, dose_groups
+from ..doses.dosed_model import DosedModel, Doses
+from ..doses.updates import Updates, read_updates
+from .heal_bench import HealBench, distinct_models, open_models, tuned_elsewhere
+from .heal_data import HealData, data_of, own_answers, task_of_prompts
+from .heal_settings import HealSettings
+from .healing import LITTLE, Healing
+from .learning import Learning, Measured, at_bounds
+from .objective import Objective, StepLosses, encoded_examples, encoded_texts
+from .reported_points import HALVINGS, Measuring, least_dose, reported_points
+from .work_folder import WorkFolder
+
+Told = Callable[[str], None]
+
+_STRANGE = 5.0  # nats per token of the base, on text that it does not know
+_MEASURES = 11  # on the half that is reported, about
+
+
+def untold(line: str) -> None:
+    """Ignore a line for people."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One healing: opens the models, learns the doses and measures them."""
+
+    base: str | None
+    tuned: str
+    base_source: str
+    sides: tuple[Checkpoint, Opened]
+    pairs: Sequence[PairedMatrix]
+    settings: HealSettings
+    seed: int
+    progress: Progress
+    told: Told
+    work: WorkFolder | None = None
+    key: Mapping[str, Any] = field(default_factory=dict)
+    max_examples: int | None = None
+
+    def healed(
+        self,
+        corpora: Mapping[str, list[Corpus]],
+        tasks: Mapping[str, Task],
+        prompts: Sequence[str] | None,
+        audit: Audit,
+        audited: Sequence[PairedMatrix],
+        compute: Compute,
+    ) -> Healing:
+        """Learn the doses and measure the models, before anything is written."""
+        with self.benched(corpora, tasks, prompts) as (bench, data, updates):
+            notes, most, start = self.start(bench, data)
+            best, values, measured = self.learned(bench, data, start, most)
+            return self._reported(
+                bench, data, updates, values, best, start, measured, notes, audit, audited, compute
+            )
+
+    @contextmanager
+    def benched(
+        self, corpora: Mapping[str, list[Corpus]], tasks: Mapping[str, Task], prompts: Sequence[str] | None
+    ) -> Iterator[tuple[HealBench, HealData, Updates]]:
+        """Open the models with their updates in doses, and the data, within the block."""
+        self.progress("open the models", 0, 1)
+        language, scored = self._opened(tasks)
+        device = next(language.model.parameters()).device
+        updates = read_updates(self.pairs, self.settings.per, device, self.progress)
+        if not updates.names:
+            raise SettingError(
+                f"'{self.tuned}' changes nothing in '{self.base_source}', so there is nothing to heal; pass the model "
+                "after fine-tuning"
+            )
+        others = self._others(language)
+        groups = dose_groups(updates.names, self.settings.per, updates.ranks, with_elsewhere=bool(others))
+        doses = Doses(torch.ones(len(groups.names), device=device))
+        with ExitStack() as entered:
+            for model in distinct_models(language, scored):
+                entered.enter_context(
+                    DosedModel(model, self.sides[0], updates.by_name, groups, doses, others)
+                )
+            if prompts is not None:
+                task = self._task_of(prompts, language)
+                tasks, scored = {task.name: task}, {task.name: (language, [])}
+            data = data_of(corpora, tasks, self.max_examples, self.seed)
+            kept = KeptOutcomes(None if self.work is None else self.work.folder, dict(self.key))
+            losses = LossSettings(max_tokens=self.settings.max_tokens, estimate=self.settings.estimate)
+            yield (
+                HealBench(language, scored, tasks, self.sides[0], groups, doses, losses, kept, self.seed),
+                data,
+                updates,
+            )
+
+    def _opened(
+        self, tasks: Mapping[str, Task]
+    ) -> tuple[OpenedModel, Mapping[str, tuple[OpenedModel, list[str]]]]:
+        """Open the models. For an adapter of a causal model open the base: its updates are added to the weights."""
+        is_adapter = not isinstance(self.sides[1], Checkpoint)
+        if is_adapter and all(task.kind == "causal" for task in tasks.values()):
+            language, scored = open_models(self.base_source, None, tasks)
+        else:
+            language, scored = open_models(self.tuned, self.base, tasks)
+        causal = [name for name, task in tasks.items() if task.kind == "causal"]
+        if language.is_masked and (causal or not tasks):
+            what = f"task {causal[0]!r} wants" if causal else "prompts want"
+            raise SettingError(
+                f"'{self.base_source}' is a masked language model, and {what} one that writes; pass a task of classes"
+            )
+        return language, scored
+
+    def _others(self, language: OpenedModel) -> list[str]:
+        """Return other tuned tensors, such as norms, which only a checkpoint can store in a dose."""
+        if not isinstance(self.sides[1], Checkpoint):
+            return []
+        return tuned_elsewhere(language.model, self.sides[0], [pair.name for pair in self.pairs])
+
+    def _task_of(self, prompts: Sequence[str], language: OpenedModel) -> Task:
+        answers = None if self.work is None else self.work.answers()
+        if answers is None:
+            self.progress(f"answer {len(prompts)} prompts", 0, 1)
+            answers = own_answers(language, prompts)
+            if self.work is not None:
+                self.work.keep_answers(answers)
+        return task_of_prompts(prompts, answers, self.seed)
+
+    def start(self, bench: HealBench, data: HealData) -> tuple[list[str], float, float]:
+        """Return the notes before the start, the allowed task loss, and the interpolation to start from."""
+        count = len(bench.groups.names)
+        steps = 4 + HALVINGS
+        base, tuned = [0.0] * count, [1.0] * count
+        self.progress("measure the base", 0, steps)
+        text_base, task_base = (
+            bench.text_loss(base, data.choice),
+            bench.task_loss(base, data.choice, data.task),
+        )
+        self.progress("measure the tuned model", 2, steps)
+        text_tuned, task_tuned = (
+            bench.text_loss(tuned, data.choice),
+            bench.task_loss(tuned, data.choice, data.task),
+        )
+        notes = _warnings(data, text_base, text_tuned, task_base, task_tuned)
+        for note in notes:
+            self.told(note)
+        most = task_tuned + self.settings.allow
+        self.progress("find the interpolation to start from", 4, steps)
+        return notes, most, least_dose(bench, data, most)
+
+    def learned(
+        self, bench: HealBench, data: HealData, start: float, most: float
+    ) -> tuple[Measured, list[float], list[Measured]]:
+        opened, labels = bench.scored[data.task]
+        values = torch.full_like(bench.doses.values, start, requires_grad=True)
+        bench.doses.values = values
+        objective = Objective(
+            bench.language,
+            opened,
+            bench.doses,
+            encoded_texts(bench.language, data.learned_text, self.settings.max_tokens),
+            encoded_examples(opened, bench.tasks[data.task], data.learned_examples, labels),
+            self.seed,
+        )
+
+        def measure(step: int, allowed: float) -> Measured:
+            doses = values.detach().tolist()
+            task = bench.task_loss(doses, data.choice, data.task)
+            return Measured(step, task, bench.text_loss(doses, data.choice) if task <= allowed else None)
+
+        def told(step: int, losses: StepLosses) -> None:
+            said = f"learn: divergence {losses.divergence:.3f}, task loss {losses.task:.4f}"
+            self.progress(said, step, self.settings.steps)
+
+        learning = Learning(
+            values,
+            self.settings,
+            objective.gradient,
+            measure,
+            most,
+            (lambda state: None) if self.work is None else self.work.keep_learning,
+            told,
+        )
+        state = None if self.work is None else self.work.learning()
+        if state is not None:
+            learning.resume(state)
+        self.progress("learn", 0, self.settings.steps)
+        best, doses = learning.run()
+        return best, doses, learning.measured
+
+    def _reported(
+        self,
+        bench: HealBench,
+        data: HealData,
+        updates: Updates,
+        values: list[float],
+        best: Measured,
+        start: float,
+        measured: Sequence[Measured],
+        notes: list[str],
+        audit: Audit,
+        audited: Sequence[PairedMatrix],
+        compute: Compute,
+    ) -> Healing:
+        done = iter(range(_MEASURES + 1))
+
+        def step(name: str) -> None:
+            self.progress(name, min(next(done, _MEASURES), _MEASURES), _MEASURES)
+
+        removing = self._removing(audit, audited, updates, compute)
+        points = reported_points(Measuring(bench, data, step), values, updates.shapes, removing, self.seed)
+        places = bench.groups.places
+        count = at_bounds(values)
+        if count:
+            notes = [*notes, f"{count} of {len(values)} doses are at the end of their range, -0.5 or 1.5"]
+        healing = Healing(
+            base=self.base_source,
+            tuned=self.tuned,
+            out=None,
+            form="",
+            per=self.settings.per,
+            task=data.task,
+            corpus=data.corpus,
+            start=start,
+            step=best.step,
+            doses={
+                name: [values[position] for position in own]
+                for name, own in places.items()
+                if name != ELSEWHERE
+            },
+            elsewhere=values[places[ELSEWHERE][0]] if ELSEWHERE in places else None,
+            points=points,
+            learning=[state.as_dict() for state in measured],
+            documents={
+                name: sum(len(part.documents) for part in parts)
+                for name, parts in data.report.corpora.items()
+            },
+            examples={name: len(rows) for name, rows in data.report.examples.items()},
+            digests={name: [part.digest for part in parts] for name, parts in data.report.corpora.items()},
+            settings={**self.settings.as_dict(), "seed": self.seed},
+            intruders_before=audit.intruders,
+            intruders_after=None,
+            at_bounds=count,
+            notes=notes,
+        )
+        return healing.finished(notes=[*notes, *healing.gaps()])
+
+    def _removing(
+        self, audit: Audit, audited: Sequence[PairedMatrix], updates: Updates, compute: Compute
+    ) -> dict[str, LowRank]:
+        """Return the low-rank matrices that remove the intruders, by matrix."""
+        if audit.intruders == 0:
+            return {}
+        remedy = ScaledIntruders(0.0)
+        cases = read_cases(audited, audit, [remedy], self.sides[0].names(), compute.torch_device())
+        changes = {case.matrix.name: remedy.change(case).added for case in cases}
+        return {
+            name: added for name, added in changes.items() if added is not None and name in updates.by_name
+        }
+
+
+def session_of(
+    sides: tuple[Checkpoint, Opened],
+    sources: tuple[str | None, str],
+    settings: HealSettings,
+    seed: int,
+    progress: Progress,
+    max_examples: int | None = None,
+) -> Session:
+    """Return a session that writes nothing to disk."""
+    base, tuned = sources
+    return Session(
+        base,
+        tuned,
+        base if base is not None else sides[0].source,
+        sides,
+        pair_sides(*sides, Selection(include_embeddings=True)).pairs,
+        settings,
+        seed,
+        progress,
+        untold,
+        max_examples=settings.max_examples if max_examples is None else max_examples,
+    )
+
+
+def _warnings(
+    data: HealData, text_base: float, text_tuned: float, task_base: float, task_tuned: float
+) -> list[str]:
+    """Return what a person should know before the learning starts."""
+    warnings = []
+    forgotten = text_tuned - text_base
+    if forgotten < LITTLE:
+        warnings.append(
+            f"little was forgotten: the loss on {data.corpus} rose by {forgotten:.3f} nats per token, so there is "
+            "little to heal"
+        )
+    if text_base > _STRANGE:
+        warnings.append(
+            f"the base itself has a loss of {text_base:.1f} nats per token on {data.corpus}: expected text such as it "
+            "was trained on, in a language that it knows"
+        )
+    if task_tuned >= task_base:
+        warnings.append(
+            f"the tuned model is not better at {data.task} than the base (loss {task_tuned:.4f} and {task_base:.4f}): "
+            "check that this is the task that it was tuned for"
+        )
+    return warnings

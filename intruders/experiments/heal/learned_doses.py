@@ -1,0 +1,63 @@
+"""The doses of a healing as the remedy `doses`, learned or read from its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...checkpoints.opening.open import Opened
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...data.corpora import Corpus
+from ...data.task import Task
+from ...mitigation.remedies.doses import Doses as DosesRemedy
+from ...system.progress import Progress, silent
+from ..doses.dose_groups import ELSEWHERE
+from .heal_session import session_of
+from .heal_settings import HealSettings
+from .healing import Healing
+
+
+def learned_doses(
+    sides: tuple[Checkpoint, Opened],
+    sources: tuple[str | None, str],
+    corpora: Mapping[str, list[Corpus]],
+    tasks: Mapping[str, Task],
+    settings: HealSettings,
+    max_examples: int | None,
+    seed: int,
+    progress: Progress = silent,
+) -> DosesRemedy:
+    """Learn the remedy `doses` of a tuned model on the halves that choose; report and write nothing.
+
+    Args:
+      sides: base and tuned model, opened.
+      sources: base and tuned model as they were given.
+      corpora: the text; the doses are learned on the first corpus.
+      tasks: the tasks; the first is kept.
+      settings: how the doses are learned.
+      max_examples: number of examples of every split; None for all.
+      seed: seed of halves and of the order.
+      progress: called with (what is being done, done, in all).
+
+    Raises:
+      IntrudersError: as :func:`heal`.
+    """
+    session = session_of(sides, sources, settings, seed, progress, max_examples)
+    with session.benched(corpora, tasks, None) as (bench, data, _):
+        _, most, start = session.start(bench, data)
+        _, values, _ = session.learned(bench, data, start, most)
+        places = bench.groups.places
+    return DosesRemedy(
+        doses={
+            name: [values[position] for position in own] for name, own in places.items() if name != ELSEWHERE
+        },
+        elsewhere=values[places[ELSEWHERE][0]] if ELSEWHERE in places else 1.0,
+    )
+
+
+def remedy_of(healing: Healing, share: float = 1.0) -> DosesRemedy:
+    """Return the doses of a healing as a remedy."""
+    return DosesRemedy(
+        share=share,
+        doses=healing.doses,
+        elsewhere=1.0 if healing.elsewhere is None else healing.elsewhere,
+    )
