@@ -123,8 +123,8 @@ def audit_sides(
     started = time.perf_counter()
     compute.torch_device()  # one that is not there is refused before anything is read
     pairing = pair_sides(*open_sides(base, tuned), settings)
-    found = audit_pairing(pairing, settings, compute, progress)
-    return replace(found, seconds=time.perf_counter() - started)
+    audited = audit_pairing(pairing, settings, compute, progress)
+    return replace(audited, seconds=time.perf_counter() - started)
 
 
 def audit_pairing(
@@ -143,8 +143,8 @@ def audit_pairing(
 
     def judge(batch: Batch) -> list[AuditedMatrix]:
         # Records alone: whoever held the batch would keep its weights in memory while the next one is judged.
-        found = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
-        return records_of(batch.matrices, found, batch.units)
+        detection = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
+        return records_of(batch.matrices, detection, batch.units)
 
     batches = read_batches(pairing.pairs, device, settings.skip_non_finite, skipped)
     with run_side_by_side(batches, judge, is_small_batch, compute.workers) as judged:
@@ -215,27 +215,30 @@ def judge_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCa
 
 
 def records_of(
-    matrices: Sequence[PairedMatrix], found: Detection, units: Sequence[float]
+    matrices: Sequence[PairedMatrix], detection: Detection, units: Sequence[float]
 ) -> list[AuditedMatrix]:
     """The rows of a batch's matrices in the result, in the units of the checkpoint."""
-    k = found.values.shape[1]
+    k = detection.values.shape[1]
     # Lists at once: to ask a tensor for each of its numbers takes longer than what is done with them.
-    values, lower, upper = found.values.tolist(), found.lower.tolist(), found.upper.tolist()
-    intruder, ambiguous = found.intruder.tolist(), found.ambiguous.tolist()
-    base_values, base_norms = found.base_values.tolist(), found.base_values[:, :k].norm(dim=-1).tolist()
-    sizes = {field.name: getattr(found.update, field.name).tolist() for field in fields(UpdateSize)}
-    changes = Subspaces.measured(found.change)
-    similarity = found.similarity.float().cpu().numpy()
+    values, lower, upper = detection.values.tolist(), detection.lower.tolist(), detection.upper.tolist()
+    intruder, ambiguous = detection.intruder.tolist(), detection.ambiguous.tolist()
+    base_values, base_norms = (
+        detection.base_values.tolist(),
+        detection.base_values[:, :k].norm(dim=-1).tolist(),
+    )
+    sizes = {field.name: getattr(detection.update, field.name).tolist() for field in fields(UpdateSize)}
+    changes = Subspaces.measured(detection.change)
+    similarity = detection.similarity.float().cpu().numpy()
     records = []
     for i, (matrix, unit) in enumerate(zip(matrices, units, strict=True)):
-        size = UpdateSize(**{name: one[i] for name, one in sizes.items()})
+        size = UpdateSize(**{name: column[i] for name, column in sizes.items()})
         vectors = [
             Vector(
                 index=j,
                 singular_value=unit * values[i][j],
                 max_cosine=(lower[i][j], upper[i][j]),
                 intruder=intruder[i][j],
-                certificate=found.certificate[i][j],
+                certificate=detection.certificate[i][j],
                 ambiguous=ambiguous[i][j],
             )
             for j in range(k)

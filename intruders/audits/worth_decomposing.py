@@ -32,11 +32,11 @@ class WorthDecomposing:
         with self._lock:
             self._adapters = adapters
 
-    def learn(self, found: Detection) -> None:
+    def learn(self, detection: Detection) -> None:
         """Take note of adapters judged."""
         with self._lock:
-            self._judged += len(found.certificate)
-            self._with_intruders += sum(_was_hard(names) for names in found.certificate)
+            self._judged += len(detection.certificate)
+            self._with_intruders += sum(_was_hard(names) for names in detection.certificate)
 
     def whole(self, pair: Pair, k: int, known: KnownBase | None) -> KnownBase | None:
         """The base of such a stack decomposed whole, where that pays; ``known`` otherwise."""

@@ -83,12 +83,14 @@ class KnownBase(Stacked):
         """Of the matrices at ``index``; of one that is there several times no copies are made."""
         if not is_shared(self.basis):
             return super().select(index)
-        first = KnownBase(**{name: one[:1] for name, one in self.tensors().items()})
+        first = KnownBase(**{name: tensor[:1] for name, tensor in self.tensors().items()})
         return replace(first.repeated(len(index)), floor=self.floor[index])
 
     def repeated(self, count: int) -> KnownBase:
         """Of the one matrix, for a stack that is this matrix ``count`` times; no copies are made."""
-        return KnownBase(**{name: one.expand(count, *one.shape[1:]) for name, one in self.tensors().items()})
+        return KnownBase(
+            **{name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in self.tensors().items()}
+        )
 
     def space(self, operator: Operator) -> KrylovSpace:
         """The space to go on from; no pass over the matrices."""
@@ -163,8 +165,8 @@ class BaseVectors:
                 if known is None
                 else known.select(torch.zeros(1, dtype=torch.long, device=operator.device))
             )
-            one = cls.of(Dense(operator.matrix[:1]), k, shown, first)
-            return cls(one.space, one.everything, one.floor.repeat(operator.shape[0]), True)
+            single = cls.of(Dense(operator.matrix[:1]), k, shown, first)
+            return cls(single.space, single.everything, single.floor.repeat(operator.shape[0]), True)
         no_floor = torch.zeros(operator.shape[0], dtype=torch.float64, device=operator.device)
         if known is None and min(operator.shape[-2:]) < COMPLETE_BELOW:
             values, left = gram_left_vectors(operator.matrix)
@@ -206,8 +208,8 @@ class BaseVectors:
 
     def triplets(self, shown: int) -> Triplets:
         """The ``shown`` leading ones, or all; of all the right vectors are left out."""
-        found = self._triplets(shown)
-        return found.repeated(len(self.floor)) if self.is_shared else found
+        triplets = self._triplets(shown)
+        return triplets.repeated(len(self.floor)) if self.is_shared else triplets
 
     def _triplets(self, shown: int) -> Triplets:
         if self.everything is None:

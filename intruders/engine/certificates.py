@@ -79,13 +79,13 @@ class _Look(Stacked):
 
 
 def detect_by_certificates(
-    stack: Pair, k: int, epsilon: float, shown: int, update: MeasuredUpdate, known: KnownBase | None
+    batch: Pair, k: int, epsilon: float, shown: int, update: MeasuredUpdate, known: KnownBase | None
 ) -> Decisions:
     """Judges the k leading vectors of a stack; see :func:`intruders.engine.decide.decide`."""
-    base = BaseVectors.of(Dense(stack.base), k, shown, known)
-    question = _Question(base, _tuned_space(stack, base.space, update), k, epsilon, shown)
+    base = BaseVectors.of(Dense(batch.base), k, shown, known)
+    question = _Question(base, _tuned_space(batch, base.space, update), k, epsilon, shown)
     look, computed = _last_look(question)
-    return _closed(stack, question, look, computed)
+    return _closed(batch, question, look, computed)
 
 
 def _last_look(question: _Question) -> tuple[_Look, KnownBase]:
@@ -111,19 +111,19 @@ def _last_look(question: _Question) -> tuple[_Look, KnownBase]:
     return whole, known
 
 
-def _tuned_space(stack: Pair, base: KrylovSpace, update: MeasuredUpdate) -> KrylovSpace:
+def _tuned_space(batch: Pair, base: KrylovSpace, update: MeasuredUpdate) -> KrylovSpace:
     """A start for the tuned matrix: the base's leading vectors and the leading directions of the update.
 
     Off these directions the tuned matrix is the base off its own leading vectors, plus what the update has
     beyond them. Where that is not known to be nothing, a random chain looks for it: the start space might be
     invariant, with no residual to say that a large direction is missing.
     """
-    if isinstance(stack.tuned, LowRank):
-        tuned = base.plus_lowrank(stack.tuned, _ROOM)
-        complete = stack.tuned.rank <= update.left.shape[-2]
+    if isinstance(batch.tuned, LowRank):
+        tuned = base.plus_lowrank(batch.tuned, _ROOM)
+        complete = batch.tuned.rank <= update.left.shape[-2]
     else:
-        tuned = KrylovSpace.empty(stack.operator, _ROOM)
-        tuned.grow(base.basis.expand(len(stack.base), -1, -1))
+        tuned = KrylovSpace.empty(batch.operator, _ROOM)
+        tuned.grow(base.basis.expand(len(batch.base), -1, -1))
         complete = False
     tuned.grow(update.left if tuned.is_left else update.right)
     if not complete:
@@ -176,7 +176,7 @@ def _with_neighbours(wanted: Tensor, angles: Tensor) -> Tensor:
     return wanted | (before & (angles > LOOSE_ANGLE))
 
 
-def _closed(stack: Pair, question: _Question, look: _Look, known: KnownBase) -> Decisions:
+def _closed(batch: Pair, question: _Question, look: _Look, known: KnownBase) -> Decisions:
     """What no closer look decides goes to the moment certificate, and what that leaves to the dense decomposition."""
     k, epsilon, floor = question.k, question.epsilon, question.base.floor
     by_overlap, by_mass = _resembles(look.intervals, epsilon), _is_intruder(look.intervals, epsilon)
@@ -185,7 +185,7 @@ def _closed(stack: Pair, question: _Question, look: _Look, known: KnownBase) -> 
     if len(matrices) > 0 and not question.base.is_complete:
         undecided = look.undecided[matrices]
         bounded, floor[matrices] = bound_by_moments(
-            Dense(stack.base).select(matrices),
+            Dense(batch.base).select(matrices),
             look.base.select(matrices),
             look.tuned.select(matrices),
             undecided,
@@ -196,7 +196,7 @@ def _closed(stack: Pair, question: _Question, look: _Look, known: KnownBase) -> 
         upper = upper.index_copy(0, matrices, torch.where(undecided, lower_of_both, upper[matrices]))
     intruder = upper < epsilon - _MARGIN
     left = look.base.left[:, : question.shown]
-    found = Decisions(
+    decisions = Decisions(
         values=look.tuned.values[:, :k].double(),
         lower=look.intervals.lower,
         upper=upper,
@@ -205,27 +205,27 @@ def _closed(stack: Pair, question: _Question, look: _Look, known: KnownBase) -> 
         ambiguous=torch.zeros_like(intruder),
         base_values=look.base.values[:, : question.shown].double(),
         similarity=(left @ look.tuned.left[:, :k].mT).abs().double(),
-        change=spectral_change(_with_right(look.base, stack, question), look.tuned, stack.update, k),
+        change=spectral_change(_with_right(look.base, batch, question), look.tuned, batch.update, k),
         known=replace(known, floor=floor),
     )
     left_open = (~(by_overlap | intruder).all(-1) | look.is_doubtful).nonzero().squeeze(-1)
     if len(left_open) > 0:
         all_known = question.base.everything_at(left_open)
-        some = stack.select(left_open)
-        found = found.with_rows(
+        some = batch.select(left_open)
+        decisions = decisions.with_rows(
             left_open, decide_dense(some, k, epsilon, question.shown, gram_svd, all_known)
         )
-    return found
+    return decisions
 
 
-def _with_right(base: Triplets, stack: Pair, question: _Question) -> Triplets:
+def _with_right(base: Triplets, batch: Pair, question: _Question) -> Triplets:
     """The base's triplets with the k leading right vectors, where only left ones are kept."""
     if not question.base.is_complete:
         return base
     k = question.k
     values = base.values[:, :k, None].clamp_min(torch.finfo(base.values.dtype).tiny)
     different = 1 if question.base.is_shared else len(base.left)
-    products = Dense(stack.base[:different]).apply_transpose(base.left[:different, :k])
+    products = Dense(batch.base[:different]).apply_transpose(base.left[:different, :k])
     return replace(base, right=products / values.to(products.dtype))
 
 

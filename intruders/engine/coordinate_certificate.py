@@ -48,7 +48,7 @@ def detect_in_coordinates(
     cosines = coordinate_cosines(coordinates, leading, whole.off, whole.shape[-2])
     intruder = cosines.upper < epsilon - _MARGIN
     resembles = cosines.lower >= epsilon + _MARGIN
-    found = Decisions(
+    decisions = Decisions(
         values=leading.values,
         lower=cosines.cosines,
         upper=cosines.cosines,
@@ -60,7 +60,7 @@ def detect_in_coordinates(
         change=_change(coordinates, leading, k),
         known=known,
     )
-    return found, ~(intruder | resembles).all(-1)
+    return decisions, ~(intruder | resembles).all(-1)
 
 
 def _change(coordinates: Coordinates, leading: LeadingVectors, k: int) -> SpectralChange:

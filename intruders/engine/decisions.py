@@ -34,8 +34,8 @@ class Decisions:
     def with_rows(self, index: Tensor, other: Decisions) -> Decisions:
         """The same with ``other``'s about the matrices at ``index``, but for what is known of bases."""
         certificate = list(self.certificate)
-        for row, place in enumerate(index.tolist()):
-            certificate[place] = other.certificate[row]
+        for row, position in enumerate(index.tolist()):
+            certificate[position] = other.certificate[row]
         tensors = {
             name: value.index_copy(0, index, getattr(other, name).to(value.dtype))
             for name, value in self._tensors().items()
@@ -49,16 +49,16 @@ class Decisions:
 
 
 def decide_dense(
-    stack: Pair, k: int, epsilon: float, shown: int, decompose: Decomposition, known: KnownBase | None = None
+    batch: Pair, k: int, epsilon: float, shown: int, decompose: Decomposition, known: KnownBase | None = None
 ) -> Decisions:
     """Every max cosine in double precision. ``known`` spares the bases' decompositions where it holds them."""
     parts, rights = [], []
-    for i, base in enumerate(stack.base):
+    for i, base in enumerate(batch.base):
         base_svd = None
         if known is not None and known.is_complete:
             left = known.basis[i].double()
             base_svd = DenseSVD(known.values[i], left, left.new_zeros(0, base.shape[-1]))
-        tuned = stack.select(i).dense()
+        tuned = batch.select(i).dense()
         part = exact_cosines(base, tuned, k, epsilon, decompose, base_svd)
         parts.append(part)
         rights.append((part.base_left[:k] @ base.double(), part.left @ tuned.double()))
@@ -72,7 +72,7 @@ def decide_dense(
     change = spectral_change(
         _exact_triplets(base_left[:, :k], before, base_values[:, : k + 1]),
         _exact_triplets(tuned_left, after, torch.cat([tuned_values, next_values], -1)),
-        stack.update,
+        batch.update,
         k,
     )
     return Decisions(
@@ -85,7 +85,7 @@ def decide_dense(
         base_values=base_values[:, :shown],
         similarity=(base_left[:, :shown] @ tuned_left.mT).abs(),
         change=change,
-        known=KnownBase.from_decomposition(base_left.to(stack.base.dtype), base_values, stack.base.shape[-1]),
+        known=KnownBase.from_decomposition(base_left.to(batch.base.dtype), base_values, batch.base.shape[-1]),
     )
 
 

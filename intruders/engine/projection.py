@@ -66,19 +66,19 @@ class Projection:
         return least
 
 
-def project(stack: Pair, known: KnownBase, k: int, epsilon: float) -> list[Projection]:
+def project(batch: Pair, known: KnownBase, k: int, epsilon: float) -> list[Projection]:
     """The projections of a stack of matrices, from what an audit computed of their bases.
 
     The subspace holds the leading vectors of W0, the leading directions u of D, W0 v, and some powers of W0 W0^T on
     both: a vector that D brings into the lead is ``(z^2 - W0 W0^T)^-1 (z a u + b W0 v)``, summed over its directions.
     """
-    _, m, n = stack.base.shape
+    _, m, n = batch.base.shape
     k = min(k, m, n)
-    operator = Dense(stack.base)
-    update = measure_update(stack, k)
-    difference = stack.update
+    operator = Dense(batch.base)
+    update = measure_update(batch, k)
+    difference = batch.update
     d, left_out = _followed(difference, update)
-    known_rows = known.left(stack.base.shape)[:, : min(2 * k + 4 + BLOCK, m, n)]
+    known_rows = known.left(batch.base.shape)[:, : min(2 * k + 4 + BLOCK, m, n)]
     left = _subspace(operator, known_rows, update.left[:, :d], update.right[:, :d])
     products = operator.apply_transpose(left).double()  # (batch, a, n): left W0
     change, right = _times_update(difference, left)  # left D = change @ right

@@ -42,13 +42,13 @@ class MeasuredUpdate(Stacked):
         return stable_rank(self.frobenius, self.spectral)
 
 
-def measure_update(stack: Pair, k: int, exact: bool = False) -> MeasuredUpdate:
+def measure_update(batch: Pair, k: int, exact: bool = False) -> MeasuredUpdate:
     """Norms and ranks of the updates: exactly from factors, or from the dense update, its effective rank
     estimated.
 
     With ``exact``, a dense update's singular values are all computed.
     """
-    update = stack.update
+    update = batch.update
     if isinstance(update, LowRank):
         svd = update.svd()
         values, left, right = svd.values, svd.left[:, : 2 * k], svd.right[:, : 2 * k]
@@ -57,7 +57,7 @@ def measure_update(stack: Pair, k: int, exact: bool = False) -> MeasuredUpdate:
             return _measure_dense_update(update, k)
         svd = dense_svd(update.matrix) if exact else gram_svd(update.matrix)
         values, left, right = svd.values, svd.left[:, :k], svd.right[:, :k]
-    dtype = stack.base.dtype
+    dtype = batch.base.dtype
     return MeasuredUpdate(
         values.square().sum(-1).sqrt(),
         values[:, 0],

@@ -131,7 +131,7 @@ class Chosen:
         return selected(self.stack, torch.tensor(self.places, device=self.device))
 
     def select(self, index: Tensor) -> Chosen:
-        return Chosen(self.stack, tuple(self.places[place] for place in index.tolist()))
+        return Chosen(self.stack, tuple(self.places[i] for i in index.tolist()))
 
     def double(self) -> Dense:
         return Dense(self.dense().double())

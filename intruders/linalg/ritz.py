@@ -28,7 +28,7 @@ class Triplets(Stacked):
     def repeated(self, count: int) -> Triplets:
         """Of the one matrix, for a stack that is this matrix ``count`` times; no copies are made."""
         parts = (self.values, self.left, self.right, self.residuals, self.angles)
-        return Triplets(*(one.expand(count, *one.shape[1:]) for one in parts))
+        return Triplets(*(part.expand(count, *part.shape[1:]) for part in parts))
 
     @cached_property
     def clusters(self) -> Tensor:

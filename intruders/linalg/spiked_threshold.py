@@ -139,7 +139,7 @@ def spiked_threshold(spectrum: Spectrum, k: int, epsilon: float) -> float:
     if len(edges) == 0:
         return 0.0
     fractions = torch.arange(1, _POINTS, dtype=torch.float64, device=edges.device) / _POINTS
-    found = torch.inf
+    threshold = torch.inf
     above = torch.cat([edges.new_full((1,), torch.inf), edges[:-1]])
     for low, high in zip(edges.tolist(), above.tolist(), strict=True):
         if high <= low:
@@ -149,8 +149,8 @@ def spiked_threshold(spectrum: Spectrum, k: int, epsilon: float) -> float:
         left, right = spectrum.transforms(z)
         fits = (left > 0) & (right > 0) & (spectrum.largest_share(z) < epsilon**2)
         if fits.any():
-            found = min(found, float((left * right)[fits].rsqrt().min()))
-    return found
+            threshold = min(threshold, float((left * right)[fits].rsqrt().min()))
+    return threshold
 
 
 def edge_threshold(spectrum: Spectrum, edge: float) -> float:

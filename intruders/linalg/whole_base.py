@@ -129,7 +129,9 @@ def times_columns(rows: Tensor, columns: Tensor) -> Tensor:
         return together.view(-1, batch, r).permute(1, 0, 2)
     if rows.dtype == torch.float64 or rows[0].numel() <= _WIDENED or not rows.is_cpu:
         return rows.double() @ columns
-    return torch.stack([_in_parts(one, own) for one, own in zip(rows, columns, strict=True)])
+    return torch.stack(
+        [_in_parts(own_rows, own_columns) for own_rows, own_columns in zip(rows, columns, strict=True)]
+    )
 
 
 def columns_times(rows: Tensor, coordinates: Tensor) -> Tensor:
@@ -141,17 +143,17 @@ def columns_times(rows: Tensor, coordinates: Tensor) -> Tensor:
     if rows.dtype == torch.float64 or rows[0].numel() <= _WIDENED or not rows.is_cpu:
         return rows.double().mT @ coordinates
     step = max(1, _WIDENED // rows.shape[-1])
-    found = coordinates.new_zeros(len(rows), rows.shape[-1], coordinates.shape[-1])
+    total = coordinates.new_zeros(len(rows), rows.shape[-1], coordinates.shape[-1])
     for first in range(0, rows.shape[-2], step):
         part = slice(first, first + step)
-        found += rows[:, part].double().mT @ coordinates[:, part]
-    return found
+        total += rows[:, part].double().mT @ coordinates[:, part]
+    return total
 
 
 def _in_parts(rows: Tensor, columns: Tensor) -> Tensor:
-    found = columns.new_empty(len(rows), columns.shape[-1])
+    products = columns.new_empty(len(rows), columns.shape[-1])
     step = max(1, _WIDENED // rows.shape[-1])
     for first in range(0, len(rows), step):
         part = slice(first, first + step)
-        torch.mm(rows[part].double(), columns, out=found[part])
-    return found
+        torch.mm(rows[part].double(), columns, out=products[part])
+    return products

@@ -137,16 +137,16 @@ def audit_many(
     require_ours(folder, MARKS, "a fleet")
     make_folder(folder)
     remote = _remote(str(out)) if out is not None else None
-    with ExitStack() as stack:
+    with ExitStack() as held:
         if temporary is None:
-            stack.enter_context(locked_folder(folder))
+            held.enter_context(locked_folder(folder))
         opened = open_checkpoint(base)
         content: Digests = {}
         if temporary is None:
             content = content_digests(opened)
             opened = require_content(opened, content)
         opened = read_once(opened)
-        digests = None if out is not None else [f"model {place}" for place in range(len(sources))]
+        digests = None if out is not None else [f"model {position}" for position in range(len(sources))]
         kept = KeptBlocks(folder.absolute(), _key(opened, content, settings), remote)
         finished = FinishedModels.read(kept)
         members = open_members(opened, sources, settings, digests, finished.known)
@@ -157,7 +157,7 @@ def audit_many(
         else:
             task = BlockOnRay(
                 wherever_it_is(str(base)),
-                tuple(wherever_it_is(str(one)) for one in sources),
+                tuple(wherever_it_is(str(source)) for source in sources),
                 tuple(member.digest for member in members),
                 tuple(content.items()),
                 settings,
@@ -165,7 +165,7 @@ def audit_many(
                 kept,
             )
             do_on_ray(list(blocks), task, ray, cpus, gpus, progress)
-        found = FleetAudit(
+        fleet = FleetAudit(
             opened.source,
             settings,
             time.perf_counter() - started,
@@ -177,40 +177,40 @@ def audit_many(
         )
         if temporary is None:
             _warn_of_other_tables(folder, kept.key)
-            found.write_tables(folder)
+            fleet.write_tables(folder)
             for name in (ADAPTERS, VECTORS):
                 kept.put(name)
-            found.all_finished().write(kept)
-    return found
+            fleet.all_finished().write(kept)
+    return fleet
 
 
 def _sources(adapters: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:
     """The models, and what was passed over in folders of them."""
-    texts = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in adapters]
-    found: list[Source] = []
+    texts = [os.fspath(given) if isinstance(given, os.PathLike) else given for given in adapters]
+    sources: list[Source] = []
     passed_over: dict[str, str] = {}
     for text in texts:
         if isinstance(text, str):
             meant = each_source([text])
-            found += meant.models
+            sources += meant.models
             passed_over |= meant.passed_over
         else:
-            found.append(text)
-    if all(isinstance(one, str) for one in found):
-        found = list(dict.fromkeys(found))
-    if not found:
+            sources.append(text)
+    if all(isinstance(given, str) for given in sources):
+        sources = list(dict.fromkeys(sources))
+    if not sources:
         raise SettingError(
             "no adapter was given; expected paths, hub ids, globs or @list.txt; pass one or more"
         )
-    return found, passed_over
+    return sources, passed_over
 
 
 def _require_paths(sources: Sequence[Source]) -> None:
     """What is kept is known by the content of files."""
-    for one in sources:
-        if not isinstance(one, str | os.PathLike):
+    for source in sources:
+        if not isinstance(source, str | os.PathLike):
             raise SettingError(
-                f"a model in memory ({type(one).__name__}) was given together with out; expected paths and hub ids, "
+                f"a model in memory ({type(source).__name__}) was given together with out; expected paths and hub ids, "
                 "whose files tell what is finished; save it first, or leave out away"
             )
 

@@ -76,11 +76,11 @@ class FinishedModels:
             return cls()
         if (header.get("schema"), header.get("key")) != (_SCHEMA, blocks.key):
             return cls()
-        files = {name: BlockFile(*one) for name, one in header["files"].items()}
-        if not blocks.hold({name: one.size for name, one in files.items()}):
+        files = {name: BlockFile(*record) for name, record in header["files"].items()}
+        if not blocks.hold({name: record.size for name, record in files.items()}):
             return cls()
         lists = [tuple(names) for names in header["names"]]
-        models = {digest: _model(one, lists) for digest, one in header["models"].items()}
+        models = {digest: _model(record, lists) for digest, record in header["models"].items()}
         for digest, content in zip(table["digest"].to_pylist(), table[_SKETCH].to_pylist(), strict=True):
             if content is not None:
                 models[digest].sketch = sketch_of_bytes(content)
@@ -128,7 +128,7 @@ def _record(model: FinishedModel, lists: dict[tuple[str, ...], int]) -> dict[str
     return {
         "facts": asdict(model.known.facts),
         "names": lists.setdefault(model.known.names, len(lists)),
-        "skipped": {name: [one.reason, one.kind] for name, one in model.skipped.items()},
+        "skipped": {name: [skipped.reason, skipped.kind] for name, skipped in model.skipped.items()},
         "refused": model.refused,
     }
 

@@ -85,8 +85,8 @@ def open_members(
     """
     require_selection(base, settings)
     return [
-        _open_member(base, source, settings, None if digests is None else digests[place], known or {})
-        for place, source in enumerate(sources)
+        _open_member(base, source, settings, None if digests is None else digests[position], known or {})
+        for position, source in enumerate(sources)
     ]
 
 
@@ -174,8 +174,8 @@ def _with_pairing(facts: Facts, pairing: Pairing) -> Facts:
 
 def block_of(name: str) -> str:
     """The layer that a matrix is in, by its name alone: no further model moves a matrix to another block."""
-    found = _LAYER.match(_PART.sub("", name))
-    return f"{found[1]}.{found[2]}" if found else "outside the layers"
+    layer = _LAYER.match(_PART.sub("", name))
+    return f"{layer[1]}.{layer[2]}" if layer else "outside the layers"
 
 
 Sharers = list[tuple[int, PairedMatrix]]  # the models that change one matrix, by their numbers
@@ -195,7 +195,7 @@ def matrices_by_block(base: Checkpoint, members: Sequence[Member]) -> dict[str, 
         for matrix in member.pairing.pairs:
             shared.setdefault(matrix.name, []).append((number, matrix))
     # All matrices of one tensor follow each other, or it would be read for each of them.
-    order = {name: place for place, name in enumerate((*base.names(), *base.tied))}
+    order = {name: position for position, name in enumerate((*base.names(), *base.tied))}
     blocks: dict[str, dict[str, Sharers]] = {}
     for name in sorted(shared, key=lambda name: order.get(_PART.sub("", name), len(order))):
         blocks.setdefault(block_of(name), {})[name] = shared[name]

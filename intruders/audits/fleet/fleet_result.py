@@ -95,7 +95,7 @@ class FleetAudit:
     def above(self, intruders: int) -> list[str]:
         """The adapters with more intruders than this."""
         table = self.adapters
-        return [str(one) for one in table.loc[table["intruders"].fillna(0) > intruders, "adapter"]]
+        return [str(adapter) for adapter in table.loc[table["intruders"].fillna(0) > intruders, "adapter"]]
 
     def records(self) -> list[dict[str, Any]]:
         """The rows of :attr:`adapters` as plain JSON values."""
@@ -115,11 +115,11 @@ class FleetAudit:
             raise SettingError(
                 f"the adapter '{member.source}' was refused: {reason}; fix it, and audit it again"
             )
-        found: dict[str, AuditedMatrix] = {}
+        matrices: dict[str, AuditedMatrix] = {}
         for rows in self._rows({member.digest}):
             for document in matrices_from_rows(rows.to_pylist()):
                 matrix = matrix_from_record(document)
-                found[matrix.name] = matrix
+                matrices[matrix.name] = matrix
         pairing = member.pairing
         skipped = {} if model is None else model.skipped
         return Audit(
@@ -132,10 +132,10 @@ class FleetAudit:
             epsilon=self.settings.epsilon,
             exact=self.settings.exact,
             seconds=self.seconds / max(1, len(self.members)),
-            matrices=[found[matrix.name] for matrix in pairing.pairs if matrix.name in found],
+            matrices=[matrices[matrix.name] for matrix in pairing.pairs if matrix.name in matrices],
             skipped=[
                 *pairing.skipped,
-                *(skipped[one.name] for one in pairing.pairs if one.name in skipped),
+                *(skipped[pair.name] for pair in pairing.pairs if pair.name in skipped),
             ],
             settings={
                 **self.settings.part(Selection).as_dict(),
@@ -202,7 +202,7 @@ class FleetAudit:
 
     @property
     def _sources_and_digests(self) -> list[tuple[str, str]]:
-        return [(one.source, one.digest) for one in self.members if one.digest in self._judged]
+        return [(member.source, member.digest) for member in self.members if member.digest in self._judged]
 
     def _vector_rows(self, digests: set[str]) -> Iterator[pa.Table]:
         return self._rows(digests, ["digest", *VECTOR_COLUMNS])
@@ -216,7 +216,7 @@ class FleetAudit:
         are_new = digests.isdisjoint(self.finished.models)
         seen: set[tuple[str, str]] = set()
         for kept in self._open_blocks if are_new else self.blocks.each():
-            new = [one for one in kept.units if one in digests and (kept.block, one) not in seen]
+            new = [digest for digest in kept.units if digest in digests and (kept.block, digest) not in seen]
             seen |= {(kept.block, digest) for digest in new}
             if new:
                 rows = kept.rows(columns)
@@ -230,22 +230,22 @@ class FleetAudit:
     @cached_property
     def _models(self) -> Mapping[str, FinishedModel]:
         """By digest, what the blocks say of each of the fleet's models as a whole."""
-        found: dict[str, FinishedModel] = {}
+        models: dict[str, FinishedModel] = {}
         new: set[str] = set()
         for member in self.members:
             if member.digest in self.finished.models:
-                found[member.digest] = self.finished.models[member.digest]
+                models[member.digest] = self.finished.models[member.digest]
             elif member.reason is None:
                 new.add(member.digest)
-                found.setdefault(member.digest, FinishedModel(Known(member.facts, member.names)))
+                models.setdefault(member.digest, FinishedModel(Known(member.facts, member.names)))
         seen: set[tuple[str, str]] = set()
         for kept in self._open_blocks:
             for digest in kept.units.keys() & new:
-                unit, model = kept.units[digest], found[digest]
+                unit, model = kept.units[digest], models[digest]
                 if model.refused is None:
                     model.refused = unit.refused
-                model.skipped.update({one.name: one for one in unit.skipped})
+                model.skipped.update({skipped.name: skipped for skipped in unit.skipped})
                 if unit.sketch is not None and (kept.block, digest) not in seen:
                     seen.add((kept.block, digest))
                     model.sketch = unit.sketch if model.sketch is None else model.sketch + unit.sketch
-        return found
+        return models

@@ -49,7 +49,7 @@ class FleetWork:
         done_of: dict[str, set[str]] = {}
         for kept in self.kept.each(self.finished.closed_files):
             done_of.setdefault(kept.block, set()).update(kept.units)
-        found: Missing = {}
+        missing: Missing = {}
         for block, matrices in matrices_by_block(self.base, self.members).items():
             done = done_of.get(block, set())
             left = {
@@ -57,8 +57,8 @@ class FleetWork:
                 for name, sharers in matrices.items()
             }
             if left := {name: sharers for name, sharers in left.items() if sharers}:
-                found[block] = left
-        return found
+                missing[block] = left
+        return missing
 
     def do(self, blocks: Missing, progress: Progress = silent) -> None:
         """Judge what is missing, block by block; each is kept when it is done."""
@@ -87,11 +87,11 @@ class FleetWork:
         batches = read_batches(pairs, self.compute.torch_device(), settings.skip_non_finite, skipped)
 
         def judge(batch: Batch) -> list[AuditedMatrix]:
-            found = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
+            detection = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
             for at, (matrix, base) in enumerate(zip(batch.matrices, batch.pair.base, strict=True)):
                 update = batch.pair.select(at).update
                 sketches[matrix.name] = batch.units[at] * directions_of(matrix.name, base).sketch(update)
-            return records_of(batch.matrices, found, batch.units)
+            return records_of(batch.matrices, detection, batch.units)
 
         records: list[AuditedMatrix] = []
         refused = None
@@ -106,7 +106,7 @@ class FleetWork:
         digest = self.members[model].digest
         for block, matrices in blocks.items():
             mine = [record for record in records if record.name in matrices]
-            left_out = [one for one in skipped if one.name in matrices]
+            left_out = [entry for entry in skipped if entry.name in matrices]
             rows = [rows_of([digest] * len(mine), mine)] if mine else []
             sketch = _summed([sketches[name] for name in sketches if name in matrices])
             self.kept.keep(block, {digest: Unit(left_out, refused, sketch)}, rows)
@@ -123,22 +123,22 @@ class FleetWork:
         left_out = LeftOut()
         read: set[str] = set()
         device = self.compute.torch_device()
-        stacks = read_stacks(list(matrices.values()), self.settings, device, left_out)
+        batches = read_stacks(list(matrices.values()), self.settings, device, left_out)
 
-        def counted(stacks: Iterator[SharedStack]) -> Iterator[SharedStack]:
-            for stack in stacks:
-                read.update(matrix.name for matrix in stack.matrices)
+        def counted(batches: Iterator[SharedStack]) -> Iterator[SharedStack]:
+            for batch in batches:
+                read.update(matrix.name for matrix in batch.matrices)
                 on_matrix(done + len(read), in_all)
-                yield stack
+                yield batch
 
         judge = partial(judge_stack, settings=self.settings, store=store)
         rows = _Rows(self.members)
         sketches: dict[int, list[Tensor]] = {}
-        works = counted(stacks)
+        works = counted(batches)
         with run_side_by_side(works, judge, is_small_stack, self.compute.workers) as judged:
-            for one in chain.from_iterable(judged):
-                rows.add(one)
-                sketches.setdefault(one.model, []).append(one.sketch)
+            for result in chain.from_iterable(judged):
+                rows.add(result)
+                sketches.setdefault(result.model, []).append(result.sketch)
         units = {
             self.members[number].digest: Unit(
                 left_out.skipped.get(number, []),
@@ -168,7 +168,7 @@ def _groups(blocks: Missing) -> Iterator[Missing]:
     group: Missing = {}
     for block, matrices in blocks.items():
         both = {**group, block: matrices}
-        is_full = sum(len(one) for one in group.values()) >= _MATRICES_TOGETHER
+        is_full = sum(len(matrices_of_block) for matrices_of_block in group.values()) >= _MATRICES_TOGETHER
         if group and (is_full or _only_model(both) is None):
             yield group
             group = {}
@@ -185,8 +185,8 @@ class _Rows:
     _waiting: list[Judged] = field(default_factory=list)
     _tables: list[pa.Table] = field(default_factory=list)
 
-    def add(self, one: Judged) -> None:
-        self._waiting.append(one)
+    def add(self, judged: Judged) -> None:
+        self._waiting.append(judged)
         if len(self._waiting) >= _MATRICES_A_TABLE:
             self._make()
 
@@ -196,6 +196,6 @@ class _Rows:
 
     def _make(self) -> None:
         if self._waiting:
-            digests = [self.members[one.model].digest for one in self._waiting]
-            self._tables.append(rows_of(digests, [one.matrix for one in self._waiting]))
+            digests = [self.members[judged.model].digest for judged in self._waiting]
+            self._tables.append(rows_of(digests, [judged.matrix for judged in self._waiting]))
             self._waiting = []

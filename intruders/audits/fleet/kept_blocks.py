@@ -54,12 +54,12 @@ class KeptBlock:
         wanted = _schema().names if columns is None else list(columns)
         with pq.ParquetFile(self.file) as file:
             there = set(file.schema_arrow.names)
-            found = file.read(columns=[name for name in wanted if name in there])
+            table = file.read(columns=[name for name in wanted if name in there])
         for name in wanted:
             if name not in there:  # of a block that an older version kept
                 kind = _schema().field(name).type
-                found = found.append_column(name, pa.nulls(found.num_rows, kind))
-        return found.select(wanted).replace_schema_metadata(None)
+                table = table.append_column(name, pa.nulls(table.num_rows, kind))
+        return table.select(wanted).replace_schema_metadata(None)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class KeptBlocks:
             if (header.get("schema"), header.get("key")) == (SCHEMA, self.key):
                 units = {
                     digest: Unit(
-                        [Skipped.from_stored(*one) for one in unit["skipped"]],
+                        [Skipped.from_stored(*stored) for stored in unit["skipped"]],
                         unit["refused"],
                         _sketch(unit["sketch"]),
                     )
@@ -107,7 +107,7 @@ class KeptBlocks:
             "block": block,
             "units": {
                 digest: {
-                    "skipped": [[one.name, one.reason, one.kind] for one in unit.skipped],
+                    "skipped": [[skipped.name, skipped.reason, skipped.kind] for skipped in unit.skipped],
                     "refused": unit.refused,
                     "sketch": _text(unit.sketch),
                 }
@@ -150,8 +150,8 @@ class KeptBlocks:
     def _name(self, block: str, units: Mapping[str, Unit]) -> str:
         content = hashlib.sha256(" ".join(sorted(units)).encode()).hexdigest()
         plain = re.sub(r"[^\w.-]+", "-", block)[:60]
-        place = hashlib.sha256(block.encode()).hexdigest()[:6]
-        return f"{self.key[:12]}_{plain}_{place}_{content[:12]}.parquet"
+        block_hash = hashlib.sha256(block.encode()).hexdigest()[:6]
+        return f"{self.key[:12]}_{plain}_{block_hash}_{content[:12]}.parquet"
 
     def names(self) -> list[str]:
         """The files of this key."""
@@ -194,7 +194,9 @@ def rows_of(digests: Sequence[str], matrices: Sequence[AuditedMatrix]) -> pa.Tab
     table = vector_table(matrices)
     for name, values in {
         "digest": [digest for digest, matrix in owners for _ in matrix.vectors],
-        "base_value": [next(iter(one.base_singular_values), 0.0) for one in matrices for _ in one.vectors],
+        "base_value": [
+            next(iter(matrix.base_singular_values), 0.0) for matrix in matrices for _ in matrix.vectors
+        ],
     }.items():
         table = table.append_column(_schema().field(name), pa.array(values, _schema().field(name).type))
     return table

@@ -65,11 +65,11 @@ class SharedMatrix:
         if self.known is None and store is not None:
             self.known = look_up(store, [BaseKeys.of(self.matrix, k)], self.matrix.device)
 
-    def learn(self, found: KnownBase | None, k: int, store: BaseCache | None) -> None:
+    def learn(self, computed: KnownBase | None, k: int, store: BaseCache | None) -> None:
         """Keep what a stack computed of it, if that is more than was known."""
-        if found is None or (self.known is not None and self.known.whole() is not None):
+        if computed is None or (self.known is not None and self.known.whole() is not None):
             return
-        best = found.select(found.floor.argmax().reshape(1))
+        best = computed.select(computed.floor.argmax().reshape(1))
         if self.known is None or bool(best.floor > self.known.floor):
             self.known = best
             if store is not None:
@@ -101,9 +101,9 @@ class Judged:
     sketch: Tensor  # (SIZE), double: of the update, for estimates of how alike two models are
 
 
-def is_small_stack(stack: SharedStack) -> bool:
+def is_small_stack(batch: SharedStack) -> bool:
     """Whether several threads judge such stacks side by side."""
-    return stack.base.matrix.nbytes <= SHARED_BYTES and stack.base.matrix.is_cpu
+    return batch.base.matrix.nbytes <= SHARED_BYTES and batch.base.matrix.is_cpu
 
 
 @dataclass
@@ -139,16 +139,16 @@ def read_stacks(
             if model in left_out.refused:
                 continue
             try:
-                one = _read(matrix, forms, settings)
+                outcome = _read(matrix, forms, settings)
             except ChangedBaseError:
                 raise
             except IntrudersError as error:
                 left_out.refused[model] = in_one_line(error)
                 continue
-            if isinstance(one, Skipped):
-                left_out.skip(model, one)
+            if isinstance(outcome, Skipped):
+                left_out.skip(model, outcome)
                 continue
-            base, tuned = one
+            base, tuned = outcome
             base.worth.expect(len(sharers))
             rank = tuned.rank if isinstance(tuned, LowRank) else None
             updates = waiting.setdefault((id(base), rank), _Waiting(base))
@@ -195,7 +195,7 @@ def _size(tuned: Tensor | LowRank) -> float:
 def _joined(base: SharedMatrix, members: list[tuple[int, PairedMatrix, Tensor | LowRank]]) -> SharedStack:
     models, matrices, tuned = zip(*members, strict=True)
     if isinstance(tuned[0], LowRank):
-        lefts, rights = zip(*((one.left, one.right) for one in tuned), strict=True)
+        lefts, rights = zip(*((update.left, update.right) for update in tuned), strict=True)
         joined: Tensor | LowRank = LowRank(torch.stack(lefts), torch.stack(rights))
     else:
         joined = torch.stack(tuned)
@@ -278,25 +278,25 @@ def directions_of(name: str, matrix: Tensor) -> Directions:
     return Directions.of(m, n, seed, matrix)
 
 
-def judge_stack(stack: SharedStack, settings: AuditSettings, store: BaseCache | None) -> list[Judged]:
+def judge_stack(batch: SharedStack, settings: AuditSettings, store: BaseCache | None) -> list[Judged]:
     """Every model of the stack with its row, as an audit of its own gives it."""
-    base, count = stack.base, len(stack.models)
+    base, count = batch.base, len(batch.models)
     if settings.exact:
-        return _judge(stack, 0, count, settings, None, None)
-    found = []
+        return _judge(batch, 0, count, settings, None, None)
+    results = []
     with base.lock:
         base.look_up(settings.k, store)
         if base.known is None:  # what the first one learns is not computed again for each of the others
-            found = _judge(stack, 0, 1, settings, None, store)
-        if len(found) < count:
-            base.known = base.worth.whole(stack.pair(0, 1), settings.k, base.known)
-    if len(found) < count:
-        found += _judge(stack, len(found), count, settings, base.known, store)
-    return found
+            results = _judge(batch, 0, 1, settings, None, store)
+        if len(results) < count:
+            base.known = base.worth.whole(batch.pair(0, 1), settings.k, base.known)
+    if len(results) < count:
+        results += _judge(batch, len(results), count, settings, base.known, store)
+    return results
 
 
 def _judge(
-    stack: SharedStack,
+    batch: SharedStack,
     first: int,
     last: int,
     settings: AuditSettings,
@@ -305,11 +305,11 @@ def _judge(
 ) -> list[Judged]:
     if known is not None:
         known = known.repeated(last - first)
-    pair = stack.pair(first, last)
-    found = decide(pair, settings.k, settings.epsilon, settings.exact, known)
+    pair = batch.pair(first, last)
+    detection = decide(pair, settings.k, settings.epsilon, settings.exact, known)
     if not settings.exact:
-        stack.base.worth.learn(found)
-        stack.base.learn(found.known, settings.k, store)
-    sketches = stack.base.unit * stack.base.directions(stack.matrices[0].name).sketch(pair.update)
-    records = records_of(stack.matrices[first:last], found, [stack.base.unit] * (last - first))
-    return [Judged(*one) for one in zip(stack.models[first:last], records, sketches, strict=True)]
+        batch.base.worth.learn(detection)
+        batch.base.learn(detection.known, settings.k, store)
+    sketches = batch.base.unit * batch.base.directions(batch.matrices[0].name).sketch(pair.update)
+    records = records_of(batch.matrices[first:last], detection, [batch.base.unit] * (last - first))
+    return [Judged(*row) for row in zip(batch.models[first:last], records, sketches, strict=True)]

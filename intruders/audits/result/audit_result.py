@@ -194,11 +194,11 @@ def header(audit: Audit) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "intruders_version": audit.versions.get("intruders", "unknown"),
-        "base": {"source": audit.base_source, "hub": [one.as_dict() for one in audit.base_hub]},
+        "base": {"source": audit.base_source, "hub": [origin.as_dict() for origin in audit.base_hub]},
         "tuned": {
             "source": audit.tuned_source,
             "kind": audit.tuned_kind,
-            "hub": [one.as_dict() for one in audit.tuned_hub],
+            "hub": [origin.as_dict() for origin in audit.tuned_hub],
         },
         "settings": {**audit.settings, "k": audit.k, "epsilon": audit.epsilon, "exact": audit.exact},
         "totals": {

@@ -105,13 +105,13 @@ _SHOWN = {
 }
 
 
-def medians(found: Sequence[Subspaces]) -> list[BesideChance]:
+def medians(subspaces: Sequence[Subspaces]) -> list[BesideChance]:
     """What a report shows of all matrices together; nothing of what is known of none."""
     rows = []
     for name, (measured, chance) in _SHOWN.items():
-        known = [one for one in found if math.isfinite(getattr(one, measured))]
+        known = [matrix for matrix in subspaces if math.isfinite(getattr(matrix, measured))]
         if known:
-            value, beside = (median(getattr(one, key) for one in known) for key in (measured, chance))
+            value, beside = (median(getattr(matrix, key) for matrix in known) for key in (measured, chance))
             rows.append(BesideChance(name, value, beside, len(known)))
     return rows
 

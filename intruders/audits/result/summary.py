@@ -45,8 +45,8 @@ class LayerStrip:
 def by_kind(matrices: Sequence[AuditedMatrix]) -> list[KindSummary]:
     """A summary of every kind of module, in the order in which they first occur."""
     groups: dict[str, list[AuditedMatrix]] = {}
-    for matrix, place in zip(matrices, module_paths([m.name for m in matrices]), strict=True):
-        groups.setdefault(place.kind, []).append(matrix)
+    for matrix, path in zip(matrices, module_paths([m.name for m in matrices]), strict=True):
+        groups.setdefault(path.kind, []).append(matrix)
     return [summarize(kind, matrices) for kind, matrices in groups.items()]
 
 
@@ -79,13 +79,13 @@ def relative_update(matrix: AuditedMatrix) -> float:
 def by_layer(matrices: Sequence[AuditedMatrix]) -> list[LayerStrip]:
     """Intruders of every layer, a strip for each stack of layers (encoder and decoder have one each)."""
     counts: dict[str, dict[int, int]] = {}
-    for matrix, place in zip(matrices, module_paths([m.name for m in matrices]), strict=True):
-        if place.layer is not None:
-            stack = counts.setdefault(place.stack, {})
-            stack[place.layer] = stack.get(place.layer, 0) + matrix.intruders
+    for matrix, path in zip(matrices, module_paths([m.name for m in matrices]), strict=True):
+        if path.layer is not None:
+            layers = counts.setdefault(path.stack, {})
+            layers[path.layer] = layers.get(path.layer, 0) + matrix.intruders
     return [
-        LayerStrip(stack, min(layers), [layers.get(i) for i in range(min(layers), max(layers) + 1)])
-        for stack, layers in counts.items()
+        LayerStrip(name, min(layers), [layers.get(i) for i in range(min(layers), max(layers) + 1)])
+        for name, layers in counts.items()
     ]
 
 
@@ -120,18 +120,18 @@ class AgainstChance:
 
 def against_chance(matrices: Iterable[AuditedMatrix]) -> AgainstChance | None:
     """Of all intruders; None where there is none, or the audit was saved without these numbers."""
-    found = [
+    judged = [
         (vector.max_cosine, matrix.subspaces.max_cosine_chance)
         for matrix in matrices
         for vector in matrix.vectors
         if vector.intruder and matrix.subspaces is not None
     ]
-    if not found:
+    if not judged:
         return None
-    above = sum(lower > chance for (lower, _), chance in found)
-    not_above = sum(upper <= chance for (_, upper), chance in found)
-    chances = [chance for _, chance in found]
-    return AgainstChance(above, not_above, len(found) - above - not_above, min(chances), max(chances))
+    above = sum(lower > chance for (lower, _), chance in judged)
+    not_above = sum(upper <= chance for (_, upper), chance in judged)
+    chances = [chance for _, chance in judged]
+    return AgainstChance(above, not_above, len(judged) - above - not_above, min(chances), max(chances))
 
 
 def ambiguous(matrices: Iterable[AuditedMatrix]) -> int:

@@ -71,13 +71,13 @@ def critical_scales(
     if isinstance(target, bool) or not isinstance(target, int) or target < 0:
         raise SettingError(f"target is {target!r}; expected a number of intruders, 0 or more")
     started = time.perf_counter()
-    place = compute.torch_device()
+    device = compute.torch_device()
     pairing = pair_sides(*open_sides(base, tuned), audit)
     search = _Search(audit.k, audit.epsilon, compute.base_cache() or MemoryCache())
 
     def each(stage: str, do: Callable[[Batch], Result]) -> list[Result]:
         results, done = [], 0
-        batches = read_batches(pairing.pairs, place, audit.skip_non_finite, [])
+        batches = read_batches(pairing.pairs, device, audit.skip_non_finite, [])
         with run_side_by_side(
             batches, lambda batch: (len(batch.matrices), do(batch)), is_small_batch, compute.workers
         ) as judged:
@@ -87,12 +87,12 @@ def critical_scales(
                 progress(stage, done, len(pairing.pairs))
         return results
 
-    found: dict[str, MatrixScale] = {}
+    scale_of: dict[str, MatrixScale] = {}
     projections: list[Projection] = []
     for scales, projected in each("measure", search.measured):
         projections += projected
-        found |= {scale.name: scale for scale in scales}
-    matrices = [found[matrix.name] for matrix in pairing.pairs if matrix.name in found]
+        scale_of |= {scale.name: scale for scale in scales}
+    matrices = [scale_of[matrix.name] for matrix in pairing.pairs if matrix.name in scale_of]
     largest = largest_scale(projections, [matrix.measured for matrix in matrices], target, SLACK)
     while (count := sum(each("check", partial(search.total, scale=largest)))) > target:
         largest *= 1 - SLACK
@@ -123,11 +123,11 @@ class _Search:
         """The scales of every matrix of a batch, and the projections they were looked for on."""
         known = self._known(batch)
         projections = project(batch.pair, known, self.k, self.epsilon)
-        found = [first_window(projection) for projection in projections]
-        first = [math.inf if window is None else window.start for window in found]
-        doubtful = [i for i, window in enumerate(found) if window is not None and not window.is_sure]
+        windows = [first_window(projection) for projection in projections]
+        first = [math.inf if window is None else window.start for window in windows]
+        doubtful = [i for i, window in enumerate(windows) if window is not None and not window.is_sure]
         for i in doubtful:
-            window = found[i]
+            window = windows[i]
             assert window is not None
             first[i] = self._settled(_one(batch, i), projections[i], window)
         first = settled_scales(batch.pair, known.whole(), self.k, self.epsilon, first)
@@ -141,9 +141,9 @@ class _Search:
         """Intruders of a whole batch at one scale, by the audit's certificates."""
         return int(self._judged(_at(batch, [scale] * len(batch.matrices))).intruder.sum())
 
-    def _settled(self, one: Batch, projection: Projection, window: Window) -> float:
+    def _settled(self, batch: Batch, projection: Projection, window: Window) -> float:
         """The first scale with an intruder of one matrix, where the projection's own answer is open to doubt."""
-        is_there = self.total(one, window.inside) > 0
+        is_there = self.total(batch, window.inside) > 0
         if projection.is_complete:
             if is_there:
                 return window.start
@@ -153,7 +153,7 @@ class _Search:
         scale, step = window.inside, 1 - WALK if is_there else 1 + WALK
         for _ in range(_MOST_STEPS):
             before, scale = scale, scale * step
-            if (self.total(one, scale) > 0) != is_there:
+            if (self.total(batch, scale) > 0) != is_there:
                 return math.sqrt(before * scale)
         return scale if is_there else math.inf
 

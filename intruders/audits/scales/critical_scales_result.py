@@ -87,7 +87,7 @@ class CriticalScales:
                 target=int(settings["target"]),
                 largest=_infinite_if_null(document["largest_scale"]),
                 intruders_at_largest=int(document["intruders_at_largest_scale"]),
-                matrices=[_matrix_scale(one) for one in document["matrices"]],
+                matrices=[_matrix_scale(record) for record in document["matrices"]],
                 seconds=float(document["seconds"]),
                 base_hub=origins_in(document["base"]),
                 tuned_hub=origins_in(document["tuned"]),
@@ -123,8 +123,8 @@ class CriticalScales:
         return {
             "schema": SCHEMA,
             "intruders_version": __version__,
-            "base": {"source": self.base_source, "hub": [one.as_dict() for one in self.base_hub]},
-            "tuned": {"source": self.tuned_source, "hub": [one.as_dict() for one in self.tuned_hub]},
+            "base": {"source": self.base_source, "hub": [origin.as_dict() for origin in self.base_hub]},
+            "tuned": {"source": self.tuned_source, "hub": [origin.as_dict() for origin in self.tuned_hub]},
             "settings": {"k": self.k, "epsilon": self.epsilon, "target": self.target},
             "largest_scale": json_number(self.largest),
             "intruders_at_largest_scale": self.intruders_at_largest,
@@ -136,7 +136,11 @@ class CriticalScales:
 
     def chart(self) -> Chart:
         """Predicted against measured, a point a matrix that has both."""
-        known = [one for one in self.matrices if 0 < one.measured < math.inf and 0 < one.predicted < math.inf]
+        known = [
+            matrix
+            for matrix in self.matrices
+            if 0 < matrix.measured < math.inf and 0 < matrix.predicted < math.inf
+        ]
         return Chart(
             "critical-scales",
             "Critical scale, predicted and measured",
@@ -145,9 +149,9 @@ class CriticalScales:
             [
                 Series(
                     "matrix",
-                    [one.predicted for one in known],
-                    [one.measured for one in known],
-                    notes=[one.name for one in known],
+                    [matrix.predicted for matrix in known],
+                    [matrix.measured for matrix in known],
+                    notes=[matrix.name for matrix in known],
                     in_legend=False,
                 )
             ],

@@ -98,7 +98,7 @@ def module_paths(names: Sequence[str]) -> list[ModulePath]:
     tails = {tail for _, _, tail in split}
     shared = Counter(suffix for tail in tails for suffix in _suffixes(tail))
     kinds = {tail: _shortest_unshared(tail, shared) for tail in tails}
-    return [ModulePath(stack=stack, layer=layer, kind=kinds[tail]) for stack, layer, tail in split]
+    return [ModulePath(stack=prefix, layer=layer, kind=kinds[tail]) for prefix, layer, tail in split]
 
 
 def _split(name: str) -> tuple[str, int | None, tuple[str, ...]]:

@@ -202,15 +202,15 @@ def _drawn(part: Components, count: int, key: str) -> Components:
 
 def _exchanged(remedy: Doses, seed: int, cases: Sequence[Case]) -> Doses:
     """The same doses, exchanged among matrices of one shape."""
-    found = dict(remedy.doses or {})
+    doses = dict(remedy.doses or {})
     by_shape: dict[tuple[int, int], list[str]] = {}
     for case in cases:
         by_shape.setdefault(case.matrix.shape, []).append(case.matrix.name)
     for shape, names in by_shape.items():
-        drawn = [found[name] for name in names]
+        drawn = [doses[name] for name in names]
         random.Random(f"doses {seed} {shape}").shuffle(drawn)
-        found |= dict(zip(names, drawn, strict=True))
-    return replace(remedy, doses=found)
+        doses |= dict(zip(names, drawn, strict=True))
+    return replace(remedy, doses=doses)
 
 
 def _seed(text: str) -> int:

@@ -65,14 +65,14 @@ class Doses(PublishedRemedy):
 
     def recorded(self) -> dict[str, Any]:
         """Its settings, and a digest of the doses."""
-        found = super().recorded()
+        record = super().recorded()
         if self.doses is not None:
             content = json.dumps(
                 {name: list(doses) for name, doses in self.doses.items()} | {"": self.elsewhere},
                 sort_keys=True,
             )
-            found["doses"] = hashlib.sha256(content.encode()).hexdigest()[:16]
-        return found
+            record["doses"] = hashlib.sha256(content.encode()).hexdigest()[:16]
+        return record
 
     def sentence(self, vectors: int) -> str:
         return f"every update in the dose that was learned for it (share {self.share:g})"
