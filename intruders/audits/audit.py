@@ -86,12 +86,12 @@ def audit(
     >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
     >>> direction = torch.ones(9, 1) / 3  # (9, 1), of length 1
     >>> tuned = {"up.weight": base["up.weight"] + 100 * direction @ direction.T}
-    >>> found = audit(base, tuned, k=3, cache=False)
-    >>> found.intruders, found.vectors
+    >>> result = audit(base, tuned, k=3, cache=False)
+    >>> result.intruders, result.vectors
     (1, 3)
-    >>> tuple(round(bound, 2) for bound in found.matrices[0].vectors[0].max_cosine)
+    >>> tuple(round(bound, 2) for bound in result.matrices[0].vectors[0].max_cosine)
     (0.35, 0.35)
-    >>> found.matrices[0].similarity.shape  # (base vectors, tuned vectors)
+    >>> result.matrices[0].similarity.shape  # (base vectors, tuned vectors)
     (9, 3)
     """
     settings = AuditSettings(

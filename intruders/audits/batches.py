@@ -15,7 +15,7 @@ from ..linalg.pair import Pair
 
 # Equal-shaped matrices are judged together up to this many bytes, so that the calls do not dominate small ones. In a
 # larger stack all wait longer for the one that converges last.
-STACK_BYTES = 12 * 2**20
+BATCH_BYTES = 12 * 2**20
 # Stacks up to this size are judged by several threads at once; larger matrices keep all cores busy one by one.
 SHARED_BYTES = 24 * 2**20
 
@@ -65,7 +65,7 @@ def read_batches(
         key = (matrix.shape, wide.rank, wide.base.dtype)
         batch = waiting.setdefault(key, [])
         batch.append((matrix, wide, unit_of(wide.rank, largest)))
-        if (len(batch) + 1) * wide.base.nbytes > STACK_BYTES:
+        if (len(batch) + 1) * wide.base.nbytes > BATCH_BYTES:
             yield _joined(waiting.pop(key))
     for batch in waiting.values():
         yield _joined(batch)

@@ -36,7 +36,7 @@ def fits_coordinates(rank: int, k: int, shape: torch.Size) -> bool:
 
 
 def detect_in_coordinates(
-    whole: WholeBase, update: DenseSVD, k: int, epsilon: float, shown: int, known: KnownBase
+    whole: WholeBase, update: DenseSVD, k: int, epsilon: float, base_count: int, known: KnownBase
 ) -> tuple[Decisions, Tensor]:
     """Judges the k leading vectors of a stack, and says which matrices ``(batch)`` are left open.
 
@@ -55,8 +55,8 @@ def detect_in_coordinates(
         intruder=intruder,
         certificate=[[NAME] * k for _ in range(len(intruder))],
         ambiguous=torch.zeros_like(intruder),
-        base_values=whole.values[:, :shown],
-        similarity=leading.rows[:, :, :shown].mT.abs(),
+        base_values=whole.values[:, :base_count],
+        similarity=leading.rows[:, :, :base_count].mT.abs(),
         change=_change(coordinates, leading, k),
         known=known,
     )

@@ -45,22 +45,22 @@ def decide(
     _, m, n = batch.base.shape
     k = min(k, m, n)
     update = measure_update(batch, k, exact)
-    shown = min(2 * k + 4, m, n)
+    base_count = min(2 * k + 4, m, n)
     overflows = float(update.spectral.max()) > torch.finfo(batch.base.dtype).max ** 0.5  # squares of it would
     if exact or overflows:
-        decisions = decide_dense(batch, k, epsilon, shown, dense_svd)
+        decisions = decide_dense(batch, k, epsilon, base_count, dense_svd)
         decisions = replace(decisions, known=None)  # all vectors of a large base, where an audit expects some
     elif min(m, n) < max(DENSE_BELOW, least_side(k)):
-        decisions = decide_dense(batch, k, epsilon, shown, gram_svd, known)
+        decisions = decide_dense(batch, k, epsilon, base_count, gram_svd, known)
     else:
-        decisions = _detect(batch, k, epsilon, shown, update, known)
+        decisions = _detect(batch, k, epsilon, base_count, update, known)
     return Detection(
         **{field.name: getattr(decisions, field.name) for field in fields(decisions)}, update=update
     )
 
 
 def _detect(
-    batch: Pair, k: int, epsilon: float, shown: int, update: MeasuredUpdate, known: KnownBase | None
+    batch: Pair, k: int, epsilon: float, base_count: int, update: MeasuredUpdate, known: KnownBase | None
 ) -> Decisions:
     """In coordinates where that can be, and the rest by the other certificates."""
     if known is None and min(batch.base.shape[-2:]) < WHOLE_BELOW:
@@ -73,11 +73,11 @@ def _detect(
         or not isinstance(tuned, LowRank)
         or not fits_coordinates(tuned.rank, k, batch.base.shape)
     ):
-        return detect_by_certificates(batch, k, epsilon, shown, update, known)
-    decisions, is_open = detect_in_coordinates(whole, tuned.svd(), k, epsilon, shown, known)
+        return detect_by_certificates(batch, k, epsilon, base_count, update, known)
+    decisions, is_open = detect_in_coordinates(whole, tuned.svd(), k, epsilon, base_count, known)
     left_open = is_open.nonzero().squeeze(-1)
     if len(left_open) == 0:
         return decisions
     some, of_some = batch.select(left_open), update.select(left_open)
-    others = detect_by_certificates(some, k, epsilon, shown, of_some, known.select(left_open))
+    others = detect_by_certificates(some, k, epsilon, base_count, of_some, known.select(left_open))
     return decisions.with_rows(left_open, others)

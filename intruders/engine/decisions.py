@@ -49,7 +49,12 @@ class Decisions:
 
 
 def decide_dense(
-    batch: Pair, k: int, epsilon: float, shown: int, decompose: Decomposition, known: KnownBase | None = None
+    batch: Pair,
+    k: int,
+    epsilon: float,
+    base_count: int,
+    decompose: Decomposition,
+    known: KnownBase | None = None,
 ) -> Decisions:
     """Every max cosine in double precision. ``known`` spares the bases' decompositions where it holds them."""
     parts, rights = [], []
@@ -82,8 +87,8 @@ def decide_dense(
         intruder=cosines < epsilon,
         certificate=[["exact"] * k for _ in parts],
         ambiguous=torch.stack([part.ambiguous for part in parts]),
-        base_values=base_values[:, :shown],
-        similarity=(base_left[:, :shown] @ tuned_left.mT).abs(),
+        base_values=base_values[:, :base_count],
+        similarity=(base_left[:, :base_count] @ tuned_left.mT).abs(),
         change=change,
         known=KnownBase.from_decomposition(base_left.to(batch.base.dtype), base_values, batch.base.shape[-1]),
     )

@@ -39,7 +39,7 @@ def bound_by_moments(
     nothing = torch.zeros(undecided.shape, dtype=torch.float64, device=undecided.device)
     intervals = MomentIntervals.of(base, tuned, k)
     undecided = undecided & (intervals.given(nothing).upper < below)
-    search = _Search(operator, base, tuned, intervals, undecided, below, floor)
+    search = _BoundSearch(operator, base, tuned, intervals, undecided, below, floor)
     if not search.is_tall:
         search.take_steps(*search.remainders(), _STEPS)
     else:
@@ -48,7 +48,7 @@ def bound_by_moments(
     return intervals.given(search.atoms), search.floor
 
 
-class _Search:
+class _BoundSearch:
     """The undecided vectors of a stack with their least bounds so far, and what is known of its matrices."""
 
     def __init__(

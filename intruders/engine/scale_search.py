@@ -31,7 +31,7 @@ _FOLLOWED = 4
 
 
 @dataclass(frozen=True)
-class Window:
+class ScaleWindow:
     """The first scales with an intruder: from ``start`` on, and well ``inside``."""
 
     start: float
@@ -44,9 +44,9 @@ def search_end(projection: Projection) -> float:
     return projection.centre * 2.0 ** _OCTAVES[-1]
 
 
-def first_window(projection: Projection, begin: float = 0.0, is_strict: bool = False) -> Window | None:
+def first_window(projection: Projection, begin: float = 0.0, is_strict: bool = False) -> ScaleWindow | None:
     """The first scales from ``begin`` on with an intruder, None for none; see :meth:`Projection.least_cosine`."""
-    search = _Search(projection, is_strict)
+    search = _WindowSearch(projection, is_strict)
     for low, high in pairwise(_OCTAVES):
         steps = torch.arange((high - low) * _COARSE + 1, dtype=torch.float64) / _COARSE
         scales = [s for s in (projection.centre * 2.0 ** (low + steps)).tolist() if s > begin]
@@ -81,7 +81,7 @@ def largest_scale(
 
 
 @dataclass(frozen=True)
-class _Search:
+class _WindowSearch:
     projection: Projection
     is_strict: bool
 
@@ -98,7 +98,7 @@ class _Search:
             return points[0][0]
         return self._first_between(points, 0)
 
-    def window(self, start: float) -> Window:
+    def window(self, start: float) -> ScaleWindow:
         further = [start * _STEP ** (part / 2) for part in range(1, _FOLLOWED + 1)]
         inside = start
         for scale, cosine in zip(further, self.least(further), strict=True):
@@ -107,7 +107,7 @@ class _Search:
             inside = math.sqrt(start * scale)
         strict = self.projection.least_cosine(torch.tensor([inside], dtype=torch.float64), True)
         is_sure = self.projection.is_complete and float(strict[0]) < self.projection.epsilon
-        return Window(start, inside, is_sure)
+        return ScaleWindow(start, inside, is_sure)
 
     def _first_between(self, points: Sequence[tuple[float, float]], level: int) -> float | None:
         """The same, from scales with their least cosines; the first of them has no intruder."""

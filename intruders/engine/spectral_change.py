@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..linalg.batched import Batched
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Update
 from ..linalg.products import rounding
 from ..linalg.ritz import Triplets
-from ..linalg.stacked import Stacked
 from ..linalg.svd import CLUSTER_TOLERANCE
 
 # Largest errors: of an angle, as a sine; of a mean squared sine or a share, absolute.
@@ -33,7 +33,7 @@ _DRIFT_SHARE, _NO_DRIFT = 0.1, 1e-4
 
 
 @dataclass(frozen=True)
-class SpectralChange(Stacked):
+class SpectralChange(Batched):
     """Of a stack of matrices; every field is ``(batch,)`` in double precision, NaN where it is not known."""
 
     left_angle: Tensor  # largest principal angle between the leading left spaces, in degrees

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..linalg.batched import Batched
 from ..linalg.krylov import BLOCK, KrylovSpace, converge
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense
 from ..linalg.pair import Pair
 from ..linalg.spectrum import effective_rank, estimate_effective_rank, stable_rank
-from ..linalg.stacked import Stacked
 from ..linalg.svd import dense_svd, gram_svd
 
 # Below this smaller side all singular values of a dense update are computed, rather than their entropy estimated.
@@ -24,7 +24,7 @@ _MAX_ROUNDS = 8
 
 
 @dataclass(frozen=True)
-class MeasuredUpdate(Stacked):
+class MeasuredUpdate(Batched):
     """Sizes of the updates D of a stack.
 
     every field is ``(batch,)``, and the directions are D's leading ones.

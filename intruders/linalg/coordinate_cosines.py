@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .batched import Batched
 from .coordinates import Coordinates
 from .leading_secular import LeadingVectors
-from .stacked import Stacked
 from .svd import CLUSTER_TOLERANCE, cluster_ids, cluster_projections
 
 # Half-width of the windows, as a share of the largest base value: wider than any cluster of values that count as one.
@@ -33,7 +33,7 @@ _APART = 1.5
 
 
 @dataclass(frozen=True)
-class CoordinateCosines(Stacked):
+class CoordinateCosines(Batched):
     """Of k vectors of each matrix of a stack; double precision."""
 
     cosines: Tensor  # (batch, k): with the nearest base vector, or the space of the nearest cluster

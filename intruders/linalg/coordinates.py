@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .batched import Batched
 from .low_rank import LowRank
-from .stacked import Stacked
 from .svd import DenseSVD
 from .whole_base import WholeBase, columns_times, times_columns
 
@@ -36,7 +36,7 @@ _OFF_POLE = 1e-18
 
 
 @dataclass(frozen=True)
-class Coordinates(Stacked):
+class Coordinates(Batched):
     """A stack of tuned matrices in their bases' coordinates, in double precision; a = p, or p + r where m > n."""
 
     values: Tensor  # (batch, p): singular values of the bases
@@ -95,7 +95,7 @@ class Coordinates(Stacked):
 
 
 @dataclass(frozen=True)
-class SecularProblem(Stacked):
+class SecularProblem(Batched):
     """``diag(poles) + F C F^T``, a stack of symmetric matrices whose eigenvalues are squared singular values."""
 
     poles: Tensor  # (batch, a), double

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .batched import Batched
 from .coordinates import SecularProblem
-from .stacked import Stacked
 
 # Base vectors that the search starts from beyond k, and vectors that are followed beyond k.
 _FURTHER, _GUARDS = 8, 4
@@ -29,7 +29,7 @@ _MOST_SEARCHES = 3
 
 
 @dataclass(frozen=True)
-class LeadingVectors(Stacked):
+class LeadingVectors(Batched):
     """Of a stack of secular problems; eigenvalues are squares of the values here."""
 
     values: Tensor  # (batch, k), double, descending

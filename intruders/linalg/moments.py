@@ -32,9 +32,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .batched import Batched
 from .operators import Operator
 from .products import rounding
-from .stacked import Stacked
 
 # Where each gap between two nodes is cut, as shares of it: finely at the nodes, for the bounds have their peaks there.
 _CUTS = (0.0, 1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 31 / 32)
@@ -51,7 +51,7 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
-class Bidiagonalization(Stacked):
+class Bidiagonalization(Batched):
     """Golub-Kahan bidiagonalization of a stack of matrices from several start vectors, each with bases of
     its own.
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .batched import Batched
 from .ritz import Triplets
-from .stacked import Stacked
 from .svd import are_alone, cluster_projections
 
 # Base vectors with a larger angle (as a sine) to the true ones say nothing certain.
@@ -28,7 +28,7 @@ DEFLATION_ANGLE = 0.02
 
 
 @dataclass(frozen=True)
-class Intervals(Stacked):
+class Intervals(Batched):
     """Proved ``lower <= max cosine <= upper`` for k vectors of each matrix in a stack."""
 
     lower: Tensor  # (batch, k), double

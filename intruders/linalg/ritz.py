@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .stacked import Stacked
+from .batched import Batched
 from .svd import CLUSTER_TOLERANCE, cluster_ids
 
 # A gap that an unconverged neighbour may have closed.
@@ -16,7 +16,7 @@ _NO_GAP = 1e-300
 
 
 @dataclass(frozen=True)
-class Triplets(Stacked):
+class Triplets(Batched):
     """Leading singular triplets of a stack of matrices, with what is known about their errors."""
 
     values: Tensor  # (*batch, k), descending

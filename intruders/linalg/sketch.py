@@ -22,14 +22,14 @@ SIZE = 256
 
 
 @dataclass(frozen=True)
-class Directions:
+class SketchDirections:
     """The random directions of one m x n matrix."""
 
     left: Tensor  # (SIZE, m)
     right: Tensor  # (SIZE, n)
 
     @classmethod
-    def of(cls, m: int, n: int, seed: int, like: Tensor) -> Directions:
+    def of(cls, m: int, n: int, seed: int, like: Tensor) -> SketchDirections:
         """Those of a ``seed``, in the dtype and on the device of ``like``."""
         generator = torch.Generator().manual_seed(seed)
         left, right = (torch.randn(SIZE, side, generator=generator).to(like) for side in (m, n))

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .batched import Batched
 from .products import is_shared
-from .stacked import Stacked
 from .svd import DenseSVD, dense_svd, gram_svd
 
 # Singular values below this share of the largest are noise in the eigenvalues of the Gram matrix, or their vectors on
@@ -35,7 +35,7 @@ _CAREFUL = 1.01
 
 
 @dataclass(frozen=True)
-class WholeBase(Stacked):
+class WholeBase(Batched):
     """A stack of matrices ``(batch, m, n)`` as all of their singular triplets, p = min(m, n) of them, descending."""
 
     values: Tensor  # (batch, p), double

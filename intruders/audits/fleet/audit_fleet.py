@@ -196,7 +196,7 @@ def _sources(adapters: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:
             passed_over |= meant.passed_over
         else:
             sources.append(text)
-    if all(isinstance(given, str) for given in sources):
+    if all(isinstance(source, str) for source in sources):
         sources = list(dict.fromkeys(sources))
     if not sources:
         raise SettingError(

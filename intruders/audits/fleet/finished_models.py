@@ -20,7 +20,7 @@ from torch import Tensor
 from ...checkpoints.pairing.pairing import Skipped
 from ...system.files import write_atomically
 from ..result.parquet_form import METADATA_KEY
-from .fleet_members import Facts, Known
+from .fleet_members import Known, ModelFacts
 from .kept_blocks import KeptBlocks, bytes_of_sketch, sketch_of_bytes
 
 FOLDER = "finished"
@@ -77,7 +77,7 @@ class FinishedModels:
         if (header.get("schema"), header.get("key")) != (_SCHEMA, blocks.key):
             return cls()
         files = {name: BlockFile(*record) for name, record in header["files"].items()}
-        if not blocks.hold({name: record.size for name, record in files.items()}):
+        if not blocks.hold({name: file.size for name, file in files.items()}):
             return cls()
         lists = [tuple(names) for names in header["names"]]
         models = {digest: _model(record, lists) for digest, record in header["models"].items()}
@@ -138,7 +138,7 @@ def _model(record: Mapping[str, Any], lists: Sequence[tuple[str, ...]]) -> Finis
         name: tuple(value) if isinstance(value, list) else value for name, value in record["facts"].items()
     }
     return FinishedModel(
-        Known(Facts(**facts), lists[record["names"]]),
+        Known(ModelFacts(**facts), lists[record["names"]]),
         {
             # An earlier version wrote the reason alone.
             name: Skipped.from_stored(name, *([stored] if isinstance(stored, str) else stored))

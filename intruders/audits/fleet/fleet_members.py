@@ -24,7 +24,7 @@ _LAYER = re.compile(r"^(.*?)\.(\d+)(?:\.|$)")
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelFacts:
     """What a model's config and headers say, before any weight is read."""
 
     method: str | None = None
@@ -40,7 +40,7 @@ class Facts:
 class Known:
     """What an earlier call found of a model, all of whose matrices it finished."""
 
-    facts: Facts
+    facts: ModelFacts
     names: tuple[str, ...]  # of its matrices, in the base's order
 
 
@@ -50,7 +50,7 @@ class Member:
 
     source: str
     digest: str
-    facts: Facts = field(default_factory=Facts)
+    facts: ModelFacts = field(default_factory=ModelFacts)
     paired: Pairing | Callable[[], Pairing] | None = None  # or what opens a model that is known already
     reason: str | None = None
     known: Known | None = None
@@ -94,7 +94,7 @@ def _open_member(
     base: Checkpoint, source: Source, settings: AuditSettings, digest: str | None, known: Mapping[str, Known]
 ) -> Member:
     name = _name_of(source)
-    facts = Facts()
+    facts = ModelFacts()
     if known:
         digest = digest if digest is not None else _digest_if_readable(source)
         if digest is not None and digest in known:
@@ -134,13 +134,13 @@ def _name_of(source: Source) -> str:
     return "state dict" if isinstance(source, dict) else str(source)
 
 
-def _facts_of(opened: Opened) -> Facts:
+def _facts_of(opened: Opened) -> ModelFacts:
     if isinstance(opened, Checkpoint):
-        return Facts(method="full")
+        return ModelFacts(method="full")
     if isinstance(opened, ModelSum):
-        return Facts(method="sum")
+        return ModelFacts(method="sum")
     updates = opened.updates
-    return Facts(
+    return ModelFacts(
         method=_method_of(opened, updates),
         ranks=tuple(sorted({rank for update in updates if (rank := _rank_of(update)) is not None})),
         scales=tuple(sorted({update.scale for update in updates if update.scale is not None})),
@@ -159,9 +159,9 @@ def _rank_of(update: AdaptedWeight) -> int | None:
     return update.rank if update.rank is not None else update.factor_rank
 
 
-def _with_pairing(facts: Facts, pairing: Pairing) -> Facts:
+def _with_pairing(facts: ModelFacts, pairing: Pairing) -> ModelFacts:
     kinds = {path.kind for path in module_paths([matrix.name for matrix in pairing.pairs])}
-    return Facts(
+    return ModelFacts(
         facts.method,
         facts.ranks,
         facts.scales,

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...checkpoints.pairing.pairing import SkipKind
 from ...linalg.sketch import normalized
 from .finished_models import FinishedModel
-from .fleet_members import Facts, Member
+from .fleet_members import Member, ModelFacts
 
 # Name and Arrow type of every column of adapters.parquet.
 COLUMNS: tuple[tuple[str, str], ...] = (
@@ -180,7 +180,7 @@ def _numbers(matrices: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_config(facts: Facts, base: str) -> dict[str, Any]:
+def _of_config(facts: ModelFacts, base: str) -> dict[str, Any]:
     return {
         "method": facts.method,
         "rank_min": facts.ranks[0] if facts.ranks else None,
@@ -201,7 +201,7 @@ def _is_named(named: str, base: str) -> bool:
     return named == base or named.rstrip("/").rpartition("/")[2] == base.rstrip("/").rpartition("/")[2]
 
 
-def _for_hosts(facts: Facts) -> list[str]:
+def _for_hosts(facts: ModelFacts) -> list[str]:
     """What servers of many adapters are known to refuse or to pass over; see docs/reference/fleet.md."""
     reasons = []
     if facts.method not in ("lora", None):
@@ -231,8 +231,8 @@ def _with_nearest(table: pd.DataFrame, sketches: Mapping[str, Tensor]) -> pd.Dat
         ):
             nearest[digest] = sources[position], cosine
     nearest_of_rows = judged["digest"].map(nearest)
-    table.loc[judged.index, "nearest"] = nearest_of_rows.map(lambda nearest: nearest[0]).astype("string")
-    table.loc[judged.index, "nearest_cosine"] = nearest_of_rows.map(lambda nearest: nearest[1])
+    table.loc[judged.index, "nearest"] = nearest_of_rows.map(lambda pair: pair[0]).astype("string")
+    table.loc[judged.index, "nearest_cosine"] = nearest_of_rows.map(lambda pair: pair[1])
     return table
 
 

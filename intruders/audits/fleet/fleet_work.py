@@ -23,7 +23,15 @@ from ..result.records import AuditedMatrix
 from .finished_models import FinishedModels
 from .fleet_members import Member, Sharers, matrices_by_block
 from .kept_blocks import KeptBlocks, Unit, rows_of
-from .shared_base import Judged, LeftOut, SharedStack, directions_of, is_small_stack, judge_stack, read_stacks
+from .shared_base import (
+    Judged,
+    NotJudged,
+    SharedBatch,
+    directions_of,
+    is_small_shared_batch,
+    judge_shared_batch,
+    read_shared_batches,
+)
 
 Missing = dict[str, dict[str, Sharers]]  # block -> matrix -> the models that it is to be judged for
 
@@ -120,22 +128,22 @@ class FleetWork:
         in_all: int,
     ) -> None:
         store = None if self.settings.exact else self.compute.base_cache()
-        left_out = LeftOut()
+        left_out = NotJudged()
         read: set[str] = set()
         device = self.compute.torch_device()
-        batches = read_stacks(list(matrices.values()), self.settings, device, left_out)
+        batches = read_shared_batches(list(matrices.values()), self.settings, device, left_out)
 
-        def counted(batches: Iterator[SharedStack]) -> Iterator[SharedStack]:
+        def counted(batches: Iterator[SharedBatch]) -> Iterator[SharedBatch]:
             for batch in batches:
                 read.update(matrix.name for matrix in batch.matrices)
                 on_matrix(done + len(read), in_all)
                 yield batch
 
-        judge = partial(judge_stack, settings=self.settings, store=store)
+        judge = partial(judge_shared_batch, settings=self.settings, store=store)
         rows = _Rows(self.members)
         sketches: dict[int, list[Tensor]] = {}
         works = counted(batches)
-        with run_side_by_side(works, judge, is_small_stack, self.compute.workers) as judged:
+        with run_side_by_side(works, judge, is_small_shared_batch, self.compute.workers) as judged:
             for result in chain.from_iterable(judged):
                 rows.add(result)
                 sketches.setdefault(result.model, []).append(result.sketch)

@@ -21,19 +21,19 @@ from ...engine.decide import decide
 from ...errors import ChangedBaseError, IntrudersError, in_one_line
 from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
-from ...linalg.sketch import Directions
+from ...linalg.sketch import SketchDirections
 from ..audit import records_of
 from ..audit_settings import AuditSettings
 from ..base_cache import BaseCache, BaseKeys, content_key, look_up
-from ..batches import SHARED_BYTES, STACK_BYTES, largest_magnitude, largest_magnitude_of, non_finite, unit_of
+from ..batches import BATCH_BYTES, SHARED_BYTES, largest_magnitude, largest_magnitude_of, non_finite, unit_of
 from ..result.records import AuditedMatrix
 from ..worth_decomposing import WorthDecomposing
 
 # Low-rank updates of one matrix are judged together up to this number. Beyond it their rows no longer fit the time in
 # which the matrix is read, and all wait longer for the one that converges last.
-STACK_UPDATES = 12
+BATCH_UPDATES = 12
 # This many stacks of updates are read before they are sorted by size and judged.
-_STACKS_SORTED = 4
+_BATCHES_SORTED = 4
 
 
 class SharedMatrix:
@@ -46,7 +46,7 @@ class SharedMatrix:
         self.known: KnownBase | None = None
         self.worth = WorthDecomposing()
         self._key: str | None = None
-        self._directions: Directions | None = None
+        self._directions: SketchDirections | None = None
 
     def key(self, k: int) -> str:
         """The name of its entry in the base cache; hashed once."""
@@ -54,7 +54,7 @@ class SharedMatrix:
             self._key = content_key(self.matrix, k)
         return self._key
 
-    def directions(self, name: str) -> Directions:
+    def directions(self, name: str) -> SketchDirections:
         """Those by which updates of the matrix of that name are sketched; drawn once."""
         if self._directions is None:
             self._directions = directions_of(name, self.matrix)
@@ -77,7 +77,7 @@ class SharedMatrix:
 
 
 @dataclass(frozen=True)
-class SharedStack:
+class SharedBatch:
     """What some models make of one matrix, to be decided together: ``models`` are their numbers."""
 
     base: SharedMatrix
@@ -101,13 +101,13 @@ class Judged:
     sketch: Tensor  # (SIZE), double: of the update, for estimates of how alike two models are
 
 
-def is_small_stack(batch: SharedStack) -> bool:
+def is_small_shared_batch(batch: SharedBatch) -> bool:
     """Whether several threads judge such stacks side by side."""
     return batch.base.matrix.nbytes <= SHARED_BYTES and batch.base.matrix.is_cpu
 
 
 @dataclass
-class LeftOut:
+class NotJudged:
     """What of the models is not judged: single matrices, and whole models with an error."""
 
     skipped: dict[int, list[Skipped]] = field(default_factory=dict)
@@ -117,12 +117,12 @@ class LeftOut:
         self.skipped.setdefault(model, []).append(skipped)
 
 
-def read_stacks(
+def read_shared_batches(
     matrices: Sequence[Sequence[tuple[int, PairedMatrix]]],
     settings: AuditSettings,
     device: torch.device,
-    left_out: LeftOut,
-) -> Iterator[SharedStack]:
+    left_out: NotJudged,
+) -> Iterator[SharedBatch]:
     """Read matrix after matrix, each with the updates of all models that change it, and hand them on in stacks.
 
     Args:
@@ -154,9 +154,9 @@ def read_stacks(
             updates = waiting.setdefault((id(base), rank), _Waiting(base))
             updates.add(model, matrix, tuned)
             if updates.are_full:
-                yield from waiting.pop((id(base), rank)).stacks()
+                yield from waiting.pop((id(base), rank)).batches()
         for updates in waiting.values():
-            yield from updates.stacks()
+            yield from updates.batches()
 
 
 class _Waiting:
@@ -170,21 +170,21 @@ class _Waiting:
         self._members.append((model, matrix, tuned))
 
     @property
-    def _stack_size(self) -> int:
+    def _batch_size(self) -> int:
         if isinstance(self._members[0][2], LowRank):
-            return STACK_UPDATES
-        return max(1, STACK_BYTES // self._base.matrix.nbytes)
+            return BATCH_UPDATES
+        return max(1, BATCH_BYTES // self._base.matrix.nbytes)
 
     @property
     def are_full(self) -> bool:
         is_low_rank = isinstance(self._members[0][2], LowRank)
-        return len(self._members) >= self._stack_size * (_STACKS_SORTED if is_low_rank else 1)
+        return len(self._members) >= self._batch_size * (_BATCHES_SORTED if is_low_rank else 1)
 
-    def stacks(self) -> Iterator[SharedStack]:
+    def batches(self) -> Iterator[SharedBatch]:
         """Updates of like size together: a small one is decided at once, and would wait for a large one."""
         members = sorted(self._members, key=lambda member: _size(member[2]))
-        for first in range(0, len(members), self._stack_size):
-            yield _joined(self._base, members[first : first + self._stack_size])
+        for first in range(0, len(members), self._batch_size):
+            yield _joined(self._base, members[first : first + self._batch_size])
 
 
 def _size(tuned: Tensor | LowRank) -> float:
@@ -192,14 +192,14 @@ def _size(tuned: Tensor | LowRank) -> float:
     return tuned.norm() if isinstance(tuned, LowRank) else 0.0
 
 
-def _joined(base: SharedMatrix, members: list[tuple[int, PairedMatrix, Tensor | LowRank]]) -> SharedStack:
+def _joined(base: SharedMatrix, members: list[tuple[int, PairedMatrix, Tensor | LowRank]]) -> SharedBatch:
     models, matrices, tuned = zip(*members, strict=True)
     if isinstance(tuned[0], LowRank):
         lefts, rights = zip(*((update.left, update.right) for update in tuned), strict=True)
         joined: Tensor | LowRank = LowRank(torch.stack(lefts), torch.stack(rights))
     else:
         joined = torch.stack(tuned)
-    return SharedStack(base, list(models), list(matrices), joined)
+    return SharedBatch(base, list(models), list(matrices), joined)
 
 
 class _Forms:
@@ -271,14 +271,14 @@ def _read(
     return forms.over(wide, unit), scaled
 
 
-def directions_of(name: str, matrix: Tensor) -> Directions:
+def directions_of(name: str, matrix: Tensor) -> SketchDirections:
     """The random directions of a matrix ``(m, n)`` of the base: the same in every fleet."""
     seed = xxhash.xxh3_64_intdigest(name.encode()) >> 1  # torch takes 63 bits
     m, n = matrix.shape
-    return Directions.of(m, n, seed, matrix)
+    return SketchDirections.of(m, n, seed, matrix)
 
 
-def judge_stack(batch: SharedStack, settings: AuditSettings, store: BaseCache | None) -> list[Judged]:
+def judge_shared_batch(batch: SharedBatch, settings: AuditSettings, store: BaseCache | None) -> list[Judged]:
     """Every model of the stack with its row, as an audit of its own gives it."""
     base, count = batch.base, len(batch.models)
     if settings.exact:
@@ -296,7 +296,7 @@ def judge_stack(batch: SharedStack, settings: AuditSettings, store: BaseCache | 
 
 
 def _judge(
-    batch: SharedStack,
+    batch: SharedBatch,
     first: int,
     last: int,
     settings: AuditSettings,

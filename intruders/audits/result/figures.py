@@ -82,10 +82,10 @@ def draw_layers(matrices: Sequence[AuditedMatrix]) -> Drawing:
         }
     )
     kinds = list(dict.fromkeys(frame["module"]))
-    stacks = list(dict.fromkeys(frame["stack"]))
+    stack_names = list(dict.fromkeys(frame["stack"]))
     columns = sorted(
         set(zip(frame["stack"], frame["layer"], strict=True)),
-        key=lambda column: (column[1] < 0, stacks.index(column[0]), column[1]),
+        key=lambda column: (column[1] < 0, stack_names.index(column[0]), column[1]),
     )
     counts = np.full((len(kinds), len(columns)), np.nan)
     for stack_name, layer, kind, intruders in zip(*(frame[c] for c in list(frame)[:4]), strict=True):

@@ -18,7 +18,7 @@ from ...engine.base_space import KnownBase
 from ...engine.coordinate_scales import settled_scales
 from ...engine.decisions import Detection
 from ...engine.projection import Projection, project
-from ...engine.scale_search import Window, first_window, largest_scale, search_end
+from ...engine.scale_search import ScaleWindow, first_window, largest_scale, search_end
 from ...errors import SettingError
 from ...system.progress import Progress, silent
 from ...system.threads import run_side_by_side
@@ -64,8 +64,8 @@ def critical_scales(
     >>> import torch
     >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
     >>> tuned = {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}
-    >>> found = critical_scales(base, tuned, compute=Compute(cache=False))
-    >>> 0 < found.largest < found.matrices[0].measured < 1  # it has an intruder at the scale as trained, 1
+    >>> scales = critical_scales(base, tuned, compute=Compute(cache=False))
+    >>> 0 < scales.largest < scales.matrices[0].measured < 1  # it has an intruder at the scale as trained, 1
     True
     """
     if isinstance(target, bool) or not isinstance(target, int) or target < 0:
@@ -73,7 +73,7 @@ def critical_scales(
     started = time.perf_counter()
     device = compute.torch_device()
     pairing = pair_sides(*open_sides(base, tuned), audit)
-    search = _Search(audit.k, audit.epsilon, compute.base_cache() or MemoryCache())
+    search = _ScaleSearch(audit.k, audit.epsilon, compute.base_cache() or MemoryCache())
 
     def each(stage: str, do: Callable[[Batch], Result]) -> list[Result]:
         results, done = [], 0
@@ -112,7 +112,7 @@ def critical_scales(
 
 
 @dataclass(frozen=True)
-class _Search:
+class _ScaleSearch:
     """The scales of batches of matrices, and the audit's decisions at them."""
 
     k: int
@@ -129,7 +129,7 @@ class _Search:
         for i in doubtful:
             window = windows[i]
             assert window is not None
-            first[i] = self._settled(_one(batch, i), projections[i], window)
+            first[i] = self._settled(_single(batch, i), projections[i], window)
         first = settled_scales(batch.pair, known.whole(), self.k, self.epsilon, first)
         scales = [
             MatrixScale(pair.name, pair.shape, scale, projection.predicted, search_end(projection))
@@ -141,7 +141,7 @@ class _Search:
         """Intruders of a whole batch at one scale, by the audit's certificates."""
         return int(self._judged(_at(batch, [scale] * len(batch.matrices))).intruder.sum())
 
-    def _settled(self, batch: Batch, projection: Projection, window: Window) -> float:
+    def _settled(self, batch: Batch, projection: Projection, window: ScaleWindow) -> float:
         """The first scale with an intruder of one matrix, where the projection's own answer is open to doubt."""
         is_there = self.total(batch, window.inside) > 0
         if projection.is_complete:
@@ -171,7 +171,7 @@ class _Search:
         return judge_batch(batch, self.k, self.epsilon, False, self.store)
 
 
-def _one(batch: Batch, index: int) -> Batch:
+def _single(batch: Batch, index: int) -> Batch:
     chosen = torch.tensor([index], device=batch.pair.base.device)
     return Batch([batch.matrices[index]], batch.pair.select(chosen), [batch.units[index]])
 

@@ -30,7 +30,7 @@ from .layers import Layers
 from .lines import Lines
 from .position import Position
 from .project import Project
-from .remedy import Case, EntryRemedy, Remedy, Triplets
+from .remedy import Case, EntryRemedy, Remedy, WantedTriplets
 from .surgery import Surgery
 from .trim import Trim
 from .truncate import Truncate
@@ -111,9 +111,9 @@ class RandomDirections(Directions):
 
     seed: int = setting(0, "Seed of what is drawn.")
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         count = min(2 * self.k, *matrix.shape)
-        return Triplets.leading("base", count), Triplets.leading("tuned", count)
+        return WantedTriplets.leading("base", count), WantedTriplets.leading("tuned", count)
 
     def rewound(self, part: Components, case: Case) -> Components:
         count = min(self.k, len(part.values))
@@ -129,7 +129,7 @@ class PermutedBudget(Budget):
     seed: int = setting(0, "Seed of what is drawn.")
     factors: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)  # by matrix
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return ()
 
     def change(self, case: Case) -> Change:
@@ -218,15 +218,15 @@ def _seed(text: str) -> int:
 
 
 _DRAWN: dict[type[Remedy], Callable[..., Remedy]] = {
-    ScaledIntruders: lambda one, seed: RandomVectors(one.scale, seed),
-    Heads: lambda one, seed: RandomHeads(quota=one.quota, seed=seed),
-    Layers: lambda one, seed: RandomLayers(one.quota, seed=seed),
-    Lines: lambda one, seed: RandomLines(one.alpha, seed=seed),
-    Truncate: lambda one, seed: RandomTerms(one.energy, seed=seed),
-    DGHard: lambda one, seed: RandomTermsOfNoise(one.factor, seed=seed),
-    Directions: lambda one, seed: RandomDirections(one.k, seed=seed),
-    Project: lambda one, seed: RandomFrames(one.k, seed=seed),
-    Trim: lambda one, seed: RandomEntries(one.density, seed),
-    FAPM: lambda one, seed: RandomEntries(one.density, seed),
-    Surgery: lambda one, seed: replace(one, mode="random_index", seed=seed),
+    ScaledIntruders: lambda remedy, seed: RandomVectors(remedy.scale, seed),
+    Heads: lambda remedy, seed: RandomHeads(quota=remedy.quota, seed=seed),
+    Layers: lambda remedy, seed: RandomLayers(remedy.quota, seed=seed),
+    Lines: lambda remedy, seed: RandomLines(remedy.alpha, seed=seed),
+    Truncate: lambda remedy, seed: RandomTerms(remedy.energy, seed=seed),
+    DGHard: lambda remedy, seed: RandomTermsOfNoise(remedy.factor, seed=seed),
+    Directions: lambda remedy, seed: RandomDirections(remedy.k, seed=seed),
+    Project: lambda remedy, seed: RandomFrames(remedy.k, seed=seed),
+    Trim: lambda remedy, seed: RandomEntries(remedy.density, seed),
+    FAPM: lambda remedy, seed: RandomEntries(remedy.density, seed),
+    Surgery: lambda remedy, seed: replace(remedy, mode="random_index", seed=seed),
 }

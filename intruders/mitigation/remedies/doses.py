@@ -15,7 +15,7 @@ from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from .changes import Change
-from .remedy import Case, PublishedRemedy, Triplets
+from .remedy import Case, PublishedRemedy, WantedTriplets
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Doses(PublishedRemedy):
     def changes_nothing(self) -> bool:
         return self.share == 0
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         if any(len(doses) > 1 for doses in (self.doses or {}).values()):
-            return (Triplets.leading("update", min(matrix.shape)),)
+            return (WantedTriplets.leading("update", min(matrix.shape)),)
         return ()
 
     def change(self, case: Case) -> Change:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...audits.result.records import AuditedMatrix
 from .changes import Change
-from .remedy import Case, Remedy, Triplets
+from .remedy import Case, Remedy, WantedTriplets
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class MatchedControl(Remedy):
     def refusal(self, name: str, shape: tuple[int, int], rank: int | None) -> str | None:
         return self.remedy.refusal(name, shape, rank)
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return self.remedy.needs(matrix)
 
     @abstractmethod

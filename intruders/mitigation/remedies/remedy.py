@@ -25,14 +25,14 @@ Reach = Literal["intruders", "matrices", "model"]
 
 
 @dataclass(frozen=True)
-class Triplets:
+class WantedTriplets:
     """Singular triplets of one matrix: which, and of what."""
 
     of: Literal["base", "tuned", "update"]
     indices: tuple[int, ...]  # in the descending order of the singular values
 
     @classmethod
-    def leading(cls, of: Literal["base", "tuned", "update"], count: int) -> Triplets:
+    def leading(cls, of: Literal["base", "tuned", "update"], count: int) -> WantedTriplets:
         """The first ``count``."""
         return cls(of, tuple(range(count)))
 
@@ -43,7 +43,7 @@ class Case:
 
     matrix: AuditedMatrix
     update: Update  # D, (m, n)
-    parts: Mapping[Triplets, Components]  # fewer than were asked for, where the matrix has fewer
+    parts: Mapping[WantedTriplets, Components]  # fewer than were asked for, where the matrix has fewer
     position: Position
     threshold: float | None = None  # theta of the spiked threshold, where a remedy asks for it
     base: Tensor | None = None  # W0, where a remedy asks for it
@@ -79,7 +79,7 @@ class Remedy(ABC):
         return None
 
     @abstractmethod
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         """What it reads of a matrix besides the update."""
 
     @abstractmethod
@@ -118,14 +118,14 @@ class ScaledRemedy(Remedy):
         return self.scale == 1
 
     @abstractmethod
-    def scaled(self, matrix: AuditedMatrix) -> Triplets:
+    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
         """The singular vectors that it scales."""
 
     def exists(self, case: Case) -> bool:
         """Whether there is such a change of the matrix; one without it stays as it is."""
         return True
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return (self.scaled(matrix),)
 
     def recorded(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class PublishedRemedy(Settings, Remedy):
         False  # by one number per tensor, so that norm and direction say all
     )
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return ()
 
 

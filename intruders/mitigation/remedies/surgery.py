@@ -20,7 +20,7 @@ from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from .changes import Change
-from .remedy import Case, PublishedRemedy, Triplets
+from .remedy import Case, PublishedRemedy, WantedTriplets
 
 # The projections that write to the residual stream, by the names that model families have for them. The paper takes
 # o_proj and down_proj.
@@ -90,8 +90,8 @@ class Surgery(PublishedRemedy):
             "another remedy"
         )
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
-        return (Triplets.leading("update", min(matrix.shape)),)
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
+        return (WantedTriplets.leading("update", min(matrix.shape)),)
 
     def change(self, case: Case) -> Change:
         name = case.matrix.name

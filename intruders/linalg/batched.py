@@ -8,7 +8,7 @@ from typing import Any, Self
 from torch import Tensor
 
 
-class Stacked:
+class Batched:
     """A dataclass whose fields are tensors, or values of this kind, with the matrices as their first dimension."""
 
     def select(self, index: Tensor) -> Self:
