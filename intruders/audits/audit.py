@@ -108,7 +108,7 @@ def audit(
 
 
 def patterns(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Patterns of names; one alone may come without a list around it."""
+    """Return the patterns as a tuple; a string is one pattern."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
@@ -119,7 +119,7 @@ def audit_sides(
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> Audit:
-    """As :func:`audit`, by settings that are values already."""
+    """Audit with given AuditSettings."""
     started = time.perf_counter()
     compute.torch_device()  # one that is not there is refused before anything is read
     pairing = pair_sides(*open_sides(base, tuned), settings)
@@ -133,7 +133,7 @@ def audit_pairing(
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> Audit:
-    """The audit of matrices that are paired already."""
+    """Audit matrices that are paired already."""
     started = time.perf_counter()
     device = compute.torch_device()
     store = None if settings.exact else compute.base_cache()
@@ -181,7 +181,7 @@ def audited_whole(
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> tuple[Pairing, Audit, AuditSettings]:
-    """The matrices of two sides with their audit, made now or given, for a change of weights as they are stored.
+    """Pair two sides and audit them, or take an audit that is given, for a change of weights as they are stored.
 
     Raises:
       SettingError: the audit judges the parts of fused weights one by one.
@@ -217,7 +217,7 @@ def judge_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCa
 def records_of(
     matrices: Sequence[PairedMatrix], detection: Detection, units: Sequence[float]
 ) -> list[AuditedMatrix]:
-    """The rows of a batch's matrices in the result, in the units of the checkpoint."""
+    """Return the records of a batch's matrices, in the units of the checkpoint."""
     k = detection.values.shape[1]
     # Lists at once: to ask a tensor for each of its numbers takes longer than what is done with them.
     values, lower, upper = detection.values.tolist(), detection.lower.tolist(), detection.upper.tolist()

@@ -101,7 +101,7 @@ class Compute(Settings):
         return device
 
     def base_cache(self) -> BaseCache | None:
-        """Where to keep the base cache; None for nowhere."""
+        """Return the base cache to use; None for none."""
         from .base_cache import store_of_bases
 
         return store_of_bases(self.cache)

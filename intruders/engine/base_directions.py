@@ -19,7 +19,7 @@ _SMALL = 8
 
 
 def base_directions(matrix: Tensor, k: int, known: KnownBase | None = None) -> Components:
-    """The ``k`` leading singular triplets of a matrix ``(m, n)``, in double precision.
+    """Compute the ``k`` leading singular triplets of a matrix ``(m, n)``, in double precision.
 
     ``known`` is what an audit has computed of it (a base cache's entry): a start that spares passes, and changes
     nothing about the result beyond rounding.

@@ -19,7 +19,7 @@ from ..linalg.whole_base import WholeBase
 
 @dataclass(frozen=True)
 class KnownBase(Batched):
-    """Leading spaces of a stack of base matrices with their products, or all their left vectors where they are small.
+    """Leading spaces of a batch of base matrices with their products, or all left vectors of small ones.
 
     The spaces are orthonormal rows with exact products, whatever their own convergence: an audit that starts from
     them computes its residuals and bounds again, and so proves its answer as if it had started from nothing.
@@ -49,13 +49,13 @@ class KnownBase(Batched):
 
     @classmethod
     def from_whole(cls, whole: WholeBase) -> KnownBase:
-        """All of the matrices."""
+        """Keep complete decompositions."""
         known = cls.from_decomposition(whole.left, whole.values, whole.right.shape[-1])
         return replace(known, right=whole.right, errors=torch.stack([whole.off, whole.rounded], -1))
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor]) -> KnownBase:
-        """From :meth:`tensors`; those of version 0.2 and before know no base whole."""
+        """Build from :meth:`tensors`; those of version 0.2 and before have no complete base."""
         basis, floor = tensors["basis"], tensors["floor"]
         none = {
             "right": basis.new_zeros(len(basis), 0, 0),
@@ -64,7 +64,7 @@ class KnownBase(Batched):
         return cls(**(none | tensors))
 
     def whole(self) -> WholeBase | None:
-        """All singular triplets, where these are kept."""
+        """Return all singular triplets, where these are kept."""
         if self.errors.shape[-1] == 0:
             return None
         return WholeBase(self.values, self.basis, self.right, *self.errors.unbind(-1))
@@ -80,20 +80,20 @@ class KnownBase(Batched):
         return self.basis if is_left or self.is_complete else orthonormalize(self.products)
 
     def select(self, index: Tensor) -> KnownBase:
-        """Of the matrices at ``index``; of one that is there several times no copies are made."""
+        """Return the matrices at ``index``; for one that is there several times no copies are made."""
         if not is_shared(self.basis):
             return super().select(index)
         first = KnownBase(**{name: tensor[:1] for name, tensor in self.tensors().items()})
         return replace(first.repeated(len(index)), floor=self.floor[index])
 
     def repeated(self, count: int) -> KnownBase:
-        """Of the one matrix, for a stack that is this matrix ``count`` times; no copies are made."""
+        """Repeat a batch of one matrix ``count`` times, without copies."""
         return KnownBase(
             **{name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in self.tensors().items()}
         )
 
     def space(self, operator: Operator) -> KrylovSpace:
-        """The space to go on from; no pass over the matrices."""
+        """Return the space to continue from, without a pass over the matrices."""
         return KrylovSpace(operator, self.basis, self.products, self.squares)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -101,7 +101,7 @@ class KnownBase(Batched):
 
     @classmethod
     def joined(cls, members: list[KnownBase], device: torch.device) -> KnownBase:
-        """A stack of what is known of its matrices; all members have equal shapes."""
+        """Join members of equal shapes to one batch."""
         names = [field.name for field in fields(cls)]
         return cls(
             **{name: torch.cat([getattr(member, name) for member in members]).to(device) for name in names}
@@ -147,7 +147,7 @@ def _chain_steps(k: int) -> int:
 
 @dataclass(frozen=True)
 class BaseVectors:
-    """What is computed of a stack of bases; of a stack that is one matrix several times it is computed once."""
+    """The computed vectors of a batch of bases; for one matrix that is there several times they are computed once."""
 
     space: KrylovSpace  # leading directions, to start from for the tuned matrices; of one matrix where it is shared
     all_vectors: (
@@ -158,7 +158,7 @@ class BaseVectors:
 
     @classmethod
     def of(cls, operator: Dense, k: int, base_count: int, known: KnownBase | None) -> BaseVectors:
-        """From what is ``known``, or computed; ``base_count`` is how many leading vectors are followed."""
+        """Start from what is ``known``, or compute; ``base_count`` leading vectors are followed."""
         if is_shared(operator.matrix):
             first = (
                 None
@@ -181,14 +181,14 @@ class BaseVectors:
         return cls(_leading_space(operator, k, base_count), None, no_floor)
 
     def select(self, index: Tensor) -> BaseVectors:
-        """Those of the matrices at ``index``."""
+        """Return those of the matrices at ``index``."""
         if self.is_shared:
             return replace(self, floor=self.floor[index])
         all_vectors = None if self.all_vectors is None else self.all_vectors.select(index)
         return BaseVectors(self.space.select(index), all_vectors, self.floor[index])
 
     def each_alone(self) -> BaseVectors:
-        """The same with a space for each matrix, which then grow apart."""
+        """Give each matrix a space of its own, which then grows separately."""
         if not self.is_shared:
             return self
         count = len(self.floor)
@@ -201,13 +201,13 @@ class BaseVectors:
         return self.all_vectors is not None
 
     def all_vectors_at(self, index: Tensor) -> KnownBase | None:
-        """All vectors of the bases at ``index``, where they are computed."""
+        """Return all vectors of the bases at ``index``, where they are computed."""
         if self.all_vectors is None:
             return None
         return self.all_vectors.repeated(len(index)) if self.is_shared else self.all_vectors.select(index)
 
     def triplets(self, base_count: int) -> Triplets:
-        """The ``base_count`` leading ones, or all; of all the right vectors are left out."""
+        """Return the ``base_count`` leading triplets, or all of them without right vectors."""
         triplets = self._triplets(base_count)
         return triplets.repeated(len(self.floor)) if self.is_shared else triplets
 
@@ -219,7 +219,7 @@ class BaseVectors:
         return Triplets(values, left, left.new_zeros(len(left), 0, 0), none, none + _ROUNDING)
 
     def known(self, base_count: int) -> KnownBase:
-        """What is worth keeping for the next question about these bases."""
+        """Return what the next audit of these bases can start from."""
         kept = self.all_vectors
         if kept is None:
             space = self.space.compressed(base_count + BLOCK)
@@ -230,7 +230,7 @@ class BaseVectors:
         return replace(kept, floor=self.floor)
 
     def is_unclear(self, base_count: int) -> Tensor:
-        """Of which matrices ``(batch)`` more may have to be known than is computed here."""
+        """Return a mask ``(batch)`` of matrices that may have hidden copies of a singular value."""
         if self.all_vectors is None:
             return may_hide_copies(self.triplets(base_count))
         # Of a tall matrix without full rank some x_i are any vectors of the left null space.

@@ -1,6 +1,6 @@
 """The certificates that need no dense decomposition of the tuned matrices, cheapest first.
 
-A stack is looked at, and what is not known well enough of its matrices is computed better, until every leading vector
+A batch is looked at, and what is not known well enough of its matrices is computed better, until every leading vector
 is decided or cannot be known better by this.
 """
 
@@ -47,7 +47,7 @@ _NAMES = ("overlap", "mass", "moment", "")
 
 @dataclass(frozen=True)
 class _Spaces:
-    """What is computed of a stack of matrices, and what is asked; the spaces grow in place."""
+    """The spaces computed for a batch of matrices, with the question; the spaces grow in place."""
 
     base: BaseVectors
     tuned: KrylovSpace
@@ -56,11 +56,11 @@ class _Spaces:
     base_count: int
 
     def select(self, index: Tensor) -> _Spaces:
-        """The matrices at ``index``."""
+        """Return the spaces of the matrices at ``index``."""
         return replace(self, base=self.base.select(index), tuned=self.tuned.select(index))
 
     def refine(self, of_base: Tensor, of_tuned: Tensor) -> bool:
-        """Computes the wanted vectors of both sides better; False where that is not possible."""
+        """Compute the wanted vectors of both sides better; return False if that is not possible."""
         grown = bool(of_tuned.any()) and refine(self.tuned, self.k + BLOCK, of_tuned, _WIDTH, _STEPS)
         return (
             bool(of_base.any()) and refine(self.base.space, self.base_count, of_base, _WIDTH, _STEPS)
@@ -69,7 +69,7 @@ class _Spaces:
 
 @dataclass(frozen=True)
 class _Snapshot(Batched):
-    """What is known of a spaces's matrices at one time."""
+    """What the spaces tell of their matrices at one time."""
 
     base: Triplets
     tuned: Triplets
@@ -83,7 +83,7 @@ class _Snapshot(Batched):
 def detect_by_certificates(
     batch: Pair, k: int, epsilon: float, base_count: int, update: MeasuredUpdate, known: KnownBase | None
 ) -> Decisions:
-    """Judges the k leading vectors of a stack; see :func:`intruders.engine.decide.decide`."""
+    """Decide the k leading vectors of a batch; see :func:`intruders.engine.decide.decide`."""
     base = BaseVectors.of(Dense(batch.base), k, base_count, known)
     spaces = _Spaces(base, _tuned_space(batch, base.space, update), k, epsilon, base_count)
     snapshot, computed = _refined_until_decided(spaces)
@@ -91,7 +91,7 @@ def detect_by_certificates(
 
 
 def _refined_until_decided(spaces: _Spaces) -> tuple[_Snapshot, KnownBase]:
-    """Computes the vectors of all matrices as well as they are wanted; also what is then known of their bases.
+    """Compute all vectors as closely as the decisions need; also return what is then known of the bases.
 
     Matrices of which nothing is wanted any more are left out of what follows.
     """
@@ -114,7 +114,7 @@ def _refined_until_decided(spaces: _Spaces) -> tuple[_Snapshot, KnownBase]:
 
 
 def _tuned_space(batch: Pair, base: KrylovSpace, update: MeasuredUpdate) -> KrylovSpace:
-    """A start for the tuned matrix: the base's leading vectors and the leading directions of the update.
+    """Start the tuned matrix's space with the base's leading vectors and the leading directions of the update.
 
     Off these directions the tuned matrix is the base off its own leading vectors, plus what the update has
     beyond them. Where that is not known to be nothing, a random chain looks for it: the start space might be
@@ -152,7 +152,7 @@ def _snapshot(spaces: _Spaces) -> _Snapshot:
 def _needed_more_closely(
     base: Triplets, tuned: Triplets, undecided: Tensor, epsilon: float, is_complete: bool
 ) -> tuple[Tensor, Tensor]:
-    """Which base ``(batch, d)`` and tuned vectors ``(batch, k)`` are not known well enough to decide the undecided.
+    """Return masks of the base ``(batch, d)`` and tuned vectors ``(batch, k)`` that are not accurate enough to decide.
 
     A vector needs its nearest base vector and itself as well as their cosine is clear of epsilon. One that resembles
     none may be an intruder, and is wanted closely in any case, with the base vectors that hold a part of it that
@@ -173,7 +173,7 @@ def _needed_more_closely(
 
 
 def _with_neighbours(wanted: Tensor, angles: Tensor) -> Tensor:
-    """Also the vectors before the last wanted one that are known badly: they limit what can be said of it."""
+    """Add the inaccurate vectors before the last wanted one: they limit what can be proved about it."""
     before = wanted.flip(-1).cummax(-1).values.flip(-1)
     return wanted | (before & (angles > LOOSE_ANGLE))
 
@@ -221,7 +221,7 @@ def _decide_rest(batch: Pair, spaces: _Spaces, snapshot: _Snapshot, known: Known
 
 
 def _with_right(base: Triplets, batch: Pair, spaces: _Spaces) -> Triplets:
-    """The base's triplets with the k leading right vectors, where only left ones are kept."""
+    """Return the base's triplets with the k leading right vectors, which are computed where only left ones are kept."""
     if not spaces.base.is_complete:
         return base
     k = spaces.k
@@ -245,5 +245,5 @@ def _certificates(by_overlap: Tensor, by_mass: Tensor, intruder: Tensor) -> list
 
 
 def _is_rank_deficient(triplets: Triplets, k: int) -> Tensor:
-    """Which matrices have fewer than k singular values that single precision tells from zero."""
+    """Return a mask of matrices with fewer than k singular values that single precision tells from zero."""
     return triplets.values[:, k - 1] <= 1e-5 * triplets.values[:, 0]

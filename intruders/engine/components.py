@@ -64,10 +64,10 @@ def find_components(
     values: Sequence[Sequence[float]],
     from_update: bool,
 ) -> list[Components]:
-    """The singular triplets of every W of a stack at the given places of its descending order.
+    """Compute the singular triplets of every W of a batch at the given indices of its descending order.
 
     Args:
-      stack: the matrices.
+      batch: the matrices.
       indices: of each matrix, which of its leading triplets are wanted.
       values: of each matrix, its leading singular values as an audit knows them, one for each vector examined.
       from_update: the wanted vectors are mostly the update's doing (intruders are). Vectors that belong to the base
@@ -96,7 +96,7 @@ def find_components(
 
 
 def _by_dense_svd(batch: Pair, index: int, wanted: Sequence[int]) -> Components:
-    """Within a cluster of equal singular values the vectors are chosen as an exact audit chooses them."""
+    """Decompose the matrix; vectors within a cluster of singular values are chosen as by an exact audit."""
     pair = batch.select(torch.tensor([index])).double()
     matrix = pair.dense()[0]
     svd = leading_svd(matrix, max(wanted) + 1)
@@ -129,7 +129,7 @@ def _by_krylov(
 
 
 def _start(batch: Pair, most: int, from_update: bool) -> Tensor:
-    """Rows of the shorter side: the update's leading directions, and random ones where those are not enough."""
+    """Return start rows of the shorter side: the update's leading directions, and random ones where needed."""
     count = most + 1
     update = batch.update
     if isinstance(update, LowRank):
@@ -151,7 +151,7 @@ def _start(batch: Pair, most: int, from_update: bool) -> Tensor:
 def _matched(
     space: KrylovSpace, indices: Sequence[Sequence[int]], values: Sequence[Sequence[float]]
 ) -> list[Components | None]:
-    """Of each matrix the wanted triplets, or None while one of them has not converged or cannot be told apart."""
+    """Return each matrix's wanted triplets, or None until all of them have converged and can be told apart."""
     triplets, _ = space.ritz(min(len(space) - 1, 4 * max(len(known) for known in values)))
     ritz = triplets.values.double()  # (batch, tracked)
     residuals = triplets.residuals.double()
@@ -169,7 +169,7 @@ def _matched(
 def _places(
     ritz: Tensor, residuals: Tensor, known: Sequence[float], wanted: Sequence[int]
 ) -> list[int] | None:
-    """Where among the Ritz values the wanted singular values are, if all of them have converged to ``ANGLE``."""
+    """Return the positions of the wanted singular values among the Ritz values, if all have converged to ``ANGLE``."""
     taken: list[int] = []
     for j in wanted:
         distances = (ritz - known[j]).abs()
@@ -187,7 +187,7 @@ def _places(
 
 
 def _gap(known: Sequence[float], wanted: Sequence[int], j: int) -> float:
-    """From the j-th singular value to the nearest one that is not wanted.
+    """Return the distance from the j-th singular value to the nearest one that is not wanted.
 
     Between wanted ones no gap is needed: the sum of their triplets depends on their common spaces alone, up to the
     difference of their values.
@@ -196,12 +196,12 @@ def _gap(known: Sequence[float], wanted: Sequence[int], j: int) -> float:
 
 
 def _is_in_reach(wanted: Sequence[int], known: Sequence[float], eps: float) -> bool:
-    """Whether residuals can become as small as ``ANGLE`` asks, with products that are rounded to ``eps``."""
+    """Return whether residuals can become as small as ``ANGLE`` asks, with products that are rounded to ``eps``."""
     return all(ANGLE * _gap(known, wanted, j) > _ROUNDING * eps * known[0] for j in wanted)
 
 
 def leading_components(update: Update, count: int, angle: float = ANGLE) -> Components:
-    """The leading ``count`` singular triplets of D, to an angle; fewer where it has fewer."""
+    """Compute the leading ``count`` singular triplets of D, to an angle; fewer where it has fewer."""
     if isinstance(update, LowRank):
         svd = update.svd()
         return Components(svd.values[:count], svd.left[:count], svd.right[:count])

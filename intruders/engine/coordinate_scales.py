@@ -21,7 +21,7 @@ _MOST_ROUNDS = 40
 
 
 def least_cosines(coordinates: Coordinates, whole: WholeBase, scales: Tensor, k: int) -> Tensor:
-    """The least max cosine of the k leading vectors of each matrix at each of its scales ``(batch, g)``; NaN if open.
+    """Return the least of k max cosines of each matrix at each of its scales ``(batch, g)``; NaN if open.
 
     No product with anything as large as the matrices.
     """
@@ -37,7 +37,7 @@ def least_cosines(coordinates: Coordinates, whole: WholeBase, scales: Tensor, k:
 def settled_scales(
     batch: Pair, whole: WholeBase | None, k: int, epsilon: float, scales: list[float]
 ) -> list[float]:
-    """First scales with an intruder, to ``TOLERANCE``, from ``scales`` that are right to a few per cent.
+    """Return first scales with an intruder, to ``TOLERANCE``, from ``scales`` that are right to a few percent.
 
     One whose neighborhood has no such root, or that cannot be known in coordinates, is given back as it is.
     """
@@ -64,7 +64,7 @@ def settled_scales(
 def _roots(
     coordinates: Coordinates, whole: WholeBase, start: Tensor, k: int, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """Where the least cosine falls below epsilon first, near ``start`` ``(batch)``, and whether it does."""
+    """Find where the least cosine falls below epsilon first, near ``start`` ``(batch)``, and whether it does."""
     steps = torch.linspace(-1.0, 1.0, _GRID, dtype=start.dtype, device=start.device)
     grid = start.unsqueeze(-1) * _REACH**steps
     cosines = least_cosines(coordinates, whole, grid, k)

@@ -1,4 +1,4 @@
-"""Intruder dimensions of a stack of equal-shaped matrices: the certificates, cheapest first.
+"""Intruder dimensions of a batch of equal-shaped matrices: the certificates, cheapest first.
 
 The question is about the k leading left singular vectors of every tuned matrix. Where all vectors of the base are
 known and the update is of low rank, they are read off in the base's coordinates (`coordinates`). Elsewhere they are
@@ -36,11 +36,11 @@ DENSE_BELOW = 128
 def decide(
     batch: Pair, k: int, epsilon: float, exact: bool = False, known: KnownBase | None = None
 ) -> Detection:
-    """Judges the ``min(k, m, n)`` leading left singular vectors of every tuned matrix of a stack.
+    """Decide the ``min(k, m, n)`` leading left singular vectors of every tuned matrix of a batch.
 
     y_j is an intruder when ``max_i |<x_i, y_j>| < epsilon`` over all left singular vectors x_i of its base matrix.
     ``exact`` takes the dense decompositions throughout. ``known`` is what an earlier call computed of the same
-    bases (its result's ``known``), to start from. The stack must be finite.
+    bases (its result's ``known``), to start from. The batch must be finite.
     """
     _, m, n = batch.base.shape
     k = min(k, m, n)
@@ -62,7 +62,7 @@ def decide(
 def _detect(
     batch: Pair, k: int, epsilon: float, base_count: int, update: MeasuredUpdate, known: KnownBase | None
 ) -> Decisions:
-    """In coordinates where that can be, and the rest by the other certificates."""
+    """Decide in coordinates where possible, and the rest by the other certificates."""
     if known is None and min(batch.base.shape[-2:]) < WHOLE_BELOW:
         known = KnownBase.from_whole(WholeBase.of(batch.base))
     whole = None if known is None else known.whole()

@@ -18,7 +18,7 @@ from .update_size import MeasuredUpdate
 
 @dataclass(frozen=True)
 class Decisions:
-    """About the k leading vectors of each matrix of a stack."""
+    """The decisions about the k leading vectors of each matrix of a batch."""
 
     values: Tensor  # (batch, k): singular values of the tuned matrices
     lower: Tensor  # (batch, k): proved interval of the max cosine
@@ -32,7 +32,7 @@ class Decisions:
     known: KnownBase | None  # what was computed of the bases alone
 
     def with_rows(self, index: Tensor, other: Decisions) -> Decisions:
-        """The same with ``other``'s about the matrices at ``index``, but for what is known of bases."""
+        """Replace the decisions at ``index`` by ``other``'s, and keep what is known of bases."""
         certificate = list(self.certificate)
         for row, position in enumerate(index.tolist()):
             certificate[position] = other.certificate[row]
@@ -56,7 +56,7 @@ def decide_dense(
     decompose: Decomposition,
     known: KnownBase | None = None,
 ) -> Decisions:
-    """Every max cosine in double precision. ``known`` spares the bases' decompositions where it holds them."""
+    """Compute every max cosine in double precision, from the bases' decompositions in ``known`` where it has them."""
     parts, rights = [], []
     for i, base in enumerate(batch.base):
         base_svd = None
@@ -95,7 +95,7 @@ def decide_dense(
 
 
 def _exact_triplets(left: Tensor, products: Tensor, values: Tensor) -> Triplets:
-    """From left vectors ``(batch, k, m)``, their products with the matrix ``(batch, k, n)`` and values, one more."""
+    """Build triplets of left vectors ``(batch, k, m)``, products ``(batch, k, n)`` and values, one more."""
     known = values[:, : left.shape[-2], None]
     right = products / known.clamp_min(torch.finfo(values.dtype).tiny)
     none = torch.zeros_like(values)
@@ -104,6 +104,6 @@ def _exact_triplets(left: Tensor, products: Tensor, values: Tensor) -> Triplets:
 
 @dataclass(frozen=True)
 class Detection(Decisions):
-    """What was found about the k leading vectors of each matrix of a stack, and about its updates."""
+    """The decisions about a batch, with the sizes of its updates."""
 
     update: MeasuredUpdate

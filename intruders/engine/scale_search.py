@@ -40,12 +40,12 @@ class ScaleWindow:
 
 
 def search_end(projection: Projection) -> float:
-    """The largest scale looked at."""
+    """Return the largest scale of the search."""
     return projection.centre * 2.0 ** _OCTAVES[-1]
 
 
 def first_window(projection: Projection, begin: float = 0.0, is_strict: bool = False) -> ScaleWindow | None:
-    """The first scales from ``begin`` on with an intruder, None for none; see :meth:`Projection.least_cosine`."""
+    """Find the first scales from ``begin`` on with an intruder, or None; see :meth:`Projection.least_cosine`."""
     search = _WindowSearch(projection, is_strict)
     for low, high in pairwise(_OCTAVES):
         steps = torch.arange((high - low) * _COARSE + 1, dtype=torch.float64) / _COARSE
@@ -63,7 +63,7 @@ def first_window(projection: Projection, begin: float = 0.0, is_strict: bool = F
 def largest_scale(
     projections: Sequence[Projection], measured: Sequence[float], target: int, slack: float
 ) -> float:
-    """The largest scale with at most ``target`` intruders as far as the projections tell; the search's end at most."""
+    """Find the largest scale with at most ``target`` intruders on the projections, up to the search's end."""
     first = min(measured, default=math.inf)
     end = min((search_end(projection) for projection in projections), default=math.inf)
     if not math.isfinite(first) or first > end:
@@ -92,7 +92,7 @@ class _WindowSearch:
         return cosines
 
     def first_start(self, scales: Sequence[float]) -> float | None:
-        """The first scale with an intruder, among ``scales`` and what lies between them."""
+        """Find the first scale with an intruder, among ``scales`` and between them."""
         points = list(zip(scales, self.least(scales), strict=True))
         if points[0][1] < self.projection.epsilon:
             return points[0][0]

@@ -34,7 +34,7 @@ _DRIFT_SHARE, _NO_DRIFT = 0.1, 1e-4
 
 @dataclass(frozen=True)
 class SpectralChange(Batched):
-    """Of a stack of matrices; every field is ``(batch,)`` in double precision, NaN where it is not known."""
+    """The change of each matrix of a batch; every field is ``(batch,)``, double precision, NaN where unknown."""
 
     left_angle: Tensor  # largest principal angle between the leading left spaces, in degrees
     left_sine2: Tensor  # mean squared sine of the principal angles
@@ -46,7 +46,7 @@ class SpectralChange(Batched):
 
 
 def spectral_change(base: Triplets, tuned: Triplets, update: Update, k: int) -> SpectralChange:
-    """From leading triplets ``(batch, k or more, ...)`` of both sides; ``update`` is ``(batch, m, n)``.
+    """Measure the change from leading triplets ``(batch, k or more, ...)``; ``update`` is ``(batch, m, n)``.
 
     Where a side holds more triplets than k, the next one tells how far its space is apart from the rest.
     """

@@ -1,4 +1,4 @@
-"""How large the updates of a stack are, and over how many directions they spread."""
+"""How large the updates of a batch are, and over how many directions they spread."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_ROUNDS = 8
 
 @dataclass(frozen=True)
 class MeasuredUpdate(Batched):
-    """Sizes of the updates D of a stack.
+    """Sizes of the updates D of a batch.
 
     every field is ``(batch,)``, and the directions are D's leading ones.
     """

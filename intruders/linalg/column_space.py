@@ -45,7 +45,7 @@ _MOST_ROUNDS = 10
 
 @dataclass(frozen=True)
 class ColumnSpace:
-    """What was proved about one tall matrix of full rank."""
+    """The proved bounds of one tall matrix of full rank."""
 
     matrix: Tensor  # (m, n), m > n
     factor: Tensor  # L (n, n), lower triangular, in the precision of the matrix here
@@ -54,7 +54,7 @@ class ColumnSpace:
 
     @classmethod
     def of(cls, matrix: Tensor, norm: float) -> ColumnSpace | None:
-        """In the matrix's own precision, or else in double; None where neither proves full rank.
+        """Prove full rank in the matrix's own precision, or in double; return None if neither does.
 
         ``norm`` is the largest singular value: others below ``CLUSTER_TOLERANCE`` of it count as zero. Each way costs
         one half of a Gram matrix, a Cholesky factorization, and products of both with ``_PROBES`` vectors in double
@@ -138,7 +138,7 @@ def _gram_rows(matrix: Tensor, rows: Tensor) -> Tensor:
 
 
 def _wide_chunks(matrix: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Chunks of the rows in double precision, one at a time, each with the place of its first."""
+    """Yield chunks of the rows in double precision, each with the index of its first row."""
     for first in range(0, len(matrix), _CHUNK_ROWS):
         yield first, matrix[first : first + _CHUNK_ROWS].double()
 

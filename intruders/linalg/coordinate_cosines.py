@@ -34,7 +34,7 @@ _APART = 1.5
 
 @dataclass(frozen=True)
 class CoordinateCosines(Batched):
-    """Of k vectors of each matrix of a stack; double precision."""
+    """Max cosines of k vectors of each matrix of a batch; double precision."""
 
     cosines: Tensor  # (batch, k): with the nearest base vector, or the space of the nearest cluster
     lower: Tensor  # (batch, k): bounds that hold for every choice of base vectors within clusters

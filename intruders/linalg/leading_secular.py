@@ -30,7 +30,7 @@ _MOST_SEARCHES = 3
 
 @dataclass(frozen=True)
 class LeadingVectors(Batched):
-    """Of a stack of secular problems; eigenvalues are squares of the values here."""
+    """The leading eigenvectors of a batch of secular problems; eigenvalues are squares of the values here."""
 
     values: Tensor  # (batch, k), double, descending
     rows: Tensor  # (batch, k, a), orthonormal
@@ -40,7 +40,7 @@ class LeadingVectors(Batched):
 
 
 def leading_vectors(problem: SecularProblem, k: int) -> LeadingVectors:
-    """The ``k`` leading eigenvectors of every problem of a stack; ``is_proved`` says of which all is known."""
+    """Compute the ``k`` leading eigenvectors of every problem of a batch; ``is_proved`` marks the complete ones."""
     rows = _start(problem, k + _FURTHER)
     extra: Tensor | None = None
     for search in range(_MOST_SEARCHES):

@@ -17,7 +17,7 @@ _NO_GAP = 1e-300
 
 @dataclass(frozen=True)
 class Triplets(Batched):
-    """Leading singular triplets of a stack of matrices, with what is known about their errors."""
+    """Leading singular triplets of a batch of matrices, with what is known about their errors."""
 
     values: Tensor  # (*batch, k), descending
     left: Tensor  # (*batch, k, m), unit rows; one whose value is zero to rounding may be zero, with angle 1
@@ -26,7 +26,7 @@ class Triplets(Batched):
     angles: Tensor  # (*batch, k): bounds on the sines of the angles between left vectors and the true ones
 
     def repeated(self, count: int) -> Triplets:
-        """Of the one matrix, for a stack that is this matrix ``count`` times; no copies are made."""
+        """Repeat a batch of one matrix ``count`` times, without copies."""
         parts = (self.values, self.left, self.right, self.residuals, self.angles)
         return Triplets(*(part.expand(count, *part.shape[1:]) for part in parts))
 

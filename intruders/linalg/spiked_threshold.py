@@ -50,7 +50,7 @@ class Spectrum:
 
     @classmethod
     def of_values(cls, values: Tensor, shape: tuple[int, int], leading: int) -> Spectrum:
-        """From all min(m, n) singular values, the first ``leading`` of them kept singly."""
+        """Build from all min(m, n) singular values; the first ``leading`` are kept singly."""
         values = values.double()
         rest = values[leading:].square()
         null = rest.new_zeros(1)
@@ -82,7 +82,7 @@ class Spectrum:
 
 
 def sampled_spectra(operator: Operator, leading: Triplets, seed: int = 0) -> list[Spectrum]:
-    """The spectra of a stack of matrices from their leading triplets and a few random vectors for the rest.
+    """Estimate the spectra of a batch of matrices from leading triplets, and a few random vectors for the rest.
 
     Stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017) on what the leading vectors leave: ``2 * 14`` passes of 6
     rows. Away from the spectrum of the rest the transforms are right to a few per cent.

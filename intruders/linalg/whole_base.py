@@ -36,7 +36,7 @@ _CAREFUL = 1.01
 
 @dataclass(frozen=True)
 class WholeBase(Batched):
-    """A stack of matrices ``(batch, m, n)`` as all of their singular triplets, p = min(m, n) of them, descending."""
+    """A batch of matrices ``(batch, m, n)`` as all of their singular triplets, p = min(m, n) of them, descending."""
 
     values: Tensor  # (batch, p), double
     left: Tensor  # (batch, p, m), unit rows
@@ -46,7 +46,7 @@ class WholeBase(Batched):
 
     @classmethod
     def of(cls, matrix: Tensor) -> WholeBase:
-        """Decomposes ``(batch, m, n)`` matrices, and measures how well.
+        """Decompose ``(batch, m, n)`` matrices, and measure the errors.
 
         Costs one eigenvalue decomposition of the smaller side in double precision, and four products of that side's
         square with the matrix; two more in single precision.
@@ -71,11 +71,11 @@ class WholeBase(Batched):
 
     @property
     def shape(self) -> torch.Size:
-        """Of the stack of matrices."""
+        """Shape of the batch of matrices."""
         return torch.Size((len(self.values), self.left.shape[-1], self.right.shape[-1]))
 
     def repeated(self, count: int) -> WholeBase:
-        """Of the one matrix, for a stack that is this matrix ``count`` times; no copies are made."""
+        """Repeat a batch of one matrix ``count`` times, without copies."""
         parts = (self.values, self.left, self.right, self.off, self.rounded)
         return WholeBase(*(part.expand(count, *part.shape[1:]) for part in parts))
 

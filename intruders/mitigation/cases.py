@@ -91,7 +91,7 @@ def _needed_components(
     needs: Sequence[WantedTriplets],
     audit: Audit,
 ) -> list[Components]:
-    """Of each matrix the triplets that are needed, in the units of the checkpoint."""
+    """Compute the needed triplets of each matrix, in the units of the checkpoint."""
     if needs[0].of == "update":
         return [
             leading_components(update, len(need.indices)) for update, need in zip(updates, needs, strict=True)
@@ -132,7 +132,7 @@ def _refuse(pairs: Sequence[PairedMatrix], remedies: Sequence[Remedy]) -> None:
 def _tuned_components(
     batch: Batch, matrices: list[AuditedMatrix], indices: list[tuple[int, ...]], audit: Audit
 ) -> list[Components]:
-    """Of each W the singular triplets at its indices."""
+    """Compute the singular triplets of each W at its indices."""
     pair = batch.pair
     values = [
         [vector.singular_value / unit for vector in matrix.vectors]

@@ -38,7 +38,7 @@ Records = Callable[[Mitigation], Mapping[str, str]]
 
 
 def no_records(result: Mitigation) -> Mapping[str, str]:
-    """No further files."""
+    """Return no further files."""
     return {}
 
 

@@ -18,7 +18,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class MitigatedMatrix:
-    """What was changed in one matrix."""
+    """The change of one matrix."""
 
     name: str
     shape: tuple[int, int]
@@ -116,7 +116,7 @@ class Mitigation:
         return json.dumps(self.to_document(), allow_nan=False, ensure_ascii=False) + "\n"
 
     def lines(self) -> list[str]:
-        """What a person reads."""
+        """Return the lines that a person reads."""
         scaled = sum(len(matrix.scaled) for matrix in self.matrices)
         lines = [
             f"{self.remedy.sentence(scaled)}, in {len(self.matrices):,} of {len(self.before.matrices):,} matrices"

@@ -124,7 +124,7 @@ def audit_many(
     gpus: float = 0,
     progress: Progress = silent,
 ) -> FleetAudit:
-    """As :func:`audit_fleet`, by settings that are values already."""
+    """Audit a fleet with given AuditSettings."""
     started = time.perf_counter()
     compute.torch_device()
     sources, passed_over = _sources(adapters)
@@ -185,7 +185,7 @@ def audit_many(
 
 
 def _sources(adapters: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:
-    """The models, and what was passed over in folders of them."""
+    """Return the models, and what was passed over in folders of them."""
     texts = [os.fspath(given) if isinstance(given, os.PathLike) else given for given in adapters]
     sources: list[Source] = []
     passed_over: dict[str, str] = {}
@@ -206,7 +206,7 @@ def _sources(adapters: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:
 
 
 def _require_paths(sources: Sequence[Source]) -> None:
-    """What is kept is known by the content of files."""
+    """Refuse models in memory: kept results are known by the content of files."""
     for source in sources:
         if not isinstance(source, str | os.PathLike):
             raise SettingError(
@@ -223,7 +223,7 @@ def _remote(out: str) -> RemoteFolder | None:
 
 
 def _warn_of_other_tables(folder: Path, key: str) -> None:
-    """Tell that tables of another base or other settings make way for those of this call."""
+    """Warn that this call replaces the tables of another base or of other settings."""
     before = key_of_vectors(folder / VECTORS)
     if before is not None and before != key:
         warnings.warn(
@@ -234,7 +234,7 @@ def _warn_of_other_tables(folder: Path, key: str) -> None:
 
 
 def _key(base: Checkpoint, content: Digests, settings: AuditSettings) -> str:
-    """What a kept row depends on, besides its model's files: the settings, and the base's config and numbers."""
+    """Return a hash of what a kept row depends on besides its model: settings, and the base's config and numbers."""
     depends_on = [_VERSION, settings.as_dict(), base.config, content]
     plain = json.dumps(depends_on, sort_keys=True, default=str)
     return hashlib.sha256(plain.encode()).hexdigest()

@@ -60,12 +60,12 @@ class FinishedModels:
 
     @property
     def closed_files(self) -> set[str]:
-        """Files with nothing that is not said here."""
+        """Block files whose models are all finished."""
         return {name for name, file in self.files.items() if not file.holds_others}
 
     @classmethod
     def read(cls, blocks: KeptBlocks) -> FinishedModels:
-        """What an earlier call kept; nothing where that is broken, or its blocks are no longer what they were."""
+        """Read what an earlier call kept; nothing if the file is broken or its blocks have changed."""
         content = blocks.beside(_name(blocks))
         if content is None:
             return cls()
@@ -88,7 +88,7 @@ class FinishedModels:
         return cls(models, matrices, files)
 
     def write(self, blocks: KeptBlocks) -> None:
-        """Keep it beside the blocks, whole or not at all."""
+        """Write the file next to the blocks, completely or not at all."""
         lists: dict[tuple[str, ...], int] = {}
         models = {digest: _record(model, lists) for digest, model in self.models.items()}
         header = {
@@ -124,7 +124,7 @@ def _name(blocks: KeptBlocks) -> str:
 
 
 def _record(model: FinishedModel, lists: dict[tuple[str, ...], int]) -> dict[str, Any]:
-    """Plain values; the names are the place of their list, of which many models share one."""
+    """Return plain values; names are stored as the index of a list that many models share."""
     return {
         "facts": asdict(model.known.facts),
         "names": lists.setdefault(model.known.names, len(lists)),

@@ -61,7 +61,7 @@ class Member:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the matrices that it changes, in the base's order."""
+        """Names of the matrices that it changes, in the base's order."""
         if self.known is not None:
             return self.known.names
         return () if self.pairing is None else tuple(pair.name for pair in self.pairing.pairs)
@@ -74,7 +74,7 @@ def open_members(
     digests: Sequence[str] | None = None,
     known: Mapping[str, Known] | None = None,
 ) -> list[Member]:
-    """Every source as a member of the fleet; nothing but configs and headers is read, and the files' bytes hashed.
+    """Open every source as a member of the fleet: read configs and headers, and hash the files.
 
     Args:
       base: the model that all are compared with.
@@ -113,7 +113,7 @@ def _open_member(
 
 
 def _digest_if_readable(source: Source) -> str | None:
-    """None where opening the model will say what is wrong with it."""
+    """Return the digest; None where opening the model will say what is wrong with it."""
     try:
         return digest_of(str(source))
     except (IntrudersError, OSError):
@@ -150,7 +150,7 @@ def _facts_of(opened: Opened) -> ModelFacts:
 
 
 def _method_of(adapter: Adapter, updates: Sequence[AdaptedWeight]) -> str:
-    """PEFT's type in small letters, or what its updates are where they are more than that: "dora"."""
+    """Return PEFT's type in small letters, or "dora" where all updates are of that kind."""
     methods = {update.method for update in updates}
     return methods.pop() if methods == {"dora"} else adapter.peft_type.lower()
 
@@ -173,7 +173,7 @@ def _with_pairing(facts: ModelFacts, pairing: Pairing) -> ModelFacts:
 
 
 def block_of(name: str) -> str:
-    """The layer that a matrix is in, by its name alone: no further model moves a matrix to another block."""
+    """Return the layer of a matrix by its name alone: no further model moves a matrix to another block."""
     layer = _LAYER.match(_PART.sub("", name))
     return f"{layer[1]}.{layer[2]}" if layer else "outside the layers"
 
@@ -182,7 +182,7 @@ Sharers = list[tuple[int, PairedMatrix]]  # the models that change one matrix, b
 
 
 def matrices_by_block(base: Checkpoint, members: Sequence[Member]) -> dict[str, dict[str, Sharers]]:
-    """For every block, for every matrix in the base's order, the members that change it.
+    """Return for every block and matrix, in the base's order, the members that change it.
 
     Equal members come once, and those that are known from an earlier call do not come.
     """

@@ -38,7 +38,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class FleetAudit:
-    """What many adapters did to one base."""
+    """The audits of many adapters of one base."""
 
     base_source: str
     settings: AuditSettings
@@ -93,17 +93,17 @@ class FleetAudit:
         return not self.adapters["status"].eq("audited").any()
 
     def above(self, intruders: int) -> list[str]:
-        """The adapters with more intruders than this."""
+        """Return the adapters with more intruders than this."""
         table = self.adapters
         return [str(adapter) for adapter in table.loc[table["intruders"].fillna(0) > intruders, "adapter"]]
 
     def records(self) -> list[dict[str, Any]]:
-        """The rows of :attr:`adapters` as plain JSON values."""
+        """Return the rows of :attr:`adapters` as plain JSON values."""
         rows: list[dict[str, Any]] = as_arrow(self.adapters).to_pylist()
         return rows
 
     def audit(self, adapter: str | int) -> Audit:
-        """The audit of one adapter, by its source or its place in the list.
+        """Return the audit of one adapter, by its source or its position in the list.
 
         Raises:
           SettingError: there is none of that name, or it was refused.
@@ -145,7 +145,7 @@ class FleetAudit:
         )
 
     def header(self) -> dict[str, Any]:
-        """What the tables' metadata say."""
+        """Return the metadata of the tables."""
         return {
             "schema": SCHEMA,
             "base": {"source": self.base_source},
@@ -170,7 +170,7 @@ class FleetAudit:
         return [folder / ADAPTERS, folder / VECTORS]
 
     def all_finished(self) -> FinishedModels:
-        """What is finished now, of earlier calls and of this one: for the next call with the same blocks."""
+        """Return all finished models, of earlier calls and of this one, for the next call with the same blocks."""
         models = {**self.finished.models, **self._models}
         new = self.matrices[~self.matrices["digest"].isin(self.finished.models.keys())]
         earlier = self.finished.matrices
@@ -224,12 +224,12 @@ class FleetAudit:
 
     @property
     def _open_blocks(self) -> Iterator[KeptBlock]:
-        """Those that may hold more than earlier calls have finished, one after the other: all would fill the memory."""
+        """Blocks with unfinished models, one after the other: all together would fill the memory."""
         return self.blocks.each(self.finished.closed_files)
 
     @cached_property
     def _models(self) -> Mapping[str, FinishedModel]:
-        """By digest, what the blocks say of each of the fleet's models as a whole."""
+        """The fleet's models by digest, as their blocks describe them."""
         models: dict[str, FinishedModel] = {}
         new: set[str] = set()
         for member in self.members:

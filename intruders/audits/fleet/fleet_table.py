@@ -158,7 +158,7 @@ _NOTHING: Mapping[str, Any] = {"matrices": 0, "vectors": 0, "intruders": 0, "amb
 
 
 def _numbers(matrices: Mapping[str, Any]) -> dict[str, Any]:
-    """Of one model, whose matrices are the places of these columns."""
+    """Return the totals of one model; the columns have one entry per matrix."""
     weights = (matrices["largest"] / (matrices["largest"].max() or 1.0)) ** 2
     total = float((weights * matrices["energy"]).sum())
     relative = matrices["relative"]
@@ -197,12 +197,12 @@ def _of_config(facts: ModelFacts, base: str) -> dict[str, Any]:
 
 
 def _is_named(named: str, base: str) -> bool:
-    """Whether the two are one name, or one last part of a name: `org/model` and `/models/model`."""
+    """Return whether two names or their last parts are equal, as in `org/model` and `/models/model`."""
     return named == base or named.rstrip("/").rpartition("/")[2] == base.rstrip("/").rpartition("/")[2]
 
 
 def _for_hosts(facts: ModelFacts) -> list[str]:
-    """What servers of many adapters are known to refuse or to pass over; see docs/reference/fleet.md."""
+    """Return what servers of many adapters refuse or ignore; see docs/reference/fleet.md."""
     reasons = []
     if facts.method not in ("lora", None):
         reasons.append(f"no plain LoRA ({facts.method})")
@@ -214,7 +214,7 @@ def _for_hosts(facts: ModelFacts) -> list[str]:
 
 
 def _with_nearest(table: pd.DataFrame, sketches: Mapping[str, Tensor]) -> pd.DataFrame:
-    """The model with other files whose update has the largest cosine with this one's, by their sketches."""
+    """Add the model with other files whose update has the largest cosine with this one's, by their sketches."""
     judged = table[table["status"].eq("audited") & table["digest"].isin(sketches.keys())]
     first = judged.drop_duplicates("digest")
     digests, sources = list(first["digest"]), list(first["adapter"])
@@ -237,7 +237,7 @@ def _with_nearest(table: pd.DataFrame, sketches: Mapping[str, Tensor]) -> pd.Dat
 
 
 def _with_unusual(table: pd.DataFrame) -> pd.DataFrame:
-    """The largest robust distance from the fleet's median, ``|x - median| / (1.4826 MAD)``, and in which column."""
+    """Add the largest robust distance from the fleet's median, ``|x - median| / (1.4826 MAD)``, and its column."""
     judged = table["status"].eq("audited") & table["matrices"].fillna(0).gt(0)
     if judged.sum() < _LEAST_TO_COMPARE:
         return table

@@ -43,7 +43,7 @@ _MATRICES_A_TABLE = 100
 
 @dataclass
 class FleetWork:
-    """A fleet with everything that its blocks are done by."""
+    """State for auditing a fleet block by block."""
 
     base: Checkpoint
     members: list[Member]
@@ -53,7 +53,7 @@ class FleetWork:
     finished: FinishedModels  # by earlier calls
 
     def missing(self) -> Missing:
-        """What is not kept of each block."""
+        """Return the matrices and models of each block that are not kept yet."""
         done_of: dict[str, set[str]] = {}
         for kept in self.kept.each(self.finished.closed_files):
             done_of.setdefault(kept.block, set()).update(kept.units)
@@ -69,7 +69,7 @@ class FleetWork:
         return missing
 
     def do(self, blocks: Missing, progress: Progress = silent) -> None:
-        """Judge what is missing, block by block; each is kept when it is done."""
+        """Audit what is missing, block by block, and keep each block when it is done."""
         in_all = sum(len(matrices) for matrices in blocks.values())
         on_matrix = partial(progress, f"fleet of {len(self.members):,}")
         done = 0
@@ -85,7 +85,7 @@ class FleetWork:
                 on_matrix(done, in_all)
 
     def _do_alone(self, model: int, blocks: Missing) -> None:
-        """Blocks of a single model: small matrices are then batched with each other, as in an audit of its own."""
+        """Audit blocks of a single model: small matrices are then batched with each other, as in its own audit."""
         settings, store = self.settings, None if self.settings.exact else self.compute.base_cache()
         skipped: list[Skipped] = []
         sketches: dict[str, Tensor] = {}
@@ -164,7 +164,7 @@ def _summed(sketches: Sequence[Tensor]) -> Tensor | None:
 
 
 def _only_model(blocks: Missing) -> int | None:
-    """The model that all of these blocks are missing for, if there is only one."""
+    """Return the only model that these blocks lack; None if they lack several."""
     models = {
         number for matrices in blocks.values() for sharers in matrices.values() for number, _ in sharers
     }
@@ -172,7 +172,7 @@ def _only_model(blocks: Missing) -> int | None:
 
 
 def _groups(blocks: Missing) -> Iterator[Missing]:
-    """Block after block, but those that follow each other and miss one and the same model together, up to a limit."""
+    """Yield blocks; merge neighbors that lack only one and the same model, up to a limit."""
     group: Missing = {}
     for block, matrices in blocks.items():
         both = {**group, block: matrices}

@@ -1,6 +1,6 @@
 """One pass over the matrices of a base with many tuned models: each is read, widened and hashed once.
 
-What several models make of one matrix is judged in stacks that share it: its products with the rows of all of them
+What several models make of one matrix is decided in batches that share it: its products with the rows of all of them
 are one product each, and what is known of it is looked up or computed once.
 """
 
@@ -32,7 +32,7 @@ from ..worth_decomposing import WorthDecomposing
 # Low-rank updates of one matrix are judged together up to this number. Beyond it their rows no longer fit the time in
 # which the matrix is read, and all wait longer for the one that converges last.
 BATCH_UPDATES = 12
-# This many stacks of updates are read before they are sorted by size and judged.
+# This many batches of updates are read before they are sorted by size and decided.
 _BATCHES_SORTED = 4
 
 
@@ -49,13 +49,13 @@ class SharedMatrix:
         self._directions: SketchDirections | None = None
 
     def key(self, k: int) -> str:
-        """The name of its entry in the base cache; hashed once."""
+        """Return the name of its entry in the base cache; hashed once."""
         if self._key is None:
             self._key = content_key(self.matrix, k)
         return self._key
 
     def directions(self, name: str) -> SketchDirections:
-        """Those by which updates of the matrix of that name are sketched; drawn once."""
+        """Return the directions that sketch updates of the matrix of that name; drawn once."""
         if self._directions is None:
             self._directions = directions_of(name, self.matrix)
         return self._directions
@@ -66,7 +66,7 @@ class SharedMatrix:
             self.known = look_up(store, [BaseKeys.of(self.matrix, k)], self.matrix.device)
 
     def learn(self, computed: KnownBase | None, k: int, store: BaseCache | None) -> None:
-        """Keep what a stack computed of it, if that is more than was known."""
+        """Keep what a batch computed of it, if that is more than was known."""
         if computed is None or (self.known is not None and self.known.whole() is not None):
             return
         best = computed.select(computed.floor.argmax().reshape(1))
@@ -78,7 +78,7 @@ class SharedMatrix:
 
 @dataclass(frozen=True)
 class SharedBatch:
-    """What some models make of one matrix, to be decided together: ``models`` are their numbers."""
+    """One base matrix with the tuned matrices of some models, to be decided together."""
 
     base: SharedMatrix
     models: list[int]
@@ -86,7 +86,7 @@ class SharedBatch:
     tuned: Tensor | LowRank  # (len(models), m, n), in the unit of the base
 
     def pair(self, first: int, last: int) -> Pair:
-        """Those from ``first`` to before ``last``."""
+        """Return the pair of the models from ``first`` up to ``last``, exclusive."""
         index = torch.arange(first, last, device=self.base.matrix.device)
         tuned = self.tuned.select(index) if isinstance(self.tuned, LowRank) else self.tuned[first:last]
         return Pair(self.base.matrix.expand(last - first, -1, -1), tuned)
@@ -94,7 +94,7 @@ class SharedBatch:
 
 @dataclass(frozen=True)
 class Judged:
-    """What one model makes of one matrix."""
+    """The result of one matrix of one model."""
 
     model: int
     matrix: AuditedMatrix
@@ -102,13 +102,13 @@ class Judged:
 
 
 def is_small_shared_batch(batch: SharedBatch) -> bool:
-    """Whether several threads judge such stacks side by side."""
+    """Return whether several threads decide such batches side by side."""
     return batch.base.matrix.nbytes <= SHARED_BYTES and batch.base.matrix.is_cpu
 
 
 @dataclass
 class NotJudged:
-    """What of the models is not judged: single matrices, and whole models with an error."""
+    """The matrices that are skipped, and the models that are refused."""
 
     skipped: dict[int, list[Skipped]] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
@@ -123,14 +123,14 @@ def read_shared_batches(
     device: torch.device,
     left_out: NotJudged,
 ) -> Iterator[SharedBatch]:
-    """Read matrix after matrix, each with the updates of all models that change it, and hand them on in stacks.
+    """Read matrix after matrix, each with the updates of all models that change it, and yield them in batches.
 
     Args:
       matrices: for every matrix of the base the models that change it, by number, with their pairs. The base of the
         pairs keeps what was read last (:func:`intruders.checkpoints.stored.read_once.read_once`).
       settings: those of the audit.
-      device: where stacks are judged.
-      left_out: gets what is not judged. A model with an error has no further stacks.
+      device: where batches are decided.
+      left_out: gets what is not judged. A model with an error has no further batches.
     """
     for sharers in matrices:
         forms = _Forms(device)
@@ -181,14 +181,14 @@ class _Waiting:
         return len(self._members) >= self._batch_size * (_BATCHES_SORTED if is_low_rank else 1)
 
     def batches(self) -> Iterator[SharedBatch]:
-        """Updates of like size together: a small one is decided at once, and would wait for a large one."""
+        """Batch updates of similar size: a small one is decided at once, and would wait for a large one."""
         members = sorted(self._members, key=lambda member: _size(member[2]))
         for first in range(0, len(members), self._batch_size):
             yield _joined(self._base, members[first : first + self._batch_size])
 
 
 def _size(tuned: Tensor | LowRank) -> float:
-    """Of a low-rank update its norm; dense matrices keep their order."""
+    """Return the norm of a low-rank update; 0 for dense matrices, which keep their order."""
     return tuned.norm() if isinstance(tuned, LowRank) else 0.0
 
 
@@ -203,7 +203,7 @@ def _joined(base: SharedMatrix, members: list[tuple[int, PairedMatrix, Tensor | 
 
 
 class _Forms:
-    """The precisions and units in which one matrix of the base is judged: one, where all models are of one kind."""
+    """Cache one base matrix in each precision and unit that is needed."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -212,7 +212,7 @@ class _Forms:
         self._magnitudes: dict[torch.dtype, float] = {}
 
     def widened(self, stored: Tensor, dtype: torch.dtype) -> SharedMatrix:
-        """The matrix as the file holds it, in that precision; made once."""
+        """Return the stored matrix in that precision; made once."""
         if self._stored is None or not _is_same(self._stored, stored):
             self._stored, self._made, self._magnitudes = stored, {}, {}
         if (dtype, 1.0) not in self._made:
@@ -220,14 +220,14 @@ class _Forms:
         return self._made[dtype, 1.0]
 
     def magnitude(self, wide: SharedMatrix) -> float:
-        """Of its largest number; looked for once."""
+        """Return the magnitude of its largest number; computed once."""
         dtype = wide.matrix.dtype
         if dtype not in self._magnitudes:
             self._magnitudes[dtype] = largest_magnitude(wide.matrix)
         return self._magnitudes[dtype]
 
     def over(self, wide: SharedMatrix, unit: float) -> SharedMatrix:
-        """The matrix divided by a unit; made once."""
+        """Return the matrix divided by a unit; made once."""
         key = wide.matrix.dtype, unit
         if key not in self._made:
             self._made[key] = SharedMatrix(wide.matrix / unit, unit)
@@ -245,7 +245,7 @@ def _is_same(mine: Tensor, other: Tensor) -> bool:
 def _read(
     matrix: PairedMatrix, forms: _Forms, settings: AuditSettings
 ) -> tuple[SharedMatrix, Tensor | LowRank] | Skipped:
-    """The base's matrix with the tuned one, both in its unit; or why it is not judged."""
+    """Return the base's matrix and the tuned one, both in the base's unit; or why it is skipped."""
     loaded = matrix.load()
     if loaded is None:
         return Skipped(matrix.name, "unchanged", SkipKind.UNCHANGED)
@@ -272,14 +272,14 @@ def _read(
 
 
 def directions_of(name: str, matrix: Tensor) -> SketchDirections:
-    """The random directions of a matrix ``(m, n)`` of the base: the same in every fleet."""
+    """Return the random directions of a base matrix ``(m, n)``: the same in every fleet."""
     seed = xxhash.xxh3_64_intdigest(name.encode()) >> 1  # torch takes 63 bits
     m, n = matrix.shape
     return SketchDirections.of(m, n, seed, matrix)
 
 
 def judge_shared_batch(batch: SharedBatch, settings: AuditSettings, store: BaseCache | None) -> list[Judged]:
-    """Every model of the stack with its row, as an audit of its own gives it."""
+    """Decide every model of the batch; each row equals that of the model's own audit."""
     base, count = batch.base, len(batch.models)
     if settings.exact:
         return _judge(batch, 0, count, settings, None, None)

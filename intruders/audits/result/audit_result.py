@@ -26,7 +26,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Audit:
-    """What a fine-tuning did to the weights of a model."""
+    """The intruder dimensions of a fine-tuned model: one record per audited matrix."""
 
     base_source: str
     tuned_source: str

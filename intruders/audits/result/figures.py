@@ -39,7 +39,7 @@ def draw_similarity(matrix: AuditedMatrix) -> Drawing:
 
 
 def similarity_image(axes: Axes, matrix: AuditedMatrix) -> AxesImage:
-    """Draws the similarity matrix into `axes`, counting vectors from 1, on a scale from 0 to 1."""
+    """Draw the similarity matrix into `axes`, counting vectors from 1, on a scale from 0 to 1."""
     from matplotlib.ticker import MaxNLocator
 
     rows, columns = matrix.similarity.shape

@@ -29,7 +29,7 @@ class Vector:
     ambiguous: bool  # the decision depends on the choice of vectors within a cluster of singular values
 
     def is_intruder_at(self, epsilon: float) -> bool | None:
-        """Whether the max cosine is below `epsilon`; None where the proved interval does not tell."""
+        """Return whether the max cosine is below `epsilon`; None where the proved bounds do not tell."""
         lower, upper = self.max_cosine
         if upper < epsilon:
             return True

@@ -38,7 +38,7 @@ class Subspaces:
 
     @staticmethod
     def measured(change: SpectralChange) -> list[dict[str, float]]:
-        """The numbers of each matrix of a batch."""
+        """Return the numbers of each matrix of a batch."""
         columns = {field.name: getattr(change, field.name).tolist() for field in fields(change)}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -51,7 +51,7 @@ class Subspaces:
         update_norm: float,
         base_norm: float,
     ) -> Subspaces:
-        """Of a matrix with what was :meth:`measured`; the norms are of its update and of the base's leading values."""
+        """Build from what was :meth:`measured`, with the norms of the update and of the base's leading values."""
         m, n = shape
         left_share, right_share = chance_share(k, m), chance_share(k, n)
         return cls(
@@ -106,7 +106,7 @@ _SHOWN = {
 
 
 def medians(subspaces: Sequence[Subspaces]) -> list[BesideChance]:
-    """What a report shows of all matrices together; nothing of what is known of none."""
+    """Return the medians over all matrices. Omit quantities that no matrix has."""
     rows = []
     for name, (measured, chance) in _SHOWN.items():
         known = [matrix for matrix in subspaces if math.isfinite(getattr(matrix, measured))]

@@ -120,7 +120,7 @@ class _ScaleSearch:
     store: BaseCache
 
     def measured(self, batch: Batch) -> tuple[list[MatrixScale], list[Projection]]:
-        """The scales of every matrix of a batch, and the projections they were looked for on."""
+        """Return the scales of every matrix of a batch, and the projections of the search."""
         known = self._known(batch)
         projections = project(batch.pair, known, self.k, self.epsilon)
         windows = [first_window(projection) for projection in projections]
@@ -138,11 +138,11 @@ class _ScaleSearch:
         return scales, projections
 
     def total(self, batch: Batch, scale: float) -> int:
-        """Intruders of a whole batch at one scale, by the audit's certificates."""
+        """Count the intruders of a batch at one scale, by the audit's certificates."""
         return int(self._judged(_at(batch, [scale] * len(batch.matrices))).intruder.sum())
 
     def _settled(self, batch: Batch, projection: Projection, window: ScaleWindow) -> float:
-        """The first scale with an intruder of one matrix, where the projection's own answer is open to doubt."""
+        """Find the first scale with an intruder of one matrix whose projection leaves a doubt."""
         is_there = self.total(batch, window.inside) > 0
         if projection.is_complete:
             if is_there:
@@ -158,7 +158,7 @@ class _ScaleSearch:
         return scale if is_there else math.inf
 
     def _known(self, batch: Batch) -> KnownBase:
-        """What an audit computes of the bases: kept from an earlier one, or computed by one of the bases unchanged."""
+        """Return what is known of the bases: from an earlier audit, or by an audit of the unchanged bases."""
         keys = [BaseKeys.of(base, self.k) for base in batch.pair.base]
         kept = look_up(self.store, keys, batch.pair.base.device)
         if kept is not None:
@@ -177,5 +177,5 @@ def _single(batch: Batch, index: int) -> Batch:
 
 
 def _at(batch: Batch, scales: Sequence[float]) -> Batch:
-    """The same matrices with the update of each at its own scale."""
+    """Return the same matrices with each update at its own scale."""
     return Batch(batch.matrices, batch.pair.scaled(scales), batch.units)

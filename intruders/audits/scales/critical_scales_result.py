@@ -67,7 +67,7 @@ class CriticalScales:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CriticalScales:
-        """What ``intruders scale --json`` wrote.
+        """Read a file that ``intruders scale --json`` wrote.
 
         Raises:
           ResultFileError: the file is not one of critical scales, or is of a newer version.
@@ -135,7 +135,7 @@ class CriticalScales:
         }
 
     def chart(self) -> Chart:
-        """Predicted against measured, a point a matrix that has both."""
+        """Draw predicted against measured scales, one point per matrix that has both."""
         known = [
             matrix
             for matrix in self.matrices

@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class AdaptedWeight:
-    """What an adapter does to one weight of the base.
+    """The update of one weight of the base by an adapter.
 
     ``change`` takes the base's weight (m, n), output side first, and the number of the expert whose weight it
     is, if it is one; it gives the update with every scale folded in or, where it is not of low rank, the tuned

@@ -54,7 +54,7 @@ _TELLING = re.compile(
 
 
 def looks_like_adapter(names: Iterable[str]) -> bool:
-    """Whether a file with these tensors is an adapter rather than a model."""
+    """Return whether a file with these tensors is an adapter rather than a model."""
     return any(_TELLING.search(name) for name in names)
 
 

@@ -103,7 +103,7 @@ def lora_updates(
 def decided_by_shapes(
     undecided: list[list[AdaptedWeight]], source: str, shapes: Mapping[str, Shape]
 ) -> list[AdaptedWeight]:
-    """Of each list of ``target_parameters`` the one that a module's tensors are for.
+    """Choose from each list of ``target_parameters`` the one that a module's tensors are for.
 
     PEFT nests the adapters of one module's parameters and does not write which is whose: their shapes tell.
 
@@ -182,7 +182,7 @@ def _module_update(
 
 
 def _is_inside(parameter: str, module: str) -> bool:
-    """Whether ``experts.down_proj`` may be a parameter of the module ``layers.0.mlp.experts``."""
+    """Return whether ``experts.down_proj`` may be a parameter of the module ``layers.0.mlp.experts``."""
     parent = parameter.rpartition(".")[0]
     return not parent or module == parent or module.endswith(f".{parent}") or parent.endswith(f".{module}")
 

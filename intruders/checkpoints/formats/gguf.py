@@ -207,7 +207,7 @@ def _skeleton(path: Path, config: Mapping[str, Any]) -> torch.nn.Module:
 
 @contextmanager
 def _replaced(name: str, value: Any) -> Iterator[None]:
-    """Has transformers use ``value`` where it imports ``name`` from gguf."""
+    """Make transformers use ``value`` where it imports ``name`` from gguf."""
     import gguf
 
     original = getattr(gguf, name)

@@ -56,7 +56,7 @@ _DTYPES: dict[str, tuple[int, torch.dtype | None]] = {
 
 @dataclass(frozen=True)
 class DataPlace:
-    """Where the data of a file begin, and when that was true."""
+    """The offset of a file's data, and when that was true."""
 
     offset: int
     size: int  # of the file
@@ -186,7 +186,7 @@ def _entry(path: Path, name: str, value: Any, data: DataPlace) -> HeaderEntry:
 
 
 def _are_sizes(value: Any) -> bool:
-    """Whether it is a short list of integers that fit a signed 64-bit word (a bool is none)."""
+    """Return whether it is a short list of integers that fit a signed 64-bit word (a bool is none)."""
     return (
         isinstance(value, list)
         and len(value) <= 64
@@ -218,7 +218,7 @@ def _stored(path: Path, name: str, entry: HeaderEntry) -> StoredTensor:
 
 
 def _read(path: Path, name: str, entry: HeaderEntry, index: int | None) -> Tensor:
-    """Opens the file again, so that the pages of a tensor that is no longer needed do not stay mapped."""
+    """Open the file again, so that the pages of a tensor that is no longer needed do not stay mapped."""
     from safetensors import SafetensorError, safe_open
 
     if _DTYPES[entry.dtype][1] is None:

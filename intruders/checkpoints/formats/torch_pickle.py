@@ -83,7 +83,7 @@ def _kept(tensor: Tensor) -> tuple[Callable[[], Tensor], Callable[[int], Tensor]
 
 
 def _is_old(path: Path) -> bool:
-    """Whether the file is of torch.save before PyTorch 1.6; it is refused if it is of none."""
+    """Return whether the file is of torch.save before PyTorch 1.6; refuse it if it is of none."""
     try:
         with path.open("rb") as file:
             start = file.read(len(_OLD))

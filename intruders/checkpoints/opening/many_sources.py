@@ -113,7 +113,7 @@ def _adapters_in(text: str, passed_over: dict[str, str]) -> list[str]:
 
 
 def _what_it_is(entry: Path) -> str:
-    """Why an entry of a folder of adapters is none of them."""
+    """Return why an entry of a folder of adapters is not an adapter."""
     if not entry.exists():
         return "a link to nothing"
     if not entry.is_dir():

@@ -108,7 +108,7 @@ def _sum_of_active(model: nn.Module, adapters: list[Adapter]) -> Adapter | Model
 
 
 def _is_additive(adapter: Adapter) -> bool:
-    """Whether PEFT adds the adapter's update to a weight whatever others have added before."""
+    """Return whether PEFT adds the adapter's update to a weight whatever others have added before."""
     # A variant of LoRA that PEFT makes, such as KaSA, does not.
     is_made = adapter.peft_type == "LORA" and any(update.merged is not None for update in adapter.updates)
     return adapter.peft_type in ADDITIVE and not is_made and _kind(adapter) != "DoRA"

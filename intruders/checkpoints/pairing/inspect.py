@@ -113,7 +113,7 @@ def _adapter_facts(opened: Adapter) -> Inspection:
 
 
 def _outlook(opened: Opened, base: Checkpoint | None) -> tuple[int | None, Counter[str], list[str]]:
-    """How many matrices an audit would look at, and why it would leave out the rest."""
+    """Count the matrices that an audit would examine, and the reasons to leave out the rest."""
     if base is not None:
         pairing = pair_sides(base, opened)
         return len(pairing.pairs), Counter(skipped.reason for skipped in pairing.skipped), pairing.matched

@@ -14,7 +14,7 @@ from ..stored.hub import HubOrigin
 
 
 class SkipKind(StrEnum):
-    """Why a tensor is not audited, in kinds; the reason has it in words."""
+    """The kinds of reasons why a tensor is not audited."""
 
     UNCHANGED = "unchanged"
     NOT_FINITE = "not finite"  # holds NaN or infinity
@@ -40,7 +40,7 @@ class Skipped:
 
     @classmethod
     def from_stored(cls, name: str, reason: str, kind: str | None = None) -> Skipped:
-        """As a file has it; ``kind`` is missing in those of earlier versions."""
+        """Build from a file's fields; ``kind`` is missing in those of earlier versions."""
         return cls(name, reason, SkipKind.of_reason(reason) if kind is None else SkipKind(kind))
 
 

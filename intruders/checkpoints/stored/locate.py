@@ -50,7 +50,7 @@ def locate(source: str) -> Path:
 
 
 def _is_utf8(text: str) -> bool:
-    """Whether a path given on the command line was UTF-8: Python keeps other bytes as surrogates."""
+    """Return whether a path given on the command line was UTF-8: Python keeps other bytes as surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -42,7 +42,7 @@ class Selection(Settings):
     )
 
     def reason_to_leave_out(self, name: str) -> str | None:
-        """Why a tensor is not wanted, or None when it is."""
+        """Return why a tensor is not wanted; None if it is."""
         if self.include and not any(fnmatchcase(name, pattern) for pattern in self.include):
             return "not included"
         if any(fnmatchcase(name, pattern) for pattern in self.exclude):

@@ -108,7 +108,7 @@ class Rewritten:
 
 
 def is_plain_lora(folder: Path, source: str) -> bool:
-    """Whether the folder holds a PEFT adapter whose every update is its scale times B A."""
+    """Return whether the folder has a PEFT adapter whose every update is its scale times B A."""
     config = folder / ADAPTER_CONFIG
     return config.is_file() and _not_plain(AdapterConfig(read_json_object(config), source)) is None
 

@@ -38,7 +38,7 @@ class Directions(PublishedRemedy):
         return Change(added=rewound.plus(LowRank(*tuned.factors(-1.0))))
 
     def rewound(self, part: Components, case: Case) -> Components:
-        """Of the triplets that it needs those that it rewinds."""
+        """Choose the triplets to rewind among those that it needs."""
         return part
 
     def sentence(self, vectors: int) -> str:

@@ -59,12 +59,12 @@ class Doses(PublishedRemedy):
         return Change(share=0.0, added=LowRank(*kept.with_values(dosed).factors(1.0)))
 
     def share_elsewhere(self, name: str) -> float:
-        """Of a tensor that no audit examines, by its own dose where it has one."""
+        """Return the share of a tensor that no audit examines, by its own dose where it has one."""
         doses = (self.doses or {}).get(name, (self.elsewhere,))
         return 1 + self.share * (doses[0] - 1) if len(doses) == 1 else 1.0
 
     def recorded(self) -> dict[str, Any]:
-        """Its settings, and a digest of the doses."""
+        """Return its settings, and a digest of the doses."""
         record = super().recorded()
         if self.doses is not None:
             content = json.dumps(

@@ -141,7 +141,7 @@ def _ratio(sizes: Sequence[tuple[float, float]]) -> float:
 
 
 def _blocks(pair: PairedMatrix, config: Mapping[str, Any] | None) -> dict[Head, HeadBlock]:
-    """What of a matrix belongs to which head; nothing, where it is no projection of an attention."""
+    """Return the parts of a matrix by head; none if it is not a projection of an attention."""
     match = _ATTENTION.match(pair.name)
     settings = text_config(config)
     heads = next((settings[name] for name in _COUNTS if isinstance(settings.get(name), int)), None)

@@ -40,5 +40,5 @@ def intruders_of(matrix: AuditedMatrix) -> WantedTriplets:
 
 
 def intruder_indices(matrix: AuditedMatrix) -> tuple[int, ...]:
-    """Of the intruders, in the descending order of W's singular values; ambiguous ones as they were counted."""
+    """Return the intruders' indices, in the descending order of W's singular values; ambiguous ones as counted."""
     return tuple(vector.index for vector in matrix.vectors if vector.intruder)

@@ -17,7 +17,7 @@ from .remedy import Case, Remedy, WantedTriplets
 
 @dataclass(frozen=True)
 class MatchedControl(Remedy):
-    """What becomes of a matrix when it is matched to what ``remedy`` makes of it."""
+    """A control that is matched to what ``remedy`` makes of a matrix."""
 
     remedy: Remedy
 

@@ -75,24 +75,24 @@ class Remedy(ABC):
         return self
 
     def refusal(self, name: str, shape: tuple[int, int], rank: int | None) -> str | None:
-        """Why it cannot change a matrix whose update is of a rank, or dense (None); None where it can."""
+        """Return why it cannot change a matrix whose update is of a rank, or dense (None); None where it can."""
         return None
 
     @abstractmethod
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
-        """What it reads of a matrix besides the update."""
+        """Return what it reads of a matrix besides the update."""
 
     @abstractmethod
     def change(self, case: Case) -> Change:
-        """What becomes of the matrix."""
+        """Return the change of the matrix."""
 
     @abstractmethod
     def sentence(self, vectors: int) -> str:
-        """What was done, in words, with the number of singular vectors where it scales single ones."""
+        """Describe what was done, with the number of singular vectors where it scales single ones."""
 
     @abstractmethod
     def recorded(self) -> dict[str, Any]:
-        """Its settings as plain JSON types."""
+        """Return its settings as plain JSON types."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class ScaledRemedy(Remedy):
         """The singular vectors that it scales."""
 
     def exists(self, case: Case) -> bool:
-        """Whether there is such a change of the matrix; one without it stays as it is."""
+        """Return whether such a change of the matrix exists; a matrix without it stays as it is."""
         return True
 
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
@@ -168,7 +168,7 @@ class ShareRemedy(PublishedRemedy):
 
     @abstractmethod
     def share(self, position: Position) -> float:
-        """Of the update of a tensor in that position, the share that stays."""
+        """Return the share that stays of the update of a tensor in that position."""
 
     def change(self, case: Case) -> Change:
         return Change(share=self.share(case.position))

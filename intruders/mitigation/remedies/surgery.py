@@ -71,7 +71,7 @@ class Surgery(PublishedRemedy):
     sensitivities: Mapping[str, Sequence[float]] | None = field(default=None, repr=False, compare=False)
 
     def reaches(self, name: str) -> bool:
-        """Whether a matrix of that name is one of those to change."""
+        """Return whether a matrix of that name is one of those to change."""
         return any(fnmatch.fnmatch(name.removesuffix(".weight"), pattern) for pattern in self.modules)
 
     def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> Surgery:
@@ -117,7 +117,7 @@ class Surgery(PublishedRemedy):
         return components.first(int((components.values > _ZERO * components.values[0]).sum()))
 
     def recorded(self) -> dict[str, Any]:
-        """Its settings, and a digest of the sensitivities, which the weights depend on as much."""
+        """Return its settings, and a digest of the sensitivities, which the weights depend on as much."""
         record = super().recorded()
         if self.sensitivities is not None:
             content = json.dumps(

@@ -81,5 +81,5 @@ class LoraContent:
 
 
 def _plain(value: object) -> object:
-    """Sets and enumerations, which a config in memory holds, as JSON has them."""
+    """Convert sets and enumerations, which a config in memory has, to JSON types."""
     return sorted(value) if isinstance(value, set | frozenset) else str(getattr(value, "value", value))
