@@ -121,7 +121,7 @@ def audit_sides(
 ) -> Audit:
     """Audit with given AuditSettings."""
     started = time.perf_counter()
-    compute.torch_device()  # one that is not there is refused before anything is read
+    compute.torch_device()  # fail on a missing device before reading weights
     pairing = pair_sides(*open_sides(base, tuned), settings)
     audited = audit_pairing(pairing, settings, compute, progress)
     return replace(audited, seconds=time.perf_counter() - started)
@@ -219,7 +219,7 @@ def records_of(
 ) -> list[AuditedMatrix]:
     """Return the records of a batch's matrices, in the units of the checkpoint."""
     k = detection.values.shape[1]
-    # Lists at once: to ask a tensor for each of its numbers takes longer than what is done with them.
+    # Convert once: indexing tensors element-wise is slower than this loop.
     values, lower, upper = detection.values.tolist(), detection.lower.tolist(), detection.upper.tolist()
     intruder, ambiguous = detection.intruder.tolist(), detection.ambiguous.tolist()
     base_values, base_norms = (

@@ -59,7 +59,13 @@ CacheChoice = BaseCache | str | os.PathLike[str] | bool
 
 
 class MemoryCache:
-    """A base cache in memory, for audits that are repeated during training."""
+    """A base cache in memory, for audits that are repeated during training.
+
+    Example:
+      >>> cache = MemoryCache()  # pass it as ``cache`` to every audit
+      >>> cache.get("a key without an entry") is None
+      True
+    """
 
     def __init__(self) -> None:
         self._entries: dict[str, KnownBase] = {}
@@ -74,8 +80,17 @@ class MemoryCache:
 class DiskCache:
     """A base cache in a folder: one safetensors file per matrix.
 
+    Args:
+      folder: The folder, made if it is missing (default: the user's cache folder).
+
     Raises:
-      CacheError: the folder cannot be made or written to.
+      CacheError: The folder cannot be made or written to.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     DiskCache(folder).size()  # entries and bytes
+      (0, 0)
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:

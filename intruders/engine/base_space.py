@@ -150,9 +150,8 @@ class BaseVectors:
     """The computed vectors of a batch of bases; for one matrix that is there several times they are computed once."""
 
     space: KrylovSpace  # leading directions, to start from for the tuned matrices; of one matrix where it is shared
-    all_vectors: (
-        KnownBase | None
-    )  # all left vectors, where they are computed; of one matrix where it is shared
+    # All left vectors, where they are computed; of one matrix where it is shared.
+    all_vectors: KnownBase | None
     floor: Tensor  # (batch), double: proved lower bound on the eigenvalues of W^T W, 0 for none
     is_shared: bool = False
 

@@ -1,7 +1,7 @@
 """The certificates that need no dense decomposition of the tuned matrices, cheapest first.
 
-A batch is looked at, and what is not known well enough of its matrices is computed better, until every leading vector
-is decided or cannot be known better by this.
+The vectors of a batch are computed more closely in rounds, until every leading vector is decided, or until more
+accuracy is out of reach. Matrices that need no more leave the rounds.
 """
 
 from __future__ import annotations
@@ -154,9 +154,9 @@ def _needed_more_closely(
 ) -> tuple[Tensor, Tensor]:
     """Return masks of the base ``(batch, d)`` and tuned vectors ``(batch, k)`` that are not accurate enough to decide.
 
-    A vector needs its nearest base vector and itself as well as their cosine is clear of epsilon. One that resembles
-    none may be an intruder, and is wanted closely in any case, with the base vectors that hold a part of it that
-    counts: the moment certificate bounds what these leave. Not so where the base ``is_complete``.
+    The farther a cosine is from epsilon, the less accurate both vectors need to be. A vector without a base vector
+    near it may be an intruder, and is computed closely in any case. So are the base vectors with a component along
+    it that counts: the moment certificate bounds what these leave. A base that ``is_complete`` needs neither.
     """
     k = undecided.shape[-1]
     cosines = (base.left @ tuned.left[:, :k].mT).abs().double().clamp_max(1.0)  # (batch, d, k)

@@ -177,9 +177,8 @@ def _places(
         position = int(distances.argmin())
         gap = _gap(known, wanted, j)
         if j == len(known) - 1 and position + 1 < len(ritz):
-            gap = min(
-                gap, abs(float(ritz[position] - ritz[position + 1]))
-            )  # an audit does not say what comes after its last
+            # An audit does not say what comes after its last.
+            gap = min(gap, abs(float(ritz[position] - ritz[position + 1])))
         if float(distances[position]) > _SAME * gap or float(residuals[position]) > ANGLE * gap:
             return None
         taken.append(position)

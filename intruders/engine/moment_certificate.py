@@ -67,9 +67,8 @@ class _BoundSearch:
         # Of the mass along any one base vector. Every number of steps proves a bound of its own; the least counts.
         self.atoms = torch.ones(undecided.shape, dtype=torch.float64, device=undecided.device)
         size = int(undecided.sum(-1).max())
-        self._chosen = undecided.int().argsort(dim=-1, descending=True, stable=True)[
-            :, :size
-        ]  # (batch, size)
+        undecided_first = undecided.int().argsort(dim=-1, descending=True, stable=True)
+        self._chosen = undecided_first[:, :size]  # (batch, size)
         self._spaces: dict[int, ColumnSpace | None] = {}
 
     @property

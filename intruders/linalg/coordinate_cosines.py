@@ -53,9 +53,8 @@ def coordinate_cosines(
     inside = leading.rows[..., :p].mT  # (batch, p, k)
     ids = cluster_ids(values)
     projections = cluster_projections(inside, ids)
-    sizes = cluster_projections(
-        torch.ones_like(inside[..., :1]), ids
-    )  # square roots of the numbers of members
+    # Square roots of the numbers of members.
+    sizes = cluster_projections(torch.ones_like(inside[..., :1]), ids)
     turned = 2 * torch.sin(torch.asin(_angles(coordinates, leading)) / 2)  # (batch, k)
     lost = math.sqrt(2) * off.unsqueeze(-1) / _cluster_gaps(values, ids, off)  # (batch, p)
     lost = lost.unsqueeze(-1)

@@ -46,7 +46,7 @@ class Coordinates(Batched):
 
     @classmethod
     def of(cls, base: WholeBase, update: DenseSVD) -> Coordinates:
-        """Compute from the thin decomposition of ``update`` ``(batch, m, n)``: one product with each side of the base."""
+        """Compute from the thin SVD of ``update`` ``(batch, m, n)``: one product with each side of the base."""
         columns = (update.left * update.values.unsqueeze(-1)).mT  # B
         along, right = times_columns(base.left, columns), times_columns(base.right, update.right.mT)
         p, m = base.left.shape[-2:]

@@ -237,8 +237,8 @@ def converge(space: KrylovSpace, count: int, tracked: int, tolerance: float, max
 def refine(space: KrylovSpace, tracked: int, wanted: Tensor, width: int, steps: int) -> bool:
     """Grow ``space`` in place from the residuals of the ``wanted`` ``(batch, c)`` of its leading vectors, once.
 
-    Adds up to ``width`` residual rows, and goes on from them, ``steps`` steps in all. Gives whether it has grown: not
-    where nothing is wanted that more steps could better, and not beyond the size of the matrix.
+    Adds up to ``width`` residual rows and their chain, ``steps`` steps in all. Returns True if the space grew. It does
+    not grow if all wanted vectors are at rounding level or the space would exceed the matrix.
     """
     triplets, residual = space.ritz(tracked)
     wanted = _with_limiting_neighbours(wanted, triplets)
@@ -253,7 +253,7 @@ def refine(space: KrylovSpace, tracked: int, wanted: Tensor, width: int, steps: 
 
 
 def may_hide_copies(triplets: Triplets) -> Tensor:
-    """Return a mask ``(batch)`` of matrices with as many equal values as a block has rows, which sees no more copies."""
+    """Return a mask ``(batch)`` of matrices with as many equal values as a block has rows."""
     largest = torch.nn.functional.one_hot(triplets.clusters).sum(-2).amax(-1)
     return largest >= BLOCK
 

@@ -53,9 +53,8 @@ class Mitigation:
     matrices: list[MitigatedMatrix]
     before: Audit = field(repr=False)
     after: Audit | None = field(repr=False)  # None when it was not asked for
-    cut: dict[str, float] = field(
-        default_factory=dict
-    )  # relative errors of modules without intruders, if cut too
+    # Relative errors of modules without intruders, if cut too.
+    cut: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property

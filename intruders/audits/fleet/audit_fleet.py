@@ -89,10 +89,10 @@ def audit_fleet(
     >>> direction = torch.ones(9, 1) / 3
     >>> strong = {"up.weight": base["up.weight"] + 100 * direction @ direction.T}
     >>> weak = {"up.weight": base["up.weight"] + 0.01 * direction @ direction.T}
-    >>> found = audit_fleet(base, [strong, weak], k=3, cache=False)
-    >>> found.adapters["intruders"].tolist()
+    >>> result = audit_fleet(base, [strong, weak], k=3, cache=False)
+    >>> result.adapters["intruders"].tolist()
     [1, 0]
-    >>> found.audit(0).intruders
+    >>> result.audit(0).intruders
     1
     """
     settings = AuditSettings(

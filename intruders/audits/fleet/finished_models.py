@@ -43,7 +43,7 @@ class BlockFile:
     """A file of blocks when it was read."""
 
     size: int
-    holds_others: bool  # than finished models
+    has_unfinished: bool  # rows of models that are not finished
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class FinishedModels:
     @property
     def closed_files(self) -> set[str]:
         """Block files whose models are all finished."""
-        return {name for name, file in self.files.items() if not file.holds_others}
+        return {name for name, file in self.files.items() if not file.has_unfinished}
 
     @classmethod
     def read(cls, blocks: KeptBlocks) -> FinishedModels:
@@ -96,7 +96,7 @@ class FinishedModels:
             "key": blocks.key,
             "models": models,
             "names": list(lists),
-            "files": {name: [file.size, file.holds_others] for name, file in self.files.items()},
+            "files": {name: [file.size, file.has_unfinished] for name, file in self.files.items()},
         }
         table = self._table()
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(header).encode()})

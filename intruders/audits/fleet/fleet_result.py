@@ -45,9 +45,8 @@ class FleetAudit:
     seconds: float
     members: list[Member] = field(repr=False)
     blocks: KeptBlocks = field(repr=False)
-    temporary: TemporaryDirectory[str] | None = field(
-        default=None, repr=False
-    )  # that holds the blocks, if any
+    # The directory of the blocks, if it is temporary.
+    temporary: TemporaryDirectory[str] | None = field(default=None, repr=False)
     finished: FinishedModels = field(default_factory=FinishedModels, repr=False)  # by earlier calls
     # Entries of folders of adapters that are none, with what they are.
     passed_over: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -175,13 +174,13 @@ class FleetAudit:
         new = self.matrices[~self.matrices["digest"].isin(self.finished.models.keys())]
         earlier = self.finished.matrices
         matrices = new if earlier is None else pd.concat([earlier, new], ignore_index=True)
-        holds_others = {}
+        has_unfinished = {}
         for kept in self._open_blocks:
-            holds_others[kept.file.name] = not kept.units.keys() <= models.keys()
+            has_unfinished[kept.file.name] = not kept.units.keys() <= models.keys()
         files = {name: self.finished.files[name] for name in self.finished.closed_files}
         for name in self.blocks.names():
             if name not in files:
-                files[name] = BlockFile(self.blocks.size(name) or 0, holds_others.get(name, True))
+                files[name] = BlockFile(self.blocks.size(name) or 0, has_unfinished.get(name, True))
         return FinishedModels(models, matrices, files)
 
     def _member(self, adapter: str | int) -> Member:

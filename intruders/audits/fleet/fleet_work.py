@@ -37,7 +37,7 @@ Missing = dict[str, dict[str, Sharers]]  # block -> matrix -> the models that it
 
 # Matrices of a single model that are judged before what is finished of it is kept.
 _MATRICES_TOGETHER = 60
-# Matrices that make a table together: tables of a few rows would take longer than what they say.
+# Arrow tables are built for this many matrices at a time; small ones cost mostly overhead.
 _MATRICES_A_TABLE = 100
 
 

@@ -205,6 +205,6 @@ def rows_of(digests: Sequence[str], matrices: Sequence[AuditedMatrix]) -> pa.Tab
 def _schema() -> pa.Schema:
     own = [
         pa.field("digest", pa.string()),
-        pa.field("base_value", pa.float64()),
-    ]  # the base's largest singular value
+        pa.field("base_value", pa.float64()),  # the base's largest singular value
+    ]
     return pa.schema([*vector_schema(), *own])

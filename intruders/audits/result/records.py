@@ -105,9 +105,8 @@ def energy_share(vectors: Iterable[Vector]) -> float:
     largest = max((value for value, _ in judged), default=0.0)
     if largest <= 0:
         return 0.0
-    energies = [
-        ((value / largest) ** 2, intruder) for value, intruder in judged
-    ]  # a square of 1e200 overflows
+    # Over the largest value: a square of 1e200 overflows.
+    energies = [((value / largest) ** 2, intruder) for value, intruder in judged]
     total = math.fsum(energy for energy, _ in energies)
     return math.fsum(energy for energy, intruder in energies if intruder) / total
 

@@ -194,9 +194,8 @@ class _Skeleton:
         layer.update_layer(
             _NAME, layer.frod_V, layer.frod_s_indices, layer.frod_s_size, config=self._settings
         )
-        tuner._cast_adapter_dtype(
-            _NAME
-        )  # as when it was made first: to single precision, where the base is in half
+        # As when it was made first: to single precision, where the base is in half.
+        tuner._cast_adapter_dtype(_NAME)
         set_peft_model_state_dict(self._model, dict(self._stored))
 
 

@@ -54,8 +54,8 @@ class LoraTensors:
         if not fitting or up.shape[1] != down.shape[0] or prod(up.shape[2:]) != 1:
             raise CheckpointError(
                 f"'{source}' has lora_A {down.shape} and lora_B {up.shape} for '{self.name}'; "
-                "expected (r, in) and (out, r), and no grouped convolution, whose LoRA PEFT cannot merge "
-                "either"
+                "expected (r, in) and (out, r), "
+                "and no grouped convolution, whose LoRA PEFT cannot merge either"
             )
         return down, up, embedding
 

@@ -59,8 +59,8 @@ def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
             parts.setdefault(name, []).append(tensor)
     if not parts:
         raise CheckpointError(
-            f"'{path}' has none of the tensors that transformers expects of a '{config.get('model_type')}' "
-            "model"
+            f"'{path}' has none of the tensors "
+            f"that transformers expects of a '{config.get('model_type')}' model"
         )
     tensors = {
         name: _stored(path, name, _shape(parts[name], shapes[name]), parts[name], processor, renamed)

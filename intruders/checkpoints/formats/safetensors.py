@@ -123,8 +123,8 @@ def safetensors_shards(index: Path) -> dict[str, StoredTensor]:
     astray = [name for name, shard in where.items() if name not in shards[shard]]
     if astray:
         raise CheckpointError(
-            f"'{index}' puts {some_of(astray)} into shards that do not contain them; download the checkpoint "
-            "again"
+            f"'{index}' puts {some_of(astray)} into shards that do not contain them; "
+            "download the checkpoint again"
         )
     return {name: shards[where[name]][name] for name in sorted(where, key=natural_order)}
 
@@ -141,8 +141,8 @@ def read_weight_map(index: Path) -> dict[str, str]:
             raise CheckpointError(f"'{index}' has a tensor of the name {name[:80]!r}; download it again")
         if not isinstance(shard, str) or shard in {"", ".", ".."} or set(shard) & set("/\\:\0"):
             raise CheckpointError(
-                f"'{index}' puts '{name}' into {shard!r}; expected the plain name of a file in the same "
-                "folder"
+                f"'{index}' puts '{name}' into {shard!r}; "
+                "expected the plain name of a file in the same folder"
             )
     missing = sorted({shard for shard in where.values() if not (index.parent / shard).is_file()})
     if missing:

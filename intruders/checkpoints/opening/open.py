@@ -199,8 +199,8 @@ def _weights_in(folder: Path) -> Path:
             f"'{folder}' contains adapters in folders of their own: {some_of(adapters)}; pass one of these"
         )
     raise CheckpointError(
-        f"'{folder}' contains no weights; expected model.safetensors or its index, pytorch_model.bin, or a "
-        ".gguf file"
+        f"'{folder}' contains no weights; "
+        "expected model.safetensors or its index, pytorch_model.bin, or a .gguf file"
     )
 
 

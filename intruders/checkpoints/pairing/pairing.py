@@ -70,7 +70,6 @@ class Pairing:
     pairs: list[PairedMatrix]
     skipped: list[Skipped]
     matched: list[str] = field(default_factory=list)  # what was matched other than by equal names, in words
-    base_hub: tuple[
-        HubOrigin, ...
-    ] = ()  # the commits that the sides were read from, where they are from the hub
+    # The commits that the sides were read from, where they are from the hub.
+    base_hub: tuple[HubOrigin, ...] = ()
     tuned_hub: tuple[HubOrigin, ...] = ()

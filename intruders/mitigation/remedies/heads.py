@@ -70,9 +70,8 @@ class Heads(PublishedRemedy):
     quota: float = setting(
         0.25, "Share of the attention heads that return to the base, 0 to 1.", least=0, most=1
     )
-    blocks: Mapping[str, Sequence[HeadBlock]] = field(
-        default_factory=dict, repr=False, compare=False
-    )  # by matrix
+    # By matrix.
+    blocks: Mapping[str, Sequence[HeadBlock]] = field(default_factory=dict, repr=False, compare=False)
 
     def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> Heads:
         heads: dict[Head, list[HeadBlock]] = {}

@@ -109,8 +109,8 @@ class ScaledRemedy(Remedy):
         number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
         if not number or not math.isfinite(self.scale) or self.scale < 0:
             raise SettingError(
-                f"scale is {self.scale!r}; expected the share of the intruders to keep: 0 removes them, 1 changes "
-                "nothing"
+                f"scale is {self.scale!r}; "
+                "expected the share of the intruders to keep: 0 removes them, 1 changes nothing"
             )
 
     @property

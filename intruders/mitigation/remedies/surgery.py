@@ -86,8 +86,8 @@ class Surgery(PublishedRemedy):
         if rank is not None or not self.reaches(name):
             return None
         return (
-            f"remedy 'surgery' cannot change '{name}', whose update has no low rank; pass an adapter, or choose "
-            "another remedy"
+            f"remedy 'surgery' cannot change '{name}', whose update has no low rank; "
+            "pass an adapter, or choose another remedy"
         )
 
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
