@@ -69,7 +69,7 @@ class _Spaces:
 
 @dataclass(frozen=True)
 class _Snapshot(Batched):
-    """What the spaces tell of their matrices at one time."""
+    """The triplets and bounds that the spaces give in one round."""
 
     base: Triplets
     tuned: Triplets

@@ -65,7 +65,7 @@ def remainders(base: Triplets, tuned: Triplets, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class MomentIntervals:
-    """As :func:`overlap_intervals`, with what is left of y bounded by its heaviest atom, which further steps lower.
+    """Bounds of :func:`overlap_intervals` with the rest of y bounded by its heaviest atom, which further steps lower.
 
     What does not depend on the atoms is computed once.
     """

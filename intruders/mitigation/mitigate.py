@@ -92,6 +92,9 @@ def mitigate(
       progress: called with (what is being done, done, in all).
       beside: gives further files to write beside the weights, by name, from the result.
 
+    Returns:
+      What was changed in each matrix, with the audits before and after.
+
     Raises:
       SettingError: a setting is out of range.
       CheckpointError: a side cannot be read, ``out`` cannot be written, or the form does not suit what was given.

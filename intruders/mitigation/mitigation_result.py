@@ -42,7 +42,7 @@ class MitigatedMatrix:
 
 @dataclass(frozen=True)
 class Mitigation:
-    """A mitigation, or a control of one, and the audits before and after it."""
+    """A mitigation or one of its controls, with the audits before and after; :func:`intruders.mitigate` returns it."""
 
     base_source: str
     tuned_source: str

@@ -78,6 +78,9 @@ def audit_fleet(
       gpus: GPUs of each worker on Ray (default: 0).
       progress: Called with (what is being done, matrices done, matrices in all).
 
+    Returns:
+      The fleet: its tables, and the audit of each adapter.
+
     Raises:
       SettingError: A setting is out of range, or a glob or list names nothing.
       CheckpointError: The base cannot be read.

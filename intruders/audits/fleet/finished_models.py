@@ -30,7 +30,7 @@ _SKETCH = "sketch"
 
 @dataclass
 class FinishedModel:
-    """What its blocks say of a model as a whole."""
+    """A model as its blocks describe it."""
 
     known: Known
     skipped: dict[str, Skipped] = field(default_factory=dict)  # matrices that were not judged, by name

@@ -25,7 +25,7 @@ _LAYER = re.compile(r"^(.*?)\.(\d+)(?:\.|$)")
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model's config and headers say, before any weight is read."""
+    """The facts in a model's config and headers, before any weight is read."""
 
     method: str | None = None
     ranks: tuple[int, ...] = ()  # those that occur, ascending
@@ -38,7 +38,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Known:
-    """What an earlier call found of a model, all of whose matrices it finished."""
+    """A model all of whose matrices an earlier call finished."""
 
     facts: ModelFacts
     names: tuple[str, ...]  # of its matrices, in the base's order

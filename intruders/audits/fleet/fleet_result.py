@@ -38,7 +38,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class FleetAudit:
-    """The audits of many adapters of one base."""
+    """The audits of many adapters of one base, which :func:`intruders.audit_fleet` returns."""
 
     base_source: str
     settings: AuditSettings

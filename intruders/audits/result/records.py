@@ -38,7 +38,7 @@ class Vector:
 
 @dataclass(frozen=True)
 class UpdateSize:
-    """How large the update D = W - W0 is, and over how many directions it spreads."""
+    """The size of the update D = W - W0, and the number of directions over which it spreads."""
 
     frobenius: float
     spectral: float
@@ -49,7 +49,7 @@ class UpdateSize:
 
 @dataclass(frozen=True)
 class AuditedMatrix:
-    """One audited weight matrix."""
+    """One audited weight matrix: its examined vectors, the size of its update, and its similarity matrix."""
 
     name: str  # the base's tensor name
     shape: tuple[int, int]

@@ -14,7 +14,7 @@ from ...system.documents import get_float, json_number
 
 @dataclass(frozen=True)
 class Subspaces:
-    """Of one matrix; NaN for what the audit did not have to know, or what is not defined.
+    """The subspaces of one matrix; NaN for what the audit did not need or what is not defined.
 
     Chance is what random directions give: tuned leading vectors that have nothing to do with the base's, or an
     update in random directions. Docs: docs/reference/subspaces.md, formulas: intruders/engine/spectral_change.py.

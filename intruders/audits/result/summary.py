@@ -109,7 +109,7 @@ def certificates(matrices: Iterable[AuditedMatrix]) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class AgainstChance:
-    """How the max cosines of the intruders compare with that of a random vector in their dimension."""
+    """The max cosines of the intruders compared with that of a random vector in their dimension."""
 
     above: int  # proved to be above it
     not_above: int

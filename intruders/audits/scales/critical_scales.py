@@ -52,14 +52,21 @@ def critical_scales(
     found to 1e-6.
 
     Args:
-      base: as in :func:`intruders.audit`, like ``tuned``.
+      base: as in :func:`intruders.audit`.
+      tuned: as in :func:`intruders.audit`.
       audit: settings of the audits that decide; those are never ``exact``.
       target: ``largest`` is the largest scale at which the model has at most this number of intruders.
       compute: where it is computed.
       progress: called with (what is being done, matrices done, in all).
 
+    Returns:
+      The critical scale of each matrix, measured and predicted, and the largest scale that meets ``target``.
+
     Raises:
-      SettingError: a setting is out of range. CheckpointError, PairingError, NonFiniteError: as the audit does.
+      SettingError: a setting is out of range.
+      CheckpointError: one of the models cannot be read.
+      PairingError: the two do not belong together.
+      NonFiniteError: a matrix contains NaN or infinity.
 
     >>> import torch
     >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)

@@ -50,7 +50,10 @@ class MatrixScale:
 
 @dataclass(frozen=True)
 class CriticalScales:
-    """The critical scales of a model's matrices, and the largest scale that keeps it to a number of intruders."""
+    """The critical scales of a model's matrices, and the largest scale that keeps it to a number of intruders.
+
+    :func:`intruders.critical_scales` returns it, and ``load`` reads a saved one.
+    """
 
     base_source: str
     tuned_source: str

@@ -47,7 +47,7 @@ class AdaptedWeight:
 
 @dataclass(frozen=True)
 class BaseWeight:
-    """What is known of a weight of the base before it is read."""
+    """The facts about a weight of the base before it is read."""
 
     shape: tuple[int, int]  # (m, n), output side first
     dtype: torch.dtype

@@ -99,7 +99,7 @@ def _no_compiler() -> Iterator[None]:
 
 
 class _AllocatesAtMost(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Refuses a tensor that is made out of sizes alone (zeros, eye, randn, ...) before it is there, if it is too large.
+    """Refuse a tensor that is made out of sizes alone (zeros, eye, randn, ...) before it is there, if it is too large.
 
     What is computed from tensors is as large as these allow; a size comes from a config, and can be anything.
     """

@@ -92,7 +92,7 @@ def _config(path: Path, layout: GgufLayout) -> dict[str, Any]:
 
 
 class _Header:
-    """What transformers asks of ``gguf.GGUFReader``, from our own walk through the header."""
+    """The part of ``gguf.GGUFReader`` that transformers uses, from our own walk through the header."""
 
     def __init__(self, layout: GgufLayout) -> None:
         self.tensors = layout.tensors

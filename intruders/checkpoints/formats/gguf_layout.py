@@ -53,7 +53,7 @@ class GgufField:
 
 @dataclass(frozen=True)
 class GgufLayout:
-    """What a checked file holds, and where."""
+    """The contents of a checked file, with their offsets."""
 
     architecture: str  # llama.cpp's name for it
     fields: dict[str, GgufField]

@@ -62,7 +62,7 @@ def open_checkpoint(source: Source) -> Checkpoint:
 
 
 def open_source(source: Source) -> Opened:
-    """As :func:`open_checkpoint`, and adapters too, of a PeftModel its active ones; and sums, ``A@0.7+B``."""
+    """Open a checkpoint as :func:`open_checkpoint` does, an adapter (a PeftModel's active), or a sum ``A@0.7+B``."""
     if isinstance(source, Checkpoint):
         return source
     if has_adapters(source):

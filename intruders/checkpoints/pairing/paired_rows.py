@@ -25,7 +25,7 @@ from .side import Side
 
 @dataclass
 class Rows:
-    """What is audited, in the base's order (of a sum, part after part), and what is not."""
+    """The audited matrices in the base's order (of a sum, part after part), and the tensors left out."""
 
     pairs: list[PairedMatrix] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)

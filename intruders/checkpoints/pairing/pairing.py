@@ -62,7 +62,7 @@ class PairedMatrix:
 
 @dataclass(frozen=True)
 class Pairing:
-    """What is to be audited, in the base's order, and what is left out."""
+    """The matrices to audit, in the base's order, and the tensors left out."""
 
     base_source: str
     tuned_source: str

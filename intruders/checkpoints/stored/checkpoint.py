@@ -15,7 +15,7 @@ from .hub import HubOrigin
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor is and how to get it; nothing is read until ``read`` is called."""
+    """One tensor of a file; nothing is read until ``read`` is called."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype  # of what read() gives

@@ -55,7 +55,7 @@ def at_random(remedy: Remedy, seed: int, cases: Sequence[Case]) -> Remedy | None
 
 @dataclass(frozen=True)
 class RandomHeads(Heads):
-    """As many heads, whichever."""
+    """The same number of heads, drawn at random."""
 
     seed: int = setting(0, "Seed of what is drawn.")
 
@@ -67,7 +67,7 @@ class RandomHeads(Heads):
 
 @dataclass(frozen=True)
 class RandomLayers(Layers):
-    """As many layers, whichever; embeddings and head as the remedy treats them."""
+    """The same number of layers, drawn at random; embeddings and head as the remedy treats them."""
 
     seed: int = setting(0, "Seed of what is drawn.")
 
@@ -87,7 +87,7 @@ class RandomLines(Lines):
 
 @dataclass(frozen=True)
 class RandomTerms(Truncate):
-    """As many terms of the update, whichever."""
+    """The same number of terms of the update, drawn at random."""
 
     seed: int = setting(0, "Seed of what is drawn.")
 
@@ -97,7 +97,7 @@ class RandomTerms(Truncate):
 
 @dataclass(frozen=True)
 class RandomTermsOfNoise(DGHard):
-    """As many terms of the update as are above the threshold of its noise, whichever."""
+    """As many random terms of the update as are above the threshold of its noise."""
 
     seed: int = setting(0, "Seed of what is drawn.")
 
@@ -107,7 +107,7 @@ class RandomTermsOfNoise(DGHard):
 
 @dataclass(frozen=True)
 class RandomDirections(Directions):
-    """As many of the 2k leading directions, whichever; a draw from all would mostly rewind what weighs nothing."""
+    """As many random ones of the 2k leading directions; a draw from all would mostly rewind negligible ones."""
 
     seed: int = setting(0, "Seed of what is drawn.")
 
@@ -138,7 +138,7 @@ class PermutedBudget(Budget):
 
 @dataclass(frozen=True)
 class RandomFrames(Project):
-    """As many directions on either side, drawn evenly from all."""
+    """The same number of directions on either side, drawn evenly from all."""
 
     seed: int = setting(0, "Seed of what is drawn.")
 
@@ -154,7 +154,7 @@ class RandomFrames(Project):
 
 @dataclass(frozen=True)
 class RandomEntries(EntryRemedy):
-    """As many entries of every update, whichever."""
+    """The same number of entries of every update, drawn at random."""
 
     name = RANDOM
     strength = "density"

@@ -141,7 +141,7 @@ def _inside(case: Case, left: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class RandomVectors(ScaledIntruders):
-    """As many of the top-k singular vectors that are not intruders, drawn by seed; fewer if there are fewer.
+    """The same number of top-k singular vectors that are not intruders, drawn by seed; fewer if necessary.
 
     Did it matter that they were intruders?
     """
@@ -182,7 +182,7 @@ class Neighbours(ScaledIntruders):
 
 @dataclass(frozen=True)
 class UpdateDirections(ScaledIntruders):
-    """As many leading singular directions of the update D, instead of those of W.
+    """The same number of leading singular directions of the update D, instead of those of W.
 
     Did it matter where the directions were looked for?
     """

@@ -88,7 +88,7 @@ class EqualOutput(MatchedControl):
 
 @dataclass(frozen=True)
 class EqualSize(MatchedControl):
-    """What the remedy leaves, brought back to ``||D||_F`` per matrix. Was it the removal or the shrinking?"""
+    """The remedy's result scaled back to ``||D||_F`` per matrix, to tell the removal from the shrinking."""
 
     name = "resized"
 

@@ -35,7 +35,7 @@ class LoraContent:
 
     @classmethod
     def of(cls, base: Checkpoint, adapter: LoraAdapter, rank: Rank) -> LoraContent:
-        """Raises PairingError when the adapter is of other modules than the base's."""
+        """Build the target; raise PairingError if the adapter is of other modules than the base's."""
         return cls(adapter, modules_of_pairs(base, adapter), rank)
 
     @classmethod
