@@ -86,12 +86,12 @@ def audit(
     >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
     >>> direction = torch.ones(9, 1) / 3  # (9, 1), of length 1
     >>> tuned = {"up.weight": base["up.weight"] + 100 * direction @ direction.T}
-    >>> found = audit(base, tuned, k=3, cache=False)
-    >>> found.intruders, found.vectors
+    >>> result = audit(base, tuned, k=3, cache=False)
+    >>> result.intruders, result.vectors
     (1, 3)
-    >>> tuple(round(bound, 2) for bound in found.matrices[0].vectors[0].max_cosine)
+    >>> tuple(round(bound, 2) for bound in result.matrices[0].vectors[0].max_cosine)
     (0.35, 0.35)
-    >>> found.matrices[0].similarity.shape  # (base vectors, tuned vectors)
+    >>> result.matrices[0].similarity.shape  # (base vectors, tuned vectors)
     (9, 3)
     """
     settings = AuditSettings(
@@ -108,7 +108,7 @@ def audit(
 
 
 def patterns(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Patterns of names; one alone may come without a list around it."""
+    """Return the patterns as a tuple; a string is one pattern."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
@@ -119,12 +119,12 @@ def audit_sides(
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> Audit:
-    """As :func:`audit`, by settings that are values already."""
+    """Audit with given AuditSettings."""
     started = time.perf_counter()
-    compute.torch_device()  # one that is not there is refused before anything is read
+    compute.torch_device()  # fail on a missing device before reading weights
     pairing = pair_sides(*open_sides(base, tuned), settings)
-    found = audit_pairing(pairing, settings, compute, progress)
-    return replace(found, seconds=time.perf_counter() - started)
+    audited = audit_pairing(pairing, settings, compute, progress)
+    return replace(audited, seconds=time.perf_counter() - started)
 
 
 def audit_pairing(
@@ -133,7 +133,7 @@ def audit_pairing(
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> Audit:
-    """The audit of matrices that are paired already."""
+    """Audit matrices that are paired already."""
     started = time.perf_counter()
     device = compute.torch_device()
     store = None if settings.exact else compute.base_cache()
@@ -143,8 +143,8 @@ def audit_pairing(
 
     def judge(batch: Batch) -> list[AuditedMatrix]:
         # Records alone: whoever held the batch would keep its weights in memory while the next one is judged.
-        found = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
-        return records_of(batch.matrices, found, batch.units)
+        detection = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
+        return records_of(batch.matrices, detection, batch.units)
 
     batches = read_batches(pairing.pairs, device, settings.skip_non_finite, skipped)
     with run_side_by_side(batches, judge, is_small_batch, compute.workers) as judged:
@@ -181,7 +181,7 @@ def audited_whole(
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> tuple[Pairing, Audit, AuditSettings]:
-    """The matrices of two sides with their audit, made now or given, for a change of weights as they are stored.
+    """Pair two sides and audit them, or take an audit that is given, for a change of weights as they are stored.
 
     Raises:
       SettingError: the audit judges the parts of fused weights one by one.
@@ -215,27 +215,30 @@ def judge_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCa
 
 
 def records_of(
-    matrices: Sequence[PairedMatrix], found: Detection, units: Sequence[float]
+    matrices: Sequence[PairedMatrix], detection: Detection, units: Sequence[float]
 ) -> list[AuditedMatrix]:
-    """The rows of a batch's matrices in the result, in the units of the checkpoint."""
-    k = found.values.shape[1]
-    # Lists at once: to ask a tensor for each of its numbers takes longer than what is done with them.
-    values, lower, upper = found.values.tolist(), found.lower.tolist(), found.upper.tolist()
-    intruder, ambiguous = found.intruder.tolist(), found.ambiguous.tolist()
-    base_values, base_norms = found.base_values.tolist(), found.base_values[:, :k].norm(dim=-1).tolist()
-    sizes = {field.name: getattr(found.update, field.name).tolist() for field in fields(UpdateSize)}
-    changes = Subspaces.measured(found.change)
-    similarity = found.similarity.float().cpu().numpy()
+    """Return the records of a batch's matrices, in the units of the checkpoint."""
+    k = detection.values.shape[1]
+    # Convert once: indexing tensors element-wise is slower than this loop.
+    values, lower, upper = detection.values.tolist(), detection.lower.tolist(), detection.upper.tolist()
+    intruder, ambiguous = detection.intruder.tolist(), detection.ambiguous.tolist()
+    base_values, base_norms = (
+        detection.base_values.tolist(),
+        detection.base_values[:, :k].norm(dim=-1).tolist(),
+    )
+    sizes = {field.name: getattr(detection.update, field.name).tolist() for field in fields(UpdateSize)}
+    changes = Subspaces.measured(detection.change)
+    similarity = detection.similarity.float().cpu().numpy()
     records = []
     for i, (matrix, unit) in enumerate(zip(matrices, units, strict=True)):
-        size = UpdateSize(**{name: one[i] for name, one in sizes.items()})
+        size = UpdateSize(**{name: column[i] for name, column in sizes.items()})
         vectors = [
             Vector(
                 index=j,
                 singular_value=unit * values[i][j],
                 max_cosine=(lower[i][j], upper[i][j]),
                 intruder=intruder[i][j],
-                certificate=found.certificate[i][j],
+                certificate=detection.certificate[i][j],
                 ambiguous=ambiguous[i][j],
             )
             for j in range(k)

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AuditSettings(Selection):
-    """Everything on which the answer of an audit depends, besides the two models."""
+    """The settings on which the answer of an audit depends, besides the two models.
+
+    Example:
+      >>> AuditSettings(k=4).epsilon
+      0.5
+    """
 
     k: int = setting(
         10,
@@ -59,7 +64,7 @@ class AuditSettings(Selection):
 
 @dataclass(frozen=True)
 class Compute(Settings):
-    """Where an audit is computed, and what it may keep. The answer does not depend on it."""
+    """The device, the threads and the base cache of an audit. The answer does not depend on them."""
 
     device: str = setting(
         "auto",
@@ -101,7 +106,7 @@ class Compute(Settings):
         return device
 
     def base_cache(self) -> BaseCache | None:
-        """Where to keep the base cache; None for nowhere."""
+        """Return the base cache to use; None for none."""
         from .base_cache import store_of_bases
 
         return store_of_bases(self.cache)

@@ -22,7 +22,7 @@ from ..system.folders import user_cache
 
 
 def store_of_bases(cache: CacheChoice) -> BaseCache | None:
-    """Where to keep the base cache; None for nowhere."""
+    """Return the base cache to use; None for none."""
     if cache is False:
         return None
     if cache is True:
@@ -47,7 +47,7 @@ _VERSION = "4"
 
 @runtime_checkable
 class BaseCache(Protocol):
-    """Keeps what is known of base matrices by key."""
+    """A store of what is known of base matrices, by key."""
 
     def get(self, key: str) -> KnownBase | None: ...
 
@@ -59,7 +59,13 @@ CacheChoice = BaseCache | str | os.PathLike[str] | bool
 
 
 class MemoryCache:
-    """For as long as the object lives: an audit repeated during training."""
+    """A base cache in memory, for audits that are repeated during training.
+
+    Example:
+      >>> cache = MemoryCache()  # pass it as ``cache`` to every audit
+      >>> cache.get("a key without an entry") is None
+      True
+    """
 
     def __init__(self) -> None:
         self._entries: dict[str, KnownBase] = {}
@@ -72,10 +78,19 @@ class MemoryCache:
 
 
 class DiskCache:
-    """In a folder, one safetensors file a matrix.
+    """A base cache in a folder: one safetensors file per matrix.
+
+    Args:
+      folder: The folder, made if it is missing (default: the user's cache folder).
 
     Raises:
-      CacheError: the folder cannot be made or written to.
+      CacheError: The folder cannot be made or written to.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     DiskCache(folder).size()  # entries and bytes
+      (0, 0)
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
@@ -91,7 +106,7 @@ class DiskCache:
             ) from None
 
     def get(self, key: str) -> KnownBase | None:
-        """The entry; None when there is none, or with a warning when it cannot be read."""
+        """Return the entry; None if it is missing, or with a warning if it cannot be read."""
         path = self._path(key)
         if not path.exists():
             return None
@@ -121,7 +136,7 @@ class DiskCache:
             warnings.warn(f"cache entry '{path}' was not kept ({error})", stacklevel=2)
 
     def size(self) -> tuple[int, int]:
-        """Number of entries, and bytes."""
+        """Return the number of entries and their bytes."""
         files = list(self.folder.glob("*/*.safetensors"))
         return len(files), sum(file.stat().st_size for file in files)
 
@@ -131,7 +146,7 @@ class DiskCache:
         return len(files), sum(file.stat().st_size for file in files)
 
     def clear(self) -> int:
-        """Removes all entries; returns how many there were."""
+        """Remove all entries, and return their number."""
         files = list(self.folder.glob("*/*.safetensors"))
         for file in [*files, *self.folder.glob("*/*.partial")]:
             file.unlink(missing_ok=True)
@@ -191,7 +206,7 @@ class BaseKeys:
 
 
 def look_up(store: BaseCache, keys: Sequence[BaseKeys], device: torch.device) -> KnownBase | None:
-    """What the store knows of a batch of bases: all of them whole, or the leading vectors of all, or None."""
+    """Return what the store knows of a batch of bases: complete decompositions, leading vectors, or None."""
     for names in ([key.whole for key in keys], [key.leading for key in keys]):
         entries = []
         for name in names:

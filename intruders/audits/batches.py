@@ -1,4 +1,4 @@
-"""The matrices of a model, read one by one and stacked by shape: what audits and interventions work on."""
+"""The matrices of a model, read one by one and batched by shape: what audits and interventions work on."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..errors import NonFiniteError
 from ..linalg.pair import Pair
 
 # Equal-shaped matrices are judged together up to this many bytes, so that the calls do not dominate small ones. In a
-# larger stack all wait longer for the one that converges last.
-STACK_BYTES = 12 * 2**20
-# Stacks up to this size are judged by several threads at once; larger matrices keep all cores busy one by one.
+# larger batch all wait longer for the one that converges last.
+BATCH_BYTES = 12 * 2**20
+# Batches up to this size are decided by several threads at once; larger matrices keep all cores busy one by one.
 SHARED_BYTES = 24 * 2**20
 
 
@@ -65,7 +65,7 @@ def read_batches(
         key = (matrix.shape, wide.rank, wide.base.dtype)
         batch = waiting.setdefault(key, [])
         batch.append((matrix, wide, unit_of(wide.rank, largest)))
-        if (len(batch) + 1) * wide.base.nbytes > STACK_BYTES:
+        if (len(batch) + 1) * wide.base.nbytes > BATCH_BYTES:
             yield _joined(waiting.pop(key))
     for batch in waiting.values():
         yield _joined(batch)
@@ -80,12 +80,12 @@ def non_finite(name: str, side: str) -> NonFiniteError:
 
 
 def largest_magnitudes(pair: Pair) -> dict[str, float]:
-    """Of each side; not finite where a number of the side is not."""
+    """Return each side's largest magnitude; not finite where a number of the side is not."""
     return {"base": largest_magnitude(pair.base), "tuned model": largest_magnitude_of(pair.parts[1:])}
 
 
 def largest_magnitude_of(parts: Sequence[Tensor]) -> float:
-    """Of several tensors, some of which may be empty."""
+    """Return the largest magnitude in several tensors, some of which may be empty."""
     # Not Python's maximum, which may pass by a NaN.
     ends = torch.tensor(
         [0.0, *(largest_magnitude(part) for part in parts if part.numel())], dtype=torch.float64
@@ -94,14 +94,14 @@ def largest_magnitude_of(parts: Sequence[Tensor]) -> float:
 
 
 def largest_magnitude(tensor: Tensor) -> float:
-    """Of a tensor's numbers; not finite where one of them is not."""
+    """Return the largest magnitude in a tensor; not finite where a number is not."""
     # One pass without the temporary copy that ``abs`` would make; NaN survives both minimum and maximum.
     low, high = torch.aminmax(tensor)
     return float(torch.maximum(low.abs(), high.abs()))
 
 
 def unit_of(rank: int | None, largest: dict[str, float]) -> float:
-    """A power of two to divide by, so that squares neither overflow nor vanish.
+    """Return a power of two to divide by, so that squares neither overflow nor vanish.
 
     1 for weights of common size. The size of factors says little of their product's, and does not count.
     """

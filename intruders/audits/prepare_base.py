@@ -30,7 +30,7 @@ _SAMPLE = 256
 
 @dataclass(frozen=True)
 class PreparedBase:
-    """What :func:`prepare` has done."""
+    """The result of :func:`prepare`."""
 
     folder: str  # of the base cache
     matrices: int  # of the base that are decomposed now
@@ -41,14 +41,14 @@ class PreparedBase:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is to be decomposed, before anything is."""
+    """The matrices to decompose, before any is decomposed."""
 
     base: Checkpoint
     matrices: tuple[tuple[str, MatrixView], ...]  # with the tensors that hold them
 
     @classmethod
     def of(cls, base: Source, selection: Selection) -> Preparation:
-        """The matrices that audits of this base look at by the same selection.
+        """Choose the matrices that audits of this base examine with the same selection.
 
         Raises:
           SettingError: none is left.
@@ -67,14 +67,14 @@ class Preparation:
 
     @property
     def bytes(self) -> int:
-        """Of all entries: ``4 (m + n) min(m, n)`` for a matrix in single precision."""
+        """Bytes of all entries: ``4 (m + n) min(m, n)`` for a matrix in single precision."""
         return sum(
             (8 if self.base.tensors[name].dtype == torch.float64 else 4) * sum(view.shape) * min(view.shape)
             for name, view in self.matrices
         )
 
     def expected_seconds(self, device: torch.device) -> float:
-        """A rough guess, from the time that one small matrix takes here."""
+        """Estimate the time roughly, from the time that one small matrix takes here."""
         sample = torch.randn(1, _SAMPLE, _SAMPLE, generator=torch.Generator().manual_seed(0)).to(device)
         times = []
         for _ in range(2):
@@ -86,7 +86,7 @@ class Preparation:
 
 
 def _work(shape: tuple[int, int]) -> float:
-    """In proportion: an eigenvalue decomposition of the smaller side, and products of its square with the matrix."""
+    """Return a relative cost: an eigenvalue decomposition of the smaller side, and products with the matrix."""
     smaller, larger = min(shape), max(shape)
     return float(smaller**2 * (10 * smaller + 4 * larger))
 
@@ -141,7 +141,7 @@ def prepare(
 def prepare_matrices(
     preparation: Preparation, compute: Compute, out: CacheChoice | None, progress: Progress = silent
 ) -> PreparedBase:
-    """As :func:`prepare`, of matrices that are chosen already."""
+    """Decompose matrices that are chosen already."""
     started = time.perf_counter()
     device = compute.torch_device()
     store = DiskCache(out if isinstance(out, str | os.PathLike) else None)
@@ -159,7 +159,7 @@ def prepare_matrices(
 
 
 def _read(preparation: Preparation, device: torch.device) -> Iterator[Tensor]:
-    """Every matrix in the precision and unit in which audits of low-rank updates judge it."""
+    """Yield every matrix in the precision and unit that audits of low-rank updates use."""
     for name, view in preparation.matrices:
         stored = view.read(preparation.base.tensors[name])
         wide = stored.to(device, torch.float64 if stored.dtype == torch.float64 else torch.float32)

@@ -21,7 +21,7 @@ _PAID_BY_ONE = 120
 
 
 class WorthDecomposing:
-    """What the adapters of one matrix have shown so far; several threads may ask."""
+    """The cost of deciding one matrix's adapters so far; several threads may ask."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,14 +32,14 @@ class WorthDecomposing:
         with self._lock:
             self._adapters = adapters
 
-    def learn(self, found: Detection) -> None:
-        """Take note of adapters judged."""
+    def learn(self, detection: Detection) -> None:
+        """Take note of decided adapters."""
         with self._lock:
-            self._judged += len(found.certificate)
-            self._with_intruders += sum(_was_hard(names) for names in found.certificate)
+            self._judged += len(detection.certificate)
+            self._with_intruders += sum(_was_hard(names) for names in detection.certificate)
 
     def whole(self, pair: Pair, k: int, known: KnownBase | None) -> KnownBase | None:
-        """The base of such a stack decomposed whole, where that pays; ``known`` otherwise."""
+        """Decompose the base of such a batch completely where that pays; return ``known`` otherwise."""
         if known is not None and known.whole() is not None:
             return known
         rank = pair.rank
@@ -55,5 +55,5 @@ class WorthDecomposing:
 
 
 def _was_hard(certificates: Sequence[str]) -> bool:
-    """Whether a matrix needed more than looking at its nearest base vectors."""
+    """Return whether a matrix needed more than its nearest base vectors."""
     return any(name not in ("overlap", NAME) for name in certificates)

@@ -102,7 +102,7 @@ def _draw_series(axes: Axes, series: Series) -> None:
 
 
 def _distances(middle: Sequence[float], low: Sequence[float] | None, high: Sequence[float] | None) -> Any:
-    """What matplotlib wants of an interval: how far each end is from the point."""
+    """Return the distances of an interval's ends from the point, as matplotlib takes them."""
     if low is None or high is None:
         return None
     centre = np.asarray(middle, dtype=float)

@@ -19,7 +19,7 @@ _SMALL = 8
 
 
 def base_directions(matrix: Tensor, k: int, known: KnownBase | None = None) -> Components:
-    """The ``k`` leading singular triplets of a matrix ``(m, n)``, in double precision.
+    """Compute the ``k`` leading singular triplets of a matrix ``(m, n)``, in double precision.
 
     ``known`` is what an audit has computed of it (a base cache's entry): a start that spares passes, and changes
     nothing about the result beyond rounding.
@@ -31,8 +31,8 @@ def base_directions(matrix: Tensor, k: int, known: KnownBase | None = None) -> C
         if known is not None and not known.is_complete:
             space.grow(known.basis.double())
         space.grow_randomly(BLOCK, max(_STEPS, k // 2))
-        found = converge(space, k, k + BLOCK, _ANGLE, _ROUNDS)
-        if float(found.angles[0, :k].max()) <= _ANGLE:
-            return Components(found.values[0, :k], found.left[0, :k], found.right[0, :k])
+        triplets = converge(space, k, k + BLOCK, _ANGLE, _ROUNDS)
+        if float(triplets.angles[0, :k].max()) <= _ANGLE:
+            return Components(triplets.values[0, :k], triplets.left[0, :k], triplets.right[0, :k])
     svd = dense_svd(wide)
     return Components(svd.values[:k], svd.left[:k], svd.right[:k])

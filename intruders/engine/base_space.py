@@ -7,19 +7,19 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from ..linalg.batched import Batched
 from ..linalg.krylov import BLOCK, KrylovSpace, may_hide_copies
 from ..linalg.operators import Dense, Operator
 from ..linalg.orthonormal import orthonormalize
 from ..linalg.products import is_shared
 from ..linalg.ritz import Triplets
-from ..linalg.stacked import Stacked
 from ..linalg.svd import CLUSTER_TOLERANCE, gram_left_vectors
 from ..linalg.whole_base import WholeBase
 
 
 @dataclass(frozen=True)
-class KnownBase(Stacked):
-    """Leading spaces of a stack of base matrices with their products, or all their left vectors where they are small.
+class KnownBase(Batched):
+    """Leading spaces of a batch of base matrices with their products, or all left vectors of small ones.
 
     The spaces are orthonormal rows with exact products, whatever their own convergence: an audit that starts from
     them computes its residuals and bounds again, and so proves its answer as if it had started from nothing.
@@ -49,13 +49,13 @@ class KnownBase(Stacked):
 
     @classmethod
     def from_whole(cls, whole: WholeBase) -> KnownBase:
-        """All of the matrices."""
+        """Keep complete decompositions."""
         known = cls.from_decomposition(whole.left, whole.values, whole.right.shape[-1])
         return replace(known, right=whole.right, errors=torch.stack([whole.off, whole.rounded], -1))
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor]) -> KnownBase:
-        """From :meth:`tensors`; those of version 0.2 and before know no base whole."""
+        """Build from :meth:`tensors`; those of version 0.2 and before have no complete base."""
         basis, floor = tensors["basis"], tensors["floor"]
         none = {
             "right": basis.new_zeros(len(basis), 0, 0),
@@ -64,7 +64,7 @@ class KnownBase(Stacked):
         return cls(**(none | tensors))
 
     def whole(self) -> WholeBase | None:
-        """All singular triplets, where these are kept."""
+        """Return all singular triplets, where these are kept."""
         if self.errors.shape[-1] == 0:
             return None
         return WholeBase(self.values, self.basis, self.right, *self.errors.unbind(-1))
@@ -80,18 +80,20 @@ class KnownBase(Stacked):
         return self.basis if is_left or self.is_complete else orthonormalize(self.products)
 
     def select(self, index: Tensor) -> KnownBase:
-        """Of the matrices at ``index``; of one that is there several times no copies are made."""
+        """Return the matrices at ``index``; for one that is there several times no copies are made."""
         if not is_shared(self.basis):
             return super().select(index)
-        first = KnownBase(**{name: one[:1] for name, one in self.tensors().items()})
+        first = KnownBase(**{name: tensor[:1] for name, tensor in self.tensors().items()})
         return replace(first.repeated(len(index)), floor=self.floor[index])
 
     def repeated(self, count: int) -> KnownBase:
-        """Of the one matrix, for a stack that is this matrix ``count`` times; no copies are made."""
-        return KnownBase(**{name: one.expand(count, *one.shape[1:]) for name, one in self.tensors().items()})
+        """Repeat a batch of one matrix ``count`` times, without copies."""
+        return KnownBase(
+            **{name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in self.tensors().items()}
+        )
 
     def space(self, operator: Operator) -> KrylovSpace:
-        """The space to go on from; no pass over the matrices."""
+        """Return the space to continue from, without a pass over the matrices."""
         return KrylovSpace(operator, self.basis, self.products, self.squares)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -99,7 +101,7 @@ class KnownBase(Stacked):
 
     @classmethod
     def joined(cls, members: list[KnownBase], device: torch.device) -> KnownBase:
-        """A stack of what is known of its matrices; all members have equal shapes."""
+        """Join members of equal shapes to one batch."""
         names = [field.name for field in fields(cls)]
         return cls(
             **{name: torch.cat([getattr(member, name) for member in members]).to(device) for name in names}
@@ -145,115 +147,114 @@ def _chain_steps(k: int) -> int:
 
 @dataclass(frozen=True)
 class BaseVectors:
-    """What is computed of a stack of bases; of a stack that is one matrix several times it is computed once."""
+    """The computed vectors of a batch of bases; for one matrix that is there several times they are computed once."""
 
     space: KrylovSpace  # leading directions, to start from for the tuned matrices; of one matrix where it is shared
-    everything: (
-        KnownBase | None
-    )  # all left vectors, where they are computed; of one matrix where it is shared
+    # All left vectors, where they are computed; of one matrix where it is shared.
+    all_vectors: KnownBase | None
     floor: Tensor  # (batch), double: proved lower bound on the eigenvalues of W^T W, 0 for none
     is_shared: bool = False
 
     @classmethod
-    def of(cls, operator: Dense, k: int, shown: int, known: KnownBase | None) -> BaseVectors:
-        """From what is ``known``, or computed; ``shown`` is how many leading vectors are followed."""
+    def of(cls, operator: Dense, k: int, base_count: int, known: KnownBase | None) -> BaseVectors:
+        """Start from what is ``known``, or compute; ``base_count`` leading vectors are followed."""
         if is_shared(operator.matrix):
             first = (
                 None
                 if known is None
                 else known.select(torch.zeros(1, dtype=torch.long, device=operator.device))
             )
-            one = cls.of(Dense(operator.matrix[:1]), k, shown, first)
-            return cls(one.space, one.everything, one.floor.repeat(operator.shape[0]), True)
+            single = cls.of(Dense(operator.matrix[:1]), k, base_count, first)
+            return cls(single.space, single.all_vectors, single.floor.repeat(operator.shape[0]), True)
         no_floor = torch.zeros(operator.shape[0], dtype=torch.float64, device=operator.device)
         if known is None and min(operator.shape[-2:]) < COMPLETE_BELOW:
             values, left = gram_left_vectors(operator.matrix)
             known = KnownBase.from_decomposition(left.to(operator.dtype), values, operator.shape[-1])
         if known is not None and known.is_complete:
             space = KrylovSpace.empty(operator)
-            leading = known.basis[:, : shown + BLOCK]
+            leading = known.basis[:, : base_count + BLOCK]
             space.grow(leading if space.is_left else operator.apply_transpose(leading))
             return cls(space, known, no_floor)
         if known is not None:
             return cls(known.space(operator), None, known.floor.clone())
-        return cls(_leading_space(operator, k, shown), None, no_floor)
+        return cls(_leading_space(operator, k, base_count), None, no_floor)
 
     def select(self, index: Tensor) -> BaseVectors:
-        """Those of the matrices at ``index``."""
+        """Return those of the matrices at ``index``."""
         if self.is_shared:
             return replace(self, floor=self.floor[index])
-        everything = None if self.everything is None else self.everything.select(index)
-        return BaseVectors(self.space.select(index), everything, self.floor[index])
+        all_vectors = None if self.all_vectors is None else self.all_vectors.select(index)
+        return BaseVectors(self.space.select(index), all_vectors, self.floor[index])
 
     def each_alone(self) -> BaseVectors:
-        """The same with a space for each matrix, which then grow apart."""
+        """Give each matrix a space of its own, which then grows separately."""
         if not self.is_shared:
             return self
         count = len(self.floor)
-        everything = None if self.everything is None else self.everything.repeated(count)
-        return BaseVectors(self.space.repeated(count), everything, self.floor)
+        all_vectors = None if self.all_vectors is None else self.all_vectors.repeated(count)
+        return BaseVectors(self.space.repeated(count), all_vectors, self.floor)
 
     @property
     def is_complete(self) -> bool:
         """Whether these are all vectors of the bases."""
-        return self.everything is not None
+        return self.all_vectors is not None
 
-    def everything_at(self, index: Tensor) -> KnownBase | None:
-        """All vectors of the bases at ``index``, where they are computed."""
-        if self.everything is None:
+    def all_vectors_at(self, index: Tensor) -> KnownBase | None:
+        """Return all vectors of the bases at ``index``, where they are computed."""
+        if self.all_vectors is None:
             return None
-        return self.everything.repeated(len(index)) if self.is_shared else self.everything.select(index)
+        return self.all_vectors.repeated(len(index)) if self.is_shared else self.all_vectors.select(index)
 
-    def triplets(self, shown: int) -> Triplets:
-        """The ``shown`` leading ones, or all; of all the right vectors are left out."""
-        found = self._triplets(shown)
-        return found.repeated(len(self.floor)) if self.is_shared else found
+    def triplets(self, base_count: int) -> Triplets:
+        """Return the ``base_count`` leading triplets, or all of them without right vectors."""
+        triplets = self._triplets(base_count)
+        return triplets.repeated(len(self.floor)) if self.is_shared else triplets
 
-    def _triplets(self, shown: int) -> Triplets:
-        if self.everything is None:
-            return self.space.ritz(shown)[0]
-        left, values = self.everything.basis, self.everything.values
+    def _triplets(self, base_count: int) -> Triplets:
+        if self.all_vectors is None:
+            return self.space.ritz(base_count)[0]
+        left, values = self.all_vectors.basis, self.all_vectors.values
         none = torch.zeros_like(values)
         return Triplets(values, left, left.new_zeros(len(left), 0, 0), none, none + _ROUNDING)
 
-    def known(self, shown: int) -> KnownBase:
-        """What is worth keeping for the next question about these bases."""
-        kept = self.everything
+    def known(self, base_count: int) -> KnownBase:
+        """Return what the next audit of these bases can start from."""
+        kept = self.all_vectors
         if kept is None:
-            space = self.space.compressed(shown + BLOCK)
+            space = self.space.compressed(base_count + BLOCK)
             none = self.floor.new_zeros(len(space.basis), 0)
             no_right = space.basis.new_zeros(len(space.basis), 0, 0)
             kept = KnownBase(space.basis, space.products, space.squares, none, none.sum(-1), no_right, none)
         kept = kept.repeated(len(self.floor)) if self.is_shared else kept
         return replace(kept, floor=self.floor)
 
-    def is_unclear(self, shown: int) -> Tensor:
-        """Of which matrices ``(batch)`` more may have to be known than is computed here."""
-        if self.everything is None:
-            return may_hide_copies(self.triplets(shown))
+    def is_unclear(self, base_count: int) -> Tensor:
+        """Return a mask ``(batch)`` of matrices that may have hidden copies of a singular value."""
+        if self.all_vectors is None:
+            return may_hide_copies(self.triplets(base_count))
         # Of a tall matrix without full rank some x_i are any vectors of the left null space.
         _, m, n = self.space.operator.shape
-        values = self.everything.values
+        values = self.all_vectors.values
         return (values[:, -1] <= CLUSTER_TOLERANCE * values[:, 0]) & (m > n)
 
 
-def _leading_space(operator: Dense, k: int, shown: int) -> KrylovSpace:
-    """The ``shown`` leading directions and a block more, from a chain of random rows.
+def _leading_space(operator: Dense, k: int, base_count: int) -> KrylovSpace:
+    """The ``base_count`` leading directions and a block more, from a chain of random rows.
 
     The chain goes on for matrices whose k leading vectors have not converged, without the others.
     """
     space = KrylovSpace.from_random_block(operator, BLOCK, _chain_steps(k), room=BLOCK * _FURTHER_STEPS)
-    kept = space.compressed(shown + BLOCK)
+    kept = space.compressed(base_count + BLOCK)
     index = torch.arange(len(kept.basis), device=operator.device)
     for _ in range(_FURTHER_LOOKS):
-        is_open = (space.ritz(shown)[0].angles[:, :k] > LOOSE_ANGLE).any(-1)
+        is_open = (space.ritz(base_count)[0].angles[:, :k] > LOOSE_ANGLE).any(-1)
         if not bool(is_open.any()) or len(space) + BLOCK * _FURTHER_STEPS > min(operator.shape[-2:]):
             break
         if not bool(is_open.all()):
             index, space = index[is_open], space.select(is_open.nonzero().squeeze(-1))
         space.grow_chain(BLOCK, _FURTHER_STEPS)
-        kept = kept.with_rows(index, space.compressed(shown + BLOCK))
-    values = kept.ritz(shown)[0].values
+        kept = kept.with_rows(index, space.compressed(base_count + BLOCK))
+    values = kept.ritz(base_count)[0].values
     if bool((values[:, 0] > _DOMINANT * values[:, k - 1]).any()):
         again = KrylovSpace.empty(operator)
         again.grow(kept.basis)

@@ -1,7 +1,7 @@
 """The certificates that need no dense decomposition of the tuned matrices, cheapest first.
 
-A stack is looked at, and what is not known well enough of its matrices is computed better, until every leading vector
-is decided or cannot be known better by this.
+The vectors of a batch are computed more closely in rounds, until every leading vector is decided, or until more
+accuracy is out of reach. Matrices that need no more leave the rounds.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..linalg.batched import Batched
 from ..linalg.krylov import BLOCK, KrylovSpace, may_hide_copies, refine
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense
 from ..linalg.overlap import Intervals, overlap_intervals
 from ..linalg.pair import Pair
 from ..linalg.ritz import Triplets
-from ..linalg.stacked import Stacked
 from ..linalg.svd import gram_svd
 from .base_space import LOOSE_ANGLE, BaseVectors, KnownBase
 from .decisions import Decisions, decide_dense
@@ -31,11 +31,11 @@ _TIGHT_ANGLE = 0.02
 # The same for cosines near epsilon, which an error decides: far less than what the dense decomposition costs.
 _TIGHTEST_ANGLE = 0.001
 # Base vectors whose cosine with a possible intruder is below this share of epsilon cannot make a difference to it.
-_PART = 0.3
+_NEGLIGIBLE_SHARE = 0.3
 # Residual rows that a space grows by, and steps that it goes on from them.
 _WIDTH = 8
 _STEPS = 3
-_MOST_LOOKS = 16
+_MOST_ROUNDS = 16
 # Rows that the tuned matrix's space has room for at first, beyond those that it starts with.
 _ROOM = 64
 # Steps of the random chain that looks for directions of an update beyond its leading ones.
@@ -46,28 +46,30 @@ _NAMES = ("overlap", "mass", "moment", "")
 
 
 @dataclass(frozen=True)
-class _Question:
-    """What is computed of a stack of matrices, and what is asked; the spaces grow in place."""
+class _Spaces:
+    """The spaces computed for a batch of matrices, with the question; the spaces grow in place."""
 
     base: BaseVectors
     tuned: KrylovSpace
     k: int
     epsilon: float
-    shown: int
+    base_count: int
 
-    def select(self, index: Tensor) -> _Question:
-        """The matrices at ``index``."""
+    def select(self, index: Tensor) -> _Spaces:
+        """Return the spaces of the matrices at ``index``."""
         return replace(self, base=self.base.select(index), tuned=self.tuned.select(index))
 
     def refine(self, of_base: Tensor, of_tuned: Tensor) -> bool:
-        """Computes the wanted vectors of both sides better; False where that is not possible."""
+        """Compute the wanted vectors of both sides better; return False if that is not possible."""
         grown = bool(of_tuned.any()) and refine(self.tuned, self.k + BLOCK, of_tuned, _WIDTH, _STEPS)
-        return (bool(of_base.any()) and refine(self.base.space, self.shown, of_base, _WIDTH, _STEPS)) or grown
+        return (
+            bool(of_base.any()) and refine(self.base.space, self.base_count, of_base, _WIDTH, _STEPS)
+        ) or grown
 
 
 @dataclass(frozen=True)
-class _Look(Stacked):
-    """What is known of a question's matrices at one time."""
+class _Snapshot(Batched):
+    """The triplets and bounds that the spaces give in one round."""
 
     base: Triplets
     tuned: Triplets
@@ -79,51 +81,51 @@ class _Look(Stacked):
 
 
 def detect_by_certificates(
-    stack: Pair, k: int, epsilon: float, shown: int, update: MeasuredUpdate, known: KnownBase | None
+    batch: Pair, k: int, epsilon: float, base_count: int, update: MeasuredUpdate, known: KnownBase | None
 ) -> Decisions:
-    """Judges the k leading vectors of a stack; see :func:`intruders.engine.decide.decide`."""
-    base = BaseVectors.of(Dense(stack.base), k, shown, known)
-    question = _Question(base, _tuned_space(stack, base.space, update), k, epsilon, shown)
-    look, computed = _last_look(question)
-    return _closed(stack, question, look, computed)
+    """Decide the k leading vectors of a batch; see :func:`intruders.engine.decide.decide`."""
+    base = BaseVectors.of(Dense(batch.base), k, base_count, known)
+    spaces = _Spaces(base, _tuned_space(batch, base.space, update), k, epsilon, base_count)
+    snapshot, computed = _refined_until_decided(spaces)
+    return _decide_rest(batch, spaces, snapshot, computed)
 
 
-def _last_look(question: _Question) -> tuple[_Look, KnownBase]:
-    """Computes the vectors of all matrices as well as they are wanted; also what is then known of their bases.
+def _refined_until_decided(spaces: _Spaces) -> tuple[_Snapshot, KnownBase]:
+    """Compute all vectors as closely as the decisions need; also return what is then known of the bases.
 
     Matrices of which nothing is wanted any more are left out of what follows.
     """
-    look = whole = _look(question)
-    known = question.base.known(question.shown)
-    places = torch.arange(len(look.undecided), device=look.undecided.device)
-    for _ in range(_MOST_LOOKS):
-        wants = (look.of_base.any(-1) | look.of_tuned.any(-1)).nonzero().squeeze(-1)
+    snapshot = whole = _snapshot(spaces)
+    known = spaces.base.known(spaces.base_count)
+    places = torch.arange(len(snapshot.undecided), device=snapshot.undecided.device)
+    for _ in range(_MOST_ROUNDS):
+        wants = (snapshot.of_base.any(-1) | snapshot.of_tuned.any(-1)).nonzero().squeeze(-1)
         if 0 < len(wants) < len(places):
-            question, look, places = question.select(wants), look.select(wants), places[wants]
-        if bool(look.of_base.any()):
-            question = replace(question, base=question.base.each_alone())
-        if not question.refine(look.of_base, look.of_tuned):
+            spaces, snapshot, places = spaces.select(wants), snapshot.select(wants), places[wants]
+        if bool(snapshot.of_base.any()):
+            spaces = replace(spaces, base=spaces.base.each_alone())
+        if not spaces.refine(snapshot.of_base, snapshot.of_tuned):
             break
-        if bool(look.of_base.any()):
-            known = known.with_rows(places, question.base.known(question.shown))
-        look = _look(question)
-        whole = whole.with_rows(places, look)
+        if bool(snapshot.of_base.any()):
+            known = known.with_rows(places, spaces.base.known(spaces.base_count))
+        snapshot = _snapshot(spaces)
+        whole = whole.with_rows(places, snapshot)
     return whole, known
 
 
-def _tuned_space(stack: Pair, base: KrylovSpace, update: MeasuredUpdate) -> KrylovSpace:
-    """A start for the tuned matrix: the base's leading vectors and the leading directions of the update.
+def _tuned_space(batch: Pair, base: KrylovSpace, update: MeasuredUpdate) -> KrylovSpace:
+    """Start the tuned matrix's space with the base's leading vectors and the leading directions of the update.
 
     Off these directions the tuned matrix is the base off its own leading vectors, plus what the update has
     beyond them. Where that is not known to be nothing, a random chain looks for it: the start space might be
     invariant, with no residual to say that a large direction is missing.
     """
-    if isinstance(stack.tuned, LowRank):
-        tuned = base.plus_lowrank(stack.tuned, _ROOM)
-        complete = stack.tuned.rank <= update.left.shape[-2]
+    if isinstance(batch.tuned, LowRank):
+        tuned = base.plus_lowrank(batch.tuned, _ROOM)
+        complete = batch.tuned.rank <= update.left.shape[-2]
     else:
-        tuned = KrylovSpace.empty(stack.operator, _ROOM)
-        tuned.grow(base.basis.expand(len(stack.base), -1, -1))
+        tuned = KrylovSpace.empty(batch.operator, _ROOM)
+        tuned.grow(base.basis.expand(len(batch.base), -1, -1))
         complete = False
     tuned.grow(update.left if tuned.is_left else update.right)
     if not complete:
@@ -131,30 +133,30 @@ def _tuned_space(stack: Pair, base: KrylovSpace, update: MeasuredUpdate) -> Kryl
     return tuned
 
 
-def _look(question: _Question) -> _Look:
-    k, epsilon = question.k, question.epsilon
-    base, tuned = question.base.triplets(question.shown), question.tuned.ritz(k + BLOCK)[0]
-    intervals = overlap_intervals(base, tuned, k, question.base.is_complete)
+def _snapshot(spaces: _Spaces) -> _Snapshot:
+    k, epsilon = spaces.k, spaces.epsilon
+    base, tuned = spaces.base.triplets(spaces.base_count), spaces.tuned.ritz(k + BLOCK)[0]
+    intervals = overlap_intervals(base, tuned, k, spaces.base.is_complete)
     doubtful = (
-        question.base.is_unclear(question.shown) | may_hide_copies(tuned) | _is_rank_deficient(tuned, k)
+        spaces.base.is_unclear(spaces.base_count) | may_hide_copies(tuned) | _is_rank_deficient(tuned, k)
     )
     undecided = ~(_resembles(intervals, epsilon) | _is_intruder(intervals, epsilon)) & ~doubtful.unsqueeze(-1)
-    of_base, of_tuned = _held_back(base, tuned, undecided, epsilon, question.base.is_complete)
+    of_base, of_tuned = _needed_more_closely(base, tuned, undecided, epsilon, spaces.base.is_complete)
     # What a vector resembles can be told once it is known loosely.
     is_loose = tuned.angles[:, :k] > LOOSE_ANGLE
     waits = is_loose.any(-1, keepdim=True)
     of_base, of_tuned = of_base & ~waits, torch.where(waits, is_loose, of_tuned)
-    return _Look(base, tuned, intervals, undecided, doubtful, of_base, of_tuned)
+    return _Snapshot(base, tuned, intervals, undecided, doubtful, of_base, of_tuned)
 
 
-def _held_back(
+def _needed_more_closely(
     base: Triplets, tuned: Triplets, undecided: Tensor, epsilon: float, is_complete: bool
 ) -> tuple[Tensor, Tensor]:
-    """Which base ``(batch, d)`` and tuned vectors ``(batch, k)`` are not known well enough to decide the undecided.
+    """Return masks of the base ``(batch, d)`` and tuned vectors ``(batch, k)`` that are not accurate enough to decide.
 
-    A vector needs its nearest base vector and itself as well as their cosine is clear of epsilon. One that resembles
-    none may be an intruder, and is wanted closely in any case, with the base vectors that hold a part of it that
-    counts: the moment certificate bounds what these leave. Not so where the base ``is_complete``.
+    The farther a cosine is from epsilon, the less accurate both vectors need to be. A vector without a base vector
+    near it may be an intruder, and is computed closely in any case. So are the base vectors with a component along
+    it that counts: the moment certificate bounds what these leave. A base that ``is_complete`` needs neither.
     """
     k = undecided.shape[-1]
     cosines = (base.left @ tuned.left[:, :k].mT).abs().double().clamp_max(1.0)  # (batch, d, k)
@@ -164,30 +166,30 @@ def _held_back(
     allowed = torch.where(resembles, spare, spare.clamp_max(_TIGHT_ANGLE))
     of_tuned = undecided & (tuned.angles[:, :k] > allowed)
     is_nearest = torch.zeros_like(cosines, dtype=torch.bool).scatter(-2, nearest.unsqueeze(-2), True)
-    matters = is_nearest | (~resembles.unsqueeze(-2) & (cosines > _PART * epsilon))
+    matters = is_nearest | (~resembles.unsqueeze(-2) & (cosines > _NEGLIGIBLE_SHARE * epsilon))
     too_far = base.angles.unsqueeze(-1) > torch.where(is_nearest, allowed.unsqueeze(-2), _TIGHT_ANGLE)
     of_base = (undecided.unsqueeze(-2) & matters & too_far).any(-1)
     return _with_neighbours(of_base, base.angles), _with_neighbours(of_tuned, tuned.angles[:, :k])
 
 
 def _with_neighbours(wanted: Tensor, angles: Tensor) -> Tensor:
-    """Also the vectors before the last wanted one that are known badly: they limit what can be said of it."""
+    """Add the inaccurate vectors before the last wanted one: they limit what can be proved about it."""
     before = wanted.flip(-1).cummax(-1).values.flip(-1)
     return wanted | (before & (angles > LOOSE_ANGLE))
 
 
-def _closed(stack: Pair, question: _Question, look: _Look, known: KnownBase) -> Decisions:
-    """What no closer look decides goes to the moment certificate, and what that leaves to the dense decomposition."""
-    k, epsilon, floor = question.k, question.epsilon, question.base.floor
-    by_overlap, by_mass = _resembles(look.intervals, epsilon), _is_intruder(look.intervals, epsilon)
-    upper = look.intervals.upper
-    matrices = look.undecided.any(-1).nonzero().squeeze(-1)
-    if len(matrices) > 0 and not question.base.is_complete:
-        undecided = look.undecided[matrices]
+def _decide_rest(batch: Pair, spaces: _Spaces, snapshot: _Snapshot, known: KnownBase) -> Decisions:
+    """Decide what the vectors leave open: by the moment certificate, and the rest by the dense decomposition."""
+    k, epsilon, floor = spaces.k, spaces.epsilon, spaces.base.floor
+    by_overlap, by_mass = _resembles(snapshot.intervals, epsilon), _is_intruder(snapshot.intervals, epsilon)
+    upper = snapshot.intervals.upper
+    matrices = snapshot.undecided.any(-1).nonzero().squeeze(-1)
+    if len(matrices) > 0 and not spaces.base.is_complete:
+        undecided = snapshot.undecided[matrices]
         bounded, floor[matrices] = bound_by_moments(
-            Dense(stack.base).select(matrices),
-            look.base.select(matrices),
-            look.tuned.select(matrices),
+            Dense(batch.base).select(matrices),
+            snapshot.base.select(matrices),
+            snapshot.tuned.select(matrices),
             undecided,
             epsilon - _MARGIN,
             floor[matrices],
@@ -195,37 +197,37 @@ def _closed(stack: Pair, question: _Question, look: _Look, known: KnownBase) -> 
         lower_of_both = torch.minimum(upper[matrices], bounded.upper)
         upper = upper.index_copy(0, matrices, torch.where(undecided, lower_of_both, upper[matrices]))
     intruder = upper < epsilon - _MARGIN
-    left = look.base.left[:, : question.shown]
-    found = Decisions(
-        values=look.tuned.values[:, :k].double(),
-        lower=look.intervals.lower,
+    left = snapshot.base.left[:, : spaces.base_count]
+    decisions = Decisions(
+        values=snapshot.tuned.values[:, :k].double(),
+        lower=snapshot.intervals.lower,
         upper=upper,
         intruder=intruder,
         certificate=_certificates(by_overlap, by_mass, intruder),
         ambiguous=torch.zeros_like(intruder),
-        base_values=look.base.values[:, : question.shown].double(),
-        similarity=(left @ look.tuned.left[:, :k].mT).abs().double(),
-        change=spectral_change(_with_right(look.base, stack, question), look.tuned, stack.update, k),
+        base_values=snapshot.base.values[:, : spaces.base_count].double(),
+        similarity=(left @ snapshot.tuned.left[:, :k].mT).abs().double(),
+        change=spectral_change(_with_right(snapshot.base, batch, spaces), snapshot.tuned, batch.update, k),
         known=replace(known, floor=floor),
     )
-    left_open = (~(by_overlap | intruder).all(-1) | look.is_doubtful).nonzero().squeeze(-1)
+    left_open = (~(by_overlap | intruder).all(-1) | snapshot.is_doubtful).nonzero().squeeze(-1)
     if len(left_open) > 0:
-        all_known = question.base.everything_at(left_open)
-        some = stack.select(left_open)
-        found = found.with_rows(
-            left_open, decide_dense(some, k, epsilon, question.shown, gram_svd, all_known)
+        all_known = spaces.base.all_vectors_at(left_open)
+        some = batch.select(left_open)
+        decisions = decisions.with_rows(
+            left_open, decide_dense(some, k, epsilon, spaces.base_count, gram_svd, all_known)
         )
-    return found
+    return decisions
 
 
-def _with_right(base: Triplets, stack: Pair, question: _Question) -> Triplets:
-    """The base's triplets with the k leading right vectors, where only left ones are kept."""
-    if not question.base.is_complete:
+def _with_right(base: Triplets, batch: Pair, spaces: _Spaces) -> Triplets:
+    """Return the base's triplets with the k leading right vectors, which are computed where only left ones are kept."""
+    if not spaces.base.is_complete:
         return base
-    k = question.k
+    k = spaces.k
     values = base.values[:, :k, None].clamp_min(torch.finfo(base.values.dtype).tiny)
-    different = 1 if question.base.is_shared else len(base.left)
-    products = Dense(stack.base[:different]).apply_transpose(base.left[:different, :k])
+    different = 1 if spaces.base.is_shared else len(base.left)
+    products = Dense(batch.base[:different]).apply_transpose(base.left[:different, :k])
     return replace(base, right=products / values.to(products.dtype))
 
 
@@ -243,5 +245,5 @@ def _certificates(by_overlap: Tensor, by_mass: Tensor, intruder: Tensor) -> list
 
 
 def _is_rank_deficient(triplets: Triplets, k: int) -> Tensor:
-    """Which matrices have fewer than k singular values that single precision tells from zero."""
+    """Return a mask of matrices with fewer than k singular values that single precision tells from zero."""
     return triplets.values[:, k - 1] <= 1e-5 * triplets.values[:, 0]

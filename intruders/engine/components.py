@@ -59,15 +59,15 @@ class Components:
 
 
 def find_components(
-    stack: Pair,
+    batch: Pair,
     indices: Sequence[Sequence[int]],
     values: Sequence[Sequence[float]],
     from_update: bool,
 ) -> list[Components]:
-    """The singular triplets of every W of a stack at the given places of its descending order.
+    """Compute the singular triplets of every W of a batch at the given indices of its descending order.
 
     Args:
-      stack: the matrices.
+      batch: the matrices.
       indices: of each matrix, which of its leading triplets are wanted.
       values: of each matrix, its leading singular values as an audit knows them, one for each vector examined.
       from_update: the wanted vectors are mostly the update's doing (intruders are). Vectors that belong to the base
@@ -77,59 +77,61 @@ def find_components(
     the dense decomposition where singular values are too close, or the shape too small, for either.
     """
     count = len(indices)
-    found: list[Components | None] = [None] * count
-    if min(stack.base.shape[-2:]) >= _DENSE_BELOW:
+    components: list[Components | None] = [None] * count
+    if min(batch.base.shape[-2:]) >= _DENSE_BELOW:
         for widened in (lambda part: part, Pair.double):
-            eps = torch.finfo(widened(stack.select(torch.tensor([0]))).base.dtype).eps
+            eps = torch.finfo(widened(batch.select(torch.tensor([0]))).base.dtype).eps
             pending = [
-                i for i in range(count) if found[i] is None and _is_in_reach(indices[i], values[i], eps)
+                i for i in range(count) if components[i] is None and _is_in_reach(indices[i], values[i], eps)
             ]
             if not pending:
                 continue
-            some = widened(stack if len(pending) == count else stack.select(torch.tensor(pending)))
+            some = widened(batch if len(pending) == count else batch.select(torch.tensor(pending)))
             parts = _by_krylov(some, [indices[i] for i in pending], [values[i] for i in pending], from_update)
             for i, part in zip(pending, parts, strict=True):
-                found[i] = part
-    return [part if part is not None else _by_dense_svd(stack, i, indices[i]) for i, part in enumerate(found)]
+                components[i] = part
+    return [
+        part if part is not None else _by_dense_svd(batch, i, indices[i]) for i, part in enumerate(components)
+    ]
 
 
-def _by_dense_svd(stack: Pair, index: int, wanted: Sequence[int]) -> Components:
-    """Within a cluster of equal singular values the vectors are chosen as an exact audit chooses them."""
-    one = stack.select(torch.tensor([index])).double()
-    matrix = one.dense()[0]
+def _by_dense_svd(batch: Pair, index: int, wanted: Sequence[int]) -> Components:
+    """Decompose the matrix; vectors within a cluster of singular values are chosen as by an exact audit."""
+    pair = batch.select(torch.tensor([index])).double()
+    matrix = pair.dense()[0]
     svd = leading_svd(matrix, max(wanted) + 1)
     rows = torch.tensor(list(wanted), dtype=torch.long)
-    left = settle_clusters(svd, max(wanted) + 1, one.base[0])[rows]
+    left = settle_clusters(svd, max(wanted) + 1, pair.base[0])[rows]
     products = left @ matrix  # s_j v_j for any choice of y_j within a cluster
     lengths = products.norm(dim=-1)
     return Components(lengths, left, torch.nn.functional.normalize(products, dim=-1))
 
 
 def _by_krylov(
-    stack: Pair, indices: Sequence[Sequence[int]], values: Sequence[Sequence[float]], from_update: bool
+    batch: Pair, indices: Sequence[Sequence[int]], values: Sequence[Sequence[float]], from_update: bool
 ) -> list[Components | None]:
-    operator = stack.operator
-    start = _start(stack, max(len(wanted) for wanted in indices), from_update)
+    operator = batch.operator
+    start = _start(batch, max(len(wanted) for wanted in indices), from_update)
     width = start.shape[-2]
     room = width * _STEPS_BETWEEN_LOOKS * _LOOKS
     largest = min(operator.shape[-2:])
     space = KrylovSpace.empty(operator, width + room)
     space.grow(start)
-    found: list[Components | None] = [None] * len(indices)
+    components: list[Components | None] = [None] * len(indices)
     for _ in range(_LOOKS):
         if len(space) + width * _STEPS_BETWEEN_LOOKS > largest:
             break
         space.grow_chain(width, _STEPS_BETWEEN_LOOKS)
-        found = _matched(space, indices, values)
-        if all(part is not None for part in found):
+        components = _matched(space, indices, values)
+        if all(part is not None for part in components):
             break
-    return found
+    return components
 
 
-def _start(stack: Pair, most: int, from_update: bool) -> Tensor:
-    """Rows of the shorter side: the update's leading directions, and random ones where those are not enough."""
+def _start(batch: Pair, most: int, from_update: bool) -> Tensor:
+    """Return start rows of the shorter side: the update's leading directions, and random ones where needed."""
     count = most + 1
-    update = stack.update
+    update = batch.update
     if isinstance(update, LowRank):
         svd = update.svd()
         left, right = svd.left[:, :count], svd.right[:, :count]
@@ -137,8 +139,8 @@ def _start(stack: Pair, most: int, from_update: bool) -> Tensor:
         difference = KrylovSpace.from_random_block(update, _RANDOM_ROWS, 6)
         triplets, _ = difference.ritz(min(count, len(difference) - 1))
         left, right = triplets.left, triplets.right
-    _, m, n = stack.base.shape
-    rows = (left if m < n else right).to(stack.base.dtype)
+    _, m, n = batch.base.shape
+    rows = (left if m < n else right).to(batch.base.dtype)
     if from_update:
         return rows
     generator = torch.Generator().manual_seed(0)
@@ -149,43 +151,42 @@ def _start(stack: Pair, most: int, from_update: bool) -> Tensor:
 def _matched(
     space: KrylovSpace, indices: Sequence[Sequence[int]], values: Sequence[Sequence[float]]
 ) -> list[Components | None]:
-    """Of each matrix the wanted triplets, or None while one of them has not converged or cannot be told apart."""
+    """Return each matrix's wanted triplets, or None until all of them have converged and can be told apart."""
     triplets, _ = space.ritz(min(len(space) - 1, 4 * max(len(known) for known in values)))
     ritz = triplets.values.double()  # (batch, tracked)
     residuals = triplets.residuals.double()
-    found: list[Components | None] = []
+    components: list[Components | None] = []
     for row, (wanted, known) in enumerate(zip(indices, values, strict=True)):
         kept = _places(ritz[row], residuals[row], known, wanted)
         if kept is None:
-            found.append(None)
+            components.append(None)
             continue
         left, right = triplets.left[row, kept].double(), triplets.right[row, kept].double()
-        found.append(Components(ritz[row, kept], left, right))
-    return found
+        components.append(Components(ritz[row, kept], left, right))
+    return components
 
 
 def _places(
     ritz: Tensor, residuals: Tensor, known: Sequence[float], wanted: Sequence[int]
 ) -> list[int] | None:
-    """Where among the Ritz values the wanted singular values are, if all of them have converged to ``ANGLE``."""
+    """Return the positions of the wanted singular values among the Ritz values, if all have converged to ``ANGLE``."""
     taken: list[int] = []
     for j in wanted:
         distances = (ritz - known[j]).abs()
         distances[taken] = torch.inf
-        place = int(distances.argmin())
+        position = int(distances.argmin())
         gap = _gap(known, wanted, j)
-        if j == len(known) - 1 and place + 1 < len(ritz):
-            gap = min(
-                gap, abs(float(ritz[place] - ritz[place + 1]))
-            )  # an audit does not say what comes after its last
-        if float(distances[place]) > _SAME * gap or float(residuals[place]) > ANGLE * gap:
+        if j == len(known) - 1 and position + 1 < len(ritz):
+            # An audit does not say what comes after its last.
+            gap = min(gap, abs(float(ritz[position] - ritz[position + 1])))
+        if float(distances[position]) > _SAME * gap or float(residuals[position]) > ANGLE * gap:
             return None
-        taken.append(place)
+        taken.append(position)
     return taken
 
 
 def _gap(known: Sequence[float], wanted: Sequence[int], j: int) -> float:
-    """From the j-th singular value to the nearest one that is not wanted.
+    """Return the distance from the j-th singular value to the nearest one that is not wanted.
 
     Between wanted ones no gap is needed: the sum of their triplets depends on their common spaces alone, up to the
     difference of their values.
@@ -194,12 +195,12 @@ def _gap(known: Sequence[float], wanted: Sequence[int], j: int) -> float:
 
 
 def _is_in_reach(wanted: Sequence[int], known: Sequence[float], eps: float) -> bool:
-    """Whether residuals can become as small as ``ANGLE`` asks, with products that are rounded to ``eps``."""
+    """Return whether residuals can become as small as ``ANGLE`` asks, with products that are rounded to ``eps``."""
     return all(ANGLE * _gap(known, wanted, j) > _ROUNDING * eps * known[0] for j in wanted)
 
 
 def leading_components(update: Update, count: int, angle: float = ANGLE) -> Components:
-    """The leading ``count`` singular triplets of D, to an angle; fewer where it has fewer."""
+    """Compute the leading ``count`` singular triplets of D, to an angle; fewer where it has fewer."""
     if isinstance(update, LowRank):
         svd = update.svd()
         return Components(svd.values[:count], svd.left[:count], svd.right[:count])

@@ -30,15 +30,15 @@ LARGEST_RANK = 64
 
 
 def fits_coordinates(rank: int, k: int, shape: torch.Size) -> bool:
-    """Whether updates of that rank of matrices of that shape are decided in coordinates."""
+    """Return whether updates of that rank of matrices of that shape are decided in coordinates."""
     smaller = min(shape[-2:])
     return 0 < rank <= min(LARGEST_RANK, smaller // _LARGEST_SHARE) and 4 * (k + 4) <= smaller
 
 
 def detect_in_coordinates(
-    whole: WholeBase, update: DenseSVD, k: int, epsilon: float, shown: int, known: KnownBase
+    whole: WholeBase, update: DenseSVD, k: int, epsilon: float, base_count: int, known: KnownBase
 ) -> tuple[Decisions, Tensor]:
-    """Judges the k leading vectors of a stack, and says which matrices ``(batch)`` are left open.
+    """Decide the k leading vectors of a batch, and return a mask ``(batch)`` of matrices left open.
 
     ``update`` is the thin decomposition of the updates. Both ends of a max cosine are the number itself; what rounding
     and the base's decomposition may have done to it counts in the decision.
@@ -48,23 +48,23 @@ def detect_in_coordinates(
     cosines = coordinate_cosines(coordinates, leading, whole.off, whole.shape[-2])
     intruder = cosines.upper < epsilon - _MARGIN
     resembles = cosines.lower >= epsilon + _MARGIN
-    found = Decisions(
+    decisions = Decisions(
         values=leading.values,
         lower=cosines.cosines,
         upper=cosines.cosines,
         intruder=intruder,
         certificate=[[NAME] * k for _ in range(len(intruder))],
         ambiguous=torch.zeros_like(intruder),
-        base_values=whole.values[:, :shown],
-        similarity=leading.rows[:, :, :shown].mT.abs(),
+        base_values=whole.values[:, :base_count],
+        similarity=leading.rows[:, :, :base_count].mT.abs(),
         change=_change(coordinates, leading, k),
         known=known,
     )
-    return found, ~(intruder | resembles).all(-1)
+    return decisions, ~(intruder | resembles).all(-1)
 
 
 def _change(coordinates: Coordinates, leading: LeadingVectors, k: int) -> SpectralChange:
-    """How the leading triplets moved, from their coordinates: inner products are the same there."""
+    """Measure how the leading triplets moved from their coordinates: inner products are the same there."""
     update = coordinates.update()
     batch, size, columns = len(leading.values), coordinates.size, update.right.shape[-1]
     p = coordinates.values.shape[-1]

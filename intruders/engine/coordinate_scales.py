@@ -21,7 +21,7 @@ _MOST_ROUNDS = 40
 
 
 def least_cosines(coordinates: Coordinates, whole: WholeBase, scales: Tensor, k: int) -> Tensor:
-    """The least max cosine of the k leading vectors of each matrix at each of its scales ``(batch, g)``; NaN if open.
+    """Return the least of k max cosines of each matrix at each of its scales ``(batch, g)``; NaN if open.
 
     No product with anything as large as the matrices.
     """
@@ -35,28 +35,28 @@ def least_cosines(coordinates: Coordinates, whole: WholeBase, scales: Tensor, k:
 
 
 def settled_scales(
-    stack: Pair, whole: WholeBase | None, k: int, epsilon: float, scales: list[float]
+    batch: Pair, whole: WholeBase | None, k: int, epsilon: float, scales: list[float]
 ) -> list[float]:
-    """First scales with an intruder, to ``TOLERANCE``, from ``scales`` that are right to a few per cent.
+    """Return first scales with an intruder, to ``TOLERANCE``, from ``scales`` that are right to a few percent.
 
     One whose neighborhood has no such root, or that cannot be known in coordinates, is given back as it is.
     """
-    k = min(k, *stack.base.shape[-2:])
-    tuned = stack.tuned
+    k = min(k, *batch.base.shape[-2:])
+    tuned = batch.tuned
     if (
         whole is None
         or not isinstance(tuned, LowRank)
-        or not fits_coordinates(tuned.rank, k, stack.base.shape)
+        or not fits_coordinates(tuned.rank, k, batch.base.shape)
     ):
         return scales
-    start = torch.tensor(scales, dtype=torch.float64, device=stack.base.device)
+    start = torch.tensor(scales, dtype=torch.float64, device=batch.base.device)
     index = (start.isfinite() & (start > 0)).nonzero().squeeze(-1)
     if len(index) == 0:
         return scales
     chosen = whole.select(index)
     coordinates = Coordinates.of(chosen, tuned.select(index).svd())
-    found, is_settled = _roots(coordinates, chosen, start[index], k, epsilon)
-    start[index] = torch.where(is_settled, found, start[index])
+    roots, is_settled = _roots(coordinates, chosen, start[index], k, epsilon)
+    start[index] = torch.where(is_settled, roots, start[index])
     settled: list[float] = start.tolist()
     return settled
 
@@ -64,7 +64,7 @@ def settled_scales(
 def _roots(
     coordinates: Coordinates, whole: WholeBase, start: Tensor, k: int, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """Where the least cosine falls below epsilon first, near ``start`` ``(batch)``, and whether it does."""
+    """Find where the least cosine falls below epsilon first, near ``start`` ``(batch)``, and whether it does."""
     steps = torch.linspace(-1.0, 1.0, _GRID, dtype=start.dtype, device=start.device)
     grid = start.unsqueeze(-1) * _REACH**steps
     cosines = least_cosines(coordinates, whole, grid, k)
@@ -75,7 +75,7 @@ def _roots(
     is_settled = is_below.any(-1) & (cosines.gather(-1, before).squeeze(-1) >= epsilon)
     low, high = grid.gather(-1, before).squeeze(-1), grid.gather(-1, first.unsqueeze(-1)).squeeze(-1)
     at_low, at_high = (
-        cosines.gather(-1, place).squeeze(-1) - epsilon for place in (before, first.unsqueeze(-1))
+        cosines.gather(-1, index).squeeze(-1) - epsilon for index in (before, first.unsqueeze(-1))
     )
     for round_ in range(_MOST_ROUNDS):
         if bool((((high - low) <= TOLERANCE * low) | ~is_settled).all()):

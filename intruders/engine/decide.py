@@ -1,4 +1,4 @@
-"""Intruder dimensions of a stack of equal-shaped matrices: the certificates, cheapest first.
+"""Intruder dimensions of a batch of equal-shaped matrices: the certificates, cheapest first.
 
 The question is about the k leading left singular vectors of every tuned matrix. Where all vectors of the base are
 known and the update is of low rank, they are read off in the base's coordinates (`coordinates`). Elsewhere they are
@@ -34,48 +34,50 @@ DENSE_BELOW = 128
 
 
 def decide(
-    stack: Pair, k: int, epsilon: float, exact: bool = False, known: KnownBase | None = None
+    batch: Pair, k: int, epsilon: float, exact: bool = False, known: KnownBase | None = None
 ) -> Detection:
-    """Judges the ``min(k, m, n)`` leading left singular vectors of every tuned matrix of a stack.
+    """Decide the ``min(k, m, n)`` leading left singular vectors of every tuned matrix of a batch.
 
     y_j is an intruder when ``max_i |<x_i, y_j>| < epsilon`` over all left singular vectors x_i of its base matrix.
     ``exact`` takes the dense decompositions throughout. ``known`` is what an earlier call computed of the same
-    bases (its result's ``known``), to start from. The stack must be finite.
+    bases (its result's ``known``), to start from. The batch must be finite.
     """
-    _, m, n = stack.base.shape
+    _, m, n = batch.base.shape
     k = min(k, m, n)
-    update = measure_update(stack, k, exact)
-    shown = min(2 * k + 4, m, n)
-    overflows = float(update.spectral.max()) > torch.finfo(stack.base.dtype).max ** 0.5  # squares of it would
+    update = measure_update(batch, k, exact)
+    base_count = min(2 * k + 4, m, n)
+    overflows = float(update.spectral.max()) > torch.finfo(batch.base.dtype).max ** 0.5  # squares of it would
     if exact or overflows:
-        found = decide_dense(stack, k, epsilon, shown, dense_svd)
-        found = replace(found, known=None)  # all vectors of a large base, where an audit expects some
+        decisions = decide_dense(batch, k, epsilon, base_count, dense_svd)
+        decisions = replace(decisions, known=None)  # all vectors of a large base, where an audit expects some
     elif min(m, n) < max(DENSE_BELOW, least_side(k)):
-        found = decide_dense(stack, k, epsilon, shown, gram_svd, known)
+        decisions = decide_dense(batch, k, epsilon, base_count, gram_svd, known)
     else:
-        found = _detect(stack, k, epsilon, shown, update, known)
-    return Detection(**{field.name: getattr(found, field.name) for field in fields(found)}, update=update)
+        decisions = _detect(batch, k, epsilon, base_count, update, known)
+    return Detection(
+        **{field.name: getattr(decisions, field.name) for field in fields(decisions)}, update=update
+    )
 
 
 def _detect(
-    stack: Pair, k: int, epsilon: float, shown: int, update: MeasuredUpdate, known: KnownBase | None
+    batch: Pair, k: int, epsilon: float, base_count: int, update: MeasuredUpdate, known: KnownBase | None
 ) -> Decisions:
-    """In coordinates where that can be, and the rest by the other certificates."""
-    if known is None and min(stack.base.shape[-2:]) < WHOLE_BELOW:
-        known = KnownBase.from_whole(WholeBase.of(stack.base))
+    """Decide in coordinates where possible, and the rest by the other certificates."""
+    if known is None and min(batch.base.shape[-2:]) < WHOLE_BELOW:
+        known = KnownBase.from_whole(WholeBase.of(batch.base))
     whole = None if known is None else known.whole()
-    tuned = stack.tuned
+    tuned = batch.tuned
     if (
         known is None
         or whole is None
         or not isinstance(tuned, LowRank)
-        or not fits_coordinates(tuned.rank, k, stack.base.shape)
+        or not fits_coordinates(tuned.rank, k, batch.base.shape)
     ):
-        return detect_by_certificates(stack, k, epsilon, shown, update, known)
-    found, is_open = detect_in_coordinates(whole, tuned.svd(), k, epsilon, shown, known)
+        return detect_by_certificates(batch, k, epsilon, base_count, update, known)
+    decisions, is_open = detect_in_coordinates(whole, tuned.svd(), k, epsilon, base_count, known)
     left_open = is_open.nonzero().squeeze(-1)
     if len(left_open) == 0:
-        return found
-    some, of_some = stack.select(left_open), update.select(left_open)
-    others = detect_by_certificates(some, k, epsilon, shown, of_some, known.select(left_open))
-    return found.with_rows(left_open, others)
+        return decisions
+    some, of_some = batch.select(left_open), update.select(left_open)
+    others = detect_by_certificates(some, k, epsilon, base_count, of_some, known.select(left_open))
+    return decisions.with_rows(left_open, others)

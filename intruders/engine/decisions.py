@@ -18,7 +18,7 @@ from .update_size import MeasuredUpdate
 
 @dataclass(frozen=True)
 class Decisions:
-    """About the k leading vectors of each matrix of a stack."""
+    """The decisions about the k leading vectors of each matrix of a batch."""
 
     values: Tensor  # (batch, k): singular values of the tuned matrices
     lower: Tensor  # (batch, k): proved interval of the max cosine
@@ -32,10 +32,10 @@ class Decisions:
     known: KnownBase | None  # what was computed of the bases alone
 
     def with_rows(self, index: Tensor, other: Decisions) -> Decisions:
-        """The same with ``other``'s about the matrices at ``index``, but for what is known of bases."""
+        """Replace the decisions at ``index`` by ``other``'s, and keep what is known of bases."""
         certificate = list(self.certificate)
-        for row, place in enumerate(index.tolist()):
-            certificate[place] = other.certificate[row]
+        for row, position in enumerate(index.tolist()):
+            certificate[position] = other.certificate[row]
         tensors = {
             name: value.index_copy(0, index, getattr(other, name).to(value.dtype))
             for name, value in self._tensors().items()
@@ -49,16 +49,21 @@ class Decisions:
 
 
 def decide_dense(
-    stack: Pair, k: int, epsilon: float, shown: int, decompose: Decomposition, known: KnownBase | None = None
+    batch: Pair,
+    k: int,
+    epsilon: float,
+    base_count: int,
+    decompose: Decomposition,
+    known: KnownBase | None = None,
 ) -> Decisions:
-    """Every max cosine in double precision. ``known`` spares the bases' decompositions where it holds them."""
+    """Compute every max cosine in double precision, from the bases' decompositions in ``known`` where it has them."""
     parts, rights = [], []
-    for i, base in enumerate(stack.base):
+    for i, base in enumerate(batch.base):
         base_svd = None
         if known is not None and known.is_complete:
             left = known.basis[i].double()
             base_svd = DenseSVD(known.values[i], left, left.new_zeros(0, base.shape[-1]))
-        tuned = stack.select(i).dense()
+        tuned = batch.select(i).dense()
         part = exact_cosines(base, tuned, k, epsilon, decompose, base_svd)
         parts.append(part)
         rights.append((part.base_left[:k] @ base.double(), part.left @ tuned.double()))
@@ -72,7 +77,7 @@ def decide_dense(
     change = spectral_change(
         _exact_triplets(base_left[:, :k], before, base_values[:, : k + 1]),
         _exact_triplets(tuned_left, after, torch.cat([tuned_values, next_values], -1)),
-        stack.update,
+        batch.update,
         k,
     )
     return Decisions(
@@ -82,15 +87,15 @@ def decide_dense(
         intruder=cosines < epsilon,
         certificate=[["exact"] * k for _ in parts],
         ambiguous=torch.stack([part.ambiguous for part in parts]),
-        base_values=base_values[:, :shown],
-        similarity=(base_left[:, :shown] @ tuned_left.mT).abs(),
+        base_values=base_values[:, :base_count],
+        similarity=(base_left[:, :base_count] @ tuned_left.mT).abs(),
         change=change,
-        known=KnownBase.from_decomposition(base_left.to(stack.base.dtype), base_values, stack.base.shape[-1]),
+        known=KnownBase.from_decomposition(base_left.to(batch.base.dtype), base_values, batch.base.shape[-1]),
     )
 
 
 def _exact_triplets(left: Tensor, products: Tensor, values: Tensor) -> Triplets:
-    """From left vectors ``(batch, k, m)``, their products with the matrix ``(batch, k, n)`` and values, one more."""
+    """Build triplets of left vectors ``(batch, k, m)``, products ``(batch, k, n)`` and values, one more."""
     known = values[:, : left.shape[-2], None]
     right = products / known.clamp_min(torch.finfo(values.dtype).tiny)
     none = torch.zeros_like(values)
@@ -99,6 +104,6 @@ def _exact_triplets(left: Tensor, products: Tensor, values: Tensor) -> Triplets:
 
 @dataclass(frozen=True)
 class Detection(Decisions):
-    """What was found about the k leading vectors of each matrix of a stack, and about its updates."""
+    """The decisions about a batch, with the sizes of its updates."""
 
     update: MeasuredUpdate

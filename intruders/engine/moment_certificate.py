@@ -1,4 +1,4 @@
-"""The moment certificate of a stack: which undecided vectors can resemble no base vector at all?"""
+"""The moment certificate of a batch: which undecided vectors can resemble no base vector at all?"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PROJECTION_ERROR = 1e-3
 def bound_by_moments(
     operator: Operator, base: Triplets, tuned: Triplets, undecided: Tensor, below: float, floor: Tensor
 ) -> tuple[Intervals, Tensor]:
-    """Intervals of the max cosines of the ``undecided`` ``(batch, k)`` vectors from the moment certificate.
+    """Bound the max cosines of the ``undecided`` ``(batch, k)`` vectors by the moment certificate.
 
     Takes as many Lanczos steps as it needs to bring the upper ends of all of them under ``below``, up to a limit.
     ``floor`` ``(batch)`` is what is known of the smallest eigenvalue of W^T W, 0 for nothing; for tall matrices it is
@@ -39,7 +39,7 @@ def bound_by_moments(
     nothing = torch.zeros(undecided.shape, dtype=torch.float64, device=undecided.device)
     intervals = MomentIntervals.of(base, tuned, k)
     undecided = undecided & (intervals.given(nothing).upper < below)
-    search = _Search(operator, base, tuned, intervals, undecided, below, floor)
+    search = _BoundSearch(operator, base, tuned, intervals, undecided, below, floor)
     if not search.is_tall:
         search.take_steps(*search.remainders(), _STEPS)
     else:
@@ -48,8 +48,8 @@ def bound_by_moments(
     return intervals.given(search.atoms), search.floor
 
 
-class _Search:
-    """The undecided vectors of a stack with their least bounds so far, and what is known of its matrices."""
+class _BoundSearch:
+    """The undecided vectors of a batch with their least bounds so far, and what is known of its matrices."""
 
     def __init__(
         self,
@@ -67,9 +67,8 @@ class _Search:
         # Of the mass along any one base vector. Every number of steps proves a bound of its own; the least counts.
         self.atoms = torch.ones(undecided.shape, dtype=torch.float64, device=undecided.device)
         size = int(undecided.sum(-1).max())
-        self._chosen = undecided.int().argsort(dim=-1, descending=True, stable=True)[
-            :, :size
-        ]  # (batch, size)
+        undecided_first = undecided.int().argsort(dim=-1, descending=True, stable=True)
+        self._chosen = undecided_first[:, :size]  # (batch, size)
         self._spaces: dict[int, ColumnSpace | None] = {}
 
     @property
@@ -85,7 +84,7 @@ class _Search:
         return matrices, rest, torch.zeros(chosen.shape, dtype=torch.float64, device=rest.device)
 
     def projections(self) -> tuple[Tensor, Tensor, Tensor]:
-        """As :meth:`remainders`, projected onto the column spaces of those matrices that have full rank.
+        """Project the :meth:`remainders` onto the column spaces of those matrices that have full rank.
 
         Also bounds ``(b, size)`` on the errors of that.
         """
@@ -122,17 +121,17 @@ class _Search:
             active, mass, errors = active[still], mass[still], errors[still]
 
     def _open(self) -> Tensor:
-        """The matrices with vectors that no bound decides yet."""
+        """Return the matrices with vectors that no bound decides yet."""
         upper = self.intervals.given(self.atoms).upper
         return (self.undecided & (upper >= self.below)).any(-1).nonzero().squeeze(-1)
 
     def _lower(self, matrices: Tensor, bounds: Tensor) -> None:
-        """Takes note of bounds ``(b, size)`` on the mass along any one base vector."""
+        """Take note of bounds ``(b, size)`` on the mass along any one base vector."""
         known, chosen = self.atoms[matrices], self._chosen[matrices]
         self.atoms[matrices] = known.scatter(1, chosen, torch.minimum(bounds, known.gather(1, chosen)))
 
     def _find_spaces(self, matrices: Tensor) -> None:
-        """The column spaces of tall matrices, where these have not been looked for, and floors from them."""
+        """Compute the missing column spaces of tall matrices, and floors from them."""
         dense = self.operator.dense()
         for matrix in matrices.tolist():
             if matrix not in self._spaces:

@@ -44,7 +44,7 @@ class Projection:
     centre: float  # where to search: the prediction, or where the update is as large as the base
 
     def cosines(self, scales: Tensor, shown: int | None = None) -> Tensor:
-        """For every scale the largest cosine of each of the k leading left vectors with the vectors shown; (g, k)."""
+        """Return each leading left vector's largest cosine with the vectors shown, for every scale; ``(g, k)``."""
         s = scales.to(self.base)[:, None, None]
         _, vectors = torch.linalg.eigh(self.base + s * self.cross + s * s * self.update)
         leading = vectors.mT.flip(-2)[:, : self.k]  # (g, k, a)
@@ -52,12 +52,12 @@ class Projection:
         return cosines
 
     def counts(self, scales: Tensor) -> Tensor:
-        """For every scale how many of the k leading left vectors resemble none of the base vectors shown; ``(g,)``."""
+        """Count the leading left vectors that resemble none of the base vectors shown, for every scale; ``(g,)``."""
         count: Tensor = (self.cosines(scales) < self.epsilon).sum(-1)
         return count
 
     def least_cosine(self, scales: Tensor, is_strict: bool) -> Tensor:
-        """For every scale the least of the k cosines; ``(g,)``.
+        """Return the least of the k cosines for every scale; ``(g,)``.
 
         ``is_strict`` takes them with all Ritz vectors. One that has not converged stands for several base vectors, so
         that these cosines are rather too large, where those with the leading vectors alone are rather too small.
@@ -66,19 +66,19 @@ class Projection:
         return least
 
 
-def project(stack: Pair, known: KnownBase, k: int, epsilon: float) -> list[Projection]:
-    """The projections of a stack of matrices, from what an audit computed of their bases.
+def project(batch: Pair, known: KnownBase, k: int, epsilon: float) -> list[Projection]:
+    """Project a batch of matrices, from what an audit computed of their bases.
 
     The subspace holds the leading vectors of W0, the leading directions u of D, W0 v, and some powers of W0 W0^T on
     both: a vector that D brings into the lead is ``(z^2 - W0 W0^T)^-1 (z a u + b W0 v)``, summed over its directions.
     """
-    _, m, n = stack.base.shape
+    _, m, n = batch.base.shape
     k = min(k, m, n)
-    operator = Dense(stack.base)
-    update = measure_update(stack, k)
-    difference = stack.update
+    operator = Dense(batch.base)
+    update = measure_update(batch, k)
+    difference = batch.update
     d, left_out = _followed(difference, update)
-    known_rows = known.left(stack.base.shape)[:, : min(2 * k + 4 + BLOCK, m, n)]
+    known_rows = known.left(batch.base.shape)[:, : min(2 * k + 4 + BLOCK, m, n)]
     left = _subspace(operator, known_rows, update.left[:, :d], update.right[:, :d])
     products = operator.apply_transpose(left).double()  # (batch, a, n): left W0
     change, right = _times_update(difference, left)  # left D = change @ right
@@ -132,7 +132,7 @@ def _subspace(operator: Dense, leading: Tensor, update_left: Tensor, update_righ
 
 
 def _followed(difference: Update, update: MeasuredUpdate) -> tuple[int, Tensor]:
-    """How many directions of the updates to follow, and the shares of their squared norms that these leave out."""
+    """Choose how many directions of the updates to follow; also return the shares of squared norm left out."""
     change, right = _times_update(difference, update.left[:, :_DIRECTIONS])
     along = change @ (right @ update.right[:, :_DIRECTIONS].mT.double())
     total = update.frobenius.double().square().clamp_min(torch.finfo(torch.float64).tiny)

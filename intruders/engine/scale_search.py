@@ -31,7 +31,7 @@ _FOLLOWED = 4
 
 
 @dataclass(frozen=True)
-class Window:
+class ScaleWindow:
     """The first scales with an intruder: from ``start`` on, and well ``inside``."""
 
     start: float
@@ -40,13 +40,13 @@ class Window:
 
 
 def search_end(projection: Projection) -> float:
-    """The largest scale looked at."""
+    """Return the largest scale of the search."""
     return projection.centre * 2.0 ** _OCTAVES[-1]
 
 
-def first_window(projection: Projection, begin: float = 0.0, is_strict: bool = False) -> Window | None:
-    """The first scales from ``begin`` on with an intruder, None for none; see :meth:`Projection.least_cosine`."""
-    search = _Search(projection, is_strict)
+def first_window(projection: Projection, begin: float = 0.0, is_strict: bool = False) -> ScaleWindow | None:
+    """Find the first scales from ``begin`` on with an intruder, or None; see :meth:`Projection.least_cosine`."""
+    search = _WindowSearch(projection, is_strict)
     for low, high in pairwise(_OCTAVES):
         steps = torch.arange((high - low) * _COARSE + 1, dtype=torch.float64) / _COARSE
         scales = [s for s in (projection.centre * 2.0 ** (low + steps)).tolist() if s > begin]
@@ -63,7 +63,7 @@ def first_window(projection: Projection, begin: float = 0.0, is_strict: bool = F
 def largest_scale(
     projections: Sequence[Projection], measured: Sequence[float], target: int, slack: float
 ) -> float:
-    """The largest scale with at most ``target`` intruders as far as the projections tell; the search's end at most."""
+    """Find the largest scale with at most ``target`` intruders on the projections, up to the search's end."""
     first = min(measured, default=math.inf)
     end = min((search_end(projection) for projection in projections), default=math.inf)
     if not math.isfinite(first) or first > end:
@@ -81,7 +81,7 @@ def largest_scale(
 
 
 @dataclass(frozen=True)
-class _Search:
+class _WindowSearch:
     projection: Projection
     is_strict: bool
 
@@ -92,13 +92,13 @@ class _Search:
         return cosines
 
     def first_start(self, scales: Sequence[float]) -> float | None:
-        """The first scale with an intruder, among ``scales`` and what lies between them."""
+        """Find the first scale with an intruder, among ``scales`` and between them."""
         points = list(zip(scales, self.least(scales), strict=True))
         if points[0][1] < self.projection.epsilon:
             return points[0][0]
         return self._first_between(points, 0)
 
-    def window(self, start: float) -> Window:
+    def window(self, start: float) -> ScaleWindow:
         further = [start * _STEP ** (part / 2) for part in range(1, _FOLLOWED + 1)]
         inside = start
         for scale, cosine in zip(further, self.least(further), strict=True):
@@ -107,7 +107,7 @@ class _Search:
             inside = math.sqrt(start * scale)
         strict = self.projection.least_cosine(torch.tensor([inside], dtype=torch.float64), True)
         is_sure = self.projection.is_complete and float(strict[0]) < self.projection.epsilon
-        return Window(start, inside, is_sure)
+        return ScaleWindow(start, inside, is_sure)
 
     def _first_between(self, points: Sequence[tuple[float, float]], level: int) -> float | None:
         """The same, from scales with their least cosines; the first of them has no intruder."""

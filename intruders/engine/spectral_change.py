@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..linalg.batched import Batched
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Update
 from ..linalg.products import rounding
 from ..linalg.ritz import Triplets
-from ..linalg.stacked import Stacked
 from ..linalg.svd import CLUSTER_TOLERANCE
 
 # Largest errors: of an angle, as a sine; of a mean squared sine or a share, absolute.
@@ -33,8 +33,8 @@ _DRIFT_SHARE, _NO_DRIFT = 0.1, 1e-4
 
 
 @dataclass(frozen=True)
-class SpectralChange(Stacked):
-    """Of a stack of matrices; every field is ``(batch,)`` in double precision, NaN where it is not known."""
+class SpectralChange(Batched):
+    """The change of each matrix of a batch; every field is ``(batch,)``, double precision, NaN where unknown."""
 
     left_angle: Tensor  # largest principal angle between the leading left spaces, in degrees
     left_sine2: Tensor  # mean squared sine of the principal angles
@@ -46,7 +46,7 @@ class SpectralChange(Stacked):
 
 
 def spectral_change(base: Triplets, tuned: Triplets, update: Update, k: int) -> SpectralChange:
-    """From leading triplets ``(batch, k or more, ...)`` of both sides; ``update`` is ``(batch, m, n)``.
+    """Measure the change from leading triplets ``(batch, k or more, ...)``; ``update`` is ``(batch, m, n)``.
 
     Where a side holds more triplets than k, the next one tells how far its space is apart from the rest.
     """

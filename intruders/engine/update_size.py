@@ -1,4 +1,4 @@
-"""How large the updates of a stack are, and over how many directions they spread."""
+"""How large the updates of a batch are, and over how many directions they spread."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..linalg.batched import Batched
 from ..linalg.krylov import BLOCK, KrylovSpace, converge
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense
 from ..linalg.pair import Pair
 from ..linalg.spectrum import effective_rank, estimate_effective_rank, stable_rank
-from ..linalg.stacked import Stacked
 from ..linalg.svd import dense_svd, gram_svd
 
 # Below this smaller side all singular values of a dense update are computed, rather than their entropy estimated.
@@ -24,8 +24,8 @@ _MAX_ROUNDS = 8
 
 
 @dataclass(frozen=True)
-class MeasuredUpdate(Stacked):
-    """Sizes of the updates D of a stack.
+class MeasuredUpdate(Batched):
+    """Sizes of the updates D of a batch.
 
     every field is ``(batch,)``, and the directions are D's leading ones.
     """
@@ -42,13 +42,13 @@ class MeasuredUpdate(Stacked):
         return stable_rank(self.frobenius, self.spectral)
 
 
-def measure_update(stack: Pair, k: int, exact: bool = False) -> MeasuredUpdate:
+def measure_update(batch: Pair, k: int, exact: bool = False) -> MeasuredUpdate:
     """Norms and ranks of the updates: exactly from factors, or from the dense update, its effective rank
     estimated.
 
     With ``exact``, a dense update's singular values are all computed.
     """
-    update = stack.update
+    update = batch.update
     if isinstance(update, LowRank):
         svd = update.svd()
         values, left, right = svd.values, svd.left[:, : 2 * k], svd.right[:, : 2 * k]
@@ -57,7 +57,7 @@ def measure_update(stack: Pair, k: int, exact: bool = False) -> MeasuredUpdate:
             return _measure_dense_update(update, k)
         svd = dense_svd(update.matrix) if exact else gram_svd(update.matrix)
         values, left, right = svd.values, svd.left[:, :k], svd.right[:, :k]
-    dtype = stack.base.dtype
+    dtype = batch.base.dtype
     return MeasuredUpdate(
         values.square().sum(-1).sqrt(),
         values[:, 0],

@@ -45,7 +45,7 @@ _MOST_ROUNDS = 10
 
 @dataclass(frozen=True)
 class ColumnSpace:
-    """What was proved about one tall matrix of full rank."""
+    """The proved bounds of one tall matrix of full rank."""
 
     matrix: Tensor  # (m, n), m > n
     factor: Tensor  # L (n, n), lower triangular, in the precision of the matrix here
@@ -54,16 +54,16 @@ class ColumnSpace:
 
     @classmethod
     def of(cls, matrix: Tensor, norm: float) -> ColumnSpace | None:
-        """In the matrix's own precision, or else in double; None where neither proves full rank.
+        """Prove full rank in the matrix's own precision, or in double; return None if neither does.
 
         ``norm`` is the largest singular value: others below ``CLUSTER_TOLERANCE`` of it count as zero. Each way costs
         one half of a Gram matrix, a Cholesky factorization, and products of both with ``_PROBES`` vectors in double
         precision.
         """
-        found = cls._proved(matrix)
-        if found is None and matrix.dtype != torch.float64:
-            found = cls._proved(matrix.double())
-        return None if found is None or found.floor**0.5 <= CLUSTER_TOLERANCE * norm else found
+        space = cls._proved(matrix)
+        if space is None and matrix.dtype != torch.float64:
+            space = cls._proved(matrix.double())
+        return None if space is None or space.floor**0.5 <= CLUSTER_TOLERANCE * norm else space
 
     @classmethod
     def _proved(cls, matrix: Tensor) -> ColumnSpace | None:
@@ -138,7 +138,7 @@ def _gram_rows(matrix: Tensor, rows: Tensor) -> Tensor:
 
 
 def _wide_chunks(matrix: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Chunks of the rows in double precision, one at a time, each with the place of its first."""
+    """Yield chunks of the rows in double precision, each with the index of its first row."""
     for first in range(0, len(matrix), _CHUNK_ROWS):
         yield first, matrix[first : first + _CHUNK_ROWS].double()
 
@@ -148,22 +148,22 @@ def solve(factor: Tensor, rows: Tensor) -> Tensor:
 
     By blocks, for torch's own way with few rows is several times slower, and would want L in that precision.
     """
-    found = torch.empty_like(rows)
+    solution = torch.empty_like(rows)
     for first in range(0, len(factor), _BLOCK):
         strip = factor[first : first + _BLOCK, : first + _BLOCK].to(rows.dtype)
         here = slice(first, first + len(strip))
-        rest = rows[:, here] - found[:, :first] @ strip[:, :first].mT
-        found[:, here] = torch.linalg.solve_triangular(strip[:, here].mT, rest, upper=True, left=False)
-    return found
+        rest = rows[:, here] - solution[:, :first] @ strip[:, :first].mT
+        solution[:, here] = torch.linalg.solve_triangular(strip[:, here].mT, rest, upper=True, left=False)
+    return solution
 
 
 def solve_transposed(factor: Tensor, rows: Tensor) -> Tensor:
     """``rows @ L^-1``: ``L^-T v`` of every row v, as :func:`solve`."""
-    found = torch.empty_like(rows)
+    solution = torch.empty_like(rows)
     for first in reversed(range(0, len(factor), _BLOCK)):
         strip = factor[first:, first : first + _BLOCK].to(rows.dtype)
         width = strip.shape[1]
         here = slice(first, first + width)
-        rest = rows[:, here] - found[:, first + width :] @ strip[width:]
-        found[:, here] = torch.linalg.solve_triangular(strip[:width], rest, upper=False, left=False)
-    return found
+        rest = rows[:, here] - solution[:, first + width :] @ strip[width:]
+        solution[:, here] = torch.linalg.solve_triangular(strip[:width], rest, upper=False, left=False)
+    return solution

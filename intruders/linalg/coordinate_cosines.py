@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .batched import Batched
 from .coordinates import Coordinates
 from .leading_secular import LeadingVectors
-from .stacked import Stacked
 from .svd import CLUSTER_TOLERANCE, cluster_ids, cluster_projections
 
 # Half-width of the windows, as a share of the largest base value: wider than any cluster of values that count as one.
@@ -33,8 +33,8 @@ _APART = 1.5
 
 
 @dataclass(frozen=True)
-class CoordinateCosines(Stacked):
-    """Of k vectors of each matrix of a stack; double precision."""
+class CoordinateCosines(Batched):
+    """Max cosines of k vectors of each matrix of a batch; double precision."""
 
     cosines: Tensor  # (batch, k): with the nearest base vector, or the space of the nearest cluster
     lower: Tensor  # (batch, k): bounds that hold for every choice of base vectors within clusters
@@ -53,9 +53,8 @@ def coordinate_cosines(
     inside = leading.rows[..., :p].mT  # (batch, p, k)
     ids = cluster_ids(values)
     projections = cluster_projections(inside, ids)
-    sizes = cluster_projections(
-        torch.ones_like(inside[..., :1]), ids
-    )  # square roots of the numbers of members
+    # Square roots of the numbers of members.
+    sizes = cluster_projections(torch.ones_like(inside[..., :1]), ids)
     turned = 2 * torch.sin(torch.asin(_angles(coordinates, leading)) / 2)  # (batch, k)
     lost = math.sqrt(2) * off.unsqueeze(-1) / _cluster_gaps(values, ids, off)  # (batch, p)
     lost = lost.unsqueeze(-1)

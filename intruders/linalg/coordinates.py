@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .batched import Batched
 from .low_rank import LowRank
-from .stacked import Stacked
 from .svd import DenseSVD
 from .whole_base import WholeBase, columns_times, times_columns
 
@@ -36,8 +36,8 @@ _OFF_POLE = 1e-18
 
 
 @dataclass(frozen=True)
-class Coordinates(Stacked):
-    """A stack of tuned matrices in their bases' coordinates, in double precision; a = p, or p + r where m > n."""
+class Coordinates(Batched):
+    """A batch of tuned matrices in their bases' coordinates, in double precision; a = p, or p + r where m > n."""
 
     values: Tensor  # (batch, p): singular values of the bases
     left: Tensor  # (batch, a, r): [P; R_b]
@@ -46,7 +46,7 @@ class Coordinates(Stacked):
 
     @classmethod
     def of(cls, base: WholeBase, update: DenseSVD) -> Coordinates:
-        """Of ``update`` ``(batch, m, n)``, as its thin decomposition: one product with each side of the base."""
+        """Compute from the thin SVD of ``update`` ``(batch, m, n)``: one product with each side of the base."""
         columns = (update.left * update.values.unsqueeze(-1)).mT  # B
         along, right = times_columns(base.left, columns), times_columns(base.right, update.right.mT)
         p, m = base.left.shape[-2:]
@@ -66,7 +66,7 @@ class Coordinates(Stacked):
         return self.left.shape[-2]
 
     def scaled(self, factors: Tensor) -> Coordinates:
-        """With each update times a number ``(batch)``; no product with anything large."""
+        """Scale each update by a number ``(batch)``; no product with anything large."""
         return Coordinates(self.values, self.left * factors[:, None, None], self.right, self.off)
 
     def update(self) -> LowRank:
@@ -95,8 +95,8 @@ class Coordinates(Stacked):
 
 
 @dataclass(frozen=True)
-class SecularProblem(Stacked):
-    """``diag(poles) + F C F^T``, a stack of symmetric matrices whose eigenvalues are squared singular values."""
+class SecularProblem(Batched):
+    """``diag(poles) + F C F^T``, a batch of symmetric matrices whose eigenvalues are squared singular values."""
 
     poles: Tensor  # (batch, a), double
     spread: Tensor  # (batch, a, 2r)
@@ -127,7 +127,7 @@ class SecularProblem(Stacked):
         return torch.where(solved.isfinite().all(-1, keepdim=True), solved, rows)
 
     def counts(self, shifts: Tensor) -> tuple[Tensor, Tensor]:
-        """How many eigenvalues lie above each shift ``(batch, c)``, and whether no rounding can have changed that.
+        """Count the eigenvalues above each shift ``(batch, c)``; also return whether rounding cannot have changed that.
 
         Each sum over the coordinates is taken to be as wrong as it can be.
         """

@@ -20,7 +20,7 @@ Decomposition = Callable[[Tensor], DenseSVD]
 
 @dataclass(frozen=True)
 class ExactCosines:
-    """What two full decompositions say about the k leading left singular vectors of one tuned matrix."""
+    """The max cosines of one tuned matrix's k leading left singular vectors, by two full decompositions."""
 
     max_cosines: Tensor  # (k,), double
     ambiguous: Tensor  # (k,), bool: another choice of vectors within a cluster would decide otherwise
@@ -67,7 +67,7 @@ def exact_cosines(
 
 
 def _with_null_space(projections: Tensor, base: DenseSVD, left: Tensor) -> Tensor:
-    """Corrects the projections on the cluster of zero singular values for matrices with more rows than
+    """Correct the projections on the cluster of zero singular values for matrices with more rows than
     columns.
 
     The thin decomposition of a rank-deficient tall matrix takes some directions of the left null space as
@@ -83,7 +83,7 @@ def _with_null_space(projections: Tensor, base: DenseSVD, left: Tensor) -> Tenso
 
 
 def _is_free(base: DenseSVD) -> Tensor:
-    """Which left vectors ``(p,)`` are some of a larger left null space: value zero, more rows than columns.
+    """Return a mask of left vectors ``(p,)`` in a larger left null space: value zero, more rows than columns.
 
     With the others of their cluster, whose vectors are no more defined.
     """
@@ -96,7 +96,7 @@ def _is_free(base: DenseSVD) -> Tensor:
 def _ambiguous_for_tuned_clusters(
     base_svd: DenseSVD, tuned_svd: DenseSVD, base: Tensor, k: int, epsilon: float
 ) -> Tensor:
-    """Which of the k leading tuned vectors lie in a cluster whose unit vectors are not all decided alike."""
+    """Return a mask of the k leading tuned vectors whose cluster has unit vectors with different decisions."""
     ids = cluster_ids(tuned_svd.values)
     base_ids = cluster_ids(base_svd.values)
     ambiguous = torch.zeros(k, dtype=torch.bool, device=base.device)

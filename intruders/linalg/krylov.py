@@ -32,7 +32,7 @@ _NOISE = 16
 
 
 class KrylovSpace:
-    """Orthonormal rows of a stack of matrices' shorter side, with their products; it grows in place."""
+    """Orthonormal rows of a batch of matrices' shorter side, with their products; it grows in place."""
 
     def __init__(
         self, operator: Operator, basis: Tensor, products: Tensor, squares: Tensor, room: int = 0
@@ -83,7 +83,7 @@ class KrylovSpace:
         return len(self._basis)
 
     def grow(self, directions: Tensor) -> None:
-        """Adds the span of ``directions`` ``(*batch, b, p)``: two passes of b rows."""
+        """Add the span of ``directions`` ``(*batch, b, p)``: two passes of b rows."""
         self._decomposed = self._ritz = None
         new = orthonormalize(directions, self.basis if len(self) else None)
         products = self.operator.apply_transpose(new) if self.is_left else self.operator.apply(new)
@@ -93,16 +93,16 @@ class KrylovSpace:
         self._squares.append(squares)
 
     def grow_chain(self, width: int, steps: int) -> None:
-        """Goes on from the last ``width`` rows, ``2 * steps`` passes."""
+        """Continue the chain from the last ``width`` rows: ``2 * steps`` passes."""
         for _ in range(steps):
             self.grow(self.squares[..., -width:, :])
 
     def grow_randomly(self, width: int, steps: int, seed: int = 0) -> None:
-        """Adds a chain from ``width`` Gaussian rows: ``2 * steps`` passes."""
+        """Add a chain from ``width`` Gaussian rows: ``2 * steps`` passes."""
         generator = torch.Generator().manual_seed(seed)
         shape = (width, self.basis.shape[-1])
         block = torch.randn(shape, generator=generator, dtype=self.basis.dtype).to(self.basis.device)
-        # The same block for every matrix of a stack: results must not depend on what it is batched with.
+        # The same block for every matrix of a batch: results must not depend on what it is batched with.
         self.grow(block.expand(*self.basis.shape[:-2], *shape))
         self.grow_chain(width, steps - 1)
 
@@ -114,14 +114,14 @@ class KrylovSpace:
         return KrylovSpace(self.operator, a @ self.basis, a @ self.products, a @ self.squares)
 
     def select(self, index: Tensor) -> KrylovSpace:
-        """The spaces of the matrices at ``index`` of a stack."""
+        """Return the spaces of the matrices at ``index`` of a batch."""
         basis, products, squares = (part[index] for part in (self.basis, self.products, self.squares))
         selected = KrylovSpace(self.operator.select(index), basis, products, squares, self._basis.room)
         selected._core = self._core[index]
         return selected
 
     def repeated(self, count: int) -> KrylovSpace:
-        """The space of the one matrix, for each of a stack that is this matrix ``count`` times."""
+        """Repeat the space of one matrix for a batch that is this matrix ``count`` times."""
         operator = Dense(self.operator.dense().expand(count, -1, -1))
         basis, products, squares = (
             part.expand(count, -1, -1) for part in (self.basis, self.products, self.squares)
@@ -137,7 +137,7 @@ class KrylovSpace:
     def plus_lowrank(self, update: LowRank, room: int = 0) -> KrylovSpace:
         """The same basis for ``W + update``: one pass of r rows over W.
 
-        The space of one matrix may get a stack of updates of it.
+        The space of one matrix may get a batch of updates of it.
         """
         base = self.operator
         if base.shape != update.shape:
@@ -222,7 +222,7 @@ def _turned_inside(inside: Tensor, values: Tensor) -> Tensor:
 
 
 def converge(space: KrylovSpace, count: int, tracked: int, tolerance: float, max_rounds: int) -> Triplets:
-    """Grows ``space`` in place until the ``count`` leading left vectors are within ``tolerance`` of the true ones.
+    """Grow ``space`` in place until the ``count`` leading left vectors are within ``tolerance`` of the true ones.
 
     ``tolerance`` is a sine. Returns ``tracked >= count`` triplets; which of them have converged is in their
     ``angles``. ``max_rounds`` bounds the work for spectra without gaps, where the caller takes another way.
@@ -235,10 +235,10 @@ def converge(space: KrylovSpace, count: int, tracked: int, tolerance: float, max
 
 
 def refine(space: KrylovSpace, tracked: int, wanted: Tensor, width: int, steps: int) -> bool:
-    """Grows ``space`` in place from the residuals of the ``wanted`` ``(batch, c)`` of its leading vectors, once.
+    """Grow ``space`` in place from the residuals of the ``wanted`` ``(batch, c)`` of its leading vectors, once.
 
-    Adds up to ``width`` residual rows, and goes on from them, ``steps`` steps in all. Gives whether it has grown: not
-    where nothing is wanted that more steps could better, and not beyond the size of the matrix.
+    Adds up to ``width`` residual rows and their chain, ``steps`` steps in all. Returns True if the space grew. It does
+    not grow if all wanted vectors are at rounding level or the space would exceed the matrix.
     """
     triplets, residual = space.ritz(tracked)
     wanted = _with_limiting_neighbours(wanted, triplets)
@@ -253,13 +253,13 @@ def refine(space: KrylovSpace, tracked: int, wanted: Tensor, width: int, steps: 
 
 
 def may_hide_copies(triplets: Triplets) -> Tensor:
-    """Which matrices ``(batch)`` show as many equal values as a block has rows; it cannot see more copies."""
+    """Return a mask ``(batch)`` of matrices with as many equal values as a block has rows."""
     largest = torch.nn.functional.one_hot(triplets.clusters).sum(-2).amax(-1)
     return largest >= BLOCK
 
 
 def _with_limiting_neighbours(wanted: Tensor, triplets: Triplets) -> Tensor:
-    """Also the vector after a wanted one, where its residual is what leaves no gap between the two."""
+    """Add the vector after a wanted one, where its residual closes the gap between the two."""
     count = min(wanted.shape[-1] + 1, triplets.values.shape[-1])
     gaps = triplets.values[..., : count - 1] - triplets.values[..., 1:count]
     limits = triplets.residuals[..., 1:count] > _LIMITING * gaps
@@ -269,6 +269,6 @@ def _with_limiting_neighbours(wanted: Tensor, triplets: Triplets) -> Tensor:
 
 
 def _can_be_bettered(triplets: Triplets) -> Tensor:
-    """Which vectors are held back by their residual, rather than by rounding."""
+    """Return a mask of vectors that are limited by their residual, rather than by rounding."""
     noise = _NOISE * torch.finfo(triplets.values.dtype).eps * triplets.values[..., :1]
     return triplets.residuals > noise

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .batched import Batched
 from .coordinates import SecularProblem
-from .stacked import Stacked
 
 # Base vectors that the search starts from beyond k, and vectors that are followed beyond k.
 _FURTHER, _GUARDS = 8, 4
@@ -29,8 +29,8 @@ _MOST_SEARCHES = 3
 
 
 @dataclass(frozen=True)
-class LeadingVectors(Stacked):
-    """Of a stack of secular problems; eigenvalues are squares of the values here."""
+class LeadingVectors(Batched):
+    """The leading eigenvectors of a batch of secular problems; eigenvalues are squares of the values here."""
 
     values: Tensor  # (batch, k), double, descending
     rows: Tensor  # (batch, k, a), orthonormal
@@ -40,7 +40,7 @@ class LeadingVectors(Stacked):
 
 
 def leading_vectors(problem: SecularProblem, k: int) -> LeadingVectors:
-    """The ``k`` leading eigenvectors of every problem of a stack; ``is_proved`` says of which all is known."""
+    """Compute the ``k`` leading eigenvectors of every problem of a batch; ``is_proved`` marks the complete ones."""
     rows = _start(problem, k + _FURTHER)
     extra: Tensor | None = None
     for search in range(_MOST_SEARCHES):

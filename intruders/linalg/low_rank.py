@@ -18,7 +18,7 @@ _ZERO = 1e-12
 
 @dataclass(frozen=True)
 class LowRank:
-    """One matrix ``left @ right``, or a stack of them: an operator as those of :mod:`intruders.linalg.operators`.
+    """One matrix ``left @ right``, or a batch of them: an operator as those of :mod:`intruders.linalg.operators`.
 
     >>> update = LowRank(torch.ones(4, 1), torch.tensor([[3.0, 4.0]]))  # (4, 1) @ (1, 2)
     >>> update.shape, update.rank, update.norm()
@@ -57,7 +57,7 @@ class LowRank:
         return self.left @ self.right
 
     def select(self, index: Tensor | int) -> LowRank:
-        """The matrices at ``index`` of a stack; of a number the one matrix, without a batch dimension."""
+        """Return the matrices at ``index`` of a batch; for a number the one matrix, without a batch dimension."""
         return LowRank(self.left[index], self.right[index])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> LowRank:

@@ -32,9 +32,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .batched import Batched
 from .operators import Operator
 from .products import rounding
-from .stacked import Stacked
 
 # Where each gap between two nodes is cut, as shares of it: finely at the nodes, for the bounds have their peaks there.
 _CUTS = (0.0, 1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 31 / 32)
@@ -51,8 +51,8 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
-class Bidiagonalization(Stacked):
-    """Golub-Kahan bidiagonalization of a stack of matrices from several start vectors, each with bases of
+class Bidiagonalization(Batched):
+    """Golub-Kahan bidiagonalization of a batch of matrices from several start vectors, each with bases of
     its own.
 
     With u_1 the start: ``alpha_p v_p = W^T u_p - beta_p v_{p-1}`` and ``beta_{p+1} u_{p+1} = W v_p - alpha_p
@@ -66,7 +66,7 @@ class Bidiagonalization(Stacked):
 
     @classmethod
     def start(cls, vectors: Tensor) -> Bidiagonalization:
-        """From unit rows ``(batch, c, m)``, with no step taken."""
+        """Start from unit rows ``(batch, c, m)``, with no step taken."""
         batch, c, _ = vectors.shape
         empty = torch.zeros(batch, c, 0, dtype=torch.float64, device=vectors.device)
         return cls(vectors.unsqueeze(2), vectors.new_zeros(batch, c, 0, 0), empty, empty)
@@ -90,7 +90,7 @@ class Bidiagonalization(Stacked):
 
 
 def _next_rows(products: Tensor, basis: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthogonalizes ``(batch, c, n)`` rows, each against its own basis, and normalizes them; also their norms.
+    """Orthogonalize ``(batch, c, n)`` rows, each against its own basis, and normalize them; also return their norms.
 
     A row of the size of rounding (its Krylov space is exhausted) becomes zero, with norm zero.
     """
@@ -247,5 +247,5 @@ class _Measure:
 
 
 def _count_up_to(nodes: Tensor, points: Tensor, inclusive: bool) -> Tensor:
-    """How many of the ascending ``nodes`` ``(lanes, q)`` are below, or not above, each of ``points`` ``(lanes, g)``."""
+    """Count the ascending ``nodes`` ``(lanes, q)`` below, or not above, each of ``points`` ``(lanes, g)``."""
     return torch.searchsorted(nodes, points.contiguous(), right=inclusive)

@@ -2,7 +2,7 @@
 
 Algorithms in this folder never ask what kind of matrix they work on. They multiply thin blocks of *rows* by
 it, since a row block times a matrix runs over contiguous memory either way, where a product of a transposed
-view with a few columns is several times slower. Every operator may carry leading batch dimensions: a stack
+view with a few columns is several times slower. Every operator may carry leading batch dimensions: a batch
 of equal-shaped matrices is one operator.
 """
 
@@ -19,7 +19,7 @@ from .products import selected, times_transpose
 
 
 class Operator(Protocol):
-    """A stack of matrices ``W``, each m x n, known through its products with thin blocks of rows."""
+    """A batch of matrices ``W``, each m x n, known through its products with thin blocks of rows."""
 
     @property
     def shape(self) -> torch.Size:
@@ -45,7 +45,7 @@ class Operator(Protocol):
         ...
 
     def select(self, index: Tensor) -> Operator:
-        """The matrices at ``index`` (a vector of integers) of a stack with one batch dimension."""
+        """The matrices at ``index`` (a vector of integers) of a batch with one batch dimension."""
         ...
 
     def double(self) -> Operator:
@@ -55,7 +55,7 @@ class Operator(Protocol):
 
 @dataclass(frozen=True)
 class Dense:
-    """A stack of matrices held as they are."""
+    """A batch of matrices held as they are."""
 
     matrix: Tensor  # (*batch, m, n)
 
@@ -104,7 +104,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Some matrices of a stack, of which no copies are made: one would cost more than several products."""
+    """Some matrices of a batch, of which no copies are made: one would cost more than several products."""
 
     stack: Tensor  # (batch, m, n)
     places: tuple[int, ...]
@@ -131,7 +131,7 @@ class Chosen:
         return selected(self.stack, torch.tensor(self.places, device=self.device))
 
     def select(self, index: Tensor) -> Chosen:
-        return Chosen(self.stack, tuple(self.places[place] for place in index.tolist()))
+        return Chosen(self.stack, tuple(self.places[i] for i in index.tolist()))
 
     def double(self) -> Dense:
         return Dense(self.dense().double())

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .batched import Batched
 from .ritz import Triplets
-from .stacked import Stacked
 from .svd import are_alone, cluster_projections
 
 # Base vectors with a larger angle (as a sine) to the true ones say nothing certain.
@@ -28,8 +28,8 @@ DEFLATION_ANGLE = 0.02
 
 
 @dataclass(frozen=True)
-class Intervals(Stacked):
-    """Proved ``lower <= max cosine <= upper`` for k vectors of each matrix in a stack."""
+class Intervals(Batched):
+    """Proved ``lower <= max cosine <= upper`` for k vectors of each matrix in a batch."""
 
     lower: Tensor  # (batch, k), double
     upper: Tensor  # (batch, k), double
@@ -65,7 +65,7 @@ def remainders(base: Triplets, tuned: Triplets, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class MomentIntervals:
-    """As :func:`overlap_intervals`, with what is left of y bounded by its heaviest atom, which further steps lower.
+    """Bounds of :func:`overlap_intervals` with the rest of y bounded by its heaviest atom, which further steps lower.
 
     What does not depend on the atoms is computed once.
     """
@@ -107,7 +107,7 @@ def _cosines(base: Triplets, tuned: Triplets, count: int, largest_angle: float) 
 
 
 def _known(base: Triplets, largest_angle: float) -> Tensor:
-    """Which base vectors ``(batch, d)`` are computed to that angle, with all others of their cluster.
+    """Return a mask of base vectors ``(batch, d)`` that are computed to that angle, with all of their cluster.
 
     A cluster counts as one, through its space: a part of it says nothing of the rest.
     """
@@ -137,7 +137,7 @@ def _interval_from_computed(
 
 
 def _widen_for_clusters(tuned: Triplets, intervals: Intervals) -> Intervals:
-    """Makes the intervals of tuned vectors in one cluster hold for every unit vector of the cluster's space.
+    """Widen the bounds of tuned vectors in one cluster to every unit vector of the cluster's space.
 
     For u = sum_j a_j y_j, ``|<x, u>| <= sqrt(sum_j <x, y_j>^2)``, whence the upper end. The cluster may
     reach beyond the vectors examined; then nothing is known of the others, and the upper end is 1.

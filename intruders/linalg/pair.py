@@ -87,7 +87,7 @@ class Pair:
         return Pair(self.base.double(), self.tuned.double())
 
     def widened(self, device: torch.device | None = None) -> Pair:
-        """In single precision, or in double where a part comes in double; on ``device``, where one is named."""
+        """Convert to single precision, or to double where a part is double; on ``device`` if given."""
         is_double = any(part.dtype == torch.float64 for part in self.parts)
         return self.to(device or self.base.device, torch.float64 if is_double else torch.float32)
 

@@ -24,7 +24,7 @@ _LONGEST_SUM = 1024
 def times_transpose(rows: Tensor, matrix: Tensor, chosen: Sequence[int] | None = None) -> Tensor:
     """``rows @ matrix.mT`` for ``(*batch, k, n)`` and ``(*batch, m, n)``, in the precision of the two.
 
-    ``chosen`` are the places of the rows' matrices in a stack with one batch dimension; None for all.
+    ``chosen`` are the places of the rows' matrices in a batch with one batch dimension; None for all.
     """
     if is_shared(matrix) and rows.ndim == 3 and (chosen is not None or len(rows) == len(matrix)):
         # One product for the rows of all: the matrix is read once.
@@ -66,12 +66,12 @@ def _summed_in_parts(product: Callable[[Tensor, Tensor], Tensor], rows: Tensor, 
 
 
 def is_shared(matrix: Tensor) -> bool:
-    """Whether a stack is one matrix several times, ``matrix.expand(count, -1, -1)``, and holds no copies."""
+    """Return whether a batch is one matrix several times, ``matrix.expand(count, -1, -1)``, without copies."""
     return matrix.ndim == 3 and len(matrix) > 1 and matrix.stride(0) == 0
 
 
 def selected(matrix: Tensor, index: Tensor) -> Tensor:
-    """The matrices at ``index`` of a stack; of one that is shared still no copies."""
+    """Return the matrices at ``index`` of a batch, without copies of a shared one."""
     return matrix[:1].expand(len(index), -1, -1) if is_shared(matrix) else matrix[index]
 
 
@@ -95,7 +95,7 @@ def rounding(m: int, n: int) -> float:
 
 @cache
 def _has_linear() -> bool:
-    """Whether torch has oneDNN's product here, with the rounding of single precision.
+    """Return whether torch has oneDNN's product here, with the rounding of single precision.
 
     A user may have allowed oneDNN to compute in less (``torch.backends.mkldnn``); no bound holds for that.
     """

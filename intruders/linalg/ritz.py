@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .stacked import Stacked
+from .batched import Batched
 from .svd import CLUSTER_TOLERANCE, cluster_ids
 
 # A gap that an unconverged neighbour may have closed.
@@ -16,8 +16,8 @@ _NO_GAP = 1e-300
 
 
 @dataclass(frozen=True)
-class Triplets(Stacked):
-    """Leading singular triplets of a stack of matrices, with what is known about their errors."""
+class Triplets(Batched):
+    """Leading singular triplets of a batch of matrices, with what is known about their errors."""
 
     values: Tensor  # (*batch, k), descending
     left: Tensor  # (*batch, k, m), unit rows; one whose value is zero to rounding may be zero, with angle 1
@@ -26,9 +26,9 @@ class Triplets(Stacked):
     angles: Tensor  # (*batch, k): bounds on the sines of the angles between left vectors and the true ones
 
     def repeated(self, count: int) -> Triplets:
-        """Of the one matrix, for a stack that is this matrix ``count`` times; no copies are made."""
+        """Repeat a batch of one matrix ``count`` times, without copies."""
         parts = (self.values, self.left, self.right, self.residuals, self.angles)
-        return Triplets(*(one.expand(count, *one.shape[1:]) for one in parts))
+        return Triplets(*(part.expand(count, *part.shape[1:]) for part in parts))
 
     @cached_property
     def clusters(self) -> Tensor:

@@ -22,23 +22,23 @@ SIZE = 256
 
 
 @dataclass(frozen=True)
-class Directions:
+class SketchDirections:
     """The random directions of one m x n matrix."""
 
     left: Tensor  # (SIZE, m)
     right: Tensor  # (SIZE, n)
 
     @classmethod
-    def of(cls, m: int, n: int, seed: int, like: Tensor) -> Directions:
-        """Those of a ``seed``, in the dtype and on the device of ``like``."""
+    def of(cls, m: int, n: int, seed: int, like: Tensor) -> SketchDirections:
+        """Draw the directions of a ``seed``, in the dtype and on the device of ``like``."""
         generator = torch.Generator().manual_seed(seed)
         left, right = (torch.randn(SIZE, side, generator=generator).to(like) for side in (m, n))
         return cls(left, right)
 
     def sketch(self, update: Update) -> Tensor:
-        """``u_i^T D v_i`` in double precision: ``(SIZE)`` of one matrix, ``(batch, SIZE)`` of a stack."""
+        """Return ``u_i^T D v_i`` in double precision: ``(SIZE)`` of one matrix, ``(batch, SIZE)`` of a batch."""
         if isinstance(update, LowRank):
-            # Rows of all updates in one product: a stack of products would repeat the directions for each.
+            # Rows of all updates in one product: a batch of products would repeat the directions for each.
             left, right = update.left.mT @ self.left.mT, update.right @ self.right.mT
             return (left * right).double().sum(-2)
         return ((self.left @ update.matrix) * self.right).double().sum(-1)

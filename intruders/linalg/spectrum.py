@@ -34,7 +34,7 @@ def stable_rank(frobenius: Tensor, spectral: Tensor) -> Tensor:
 def estimate_effective_rank(
     space: KrylovSpace, probes: int, tracked: int, frobenius: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Effective rank of a stack of m x n matrices, m >= n, and the estimate's error, from a space built already.
+    """Effective rank of a batch of m x n matrices, m >= n, and the estimate's error, from a space built already.
 
     The entropy of the normalized singular values needs two traces over the spectrum of ``G = W^T W``,
     ``sum_i s_i = tr G^(1/2)`` and ``sum_i s_i log s_i = tr G^(1/2) log G / 2``. A trace is n times the mean of
@@ -69,7 +69,7 @@ def estimate_effective_rank(
 
 
 def _converged(leading: Triplets) -> Tensor:
-    """How many of the leading triplets ``(batch)`` count once: in a run from the first, each alone in its cluster.
+    """Count the leading triplets ``(batch)`` that count once: a run from the first, each alone in its cluster.
 
     Of a cluster the angles are those of its space, and a block may not have seen all of its copies. Of the last triplet
     it is not known whether it is alone.
@@ -113,7 +113,7 @@ def _quadrature(
 
 
 def _last(counts: Tensor, size: int) -> Tensor:
-    """Which places ``(batch, size)`` are among the last ``counts`` ``(batch)``: the largest of ascending values."""
+    """Return a mask ``(batch, size)`` of the last ``counts`` ``(batch)``: the largest of ascending values."""
     return torch.arange(size - 1, -1, -1, device=counts.device) < counts.unsqueeze(-1)
 
 
@@ -130,7 +130,7 @@ def _entropy_rank(sums: Tensor, logs: Tensor) -> Tensor:
 def _standard_error(
     values: Tensor, weights: Tensor, converged: Tensor, sums: Tensor, logs: Tensor, probes: int
 ) -> Tensor:
-    """Of the entropy ``log S - T / S``, ``(batch)``, by the spread of the values that do not count once.
+    """Return the error ``(batch)`` of the entropy ``log S - T / S``, by the spread of values that do not count once.
 
     The variance of ``n z^T M z`` over random unit vectors z is ``2 (tr M^2 - (tr M)^2 / n)`` but for terms of order
     1 / n; M is here the derivative ``(1 / S + T / S^2) dS - dT / S`` of the entropy, as a function of the values.

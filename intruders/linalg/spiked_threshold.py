@@ -50,7 +50,7 @@ class Spectrum:
 
     @classmethod
     def of_values(cls, values: Tensor, shape: tuple[int, int], leading: int) -> Spectrum:
-        """From all min(m, n) singular values, the first ``leading`` of them kept singly."""
+        """Build from all min(m, n) singular values; the first ``leading`` are kept singly."""
         values = values.double()
         rest = values[leading:].square()
         null = rest.new_zeros(1)
@@ -82,7 +82,7 @@ class Spectrum:
 
 
 def sampled_spectra(operator: Operator, leading: Triplets, seed: int = 0) -> list[Spectrum]:
-    """The spectra of a stack of matrices from their leading triplets and a few random vectors for the rest.
+    """Estimate the spectra of a batch of matrices from leading triplets, and a few random vectors for the rest.
 
     Stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017) on what the leading vectors leave: ``2 * 14`` passes of 6
     rows. Away from the spectrum of the rest the transforms are right to a few per cent.
@@ -139,7 +139,7 @@ def spiked_threshold(spectrum: Spectrum, k: int, epsilon: float) -> float:
     if len(edges) == 0:
         return 0.0
     fractions = torch.arange(1, _POINTS, dtype=torch.float64, device=edges.device) / _POINTS
-    found = torch.inf
+    threshold = torch.inf
     above = torch.cat([edges.new_full((1,), torch.inf), edges[:-1]])
     for low, high in zip(edges.tolist(), above.tolist(), strict=True):
         if high <= low:
@@ -149,8 +149,8 @@ def spiked_threshold(spectrum: Spectrum, k: int, epsilon: float) -> float:
         left, right = spectrum.transforms(z)
         fits = (left > 0) & (right > 0) & (spectrum.largest_share(z) < epsilon**2)
         if fits.any():
-            found = min(found, float((left * right)[fits].rsqrt().min()))
-    return found
+            threshold = min(threshold, float((left * right)[fits].rsqrt().min()))
+    return threshold
 
 
 def edge_threshold(spectrum: Spectrum, edge: float) -> float:

@@ -83,7 +83,7 @@ def gram_left_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cluster_ids(values: Tensor) -> Tensor:
-    """Numbers the clusters of descending ``values`` ``(*batch, p)``: neighbours in one cluster share an id.
+    """Number the clusters of descending ``values`` ``(*batch, p)``: neighbors in one cluster share an id.
 
     Ids count up from 0. Neighbours belong together when they differ by less than ``CLUSTER_TOLERANCE`` of
     the largest value; a chain of such neighbours is one cluster. Each value of a chain wider than ``_WIDEST`` of that
@@ -101,7 +101,7 @@ def cluster_ids(values: Tensor) -> Tensor:
 
 
 def are_alone(ids: Tensor) -> bool:
-    """Whether each value is a cluster of its own, as nearly always; most work on clusters can then be left out."""
+    """Return whether each value is a cluster of its own, as nearly always; most work on clusters is then skipped."""
     return bool((ids[..., -1] == ids.shape[-1] - 1).all())
 
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .batched import Batched
 from .products import is_shared
-from .stacked import Stacked
 from .svd import DenseSVD, dense_svd, gram_svd
 
 # Singular values below this share of the largest are noise in the eigenvalues of the Gram matrix, or their vectors on
@@ -35,8 +35,8 @@ _CAREFUL = 1.01
 
 
 @dataclass(frozen=True)
-class WholeBase(Stacked):
-    """A stack of matrices ``(batch, m, n)`` as all of their singular triplets, p = min(m, n) of them, descending."""
+class WholeBase(Batched):
+    """A batch of matrices ``(batch, m, n)`` as all of their singular triplets, p = min(m, n) of them, descending."""
 
     values: Tensor  # (batch, p), double
     left: Tensor  # (batch, p, m), unit rows
@@ -46,7 +46,7 @@ class WholeBase(Stacked):
 
     @classmethod
     def of(cls, matrix: Tensor) -> WholeBase:
-        """Decomposes ``(batch, m, n)`` matrices, and measures how well.
+        """Decompose ``(batch, m, n)`` matrices, and measure the errors.
 
         Costs one eigenvalue decomposition of the smaller side in double precision, and four products of that side's
         square with the matrix; two more in single precision.
@@ -71,11 +71,11 @@ class WholeBase(Stacked):
 
     @property
     def shape(self) -> torch.Size:
-        """Of the stack of matrices."""
+        """Shape of the batch of matrices."""
         return torch.Size((len(self.values), self.left.shape[-1], self.right.shape[-1]))
 
     def repeated(self, count: int) -> WholeBase:
-        """Of the one matrix, for a stack that is this matrix ``count`` times; no copies are made."""
+        """Repeat a batch of one matrix ``count`` times, without copies."""
         parts = (self.values, self.left, self.right, self.off, self.rounded)
         return WholeBase(*(part.expand(count, *part.shape[1:]) for part in parts))
 
@@ -129,7 +129,9 @@ def times_columns(rows: Tensor, columns: Tensor) -> Tensor:
         return together.view(-1, batch, r).permute(1, 0, 2)
     if rows.dtype == torch.float64 or rows[0].numel() <= _WIDENED or not rows.is_cpu:
         return rows.double() @ columns
-    return torch.stack([_in_parts(one, own) for one, own in zip(rows, columns, strict=True)])
+    return torch.stack(
+        [_in_parts(own_rows, own_columns) for own_rows, own_columns in zip(rows, columns, strict=True)]
+    )
 
 
 def columns_times(rows: Tensor, coordinates: Tensor) -> Tensor:
@@ -141,17 +143,17 @@ def columns_times(rows: Tensor, coordinates: Tensor) -> Tensor:
     if rows.dtype == torch.float64 or rows[0].numel() <= _WIDENED or not rows.is_cpu:
         return rows.double().mT @ coordinates
     step = max(1, _WIDENED // rows.shape[-1])
-    found = coordinates.new_zeros(len(rows), rows.shape[-1], coordinates.shape[-1])
+    total = coordinates.new_zeros(len(rows), rows.shape[-1], coordinates.shape[-1])
     for first in range(0, rows.shape[-2], step):
         part = slice(first, first + step)
-        found += rows[:, part].double().mT @ coordinates[:, part]
-    return found
+        total += rows[:, part].double().mT @ coordinates[:, part]
+    return total
 
 
 def _in_parts(rows: Tensor, columns: Tensor) -> Tensor:
-    found = columns.new_empty(len(rows), columns.shape[-1])
+    products = columns.new_empty(len(rows), columns.shape[-1])
     step = max(1, _WIDENED // rows.shape[-1])
     for first in range(0, len(rows), step):
         part = slice(first, first + step)
-        torch.mm(rows[part].double(), columns, out=found[part])
-    return found
+        torch.mm(rows[part].double(), columns, out=products[part])
+    return products

@@ -16,7 +16,7 @@ from ..linalg.operators import Dense, Update
 from ..linalg.spiked_threshold import spectrum_of, spiked_threshold
 from .remedies.intruders import ScaledIntruders, intruder_indices
 from .remedies.position import Position, positions_of
-from .remedies.remedy import Case, Remedy, Triplets
+from .remedies.remedy import Case, Remedy, WantedTriplets
 
 # Audit and weights belong together when the singular values agree to this share of the largest.
 _SAME_VALUE = 1e-2
@@ -66,14 +66,14 @@ def _cases(
     positions: Mapping[str, Position],
 ) -> Iterator[Case]:
     updates = [_update(batch, index) for index in range(len(matrices))]
-    parts: list[dict[Triplets, Components]] = [{} for _ in matrices]
+    parts: list[dict[WantedTriplets, Components]] = [{} for _ in matrices]
     # The intruders are found for every remedy: their singular values tell whether the audit is of these weights.
     for remedy in (ScaledIntruders(0), *remedies):
         # A remedy needs the same kinds of triplets of every matrix, each matrix its own ones.
         for needs in zip(*(remedy.needs(matrix) for matrix in matrices), strict=True):
             if all(need in known for need, known in zip(needs, parts, strict=True)):
                 continue  # another remedy, or this one at another scale, needs the same
-            components = _found(batch, matrices, updates, needs, audit)
+            components = _needed_components(batch, matrices, updates, needs, audit)
             for known, need, part in zip(parts, needs, components, strict=True):
                 known[need] = part
     asks = any(remedy.needs_threshold for remedy in remedies)
@@ -84,14 +84,14 @@ def _cases(
         yield Case(matrix, update, known, positions[matrix.name], threshold, base)
 
 
-def _found(
+def _needed_components(
     batch: Batch,
     matrices: list[AuditedMatrix],
     updates: Sequence[Update],
-    needs: Sequence[Triplets],
+    needs: Sequence[WantedTriplets],
     audit: Audit,
 ) -> list[Components]:
-    """Of each matrix the triplets that are needed, in the units of the checkpoint."""
+    """Compute the needed triplets of each matrix, in the units of the checkpoint."""
     if needs[0].of == "update":
         return [
             leading_components(update, len(need.indices)) for update, need in zip(updates, needs, strict=True)
@@ -132,7 +132,7 @@ def _refuse(pairs: Sequence[PairedMatrix], remedies: Sequence[Remedy]) -> None:
 def _tuned_components(
     batch: Batch, matrices: list[AuditedMatrix], indices: list[tuple[int, ...]], audit: Audit
 ) -> list[Components]:
-    """Of each W the singular triplets at its indices."""
+    """Compute the singular triplets of each W at its indices."""
     pair = batch.pair
     values = [
         [vector.singular_value / unit for vector in matrix.vectors]

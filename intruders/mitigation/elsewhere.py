@@ -21,7 +21,7 @@ def not_audited(base: Checkpoint, audit: Audit) -> list[str]:
 
 
 def shares_elsewhere(remedy: Remedy, base_names: Sequence[str], settings: AuditSettings) -> Elsewhere:
-    """What share of its update each of them keeps, by the base's name; ``settings`` are those of the audit."""
+    """Return the share of its update that each keeps, by the base's name; ``settings`` are those of the audit."""
     if isinstance(remedy, Doses):
         return remedy.share_elsewhere
     if not isinstance(remedy, ShareRemedy):

@@ -57,9 +57,8 @@ class LiveInterventions:
             {name: tuple(tensor.shape) for name, tensor in self._tensors.items()},
         )
         self._views = {matrix.name: matrix for name in base.names() for matrix in _matrices(base, name)}
-        self._own: dict[
-            int, tuple[Tensor, Tensor]
-        ] = {}  # by its place in memory: a tensor, and what it held before
+        # By its address in memory: a tensor, and what it held before.
+        self._own: dict[int, tuple[Tensor, Tensor]] = {}
         # Of two names for one tensor the first alone: a share of a share would be left otherwise.
         distinct = {
             other.tensor.data_ptr(): other for name in others if (other := self._tuned(name)) is not None

@@ -38,7 +38,7 @@ Records = Callable[[Mitigation], Mapping[str, str]]
 
 
 def no_records(result: Mitigation) -> Mapping[str, str]:
-    """No further files."""
+    """Return no further files."""
     return {}
 
 
@@ -91,6 +91,9 @@ def mitigate(
       compute: where it is computed. The audit after the mitigation profits from the cache of the one before.
       progress: called with (what is being done, done, in all).
       beside: gives further files to write beside the weights, by name, from the result.
+
+    Returns:
+      What was changed in each matrix, with the audits before and after.
 
     Raises:
       SettingError: a setting is out of range.

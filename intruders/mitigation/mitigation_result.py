@@ -18,7 +18,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class MitigatedMatrix:
-    """What was changed in one matrix."""
+    """The change of one matrix."""
 
     name: str
     shape: tuple[int, int]
@@ -42,7 +42,7 @@ class MitigatedMatrix:
 
 @dataclass(frozen=True)
 class Mitigation:
-    """A mitigation, or a control of one, and the audits before and after it."""
+    """A mitigation or one of its controls, with the audits before and after; :func:`intruders.mitigate` returns it."""
 
     base_source: str
     tuned_source: str
@@ -53,9 +53,8 @@ class Mitigation:
     matrices: list[MitigatedMatrix]
     before: Audit = field(repr=False)
     after: Audit | None = field(repr=False)  # None when it was not asked for
-    cut: dict[str, float] = field(
-        default_factory=dict
-    )  # relative errors of modules without intruders, if cut too
+    # Relative errors of modules without intruders, if cut too.
+    cut: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -116,7 +115,7 @@ class Mitigation:
         return json.dumps(self.to_document(), allow_nan=False, ensure_ascii=False) + "\n"
 
     def lines(self) -> list[str]:
-        """What a person reads."""
+        """Return the lines that a person reads."""
         scaled = sum(len(matrix.scaled) for matrix in self.matrices)
         lines = [
             f"{self.remedy.sentence(scaled)}, in {len(self.matrices):,} of {len(self.before.matrices):,} matrices"

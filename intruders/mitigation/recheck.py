@@ -57,7 +57,7 @@ def audit_after(
 
 
 def _are_equal(first: Pair | None, second: Pair | None) -> bool:
-    """Whether base and update are the same numbers, in the same form."""
+    """Return whether base and update are the same numbers, in the same form."""
     if first is None or second is None or len(first.parts) != len(second.parts):
         return False
     return all(

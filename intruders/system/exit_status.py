@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitStatus(IntEnum):
-    """What a shell or a CI job can tell from the number alone."""
+    """The exit statuses of the commands."""
 
     DONE = 0
     FAILED = 1  # the work was done, and the answer is no: more than --fail-above, a wrong merge, a failed run

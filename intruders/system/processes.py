@@ -106,7 +106,7 @@ class _Worker(Generic[Item]):
         return item
 
     def how_it_ended(self) -> str:
-        """Of a process whose pipe is closed: by which signal, or with which status."""
+        """Return the signal or the status with which a process ended whose pipe is closed."""
         self._process.join()
         code = self._process.exitcode or 0
         return f"by signal {-code} (9 is often a lack of memory)" if code < 0 else f"with status {code}"

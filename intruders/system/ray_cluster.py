@@ -94,8 +94,8 @@ def _connect(ray: Any, address: str | None) -> None:
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and gRPC's own
         where = repr(address) if address else "a Ray of this machine"
         raise IntrudersError(
-            f"--ray cannot use {where}: {in_one_line(error)[:300]}; start one with ray start --head, or pass its "
-            "address"
+            f"--ray cannot use {where}: {in_one_line(error)[:300]}; "
+            "start one with ray start --head, or pass its address"
         ) from error
 
 

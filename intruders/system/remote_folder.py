@@ -17,7 +17,7 @@ _URL = re.compile(r"^[a-z][a-z0-9+.-]*://")
 
 
 def is_url(out: str) -> bool:
-    """Whether results go to a place that is no folder of this machine."""
+    """Return whether results go somewhere else than to a folder of this machine."""
     return bool(_URL.match(out)) and not out.startswith("file://")
 
 

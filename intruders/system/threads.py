@@ -38,7 +38,7 @@ def prefetched(items: Iterable[Item], ahead: int = 1) -> Generator[Item, None, N
 def run_side_by_side(
     works: Iterable[Item], do: Callable[[Item], Result], is_small: Callable[[Item], bool], workers: int | None
 ) -> Iterator[Iterator[Result]]:
-    """Gives an iterator over ``do`` of every piece of work, in the order given; the next piece is read meanwhile.
+    """Return an iterator over ``do`` of every piece of work, in the order given; the next piece is read meanwhile.
 
     Small pieces go to a pool of ``workers`` threads (as many as torch uses, when None), each with one core: products of
     small matrices gain nothing from more. Others run here, on all cores, once the pool is idle. No thread is left when

@@ -51,7 +51,7 @@ def _processor() -> str:
 
 
 def installed_versions() -> dict[str, str]:
-    """What a result depends on: this package, its numerical libraries, Python and the platform."""
+    """Return the versions that a result depends on: this package, its numerical libraries, Python and the platform."""
     versions = {
         "intruders": __version__,
         "python": platform.python_version(),

@@ -6,13 +6,13 @@ import torch
 
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense
-from intruders.linalg.sketch import SIZE, Directions, normalized
+from intruders.linalg.sketch import SIZE, SketchDirections, normalized
 
 
 def test_factors_and_the_matrix_that_they_make_have_one_sketch() -> None:
     torch.manual_seed(0)
     factors = LowRank(torch.randn(3, 40, 2), torch.randn(3, 2, 70))
-    directions = Directions.of(40, 70, 1, factors.left)
+    directions = SketchDirections.of(40, 70, 1, factors.left)
     of_factors, of_matrices = directions.sketch(factors), directions.sketch(Dense(factors.dense()))
     torch.testing.assert_close(of_factors, of_matrices, rtol=1e-4, atol=1e-2)
     by_hand = torch.einsum("im,bmn,in->bi", directions.left, factors.dense(), directions.right)
@@ -34,7 +34,7 @@ def test_cosines_of_models_are_within_what_is_said_of_their_error() -> None:
         [one.plus(other.scaled(share)) for one, other in zip(first, model(), strict=True)]
         for share in torch.linspace(0, 3, 30).tolist()
     ]
-    directions = [Directions.of(50, 60, seed, first[0].left) for seed in range(12)]
+    directions = [SketchDirections.of(50, 60, seed, first[0].left) for seed in range(12)]
 
     def sketch(matrices: list[LowRank]) -> torch.Tensor:
         return torch.stack([each.sketch(one)[0] for each, one in zip(directions, matrices, strict=True)]).sum(

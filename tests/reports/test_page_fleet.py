@@ -11,7 +11,7 @@ import pytest
 from made_up import LLAMA, made_up_audit
 
 from intruders.audits.audit_settings import AuditSettings
-from intruders.audits.fleet.fleet_members import Facts, Member
+from intruders.audits.fleet.fleet_members import Member, ModelFacts
 from intruders.audits.fleet.fleet_result import FleetAudit
 from intruders.audits.fleet.kept_blocks import KeptBlocks, Unit, rows_of
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
@@ -34,9 +34,9 @@ def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
         units[digest] = Unit()
         pairs = [PairedMatrix(one.name, one.shape, one.rank, lambda: None) for one in audit.matrices]
         pairing = Pairing("base", audit.tuned_source, "adapter", pairs, [])
-        members.append(Member(audit.tuned_source, digest, Facts("lora", (8,), (1.0,)), pairing))
+        members.append(Member(audit.tuned_source, digest, ModelFacts("lora", (8,), (1.0,)), pairing))
     blocks.keep("layers", units, rows, {})
-    members.append(Member("<b>odd & refused</b>", "refused", Facts(), None, "it is for another base"))
+    members.append(Member("<b>odd & refused</b>", "refused", ModelFacts(), None, "it is for another base"))
     return FleetAudit("base", AuditSettings(), 12.0, members, blocks)
 
 

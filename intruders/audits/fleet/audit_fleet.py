@@ -78,6 +78,9 @@ def audit_fleet(
       gpus: GPUs of each worker on Ray (default: 0).
       progress: Called with (what is being done, matrices done, matrices in all).
 
+    Returns:
+      The fleet: its tables, and the audit of each adapter.
+
     Raises:
       SettingError: A setting is out of range, or a glob or list names nothing.
       CheckpointError: The base cannot be read.
@@ -89,10 +92,10 @@ def audit_fleet(
     >>> direction = torch.ones(9, 1) / 3
     >>> strong = {"up.weight": base["up.weight"] + 100 * direction @ direction.T}
     >>> weak = {"up.weight": base["up.weight"] + 0.01 * direction @ direction.T}
-    >>> found = audit_fleet(base, [strong, weak], k=3, cache=False)
-    >>> found.adapters["intruders"].tolist()
+    >>> result = audit_fleet(base, [strong, weak], k=3, cache=False)
+    >>> result.adapters["intruders"].tolist()
     [1, 0]
-    >>> found.audit(0).intruders
+    >>> result.audit(0).intruders
     1
     """
     settings = AuditSettings(
@@ -124,7 +127,7 @@ def audit_many(
     gpus: float = 0,
     progress: Progress = silent,
 ) -> FleetAudit:
-    """As :func:`audit_fleet`, by settings that are values already."""
+    """Audit a fleet with given AuditSettings."""
     started = time.perf_counter()
     compute.torch_device()
     sources, passed_over = _sources(adapters)
@@ -137,16 +140,16 @@ def audit_many(
     require_ours(folder, MARKS, "a fleet")
     make_folder(folder)
     remote = _remote(str(out)) if out is not None else None
-    with ExitStack() as stack:
+    with ExitStack() as held:
         if temporary is None:
-            stack.enter_context(locked_folder(folder))
+            held.enter_context(locked_folder(folder))
         opened = open_checkpoint(base)
         content: Digests = {}
         if temporary is None:
             content = content_digests(opened)
             opened = require_content(opened, content)
         opened = read_once(opened)
-        digests = None if out is not None else [f"model {place}" for place in range(len(sources))]
+        digests = None if out is not None else [f"model {position}" for position in range(len(sources))]
         kept = KeptBlocks(folder.absolute(), _key(opened, content, settings), remote)
         finished = FinishedModels.read(kept)
         members = open_members(opened, sources, settings, digests, finished.known)
@@ -157,7 +160,7 @@ def audit_many(
         else:
             task = BlockOnRay(
                 wherever_it_is(str(base)),
-                tuple(wherever_it_is(str(one)) for one in sources),
+                tuple(wherever_it_is(str(source)) for source in sources),
                 tuple(member.digest for member in members),
                 tuple(content.items()),
                 settings,
@@ -165,7 +168,7 @@ def audit_many(
                 kept,
             )
             do_on_ray(list(blocks), task, ray, cpus, gpus, progress)
-        found = FleetAudit(
+        fleet = FleetAudit(
             opened.source,
             settings,
             time.perf_counter() - started,
@@ -177,40 +180,40 @@ def audit_many(
         )
         if temporary is None:
             _warn_of_other_tables(folder, kept.key)
-            found.write_tables(folder)
+            fleet.write_tables(folder)
             for name in (ADAPTERS, VECTORS):
                 kept.put(name)
-            found.all_finished().write(kept)
-    return found
+            fleet.all_finished().write(kept)
+    return fleet
 
 
 def _sources(adapters: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:
-    """The models, and what was passed over in folders of them."""
-    texts = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in adapters]
-    found: list[Source] = []
+    """Return the models, and what was passed over in folders of them."""
+    texts = [os.fspath(given) if isinstance(given, os.PathLike) else given for given in adapters]
+    sources: list[Source] = []
     passed_over: dict[str, str] = {}
     for text in texts:
         if isinstance(text, str):
             meant = each_source([text])
-            found += meant.models
+            sources += meant.models
             passed_over |= meant.passed_over
         else:
-            found.append(text)
-    if all(isinstance(one, str) for one in found):
-        found = list(dict.fromkeys(found))
-    if not found:
+            sources.append(text)
+    if all(isinstance(source, str) for source in sources):
+        sources = list(dict.fromkeys(sources))
+    if not sources:
         raise SettingError(
             "no adapter was given; expected paths, hub ids, globs or @list.txt; pass one or more"
         )
-    return found, passed_over
+    return sources, passed_over
 
 
 def _require_paths(sources: Sequence[Source]) -> None:
-    """What is kept is known by the content of files."""
-    for one in sources:
-        if not isinstance(one, str | os.PathLike):
+    """Refuse models in memory: kept results are known by the content of files."""
+    for source in sources:
+        if not isinstance(source, str | os.PathLike):
             raise SettingError(
-                f"a model in memory ({type(one).__name__}) was given together with out; expected paths and hub ids, "
+                f"a model in memory ({type(source).__name__}) was given together with out; expected paths and hub ids, "
                 "whose files tell what is finished; save it first, or leave out away"
             )
 
@@ -223,7 +226,7 @@ def _remote(out: str) -> RemoteFolder | None:
 
 
 def _warn_of_other_tables(folder: Path, key: str) -> None:
-    """Tell that tables of another base or other settings make way for those of this call."""
+    """Warn that this call replaces the tables of another base or of other settings."""
     before = key_of_vectors(folder / VECTORS)
     if before is not None and before != key:
         warnings.warn(
@@ -234,7 +237,7 @@ def _warn_of_other_tables(folder: Path, key: str) -> None:
 
 
 def _key(base: Checkpoint, content: Digests, settings: AuditSettings) -> str:
-    """What a kept row depends on, besides its model's files: the settings, and the base's config and numbers."""
+    """Return a hash of what a kept row depends on besides its model: settings, and the base's config and numbers."""
     depends_on = [_VERSION, settings.as_dict(), base.config, content]
     plain = json.dumps(depends_on, sort_keys=True, default=str)
     return hashlib.sha256(plain.encode()).hexdigest()

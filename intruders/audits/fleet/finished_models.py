@@ -20,7 +20,7 @@ from torch import Tensor
 from ...checkpoints.pairing.pairing import Skipped
 from ...system.files import write_atomically
 from ..result.parquet_form import METADATA_KEY
-from .fleet_members import Facts, Known
+from .fleet_members import Known, ModelFacts
 from .kept_blocks import KeptBlocks, bytes_of_sketch, sketch_of_bytes
 
 FOLDER = "finished"
@@ -30,7 +30,7 @@ _SKETCH = "sketch"
 
 @dataclass
 class FinishedModel:
-    """What its blocks say of a model as a whole."""
+    """A model as its blocks describe it."""
 
     known: Known
     skipped: dict[str, Skipped] = field(default_factory=dict)  # matrices that were not judged, by name
@@ -43,7 +43,7 @@ class BlockFile:
     """A file of blocks when it was read."""
 
     size: int
-    holds_others: bool  # than finished models
+    has_unfinished: bool  # rows of models that are not finished
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class FinishedModels:
 
     @property
     def closed_files(self) -> set[str]:
-        """Files with nothing that is not said here."""
-        return {name for name, file in self.files.items() if not file.holds_others}
+        """Block files whose models are all finished."""
+        return {name for name, file in self.files.items() if not file.has_unfinished}
 
     @classmethod
     def read(cls, blocks: KeptBlocks) -> FinishedModels:
-        """What an earlier call kept; nothing where that is broken, or its blocks are no longer what they were."""
+        """Read what an earlier call kept; nothing if the file is broken or its blocks have changed."""
         content = blocks.beside(_name(blocks))
         if content is None:
             return cls()
@@ -76,11 +76,11 @@ class FinishedModels:
             return cls()
         if (header.get("schema"), header.get("key")) != (_SCHEMA, blocks.key):
             return cls()
-        files = {name: BlockFile(*one) for name, one in header["files"].items()}
-        if not blocks.hold({name: one.size for name, one in files.items()}):
+        files = {name: BlockFile(*record) for name, record in header["files"].items()}
+        if not blocks.hold({name: file.size for name, file in files.items()}):
             return cls()
         lists = [tuple(names) for names in header["names"]]
-        models = {digest: _model(one, lists) for digest, one in header["models"].items()}
+        models = {digest: _model(record, lists) for digest, record in header["models"].items()}
         for digest, content in zip(table["digest"].to_pylist(), table[_SKETCH].to_pylist(), strict=True):
             if content is not None:
                 models[digest].sketch = sketch_of_bytes(content)
@@ -88,7 +88,7 @@ class FinishedModels:
         return cls(models, matrices, files)
 
     def write(self, blocks: KeptBlocks) -> None:
-        """Keep it beside the blocks, whole or not at all."""
+        """Write the file next to the blocks, completely or not at all."""
         lists: dict[tuple[str, ...], int] = {}
         models = {digest: _record(model, lists) for digest, model in self.models.items()}
         header = {
@@ -96,7 +96,7 @@ class FinishedModels:
             "key": blocks.key,
             "models": models,
             "names": list(lists),
-            "files": {name: [file.size, file.holds_others] for name, file in self.files.items()},
+            "files": {name: [file.size, file.has_unfinished] for name, file in self.files.items()},
         }
         table = self._table()
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(header).encode()})
@@ -124,11 +124,11 @@ def _name(blocks: KeptBlocks) -> str:
 
 
 def _record(model: FinishedModel, lists: dict[tuple[str, ...], int]) -> dict[str, Any]:
-    """Plain values; the names are the place of their list, of which many models share one."""
+    """Return plain values; names are stored as the index of a list that many models share."""
     return {
         "facts": asdict(model.known.facts),
         "names": lists.setdefault(model.known.names, len(lists)),
-        "skipped": {name: [one.reason, one.kind] for name, one in model.skipped.items()},
+        "skipped": {name: [skipped.reason, skipped.kind] for name, skipped in model.skipped.items()},
         "refused": model.refused,
     }
 
@@ -138,7 +138,7 @@ def _model(record: Mapping[str, Any], lists: Sequence[tuple[str, ...]]) -> Finis
         name: tuple(value) if isinstance(value, list) else value for name, value in record["facts"].items()
     }
     return FinishedModel(
-        Known(Facts(**facts), lists[record["names"]]),
+        Known(ModelFacts(**facts), lists[record["names"]]),
         {
             # An earlier version wrote the reason alone.
             name: Skipped.from_stored(name, *([stored] if isinstance(stored, str) else stored))

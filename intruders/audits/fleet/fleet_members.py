@@ -24,8 +24,8 @@ _LAYER = re.compile(r"^(.*?)\.(\d+)(?:\.|$)")
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a model's config and headers say, before any weight is read."""
+class ModelFacts:
+    """The facts in a model's config and headers, before any weight is read."""
 
     method: str | None = None
     ranks: tuple[int, ...] = ()  # those that occur, ascending
@@ -38,9 +38,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class Known:
-    """What an earlier call found of a model, all of whose matrices it finished."""
+    """A model all of whose matrices an earlier call finished."""
 
-    facts: Facts
+    facts: ModelFacts
     names: tuple[str, ...]  # of its matrices, in the base's order
 
 
@@ -50,7 +50,7 @@ class Member:
 
     source: str
     digest: str
-    facts: Facts = field(default_factory=Facts)
+    facts: ModelFacts = field(default_factory=ModelFacts)
     paired: Pairing | Callable[[], Pairing] | None = None  # or what opens a model that is known already
     reason: str | None = None
     known: Known | None = None
@@ -61,7 +61,7 @@ class Member:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the matrices that it changes, in the base's order."""
+        """Names of the matrices that it changes, in the base's order."""
         if self.known is not None:
             return self.known.names
         return () if self.pairing is None else tuple(pair.name for pair in self.pairing.pairs)
@@ -74,7 +74,7 @@ def open_members(
     digests: Sequence[str] | None = None,
     known: Mapping[str, Known] | None = None,
 ) -> list[Member]:
-    """Every source as a member of the fleet; nothing but configs and headers is read, and the files' bytes hashed.
+    """Open every source as a member of the fleet: read configs and headers, and hash the files.
 
     Args:
       base: the model that all are compared with.
@@ -85,8 +85,8 @@ def open_members(
     """
     require_selection(base, settings)
     return [
-        _open_member(base, source, settings, None if digests is None else digests[place], known or {})
-        for place, source in enumerate(sources)
+        _open_member(base, source, settings, None if digests is None else digests[position], known or {})
+        for position, source in enumerate(sources)
     ]
 
 
@@ -94,7 +94,7 @@ def _open_member(
     base: Checkpoint, source: Source, settings: AuditSettings, digest: str | None, known: Mapping[str, Known]
 ) -> Member:
     name = _name_of(source)
-    facts = Facts()
+    facts = ModelFacts()
     if known:
         digest = digest if digest is not None else _digest_if_readable(source)
         if digest is not None and digest in known:
@@ -113,7 +113,7 @@ def _open_member(
 
 
 def _digest_if_readable(source: Source) -> str | None:
-    """None where opening the model will say what is wrong with it."""
+    """Return the digest; None where opening the model will say what is wrong with it."""
     try:
         return digest_of(str(source))
     except (IntrudersError, OSError):
@@ -134,13 +134,13 @@ def _name_of(source: Source) -> str:
     return "state dict" if isinstance(source, dict) else str(source)
 
 
-def _facts_of(opened: Opened) -> Facts:
+def _facts_of(opened: Opened) -> ModelFacts:
     if isinstance(opened, Checkpoint):
-        return Facts(method="full")
+        return ModelFacts(method="full")
     if isinstance(opened, ModelSum):
-        return Facts(method="sum")
+        return ModelFacts(method="sum")
     updates = opened.updates
-    return Facts(
+    return ModelFacts(
         method=_method_of(opened, updates),
         ranks=tuple(sorted({rank for update in updates if (rank := _rank_of(update)) is not None})),
         scales=tuple(sorted({update.scale for update in updates if update.scale is not None})),
@@ -150,7 +150,7 @@ def _facts_of(opened: Opened) -> Facts:
 
 
 def _method_of(adapter: Adapter, updates: Sequence[AdaptedWeight]) -> str:
-    """PEFT's type in small letters, or what its updates are where they are more than that: "dora"."""
+    """Return PEFT's type in small letters, or "dora" where all updates are of that kind."""
     methods = {update.method for update in updates}
     return methods.pop() if methods == {"dora"} else adapter.peft_type.lower()
 
@@ -159,9 +159,9 @@ def _rank_of(update: AdaptedWeight) -> int | None:
     return update.rank if update.rank is not None else update.factor_rank
 
 
-def _with_pairing(facts: Facts, pairing: Pairing) -> Facts:
+def _with_pairing(facts: ModelFacts, pairing: Pairing) -> ModelFacts:
     kinds = {path.kind for path in module_paths([matrix.name for matrix in pairing.pairs])}
-    return Facts(
+    return ModelFacts(
         facts.method,
         facts.ranks,
         facts.scales,
@@ -173,16 +173,16 @@ def _with_pairing(facts: Facts, pairing: Pairing) -> Facts:
 
 
 def block_of(name: str) -> str:
-    """The layer that a matrix is in, by its name alone: no further model moves a matrix to another block."""
-    found = _LAYER.match(_PART.sub("", name))
-    return f"{found[1]}.{found[2]}" if found else "outside the layers"
+    """Return the layer of a matrix by its name alone: no further model moves a matrix to another block."""
+    layer = _LAYER.match(_PART.sub("", name))
+    return f"{layer[1]}.{layer[2]}" if layer else "outside the layers"
 
 
 Sharers = list[tuple[int, PairedMatrix]]  # the models that change one matrix, by their numbers
 
 
 def matrices_by_block(base: Checkpoint, members: Sequence[Member]) -> dict[str, dict[str, Sharers]]:
-    """For every block, for every matrix in the base's order, the members that change it.
+    """Return for every block and matrix, in the base's order, the members that change it.
 
     Equal members come once, and those that are known from an earlier call do not come.
     """
@@ -195,7 +195,7 @@ def matrices_by_block(base: Checkpoint, members: Sequence[Member]) -> dict[str, 
         for matrix in member.pairing.pairs:
             shared.setdefault(matrix.name, []).append((number, matrix))
     # All matrices of one tensor follow each other, or it would be read for each of them.
-    order = {name: place for place, name in enumerate((*base.names(), *base.tied))}
+    order = {name: position for position, name in enumerate((*base.names(), *base.tied))}
     blocks: dict[str, dict[str, Sharers]] = {}
     for name in sorted(shared, key=lambda name: order.get(_PART.sub("", name), len(order))):
         blocks.setdefault(block_of(name), {})[name] = shared[name]

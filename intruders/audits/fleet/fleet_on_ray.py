@@ -51,14 +51,14 @@ def do_on_ray(
 
 
 def wherever_the_cache_is(compute: Compute) -> Compute:
-    """With the folder of the cache by its whole path; workers have another working directory."""
+    """Make the path of the cache absolute: workers have another working directory."""
     cache = compute.cache
     return replace(compute, cache=os.path.abspath(cache)) if isinstance(cache, str | os.PathLike) else compute
 
 
 @dataclass(frozen=True)
 class BlockOnRay:
-    """What a worker does with the name of a block."""
+    """The task of a worker: audit the block of a given name."""
 
     base: str
     sources: tuple[str, ...]

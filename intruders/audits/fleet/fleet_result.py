@@ -38,16 +38,15 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class FleetAudit:
-    """What many adapters did to one base."""
+    """The audits of many adapters of one base, which :func:`intruders.audit_fleet` returns."""
 
     base_source: str
     settings: AuditSettings
     seconds: float
     members: list[Member] = field(repr=False)
     blocks: KeptBlocks = field(repr=False)
-    temporary: TemporaryDirectory[str] | None = field(
-        default=None, repr=False
-    )  # that holds the blocks, if any
+    # The directory of the blocks, if it is temporary.
+    temporary: TemporaryDirectory[str] | None = field(default=None, repr=False)
     finished: FinishedModels = field(default_factory=FinishedModels, repr=False)  # by earlier calls
     # Entries of folders of adapters that are none, with what they are.
     passed_over: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -93,17 +92,17 @@ class FleetAudit:
         return not self.adapters["status"].eq("audited").any()
 
     def above(self, intruders: int) -> list[str]:
-        """The adapters with more intruders than this."""
+        """Return the adapters with more intruders than this."""
         table = self.adapters
-        return [str(one) for one in table.loc[table["intruders"].fillna(0) > intruders, "adapter"]]
+        return [str(adapter) for adapter in table.loc[table["intruders"].fillna(0) > intruders, "adapter"]]
 
     def records(self) -> list[dict[str, Any]]:
-        """The rows of :attr:`adapters` as plain JSON values."""
+        """Return the rows of :attr:`adapters` as plain JSON values."""
         rows: list[dict[str, Any]] = as_arrow(self.adapters).to_pylist()
         return rows
 
     def audit(self, adapter: str | int) -> Audit:
-        """The audit of one adapter, by its source or its place in the list.
+        """Return the audit of one adapter, by its source or its position in the list.
 
         Raises:
           SettingError: there is none of that name, or it was refused.
@@ -115,11 +114,11 @@ class FleetAudit:
             raise SettingError(
                 f"the adapter '{member.source}' was refused: {reason}; fix it, and audit it again"
             )
-        found: dict[str, AuditedMatrix] = {}
+        matrices: dict[str, AuditedMatrix] = {}
         for rows in self._rows({member.digest}):
             for document in matrices_from_rows(rows.to_pylist()):
                 matrix = matrix_from_record(document)
-                found[matrix.name] = matrix
+                matrices[matrix.name] = matrix
         pairing = member.pairing
         skipped = {} if model is None else model.skipped
         return Audit(
@@ -132,10 +131,10 @@ class FleetAudit:
             epsilon=self.settings.epsilon,
             exact=self.settings.exact,
             seconds=self.seconds / max(1, len(self.members)),
-            matrices=[found[matrix.name] for matrix in pairing.pairs if matrix.name in found],
+            matrices=[matrices[matrix.name] for matrix in pairing.pairs if matrix.name in matrices],
             skipped=[
                 *pairing.skipped,
-                *(skipped[one.name] for one in pairing.pairs if one.name in skipped),
+                *(skipped[pair.name] for pair in pairing.pairs if pair.name in skipped),
             ],
             settings={
                 **self.settings.part(Selection).as_dict(),
@@ -145,7 +144,7 @@ class FleetAudit:
         )
 
     def header(self) -> dict[str, Any]:
-        """What the tables' metadata say."""
+        """Return the metadata of the tables."""
         return {
             "schema": SCHEMA,
             "base": {"source": self.base_source},
@@ -170,18 +169,18 @@ class FleetAudit:
         return [folder / ADAPTERS, folder / VECTORS]
 
     def all_finished(self) -> FinishedModels:
-        """What is finished now, of earlier calls and of this one: for the next call with the same blocks."""
+        """Return all finished models, of earlier calls and of this one, for the next call with the same blocks."""
         models = {**self.finished.models, **self._models}
         new = self.matrices[~self.matrices["digest"].isin(self.finished.models.keys())]
         earlier = self.finished.matrices
         matrices = new if earlier is None else pd.concat([earlier, new], ignore_index=True)
-        holds_others = {}
+        has_unfinished = {}
         for kept in self._open_blocks:
-            holds_others[kept.file.name] = not kept.units.keys() <= models.keys()
+            has_unfinished[kept.file.name] = not kept.units.keys() <= models.keys()
         files = {name: self.finished.files[name] for name in self.finished.closed_files}
         for name in self.blocks.names():
             if name not in files:
-                files[name] = BlockFile(self.blocks.size(name) or 0, holds_others.get(name, True))
+                files[name] = BlockFile(self.blocks.size(name) or 0, has_unfinished.get(name, True))
         return FinishedModels(models, matrices, files)
 
     def _member(self, adapter: str | int) -> Member:
@@ -202,7 +201,7 @@ class FleetAudit:
 
     @property
     def _sources_and_digests(self) -> list[tuple[str, str]]:
-        return [(one.source, one.digest) for one in self.members if one.digest in self._judged]
+        return [(member.source, member.digest) for member in self.members if member.digest in self._judged]
 
     def _vector_rows(self, digests: set[str]) -> Iterator[pa.Table]:
         return self._rows(digests, ["digest", *VECTOR_COLUMNS])
@@ -216,7 +215,7 @@ class FleetAudit:
         are_new = digests.isdisjoint(self.finished.models)
         seen: set[tuple[str, str]] = set()
         for kept in self._open_blocks if are_new else self.blocks.each():
-            new = [one for one in kept.units if one in digests and (kept.block, one) not in seen]
+            new = [digest for digest in kept.units if digest in digests and (kept.block, digest) not in seen]
             seen |= {(kept.block, digest) for digest in new}
             if new:
                 rows = kept.rows(columns)
@@ -224,28 +223,28 @@ class FleetAudit:
 
     @property
     def _open_blocks(self) -> Iterator[KeptBlock]:
-        """Those that may hold more than earlier calls have finished, one after the other: all would fill the memory."""
+        """Blocks with unfinished models, one after the other: all together would fill the memory."""
         return self.blocks.each(self.finished.closed_files)
 
     @cached_property
     def _models(self) -> Mapping[str, FinishedModel]:
-        """By digest, what the blocks say of each of the fleet's models as a whole."""
-        found: dict[str, FinishedModel] = {}
+        """The fleet's models by digest, as their blocks describe them."""
+        models: dict[str, FinishedModel] = {}
         new: set[str] = set()
         for member in self.members:
             if member.digest in self.finished.models:
-                found[member.digest] = self.finished.models[member.digest]
+                models[member.digest] = self.finished.models[member.digest]
             elif member.reason is None:
                 new.add(member.digest)
-                found.setdefault(member.digest, FinishedModel(Known(member.facts, member.names)))
+                models.setdefault(member.digest, FinishedModel(Known(member.facts, member.names)))
         seen: set[tuple[str, str]] = set()
         for kept in self._open_blocks:
             for digest in kept.units.keys() & new:
-                unit, model = kept.units[digest], found[digest]
+                unit, model = kept.units[digest], models[digest]
                 if model.refused is None:
                     model.refused = unit.refused
-                model.skipped.update({one.name: one for one in unit.skipped})
+                model.skipped.update({skipped.name: skipped for skipped in unit.skipped})
                 if unit.sketch is not None and (kept.block, digest) not in seen:
                     seen.add((kept.block, digest))
                     model.sketch = unit.sketch if model.sketch is None else model.sketch + unit.sketch
-        return found
+        return models

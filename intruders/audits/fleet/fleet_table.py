@@ -15,7 +15,7 @@ from torch import Tensor
 from ...checkpoints.pairing.pairing import SkipKind
 from ...linalg.sketch import normalized
 from .finished_models import FinishedModel
-from .fleet_members import Facts, Member
+from .fleet_members import Member, ModelFacts
 
 # Name and Arrow type of every column of adapters.parquet.
 COLUMNS: tuple[tuple[str, str], ...] = (
@@ -81,18 +81,18 @@ def matrices_of_rows(rows: pa.Table) -> pd.DataFrame:
     """One row per matrix and model from rows of vectors: counts, squares of singular values, and update sizes."""
     frame = rows.select(COUNTED).to_pandas()
     first = frame[frame["index"] == 0].set_index(["digest", "name"])
-    found = first[["frobenius", "effective_rank", "stable_rank"]].copy()
-    found["relative"] = np.where(first["base_value"] > 0, first["spectral"] / first["base_value"], np.nan)
-    found["largest"] = first["singular_value"]
+    sums = first[["frobenius", "effective_rank", "stable_rank"]].copy()
+    sums["relative"] = np.where(first["base_value"] > 0, first["spectral"] / first["base_value"], np.nan)
+    sums["largest"] = first["singular_value"]
     groups = frame.groupby(["digest", "name"], sort=False)
     scaled = frame["singular_value"] / groups["singular_value"].transform("max").replace(0.0, 1.0)
     frame["energy"] = scaled**2  # over that of the matrix's largest vector: squares of 1e200 overflow
     frame["intruder_energy"] = frame["energy"] * frame["intruder"]
     groups = frame.groupby(["digest", "name"], sort=False)
-    found["vectors"] = groups.size()
+    sums["vectors"] = groups.size()
     for name in ("intruder", "ambiguous", "energy", "intruder_energy"):
-        found[name] = groups[name].sum()
-    table: pd.DataFrame = found.reset_index()
+        sums[name] = groups[name].sum()
+    table: pd.DataFrame = sums.reset_index()
     return table
 
 
@@ -132,7 +132,7 @@ def adapter_table(
         }
         first_of.setdefault(member.digest, member.source)
         if reason is None:
-            kinds = [] if model is None else [one.kind for one in model.skipped.values()]
+            kinds = [] if model is None else [skipped.kind for skipped in model.skipped.values()]
             row |= {
                 "zero_updates": kinds.count(SkipKind.UNCHANGED),
                 "non_finite": kinds.count(SkipKind.NOT_FINITE),
@@ -141,7 +141,7 @@ def adapter_table(
         rows.append(row)
     table = pd.DataFrame(rows, columns=[name for name, _ in COLUMNS])
     table = table.astype({name: _IN_PANDAS[kind] for name, kind in COLUMNS})
-    sketches = {digest: one.sketch for digest, one in models.items() if one.sketch is not None}
+    sketches = {digest: finished.sketch for digest, finished in models.items() if finished.sketch is not None}
     return _with_unusual(_with_nearest(table, sketches))
 
 
@@ -158,7 +158,7 @@ _NOTHING: Mapping[str, Any] = {"matrices": 0, "vectors": 0, "intruders": 0, "amb
 
 
 def _numbers(matrices: Mapping[str, Any]) -> dict[str, Any]:
-    """Of one model, whose matrices are the places of these columns."""
+    """Return the totals of one model; the columns have one entry per matrix."""
     weights = (matrices["largest"] / (matrices["largest"].max() or 1.0)) ** 2
     total = float((weights * matrices["energy"]).sum())
     relative = matrices["relative"]
@@ -180,7 +180,7 @@ def _numbers(matrices: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_config(facts: Facts, base: str) -> dict[str, Any]:
+def _of_config(facts: ModelFacts, base: str) -> dict[str, Any]:
     return {
         "method": facts.method,
         "rank_min": facts.ranks[0] if facts.ranks else None,
@@ -197,24 +197,24 @@ def _of_config(facts: Facts, base: str) -> dict[str, Any]:
 
 
 def _is_named(named: str, base: str) -> bool:
-    """Whether the two are one name, or one last part of a name: `org/model` and `/models/model`."""
+    """Return whether two names or their last parts are equal, as in `org/model` and `/models/model`."""
     return named == base or named.rstrip("/").rpartition("/")[2] == base.rstrip("/").rpartition("/")[2]
 
 
-def _for_hosts(facts: Facts) -> list[str]:
-    """What servers of many adapters are known to refuse or to pass over; see docs/reference/fleet.md."""
-    found = []
+def _for_hosts(facts: ModelFacts) -> list[str]:
+    """Return what servers of many adapters refuse or ignore; see docs/reference/fleet.md."""
+    reasons = []
     if facts.method not in ("lora", None):
-        found.append(f"no plain LoRA ({facts.method})")
+        reasons.append(f"no plain LoRA ({facts.method})")
     if facts.saved_in_full:
-        found.append("modules saved in full")
+        reasons.append("modules saved in full")
     if len(facts.ranks) > 1 or len(facts.scales) > 1:
-        found.append("ranks or scales that differ by module")
-    return found
+        reasons.append("ranks or scales that differ by module")
+    return reasons
 
 
 def _with_nearest(table: pd.DataFrame, sketches: Mapping[str, Tensor]) -> pd.DataFrame:
-    """The model with other files whose update has the largest cosine with this one's, by their sketches."""
+    """Add the model with other files whose update has the largest cosine with this one's, by their sketches."""
     judged = table[table["status"].eq("audited") & table["digest"].isin(sketches.keys())]
     first = judged.drop_duplicates("digest")
     digests, sources = list(first["digest"]), list(first["adapter"])
@@ -226,18 +226,18 @@ def _with_nearest(table: pd.DataFrame, sketches: Mapping[str, Tensor]) -> pd.Dat
         cosines = rows[start : start + _TOGETHER] @ rows.mT
         own = torch.arange(len(cosines))
         cosines[own, start + own] = -torch.inf
-        for digest, cosine, place in zip(
-            digests[start:], *(one.tolist() for one in cosines.max(-1)), strict=False
+        for digest, cosine, position in zip(
+            digests[start:], *(tensor.tolist() for tensor in cosines.max(-1)), strict=False
         ):
-            nearest[digest] = sources[place], cosine
-    found = judged["digest"].map(nearest)
-    table.loc[judged.index, "nearest"] = found.map(lambda one: one[0]).astype("string")
-    table.loc[judged.index, "nearest_cosine"] = found.map(lambda one: one[1])
+            nearest[digest] = sources[position], cosine
+    nearest_of_rows = judged["digest"].map(nearest)
+    table.loc[judged.index, "nearest"] = nearest_of_rows.map(lambda pair: pair[0]).astype("string")
+    table.loc[judged.index, "nearest_cosine"] = nearest_of_rows.map(lambda pair: pair[1])
     return table
 
 
 def _with_unusual(table: pd.DataFrame) -> pd.DataFrame:
-    """The largest robust distance from the fleet's median, ``|x - median| / (1.4826 MAD)``, and in which column."""
+    """Add the largest robust distance from the fleet's median, ``|x - median| / (1.4826 MAD)``, and its column."""
     judged = table["status"].eq("audited") & table["matrices"].fillna(0).gt(0)
     if judged.sum() < _LEAST_TO_COMPARE:
         return table

@@ -27,7 +27,7 @@ RowsOf = Callable[[set[str]], Iterable[pa.Table]]  # the rows of the models with
 
 
 def vector_tables(models: Models, rows_of_models: RowsOf) -> Iterator[pa.Table]:
-    """The rows of the models in some tables; those of one that is in the fleet twice come twice."""
+    """Yield the rows of the models in tables; a model that is in the fleet twice comes twice."""
     sources: dict[str, list[str]] = {}
     for source, digest in models:
         sources.setdefault(digest, []).append(source)
@@ -63,7 +63,7 @@ def write_vectors(
 
 
 def _cannot_write(path: Path, error: OSError) -> ResultFileError:
-    """The error of a full disk, say; Arrow's own text is of several lines' length."""
+    """Return the error in one line, such as that of a full disk; Arrow's own text has several."""
     reason = os.strerror(error.errno).lower() if error.errno else first_line(error)
     return ResultFileError(
         f"cannot write '{path}': {reason}; what is audited is kept; run the same command again when there is room"
@@ -71,25 +71,25 @@ def _cannot_write(path: Path, error: OSError) -> ResultFileError:
 
 
 def _held(path: Path, key: str) -> set[tuple[str, str]]:
-    """The models of the file that is there; none where it is broken, or made under another key."""
-    found = _what_it_holds(path)
-    if found is None or found["key"] != key:
+    """Return the models of the existing file; none if it is broken or was made under another key."""
+    contents = _what_it_holds(path)
+    if contents is None or contents["key"] != key:
         return set()
-    return {(source, digest) for source, digest in found["models"]}
+    return {(source, digest) for source, digest in contents["models"]}
 
 
 def key_of_vectors(path: Path) -> str | None:
-    """The key under which the file that is there was made; None where there is none, or a broken one."""
-    found = _what_it_holds(path)
-    return None if found is None else str(found["key"])
+    """Return the key of the existing file; None if the file is missing or broken."""
+    contents = _what_it_holds(path)
+    return None if contents is None else str(contents["key"])
 
 
 def _what_it_holds(path: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[_HOLDS])
+        contents: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[_HOLDS])
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None
-    return found
+    return contents
 
 
 def _write(
@@ -111,7 +111,7 @@ def _write(
                 with pq.ParquetFile(path) as file:
                     for group in range(file.num_row_groups):
                         yield file.read_row_group(group)
-            yield from vector_tables([one for one in models if one not in held], rows_of_models)
+            yield from vector_tables([model for model in models if model not in held], rows_of_models)
 
         for table in in_batches(tables()):
             writer.write_table(table.replace_schema_metadata(schema.metadata))
@@ -119,11 +119,11 @@ def _write(
 
 
 def in_batches(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Tables of some rows joined: a hundred small ones cost as many calls as a large one."""
+    """Join tables of a few rows: a hundred small ones cost as many calls as a hundred large ones."""
     waiting: list[pa.Table] = []
     for table in tables:
         waiting.append(table.replace_schema_metadata(None))
-        if sum(one.num_rows for one in waiting) >= _BATCH_ROWS:
+        if sum(rows.num_rows for rows in waiting) >= _BATCH_ROWS:
             yield pa.concat_tables(waiting)
             waiting = []
     if waiting:
@@ -131,13 +131,13 @@ def in_batches(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _with_adapter(rows: pa.Table, sources: Mapping[str, list[str]]) -> pa.Table:
-    """The columns of vectors.parquet; the rows of a model that is in the fleet twice come twice."""
+    """Return the columns of vectors.parquet; a model that is in the fleet twice comes twice."""
     digests = rows["digest"].to_pylist()
     most = max((len(sources[digest]) for digest in set(digests)), default=1)
     parts = []
     for turn in range(most):
-        here = [place for place, digest in enumerate(digests) if len(sources[digest]) > turn]
-        names = pa.array([sources[digests[place]][turn] for place in here], pa.string())
+        here = [row for row, digest in enumerate(digests) if len(sources[digest]) > turn]
+        names = pa.array([sources[digests[row]][turn] for row in here], pa.string())
         chosen = rows.take(pa.array(here, pa.int64())) if len(here) < len(digests) else rows
         parts.append(chosen.select(VECTOR_COLUMNS).add_column(0, "adapter", names))
     return pa.concat_tables(parts)

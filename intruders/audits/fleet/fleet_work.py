@@ -23,19 +23,27 @@ from ..result.records import AuditedMatrix
 from .finished_models import FinishedModels
 from .fleet_members import Member, Sharers, matrices_by_block
 from .kept_blocks import KeptBlocks, Unit, rows_of
-from .shared_base import Judged, LeftOut, SharedStack, directions_of, is_small_stack, judge_stack, read_stacks
+from .shared_base import (
+    Judged,
+    NotJudged,
+    SharedBatch,
+    directions_of,
+    is_small_shared_batch,
+    judge_shared_batch,
+    read_shared_batches,
+)
 
 Missing = dict[str, dict[str, Sharers]]  # block -> matrix -> the models that it is to be judged for
 
 # Matrices of a single model that are judged before what is finished of it is kept.
 _MATRICES_TOGETHER = 60
-# Matrices that make a table together: tables of a few rows would take longer than what they say.
+# Arrow tables are built for this many matrices at a time; small ones cost mostly overhead.
 _MATRICES_A_TABLE = 100
 
 
 @dataclass
 class FleetWork:
-    """A fleet with everything that its blocks are done by."""
+    """State for auditing a fleet block by block."""
 
     base: Checkpoint
     members: list[Member]
@@ -45,11 +53,11 @@ class FleetWork:
     finished: FinishedModels  # by earlier calls
 
     def missing(self) -> Missing:
-        """What is not kept of each block."""
+        """Return the matrices and models of each block that are not kept yet."""
         done_of: dict[str, set[str]] = {}
         for kept in self.kept.each(self.finished.closed_files):
             done_of.setdefault(kept.block, set()).update(kept.units)
-        found: Missing = {}
+        missing: Missing = {}
         for block, matrices in matrices_by_block(self.base, self.members).items():
             done = done_of.get(block, set())
             left = {
@@ -57,11 +65,11 @@ class FleetWork:
                 for name, sharers in matrices.items()
             }
             if left := {name: sharers for name, sharers in left.items() if sharers}:
-                found[block] = left
-        return found
+                missing[block] = left
+        return missing
 
     def do(self, blocks: Missing, progress: Progress = silent) -> None:
-        """Judge what is missing, block by block; each is kept when it is done."""
+        """Audit what is missing, block by block, and keep each block when it is done."""
         in_all = sum(len(matrices) for matrices in blocks.values())
         on_matrix = partial(progress, f"fleet of {len(self.members):,}")
         done = 0
@@ -77,7 +85,7 @@ class FleetWork:
                 on_matrix(done, in_all)
 
     def _do_alone(self, model: int, blocks: Missing) -> None:
-        """Blocks of a single model: small matrices are then batched with each other, as in an audit of its own."""
+        """Audit blocks of a single model: small matrices are then batched with each other, as in its own audit."""
         settings, store = self.settings, None if self.settings.exact else self.compute.base_cache()
         skipped: list[Skipped] = []
         sketches: dict[str, Tensor] = {}
@@ -87,11 +95,11 @@ class FleetWork:
         batches = read_batches(pairs, self.compute.torch_device(), settings.skip_non_finite, skipped)
 
         def judge(batch: Batch) -> list[AuditedMatrix]:
-            found = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
+            detection = judge_batch(batch, settings.k, settings.epsilon, settings.exact, store)
             for at, (matrix, base) in enumerate(zip(batch.matrices, batch.pair.base, strict=True)):
                 update = batch.pair.select(at).update
                 sketches[matrix.name] = batch.units[at] * directions_of(matrix.name, base).sketch(update)
-            return records_of(batch.matrices, found, batch.units)
+            return records_of(batch.matrices, detection, batch.units)
 
         records: list[AuditedMatrix] = []
         refused = None
@@ -106,7 +114,7 @@ class FleetWork:
         digest = self.members[model].digest
         for block, matrices in blocks.items():
             mine = [record for record in records if record.name in matrices]
-            left_out = [one for one in skipped if one.name in matrices]
+            left_out = [entry for entry in skipped if entry.name in matrices]
             rows = [rows_of([digest] * len(mine), mine)] if mine else []
             sketch = _summed([sketches[name] for name in sketches if name in matrices])
             self.kept.keep(block, {digest: Unit(left_out, refused, sketch)}, rows)
@@ -120,25 +128,25 @@ class FleetWork:
         in_all: int,
     ) -> None:
         store = None if self.settings.exact else self.compute.base_cache()
-        left_out = LeftOut()
+        left_out = NotJudged()
         read: set[str] = set()
         device = self.compute.torch_device()
-        stacks = read_stacks(list(matrices.values()), self.settings, device, left_out)
+        batches = read_shared_batches(list(matrices.values()), self.settings, device, left_out)
 
-        def counted(stacks: Iterator[SharedStack]) -> Iterator[SharedStack]:
-            for stack in stacks:
-                read.update(matrix.name for matrix in stack.matrices)
+        def counted(batches: Iterator[SharedBatch]) -> Iterator[SharedBatch]:
+            for batch in batches:
+                read.update(matrix.name for matrix in batch.matrices)
                 on_matrix(done + len(read), in_all)
-                yield stack
+                yield batch
 
-        judge = partial(judge_stack, settings=self.settings, store=store)
+        judge = partial(judge_shared_batch, settings=self.settings, store=store)
         rows = _Rows(self.members)
         sketches: dict[int, list[Tensor]] = {}
-        works = counted(stacks)
-        with run_side_by_side(works, judge, is_small_stack, self.compute.workers) as judged:
-            for one in chain.from_iterable(judged):
-                rows.add(one)
-                sketches.setdefault(one.model, []).append(one.sketch)
+        works = counted(batches)
+        with run_side_by_side(works, judge, is_small_shared_batch, self.compute.workers) as judged:
+            for result in chain.from_iterable(judged):
+                rows.add(result)
+                sketches.setdefault(result.model, []).append(result.sketch)
         units = {
             self.members[number].digest: Unit(
                 left_out.skipped.get(number, []),
@@ -156,7 +164,7 @@ def _summed(sketches: Sequence[Tensor]) -> Tensor | None:
 
 
 def _only_model(blocks: Missing) -> int | None:
-    """The model that all of these blocks are missing for, if there is only one."""
+    """Return the only model that these blocks lack; None if they lack several."""
     models = {
         number for matrices in blocks.values() for sharers in matrices.values() for number, _ in sharers
     }
@@ -164,11 +172,11 @@ def _only_model(blocks: Missing) -> int | None:
 
 
 def _groups(blocks: Missing) -> Iterator[Missing]:
-    """Block after block, but those that follow each other and miss one and the same model together, up to a limit."""
+    """Yield blocks; merge neighbors that lack only one and the same model, up to a limit."""
     group: Missing = {}
     for block, matrices in blocks.items():
         both = {**group, block: matrices}
-        is_full = sum(len(one) for one in group.values()) >= _MATRICES_TOGETHER
+        is_full = sum(len(matrices_of_block) for matrices_of_block in group.values()) >= _MATRICES_TOGETHER
         if group and (is_full or _only_model(both) is None):
             yield group
             group = {}
@@ -185,8 +193,8 @@ class _Rows:
     _waiting: list[Judged] = field(default_factory=list)
     _tables: list[pa.Table] = field(default_factory=list)
 
-    def add(self, one: Judged) -> None:
-        self._waiting.append(one)
+    def add(self, judged: Judged) -> None:
+        self._waiting.append(judged)
         if len(self._waiting) >= _MATRICES_A_TABLE:
             self._make()
 
@@ -196,6 +204,6 @@ class _Rows:
 
     def _make(self) -> None:
         if self._waiting:
-            digests = [self.members[one.model].digest for one in self._waiting]
-            self._tables.append(rows_of(digests, [one.matrix for one in self._waiting]))
+            digests = [self.members[judged.model].digest for judged in self._waiting]
+            self._tables.append(rows_of(digests, [judged.matrix for judged in self._waiting]))
             self._waiting = []

@@ -50,16 +50,16 @@ class KeptBlock:
     file: Path
 
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Its vectors, with their model's digest as the column ``digest``; some columns, or all."""
+        """Read its vectors, with their model's digest as the column ``digest``; some columns, or all."""
         wanted = _schema().names if columns is None else list(columns)
         with pq.ParquetFile(self.file) as file:
             there = set(file.schema_arrow.names)
-            found = file.read(columns=[name for name in wanted if name in there])
+            table = file.read(columns=[name for name in wanted if name in there])
         for name in wanted:
             if name not in there:  # of a block that an older version kept
                 kind = _schema().field(name).type
-                found = found.append_column(name, pa.nulls(found.num_rows, kind))
-        return found.select(wanted).replace_schema_metadata(None)
+                table = table.append_column(name, pa.nulls(table.num_rows, kind))
+        return table.select(wanted).replace_schema_metadata(None)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class KeptBlocks:
     remote: RemoteFolder | None = None
 
     def each(self, apart_from: Collection[str] = ()) -> Iterator[KeptBlock]:
-        """File after file; one that is broken or of another key is passed by, and its units are made again.
+        """Yield file after file; skip a broken one and one of another key, whose units are made again.
 
         Files of the names ``apart_from`` are not opened.
         """
@@ -86,7 +86,7 @@ class KeptBlocks:
             if (header.get("schema"), header.get("key")) == (SCHEMA, self.key):
                 units = {
                     digest: Unit(
-                        [Skipped.from_stored(*one) for one in unit["skipped"]],
+                        [Skipped.from_stored(*stored) for stored in unit["skipped"]],
                         unit["refused"],
                         _sketch(unit["sketch"]),
                     )
@@ -107,7 +107,7 @@ class KeptBlocks:
             "block": block,
             "units": {
                 digest: {
-                    "skipped": [[one.name, one.reason, one.kind] for one in unit.skipped],
+                    "skipped": [[skipped.name, skipped.reason, skipped.kind] for skipped in unit.skipped],
                     "refused": unit.refused,
                     "sketch": _text(unit.sketch),
                 }
@@ -126,35 +126,35 @@ class KeptBlocks:
             self.remote.put(folder / name, f"{FOLDER}/{name}")
 
     def put(self, name: str) -> None:
-        """Put a file that lies beside the blocks where they are kept, if that is elsewhere."""
+        """Upload a local file if the blocks are remote."""
         if self.remote is not None:
             self.remote.put(self.folder / name, name)
 
     def beside(self, name: str) -> bytes | None:
-        """The content of a file that :meth:`put` has put; None where there is none."""
+        """Read a file that :meth:`put` has uploaded; None if it is missing."""
         if self.remote is not None:
             return self.remote.read(name)
         here = self.folder / name
         return here.read_bytes() if here.is_file() else None
 
     def hold(self, sizes: Mapping[str, int]) -> bool:
-        """Whether all these files are kept and of these sizes; of one that is elsewhere its name has to do."""
+        """Return whether all these files are kept with these sizes. Remote files are compared by name only."""
         there = set(self.names())
         return all(name in there and self.size(name) in (size, None) for name, size in sizes.items())
 
     def size(self, name: str) -> int | None:
-        """Of a file of :meth:`names`; None where it is elsewhere."""
+        """Return the size of a file of :meth:`names`; None if it is remote."""
         here = self.folder / FOLDER / name
         return here.stat().st_size if here.is_file() else None
 
     def _name(self, block: str, units: Mapping[str, Unit]) -> str:
         content = hashlib.sha256(" ".join(sorted(units)).encode()).hexdigest()
         plain = re.sub(r"[^\w.-]+", "-", block)[:60]
-        place = hashlib.sha256(block.encode()).hexdigest()[:6]
-        return f"{self.key[:12]}_{plain}_{place}_{content[:12]}.parquet"
+        block_hash = hashlib.sha256(block.encode()).hexdigest()[:6]
+        return f"{self.key[:12]}_{plain}_{block_hash}_{content[:12]}.parquet"
 
     def names(self) -> list[str]:
-        """The files of this key."""
+        """Return the names of this key's files."""
         if self.remote is not None:
             names = self.remote.names(FOLDER)
         else:
@@ -189,12 +189,14 @@ def _sketch(text: str | None) -> Tensor | None:
 
 
 def rows_of(digests: Sequence[str], matrices: Sequence[AuditedMatrix]) -> pa.Table:
-    """Rows of matrices, each of the model with the digest at its place."""
+    """Return the rows of matrices, each with the digest of its model."""
     owners = list(zip(digests, matrices, strict=True))
     table = vector_table(matrices)
     for name, values in {
         "digest": [digest for digest, matrix in owners for _ in matrix.vectors],
-        "base_value": [next(iter(one.base_singular_values), 0.0) for one in matrices for _ in one.vectors],
+        "base_value": [
+            next(iter(matrix.base_singular_values), 0.0) for matrix in matrices for _ in matrix.vectors
+        ],
     }.items():
         table = table.append_column(_schema().field(name), pa.array(values, _schema().field(name).type))
     return table
@@ -203,6 +205,6 @@ def rows_of(digests: Sequence[str], matrices: Sequence[AuditedMatrix]) -> pa.Tab
 def _schema() -> pa.Schema:
     own = [
         pa.field("digest", pa.string()),
-        pa.field("base_value", pa.float64()),
-    ]  # the base's largest singular value
+        pa.field("base_value", pa.float64()),  # the base's largest singular value
+    ]
     return pa.schema([*vector_schema(), *own])

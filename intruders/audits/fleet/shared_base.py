@@ -1,6 +1,6 @@
 """One pass over the matrices of a base with many tuned models: each is read, widened and hashed once.
 
-What several models make of one matrix is judged in stacks that share it: its products with the rows of all of them
+What several models make of one matrix is decided in batches that share it: its products with the rows of all of them
 are one product each, and what is known of it is looked up or computed once.
 """
 
@@ -21,19 +21,19 @@ from ...engine.decide import decide
 from ...errors import ChangedBaseError, IntrudersError, in_one_line
 from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
-from ...linalg.sketch import Directions
+from ...linalg.sketch import SketchDirections
 from ..audit import records_of
 from ..audit_settings import AuditSettings
 from ..base_cache import BaseCache, BaseKeys, content_key, look_up
-from ..batches import SHARED_BYTES, STACK_BYTES, largest_magnitude, largest_magnitude_of, non_finite, unit_of
+from ..batches import BATCH_BYTES, SHARED_BYTES, largest_magnitude, largest_magnitude_of, non_finite, unit_of
 from ..result.records import AuditedMatrix
 from ..worth_decomposing import WorthDecomposing
 
 # Low-rank updates of one matrix are judged together up to this number. Beyond it their rows no longer fit the time in
 # which the matrix is read, and all wait longer for the one that converges last.
-STACK_UPDATES = 12
-# This many stacks of updates are read before they are sorted by size and judged.
-_STACKS_SORTED = 4
+BATCH_UPDATES = 12
+# This many batches of updates are read before they are sorted by size and decided.
+_BATCHES_SORTED = 4
 
 
 class SharedMatrix:
@@ -46,16 +46,16 @@ class SharedMatrix:
         self.known: KnownBase | None = None
         self.worth = WorthDecomposing()
         self._key: str | None = None
-        self._directions: Directions | None = None
+        self._directions: SketchDirections | None = None
 
     def key(self, k: int) -> str:
-        """The name of its entry in the base cache; hashed once."""
+        """Return the name of its entry in the base cache; hashed once."""
         if self._key is None:
             self._key = content_key(self.matrix, k)
         return self._key
 
-    def directions(self, name: str) -> Directions:
-        """Those by which updates of the matrix of that name are sketched; drawn once."""
+    def directions(self, name: str) -> SketchDirections:
+        """Return the directions that sketch updates of the matrix of that name; drawn once."""
         if self._directions is None:
             self._directions = directions_of(name, self.matrix)
         return self._directions
@@ -65,11 +65,11 @@ class SharedMatrix:
         if self.known is None and store is not None:
             self.known = look_up(store, [BaseKeys.of(self.matrix, k)], self.matrix.device)
 
-    def learn(self, found: KnownBase | None, k: int, store: BaseCache | None) -> None:
-        """Keep what a stack computed of it, if that is more than was known."""
-        if found is None or (self.known is not None and self.known.whole() is not None):
+    def learn(self, computed: KnownBase | None, k: int, store: BaseCache | None) -> None:
+        """Keep what a batch computed of it, if that is more than was known."""
+        if computed is None or (self.known is not None and self.known.whole() is not None):
             return
-        best = found.select(found.floor.argmax().reshape(1))
+        best = computed.select(computed.floor.argmax().reshape(1))
         if self.known is None or bool(best.floor > self.known.floor):
             self.known = best
             if store is not None:
@@ -77,8 +77,8 @@ class SharedMatrix:
 
 
 @dataclass(frozen=True)
-class SharedStack:
-    """What some models make of one matrix, to be decided together: ``models`` are their numbers."""
+class SharedBatch:
+    """One base matrix with the tuned matrices of some models, to be decided together."""
 
     base: SharedMatrix
     models: list[int]
@@ -86,7 +86,7 @@ class SharedStack:
     tuned: Tensor | LowRank  # (len(models), m, n), in the unit of the base
 
     def pair(self, first: int, last: int) -> Pair:
-        """Those from ``first`` to before ``last``."""
+        """Return the pair of the models from ``first`` up to ``last``, exclusive."""
         index = torch.arange(first, last, device=self.base.matrix.device)
         tuned = self.tuned.select(index) if isinstance(self.tuned, LowRank) else self.tuned[first:last]
         return Pair(self.base.matrix.expand(last - first, -1, -1), tuned)
@@ -94,21 +94,21 @@ class SharedStack:
 
 @dataclass(frozen=True)
 class Judged:
-    """What one model makes of one matrix."""
+    """The result of one matrix of one model."""
 
     model: int
     matrix: AuditedMatrix
     sketch: Tensor  # (SIZE), double: of the update, for estimates of how alike two models are
 
 
-def is_small_stack(stack: SharedStack) -> bool:
-    """Whether several threads judge such stacks side by side."""
-    return stack.base.matrix.nbytes <= SHARED_BYTES and stack.base.matrix.is_cpu
+def is_small_shared_batch(batch: SharedBatch) -> bool:
+    """Return whether several threads decide such batches side by side."""
+    return batch.base.matrix.nbytes <= SHARED_BYTES and batch.base.matrix.is_cpu
 
 
 @dataclass
-class LeftOut:
-    """What of the models is not judged: single matrices, and whole models with an error."""
+class NotJudged:
+    """The matrices that are skipped, and the models that are refused."""
 
     skipped: dict[int, list[Skipped]] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
@@ -117,20 +117,20 @@ class LeftOut:
         self.skipped.setdefault(model, []).append(skipped)
 
 
-def read_stacks(
+def read_shared_batches(
     matrices: Sequence[Sequence[tuple[int, PairedMatrix]]],
     settings: AuditSettings,
     device: torch.device,
-    left_out: LeftOut,
-) -> Iterator[SharedStack]:
-    """Read matrix after matrix, each with the updates of all models that change it, and hand them on in stacks.
+    left_out: NotJudged,
+) -> Iterator[SharedBatch]:
+    """Read matrix after matrix, each with the updates of all models that change it, and yield them in batches.
 
     Args:
       matrices: for every matrix of the base the models that change it, by number, with their pairs. The base of the
         pairs keeps what was read last (:func:`intruders.checkpoints.stored.read_once.read_once`).
       settings: those of the audit.
-      device: where stacks are judged.
-      left_out: gets what is not judged. A model with an error has no further stacks.
+      device: where batches are decided.
+      left_out: gets what is not judged. A model with an error has no further batches.
     """
     for sharers in matrices:
         forms = _Forms(device)
@@ -139,24 +139,24 @@ def read_stacks(
             if model in left_out.refused:
                 continue
             try:
-                one = _read(matrix, forms, settings)
+                outcome = _read(matrix, forms, settings)
             except ChangedBaseError:
                 raise
             except IntrudersError as error:
                 left_out.refused[model] = in_one_line(error)
                 continue
-            if isinstance(one, Skipped):
-                left_out.skip(model, one)
+            if isinstance(outcome, Skipped):
+                left_out.skip(model, outcome)
                 continue
-            base, tuned = one
+            base, tuned = outcome
             base.worth.expect(len(sharers))
             rank = tuned.rank if isinstance(tuned, LowRank) else None
             updates = waiting.setdefault((id(base), rank), _Waiting(base))
             updates.add(model, matrix, tuned)
             if updates.are_full:
-                yield from waiting.pop((id(base), rank)).stacks()
+                yield from waiting.pop((id(base), rank)).batches()
         for updates in waiting.values():
-            yield from updates.stacks()
+            yield from updates.batches()
 
 
 class _Waiting:
@@ -170,40 +170,40 @@ class _Waiting:
         self._members.append((model, matrix, tuned))
 
     @property
-    def _stack_size(self) -> int:
+    def _batch_size(self) -> int:
         if isinstance(self._members[0][2], LowRank):
-            return STACK_UPDATES
-        return max(1, STACK_BYTES // self._base.matrix.nbytes)
+            return BATCH_UPDATES
+        return max(1, BATCH_BYTES // self._base.matrix.nbytes)
 
     @property
     def are_full(self) -> bool:
         is_low_rank = isinstance(self._members[0][2], LowRank)
-        return len(self._members) >= self._stack_size * (_STACKS_SORTED if is_low_rank else 1)
+        return len(self._members) >= self._batch_size * (_BATCHES_SORTED if is_low_rank else 1)
 
-    def stacks(self) -> Iterator[SharedStack]:
-        """Updates of like size together: a small one is decided at once, and would wait for a large one."""
+    def batches(self) -> Iterator[SharedBatch]:
+        """Batch updates of similar size: a small one is decided at once, and would wait for a large one."""
         members = sorted(self._members, key=lambda member: _size(member[2]))
-        for first in range(0, len(members), self._stack_size):
-            yield _joined(self._base, members[first : first + self._stack_size])
+        for first in range(0, len(members), self._batch_size):
+            yield _joined(self._base, members[first : first + self._batch_size])
 
 
 def _size(tuned: Tensor | LowRank) -> float:
-    """Of a low-rank update its norm; dense matrices keep their order."""
+    """Return the norm of a low-rank update; 0 for dense matrices, which keep their order."""
     return tuned.norm() if isinstance(tuned, LowRank) else 0.0
 
 
-def _joined(base: SharedMatrix, members: list[tuple[int, PairedMatrix, Tensor | LowRank]]) -> SharedStack:
+def _joined(base: SharedMatrix, members: list[tuple[int, PairedMatrix, Tensor | LowRank]]) -> SharedBatch:
     models, matrices, tuned = zip(*members, strict=True)
     if isinstance(tuned[0], LowRank):
-        lefts, rights = zip(*((one.left, one.right) for one in tuned), strict=True)
+        lefts, rights = zip(*((update.left, update.right) for update in tuned), strict=True)
         joined: Tensor | LowRank = LowRank(torch.stack(lefts), torch.stack(rights))
     else:
         joined = torch.stack(tuned)
-    return SharedStack(base, list(models), list(matrices), joined)
+    return SharedBatch(base, list(models), list(matrices), joined)
 
 
 class _Forms:
-    """The precisions and units in which one matrix of the base is judged: one, where all models are of one kind."""
+    """Cache one base matrix in each precision and unit that is needed."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -212,7 +212,7 @@ class _Forms:
         self._magnitudes: dict[torch.dtype, float] = {}
 
     def widened(self, stored: Tensor, dtype: torch.dtype) -> SharedMatrix:
-        """The matrix as the file holds it, in that precision; made once."""
+        """Return the stored matrix in that precision; made once."""
         if self._stored is None or not _is_same(self._stored, stored):
             self._stored, self._made, self._magnitudes = stored, {}, {}
         if (dtype, 1.0) not in self._made:
@@ -220,14 +220,14 @@ class _Forms:
         return self._made[dtype, 1.0]
 
     def magnitude(self, wide: SharedMatrix) -> float:
-        """Of its largest number; looked for once."""
+        """Return the magnitude of its largest number; computed once."""
         dtype = wide.matrix.dtype
         if dtype not in self._magnitudes:
             self._magnitudes[dtype] = largest_magnitude(wide.matrix)
         return self._magnitudes[dtype]
 
     def over(self, wide: SharedMatrix, unit: float) -> SharedMatrix:
-        """The matrix divided by a unit; made once."""
+        """Return the matrix divided by a unit; made once."""
         key = wide.matrix.dtype, unit
         if key not in self._made:
             self._made[key] = SharedMatrix(wide.matrix / unit, unit)
@@ -245,7 +245,7 @@ def _is_same(mine: Tensor, other: Tensor) -> bool:
 def _read(
     matrix: PairedMatrix, forms: _Forms, settings: AuditSettings
 ) -> tuple[SharedMatrix, Tensor | LowRank] | Skipped:
-    """The base's matrix with the tuned one, both in its unit; or why it is not judged."""
+    """Return the base's matrix and the tuned one, both in the base's unit; or why it is skipped."""
     loaded = matrix.load()
     if loaded is None:
         return Skipped(matrix.name, "unchanged", SkipKind.UNCHANGED)
@@ -271,32 +271,32 @@ def _read(
     return forms.over(wide, unit), scaled
 
 
-def directions_of(name: str, matrix: Tensor) -> Directions:
-    """The random directions of a matrix ``(m, n)`` of the base: the same in every fleet."""
+def directions_of(name: str, matrix: Tensor) -> SketchDirections:
+    """Return the random directions of a base matrix ``(m, n)``: the same in every fleet."""
     seed = xxhash.xxh3_64_intdigest(name.encode()) >> 1  # torch takes 63 bits
     m, n = matrix.shape
-    return Directions.of(m, n, seed, matrix)
+    return SketchDirections.of(m, n, seed, matrix)
 
 
-def judge_stack(stack: SharedStack, settings: AuditSettings, store: BaseCache | None) -> list[Judged]:
-    """Every model of the stack with its row, as an audit of its own gives it."""
-    base, count = stack.base, len(stack.models)
+def judge_shared_batch(batch: SharedBatch, settings: AuditSettings, store: BaseCache | None) -> list[Judged]:
+    """Decide every model of the batch; each row equals that of the model's own audit."""
+    base, count = batch.base, len(batch.models)
     if settings.exact:
-        return _judge(stack, 0, count, settings, None, None)
-    found = []
+        return _judge(batch, 0, count, settings, None, None)
+    results = []
     with base.lock:
         base.look_up(settings.k, store)
         if base.known is None:  # what the first one learns is not computed again for each of the others
-            found = _judge(stack, 0, 1, settings, None, store)
-        if len(found) < count:
-            base.known = base.worth.whole(stack.pair(0, 1), settings.k, base.known)
-    if len(found) < count:
-        found += _judge(stack, len(found), count, settings, base.known, store)
-    return found
+            results = _judge(batch, 0, 1, settings, None, store)
+        if len(results) < count:
+            base.known = base.worth.whole(batch.pair(0, 1), settings.k, base.known)
+    if len(results) < count:
+        results += _judge(batch, len(results), count, settings, base.known, store)
+    return results
 
 
 def _judge(
-    stack: SharedStack,
+    batch: SharedBatch,
     first: int,
     last: int,
     settings: AuditSettings,
@@ -305,11 +305,11 @@ def _judge(
 ) -> list[Judged]:
     if known is not None:
         known = known.repeated(last - first)
-    pair = stack.pair(first, last)
-    found = decide(pair, settings.k, settings.epsilon, settings.exact, known)
+    pair = batch.pair(first, last)
+    detection = decide(pair, settings.k, settings.epsilon, settings.exact, known)
     if not settings.exact:
-        stack.base.worth.learn(found)
-        stack.base.learn(found.known, settings.k, store)
-    sketches = stack.base.unit * stack.base.directions(stack.matrices[0].name).sketch(pair.update)
-    records = records_of(stack.matrices[first:last], found, [stack.base.unit] * (last - first))
-    return [Judged(*one) for one in zip(stack.models[first:last], records, sketches, strict=True)]
+        batch.base.worth.learn(detection)
+        batch.base.learn(detection.known, settings.k, store)
+    sketches = batch.base.unit * batch.base.directions(batch.matrices[0].name).sketch(pair.update)
+    records = records_of(batch.matrices[first:last], detection, [batch.base.unit] * (last - first))
+    return [Judged(*row) for row in zip(batch.models[first:last], records, sketches, strict=True)]

@@ -26,7 +26,21 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Audit:
-    """What a fine-tuning did to the weights of a model."""
+    """The intruder dimensions of a fine-tuned model: one record per audited matrix.
+
+    :func:`intruders.audit` returns it, and ``load`` reads a saved one.
+
+    Example:
+      >>> import torch
+      >>> from intruders import audit
+      >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
+      >>> tuned = {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}
+      >>> result = audit(base, tuned, k=3, cache=False)
+      >>> result.matrix("up.weight").intruders
+      1
+      >>> result.count(k=2, epsilon=0.9)  # at least, at most
+      (2, 2)
+    """
 
     base_source: str
     tuned_source: str
@@ -60,7 +74,11 @@ class Audit:
         return energy_share(vector for matrix in self.matrices for vector in matrix.vectors)
 
     def matrix(self, name: str) -> AuditedMatrix:
-        """The audited matrix of that name; raises SettingError with the nearest names if none has it."""
+        """Return the audited matrix of that name.
+
+        Raises:
+          SettingError: no matrix has the name; the message lists the nearest names.
+        """
         for matrix in self.matrices:
             if matrix.name == name:
                 return matrix
@@ -69,9 +87,11 @@ class Audit:
     def count(self, k: int | None = None, epsilon: float | None = None) -> tuple[int, int]:
         """Count the intruders among the first `k` vectors at `epsilon`, as (at least, at most).
 
-        Counted from the proved intervals of the max cosines, without the weights. The two are equal where the
-        intervals decide every vector, as they do at the audit's own epsilon and everywhere after `exact`.
-        Raises SettingError for k outside 1..self.k or epsilon outside (0, 1].
+        The count uses the proved bounds of the max cosines, without the weights. The two numbers are equal where
+        the bounds decide every vector, as they do at the audit's own epsilon and everywhere after `exact`.
+
+        Raises:
+          SettingError: k is outside 1..self.k, or epsilon outside (0, 1].
         """
         k = self.k if k is None else k
         epsilon = self.epsilon if epsilon is None else epsilon
@@ -194,11 +214,11 @@ def header(audit: Audit) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "intruders_version": audit.versions.get("intruders", "unknown"),
-        "base": {"source": audit.base_source, "hub": [one.as_dict() for one in audit.base_hub]},
+        "base": {"source": audit.base_source, "hub": [origin.as_dict() for origin in audit.base_hub]},
         "tuned": {
             "source": audit.tuned_source,
             "kind": audit.tuned_kind,
-            "hub": [one.as_dict() for one in audit.tuned_hub],
+            "hub": [origin.as_dict() for origin in audit.tuned_hub],
         },
         "settings": {**audit.settings, "k": audit.k, "epsilon": audit.epsilon, "exact": audit.exact},
         "totals": {

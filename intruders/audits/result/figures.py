@@ -39,7 +39,7 @@ def draw_similarity(matrix: AuditedMatrix) -> Drawing:
 
 
 def similarity_image(axes: Axes, matrix: AuditedMatrix) -> AxesImage:
-    """Draws the similarity matrix into `axes`, counting vectors from 1, on a scale from 0 to 1."""
+    """Draw the similarity matrix into `axes`, counting vectors from 1, on a scale from 0 to 1."""
     from matplotlib.ticker import MaxNLocator
 
     rows, columns = matrix.similarity.shape
@@ -71,25 +71,25 @@ def similarity_data(matrix: AuditedMatrix) -> pd.DataFrame:
 
 
 def draw_layers(matrices: Sequence[AuditedMatrix]) -> Drawing:
-    stations = module_paths([matrix.name for matrix in matrices])
+    paths = module_paths([matrix.name for matrix in matrices])
     frame = pd.DataFrame(
         {
-            "stack": [place.stack for place in stations],
-            "layer": [-1 if place.layer is None else place.layer for place in stations],
-            "module": [place.kind for place in stations],
+            "stack": [path.stack for path in paths],
+            "layer": [-1 if path.layer is None else path.layer for path in paths],
+            "module": [path.kind for path in paths],
             "intruders": [matrix.intruders for matrix in matrices],
             "vectors": [len(matrix.vectors) for matrix in matrices],
         }
     )
     kinds = list(dict.fromkeys(frame["module"]))
-    stacks = list(dict.fromkeys(frame["stack"]))
+    stack_names = list(dict.fromkeys(frame["stack"]))
     columns = sorted(
         set(zip(frame["stack"], frame["layer"], strict=True)),
-        key=lambda column: (column[1] < 0, stacks.index(column[0]), column[1]),
+        key=lambda column: (column[1] < 0, stack_names.index(column[0]), column[1]),
     )
     counts = np.full((len(kinds), len(columns)), np.nan)
-    for stack, layer, kind, intruders in zip(*(frame[c] for c in list(frame)[:4]), strict=True):
-        at = kinds.index(kind), columns.index((stack, layer))
+    for stack_name, layer, kind, intruders in zip(*(frame[c] for c in list(frame)[:4]), strict=True):
+        at = kinds.index(kind), columns.index((stack_name, layer))
         counts[at] = np.nansum([counts[at], intruders])
     with styled():
         figure, [axes] = new_figure(max(3.4, 1.6 + 0.16 * len(columns)), 1.0 + 0.24 * len(kinds))

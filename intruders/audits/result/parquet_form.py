@@ -115,7 +115,7 @@ def _matrix_from_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _subspaces_of_row(row: dict[str, Any]) -> dict[str, Any] | None:
-    """None for a row of an older file. The chance of a max cosine is a number in every other."""
+    """Return the subspaces of a row; None for a row of an older file, which has no chance of a max cosine."""
     if row.get("max_cosine_chance") is None:
         return None
     return {name: row[name] for name in SUBSPACE_COLUMNS}

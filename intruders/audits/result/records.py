@@ -29,7 +29,7 @@ class Vector:
     ambiguous: bool  # the decision depends on the choice of vectors within a cluster of singular values
 
     def is_intruder_at(self, epsilon: float) -> bool | None:
-        """Whether the max cosine is below `epsilon`; None where the proved interval does not tell."""
+        """Return whether the max cosine is below `epsilon`; None where the proved bounds do not tell."""
         lower, upper = self.max_cosine
         if upper < epsilon:
             return True
@@ -38,7 +38,7 @@ class Vector:
 
 @dataclass(frozen=True)
 class UpdateSize:
-    """How large the update D = W - W0 is, and over how many directions it spreads."""
+    """The size of the update D = W - W0, and the number of directions over which it spreads."""
 
     frobenius: float
     spectral: float
@@ -49,7 +49,7 @@ class UpdateSize:
 
 @dataclass(frozen=True)
 class AuditedMatrix:
-    """One audited weight matrix."""
+    """One audited weight matrix: its examined vectors, the size of its update, and its similarity matrix."""
 
     name: str  # the base's tensor name
     shape: tuple[int, int]
@@ -105,9 +105,8 @@ def energy_share(vectors: Iterable[Vector]) -> float:
     largest = max((value for value, _ in judged), default=0.0)
     if largest <= 0:
         return 0.0
-    energies = [
-        ((value / largest) ** 2, intruder) for value, intruder in judged
-    ]  # a square of 1e200 overflows
+    # Over the largest value: a square of 1e200 overflows.
+    energies = [((value / largest) ** 2, intruder) for value, intruder in judged]
     total = math.fsum(energy for energy, _ in energies)
     return math.fsum(energy for energy, intruder in energies if intruder) / total
 

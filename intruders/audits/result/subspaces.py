@@ -14,7 +14,7 @@ from ...system.documents import get_float, json_number
 
 @dataclass(frozen=True)
 class Subspaces:
-    """Of one matrix; NaN for what the audit did not have to know, or what is not defined.
+    """The subspaces of one matrix; NaN for what the audit did not need or what is not defined.
 
     Chance is what random directions give: tuned leading vectors that have nothing to do with the base's, or an
     update in random directions. Docs: docs/reference/subspaces.md, formulas: intruders/engine/spectral_change.py.
@@ -38,7 +38,7 @@ class Subspaces:
 
     @staticmethod
     def measured(change: SpectralChange) -> list[dict[str, float]]:
-        """The numbers of each matrix of a batch."""
+        """Return the numbers of each matrix of a batch."""
         columns = {field.name: getattr(change, field.name).tolist() for field in fields(change)}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -51,7 +51,7 @@ class Subspaces:
         update_norm: float,
         base_norm: float,
     ) -> Subspaces:
-        """Of a matrix with what was :meth:`measured`; the norms are of its update and of the base's leading values."""
+        """Build from what was :meth:`measured`, with the norms of the update and of the base's leading values."""
         m, n = shape
         left_share, right_share = chance_share(k, m), chance_share(k, n)
         return cls(
@@ -105,13 +105,13 @@ _SHOWN = {
 }
 
 
-def medians(found: Sequence[Subspaces]) -> list[BesideChance]:
-    """What a report shows of all matrices together; nothing of what is known of none."""
+def medians(subspaces: Sequence[Subspaces]) -> list[BesideChance]:
+    """Return the medians over all matrices. Omit quantities that no matrix has."""
     rows = []
     for name, (measured, chance) in _SHOWN.items():
-        known = [one for one in found if math.isfinite(getattr(one, measured))]
+        known = [matrix for matrix in subspaces if math.isfinite(getattr(matrix, measured))]
         if known:
-            value, beside = (median(getattr(one, key) for one in known) for key in (measured, chance))
+            value, beside = (median(getattr(matrix, key) for matrix in known) for key in (measured, chance))
             rows.append(BesideChance(name, value, beside, len(known)))
     return rows
 

@@ -31,7 +31,7 @@ class KindSummary:
 
 @dataclass(frozen=True)
 class LayerStrip:
-    """Intruders by layer of one stack, from its first audited layer to its last."""
+    """Intruders by layer of one stack of layers, from its first audited layer to its last."""
 
     stack: str
     first: int
@@ -43,15 +43,15 @@ class LayerStrip:
 
 
 def by_kind(matrices: Sequence[AuditedMatrix]) -> list[KindSummary]:
-    """A summary of every kind of module, in the order in which they first occur."""
+    """Summarize every kind of module, in the order in which they first occur."""
     groups: dict[str, list[AuditedMatrix]] = {}
-    for matrix, place in zip(matrices, module_paths([m.name for m in matrices]), strict=True):
-        groups.setdefault(place.kind, []).append(matrix)
+    for matrix, path in zip(matrices, module_paths([m.name for m in matrices]), strict=True):
+        groups.setdefault(path.kind, []).append(matrix)
     return [summarize(kind, matrices) for kind, matrices in groups.items()]
 
 
 def summarize(kind: str, matrices: Sequence[AuditedMatrix]) -> KindSummary:
-    """The summary of `matrices`, of which there is at least one, under the name `kind`."""
+    """Summarize one or more `matrices` under the name `kind`."""
     return KindSummary(
         kind=kind,
         matrices=len(matrices),
@@ -66,7 +66,7 @@ def summarize(kind: str, matrices: Sequence[AuditedMatrix]) -> KindSummary:
 
 
 def update_norm(matrices: Iterable[AuditedMatrix]) -> float:
-    """Frobenius norm of all updates together, as if they were one long vector."""
+    """Return the Frobenius norm of all updates together, as if they were one long vector."""
     return math.hypot(*(matrix.update.frobenius for matrix in matrices))
 
 
@@ -77,39 +77,39 @@ def relative_update(matrix: AuditedMatrix) -> float:
 
 
 def by_layer(matrices: Sequence[AuditedMatrix]) -> list[LayerStrip]:
-    """Intruders of every layer, a strip for each stack of layers (encoder and decoder have one each)."""
+    """Count the intruders of every layer, in one strip per stack of layers (encoder and decoder have one each)."""
     counts: dict[str, dict[int, int]] = {}
-    for matrix, place in zip(matrices, module_paths([m.name for m in matrices]), strict=True):
-        if place.layer is not None:
-            stack = counts.setdefault(place.stack, {})
-            stack[place.layer] = stack.get(place.layer, 0) + matrix.intruders
+    for matrix, path in zip(matrices, module_paths([m.name for m in matrices]), strict=True):
+        if path.layer is not None:
+            layers = counts.setdefault(path.stack, {})
+            layers[path.layer] = layers.get(path.layer, 0) + matrix.intruders
     return [
-        LayerStrip(stack, min(layers), [layers.get(i) for i in range(min(layers), max(layers) + 1)])
-        for stack, layers in counts.items()
+        LayerStrip(name, min(layers), [layers.get(i) for i in range(min(layers), max(layers) + 1)])
+        for name, layers in counts.items()
     ]
 
 
 def worst(matrices: Iterable[AuditedMatrix], limit: int) -> list[AuditedMatrix]:
-    """The matrices with most intruders, and among equals with the larger energy share; only affected ones."""
+    """Return the affected matrices with most intruders; among equals those with the larger energy share."""
     affected = [matrix for matrix in matrices if matrix.intruders]
     return sorted(affected, key=lambda m: (-m.intruders, -m.intruder_energy_share))[:limit]
 
 
 def skipped_by_reason(left_out: Iterable[Skipped]) -> list[tuple[str, int]]:
-    """How many tensors were left out for each reason, most frequent first; no details after ':' or '('."""
+    """Count the skipped tensors by reason, most frequent first; without details after ':' or '('."""
     reasons = Counter(re.split(r"[:(]", skipped.reason, maxsplit=1)[0].strip() for skipped in left_out)
     return reasons.most_common()
 
 
 def certificates(matrices: Iterable[AuditedMatrix]) -> list[tuple[str, int]]:
-    """How many vectors each certificate decided, in the order in which the engine tries them."""
+    """Count the vectors that each certificate decided, in the order in which the engine tries them."""
     counts = Counter(vector.certificate for matrix in matrices for vector in matrix.vectors)
     return [(name, counts[name]) for name in CERTIFICATES if counts[name]]
 
 
 @dataclass(frozen=True)
 class AgainstChance:
-    """How the max cosines of the intruders compare with that of a random vector in their dimension."""
+    """The max cosines of the intruders compared with that of a random vector in their dimension."""
 
     above: int  # proved to be above it
     not_above: int
@@ -119,21 +119,21 @@ class AgainstChance:
 
 
 def against_chance(matrices: Iterable[AuditedMatrix]) -> AgainstChance | None:
-    """Of all intruders; None where there is none, or the audit was saved without these numbers."""
-    found = [
+    """Compare all intruders with chance; None without intruders, or if the audit was saved without these numbers."""
+    judged = [
         (vector.max_cosine, matrix.subspaces.max_cosine_chance)
         for matrix in matrices
         for vector in matrix.vectors
         if vector.intruder and matrix.subspaces is not None
     ]
-    if not found:
+    if not judged:
         return None
-    above = sum(lower > chance for (lower, _), chance in found)
-    not_above = sum(upper <= chance for (_, upper), chance in found)
-    chances = [chance for _, chance in found]
-    return AgainstChance(above, not_above, len(found) - above - not_above, min(chances), max(chances))
+    above = sum(lower > chance for (lower, _), chance in judged)
+    not_above = sum(upper <= chance for (_, upper), chance in judged)
+    chances = [chance for _, chance in judged]
+    return AgainstChance(above, not_above, len(judged) - above - not_above, min(chances), max(chances))
 
 
 def ambiguous(matrices: Iterable[AuditedMatrix]) -> int:
-    """How many decisions depend on the choice of vectors within a cluster of equal singular values."""
+    """Count the decisions that depend on the choice of vectors within a cluster of equal singular values."""
     return sum(vector.ambiguous for matrix in matrices for vector in matrix.vectors)

@@ -18,7 +18,7 @@ from ...engine.base_space import KnownBase
 from ...engine.coordinate_scales import settled_scales
 from ...engine.decisions import Detection
 from ...engine.projection import Projection, project
-from ...engine.scale_search import Window, first_window, largest_scale, search_end
+from ...engine.scale_search import ScaleWindow, first_window, largest_scale, search_end
 from ...errors import SettingError
 from ...system.progress import Progress, silent
 from ...system.threads import run_side_by_side
@@ -52,32 +52,39 @@ def critical_scales(
     found to 1e-6.
 
     Args:
-      base: as in :func:`intruders.audit`, like ``tuned``.
+      base: as in :func:`intruders.audit`.
+      tuned: as in :func:`intruders.audit`.
       audit: settings of the audits that decide; those are never ``exact``.
       target: ``largest`` is the largest scale at which the model has at most this number of intruders.
       compute: where it is computed.
       progress: called with (what is being done, matrices done, in all).
 
+    Returns:
+      The critical scale of each matrix, measured and predicted, and the largest scale that meets ``target``.
+
     Raises:
-      SettingError: a setting is out of range. CheckpointError, PairingError, NonFiniteError: as the audit does.
+      SettingError: a setting is out of range.
+      CheckpointError: one of the models cannot be read.
+      PairingError: the two do not belong together.
+      NonFiniteError: a matrix contains NaN or infinity.
 
     >>> import torch
     >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
     >>> tuned = {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}
-    >>> found = critical_scales(base, tuned, compute=Compute(cache=False))
-    >>> 0 < found.largest < found.matrices[0].measured < 1  # it has an intruder at the scale as trained, 1
+    >>> scales = critical_scales(base, tuned, compute=Compute(cache=False))
+    >>> 0 < scales.largest < scales.matrices[0].measured < 1  # it has an intruder at the scale as trained, 1
     True
     """
     if isinstance(target, bool) or not isinstance(target, int) or target < 0:
         raise SettingError(f"target is {target!r}; expected a number of intruders, 0 or more")
     started = time.perf_counter()
-    place = compute.torch_device()
+    device = compute.torch_device()
     pairing = pair_sides(*open_sides(base, tuned), audit)
-    search = _Search(audit.k, audit.epsilon, compute.base_cache() or MemoryCache())
+    search = _ScaleSearch(audit.k, audit.epsilon, compute.base_cache() or MemoryCache())
 
     def each(stage: str, do: Callable[[Batch], Result]) -> list[Result]:
         results, done = [], 0
-        batches = read_batches(pairing.pairs, place, audit.skip_non_finite, [])
+        batches = read_batches(pairing.pairs, device, audit.skip_non_finite, [])
         with run_side_by_side(
             batches, lambda batch: (len(batch.matrices), do(batch)), is_small_batch, compute.workers
         ) as judged:
@@ -87,12 +94,12 @@ def critical_scales(
                 progress(stage, done, len(pairing.pairs))
         return results
 
-    found: dict[str, MatrixScale] = {}
+    scale_of: dict[str, MatrixScale] = {}
     projections: list[Projection] = []
     for scales, projected in each("measure", search.measured):
         projections += projected
-        found |= {scale.name: scale for scale in scales}
-    matrices = [found[matrix.name] for matrix in pairing.pairs if matrix.name in found]
+        scale_of |= {scale.name: scale for scale in scales}
+    matrices = [scale_of[matrix.name] for matrix in pairing.pairs if matrix.name in scale_of]
     largest = largest_scale(projections, [matrix.measured for matrix in matrices], target, SLACK)
     while (count := sum(each("check", partial(search.total, scale=largest)))) > target:
         largest *= 1 - SLACK
@@ -112,7 +119,7 @@ def critical_scales(
 
 
 @dataclass(frozen=True)
-class _Search:
+class _ScaleSearch:
     """The scales of batches of matrices, and the audit's decisions at them."""
 
     k: int
@@ -120,16 +127,16 @@ class _Search:
     store: BaseCache
 
     def measured(self, batch: Batch) -> tuple[list[MatrixScale], list[Projection]]:
-        """The scales of every matrix of a batch, and the projections they were looked for on."""
+        """Return the scales of every matrix of a batch, and the projections of the search."""
         known = self._known(batch)
         projections = project(batch.pair, known, self.k, self.epsilon)
-        found = [first_window(projection) for projection in projections]
-        first = [math.inf if window is None else window.start for window in found]
-        doubtful = [i for i, window in enumerate(found) if window is not None and not window.is_sure]
+        windows = [first_window(projection) for projection in projections]
+        first = [math.inf if window is None else window.start for window in windows]
+        doubtful = [i for i, window in enumerate(windows) if window is not None and not window.is_sure]
         for i in doubtful:
-            window = found[i]
+            window = windows[i]
             assert window is not None
-            first[i] = self._settled(_one(batch, i), projections[i], window)
+            first[i] = self._settled(_single(batch, i), projections[i], window)
         first = settled_scales(batch.pair, known.whole(), self.k, self.epsilon, first)
         scales = [
             MatrixScale(pair.name, pair.shape, scale, projection.predicted, search_end(projection))
@@ -138,12 +145,12 @@ class _Search:
         return scales, projections
 
     def total(self, batch: Batch, scale: float) -> int:
-        """Intruders of a whole batch at one scale, by the audit's certificates."""
+        """Count the intruders of a batch at one scale, by the audit's certificates."""
         return int(self._judged(_at(batch, [scale] * len(batch.matrices))).intruder.sum())
 
-    def _settled(self, one: Batch, projection: Projection, window: Window) -> float:
-        """The first scale with an intruder of one matrix, where the projection's own answer is open to doubt."""
-        is_there = self.total(one, window.inside) > 0
+    def _settled(self, batch: Batch, projection: Projection, window: ScaleWindow) -> float:
+        """Find the first scale with an intruder of one matrix whose projection leaves a doubt."""
+        is_there = self.total(batch, window.inside) > 0
         if projection.is_complete:
             if is_there:
                 return window.start
@@ -153,12 +160,12 @@ class _Search:
         scale, step = window.inside, 1 - WALK if is_there else 1 + WALK
         for _ in range(_MOST_STEPS):
             before, scale = scale, scale * step
-            if (self.total(one, scale) > 0) != is_there:
+            if (self.total(batch, scale) > 0) != is_there:
                 return math.sqrt(before * scale)
         return scale if is_there else math.inf
 
     def _known(self, batch: Batch) -> KnownBase:
-        """What an audit computes of the bases: kept from an earlier one, or computed by one of the bases unchanged."""
+        """Return what is known of the bases: from an earlier audit, or by an audit of the unchanged bases."""
         keys = [BaseKeys.of(base, self.k) for base in batch.pair.base]
         kept = look_up(self.store, keys, batch.pair.base.device)
         if kept is not None:
@@ -171,11 +178,11 @@ class _Search:
         return judge_batch(batch, self.k, self.epsilon, False, self.store)
 
 
-def _one(batch: Batch, index: int) -> Batch:
+def _single(batch: Batch, index: int) -> Batch:
     chosen = torch.tensor([index], device=batch.pair.base.device)
     return Batch([batch.matrices[index]], batch.pair.select(chosen), [batch.units[index]])
 
 
 def _at(batch: Batch, scales: Sequence[float]) -> Batch:
-    """The same matrices with the update of each at its own scale."""
+    """Return the same matrices with each update at its own scale."""
     return Batch(batch.matrices, batch.pair.scaled(scales), batch.units)

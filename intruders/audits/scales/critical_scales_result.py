@@ -50,7 +50,10 @@ class MatrixScale:
 
 @dataclass(frozen=True)
 class CriticalScales:
-    """The critical scales of a model's matrices, and the largest scale that keeps it to a number of intruders."""
+    """The critical scales of a model's matrices, and the largest scale that keeps it to a number of intruders.
+
+    :func:`intruders.critical_scales` returns it, and ``load`` reads a saved one.
+    """
 
     base_source: str
     tuned_source: str
@@ -67,7 +70,7 @@ class CriticalScales:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CriticalScales:
-        """What ``intruders scale --json`` wrote.
+        """Read a file that ``intruders scale --json`` wrote.
 
         Raises:
           ResultFileError: the file is not one of critical scales, or is of a newer version.
@@ -87,7 +90,7 @@ class CriticalScales:
                 target=int(settings["target"]),
                 largest=_infinite_if_null(document["largest_scale"]),
                 intruders_at_largest=int(document["intruders_at_largest_scale"]),
-                matrices=[_matrix_scale(one) for one in document["matrices"]],
+                matrices=[_matrix_scale(record) for record in document["matrices"]],
                 seconds=float(document["seconds"]),
                 base_hub=origins_in(document["base"]),
                 tuned_hub=origins_in(document["tuned"]),
@@ -123,8 +126,8 @@ class CriticalScales:
         return {
             "schema": SCHEMA,
             "intruders_version": __version__,
-            "base": {"source": self.base_source, "hub": [one.as_dict() for one in self.base_hub]},
-            "tuned": {"source": self.tuned_source, "hub": [one.as_dict() for one in self.tuned_hub]},
+            "base": {"source": self.base_source, "hub": [origin.as_dict() for origin in self.base_hub]},
+            "tuned": {"source": self.tuned_source, "hub": [origin.as_dict() for origin in self.tuned_hub]},
             "settings": {"k": self.k, "epsilon": self.epsilon, "target": self.target},
             "largest_scale": json_number(self.largest),
             "intruders_at_largest_scale": self.intruders_at_largest,
@@ -135,8 +138,12 @@ class CriticalScales:
         }
 
     def chart(self) -> Chart:
-        """Predicted against measured, a point a matrix that has both."""
-        known = [one for one in self.matrices if 0 < one.measured < math.inf and 0 < one.predicted < math.inf]
+        """Draw predicted against measured scales, one point per matrix that has both."""
+        known = [
+            matrix
+            for matrix in self.matrices
+            if 0 < matrix.measured < math.inf and 0 < matrix.predicted < math.inf
+        ]
         return Chart(
             "critical-scales",
             "Critical scale, predicted and measured",
@@ -145,9 +152,9 @@ class CriticalScales:
             [
                 Series(
                     "matrix",
-                    [one.predicted for one in known],
-                    [one.measured for one in known],
-                    notes=[one.name for one in known],
+                    [matrix.predicted for matrix in known],
+                    [matrix.measured for matrix in known],
+                    notes=[matrix.name for matrix in known],
                     in_legend=False,
                 )
             ],

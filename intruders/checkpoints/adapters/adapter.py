@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class AdaptedWeight:
-    """What an adapter does to one weight of the base.
+    """The update of one weight of the base by an adapter.
 
     ``change`` takes the base's weight (m, n), output side first, and the number of the expert whose weight it
     is, if it is one; it gives the update with every scale folded in or, where it is not of low rank, the tuned
@@ -47,7 +47,7 @@ class AdaptedWeight:
 
 @dataclass(frozen=True)
 class BaseWeight:
-    """What is known of a weight of the base before it is read."""
+    """The facts about a weight of the base before it is read."""
 
     shape: tuple[int, int]  # (m, n), output side first
     dtype: torch.dtype

@@ -84,7 +84,7 @@ class AdapterConfig:
         return default
 
     def matches_whole(self, key: str, pattern: str, module: str) -> bool:
-        """Whether a setting that is one pattern for whole paths, as ``target_modules`` may be, matches a module."""
+        """Return whether a pattern for complete paths, as ``target_modules`` may be, matches a module."""
         return self._matches(f"({pattern})$", pattern, module, key)
 
     def _matches(self, whole: str, pattern: str, module: str, key: str) -> bool:

@@ -131,7 +131,7 @@ def _single(
 
 
 def _is_on_input(own: Mapping[str, StoredTensor]) -> bool:
-    """Whether IA3 scales the module's input, as it does with feed-forward modules."""
+    """Return whether IA3 scales the module's input, as it does with feed-forward modules."""
     return any(
         name.endswith(".ia3_l") and len(tensor.shape) == 2 and tensor.shape[0] == 1
         for name, tensor in own.items()
@@ -194,9 +194,8 @@ class _Skeleton:
         layer.update_layer(
             _NAME, layer.frod_V, layer.frod_s_indices, layer.frod_s_size, config=self._settings
         )
-        tuner._cast_adapter_dtype(
-            _NAME
-        )  # as when it was made first: to single precision, where the base is in half
+        # As when it was made first: to single precision, where the base is in half.
+        tuner._cast_adapter_dtype(_NAME)
         set_peft_model_state_dict(self._model, dict(self._stored))
 
 
@@ -217,7 +216,7 @@ def _tree(weights: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _hollow(weight: BaseWeight) -> Tensor:
-    """Of the right shape, dtype and device, in the memory of one number."""
+    """Return a tensor of the right shape, dtype and device, in the memory of one number."""
     return torch.zeros(1, dtype=weight.dtype).expand(*weight.shape)
 
 

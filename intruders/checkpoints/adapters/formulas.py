@@ -94,5 +94,5 @@ def product(a: StoredTensor, b: StoredTensor, core: StoredTensor | None = None) 
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """In at least single precision, so that folding in the scale rounds nothing of half-precision factors."""
+    """Convert to single precision or more, so that folding in the scale does not round half-precision factors."""
     return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)

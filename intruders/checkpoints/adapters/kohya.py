@@ -54,7 +54,7 @@ _TELLING = re.compile(
 
 
 def looks_like_adapter(names: Iterable[str]) -> bool:
-    """Whether a file with these tensors is an adapter rather than a model."""
+    """Return whether a file with these tensors is an adapter rather than a model."""
     return any(_TELLING.search(name) for name in names)
 
 
@@ -130,22 +130,21 @@ def _update(
         )
     if "lora_mid" in parts:
         raise CheckpointError(
-            f"'{source}' has a lora_mid for '{module}' (LoCon with Tucker decomposition), which is not read "
-            "here; "
-            "merge it in the program that made it"
+            f"'{source}' has a lora_mid for '{module}' (LoCon with Tucker decomposition), "
+            "which is not read here; merge it in the program that made it"
         )
     fitting = len(down.shape) >= 2 and len(up.shape) >= 2 and down.shape[0] > 0
     if not fitting or up.shape[1] != down.shape[0] or prod(up.shape[2:]) != 1:
         raise CheckpointError(
-            f"'{source}' has the factors {down.shape} and {up.shape} for '{module}'; expected (r, in) and "
-            "(out, r)"
+            f"'{source}' has the factors {down.shape} and {up.shape} for '{module}'; "
+            "expected (r, in) and (out, r)"
         )
     by_column = is_per_input(magnitude)
     expected = down.shape[1] if by_column else up.shape[0]
     if magnitude is not None and prod(magnitude.shape) != expected:
         raise CheckpointError(
-            f"'{source}' has a magnitude of shape {magnitude.shape} for '{module}'; expected {expected} "
-            "numbers"
+            f"'{source}' has a magnitude of shape {magnitude.shape} for '{module}'; "
+            f"expected {expected} numbers"
         )
     value = scale(down.shape[0])
     return low_rank(f"{module}.weight", down, up, value, magnitude=magnitude, by_column=by_column)

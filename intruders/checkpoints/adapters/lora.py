@@ -54,8 +54,8 @@ class LoraTensors:
         if not fitting or up.shape[1] != down.shape[0] or prod(up.shape[2:]) != 1:
             raise CheckpointError(
                 f"'{source}' has lora_A {down.shape} and lora_B {up.shape} for '{self.name}'; "
-                "expected (r, in) and (out, r), and no grouped convolution, whose LoRA PEFT cannot merge "
-                "either"
+                "expected (r, in) and (out, r), "
+                "and no grouped convolution, whose LoRA PEFT cannot merge either"
             )
         return down, up, embedding
 
@@ -103,7 +103,7 @@ def lora_updates(
 def decided_by_shapes(
     undecided: list[list[AdaptedWeight]], source: str, shapes: Mapping[str, Shape]
 ) -> list[AdaptedWeight]:
-    """Of each list of ``target_parameters`` the one that a module's tensors are for.
+    """Choose from each list of ``target_parameters`` the one that a module's tensors are for.
 
     PEFT nests the adapters of one module's parameters and does not write which is whose: their shapes tell.
 
@@ -182,7 +182,7 @@ def _module_update(
 
 
 def _is_inside(parameter: str, module: str) -> bool:
-    """Whether ``experts.down_proj`` may be a parameter of the module ``layers.0.mlp.experts``."""
+    """Return whether ``experts.down_proj`` may be a parameter of the module ``layers.0.mlp.experts``."""
     parent = parameter.rpartition(".")[0]
     return not parent or module == parent or module.endswith(f".{parent}") or parent.endswith(f".{module}")
 

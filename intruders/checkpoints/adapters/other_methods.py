@@ -144,7 +144,7 @@ def _kronecker_factor(module: str, parts: Tensors, number: str, source: str) -> 
 
 
 def is_per_input(magnitude: StoredTensor | None) -> bool:
-    """Whether it is an older LyCORIS ``dora_scale``, (1, in), which normalizes columns instead of rows."""
+    """Return whether it is an older LyCORIS ``dora_scale``, (1, in), which normalizes columns instead of rows."""
     return magnitude is not None and len(magnitude.shape) == 2 and magnitude.shape[0] == 1
 
 

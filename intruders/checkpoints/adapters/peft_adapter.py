@@ -91,7 +91,7 @@ def start_that_changed(model: nn.Module) -> str | None:
 
 
 def _active_adapters(model: nn.Module) -> list[str]:
-    """As the layers have it; a method without layers of its own (prompts) has all its adapters."""
+    """Return the layers' active adapters; a method without layers of its own (prompts) has all its adapters."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]

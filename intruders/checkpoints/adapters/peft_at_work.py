@@ -22,7 +22,7 @@ _LOCK = threading.RLock()  # the random state and the warnings are the process's
 
 @contextmanager
 def peft_at_work(module: str, source: str, most_numbers: int) -> Iterator[None]:
-    """Within it PEFT may make layers and merge them; afterwards the process is as it was.
+    """Let PEFT make layers and merge them; afterwards the process is as it was.
 
     Random state and filters of warnings are put back, so that reading an adapter moves no training's seed; nothing is
     compiled; tensors are made on the CPU.
@@ -64,14 +64,14 @@ def _import_peft() -> None:
 
 
 def _in_one_line(error: Exception) -> str:
-    """With all its lines: torch says in the later ones which sizes differ."""
+    """Join the lines of an error: torch says in the later ones which sizes differ."""
     text = " ".join(str(error).split())
     return one_line(ValueError(text)) if text else type(error).__name__
 
 
 @contextmanager
 def _random_state_kept() -> Iterator[None]:
-    """Of torch on all its devices, numpy and Python. PEFT's layers draw numbers, and some types set a seed."""
+    """Keep the random state of torch, numpy and Python. PEFT's layers draw numbers, and some types set a seed."""
     is_cuda_in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = list(range(torch.cuda.device_count())) if is_cuda_in_use else []
     python, of_numpy = random.getstate(), np.random.get_state()
@@ -99,7 +99,7 @@ def _no_compiler() -> Iterator[None]:
 
 
 class _AllocatesAtMost(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Refuses a tensor that is made out of sizes alone (zeros, eye, randn, ...) before it is there, if it is too large.
+    """Refuse a tensor that is made out of sizes alone (zeros, eye, randn, ...) before it is there, if it is too large.
 
     What is computed from tensors is as large as these allow; a size comes from a config, and can be anything.
     """

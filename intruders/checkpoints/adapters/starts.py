@@ -9,7 +9,7 @@ _CHANGE_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 
 
 def changes_the_base(start: object) -> bool:
-    """Whether ``init_lora_weights`` of this value takes something out of the base's weights.
+    """Return whether ``init_lora_weights`` of this value takes something out of the base's weights.
 
     PEFT's names may go on behind the method's, as in ``pissa_niter_16``.
     """
@@ -17,7 +17,7 @@ def changes_the_base(start: object) -> bool:
 
 
 def can_be_repeated(start: str) -> bool:
-    """Whether PEFT repeats this start when it loads the adapter, with the same result as before training.
+    """Return whether PEFT repeats this start when it loads the adapter, with the same result as before training.
 
     The randomized ``pissa_niter_16`` comes out otherwise; the others need data, gradients or a GPU.
     """

@@ -59,8 +59,8 @@ def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
             parts.setdefault(name, []).append(tensor)
     if not parts:
         raise CheckpointError(
-            f"'{path}' has none of the tensors that transformers expects of a '{config.get('model_type')}' "
-            "model"
+            f"'{path}' has none of the tensors "
+            f"that transformers expects of a '{config.get('model_type')}' model"
         )
     tensors = {
         name: _stored(path, name, _shape(parts[name], shapes[name]), parts[name], processor, renamed)
@@ -92,7 +92,7 @@ def _config(path: Path, layout: GgufLayout) -> dict[str, Any]:
 
 
 class _Header:
-    """What transformers asks of ``gguf.GGUFReader``, from our own walk through the header."""
+    """The part of ``gguf.GGUFReader`` that transformers uses, from our own walk through the header."""
 
     def __init__(self, layout: GgufLayout) -> None:
         self.tensors = layout.tensors
@@ -207,7 +207,7 @@ def _skeleton(path: Path, config: Mapping[str, Any]) -> torch.nn.Module:
 
 @contextmanager
 def _replaced(name: str, value: Any) -> Iterator[None]:
-    """Has transformers use ``value`` where it imports ``name`` from gguf."""
+    """Make transformers use ``value`` where it imports ``name`` from gguf."""
     import gguf
 
     original = getattr(gguf, name)

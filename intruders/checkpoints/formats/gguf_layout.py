@@ -53,7 +53,7 @@ class GgufField:
 
 @dataclass(frozen=True)
 class GgufLayout:
-    """What a checked file holds, and where."""
+    """The contents of a checked file, with their offsets."""
 
     architecture: str  # llama.cpp's name for it
     fields: dict[str, GgufField]
@@ -96,7 +96,7 @@ class _Walk:
         return GgufLayout(self.architecture(), self.read, self.placed(infos, start, alignment))
 
     def fields(self, count: int) -> None:
-        """Walks the metadata, and keeps what may be about the model."""
+        """Walk the metadata, and keep what may be about the model."""
 
         def one_field() -> None:
             key = self.text("key")
@@ -141,7 +141,7 @@ class _Walk:
         return GgufField((kind, item), [], count)
 
     def skip_strings(self, count: int, key: str) -> None:
-        """Moves past an array of strings by their lengths alone: a vocabulary has hundreds of thousands."""
+        """Skip an array of strings by their lengths alone: a vocabulary has hundreds of thousands."""
         at, end, length_at = self.at, len(self.data), struct.Struct("<Q").unpack_from
         if count > (end - at) // 8:
             raise self.corrupt(f"it claims {count:,} {key}, more than it has bytes left")

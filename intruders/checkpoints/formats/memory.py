@@ -18,7 +18,7 @@ FSDP_1_WRAPPER = "_fsdp_wrapped_module."
 
 
 def is_state_dict(source: object) -> bool:
-    """Whether it maps names to tensors (an empty mapping does not)."""
+    """Return whether it maps names to tensors (an empty mapping does not)."""
     return (
         isinstance(source, Mapping)
         and len(source) > 0
@@ -27,18 +27,18 @@ def is_state_dict(source: object) -> bool:
 
 
 def has_adapters(source: object) -> TypeGuard[nn.Module]:
-    """Whether it is a PeftModel, or a transformers model into which PEFT adapters were put."""
+    """Return whether it is a PeftModel, or a transformers model into which PEFT adapters were put."""
     return isinstance(source, nn.Module) and isinstance(getattr(source, "peft_config", None), dict)
 
 
 def has_frozen_base(model: nn.Module) -> bool:
-    """Whether training leaves every matrix beneath the adapters of a model as it is."""
+    """Return whether training leaves every matrix beneath the adapters of a model as it is."""
     own = _without_adapters(model, model.state_dict(keep_vars=True))
     return not any(tensor.requires_grad for tensor in own.values() if tensor.ndim >= 2)
 
 
 def adapter_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What ``state``, the model's state dict, holds beside the weights beneath its adapters."""
+    """Return the tensors of ``state``, the model's state dict, that are not weights beneath its adapters."""
     own = {id(tensor) for tensor in _without_adapters(model, state).values()}
     return {name: tensor for name, tensor in state.items() if id(tensor) not in own}
 
@@ -107,7 +107,7 @@ def _in_memory(
 
 
 def _reader(tensor: Tensor) -> Callable[[], Tensor]:
-    """On the CPU, where files are read too, so that a model on a GPU and a file go together."""
+    """Return a reader to the CPU, where files are read too, so that a model on a GPU and a file go together."""
     return lambda: tensor.detach().cpu()
 
 

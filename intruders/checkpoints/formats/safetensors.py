@@ -56,7 +56,7 @@ _DTYPES: dict[str, tuple[int, torch.dtype | None]] = {
 
 @dataclass(frozen=True)
 class DataPlace:
-    """Where the data of a file begin, and when that was true."""
+    """The offset of a file's data, and when that was true."""
 
     offset: int
     size: int  # of the file
@@ -123,8 +123,8 @@ def safetensors_shards(index: Path) -> dict[str, StoredTensor]:
     astray = [name for name, shard in where.items() if name not in shards[shard]]
     if astray:
         raise CheckpointError(
-            f"'{index}' puts {some_of(astray)} into shards that do not contain them; download the checkpoint "
-            "again"
+            f"'{index}' puts {some_of(astray)} into shards that do not contain them; "
+            "download the checkpoint again"
         )
     return {name: shards[where[name]][name] for name in sorted(where, key=natural_order)}
 
@@ -141,8 +141,8 @@ def read_weight_map(index: Path) -> dict[str, str]:
             raise CheckpointError(f"'{index}' has a tensor of the name {name[:80]!r}; download it again")
         if not isinstance(shard, str) or shard in {"", ".", ".."} or set(shard) & set("/\\:\0"):
             raise CheckpointError(
-                f"'{index}' puts '{name}' into {shard!r}; expected the plain name of a file in the same "
-                "folder"
+                f"'{index}' puts '{name}' into {shard!r}; "
+                "expected the plain name of a file in the same folder"
             )
     missing = sorted({shard for shard in where.values() if not (index.parent / shard).is_file()})
     if missing:
@@ -186,7 +186,7 @@ def _entry(path: Path, name: str, value: Any, data: DataPlace) -> HeaderEntry:
 
 
 def _are_sizes(value: Any) -> bool:
-    """Whether it is a short list of integers that fit a signed 64-bit word (a bool is none)."""
+    """Return whether it is a short list of integers that fit a signed 64-bit word (a bool is none)."""
     return (
         isinstance(value, list)
         and len(value) <= 64
@@ -218,7 +218,7 @@ def _stored(path: Path, name: str, entry: HeaderEntry) -> StoredTensor:
 
 
 def _read(path: Path, name: str, entry: HeaderEntry, index: int | None) -> Tensor:
-    """Opens the file again, so that the pages of a tensor that is no longer needed do not stay mapped."""
+    """Open the file again, so that the pages of a tensor that is no longer needed do not stay mapped."""
     from safetensors import SafetensorError, safe_open
 
     if _DTYPES[entry.dtype][1] is None:

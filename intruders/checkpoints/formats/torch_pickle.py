@@ -83,7 +83,7 @@ def _kept(tensor: Tensor) -> tuple[Callable[[], Tensor], Callable[[int], Tensor]
 
 
 def _is_old(path: Path) -> bool:
-    """Whether the file is of torch.save before PyTorch 1.6; it is refused if it is of none."""
+    """Return whether the file is of torch.save before PyTorch 1.6; refuse it if it is of none."""
     try:
         with path.open("rb") as file:
             start = file.read(len(_OLD))
@@ -122,9 +122,8 @@ def _load(path: Path, *, mapped: bool = True) -> Mapping[str, Tensor]:
     except pickle.UnpicklingError as error:
         reason = _what_was_refused(error)
         raise CheckpointError(
-            f"'{path}' was not loaded, because its pickle {reason}; load it where you trust it, and save it "
-            "as "
-            "safetensors"
+            f"'{path}' was not loaded, because its pickle {reason}; "
+            "load it where you trust it, and save it as safetensors"
         ) from None
     except Exception as error:  # torch.load raises nearly anything for a damaged file
         raise CheckpointError(f"'{path}' cannot be read by torch.load: {one_line(error)}") from None

@@ -47,7 +47,7 @@ def differences(
     names: Collection[str],
     merged_name: Mapping[str, str],
 ) -> Iterator[tuple[OtherTensor | None, OtherTensor | None]]:
-    """For each of the base's tensors in ``names`` (what differs, what could not be compared)."""
+    """Return for each of the base's tensors in ``names`` (what differs, what could not be compared)."""
     saved = adapter.replaced.tensors if isinstance(adapter, Adapter) else {}
     for name in names:
         other = merged_name.get(name)
@@ -89,7 +89,7 @@ def tensors_only_in(
 
 
 def _is_equal(expected: StoredTensor, stored: StoredTensor) -> bool:
-    """Whether a tensor is the other one, or a rounding of it."""
+    """Return whether a tensor is the other one, or a rounding of it."""
     before, after = expected.read(), stored.read()
     if not before.dtype.is_floating_point or not after.dtype.is_floating_point:
         return torch.equal(before, after.to(before.dtype))

@@ -41,7 +41,7 @@ class Estimate:
     rest_of_update: float  # ||rest|| / ||D||
 
     def is_near(self, scale: float) -> bool:
-        """Whether the estimate is within five of its errors of ``scale``."""
+        """Return whether the estimate is within five of its errors of ``scale``."""
         return abs(self.scale - scale) <= 5 * self.error
 
     @property
@@ -112,7 +112,7 @@ def _allowed(block: Block, matrix: MergedMatrix, rounding: Rounding) -> tuple[Te
 
 
 def _allowance(block: Block, difference: Tensor, matrix: MergedMatrix, rounding: Rounding) -> Tensor:
-    """How far M_i - W0_i may be from s D_i: the rounding of the sum, and that of the difference here."""
+    """Bound the distance of M_i - W0_i from s D_i: the rounding of the sum, and that of the difference here."""
     allowance = half_spacing(block.merged, matrix.dtype, matrix.least)
     size = block.merged.abs()
     if is_half(matrix.dtype):  # the sum in single precision, before it was rounded

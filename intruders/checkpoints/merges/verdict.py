@@ -46,7 +46,7 @@ _IN_HALF = 4 * 2.0**-8
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one merged matrix holds, and the numbers that say so."""
+    """The verdict on one merged matrix, and its numbers."""
 
     verdict: str  # one of VERDICTS
     words: str = ""  # what it means, where the verdict alone does not say
@@ -179,7 +179,7 @@ def _is_applied(matrix: MergedMatrix) -> bool:
 
 
 def _scale_in_words(holds: Callable[[float], bool], scaling: float | None) -> str:
-    """What went wrong in a merge at this scale, if it is one of the common mistakes."""
+    """Name the common mistake that leads to a merge at this scale, if any."""
     causes = []
     if holds(2):
         causes.append("applied twice")

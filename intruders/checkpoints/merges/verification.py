@@ -44,7 +44,7 @@ class OtherTensor:
 
 @dataclass(frozen=True)
 class Verification:
-    """Whether a merged model is its base with the adapter, matrix by matrix."""
+    """The verdict on every matrix of a merged model, which :func:`verify` returns."""
 
     base_source: str
     adapter_source: str

@@ -66,10 +66,10 @@ def verify(
 
     >>> base, merged = {"q_proj.weight": torch.eye(4)}, {"q_proj.weight": torch.eye(4) + 0.5}
     >>> adapter = {"q_proj.lora_A.weight": torch.ones(1, 4), "q_proj.lora_B.weight": torch.ones(4, 1)}
-    >>> found = verify(base, adapter, merged)
-    >>> found.matrices[0].found.verdict, found.exit_status()
+    >>> result = verify(base, adapter, merged)
+    >>> result.matrices[0].found.verdict, result.exit_status()
     ('applied at another scale', 1)
-    >>> tuple(round(end, 2) for end in found.matrices[0].found.scale)
+    >>> tuple(round(end, 2) for end in result.matrices[0].found.scale)
     (0.5, 0.5)
     """
     started = time.perf_counter()

@@ -41,10 +41,10 @@ def each_source(given: Iterable[str]) -> Sources:
     Raises:
       SettingError: a glob matches nothing, or a list cannot be read. CheckpointError: a collection cannot be had.
     """
-    found = Sources()
-    models = [source for text in given for source in _meant_by(text, found.passed_over)]
-    found.models = list(dict.fromkeys(models))
-    return found
+    sources = Sources()
+    models = [source for text in given for source in _meant_by(text, sources.passed_over)]
+    sources.models = list(dict.fromkeys(models))
+    return sources
 
 
 def _meant_by(text: str, passed_over: dict[str, str]) -> Iterator[str]:
@@ -54,12 +54,12 @@ def _meant_by(text: str, passed_over: dict[str, str]) -> Iterator[str]:
     elif text.startswith(_COLLECTION):
         yield from _models_of_collection(text.removeprefix(_COLLECTION))
     elif any(mark in text for mark in "*?[") and not Path(text).exists():
-        found = sorted(glob.glob(str(Path(text).expanduser())))
-        if not found:
+        paths = sorted(glob.glob(str(Path(text).expanduser())))
+        if not paths:
             raise SettingError(
                 f"'{text}' matches no file or folder; expected a glob of adapters; fix the pattern"
             )
-        yield from found
+        yield from paths
     else:
         yield from _adapters_in(text, passed_over)
 
@@ -103,17 +103,17 @@ def _adapters_in(text: str, passed_over: dict[str, str]) -> list[str]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     if not any((entry / ADAPTER_CONFIG).is_file() for entry in entries):
         return [text]
-    found = []
+    adapters = []
     for entry in entries:
         if (entry / ADAPTER_CONFIG).is_file() or (entry.is_file() and entry.name.endswith(_WEIGHTS)):
-            found.append(str(entry))
+            adapters.append(str(entry))
         else:
             passed_over[str(entry)] = _what_it_is(entry)
-    return found
+    return adapters
 
 
 def _what_it_is(entry: Path) -> str:
-    """Why an entry of a folder of adapters is none of them."""
+    """Return why an entry of a folder of adapters is not an adapter."""
     if not entry.exists():
         return "a link to nothing"
     if not entry.is_dir():
@@ -163,10 +163,10 @@ def digest_of(source: str) -> str:
 def _files_of(path: Path) -> list[Path]:
     """Configs and weights at a path, not what training left beside them."""
     if path.is_dir():
-        found = [file for file in path.iterdir() if file.is_file()]
+        files = [file for file in path.iterdir() if file.is_file()]
         if (path / ADAPTER_CONFIG).is_file():
-            return sorted(file for file in found if file.name.startswith("adapter_"))
-        chosen = [file for file in found if file.name.endswith((*_WEIGHTS, *_BESIDE_WEIGHTS))]
+            return sorted(file for file in files if file.name.startswith("adapter_"))
+        chosen = [file for file in files if file.name.endswith((*_WEIGHTS, *_BESIDE_WEIGHTS))]
         shards = [shard for file in chosen if file.name.endswith(_INDEX) for shard in _shards(file)]
         return sorted({*chosen, *shards})
     beside = [path.parent / name for name in (ADAPTER_CONFIG, "config.json")]

@@ -37,7 +37,7 @@ class ModelSum:
 
 
 def is_sum(text: str) -> bool:
-    """Whether a text is a sum or has a weight: not a path that exists, nor a hub id with its revision alone."""
+    """Return whether a text is a sum or has a weight, and is not a path or a hub id with its revision."""
     match = _WEIGHTED.fullmatch(text)
     if "+" not in text and (match is None or match["weight"] is None):
         return False

@@ -62,7 +62,7 @@ def open_checkpoint(source: Source) -> Checkpoint:
 
 
 def open_source(source: Source) -> Opened:
-    """As :func:`open_checkpoint`, and adapters too, of a PeftModel its active ones; and sums, ``A@0.7+B``."""
+    """Open a checkpoint as :func:`open_checkpoint` does, an adapter (a PeftModel's active), or a sum ``A@0.7+B``."""
     if isinstance(source, Checkpoint):
         return source
     if has_adapters(source):
@@ -108,7 +108,7 @@ def _sum_of_active(model: nn.Module, adapters: list[Adapter]) -> Adapter | Model
 
 
 def _is_additive(adapter: Adapter) -> bool:
-    """Whether PEFT adds the adapter's update to a weight whatever others have added before."""
+    """Return whether PEFT adds the adapter's update to a weight whatever others have added before."""
     # A variant of LoRA that PEFT makes, such as KaSA, does not.
     is_made = adapter.peft_type == "LORA" and any(update.merged is not None for update in adapter.updates)
     return adapter.peft_type in ADDITIVE and not is_made and _kind(adapter) != "DoRA"
@@ -199,8 +199,8 @@ def _weights_in(folder: Path) -> Path:
             f"'{folder}' contains adapters in folders of their own: {some_of(adapters)}; pass one of these"
         )
     raise CheckpointError(
-        f"'{folder}' contains no weights; expected model.safetensors or its index, pytorch_model.bin, or a "
-        ".gguf file"
+        f"'{folder}' contains no weights; "
+        "expected model.safetensors or its index, pytorch_model.bin, or a .gguf file"
     )
 
 

@@ -67,7 +67,7 @@ def with_checkpoints(base: Checkpoint, checkpoints: Sequence[Checkpoint]) -> Che
 
 
 def acts_on_in_words(acting: Acting) -> str:
-    """Which checkpoints of the sum an adapter acts on."""
+    """Name the checkpoints of the sum that an adapter acts on."""
     return f"'{acting.part.source}' acts on {some_of(list(acting.made_by))}"
 
 

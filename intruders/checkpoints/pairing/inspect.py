@@ -33,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one source is read as. ``audited`` and ``left_out`` are of the base, where one was given."""
+    """The content of one source. ``audited`` and ``left_out`` are of the base, where one was given."""
 
     source: str
     kind: str  # "checkpoint", "adapter", "module", ...
@@ -72,9 +72,17 @@ def inspect(source: Source, base: Source | None = None) -> list[Inspection]:
       source: a path, a Hub id, an alias, a sum of models such as ``A@0.7+B@0.3``, or a model in memory.
       base: the model that it would be audited against.
 
+    Returns:
+      One entry per model: its format, tensors, ranks and scales, and with ``base`` what would be audited.
+
     Raises:
       CheckpointError: either cannot be found or read.
       PairingError: the two do not belong together.
+
+    >>> import torch
+    >>> [entry] = inspect({"q_proj.weight": torch.eye(9)})
+    >>> entry.kind, entry.parameters
+    ('state dict', 81)
     """
     opened = open_source(source)
     against = None if base is None else open_checkpoint(base)
@@ -113,7 +121,7 @@ def _adapter_facts(opened: Adapter) -> Inspection:
 
 
 def _outlook(opened: Opened, base: Checkpoint | None) -> tuple[int | None, Counter[str], list[str]]:
-    """How many matrices an audit would look at, and why it would leave out the rest."""
+    """Count the matrices that an audit would examine, and the reasons to leave out the rest."""
     if base is not None:
         pairing = pair_sides(base, opened)
         return len(pairing.pairs), Counter(skipped.reason for skipped in pairing.skipped), pairing.matched
@@ -144,7 +152,7 @@ _SHAPES_SHOWN = 3
 
 
 def inspection_lines(inspection: Inspection, verbose: bool = False) -> list[str]:
-    """What a person reads; with ``verbose`` a line for every tensor. Characters that cannot be shown are replaced."""
+    """Return the lines that a person reads; with ``verbose`` one per tensor. Unprintable characters are replaced."""
     lines = [_title(inspection)]
     if inspection.weight != 1.0:
         lines.append(f"  counted {inspection.weight:g} times in the sum")

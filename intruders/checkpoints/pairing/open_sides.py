@@ -76,7 +76,7 @@ def _open_in_memory(base: Source | None, model: nn.Module, adapters: Opened) -> 
 
 
 def _has_other_weights(model: nn.Module, base: Checkpoint) -> bool:
-    """Whether a model's own weights are not the base's: an adapter on a model that was trained before."""
+    """Return whether a model's own weights differ from the base's: an adapter on a model that was trained before."""
     try:
         own = module_checkpoint(model)
         if own.config is not None and own.config.get("quantization_config"):

@@ -25,7 +25,7 @@ from .side import Side
 
 @dataclass
 class Rows:
-    """What is audited, in the base's order (of a sum, part after part), and what is not."""
+    """The audited matrices in the base's order (of a sum, part after part), and the tensors left out."""
 
     pairs: list[PairedMatrix] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -88,7 +88,7 @@ def _left_out(
     sides: Sequence[tuple[Side, float]],
     selection: Selection,
 ) -> Skipped | None:
-    """Why a tensor of the base has no matrix to audit; None where it has."""
+    """Return why a tensor of the base has no matrix to audit; None where it has."""
     reason = not_a_matrix(base.tensors[holder]) or selection.reason_to_leave_out(name)
     if reason is not None:
         return Skipped(name, reason)

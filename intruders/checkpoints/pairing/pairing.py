@@ -14,7 +14,7 @@ from ..stored.hub import HubOrigin
 
 
 class SkipKind(StrEnum):
-    """Why a tensor is not audited, in kinds; the reason has it in words."""
+    """The kinds of reasons why a tensor is not audited."""
 
     UNCHANGED = "unchanged"
     NOT_FINITE = "not finite"  # holds NaN or infinity
@@ -40,7 +40,7 @@ class Skipped:
 
     @classmethod
     def from_stored(cls, name: str, reason: str, kind: str | None = None) -> Skipped:
-        """As a file has it; ``kind`` is missing in those of earlier versions."""
+        """Build from a file's fields; ``kind`` is missing in those of earlier versions."""
         return cls(name, reason, SkipKind.of_reason(reason) if kind is None else SkipKind(kind))
 
 
@@ -62,7 +62,7 @@ class PairedMatrix:
 
 @dataclass(frozen=True)
 class Pairing:
-    """What is to be audited, in the base's order, and what is left out."""
+    """The matrices to audit, in the base's order, and the tensors left out."""
 
     base_source: str
     tuned_source: str
@@ -70,7 +70,6 @@ class Pairing:
     pairs: list[PairedMatrix]
     skipped: list[Skipped]
     matched: list[str] = field(default_factory=list)  # what was matched other than by equal names, in words
-    base_hub: tuple[
-        HubOrigin, ...
-    ] = ()  # the commits that the sides were read from, where they are from the hub
+    # The commits that the sides were read from, where they are from the hub.
+    base_hub: tuple[HubOrigin, ...] = ()
     tuned_hub: tuple[HubOrigin, ...] = ()

@@ -72,9 +72,8 @@ def _require_fit(
         )
     if not fits:
         raise CheckpointError(
-            f"'{name}' of shape {shape} has a {part} of shape {given}; expected one number, one a row, or "
-            "one a "
-            "group that divides it"
+            f"'{name}' of shape {shape} has a {part} of shape {given}; "
+            "expected one number, one a row, or one a group that divides it"
         )
 
 

@@ -15,15 +15,14 @@ from .hub import HubOrigin
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor is and how to get it; nothing is read until ``read`` is called."""
+    """One tensor of a file; nothing is read until ``read`` is called."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype  # of what read() gives
     stored_as: str  # the format's own word for the numbers in the file: "BF16", "Q4_1", ...
     read: Callable[[], Tensor] = field(repr=False)
-    read_one: Callable[[int], Tensor] | None = field(
-        default=None, repr=False
-    )  # of the first dimension, alone
+    # Reads one index of the first dimension alone.
+    read_one: Callable[[int], Tensor] | None = field(default=None, repr=False)
 
     def read_slice(self, index: int) -> Tensor:
         """``read()[index]``, without reading the rest where the format can do that."""

@@ -23,13 +23,13 @@ def content_digests(checkpoint: Checkpoint) -> dict[str, str]:
     Two checkpoints have equal digests only if names, shapes, types and all numbers are equal (xxh3, 128 bits). The
     digest of a tensor that cannot be read is the reason: an audit that does not need the tensor does not fail.
     """
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for name, stored in checkpoint.tensors.items():
         try:
-            found.update((part, _digest(numbers)) for part, numbers in _parts(name, stored.read()))
+            digests.update((part, _digest(numbers)) for part, numbers in _parts(name, stored.read()))
         except IntrudersError as error:
-            found[name] = in_one_line(error)
-    return found
+            digests[name] = in_one_line(error)
+    return digests
 
 
 def require_content(checkpoint: Checkpoint, digests: Digests) -> Checkpoint:

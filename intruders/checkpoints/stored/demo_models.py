@@ -43,7 +43,7 @@ class DemoModel:
         return files[0]
 
     def converted(self) -> Path:
-        """Where the de-quantized copy of a GGUF model belongs; it may not be there yet."""
+        """Return the path of a GGUF model's de-quantized copy, which may not exist yet."""
         version = importlib.metadata.version(self.distribution)
         return user_cache() / "models" / f"{self.alias}-{version}"
 
@@ -81,7 +81,7 @@ def resolved_adapter(source: str) -> str:
 
 
 def demo_model_path(alias: str) -> Path:
-    """What to read for an alias: the de-quantized copy where there is one, the package's own otherwise."""
+    """Return the path for an alias: the de-quantized copy if it exists, the package's own otherwise."""
     model = DEMO_MODELS[alias]
     packaged = model.packaged()
     if model.is_gguf and (model.converted() / "config.json").is_file():

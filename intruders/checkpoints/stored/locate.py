@@ -50,7 +50,7 @@ def locate(source: str) -> Path:
 
 
 def _is_utf8(text: str) -> bool:
-    """Whether a path given on the command line was UTF-8: Python keeps other bytes as surrogates."""
+    """Return whether a path given on the command line was UTF-8: Python keeps other bytes as surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -94,8 +94,7 @@ def _files_to_fetch(hub_id: str, files: list[str]) -> list[str]:
         if ending == ".gguf" and len(weights) > 1:
             raise CheckpointError(
                 f"'{hub_id}' contains {len(weights)} GGUF files, one a quantization: {some_of(weights)}; "
-                "download one, "
-                "and pass its path"
+                "download one, and pass its path"
             )
         if weights:
             return configs + weights

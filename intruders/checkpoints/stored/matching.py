@@ -30,7 +30,7 @@ class Matching:
     rules: list[PrefixRule] = field(default_factory=list)
 
     def in_words(self) -> list[str]:
-        """What was matched other than by equal names."""
+        """Return in words what was matched other than by equal names."""
         return [
             f"'{rule.tuned_prefix}' of tuned for '{rule.base_prefix}' of base: {rule.tensors} tensors"
             for rule in self.rules
@@ -72,7 +72,7 @@ def match_names(base: Mapping[str, Shape], tuned: Mapping[str, Shape]) -> Matchi
 
 
 def same_shape(first: Shape, second: Shape) -> bool:
-    """Whether two shapes are equal, where -1 stands for a size that is not known."""
+    """Return whether two shapes are equal, where -1 stands for a size that is not known."""
     return len(first) == len(second) and all(
         a == b or -1 in (a, b) for a, b in zip(first, second, strict=True)
     )
@@ -85,7 +85,7 @@ def plain(name: str) -> str:
 
 
 def _rests(names: list[str], prefix: str) -> dict[str, str]:
-    """What follows the prefix, to the name, for the names that have it."""
+    """Map what follows the prefix to the name, for the names that have it."""
     return {plain(name).removeprefix(prefix): name for name in names if plain(name).startswith(prefix)}
 
 
@@ -96,7 +96,7 @@ def _matrices(rests: Mapping[str, str], shapes: Mapping[str, Shape]) -> int:
 def _votes(
     left_base: list[str], left_tuned: list[str], base: Mapping[str, Shape], tuned: Mapping[str, Shape]
 ) -> Counter[tuple[str, str]]:
-    """How many matrices each pair of prefixes would match; vectors are too alike to tell anything."""
+    """Count the matrices that each pair of prefixes would match; vectors are too similar to tell anything."""
     endings: dict[str, list[tuple[str, Shape]]] = {}
     for name in left_base:
         for prefix, rest in _splits(plain(name)):

@@ -36,7 +36,7 @@ class MatrixView:
 
 
 def not_a_matrix(stored: StoredTensor) -> str | None:
-    """Why a tensor is no matrix to audit, or None when it is one or holds some."""
+    """Return why a tensor is not a matrix to audit; None if it is one or contains some."""
     if len(stored.shape) < 2:
         return "one-dimensional"
     if not stored.dtype.is_floating_point:
@@ -66,7 +66,7 @@ def matrix_shape(shape: tuple[int, ...], input_first: bool) -> tuple[int, int]:
 
 
 def holds_experts(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a three-dimensional tensor is a stack of matrices, and no convolution over one dimension."""
+    """Return whether a three-dimensional tensor is a stack of matrices, and not a convolution over one dimension."""
     if len(shape) != 3:
         return False
     return "expert" in name or "moe" in name or not name.endswith(".weight")

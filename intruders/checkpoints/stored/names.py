@@ -44,12 +44,12 @@ _HEAD = re.compile(
 
 
 def looks_up_tokens(name: str) -> bool:
-    """Whether a tensor of this name is an embedding, and no output head, which is a linear layer."""
+    """Return whether a tensor of this name is an embedding, and not an output head, which is a linear layer."""
     return is_embedding_or_head(name) and _HEAD.search(name) is None
 
 
 def is_embedding_or_head(name: str) -> bool:
-    """Whether a tensor of this name looks up or scores tokens or classes."""
+    """Return whether a tensor of this name looks up or scores tokens or classes."""
     return _EMBEDDING.search(name) is not None
 
 
@@ -81,7 +81,7 @@ _EXPERT = re.compile(r"\[\d+\]$")
 
 @dataclass(frozen=True)
 class ModulePath:
-    """Where one matrix sits; two matrices of one kind in different layers differ in `layer` only."""
+    """The position of one matrix; two matrices of one kind in different layers differ in `layer` only."""
 
     stack: str  # what stands before the layer's number; "" for a matrix outside the layers
     layer: int | None
@@ -89,7 +89,7 @@ class ModulePath:
 
 
 def module_paths(names: Sequence[str]) -> list[ModulePath]:
-    """The place of every name, in order.
+    """Return the path of every name, in order.
 
     A kind is as short as it can be without standing for two kinds of module of the same model: `q_proj` says
     enough in Llama, but `dense` does not in BERT, nor `c_proj` in GPT-2.
@@ -98,7 +98,7 @@ def module_paths(names: Sequence[str]) -> list[ModulePath]:
     tails = {tail for _, _, tail in split}
     shared = Counter(suffix for tail in tails for suffix in _suffixes(tail))
     kinds = {tail: _shortest_unshared(tail, shared) for tail in tails}
-    return [ModulePath(stack=stack, layer=layer, kind=kinds[tail]) for stack, layer, tail in split]
+    return [ModulePath(stack=prefix, layer=layer, kind=kinds[tail]) for prefix, layer, tail in split]
 
 
 def _split(name: str) -> tuple[str, int | None, tuple[str, ...]]:

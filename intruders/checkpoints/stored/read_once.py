@@ -23,7 +23,7 @@ def read_once(checkpoint: Checkpoint) -> Checkpoint:
 
 
 class _Last:
-    """What was read last, and of where."""
+    """The tensor that was read last, and its source."""
 
     def __init__(self) -> None:
         self._of: tuple[str, int | None] | None = None

@@ -42,7 +42,7 @@ class Selection(Settings):
     )
 
     def reason_to_leave_out(self, name: str) -> str | None:
-        """Why a tensor is not wanted, or None when it is."""
+        """Return why a tensor is not wanted; None if it is."""
         if self.include and not any(fnmatchcase(name, pattern) for pattern in self.include):
             return "not included"
         if any(fnmatchcase(name, pattern) for pattern in self.exclude):
@@ -65,7 +65,9 @@ class Selection(Settings):
         reasons = {self.reason_to_leave_out(name) for name in matrices}
         if not (self.include or self.exclude) or not matrices or None in reasons:
             return
-        given = [f"include '{one}'" for one in self.include] + [f"exclude '{one}'" for one in self.exclude]
+        given = [f"include '{pattern}'" for pattern in self.include] + [
+            f"exclude '{pattern}'" for pattern in self.exclude
+        ]
         what_to_do = "fix the patterns"
         if any(reason is not None and reason.startswith("embedding") for reason in reasons):
             what_to_do += ", or pass --include-embeddings for the embeddings among them"

@@ -33,7 +33,7 @@ def copy_companions(source: Path, folder: Path) -> list[str]:
 
 
 def companion_folder(base_side: Checkpoint, tuned_side: Opened, base: object, tuned: object) -> Path:
-    """Where config and tokenizer are: beside a tuned checkpoint, or beside an adapter's base.
+    """Return the folder of config and tokenizer: that of a tuned checkpoint, or of an adapter's base.
 
     Raises:
       CheckpointError: they are nowhere, as for a state dict in memory.

@@ -67,9 +67,8 @@ class LoraModule:
         """PEFT's A and B for D, in the shapes and dtype of the module's own."""
         left, right = update.left, update.right
         down, up = (left.mT, right.mT) if self.is_embedding else (right, left)
-        up = (
-            up / self.scale if self.scale else torch.zeros_like(up)
-        )  # alpha 0: there is no update, and none is left
+        # Alpha 0: there is no update, and none is left.
+        up = up / self.scale if self.scale else torch.zeros_like(up)
         rank = down.shape[0]
         return (
             down.reshape(rank, *self.down.shape[1:]).to(self.down.dtype).contiguous(),
@@ -102,13 +101,12 @@ class Rewritten:
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     ranks: dict[str, int]  # by module
-    errors: dict[
-        str, float
-    ]  # relative Frobenius error by module: of each whose rank was cut, 0 for the others
+    # Relative Frobenius error by module: of each whose rank was cut, 0 for the others.
+    errors: dict[str, float]
 
 
 def is_plain_lora(folder: Path, source: str) -> bool:
-    """Whether the folder holds a PEFT adapter whose every update is its scale times B A."""
+    """Return whether the folder has a PEFT adapter whose every update is its scale times B A."""
     config = folder / ADAPTER_CONFIG
     return config.is_file() and _not_plain(AdapterConfig(read_json_object(config), source)) is None
 

@@ -27,7 +27,7 @@ Elsewhere = Callable[[str], float]
 
 
 def everywhere_as_tuned(name: str) -> float:
-    """Of what is not among the changed matrices, all stays."""
+    """Keep the complete update of every other tensor."""
     return 1.0
 
 

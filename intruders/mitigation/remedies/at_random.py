@@ -30,7 +30,7 @@ from .layers import Layers
 from .lines import Lines
 from .position import Position
 from .project import Project
-from .remedy import Case, EntryRemedy, Remedy, Triplets
+from .remedy import Case, EntryRemedy, Remedy, WantedTriplets
 from .surgery import Surgery
 from .trim import Trim
 from .truncate import Truncate
@@ -55,7 +55,7 @@ def at_random(remedy: Remedy, seed: int, cases: Sequence[Case]) -> Remedy | None
 
 @dataclass(frozen=True)
 class RandomHeads(Heads):
-    """As many heads, whichever."""
+    """The same number of heads, drawn at random."""
 
     seed: int = setting(0, "Seed of what is drawn.")
 
@@ -67,7 +67,7 @@ class RandomHeads(Heads):
 
 @dataclass(frozen=True)
 class RandomLayers(Layers):
-    """As many layers, whichever; embeddings and head as the remedy treats them."""
+    """The same number of layers, drawn at random; embeddings and head as the remedy treats them."""
 
     seed: int = setting(0, "Seed of what is drawn.")
 
@@ -87,7 +87,7 @@ class RandomLines(Lines):
 
 @dataclass(frozen=True)
 class RandomTerms(Truncate):
-    """As many terms of the update, whichever."""
+    """The same number of terms of the update, drawn at random."""
 
     seed: int = setting(0, "Seed of what is drawn.")
 
@@ -97,7 +97,7 @@ class RandomTerms(Truncate):
 
 @dataclass(frozen=True)
 class RandomTermsOfNoise(DGHard):
-    """As many terms of the update as are above the threshold of its noise, whichever."""
+    """As many random terms of the update as are above the threshold of its noise."""
 
     seed: int = setting(0, "Seed of what is drawn.")
 
@@ -107,13 +107,13 @@ class RandomTermsOfNoise(DGHard):
 
 @dataclass(frozen=True)
 class RandomDirections(Directions):
-    """As many of the 2k leading directions, whichever; a draw from all would mostly rewind what weighs nothing."""
+    """As many random ones of the 2k leading directions; a draw from all would mostly rewind negligible ones."""
 
     seed: int = setting(0, "Seed of what is drawn.")
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         count = min(2 * self.k, *matrix.shape)
-        return Triplets.leading("base", count), Triplets.leading("tuned", count)
+        return WantedTriplets.leading("base", count), WantedTriplets.leading("tuned", count)
 
     def rewound(self, part: Components, case: Case) -> Components:
         count = min(self.k, len(part.values))
@@ -129,7 +129,7 @@ class PermutedBudget(Budget):
     seed: int = setting(0, "Seed of what is drawn.")
     factors: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)  # by matrix
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return ()
 
     def change(self, case: Case) -> Change:
@@ -138,7 +138,7 @@ class PermutedBudget(Budget):
 
 @dataclass(frozen=True)
 class RandomFrames(Project):
-    """As many directions on either side, drawn evenly from all."""
+    """The same number of directions on either side, drawn evenly from all."""
 
     seed: int = setting(0, "Seed of what is drawn.")
 
@@ -154,7 +154,7 @@ class RandomFrames(Project):
 
 @dataclass(frozen=True)
 class RandomEntries(EntryRemedy):
-    """As many entries of every update, whichever."""
+    """The same number of entries of every update, drawn at random."""
 
     name = RANDOM
     strength = "density"
@@ -202,15 +202,15 @@ def _drawn(part: Components, count: int, key: str) -> Components:
 
 def _exchanged(remedy: Doses, seed: int, cases: Sequence[Case]) -> Doses:
     """The same doses, exchanged among matrices of one shape."""
-    found = dict(remedy.doses or {})
+    doses = dict(remedy.doses or {})
     by_shape: dict[tuple[int, int], list[str]] = {}
     for case in cases:
         by_shape.setdefault(case.matrix.shape, []).append(case.matrix.name)
     for shape, names in by_shape.items():
-        drawn = [found[name] for name in names]
+        drawn = [doses[name] for name in names]
         random.Random(f"doses {seed} {shape}").shuffle(drawn)
-        found |= dict(zip(names, drawn, strict=True))
-    return replace(remedy, doses=found)
+        doses |= dict(zip(names, drawn, strict=True))
+    return replace(remedy, doses=doses)
 
 
 def _seed(text: str) -> int:
@@ -218,15 +218,15 @@ def _seed(text: str) -> int:
 
 
 _DRAWN: dict[type[Remedy], Callable[..., Remedy]] = {
-    ScaledIntruders: lambda one, seed: RandomVectors(one.scale, seed),
-    Heads: lambda one, seed: RandomHeads(quota=one.quota, seed=seed),
-    Layers: lambda one, seed: RandomLayers(one.quota, seed=seed),
-    Lines: lambda one, seed: RandomLines(one.alpha, seed=seed),
-    Truncate: lambda one, seed: RandomTerms(one.energy, seed=seed),
-    DGHard: lambda one, seed: RandomTermsOfNoise(one.factor, seed=seed),
-    Directions: lambda one, seed: RandomDirections(one.k, seed=seed),
-    Project: lambda one, seed: RandomFrames(one.k, seed=seed),
-    Trim: lambda one, seed: RandomEntries(one.density, seed),
-    FAPM: lambda one, seed: RandomEntries(one.density, seed),
-    Surgery: lambda one, seed: replace(one, mode="random_index", seed=seed),
+    ScaledIntruders: lambda remedy, seed: RandomVectors(remedy.scale, seed),
+    Heads: lambda remedy, seed: RandomHeads(quota=remedy.quota, seed=seed),
+    Layers: lambda remedy, seed: RandomLayers(remedy.quota, seed=seed),
+    Lines: lambda remedy, seed: RandomLines(remedy.alpha, seed=seed),
+    Truncate: lambda remedy, seed: RandomTerms(remedy.energy, seed=seed),
+    DGHard: lambda remedy, seed: RandomTermsOfNoise(remedy.factor, seed=seed),
+    Directions: lambda remedy, seed: RandomDirections(remedy.k, seed=seed),
+    Project: lambda remedy, seed: RandomFrames(remedy.k, seed=seed),
+    Trim: lambda remedy, seed: RandomEntries(remedy.density, seed),
+    FAPM: lambda remedy, seed: RandomEntries(remedy.density, seed),
+    Surgery: lambda remedy, seed: replace(remedy, mode="random_index", seed=seed),
 }

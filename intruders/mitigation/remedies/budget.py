@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...audits.result.records import AuditedMatrix
 from ...settings import setting
 from .changes import Change
-from .remedy import Case, PublishedRemedy, Triplets
+from .remedy import Case, PublishedRemedy, WantedTriplets
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Budget(PublishedRemedy):
         1.0, "Multiple of the spiked threshold that an update may reach, 0 or more.", least=0
     )
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
-        return (Triplets.leading("update", 1),)
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
+        return (WantedTriplets.leading("update", 1),)
 
     def change(self, case: Case) -> Change:
         [largest] = (case.parts[need] for need in self.needs(case.matrix))

@@ -102,7 +102,7 @@ class Change:
         )
 
     def is_nothing(self, update: Update) -> bool:
-        """Whether W' is W to rounding; a change of single entries is taken to be one."""
+        """Return whether W' is W to rounding; a change of single entries counts as a change."""
         if self.entries is not None or self.keeps_all:
             return self.keeps_all
         return Change(self.share - 1.0, self.added).norm_of(update) <= _ROUNDING * update.norm()
@@ -121,7 +121,7 @@ class Change:
 
 
 def largest_entries(scores: Tensor, density: float) -> Tensor:
-    """Which entries are among the largest ones, a share of all: a mask of their shape."""
+    """Return a mask of the largest entries, a share of all."""
     count = int(density * scores.numel())
     mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     mask[scores.flatten().topk(count).indices] = True

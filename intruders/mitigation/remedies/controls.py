@@ -18,7 +18,7 @@ from ...linalg.low_rank import LowRank
 from .changes import Change
 from .intruders import ScaledIntruders, intruder_indices, intruders_of
 from .matched import EqualNorm, EqualOutput, EqualSize
-from .remedy import Case, ScaledRemedy, Triplets
+from .remedy import Case, ScaledRemedy, WantedTriplets
 
 # Norms that agree to this share of their square are equal.
 _ROUNDING = 1e-12
@@ -34,7 +34,7 @@ class Shrink(ScaledRemedy):
     name = "shrink"
     is_control = True
 
-    def scaled(self, matrix: AuditedMatrix) -> Triplets:
+    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
         return intruders_of(matrix)
 
     def change(self, case: Case) -> Change:
@@ -73,7 +73,7 @@ class Resized(ScaledRemedy):
     name = "resized"
     is_control = True
 
-    def scaled(self, matrix: AuditedMatrix) -> Triplets:
+    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
         return intruders_of(matrix)
 
     def exists(self, case: Case) -> bool:
@@ -98,7 +98,7 @@ class Complement(ScaledRemedy):
     name = "complement"
     is_control = True
 
-    def scaled(self, matrix: AuditedMatrix) -> Triplets:
+    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
         return intruders_of(matrix)
 
     def exists(self, case: Case) -> bool:
@@ -141,7 +141,7 @@ def _inside(case: Case, left: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class RandomVectors(ScaledIntruders):
-    """As many of the top-k singular vectors that are not intruders, drawn by seed; fewer if there are fewer.
+    """The same number of top-k singular vectors that are not intruders, drawn by seed; fewer if necessary.
 
     Did it matter that they were intruders?
     """
@@ -149,10 +149,10 @@ class RandomVectors(ScaledIntruders):
     name = "random"
     is_control = True
 
-    def scaled(self, matrix: AuditedMatrix) -> Triplets:
+    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
         count, others = len(intruder_indices(matrix)), _other_indices(matrix)
         drawn = random.Random(f"{self.seed} {matrix.name}").sample(others, min(count, len(others)))
-        return Triplets("tuned", tuple(sorted(drawn)))
+        return WantedTriplets("tuned", tuple(sorted(drawn)))
 
     def sentence(self, vectors: int) -> str:
         return f"control: {vectors:,} random vectors that are not intruders scaled by {self.scale:g}"
@@ -168,13 +168,13 @@ class Neighbours(ScaledIntruders):
     name = "neighbours"
     is_control = True
 
-    def scaled(self, matrix: AuditedMatrix) -> Triplets:
+    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
         left, chosen = _other_indices(matrix), []
         for intruder in intruder_indices(matrix):
             if left:
                 chosen.append(min(left, key=lambda other: (abs(other - intruder), other)))
                 left.remove(chosen[-1])
-        return Triplets("tuned", tuple(sorted(chosen)))
+        return WantedTriplets("tuned", tuple(sorted(chosen)))
 
     def sentence(self, vectors: int) -> str:
         return f"control: {vectors:,} vectors next in rank to intruders scaled by {self.scale:g}"
@@ -182,7 +182,7 @@ class Neighbours(ScaledIntruders):
 
 @dataclass(frozen=True)
 class UpdateDirections(ScaledIntruders):
-    """As many leading singular directions of the update D, instead of those of W.
+    """The same number of leading singular directions of the update D, instead of those of W.
 
     Did it matter where the directions were looked for?
     """
@@ -190,8 +190,8 @@ class UpdateDirections(ScaledIntruders):
     name = "update"
     is_control = True
 
-    def scaled(self, matrix: AuditedMatrix) -> Triplets:
-        return Triplets("update", tuple(range(len(intruder_indices(matrix)))))
+    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
+        return WantedTriplets("update", tuple(range(len(intruder_indices(matrix)))))
 
     def sentence(self, vectors: int) -> str:
         return f"control: {vectors:,} leading directions of the update scaled by {self.scale:g}"

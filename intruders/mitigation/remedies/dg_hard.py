@@ -13,7 +13,7 @@ from ...engine.components import Components
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from .changes import Change
-from .remedy import Case, PublishedRemedy, Triplets
+from .remedy import Case, PublishedRemedy, WantedTriplets
 
 # Smaller tensors are left alone, as in the authors' code.
 _FEWEST_ENTRIES = 1024
@@ -46,8 +46,8 @@ class DGHard(PublishedRemedy):
             "are not 0, so that their median and the threshold are 0; choose another remedy, such as truncate"
         )
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
-        return (Triplets.leading("update", min(matrix.shape)),)
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
+        return (WantedTriplets.leading("update", min(matrix.shape)),)
 
     def change(self, case: Case) -> Change:
         m, n = case.matrix.shape

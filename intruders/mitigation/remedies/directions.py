@@ -9,7 +9,7 @@ from ...engine.components import Components
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from .changes import Change
-from .remedy import Case, PublishedRemedy, Triplets
+from .remedy import Case, PublishedRemedy, WantedTriplets
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Directions(PublishedRemedy):
 
     k: int = setting(100, "Number of leading directions to rewind, 1 or more.", least=1)
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         count = min(self.k, *matrix.shape)
-        return Triplets.leading("base", count), Triplets.leading("tuned", count)
+        return WantedTriplets.leading("base", count), WantedTriplets.leading("tuned", count)
 
     def change(self, case: Case) -> Change:
         base, tuned = (self.rewound(case.parts[need], case) for need in self.needs(case.matrix))
@@ -38,7 +38,7 @@ class Directions(PublishedRemedy):
         return Change(added=rewound.plus(LowRank(*tuned.factors(-1.0))))
 
     def rewound(self, part: Components, case: Case) -> Components:
-        """Of the triplets that it needs those that it rewinds."""
+        """Choose the triplets to rewind among those that it needs."""
         return part
 
     def sentence(self, vectors: int) -> str:

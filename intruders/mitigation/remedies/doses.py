@@ -15,7 +15,7 @@ from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from .changes import Change
-from .remedy import Case, PublishedRemedy, Triplets
+from .remedy import Case, PublishedRemedy, WantedTriplets
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Doses(PublishedRemedy):
     def changes_nothing(self) -> bool:
         return self.share == 0
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         if any(len(doses) > 1 for doses in (self.doses or {}).values()):
-            return (Triplets.leading("update", min(matrix.shape)),)
+            return (WantedTriplets.leading("update", min(matrix.shape)),)
         return ()
 
     def change(self, case: Case) -> Change:
@@ -59,20 +59,20 @@ class Doses(PublishedRemedy):
         return Change(share=0.0, added=LowRank(*kept.with_values(dosed).factors(1.0)))
 
     def share_elsewhere(self, name: str) -> float:
-        """Of a tensor that no audit examines, by its own dose where it has one."""
+        """Return the share of a tensor that no audit examines, by its own dose where it has one."""
         doses = (self.doses or {}).get(name, (self.elsewhere,))
         return 1 + self.share * (doses[0] - 1) if len(doses) == 1 else 1.0
 
     def recorded(self) -> dict[str, Any]:
-        """Its settings, and a digest of the doses."""
-        found = super().recorded()
+        """Return its settings, and a digest of the doses."""
+        record = super().recorded()
         if self.doses is not None:
             content = json.dumps(
                 {name: list(doses) for name, doses in self.doses.items()} | {"": self.elsewhere},
                 sort_keys=True,
             )
-            found["doses"] = hashlib.sha256(content.encode()).hexdigest()[:16]
-        return found
+            record["doses"] = hashlib.sha256(content.encode()).hexdigest()[:16]
+        return record
 
     def sentence(self, vectors: int) -> str:
         return f"every update in the dose that was learned for it (share {self.share:g})"

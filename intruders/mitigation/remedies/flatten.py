@@ -10,7 +10,7 @@ from ...audits.result.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from .changes import Change
-from .remedy import Case, PublishedRemedy, Triplets
+from .remedy import Case, PublishedRemedy, WantedTriplets
 
 # Singular values below this share of the largest are what rounding leaves of zeros: their vectors are arbitrary.
 _ZERO = 1e-12
@@ -43,8 +43,8 @@ class Flatten(PublishedRemedy):
             "or choose another remedy"
         )
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
-        return (Triplets.leading("update", min(matrix.shape)),)
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
+        return (WantedTriplets.leading("update", min(matrix.shape)),)
 
     def change(self, case: Case) -> Change:
         [components] = (case.parts[need] for need in self.needs(case.matrix))

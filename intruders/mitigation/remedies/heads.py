@@ -33,7 +33,7 @@ Head = tuple[str, int]  # an attention module, and which of its heads
 
 
 @dataclass(frozen=True)
-class Block:
+class HeadBlock:
     """The part of one matrix that belongs to one head."""
 
     matrix: str
@@ -70,12 +70,11 @@ class Heads(PublishedRemedy):
     quota: float = setting(
         0.25, "Share of the attention heads that return to the base, 0 to 1.", least=0, most=1
     )
-    blocks: Mapping[str, Sequence[Block]] = field(
-        default_factory=dict, repr=False, compare=False
-    )  # by matrix
+    # By matrix.
+    blocks: Mapping[str, Sequence[HeadBlock]] = field(default_factory=dict, repr=False, compare=False)
 
     def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> Heads:
-        heads: dict[Head, list[Block]] = {}
+        heads: dict[Head, list[HeadBlock]] = {}
         squares: dict[Head, list[tuple[float, float]]] = {}
         for pair in pairs:
             blocks = _blocks(pair, config)
@@ -97,7 +96,7 @@ class Heads(PublishedRemedy):
             )
         moved = {head: _ratio(sizes) for head, sizes in squares.items()}
         count = math.floor(self.quota * len(heads) + 1e-9)
-        by_matrix: dict[str, list[Block]] = {}
+        by_matrix: dict[str, list[HeadBlock]] = {}
         for head in self.in_order(list(heads), moved)[:count]:
             for block in heads[head]:
                 by_matrix.setdefault(block.matrix, []).append(block)
@@ -140,8 +139,8 @@ def _ratio(sizes: Sequence[tuple[float, float]]) -> float:
     return math.sqrt(update / base) if base > 0 else math.inf
 
 
-def _blocks(pair: PairedMatrix, config: Mapping[str, Any] | None) -> dict[Head, Block]:
-    """What of a matrix belongs to which head; nothing, where it is no projection of an attention."""
+def _blocks(pair: PairedMatrix, config: Mapping[str, Any] | None) -> dict[Head, HeadBlock]:
+    """Return the parts of a matrix by head; none if it is not a projection of an attention."""
     match = _ATTENTION.match(pair.name)
     settings = text_config(config)
     heads = next((settings[name] for name in _COUNTS if isinstance(settings.get(name), int)), None)
@@ -162,4 +161,4 @@ def _blocks(pair: PairedMatrix, config: Mapping[str, Any] | None) -> dict[Head, 
         return {}
     is_of_rows = match["part"] not in _OF_COLUMNS
     by_head = torch.cat([part.reshape(count, -1) for part in parts], dim=1)
-    return {(match["module"], head): Block(pair.name, by_head[head], is_of_rows) for head in range(count)}
+    return {(match["module"], head): HeadBlock(pair.name, by_head[head], is_of_rows) for head in range(count)}

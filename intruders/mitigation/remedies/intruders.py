@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ...audits.result.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
 from .changes import Change
-from .remedy import Case, ScaledRemedy, Triplets
+from .remedy import Case, ScaledRemedy, WantedTriplets
 
 INTRUDERS = "intruders"
 
@@ -24,7 +24,7 @@ class ScaledIntruders(ScaledRemedy):
     is_control = False
     strengths = (0.75, 0.5, 0.25, 0.0)
 
-    def scaled(self, matrix: AuditedMatrix) -> Triplets:
+    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
         return intruders_of(matrix)
 
     def change(self, case: Case) -> Change:
@@ -34,11 +34,11 @@ class ScaledIntruders(ScaledRemedy):
         return f"{vectors:,} intruders scaled by {self.scale:g}"
 
 
-def intruders_of(matrix: AuditedMatrix) -> Triplets:
+def intruders_of(matrix: AuditedMatrix) -> WantedTriplets:
     """The singular triplets of the intruders of W."""
-    return Triplets("tuned", intruder_indices(matrix))
+    return WantedTriplets("tuned", intruder_indices(matrix))
 
 
 def intruder_indices(matrix: AuditedMatrix) -> tuple[int, ...]:
-    """Of the intruders, in the descending order of W's singular values; ambiguous ones as they were counted."""
+    """Return the intruders' indices, in the descending order of W's singular values; ambiguous ones as counted."""
     return tuple(vector.index for vector in matrix.vectors if vector.intruder)

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ...audits.result.records import AuditedMatrix
 from .changes import Change
-from .remedy import Case, Remedy, Triplets
+from .remedy import Case, Remedy, WantedTriplets
 
 
 @dataclass(frozen=True)
 class MatchedControl(Remedy):
-    """What becomes of a matrix when it is matched to what ``remedy`` makes of it."""
+    """A control that is matched to what ``remedy`` makes of a matrix."""
 
     remedy: Remedy
 
@@ -37,7 +37,7 @@ class MatchedControl(Remedy):
     def refusal(self, name: str, shape: tuple[int, int], rank: int | None) -> str | None:
         return self.remedy.refusal(name, shape, rank)
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return self.remedy.needs(matrix)
 
     @abstractmethod
@@ -88,7 +88,7 @@ class EqualOutput(MatchedControl):
 
 @dataclass(frozen=True)
 class EqualSize(MatchedControl):
-    """What the remedy leaves, brought back to ``||D||_F`` per matrix. Was it the removal or the shrinking?"""
+    """The remedy's result scaled back to ``||D||_F`` per matrix, to tell the removal from the shrinking."""
 
     name = "resized"
 

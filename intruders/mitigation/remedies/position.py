@@ -22,7 +22,7 @@ class Position:
 
 
 def positions_of(names: Iterable[str]) -> Mapping[str, Position]:
-    """Of every name; stacks (such as an encoder and a decoder) are counted one by one."""
+    """Return the position of every name; the layers of encoder and decoder are counted separately."""
     listed = list(names)
     paths = module_paths(listed)
     layers: dict[str, int] = {}

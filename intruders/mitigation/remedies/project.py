@@ -10,7 +10,7 @@ from ...audits.result.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from .changes import Change
-from .remedy import Case, PublishedRemedy, Triplets
+from .remedy import Case, PublishedRemedy, WantedTriplets
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Project(PublishedRemedy):
         16, "Number of the base's leading directions that updates leave alone, 1 or more.", least=1
     )
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
-        return (Triplets.leading("base", min(self.k, *matrix.shape)),)
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
+        return (WantedTriplets.leading("base", min(self.k, *matrix.shape)),)
 
     def change(self, case: Case) -> Change:
         first, second = self.frames(case)

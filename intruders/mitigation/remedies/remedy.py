@@ -25,14 +25,14 @@ Reach = Literal["intruders", "matrices", "model"]
 
 
 @dataclass(frozen=True)
-class Triplets:
+class WantedTriplets:
     """Singular triplets of one matrix: which, and of what."""
 
     of: Literal["base", "tuned", "update"]
     indices: tuple[int, ...]  # in the descending order of the singular values
 
     @classmethod
-    def leading(cls, of: Literal["base", "tuned", "update"], count: int) -> Triplets:
+    def leading(cls, of: Literal["base", "tuned", "update"], count: int) -> WantedTriplets:
         """The first ``count``."""
         return cls(of, tuple(range(count)))
 
@@ -43,7 +43,7 @@ class Case:
 
     matrix: AuditedMatrix
     update: Update  # D, (m, n)
-    parts: Mapping[Triplets, Components]  # fewer than were asked for, where the matrix has fewer
+    parts: Mapping[WantedTriplets, Components]  # fewer than were asked for, where the matrix has fewer
     position: Position
     threshold: float | None = None  # theta of the spiked threshold, where a remedy asks for it
     base: Tensor | None = None  # W0, where a remedy asks for it
@@ -75,24 +75,24 @@ class Remedy(ABC):
         return self
 
     def refusal(self, name: str, shape: tuple[int, int], rank: int | None) -> str | None:
-        """Why it cannot change a matrix whose update is of a rank, or dense (None); None where it can."""
+        """Return why it cannot change a matrix whose update is of a rank, or dense (None); None where it can."""
         return None
 
     @abstractmethod
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
-        """What it reads of a matrix besides the update."""
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
+        """Return what it reads of a matrix besides the update."""
 
     @abstractmethod
     def change(self, case: Case) -> Change:
-        """What becomes of the matrix."""
+        """Return the change of the matrix."""
 
     @abstractmethod
     def sentence(self, vectors: int) -> str:
-        """What was done, in words, with the number of singular vectors where it scales single ones."""
+        """Describe what was done, with the number of singular vectors where it scales single ones."""
 
     @abstractmethod
     def recorded(self) -> dict[str, Any]:
-        """Its settings as plain JSON types."""
+        """Return its settings as plain JSON types."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ class ScaledRemedy(Remedy):
         number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
         if not number or not math.isfinite(self.scale) or self.scale < 0:
             raise SettingError(
-                f"scale is {self.scale!r}; expected the share of the intruders to keep: 0 removes them, 1 changes "
-                "nothing"
+                f"scale is {self.scale!r}; "
+                "expected the share of the intruders to keep: 0 removes them, 1 changes nothing"
             )
 
     @property
@@ -118,14 +118,14 @@ class ScaledRemedy(Remedy):
         return self.scale == 1
 
     @abstractmethod
-    def scaled(self, matrix: AuditedMatrix) -> Triplets:
+    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
         """The singular vectors that it scales."""
 
     def exists(self, case: Case) -> bool:
-        """Whether there is such a change of the matrix; one without it stays as it is."""
+        """Return whether such a change of the matrix exists; a matrix without it stays as it is."""
         return True
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return (self.scaled(matrix),)
 
     def recorded(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class PublishedRemedy(Settings, Remedy):
         False  # by one number per tensor, so that norm and direction say all
     )
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return ()
 
 
@@ -168,7 +168,7 @@ class ShareRemedy(PublishedRemedy):
 
     @abstractmethod
     def share(self, position: Position) -> float:
-        """Of the update of a tensor in that position, the share that stays."""
+        """Return the share that stays of the update of a tensor in that position."""
 
     def change(self, case: Case) -> Change:
         return Change(share=self.share(case.position))

@@ -20,7 +20,7 @@ from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from .changes import Change
-from .remedy import Case, PublishedRemedy, Triplets
+from .remedy import Case, PublishedRemedy, WantedTriplets
 
 # The projections that write to the residual stream, by the names that model families have for them. The paper takes
 # o_proj and down_proj.
@@ -71,7 +71,7 @@ class Surgery(PublishedRemedy):
     sensitivities: Mapping[str, Sequence[float]] | None = field(default=None, repr=False, compare=False)
 
     def reaches(self, name: str) -> bool:
-        """Whether a matrix of that name is one of those to change."""
+        """Return whether a matrix of that name is one of those to change."""
         return any(fnmatch.fnmatch(name.removesuffix(".weight"), pattern) for pattern in self.modules)
 
     def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> Surgery:
@@ -86,12 +86,12 @@ class Surgery(PublishedRemedy):
         if rank is not None or not self.reaches(name):
             return None
         return (
-            f"remedy 'surgery' cannot change '{name}', whose update has no low rank; pass an adapter, or choose "
-            "another remedy"
+            f"remedy 'surgery' cannot change '{name}', whose update has no low rank; "
+            "pass an adapter, or choose another remedy"
         )
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
-        return (Triplets.leading("update", min(matrix.shape)),)
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
+        return (WantedTriplets.leading("update", min(matrix.shape)),)
 
     def change(self, case: Case) -> Change:
         name = case.matrix.name
@@ -117,7 +117,7 @@ class Surgery(PublishedRemedy):
         return components.first(int((components.values > _ZERO * components.values[0]).sum()))
 
     def recorded(self) -> dict[str, Any]:
-        """Its settings, and a digest of the sensitivities, which the weights depend on as much."""
+        """Return its settings, and a digest of the sensitivities, which the weights depend on as much."""
         record = super().recorded()
         if self.sensitivities is not None:
             content = json.dumps(

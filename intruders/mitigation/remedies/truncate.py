@@ -9,7 +9,7 @@ from ...engine.components import Components
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from .changes import Change
-from .remedy import Case, PublishedRemedy, Triplets
+from .remedy import Case, PublishedRemedy, WantedTriplets
 
 _ZERO = 1e-12  # singular values below this share of the largest are rounding
 
@@ -38,8 +38,8 @@ class Truncate(PublishedRemedy):
     def changes_nothing(self) -> bool:
         return self.energy == 1
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[Triplets, ...]:
-        return (Triplets.leading("update", min(matrix.shape)),)
+    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
+        return (WantedTriplets.leading("update", min(matrix.shape)),)
 
     def change(self, case: Case) -> Change:
         [part] = (case.parts[need] for need in self.needs(case.matrix))

@@ -35,7 +35,7 @@ class LoraContent:
 
     @classmethod
     def of(cls, base: Checkpoint, adapter: LoraAdapter, rank: Rank) -> LoraContent:
-        """Raises PairingError when the adapter is of other modules than the base's."""
+        """Build the target; raise PairingError if the adapter is of other modules than the base's."""
         return cls(adapter, modules_of_pairs(base, adapter), rank)
 
     @classmethod
@@ -81,5 +81,5 @@ class LoraContent:
 
 
 def _plain(value: object) -> object:
-    """Sets and enumerations, which a config in memory holds, as JSON has them."""
+    """Convert sets and enumerations, which a config in memory has, to JSON types."""
     return sorted(value) if isinstance(value, set | frozenset) else str(getattr(value, "value", value))

@@ -44,7 +44,7 @@ class ModelTarget:
         rank: Rank,
         sides: tuple[Source | None, Source],
     ) -> ModelTarget:
-        """Raises CheckpointError when the model's active adapter is not a plain LoRA."""
+        """Build the target; raise CheckpointError if the model's active adapter is not a plain LoRA."""
         old_name, adapter = active_lora(model)
         return cls(model, old_name, name, LoraContent.of(base, adapter, rank), sides)
 

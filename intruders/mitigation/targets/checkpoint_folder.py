@@ -31,7 +31,7 @@ class CheckpointContent:
     def of(
         cls, base: Checkpoint, tuned: Opened, sources: tuple[object, object], shard_bytes: int
     ) -> CheckpointContent:
-        """Raises CheckpointError when the tuned side cannot be written as a whole model."""
+        """Build the target; raise CheckpointError if the tuned side cannot be written as a complete model."""
         planned_checkpoint(base, tuned, {})
         return cls(base, tuned, companion_folder(base, tuned, *sources), shard_bytes)
 

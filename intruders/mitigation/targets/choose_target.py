@@ -25,9 +25,8 @@ from .target import FolderContent, FolderTarget, Target
 
 FORMS = ("auto", "adapter", "checkpoint")
 
-Sources = tuple[
-    Source | None, Source
-]  # base and tuned, as they were given; no base where an adapter names it
+# Base and tuned, as they were given; no base where an adapter names it.
+Sources = tuple[Source | None, Source]
 
 
 def choose_target(

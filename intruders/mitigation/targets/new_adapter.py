@@ -46,7 +46,7 @@ class NewLoraContent:
 
     @classmethod
     def of(cls, base: Checkpoint, tuned: Opened, rank: Rank) -> NewLoraContent:
-        """Raises SettingError when a rank is needed, CheckpointError for weights that are not of linear modules."""
+        """Build the target; raise SettingError if it needs a rank, CheckpointError for other than linear modules."""
         pairs = pair_sides(base, tuned).pairs
         dense = [matrix.name for matrix in pairs if matrix.rank is None]
         if rank == "keep" or (rank is None and dense):

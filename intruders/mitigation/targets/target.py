@@ -18,7 +18,7 @@ from ..remedies.changes import Change
 
 @dataclass(frozen=True)
 class ChangedMatrix:
-    """What a target is told of one matrix."""
+    """One changed matrix, as a target takes it."""
 
     change: Change
     update: LowRank | None  # D, where it came as factors
@@ -31,7 +31,7 @@ class ChangedMatrix:
 
 @dataclass(frozen=True)
 class Cut:
-    """What writing did to the ranks of updates, by the base's names of the matrices."""
+    """The ranks of updates after writing, by the base's names of the matrices."""
 
     ranks: dict[str, int] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)  # relative, in the Frobenius norm
@@ -72,7 +72,7 @@ class Target(Protocol):
 
 
 class FolderContent(Protocol):
-    """What is written into a folder."""
+    """The files that are written into a folder."""
 
     @property
     def form(self) -> str: ...

@@ -1,4 +1,4 @@
-"""Values about the matrices of a stack, of which some can be taken out and put back."""
+"""Values about the matrices of a batch, of which some can be taken out and put back."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any, Self
 from torch import Tensor
 
 
-class Stacked:
+class Batched:
     """A dataclass whose fields are tensors, or values of this kind, with the matrices as their first dimension."""
 
     def select(self, index: Tensor) -> Self:
-        """What is said of the matrices at ``index`` (a vector of integers)."""
+        """Return the values of the matrices at ``index`` (a vector of integers)."""
         return type(self)(**{name: _selected(value, index) for name, value in _fields(self).items()})
 
     def with_rows(self, index: Tensor, other: Self) -> Self:
-        """The same with what ``other`` says of the matrices at ``index``."""
+        """Replace the values of the matrices at ``index`` by those of ``other``."""
         others = _fields(other)
         return type(self)(
             **{name: _replaced(value, index, others[name]) for name, value in _fields(self).items()}
