@@ -17,12 +17,12 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from intruders.training.callback.callback.callback import IntruderCallback
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from intruders.models.base_model import base_model_location
 from intruders.models.encoding import PadRight
 from intruders.models.loading import load_model
+from intruders.training.callback.callback import IntruderCallback
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.methods import prepare
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from intruders.reports.shared.page.html_page import write_html
 
+from intruders.reports.page.html_page import write_html
 from intruders.reports.study.study_page import render_study
 from intruders.studies.claims.every_claim import analyse_all
 from tests.made_up import made_up_audit

@@ -26,6 +26,7 @@ from .heal import heal
 from .inspect import inspect
 from .intervene import intervene
 from .mitigate import mitigate
+from .plugins import plugins
 from .remedies import remedies
 from .report import report
 from .scale import scale
@@ -53,7 +54,7 @@ GROUPS: Mapping[str, Sequence[Callable[..., None]]] = {
     "Measure": (evaluate, attribute, scale, intervene, remedies),
     "Heal and change": (heal, mitigate),
     "Train and study": (finetune, sequence, study),
-    "Housekeeping": (cache,),
+    "Housekeeping": (cache, plugins),
 }
 _ON_RAY = (fleet, study)
 for group, members in GROUPS.items():

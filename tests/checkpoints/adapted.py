@@ -18,7 +18,6 @@ from typing import Any
 import peft
 import pytest
 import torch
-from intruders.training.callback.callback.callback import IntruderCallback
 from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.layer import LoraLayer
@@ -29,6 +28,7 @@ from torch.overrides import TorchFunctionMode
 from intruders.audits.audit import audit
 from intruders.audits.result.audit_result import Audit
 from intruders.errors import PairingError
+from intruders.training.callback.callback import IntruderCallback
 
 from .models import saved, tiny_gpt2, tiny_llama
 from .peft_types import MADE_BY_PEFT

@@ -23,6 +23,7 @@ VERB_OF_COMMAND = {
     "advise": "advise",
     "cache": "DiskCache",
     "study": "run_study",
+    "plugins": "load_plugins",
 }
 
 

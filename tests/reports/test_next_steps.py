@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from intruders.reports.shared.page.html_page import render_audit
 from rich.console import Console
 
 from intruders.audits.audit import audit as run_audit
@@ -25,6 +24,7 @@ from intruders.checkpoints.pairing.pairing import Skipped
 from intruders.cli.main import app
 from intruders.reports.audit.audit_text import print_audit
 from intruders.reports.audit.next_steps import NextSteps, next_steps
+from intruders.reports.page.html_page import render_audit
 from intruders.studies.advice.steps import SHARE
 
 COMMANDS: Any = typer.main.get_command(app)

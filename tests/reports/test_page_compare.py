@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from intruders.reports.shared.page.html_page import write_comparison_html
 from made_up import made_up_audit
+
+from intruders.reports.page.html_page import write_comparison_html
 
 from .browsing import chromium, opened, serious_faults, slide
 from .test_page_audit import WINDOWS, range_text

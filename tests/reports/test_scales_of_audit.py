@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from intruders.reports.shared.page.html_page import write_html
 from made_up import BERT, made_up_audit
 
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from intruders.errors import ResultFileError, SettingError
 from intruders.reports.audit.scales_of_audit import scales_beside, scales_for
+from intruders.reports.page.html_page import write_html
 from intruders.reports.write_report import write_report
 from tests.reports.browsing import chromium, column, opened, serious_faults, sort_by
 

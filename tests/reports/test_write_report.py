@@ -11,11 +11,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from intruders.reports.shared.page.html_page import check_can_write_html, render_audit, write_html
 from made_up import BERT, made_up_audit
 
 from intruders.errors import MissingDependencyError, ResultFileError, SettingError
 from intruders.reports.audit.audit_command import audit_command
+from intruders.reports.page.html_page import check_can_write_html, render_audit, write_html
 from intruders.reports.write_report import audit_files, write_report
 
 ONE = made_up_audit(3, BERT, width=32, tuned="runs/r1")

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from intruders.training.callback.callback.callback import IntruderCallback
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from transformers import Trainer, TrainerCallback
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from intruders.errors import IntrudersError
 from intruders.models.loading import load_model
+from intruders.training.callback.callback import IntruderCallback
 from training.trainers import prepared, tiny_trainer
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from intruders.training.callback.callback.callback import IntruderCallback
-from intruders.training.callback.callback.trace import read_trace
 from peft import LoraConfig, get_peft_model
 from tiny import save_bert, save_gpt2, save_llama
 from torch import Tensor
@@ -17,6 +15,8 @@ from transformers import Trainer
 from intruders.audits.audit import audit
 from intruders.audits.result.summary import by_kind, update_norm
 from intruders.models.loading import load_model
+from intruders.training.callback.callback import IntruderCallback
+from intruders.training.callback.trace import read_trace
 from tests.checkpoints.test_matrices import tiny_mixtral
 
 from .trainers import prepared as _prepared

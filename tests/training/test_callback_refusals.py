@@ -11,8 +11,6 @@ import pytest
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
-from intruders.training.callback.callback.callback import IntruderCallback
-from intruders.training.callback.callback.trace import read_trace
 from peft import IA3Config, LilyConfig, LoraConfig, PrefixTuningConfig, get_peft_model
 from tiny import save_llama
 from torch import nn
@@ -21,6 +19,8 @@ from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.errors import CheckpointError, PairingError, ResultFileError, SettingError
 from intruders.models.loading import load_model
+from intruders.training.callback.callback import IntruderCallback
+from intruders.training.callback.trace import read_trace
 
 from .trainers import prepared, tiny_trainer
 

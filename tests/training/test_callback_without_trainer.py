@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from intruders.training.callback.callback.callback import IntruderCallback
-from intruders.training.callback.callback.trace import read_trace
 from tiny import save_llama
 from transformers import Trainer, TrainerCallback
 
 from intruders.audits.audit_settings import AuditSettings
 from intruders.errors import SettingError
 from intruders.models.loading import load_model
+from intruders.training.callback.callback import IntruderCallback
+from intruders.training.callback.trace import read_trace
 
 from .trainers import prepared, tiny_trainer
 
