@@ -5,10 +5,11 @@ set -u -o pipefail
 
 folder=$(mktemp -d "${RUNNER_TEMP:-${TMPDIR:-/tmp}}/intruders.XXXXXX")
 audit="$folder/audit.json"
+sarif="$folder/intruders.sarif"
 
 command=(python -m intruders audit)
 [ -n "${BASE:-}" ] && command+=("$BASE")
-command+=("$TUNED" --json "$audit")
+command+=("$TUNED" --json "$audit" --sarif "$sarif")
 [ -n "${FAIL_ABOVE:-}" ] && command+=(--fail-above "$FAIL_ABOVE")
 read -r -a options <<<"${OPTIONS:-}"
 [ "${#options[@]}" -gt 0 ] && command+=("${options[@]}")
@@ -30,4 +31,5 @@ cat "$folder/said" >&2
 } >>"${GITHUB_STEP_SUMMARY:-/dev/stdout}"
 
 [ -f "$audit" ] && echo "audit=$audit" >>"${GITHUB_OUTPUT:-/dev/null}"
+[ -f "$sarif" ] && echo "sarif=$sarif" >>"${GITHUB_OUTPUT:-/dev/null}"
 exit "$status"

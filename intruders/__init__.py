@@ -2,8 +2,8 @@
 
 Every command is a function here: ``intruders audit`` is :func:`audit`, ``scale`` :func:`critical_scales`, ``report``
 :func:`write_report`, ``card`` :func:`write_card`, ``remedies`` :func:`compare_remedies`, ``sequence``
-:func:`train_in_sequence`, ``study`` :func:`read_study` and :func:`run_study`, and ``cache`` :class:`DiskCache`; the
-others bear the command's name.
+:func:`train_in_sequence`, ``study`` :func:`read_study` and :func:`run_study`, ``plugins`` :func:`load_plugins`,
+and ``cache`` :class:`DiskCache`; the others bear the command's name.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .audits.result.records import AuditedMatrix
     from .audits.scales.critical_scales import critical_scales
     from .audits.scales.critical_scales_result import CriticalScales
+    from .audits.update_alone import UpdateAlone, UpdateOverlap, compare_updates, inspect_update
     from .checkpoints.merges.verification import Verification
     from .checkpoints.merges.verify import verify
     from .checkpoints.pairing.inspect import inspect
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .studies.published.publish import publish_study
     from .studies.run_study import run_study
     from .studies.tables.results import load_results
+    from .system.plugins import load_plugins
     from .training.callback.callback import IntruderCallback
     from .training.callback.trace import read_trace
     from .training.finetune import finetune
@@ -86,6 +88,8 @@ __all__ = [
     "RunFolder",
     "ScoreSettings",
     "SweepSettings",
+    "UpdateAlone",
+    "UpdateOverlap",
     "Verification",
     "__version__",
     "advise",
@@ -93,12 +97,15 @@ __all__ = [
     "audit",
     "audit_fleet",
     "compare_remedies",
+    "compare_updates",
     "critical_scales",
     "evaluate",
     "finetune",
     "heal",
     "inspect",
+    "inspect_update",
     "intervene",
+    "load_plugins",
     "load_results",
     "mitigate",
     "prepare",
@@ -140,18 +147,23 @@ _HOMES = {
     "RunFolder": "training.run_folder",
     "ScoreSettings": "measures.measure_settings",
     "SweepSettings": "measures.measure_settings",
+    "UpdateAlone": "audits.update_alone",
+    "UpdateOverlap": "audits.update_alone",
     "Verification": "checkpoints.merges.verification",
     "advise": "studies.advice.advise",
     "attribute": "experiments.attribution.attribute",
     "audit": "audits.audit",
     "audit_fleet": "audits.fleet.audit_fleet",
     "compare_remedies": "experiments.compare.compare_remedies",
+    "compare_updates": "audits.update_alone",
     "critical_scales": "audits.scales.critical_scales",
     "evaluate": "measures.evaluate",
     "finetune": "training.finetune",
     "heal": "experiments.heal.heal",
     "inspect": "checkpoints.pairing.inspect",
+    "inspect_update": "audits.update_alone",
     "intervene": "experiments.intervene.intervene",
+    "load_plugins": "system.plugins",
     "load_results": "studies.tables.results",
     "mitigate": "mitigation.mitigate",
     "prepare": "audits.prepare_base",

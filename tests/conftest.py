@@ -6,6 +6,8 @@ import os
 
 # Two threads of a product on one busy core are ten times slower than one; and sums do not depend on the count.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Plugins of other packages that happen to be installed: a test that wants one asks for it.
+os.environ["INTRUDERS_PLUGINS"] = "0"
 
 from hypothesis import HealthCheck, settings
 

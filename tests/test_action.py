@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -69,6 +70,8 @@ def test_above_the_number_it_fails_and_says_so(models: tuple[Path, Path], tmp_pa
     assert audit.intruders > 0
     assert f"**Failed**: {audit.intruders} intruders, more than the 0 that --fail-above allows." in summary
     assert "| q_proj | 2 |" in summary
+    [run] = json.loads(Path(outputs["sarif"]).read_text(encoding="utf-8"))["runs"]
+    assert run["properties"]["counts"]["intruders-above-limit"] == 1
     assert "intruder dimensions in" in done.stdout
 
 
@@ -89,7 +92,9 @@ def test_what_cannot_be_audited_is_in_the_summary_and_nothing_in_an_input_is_run
     assert done.returncode == 2
     assert summary.startswith("**No audit**")
     assert "error: " in summary
-    assert outputs == {}
+    assert outputs.keys() == {"sarif"}
+    [run] = json.loads(Path(outputs["sarif"]).read_text(encoding="utf-8"))["runs"]
+    assert run["properties"]["counts"] == {"refused": 1}
     assert not (tmp_path / "run").exists()
 
 
@@ -98,14 +103,18 @@ def test_the_description_sets_what_the_script_reads() -> None:
     assert {"name", "description", "runs"} <= ACTION.keys()
     assert ACTION["runs"]["using"] == "composite"
     steps = ACTION["runs"]["steps"]
-    assert all(step["shell"] == "bash" for step in steps)
+    assert all(step["shell"] == "bash" for step in steps if "run" in step)
     [step] = [step for step in steps if step.get("id") == "audit"]
     read = set(re.findall(r"\$\{?([A-Z_]+)", SCRIPT.read_text(encoding="utf-8")))
     assert set(step["env"]) == {
         name for name in read if not name.startswith(("GITHUB_", "RUNNER_", "TMPDIR"))
     }
     used = {re.fullmatch(r"\$\{\{ inputs\.([a-z-]+) \}\}", value)[1] for value in step["env"].values()}  # type: ignore[index]
-    assert used == set(ACTION["inputs"])
-    assert not any("${{" in step["run"] for step in steps), "an input would be run as code"
+    assert used == set(ACTION["inputs"]) - {"upload-sarif"}
+    assert not any("${{" in step.get("run", "") for step in steps), "an input would be run as code"
+    [upload] = [step for step in steps if "uses" in step]
+    assert upload["uses"].startswith("github/codeql-action/upload-sarif@")
+    assert upload["with"]["sarif_file"] == ACTION["outputs"]["sarif"]["value"]
+    assert "inputs.upload-sarif == 'true'" in upload["if"]
     assert all(entry["description"] for entry in ACTION["inputs"].values())
     assert str(SCRIPT.relative_to(ROOT)) in step["run"]

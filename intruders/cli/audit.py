@@ -15,7 +15,7 @@ from ..errors import MissingDependencyError, SettingError
 from ..system.exit_status import ExitStatus
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json
+from .output import check_json, put_json, refusal_as_sarif
 
 DEMO_REPORT = Path("intruders-demo.html")
 
@@ -65,6 +65,7 @@ def audit(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
+    sarif: options.Sarif = None,
     fail_above: Annotated[
         int | None,
         typer.Option(
@@ -108,7 +109,7 @@ def audit(
         from ..reports.page.html_page import check_can_write_html
 
         check_can_write_html(html)
-    with progress_bar() as progress:
+    with refusal_as_sarif(sarif, str(tuned or base)), progress_bar() as progress:
         result = audit_sides(
             base,
             tuned,
@@ -123,6 +124,10 @@ def audit(
         from ..reports.page.html_page import write_html
 
         write_html(result, html)
+    if sarif is not None:
+        from ..reports.sarif import audit_findings, write_sarif
+
+        write_sarif(audit_findings(result, fail_above), sarif)
     if not put_json(to_document(result), json):
         print_audit(result, Console(), verbose=verbose)
         if demo and html is not None:

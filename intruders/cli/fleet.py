@@ -13,7 +13,7 @@ from ..errors import MissingDependencyError
 from ..system.exit_status import ExitStatus
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json
+from .output import check_json, put_json, refusal_as_sarif
 
 if TYPE_CHECKING:
     from ..audits.fleet.fleet_result import FleetAudit
@@ -84,6 +84,7 @@ def fleet(
         ),
     ] = 0,
     json: options.JsonOrStdout = None,
+    sarif: options.Sarif = None,
     fail_above: Annotated[
         int | None,
         typer.Option(
@@ -118,7 +119,7 @@ def fleet(
 
     check_json(json)
     try:
-        with progress_bar() as progress:
+        with refusal_as_sarif(sarif, base), progress_bar() as progress:
             result = audit_many(
                 base,
                 adapters,
@@ -134,6 +135,10 @@ def fleet(
         typer.echo("interrupted; finished blocks are kept; run the same command again to resume", err=True)
         raise typer.Exit(ExitStatus.INTERRUPTED) from None
     _write_report(result)
+    if sarif is not None:
+        from ..reports.sarif import fleet_findings, write_sarif
+
+        write_sarif(fleet_findings(result, fail_above), sarif)
     if not put_json({**result.header(), "adapters": result.records()}, json):
         print_fleet(result, Console(), verbose=verbose)
     above = [] if fail_above is None else result.above(fail_above)

@@ -7,16 +7,14 @@ from typing import Annotated
 
 import typer
 
+from ..errors import SettingError
 from .command import examples
 from .output import say
 
 
 @examples(
-    ("Show the format, tensors, ranks and scales of an adapter", "intruders inspect my-adapter"),
-    (
-        "Show which matrices an audit would examine",
-        "intruders inspect my-adapter --base smollm2-135m",
-    ),
+    ("Show the format of an adapter and its ranks in use", "intruders inspect my-adapter"),
+    ("Compare the updates of two adapters", "intruders inspect first-adapter second-adapter"),
 )
 def inspect(
     path: Annotated[
@@ -27,6 +25,14 @@ def inspect(
             "A@0.7+B@0.3.",
         ),
     ],
+    other: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="OTHER",
+            help="A second adapter, to compare the updates of both. [default: none]",
+            show_default=False,
+        ),
+    ] = None,
     base: Annotated[
         str | None,
         typer.Option(
@@ -38,16 +44,38 @@ def inspect(
 ) -> None:
     """Show what a model or adapter path contains.
 
-    Lists format, tensors, ranks, scales, and the matrices that an audit would examine.
+    Lists format, tensors and the matrices that an audit would examine. Of an adapter it measures the update without
+    the base. Of two adapters it compares the updates.
     """
     from json import dumps
 
-    from ..checkpoints.pairing.inspect import inspect as run
-    from ..checkpoints.pairing.inspect import inspection_lines
+    from ..audits.update_alone import compare_updates, update_of
+    from ..checkpoints.adapters.adapter import Adapter
+    from ..checkpoints.pairing.inspect import inspect_parts, inspection_lines, open_parts
+    from ..reports.audit.update_text import overlap_lines, update_lines
 
-    inspections = run(path, base)
-    if json:
-        sys.stdout.write(dumps([inspection.to_dict() for inspection in inspections], indent=2) + "\n")
+    if other is not None:
+        if base is not None:
+            raise SettingError(
+                f"--base '{base}' was passed with two adapters; expected one of the two; omit --base"
+            )
+        overlap = compare_updates(path, other)
+        if json:
+            sys.stdout.write(dumps(overlap.to_dict(), indent=2, allow_nan=False) + "\n")
+        else:
+            say(overlap_lines(overlap, verbose))
         return
-    for inspection in inspections:
+    parts = open_parts(path)
+    inspections = inspect_parts(parts, base)
+    updates = [update_of(part) if isinstance(part, Adapter) else None for part, _ in parts]
+    if json:
+        documents = [
+            inspection.to_dict() | {"update": None if update is None else update.to_dict()}
+            for inspection, update in zip(inspections, updates, strict=True)
+        ]
+        sys.stdout.write(dumps(documents, indent=2) + "\n")
+        return
+    for inspection, update in zip(inspections, updates, strict=True):
         say(inspection_lines(inspection, verbose))
+        if update is not None:
+            say(update_lines(update, verbose))

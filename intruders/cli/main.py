@@ -26,6 +26,7 @@ from .heal import heal
 from .inspect import inspect
 from .intervene import intervene
 from .mitigate import mitigate
+from .plugins import plugins
 from .prepare import prepare
 from .remedies import remedies
 from .report import report
@@ -54,7 +55,7 @@ GROUPS: Mapping[str, Sequence[Callable[..., None]]] = {
     "Measure": (evaluate, attribute, scale, intervene, remedies),
     "Heal and change": (heal, mitigate),
     "Train and study": (finetune, sequence, study),
-    "Housekeeping": (prepare, cache),
+    "Housekeeping": (prepare, cache, plugins),
 }
 _ON_RAY = (fleet, study)
 for group, members in GROUPS.items():

@@ -77,6 +77,15 @@ JsonOrStdout = Annotated[
     ),
 ]
 
+Sarif = Annotated[
+    Path | None,
+    Option(
+        "--sarif",
+        metavar="FILE",
+        help="Write what fails as SARIF 2.1.0 to this file, for GitHub's code scanning. [default: not written]",
+        rich_help_panel=OUTPUT,
+    ),
+]
 DataSeed = Annotated[
     int | None,
     Option(

@@ -6,10 +6,13 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ..charts.text import printable
+from ..errors import IntrudersError
 
 WIDE = 1000  # columns where there is no terminal: a line of a file or a pipe is never broken
 
@@ -73,6 +76,23 @@ def put_json(document: Mapping[str, Any], json: str | None) -> bool:
         return True
     write_atomically(json, (dumps(document, allow_nan=False, ensure_ascii=False) + "\n").encode())
     return False
+
+
+@contextmanager
+def refusal_as_sarif(sarif: Path | None, source: str) -> Iterator[None]:
+    """Write an error of the work inside as a SARIF result too, if a file is wanted; refuse one that cannot be."""
+    from ..system.files import check_writable
+
+    if sarif is not None:
+        check_writable(sarif)
+    try:
+        yield
+    except IntrudersError as error:
+        if sarif is not None:
+            from ..reports.sarif import refusal, write_sarif
+
+            write_sarif([refusal(source, error)], sarif)
+        raise
 
 
 def _is_standard_output(json: str) -> bool:

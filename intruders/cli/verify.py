@@ -8,7 +8,7 @@ import typer
 
 from . import options
 from .command import examples
-from .output import check_json, put_json
+from .output import check_json, put_json, refusal_as_sarif
 
 _MODEL = "a folder, a file, a Hub id, smollm2-135m or minilm-l6"
 
@@ -48,6 +48,7 @@ def verify(
         ),
     ] = False,
     json: options.JsonOrStdout = None,
+    sarif: options.Sarif = None,
     verbose: Annotated[
         bool,
         typer.Option(
@@ -70,8 +71,12 @@ def verify(
     from .progress import progress_bar
 
     check_json(json)
-    with progress_bar() as progress:
+    with refusal_as_sarif(sarif, merged), progress_bar() as progress:
         result = run(base, adapter, merged, split_fused=split_fused, progress=progress)
+    if sarif is not None:
+        from ..reports.sarif import verification_findings, write_sarif
+
+        write_sarif(verification_findings(result, allow_other), sarif)
     if not put_json(result.to_document(allow_other), json):
         print_verification(result, Console(), verbose=verbose, allow_other=allow_other)
     raise typer.Exit(result.exit_status(allow_other))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..charts.text import plural
 from ..errors import SettingError, missing_extra
+from ..system.plugins import CORPORA, plugins_of
 from .local_copies import file_of_split, folder_of_copy
 from .local_files import SUFFIXES, read_rows
 from .values import as_text, is_missing
@@ -114,11 +115,14 @@ def _documents(source: str, hub_documents: int) -> list[str]:
         from pydoc_data.topics import topics
 
         return [topics[name] for name in sorted(topics)]
+    others = plugins_of(CORPORA)
     if source in HUB_CORPORA:
         copy = folder_of_copy(source)
         if copy is not None:
             return _from_copy(source, copy)
         return _from_hub(HUB_CORPORA[source], hub_documents)
+    if source in others:
+        return list(others[source]())
     if source.startswith("hub:"):
         path, _, column = source.removeprefix("hub:").partition("?")
         return _from_hub(HubCorpus(path, "train", column or "text"), hub_documents)
@@ -134,7 +138,7 @@ def _documents(source: str, hub_documents: int) -> list[str]:
         return cut_at_blank_lines(_read(file))
     raise SettingError(
         f"corpus {source!r} is not known; expected pydoc, a text or data file, a folder of text files, "
-        f"hub:PATH, or one of {', '.join([*HUB_CORPORA, *MIXTURES])}"
+        f"hub:PATH, or one of {', '.join([*HUB_CORPORA, *MIXTURES, *others])}"
     )
 
 

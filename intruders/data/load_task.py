@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from ..errors import SettingError
 from ..settings import told_at
+from ..system.plugins import TASKS, plugins_of
 from .columns import Columns
 from .hub_tasks import HUB_TASKS, hub_task
 from .local_files import SUFFIXES, local_task
@@ -49,10 +50,13 @@ def _loaded(name: str, columns: Columns, seed: int) -> Task:
         return checked(pydoc_topics(_SUBTASKS.get(name), seed))
     if name in HUB_TASKS:
         return checked(hub_task(name, seed))
+    others = plugins_of(TASKS)
+    if name in others:
+        return checked(others[name](seed))
     path, _, described = name.partition("?")
     if Path(path).suffix.lower() in SUFFIXES:
         return checked(local_task(Path(path).expanduser(), _described(columns, described, name), seed))
-    names = ["word-problems", "pydoc-topics", *_SUBTASKS, *HUB_TASKS]
+    names = ["word-problems", "pydoc-topics", *_SUBTASKS, *HUB_TASKS, *others]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise SettingError(

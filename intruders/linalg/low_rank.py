@@ -81,6 +81,13 @@ class LowRank:
         u, values, v = torch.linalg.svd(r_left @ r_right.mT, full_matrices=False)
         return DenseSVD(values, (q_left @ u).mT, (q_right @ v.mT).mT)
 
+    def singular_values(self) -> Tensor:
+        """``(*batch, min(r, m, n))`` in descending order and double precision: as :meth:`svd`, without its vectors."""
+        r_left = torch.linalg.qr(self.left.double(), mode="r").R
+        r_right = torch.linalg.qr(self.right.double().mT, mode="r").R
+        values: Tensor = torch.linalg.svdvals(r_left @ r_right.mT)
+        return values
+
     def norm(self) -> float:
         """``||D||_F`` of one matrix, in double precision."""
         return math.sqrt(max(0.0, self.inner(self)))

@@ -31,6 +31,19 @@ def stable_rank(frobenius: Tensor, spectral: Tensor) -> Tensor:
     return torch.where(spectral > 0, ratio, torch.zeros_like(ratio))
 
 
+def rank_of_energy(values: Tensor, share: float) -> Tensor:
+    """The fewest leading values ``(*batch, p)`` whose squares sum to ``share`` of all squares; 0 for a zero matrix.
+
+    >>> rank_of_energy(torch.tensor([3.0, 1.0, 0.1]), 0.99), rank_of_energy(torch.zeros(3), 0.99)
+    (tensor(2), tensor(0))
+    """
+    squares = values.double().square()
+    total = squares.sum(-1, keepdim=True)
+    before = squares.cumsum(-1) - squares  # of the values ahead of each
+    # The sum of all may round to less than the total, and a share of 1 asks for no value that is zero.
+    return ((before < share * total) & (squares > 0)).sum(-1)
+
+
 def estimate_effective_rank(
     space: KrylovSpace, probes: int, tracked: int, frobenius: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import BrokenDocumentError, ResultFileError
 
+# From the schema of its key to the next one. Its name says what it changes: ``losses_by_corpus``.
+Migrations = Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
+NO_MIGRATIONS: Migrations = {}
 
-def read_document(file: Path, what: str, newest: int) -> dict[str, Any] | None:
-    """A JSON file of ours, ``what`` it is for people; None if there is no such file.
+
+def read_document(
+    file: Path, what: str, newest: int, migrations: Migrations = NO_MIGRATIONS
+) -> dict[str, Any] | None:
+    """A JSON file of ours, ``what`` it is for people, as a document of schema ``newest``; None if it does not exist.
 
     Raises:
-      ResultFileError: it cannot be read, is something else, or has a schema above ``newest``.
+      ResultFileError: it cannot be read, is something else, or has a schema that cannot be brought to ``newest``.
     """
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
@@ -24,14 +31,35 @@ def read_document(file: Path, what: str, newest: int) -> dict[str, Any] | None:
         raise ResultFileError(
             f"'{file}' cannot be read as {what}: {error}; restore it, or remove it"
         ) from error
-    schema = document.get("schema", 1) if isinstance(document, dict) else None
-    if not isinstance(document, dict) or not isinstance(schema, int):
+    if not isinstance(document, dict):
+        raise ResultFileError(f"'{file}' is not {what}; move it away, or choose another folder")
+    return migrated(document, str(file), what, newest, migrations)
+
+
+def migrated(
+    document: dict[str, Any], file: str, what: str, newest: int, migrations: Migrations = NO_MIGRATIONS
+) -> dict[str, Any]:
+    """The document as one of schema ``newest``, by one migration after the other.
+
+    Raises:
+      ResultFileError: its schema is above ``newest``, or below with no migration from there, or is no number.
+    """
+    schema = document.get("schema", 1)
+    if not isinstance(schema, int) or isinstance(schema, bool):
         raise ResultFileError(f"'{file}' is not {what}; move it away, or choose another folder")
     if schema > newest:
         raise ResultFileError(
             f"'{file}' was written by a newer version of intruders (schema {schema}, this one reads {newest}); "
             "update intruders, or choose another folder"
         )
+    while schema < newest:
+        if schema not in migrations:
+            raise ResultFileError(
+                f"'{file}' has schema {schema}; expected {newest}, or an older one that this version converts; "
+                "write it again with this version"
+            )
+        schema += 1
+        document = {**migrations[schema - 1](document), "schema": schema}
     return document
 
 

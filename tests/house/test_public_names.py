@@ -24,6 +24,7 @@ VERB_OF_COMMAND = {
     "cache": "DiskCache",
     "prepare": "prepare",
     "study": "run_study",
+    "plugins": "load_plugins",
 }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...checkpoints.stored.hub import HubOrigin, origins_in
 from ...errors import ResultFileError
-from ...system.documents import json_number
+from ...system.documents import json_number, migrated
 from ...system.files import read_bytes
 from ...version import __version__
 
@@ -77,10 +77,7 @@ class CriticalScales:
         """
         try:
             document = json.loads(read_bytes(path))
-            if not isinstance(document["schema"], int) or document["schema"] > SCHEMA:
-                raise ResultFileError(
-                    f"'{path}' has schema {document['schema']!r}, and this version of intruders reads up to {SCHEMA}"
-                )
+            document = migrated(document, str(path), "a file of critical scales", SCHEMA)
             settings = document["settings"]
             return cls(
                 base_source=str(document["base"]["source"]),
@@ -95,7 +92,7 @@ class CriticalScales:
                 base_hub=origins_in(document["base"]),
                 tuned_hub=origins_in(document["tuned"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (AttributeError, ValueError, KeyError, TypeError) as error:
             raise ResultFileError(
                 f"'{path}' is not a file of critical scales; pass one that intruders scale --json wrote"
             ) from error

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, some_of
+from ...system.plugins import FORMATS, plugins_of
 from ..adapters.adapter import Adapter
 from ..adapters.kohya import looks_like_adapter, single_file_adapter
 from ..adapters.peft_adapter import ADAPTER_CONFIG, peft_adapters_in, peft_folder
@@ -168,6 +169,10 @@ def _read(file: Path) -> tuple[str, dict[str, StoredTensor], Mapping[str, Any] |
         return "pytorch", pickle_shards(file), config
     if file.suffix in PICKLE_SUFFIXES:
         return "pytorch", pickle_file(file), config
+    for plugin in plugins_of(FORMATS).values():
+        if file.name.endswith(tuple(plugin.suffixes)):
+            tensors = dict(state_dict_checkpoint(plugin.read(file)).tensors)
+            return str(getattr(plugin, "name", file.suffix[1:])), tensors, config
     raise CheckpointError(
         f"'{file}' is of no format that is read here; expected .safetensors, .gguf, or a file of torch.save"
     )
@@ -185,6 +190,7 @@ def _weights_in(folder: Path) -> Path:
         ["pytorch_model.bin"],
         [name for name in names if name.endswith(PICKLE_SUFFIXES) and name not in _NO_WEIGHTS],
         [name for name in names if name.endswith(".gguf")],
+        [name for name in names if name.endswith(_suffixes_of_plugins())],
     ):
         present = [name for name in choices if name in names]
         if len(present) > 1:
@@ -202,6 +208,10 @@ def _weights_in(folder: Path) -> Path:
         f"'{folder}' contains no weights; "
         "expected model.safetensors or its index, pytorch_model.bin, or a .gguf file"
     )
+
+
+def _suffixes_of_plugins() -> tuple[str, ...]:
+    return tuple(suffix for plugin in plugins_of(FORMATS).values() for suffix in plugin.suffixes)
 
 
 def _config_beside(file: Path) -> Mapping[str, Any] | None:

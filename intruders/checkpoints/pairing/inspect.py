@@ -18,6 +18,8 @@ from ..stored.matrices import matrices_of, not_a_matrix
 from ..stored.selection import Selection
 from .pair_sides import pair_sides
 
+Part = tuple[Checkpoint | Adapter, float]  # a model, and its weight in a sum
+
 
 @dataclass(frozen=True)
 class Row:
@@ -84,9 +86,18 @@ def inspect(source: Source, base: Source | None = None) -> list[Inspection]:
     >>> entry.kind, entry.parameters
     ('state dict', 81)
     """
+    return inspect_parts(open_parts(source), base)
+
+
+def open_parts(source: Source) -> list[Part]:
+    """Open a source: itself with weight 1, or the models of a sum with theirs."""
     opened = open_source(source)
+    return opened.parts if isinstance(opened, ModelSum) else [(opened, 1.0)]
+
+
+def inspect_parts(parts: list[Part], base: Source | None = None) -> list[Inspection]:
+    """As :func:`inspect`, of what is open."""
     against = None if base is None else open_checkpoint(base)
-    parts = opened.parts if isinstance(opened, ModelSum) else [(opened, 1.0)]
     return [_inspection(part, weight, against) for part, weight in parts]
 
 
@@ -182,14 +193,14 @@ def _grouped(rows: list[Row]) -> list[list[str]]:
     """One line for the rows of one kind of module, method, rank, scale and type."""
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
-        key = (_module_kind(row.name), row.stored_as, row.method, row.rank, row.scale, len(row.shape))
+        key = (module_kind(row.name), row.stored_as, row.method, row.rank, row.scale, len(row.shape))
         groups.setdefault(key, []).append(row)
     return [
-        [*_cells(group[0], _module_kind(group[0].name), group), str(len(group))] for group in groups.values()
+        [*_cells(group[0], module_kind(group[0].name), group), str(len(group))] for group in groups.values()
     ]
 
 
-def _module_kind(name: str) -> str:
+def module_kind(name: str) -> str:
     """``q_proj`` for ``model.layers.3.self_attn.q_proj.weight``; of a vector, with its last part."""
     flat = re.sub(r"_\d+_", "_*_", name.removesuffix(".weight"))
     parts = [part for part in flat.split(".") if not part.isdecimal()]

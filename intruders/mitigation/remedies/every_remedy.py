@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...errors import SettingError
 from ...settings import settings_of
+from ...system.plugins import REMEDIES, plugins_of
 from .budget import Budget
 from .controls import Complement, Neighbours, RandomVectors, Resized, Shrink, UpdateDirections
 from .dg_hard import DGHard
@@ -67,9 +68,10 @@ def published_remedy(name: str, strength: float | None = None, seed: int = 0) ->
     Raises:
       SettingError: there is none of that name, or the strength is out of range.
     """
-    if name not in PUBLISHED:
-        raise SettingError(f"remedy is {name!r}; expected one of {', '.join(PUBLISHED)}")
-    cls = PUBLISHED[name]
+    known: dict[str, type[PublishedRemedy]] = {**plugins_of(REMEDIES), **PUBLISHED}
+    if name not in known:
+        raise SettingError(f"remedy is {name!r}; expected one of {', '.join(known)}")
+    cls = known[name]
     chosen: dict[str, float] = {"seed": seed} if "seed" in settings_of(cls) else {}
     if strength is not None:
         chosen[cls.strength] = int(strength) if float(strength).is_integer() else strength

@@ -12,6 +12,8 @@ from ...charts.chart import Chart, Grid
 from ...measures.intervals import Interval
 from ...system.documents import json_number
 from ...system.files import write_atomically
+from ...system.plugins import CLAIMS as CLAIMS_OF_PLUGINS
+from ...system.plugins import plugins_of
 from ..describe.claim_names import CLAIMS, check_analyses
 from ..tables.results import Results, load_results
 from ..tables.table_columns import SCHEMA
@@ -34,8 +36,9 @@ class ClaimFile(Protocol):
 
 
 def _file_of(name: str) -> ClaimFile:
-    """Import a claim's file by its name, so that a new claim is a file and an entry of ``CLAIMS``."""
-    return cast(ClaimFile, import_module(f".{name}", __package__))
+    """Import a claim by its name, so that a new claim is a file and an entry of ``CLAIMS``, or a plugin."""
+    others = plugins_of(CLAIMS_OF_PLUGINS)
+    return cast(ClaimFile, others[name] if name in others else import_module(f".{name}", __package__))
 
 
 def analyse_all(results: Results, names: Sequence[str] | None = None) -> list[Finding]:
@@ -44,7 +47,9 @@ def analyse_all(results: Results, names: Sequence[str] | None = None) -> list[Fi
     Raises SettingError for a name that is none.
     """
     chosen = CLAIMS if names is None else check_analyses(names)
-    return [_file_of(name).analyse(results) for name in CLAIMS if name in chosen]
+    # Those of plugins come last, and only by name.
+    ordered = [*(name for name in CLAIMS if name in chosen), *(name for name in chosen if name not in CLAIMS)]
+    return [_file_of(name).analyse(results) for name in ordered]
 
 
 def every_claim() -> list[Claim]:
@@ -119,5 +124,5 @@ def charts_of(findings: Sequence[Finding]) -> dict[str, list[Chart | Grid]]:
     return {
         finding.name: list(_file_of(finding.name).charts(finding, palette))
         for finding in findings
-        if finding.name in CLAIMS
+        if finding.name in CLAIMS or finding.name in plugins_of(CLAIMS_OF_PLUGINS)
     }

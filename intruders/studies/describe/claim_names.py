@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Sequence
 
 from ...errors import SettingError
+from ...system.plugins import CLAIMS as CLAIMS_OF_PLUGINS
+from ...system.plugins import plugins_of
 
 # In the order in which a report tells the story.
 CLAIMS = [
@@ -23,9 +25,10 @@ CLAIMS = [
 
 def check_analyses(names: Sequence[str]) -> list[str]:
     """Return the names as given; SettingError with the nearest known name for an unknown one."""
+    known = [*CLAIMS, *plugins_of(CLAIMS_OF_PLUGINS)]
     for name in names:
-        if name not in CLAIMS:
-            near = difflib.get_close_matches(str(name), CLAIMS, n=1)
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean '{near[0]}'? " if near else ""
-            raise SettingError(f"analysis '{name}' is not known; {hint}expected some of {', '.join(CLAIMS)}")
+            raise SettingError(f"analysis '{name}' is not known; {hint}expected some of {', '.join(known)}")
     return list(names)

@@ -1,0 +1,332 @@
+"""What the update of an adapter says without its base: ranks, norms, and two adapters beside each other."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from ..checkpoints.adapters.adapter import AdaptedWeight, Adapter
+from ..checkpoints.opening.open import Source, open_source
+from ..errors import CheckpointError, PairingError, SettingError
+from ..linalg.chance import chance_share
+from ..linalg.low_rank import LowRank
+from ..linalg.spectrum import effective_rank, rank_of_energy, stable_rank
+from ..linalg.svd import DenseSVD
+
+ENERGY = 0.99
+SCHEMA = 1
+
+_NO_FACTORS = "its update has no low-rank factors without the base"
+_NOT_FINITE = "its factors contain NaN or infinity"
+
+
+@dataclass(frozen=True)
+class ModuleUpdate:
+    """The update D = scale * B A of one weight, from its factors alone."""
+
+    name: str
+    shape: tuple[int, int]
+    rank: int  # of the factors
+    scale: float | None  # on B A, as the adapter has it
+    frobenius: float
+    spectral: float
+    effective_rank: float
+    stable_rank: float
+    energy_rank: (
+        int  # the smallest rank that keeps the share of the squared singular values; 0 of a dead module
+    )
+
+    @property
+    def rank_in_use(self) -> float:
+        """The effective rank as a share of the factors' rank."""
+        return self.effective_rank / self.rank
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the update is zero."""
+        return self.spectral == 0
+
+
+@dataclass(frozen=True)
+class UpdateAlone:
+    """The updates of one adapter, module by module, without its base."""
+
+    source: str
+    energy: float  # share of the squared singular values that ``energy_rank`` keeps
+    modules: list[ModuleUpdate]
+    not_measured: dict[str, str] = field(default_factory=dict)  # weight -> why
+    start: str | None = (
+        None  # the initialization that changed the base, as PiSSA does: D is B A, beside that base
+    )
+
+    @property
+    def dead(self) -> list[str]:
+        """The weights that the adapter has factors for and does not change."""
+        return [module.name for module in self.modules if module.is_dead]
+
+    @property
+    def frobenius(self) -> float:
+        """``||D||_F`` over all modules together."""
+        return math.sqrt(sum(module.frobenius**2 for module in self.modules))
+
+    def lora_settings(self) -> dict[str, Any]:
+        """The arguments of PEFT's ``LoraConfig`` that keep ``energy`` in every module, at each module's scale.
+
+        A dead module gets rank 1, the smallest that PEFT accepts.
+        """
+        ranks: dict[str, int] = {}
+        alphas: dict[str, float] = {}
+        for module in self.modules:
+            # Experts of one weight share a rank in PEFT: the largest that any of them needs.
+            name = re.sub(r"\[\d+\]$", "", module.name).removesuffix(".weight")
+            ranks[name] = max(ranks.get(name, 1), module.energy_rank)
+            alphas[name] = ranks[name] * (1.0 if module.scale is None else module.scale)
+        if not ranks:
+            return {}
+        rank, rank_pattern = _usual_and_exceptions(ranks)
+        alpha, alpha_pattern = _usual_and_exceptions(alphas)
+        return {"r": rank, "lora_alpha": alpha, "rank_pattern": rank_pattern, "alpha_pattern": alpha_pattern}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as JSON has them."""
+        modules = [
+            asdict(module) | {"rank_in_use": module.rank_in_use, "is_dead": module.is_dead}
+            for module in self.modules
+        ]
+        return {
+            "schema": SCHEMA,
+            "source": self.source,
+            "start": self.start,
+            "energy": self.energy,
+            "frobenius": self.frobenius,
+            "modules": modules,
+            "not_measured": self.not_measured,
+            "lora_config": self.lora_settings(),
+        }
+
+
+@dataclass(frozen=True)
+class ModuleOverlap:
+    """The updates of one weight by two adapters."""
+
+    name: str
+    shape: tuple[int, int]
+    ranks: tuple[int, int]  # dimensions of the subspaces compared
+    cosine: float | None  # of the updates as vectors; None where one of them is zero
+    left: float | None  # overlap of the column spaces (outputs), 0 to 1
+    left_chance: float
+    right: float | None  # overlap of the row spaces (inputs)
+    right_chance: float
+
+
+@dataclass(frozen=True)
+class UpdateOverlap:
+    """Two adapters beside each other, without their base."""
+
+    first: str
+    second: str
+    energy: float
+    cosine: float | None  # of all updates together; None where one adapter changes nothing
+    modules: list[ModuleOverlap]
+    only_in_first: list[str] = field(default_factory=list)
+    only_in_second: list[str] = field(default_factory=list)
+    not_measured: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as JSON has them."""
+        return {"schema": SCHEMA} | asdict(self)
+
+
+def inspect_update(source: Source, energy: float = ENERGY) -> UpdateAlone:
+    """Measure the update of an adapter without its base.
+
+    Every number is exact to rounding: ``D = scale * B A`` (m, n) is decomposed by a QR of either factor and an SVD of
+    the r x r core, in double precision. The product B A is never formed.
+
+    Args:
+      source: an adapter: a path, a Hub id or an alias, or a state dict.
+      energy: share of the squared singular values that ``energy_rank`` keeps, above 0 and at most 1.
+
+    Returns:
+      Ranks and norms per module, and the settings of PEFT's ``LoraConfig`` that keep the energy.
+
+    Raises:
+      CheckpointError: the source cannot be read, or is not one adapter.
+      SettingError: the energy is out of range.
+
+    >>> adapter = {"q_proj.lora_A.weight": torch.eye(2, 3), "q_proj.lora_B.weight": torch.eye(4, 2)}
+    >>> module = inspect_update(adapter).modules[0]
+    >>> module.rank, round(module.effective_rank, 6), module.energy_rank
+    (2, 2.0, 2)
+    """
+    _check_energy(energy)
+    adapter = _opened(source)
+    return update_of(adapter, energy)
+
+
+def update_of(adapter: Adapter, energy: float = ENERGY) -> UpdateAlone:
+    """As :func:`inspect_update`, of an adapter that is open."""
+    modules: list[ModuleUpdate] = []
+    not_measured = dict.fromkeys(adapter.replaced.tensors, "saved in full")
+    for name, weight, update in _updates(adapter, not_measured):
+        values = update.singular_values()
+        frobenius = values.square().sum().sqrt()
+        modules.append(
+            ModuleUpdate(
+                name,
+                (update.shape[0], update.shape[1]),
+                update.rank,
+                weight.scale,
+                float(frobenius),
+                float(values[0]),
+                float(effective_rank(values)),
+                float(stable_rank(frobenius, values[0])),
+                int(rank_of_energy(values, energy)),
+            )
+        )
+    start = None if adapter.start is None else adapter.start.name
+    return UpdateAlone(adapter.source, energy, modules, not_measured, start)
+
+
+def compare_updates(first: Source, second: Source, energy: float = ENERGY) -> UpdateOverlap:
+    """Compare the updates of two adapters without their base.
+
+    The cosine is ``<D, E> / (||D|| ||E||)`` with Frobenius products. The overlap of two subspaces with orthonormal
+    bases U (m, i) and V (m, j) is ``||U^T V||_F^2 / min(i, j)`` (Hu et al. 2021, section 7.2), and that of random
+    subspaces is ``max(i, j) / m`` on average. Each subspace has the dimensions that keep ``energy`` of its update.
+
+    Args:
+      first: an adapter, as :func:`inspect_update`.
+      second: another one of the same base.
+      energy: share of the squared singular values that a subspace keeps, above 0 and at most 1.
+
+    Returns:
+      The numbers of every module that both change, and the modules that only one of them changes.
+
+    Raises:
+      CheckpointError: one cannot be read, or is not one adapter.
+      PairingError: they have no module in common, or one with two shapes.
+      SettingError: the energy is out of range.
+
+    >>> adapter = {"q_proj.lora_A.weight": torch.ones(1, 3), "q_proj.lora_B.weight": torch.ones(4, 1)}
+    >>> round(compare_updates(adapter, adapter).cosine, 6)
+    1.0
+    """
+    _check_energy(energy)
+    adapters = _opened(first), _opened(second)
+    not_measured: dict[str, str] = {}
+    updates = [{name: update for name, _, update in _updates(item, not_measured)} for item in adapters]
+    shared = [name for name in updates[0] if name in updates[1]]
+    if not shared:
+        raise PairingError(
+            f"'{adapters[0].source}' and '{adapters[1].source}' have no module in common; expected two adapters of "
+            "one base with the same module names; audit them against their base instead"
+        )
+    modules, inner, squares = [], 0.0, [0.0, 0.0]
+    for name in shared:
+        pair = updates[0][name], updates[1][name]
+        if pair[0].shape != pair[1].shape:
+            raise PairingError(
+                f"'{name}' is {tuple(pair[0].shape)} in '{adapters[0].source}' and {tuple(pair[1].shape)} in "
+                f"'{adapters[1].source}'; expected two adapters of one base; choose others"
+            )
+        product = pair[0].inner(pair[1])
+        decomposed = pair[0].svd(), pair[1].svd()
+        norms = [float(svd.values.square().sum().sqrt()) for svd in decomposed]
+        modules.append(_overlap(name, product, norms, decomposed, energy))
+        inner += product
+    for side in (0, 1):
+        squares[side] = sum(update.norm() ** 2 for update in updates[side].values())
+    return UpdateOverlap(
+        adapters[0].source,
+        adapters[1].source,
+        energy,
+        _cosine(inner, math.sqrt(squares[0]), math.sqrt(squares[1])),
+        modules,
+        [name for name in updates[0] if name not in updates[1]],
+        [name for name in updates[1] if name not in updates[0]],
+        not_measured,
+    )
+
+
+def _check_energy(energy: float) -> None:
+    if not 0 < energy <= 1:
+        raise SettingError(f"energy is {energy!r}; expected a share above 0 and at most 1, such as {ENERGY}")
+
+
+def _opened(source: Source) -> Adapter:
+    opened = open_source(source)
+    if isinstance(opened, Adapter):
+        return opened
+    raise CheckpointError(
+        f"'{opened.source}' is a {'full checkpoint' if opened.kind == 'checkpoint' else 'sum or a model'}; "
+        "expected one adapter; pass an adapter, or compare two models with intruders audit"
+    )
+
+
+def _updates(adapter: Adapter, not_measured: dict[str, str]) -> Iterator[tuple[str, AdaptedWeight, LowRank]]:
+    """Each update that comes as finite factors, with its name; the others go to ``not_measured``."""
+    for weight in adapter.updates:
+        if weight.rank is None or -1 in weight.shape or 0 in (*weight.shape, weight.rank):
+            not_measured[weight.name] = _NO_FACTORS
+            continue
+        for expert in [None] if weight.experts is None else range(weight.experts):
+            name = weight.name if expert is None else f"{weight.name}[{expert}]"
+            # A base without numbers: an update that reads them has no numbers either.
+            update = weight.change(torch.empty(weight.shape, device="meta"), expert)
+            if not isinstance(update, LowRank) or update.left.is_meta or update.right.is_meta:
+                not_measured[name] = _NO_FACTORS
+            elif not (update.left.isfinite().all() and update.right.isfinite().all()):
+                not_measured[name] = _NOT_FINITE
+            else:
+                yield name, weight, update
+
+
+def _overlap(
+    name: str, inner: float, norms: Sequence[float], decomposed: tuple[DenseSVD, DenseSVD], energy: float
+) -> ModuleOverlap:
+    ranks = tuple(int(rank_of_energy(svd.values, energy)) for svd in decomposed)
+    i, j = ranks
+    first, second = decomposed
+    m, n = first.left.shape[-1], first.right.shape[-1]
+
+    def shared(one: torch.Tensor, other: torch.Tensor) -> float | None:
+        return None if 0 in ranks else float((one[:i] @ other[:j].mT).square().sum()) / min(i, j)
+
+    return ModuleOverlap(
+        name,
+        (m, n),
+        (i, j),
+        _cosine(inner, *norms),
+        shared(first.left, second.left),
+        chance_share(max(i, j), m),
+        shared(first.right, second.right),
+        chance_share(max(i, j), n),
+    )
+
+
+def _cosine(inner: float, first: float, second: float) -> float | None:
+    return None if first == 0 or second == 0 else max(-1.0, min(1.0, inner / first / second))
+
+
+def _usual_and_exceptions(values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The most frequent value, and a pattern for the rest: one entry for a kind of module that has one value."""
+    usual = Counter(values.values()).most_common(1)[0][0]
+    of_kind: dict[str, set[Any]] = {}
+    for name, value in values.items():
+        of_kind.setdefault(name.rpartition(".")[2], set()).add(value)
+    pattern: dict[str, Any] = {}
+    for name, value in values.items():
+        kind = name.rpartition(".")[2]
+        if len(of_kind[kind]) == 1 and value != usual:
+            pattern[kind] = value
+    for name, value in values.items():
+        if value != usual and len(of_kind[name.rpartition(".")[2]]) > 1:
+            pattern[name] = value
+    return usual, pattern

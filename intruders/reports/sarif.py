@@ -1,0 +1,293 @@
+"""Findings as SARIF 2.1.0, the format that GitHub's code scanning and other platforms read."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from ..audits.fleet.fleet_result import FleetAudit
+from ..audits.result.audit_result import Audit
+from ..charts.text import number, plural
+from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
+from ..checkpoints.merges.verification import Verification
+from ..checkpoints.opening.model_sum import is_sum, split_sum
+from ..errors import IntrudersError, in_one_line, some_of
+from ..system.files import write_atomically
+from ..version import __version__
+
+Level = Literal["error", "warning", "note"]
+
+TOO_MANY, TOO_LARGE, UNAPPLIED, OTHERS, REFUSED = (
+    "intruders-above-limit",
+    "update-too-large",
+    "update-not-applied",
+    "other-tensors-changed",
+    "refused",
+)
+# GitHub shows the first 5,000 results of a file, and takes files of at most 10 MB after gzip.
+MOST_RESULTS, MOST_BYTES = 5_000, 10_000_000
+SCHEMA_URI = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+
+_LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+_LONGEST_MESSAGE = 1_000  # characters
+# Where the weights of a folder are, in the order in which they are looked for.
+_WEIGHTS = (
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+# Rule: level, what it reports, and what to do.
+_RULES: dict[str, tuple[Level, str, str]] = {
+    TOO_MANY: (
+        "error",
+        "The model has more intruder dimensions than --fail-above allows.",
+        (
+            "Scale the intruders down with 'intruders mitigate', train with a higher rank or a lower learning rate, or "
+            "raise the limit after a measurement of forgetting with 'intruders evaluate'."
+        ),
+    ),
+    TOO_LARGE: (
+        "warning",
+        "The largest singular value of an update exceeds that of its base matrix.",
+        (
+            "Check the adapter's scale (alpha / r) and the learning rate. 'intruders scale' measures how far the "
+            "adapter can be scaled before it creates intruders."
+        ),
+    ),
+    UNAPPLIED: (
+        "error",
+        "The merged model is not its base plus the adapter.",
+        (
+            "Merge the adapter again, at its own scale and into the base that it was trained on. 'intruders verify "
+            "--verbose' lists every matrix."
+        ),
+    ),
+    OTHERS: (
+        "error",
+        "The merged model changed tensors that the adapter leaves as they are.",
+        "Merge into the original base. Pass --allow-other if the other changes are intended.",
+    ),
+    REFUSED: (
+        "error",
+        "A model could not be read or paired with its base, so nothing is known about it.",
+        "The message says what was expected and what to do.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One result: a rule that a model does not satisfy."""
+
+    rule: str
+    level: Level
+    message: str
+    source: str  # the model, as it was given
+    numbers: dict[str, Any] = field(default_factory=dict)  # for programs
+
+
+def audit_findings(audit: Audit, fail_above: int | None) -> list[Finding]:
+    """Return what an audit has to report: too many intruders, and updates larger than their matrix."""
+    largest = max(
+        (
+            (matrix.update.spectral / matrix.base_singular_values[0], matrix.name)
+            for matrix in audit.matrices
+            if matrix.base_singular_values and matrix.base_singular_values[0] > 0
+        ),
+        default=(0.0, ""),
+    )
+    return _findings_of_model(audit.tuned_source, audit.intruders, fail_above, *largest)
+
+
+def fleet_findings(fleet: FleetAudit, fail_above: int | None) -> list[Finding]:
+    """Return what a fleet has to report: as :func:`audit_findings` of each adapter, and those that were refused."""
+    findings: list[Finding] = []
+    for row in fleet.records():
+        if row["status"] == "refused":
+            findings.append(refusal(row["adapter"], str(row["reason"])))
+            continue
+        largest, where = row["update_relative_max"] or 0.0, row["update_relative_where"] or ""
+        findings += _findings_of_model(row["adapter"], row["intruders"] or 0, fail_above, largest, where)
+    return findings
+
+
+def verification_findings(verification: Verification, allow_other: bool) -> list[Finding]:
+    """Return what a verification has to report: one finding per verdict, and one for other changes."""
+    source = verification.merged_source
+    names_of: dict[str, list[str]] = {}
+    for matrix in verification.matrices:
+        names_of.setdefault(matrix.found.verdict, []).append(matrix.name)
+    findings = []
+    for verdict, names in names_of.items():
+        level = _level_of_verdict(verdict, is_all=len(names_of) == 1)
+        if level is not None:
+            matrices = plural(len(names), "matrix", "matrices")
+            message = f"{verdict} in {matrices}: {some_of(names)} (adapter '{verification.adapter_source}')"
+            findings.append(
+                Finding(UNAPPLIED, level, message, source, {"verdict": verdict, "matrices": len(names)})
+            )
+    if verification.others and not allow_other:
+        others = [tensor.name for tensor in verification.others]
+        message = f"{plural(len(others), 'other tensor')} changed: {some_of(others)}"
+        findings.append(Finding(OTHERS, "error", message, source, {"tensors": len(others)}))
+    return findings
+
+
+def refusal(source: str, reason: str | IntrudersError) -> Finding:
+    """Return the finding that a model could not be examined, and why."""
+    text = in_one_line(reason) if isinstance(reason, IntrudersError) else reason
+    return Finding(REFUSED, "error", text, source)
+
+
+def sarif_document(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return the findings as a SARIF 2.1.0 log of one run, within GitHub's limits.
+
+    The most severe findings come first. Those above the limits are left out, and a notification says how many.
+    """
+    ordered = sorted(findings, key=lambda finding: _LEVELS.index(finding.level))
+    document = _document(ordered[:MOST_RESULTS], len(ordered))
+    # A result is about 1 kB before it is compressed, so that this loop is for messages that do not compress.
+    kept = min(len(ordered), MOST_RESULTS)
+    while kept and len(gzip.compress(_encoded(document))) > MOST_BYTES:
+        kept //= 2
+        document = _document(ordered[:kept], len(ordered))
+    return document
+
+
+def write_sarif(findings: Sequence[Finding], path: Path) -> None:
+    """Write the findings to a file, completely or not at all.
+
+    Raises:
+      ResultFileError: the file cannot be written.
+    """
+    write_atomically(path, _encoded(sarif_document(findings)))
+
+
+def _findings_of_model(
+    source: str, intruders: int, fail_above: int | None, largest: float, where: str
+) -> list[Finding]:
+    findings = []
+    if fail_above is not None and intruders > fail_above:
+        message = f"{plural(intruders, 'intruder')}, more than the {fail_above} that --fail-above allows"
+        findings.append(
+            Finding(TOO_MANY, "error", message, source, {"intruders": intruders, "limit": fail_above})
+        )
+    if largest > 1:
+        message = (
+            f"the update of '{where}' is {number(largest)} times as large as the matrix (spectral norms)"
+        )
+        findings.append(
+            Finding(TOO_LARGE, "warning", message, source, {"relative": largest, "matrix": where})
+        )
+    return findings
+
+
+def _level_of_verdict(verdict: str, is_all: bool) -> Level | None:
+    if verdict in WRONG:
+        return "error"
+    if verdict == NOT_PROVED:
+        return "warning"
+    return "note" if verdict == TOO_SMALL and is_all else None
+
+
+def _document(findings: Sequence[Finding], total: int) -> dict[str, Any]:
+    invocation: dict[str, Any] = {"executionSuccessful": True}
+    if len(findings) < total:
+        text = f"{total - len(findings):,} of {total:,} results are left out, because GitHub limits a file"
+        invocation["toolExecutionNotifications"] = [{"level": "warning", "message": {"text": text}}]
+    rules = list(_RULES)
+    return {
+        "$schema": SCHEMA_URI,
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {
+                    "driver": {
+                        "name": "intruders",
+                        "version": __version__,
+                        "rules": [_rule(name) for name in rules],
+                    }
+                },
+                "invocations": [invocation],
+                "columnKind": "unicodeCodePoints",
+                "results": [_result(finding, rules.index(finding.rule)) for finding in findings],
+                "properties": {"counts": dict(Counter(finding.rule for finding in findings))},
+            }
+        ],
+    }
+
+
+def _rule(name: str) -> dict[str, Any]:
+    level, what, help_text = _RULES[name]
+    page = f"docs/reference/sarif.md#{name}"
+    return {
+        "id": name,
+        "name": "".join(part.capitalize() for part in name.split("-")),
+        "shortDescription": {"text": what},
+        "fullDescription": {"text": what},
+        "help": {
+            "text": f"{what} {help_text} See {page} of intruders.",
+            "markdown": f"{what}\n\n{help_text}\n\nSee `{page}` of intruders.",
+        },
+        "defaultConfiguration": {"level": level},
+        "properties": {"tags": ["model"], "precision": "very-high", "problem.severity": _severity(level)},
+    }
+
+
+def _severity(level: Level) -> str:
+    return "recommendation" if level == "note" else level
+
+
+def _result(finding: Finding, rule: int) -> dict[str, Any]:
+    message = " ".join(finding.message.split())
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[: _LONGEST_MESSAGE - 3]}..."
+    key = "\0".join([finding.rule, str(finding.numbers.get("verdict", "")), finding.source])
+    return {
+        "ruleId": finding.rule,
+        "ruleIndex": rule,
+        "level": finding.level,
+        "message": {"text": f"{finding.source}: {message}"},
+        "locations": [
+            {"physicalLocation": {"artifactLocation": artifact, "region": {"startLine": 1}}}
+            for artifact in _artifacts(finding.source)
+        ],
+        # The same finding in a later run is the same alert. GitHub would otherwise hash a line of the file.
+        "partialFingerprints": {
+            "primaryLocationLineHash": f"{hashlib.sha256(key.encode()).hexdigest()[:32]}:1"
+        },
+        "properties": finding.numbers,
+    }
+
+
+def _artifacts(source: str) -> list[dict[str, str]]:
+    """Return the file of a model, relative to the current folder where it is inside; of a sum those of its parts."""
+    if is_sum(source):
+        return [artifact for part, _ in split_sum(source)[:100] for artifact in _artifacts(part)]
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            path = next((path / name for name in _WEIGHTS if (path / name).is_file()), path)
+        if path.exists():
+            inside = path.resolve()
+            if inside.is_relative_to(Path.cwd()):
+                relative = inside.relative_to(Path.cwd()).as_posix()
+                return [{"uri": quote(relative), "uriBaseId": "%SRCROOT%"}]
+            return [{"uri": inside.as_uri()}]
+    except (OSError, RuntimeError, ValueError):  # a name too long, no home folder, a null byte
+        pass
+    return [{"uri": quote(source, safe="/")}]  # a Hub id, an alias, or what does not exist
+
+
+def _encoded(document: dict[str, Any]) -> bytes:
+    return (json.dumps(document, allow_nan=False, ensure_ascii=False, indent=1) + "\n").encode()

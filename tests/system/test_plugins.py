@@ -1,0 +1,170 @@
+"""Plugins of another package: the example is installed and used, and a broken one is named and never fatal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from intruders.system.plugins import load_plugins, plugins_of
+from tests.checkpoints.models import saved, tiny_llama
+from tests.mitigation.hot import hot_llama
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example package, installed by pip to a folder of its own."""
+    folder = tmp_path_factory.mktemp("plugins")
+    source = folder / "source"  # nothing is written into the repository
+    shutil.copytree(ROOT / "examples" / "plugin", source)
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(folder / "site")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, str(source)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "site"
+
+
+@pytest.fixture
+def example(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Plugins are asked for, and the example is one that can be found."""
+    monkeypatch.syspath_prepend(str(installed))
+    monkeypatch.setenv("INTRUDERS_PLUGINS", "1")
+    load_plugins.cache_clear()
+    yield
+    load_plugins.cache_clear()
+
+
+def broken(folder: Path, target: str) -> None:
+    """A package as pip leaves it, whose entry point leads nowhere."""
+    info = folder / "broken_plugin-0.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 0.2\n")
+    (info / "entry_points.txt").write_text(f"[intruders.remedies]\nbroken = {target}\n")
+
+
+def test_none_is_loaded_unless_a_test_asks() -> None:
+    assert load_plugins() == ()
+
+
+def test_the_list(example: None) -> None:
+    from tests.commands import in_this_process
+
+    ours = [plugin for plugin in load_plugins() if plugin.package == "intruders-example 0.1.0"]
+    assert [(plugin.group, plugin.name, plugin.error) for plugin in ours] == [
+        ("formats", "npz", None),
+        ("remedies", "halve", None),
+        ("tasks", "parity", None),
+        ("corpora", "counting", None),
+        ("claims", "no-run-failed", None),
+    ]
+    done = in_this_process("plugins")
+    assert "remedies: halve from intruders-example 0.1.0 (intruders_example.halve:Halve)\n" in done.stdout
+    rows = json.loads(in_this_process("plugins", "--json").stdout)
+    assert {"group": "formats", "name": "npz"}.items() <= rows[0].items()
+
+
+def test_a_format_is_audited_and_a_remedy_mitigates(example: None, tmp_path: Path) -> None:
+    """The adapter in .npz is audited as the same one in safetensors; the remedy halves each update."""
+    from safetensors.torch import load_file
+
+    import intruders
+    from intruders.mitigation.remedies.every_remedy import published_remedy
+    from tests.commands import in_this_process
+
+    base = saved(tiny_llama(), tmp_path / "base")
+    adapter = saved(hot_llama(1, 1.5, tiny_llama(), lora_alpha=2), tmp_path / "adapter")  # scale 1
+    factors = load_file(adapter / "adapter_model.safetensors")
+    np.savez(tmp_path / "adapter.npz", **{name: tensor.numpy() for name, tensor in factors.items()})
+    first, second = (intruders.audit(base, path, cache=False) for path in (adapter, tmp_path / "adapter.npz"))
+    assert first.intruders == second.intruders > 0
+    assert [matrix.name for matrix in first.matrices] == [matrix.name for matrix in second.matrices]
+
+    out = tmp_path / "halved"
+    done = in_this_process("mitigate", base, adapter, "--remedy", "halve", "--out", out, "--no-cache")
+    assert done.returncode == 0, done.stderr
+    before, after = (intruders.inspect_update(path) for path in (adapter, out))
+    for old, new in zip(before.modules, after.modules, strict=True):
+        assert new.name == old.name
+        assert new.frobenius == pytest.approx(0.5 * old.frobenius, rel=1e-5)
+    assert published_remedy("halve", 0.25).recorded()["kept"] == 0.25
+
+
+def test_a_task_and_a_corpus(example: None) -> None:
+    from intruders.data.corpora import load_corpora
+    from intruders.data.load_task import load_task
+
+    task = load_task("parity", seed=3)
+    assert task.labels == ["even", "odd"]
+    assert len(task.train) == 40
+    [corpus] = load_corpora("counting")
+    assert corpus.documents[0].startswith("0 1 2 3")
+
+
+def test_a_claim_is_analyzed_if_a_study_names_it(example: None, tmp_path: Path) -> None:
+    from intruders.errors import SettingError
+    from intruders.studies.claims.every_claim import analyse_all
+    from intruders.studies.describe.claim_names import check_analyses
+    from tests.reports.made_up_study import made_up_study
+
+    results = made_up_study(tmp_path, audits=False)
+    [finding] = analyse_all(results, ["no-run-failed"])
+    assert finding.verdict == f"Contradicted: {len(results.runs) - 1} of {len(results.runs)} runs finished"
+    with pytest.raises(SettingError, match="did you mean 'no-run-failed'"):
+        check_analyses(["no-runs-failed"])
+
+
+def test_a_task_is_trained(example: None, tmp_path: Path) -> None:
+    from tiny import save_bert
+
+    from tests.commands import in_this_process
+
+    base = save_bert(tmp_path / "bert")
+    done = in_this_process(
+        "finetune",
+        "--base",
+        base,
+        "--task",
+        "parity",
+        "--method",
+        "lora",
+        "--steps",
+        "2",
+        "--out",
+        tmp_path / "run",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "parity" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [("no_such_package:Remedy", "ModuleNotFoundError"), ("json:dumps", "it has no name, strength, change")],
+)
+def test_a_plugin_that_fails_is_named_and_never_fatal(
+    target: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.commands import in_this_process
+
+    broken(tmp_path, target)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("INTRUDERS_PLUGINS", "1")
+    load_plugins.cache_clear()
+    try:
+        assert "broken" not in plugins_of("remedies")
+        done = in_this_process("plugins")
+        assert done.returncode == 0
+        assert f"remedies: broken from broken-plugin 0.2 ({target}), not loaded: {reason}" in done.stdout
+    finally:
+        load_plugins.cache_clear()
