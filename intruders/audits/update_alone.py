@@ -296,8 +296,8 @@ def _overlap(
     first, second = decomposed
     m, n = first.left.shape[-1], first.right.shape[-1]
 
-    def shared(one: torch.Tensor, other: torch.Tensor) -> float | None:
-        return None if 0 in ranks else float((one[:i] @ other[:j].mT).square().sum()) / min(i, j)
+    def shared(ours: torch.Tensor, theirs: torch.Tensor) -> float | None:
+        return None if 0 in ranks else float((ours[:i] @ theirs[:j].mT).square().sum()) / min(i, j)
 
     return ModuleOverlap(
         name,

@@ -86,7 +86,7 @@ _RULES: dict[str, tuple[Level, str, str]] = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class GateFinding:
     """One result: a rule that a model does not satisfy."""
 
     rule: str
@@ -96,7 +96,7 @@ class Finding:
     numbers: dict[str, Any] = field(default_factory=dict)  # for programs
 
 
-def audit_findings(audit: Audit, fail_above: int | None) -> list[Finding]:
+def audit_findings(audit: Audit, fail_above: int | None) -> list[GateFinding]:
     """Return what an audit has to report: too many intruders, and updates larger than their matrix."""
     largest = max(
         (
@@ -109,9 +109,9 @@ def audit_findings(audit: Audit, fail_above: int | None) -> list[Finding]:
     return _findings_of_model(audit.tuned_source, audit.intruders, fail_above, *largest)
 
 
-def fleet_findings(fleet: FleetAudit, fail_above: int | None) -> list[Finding]:
+def fleet_findings(fleet: FleetAudit, fail_above: int | None) -> list[GateFinding]:
     """Return what a fleet has to report: as :func:`audit_findings` of each adapter, and those that were refused."""
-    findings: list[Finding] = []
+    findings: list[GateFinding] = []
     for row in fleet.records():
         if row["status"] == "refused":
             findings.append(refusal(row["adapter"], str(row["reason"])))
@@ -121,7 +121,7 @@ def fleet_findings(fleet: FleetAudit, fail_above: int | None) -> list[Finding]:
     return findings
 
 
-def verification_findings(verification: Verification, allow_other: bool) -> list[Finding]:
+def verification_findings(verification: Verification, allow_other: bool) -> list[GateFinding]:
     """Return what a verification has to report: one finding per verdict, and one for other changes."""
     source = verification.merged_source
     names_of: dict[str, list[str]] = {}
@@ -134,22 +134,22 @@ def verification_findings(verification: Verification, allow_other: bool) -> list
             matrices = plural(len(names), "matrix", "matrices")
             message = f"{verdict} in {matrices}: {some_of(names)} (adapter '{verification.adapter_source}')"
             findings.append(
-                Finding(UNAPPLIED, level, message, source, {"verdict": verdict, "matrices": len(names)})
+                GateFinding(UNAPPLIED, level, message, source, {"verdict": verdict, "matrices": len(names)})
             )
     if verification.others and not allow_other:
         others = [tensor.name for tensor in verification.others]
         message = f"{plural(len(others), 'other tensor')} changed: {some_of(others)}"
-        findings.append(Finding(OTHERS, "error", message, source, {"tensors": len(others)}))
+        findings.append(GateFinding(OTHERS, "error", message, source, {"tensors": len(others)}))
     return findings
 
 
-def refusal(source: str, reason: str | IntrudersError) -> Finding:
+def refusal(source: str, reason: str | IntrudersError) -> GateFinding:
     """Return the finding that a model could not be examined, and why."""
     text = in_one_line(reason) if isinstance(reason, IntrudersError) else reason
-    return Finding(REFUSED, "error", text, source)
+    return GateFinding(REFUSED, "error", text, source)
 
 
-def sarif_document(findings: Sequence[Finding]) -> dict[str, Any]:
+def sarif_document(findings: Sequence[GateFinding]) -> dict[str, Any]:
     """Return the findings as a SARIF 2.1.0 log of one run, within GitHub's limits.
 
     The most severe findings come first. Those above the limits are left out, and a notification says how many.
@@ -164,7 +164,7 @@ def sarif_document(findings: Sequence[Finding]) -> dict[str, Any]:
     return document
 
 
-def write_sarif(findings: Sequence[Finding], path: Path) -> None:
+def write_sarif(findings: Sequence[GateFinding], path: Path) -> None:
     """Write the findings to a file, completely or not at all.
 
     Raises:
@@ -175,19 +175,19 @@ def write_sarif(findings: Sequence[Finding], path: Path) -> None:
 
 def _findings_of_model(
     source: str, intruders: int, fail_above: int | None, largest: float, where: str
-) -> list[Finding]:
+) -> list[GateFinding]:
     findings = []
     if fail_above is not None and intruders > fail_above:
         message = f"{plural(intruders, 'intruder')}, more than the {fail_above} that --fail-above allows"
         findings.append(
-            Finding(TOO_MANY, "error", message, source, {"intruders": intruders, "limit": fail_above})
+            GateFinding(TOO_MANY, "error", message, source, {"intruders": intruders, "limit": fail_above})
         )
     if largest > 1:
         message = (
             f"the update of '{where}' is {number(largest)} times as large as the matrix (spectral norms)"
         )
         findings.append(
-            Finding(TOO_LARGE, "warning", message, source, {"relative": largest, "matrix": where})
+            GateFinding(TOO_LARGE, "warning", message, source, {"relative": largest, "matrix": where})
         )
     return findings
 
@@ -200,7 +200,7 @@ def _level_of_verdict(verdict: str, is_all: bool) -> Level | None:
     return "note" if verdict == TOO_SMALL and is_all else None
 
 
-def _document(findings: Sequence[Finding], total: int) -> dict[str, Any]:
+def _document(findings: Sequence[GateFinding], total: int) -> dict[str, Any]:
     invocation: dict[str, Any] = {"executionSuccessful": True}
     if len(findings) < total:
         text = f"{total - len(findings):,} of {total:,} results are left out, because GitHub limits a file"
@@ -248,7 +248,7 @@ def _severity(level: Level) -> str:
     return "recommendation" if level == "note" else level
 
 
-def _result(finding: Finding, rule: int) -> dict[str, Any]:
+def _result(finding: GateFinding, rule: int) -> dict[str, Any]:
     message = " ".join(finding.message.split())
     if len(message) > _LONGEST_MESSAGE:
         message = f"{message[: _LONGEST_MESSAGE - 3]}..."

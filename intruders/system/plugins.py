@@ -21,7 +21,7 @@ GROUPS = (FORMATS, REMEDIES, TASKS, CORPORA, CLAIMS)
 VARIABLE = "INTRUDERS_PLUGINS"
 
 
-class Format(Protocol):
+class FormatPlugin(Protocol):
     """A file format of checkpoints or adapters: the entry point is such an object or module."""
 
     suffixes: Sequence[str]  # ".npz": files that end so are read by it
@@ -31,14 +31,14 @@ class Format(Protocol):
         ...
 
 
-class Remedy(Protocol):
+class RemedyPlugin(Protocol):
     """A remedy: the entry point is a subclass of ``mitigation.remedies.remedy.PublishedRemedy``."""
 
     name: str  # as ``--remedy`` takes it
     strength: str  # the setting that ``--strength`` stands for
 
 
-class Task(Protocol):
+class TaskPlugin(Protocol):
     """A task: the entry point is a function, and its name what ``--task`` takes."""
 
     def __call__(self, seed: int) -> Any:
@@ -46,7 +46,7 @@ class Task(Protocol):
         ...
 
 
-class Corpus(Protocol):
+class CorpusPlugin(Protocol):
     """A corpus: the entry point is a function, and its name what ``--corpus`` takes."""
 
     def __call__(self) -> list[str]:
@@ -54,7 +54,7 @@ class Corpus(Protocol):
         ...
 
 
-class Claim(Protocol):
+class ClaimPlugin(Protocol):
     """A claim: the entry point is a module as those of ``studies/claims``, and its name an analysis."""
 
     CLAIM: Any  # a ``studies.claims.claim.Claim``
