@@ -35,7 +35,7 @@ def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
         pairs = [PairedMatrix(one.name, one.shape, one.rank, lambda: None) for one in audit.matrices]
         pairing = Pairing("base", audit.tuned_source, "adapter", pairs, [])
         members.append(Member(audit.tuned_source, digest, ModelFacts("lora", (8,), (1.0,)), pairing))
-    blocks.keep("layers", units, rows, {})
+    blocks.keep("layers", units, rows)
     members.append(Member("<b>odd & refused</b>", "refused", ModelFacts(), None, "it is for another base"))
     return FleetAudit("base", AuditSettings(), 12.0, members, blocks)
 

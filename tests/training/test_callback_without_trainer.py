@@ -188,7 +188,7 @@ def test_a_model_from_a_checkpoint_of_the_training_is_not_its_base(llama: Path, 
 
 def test_what_cannot_be_audited_is_refused_when_the_trainer_is_made(llama: Path, tmp_path: Path) -> None:
     callback = IntruderCallback(settings=AuditSettings(include=["*norm*"]))
-    with pytest.raises(SettingError, match=r"none of the (matrices|14 tensors)"):
+    with pytest.raises(SettingError, match=r"none of the (matrices|1[46] )"):
         _trainer(callback, prepared(llama, "lora"), tmp_path)
 
 

@@ -15,11 +15,11 @@ _SETTINGS = settings_of(FinetuneConfig)
 # Runs of another base or task are not compared, and another seed repeats a run rather than changing it.
 _NEVER_COMPARED = ("base", "task", "seed", "data_seed")
 COMPARED = [
-    *(name for name, one in _SETTINGS.items() if one.changes_weights and name not in _NEVER_COMPARED),
+    *(name for name, field in _SETTINGS.items() if field.changes_weights and name not in _NEVER_COMPARED),
     "adapters",
 ]
 # Settings that a full fine-tuning carries along without using them.
-_ADAPTER_ONLY = {name for name, one in _SETTINGS.items() if one.adapter_only}
+_ADAPTER_ONLY = {name for name, field in _SETTINGS.items() if field.adapter_only}
 
 
 def setting_of(row: dict[str, object], without: Sequence[str] = ()) -> str:
