@@ -144,7 +144,7 @@ class CriticalScales:
         return Chart(
             "critical-scales",
             "Critical scale, predicted and measured",
-            Axis("predicted_scale", "predicted from the base's spectrum", log=True),
+            Axis("predicted_scale", "predicted from both spectra", log=True),
             Axis("measured_scale", "measured", log=True),
             [
                 Series(

@@ -32,7 +32,7 @@ def scale_lines(result: CriticalScales, width: int = _WIDTH) -> list[str]:
         lines.append(f"no intruder at any searched scale: {plural(without, 'matrix', 'matrices')}")
     if known:
         lines.append(
-            f"predicted from the base's spectrum: {percent(result.within_factor_two)} within a factor of two, "
+            f"predicted from both spectra: {percent(result.within_factor_two)} within a factor of two, "
             f"rank correlation {number(result.rank_correlation)}"
         )
         lines += ["", *_table(known, min(width, _WIDTH))]

@@ -83,7 +83,7 @@ def _random_term(finding: Finding) -> Iterator[Chart]:
             Axis("share_with_intruders", "part of the matrices with an intruder", limits=(0, 1.05)),
             [
                 Series("found", multiples, observed, values(rows["low"]), values(rows["high"]), look="both", tone=1),
-                Series("predicted from the base's spectrum", multiples, predicted, look="both"),
+                Series("predicted from both spectra", multiples, predicted, look="both"),
             ],
             caption="Added to real matrices of the base; 95 % intervals over seeds, where there are several.",
         )  # fmt: skip
