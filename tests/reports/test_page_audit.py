@@ -261,7 +261,9 @@ def test_names_that_contain_html_are_shown_as_text(browser: Any, tmp_path: Path)
         assert EVIL in page.title()
         assert page.locator("main").inner_text().count(EVIL) >= 4
         assert page.locator("main img, main script, main b").count() == 0
-        box = page.locator("#layers-plot .nsewdrag").first.bounding_box()
+        drawn = page.locator("#layers-plot .nsewdrag").first
+        drawn.scroll_into_view_if_needed()  # the mouse reaches what is in the window
+        box = drawn.bounding_box()
         page.mouse.move(box["x"] + 5, box["y"] + 5)
         page.wait_for_selector("#layers-plot .hovertext")
         assert "<img src=x onerror=alert(1)>" in page.locator("#layers-plot .hovertext").text_content()

@@ -22,7 +22,7 @@ from intruders.reports.sarif import (
     TOO_LARGE,
     TOO_MANY,
     UNAPPLIED,
-    Finding,
+    GateFinding,
     audit_findings,
     sarif_document,
     verification_findings,
@@ -116,7 +116,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_the_schema_by_hand_refuses_what_is_wrong() -> None:
-    document = sarif_document([Finding(TOO_MANY, "error", "3 intruders", "a")])
+    document = sarif_document([GateFinding(TOO_MANY, "error", "3 intruders", "a")])
     del document["runs"][0]["results"][0]["message"]
     for validator in validators():
         assert list(validator.iter_errors(document))
@@ -149,8 +149,8 @@ def test_every_rule_has_a_help_page() -> None:
 
 def test_more_results_than_github_shows() -> None:
     """The most severe stay; a notification says how many were left out."""
-    warnings = [Finding(TOO_LARGE, "warning", "large", f"w{number}") for number in range(MOST_RESULTS)]
-    errors = [Finding(TOO_MANY, "error", "many", f"e{number}") for number in range(10)]
+    warnings = [GateFinding(TOO_LARGE, "warning", "large", f"w{number}") for number in range(MOST_RESULTS)]
+    errors = [GateFinding(TOO_MANY, "error", "many", f"e{number}") for number in range(10)]
     document = sarif_document(warnings + errors)
     [run] = document["runs"]
     assert len(run["results"]) == MOST_RESULTS
@@ -164,7 +164,7 @@ def test_a_file_is_smaller_than_github_takes() -> None:
     """With messages that do not compress."""
     letters = random.Random(0)
     findings = [
-        Finding(
+        GateFinding(
             REFUSED,
             "error",
             "".join(chr(letters.randrange(0x4E00, 0x9FA5)) for _ in range(5000)),
@@ -185,7 +185,7 @@ def test_the_file_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path / "work")
 
     def uris(source: str) -> list[str]:
-        [result] = sarif_document([Finding(REFUSED, "error", "no", source)])["runs"][0]["results"]
+        [result] = sarif_document([GateFinding(REFUSED, "error", "no", source)])["runs"][0]["results"]
         return [one["physicalLocation"]["artifactLocation"]["uri"] for one in result["locations"]]
 
     assert uris("my adapter") == ["my%20adapter/adapter_model.safetensors"]
