@@ -171,7 +171,9 @@ def main(folder: Path) -> None:
         f"    {report.resolve()}\n\n{in_words(*results)}\n\n"
         "Try next, on a model of yours and its base (folders, files or Hugging Face Hub ids):\n"
         f"  {shown} audit BASE TUNED --html report.html\n"
-        f"  {shown} mitigate BASE TUNED --scale 0.5 --out mitigated"
+        f"  {shown} evaluate TUNED --base BASE --loss-on pydoc --max-documents 20\n"
+        f"  {shown} heal BASE TUNED --task TASK --loss-on pydoc --out healed\n"
+        "An audit does not measure forgetting: evaluate does, and heal is for a model that forgot."
     )
 
 
