@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ...data.corpora import Corpus, load_corpora
+from ...errors import IntrudersError
 from ...measures.corpus_loss import losses_by_corpus
 from ...measures.losses import DocumentLosses
 from ...measures.measure_settings import LossSettings
@@ -47,8 +48,9 @@ def base_losses(
     with (folder / ".lock").open("w") as lock:
         # Another run may be at it: its numbers are worth waiting for.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _is_of_these(folder, corpora):
-            _measure(base, settings, corpora, folder)
+        content = _content(base)
+        if not _is_of_these(folder, corpora, content):
+            _measure(base, settings, corpora, folder, content)
     return _read(folder, settings.loss_on)
 
 
@@ -64,17 +66,27 @@ def _digests(corpora: Corpora) -> dict[str, list[str]]:
     return {name: [part.digest for part in parts] for name, parts in corpora.items()}
 
 
-def _is_of_these(folder: Path, corpora: Corpora) -> bool:
-    """Return True if the folder's losses are of these documents: a local copy may have replaced a corpus since."""
+def _content(base: str) -> str | None:
+    """Return a digest of the base's files; None where they are not on this machine yet."""
+    from ...checkpoints.opening.many_sources import digest_of
+
+    try:
+        return digest_of(base)
+    except (IntrudersError, OSError):
+        return None
+
+
+def _is_of_these(folder: Path, corpora: Corpora, content: str | None) -> bool:
+    """Return True if the folder's losses are of these documents and of these weights, whatever their names."""
     file = folder / "base.json"
     if not file.is_file():
         return False
-    digests = _digests(corpora)
-    # Earlier versions did not write which documents they measured.
-    return bool(json.loads(file.read_text(encoding="utf-8")).get("documents", digests) == digests)
+    record = json.loads(file.read_text(encoding="utf-8"))
+    # Earlier versions did not write which weights they measured: these are measured again.
+    return bool(record.get("documents") == _digests(corpora) and record.get("content", "") == content)
 
 
-def _measure(base: str, settings: LossSettings, corpora: Corpora, folder: Path) -> None:
+def _measure(base: str, settings: LossSettings, corpora: Corpora, folder: Path, content: str | None) -> None:
     by_corpus = losses_of(base, None, settings, corpora)
     rows = [
         (corpus, part, index, losses.measure, float(losses.sums[index]), int(losses.tokens[index]))
@@ -84,7 +96,12 @@ def _measure(base: str, settings: LossSettings, corpora: Corpora, folder: Path) 
     ]
     frame = pd.DataFrame(rows, columns=["corpus", "part", "document", "measure", "loss_sum", "tokens"])
     write_atomically(folder / "documents.parquet", frame.to_parquet(index=False))
-    document = {"base": base, "settings": settings.recorded(), "documents": _digests(corpora)}
+    document = {
+        "base": base,
+        "settings": settings.recorded(),
+        "documents": _digests(corpora),
+        "content": content,
+    }
     write_atomically(folder / "base.json", (json.dumps(document, indent=2) + "\n").encode())
 
 

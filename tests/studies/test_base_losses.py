@@ -1,0 +1,34 @@
+"""A base's losses count for its weights: other weights under the same path are measured again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import save_llama
+
+from intruders.data.corpora import Corpus
+from intruders.measures.losses import DocumentLosses
+from intruders.measures.measure_settings import LossSettings
+from intruders.studies.work import base_losses as kept
+
+
+def test_other_weights_under_the_same_path_are_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_llama(tmp_path / "base")
+    measured: list[str] = []
+
+    def losses_of(source: str, *_: object) -> dict[str, list[DocumentLosses]]:
+        measured.append(source)
+        return {"text": [DocumentLosses("cross-entropy", np.array([float(len(measured))]), np.array([1]))]}
+
+    monkeypatch.setattr(kept, "losses_of", losses_of)
+    settings, corpora = LossSettings(loss_on=("text",)), {"text": [Corpus("text", ["a document"])]}
+    first = kept.base_losses(str(base), settings, corpora, tmp_path / "bases")
+    assert kept.base_losses(str(base), settings, corpora, tmp_path / "bases")["text"][0].mean == 1.0
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\x00\x00\x00\x40")
+    again = kept.base_losses(str(base), settings, corpora, tmp_path / "bases")
+    assert (first["text"][0].mean, again["text"][0].mean, len(measured)) == (1.0, 2.0, 2)
