@@ -66,14 +66,7 @@ def attribute(
             rich_help_panel=options.MEASURES,
         ),
     ] = 0,
-    audit: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Saved audit of these two models, to use instead of a new one. [default: a new audit]",
-            rich_help_panel=options.INTRUDERS,
-        ),
-    ] = None,
+    audit: options.SavedAudit = None,
     audit_settings: AuditSettings,
     compute: Compute,
     cache: options.CacheFolder = None,

@@ -79,14 +79,7 @@ def heal(
         ),
     ] = 0,
     columns: Columns,
-    audit: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Saved audit of these two models, to use instead of a new one. [default: a new audit]",
-            rich_help_panel=options.INTRUDERS,
-        ),
-    ] = None,
+    audit: options.SavedAudit = None,
     audit_settings: AuditSettings,
     compute: Compute,
     cache: options.CacheFolder = None,

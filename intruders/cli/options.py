@@ -86,6 +86,14 @@ Sarif = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+SavedAudit = Annotated[
+    Path | None,
+    Option(
+        metavar="FILE",
+        help="Saved audit of these two models, to use instead of a new one. [default: a new audit]",
+        rich_help_panel=INTRUDERS,
+    ),
+]
 DataSeed = Annotated[
     int | None,
     Option(
