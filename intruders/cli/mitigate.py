@@ -169,6 +169,7 @@ def mitigate(
     """
     from ..mitigation.mitigate import mitigate as run
     from ..mitigation.remedies.intruders import INTRUDERS
+    from ..reports.mitigation.mitigation_text import mitigation_lines
     from .progress import progress_bar
 
     _refuse_ignored(remedy, control, mode, seed, {"task": task, "data-seed": data_seed})
@@ -198,7 +199,7 @@ def mitigate(
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )
-    say(result.lines())
+    say(mitigation_lines(result))
     typer.echo(f"written to {out}")
 
 

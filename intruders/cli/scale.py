@@ -98,6 +98,7 @@ def scale(
     from ..audits.scales.critical_scales import critical_scales
     from ..experiments.heal.scale_choice import choose_scale, write_at_scale
     from ..reports.audit.scales_text import scale_lines
+    from ..reports.heal.scale_choice_text import scale_choice_lines
     from ..system.folders import check_target
     from .progress import progress_bar
 
@@ -152,6 +153,6 @@ def scale(
         return
     say(scale_lines(result, terminal_width()))
     if choice is not None:
-        say(["", *choice.lines()])
+        say(["", *scale_choice_lines(choice)])
     if out is not None:
         typer.echo(f"written to {out}: the update times {wanted:g}")

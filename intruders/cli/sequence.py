@@ -68,6 +68,7 @@ def sequence(
     settings = FinetuneConfig.from_file(config, **given) if config else FinetuneConfig.from_mapping(given)
 
     from ..experiments.train_in_sequence import has_finished, train_in_sequence
+    from ..reports.sequence.sequence_text import sequence_lines
     from ..training.show_progress import ShowProgress
 
     named = tasks.split(",")
@@ -79,5 +80,5 @@ def sequence(
         raise Exit(ExitStatus.INTERRUPTED) from None
     if was_finished:
         echo("already finished; nothing was trained")
-    say(result.lines())
+    say(sequence_lines(result))
     echo(f"runs, models and sequence.json written to {settings.out}")

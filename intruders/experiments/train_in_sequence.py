@@ -81,24 +81,6 @@ class SequenceResult:
             "sources": self.sources,
         }
 
-    def lines(self) -> list[str]:
-        """Return the accuracy matrix and what follows from it, as text."""
-        names = [f"task {number}" for number in range(1, len(self.tasks) + 1)]
-        lines = [f"{name}: {task}" for name, task in zip(names, self.tasks, strict=True)]
-        lines.append("after      " + "".join(f"{name:>9}" for name in names) + "   intruders")
-        for stage, row in enumerate(self.accuracies):
-            cells = "".join(f"{value:9.3f}" for value in row).ljust(9 * len(names))
-            line = f"{names[stage]:<11}{cells}   {self.intruders[stage]} of {self.vectors[stage]}"
-            if stage < len(self.reached) and self.reached[stage] is False:
-                line += f"   did not reach the score in {self.steps[stage]} steps"
-            lines.append(line)
-        transfer = self.backward_transfer
-        lines.append(
-            f"average accuracy {self.average_accuracy:.3f}"
-            + ("" if transfer is None else f", backward transfer {transfer:+.3f}")
-        )
-        return lines
-
 
 def train_in_sequence(
     config: FinetuneConfig,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -113,35 +113,3 @@ class Mitigation:
 
     def to_json(self) -> str:
         return json.dumps(self.to_document(), allow_nan=False, ensure_ascii=False) + "\n"
-
-    def lines(self) -> list[str]:
-        """Return the lines that a person reads."""
-        scaled = sum(len(matrix.scaled) for matrix in self.matrices)
-        lines = [
-            f"{self.remedy.sentence(scaled)}, in {len(self.matrices):,} of {len(self.before.matrices):,} matrices"
-        ]
-        if not isinstance(self.remedy, ScaledRemedy):
-            lines.append(f"norm of the changed updates: {self.norm_left:.3g} of what it was")
-        after = "not counted" if self.after is None else f"{self.after.intruders:,}"
-        lines.append(f"intruders before {self.before.intruders:,}, after {after}")
-        short = sum(matrix.intruders for matrix in self.matrices) - scaled
-        if short > 0 and isinstance(self.remedy, ScaledRemedy):
-            lines.append(
-                f"{short:,} intruders had no such vector among the {self.before.k} examined of their matrix"
-            )
-        missing = sum(not matrix.exists for matrix in self.matrices)
-        if missing:
-            lines.append(f"{missing:,} matrices have no such control and stay as they were")
-        ranks = [matrix.rank_after for matrix in self.matrices if matrix.rank_after is not None]
-        if ranks:
-            lines.append(f"ranks of the changed updates: {_range(ranks)}")
-        if self.rank is not None:
-            lines.append(
-                f"largest relative error of an update from cutting its rank: {self.largest_error:.2g}"
-            )
-        return lines
-
-
-def _range(numbers: Sequence[int]) -> str:
-    least, most = min(numbers), max(numbers)
-    return f"{least}" if least == most else f"{least} to {most}"

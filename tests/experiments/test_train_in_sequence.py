@@ -14,6 +14,7 @@ from tiny import save_bert, save_llama
 
 from intruders.errors import SettingError
 from intruders.experiments.train_in_sequence import SequenceResult, train_in_sequence
+from intruders.reports.sequence.sequence_text import sequence_lines
 from intruders.training.finetune_config import FinetuneConfig
 
 
@@ -23,11 +24,11 @@ def test_measures_follow_their_formulas() -> None:
     assert found.backward_transfer == pytest.approx(((0.5 - 0.9) + (0.7 - 0.8)) / 2)
     assert found.forgetting == pytest.approx([0.45, 0.1])
     assert SequenceResult(["a"], [[0.9]], [0], [9]).backward_transfer is None
-    lines = found.lines()
+    lines = sequence_lines(found)
     assert "0.500    0.700    0.600   5 of 9" in lines[-2]
     assert lines[-1] == "average accuracy 0.600, backward transfer -0.250"
     missed = replace(found, steps=[20, 80, 40], reached=[True, False, True])
-    ends = [line.endswith("did not reach the score in 80 steps") for line in missed.lines()[4:7]]
+    ends = [line.endswith("did not reach the score in 80 steps") for line in sequence_lines(missed)[4:7]]
     assert ends == [False, True, False]
 
 

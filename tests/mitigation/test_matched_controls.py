@@ -29,6 +29,7 @@ from intruders.mitigation.remedies.intruders import ScaledIntruders
 from intruders.mitigation.remedies.lines import Lines
 from intruders.mitigation.remedies.matched import EqualNorm, EqualOutput, EqualSize
 from intruders.mitigation.remedies.remedy import Case, Remedy
+from intruders.reports.mitigation.mitigation_text import mitigation_lines
 from tests.checkpoints.models import tiny_llama
 from tests.mitigation.hot import places_of_intruders, scaled
 from tests.mitigation.remedies.conftest import Tuned, by_adapter, in_full
@@ -94,7 +95,9 @@ def test_mitigate_says_in_how_many_matrices_there_is_no_complement(by_adapter: T
     )
     # Three times the intruders is more than the update has: nowhere.
     assert not any(matrix.exists for matrix in result.matrices)
-    assert f"{len(result.matrices)} matrices have no such control and stay as they were" in result.lines()
+    assert f"{len(result.matrices)} matrices have no such control and stay as they were" in mitigation_lines(
+        result
+    )
 
 
 @pytest.mark.parametrize("kind", ["by_adapter", "in_full"])

@@ -65,7 +65,7 @@ def advise(
       ResultFileError: a saved result is broken, or an item of ``studies`` is not the folder of a study.
 
     Example:
-      ``print("\\n".join(advise("runs/quickstart").lines()))``
+      ``[advice.change for advice in intruders.advise("runs/quickstart").advice]``
     """
     advised, bases = _advised(os.fspath(source), AuditSettings(k=k, epsilon=epsilon), progress)
     if not studies:

@@ -14,6 +14,7 @@ from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.every_remedy import PUBLISHED, published_remedy
 from intruders.mitigation.remedies.interpolate import Interpolate
 from intruders.mitigation.remedies.project import Project
+from intruders.reports.mitigation.mitigation_text import mitigation_lines
 from tests.commands import in_this_process
 from tests.mitigation.remedies.conftest import NO_CACHE, Tuned
 
@@ -92,7 +93,7 @@ def test_the_record_names_the_remedy_and_its_settings(tmp_path: Path, by_adapter
         assert row["update_norm_before"] == pytest.approx(before, rel=1e-5)
         assert row["update_norm_after"] < before
         assert row["scaled"] == []
-    assert any("norm of the changed updates" in line for line in result.lines())
+    assert any("norm of the changed updates" in line for line in mitigation_lines(result))
 
 
 def test_a_model_in_memory_gets_the_result_beside_its_adapter(by_adapter: Tuned) -> None:
