@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ class Compute(Settings):
 
     device: str = setting(
         "auto",
-        "Device of the decompositions: auto, cpu or cuda. auto uses CUDA if available.",
+        "Device of the decompositions: auto, cpu or cuda. auto uses CUDA if available and covered by the proofs.",
         metavar="DEVICE",
         panel="Computation",
     )
@@ -84,15 +85,30 @@ class Compute(Settings):
     cache: CacheChoice = True  # where to keep the base cache
 
     def torch_device(self) -> torch.device:
-        """The device of that name; "auto" takes CUDA where there is one.
+        """The device of that name; "auto" takes CUDA where there is one and the proofs cover its products.
 
         Raises:
-          SettingError: torch does not know the device, or it is not there.
+          SettingError: torch does not know the device, it is not there, or it has no double precision.
         """
+        from ..linalg.covered_devices import is_covered
+
+        device = self._device_by_name()
+        if not is_covered(device):
+            warnings.warn(
+                f"single-precision products on device '{device}' are not known to be as exact as the proofs need, so "
+                "every matrix is decomposed in full there",
+                stacklevel=3,
+            )
+        return device
+
+    def _device_by_name(self) -> torch.device:
         import torch
 
+        from ..linalg.covered_devices import is_covered
+
         if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            cuda = torch.device("cuda")
+            return cuda if torch.cuda.is_available() and is_covered(cuda) else torch.device("cpu")
         try:
             device = torch.device(self.device)
             torch.zeros(1, device=device)
@@ -103,6 +119,11 @@ class Compute(Settings):
             ) from None
         if device.type == "meta":
             raise SettingError("device 'meta' has no numbers; expected 'auto', 'cpu' or 'cuda'")
+        if not _has_double_precision(device):
+            raise SettingError(
+                f"device '{self.device}' has no double precision, which decisions need; expected 'auto', 'cpu' or "
+                "'cuda'; pass 'cpu'"
+            )
         return device
 
     def base_cache(self) -> BaseCache | None:
@@ -110,6 +131,16 @@ class Compute(Settings):
         from .base_cache import store_of_bases
 
         return store_of_bases(self.cache)
+
+
+def _has_double_precision(device: torch.device) -> bool:
+    import torch
+
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 AS_USUAL = AuditSettings()
