@@ -40,8 +40,9 @@ from .finetune_config import FinetuneConfig, check_steps
 from .kl_to_base import KLToBase
 from .methods import go_on_from, make_optimizer, prepare, save_model, save_start
 from .oplora import ProjectedUpdates
+from .replay import ReplaySampler, read_replay
 from .run_folder import RunFolder
-from .run_inputs import models_of, require_same
+from .run_inputs import models_of, require_same, require_same_text
 from .trainer import KeepRecord, RunTrainer, StopAtAccuracy
 
 
@@ -98,6 +99,11 @@ def check_task(config: FinetuneConfig, task: Task) -> None:
             "random: the base has no predictions to stay close to; use a task with prompts and completions, or leave "
             "it out"
         )
+    if config.replay is not None and task.kind == "classification":
+        raise SettingError(
+            f"replay is {config.replay!r}, but task {task.name!r} is classification, whose model has no loss on text; "
+            "use a task with prompts and completions, or leave it out"
+        )
 
 
 def encoded_rows(
@@ -151,7 +157,15 @@ def _train(
     base = load_model(location, task.kind, task.labels if task.kind == "classification" else None)
     context = context_length(base.config, config.max_length)
     rows, scored = encoded_rows(config, tokenizer, task, context)
-    check_steps(config, _steps(arguments, len(rows)))
+    texts = read_replay(
+        config, tokenizer, max(len(row["input_ids"]) for row in rows), arguments.train_batch_size
+    )
+    order = None
+    if texts is not None:
+        require_same_text(run, texts)
+        batch = arguments.train_batch_size
+        order = ReplaySampler(len(rows), len(texts.rows), batch, texts.per_batch, config.seed)
+    check_steps(config, _steps(arguments, len(rows if order is None else order)))
     left_out = {
         "train": len(task.train) - len(rows),
         "validation": len(task.validation) - len(scored.validation),
@@ -177,6 +191,8 @@ def _train(
         record["task"]["labels"] = task.labels
     if task.source is not None:
         record["task"]["source"] = task.source
+    if texts is not None:
+        record["replay"] = texts.recorded()
     if any(left_out.values()):
         record["task"]["too_long"] = left_out
     run.write_record(record)
@@ -190,9 +206,10 @@ def _train(
     trainer = RunTrainer(
         run=run,
         kl=kl,
+        order=order,
         model=model,
         args=arguments,
-        train_dataset=rows,
+        train_dataset=rows if texts is None else [*rows, *texts.rows],
         data_collator=PadRight(pad_token_id(tokenizer)),
         callbacks=[*_kept_in_bounds(model, config), keeper, *callbacks],
         optimizers=(make_optimizer(model, config), None),

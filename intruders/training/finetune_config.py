@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..checkpoints.adapters.starts import changes_the_base
@@ -163,6 +164,18 @@ class Training(Settings):
         in_id="pilot",
         new_in="0.2",
         metavar="ADAPTER",
+        panel="Less forgetting",
+        unless_given="default: none",
+    )
+
+    replay: str | None = setting(
+        None,
+        "Make a share of every batch text of a corpus, such as pydoc@0.25: a quarter of its rows. Not for "
+        "classification.",
+        expected="CORPUS@SHARE with a share above 0 and below 1, such as 'pydoc@0.25'",
+        in_id="replay",
+        new_in="0.2",
+        metavar="CORPUS@SHARE",
         panel="Less forgetting",
         unless_given="default: none",
     )
@@ -361,6 +374,12 @@ class FinetuneConfig(Columns, Training):
         return self.method == "milora" or changes_the_base(self.method)
 
     @property
+    def replayed(self) -> tuple[str, float]:
+        """The corpus that ``replay`` names, and the share of every batch that is text of it."""
+        assert self.replay is not None
+        return _replayed(self.replay)
+
+    @property
     def target_accuracy(self) -> float | None:
         """The accuracy at which training stops, or None."""
         return None if self.match is None else _accuracy(self.match)
@@ -394,6 +413,8 @@ def _check_together(config: FinetuneConfig) -> None:
     if config.stop_above is not None and config.audit_steps is None:
         raise SettingError(f"stop_above is {config.stop_above}, but no audits are made; pass audit_steps too")
     _alpha(config.alpha, config.rank)
+    if config.replay is not None:
+        rows_of_text(_replayed(config.replay)[1], config.batch_size)
     if config.match is not None:
         _accuracy(config.match)
     if config.steps is not None:
@@ -425,6 +446,34 @@ def _alpha(alpha: float | str, rank: int) -> float:
             f"alpha is {alpha!r}; expected a positive number, or a multiple of the rank such as '2r'"
         )
     return value
+
+
+def _replayed(replay: str) -> tuple[str, float]:
+    corpus, _, text = replay.rpartition("@")
+    try:
+        share = float(text)
+    except ValueError:
+        share = float("nan")
+    if not corpus or not 0 < share < 1:
+        raise SettingError(
+            f"replay is {replay!r}; expected CORPUS@SHARE with a share above 0 and below 1, such as 'pydoc@0.25'"
+        )
+    return corpus, share
+
+
+def rows_of_text(share: float, batch_size: int) -> int:
+    """Return how many rows of a batch are text, to the nearest.
+
+    Raises:
+      SettingError: that is none of them or all.
+    """
+    rows = math.floor(share * batch_size + 0.5)
+    if not 0 < rows < batch_size:
+        raise SettingError(
+            f"replay has a share of {share:g}, which is {rows} of the {batch_size} rows of a batch; expected at least "
+            "one of text and one of the task; pass another share, or a larger batch_size"
+        )
+    return rows
 
 
 def _accuracy(match: str) -> float:
