@@ -62,7 +62,9 @@ def read_replay(
             "corpus, or a folder with the text of all"
         )
     corpus = Corpus(corpora[0].name, [text for text in corpora[0].documents if text not in held_out])
-    rows = [{"input_ids": ids, "labels": ids} for text in corpus.documents for ids in _cut(tokenizer, text, width)]
+    rows = [
+        {"input_ids": ids, "labels": ids} for text in corpus.documents for ids in _cut(tokenizer, text, width)
+    ]
     if not rows:
         raise SettingError(
             f"replay is {config.replay!r}, and {name!r} has no text of two tokens beside the {len(held_out)} documents "

@@ -81,7 +81,9 @@ def test_documents_are_cut_into_rows_and_measured_ones_left_out(llama: Path, tmp
     for name, text in {"a": "abcdefghijk", "b": "measured", "c": "x"}.items():
         (folder / f"{name}.txt").write_text(text)
     tokenizer = AutoTokenizer.from_pretrained(llama)
-    replay = read_replay(_config(llama, "out", replay=f"{folder}@0.25"), tokenizer, 5, 4, held_out={"measured"})
+    replay = read_replay(
+        _config(llama, "out", replay=f"{folder}@0.25"), tokenizer, 5, 4, held_out={"measured"}
+    )
     assert replay is not None
     # 11 characters are tokens in rows of 5, 5 and 1; a row of one token has nothing to predict.
     assert [tokenizer.decode(row["input_ids"]) for row in replay.rows] == ["abcde", "fghij"]
@@ -97,7 +99,9 @@ def test_the_loss_of_a_mixed_batch_is_the_mean_over_all_learned_tokens(
     class KeepBatch(TrainerCallback):  # type: ignore[misc]
         batch: Any = None
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
+        def on_train_begin(
+            self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any
+        ) -> None:
             self.batch = next(iter(train_dataloader))
 
     seen = KeepBatch()
