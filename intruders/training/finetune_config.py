@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..checkpoints.adapters.starts import changes_the_base
@@ -163,6 +164,18 @@ class Training(Settings):
         in_id="pilot",
         new_in="0.2",
         metavar="ADAPTER",
+        panel="Less forgetting",
+        unless_given="default: none",
+    )
+
+    replay: str | None = setting(
+        None,
+        "Make a share of every batch text of a corpus, such as pydoc@0.25: a quarter of its rows. Not for "
+        "classification.",
+        expected="CORPUS@SHARE with a share above 0 and below 1, such as 'pydoc@0.25'",
+        in_id="replay",
+        new_in="0.2",
+        metavar="CORPUS@SHARE",
         panel="Less forgetting",
         unless_given="default: none",
     )
@@ -346,6 +359,64 @@ class FinetuneConfig(Columns, Training):
         unless_given="default: no limit",
     )
 
+    loss_on: str | None = setting(
+        None,
+        "Corpus on which every audit measures the loss too, such as pydoc. Its rise over the base is logged.",
+        changes_weights=False,
+        new_in="0.2",
+        metavar="CORPUS",
+        panel="Accuracy and stopping",
+        unless_given="default: none",
+    )
+    loss_documents: int = setting(
+        8,
+        "Number of documents of --loss-on.",
+        least=1,
+        changes_weights=False,
+        new_in="0.2",
+        metavar="N",
+        panel="Accuracy and stopping",
+    )
+    loss_tokens: int = setting(
+        256,
+        "Number of tokens of each document of --loss-on, from its start.",
+        least=2,
+        changes_weights=False,
+        new_in="0.2",
+        metavar="N",
+        panel="Accuracy and stopping",
+    )
+    keep_forgetting_below: float | None = setting(
+        None,
+        "Save the last audited state whose loss on --loss-on is less than this many nats per token above the base's, "
+        "and stop at the first audit that is not below.",
+        above=0,
+        below=float("inf"),
+        in_id="below{:g}",
+        new_in="0.2",
+        metavar="NATS",
+        panel="Accuracy and stopping",
+        unless_given="default: no limit",
+    )
+    keep_intruders_below: int | None = setting(
+        None,
+        "Save the last audited state with fewer intruders than this number, and stop at the first audit that has as "
+        "many.",
+        least=1,
+        in_id="below{}intruders",
+        new_in="0.2",
+        metavar="N",
+        panel="Accuracy and stopping",
+        unless_given="default: no limit",
+    )
+    go_on_over_limit: bool = setting(
+        False,
+        "Train on after an audit that is not below a limit; a later state below it is saved instead.",
+        in_id="goes-on",
+        new_in="0.2",
+        panel="Accuracy and stopping",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_together(self)
@@ -359,6 +430,12 @@ class FinetuneConfig(Columns, Training):
     def starts_from_changed_base(self) -> bool:
         """Whether the method's start takes something out of the base's weights, to be restored on saving."""
         return self.method == "milora" or changes_the_base(self.method)
+
+    @property
+    def replayed(self) -> tuple[str, float]:
+        """The corpus that ``replay`` names, and the share of every batch that is text of it."""
+        assert self.replay is not None
+        return _replayed(self.replay)
 
     @property
     def target_accuracy(self) -> float | None:
@@ -393,11 +470,34 @@ def _check_together(config: FinetuneConfig) -> None:
         raise SettingError(f"train_all is for method full; method is {config.method!r}")
     if config.stop_above is not None and config.audit_steps is None:
         raise SettingError(f"stop_above is {config.stop_above}, but no audits are made; pass audit_steps too")
+    _check_limits(config)
     _alpha(config.alpha, config.rank)
+    if config.replay is not None:
+        rows_of_text(_replayed(config.replay)[1], config.batch_size)
     if config.match is not None:
         _accuracy(config.match)
     if config.steps is not None:
         check_steps(config, config.steps)
+
+
+def _check_limits(config: FinetuneConfig) -> None:
+    """Raise SettingError for a limit, or a loss to measure, without the audits that it needs."""
+    for name in ("loss_on", "keep_forgetting_below", "keep_intruders_below"):
+        given = getattr(config, name)
+        if given is not None and config.audit_steps is None:
+            raise SettingError(f"{name} is {given!r}, but no audits are made; pass audit_steps too")
+    if config.keep_forgetting_below is not None and config.loss_on is None:
+        raise SettingError(
+            f"keep_forgetting_below is {config.keep_forgetting_below:g}, but no loss is measured; pass loss_on with a "
+            "corpus, such as 'pydoc'"
+        )
+    if config.go_on_over_limit and (config.keep_forgetting_below, config.keep_intruders_below) == (
+        None,
+        None,
+    ):
+        raise SettingError(
+            "go_on_over_limit is given without a limit; pass keep_forgetting_below or keep_intruders_below too"
+        )
 
 
 def check_steps(config: FinetuneConfig, steps: int) -> None:
@@ -425,6 +525,34 @@ def _alpha(alpha: float | str, rank: int) -> float:
             f"alpha is {alpha!r}; expected a positive number, or a multiple of the rank such as '2r'"
         )
     return value
+
+
+def _replayed(replay: str) -> tuple[str, float]:
+    corpus, _, text = replay.rpartition("@")
+    try:
+        share = float(text)
+    except ValueError:
+        share = float("nan")
+    if not corpus or not 0 < share < 1:
+        raise SettingError(
+            f"replay is {replay!r}; expected CORPUS@SHARE with a share above 0 and below 1, such as 'pydoc@0.25'"
+        )
+    return corpus, share
+
+
+def rows_of_text(share: float, batch_size: int) -> int:
+    """Return how many rows of a batch are text, to the nearest.
+
+    Raises:
+      SettingError: that is none of them or all.
+    """
+    rows = math.floor(share * batch_size + 0.5)
+    if not 0 < rows < batch_size:
+        raise SettingError(
+            f"replay has a share of {share:g}, which is {rows} of the {batch_size} rows of a batch; expected at least "
+            "one of text and one of the task; pass another share, or a larger batch_size"
+        )
+    return rows
 
 
 def _accuracy(match: str) -> float:

@@ -13,6 +13,8 @@ import xxhash
 from ..data.task import Task
 from ..errors import SettingError
 from .finetune_config import FinetuneConfig
+from .replay import Replay
+from .run_folder import RunFolder
 
 _CHUNK = 2**24
 # What a model computes depends on these; what else is in its folder, such as an audit, may come and go.
@@ -61,6 +63,23 @@ def require_same(record: dict[str, Any], out: Path, task: Task, models: dict[str
                 f"out {str(out)!r} contains a run from another {name}, whose files have changed since; "
                 "restore them, choose another folder, or remove that one"
             )
+
+
+def require_same_text(run: RunFolder, replay: Replay) -> None:
+    """Compare the text that is replayed with that of the run in the folder, if it has begun.
+
+    Raises:
+      SettingError: the run replayed other text.
+    """
+    if not (run.path / "run.json").is_file():
+        return
+    before = run.record.get("replay")
+    if before is not None and before["digest"] != replay.corpus.digest:
+        raise SettingError(
+            f"out {str(run.path)!r} contains a run that replayed other text of {replay.corpus.name!r} "
+            f"({before['documents']} documents then, {len(replay.corpus.documents)} now); restore the text, choose "
+            "another folder, or remove that one"
+        )
 
 
 def content_of_model(source: str) -> str | None:

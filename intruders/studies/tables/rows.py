@@ -117,6 +117,7 @@ def _training(folder: Path) -> dict[str, Any]:
         "seconds": record["seconds"]["training"],
         "trained_steps": record["steps"],
         "stopped_by": record["stopped_by"],
+        "a_movement": record.get("a_movement"),  # of a version that did not measure it: missing
         "data_source": record["task"].get("source"),
         "validation_accuracy": record["validation"]["accuracy"],
     }
@@ -230,9 +231,16 @@ def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:
             "vectors": len(rows),
             "intruder_energy_share": float(rows["intruder_energy"].sum()) / energy if energy > 0 else 0.0,
             "frobenius": float(rows["update_frobenius"].iloc[0]),
+            "a_movement": _first(rows, "a_movement"),
             "largest_intruder_value": None if pd.isna(largest) else float(largest),
             "base_largest_value": float(rows["base_largest_value"].iloc[0]),
         }
+
+
+def _first(rows: pd.DataFrame, column: str) -> float | None:
+    """Return a matrix's value in a column that traces of earlier versions do not have."""
+    value = rows[column].iloc[0] if column in rows.columns else None
+    return None if value is None or pd.isna(value) else float(value)
 
 
 def _remedies(document: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -48,6 +48,7 @@ COLUMNS: dict[str, list[str]] = {
         "update_frobenius",  # of all updates together
         "relative_update",  # median over matrices of ||D||_2 / s_1(W0)
         "effective_rank",  # mean over matrices, of the updates
+        "a_movement",  # ||A - A_0||_F / ||A_0||_F over all modules with a LoRA
         "critical_scale",  # largest multiple of the update with no intruders, measured
         "update_output_energy",  # mean over matrices of mean ||D h||^2 / mean ||W0 h||^2
         "data_source",  # of a public set: the hub, or the digest of the local copy that stood in
@@ -147,6 +148,7 @@ COLUMNS: dict[str, list[str]] = {
         "vectors",
         "intruder_energy_share",
         "frobenius",
+        "a_movement",  # ||A - A_0||_F / ||A_0||_F of the matrix's LoRA
         "largest_intruder_value",  # singular value of the first intruder; missing where there is none
         "base_largest_value",
     ],
