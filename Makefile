@@ -31,6 +31,7 @@ test: lint types suite ## lint, types, the test suite, and the checks on real mo
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python examples/make_reference.py --check
 
 types: $(VENV)/installed
 	$(BIN)/mypy
