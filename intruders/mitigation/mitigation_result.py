@@ -11,7 +11,7 @@ from typing import Any
 from ..audits.result.audit_result import Audit, to_document
 from ..system.versions import installed_versions
 from ..version import __version__
-from .remedies.remedy import Remedy, ScaledRemedy
+from .remedies.remedy import Remedy
 
 SCHEMA = 1
 
@@ -60,12 +60,12 @@ class Mitigation:
     @property
     def scale(self) -> float | None:
         """The intruder scale; None of a remedy that scales no intruders."""
-        return self.remedy.scale if isinstance(self.remedy, ScaledRemedy) else None
+        return self.remedy.intruder_scale
 
     @property
     def control(self) -> str | None:
         """ "intruders", or the control; None for another remedy."""
-        return self.remedy.name if isinstance(self.remedy, ScaledRemedy) else None
+        return None if self.scale is None else self.remedy.name
 
     @property
     def largest_error(self) -> float:
@@ -81,6 +81,7 @@ class Mitigation:
 
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values; the audits in their own schema."""
+        settings = self.remedy.recorded_by_name()
         return {
             "schema": SCHEMA,
             "intruders_version": __version__,
@@ -90,12 +91,12 @@ class Mitigation:
             "intervention": {
                 "scale": self.scale,
                 "control": self.control,
-                "seed": self.remedy.seed if isinstance(self.remedy, ScaledRemedy) else None,
+                "seed": None if self.scale is None else settings["seed"],
                 "rank": self.rank,
                 "k": self.before.k,
                 "epsilon": self.before.epsilon,
                 "remedy": self.remedy.name,
-                "settings": self.remedy.recorded(),
+                "settings": settings,
             },
             "totals": {
                 "matrices": len(self.matrices),
@@ -120,12 +121,12 @@ class Mitigation:
         lines = [
             f"{self.remedy.sentence(scaled)}, in {len(self.matrices):,} of {len(self.before.matrices):,} matrices"
         ]
-        if not isinstance(self.remedy, ScaledRemedy):
+        if self.scale is None:
             lines.append(f"norm of the changed updates: {self.norm_left:.3g} of what it was")
         after = "not counted" if self.after is None else f"{self.after.intruders:,}"
         lines.append(f"intruders before {self.before.intruders:,}, after {after}")
         short = sum(matrix.intruders for matrix in self.matrices) - scaled
-        if short > 0 and isinstance(self.remedy, ScaledRemedy):
+        if short > 0 and self.scale is not None:
             lines.append(
                 f"{short:,} intruders had no such vector among the {self.before.k} examined of their matrix"
             )

@@ -77,7 +77,7 @@ class MeasuredWeights:
         self, remedy: Remedy, elsewhere: Elsewhere = everywhere_as_tuned, *, answers: bool = True
     ) -> Outcome:
         """Measure the losses of every document and example; with ``answers`` also which answers are right."""
-        unit = {"remedy": remedy.name, "settings": remedy.recorded(), "answers": answers}
+        unit = {"remedy": remedy.name, "settings": remedy.recorded_by_name(), "answers": answers}
         outcome = self.kept.get(unit)
         if outcome is None:
             self.models.set(remedy, elsewhere)

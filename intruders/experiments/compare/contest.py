@@ -12,7 +12,6 @@ from ...audits.result.audit_result import Audit
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...errors import IntrudersError, NonFiniteError
-from ...measures.measure_settings import SHRINK_OUTPUT
 from ...measures.outcome import Outcome, joined
 from ...mitigation.cases import read_cases
 from ...mitigation.remedies.at_random import RANDOM
@@ -20,6 +19,7 @@ from ...mitigation.remedies.doses import Doses
 from ...mitigation.remedies.interpolate import Interpolate
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...mitigation.remedies.remedy import Case, Remedy
+from ...mitigation.remedies.remedy_table import SHRINK_OUTPUT
 from ...mitigation.remedies.surgery import Surgery
 from ..bench.data_shares import DataShare, DataShares
 from ..bench.interpolation_curve import ALPHAS

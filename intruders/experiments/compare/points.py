@@ -28,7 +28,7 @@ def point_of(
 
     ``norm`` and ``output`` are the norm of all updates and their output energy, 1 being the tuned model's.
     """
-    is_curve = isinstance(remedy, Interpolate)
+    is_curve = remedy.name == Interpolate.name
     return ComparedPoint(
         remedy=(of or remedy).name,
         settings=remedy.recorded(),

@@ -9,7 +9,7 @@ from ...errors import SettingError
 from ...measures.measure_settings import INTERPOLATE, LossSettings, ScoreSettings, SweepSettings
 from ...measures.outcome import Outcome
 from ...mitigation.remedies.interpolate import Interpolate
-from ...mitigation.remedies.intruders import INTRUDERS
+from ...mitigation.remedies.remedy_table import INTRUDERS
 from ..bench.interpolation_curve import ALPHAS
 from ..bench.measured_weights import MeasuredData
 from ..bench.yardstick import Yardstick

@@ -27,7 +27,6 @@ from ...measures.measure_settings import (
     INTERPOLATE,
     NO_LOSSES,
     NO_SCORES,
-    SHRINK_OUTPUT,
     LossSettings,
     ScoreSettings,
     SweepSettings,
@@ -37,10 +36,11 @@ from ...measures.task_score import scored_examples
 from ...mitigation.cases import read_cases
 from ...mitigation.elsewhere import not_audited, shares_elsewhere
 from ...mitigation.live_weights import LiveInterventions
-from ...mitigation.remedies.controls import ShrinkOutput
 from ...mitigation.remedies.every_remedy import remedy_named
-from ...mitigation.remedies.intruders import INTRUDERS
-from ...mitigation.remedies.remedy import Case, Remedy, ScaledRemedy
+from ...mitigation.remedies.intruders import ScaledIntruders
+from ...mitigation.remedies.matched import EqualOutput
+from ...mitigation.remedies.remedy import Case, Remedy
+from ...mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT
 from ...models.finetuned_folder import data_seed_of
 from ...models.tuned_model import OpenedModel, open_language_model
 from ...system.folders import locked_folder, make_folder
@@ -231,7 +231,7 @@ class _Measured:
         self,
         weights: MeasuredWeights,
         cases: Sequence[Case],
-        remedies: Sequence[ScaledRemedy],
+        remedies: Sequence[Remedy],
         compared: EqualTaskLoss | None,
     ) -> list[Point]:
         """Measure a point for every remedy; the first is the tuned model, which the others are compared with."""
@@ -241,9 +241,10 @@ class _Measured:
         for done, remedy in enumerate(remedies, start=before):
             self.progress("measure", done, before + len(remedies))
             outcome = weights.outcome(remedy)
+            assert remedy.intruder_scale is not None  # of the intruders and of every control in their place
             point = Point(
                 remedy.name,
-                remedy.scale,
+                remedy.intruder_scale,
                 self.data.summarized(outcome.corpora, points[0].losses if points else None),
                 self.data.scores(outcome),
                 _update_norm(cases, remedy),
@@ -262,19 +263,21 @@ def _inputs_of_base(
     return sample_inputs(base, modules, documents_of(data.corpora), data.seed)
 
 
-def _remedies(sweep: SweepSettings, seed: int, inputs: Mapping[str, Tensor]) -> list[ScaledRemedy]:
+def _remedies(sweep: SweepSettings, seed: int, inputs: Mapping[str, Tensor]) -> list[Remedy]:
     """Return the remedy and every control at every ascending scale except 1, where all are the tuned model."""
     return [
-        ShrinkOutput(scale, seed, inputs) if control == SHRINK_OUTPUT else remedy_named(control, scale, seed)
+        EqualOutput(ScaledIntruders(scale, seed), inputs)
+        if control == SHRINK_OUTPUT
+        else remedy_named(control, scale, seed)
         for scale in sorted(set(sweep.scales) - {1.0})
         for control in dict.fromkeys([INTRUDERS, *sweep.controls])
         if control != INTERPOLATE  # which is measured as a curve
     ]
 
 
-def _update_norm(cases: Sequence[Case], remedy: ScaledRemedy) -> float:
+def _update_norm(cases: Sequence[Case], remedy: Remedy) -> float:
     """Return ``sqrt(sum ||W' - W0||_F^2 / sum ||W - W0||_F^2)`` over the matrices."""
-    if remedy.scale == 1:
+    if remedy.changes_nothing:
         return 1.0
     before = math.fsum(case.update.norm() ** 2 for case in cases)
     after = math.fsum(remedy.change(case).norm_of(case.update) ** 2 for case in cases)

@@ -13,7 +13,7 @@ from ...measures.corpus_loss import CorpusLoss, mixed
 from ...measures.intervals import Interval, paired_difference
 from ...measures.losses import DocumentLosses
 from ...measures.task_score import TaskScore
-from ...mitigation.remedies.intruders import INTRUDERS
+from ...mitigation.remedies.remedy_table import INTRUDERS
 from ...system.documents import json_number
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ...measures.intervals import Interval
-from ...mitigation.remedies.intruders import INTRUDERS
+from ...mitigation.remedies.remedy_table import INTRUDERS
 from ...system.documents import json_number
 from ...version import __version__
 from .sweep import InterventionSweep, Point, Trade
