@@ -128,15 +128,7 @@ def mitigate(
             rich_help_panel=options.OUTPUT,
         ),
     ],
-    form: Annotated[
-        str,
-        typer.Option(
-            "--as",
-            metavar="FORM",
-            help="What to write: adapter, checkpoint or auto. auto writes what TUNED is.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = "auto",
+    form: options.Form = "auto",
     rank: Annotated[
         str | None,
         typer.Option(
@@ -146,12 +138,7 @@ def mitigate(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force", help="Replace --out if it is a model or adapter.", rich_help_panel=options.OUTPUT
-        ),
-    ] = False,
+    force: options.Force = False,
     check: Annotated[
         bool,
         typer.Option("--check/--no-check", help="Audit the written model.", rich_help_panel=options.OUTPUT),
