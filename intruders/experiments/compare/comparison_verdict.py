@@ -101,7 +101,7 @@ def _healing_command(comparison: RemedyComparison, out: str) -> str:
 
 
 def nats(value: Interval) -> str:
-    return f"{value.estimate:.3g} [{value.low:.3g}, {value.high:.3g}]"
+    return value.text(".3g")
 
 
 def _strength(remedy: ComparedRemedy) -> str:

@@ -186,8 +186,8 @@ def _label(point: Point, width: int) -> str:
 
 
 def _plain(value: Interval) -> str:
-    return f"{value.estimate:.4f} [{value.low:.4f}, {value.high:.4f}]"
+    return value.text(".4f")
 
 
 def _signed(value: Interval, digits: int = 3) -> str:
-    return f"{value.estimate:+.{digits}f} [{value.low:+.{digits}f}, {value.high:+.{digits}f}]"
+    return value.text(f"+.{digits}f")
