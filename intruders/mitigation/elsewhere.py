@@ -8,6 +8,7 @@ from dataclasses import replace
 from ..audits.audit_settings import AuditSettings
 from ..audits.result.audit_result import Audit
 from ..checkpoints.stored.checkpoint import Checkpoint
+from ..checkpoints.stored.names import tensor_of
 from ..checkpoints.writing.merged import Elsewhere
 from .remedies.position import positions_of
 from .remedies.remedy import Remedy
@@ -15,7 +16,7 @@ from .remedies.remedy import Remedy
 
 def not_audited(base: Checkpoint, audit: Audit) -> list[str]:
     """The base's tensors that hold no audited matrix."""
-    audited = {matrix.name.partition("[")[0] for matrix in audit.matrices}
+    audited = {tensor_of(matrix.name) for matrix in audit.matrices}
     return [name for name in base.names() if name not in audited]
 
 
