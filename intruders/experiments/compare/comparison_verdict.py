@@ -8,7 +8,8 @@ from typing import Any
 from ...audits.audit_settings import AuditSettings
 from ...audits.command_line import changed_options
 from ...measures.intervals import Interval
-from .compared import ComparedPoint, ComparedRemedy, RemedyComparison
+from ..bench.point import Point
+from .compared import ComparedRemedy, RemedyComparison
 from .tried_strengths import strength_name
 
 
@@ -51,7 +52,7 @@ def sentence(comparison: RemedyComparison) -> str:
     return f"{text}.{_accuracies(comparison, chosen.chosen)}"
 
 
-def _accuracies(comparison: RemedyComparison, chosen: ComparedPoint) -> str:
+def _accuracies(comparison: RemedyComparison, chosen: Point) -> str:
     """Say what the dose costs the task; empty if its score is not an accuracy."""
     own = chosen.accuracies.get(comparison.target)
     tuned = comparison.tuned_point.accuracies.get(comparison.target)

@@ -23,16 +23,17 @@ from ...mitigation.remedies.remedy_table import SHRINK_OUTPUT
 from ...mitigation.remedies.surgery import Surgery
 from ..bench.data_shares import DataShare, DataShares
 from ..bench.interpolation_curve import ALPHAS
+from ..bench.point import REPORT, Point, point_of, point_on_curve
 from ..bench.workbench import Evaluations, UpdateSizes
 from ..bench.yardstick import Yardstick
-from .compared import CHOICE, REPORT, ComparedPoint, ComparedRemedy, RemedyComparison
+from .compared import ComparedRemedy, RemedyComparison
 from .comparison_settings import REMEDIES, ComparisonSettings
 from .controls_of_remedy import controls_of, is_draw
-from .points import point_of, point_on_curve
 from .surgery_of_task import of_task
-from .tried_strengths import at_strengths, source_of, strength_of
+from .tried_strengths import at_strengths, source_of
 
 _LEVEL = 0.95
+CHOICE = "choice"  # the share that strengths are chosen by
 
 
 @dataclass
@@ -174,8 +175,8 @@ class Contest:
         return ComparedRemedy(
             **{
                 **row.__dict__,
-                "dropped": [strength_of(remedy) for remedy in dropped],
-                "idle": [strength_of(remedy) for remedy in idle],
+                "dropped": [remedy.strength_value for remedy in dropped],
+                "idle": [remedy.strength_value for remedy in idle],
                 "controls": controls,
                 "no_control": missing,
             }
@@ -221,7 +222,7 @@ class Contest:
             (dropped if is_under else left).append(remedy)
         return left, dropped
 
-    def _best(self, tried: Sequence[ComparedPoint]) -> tuple[int, bool]:
+    def _best(self, tried: Sequence[Point]) -> tuple[int, bool]:
         """Return the point with the lowest loss on text within the allowance; without any, the lowest task loss."""
         limit = self._choice.tuned.tasks[self.target].losses.mean + self.comparison.allow
         within = [position for position, point in enumerate(tried) if point.task_loss.estimate <= limit]
@@ -233,7 +234,7 @@ class Contest:
 
     def _controls(
         self, remedy: Remedy, outcome: Outcome, cases: Sequence[Case]
-    ) -> tuple[list[ComparedPoint], dict[str, str]]:
+    ) -> tuple[list[Point], dict[str, str]]:
         inputs = self.sizes.inputs
         controls, missing = controls_of(remedy, cases, inputs, self.seed)
         if RANDOM not in missing:
@@ -279,7 +280,7 @@ class Contest:
         cases: Sequence[Case],
         control: str | None = None,
         of: Remedy | None = None,
-    ) -> ComparedPoint:
+    ) -> Point:
         norm, output = self.sizes.norm_and_output(remedy, cases, self.evaluations.elsewhere(remedy))
         return point_of(remedy, outcome, yardstick, share, norm, output, control, of)
 
@@ -354,4 +355,4 @@ def _count(share: DataShare) -> str:
 
 
 def _listed(remedies: Sequence[Remedy]) -> str:
-    return ", ".join(f"{strength_of(remedy):g}" for remedy in remedies)
+    return ", ".join(f"{remedy.strength_value:g}" for remedy in remedies)

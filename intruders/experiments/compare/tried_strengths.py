@@ -16,11 +16,6 @@ def at_strengths(name: str, count: int, seed: int) -> list[Remedy]:
     return [published_remedy(name, strength, seed) for strength in strengths]
 
 
-def strength_of(remedy: Remedy) -> float:
-    """Return the number that expresses a remedy's strength."""
-    return float(getattr(remedy, remedy.strength))
-
-
 def strength_name(name: str) -> str:
     """Return the name of that number."""
     return _kind_of(name).strength

@@ -13,7 +13,7 @@ from ...mitigation.remedies.remedy_table import INTRUDERS
 from ..bench.interpolation_curve import ALPHAS
 from ..bench.measured_weights import MeasuredData
 from ..bench.yardstick import Yardstick
-from .sweep import CurvePoint, Point
+from .sweep import CurvePoint, Intervention
 
 # From the base to the tuned model.
 ALONG_CURVE = tuple(Interpolate(alpha) for alpha in ALPHAS)
@@ -54,7 +54,7 @@ class EqualTaskLoss:
             for alpha, outcome in zip(ALPHAS, self._curve, strict=True)
         ]
 
-    def with_gain(self, point: Point, outcome: Outcome) -> Point:
+    def with_gain(self, point: Intervention, outcome: Outcome) -> Intervention:
         """Return the point with its gain: interpolation's loss at the same task loss minus its own, mean over corpora.
 
         A control also gets its gain minus that of the intruders at its scale, which are measured before it.

@@ -48,7 +48,7 @@ from ...system.progress import Progress, silent
 from ..bench.live_models import opened_live
 from ..bench.measured_weights import Losses, MeasuredData, MeasuredWeights
 from .equal_task_loss import ALONG_CURVE, EqualTaskLoss, wants_curve
-from .sweep import InterventionSweep, Point
+from .sweep import Intervention, InterventionSweep
 
 _OF_BASE = {"remedy": None}  # the unit of its evaluation
 
@@ -233,16 +233,16 @@ class _Measured:
         cases: Sequence[Case],
         remedies: Sequence[Remedy],
         compared: EqualTaskLoss | None,
-    ) -> list[Point]:
+    ) -> list[Intervention]:
         """Measure a point for every remedy; the first is the tuned model, which the others are compared with."""
         before = 0 if compared is None else len(ALONG_CURVE)
         weights.models.use(cases)
-        points: list[Point] = []
+        points: list[Intervention] = []
         for done, remedy in enumerate(remedies, start=before):
             self.progress("measure", done, before + len(remedies))
             outcome = weights.outcome(remedy)
             assert remedy.intruder_scale is not None  # of the intruders and of every control in their place
-            point = Point(
+            point = Intervention(
                 remedy.name,
                 remedy.intruder_scale,
                 self.data.summarized(outcome.corpora, points[0].losses if points else None),

@@ -18,7 +18,7 @@ from ...system.documents import json_number
 
 
 @dataclass(frozen=True)
-class Point:
+class Intervention:
     """The measures of the model under one intervention."""
 
     control: str  # "intruders", or the control in their place
@@ -72,12 +72,12 @@ class InterventionSweep:
     tuned: str
     audit: Audit
     seed: int
-    tuned_point: Point  # scale 1
+    tuned_point: Intervention  # scale 1
     base_losses: dict[str, CorpusLoss]
-    points: list[Point]
+    points: list[Intervention]
     curve: list[CurvePoint] = field(default_factory=list)  # of interpolation, where it is among the controls
 
-    def trade(self, point: Point, against: Point | None = None) -> Trade:
+    def trade(self, point: Intervention, against: Intervention | None = None) -> Trade:
         """Return paired differences of a point from another one, or from the tuned model."""
         other = against or self.tuned_point
         losses = {
@@ -96,7 +96,7 @@ class InterventionSweep:
         }
         return Trade(losses, accuracies)
 
-    def control_points(self, scale: float) -> list[Point]:
+    def control_points(self, scale: float) -> list[Intervention]:
         return [point for point in self.points if point.scale == scale and point.control != INTRUDERS]
 
 
@@ -137,7 +137,7 @@ def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
     return rows
 
 
-def _gain_row(point: Point, task: str, is_tuned: bool) -> dict[str, Any]:
+def _gain_row(point: Intervention, task: str, is_tuned: bool) -> dict[str, Any]:
     """Return the row of a gain; the tuned model is the curve's end and gains nothing."""
     gain = Interval(0.0, 0.0, 0.0) if is_tuned else point.gain
     return {
@@ -152,11 +152,11 @@ def _gain_row(point: Point, task: str, is_tuned: bool) -> dict[str, Any]:
     }
 
 
-def _losses(point: Point) -> dict[str, float]:
+def _losses(point: Intervention) -> dict[str, float]:
     return {name: loss.loss.estimate for name, loss in point.losses.items()}
 
 
-def _accuracies(point: Point) -> dict[str, float]:
+def _accuracies(point: Intervention) -> dict[str, float]:
     return {name: score.accuracy.estimate for name, score in point.scores.items()}
 
 

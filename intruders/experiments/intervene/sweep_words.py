@@ -9,7 +9,7 @@ from ...measures.intervals import Interval
 from ...mitigation.remedies.remedy_table import INTRUDERS
 from ...system.documents import json_number
 from ...version import __version__
-from .sweep import InterventionSweep, Point, Trade
+from .sweep import Intervention, InterventionSweep, Trade
 
 SCHEMA = 1
 
@@ -107,7 +107,7 @@ def document(sweep: InterventionSweep) -> dict[str, Any]:
     }
 
 
-def _measures(point: Point) -> dict[str, Any]:
+def _measures(point: Intervention) -> dict[str, Any]:
     return {
         "losses": {name: _numbers(loss.loss) for name, loss in point.losses.items()},
         "accuracies": {name: _numbers(score.accuracy) for name, score in point.scores.items()},
@@ -172,7 +172,7 @@ def _compared(control: str, trade: Trade) -> str:
     return f"{name} {', and '.join(parts)}"
 
 
-def _left_alone(point: Point) -> str:
+def _left_alone(point: Intervention) -> str:
     """Say how many matrices lack a control, if any."""
     return (
         f"  ({point.left_alone:,} matrices have no such control and stay as tuned)"
@@ -181,7 +181,7 @@ def _left_alone(point: Point) -> str:
     )
 
 
-def _label(point: Point, width: int) -> str:
+def _label(point: Intervention, width: int) -> str:
     return f"{point.control:<{width}}{point.scale:>5g}"
 
 

@@ -77,6 +77,11 @@ class Remedy(ABC):
         """Whether every matrix stays as it is, whatever it holds."""
         return False
 
+    @property
+    def strength_value(self) -> float:
+        """The number that expresses how strong it is."""
+        return float(getattr(self, self.strength))
+
     def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> Remedy:
         """The remedy with what it must know of all tuned matrices together, and of the base's config.
 

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ...charts.text import number, plural, printable
-from ...experiments.compare.compared import ComparedPoint, ComparedRemedy, RemedyComparison
+from ...experiments.bench.point import Point
+from ...experiments.compare.compared import ComparedRemedy, RemedyComparison
 from ...experiments.compare.comparison_verdict import command, sentence
 from ...measures.intervals import Interval
 from ..shared.page import Page
@@ -128,7 +129,7 @@ def _table(comparison: RemedyComparison, is_wide: bool) -> Table:
     return table
 
 
-def _cells(point: ComparedPoint, target: str, is_wide: bool) -> list[str]:
+def _cells(point: Point, target: str, is_wide: bool) -> list[str]:
     accuracy = point.accuracies.get(target)
     cells = [
         number(point.norm),
@@ -176,7 +177,7 @@ def _parts(remedies: Sequence[ComparedRemedy]) -> Table:
     return table
 
 
-def measured_rows(comparison: RemedyComparison) -> list[tuple[str, ComparedPoint]]:
+def measured_rows(comparison: RemedyComparison) -> list[tuple[str, Point]]:
     """Return base, tuned model and every remedy at its chosen strength, with their names in tables."""
     ends = [("base", comparison.base_point), ("tuned", comparison.tuned_point)]
     return [
