@@ -13,8 +13,6 @@ from ...mitigation.remedies.interpolate import Interpolate
 from ...mitigation.remedies.remedy import Remedy
 from .yardstick import Yardstick
 
-REPORT = "report"  # the share of the data that is reported
-
 
 @dataclass(frozen=True)
 class Point:
@@ -67,20 +65,6 @@ def point_of(
         **_measures(outcome, yardstick),
         gain=None if is_curve else yardstick.gain(outcome),
         gain_at_norm=None if is_curve else yardstick.gain_at_norm(outcome, norm),
-    )
-
-
-def point_on_curve(alpha: float, norm: float, outcome: Outcome, yardstick: Yardstick) -> Point:
-    """Return the point of interpolation at ``alpha``, on the documents that are reported."""
-    return Point(
-        remedy=Interpolate.name,
-        settings={"alpha": alpha},
-        strength=alpha,
-        control=None,
-        share=REPORT,
-        norm=norm,
-        output=alpha**2,
-        **_measures(outcome, yardstick),
     )
 
 

@@ -82,7 +82,7 @@ class HealBench:
     def text_loss(self, values: Sequence[float], share: DataShare) -> float:
         """Return the mean loss on text at some doses, in nats per token."""
         outcome = self.outcome(values, replace(share, examples={}), answers=False)
-        weights = {name: [part.weight for part in parts] for name, parts in share.corpora.items()}
+        weights = share.weights
         means = [
             sum(part.mean * weight for part, weight in zip(parts, weights[name], strict=True))
             / sum(weights[name])

@@ -15,6 +15,7 @@ from ...measures.losses import DocumentLosses
 from ...measures.task_score import TaskScore
 from ...mitigation.remedies.remedy_table import INTRUDERS
 from ...system.documents import json_number
+from ..bench.point import Point
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,6 @@ class Intervention:
     left_alone: int = 0  # matrices with intruders of which there is no such control
     gain: Interval | None = None  # over interpolation at equal task loss; None without its curve
     gain_against_intruders: Interval | None = None  # of a control: minus that of the intruders at its scale
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """The model with one share of the complete update."""
-
-    alpha: float
-    loss: float  # mean over the corpora
-    task_loss: float  # of the targets of the first task
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,7 @@ class InterventionSweep:
     tuned_point: Intervention  # scale 1
     base_losses: dict[str, CorpusLoss]
     points: list[Intervention]
-    curve: list[CurvePoint] = field(default_factory=list)  # of interpolation, where it is among the controls
+    curve: list[Point] = field(default_factory=list)  # of interpolation, where it is among the controls
 
     def trade(self, point: Intervention, against: Intervention | None = None) -> Trade:
         """Return paired differences of a point from another one, or from the tuned model."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from ...measures.intervals import Interval
@@ -85,7 +84,14 @@ def document(sweep: InterventionSweep) -> dict[str, Any]:
         "tuned": {"source": sweep.tuned, **_measures(sweep.tuned_point)},
         "settings": {"k": sweep.audit.k, "epsilon": sweep.audit.epsilon, "seed": sweep.seed},
         "intruders": sweep.audit.intruders,
-        "interpolation": [asdict(point) for point in sweep.curve],
+        "interpolation": [
+            {
+                "alpha": point.strength,
+                "loss": point.loss.estimate,
+                "task_loss": point.task_loss.estimate,
+            }
+            for point in sweep.curve
+        ],
         "points": [
             {
                 "control": point.control,

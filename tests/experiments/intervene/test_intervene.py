@@ -164,13 +164,11 @@ def test_shrink_output_needs_text(folder: Path) -> None:
 def test_a_stopped_call_goes_on_from_what_it_kept(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from intruders.experiments.bench import measured_weights
+    from intruders.experiments.bench import measuring
 
     read: list[str] = []  # the corpora of every model that was measured
-    losses = measured_weights.losses_by_corpus
-    monkeypatch.setattr(
-        measured_weights, "losses_by_corpus", lambda *given: read.append(given[1]) or losses(*given)
-    )
+    losses = measuring.losses_by_corpus
+    monkeypatch.setattr(measuring, "losses_by_corpus", lambda *given: read.append(given[1]) or losses(*given))
 
     def stop(doing: str, done: int, in_all: int) -> None:
         if doing == "measure" and done == 13:
