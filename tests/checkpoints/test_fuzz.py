@@ -71,5 +71,5 @@ def test_any_bytes_as_json(content: bytes) -> None:
     if isinstance(wanted, dict) and not twice:
         assert repr(parse_json_object(content, "it")) == repr(wanted)  # NaN differs from itself
     else:
-        with pytest.raises(CheckpointError, match="^it "):
+        with pytest.raises(CheckpointError, match=r"^it "):
             parse_json_object(content, "it")

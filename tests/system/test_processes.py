@@ -57,7 +57,7 @@ def test_every_item_is_done_once_and_what_kills_a_process_costs_its_item_alone(t
 def test_an_error_of_the_work_is_raised_and_no_process_is_left(tmp_path: Path) -> None:
     over = map_in_processes(items(tmp_path, "a", "refused", "b"), note, 1)
     assert next(over) == (str(tmp_path), "a")
-    with pytest.raises(IntrudersError, match="^this item is refused$"):
+    with pytest.raises(IntrudersError, match=r"^this item is refused$"):
         next(over)
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["a", "refused"]
     assert multiprocessing.active_children() == []
