@@ -53,7 +53,7 @@ def rows_of(folder: Path) -> dict[tuple[str, str], list[tuple[int, bool]]]:
     rows: dict[tuple[str, str], list[tuple[int, bool]]] = {}
     for block in KeptBlocks(folder, "0" * 64).each():
         for row in block.rows().to_pylist():
-            rows.setdefault((row["digest"], row["matrix"]), []).append((row["index"], row["intruder"]))
+            rows.setdefault((row["digest"], row["name"]), []).append((row["index"], row["intruder"]))
     return rows
 
 
