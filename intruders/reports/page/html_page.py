@@ -21,7 +21,6 @@ from ...audits.result.summary import (
     ambiguous,
     by_kind,
     certificates,
-    relative_update,
     skipped_by_reason,
     update_norm,
 )
@@ -86,7 +85,7 @@ def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
     """Return the HTML text of the report of one audit, with its critical scales if given."""
     from statistics import median
 
-    relative = [relative_update(matrix) for matrix in audit.matrices]
+    relative = [matrix.relative_update for matrix in audit.matrices]
     return render_page(
         "audit.html.j2",
         ["count.js", "plots.js", "charts.js", "audit.js"],
