@@ -14,7 +14,7 @@ from ..experiments.attribution.attribution_settings import AttributionSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json
+from .output import check_html, check_json, put_json
 
 
 @examples(
@@ -58,14 +58,7 @@ def attribute(
     columns: Columns,
     settings: AttributionSettings,
     data_seed: options.DataSeed = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Seed of samples, masked tokens and the bootstrap.",
-            rich_help_panel=options.MEASURES,
-        ),
-    ] = 0,
+    seed: Annotated[int, options.seed_of("samples, masked tokens and the bootstrap")] = 0,
     audit: options.SavedAudit = None,
     audit_settings: AuditSettings,
     compute: Compute,
@@ -87,14 +80,7 @@ def attribute(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the report as one HTML file. [default: not written]",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    html: options.Html = None,
     json: options.JsonOrStdout = None,
 ) -> None:
     """Show which matrices made a model forget.
@@ -111,10 +97,7 @@ def attribute(
     check_json(json)
     if parquet is not None:
         check_writable(parquet)
-    if html is not None:
-        from ..reports.page.html_page import check_can_write_html
-
-        check_can_write_html(html)
+    check_html(html)
     with progress_bar() as progress:
         attribution = run(
             base,

@@ -46,14 +46,7 @@ def evaluate(
     *,
     losses: LossSettings,
     data_seed: options.DataSeed = None,
-    seed: Annotated[
-        int,
-        Option(
-            metavar="N",
-            help="Seed of document samples, of masks and of the bootstrap.",
-            rich_help_panel=options.MEASURES,
-        ),
-    ] = 0,
+    seed: Annotated[int, options.seed_of("document samples, of masks and of the bootstrap")] = 0,
     harness: HarnessSettings,
     scores: ScoreSettings,
     out: Annotated[

@@ -36,14 +36,7 @@ def intervene(
     sweep: SweepSettings,
     losses: LossSettings,
     data_seed: options.DataSeed = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Seed of the control random, of document samples and of the bootstrap.",
-            rich_help_panel=options.MEASURES,
-        ),
-    ] = 0,
+    seed: Annotated[int, options.seed_of("the control random, of document samples and of the bootstrap")] = 0,
     scores: ScoreSettings,
     settings: AuditSettings,
     compute: Compute,

@@ -10,8 +10,7 @@ import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import SettingError
-from ..experiments.compare.comparison_settings import REMEDIES
-from ..measures.measure_settings import CONTROLS
+from ..mitigation.remedies.remedy_table import CONTROLS, PUBLISHED
 from . import options, setting_options
 from .command import examples
 from .completion import one_of
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 MITIGATION = "Mitigation"
 _SURGERY, _DRAWN_MODE = "surgery", "random_index"
 _DRAWN_BY_SEED = ("drop",)
-_REMEDIES = tuple(name for name in REMEDIES if name != "intruders")  # these have --scale
 
 
 @examples(
@@ -64,9 +62,9 @@ def mitigate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"Apply a published remedy instead: {', '.join(_REMEDIES[:-1])} or {_REMEDIES[-1]}. "
+            help=f"Apply a published remedy instead: {', '.join(PUBLISHED[:-1])} or {PUBLISHED[-1]}. "
             "[default: scale the intruders]",
-            autocompletion=one_of(_REMEDIES),
+            autocompletion=one_of(PUBLISHED),
             rich_help_panel=MITIGATION,
         ),
     ] = None,
@@ -130,15 +128,7 @@ def mitigate(
             rich_help_panel=options.OUTPUT,
         ),
     ],
-    form: Annotated[
-        str,
-        typer.Option(
-            "--as",
-            metavar="FORM",
-            help="What to write: adapter, checkpoint or auto. auto writes what TUNED is.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = "auto",
+    form: options.Form = "auto",
     rank: Annotated[
         str | None,
         typer.Option(
@@ -148,12 +138,7 @@ def mitigate(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force", help="Replace --out if it is a model or adapter.", rich_help_panel=options.OUTPUT
-        ),
-    ] = False,
+    force: options.Force = False,
     check: Annotated[
         bool,
         typer.Option("--check/--no-check", help="Audit the written model.", rich_help_panel=options.OUTPUT),
@@ -168,7 +153,7 @@ def mitigate(
     --control scales something else, to test whether the intruders mattered. --remedy applies another remedy instead.
     """
     from ..mitigation.mitigate import mitigate as run
-    from ..mitigation.remedies.intruders import INTRUDERS
+    from ..mitigation.remedies.remedy_table import INTRUDERS
     from ..reports.mitigation.mitigation_text import mitigation_lines
     from .progress import progress_bar
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,10 +14,9 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import MissingDependencyError
 from ..experiments.compare.comparison_settings import ComparisonSettings
 from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
-from ..system.exit_status import ExitStatus
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json
+from .output import check_json, put_json, resumable
 
 if TYPE_CHECKING:
     from ..experiments.compare.compared import RemedyComparison
@@ -74,14 +74,7 @@ def remedies(
     scores: ScoreSettings,
     harness: HarnessSettings,
     data_seed: options.DataSeed = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Seed of halves, samples, random controls and of the bootstrap.",
-            rich_help_panel=options.MEASURES,
-        ),
-    ] = 0,
+    seed: Annotated[int, options.seed_of("halves, samples, random controls and of the bootstrap")] = 0,
     settings: AuditSettings,
     compute: Compute,
     cache: options.CacheFolder = None,
@@ -109,29 +102,22 @@ def remedies(
     from .progress import progress_bar
 
     check_json(json)
-    try:
-        with progress_bar() as progress:
-            result = compare_remedies(
-                base,
-                tuned,
-                comparison=comparison,
-                losses=losses,
-                scores=scores,
-                harness=harness,
-                audit=settings,
-                data_seed=data_seed,
-                seed=seed,
-                out=out,
-                compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        if out is None:
-            raise
-        typer.echo(
-            "interrupted; finished evaluations are kept; run the same command again to resume", err=True
+    kept = nullcontext() if out is None else resumable("finished evaluations are kept")
+    with kept, progress_bar() as progress:
+        result = compare_remedies(
+            base,
+            tuned,
+            comparison=comparison,
+            losses=losses,
+            scores=scores,
+            harness=harness,
+            audit=settings,
+            data_seed=data_seed,
+            seed=seed,
+            out=out,
+            compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
+            progress=progress,
         )
-        raise typer.Exit(ExitStatus.INTERRUPTED) from None
     if out is not None:
         save_comparison(result, out)
         _write_report(result, out)

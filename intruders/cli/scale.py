@@ -46,12 +46,7 @@ def scale(
     scores: ScoreSettings,
     measuring: HealSettings,
     data_seed: options.DataSeed = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="Seed of halves and document samples.", rich_help_panel=options.MEASURES
-        ),
-    ] = 0,
+    seed: Annotated[int, options.seed_of("halves and document samples")] = 0,
     settings: AuditSettings,
     compute: Compute,
     cache: options.CacheFolder = None,
@@ -73,21 +68,8 @@ def scale(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    form: Annotated[
-        str,
-        typer.Option(
-            "--as",
-            metavar="FORM",
-            help="What to write: adapter, checkpoint or auto. auto writes what TUNED is.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = "auto",
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force", help="Replace --out if it is a model or adapter.", rich_help_panel=options.OUTPUT
-        ),
-    ] = False,
+    form: options.Form = "auto",
+    force: options.Force = False,
     json: options.JsonOrStdout = None,
 ) -> None:
     """Find the largest update scale without intruders.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from typer import Exit, Option, echo
+from typer import Option, echo
 
-from ..system.exit_status import ExitStatus
 from ..training.finetune_config import FinetuneConfig
 from . import options, setting_options
 from .command import examples
-from .output import say
+from .output import resumable, say
 
 
 @examples(
@@ -73,11 +72,8 @@ def sequence(
 
     named = tasks.split(",")
     was_finished = has_finished(settings, named)
-    try:
+    with resumable("finished stages are kept"):
         result = train_in_sequence(settings, named, adapters=adapters, callbacks=lambda: [ShowProgress()])
-    except KeyboardInterrupt:
-        echo("interrupted; finished stages are kept; run the same command again to resume", err=True)
-        raise Exit(ExitStatus.INTERRUPTED) from None
     if was_finished:
         echo("already finished; nothing was trained")
     say(sequence_lines(result))

@@ -9,6 +9,7 @@ import typer
 
 from ..system.exit_status import ExitStatus
 from .command import examples
+from .output import resumable
 
 
 @examples(
@@ -89,20 +90,16 @@ def study(
     from ..studies.claims.every_claim import conclude
     from ..studies.run_study import run_study
 
-    try:
-        with study_progress() as progress:
-            outcome = run_study(
-                described,
-                out,
-                resume=resume,
-                jobs=jobs,
-                ray=False if ray is None else (ray or True),
-                progress=progress,
-                published=published,
-            )
-    except KeyboardInterrupt:
-        typer.echo("interrupted; finished runs are kept; run the same command again to resume", err=True)
-        raise typer.Exit(ExitStatus.INTERRUPTED) from None
+    with resumable("finished runs are kept"), study_progress() as progress:
+        outcome = run_study(
+            described,
+            out,
+            resume=resume,
+            jobs=jobs,
+            ray=False if ray is None else (ray or True),
+            progress=progress,
+            published=published,
+        )
     print_outcome(outcome)
     print_findings(conclude(outcome.folder, described.analyses), outcome)
     if outcome.failed:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..data.columns import Columns
+from ..mitigation.remedies.remedy_table import CONTROLS, INTRUDERS, SHRINK_OUTPUT
 from ..settings import Settings, setting
 
 # Of the controls the one that scales the complete update by one factor, and is compared at equal task loss.
 INTERPOLATE = "interpolate"
-# The one that needs text which the base reads.
-SHRINK_OUTPUT = "shrink-output"
-# Controls that change a model in the place of its intruders, and need the weights alone.
-CONTROLS = ("shrink", "random", "neighbours", "update", "resized", "complement")
 
 
 @dataclass(frozen=True)
@@ -168,7 +165,7 @@ class SweepSettings(Settings):
         "Comma-separated controls: shrink, shrink-output, random, neighbours, update, resized, complement and "
         "interpolate.",
         item="control",
-        choices=(*CONTROLS, SHRINK_OUTPUT, INTERPOLATE, "intruders"),
+        choices=(*CONTROLS, SHRINK_OUTPUT, INTERPOLATE, INTRUDERS),
         by_commas=True,
         metavar="NAMES",
         panel="Intervention",

@@ -27,8 +27,8 @@ from .elsewhere import shares_elsewhere
 from .mitigation_result import MitigatedMatrix, Mitigation
 from .recheck import audit_after
 from .remedies.every_remedy import remedy_named
-from .remedies.intruders import INTRUDERS
-from .remedies.remedy import Case, PublishedRemedy, Remedy, ScaledRemedy
+from .remedies.remedy import Case, Remedy
+from .remedies.remedy_table import INTRUDERS
 from .targets.choose_target import choose_target
 from .targets.target import ChangedMatrix
 
@@ -115,7 +115,7 @@ def mitigate(
         force=force,
         shard_bytes=shard_bytes,
     )
-    if isinstance(remedy, PublishedRemedy) and target.form == "adapter" and not remedy.fits_an_adapter:
+    if target.form == "adapter" and not remedy.fits_an_adapter:
         raise SettingError(
             f"remedy '{remedy.name}' leaves updates of no low rank, which an adapter cannot store; pass --as checkpoint"
         )
@@ -186,7 +186,7 @@ def _changed(
     changed: dict[str, ChangedMatrix] = {}
     for case in read_cases(pairs, audit, [remedy], base_names, device):
         change = remedy.change(case)
-        if change.keeps_all and not isinstance(remedy, ScaledRemedy):
+        if change.keeps_all and remedy.intruder_scale is None:
             continue
         update = case.update if isinstance(case.update, LowRank) else None
         changed[case.matrix.name] = ChangedMatrix(change, update)
@@ -196,7 +196,7 @@ def _changed(
 
 
 def _record(case: Case, remedy: Remedy, update: LowRank | None, norm_after: float) -> MitigatedMatrix:
-    scaled = remedy.scaled(case.matrix) if isinstance(remedy, ScaledRemedy) else None
+    scaled = remedy.scaled(case.matrix)
     values = [] if scaled is None else case.parts[scaled].values.tolist()
     return MitigatedMatrix(
         name=case.matrix.name,
@@ -209,5 +209,5 @@ def _record(case: Case, remedy: Remedy, update: LowRank | None, norm_after: floa
         rank_before=None if update is None else update.rank,
         rank_after=None,
         relative_error=0.0,
-        exists=not isinstance(remedy, ScaledRemedy) or remedy.exists(case),
+        exists=remedy.exists(case),
     )

@@ -11,7 +11,7 @@ from typing import Any
 from ..audits.result.audit_result import Audit, to_document
 from ..system.versions import installed_versions
 from ..version import __version__
-from .remedies.remedy import Remedy, ScaledRemedy
+from .remedies.remedy import Remedy
 
 SCHEMA = 1
 
@@ -60,12 +60,12 @@ class Mitigation:
     @property
     def scale(self) -> float | None:
         """The intruder scale; None of a remedy that scales no intruders."""
-        return self.remedy.scale if isinstance(self.remedy, ScaledRemedy) else None
+        return self.remedy.intruder_scale
 
     @property
     def control(self) -> str | None:
         """ "intruders", or the control; None for another remedy."""
-        return self.remedy.name if isinstance(self.remedy, ScaledRemedy) else None
+        return None if self.scale is None else self.remedy.name
 
     @property
     def largest_error(self) -> float:
@@ -81,6 +81,7 @@ class Mitigation:
 
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values; the audits in their own schema."""
+        settings = self.remedy.recorded_by_name()
         return {
             "schema": SCHEMA,
             "intruders_version": __version__,
@@ -90,12 +91,12 @@ class Mitigation:
             "intervention": {
                 "scale": self.scale,
                 "control": self.control,
-                "seed": self.remedy.seed if isinstance(self.remedy, ScaledRemedy) else None,
+                "seed": None if self.scale is None else settings["seed"],
                 "rank": self.rank,
                 "k": self.before.k,
                 "epsilon": self.before.epsilon,
                 "remedy": self.remedy.name,
-                "settings": self.remedy.recorded(),
+                "settings": settings,
             },
             "totals": {
                 "matrices": len(self.matrices),

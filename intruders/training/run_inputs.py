@@ -12,11 +12,11 @@ import xxhash
 
 from ..data.task import Task
 from ..errors import SettingError
+from ..system.file_digests import add_files
 from .finetune_config import FinetuneConfig
 from .replay import Replay
 from .run_folder import RunFolder
 
-_CHUNK = 2**24
 # What a model computes depends on these; what else is in its folder, such as an audit, may come and go.
 _ENDINGS = (".safetensors", ".bin", ".gguf", ".index.json")
 _NAMES = (
@@ -83,17 +83,17 @@ def require_same_text(run: RunFolder, replay: Replay) -> None:
 
 
 def content_of_model(source: str) -> str | None:
-    """Return a digest of weights, configs and tokenizer in a folder; of a hub id its commit in the cache, or None."""
+    """Return a digest of weights, configs and tokenizer in a folder; of a hub id its commit in the cache, or None.
+
+    Unlike ``checkpoints.opening.many_sources.digest_of``, which is of what an audit or a measurement reads, it is for
+    what a training depends on, downloads nothing, and stands in the records of runs.
+    """
     folder = Path(source).expanduser()
     if not folder.is_dir():
         return _commit(source)
     digest = xxhash.xxh3_128()
     files = (file for file in folder.iterdir() if file.name in _NAMES or file.name.endswith(_ENDINGS))
-    for file in sorted(files):
-        digest.update(f"{file.name} {file.stat().st_size} ".encode())
-        with file.open("rb") as content:
-            while chunk := content.read(_CHUNK):
-                digest.update(chunk)
+    add_files(digest, sorted(files))
     return digest.hexdigest()
 
 

@@ -156,7 +156,8 @@ def columns_of_fleet() -> set[str]:
 
 
 def controls() -> set[str]:
-    from intruders.measures.measure_settings import CONTROLS, INTERPOLATE, SHRINK_OUTPUT
+    from intruders.measures.measure_settings import INTERPOLATE
+    from intruders.mitigation.remedies.remedy_table import CONTROLS, SHRINK_OUTPUT
 
     return {*CONTROLS, SHRINK_OUTPUT, INTERPOLATE}
 

@@ -21,7 +21,7 @@ from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.at_random import at_random
 from intruders.mitigation.remedies.budget import Budget
 from intruders.mitigation.remedies.changes import Change
-from intruders.mitigation.remedies.controls import Complement, Resized
+from intruders.mitigation.remedies.controls import Complement
 from intruders.mitigation.remedies.directions import Directions
 from intruders.mitigation.remedies.every_remedy import published_remedy
 from intruders.mitigation.remedies.interpolate import Interpolate
@@ -80,12 +80,13 @@ def test_complement_shrinks_outside_of_the_intruders_to_the_norm_that_they_leave
 
 
 def test_resized_is_what_scaling_the_intruders_leaves_at_the_norm_of_the_update(by_adapter: Tuned) -> None:
-    for case in cases_of(by_adapter, Resized(SCALE)):
+    resized = EqualSize(ScaledIntruders(SCALE))
+    for case in cases_of(by_adapter, resized):
         name = case.matrix.name
         base, tuned, update = by_adapter.base[name], by_adapter.tuned[name], by_adapter.update(name)
         after = scaled(tuned, places_of_intruders(base, tuned), SCALE) - base
         wanted = after * update.norm() / after.norm()
-        torch.testing.assert_close(left_of(by_adapter, Resized(SCALE), case), wanted, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(left_of(by_adapter, resized, case), wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_mitigate_says_in_how_many_matrices_there_is_no_complement(by_adapter: Tuned, tmp_path: Path) -> None:

@@ -15,11 +15,10 @@ from ...checkpoints.opening.open import Opened, Source, open_source
 from ...checkpoints.pairing.pair_sides import pair_sides, require_selection
 from ...checkpoints.pairing.pairing import PairedMatrix, Pairing
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.stored.names import module_paths
+from ...checkpoints.stored.names import module_paths, tensor_of
 from ...errors import IntrudersError, in_one_line
 from ..audit_settings import AuditSettings
 
-_PART = re.compile(r"(\[[^\]]*\])+$")  # an expert's number, or the part of a fused weight
 _LAYER = re.compile(r"^(.*?)\.(\d+)(?:\.|$)")
 
 
@@ -174,7 +173,7 @@ def _with_pairing(facts: ModelFacts, pairing: Pairing) -> ModelFacts:
 
 def block_of(name: str) -> str:
     """Return the layer of a matrix by its name alone: no further model moves a matrix to another block."""
-    layer = _LAYER.match(_PART.sub("", name))
+    layer = _LAYER.match(tensor_of(name))
     return f"{layer[1]}.{layer[2]}" if layer else "outside the layers"
 
 
@@ -197,6 +196,6 @@ def matrices_by_block(base: Checkpoint, members: Sequence[Member]) -> dict[str, 
     # All matrices of one tensor follow each other, or it would be read for each of them.
     order = {name: position for position, name in enumerate((*base.names(), *base.tied))}
     blocks: dict[str, dict[str, Sharers]] = {}
-    for name in sorted(shared, key=lambda name: order.get(_PART.sub("", name), len(order))):
+    for name in sorted(shared, key=lambda name: order.get(tensor_of(name), len(order))):
         blocks.setdefault(block_of(name), {})[name] = shared[name]
     return blocks

@@ -40,15 +40,12 @@ from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
 from ..doses.dose_groups import ELSEWHERE, DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
-from ..doses.updates import Updates, read_updates
+from ..doses.updates import Updates, in_directions, read_updates
 from ..heal.heal_bench import distinct_models, open_models, tuned_elsewhere
 from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share, rank_correlation
 from .attribution_settings import ATTRIBUTION, AttributionSettings
 from .document_losses import Measure, task_measure, text_measure
 from .path_integral import Floats, Path, PathIntegral
-
-# Singular values below this share of the largest are what rounding leaves of zeros.
-_ZERO = 1e-12
 
 
 def attribute(
@@ -177,7 +174,7 @@ class _Work:
             )
         of_intruders = self._inside_intruders(audit, audited, updates, device)
         others = self._others(language, pairs)
-        groups = dose_groups(updates.names, "direction", _directions(updates), with_elsewhere=bool(others))
+        groups = dose_groups(updates.names, "direction", updates.ranks, with_elsewhere=bool(others))
         doses = Doses(torch.ones(len(groups.names), device=device))
         inside = Doses(torch.zeros(len(of_intruders), device=device))
         with ExitStack() as entered:
@@ -255,20 +252,13 @@ class _Work:
 
 def _in_directions(updates: Updates) -> Updates:
     """Return the updates with every low-rank one in its singular directions, strongest first."""
-    by_name = {}
-    for name, update in updates.by_name.items():
-        if update.left is not None:
-            svd = LowRank(update.left, update.right).svd()
-            count = max(1, int((svd.values > _ZERO * svd.values[0]).sum()))
-            left = (svd.left[:count] * svd.values[:count].unsqueeze(-1)).mT
-            update = DosedUpdate(left.to(update.left), svd.right[:count].to(update.right))
-        by_name[name] = update
+    by_name = {
+        name: update
+        if update.left is None
+        else DosedUpdate.of(in_directions(LowRank(update.left, update.right)), update.right.device)
+        for name, update in updates.by_name.items()
+    }
     return Updates(by_name, updates.shapes)
-
-
-def _directions(updates: Updates) -> dict[str, int]:
-    """Return how many factors every update has: one for each direction, and one for a dense update."""
-    return {name: 1 if update.left is None else len(update.right) for name, update in updates.by_name.items()}
 
 
 def _attribution(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
@@ -26,20 +28,26 @@ from ...measures.measure_settings import (
 from ...measures.outcome import Outcome
 from ...mitigation.elsewhere import not_audited
 from ...mitigation.remedies.doses import Doses
+from ...mitigation.remedies.remedy import Remedy
 from ...models.finetuned_folder import data_seed_of
 from ...models.tuned_model import open_language_model
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
-from ..bench.bench import Measuring, opened_bench
-from ..bench.data_shares import DataShares, split_data
-from ..bench.live_models import answered_by
-from ..bench.workbench import Evaluations, Tally, UpdateSizes
+from ..bench.bench import Bench
+from ..bench.curve import ALONG_CURVE
+from ..bench.data_shares import DataShare, DataShares, split_data
+from ..bench.live_models import answered_by, opened_live
+from ..bench.measuring import Measuring
+from ..bench.point import point_of
+from ..bench.tally import Tally
+from ..bench.tuned_matrices import TunedMatrices
 from ..heal.heal_settings import HEALING, HealSettings
 from ..heal.learned_doses import learned_doses
-from .compared import ComparedRemedy, RemedyComparison
+from .compared import RemedyComparison
+from .compared_rows import compared_rows, planned_evaluations
 from .comparison_settings import EVERY_REMEDY, REMEDIES, ComparisonSettings
-from .contest import Contest
 from .doses_of_task import kept_doses
+from .measured_curve import REPORT, Compared, measured_curve
 
 
 def compare_remedies(
@@ -115,9 +123,8 @@ def compare_remedies(
         if folder is not None:
             of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=audited, tasks=tasks)
         kept = KeptOutcomes(folder, of)
-        tally = Tally(progress, names, comparison.strengths, len(data.choice))
+        tally = Tally(progress, planned_evaluations(names, comparison.strengths, len(data.choice)))
         of_base = _base_outcomes(base_source, measuring, data, kept, tally)
-        others = not_audited(base_side, audited)
         learned: Doses | str = "were not asked for"
         if Doses.name in names:
             learning = HealSettings(
@@ -139,30 +146,57 @@ def compare_remedies(
                     progress,
                 ),
             )
-        with opened_bench(measuring, tuned, base, base_side, others) as bench:
-            evaluations = Evaluations(bench, kept, tally, base_side.names(), settings)
-            sizes = UpdateSizes(audited, bench)
-            contest = Contest(
-                pairing=pairing.pairs,
-                audit=audited,
-                base=base_side,
-                evaluations=evaluations,
-                sizes=sizes,
-                data=data,
-                target=next(iter(tasks)),
-                comparison=comparison,
-                device=compute.torch_device(),
-                seed=seed,
-                task_settings={
-                    "task": described_task(next(iter(tasks)), scores),
+        matrices = TunedMatrices(base_side, pairing.pairs, audited, settings, compute.torch_device())
+        with opened_live(tuned, base, tasks, base_side, not_audited(base_side, audited)) as models:
+            bench = Bench(measuring, models, matrices, kept, tally, partial(_unit, measuring))
+            compared = Compared(bench, data, next(iter(tasks)), comparison, seed, learned)
+            curve = measured_curve(compared, of_base)
+            rows, points = compared_rows(compared, curve, names), curve.points()
+            return RemedyComparison(
+                base=base_source,
+                tuned=tuned,
+                tuned_kind=pairing.tuned_kind,
+                target=compared.target,
+                settings={
+                    **comparison.recorded(),
+                    "k": audited.k,
+                    "epsilon": audited.epsilon,
+                    "include": list(audited.settings.get("include") or ()),
+                    "exclude": list(audited.settings.get("exclude") or ()),
+                    "seed": seed,
+                    "task": described_task(compared.target, scores),
                     "data_seed": data_seed,
                     **(harness.recorded() if harness.lm_eval else {}),
+                    "intruders": audited.intruders,
+                    "matrices": len(audited.matrices),
                 },
-                learned=learned,
+                allow=comparison.allow,
+                level=curve.report.level,
+                counts={share.name: share.counts for share in (data.first, data.rest, data.report)},
+                base_point=point_of(ALONG_CURVE[0], curve.report.base, curve.report, REPORT, 0.0, 0.0),
+                tuned_point=points[-1],
+                curve=points,
+                forgotten=curve.report.tuning_cost(),
+                remedies=rows,
+                others=bench.other_names,
             )
-            contest.draw_curve(of_base)
-            rows: list[ComparedRemedy] = contest.rows(names)
-            return contest.result(rows, base_source, tuned, pairing.tuned_kind, bench.other_names)
+
+
+def _unit(
+    measuring: Measuring,
+    remedy: Remedy,
+    share: DataShare,
+    answers: bool,
+    control: str | None,
+    inputs: str | None,
+) -> dict[str, Any]:
+    return {
+        "remedy": remedy.name,
+        "settings": remedy.recorded(),
+        "control": control,
+        "inputs": inputs,
+        **measuring.unit(share, answers),
+    }
 
 
 def _require_measures(losses: LossSettings, scores: ScoreSettings) -> None:
@@ -179,7 +213,7 @@ def _base_outcomes(
 ) -> list[Outcome]:
     """Measure the base on every share; it is open only while it is measured.
 
-    Tasks that its language model cannot answer are skipped: the contest measures them at a share of 0 of the update.
+    Tasks that its language model cannot answer are skipped: the curve measures them at a share of 0 of the update.
     """
     shares = [*data.choice, data.report]
     units = [

@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...mitigation.remedies.remedy_table import INTRUDERS, PUBLISHED
 from ...settings import Settings, setting
 
-# Names of remedies, in the order of the table; the file of remedies is heavy, and a test holds the two together.
-REMEDIES = (
-    "interpolate",
-    "intruders",
-    "budget",
-    "flatten",
-    "truncate",
-    "lines",
-    "layers",
-    "heads",
-    "directions",
-    "project",
-    "dg-hard",
-    "trim",
-    "drop",
-    "fapm",
-    "surgery",
-    "doses",
-)
+# The order of the table: the dose alone, what this package is about, and then the others.
+_FIRST, *_OTHERS = PUBLISHED
+REMEDIES = (_FIRST, INTRUDERS, *_OTHERS)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.matching import match_names
+from ...checkpoints.stored.names import tensor_of
 from ...data.task import Task
 from ...linalg.low_rank import LowRank
 from ...measures.corpus_loss import losses_by_corpus
@@ -81,7 +82,7 @@ class HealBench:
     def text_loss(self, values: Sequence[float], share: DataShare) -> float:
         """Return the mean loss on text at some doses, in nats per token."""
         outcome = self.outcome(values, replace(share, examples={}), answers=False)
-        weights = {name: [part.weight for part in parts] for name, parts in share.corpora.items()}
+        weights = share.weights
         means = [
             sum(part.mean * weight for part, weight in zip(parts, weights[name], strict=True))
             / sum(weights[name])
@@ -133,7 +134,7 @@ def distinct_models(language: OpenedModel, scored: Scored) -> list[nn.Module]:
 
 def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -> list[str]:
     """Return the base's names of tensors that were tuned and contain none of the paired matrices."""
-    held = {name.partition("[")[0] for name in paired}
+    held = {tensor_of(name) for name in paired}
     state: Mapping[str, Tensor] = model.state_dict()
     matched = match_names(
         {name: base.shape(name) for name in base.names()},

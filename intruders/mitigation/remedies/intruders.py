@@ -12,8 +12,7 @@ from ...audits.result.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
 from .changes import Change
 from .remedy import Case, ScaledRemedy, WantedTriplets
-
-INTRUDERS = "intruders"
+from .remedy_table import INTRUDERS
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,6 @@ class ScaledIntruders(ScaledRemedy):
     """Every intruder times ``scale``."""
 
     name = INTRUDERS
-    is_control = False
     strengths = (0.75, 0.5, 0.25, 0.0)
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:

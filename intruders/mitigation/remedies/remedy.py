@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -52,19 +52,35 @@ class Case:
 class Remedy(ABC):
     """A change of tuned matrices.
 
-    A remedy is a file of this folder and a line of ``every_remedy.py``.
+    A remedy is a file of this folder and a line of ``remedy_table.py``.
     """
 
     name: ClassVar[str]
     reach: ClassVar[Reach]
+    source: ClassVar[str]  # the paper
+    strength: ClassVar[str]  # the setting that ``--strength`` stands for
     strengths: ClassVar[tuple[float, ...]] = ()  # those worth comparing, from the mildest
     needs_threshold: ClassVar[bool] = False  # of the case
     needs_base: ClassVar[bool] = False  # of the case
+    fits_an_adapter: ClassVar[bool] = True  # whether what it leaves of a low-rank update has a low rank
+    rank_after: ClassVar[str]  # of an adapter of rank r, in words
+    # Whether it scales by one number per tensor, so that norm and direction say all.
+    scales_whole_updates: ClassVar[bool] = False
+
+    @property
+    def intruder_scale(self) -> float | None:
+        """The share of the intruders, or of what a control takes in their place, that stays; None of another remedy."""
+        return None
 
     @property
     def changes_nothing(self) -> bool:
         """Whether every matrix stays as it is, whatever it holds."""
         return False
+
+    @property
+    def strength_value(self) -> float:
+        """The number that expresses how strong it is."""
+        return float(getattr(self, self.strength))
 
     def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> Remedy:
         """The remedy with what it must know of all tuned matrices together, and of the base's config.
@@ -82,9 +98,26 @@ class Remedy(ABC):
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         """Return what it reads of a matrix besides the update."""
 
+    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets | None:
+        """Return the singular vectors that it scales; None of a remedy that scales no single ones."""
+        return None
+
+    def exists(self, case: Case) -> bool:
+        """Return whether such a change of the matrix exists; a matrix without it stays as it is."""
+        return True
+
     @abstractmethod
     def change(self, case: Case) -> Change:
         """Return the change of the matrix."""
+
+    def share_elsewhere(self, name: str, position: Position | None) -> float:
+        """Return the share that stays of the update of a tensor that no audit examines.
+
+        Args:
+          name: the base's name of the tensor.
+          position: where it is in the model; None if the selection of tensors leaves it out.
+        """
+        return 1.0
 
     @abstractmethod
     def sentence(self, vectors: int) -> str:
@@ -94,13 +127,19 @@ class Remedy(ABC):
     def recorded(self) -> dict[str, Any]:
         """Return its settings as plain JSON types."""
 
+    def recorded_by_name(self) -> dict[str, Any]:
+        """Return the settings that make it again from its name."""
+        return self.recorded()
+
 
 @dataclass(frozen=True)
 class ScaledRemedy(Remedy):
     """A change of every matrix that has intruders, by one number."""
 
     reach = "intruders"
-    is_control: ClassVar[bool]
+    strength = "scale"
+    source = "Shuttleworth et al., arXiv 2410.21228"
+    rank_after = "at most r + the number of scaled vectors"
 
     scale: float  # the share of the singular vectors that is kept: 0 removes them, 1 changes nothing
     seed: int = 0  # of a remedy that draws
@@ -113,17 +152,21 @@ class ScaledRemedy(Remedy):
                 "expected the share of the intruders to keep: 0 removes them, 1 changes nothing"
             )
 
+    @classmethod
+    def at_scale(cls, scale: float, seed: int) -> Self:
+        """Return it at a scale; ``seed`` is of one that draws."""
+        return cls(scale, seed)
+
     @property
     def changes_nothing(self) -> bool:
         return self.scale == 1
 
-    @abstractmethod
-    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        """The singular vectors that it scales."""
+    @property
+    def intruder_scale(self) -> float:
+        return self.scale
 
-    def exists(self, case: Case) -> bool:
-        """Return whether such a change of the matrix exists; a matrix without it stays as it is."""
-        return True
+    @abstractmethod
+    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets: ...
 
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return (self.scaled(matrix),)
@@ -139,13 +182,6 @@ class PublishedRemedy(Settings, Remedy):
     """
 
     reach = "matrices"
-    strength: ClassVar[str]  # the setting that ``--strength`` stands for
-    source: ClassVar[str]  # the paper
-    fits_an_adapter: ClassVar[bool] = True  # whether what it leaves of a low-rank update has a low rank
-    rank_after: ClassVar[str]  # of an adapter of rank r, in words
-    scales_whole_updates: ClassVar[bool] = (
-        False  # by one number per tensor, so that norm and direction say all
-    )
 
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return ()
@@ -172,3 +208,6 @@ class ShareRemedy(PublishedRemedy):
 
     def change(self, case: Case) -> Change:
         return Change(share=self.share(case.position))
+
+    def share_elsewhere(self, name: str, position: Position | None) -> float:
+        return 1.0 if position is None else self.share(position)

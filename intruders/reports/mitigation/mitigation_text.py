@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...mitigation.mitigation_result import Mitigation
-from ...mitigation.remedies.remedy import ScaledRemedy
 
 
 def mitigation_lines(result: Mitigation) -> list[str]:
@@ -14,12 +13,12 @@ def mitigation_lines(result: Mitigation) -> list[str]:
     lines = [
         f"{result.remedy.sentence(scaled)}, in {len(result.matrices):,} of {len(result.before.matrices):,} matrices"
     ]
-    if not isinstance(result.remedy, ScaledRemedy):
+    if result.scale is None:
         lines.append(f"norm of the changed updates: {result.norm_left:.3g} of what it was")
     after = "not counted" if result.after is None else f"{result.after.intruders:,}"
     lines.append(f"intruders before {result.before.intruders:,}, after {after}")
     short = sum(matrix.intruders for matrix in result.matrices) - scaled
-    if short > 0 and isinstance(result.remedy, ScaledRemedy):
+    if short > 0 and result.scale is not None:
         lines.append(
             f"{short:,} intruders had no such vector among the {result.before.k} examined of their matrix"
         )

@@ -165,7 +165,6 @@ def _loss(loss: dict[str, Any]) -> dict[str, Any]:
 def _matrices(audit: Audit, scales: dict[str, MatrixScale]) -> Iterator[dict[str, Any]]:
     modules = module_paths([matrix.name for matrix in audit.matrices])
     for matrix, module in zip(audit.matrices, modules, strict=True):
-        largest = matrix.base_singular_values[0] if matrix.base_singular_values else 0.0
         scale = scales.get(matrix.name)
         yield {
             "name": matrix.name,
@@ -178,7 +177,7 @@ def _matrices(audit: Audit, scales: dict[str, MatrixScale]) -> Iterator[dict[str
             "intruder_energy_share": matrix.intruder_energy_share,
             "frobenius": matrix.update.frobenius,
             "spectral": matrix.update.spectral,
-            "relative_update": matrix.update.spectral / largest if largest > 0 else math.nan,
+            "relative_update": matrix.relative_update,
             "effective_rank": matrix.update.effective_rank,
             "stable_rank": matrix.update.stable_rank,
             # Infinite where no scale has an intruder, as far as the search went; None where none was measured.

@@ -19,7 +19,7 @@ from intruders.audits.result.audit_result import Audit
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.errors import PairingError, SettingError
 from intruders.experiments.intervene.intervene import intervene
-from intruders.experiments.intervene.sweep import InterventionSweep, Point
+from intruders.experiments.intervene.sweep import Intervention, InterventionSweep
 from intruders.experiments.intervene.sweep_words import document, lines, verdicts
 from intruders.measures.corpus_loss import CorpusLoss
 from intruders.measures.evaluate import evaluate
@@ -164,13 +164,11 @@ def test_shrink_output_needs_text(folder: Path) -> None:
 def test_a_stopped_call_goes_on_from_what_it_kept(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from intruders.experiments.bench import measured_weights
+    from intruders.experiments.bench import measuring
 
     read: list[str] = []  # the corpora of every model that was measured
-    losses = measured_weights.losses_by_corpus
-    monkeypatch.setattr(
-        measured_weights, "losses_by_corpus", lambda *given: read.append(given[1]) or losses(*given)
-    )
+    losses = measuring.losses_by_corpus
+    monkeypatch.setattr(measuring, "losses_by_corpus", lambda *given: read.append(given[1]) or losses(*given))
 
     def stop(doing: str, done: int, in_all: int) -> None:
         if doing == "measure" and done == 13:
@@ -319,13 +317,13 @@ def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in tuned.items())
 
 
-def point(control: str, scale: float, shift: float, right: int) -> Point:
+def point(control: str, scale: float, shift: float, right: int) -> Intervention:
     """Losses moved by ``shift`` on every one of 40 documents, and so many of 200 answers right."""
     sums = np.linspace(20, 40, 40) + 10 * (shift + 0.002 * np.cos(np.arange(40)))
     losses = DocumentLosses("cross-entropy", sums, np.full(40, 10))
     corpus = CorpusLoss("pydoc", Interval(losses.mean, losses.mean, losses.mean), [losses], [1.0])
     score = TaskScore("sums", "test", [index < right for index in range(200)])
-    return Point(control, scale, {"pydoc": corpus}, {"sums": score})
+    return Intervention(control, scale, {"pydoc": corpus}, {"sums": score})
 
 
 def test_verdict_in_words() -> None:
