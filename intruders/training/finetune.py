@@ -321,7 +321,8 @@ def _kept_in_bounds(model: nn.Module, config: FinetuneConfig) -> list[Any]:
 
 def _reason(accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None) -> str:
     if accuracy is not None and accuracy.has_stopped:
-        return "match"
+        # The state of an earlier step, which is saved in its place, did not have the accuracy.
+        return "match" if auditor is None or auditor.put_back is None else "limit"
     if auditor is not None and auditor.has_stopped:
         return "intruders"
     return "limit" if auditor is not None and auditor.has_stopped_at_limit else "steps"

@@ -161,7 +161,7 @@ def test_a_training_that_begins_keeps_the_state_of_an_earlier_one(
 
 def test_settings_that_do_not_go_together_are_refused(llama: Path, texts: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        SettingError, match="keep_forgetting_below is 0.2, but no loss is measured; pass loss_on"
+        SettingError, match=r"keep_forgetting_below is 0.2, but no loss is measured; pass loss_on"
     ):
         IntruderCallback(keep_forgetting_below=0.2)
     for name, value in {"keep_forgetting_below": 0.0, "keep_intruders_below": 0}.items():
@@ -241,7 +241,7 @@ def test_finetune_refuses_limits_without_what_they_need(llama: Path, texts: Path
     ):
         _config(llama, texts, tmp_path, audit_steps=None, loss_on=None, keep_intruders_below=3)
     with pytest.raises(
-        SettingError, match="keep_forgetting_below is 0.1, but no loss is measured; pass loss_on"
+        SettingError, match=r"keep_forgetting_below is 0.1, but no loss is measured; pass loss_on"
     ):
         _config(llama, texts, tmp_path, loss_on=None, keep_forgetting_below=0.1)
     with pytest.raises(SettingError, match="go_on_over_limit is given without a limit"):

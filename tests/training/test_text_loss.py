@@ -108,7 +108,7 @@ def test_an_adapter_that_is_trained_already_is_turned_off_for_the_base(
     base = load_model(str(llama), "causal")
     assert callback.base_loss == pytest.approx(_by_hand(base, llama, texts), rel=1e-5)
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
-    assert callback.base_loss != pytest.approx(_by_hand(model, llama, texts), rel=1e-2), "it is on again"
+    assert callback.base_loss != pytest.approx(_by_hand(model, llama, texts), rel=1e-3), "it is on again"
 
 
 @pytest.mark.parametrize("kind", ["a folder", "a model"])

@@ -169,6 +169,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         )
         self._start_of_a: StartOfA | None = None
         self._began = time.perf_counter()
+        self._ended: float | None = None
         self._seconds_before = 0.0  # of the loss on text, before the training began
         self._look = _Look()
         self._kept_state: KeptState | None = None
@@ -196,7 +197,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         """The share of the time since training began that went into the loss on ``loss_on``."""
         if self._text is None:
             return 0.0
-        passed = time.perf_counter() - self._began + self._seconds_before
+        ended = time.perf_counter() if self._ended is None else self._ended
+        passed = ended - self._began + self._seconds_before
         return min(1.0, self._text.seconds / passed) if passed > 0 else 0.0
 
     def on_init_end(
@@ -236,9 +238,9 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
                 require_scatterable(self._sharded)
             if has_adapters(model):  # the base that was beneath it in memory is split since
                 self._base = base_of_sharded(model, self._given_base)
-            self._measure_sharded_base(model, processing_class, is_first, is_resumed)
+            self._measure_sharded_base(model, processing_class, state)
         self._seconds_before = 0.0 if self._text is None else self._text.seconds
-        self._began = time.perf_counter()
+        self._began, self._ended = time.perf_counter(), None
 
     def on_step_end(
         self,
@@ -273,6 +275,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if state.global_step != self._audited_step:  # ended before its last step, by another callback
             self._look_at(model, args, state, control, processing_class)
+        self._ended = time.perf_counter()
         if self._has_limit and not self._look.is_below:
             self._put_back(model, args, state)
         if self._text is not None and state.is_world_process_zero:
@@ -332,23 +335,21 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self._reads = tokenizer_of(self._tokenizer, processing, model)
         return self._reads
 
-    def _measure_sharded_base(
-        self, model: nn.Module, processing: Any, is_first: bool, is_resumed: bool
-    ) -> None:
+    def _measure_sharded_base(self, model: nn.Module, processing: Any, state: Any) -> None:
         """Measure the base's loss of a model that is split over processes, all of which take part."""
-        if self._text is None:
+        text = self._text
+        if text is None:
             return
         if self._given_base is not None:
-            if is_first:
-                self._text.measure_base(model, None, self._given_base)
+            decided_by_first(lambda: text.measure_base(model, None, self._given_base), state)
             return
-        if is_resumed and not has_adapters(model):
+        if state.global_step and not has_adapters(model):
             raise SettingError(
-                f"loss_on is {self._text.name!r}, and the model before training is gone, because the training was "
-                "resumed; pass base= with the model before fine-tuning"
+                f"loss_on is {text.name!r}, and the model before training is gone, because the training was resumed; "
+                "pass base= with the model before fine-tuning"
             )
         tokenizer = self._tokenizer_of(processing, model)
-        self._text.measure_base(model, tokenizer, None, is_sharded=True)
+        text.measure_base(model, tokenizer, None, is_sharded=True)
 
     def _question_base(self, checkpoint: str, is_resumed: bool) -> None:
         """Refuse a checkpoint as the base of the training that wrote it, and name it as the base of another one."""
@@ -371,10 +372,12 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if self._sharded is not None:
             tensors = gathered(model, self._sharded, self._trainer, is_first)
         tokenizer = None if self._text is None else self._tokenizer_of(processing, model)
-        if self._text is not None and (is_first or self._sharded is not None):
-            self._text.measure(model, tokenizer, is_sharded=self._sharded is not None)
+        if self._text is not None and self._sharded is not None:
+            self._text.measure(model, tokenizer, is_sharded=True)
 
         def look() -> _Look:
+            if self._text is not None and self._sharded is None:
+                self._text.measure(model, tokenizer)
             with random_state_kept():
                 tuned = model if tensors is None else opened(model, tensors)
                 audit = self._audit(tuned, args, state, control, tensors)

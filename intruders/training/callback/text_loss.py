@@ -173,7 +173,9 @@ def inner_model(model: Any) -> Any:
 def random_state_kept() -> Iterator[None]:
     """Leave every random generator as it was: a training that is looked at draws what one that is not draws."""
     own, numpys = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    # Of the other devices' generators this process uses none, and asking for one takes memory there.
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:
