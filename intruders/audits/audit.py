@@ -26,6 +26,7 @@ from .batches import Batch, is_small_batch, read_batches
 from .result.audit_result import Audit
 from .result.records import AuditedMatrix, UpdateSize, Vector
 from .result.subspaces import Subspaces
+from .worth_decomposing import AuditsAhead
 
 
 def audit(
@@ -66,7 +67,7 @@ def audit(
       device: "cpu", "cuda", "auto" or any name that torch knows (default: "auto").
       workers: Number of threads for small matrices (default: torch's). The answer does not depend on it.
       cache: Base cache, which speeds up the next audit of the same base: True for the user's cache folder (default),
-        False for none, the path of another folder, or a :class:`DiskCache` or :class:`MemoryCache`.
+        False for none, another folder or URL, or a :class:`DiskCache` or :class:`MemoryCache`.
       progress: Function called with (stage and intruders so far, matrices done, matrices in all).
 
     Returns:
@@ -206,7 +207,11 @@ def judge_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCa
         return decide(batch.pair, k, epsilon, exact)
     keys = [BaseKeys.of(base, k) for base in batch.pair.base]
     known = look_up(store, keys, batch.pair.base.device)
+    if isinstance(store, AuditsAhead):
+        known = store.before(batch.pair, min(k, *batch.pair.base.shape[-2:]), keys, known)
     detection = decide(batch.pair, k, epsilon, known=known)
+    if isinstance(store, AuditsAhead):
+        store.after(detection, keys)
     computed = detection.known
     if computed is not None and (known is None or bool((computed.floor > known.floor).any())):
         for index, key in enumerate(keys):

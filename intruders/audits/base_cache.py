@@ -19,6 +19,7 @@ from torch import Tensor
 from ..engine.base_space import KnownBase
 from ..errors import CacheError, SettingError
 from ..system.folders import user_cache
+from ..system.remote_folder import is_url
 
 
 def store_of_bases(cache: CacheChoice) -> BaseCache | None:
@@ -32,13 +33,22 @@ def store_of_bases(cache: CacheChoice) -> BaseCache | None:
             warnings.warn(f"{error}; nothing is kept", stacklevel=3)
             return None
     if isinstance(cache, str | os.PathLike) and os.fspath(cache):
-        return DiskCache(cache)
+        return cache_at(cache)
     if isinstance(cache, BaseCache):
         return cache
     raise SettingError(
-        f"cache is {cache!r}; expected True, False, the path of a folder, or an object such as DiskCache; "
+        f"cache is {cache!r}; expected True, False, a folder, a URL, or an object such as DiskCache; "
         "pass False to keep nothing"
     )
+
+
+def cache_at(folder: str | os.PathLike[str] | None) -> DiskCache:
+    """Return the base cache in a folder or under a URL; in the user's cache folder if None."""
+    if isinstance(folder, str) and is_url(folder):
+        from .remote_cache import RemoteCache
+
+        return RemoteCache(folder)
+    return DiskCache(folder)
 
 
 # Part of every key: raise it when the meaning of an entry changes.
@@ -54,7 +64,7 @@ class BaseCache(Protocol):
     def put(self, key: str, known: KnownBase) -> None: ...
 
 
-# What a ``cache`` argument may be: the user's folder, none, a folder of one's own, or an object that keeps entries.
+# What a ``cache`` argument may be: the user's folder, none, a folder or URL of one's own, or an object with entries.
 CacheChoice = BaseCache | str | os.PathLike[str] | bool
 
 
@@ -104,6 +114,11 @@ class DiskCache:
                 f"the cache folder '{self.folder}' cannot be written to ({error.strerror or error}); "
                 "pass another with --cache, or --no-cache"
             ) from None
+
+    @property
+    def where(self) -> str:
+        """What a user passes for it."""
+        return str(self.folder)
 
     def get(self, key: str) -> KnownBase | None:
         """Return the entry; None if it is missing, or with a warning if it cannot be read."""

@@ -54,11 +54,11 @@ Tuned = Annotated[
 ]
 
 CacheFolder = Annotated[
-    Path | None,
+    str | None,
     Option(
         "--cache",
-        metavar="FOLDER",
-        help="Folder of the base cache. [default: the user's cache folder]",
+        metavar="FOLDER|URL",
+        help="Folder or URL of the base cache. [default: the user's cache folder]",
         rich_help_panel=COMPUTATION,
     ),
 ]
@@ -138,6 +138,6 @@ def seed_of(what: str) -> Any:
     return Option(metavar="N", help=f"Seed of {what}.", rich_help_panel=MEASURES)
 
 
-def chosen_cache(folder: Path | None, no_cache: bool) -> Path | bool:
+def chosen_cache(folder: str | None, no_cache: bool) -> str | bool:
     """Return the base cache as :func:`intruders.audit` takes it."""
     return False if no_cache else folder or True

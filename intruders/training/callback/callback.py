@@ -18,9 +18,9 @@ from transformers import TrainerCallback
 
 from ...audits.audit import audit_pairing
 from ...audits.audit_settings import AS_USUAL, AuditSettings, Compute
-from ...audits.base_cache import MemoryCache
 from ...audits.result.audit_result import Audit
 from ...audits.result.summary import by_kind, update_norm
+from ...audits.worth_decomposing import AuditsAhead
 from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.formats.memory import has_adapters, has_frozen_base
 from ...checkpoints.opening.model_sum import ModelSum
@@ -128,7 +128,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._keeps_trace = trace is not False
         self.trace: Path | None = None if isinstance(trace, bool) else Path(trace)
         self._given_base = base
-        self._compute = Compute(cache=MemoryCache())  # the base is the same at every call
+        self._take_cache()
         self._text = None if loss_on is None else TextLoss(loss_on, loss_documents, loss_tokens)
         self._tokenizer = tokenizer
         self._limits = (
@@ -150,10 +150,15 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without a trainer, as it was before the callback saw a model."""
         fresh = IntruderCallback.__new__(IntruderCallback)
-        fresh.__dict__.update(self.__dict__, _trainer=None, _compute=Compute(cache=MemoryCache()))
+        fresh.__dict__.update(self.__dict__, _trainer=None)
+        fresh._take_cache()
         fresh._text = copy.copy(self._text)
         fresh._forget_model()
         return fresh.__dict__
+
+    def _take_cache(self) -> None:
+        self._bases = AuditsAhead()  # the base is the same at every call
+        self._compute = Compute(cache=self._bases)
 
     def _forget_model(self) -> None:
         self._is_ready = False
@@ -402,6 +407,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     ) -> Audit:
         started = time.perf_counter()
         pairing = pair_sides(*self._sides(tuned), self._settings)
+        self._bases.expect(1 + max(0, state.max_steps - state.global_step) // self._every)
         audit = audit_pairing(pairing, self._settings, self._compute)
         self.last = audit = replace(audit, seconds=time.perf_counter() - started)
         totals, moved = _totals(audit), dict[str, float]()
