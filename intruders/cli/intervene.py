@@ -26,7 +26,7 @@ from .output import check_json, put_json, say
 )
 @setting_options.of(IN_QUARTERS, "sweep", only=["scales", "controls"])
 @setting_options.of(LossSettings, "losses")
-@setting_options.of(ScoreSettings, "scores", without=["score", "validation_file", "test_file", "no_header"])
+@setting_options.of(ScoreSettings, "scores")
 @setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
 def intervene(
@@ -45,6 +45,7 @@ def intervene(
         ),
     ] = 0,
     scores: ScoreSettings,
+    audit: options.SavedAudit = None,
     settings: AuditSettings,
     compute: Compute,
     cache: options.CacheFolder = None,
@@ -75,7 +76,7 @@ def intervene(
             sweep=sweep,
             losses=losses,
             scores=scores,
-            audit=settings,
+            audit=audit or settings,
             data_seed=data_seed,
             seed=seed,
             keep=keep,
