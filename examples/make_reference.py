@@ -66,8 +66,8 @@ def index_page(commands: dict[str, Any]) -> str:
         [
             "# Commands",
             "",
-            "Which commands exist, and what does each one do? `python examples/make_reference.py` makes these pages from",
-            "the code.",
+            "Which commands exist, and what does each one do? `python examples/make_reference.py` makes these pages",
+            "from the code.",
             "",
             "```bash",
             "intruders COMMAND --help",

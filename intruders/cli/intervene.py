@@ -26,7 +26,7 @@ from .output import check_json, put_json, say
 )
 @setting_options.of(IN_QUARTERS, "sweep", only=["scales", "controls"])
 @setting_options.of(LossSettings, "losses")
-@setting_options.of(ScoreSettings, "scores", without=["score", "validation_file", "test_file", "no_header"])
+@setting_options.of(ScoreSettings, "scores")
 @setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
 def intervene(
@@ -38,6 +38,7 @@ def intervene(
     data_seed: options.DataSeed = None,
     seed: Annotated[int, options.seed_of("the control random, of document samples and of the bootstrap")] = 0,
     scores: ScoreSettings,
+    audit: options.SavedAudit = None,
     settings: AuditSettings,
     compute: Compute,
     cache: options.CacheFolder = None,
@@ -68,7 +69,7 @@ def intervene(
             sweep=sweep,
             losses=losses,
             scores=scores,
-            audit=settings,
+            audit=audit or settings,
             data_seed=data_seed,
             seed=seed,
             keep=keep,

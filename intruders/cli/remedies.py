@@ -21,8 +21,6 @@ from .output import check_json, put_json, resumable
 if TYPE_CHECKING:
     from ..experiments.compare.compared import RemedyComparison
 
-_NOT_HERE = ["split", "score", "validation_file", "test_file", "no_header"]
-
 
 @examples(
     (
@@ -48,7 +46,7 @@ _NOT_HERE = ["split", "score", "validation_file", "test_file", "no_header"]
 @setting_options.of(
     ScoreSettings,
     "scores",
-    without=_NOT_HERE,
+    without=["split"],  # strengths are chosen on the validation split, and the test split is reported
     reworded={
         "tasks": "Task that the model was tuned for: word-problems, pydoc-topics, a Hub task such as sst2, or a data "
         "file; further ones are measured too.",
@@ -75,6 +73,7 @@ def remedies(
     harness: HarnessSettings,
     data_seed: options.DataSeed = None,
     seed: Annotated[int, options.seed_of("halves, samples, random controls and of the bootstrap")] = 0,
+    audit: options.SavedAudit = None,
     settings: AuditSettings,
     compute: Compute,
     cache: options.CacheFolder = None,
@@ -111,7 +110,7 @@ def remedies(
             losses=losses,
             scores=scores,
             harness=harness,
-            audit=settings,
+            audit=audit or settings,
             data_seed=data_seed,
             seed=seed,
             out=out,

@@ -13,6 +13,7 @@ from ..data.columns import Columns
 from ..errors import SettingError
 from ..experiments.heal.heal_settings import HealSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
+from ..settings import settings_of
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json, say, terminal_width
@@ -28,7 +29,7 @@ from .output import check_json, put_json, say, terminal_width
 @setting_options.of(AuditSettings, "settings", only=options.OF_WHOLE_WEIGHTS)
 @setting_options.of(Compute, "compute", only=["device"])
 @setting_options.of(LossSettings, "losses", only=["loss_on"])
-@setting_options.of(ScoreSettings, "scores", only=["tasks", "prompt", "completion"])
+@setting_options.of(ScoreSettings, "scores", only=["tasks", *settings_of(Columns)])
 @setting_options.of(HealSettings, "measuring", only=["allow", "max_documents", "max_tokens", "max_examples"])
 def scale(
     base: options.Base,

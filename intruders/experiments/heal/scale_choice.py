@@ -90,9 +90,15 @@ def choose_scale(
       seed: seed of halves and samples.
       progress: called with (what is being done, done, in all).
 
+    Returns:
+      The scale, the losses of every scale on the half that chose, and what was measured on the other half.
+
     Raises:
       SettingError: no task or no text is given.
       IntrudersError: as :func:`intruders.heal` raises it.
+
+    Example:
+      ``intruders.choose_scale("smollm2-135m", "my-adapter", task="word-problems", loss_on="pydoc").scale``
     """
     given_base, given_tuned = named_sides(base, tuned)
     base, tuned = None if given_base is None else str(given_base), str(given_tuned)
@@ -138,9 +144,26 @@ def write_at_scale(
 ) -> Mitigation:
     """Write ``W0 + s D`` in the form of what was given.
 
+    Args:
+      base: the model before fine-tuning; None if an adapter names it.
+      tuned: the fine-tuned model, or its adapter.
+      scale: s: 0 is the base, 1 the update as trained; above -100 and below 100.
+      out: folder to write; it is written completely or not at all.
+      form: "adapter", "checkpoint", or "auto": what was given.
+      force: replace ``out`` where it is a model or adapter.
+      audit: settings of the audits before and after.
+      compute: where the audits are computed.
+      progress: called with (what is being done, done, in all).
+
+    Returns:
+      What was changed in each matrix, with the audits before and after.
+
     Raises:
       SettingError: the scale is not a finite number.
       IntrudersError: as :func:`intruders.mitigate` raises it.
+
+    Example:
+      ``intruders.write_at_scale("smollm2-135m", "my-adapter", 0.7, "scaled")``
     """
     return mitigate(
         base,
