@@ -11,7 +11,7 @@ import typer
 from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import SettingError
 from ..experiments.compare.comparison_settings import REMEDIES
-from ..measures.measure_settings import CONTROLS
+from ..measures.measure_settings import CONTROLS, WHICH, WHICH_HELP
 from . import options, setting_options
 from .command import examples
 from .completion import one_of
@@ -60,6 +60,15 @@ def mitigate(
             rich_help_panel=MITIGATION,
         ),
     ] = None,
+    which: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=WHICH_HELP,
+            autocompletion=one_of(WHICH),
+            rich_help_panel=MITIGATION,
+        ),
+    ] = WHICH[0],
     remedy: Annotated[
         str | None,
         typer.Option(
@@ -180,6 +189,7 @@ def mitigate(
             scale=scale,
             out=out,
             control=control or INTRUDERS,
+            which=which,
             remedy=_with_task(
                 _with_doses(_remedy(remedy, strength, drawn_by), doses),
                 base,

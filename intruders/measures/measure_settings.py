@@ -13,6 +13,11 @@ INTERPOLATE = "interpolate"
 SHRINK_OUTPUT = "shrink-output"
 # Controls that change a model in the place of its intruders, and need the weights alone.
 CONTROLS = ("shrink", "random", "neighbours", "update", "resized", "complement")
+# Of a matrix's intruders: all, or the one with the largest singular value.
+WHICH = ("all", "top")
+WHICH_HELP = (
+    "Intruders to scale: all, or top for the one with the largest singular value of each matrix, as the paper does."
+)
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,9 @@ class SweepSettings(Settings):
         metavar="NAMES",
         panel="Intervention",
     )
+    which: str = setting(
+        "all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel="Intervention"
+    )
     max_documents: int | None = setting(
         None,
         "Number of documents per corpus; the evaluation's, if None.",
@@ -194,4 +202,6 @@ class SweepSettings(Settings):
 NO_LOSSES = LossSettings()
 NO_SCORES = ScoreSettings()
 NO_HARNESS = HarnessSettings()
+# The paper's Tables 3 and 4: the strongest intruder of each matrix, and the vector next to it as the control.
+AS_IN_THE_PAPER = SweepSettings(scales=(0.1, 0.3, 0.5, 0.7, 0.9), controls=("neighbours",), which="top")
 IN_QUARTERS = SweepSettings(scales=(0.0, 0.25, 0.5, 0.75, 1.0))

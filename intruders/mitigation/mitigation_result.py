@@ -11,7 +11,7 @@ from typing import Any
 from ..audits.result.audit_result import Audit, to_document
 from ..system.versions import installed_versions
 from ..version import __version__
-from .remedies.remedy import Remedy, ScaledRemedy
+from .remedies.remedy import TOP, Remedy, ScaledRemedy
 
 SCHEMA = 1
 
@@ -66,6 +66,14 @@ class Mitigation:
     def control(self) -> str | None:
         """ "intruders", or the control; None for another remedy."""
         return self.remedy.name if isinstance(self.remedy, ScaledRemedy) else None
+
+    @property
+    def _wanted(self) -> int:
+        """The number of intruders that it scales or puts something in the place of; 0 of another remedy."""
+        if not isinstance(self.remedy, ScaledRemedy):
+            return 0
+        is_top = self.remedy.which == TOP
+        return sum(min(1, matrix.intruders) if is_top else matrix.intruders for matrix in self.matrices)
 
     @property
     def largest_error(self) -> float:
@@ -124,8 +132,8 @@ class Mitigation:
             lines.append(f"norm of the changed updates: {self.norm_left:.3g} of what it was")
         after = "not counted" if self.after is None else f"{self.after.intruders:,}"
         lines.append(f"intruders before {self.before.intruders:,}, after {after}")
-        short = sum(matrix.intruders for matrix in self.matrices) - scaled
-        if short > 0 and isinstance(self.remedy, ScaledRemedy):
+        short = self._wanted - scaled
+        if short > 0:
             lines.append(
                 f"{short:,} intruders had no such vector among the {self.before.k} examined of their matrix"
             )

@@ -22,7 +22,7 @@ from .bench import Bench
 from .data_shares import DataShare
 from .interpolation_curve import ALPHAS
 
-_CONTROLS = 7  # at most, of one remedy
+_CONTROLS = 8  # at most, of one remedy
 
 
 class Tally:

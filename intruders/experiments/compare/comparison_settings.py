@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...measures.measure_settings import WHICH, WHICH_HELP
 from ...settings import Settings, setting
 
 # Names of remedies, in the order of the table; the file of remedies is heavy, and a test holds the two together.
@@ -52,6 +53,7 @@ class ComparisonSettings(Settings):
         metavar="N",
         panel="Remedies",
     )
+    which: str = setting("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel="Remedies")
     allow: float = setting(
         0.02,
         "Rise of the task loss that a remedy may cost, in nats per token, when its strength is chosen.",

@@ -190,7 +190,7 @@ class Contest:
         if name == ScaledIntruders.name and self.audit.intruders == 0:
             raise _CannotRunError(f"no intruders among the {self.audit.k} leading vectors of any matrix")
         try:
-            remedies = at_strengths(name, self.comparison.strengths, self.seed)
+            remedies = at_strengths(name, self.comparison.strengths, self.seed, self.comparison.which)
             if surgeries := [remedy for remedy in remedies if isinstance(remedy, Surgery)]:
                 remedies = [*of_task(surgeries, self.target, self._cases(surgeries[:1]), self.evaluations)]
             remedies = [

@@ -7,10 +7,10 @@ from ...mitigation.remedies.intruders import INTRUDERS, ScaledIntruders
 from ...mitigation.remedies.remedy import PublishedRemedy, Remedy, ScaledRemedy
 
 
-def at_strengths(name: str, count: int, seed: int) -> list[Remedy]:
-    """Return a remedy at ``count`` of its strengths, evenly spread, from the mildest."""
+def at_strengths(name: str, count: int, seed: int, which: str) -> list[Remedy]:
+    """Return a remedy at ``count`` of its strengths, evenly spread, from the mildest; ``which`` intruders it scales."""
     if name == INTRUDERS:
-        return [ScaledIntruders(scale) for scale in _spread(ScaledIntruders.strengths, count)]
+        return [ScaledIntruders(scale, which=which) for scale in _spread(ScaledIntruders.strengths, count)]
     cls = PUBLISHED[name]
     return [published_remedy(name, strength, seed) for strength in _spread(cls.strengths, count)]
 

@@ -75,7 +75,8 @@ def intervene(
     Args:
       base: folder, Hub id or demo model of the model before fine-tuning; None if an adapter names it.
       tuned: the fine-tuned model, or its adapter. An adapter that names its base may be passed alone.
-      sweep: scales (1, the tuned model itself, is always measured) and controls; with "interpolate" among them, every
+      sweep: scales (1, the tuned model itself, is always measured), controls, and whether all intruders of a matrix are
+        scaled or the one with the largest singular value alone; with "interpolate" among them, every
         point gets its gain over interpolation at equal task loss, from a curve of eleven more evaluations. The control
         "shrink-output" equals output energies on the first documents of the corpora.
       losses: the corpora, as in :func:`intruders.evaluate`.
@@ -176,7 +177,7 @@ class _Measured:
         cases = self._cases(_remedies(self.sweep, data.seed, {}))
         of_base, inputs = self._of_base(cases)
         remedies = [
-            remedy_named(INTRUDERS, 1.0, data.seed),
+            remedy_named(INTRUDERS, 1.0, data.seed, self.sweep.which),
             *_remedies(self.sweep, data.seed, inputs),
         ]
         others = not_audited(self.base_side, self.audit) if is_curve_wanted else []
@@ -196,6 +197,7 @@ class _Measured:
             data.summarized(of_base),
             points,
             [] if compared is None else compared.points,
+            self.sweep.which,
         )
 
     def _cases(self, remedies: Sequence[Remedy]) -> list[Case]:
@@ -265,7 +267,9 @@ def _inputs_of_base(
 def _remedies(sweep: SweepSettings, seed: int, inputs: Mapping[str, Tensor]) -> list[ScaledRemedy]:
     """Return the remedy and every control at every ascending scale except 1, where all are the tuned model."""
     return [
-        ShrinkOutput(scale, seed, inputs) if control == SHRINK_OUTPUT else remedy_named(control, scale, seed)
+        ShrinkOutput(scale, seed, sweep.which, inputs)
+        if control == SHRINK_OUTPUT
+        else remedy_named(control, scale, seed, sweep.which)
         for scale in sorted(set(sweep.scales) - {1.0})
         for control in dict.fromkeys([INTRUDERS, *sweep.controls])
         if control != INTERPOLATE  # which is measured as a curve

@@ -35,10 +35,10 @@ class Shrink(ScaledRemedy):
     is_control = True
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        return intruders_of(matrix)
+        return intruders_of(matrix, self.which)
 
     def change(self, case: Case) -> Change:
-        return EqualNorm(ScaledIntruders(self.scale)).change(case)
+        return EqualNorm(_mitigation(self)).change(case)
 
     def sentence(self, vectors: int) -> str:
         return f"control: updates shrunk to the norms that scaling their intruders by {self.scale:g} leaves"
@@ -57,7 +57,7 @@ class ShrinkOutput(Shrink):
     inputs: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def change(self, case: Case) -> Change:
-        return EqualOutput(ScaledIntruders(self.scale), self.inputs).change(case)
+        return EqualOutput(_mitigation(self), self.inputs).change(case)
 
     def sentence(self, vectors: int) -> str:
         return f"control: updates shrunk to the output energies that scaling their intruders by {self.scale:g} leaves"
@@ -74,13 +74,13 @@ class Resized(ScaledRemedy):
     is_control = True
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        return intruders_of(matrix)
+        return intruders_of(matrix, self.which)
 
     def exists(self, case: Case) -> bool:
-        return ScaledIntruders(self.scale).change(case).norm_of(case.update) > 0
+        return _mitigation(self).change(case).norm_of(case.update) > 0
 
     def change(self, case: Case) -> Change:
-        return EqualSize(ScaledIntruders(self.scale)).change(case)
+        return EqualSize(_mitigation(self)).change(case)
 
     def sentence(self, vectors: int) -> str:
         return f"control: {vectors:,} intruders scaled by {self.scale:g}, and updates brought back to their norms"
@@ -99,7 +99,7 @@ class Complement(ScaledRemedy):
     is_control = True
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        return intruders_of(matrix)
+        return intruders_of(matrix, self.which)
 
     def exists(self, case: Case) -> bool:
         return self._share_outside(case) is not None
@@ -124,7 +124,7 @@ class Complement(ScaledRemedy):
             return None
         whole = case.update.norm() ** 2
         inside = float(_inside(case, left).square().sum())
-        wanted = ScaledIntruders(self.scale).change(case).norm_of(case.update) ** 2
+        wanted = _mitigation(self).change(case).norm_of(case.update) ** 2
         outside = whole - inside
         if (
             outside <= _ROUNDING * whole
@@ -132,6 +132,11 @@ class Complement(ScaledRemedy):
         ):
             return None
         return math.sqrt(min(1.0, max(0.0, (wanted - inside) / outside)))
+
+
+def _mitigation(control: ScaledRemedy) -> ScaledIntruders:
+    """The intruders that a control is matched to, scaled."""
+    return ScaledIntruders(control.scale, which=control.which)
 
 
 def _inside(case: Case, left: Tensor) -> Tensor:
@@ -150,7 +155,7 @@ class RandomVectors(ScaledIntruders):
     is_control = True
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        count, others = len(intruder_indices(matrix)), _other_indices(matrix)
+        count, others = len(intruder_indices(matrix, self.which)), _other_indices(matrix)
         drawn = random.Random(f"{self.seed} {matrix.name}").sample(others, min(count, len(others)))
         return WantedTriplets("tuned", tuple(sorted(drawn)))
 
@@ -170,7 +175,7 @@ class Neighbours(ScaledIntruders):
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
         left, chosen = _other_indices(matrix), []
-        for intruder in intruder_indices(matrix):
+        for intruder in intruder_indices(matrix, self.which):
             if left:
                 chosen.append(min(left, key=lambda other: (abs(other - intruder), other)))
                 left.remove(chosen[-1])
@@ -191,7 +196,7 @@ class UpdateDirections(ScaledIntruders):
     is_control = True
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        return WantedTriplets("update", tuple(range(len(intruder_indices(matrix)))))
+        return WantedTriplets("update", tuple(range(len(intruder_indices(matrix, self.which)))))
 
     def sentence(self, vectors: int) -> str:
         return f"control: {vectors:,} leading directions of the update scaled by {self.scale:g}"

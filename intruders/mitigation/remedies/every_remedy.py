@@ -19,7 +19,7 @@ from .intruders import INTRUDERS, ScaledIntruders
 from .layers import Layers
 from .lines import Lines
 from .project import Project
-from .remedy import PublishedRemedy, ScaledRemedy
+from .remedy import ALL, PublishedRemedy, ScaledRemedy
 from .surgery import Surgery
 from .trim import Trim
 from .truncate import Truncate
@@ -49,17 +49,17 @@ _PUBLISHED: tuple[type[PublishedRemedy], ...] = (
 PUBLISHED = {remedy.name: remedy for remedy in _PUBLISHED}
 
 
-def remedy_named(name: str, scale: float, seed: int) -> ScaledRemedy:
-    """The intruders or the control of that name, scaled.
+def remedy_named(name: str, scale: float, seed: int, which: str = ALL) -> ScaledRemedy:
+    """The intruders or the control of that name, scaled; ``which`` of a matrix's intruders counts for both.
 
     Raises:
-      SettingError: there is none of that name, or the scale is out of range.
+      SettingError: there is none of that name, or the scale or which is out of range.
     """
     if name not in SCALED:
         raise SettingError(
             f"control is {name!r}; expected one of {', '.join(CONTROLS)}, or {INTRUDERS} for no control"
         )
-    return SCALED[name](scale, seed)
+    return SCALED[name](scale, seed, which)
 
 
 def published_remedy(name: str, strength: float | None = None, seed: int = 0) -> PublishedRemedy:

@@ -19,6 +19,11 @@ from ...settings import Settings
 from .changes import Change
 from .position import Position
 
+# Of a matrix with several intruders: every one of them, or the one with the largest singular value alone, which is what
+# the paper scales.
+ALL, TOP = "all", "top"
+WHICH = (ALL, TOP)
+
 # Where a remedy changes weights: in matrices with intruders, in every audited matrix that was tuned, or there and in
 # everything else that was tuned (embeddings, norms, biases), where the target holds it.
 Reach = Literal["intruders", "matrices", "model"]
@@ -104,8 +109,14 @@ class ScaledRemedy(Remedy):
 
     scale: float  # the share of the singular vectors that is kept: 0 removes them, 1 changes nothing
     seed: int = 0  # of a remedy that draws
+    which: str = ALL  # of a matrix's intruders
 
     def __post_init__(self) -> None:
+        if self.which not in WHICH:
+            raise SettingError(
+                f"which is {self.which!r}; expected all, or top for the intruder of each matrix with the largest "
+                "singular value"
+            )
         number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
         if not number or not math.isfinite(self.scale) or self.scale < 0:
             raise SettingError(
@@ -129,7 +140,8 @@ class ScaledRemedy(Remedy):
         return (self.scaled(matrix),)
 
     def recorded(self) -> dict[str, Any]:
-        return {"scale": self.scale, "seed": self.seed}
+        # Came later: without it, what earlier versions kept is still found.
+        return {"scale": self.scale, "seed": self.seed} | ({} if self.which == ALL else {"which": self.which})
 
 
 class PublishedRemedy(Settings, Remedy):

@@ -96,6 +96,7 @@ COLUMNS: dict[str, list[str]] = {
     # One row a measure of a run under one intervention. At scale 1, control "intruders", stands the tuned model itself.
     "interventions": [
         "run_id",
+        "which",  # all intruders of a matrix were scaled, or top; missing in tables of earlier versions: all
         "control",  # intruders, shrink, random, neighbours or update
         "scale",
         "measure",  # loss, accuracy, or gain: over interpolation at equal task loss, where that is among the controls
@@ -180,7 +181,7 @@ _WHOLE = {
 
 _TEXTS = {
     "run_id", "experiment", "kind", "status", "error", "adapters", "stopped_by", "corpus", "loss_measure", "name",
-    "certificate", "control", "measure", "on", "data_source", "remedy", "reason", "share",
+    "certificate", "control", "measure", "on", "data_source", "remedy", "reason", "share", "which",
 }  # fmt: skip
 
 
