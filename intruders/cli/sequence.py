@@ -56,6 +56,15 @@ def sequence(
             rich_help_panel=options.RUN,
         ),
     ] = "merge",
+    retrain_heads: Annotated[
+        bool,
+        Option(
+            "--retrain-heads",
+            help="Train the head of an earlier task again on the frozen body before it is tested, as the paper does. "
+            "[default: keep the head of the task's own stage]",
+            rich_help_panel=options.RUN,
+        ),
+    ] = False,
     config: options.Config = None,
     *,
     given: dict[str, Any],
@@ -71,9 +80,15 @@ def sequence(
     from ..training.show_progress import ShowProgress
 
     named = tasks.split(",")
-    was_finished = has_finished(settings, named)
+    was_finished = has_finished(settings, named, retrain_heads)
     try:
-        result = train_in_sequence(settings, named, adapters=adapters, callbacks=lambda: [ShowProgress()])
+        result = train_in_sequence(
+            settings,
+            named,
+            adapters=adapters,
+            retrain_heads=retrain_heads,
+            callbacks=lambda: [ShowProgress()],
+        )
     except KeyboardInterrupt:
         echo("interrupted; finished stages are kept; run the same command again to resume", err=True)
         raise Exit(ExitStatus.INTERRUPTED) from None

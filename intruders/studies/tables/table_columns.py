@@ -25,6 +25,7 @@ COLUMNS: dict[str, list[str]] = {
         "seconds",  # of training, without the measures
         *SETTINGS,
         "adapters",  # merge or keep, of a sequence
+        "retrain_heads",  # whether a sequence trains heads of earlier tasks again; missing where they are kept
         "trained_steps",
         "stopped_by",  # match, steps, epochs, ...
         "validation_accuracy",  # at the end of training
@@ -138,6 +139,7 @@ COLUMNS: dict[str, list[str]] = {
         "vectors",
         "trained_steps",  # of the stage
         "reached",  # whether the stage reached the score of `match`; missing without one
+        "head_steps",  # for which the head of an earlier task was trained again; missing where it is kept
     ],
     # One row a matrix at a step of training (from the callback).
     "traces": [
@@ -176,7 +178,7 @@ METADATA_KEY = b"intruders_study"
 # Types of the columns that are no settings; the others are numbers.
 _WHOLE = {
     "trained_steps", "intruders", "vectors", "affected_matrices", "matrices", "layer", "rows", "columns", "index",
-    "step", "stage", "task_index",
+    "step", "stage", "task_index", "head_steps",
 }  # fmt: skip
 
 _TEXTS = {
@@ -195,6 +197,6 @@ def _type(name: str) -> pa.DataType:
         return pa.string() if setting.is_list else _OF_KINDS.get(setting.kinds, pa.string())
     if name in _WHOLE:
         return pa.int64()
-    if name in ("intruder", "reached", "chosen", "over_allowance"):
+    if name in ("intruder", "reached", "chosen", "over_allowance", "retrain_heads"):
         return pa.bool_()
     return pa.string() if name in _TEXTS else pa.float64()
