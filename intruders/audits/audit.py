@@ -13,6 +13,7 @@ from ..checkpoints.opening.open import Opened, Source
 from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix, Pairing
+from ..checkpoints.pairing.rounded_base import with_rounded_base
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.selection import Selection
 from ..engine.decide import decide
@@ -20,7 +21,7 @@ from ..engine.decisions import Detection
 from ..errors import SettingError
 from ..system.progress import Progress, silent
 from ..system.threads import run_side_by_side
-from .audit_settings import ANYWHERE, AuditSettings, Compute
+from .audit_settings import ANYWHERE, AuditSettings, Compute, base_dtype_of
 from .base_cache import BaseCache, BaseKeys, CacheChoice, look_up
 from .batches import Batch, is_small_batch, read_batches
 from .result.audit_result import Audit
@@ -41,6 +42,7 @@ def audit(
     split_fused: bool = False,
     exact: bool = False,
     skip_non_finite: bool = False,
+    base_dtype: str | None = None,
     device: str = "auto",
     workers: int | None = None,
     cache: CacheChoice = True,
@@ -64,6 +66,8 @@ def audit(
       split_fused: Audit q, k and v of a fused weight as separate matrices (default: False).
       exact: Decompose every matrix in full (default: False). The decisions are the same, and all bounds are tight.
       skip_non_finite: Skip a matrix that contains NaN or infinity instead of raising (default: False).
+      base_dtype: Round the base to "float16" or "bfloat16" first, and compare W with that (default: as stored). The
+        paper's code does so with float16.
       device: "cpu", "cuda", "auto" or any name that torch knows (default: "auto").
       workers: Number of threads for small matrices (default: torch's). The answer does not depend on it.
       cache: Base cache, which speeds up the next audit of the same base: True for the user's cache folder (default),
@@ -74,7 +78,7 @@ def audit(
       The audit: one record per matrix, with the bounds and the certificate of each examined vector.
 
     Raises:
-      SettingError: ``k``, ``epsilon``, ``device``, ``include`` or ``cache`` is out of range.
+      SettingError: ``k``, ``epsilon``, ``base_dtype``, ``device``, ``include`` or ``cache`` is out of range.
       CacheError: the folder given as ``cache`` cannot be written to.
       CheckpointError: one of the models cannot be read.
       PairingError: the two do not belong together.
@@ -104,6 +108,7 @@ def audit(
         epsilon=epsilon,
         exact=exact,
         skip_non_finite=skip_non_finite,
+        base_dtype=base_dtype,
     )
     return audit_sides(base, tuned, settings, Compute(device, workers, cache), progress)
 
@@ -138,6 +143,7 @@ def audit_pairing(
     started = time.perf_counter()
     device = compute.torch_device()
     store = None if settings.exact else compute.base_cache()
+    pairing = with_rounded_base(pairing, settings.base_dtype)
     skipped = list(pairing.skipped)
     results: dict[str, AuditedMatrix] = {}
     intruders = 0
@@ -171,6 +177,7 @@ def audit_pairing(
             "skip_non_finite": settings.skip_non_finite,
             "device": str(device),
             "matched": list(pairing.matched),
+            **base_dtype_of(settings),
         },
     )
 

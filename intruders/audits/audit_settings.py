@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.stored.selection import Selection
 from ..errors import SettingError
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from .base_cache import BaseCache, CacheChoice
     from .result.audit_result import Audit
+
+
+BASE_DTYPES = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,17 @@ class AuditSettings(Selection):
         "Skip matrices that contain NaN or infinity instead of stopping.",
         new_in="0.2",
         panel="Intruders",
+    )
+
+    base_dtype: str | None = setting(
+        None,
+        "Round the base to float16 or bfloat16 before its vectors are compared; the tuned model stays as it is. "
+        "float16 counts as the paper's code does.",
+        choices=BASE_DTYPES,
+        new_in="0.2",
+        metavar="DTYPE",
+        panel="Intruders",
+        unless_given="default: as stored",
     )
 
     @classmethod
@@ -141,6 +155,17 @@ def _has_double_precision(device: torch.device) -> bool:
     except (RuntimeError, TypeError):
         return False
     return True
+
+
+def base_dtype_of(settings: AuditSettings) -> dict[str, str]:
+    """Return the type that the base is rounded to, for the record of an audit; nothing where it is as stored."""
+    return {} if settings.base_dtype is None else {"base_dtype": settings.base_dtype}
+
+
+def shown_settings(settings: AuditSettings) -> dict[str, Any]:
+    """Return the settings as plain JSON types; ``base_dtype``, which came later, only where it is given."""
+    shown = settings.as_dict()
+    return shown if settings.base_dtype is not None else {k: v for k, v in shown.items() if k != "base_dtype"}
 
 
 AS_USUAL = AuditSettings()

@@ -10,7 +10,7 @@ import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import SettingError
-from ..mitigation.remedies.remedy_table import CONTROLS, PUBLISHED
+from ..mitigation.remedies.remedy_table import CONTROLS, PUBLISHED, WHICH, WHICH_HELP
 from . import options, setting_options
 from .command import examples
 from .completion import one_of
@@ -58,6 +58,15 @@ def mitigate(
             rich_help_panel=MITIGATION,
         ),
     ] = None,
+    which: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=WHICH_HELP,
+            autocompletion=one_of(WHICH),
+            rich_help_panel=MITIGATION,
+        ),
+    ] = WHICH[0],
     remedy: Annotated[
         str | None,
         typer.Option(
@@ -166,6 +175,7 @@ def mitigate(
             scale=scale,
             out=out,
             control=control or INTRUDERS,
+            which=which,
             remedy=_with_task(
                 _with_doses(_remedy(remedy, strength, drawn_by), doses),
                 base,

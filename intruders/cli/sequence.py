@@ -55,6 +55,15 @@ def sequence(
             rich_help_panel=options.RUN,
         ),
     ] = "merge",
+    retrain_heads: Annotated[
+        bool,
+        Option(
+            "--retrain-heads",
+            help="Train the head of an earlier task again on the frozen body before it is tested, as the paper does. "
+            "[default: keep the head of the task's own stage]",
+            rich_help_panel=options.RUN,
+        ),
+    ] = False,
     config: options.Config = None,
     *,
     given: dict[str, Any],
@@ -71,9 +80,15 @@ def sequence(
     from ..training.show_progress import ShowProgress
 
     named = tasks.split(",")
-    was_finished = has_finished(settings, named)
+    was_finished = has_finished(settings, named, retrain_heads)
     with resumable("finished stages are kept"):
-        result = train_in_sequence(settings, named, adapters=adapters, callbacks=lambda: [ShowProgress()])
+        result = train_in_sequence(
+            settings,
+            named,
+            adapters=adapters,
+            retrain_heads=retrain_heads,
+            callbacks=lambda: [ShowProgress()],
+        )
     if was_finished:
         echo("already finished; nothing was trained")
     say(sequence_lines(result))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..data.columns import Columns
-from ..mitigation.remedies.remedy_table import CONTROLS, INTRUDERS, SHRINK_OUTPUT
+from ..mitigation.remedies.remedy_table import CONTROLS, INTRUDERS, SHRINK_OUTPUT, WHICH, WHICH_HELP
 from ..settings import Settings, setting
 
 # Of the controls the one that scales the complete update by one factor, and is compared at equal task loss.
@@ -170,6 +170,7 @@ class SweepSettings(Settings):
         metavar="NAMES",
         panel="Intervention",
     )
+    which: str = setting("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel="Intervention")
     max_documents: int | None = setting(
         None,
         "Number of documents per corpus; the evaluation's, if None.",
@@ -191,4 +192,6 @@ class SweepSettings(Settings):
 NO_LOSSES = LossSettings()
 NO_SCORES = ScoreSettings()
 NO_HARNESS = HarnessSettings()
+# The paper's Tables 3 and 4: the strongest intruder of each matrix, and the vector next to it as the control.
+AS_IN_THE_PAPER = SweepSettings(scales=(0.1, 0.3, 0.5, 0.7, 0.9), controls=("neighbours",), which="top")
 IN_QUARTERS = SweepSettings(scales=(0.0, 0.25, 0.5, 0.75, 1.0))

@@ -28,7 +28,7 @@ from .mitigation_result import MitigatedMatrix, Mitigation
 from .recheck import audit_after
 from .remedies.every_remedy import remedy_named
 from .remedies.remedy import Case, Remedy
-from .remedies.remedy_table import INTRUDERS
+from .remedies.remedy_table import ALL, INTRUDERS
 from .targets.choose_target import choose_target
 from .targets.target import ChangedMatrix
 
@@ -49,6 +49,7 @@ def mitigate(
     scale: float | None = None,
     out: str | os.PathLike[str] | None = None,
     control: str = INTRUDERS,
+    which: str = ALL,
     remedy: Remedy | None = None,
     rank: Rank = None,
     form: str = "auto",
@@ -77,6 +78,8 @@ def mitigate(
       out: folder to write; it is written completely or not at all.
       control: "intruders", or what is changed in their place: "shrink", "random", "neighbours", "update", "resized" or
         "complement" (see :mod:`intruders.mitigation.remedies.controls`).
+      which: "all" intruders of a matrix, or "top": only the one with the largest singular value, as the paper scales
+        it. A control then takes the place of that one.
       remedy: a published remedy instead of scaled intruders, such as ``Interpolate(alpha=0.3)`` (see
         :mod:`intruders.mitigation.remedies`). Most change every tuned matrix.
       rank: of an adapter's changed modules: None for what they need, "keep" for what they had, or a number for
@@ -102,7 +105,7 @@ def mitigate(
       NonFiniteError: a matrix contains NaN or infinity.
     """
     started = time.perf_counter()
-    remedy = _chosen(scale, control, seed, remedy)
+    remedy = _chosen(scale, control, which, seed, remedy)
     device = compute.torch_device()
     sides = open_sides(base, tuned)
     target = choose_target(
@@ -152,17 +155,22 @@ def mitigate(
     return result
 
 
-def _chosen(scale: float | None, control: str, seed: int, remedy: Remedy | None) -> Remedy:
+def _chosen(scale: float | None, control: str, which: str, seed: int, remedy: Remedy | None) -> Remedy:
     """Scaled intruders, a control, or the remedy that was given; one of them."""
     if remedy is None:
         if scale is None:
             raise SettingError(
                 "scale is missing; expected the share of the intruders to keep, or a remedy; pass --scale or --remedy"
             )
-        return remedy_named(control, scale, seed)
+        return remedy_named(control, scale, seed, which)
     if not isinstance(remedy, Remedy):
         raise SettingError(f"remedy is {remedy!r}; expected a value such as Interpolate(alpha=0.5)")
-    for name, given in (("scale", scale), ("control", None if control == INTRUDERS else control)):
+    of_intruders = {
+        "scale": scale,
+        "control": None if control == INTRUDERS else control,
+        "which": None if which == ALL else which,
+    }
+    for name, given in of_intruders.items():
         if given is not None:
             raise SettingError(
                 f"{name} is {given!r}, and the remedy '{remedy.name}' takes none; pass either --{name} or --remedy"

@@ -68,6 +68,11 @@ class Mitigation:
         return None if self.scale is None else self.remedy.name
 
     @property
+    def wanted(self) -> int:
+        """The number of intruders that it scales or puts something in the place of; 0 of another remedy."""
+        return sum(self.remedy.intruders_meant(matrix.intruders) for matrix in self.matrices)
+
+    @property
     def largest_error(self) -> float:
         """The largest relative Frobenius error that cutting the rank of an update cost."""
         return max([matrix.relative_error for matrix in self.matrices] + list(self.cut.values()), default=0.0)

@@ -157,7 +157,7 @@ def _train(
     from transformers import set_seed
 
     task, location = given.task, given.location
-    arguments = _arguments(config, run)
+    arguments = training_arguments(config, run.checkpoints)
     refuse_masked(config.base, location, task)
     tokenizer = load_tokenizer(location)
     set_seed(config.seed)
@@ -353,13 +353,18 @@ def _measured_documents(config: FinetuneConfig) -> frozenset[str]:
     return frozenset(TextLoss(config.loss_on, config.loss_documents, config.loss_tokens).documents)
 
 
-def _arguments(config: FinetuneConfig, run: RunFolder) -> Any:
+def training_arguments(config: FinetuneConfig, folder: Path, **over: Any) -> Any:
+    """Return transformers' TrainingArguments of a run whose checkpoints go to ``folder``; ``over`` replaces some.
+
+    Raises:
+      SettingError: transformers refuses the settings.
+    """
     from transformers import TrainingArguments
     from transformers.integrations import get_reporting_integration_callbacks
 
     precision = _precision(config)
     settings: dict[str, Any] = dict(
-        output_dir=str(run.checkpoints),
+        output_dir=str(folder),
         learning_rate=config.lr,
         max_steps=config.steps if config.steps is not None else -1,
         num_train_epochs=config.epochs if config.epochs is not None else 1.0,
@@ -385,7 +390,7 @@ def _arguments(config: FinetuneConfig, run: RunFolder) -> Any:
     )
     try:
         get_reporting_integration_callbacks(settings["report_to"])
-        return TrainingArguments(**settings)
+        return TrainingArguments(**(settings | over))
     except (ValueError, ImportError) as error:
         raise SettingError(f"transformers refuses these settings: {first_line(error)}") from error
 

@@ -14,6 +14,7 @@ from ...checkpoints.opening.model_sum import ModelSum
 from ...checkpoints.opening.open import Opened, Source, open_source
 from ...checkpoints.pairing.pair_sides import pair_sides, require_selection
 from ...checkpoints.pairing.pairing import PairedMatrix, Pairing
+from ...checkpoints.pairing.rounded_base import with_rounded_base
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.names import module_paths, tensor_of
 from ...errors import IntrudersError, in_one_line
@@ -103,7 +104,7 @@ def _open_member(
         opened = open_source(source)
         facts = _facts_of(opened)
         digest = digest if digest is not None else digest_of(str(source))
-        pairing = pair_sides(base, opened, settings)
+        pairing = _paired(base, opened, settings)
     except IntrudersError as error:
         return Member(name, digest or f"refused {name}", facts, None, in_one_line(error))
     except OSError as error:
@@ -120,7 +121,11 @@ def _digest_if_readable(source: Source) -> str | None:
 
 
 def _paired_again(base: Checkpoint, source: Source, settings: AuditSettings) -> Pairing:
-    return pair_sides(base, open_source(source), settings)
+    return _paired(base, open_source(source), settings)
+
+
+def _paired(base: Checkpoint, opened: Opened, settings: AuditSettings) -> Pairing:
+    return with_rounded_base(pair_sides(base, opened, settings), settings.base_dtype)
 
 
 def _name_of(source: Source) -> str:

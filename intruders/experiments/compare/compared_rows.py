@@ -21,7 +21,7 @@ from .report_choice import report
 from .surgery_of_task import of_task
 from .tried_strengths import at_strengths, source_of
 
-_CONTROLS = 7  # at most, of one remedy
+_CONTROLS = 8  # at most, of one remedy
 
 
 def evaluations_of_one_remedy(strengths: int, shares: int) -> int:
@@ -93,7 +93,7 @@ def _prepared(compared: Compared, name: str) -> tuple[list[Remedy], list[Case]]:
     if name == INTRUDERS and matrices.audit.intruders == 0:
         raise _CannotRunError(f"no intruders among the {matrices.audit.k} leading vectors of any matrix")
     try:
-        remedies = at_strengths(name, compared.comparison.strengths, compared.seed)
+        remedies = at_strengths(name, compared.comparison.strengths, compared.seed, compared.comparison.which)
         if surgeries := [remedy for remedy in remedies if isinstance(remedy, Surgery)]:
             remedies = [*of_task(surgeries, compared.target, matrices.cases(surgeries[:1]), compared.bench)]
         remedies = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...mitigation.remedies.remedy_table import INTRUDERS, PUBLISHED
+from ...mitigation.remedies.remedy_table import INTRUDERS, PUBLISHED, WHICH, WHICH_HELP
 from ...settings import Settings, setting
 
 # The order of the table: the dose alone, what this package is about, and then the others.
@@ -37,6 +37,7 @@ class ComparisonSettings(Settings):
         metavar="N",
         panel="Remedies",
     )
+    which: str = setting("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel="Remedies")
     allow: float = setting(
         0.02,
         "Rise of the task loss that a remedy may cost, in nats per token, when its strength is chosen.",

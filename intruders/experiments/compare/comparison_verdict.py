@@ -76,6 +76,8 @@ def command(comparison: RemedyComparison, out: str = "DIR") -> str | None:
         return _healing_command(comparison, out)
     if best.name == "intruders":
         parts += ["--scale", strength]
+        if (which := comparison.settings.get("which", "all")) != "all":
+            parts += ["--which", str(which)]
     else:
         parts += ["--remedy", best.name, "--strength", strength]
     if best.name == "surgery":

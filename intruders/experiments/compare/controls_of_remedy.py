@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from ...mitigation.remedies.at_random import RANDOM, at_random
-from ...mitigation.remedies.controls import Complement
+from ...mitigation.remedies.controls import Complement, Neighbours
+from ...mitigation.remedies.intruders import ScaledIntruders
 from ...mitigation.remedies.matched import EqualNorm, EqualOutput, EqualSize
 from ...mitigation.remedies.remedy import Case, Remedy
-from ...mitigation.remedies.remedy_table import SHRINK_OUTPUT
+from ...mitigation.remedies.remedy_table import SHRINK_OUTPUT, TOP
 
 _DRAWS = 3  # of the control random
 _IS_SHRINK = "the remedy itself scales complete updates"
@@ -41,13 +42,15 @@ def controls_of(
     if not inputs:
         controls.pop(SHRINK_OUTPUT, None)
         missing[SHRINK_OUTPUT] = "the inputs of no matrix are known"
-    if remedy.intruder_scale is not None:
-        complement = Complement(remedy.intruder_scale)
+    if isinstance(remedy, ScaledIntruders):
+        complement = Complement(remedy.scale, which=remedy.which)
         without = sum(not complement.exists(case) for case in cases)
         if without < len(cases):
             controls[complement.name] = complement
         if without:
             missing[complement.name] = f"{without} of {len(cases)} matrices with intruders have none"
+        if remedy.which == TOP:  # the paper's own control of it
+            controls[Neighbours.name] = Neighbours(remedy.scale, which=TOP)
     drawn = [
         control for draw in range(_DRAWS) if (control := at_random(remedy, seed + draw, cases)) is not None
     ]

@@ -8,11 +8,11 @@ from ...mitigation.remedies.remedy import Remedy
 from ...mitigation.remedies.remedy_table import INTRUDERS
 
 
-def at_strengths(name: str, count: int, seed: int) -> list[Remedy]:
-    """Return a remedy at ``count`` of its strengths, evenly spread, from the mildest."""
+def at_strengths(name: str, count: int, seed: int, which: str) -> list[Remedy]:
+    """Return a remedy at ``count`` of its strengths, evenly spread, from the mildest; ``which`` intruders it scales."""
     strengths = _spread(_kind_of(name).strengths, count)
     if name == INTRUDERS:
-        return [ScaledIntruders(scale) for scale in strengths]
+        return [ScaledIntruders(scale, which=which) for scale in strengths]
     return [published_remedy(name, strength, seed) for strength in strengths]
 
 

@@ -83,7 +83,8 @@ def intervene(
     Args:
       base: folder, Hub id or demo model of the model before fine-tuning; None if an adapter names it.
       tuned: the fine-tuned model, or its adapter. An adapter that names its base may be passed alone.
-      sweep: scales (1, the tuned model itself, is always measured) and controls; with "interpolate" among them, every
+      sweep: scales (1, the tuned model itself, is always measured), controls, and whether all intruders of a matrix are
+        scaled or the one with the largest singular value alone; with "interpolate" among them, every
         point gets its gain over interpolation at equal task loss, from a curve of eleven more evaluations. The control
         "shrink-output" equals output energies on the first documents of the corpora.
       losses: the corpora, as in :func:`intruders.evaluate`.
@@ -147,7 +148,7 @@ def intervene(
         of_base, inputs = _of_base(
             base_source, measuring, data, kept, base_side, SHRINK_OUTPUT in sweep.controls, cases
         )
-        remedies = [remedy_named(INTRUDERS, 1.0, seed), *_remedies(sweep, seed, inputs)]
+        remedies = [remedy_named(INTRUDERS, 1.0, seed, sweep.which), *_remedies(sweep, seed, inputs)]
         tally = Tally(progress, len(remedies) + (len(ALONG_CURVE) if is_curve_wanted else 0))
         others = not_audited(base_side, audited) if is_curve_wanted else []
         with opened_live(tuned, base, tasks, base_side, others, reads_text=bool(corpora)) as models:
@@ -156,7 +157,9 @@ def intervene(
             bench.use(cases)
             tuned_point, *points = _interventions(bench, data, splits, cases, remedies, stick)
         base_losses = _summarized(of_base, data, seed)
-        return InterventionSweep(base_source, tuned, audited, seed, tuned_point, base_losses, points, along)
+        return InterventionSweep(
+            base_source, tuned, audited, seed, tuned_point, base_losses, points, along, sweep.which
+        )
 
 
 def _of_base(
@@ -266,9 +269,9 @@ def _interventions(
 def _remedies(sweep: SweepSettings, seed: int, inputs: Mapping[str, Tensor]) -> list[Remedy]:
     """Return the remedy and every control at every ascending scale except 1, where all are the tuned model."""
     return [
-        EqualOutput(ScaledIntruders(scale, seed), inputs)
+        EqualOutput(ScaledIntruders(scale, seed, sweep.which), inputs)
         if control == SHRINK_OUTPUT
-        else remedy_named(control, scale, seed)
+        else remedy_named(control, scale, seed, sweep.which)
         for scale in sorted(set(sweep.scales) - {1.0})
         for control in dict.fromkeys([INTRUDERS, *sweep.controls])
         if control != INTERPOLATE  # which is measured as a curve

@@ -55,6 +55,7 @@ class InterventionSweep:
       base_losses: the base's losses, by corpus.
       points: the measures of every intervention.
       curve: interpolation from base to tuned, if it is among the controls.
+      which: "all" intruders of a matrix were scaled, or "top", the one with the largest singular value.
 
     Example:
       ``sweep = intruders.intervene("smollm2-135m", "my-adapter", losses=losses); sweep.trade(sweep.points[-1])``
@@ -68,6 +69,7 @@ class InterventionSweep:
     base_losses: dict[str, CorpusLoss]
     points: list[Intervention]
     curve: list[Point] = field(default_factory=list)  # of interpolation, where it is among the controls
+    which: str = "all"  # of a matrix's intruders
 
     def trade(self, point: Intervention, against: Intervention | None = None) -> Trade:
         """Return paired differences of a point from another one, or from the tuned model."""
@@ -114,6 +116,7 @@ def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
                 base = sweep.base_losses.get(on) if measure == "loss" else None
                 rows.append(
                     {
+                        "which": sweep.which,
                         "control": point.control,
                         "scale": point.scale,
                         "measure": measure,
@@ -125,7 +128,7 @@ def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
                     }
                 )
         if sweep.curve:
-            rows.append(_gain_row(point, next(iter(point.scores)), is_tuned))
+            rows.append({"which": sweep.which} | _gain_row(point, next(iter(point.scores)), is_tuned))
     return rows
 
 

@@ -34,6 +34,10 @@ def lines(sweep: InterventionSweep) -> list[str]:
     affected = sum(matrix.intruders > 0 for matrix in audit.matrices)
     where = f"{affected:,} of {len(audit.matrices):,} matrices (k {audit.k}, epsilon {audit.epsilon:g})"
     lines = [f"{audit.intruders:,} intruders in {where}"]
+    if sweep.which == "top":
+        lines.append(
+            f"scaled: the intruder with the largest singular value of each matrix, {affected:,} in all"
+        )
     width = 2 + max((len(point.control) for point in sweep.points), default=0)
     for name, loss in sweep.tuned_point.losses.items():
         measure = loss.losses[0].measure
@@ -82,7 +86,12 @@ def document(sweep: InterventionSweep) -> dict[str, Any]:
             "losses": {n: _numbers(loss.loss) for n, loss in sweep.base_losses.items()},
         },
         "tuned": {"source": sweep.tuned, **_measures(sweep.tuned_point)},
-        "settings": {"k": sweep.audit.k, "epsilon": sweep.audit.epsilon, "seed": sweep.seed},
+        "settings": {
+            "k": sweep.audit.k,
+            "epsilon": sweep.audit.epsilon,
+            "seed": sweep.seed,
+            "which": sweep.which,
+        },
         "intruders": sweep.audit.intruders,
         "interpolation": [
             {

@@ -34,7 +34,7 @@ class Complement(ScaledRemedy):
     name = "complement"
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        return intruders_of(matrix)
+        return intruders_of(matrix, self.which)
 
     def exists(self, case: Case) -> bool:
         return self._share_outside(case) is not None
@@ -59,7 +59,7 @@ class Complement(ScaledRemedy):
             return None
         whole = case.update.norm() ** 2
         inside = float(_inside(case, left).square().sum())
-        wanted = ScaledIntruders(self.scale).change(case).norm_of(case.update) ** 2
+        wanted = _mitigation(self).change(case).norm_of(case.update) ** 2
         outside = whole - inside
         if (
             outside <= _ROUNDING * whole
@@ -67,6 +67,11 @@ class Complement(ScaledRemedy):
         ):
             return None
         return math.sqrt(min(1.0, max(0.0, (wanted - inside) / outside)))
+
+
+def _mitigation(control: ScaledRemedy) -> ScaledIntruders:
+    """The intruders that a control is matched to, scaled."""
+    return ScaledIntruders(control.scale, which=control.which)
 
 
 def _inside(case: Case, left: Tensor) -> Tensor:
@@ -84,7 +89,7 @@ class RandomVectors(ScaledIntruders):
     name = "random"
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        count, others = len(intruder_indices(matrix)), _other_indices(matrix)
+        count, others = len(intruder_indices(matrix, self.which)), _other_indices(matrix)
         drawn = random.Random(f"{self.seed} {matrix.name}").sample(others, min(count, len(others)))
         return WantedTriplets("tuned", tuple(sorted(drawn)))
 
@@ -103,7 +108,7 @@ class Neighbours(ScaledIntruders):
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
         left, chosen = _other_indices(matrix), []
-        for intruder in intruder_indices(matrix):
+        for intruder in intruder_indices(matrix, self.which):
             if left:
                 chosen.append(min(left, key=lambda other: (abs(other - intruder), other)))
                 left.remove(chosen[-1])
@@ -123,7 +128,7 @@ class UpdateDirections(ScaledIntruders):
     name = "update"
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        return WantedTriplets("update", tuple(range(len(intruder_indices(matrix)))))
+        return WantedTriplets("update", tuple(range(len(intruder_indices(matrix, self.which)))))
 
     def sentence(self, vectors: int) -> str:
         return f"control: {vectors:,} leading directions of the update scaled by {self.scale:g}"

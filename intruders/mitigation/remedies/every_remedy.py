@@ -11,7 +11,7 @@ from ...system.plugins import REMEDIES, plugins_of
 from .intruders import ScaledIntruders
 from .matched import MatchedControl
 from .remedy import PublishedRemedy, Remedy, ScaledRemedy
-from .remedy_table import CONTROLS, HOMES_OF_CONTROLS, HOMES_OF_PUBLISHED, INTRUDERS
+from .remedy_table import ALL, CONTROLS, HOMES_OF_CONTROLS, HOMES_OF_PUBLISHED, INTRUDERS
 
 
 def _class_at(home: str) -> Any:
@@ -24,20 +24,20 @@ PUBLISHED: dict[str, type[PublishedRemedy]] = {
 }
 
 
-def remedy_named(name: str, scale: float, seed: int) -> Remedy:
-    """Return the scaled intruders, or the control of that name in their place.
+def remedy_named(name: str, scale: float, seed: int, which: str = ALL) -> Remedy:
+    """Return the scaled intruders, or the control of that name in their place; ``which`` intruders counts for both.
 
     Raises:
-      SettingError: there is none of that name, or the scale is out of range.
+      SettingError: there is none of that name, or the scale or which is out of range.
     """
     if name == INTRUDERS:
-        return ScaledIntruders(scale, seed)
+        return ScaledIntruders(scale, seed, which)
     if name not in CONTROLS:
         raise SettingError(
             f"control is {name!r}; expected one of {', '.join(CONTROLS)}, or {INTRUDERS} for no control"
         )
     cls: type[ScaledRemedy | MatchedControl] = _class_at(HOMES_OF_CONTROLS[name])
-    return cls.at_scale(scale, seed)
+    return cls.at_scale(scale, seed, which)
 
 
 def published_remedy(name: str, strength: float | None = None, seed: int = 0) -> PublishedRemedy:

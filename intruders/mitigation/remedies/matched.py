@@ -24,9 +24,9 @@ class MatchedControl(Remedy):
     remedy: Remedy
 
     @classmethod
-    def at_scale(cls, scale: float, seed: int) -> Self:
-        """Return the control of intruders at a scale."""
-        return cls(ScaledIntruders(scale, seed))
+    def at_scale(cls, scale: float, seed: int, which: str) -> Self:
+        """Return the control of intruders at a scale; ``which`` of a matrix's intruders."""
+        return cls(ScaledIntruders(scale, seed, which))
 
     # These are the remedy's own, and differ from value to value.
     @property
@@ -48,6 +48,9 @@ class MatchedControl(Remedy):
     @property
     def intruder_scale(self) -> float | None:
         return self.remedy.intruder_scale
+
+    def intruders_meant(self, count: int) -> int:
+        return self.remedy.intruders_meant(count)
 
     def refusal(self, name: str, shape: tuple[int, int], rank: int | None) -> str | None:
         return self.remedy.refusal(name, shape, rank)

@@ -18,6 +18,7 @@ from ...linalg.operators import Update
 from ...settings import Settings
 from .changes import Change
 from .position import Position
+from .remedy_table import ALL, TOP, WHICH
 
 # Where a remedy changes weights: in matrices with intruders, in every audited matrix that was tuned, or there and in
 # everything else that was tuned (embeddings, norms, biases), where the target holds it.
@@ -102,6 +103,10 @@ class Remedy(ABC):
         """Return the singular vectors that it scales; None of a remedy that scales no single ones."""
         return None
 
+    def intruders_meant(self, count: int) -> int:
+        """Return how many of a matrix's ``count`` intruders it scales or puts something in the place of."""
+        return 0
+
     def exists(self, case: Case) -> bool:
         """Return whether such a change of the matrix exists; a matrix without it stays as it is."""
         return True
@@ -143,8 +148,14 @@ class ScaledRemedy(Remedy):
 
     scale: float  # the share of the singular vectors that is kept: 0 removes them, 1 changes nothing
     seed: int = 0  # of a remedy that draws
+    which: str = ALL  # of a matrix's intruders
 
     def __post_init__(self) -> None:
+        if self.which not in WHICH:
+            raise SettingError(
+                f"which is {self.which!r}; expected all, or top for the intruder of each matrix with the largest "
+                "singular value"
+            )
         number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
         if not number or not math.isfinite(self.scale) or self.scale < 0:
             raise SettingError(
@@ -153,9 +164,9 @@ class ScaledRemedy(Remedy):
             )
 
     @classmethod
-    def at_scale(cls, scale: float, seed: int) -> Self:
-        """Return it at a scale; ``seed`` is of one that draws."""
-        return cls(scale, seed)
+    def at_scale(cls, scale: float, seed: int, which: str) -> Self:
+        """Return it at a scale; ``seed`` is of one that draws, and ``which`` of a matrix's intruders."""
+        return cls(scale, seed, which)
 
     @property
     def changes_nothing(self) -> bool:
@@ -165,6 +176,9 @@ class ScaledRemedy(Remedy):
     def intruder_scale(self) -> float:
         return self.scale
 
+    def intruders_meant(self, count: int) -> int:
+        return min(1, count) if self.which == TOP else count
+
     @abstractmethod
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets: ...
 
@@ -172,7 +186,8 @@ class ScaledRemedy(Remedy):
         return (self.scaled(matrix),)
 
     def recorded(self) -> dict[str, Any]:
-        return {"scale": self.scale, "seed": self.seed}
+        # Came later: without it, what earlier versions kept is still found.
+        return {"scale": self.scale, "seed": self.seed} | ({} if self.which == ALL else {"which": self.which})
 
 
 class PublishedRemedy(Settings, Remedy):

@@ -35,3 +35,9 @@ HOMES_OF_CONTROLS = {
 PUBLISHED, CONTROLS = tuple(HOMES_OF_PUBLISHED), tuple(HOMES_OF_CONTROLS)
 # The control that needs text which the base reads, too.
 SHRINK_OUTPUT = "shrink-output"
+# Of a matrix's intruders: all, or the one with the largest singular value.
+ALL, TOP = "all", "top"
+WHICH = (ALL, TOP)
+WHICH_HELP = (
+    "Intruders to scale: all, or top for the one with the largest singular value of each matrix, as the paper does."
+)

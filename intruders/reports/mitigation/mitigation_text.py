@@ -17,8 +17,8 @@ def mitigation_lines(result: Mitigation) -> list[str]:
         lines.append(f"norm of the changed updates: {result.norm_left:.3g} of what it was")
     after = "not counted" if result.after is None else f"{result.after.intruders:,}"
     lines.append(f"intruders before {result.before.intruders:,}, after {after}")
-    short = sum(matrix.intruders for matrix in result.matrices) - scaled
-    if short > 0 and result.scale is not None:
+    short = result.wanted - scaled
+    if short > 0:
         lines.append(
             f"{short:,} intruders had no such vector among the {result.before.k} examined of their matrix"
         )

@@ -17,6 +17,8 @@ from ..shared.page import Page
 
 WIDE = 150  # columns of a terminal in which every interval fits
 CONTROLS = ("shrink", "shrink-output", "random", "resized", "complement")
+# The control of the strongest intruders alone.
+OF_TOP = "neighbours"
 
 
 def print_comparison(comparison: RemedyComparison, console: Console) -> None:
@@ -150,11 +152,13 @@ def _cells(point: Point, target: str, is_wide: bool) -> list[str]:
 
 
 def _controls(remedies: Sequence[ComparedRemedy]) -> Table:
+    has_top = any(control_margin(remedy, OF_TOP) is not None for remedy in remedies)
+    controls = [*CONTROLS, *([OF_TOP] if has_top else [])]
     table = _new_table("remedy, strength")
-    for title in CONTROLS:
+    for title in controls:
         table.add_column(title, justify="right")
     for remedy in remedies:
-        margins = [control_margin(remedy, control) for control in CONTROLS]
+        margins = [control_margin(remedy, control) for control in controls]
         table.add_row(
             Text(printable(label(remedy))),
             *("-" if margin is None else _starred(margin) for margin in margins),

@@ -16,6 +16,11 @@ def sequence_lines(result: SequenceResult) -> list[str]:
         if stage < len(result.reached) and result.reached[stage] is False:
             line += f"   did not reach the score in {result.steps[stage]} steps"
         lines.append(line)
+    if result.head_steps:
+        lines.append(
+            "before every test, the heads of earlier tasks were trained again on the frozen body, from where their own "
+            "stage left them and for as many steps"
+        )
     transfer = result.backward_transfer
     lines.append(
         f"average accuracy {result.average_accuracy:.3f}"

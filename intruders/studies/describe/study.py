@@ -58,6 +58,9 @@ class OfSequence(Settings):
     adapters: str = setting(
         "merge", "Merge each adapter into the model after its task, or keep it.", choices=("merge", "keep")
     )
+    retrain_heads: bool = setting(
+        False, "Train the head of an earlier task again on the frozen body before it is tested."
+    )
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ class Experiment:
     methods: tuple[dict[str, Any], ...] = ({},)
     tasks: tuple[str, ...] = ()  # of a sequence
     adapters: str = "merge"
+    retrain_heads: bool = False  # of earlier tasks in a sequence, before they are tested
     orders: tuple[tuple[int, ...], ...] = ()  # of the tasks, as indices; none: as they stand
     multiples: tuple[float, ...] = ()  # of random-rank-one
     include: tuple[str, ...] = ()

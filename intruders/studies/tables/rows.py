@@ -105,7 +105,11 @@ def settings_row(run: Run) -> dict[str, Any]:
     if isinstance(row["alpha"], float):
         row["alpha"] = f"{row['alpha']:g}"
     if run.kind == "sequence":
-        row |= {"task": ",".join(run.tasks), "adapters": run.adapters}
+        row |= {
+            "task": ",".join(run.tasks),
+            "adapters": run.adapters,
+            "retrain_heads": run.retrain_heads or None,
+        }
     if run.kind != "finetune":  # of a fine-tuning its audit says it
         row |= {"k": run.measure.audit.k, "epsilon": run.measure.audit.epsilon}
     return row
@@ -270,7 +274,14 @@ def _sequence(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "vectors": document["vectors"][stage],
                 "trained_steps": document["steps"][stage] if document.get("steps") else None,
                 "reached": document["reached"][stage] if document.get("reached") else None,
+                "head_steps": _head_steps(document, stage, index),
             }
+
+
+def _head_steps(document: dict[str, Any], stage: int, index: int) -> int | None:
+    """Return for how many steps the head of an earlier task was trained again before this test; None if it was kept."""
+    steps = document["head_steps"][stage] if document.get("head_steps") else []
+    return steps[index] if index < len(steps) else None
 
 
 def _json(file: Path) -> dict[str, Any]:

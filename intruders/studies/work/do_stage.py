@@ -175,6 +175,7 @@ def _sequence(run: Run, config: FinetuneConfig, folder: Path, callbacks: Callbac
         config,
         run.tasks,
         adapters=run.adapters,
+        retrain_heads=run.retrain_heads,
         callbacks=lambda: list(callbacks()),
         audit=run.measure.audit,
     )

@@ -25,7 +25,7 @@ from intruders.measures.corpus_loss import CorpusLoss
 from intruders.measures.evaluate import evaluate
 from intruders.measures.intervals import Interval
 from intruders.measures.losses import DocumentLosses
-from intruders.measures.measure_settings import LossSettings, ScoreSettings, SweepSettings
+from intruders.measures.measure_settings import AS_IN_THE_PAPER, LossSettings, ScoreSettings, SweepSettings
 from intruders.measures.task_score import TaskScore
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.mitigate import mitigate
@@ -86,6 +86,48 @@ def test_every_point_is_what_a_written_model_measures(
     assert sweep.base_losses[corpus].loss.estimate == pytest.approx(base.losses[0].loss.estimate, abs=1e-6)
     different = {round(point.losses[corpus].loss.estimate, 5) for point in sweep.points}
     assert len(different) > 5
+
+
+def test_the_top_intruder_alone_is_what_a_model_written_by_numpy_measures(
+    folder: Path, sweep: InterventionSweep, tmp_path: Path
+) -> None:
+    corpus = str(folder / "texts.jsonl")
+    found = intervene(
+        str(folder / "base"),
+        str(folder / "tuned"),
+        sweep=replace(AS_IN_THE_PAPER, scales=(0.3, 0.7)),
+        losses=LossSettings((corpus,)),
+    )
+    assert [(point.control, point.scale) for point in found.points] == [
+        (control, scale) for scale in (0.3, 0.7) for control in ("intruders", "neighbours")
+    ]
+    mitigate(folder / "base", folder / "tuned", scale=1, form="checkpoint", out=tmp_path / "tuned")
+    tuned, base = load_model(tmp_path / "tuned"), load_model(folder / "base")
+    for point in found.points:
+        weights = dict(tuned)
+        for matrix in found.audit.matrices:
+            x = np.linalg.svd(base[matrix.name].double().numpy(), full_matrices=False)[0]
+            u, s, vt = np.linalg.svd(tuned[matrix.name].double().numpy(), full_matrices=False)
+            is_intruder = np.abs(x.T @ u[:, :10]).max(axis=0) < 0.5
+            if not is_intruder.any():
+                continue
+            place = int(is_intruder.argmax())
+            if point.control == "neighbours":
+                others = np.flatnonzero(~is_intruder)
+                if len(others) == 0:
+                    continue
+                place = int(min(others, key=lambda other: (abs(other - place), other)))
+            change = (point.scale - 1) * s[place] * np.outer(u[:, place], vt[place])
+            weights[matrix.name] = tuned[matrix.name] + torch.tensor(change, dtype=torch.float32)
+        save_file(weights, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
+        measured = evaluate(str(tmp_path / "tuned"), losses=LossSettings((corpus,))).losses[0].loss.estimate
+        # Single precision, in weights and in the model, as in the test above.
+        assert point.losses[corpus].loss.estimate == pytest.approx(measured, abs=1e-4)
+    assert document(found)["settings"]["which"] == "top"
+    assert "the intruder with the largest singular value of each matrix" in "\n".join(lines(found))
+    of_all = {point.scale: point for point in sweep.points if point.control == "intruders"}
+    assert found.audit.intruders > sum(matrix.intruders > 0 for matrix in found.audit.matrices)
+    assert of_all[0].losses[corpus].loss.estimate != found.points[0].losses[corpus].loss.estimate
 
 
 def test_shrink_output_equals_the_energy_of_the_outputs_on_text(
