@@ -156,10 +156,12 @@ class SecularProblem(Batched):
         width = self.spread.shape[-1]
         step = max(1, _AT_ONCE // max(1, batch * a * width))
         core = weights.new_empty(batch, c, width, width)
+        rows = self.spread.mT.contiguous().unsqueeze(1)
         for first in range(0, c, step):
             part = slice(first, first + step)
-            weighted = self.spread.mT.unsqueeze(1) * weights[:, part].unsqueeze(-2)
-            core[:, part] = -(weighted @ self.spread.unsqueeze(1))
+            # One product of all shifts a matrix: as many products as shifts would each get a copy of F.
+            weighted = (rows * weights[:, part].unsqueeze(-2)).flatten(1, 2)
+            core[:, part] = -(weighted @ self.spread).unflatten(1, (-1, width))
         rank = self.rank
         upper = torch.arange(rank, device=core.device)
         core[..., upper, upper] += 1.0

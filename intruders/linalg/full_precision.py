@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,19 +69,19 @@ _settings = _ProcessSettings()
 def _set_to_full() -> list[Callable[[], None]]:
     """Set everything, and return what puts it back."""
     put_back: list[Callable[[], None]] = []
-    of_backends = [
+    of_backends: list[Any] = [
         backend
         for backend in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
         if hasattr(backend, "fp32_precision")  # torch 2.9 and later
     ]
     before = [backend.fp32_precision for backend in of_backends]
     by_old_name = _precision_by_old_name()
-    if by_old_name not in (None, "highest"):
+    if by_old_name is not None and by_old_name != "highest":
         torch.set_float32_matmul_precision("highest")
-        put_back.append(lambda: torch.set_float32_matmul_precision(by_old_name))
+        put_back.append(partial(torch.set_float32_matmul_precision, by_old_name))
     for backend, precision in zip(of_backends, before, strict=True):
         backend.fp32_precision = "ieee"
-        put_back.append(_putting_back(backend, precision))
+        put_back.append(partial(_put_back, backend, precision))
     matmul: Any = torch.backends.cuda.matmul
     for name in ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"):
         allowed = getattr(matmul, name)
@@ -90,10 +91,10 @@ def _set_to_full() -> list[Callable[[], None]]:
         )
         if allowed:
             setattr(matmul, name, False)
-            put_back.append(lambda name=name, both=both: setattr(matmul, name, both))
+            put_back.append(partial(setattr, matmul, name, both))
     if getattr(matmul, "allow_fp16_accumulation", False):  # torch 2.7 and later
         matmul.allow_fp16_accumulation = False
-        put_back.append(lambda: setattr(matmul, "allow_fp16_accumulation", True))
+        put_back.append(partial(setattr, matmul, "allow_fp16_accumulation", True))
     return put_back
 
 
@@ -105,11 +106,8 @@ def _precision_by_old_name() -> str | None:
         return None
 
 
-def _putting_back(backend: Any, precision: str) -> Callable[[], None]:
-    def put_back() -> None:
-        # A backend that has no setting of its own shows the one of all backends, and shall follow that again.
-        backend.fp32_precision = "none"
-        if backend.fp32_precision != precision:
-            backend.fp32_precision = precision
-
-    return put_back
+def _put_back(backend: Any, precision: str) -> None:
+    # A backend that has no setting of its own shows the one of all backends, and shall follow that again.
+    backend.fp32_precision = "none"
+    if backend.fp32_precision != precision:
+        backend.fp32_precision = precision
