@@ -193,6 +193,11 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         return None if self._text is None else self._text.rise
 
     @property
+    def is_below_limit(self) -> bool:
+        """Whether the model is below the limits, as the last audit saw it or as it was put back."""
+        return self._look.is_below or self.put_back is not None
+
+    @property
     def share_of_time(self) -> float:
         """The share of the time since training began that went into the loss on ``loss_on``."""
         if self._text is None:
