@@ -334,6 +334,8 @@ def _seen_by(auditor: IntruderCallback | None) -> dict[str, Any]:
         return {"intruders": None}
     saved = auditor.put_back
     seen: dict[str, Any] = {"intruders": auditor.last.intruders if saved is None else saved["intruders"]}
+    if not auditor.is_below_limit:
+        seen["over_limit"] = True
     if saved is not None:
         seen["saved_step"] = saved["step"]
     if auditor.forgetting is not None:

@@ -85,6 +85,8 @@ class RunFolder:
             )
         if record.get("saved_step") is not None:
             scored += f", the state of step {record['saved_step']} was saved, the last below the limit"
+        if record.get("over_limit"):
+            scored += ", over the limit, since no audit saw a state below it"
         too_long = record["task"].get("too_long")
         if too_long is not None:
             scored += (

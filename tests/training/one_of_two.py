@@ -126,15 +126,25 @@ def kept(base: Path, folder: Path) -> dict[str, Any]:
 def kept_whole(base: Path, folder: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     model = prepared(base, "lora")
-    trainer = tiny_trainer(model, folder / "out", max_steps=40, learning_rate=0.02)
-    callback = IntruderCallback(trainer, every=1, keep_intruders_below=3)
+    trainer = tiny_trainer(model, folder / "out", max_steps=40)
+    callback = IntruderCallback(trainer, every=1, keep_intruders_below=1000)
+
+    class LowerTheLimit(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 2:
+                callback._limits = (callback._limits[0], 0)  # from here on no state is below
+
     states = KeepStates()
-    trainer.add_callback(states)
-    trainer.add_callback(callback)
+    for observer in (states, LowerTheLimit(), callback):
+        trainer.add_callback(observer)
     trainer.train()
     assert callback.put_back is not None
-    is_same = same(dict(model.named_parameters()), states.states[callback.put_back["step"]])
-    return {"step": trainer.state.global_step, "put back": callback.put_back["step"], "is the same": is_same}
+    return {
+        "step": trainer.state.global_step,
+        "put back": callback.put_back["step"],
+        "is the same": same(dict(model.named_parameters()), states.states[callback.put_back["step"]]),
+        "moved": not same(dict(model.named_parameters()), states.states[trainer.state.global_step]),
+    }
 
 
 class KeepStates(TrainerCallback):  # type: ignore[misc]

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -198,6 +199,11 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         return None if self._text is None else self._text.rise
 
     @property
+    def is_below_limit(self) -> bool:
+        """Whether the model is below the limits, as the last audit saw it or as it was put back."""
+        return self._look.is_below or self.put_back is not None
+
+    @property
     def share_of_time(self) -> float:
         """The share of the time since training began that went into the loss on ``loss_on``."""
         if self._text is None:
@@ -345,15 +351,19 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         text = self._text
         if text is None:
             return
+        tokenizer = self._tokenizer_of(processing, model)
         if self._given_base is not None:
-            decided_by_first(lambda: text.measure_base(model, None, self._given_base), state)
+
+            def measure() -> None:
+                text.measure_base(model, tokenizer, self._given_base)
+
+            decided_by_first(measure, state)
             return
         if state.global_step and not has_adapters(model):
             raise SettingError(
                 f"loss_on is {text.name!r}, and the model before training is gone, because the training was resumed; "
                 "pass base= with the model before fine-tuning"
             )
-        tokenizer = self._tokenizer_of(processing, model)
         text.measure_base(model, tokenizer, None, is_sharded=True)
 
     def _question_base(self, checkpoint: str, is_resumed: bool) -> None:
@@ -412,7 +422,9 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self.last = audit = replace(audit, seconds=time.perf_counter() - started)
         totals, moved = _totals(audit), dict[str, float]()
         if self._start_of_a is not None:
-            now = dict(tuned.named_parameters()) if isinstance(tuned, nn.Module) else tensors or {}
+            now: Mapping[str, Tensor] = tensors or {}
+            if isinstance(tuned, nn.Module):
+                now = dict(tuned.named_parameters())
             movement, moved = self._start_of_a.movement(now), self._start_of_a.by_matrix(now)
             totals |= {} if movement is None else {"intruders/a_movement": movement}
         log_totals(self._trainer, args, state, control, totals | self._of_text())
@@ -435,7 +447,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     def _keep(
         self, model: nn.Module, tokenizer: Any, audit: Audit, step: int, tensors: dict[str, Tensor] | None
     ) -> None:
-        record = {"step": step, "intruders": audit.intruders}
+        record: dict[str, Any] = {"step": step, "intruders": audit.intruders}
         if self._text is not None:
             record |= {"forgetting": self.forgetting, "loss_on": self._text.name}
         assert self._kept_state is not None

@@ -95,8 +95,8 @@ class KeptState:
     def put_back(self, model: nn.Module, way: str | None, is_first: bool) -> None:
         """Give the model the kept weights. Every process has to call this.
 
-        Raises:
-          SettingError: the training is sharded and was resumed since the state was kept.
+        ``way`` says how the model is sharded; None if it is not. The tensors of a sharded one are those of the last
+        :meth:`keep` in this process (:attr:`can_be_put_back`).
         """
         if way is not None:
             scatter(model, way, self._whole, is_first)
@@ -122,8 +122,7 @@ class KeptState:
         from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
 
-        files: Any = model
-        active = getattr(files, "active_adapter", "default")
+        active = getattr(model, "active_adapter", "default")
         name = active if isinstance(active, str) else "default"
         folder = self.folder / name if (self.folder / name).is_dir() else self.folder
         set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"), adapter_name=name)

@@ -67,9 +67,9 @@ def _to_fsdp_1(model: nn.Module, state: dict[str, Tensor], is_first: bool) -> No
     """Give FSDP 1 its shards unit by unit, as its forward pass gathers them."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    names = [sorted(state)] if is_first else [None]
+    names: list[Any] = [sorted(state) if is_first else None]
     torch.distributed.broadcast_object_list(names, src=0)
-    wanted = set(names[0] or ())
+    wanted = set(names[0])
     for path, unit in units_of_fsdp_1(model):
         with FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=True):
             for name, tensor in own_of_unit(path, unit).items():
