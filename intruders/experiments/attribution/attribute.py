@@ -35,13 +35,12 @@ from ...measures.kept_outcomes import KeptOutcomes
 from ...mitigation.cases import read_cases
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...models.finetuned_folder import data_seed_of
-from ...models.tuned_model import OpenedModel
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
 from ..doses.dose_groups import ELSEWHERE, DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
 from ..doses.updates import Updates, in_directions, read_updates
-from ..heal.heal_bench import distinct_models, open_models, tuned_elsewhere
+from ..heal.heal_bench import distinct_models, dosed_elsewhere, open_to_dose
 from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share, rank_correlation
 from .attribution_settings import ATTRIBUTION, AttributionSettings
 from .document_losses import Measure, task_measure, text_measure
@@ -163,7 +162,7 @@ class _Work:
         progress: Progress,
     ) -> _Measured:
         progress("open the models", 0, 1)
-        language, scored = self._opened(tasks)
+        language, scored = open_to_dose(self.sides, (self.base_source, self.tuned), self.base, tasks)
         device = next(language.model.parameters()).device
         pairs = pair_sides(*self.sides, Selection(include_embeddings=True)).pairs
         updates = _in_directions(read_updates(pairs, "matrix", device, progress))
@@ -173,7 +172,7 @@ class _Work:
                 "fine-tuning"
             )
         of_intruders = self._inside_intruders(audit, audited, updates, device)
-        others = self._others(language, pairs)
+        others = dosed_elsewhere(self.sides, language.model, pairs)
         groups = dose_groups(updates.names, "direction", updates.ranks, with_elsewhere=bool(others))
         doses = Doses(torch.ones(len(groups.names), device=device))
         inside = Doses(torch.zeros(len(of_intruders), device=device))
@@ -198,20 +197,6 @@ class _Work:
             integrals = {measure.name: path.integral(measure, self.settings.nodes) for measure in measures}
             checks = self._checks(path, measures[0], integrals[measures[0].name], groups)
         return _Measured(measures, integrals, groups, list(of_intruders), checks)
-
-    def _opened(
-        self, tasks: Mapping[str, Task]
-    ) -> tuple[OpenedModel, Mapping[str, tuple[OpenedModel, list[str]]]]:
-        """Open the models. For an adapter of a causal model open the base: its updates are added to the weights."""
-        is_adapter = not isinstance(self.sides[1], Checkpoint)
-        if is_adapter and all(task.kind == "causal" for task in tasks.values()):
-            return open_models(self.base_source, None, tasks)
-        return open_models(self.tuned, self.base, tasks)
-
-    def _others(self, language: OpenedModel, pairs: Sequence[PairedMatrix]) -> list[str]:
-        if not isinstance(self.sides[1], Checkpoint):
-            return []
-        return tuned_elsewhere(language.model, self.sides[0], [pair.name for pair in pairs])
 
     def _inside_intruders(
         self, audit: Audit, audited: Sequence[PairedMatrix], updates: Updates, device: torch.device

@@ -13,7 +13,7 @@ from .measured_curve import CHOICE, Compared, MeasuredCurve
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenStrength:
     """A remedy at the strength that was chosen, and the strengths that it was chosen from."""
 
     remedy: Remedy
@@ -45,7 +45,7 @@ def choose(
     remedies: Sequence[Remedy],
     outcomes: Sequence[Outcome],
     cases: Sequence[Case],
-) -> Choice:
+) -> ChosenStrength:
     """Choose the lowest loss on text within the allowance for the task; where none is within, the lowest task loss.
 
     Args:
@@ -65,4 +65,4 @@ def choose(
         best = min(within, key=lambda position: tried[position].loss.estimate)
     else:
         best = min(range(len(tried)), key=lambda position: tried[position].task_loss.estimate)
-    return Choice(remedies[best], not within, tried)
+    return ChosenStrength(remedies[best], not within, tried)

@@ -17,7 +17,7 @@ from ..bench.interpolation_curve import ALPHAS
 from .choose import choose, first_pass
 from .compared import ComparedRemedy
 from .measured_curve import Compared, MeasuredCurve
-from .report_choice import report
+from .report_chosen import report
 from .surgery_of_task import of_task
 from .tried_strengths import at_strengths, source_of
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...checkpoints.opening.open import Opened
+from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.matching import match_names
 from ...checkpoints.stored.names import tensor_of
@@ -150,3 +152,30 @@ def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -
         ):
             names.append(name)
     return names
+
+
+def open_to_dose(
+    sides: tuple[Checkpoint, Opened], sources: tuple[str, str], base: str | None, tasks: Mapping[str, Task]
+) -> tuple[OpenedModel, Scored]:
+    """Open the models whose updates get doses.
+
+    Args:
+      sides: base and tuned model.
+      sources: of both.
+      base: as it was given; None where an adapter names it.
+      tasks: for an adapter of a causal model that is to be measured on causal tasks, the base is opened: its updates
+        are added to the weights.
+    """
+    is_adapter = not isinstance(sides[1], Checkpoint)
+    if is_adapter and all(task.kind == "causal" for task in tasks.values()):
+        return open_models(sources[0], None, tasks)
+    return open_models(sources[1], base, tasks)
+
+
+def dosed_elsewhere(
+    sides: tuple[Checkpoint, Opened], model: nn.Module, pairs: Sequence[PairedMatrix]
+) -> list[str]:
+    """Return other tuned tensors, such as norms, which only a checkpoint can store in a dose."""
+    if not isinstance(sides[1], Checkpoint):
+        return []
+    return tuned_elsewhere(model, sides[0], [pair.name for pair in pairs])

@@ -26,10 +26,11 @@ from ...mitigation.cases import read_cases
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...models.tuned_model import OpenedModel
 from ...system.progress import Progress
+from ..bench.live_models import Scored
 from ..doses.dose_groups import ELSEWHERE, dose_groups
 from ..doses.dosed_model import DosedModel, Doses
 from ..doses.updates import Updates, read_updates
-from .heal_bench import HealBench, distinct_models, open_models, tuned_elsewhere
+from .heal_bench import HealBench, distinct_models, dosed_elsewhere, open_to_dose
 from .heal_data import HealData, data_of, own_answers, task_of_prompts
 from .heal_settings import HealSettings
 from .healing import LITTLE, Healing
@@ -96,7 +97,7 @@ class Session:
                 f"'{self.tuned}' changes nothing in '{self.base_source}', so there is nothing to heal; pass the model "
                 "after fine-tuning"
             )
-        others = self._others(language)
+        others = dosed_elsewhere(self.sides, language.model, self.pairs)
         groups = dose_groups(updates.names, self.settings.per, updates.ranks, with_elsewhere=bool(others))
         doses = Doses(torch.ones(len(groups.names), device=device))
         with ExitStack() as entered:
@@ -116,15 +117,8 @@ class Session:
                 updates,
             )
 
-    def _opened(
-        self, tasks: Mapping[str, Task]
-    ) -> tuple[OpenedModel, Mapping[str, tuple[OpenedModel, list[str]]]]:
-        """Open the models. For an adapter of a causal model open the base: its updates are added to the weights."""
-        is_adapter = not isinstance(self.sides[1], Checkpoint)
-        if is_adapter and all(task.kind == "causal" for task in tasks.values()):
-            language, scored = open_models(self.base_source, None, tasks)
-        else:
-            language, scored = open_models(self.tuned, self.base, tasks)
+    def _opened(self, tasks: Mapping[str, Task]) -> tuple[OpenedModel, Scored]:
+        language, scored = open_to_dose(self.sides, (self.base_source, self.tuned), self.base, tasks)
         causal = [name for name, task in tasks.items() if task.kind == "causal"]
         if language.is_masked and (causal or not tasks):
             what = f"task {causal[0]!r} wants" if causal else "prompts want"
@@ -132,12 +126,6 @@ class Session:
                 f"'{self.base_source}' is a masked language model, and {what} one that writes; pass a task of classes"
             )
         return language, scored
-
-    def _others(self, language: OpenedModel) -> list[str]:
-        """Return other tuned tensors, such as norms, which only a checkpoint can store in a dose."""
-        if not isinstance(self.sides[1], Checkpoint):
-            return []
-        return tuned_elsewhere(language.model, self.sides[0], [pair.name for pair in self.pairs])
 
     def _task_of(self, prompts: Sequence[str], language: OpenedModel) -> Task:
         answers = None if self.work is None else self.work.answers()

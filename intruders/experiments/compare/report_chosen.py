@@ -11,7 +11,7 @@ from ...mitigation.remedies.at_random import RANDOM
 from ...mitigation.remedies.remedy import Case, Remedy
 from ...mitigation.remedies.remedy_table import SHRINK_OUTPUT
 from ..bench.point import Point
-from .choose import Choice
+from .choose import ChosenStrength
 from .compared import ComparedRemedy
 from .controls_of_remedy import controls_of, is_draw
 from .measured_curve import REPORT, Compared, MeasuredCurve
@@ -19,7 +19,7 @@ from .tried_strengths import source_of
 
 
 def report(
-    compared: Compared, curve: MeasuredCurve, choice: Choice, cases: Sequence[Case], *, controls: bool
+    compared: Compared, curve: MeasuredCurve, choice: ChosenStrength, cases: Sequence[Case], *, controls: bool
 ) -> ComparedRemedy:
     """Measure the chosen strength on the data that are reported, and its ``controls`` where they are wanted."""
     remedy = choice.remedy
