@@ -13,6 +13,7 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..data.columns import Columns
 from ..experiments.heal.heal_settings import HealSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
+from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json
@@ -53,6 +54,7 @@ from .output import check_json, put_json
 @setting_options.of(HealSettings, "settings")
 @setting_options.of(AuditSettings, "audit_settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Loading, "loading")
 def heal(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -82,6 +84,7 @@ def heal(
     audit: options.SavedAudit = None,
     audit_settings: AuditSettings,
     compute: Compute,
+    loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     out: Annotated[
@@ -148,6 +151,7 @@ def heal(
                 force=force,
                 data_seed=data_seed,
                 seed=seed,
+                loading=loading,
                 compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
                 progress=progress,
                 told=lambda line: print(f"note: {line}", file=sys.stderr),

@@ -9,6 +9,7 @@ import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
 from ..measures.measure_settings import IN_QUARTERS, LossSettings, ScoreSettings, SweepSettings
+from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json, say
@@ -29,6 +30,7 @@ from .output import check_json, put_json, say
 @setting_options.of(ScoreSettings, "scores", without=["score", "validation_file", "test_file", "no_header"])
 @setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Loading, "loading")
 def intervene(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -47,6 +49,7 @@ def intervene(
     scores: ScoreSettings,
     settings: AuditSettings,
     compute: Compute,
+    loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     keep: Annotated[
@@ -79,6 +82,7 @@ def intervene(
             data_seed=data_seed,
             seed=seed,
             keep=keep,
+            loading=loading,
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )

@@ -13,6 +13,7 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import MissingDependencyError
 from ..experiments.compare.comparison_settings import ComparisonSettings
 from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
+from ..models.loading_settings import Loading
 from ..system.exit_status import ExitStatus
 from . import options, setting_options
 from .command import examples
@@ -65,6 +66,7 @@ _NOT_HERE = ["split", "score", "validation_file", "test_file", "no_header"]
 )
 @setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Loading, "loading")
 def remedies(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -84,6 +86,7 @@ def remedies(
     ] = 0,
     settings: AuditSettings,
     compute: Compute,
+    loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     out: Annotated[
@@ -122,6 +125,7 @@ def remedies(
                 data_seed=data_seed,
                 seed=seed,
                 out=out,
+                loading=loading,
                 compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
                 progress=progress,
             )

@@ -13,6 +13,7 @@ from ..data.columns import Columns
 from ..errors import SettingError
 from ..experiments.heal.heal_settings import HealSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
+from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json, say, terminal_width
@@ -27,6 +28,7 @@ from .output import check_json, put_json, say, terminal_width
 )
 @setting_options.of(AuditSettings, "settings", only=options.OF_WHOLE_WEIGHTS)
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Loading, "loading")
 @setting_options.of(LossSettings, "losses", only=["loss_on"])
 @setting_options.of(ScoreSettings, "scores", only=["tasks", "prompt", "completion"])
 @setting_options.of(HealSettings, "measuring", only=["allow", "max_documents", "max_tokens", "max_examples"])
@@ -54,6 +56,7 @@ def scale(
     ] = 0,
     settings: AuditSettings,
     compute: Compute,
+    loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     at: Annotated[
@@ -132,6 +135,7 @@ def scale(
                 columns=scores.part(Columns),
                 data_seed=data_seed,
                 seed=seed,
+                loading=loading,
                 progress=progress,
             )
         if out is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..data.corpora import Corpus
 from ..data.task import Task
+from ..models.loading_settings import Loading
 from ..models.tuned_model import OpenedModel, can_go_on, open_for_task, open_language_model, put_on
 from ..system.progress import Progress
 from .corpus_loss import losses_by_corpus, tokens_to_read
@@ -30,6 +31,7 @@ class MeasuredModel:
     kept: KeptOutcomes
     losses: LossSettings
     seed: int
+    loading: Loading
     progress: Progress
     notes: list[str] = field(default_factory=list)
     _language: OpenedModel | None = None  # the model itself, once it is open
@@ -46,7 +48,7 @@ class MeasuredModel:
 
         def open_base() -> OpenedModel:
             if not opened:
-                opened.append(open_language_model(str(self.base)))
+                opened.append(open_language_model(str(self.base), loading=self.loading))
             return opened[0]
 
         before = self._losses("base", corpora, open_base)
@@ -70,7 +72,7 @@ class MeasuredModel:
         if task.kind == "causal" and self._language is not None and not self._language.is_masked:
             opened, labels = self._language, list[str]()
         else:
-            opened, labels = open_for_task(self.source, task, self.base)
+            opened, labels = open_for_task(self.source, task, self.base, self.loading)
             self._note(opened)
             if task.kind == "causal":
                 self._language = opened
@@ -130,7 +132,7 @@ class MeasuredModel:
 
     def _open(self) -> OpenedModel:
         if self._language is None:
-            self._keep_open(open_language_model(self.source, self.base))
+            self._keep_open(open_language_model(self.source, self.base, self.loading))
         assert self._language is not None
         return self._language
 

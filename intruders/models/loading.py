@@ -1,4 +1,4 @@
-"""Models and tokenizers through transformers' auto classes, in single precision."""
+"""Models and tokenizers through transformers' auto classes."""
 
 from __future__ import annotations
 
@@ -10,23 +10,28 @@ from torch import nn
 
 from ..data.task import Kind
 from ..errors import CheckpointError, first_line
+from .loading_settings import AS_STORED, Loading
+from .stored_dtype import dtype_to_load
 
 
-def load_model(location: str, kind: Kind, labels: Sequence[str] | None = None) -> nn.Module:
+def load_model(
+    location: str, kind: Kind, labels: Sequence[str] | None = None, loading: Loading = AS_STORED
+) -> nn.Module:
     """Load a causal model, or a sequence classifier with one output per label (a new head starts at random).
 
     Raises CheckpointError when transformers cannot load ``location`` as that.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    dtype = dtype_to_load(location, loading)
     try:
         if kind == "causal":
-            model: Any = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32)
+            model: Any = AutoModelForCausalLM.from_pretrained(location, dtype=dtype)
         else:
             names = list(labels or [])
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 location,
-                dtype=torch.float32,
+                dtype=dtype,
                 num_labels=len(names),
                 id2label=dict(enumerate(names)),
                 label2id={name: index for index, name in enumerate(names)},
@@ -39,8 +44,36 @@ def load_model(location: str, kind: Kind, labels: Sequence[str] | None = None) -
         raise CheckpointError(
             f"{location!r} cannot be loaded as a {kind} model by transformers: {first_line(error)}"
         ) from error
-    placed: nn.Module = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return placed
+    return placed(model)
+
+
+def load_masked_model(location: str, loading: Loading = AS_STORED) -> nn.Module:
+    """Load a masked language model.
+
+    Raises CheckpointError when transformers cannot load ``location`` as that, or it has no trained head.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    try:
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            location, dtype=dtype_to_load(location, loading), output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{location!r} cannot be loaded as a masked language model: {first_line(error)}"
+        ) from error
+    if info["missing_keys"]:
+        raise CheckpointError(
+            f"{location!r} has no masked-language-model head ({sorted(info['missing_keys'])[0]} is missing), "
+            "so its loss on text is not defined; pass with --base a model that has one"
+        )
+    return placed(model)
+
+
+def placed(model: Any) -> nn.Module:
+    """Move a model to the device that computes."""
+    moved: nn.Module = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return moved
 
 
 def heads(model: nn.Module) -> dict[str, nn.Module]:

@@ -35,9 +35,12 @@ from ...measures.kept_outcomes import KeptOutcomes
 from ...mitigation.cases import read_cases
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...models.finetuned_folder import data_seed_of
+from ...models.loading_settings import AS_STORED, Loading
+from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import OpenedModel
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
+from ..bench.live_models import models_loaded
 from ..doses.dose_groups import ELSEWHERE, DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
 from ..doses.updates import Updates, read_updates
@@ -63,6 +66,7 @@ def attribute(
     data_seed: int | None = None,
     seed: int = 0,
     keep: str | os.PathLike[str] | None = None,
+    loading: Loading = AS_STORED,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> Attribution:
@@ -82,6 +86,7 @@ def attribute(
       data_seed: seed of the task's rows, as in fine-tuning; by default that of the run.
       seed: seed of samples, masked tokens and the bootstrap.
       keep: folder in which finished passes are kept, so that a killed attribution resumes.
+      loading: how the models are loaded. Parts and gradients are in single precision whatever the type.
       compute: where the audit is computed.
       progress: called with (what is being done, done, in all).
 
@@ -119,6 +124,7 @@ def attribute(
         "seed": seed,
         "text": {name: [part.digest for part in parts] for name, parts in corpora.items()},
         "tasks": {name: one_task.fingerprint() for name, one_task in tasks.items()},
+        **recorded_dtypes(loading, models_loaded(sides, source, base_source)),
     }
     with ExitStack() as entered:
         kept = KeptOutcomes(None, key)
@@ -128,7 +134,13 @@ def attribute(
             kept = KeptOutcomes(FilePath(keep), key)
         pairing, made_audit, _ = audited_whole(*sides, audit, compute, progress)
         work = _Work(
-            source, None if given_base is None else str(given_base), base_source, sides, settings, seed
+            source,
+            None if given_base is None else str(given_base),
+            base_source,
+            sides,
+            settings,
+            seed,
+            loading,
         )
         measured = work.measured(corpora, tasks, made_audit, pairing.pairs, kept, progress)
         return _attribution(
@@ -155,6 +167,7 @@ class _Work:
     sides: tuple[Checkpoint, Opened]
     settings: AttributionSettings
     seed: int
+    loading: Loading
 
     def measured(
         self,
@@ -169,7 +182,7 @@ class _Work:
         language, scored = self._opened(tasks)
         device = next(language.model.parameters()).device
         pairs = pair_sides(*self.sides, Selection(include_embeddings=True)).pairs
-        updates = _in_directions(read_updates(pairs, "matrix", device, progress))
+        updates = _in_directions(read_updates(pairs, "matrix", device, progress, language.dtype))
         if not updates.names:
             raise SettingError(
                 f"'{self.tuned}' changes nothing in '{self.base_source}', so no loss rose; pass the model after "
@@ -208,8 +221,8 @@ class _Work:
         """Open the models. For an adapter of a causal model open the base: its updates are added to the weights."""
         is_adapter = not isinstance(self.sides[1], Checkpoint)
         if is_adapter and all(task.kind == "causal" for task in tasks.values()):
-            return open_models(self.base_source, None, tasks)
-        return open_models(self.tuned, self.base, tasks)
+            return open_models(self.base_source, None, tasks, self.loading)
+        return open_models(self.tuned, self.base, tasks, self.loading)
 
     def _others(self, language: OpenedModel, pairs: Sequence[PairedMatrix]) -> list[str]:
         if not isinstance(self.sides[1], Checkpoint):

@@ -20,6 +20,7 @@ from ...measures.measure_settings import NO_HARNESS, HarnessSettings, LossSettin
 from ...measures.outcome import Outcome
 from ...measures.sensitivities import Directions, sensitivities, task_batches
 from ...mitigation.remedies.remedy import Case, Remedy
+from ...models.loading_settings import AS_STORED, Loading
 from ...models.tuned_model import OpenedModel
 from .data_shares import DataShare
 from .live_models import LiveModels, Scored, opened_live
@@ -130,9 +131,14 @@ class Bench:
 
 @contextmanager
 def opened_bench(
-    measuring: Measuring, tuned: str, base: str | None, base_side: Checkpoint, others: Sequence[str]
+    measuring: Measuring,
+    tuned: str,
+    base: str | None,
+    base_side: Checkpoint,
+    others: Sequence[str],
+    loading: Loading = AS_STORED,
 ) -> Iterator[Bench]:
     """Open the tuned model within the block; ``others`` are the base's tensors without a case."""
-    with opened_live(tuned, base, measuring.tasks, base_side, others) as models:
+    with opened_live(tuned, base, measuring.tasks, base_side, others, loading=loading) as models:
         assert models.language is not None
         yield Bench(measuring, models.language, models)

@@ -18,6 +18,7 @@ from ...measures.corpus_loss import losses_by_corpus
 from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.measure_settings import LossSettings
 from ...measures.outcome import Outcome
+from ...models.loading_settings import AS_STORED, Loading
 from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..bench.data_shares import DataShare
 from ..bench.live_models import Scored, answered_by
@@ -114,12 +115,15 @@ class HealBench:
 
 
 def open_models(
-    tuned: str, base: str | None, tasks: Mapping[str, Task]
+    tuned: str, base: str | None, tasks: Mapping[str, Task], loading: Loading = AS_STORED
 ) -> tuple[OpenedModel, dict[str, tuple[OpenedModel, list[str]]]]:
     """Open the tuned model as a language model and as its tasks need it; one model may serve both."""
-    language = open_language_model(tuned, base)
+    language = open_language_model(tuned, base, loading, merged=True)
     shared = answered_by(language, tasks)
-    scored = {name: shared.get(name) or open_for_task(tuned, task, base) for name, task in tasks.items()}
+    scored = {
+        name: shared.get(name) or open_for_task(tuned, task, base, loading, merged=True)
+        for name, task in tasks.items()
+    }
     for opened in [language, *(opened_model for opened_model, _ in scored.values())]:
         opened.model.requires_grad_(False).eval()
     return language, scored

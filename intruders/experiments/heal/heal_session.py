@@ -24,6 +24,8 @@ from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.measure_settings import LossSettings
 from ...mitigation.cases import read_cases
 from ...mitigation.remedies.intruders import ScaledIntruders
+from ...models.loading_settings import AS_STORED, Loading
+from ...models.stored_dtype import dtype_name
 from ...models.tuned_model import OpenedModel
 from ...system.progress import Progress
 from ..doses.dose_groups import ELSEWHERE, dose_groups
@@ -64,6 +66,7 @@ class Session:
     work: WorkFolder | None = None
     key: Mapping[str, Any] = field(default_factory=dict)
     max_examples: int | None = None
+    loading: Loading = AS_STORED
 
     def healed(
         self,
@@ -90,7 +93,8 @@ class Session:
         self.progress("open the models", 0, 1)
         language, scored = self._opened(tasks)
         device = next(language.model.parameters()).device
-        updates = read_updates(self.pairs, self.settings.per, device, self.progress)
+        dtype = language.dtype
+        updates = read_updates(self.pairs, self.settings.per, device, self.progress, dtype)
         if not updates.names:
             raise SettingError(
                 f"'{self.tuned}' changes nothing in '{self.base_source}', so there is nothing to heal; pass the model "
@@ -122,9 +126,9 @@ class Session:
         """Open the models. For an adapter of a causal model open the base: its updates are added to the weights."""
         is_adapter = not isinstance(self.sides[1], Checkpoint)
         if is_adapter and all(task.kind == "causal" for task in tasks.values()):
-            language, scored = open_models(self.base_source, None, tasks)
+            language, scored = open_models(self.base_source, None, tasks, self.loading)
         else:
-            language, scored = open_models(self.tuned, self.base, tasks)
+            language, scored = open_models(self.tuned, self.base, tasks, self.loading)
         causal = [name for name, task in tasks.items() if task.kind == "causal"]
         if language.is_masked and (causal or not tasks):
             what = f"task {causal[0]!r} wants" if causal else "prompts want"
@@ -259,7 +263,11 @@ class Session:
             },
             examples={name: len(rows) for name, rows in data.report.examples.items()},
             digests={name: [part.digest for part in parts] for name, parts in data.report.corpora.items()},
-            settings={**self.settings.as_dict(), "seed": self.seed},
+            settings={
+                **self.settings.as_dict(),
+                "seed": self.seed,
+                "dtype": dtype_name(bench.language.dtype),
+            },
             intruders_before=audit.intruders,
             intruders_after=None,
             at_bounds=count,
@@ -288,6 +296,7 @@ def session_of(
     seed: int,
     progress: Progress,
     max_examples: int | None = None,
+    loading: Loading = AS_STORED,
 ) -> Session:
     """Return a session that writes nothing to disk."""
     base, tuned = sources
@@ -302,6 +311,7 @@ def session_of(
         progress,
         untold,
         max_examples=settings.max_examples if max_examples is None else max_examples,
+        loading=loading,
     )
 
 

@@ -42,10 +42,12 @@ from ...mitigation.remedies.every_remedy import remedy_named
 from ...mitigation.remedies.intruders import INTRUDERS
 from ...mitigation.remedies.remedy import Case, Remedy, ScaledRemedy
 from ...models.finetuned_folder import data_seed_of
+from ...models.loading_settings import AS_STORED, Loading
+from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import OpenedModel, open_language_model
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
-from ..bench.live_models import opened_live
+from ..bench.live_models import models_loaded, opened_live
 from ..bench.measured_weights import Losses, MeasuredData, MeasuredWeights
 from .equal_task_loss import ALONG_CURVE, EqualTaskLoss, wants_curve
 from .sweep import InterventionSweep, Point
@@ -64,6 +66,7 @@ def intervene(
     data_seed: int | None = None,
     seed: int = 0,
     keep: str | os.PathLike[str] | None = None,
+    loading: Loading = AS_STORED,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> InterventionSweep:
@@ -85,6 +88,7 @@ def intervene(
       seed: seed of the control "random", of samples of documents, and of the bootstrap.
       keep: folder of finished evaluations. A call that was stopped resumes there; another model, other data or
         settings never reuse one.
+      loading: how the models are loaded.
       compute: where the audit is computed.
       progress: called with (what is being done, done, in all).
 
@@ -134,6 +138,7 @@ def intervene(
         of = {}
         if folder is not None:
             of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=audited, tasks=tasks)
+            of |= recorded_dtypes(loading, models_loaded((base_side, tuned_side), tuned, base_source))
         kept = KeptOutcomes(folder, {**of, "data": data.fingerprint()})
         measured = _Measured(
             base,
@@ -146,6 +151,7 @@ def intervene(
             sweep,
             data,
             kept,
+            loading,
             compute,
             progress,
         )
@@ -166,6 +172,7 @@ class _Measured:
     sweep: SweepSettings
     data: MeasuredData
     kept: KeptOutcomes
+    loading: Loading
     compute: Compute
     progress: Progress
 
@@ -182,7 +189,13 @@ class _Measured:
         others = not_audited(self.base_side, self.audit) if is_curve_wanted else []
         reads_text = bool(data.corpora)
         with opened_live(
-            self.tuned, self.base, data.tasks, self.base_side, others, reads_text=reads_text
+            self.tuned,
+            self.base,
+            data.tasks,
+            self.base_side,
+            others,
+            loading=self.loading,
+            reads_text=reads_text,
         ) as models:
             weights = MeasuredWeights(data, models, self.kept)
             compared = self._curve(weights, len(remedies)) if is_curve_wanted else None
@@ -211,7 +224,7 @@ class _Measured:
         outcome = self.kept.get(_OF_BASE)
         if not self.data.corpora or (outcome is not None and not asks):
             return {} if outcome is None else outcome.corpora, {}
-        opened = open_language_model(self.base_source)
+        opened = open_language_model(self.base_source, loading=self.loading)
         if outcome is None:
             outcome = Outcome(self.data.losses_of(opened), {})
             self.kept.put(_OF_BASE, outcome)
