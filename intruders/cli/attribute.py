@@ -50,7 +50,7 @@ from .output import check_json, put_json
 @setting_options.of(AttributionSettings, "settings")
 @setting_options.of(AuditSettings, "audit_settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
-@setting_options.of(Loading, "loading")
+@setting_options.of(Loading, "loading", only=["dtype"])
 def attribute(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -130,7 +130,7 @@ def attribute(
             data_seed=data_seed,
             seed=seed,
             keep=keep,
-            loading=loading,
+            loading=replace(loading, device=compute.device),
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )

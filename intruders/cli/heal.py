@@ -54,7 +54,7 @@ from .output import check_json, put_json
 @setting_options.of(HealSettings, "settings")
 @setting_options.of(AuditSettings, "audit_settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
-@setting_options.of(Loading, "loading")
+@setting_options.of(Loading, "loading", only=["dtype"])
 def heal(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -151,7 +151,7 @@ def heal(
                 force=force,
                 data_seed=data_seed,
                 seed=seed,
-                loading=loading,
+                loading=replace(loading, device=compute.device),
                 compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
                 progress=progress,
                 told=lambda line: print(f"note: {line}", file=sys.stderr),

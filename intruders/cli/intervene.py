@@ -30,7 +30,7 @@ from .output import check_json, put_json, say
 @setting_options.of(ScoreSettings, "scores", without=["score", "validation_file", "test_file", "no_header"])
 @setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
-@setting_options.of(Loading, "loading")
+@setting_options.of(Loading, "loading", only=["dtype"])
 def intervene(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -82,7 +82,7 @@ def intervene(
             data_seed=data_seed,
             seed=seed,
             keep=keep,
-            loading=loading,
+            loading=replace(loading, device=compute.device),
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )

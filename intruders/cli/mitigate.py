@@ -43,6 +43,7 @@ _REMEDIES = tuple(name for name in REMEDIES if name != "intruders")  # these hav
 @setting_options.of(
     Loading,
     "loading",
+    only=["dtype"],
     reworded={
         "dtype": "surgery: type of the weights in memory: auto (the checkpoint's own), bfloat16, float16 or float32."
     },
@@ -196,7 +197,7 @@ def mitigate(
                 task,
                 data_seed,
                 mode,
-                loading,
+                replace(loading, device=compute.device),
                 progress,
             ),
             rank=int(rank) if rank is not None and rank.isdecimal() else rank,

@@ -66,7 +66,7 @@ _NOT_HERE = ["split", "score", "validation_file", "test_file", "no_header"]
 )
 @setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
-@setting_options.of(Loading, "loading")
+@setting_options.of(Loading, "loading", only=["dtype"])
 def remedies(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -125,7 +125,7 @@ def remedies(
                 data_seed=data_seed,
                 seed=seed,
                 out=out,
-                loading=loading,
+                loading=replace(loading, device=compute.device),
                 compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
                 progress=progress,
             )

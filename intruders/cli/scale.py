@@ -28,7 +28,7 @@ from .output import check_json, put_json, say, terminal_width
 )
 @setting_options.of(AuditSettings, "settings", only=options.OF_WHOLE_WEIGHTS)
 @setting_options.of(Compute, "compute", only=["device"])
-@setting_options.of(Loading, "loading")
+@setting_options.of(Loading, "loading", only=["dtype"])
 @setting_options.of(LossSettings, "losses", only=["loss_on"])
 @setting_options.of(ScoreSettings, "scores", only=["tasks", "prompt", "completion"])
 @setting_options.of(HealSettings, "measuring", only=["allow", "max_documents", "max_tokens", "max_examples"])
@@ -135,7 +135,7 @@ def scale(
                 columns=scores.part(Columns),
                 data_seed=data_seed,
                 seed=seed,
-                loading=loading,
+                loading=replace(loading, device=compute.device),
                 progress=progress,
             )
         if out is not None:

@@ -199,7 +199,7 @@ def evaluate(
             evaluation.losses.append(told)
             measured(_loss_lines(told))
         for task, split in zip(tasks, splits, strict=True):
-            score = work.score(task, split, scores.max_examples, score_task, losses.batch_size)
+            score = work.score(task, split, scores.max_examples, score_task, losses.windows)
             evaluation.scores.append(score)
             measured(_score_lines(score))
         if harness.lm_eval:
@@ -214,6 +214,10 @@ def evaluate(
 
 def _notes_on_dtypes(loading: Loading, loaded: Sequence[str]) -> list[str]:
     """Return a note on the types of the models if they are not in single precision, which is the usual."""
+    if loading.load_in is not None:
+        return [
+            f"measured with linear layers in {loading.load_in}, which changes the losses; the checkpoint is not"
+        ]
     names = [dtype_name(dtype_to_load(location, loading)) for location in loaded]
     if set(names) == {"float32"}:
         return []

@@ -9,7 +9,15 @@ from typing import Any
 from ..data.corpora import Corpus
 from ..data.task import Task
 from ..models.loading_settings import Loading
-from ..models.tuned_model import OpenedModel, can_go_on, open_for_task, open_language_model, put_on
+from ..models.memory_plan import memory_plan
+from ..models.tuned_model import (
+    OpenedModel,
+    base_location,
+    can_go_on,
+    open_for_task,
+    open_language_model,
+    put_on,
+)
 from ..system.progress import Progress
 from .corpus_loss import losses_by_corpus, tokens_to_read
 from .harness import HarnessScore, digest_of_own_tasks, harness_scores
@@ -103,7 +111,10 @@ class MeasuredModel:
         missing = {name: parts for name, parts in corpora.items() if name not in losses}
         if not missing:
             return losses
-        self.progress(f"open the {which}", 0, 1)
+        plan = memory_plan(
+            base_location(self.source if which == "model" else str(self.base), self.base), self.loading
+        )
+        self.progress(f"open the {which}" + ("" if plan is None else f" ({plan.words()})"), 0, 1)
         model, done = opened(), 0
         in_all = sum(tokens_to_read(model.tokenizer, parts, self.losses) for parts in missing.values())
 

@@ -38,6 +38,8 @@ def recorded_dtypes(loading: Loading, sources: Iterable[str]) -> dict[str, list[
     Nothing is returned where every model is in single precision, so that what earlier versions kept is still found.
     """
     dtypes = [dtype_name(dtype_to_load(base_model_location(source), loading)) for source in sources]
+    if loading.load_in is not None:
+        return {"dtype": dtypes, "load_in": [loading.load_in]}
     return {} if set(dtypes) <= {"float32"} else {"dtype": dtypes}
 
 

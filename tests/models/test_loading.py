@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,17 @@ import pytest
 import torch
 from tiny import save_bert, save_llama
 
-from intruders.errors import SettingError
+from intruders.errors import MissingDependencyError, NotEnoughMemoryError, SettingError
 from intruders.measures.evaluate import evaluate
 from intruders.measures.kept_outcomes import KeptOutcomes
 from intruders.measures.measure_settings import LossSettings
+from intruders.models import memory_plan
 from intruders.models.loading import load_model
-from intruders.models.loading_settings import Loading
+from intruders.models.loading_settings import Loading, require_whole_weights
 from intruders.models.stored_dtype import dtype_to_load, recorded_dtypes
 from intruders.models.tuned_model import open_language_model
 from intruders.studies.work.base_losses import base_losses, corpora_of
+from intruders.system.out_of_memory import Halving
 from intruders.training.finetune_config import FinetuneConfig
 
 
@@ -142,3 +147,161 @@ def test_weights_that_are_trained_have_single_precision(tmp_path: Path) -> None:
         config("pissa", "bfloat16")
     with pytest.raises(SettingError, match="the head of a classification task"):
         config("lora", "bfloat16").loading("classification")
+
+
+def test_what_does_not_fit_is_refused_before_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_llama(tmp_path / "base")
+    numbers = sum(parameter.numel() for parameter in load_model(str(base), "causal").parameters())
+    plan = memory_plan.memory_plan(str(base), Loading())
+    assert plan is not None
+    assert plan.weights == numbers
+    assert plan.needed == 4 * numbers + 2**28
+    monkeypatch.setattr(memory_plan, "available_memory", lambda device: 3 * numbers + 2**28)
+    with pytest.raises(
+        NotEnoughMemoryError, match=r"does not fit in memory: .* in float32: .*pass --dtype bfloat16"
+    ):
+        load_model(str(base), "causal")
+    load_model(str(base), "causal", loading=Loading(dtype="bfloat16"))
+    monkeypatch.setattr(memory_plan, "available_memory", lambda device: 1)
+    with pytest.raises(
+        NotEnoughMemoryError, match="pass --device-map auto, or use a machine with more memory"
+    ):
+        load_model(str(base), "causal", loading=Loading(dtype="bfloat16"))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"memory.max": "3000", "memory.current": "1000", "memory.stat": "anon 900\ninactive_file 100"},
+        {
+            "memory.limit_in_bytes": "3000",
+            "memory.usage_in_bytes": "1000",
+            "memory.stat": "total_inactive_file 100",
+        },
+    ],
+)
+def test_limits_of_cgroups_count(files: dict[str, str], tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    assert memory_plan.room_of_cgroup(tmp_path) == 2100
+
+
+def test_a_limit_of_the_shell_counts() -> None:
+    """``ulimit -v`` of 16 GiB leaves less than that, whatever the machine has."""
+    code = (
+        "import resource, torch; resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34)); "
+        "from intruders.models.memory_plan import available_memory as room; print(room(torch.device('cpu')))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < int(run.stdout) < 2**34
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_told_once() -> None:
+    sizes = []
+
+    def measured(items: Sequence[int]) -> list[int]:
+        sizes.append(len(items))
+        if len(items) > 2:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return [10 * item for item in items]
+
+    halving = Halving(is_on=True)
+    with pytest.warns(UserWarning, match="a batch of 9 did not fit in memory") as told:
+        assert halving.results(range(9), measured) == [10 * item for item in range(9)]
+        assert halving.results(range(4), measured) == [0, 10, 20, 30]
+    assert len(told) == 1
+    assert sizes == [9, 4, 2, 2, 2, 2, 1, 2, 2]
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        Halving(is_on=False).results(range(9), measured)
+    with pytest.raises(ValueError, match="another"):
+        Halving(is_on=True).results(range(2), raising(ValueError("another")))
+    with pytest.raises(MemoryError):  # a single item cannot be halved
+        Halving(is_on=True).results(range(1), raising(MemoryError()))
+
+
+def raising(error: Exception) -> Any:
+    def measured(items: Sequence[int]) -> list[int]:
+        raise error
+
+    return measured
+
+
+def test_losses_do_not_depend_on_halving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from intruders.measures import causal_loss
+
+    base, texts = str(save_llama(tmp_path / "base")), text(tmp_path / "texts")
+    expected = evaluate(base, losses=LossSettings((texts,), window=16)).losses[0].losses[0]
+    real = causal_loss.token_losses
+
+    def in_little_memory(model: Any, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        if len(labels) > 3:
+            raise MemoryError
+        return real(model, inputs, labels)
+
+    monkeypatch.setattr(causal_loss, "token_losses", in_little_memory)
+    with pytest.warns(UserWarning, match="batches are halved"):
+        halved = evaluate(base, losses=LossSettings((texts,), window=16, batch_size="auto"))
+    # Products of batches of another size are summed in another order.
+    assert halved.losses[0].losses[0].sums == pytest.approx(expected.sums, rel=1e-5)
+    with pytest.raises(MemoryError):
+        evaluate(base, losses=LossSettings((texts,), window=16))
+
+
+def test_memory_that_runs_out_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from intruders.cli import main
+
+    def run_out(**_: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr(main, "app", run_out)
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: memory ran out (DefaultCPUAllocator: can't allocate memory")
+    assert line.count("\n") == 1
+    assert "--dtype bfloat16" in line
+
+
+def test_a_batch_size_is_a_number_or_auto() -> None:
+    assert LossSettings(batch_size="4").windows == 4
+    assert LossSettings(batch_size="auto").windows is None
+    assert LossSettings(batch_size="auto").halves_batches
+    for wrong in ("some", "0", 0):
+        with pytest.raises(SettingError, match="expected a whole number of windows, 1 or more, or auto"):
+            LossSettings(batch_size=wrong)
+
+
+@pytest.mark.parametrize("load_in", ["4bit", "8bit"])
+def test_weights_are_quantized_while_loading(load_in: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    base = str(save_llama(tmp_path / "base"))
+    model: Any = load_model(base, "causal", loading=Loading(load_in=load_in))
+    layer = model.get_submodule("model.layers.0.mlp.up_proj")
+    assert layer.weight.element_size() == 1
+    whole: Any = load_model(base, "causal")
+    ids = torch.tensor([[5, 20, 31, 7, 44, 12]])
+    with torch.no_grad():
+        difference = model(input_ids=ids).logits - whole(input_ids=ids).logits
+    assert 0 < float(difference.norm() / whole(input_ids=ids).logits.norm()) < 0.5
+
+
+def test_quantizing_needs_its_package_and_whole_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from intruders.models import loading
+
+    base = str(save_llama(tmp_path / "base"))
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="--load-in 4bit needs the package 'bitsandbytes'"):
+        load_model(base, "causal", loading=Loading(load_in="4bit"))
+    with pytest.raises(
+        SettingError, match="load_in is '4bit', but this measurement changes weights in memory"
+    ):
+        require_whole_weights(Loading(load_in="4bit"))
+    with pytest.raises(SettingError, match="device 'cuda:7' cannot be used here"):
+        load_model(base, "causal", loading=Loading(device="cuda:7"))

@@ -12,7 +12,7 @@ from ...checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ...data.task import Task
 from ...mitigation.live_weights import LiveInterventions
 from ...mitigation.remedies.remedy import Case, Remedy
-from ...models.loading_settings import AS_STORED, Loading
+from ...models.loading_settings import AS_STORED, Loading, require_whole_weights
 from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
 
 Scored = Mapping[str, tuple[OpenedModel, list[str]]]  # by task, the model and its labels in order
@@ -61,6 +61,7 @@ def opened_live(
     reads_text: bool = True,
 ) -> Iterator[LiveModels]:
     """Open the tuned model within the block; ``others`` are the base's tensors without a case."""
+    require_whole_weights(loading)
     language = open_language_model(tuned, base, loading, merged=True) if reads_text else None
     shared = {} if language is None else answered_by(language, tasks)
     scored = {
@@ -73,7 +74,7 @@ def opened_live(
     ]
     with ExitStack() as contexts:
         weights = {
-            number: contexts.enter_context(LiveInterventions(model, base_side, (), others))
+            number: contexts.enter_context(LiveInterventions(model, base_side, (), others, recomputes=True))
             for number, model in {
                 id(opened_model.model): opened_model.model for opened_model in opened
             }.items()

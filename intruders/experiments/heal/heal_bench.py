@@ -18,7 +18,7 @@ from ...measures.corpus_loss import losses_by_corpus
 from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.measure_settings import LossSettings
 from ...measures.outcome import Outcome
-from ...models.loading_settings import AS_STORED, Loading
+from ...models.loading_settings import AS_STORED, Loading, require_whole_weights
 from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..bench.data_shares import DataShare
 from ..bench.live_models import Scored, answered_by
@@ -118,6 +118,7 @@ def open_models(
     tuned: str, base: str | None, tasks: Mapping[str, Task], loading: Loading = AS_STORED
 ) -> tuple[OpenedModel, dict[str, tuple[OpenedModel, list[str]]]]:
     """Open the tuned model as a language model and as its tasks need it; one model may serve both."""
+    require_whole_weights(loading)
     language = open_language_model(tuned, base, loading, merged=True)
     shared = answered_by(language, tasks)
     scored = {
