@@ -3,8 +3,9 @@
     python -m benchmarks.heal_step [--quick]
 
 Both steps see the same 8 documents and 8 examples of word problems on SmolLM2-135M under a rank-1 adapter of every
-linear layer. The step of healing runs in float32 and in bfloat16. The training step has the gradient of all factors and takes the same two losses forward and backward; the
-step of healing has a dose for every matrix, and computes the base's answers besides. Each runs in a process of its own.
+linear layer. The training step has the gradient of all factors and takes the same two losses forward and backward; the
+step of healing has a dose for every matrix, and computes the base's answers besides. It runs in float32 and
+in bfloat16, each in a process of its own.
 """
 
 from __future__ import annotations

@@ -80,6 +80,8 @@ class MeasuredModel:
         if task.kind == "causal" and self._language is not None and not self._language.is_masked:
             opened, labels = self._language, list[str]()
         else:
+            if task.kind == "classification":
+                self._language = None  # the memory of the encoder is needed for the classifier
             opened, labels = open_for_task(self.source, task, self.base, self.loading)
             self._note(opened)
             if task.kind == "causal":

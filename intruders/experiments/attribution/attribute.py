@@ -196,11 +196,24 @@ class _Work:
         with ExitStack() as entered:
             for model in distinct_models(language, scored):
                 entered.enter_context(
-                    DosedModel(model, self.sides[0], updates.by_name, groups, doses, others)
+                    DosedModel(
+                        model,
+                        self.sides[0],
+                        updates.by_name,
+                        groups,
+                        doses,
+                        others,
+                        is_base=self._opens_base(tasks),
+                    )
                 )
                 entered.enter_context(
                     DosedModel(
-                        model, self.sides[0], of_intruders, dose_groups(list(of_intruders), "matrix"), inside
+                        model,
+                        self.sides[0],
+                        of_intruders,
+                        dose_groups(list(of_intruders), "matrix"),
+                        inside,
+                        is_base=True,
                     )
                 )
             measures = [
@@ -219,10 +232,13 @@ class _Work:
         self, tasks: Mapping[str, Task]
     ) -> tuple[OpenedModel, Mapping[str, tuple[OpenedModel, list[str]]]]:
         """Open the models. For an adapter of a causal model open the base: its updates are added to the weights."""
-        is_adapter = not isinstance(self.sides[1], Checkpoint)
-        if is_adapter and all(task.kind == "causal" for task in tasks.values()):
+        if self._opens_base(tasks):
             return open_models(self.base_source, None, tasks, self.loading)
         return open_models(self.tuned, self.base, tasks, self.loading)
+
+    def _opens_base(self, tasks: Mapping[str, Task]) -> bool:
+        is_adapter = not isinstance(self.sides[1], Checkpoint)
+        return is_adapter and all(task.kind == "causal" for task in tasks.values())
 
     def _others(self, language: OpenedModel, pairs: Sequence[PairedMatrix]) -> list[str]:
         if not isinstance(self.sides[1], Checkpoint):

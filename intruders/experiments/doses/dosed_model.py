@@ -80,6 +80,8 @@ class DosedModel:
         groups: DoseGroups,
         doses: Doses,
         others: Iterable[str] = (),
+        *,
+        is_base: bool = False,
     ) -> None:
         """Set the model's weights to the base's and add the updates in doses.
 
@@ -90,6 +92,7 @@ class DosedModel:
           groups: the positions of each matrix's doses.
           doses: the doses, shared by all models of the tuned model.
           others: the base's names of other tuned tensors.
+          is_base: whether the model has the base's weights already, so that none is read and written again.
 
         Raises:
           PairingError: the model lacks a weight of an update.
@@ -113,7 +116,8 @@ class DosedModel:
                     f"the model that is measured has no weight '{name}'; pass the base it was made of"
                 )
             tensor = state[key].data
-            put_back(view, tensor, view.read(base.tensors[view.tensor]).to(tensor.dtype))
+            if not is_base:
+                put_back(view, tensor, view.read(base.tensors[view.tensor]).to(tensor.dtype))
             modules = owners[tensor.data_ptr()]
             if view.expert is None and all(_has_branch(module, of) for module, of in modules):
                 for module, _ in modules:

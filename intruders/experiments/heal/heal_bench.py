@@ -100,7 +100,7 @@ class HealBench:
                 device = next(model.parameters()).device
                 updates = {name: DosedUpdate.of(change, device) for name, change in changes.items()}
                 entered.enter_context(
-                    DosedModel(model, self.base, updates, dose_groups(names, "matrix"), whole)
+                    DosedModel(model, self.base, updates, dose_groups(names, "matrix"), whole, is_base=True)
                 )
             yield
 

@@ -106,7 +106,15 @@ class Session:
         with ExitStack() as entered:
             for model in distinct_models(language, scored):
                 entered.enter_context(
-                    DosedModel(model, self.sides[0], updates.by_name, groups, doses, others)
+                    DosedModel(
+                        model,
+                        self.sides[0],
+                        updates.by_name,
+                        groups,
+                        doses,
+                        others,
+                        is_base=self._opens_base(tasks),
+                    )
                 )
             if prompts is not None:
                 task = self._task_of(prompts, language)
@@ -124,8 +132,7 @@ class Session:
         self, tasks: Mapping[str, Task]
     ) -> tuple[OpenedModel, Mapping[str, tuple[OpenedModel, list[str]]]]:
         """Open the models. For an adapter of a causal model open the base: its updates are added to the weights."""
-        is_adapter = not isinstance(self.sides[1], Checkpoint)
-        if is_adapter and all(task.kind == "causal" for task in tasks.values()):
+        if self._opens_base(tasks):
             language, scored = open_models(self.base_source, None, tasks, self.loading)
         else:
             language, scored = open_models(self.tuned, self.base, tasks, self.loading)
@@ -136,6 +143,10 @@ class Session:
                 f"'{self.base_source}' is a masked language model, and {what} one that writes; pass a task of classes"
             )
         return language, scored
+
+    def _opens_base(self, tasks: Mapping[str, Task]) -> bool:
+        is_adapter = not isinstance(self.sides[1], Checkpoint)
+        return is_adapter and all(task.kind == "causal" for task in tasks.values())
 
     def _others(self, language: OpenedModel) -> list[str]:
         """Return other tuned tensors, such as norms, which only a checkpoint can store in a dose."""
