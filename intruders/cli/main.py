@@ -39,7 +39,7 @@ from .usage_errors import asks_for_help, in_one_line, is_usage_error
 from .verify import verify
 
 # What the extra `train` installs and training and evaluation import where they need it.
-_OF_TRAINING = {"accelerate", "datasets", "peft", "scipy", "transformers", "yaml"}
+_OF_TRAINING = {"accelerate", "datasets", "peft", "psutil", "scipy", "transformers", "yaml"}
 
 app = typer.Typer(
     cls=Commands,

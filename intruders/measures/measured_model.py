@@ -113,9 +113,7 @@ class MeasuredModel:
         missing = {name: parts for name, parts in corpora.items() if name not in losses}
         if not missing:
             return losses
-        plan = memory_plan(
-            base_location(self.source if which == "model" else str(self.base), self.base), self.loading
-        )
+        plan = memory_plan(self._location(which), self.loading)
         self.progress(f"open the {which}" + ("" if plan is None else f" ({plan.words()})"), 0, 1)
         model, done = opened(), 0
         in_all = sum(tokens_to_read(model.tokenizer, parts, self.losses) for parts in missing.values())
@@ -130,6 +128,11 @@ class MeasuredModel:
             losses |= losses_by_corpus(model, {name: parts}, self.losses, self.seed, advance)
             self.kept.put(units[name], Outcome({name: losses[name]}, {}))
         return {name: losses[name] for name in corpora}
+
+    def _location(self, which: str) -> str:
+        return (
+            base_location(self.source, self.base) if which == "model" else base_location(str(self.base), None)
+        )
 
     def _unit(self, which: str, parts: Sequence[Corpus]) -> dict[str, Any]:
         settings = self.losses

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import save_bert, save_llama
+from tiny import save_bert, save_gpt2, save_llama
 
+from intruders.data.corpora import load_corpora
 from intruders.errors import MissingDependencyError, NotEnoughMemoryError, SettingError
+from intruders.measures.corpus_loss import measure_losses
 from intruders.measures.evaluate import evaluate
 from intruders.measures.kept_outcomes import KeptOutcomes
 from intruders.measures.measure_settings import LossSettings
@@ -306,3 +308,27 @@ def test_quantizing_needs_its_package_and_whole_weights(
         require_whole_weights(Loading(load_in="4bit"))
     with pytest.raises(SettingError, match="device 'cuda:7' cannot be used here"):
         load_model(base, "causal", loading=Loading(device="cuda:7"))
+
+
+@pytest.mark.parametrize("save", [save_llama, save_gpt2, save_bert])
+def test_an_adapter_beside_its_base_measures_as_one_in_its_weights(save: Any, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = str(save(tmp_path / "base"))
+    opened = open_language_model(base)
+    model: Any = get_peft_model(
+        opened.model, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    corpora = load_corpora(text(tmp_path / "texts"))
+    of_base, beside, merged = (
+        measure_losses(opened, corpora, LossSettings())[0].sums
+        for opened in (
+            open_language_model(base),
+            open_language_model(str(tmp_path / "adapter"), base),
+            open_language_model(str(tmp_path / "adapter"), base, merged=True),
+        )
+    )
+    assert abs(of_base - merged).min() > 1e-2
+    # x W0^T + (x A^T) B^T and x (W0 + B A)^T differ by the rounding of single precision, layer after layer.
+    assert beside == pytest.approx(merged, rel=1e-5)
