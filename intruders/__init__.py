@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
     from .mitigation.mitigate import mitigate
     from .mitigation.mitigation_result import Mitigation
+    from .models.loading_settings import Loading
     from .reports.audit.model_card import write_card
     from .reports.write_report import write_report
     from .studies.advice.advise import advise
@@ -82,6 +83,7 @@ __all__ = [
     "InterventionSweep",
     "IntruderCallback",
     "IntrudersError",
+    "Loading",
     "LossSettings",
     "MemoryCache",
     "Mitigation",
@@ -144,6 +146,7 @@ _HOMES = {
     "Healing": "experiments.heal.healing",
     "InterventionSweep": "experiments.intervene.sweep",
     "IntruderCallback": "training.callback.callback",
+    "Loading": "models.loading_settings",
     "LossSettings": "measures.measure_settings",
     "MemoryCache": "audits.base_cache",
     "Mitigation": "mitigation.mitigation_result",

@@ -12,6 +12,7 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..data.columns import Columns
 from ..experiments.attribution.attribution_settings import AttributionSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
+from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
 from .output import check_html, check_json, put_json
@@ -49,6 +50,7 @@ from .output import check_html, check_json, put_json
 @setting_options.of(AttributionSettings, "settings")
 @setting_options.of(AuditSettings, "audit_settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Loading, "loading", only=["dtype"])
 def attribute(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -62,6 +64,7 @@ def attribute(
     audit: options.SavedAudit = None,
     audit_settings: AuditSettings,
     compute: Compute,
+    loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     keep: Annotated[
@@ -110,6 +113,7 @@ def attribute(
             data_seed=data_seed,
             seed=seed,
             keep=keep,
+            loading=replace(loading, device=compute.device),
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )

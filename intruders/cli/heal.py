@@ -13,6 +13,7 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..data.columns import Columns
 from ..experiments.heal.heal_settings import HealSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
+from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
 from .output import check_html, check_json, put_json, resumable
@@ -53,6 +54,7 @@ from .output import check_html, check_json, put_json, resumable
 @setting_options.of(HealSettings, "settings")
 @setting_options.of(AuditSettings, "audit_settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Loading, "loading", only=["dtype"])
 def heal(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -78,6 +80,7 @@ def heal(
     audit: options.SavedAudit = None,
     audit_settings: AuditSettings,
     compute: Compute,
+    loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     out: Annotated[
@@ -120,6 +123,7 @@ def heal(
             force=force,
             data_seed=data_seed,
             seed=seed,
+            loading=replace(loading, device=compute.device),
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
             told=lambda line: print(f"note: {line}", file=sys.stderr),

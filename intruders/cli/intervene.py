@@ -15,6 +15,7 @@ from ..measures.measure_settings import (
     ScoreSettings,
     SweepSettings,
 )
+from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json, say
@@ -35,6 +36,7 @@ from .output import check_json, put_json, say
 @setting_options.of(ScoreSettings, "scores")
 @setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Loading, "loading", only=["dtype"])
 def intervene(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -56,6 +58,7 @@ def intervene(
     audit: options.SavedAudit = None,
     settings: AuditSettings,
     compute: Compute,
+    loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     keep: Annotated[
@@ -89,6 +92,7 @@ def intervene(
             data_seed=data_seed,
             seed=seed,
             keep=keep,
+            loading=replace(loading, device=compute.device),
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )

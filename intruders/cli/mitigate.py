@@ -11,6 +11,7 @@ import typer
 from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import SettingError
 from ..mitigation.remedies.remedy_table import CONTROLS, PUBLISHED, WHICH, WHICH_HELP
+from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
 from .completion import one_of
@@ -37,6 +38,14 @@ _DRAWN_BY_SEED = ("drop",)
 )
 @setting_options.of(AuditSettings, "settings", only=options.OF_WHOLE_WEIGHTS)
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(
+    Loading,
+    "loading",
+    only=["dtype"],
+    reworded={
+        "dtype": "surgery: type of the weights in memory: auto (the checkpoint's own), bfloat16, float16 or float32."
+    },
+)
 def mitigate(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -154,6 +163,7 @@ def mitigate(
     ] = True,
     settings: AuditSettings,
     compute: Compute,
+    loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
 ) -> None:
@@ -166,7 +176,7 @@ def mitigate(
     from ..reports.mitigation.mitigation_text import mitigation_lines
     from .progress import progress_bar
 
-    _refuse_ignored(remedy, control, mode, seed, {"task": task, "data-seed": data_seed})
+    _refuse_ignored(remedy, control, mode, seed, {"task": task, "data-seed": data_seed, **loading.recorded()})
     drawn_by = seed or 0
     with progress_bar() as progress:
         result = run(
@@ -183,6 +193,7 @@ def mitigate(
                 task,
                 data_seed,
                 mode,
+                replace(loading, device=compute.device),
                 progress,
             ),
             rank=int(rank) if rank is not None and rank.isdecimal() else rank,
@@ -223,6 +234,7 @@ def _with_task(
     task: str | None,
     data_seed: int | None,
     mode: str | None,
+    loading: Loading,
     progress: Progress,
 ) -> Remedy | None:
     """Return the remedy; surgery gets the task's sensitivities."""
@@ -233,7 +245,7 @@ def _with_task(
     from ..measures.sensitivities import with_sensitivities
 
     asked = replace(remedy, task=task, mode=mode or remedy.mode)
-    return with_sensitivities(asked, base, tuned, data_seed=data_seed, progress=progress)
+    return with_sensitivities(asked, base, tuned, data_seed=data_seed, loading=loading, progress=progress)
 
 
 def _with_doses(remedy: Remedy | None, record: Path | None) -> Remedy | None:

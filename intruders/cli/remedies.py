@@ -14,6 +14,7 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import MissingDependencyError
 from ..experiments.compare.comparison_settings import ComparisonSettings
 from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
+from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json, resumable
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 )
 @setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Loading, "loading", only=["dtype"])
 def remedies(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -76,6 +78,7 @@ def remedies(
     audit: options.SavedAudit = None,
     settings: AuditSettings,
     compute: Compute,
+    loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     out: Annotated[
@@ -114,6 +117,7 @@ def remedies(
             data_seed=data_seed,
             seed=seed,
             out=out,
+            loading=replace(loading, device=compute.device),
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )

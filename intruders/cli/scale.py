@@ -13,6 +13,7 @@ from ..data.columns import Columns
 from ..errors import SettingError
 from ..experiments.heal.heal_settings import HealSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
+from ..models.loading_settings import Loading
 from ..settings import settings_of
 from . import options, setting_options
 from .command import examples
@@ -28,6 +29,7 @@ from .output import check_json, put_json, say, terminal_width
 )
 @setting_options.of(AuditSettings, "settings", only=options.OF_WHOLE_WEIGHTS)
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Loading, "loading", only=["dtype"])
 @setting_options.of(LossSettings, "losses", only=["loss_on"])
 @setting_options.of(ScoreSettings, "scores", only=["tasks", *settings_of(Columns)])
 @setting_options.of(HealSettings, "measuring", only=["allow", "max_documents", "max_tokens", "max_examples"])
@@ -50,6 +52,7 @@ def scale(
     seed: Annotated[int, options.seed_of("halves and document samples")] = 0,
     settings: AuditSettings,
     compute: Compute,
+    loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     at: Annotated[
@@ -116,6 +119,7 @@ def scale(
                 columns=scores.part(Columns),
                 data_seed=data_seed,
                 seed=seed,
+                loading=replace(loading, device=compute.device),
                 progress=progress,
             )
         if out is not None:

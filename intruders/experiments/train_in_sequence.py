@@ -21,6 +21,7 @@ from ..measures.task_score import score_task, scored_examples
 from ..models.base_model import base_model_location
 from ..models.encoding import context_length, encode_completions, fitting
 from ..models.loading import heads, load_model, load_tokenizer
+from ..models.loading_settings import IN_SINGLE
 from ..models.quiet import quiet_transformers
 from ..models.tuned_model import OpenedModel, base_location
 from ..system.documents import read_document
@@ -309,7 +310,8 @@ def _keep_backbone(run: RunFolder, task: Task) -> None:
         source = str(run.path)
         location = base_location(source, None)
         labels = task.labels if task.kind == "classification" else None
-        model: Any = load_model(location, task.kind, labels)
+        # In float32 also on a base of 16 bits, which would round a part of the update away.
+        model: Any = load_model(location, task.kind, labels, IN_SINGLE)
         if location != str(run.path.resolve()):
             from peft import PeftModel
 
@@ -335,7 +337,8 @@ def _accuracy(config: FinetuneConfig, stage: Path, trained_in: Path, task: Task,
     """
     location = str(stage / "backbone")
     with quiet_transformers():
-        model: Any = load_model(location, task.kind, task.labels if task.kind == "classification" else None)
+        labels = task.labels if task.kind == "classification" else None
+        model: Any = load_model(location, task.kind, labels, IN_SINGLE)
         head, tokenizer = load_file(trained_in / _HEAD), load_tokenizer(location)
         model.load_state_dict(head, strict=False)
         if head_steps:

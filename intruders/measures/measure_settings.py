@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..data.columns import Columns
+from ..errors import SettingError
 from ..mitigation.remedies.remedy_table import CONTROLS, INTRUDERS, SHRINK_OUTPUT, WHICH, WHICH_HELP
 from ..settings import Settings, setting
 
@@ -69,15 +70,37 @@ class LossSettings(Settings):
         "quantity.",
         panel="Measures",
     )
-    batch_size: int | None = setting(
+    batch_size: int | str | None = setting(
         None,
-        "Number of windows of text in one pass; no loss depends on it.",
+        "Number of windows of text in one pass, or auto: the default, halved where memory runs out. No loss depends "
+        "on it.",
         least=1,
+        expected="a whole number of windows, 1 or more, or auto",
         new_in="0.2",
         metavar="N",
         panel="Measures",
         unless_given="default: as many as have 2048 tokens; 32 of a masked model",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = self.batch_size
+        if isinstance(given, str) and given != "auto":
+            if not (given.isdecimal() and int(given) >= 1):
+                raise SettingError(
+                    f"batch_size is {given!r}; expected a whole number of windows, 1 or more, or auto"
+                )
+            object.__setattr__(self, "batch_size", int(given))
+
+    @property
+    def windows(self) -> int | None:
+        """The number of windows in one pass, if it was given."""
+        return self.batch_size if isinstance(self.batch_size, int) else None
+
+    @property
+    def halves_batches(self) -> bool:
+        """Whether a batch that does not fit in memory is halved."""
+        return self.batch_size == "auto"
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
 
 def check_task(config: FinetuneConfig, task: Task) -> None:
     """Raise SettingError for settings that this task cannot be trained by."""
+    config.loading(task.kind)
     if config.match is not None and task.score == "none":
         raise SettingError(f"match is {config.match!r}, but task {task.name!r} has no right answers to count")
     if config.kl_to_base and task.kind == "classification":
@@ -161,7 +162,8 @@ def _train(
     refuse_masked(config.base, location, task)
     tokenizer = load_tokenizer(location)
     set_seed(config.seed)
-    base = load_model(location, task.kind, task.labels if task.kind == "classification" else None)
+    labels = task.labels if task.kind == "classification" else None
+    base = load_model(location, task.kind, labels, config.loading(task.kind))
     context = context_length(base.config, config.max_length)
     rows, scored = encoded_rows(config, tokenizer, task, context)
     texts = read_replay(

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..checkpoints.adapters.starts import changes_the_base
 from ..data.columns import Columns
 from ..errors import SettingError
+from ..models.loading_settings import DTYPES, IN_SINGLE, Loading
 from ..settings import Settings, setting
+
+if TYPE_CHECKING:
+    from ..data.task import Kind
 
 # Every method with what sets it apart, in one line each.
 METHODS = {
@@ -248,6 +253,16 @@ class Training(Settings):
         metavar="PRECISION",
         panel="Training",
     )
+    dtype: str = setting(
+        "auto",
+        "Type of the frozen weights in memory: auto (the base's own), bfloat16, float16 or float32. full, pissa, "
+        "olora and milora change them, and a new classification head is trained with them: these have float32.",
+        choices=DTYPES,
+        in_id="{}",
+        new_in="0.2",
+        metavar="TYPE",
+        panel="Training",
+    )
     gradient_checkpointing: bool = setting(
         False,
         "Recompute activations in the backward pass: slower, less memory.",
@@ -431,6 +446,28 @@ class FinetuneConfig(Columns, Training):
         """Whether the method's start takes something out of the base's weights, to be restored on saving."""
         return self.method == "milora" or changes_the_base(self.method)
 
+    def loading(self, kind: Kind) -> Loading:
+        """Return how the base is loaded to train on a task of this kind: weights that are trained in float32.
+
+        Raises:
+          SettingError: a type of 16 bits is asked for, and a classification head would be trained in it.
+        """
+        if self.changes_base_weights:
+            return IN_SINGLE
+        if kind == "classification":
+            if self.dtype not in ("auto", "float32"):
+                raise SettingError(
+                    f"dtype is {self.dtype!r}, but the head of a classification task is trained with the base, which "
+                    "needs float32; leave --dtype out"
+                )
+            return IN_SINGLE
+        return Loading(dtype=self.dtype)
+
+    @property
+    def changes_base_weights(self) -> bool:
+        """Whether weights of the base are trained, or start from other values than the checkpoint's."""
+        return self.method == "full" or self.starts_from_changed_base
+
     @property
     def replayed(self) -> tuple[str, float]:
         """The corpus that ``replay`` names, and the share of every batch that is text of it."""
@@ -466,6 +503,11 @@ def _check_together(config: FinetuneConfig) -> None:
                 f"{name} is {given!r}, but the update of method {config.method!r} is not alpha/r B A, which it scales; "
                 f"pass one of {', '.join(PLAIN_LORA)} as --method"
             )
+    if config.dtype not in ("auto", "float32") and config.changes_base_weights:
+        raise SettingError(
+            f"dtype is {config.dtype!r}, but method {config.method!r} changes the base's weights, which needs float32; "
+            "leave --dtype out, or choose a method that keeps them, such as lora"
+        )
     if config.train_all and config.method != "full":
         raise SettingError(f"train_all is for method full; method is {config.method!r}")
     if config.stop_above is not None and config.audit_steps is None:

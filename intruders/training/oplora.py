@@ -53,7 +53,7 @@ class _Projection:
     """The two projections of one module."""
 
     def __init__(self, module: AdaptedModule, k: int) -> None:
-        directions = base_directions(module.weight, k, _known(module.weight))
+        directions = base_directions(module.weight.float(), k, _known(module.weight))
         self._sides = [
             (module.a, _without(directions.right)),
             (module.b, _without(directions.left, from_left=True)),

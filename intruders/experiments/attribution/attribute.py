@@ -35,12 +35,15 @@ from ...measures.kept_outcomes import KeptOutcomes
 from ...mitigation.cases import read_cases
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...models.finetuned_folder import data_seed_of
+from ...models.loading_settings import AS_STORED, Loading
+from ...models.stored_dtype import recorded_dtypes
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
+from ..bench.live_models import models_loaded
 from ..doses.dose_groups import ELSEWHERE, DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
 from ..doses.updates import Updates, in_directions, read_updates
-from ..heal.heal_bench import distinct_models, dosed_elsewhere, open_to_dose
+from ..heal.heal_bench import distinct_models, dosed_elsewhere, open_to_dose, opens_base
 from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share, rank_correlation
 from .attribution_settings import ATTRIBUTION, AttributionSettings
 from .document_losses import Measure, task_measure, text_measure
@@ -59,6 +62,7 @@ def attribute(
     data_seed: int | None = None,
     seed: int = 0,
     keep: str | os.PathLike[str] | None = None,
+    loading: Loading = AS_STORED,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> Attribution:
@@ -78,6 +82,7 @@ def attribute(
       data_seed: seed of the task's rows, as in fine-tuning; by default that of the run.
       seed: seed of samples, masked tokens and the bootstrap.
       keep: folder in which finished passes are kept, so that a killed attribution resumes.
+      loading: how the models are loaded. Parts and gradients are in single precision whatever the type.
       compute: where the audit is computed.
       progress: called with (what is being done, done, in all).
 
@@ -115,6 +120,7 @@ def attribute(
         "seed": seed,
         "text": {name: [part.digest for part in parts] for name, parts in corpora.items()},
         "tasks": {name: one_task.fingerprint() for name, one_task in tasks.items()},
+        **recorded_dtypes(loading, models_loaded(sides, source, base_source)),
     }
     with ExitStack() as entered:
         kept = KeptOutcomes(None, key)
@@ -124,7 +130,13 @@ def attribute(
             kept = KeptOutcomes(FilePath(keep), key)
         pairing, made_audit, _ = audited_whole(*sides, audit, compute, progress)
         work = _Work(
-            source, None if given_base is None else str(given_base), base_source, sides, settings, seed
+            source,
+            None if given_base is None else str(given_base),
+            base_source,
+            sides,
+            settings,
+            seed,
+            loading,
         )
         measured = work.measured(corpora, tasks, made_audit, pairing.pairs, kept, progress)
         return _attribution(
@@ -151,6 +163,7 @@ class _Work:
     sides: tuple[Checkpoint, Opened]
     settings: AttributionSettings
     seed: int
+    loading: Loading
 
     def measured(
         self,
@@ -162,10 +175,12 @@ class _Work:
         progress: Progress,
     ) -> _Measured:
         progress("open the models", 0, 1)
-        language, scored = open_to_dose(self.sides, (self.base_source, self.tuned), self.base, tasks)
+        language, scored = open_to_dose(
+            self.sides, (self.base_source, self.tuned), self.base, tasks, self.loading
+        )
         device = next(language.model.parameters()).device
         pairs = pair_sides(*self.sides, Selection(include_embeddings=True)).pairs
-        updates = _in_directions(read_updates(pairs, "matrix", device, progress))
+        updates = _in_directions(read_updates(pairs, "matrix", device, progress, language.dtype))
         if not updates.names:
             raise SettingError(
                 f"'{self.tuned}' changes nothing in '{self.base_source}', so no loss rose; pass the model after "
@@ -179,11 +194,24 @@ class _Work:
         with ExitStack() as entered:
             for model in distinct_models(language, scored):
                 entered.enter_context(
-                    DosedModel(model, self.sides[0], updates.by_name, groups, doses, others)
+                    DosedModel(
+                        model,
+                        self.sides[0],
+                        updates.by_name,
+                        groups,
+                        doses,
+                        others,
+                        is_base=opens_base(self.sides, tasks),
+                    )
                 )
                 entered.enter_context(
                     DosedModel(
-                        model, self.sides[0], of_intruders, dose_groups(list(of_intruders), "matrix"), inside
+                        model,
+                        self.sides[0],
+                        of_intruders,
+                        dose_groups(list(of_intruders), "matrix"),
+                        inside,
+                        is_base=True,
                     )
                 )
             measures = [

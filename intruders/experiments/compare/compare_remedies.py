@@ -30,13 +30,15 @@ from ...mitigation.elsewhere import not_audited
 from ...mitigation.remedies.doses import Doses
 from ...mitigation.remedies.remedy import Remedy
 from ...models.finetuned_folder import data_seed_of
+from ...models.loading_settings import AS_STORED, Loading
+from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
 from ..bench.bench import Bench
 from ..bench.curve import ALONG_CURVE
 from ..bench.data_shares import DataShare, DataShares, split_data
-from ..bench.live_models import answered_by, opened_live
+from ..bench.live_models import answered_by, models_loaded, opened_live
 from ..bench.measuring import Measuring
 from ..bench.point import point_of
 from ..bench.tally import Tally
@@ -62,6 +64,7 @@ def compare_remedies(
     data_seed: int | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
+    loading: Loading = AS_STORED,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> RemedyComparison:
@@ -81,6 +84,7 @@ def compare_remedies(
       data_seed: seed of the tasks' rows and splits, as in fine-tuning; by default that of the run.
       seed: seed of halves, samples, random controls and the bootstrap.
       out: a folder that keeps every finished evaluation, so that the same call resumes.
+      loading: how the models are loaded.
       compute: where the audit is computed.
       progress: called with (what is being measured, evaluations done, in all).
 
@@ -122,9 +126,10 @@ def compare_remedies(
         of = {}
         if folder is not None:
             of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=audited, tasks=tasks)
+            of |= recorded_dtypes(loading, models_loaded((base_side, tuned_side), tuned, base_source))
         kept = KeptOutcomes(folder, of)
         tally = Tally(progress, planned_evaluations(names, comparison.strengths, len(data.choice)))
-        of_base = _base_outcomes(base_source, measuring, data, kept, tally)
+        of_base = _base_outcomes(base_source, loading, measuring, data, kept, tally)
         learned: Doses | str = "were not asked for"
         if Doses.name in names:
             learning = HealSettings(
@@ -143,11 +148,13 @@ def compare_remedies(
                     learning,
                     scores.max_examples,
                     seed,
+                    loading,
                     progress,
                 ),
             )
         matrices = TunedMatrices(base_side, pairing.pairs, audited, settings, compute.torch_device())
-        with opened_live(tuned, base, tasks, base_side, not_audited(base_side, audited)) as models:
+        others = not_audited(base_side, audited)
+        with opened_live(tuned, base, tasks, base_side, others, loading=loading) as models:
             bench = Bench(measuring, models, matrices, kept, tally, partial(_unit, measuring))
             compared = Compared(bench, data, next(iter(tasks)), comparison, seed, learned)
             curve = measured_curve(compared, of_base)
@@ -209,7 +216,7 @@ def _require_measures(losses: LossSettings, scores: ScoreSettings) -> None:
 
 
 def _base_outcomes(
-    source: str, measuring: Measuring, data: DataShares, kept: KeptOutcomes, tally: Tally
+    source: str, loading: Loading, measuring: Measuring, data: DataShares, kept: KeptOutcomes, tally: Tally
 ) -> list[Outcome]:
     """Measure the base on every share; it is open only while it is measured.
 
@@ -222,7 +229,7 @@ def _base_outcomes(
     ]
     outcomes = [kept.get(unit) for unit in units]
     if None in outcomes:
-        opened = open_language_model(source)
+        opened = open_language_model(source, loading=loading)
         for position, (share, unit) in enumerate(zip(shares, units, strict=True)):
             tally.step("base")
             if outcomes[position] is None:

@@ -37,9 +37,13 @@ class Updates:
 
 
 def read_updates(
-    pairs: Sequence[PairedMatrix], per: str, device: torch.device, progress: Progress
+    pairs: Sequence[PairedMatrix],
+    per: str,
+    device: torch.device,
+    progress: Progress,
+    dense_dtype: torch.dtype = torch.float32,
 ) -> Updates:
-    """Read every update that is not zero, one by one.
+    """Read every update that is not zero, one by one; dense ones are held in ``dense_dtype``.
 
     Raises:
       SettingError: nothing was changed, or an update without a low rank should have a dose per direction.
@@ -66,7 +70,7 @@ def read_updates(
         dense = update.dense()
         if not bool(dense.isfinite().all()):
             raise _not_finite(pair.name)
-        by_name[pair.name] = DosedUpdate.of(dense.float(), device)
+        by_name[pair.name] = DosedUpdate.of(dense, device, dense_dtype)
     return Updates(by_name, {pair.name: pair.shape for pair in pairs if pair.name in by_name})
 
 

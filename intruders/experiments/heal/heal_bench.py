@@ -21,6 +21,7 @@ from ...measures.corpus_loss import losses_by_corpus
 from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.measure_settings import LossSettings
 from ...measures.outcome import Outcome
+from ...models.loading_settings import AS_STORED, Loading, require_whole_weights
 from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..bench.data_shares import DataShare
 from ..bench.live_models import Scored, answered_by
@@ -102,7 +103,7 @@ class HealBench:
                 device = next(model.parameters()).device
                 updates = {name: DosedUpdate.of(change, device) for name, change in changes.items()}
                 entered.enter_context(
-                    DosedModel(model, self.base, updates, dose_groups(names, "matrix"), whole)
+                    DosedModel(model, self.base, updates, dose_groups(names, "matrix"), whole, is_base=True)
                 )
             yield
 
@@ -117,12 +118,16 @@ class HealBench:
 
 
 def open_models(
-    tuned: str, base: str | None, tasks: Mapping[str, Task]
+    tuned: str, base: str | None, tasks: Mapping[str, Task], loading: Loading = AS_STORED
 ) -> tuple[OpenedModel, dict[str, tuple[OpenedModel, list[str]]]]:
     """Open the tuned model as a language model and as its tasks need it; one model may serve both."""
-    language = open_language_model(tuned, base)
+    require_whole_weights(loading)
+    language = open_language_model(tuned, base, loading, merged=True)
     shared = answered_by(language, tasks)
-    scored = {name: shared.get(name) or open_for_task(tuned, task, base) for name, task in tasks.items()}
+    scored = {
+        name: shared.get(name) or open_for_task(tuned, task, base, loading, merged=True)
+        for name, task in tasks.items()
+    }
     for opened in [language, *(opened_model for opened_model, _ in scored.values())]:
         opened.model.requires_grad_(False).eval()
     return language, scored
@@ -155,7 +160,11 @@ def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -
 
 
 def open_to_dose(
-    sides: tuple[Checkpoint, Opened], sources: tuple[str, str], base: str | None, tasks: Mapping[str, Task]
+    sides: tuple[Checkpoint, Opened],
+    sources: tuple[str, str],
+    base: str | None,
+    tasks: Mapping[str, Task],
+    loading: Loading = AS_STORED,
 ) -> tuple[OpenedModel, Scored]:
     """Open the models whose updates get doses.
 
@@ -163,13 +172,18 @@ def open_to_dose(
       sides: base and tuned model.
       sources: of both.
       base: as it was given; None where an adapter names it.
-      tasks: for an adapter of a causal model that is to be measured on causal tasks, the base is opened: its updates
-        are added to the weights.
+      tasks: that are to be measured.
+      loading: how the models are loaded.
     """
+    if opens_base(sides, tasks):
+        return open_models(sources[0], None, tasks, loading)
+    return open_models(sources[1], base, tasks, loading)
+
+
+def opens_base(sides: tuple[Checkpoint, Opened], tasks: Mapping[str, Task]) -> bool:
+    """Return whether the base is opened: for an adapter on causal tasks, whose updates are added to its weights."""
     is_adapter = not isinstance(sides[1], Checkpoint)
-    if is_adapter and all(task.kind == "causal" for task in tasks.values()):
-        return open_models(sources[0], None, tasks)
-    return open_models(sources[1], base, tasks)
+    return is_adapter and all(task.kind == "causal" for task in tasks.values())
 
 
 def dosed_elsewhere(

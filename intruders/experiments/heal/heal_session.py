@@ -24,13 +24,15 @@ from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.measure_settings import LossSettings
 from ...mitigation.cases import read_cases
 from ...mitigation.remedies.intruders import ScaledIntruders
+from ...models.loading_settings import AS_STORED, Loading
+from ...models.stored_dtype import dtype_name
 from ...models.tuned_model import OpenedModel
 from ...system.progress import Progress
 from ..bench.live_models import Scored
 from ..doses.dose_groups import ELSEWHERE, dose_groups
 from ..doses.dosed_model import DosedModel, Doses
 from ..doses.updates import Updates, read_updates
-from .heal_bench import HealBench, distinct_models, dosed_elsewhere, open_to_dose
+from .heal_bench import HealBench, distinct_models, dosed_elsewhere, open_to_dose, opens_base
 from .heal_data import HealData, data_of, own_answers, task_of_prompts
 from .heal_settings import HealSettings
 from .healing import LITTLE, Healing
@@ -65,6 +67,7 @@ class Session:
     work: WorkFolder | None = None
     key: Mapping[str, Any] = field(default_factory=dict)
     max_examples: int | None = None
+    loading: Loading = AS_STORED
 
     def healed(
         self,
@@ -91,7 +94,8 @@ class Session:
         self.progress("open the models", 0, 1)
         language, scored = self._opened(tasks)
         device = next(language.model.parameters()).device
-        updates = read_updates(self.pairs, self.settings.per, device, self.progress)
+        dtype = language.dtype
+        updates = read_updates(self.pairs, self.settings.per, device, self.progress, dtype)
         if not updates.names:
             raise SettingError(
                 f"'{self.tuned}' changes nothing in '{self.base_source}', so there is nothing to heal; pass the model "
@@ -103,7 +107,15 @@ class Session:
         with ExitStack() as entered:
             for model in distinct_models(language, scored):
                 entered.enter_context(
-                    DosedModel(model, self.sides[0], updates.by_name, groups, doses, others)
+                    DosedModel(
+                        model,
+                        self.sides[0],
+                        updates.by_name,
+                        groups,
+                        doses,
+                        others,
+                        is_base=opens_base(self.sides, tasks),
+                    )
                 )
             if prompts is not None:
                 task = self._task_of(prompts, language)
@@ -118,7 +130,9 @@ class Session:
             )
 
     def _opened(self, tasks: Mapping[str, Task]) -> tuple[OpenedModel, Scored]:
-        language, scored = open_to_dose(self.sides, (self.base_source, self.tuned), self.base, tasks)
+        language, scored = open_to_dose(
+            self.sides, (self.base_source, self.tuned), self.base, tasks, self.loading
+        )
         causal = [name for name, task in tasks.items() if task.kind == "causal"]
         if language.is_masked and (causal or not tasks):
             what = f"task {causal[0]!r} wants" if causal else "prompts want"
@@ -247,7 +261,11 @@ class Session:
             },
             examples={name: len(rows) for name, rows in data.report.examples.items()},
             digests={name: [part.digest for part in parts] for name, parts in data.report.corpora.items()},
-            settings={**self.settings.as_dict(), "seed": self.seed},
+            settings={
+                **self.settings.as_dict(),
+                "seed": self.seed,
+                "dtype": dtype_name(bench.language.dtype),
+            },
             intruders_before=audit.intruders,
             intruders_after=None,
             at_bounds=count,
@@ -276,6 +294,7 @@ def session_of(
     seed: int,
     progress: Progress,
     max_examples: int | None = None,
+    loading: Loading = AS_STORED,
 ) -> Session:
     """Return a session that writes nothing to disk."""
     base, tuned = sources
@@ -290,6 +309,7 @@ def session_of(
         progress,
         untold,
         max_examples=settings.max_examples if max_examples is None else max_examples,
+        loading=loading,
     )
 
 

@@ -19,6 +19,7 @@ from ...mitigation.remedies.doses import Doses
 from ...mitigation.remedies.interpolate import Interpolate
 from ...mitigation.remedies.remedy import Remedy
 from ...models.finetuned_folder import data_seed_of
+from ...models.loading_settings import AS_STORED, Loading
 from ...system.progress import Progress, silent
 from .heal_bench import HealBench
 from .heal_data import HealData, load_tasks, load_texts
@@ -72,6 +73,7 @@ def choose_scale(
     columns: Columns | None = None,
     data_seed: int | None = None,
     seed: int = 0,
+    loading: Loading = AS_STORED,
     progress: Progress = silent,
 ) -> ScaleChoice:
     """Choose the scale s of ``W0 + s D`` with the least loss on text, at a task loss that is allowed.
@@ -88,6 +90,7 @@ def choose_scale(
       columns: the columns of a data file and their meaning.
       data_seed: seed of the task's rows; by default that of the run.
       seed: seed of halves and samples.
+      loading: how the models are loaded.
       progress: called with (what is being done, done, in all).
 
     Returns:
@@ -105,7 +108,7 @@ def choose_scale(
     rows_by = data_seed_of(tuned) if data_seed is None else data_seed
     tasks = load_tasks([task] if isinstance(task, str) else list(task), columns or Columns(), rows_by, None)
     corpora = load_texts([loss_on] if isinstance(loss_on, str) else list(loss_on), settings, seed)
-    session = session_of(open_sides(base, tuned), (base, tuned), settings, seed, progress)
+    session = session_of(open_sides(base, tuned), (base, tuned), settings, seed, progress, loading=loading)
     with session.benched(corpora, tasks, None) as (bench, data, _):
         curve: dict[float, CurveOfScales] = {}
         for number, scale in enumerate(_SCALES):

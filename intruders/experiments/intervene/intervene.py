@@ -43,13 +43,15 @@ from ...mitigation.remedies.matched import EqualOutput
 from ...mitigation.remedies.remedy import Case, Remedy
 from ...mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT
 from ...models.finetuned_folder import data_seed_of
+from ...models.loading_settings import AS_STORED, Loading
+from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
 from ..bench.bench import Bench
 from ..bench.curve import ALONG_CURVE, curve
 from ..bench.data_shares import DataShare
-from ..bench.live_models import opened_live
+from ..bench.live_models import models_loaded, opened_live
 from ..bench.measuring import Measuring
 from ..bench.point import Point, point_of
 from ..bench.tally import Tally
@@ -72,6 +74,7 @@ def intervene(
     data_seed: int | None = None,
     seed: int = 0,
     keep: str | os.PathLike[str] | None = None,
+    loading: Loading = AS_STORED,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> InterventionSweep:
@@ -94,6 +97,7 @@ def intervene(
       seed: seed of the control "random", of samples of documents, and of the bootstrap.
       keep: folder of finished evaluations. A call that was stopped resumes there; another model, other data or
         settings never reuse one.
+      loading: how the models are loaded.
       compute: where the audit is computed.
       progress: called with (what is being done, done, in all).
 
@@ -141,17 +145,20 @@ def intervene(
         of = {}
         if folder is not None:
             of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=audited, tasks=tasks)
+            of |= recorded_dtypes(loading, models_loaded((base_side, tuned_side), tuned, base_source))
         kept = KeptOutcomes(folder, {**of, "data": data.fingerprint()})
         matrices = TunedMatrices(base_side, pairing.pairs, audited, settings, compute.torch_device())
         # An audit of other weights is refused before anything is measured. No case depends on the base's inputs.
         cases = matrices.cases(_remedies(sweep, seed, {}))
         of_base, inputs = _of_base(
-            base_source, measuring, data, kept, base_side, SHRINK_OUTPUT in sweep.controls, cases
+            base_source, loading, measuring, data, kept, base_side, SHRINK_OUTPUT in sweep.controls, cases
         )
         remedies = [remedy_named(INTRUDERS, 1.0, seed, sweep.which), *_remedies(sweep, seed, inputs)]
         tally = Tally(progress, len(remedies) + (len(ALONG_CURVE) if is_curve_wanted else 0))
         others = not_audited(base_side, audited) if is_curve_wanted else []
-        with opened_live(tuned, base, tasks, base_side, others, reads_text=bool(corpora)) as models:
+        with opened_live(
+            tuned, base, tasks, base_side, others, loading=loading, reads_text=bool(corpora)
+        ) as models:
             bench = Bench(measuring, models, matrices, kept, tally, _unit)
             stick, along = _yardstick(bench, data) if is_curve_wanted else (None, [])
             bench.use(cases)
@@ -164,6 +171,7 @@ def intervene(
 
 def _of_base(
     source: str,
+    loading: Loading,
     measuring: Measuring,
     data: DataShare,
     kept: KeptOutcomes,
@@ -178,7 +186,7 @@ def _of_base(
     outcome = kept.get(_OF_BASE)
     if not data.corpora or (outcome is not None and not asks_inputs):
         return {} if outcome is None else outcome.corpora, {}
-    opened = open_language_model(source)
+    opened = open_language_model(source, loading=loading)
     if outcome is None:
         outcome = measuring.outcome(opened, {}, data, answers=False)
         kept.put(_OF_BASE, outcome)

@@ -39,5 +39,6 @@ SHRINK_OUTPUT = "shrink-output"
 ALL, TOP = "all", "top"
 WHICH = (ALL, TOP)
 WHICH_HELP = (
-    "Intruders to scale: all, or top for the one with the largest singular value of each matrix, as the paper does."
+    "Intruders to scale: all, or top for the one with the largest singular value of each matrix, as the paper "
+    "does."
 )

@@ -8,6 +8,7 @@ from ...audits.audit_settings import AuditSettings
 from ...errors import SettingError
 from ...experiments.compare.comparison_settings import ComparisonSettings
 from ...measures.measure_settings import LossSettings, SweepSettings
+from ...models.loading_settings import Loading
 from ...settings import setting
 
 
@@ -24,7 +25,7 @@ class ComparisonMeasure(ComparisonSettings):
 
 
 @dataclass(frozen=True)
-class Measure(LossSettings):
+class Measure(LossSettings, Loading):
     """The measures of every run of an experiment. The audit and the score on the run's own task are always made."""
 
     audit: AuditSettings = setting(AuditSettings(), "As in intruders audit.")

@@ -357,6 +357,22 @@ def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None
                 wanted = scaled(new, places_of_intruders(old, new), scale)
                 assert deviation(model.state_dict()[name].mT, wanted) < 1e-3
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in tuned.items())
+    # Computed again from base and update, nothing is kept beside the model, and the same weights come back each time.
+    with LiveInterventions(model, open_checkpoint(tmp_path / "base"), cases, recomputes=True) as live:
+        own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        # Sums of two numbers in double and in single precision differ in the last bit at most.
+        assert all(torch.allclose(own[name], tuned[name], rtol=0, atol=1e-6) for name in tuned)
+        for scale in (0.0, 0.5, 0.0):
+            live.set(ScaledIntruders(scale))
+            for case in cases:
+                name = case.matrix.name
+                old, new = before[name].mT, tuned[name].mT
+                wanted = scaled(new, places_of_intruders(old, new), scale)
+                assert deviation(model.state_dict()[name].mT, wanted) < 1e-3
+        live.use(cases[:1])
+        live.set(ScaledIntruders(0.0))
+        assert not live.held
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in own.items())
 
 
 def point(control: str, scale: float, shift: float, right: int) -> Intervention:
