@@ -71,7 +71,9 @@ def test_the_list(example: None) -> None:
     ]
     done = in_this_process("plugins")
     assert "remedies: halve from intruders-example 0.1.0 (intruders_example.halve:Halve)\n" in done.stdout
-    rows = json.loads(in_this_process("plugins", "--json").stdout)
+    document = json.loads(in_this_process("plugins", "--json").stdout)
+    assert document["schema"] == 1
+    rows = document["plugins"]
     assert {"group": "formats", "name": "npz"}.items() <= rows[0].items()
 
 

@@ -17,8 +17,10 @@ from ...measures.corpus_loss import losses_by_corpus
 from ...measures.losses import DocumentLosses
 from ...measures.measure_settings import LossSettings
 from ...models.tuned_model import open_language_model
+from ...system.documents import read_document
 from ...system.files import write_atomically
 
+SCHEMA = 1
 # The documents are a sample that is the same for all runs of a study, whatever their seed: all can be compared.
 SAMPLE_SEED = 0
 
@@ -78,10 +80,9 @@ def _content(base: str) -> str | None:
 
 def _is_of_these(folder: Path, corpora: Corpora, content: str | None) -> bool:
     """Return True if the folder's losses are of these documents and of these weights, whatever their names."""
-    file = folder / "base.json"
-    if not file.is_file():
+    record = read_document(folder / "base.json", "the record of a base's losses", SCHEMA)
+    if record is None:
         return False
-    record = json.loads(file.read_text(encoding="utf-8"))
     # Earlier versions did not write which weights they measured: these are measured again.
     return bool(record.get("documents") == _digests(corpora) and record.get("content", "") == content)
 
@@ -97,6 +98,7 @@ def _measure(base: str, settings: LossSettings, corpora: Corpora, folder: Path, 
     frame = pd.DataFrame(rows, columns=["corpus", "part", "document", "measure", "loss_sum", "tokens"])
     write_atomically(folder / "documents.parquet", frame.to_parquet(index=False))
     document = {
+        "schema": SCHEMA,
         "base": base,
         "settings": settings.recorded(),
         "documents": _digests(corpora),
