@@ -26,7 +26,7 @@ from ..bench.interpolation_curve import ALPHAS
 from ..bench.workbench import Evaluations, UpdateSizes
 from ..bench.yardstick import Yardstick
 from .compared import CHOICE, REPORT, ComparedPoint, ComparedRemedy, RemedyComparison
-from .comparison_settings import REMEDIES, ComparisonSettings
+from .comparison_settings import ComparisonSettings
 from .controls_of_remedy import controls_of, is_draw
 from .points import point_of, point_on_curve
 from .surgery_of_task import of_task
@@ -322,7 +322,7 @@ class Contest:
 
     def _rows_compared(self) -> int:
         """Return the number of remedies that are compared with the curve."""
-        names = self.comparison.only or REMEDIES
+        names = self.comparison.names()
         return max(1, sum(name != Interpolate.name for name in names))
 
     def _fitted(self, remedy: Remedy) -> Remedy:

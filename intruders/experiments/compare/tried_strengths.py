@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...mitigation.remedies.every_remedy import PUBLISHED, published_remedy
+from ...mitigation.remedies.every_remedy import known_remedies, published_remedy
 from ...mitigation.remedies.intruders import INTRUDERS, ScaledIntruders
 from ...mitigation.remedies.remedy import PublishedRemedy, Remedy, ScaledRemedy
 
@@ -11,7 +11,9 @@ def at_strengths(name: str, count: int, seed: int) -> list[Remedy]:
     """Return a remedy at ``count`` of its strengths, evenly spread, from the mildest."""
     if name == INTRUDERS:
         return [ScaledIntruders(scale) for scale in _spread(ScaledIntruders.strengths, count)]
-    cls = PUBLISHED[name]
+    cls = known_remedies()[name]
+    if not cls.strengths:  # of a plugin that names none
+        return [published_remedy(name, seed=seed)]
     return [published_remedy(name, strength, seed) for strength in _spread(cls.strengths, count)]
 
 
@@ -24,12 +26,12 @@ def strength_of(remedy: Remedy) -> float | None:
 
 def strength_name(name: str) -> str:
     """Return the name of that number."""
-    return "scale" if name == INTRUDERS else PUBLISHED[name].strength
+    return "scale" if name == INTRUDERS else known_remedies()[name].strength
 
 
 def source_of(name: str) -> str:
     """Return the paper of a remedy."""
-    return "Shuttleworth et al., arXiv 2410.21228" if name == INTRUDERS else PUBLISHED[name].source
+    return "Shuttleworth et al., arXiv 2410.21228" if name == INTRUDERS else known_remedies()[name].source
 
 
 def _spread(strengths: tuple[float, ...], count: int) -> list[float]:
