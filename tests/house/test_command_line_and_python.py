@@ -65,7 +65,8 @@ ONLY_TYPED: dict[str, set[str]] = {
 ONLY_IN_PYTHON: dict[str, set[str]] = {
     "*": {"progress", "callbacks", "measured", "told", "beside"},  # functions
     "mitigate": {"adapter_name", "shard_bytes", "split_fused", "exact", "skip_non_finite", "workers"},
-    # A change needs whole weights without NaN, and small matrices are few where a model is run.
+    # A change needs weights that are whole and without NaN; threads are for many small matrices. A change of embeddings
+    # is offered where it was tried: in mitigate and scale.
     "scale": {
         "split_fused",
         "exact",

@@ -47,7 +47,7 @@ from ..heal.heal_settings import HEALING, HealSettings
 from ..heal.learned_doses import learned_doses
 from .compared import RemedyComparison
 from .compared_rows import compared_rows, planned_evaluations
-from .comparison_settings import EVERY_REMEDY, REMEDIES, ComparisonSettings
+from .comparison_settings import EVERY_REMEDY, ComparisonSettings
 from .doses_of_task import kept_doses
 from .measured_curve import REPORT, Compared, measured_curve
 
@@ -121,7 +121,7 @@ def compare_remedies(
                 f"'{tuned}' changes no matrix of '{base_source}' that an audit examines, so nothing can be compared; "
                 "pass another model or a wider --include"
             )
-        names = [name for name in REMEDIES if not comparison.only or name in comparison.only]
+        names = comparison.names()
         measuring = Measuring(losses, tasks, seed, harness, scores.max_examples)
         of = {}
         if folder is not None:

@@ -114,9 +114,9 @@ def _strength(remedy: ComparedRemedy) -> str:
 
 def _needs_a_checkpoint(remedy: ComparedRemedy, comparison: RemedyComparison) -> bool:
     """Return whether a remedy needs a checkpoint: adapters cannot store single entries or change full tensors."""
-    from ...mitigation.remedies.every_remedy import PUBLISHED
+    from ...mitigation.remedies.every_remedy import known_remedies
 
-    cls = PUBLISHED.get(remedy.name)
+    cls = known_remedies().get(remedy.name)
     if cls is None:
         return False
     return not cls.fits_an_adapter or (cls.reach == "model" and bool(comparison.others))

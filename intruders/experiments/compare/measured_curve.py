@@ -15,7 +15,7 @@ from ..bench.data_shares import DataShare, DataShares
 from ..bench.point import Point, point_of
 from ..bench.update_sizes import UpdateSizes
 from ..bench.yardstick import Yardstick
-from .comparison_settings import REMEDIES, ComparisonSettings
+from .comparison_settings import ComparisonSettings
 
 CHOICE, REPORT = "choice", "report"
 
@@ -100,7 +100,7 @@ def measured_curve(compared: Compared, of_base: Sequence[Outcome]) -> MeasuredCu
         )
 
     # So many remedies are compared with the curve at once.
-    rows = max(1, sum(name != Interpolate.name for name in compared.comparison.only or REMEDIES))
+    rows = max(1, sum(name != Interpolate.name for name in compared.comparison.names()))
     level = 1 - (1 - _LEVEL) / rows
     return MeasuredCurve(
         None if data.first.is_empty else yardstick(data.first.name, _LEVEL),

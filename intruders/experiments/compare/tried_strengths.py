@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...mitigation.remedies.every_remedy import PUBLISHED, published_remedy
+from ...mitigation.remedies.every_remedy import known_remedies, published_remedy
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...mitigation.remedies.remedy import Remedy
 from ...mitigation.remedies.remedy_table import INTRUDERS
@@ -13,6 +13,8 @@ def at_strengths(name: str, count: int, seed: int, which: str) -> list[Remedy]:
     strengths = _spread(_kind_of(name).strengths, count)
     if name == INTRUDERS:
         return [ScaledIntruders(scale, which=which) for scale in strengths]
+    if not strengths:  # of a plugin that names none
+        return [published_remedy(name, seed=seed)]
     return [published_remedy(name, strength, seed) for strength in strengths]
 
 
@@ -27,7 +29,7 @@ def source_of(name: str) -> str:
 
 
 def _kind_of(name: str) -> type[Remedy]:
-    return ScaledIntruders if name == INTRUDERS else PUBLISHED[name]
+    return ScaledIntruders if name == INTRUDERS else known_remedies()[name]
 
 
 def _spread(strengths: tuple[float, ...], count: int) -> list[float]:

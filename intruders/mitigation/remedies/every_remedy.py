@@ -40,13 +40,18 @@ def remedy_named(name: str, scale: float, seed: int, which: str = ALL) -> Remedy
     return cls.at_scale(scale, seed, which)
 
 
+def known_remedies() -> dict[str, type[PublishedRemedy]]:
+    """Every published remedy by name: those here, and then those of other packages. A name of ours is ours."""
+    return {**PUBLISHED, **{name: cls for name, cls in plugins_of(REMEDIES).items() if name not in PUBLISHED}}
+
+
 def published_remedy(name: str, strength: float | None = None, seed: int = 0) -> PublishedRemedy:
     """Return the published remedy of that name, at a strength or at its default; ``seed`` is of one that draws.
 
     Raises:
       SettingError: there is none of that name, or the strength is out of range.
     """
-    known: dict[str, type[PublishedRemedy]] = {**plugins_of(REMEDIES), **PUBLISHED}
+    known = known_remedies()
     if name not in known:
         raise SettingError(f"remedy is {name!r}; expected one of {', '.join(known)}")
     cls = known[name]

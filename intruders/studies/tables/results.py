@@ -105,5 +105,5 @@ def check_table_schema(file: Path, metadata: dict[bytes, bytes]) -> None:
     if not isinstance(schema, int) or schema > SCHEMA:
         raise ResultFileError(
             f"'{file}' was written by a newer version of intruders (schema {schema}, this one reads {SCHEMA}); "
-            "update intruders, or take another folder"
+            "update intruders, or pass another path"
         )

@@ -20,8 +20,10 @@ from ...measures.measure_settings import LossSettings
 from ...models.loading_settings import AS_STORED, Loading
 from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
+from ...system.documents import read_document
 from ...system.files import write_atomically
 
+SCHEMA = 1
 # The documents are a sample that is the same for all runs of a study, whatever their seed: all can be compared.
 SAMPLE_SEED = 0
 
@@ -86,10 +88,9 @@ def _content(base: str) -> str | None:
 
 def _is_of_these(folder: Path, measured: Mapping[str, Any]) -> bool:
     """Return True if the folder's losses are of these documents, weights and types, whatever their names."""
-    file = folder / "base.json"
-    if not file.is_file():
+    record = read_document(folder / "base.json", "the record of a base's losses", SCHEMA)
+    if record is None:
         return False
-    record = json.loads(file.read_text(encoding="utf-8"))
     # Earlier versions did not write which weights they measured: these are measured again.
     return bool(
         record.get("documents") == measured["documents"]
@@ -115,7 +116,7 @@ def _measure(
     ]
     frame = pd.DataFrame(rows, columns=["corpus", "part", "document", "measure", "loss_sum", "tokens"])
     write_atomically(folder / "documents.parquet", frame.to_parquet(index=False))
-    document = {"base": base, "settings": settings.recorded(), **measured}
+    document = {"schema": SCHEMA, "base": base, "settings": settings.recorded(), **measured}
     write_atomically(folder / "base.json", (json.dumps(document, indent=2) + "\n").encode())
 
 
