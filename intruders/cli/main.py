@@ -118,6 +118,6 @@ def _refuse(error: IntrudersError | str) -> NoReturn:
 
 
 def _confess() -> NoReturn:
-    """Show a fault of ours whole, with a status that no gate takes for its answer, as Python's own 1 would be."""
+    """Print the traceback and exit with 70, so that CI does not read it as status 1."""
     traceback.print_exc()
     sys.exit(ExitStatus.FAULT)

@@ -26,8 +26,7 @@ Base = Annotated[
     str,
     Argument(
         metavar="BASE",
-        help="Model before fine-tuning: a folder, a file, a Hub id (also as ID@REVISION), smollm2-135m or "
-        "minilm-l6. "
+        help="Model before fine-tuning: a folder, a file, a Hub id (also as ID@REVISION), smollm2-135m or minilm-l6. "
         "Omit it if TUNED is an adapter that names its base.",
         autocompletion=demo_model,
     ),
@@ -36,8 +35,7 @@ BaseUnlessDemo = Annotated[
     str | None,
     Argument(
         metavar="BASE",
-        help="Model before fine-tuning: a folder, a file, a Hub id (also as ID@REVISION), smollm2-135m or "
-        "minilm-l6. "
+        help="Model before fine-tuning: a folder, a file, a Hub id (also as ID@REVISION), smollm2-135m or minilm-l6. "
         "Omit it if TUNED is an adapter that names its base. [required without --demo]",
         show_default=False,
         autocompletion=demo_model,
