@@ -8,7 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
-from ..measures.measure_settings import AS_IN_THE_PAPER, IN_QUARTERS, LossSettings, ScoreSettings, SweepSettings
+from ..measures.measure_settings import (
+    AS_IN_THE_PAPER,
+    IN_QUARTERS,
+    LossSettings,
+    ScoreSettings,
+    SweepSettings,
+)
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json, say

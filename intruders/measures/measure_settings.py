@@ -15,9 +15,7 @@ SHRINK_OUTPUT = "shrink-output"
 CONTROLS = ("shrink", "random", "neighbours", "update", "resized", "complement")
 # Of a matrix's intruders: all, or the one with the largest singular value.
 WHICH = ("all", "top")
-WHICH_HELP = (
-    "Intruders to scale: all, or top for the one with the largest singular value of each matrix, as the paper does."
-)
+WHICH_HELP = "Intruders to scale: all, or top for the one with the largest singular value of each matrix, as the paper does."
 
 
 @dataclass(frozen=True)
@@ -178,9 +176,7 @@ class SweepSettings(Settings):
         metavar="NAMES",
         panel="Intervention",
     )
-    which: str = setting(
-        "all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel="Intervention"
-    )
+    which: str = setting("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel="Intervention")
     max_documents: int | None = setting(
         None,
         "Number of documents per corpus; the evaluation's, if None.",

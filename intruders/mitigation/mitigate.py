@@ -155,9 +155,7 @@ def mitigate(
     return result
 
 
-def _chosen(
-    scale: float | None, control: str, which: str, seed: int, remedy: Remedy | None
-) -> Remedy:
+def _chosen(scale: float | None, control: str, which: str, seed: int, remedy: Remedy | None) -> Remedy:
     """Scaled intruders, a control, or the remedy that was given; one of them."""
     if remedy is None:
         if scale is None:

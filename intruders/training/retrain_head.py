@@ -45,13 +45,17 @@ def retrain_head(
     with tempfile.TemporaryDirectory(prefix="intruders-") as scratch:
         trainer = Trainer(
             model=model,
-            args=training_arguments(config, Path(scratch), max_steps=steps, save_strategy="no", report_to="none"),
+            args=training_arguments(
+                config, Path(scratch), max_steps=steps, save_strategy="no", report_to="none"
+            ),
             train_dataset=encode_classification(tokenizer, task.train, task.labels, context),
             data_collator=PadRight(pad_token_id(tokenizer)),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    if not all(bool(parameter.isfinite().all()) for parameter in model.parameters() if parameter.requires_grad):
+    if not all(
+        bool(parameter.isfinite().all()) for parameter in model.parameters() if parameter.requires_grad
+    ):
         raise NonFiniteError(
             f"the head of task {task.name!r} became NaN or infinite when it was trained again; lower lr"
         )

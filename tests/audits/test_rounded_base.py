@@ -21,7 +21,9 @@ from tests.checkpoints.models import merged_weights, saved
 from tests.mitigation.hot import hot_llama, medium_llama, wide_spectrum
 
 
-def published_count(base: Tensor, tuned: Tensor, k: int = 10, epsilon: float = 0.5, dtype: str = "float16") -> int:
+def published_count(
+    base: Tensor, tuned: Tensor, k: int = 10, epsilon: float = 0.5, dtype: str = "float16"
+) -> int:
     """Thin SVDs of both, the base as its narrow numbers are; how many of the leading k have no cosine of epsilon."""
     rounded = base.to(getattr(torch, dtype)).double().numpy()
     x = np.linalg.svd(rounded, full_matrices=False)[0]
@@ -88,7 +90,9 @@ def test_rounding_can_change_a_count() -> None:
 
 def test_a_fleet_counts_as_the_audits_of_its_members(folder: Path, tmp_path: Path) -> None:
     adapters = [folder / f"adapter-{number}" for number in range(3)]
-    fleet = audit_fleet(folder / "base", [str(path) for path in adapters], base_dtype="float16", out=tmp_path / "fleet")
+    fleet = audit_fleet(
+        folder / "base", [str(path) for path in adapters], base_dtype="float16", out=tmp_path / "fleet"
+    )
     alone = [audit(folder / "base", path, base_dtype="float16", cache=False) for path in adapters]
     for number, one in enumerate(alone):
         of_fleet = fleet.audit(number)
@@ -105,7 +109,9 @@ def test_a_base_that_is_stored_in_half_precision_loses_nothing(weights: dict[str
     base = {name: weights[name].half()}
     tuned = {name: weights[name] + 1e-3}
     as_stored, rounded = (audit(base, tuned, cache=False, base_dtype=dtype) for dtype in (None, "float16"))
-    assert [v.max_cosine for v in as_stored.matrices[0].vectors] == [v.max_cosine for v in rounded.matrices[0].vectors]
+    assert [v.max_cosine for v in as_stored.matrices[0].vectors] == [
+        v.max_cosine for v in rounded.matrices[0].vectors
+    ]
 
 
 def test_the_record_the_command_and_the_settings_know_it(folder: Path, tmp_path: Path) -> None:

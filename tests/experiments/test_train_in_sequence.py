@@ -178,12 +178,18 @@ def test_another_sequence_is_not_replaced(bert: Path, tmp_path: Path) -> None:
         train_in_sequence(_config(bert, tmp_path / "mine"), tasks)
 
 
-def _head_by_hand(folder: Path, head: dict[str, torch.Tensor], rows: list[tuple[str, int]], steps: int) -> Any:
+def _head_by_hand(
+    folder: Path, head: dict[str, torch.Tensor], rows: list[tuple[str, int]], steps: int
+) -> Any:
     """AdamW on the head alone, over fixed features of all rows at once, with a rate that falls linearly to zero."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=head["classifier.weight"].shape[0])
-    tokens = AutoTokenizer.from_pretrained(folder)([text for text, _ in rows], return_tensors="pt", padding=True)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=head["classifier.weight"].shape[0]
+    )
+    tokens = AutoTokenizer.from_pretrained(folder)(
+        [text for text, _ in rows], return_tensors="pt", padding=True
+    )
     model.load_state_dict(head, strict=False)
     labels = torch.tensor([label for _, label in rows])
     parameters = {name: model.get_parameter(name) for name in head}
@@ -213,7 +219,14 @@ def test_heads_are_trained_again_on_the_frozen_body(bert: Path, tmp_path: Path) 
     (base / "config.json").write_text(json.dumps(settings))
     tasks = _tasks(tmp_path)
     config = _config(
-        base, tmp_path / "out", match=None, steps=8, warmup_steps=0, batch_size=64, lr=1e-2, max_eval_samples=None
+        base,
+        tmp_path / "out",
+        match=None,
+        steps=8,
+        warmup_steps=0,
+        batch_size=64,
+        lr=1e-2,
+        max_eval_samples=None,
     )
     kept = train_in_sequence(config, tasks)
     assert kept.head_steps == []
@@ -249,7 +262,9 @@ def test_heads_are_trained_again_on_the_frozen_body(bert: Path, tmp_path: Path) 
     assert all(torch.equal(value, bodies[1][name.removeprefix("bert.")]) for name, value in body.items())
 
     scored = task.test or task.validation
-    texts = AutoTokenizer.from_pretrained(folder)([row.text for row in scored], return_tensors="pt", padding=True)
+    texts = AutoTokenizer.from_pretrained(folder)(
+        [row.text for row in scored], return_tensors="pt", padding=True
+    )
     right = model(**texts).logits.argmax(-1) == torch.tensor([labels[row.target] for row in scored])
     assert found.accuracies[1][0] == pytest.approx(float(right.float().mean()))
     assert any("trained again on the frozen body" in line for line in found.lines())

@@ -108,9 +108,9 @@ def test_a_control_that_scales_vectors_scales_one_of_each_matrix(
     tmp_path: Path, folder: Path, base: nn.Module, tuned: dict[str, Tensor]
 ) -> None:
     for control in ("random", "update"):
-        assert {
-            len(places) for *_, places in written(folder, tmp_path / control, base, tuned, control)
-        } == {1}
+        assert {len(places) for *_, places in written(folder, tmp_path / control, base, tuned, control)} == {
+            1
+        }
 
 
 def test_the_record_says_which_and_what_was_kept_before_is_still_found() -> None:
@@ -125,7 +125,9 @@ def test_the_sentence_names_the_strongest(tmp_path: Path, folder: Path) -> None:
     )
     lines = result.lines()
     count = len(result.matrices)
-    assert lines[0].startswith(f"{count} intruders, the strongest of each matrix, scaled by 0.3, in {count} of")
+    assert lines[0].startswith(
+        f"{count} intruders, the strongest of each matrix, scaled by 0.3, in {count} of"
+    )
     assert not any("had no such vector" in line for line in lines)
     assert '"which": "top"' in result.to_json()
 
@@ -139,4 +141,6 @@ def test_a_published_remedy_takes_none(tmp_path: Path, folder: Path) -> None:
     from intruders.mitigation.remedies.interpolate import Interpolate
 
     with pytest.raises(SettingError, match="which is 'top', and the remedy 'interpolate' takes none"):
-        mitigate(folder / "base", folder / "tuned", remedy=Interpolate(0.5), which="top", out=tmp_path / "out")
+        mitigate(
+            folder / "base", folder / "tuned", remedy=Interpolate(0.5), which="top", out=tmp_path / "out"
+        )

@@ -19,7 +19,15 @@ ROBERTA = "FacebookAI/roberta-base"
 
 
 def mnli(run_id: str, **changes: Any) -> dict[str, Any]:
-    settings = {"base": ROBERTA, "task": "mnli", "method": "lora", "rank": 1, "alpha": "2r", "lr": 1.2e-3, "epochs": 5.0}
+    settings = {
+        "base": ROBERTA,
+        "task": "mnli",
+        "method": "lora",
+        "rank": 1,
+        "alpha": "2r",
+        "lr": 1.2e-3,
+        "epochs": 5.0,
+    }
     return run(run_id, **(settings | changes))
 
 
@@ -28,7 +36,9 @@ def tables(results: Results) -> dict[str, BesidePaper]:
 
 
 def test_the_figures_are_those_that_the_paper_prints() -> None:
-    of_roberta = {table["source"]: table["rows"] for table in published_figures()["studies"]["paper-roberta"]["tables"]}
+    of_roberta = {
+        table["source"]: table["rows"] for table in published_figures()["studies"]["paper-roberta"]["tables"]
+    }
     found = {(row["task"], row.get("rank")): row["accuracy"] for row in of_roberta["Table 2"]}
     assert len(found) == 42
     assert (found["mnli", 1], found["fever", None], found["siqa", 64]) == (0.8677, 0.6892, 0.6167)
@@ -60,10 +70,13 @@ def test_every_figure_of_table_2_and_3_has_a_run_of_the_papers_file() -> None:
         (task, rank) for task in ("mnli", "qqp", "fever") for rank in (1, 8)
     }
     # The rule: alpha = 2r, and alpha x lr = 2.4e-3.
-    for one in runs:
-        if one.config is not None and one.config.method == "lora" and one.config.alpha == "2r":
-            if not one.id.startswith("rates-and-epochs"):
-                assert one.config.lora_alpha * one.config.lr == pytest.approx(2.4e-3)
+    by_rule = [
+        run.config for run in runs if run.config and run.config.method != "full" and run.config.alpha == "2r"
+    ]
+    by_rule = [config for config in by_rule if not (config.rank == 8 and config.lr in (7.5e-5, 3e-4, 6e-4))]
+    assert len(by_rule) > 60
+    for config in by_rule:
+        assert config.lora_alpha * config.lr == pytest.approx(2.4e-3)
 
 
 def test_accuracies_are_means_over_seeds_and_other_settings_are_not_mixed_in() -> None:
@@ -82,7 +95,9 @@ def test_accuracies_are_means_over_seeds_and_other_settings_are_not_mixed_in() -
     assert frame["ours"].notna().sum() == 2
 
 
-def point(scale: float, measure: str, value: float, change: float, which: str = "top", **more: Any) -> dict[str, Any]:
+def point(
+    scale: float, measure: str, value: float, change: float, which: str = "top", **more: Any
+) -> dict[str, Any]:
     return {
         "run_id": "s0", "which": which, "control": "intruders", "scale": scale, "measure": measure, "on": measure,
         "value": value, "change": change, "change_low": change - 0.01, "change_high": change + 0.01,
@@ -109,7 +124,15 @@ def test_changes_by_scale_are_in_percent_of_the_tuned_models_own() -> None:
 
 def test_the_correlation_is_over_the_runs_of_the_rank() -> None:
     rows = [
-        mnli(f"r{n}", rank=8, lr=1e-4 * (n + 1), epochs=float(n + 1), intruders=n, loss=3.0 + n, accuracy=0.9 - n / 100)
+        mnli(
+            f"r{n}",
+            rank=8,
+            lr=1e-4 * (n + 1),
+            epochs=float(n + 1),
+            intruders=n,
+            loss=3.0 + n,
+            accuracy=0.9 - n / 100,
+        )
         for n in range(6)
     ]
     frame = tables(study(runs=rows))["Figure 7"].frame.set_index("intruders with")

@@ -57,7 +57,11 @@ def test_weights_are_those_of_the_models(tmp_path: Path) -> None:
     llama = AutoModelForCausalLM.from_pretrained(save_llama(tmp_path / "llama"))
     size = model_size(str(tmp_path / "llama"))
     assert size is not None
-    linear = [m.weight.numel() for n, m in llama.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
+    linear = [
+        m.weight.numel()
+        for n, m in llama.named_modules()
+        if isinstance(m, torch.nn.Linear) and n != "lm_head"
+    ]
     assert size.linear == sum(linear)
     # Known from the cards: 6.74 billion, and 125 million with the positions and the head.
     assert model_size("meta-llama/Llama-2-7b-hf").weights == pytest.approx(6.74e9, rel=0.01)  # type: ignore[union-attr]

@@ -13,8 +13,8 @@ from ...checkpoints.opening.many_sources import digest_of
 from ...checkpoints.opening.model_sum import ModelSum
 from ...checkpoints.opening.open import Opened, Source, open_source
 from ...checkpoints.pairing.pair_sides import pair_sides, require_selection
-from ...checkpoints.pairing.rounded_base import with_rounded_base
 from ...checkpoints.pairing.pairing import PairedMatrix, Pairing
+from ...checkpoints.pairing.rounded_base import with_rounded_base
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.names import module_paths
 from ...errors import IntrudersError, in_one_line

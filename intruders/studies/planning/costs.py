@@ -68,7 +68,13 @@ def cost_lines(runs: Sequence[Run], operations_per_second: float | None = None) 
         f"{CARD_NAME} is taken to do {CARD['fp32'] / 1e12:.0f} trillion operations per second in single precision, "
         f"{CARD['bf16'] / 1e12:.0f} in bf16, and no step in less than {_CARD_STEP:g} s"
     )
-    assumed = sorted({run.config.task for run in runs if run.config and run.id in costs and costs[run.id].is_tokens_assumed})
+    assumed = sorted(
+        {
+            run.config.task
+            for run in runs
+            if run.config and run.id in costs and costs[run.id].is_tokens_assumed
+        }
+    )
     if assumed:
         lengths = " and ".join(f"{tokens:.0f} of a {kind}" for kind, tokens in ASSUMED_ROW_TOKENS.items())
         yield f"length of rows, in tokens, is assumed to be {lengths} for {', '.join(assumed)}"
@@ -133,7 +139,11 @@ def _steps(config: FinetuneConfig, task: str) -> int | None:
 def _row_tokens(config: FinetuneConfig, task: str) -> tuple[float, bool]:
     """Return the mean length of a row, cut at the longest allowed, and whether it is an assumption."""
     hub = HUB_TASKS.get(task)
-    kind = "completion" if task == "word-problems" or (hub is not None and hub.kind == "causal") else "classification"
+    kind = (
+        "completion"
+        if task == "word-problems" or (hub is not None and hub.kind == "causal")
+        else "classification"
+    )
     tokens = ROW_TOKENS.get(task, ASSUMED_ROW_TOKENS[kind])
     return min(tokens, config.max_length or tokens), task not in ROW_TOKENS
 
@@ -172,7 +182,9 @@ def _models_of(sweep: SweepSettings) -> int:
 def _memory(config: FinetuneConfig, size: ModelSize) -> float:
     """Bytes of weights, gradients, moments and activations of a batch of the longest rows."""
     trained = size.linear if config.method == "full" else _adapter_weights(config, size)
-    state = _BYTES * size.weights + (0 if config.method == "full" else _BYTES * trained) + 3 * _BYTES * trained
+    state = (
+        _BYTES * size.weights + (0 if config.method == "full" else _BYTES * trained) + 3 * _BYTES * trained
+    )
     length = config.max_length or _DOCUMENT_TOKENS
     tokens = config.batch_size * length
     width = 2.0 if config.precision == "fp32" else 1.0  # of the activations, in half precisions

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 
-
 @dataclass(frozen=True)
 class ModelSize:
     """The shape of a transformer."""
@@ -92,6 +91,8 @@ def model_size(base: str) -> ModelSize | None:
     if base in _MODELS:
         return _MODELS[base]
     try:
-        return ModelSize.of_config(json.loads((Path(base).expanduser() / "config.json").read_text(encoding="utf-8")))
+        return ModelSize.of_config(
+            json.loads((Path(base).expanduser() / "config.json").read_text(encoding="utf-8"))
+        )
     except (OSError, ValueError):
         return None

@@ -1,7 +1,7 @@
 """The paper's own figures beside a study's: accuracy, the intervention by scale, correlations; each with its table.
 
-``paper.json`` has the figures of arXiv 2410.21228v3 as printed, one row per figure. A row is matched by the settings that
-it names: task, method, rank, alpha and learning rate.
+``paper.json`` has the figures of arXiv 2410.21228v3 as printed, one row per figure. A row is matched by the settings
+that it names: task, method, rank, alpha and learning rate.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def beside_paper(results: Results) -> list[BesidePaper]:
         return []
     study = published_figures()["studies"][results.compare_with]
     runs = results.runs
-    runs = runs[(runs["status"] == "finished") & (runs["kind"] == "finetune") & (runs["base"] == study["base"])]
+    runs = runs[
+        (runs["status"] == "finished") & (runs["kind"] == "finetune") & (runs["base"] == study["base"])
+    ]
     made = {"accuracy": _accuracy, "intervention": _intervention, "correlation": _correlation}
     return [made[table["measure"]](table, runs, results) for table in study["tables"]]
 
@@ -72,8 +74,8 @@ def _accuracy(table: Mapping[str, Any], runs: pd.DataFrame, results: Results) ->
         alike = _alike(runs, row)
         ours = _over_seeds(alike["accuracy"])
         if len(alike) == 1:
-            one = alike.iloc[0]
-            ours = replace(ours, low=float(one["accuracy_low"]), high=float(one["accuracy_high"]))
+            single = alike.iloc[0]
+            ours = replace(ours, low=float(single["accuracy_low"]), high=float(single["accuracy_high"]))
         rows.append(_named(row) | {"paper": row["accuracy"]} | _columns("ours", ours) | {"seeds": len(alike)})
     meaning = "ours: mean over seeds with its 95 % CI over seeds; with one seed the 95 % CI over examples"
     return BesidePaper(table["title"], table["source"], meaning, pd.DataFrame(rows))
@@ -91,8 +93,8 @@ def _intervention(table: Mapping[str, Any], runs: pd.DataFrame, results: Results
             named = _named(row) | {"lambda": row["scale"], "change of": measure.replace("loss", "forgetting")}
             rows.append(named | {"paper": row[what]} | _columns("ours", ours) | {"seeds": seeds})
     meaning = (
-        "change in % of the tuned model's accuracy, and of its forgetting (its loss minus the base's); ours: 95 % CI over "
-        "seeds, with one seed over examples and documents"
+        "change in % of the tuned model's accuracy, and of its forgetting (its loss minus the base's); ours: 95 % CI "
+        "over seeds, with one seed over examples and documents"
     )
     return BesidePaper(table["title"], table["source"], meaning, pd.DataFrame(rows))
 
@@ -138,7 +140,9 @@ def _alike(runs: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
         if name == "lr" and "lr" in row:
             wanted &= (runs["lr"] / row["lr"] - 1).abs() < _SAME_RATE
         elif name in row:
-            wanted &= runs[name].astype(str) == str(row[name]) if name != "rank" else runs["rank"] == row["rank"]
+            wanted &= (
+                runs[name].astype(str) == str(row[name]) if name != "rank" else runs["rank"] == row["rank"]
+            )
     alike = runs[wanted]
     if "lr" not in row:
         return alike

@@ -105,7 +105,11 @@ def settings_row(run: Run) -> dict[str, Any]:
     if isinstance(row["alpha"], float):
         row["alpha"] = f"{row['alpha']:g}"
     if run.kind == "sequence":
-        row |= {"task": ",".join(run.tasks), "adapters": run.adapters, "retrain_heads": run.retrain_heads or None}
+        row |= {
+            "task": ",".join(run.tasks),
+            "adapters": run.adapters,
+            "retrain_heads": run.retrain_heads or None,
+        }
     if run.kind != "finetune":  # of a fine-tuning its audit says it
         row |= {"k": run.measure.audit.k, "epsilon": run.measure.audit.epsilon}
     return row
