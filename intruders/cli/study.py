@@ -71,6 +71,7 @@ def study(
     from ..errors import SettingError
     from ..studies.describe.study import read_study
     from .study_progress import (
+        print_beside_paper,
         print_findings,
         print_outcome,
         print_plan,
@@ -102,5 +103,7 @@ def study(
         )
     print_outcome(outcome)
     print_findings(conclude(outcome.folder, described.analyses), outcome)
+    if described.compare_with is not None:
+        print_beside_paper(outcome.folder)
     if outcome.failed:
         raise typer.Exit(ExitStatus.FAILED)

@@ -27,6 +27,8 @@ from .measures import Measure
 
 KINDS = ("finetune", "sequence", "random-rank-one")
 SELECTIONS = ("fastest", "mildest")
+# Whose figures are in studies/published/paper.json.
+PAPER_STUDIES = ("paper-roberta", "paper-llama")
 # What a study decides itself.
 _OWN = {"out": "the study's folder contains all runs", "seed": "give seeds: [0, 1, ...] instead"}
 
@@ -143,6 +145,11 @@ class Study(Settings):
         (),
         "Folders of earlier studies, from whose times --dry-run tells how long this one takes.",
         item="folder",
+    )
+    compare_with: str | None = setting(
+        None,
+        "The paper's tables to print beside this study's figures.",
+        choices=PAPER_STUDIES,
     )
     # By claim, written before the study runs.
     support: dict[str, str] = field(default_factory=dict)  # what counts as support, in words

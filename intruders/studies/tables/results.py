@@ -35,6 +35,7 @@ class Results:
     # By claim, written in advance: what counts as support, and a part of the name of the one effect that decides.
     support: dict[str, str] = field(default_factory=dict)
     primary: dict[str, str] = field(default_factory=dict)
+    compare_with: str | None = None  # the study of the paper whose figures stand beside these
 
 
 def load_results(path: str | Path) -> Results:
@@ -64,6 +65,7 @@ def load_results(path: str | Path) -> Results:
         select=tuple(document.get("select", ())),
         support=dict(document.get("support", {})),
         primary=dict(document.get("primary", {})),
+        compare_with=document.get("compare_with"),
         **frames,
     )
 
