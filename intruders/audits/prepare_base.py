@@ -21,8 +21,9 @@ from ..linalg.whole_base import WholeBase
 from ..system.progress import Progress, silent
 from .audit import patterns
 from .audit_settings import Compute
-from .base_cache import BaseKeys, cache_at
+from .base_cache import BaseKeys
 from .batches import largest_magnitude, non_finite, unit_of
+from .choose_cache import cache_at
 
 # Side of the matrix whose decomposition is timed to tell how long a base will take.
 _SAMPLE = 256

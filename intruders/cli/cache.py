@@ -19,7 +19,7 @@ def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all entries.")] = False,
 ) -> None:
     """Show the size of the base cache, or clear it."""
-    from ..audits.base_cache import cache_at
+    from ..audits.choose_cache import cache_at
 
     store = cache_at(folder)
     entries, size = store.size()
