@@ -164,7 +164,8 @@ def inner_model(model: Any) -> Any:
         if isinstance(model, FullyShardedDataParallel):
             model = model.module
         elif has_adapters(model) and hasattr(model, "get_base_model"):
-            model = model.get_base_model()
+            peft_model: Any = model
+            model = peft_model.get_base_model()
         else:
             return model
 
@@ -174,7 +175,7 @@ def random_state_kept() -> Iterator[None]:
     """Leave every random generator as it was: a training that is looked at draws what one that is not draws."""
     own, numpys = random.getstate(), np.random.get_state()
     # Of the other devices' generators this process uses none, and asking for one takes memory there.
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         try:
             yield
