@@ -110,6 +110,8 @@ class TextLoss:
         with ExitStack() as contexts:
             for change in (_modes_kept(model), _without_autocast(model), random_state_kept()):
                 contexts.enter_context(change)
+            if is_sharded:
+                contexts.callback(_split_again, model)
             parts = [self._losses(inner, measured, tokenizer, corpus, width) for corpus in self._corpora]
         weights = [corpus.weight for corpus in self._corpora]
         loss = sum(weight * part.mean for weight, part in zip(weights, parts, strict=True)) / sum(weights)
@@ -193,6 +195,15 @@ class _Whole(nn.Module):
 
     def forward(self, **inputs: Any) -> Any:
         return self.model(**inputs)
+
+
+def _split_again(model: nn.Module) -> None:
+    """Split what FSDP 2 leaves complete after a forward pass, since it expects a backward pass to follow."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 @contextmanager
