@@ -65,7 +65,16 @@ def advise(
       ResultFileError: a saved result is broken, or an item of ``studies`` is not the folder of a study.
 
     Example:
-      ``print("\\n".join(advise("runs/quickstart").lines()))``
+      >>> import tempfile
+      >>> import torch
+      >>> from intruders import audit
+      >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
+      >>> result = audit(base, {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}, cache=False)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     result.save(f"{folder}/audit.json")
+      ...     lines = advise(f"{folder}/audit.json").lines()
+      >>> print(next(line for line in lines if line.startswith("1.")))
+      1. An audit does not measure forgetting. `intruders evaluate` measures it for a
     """
     advised, bases = _advised(os.fspath(source), AuditSettings(k=k, epsilon=epsilon), progress)
     if not studies:
