@@ -112,6 +112,7 @@ class Mitigation:
         }
 
     def to_json(self) -> str:
+        """Return the content of ``intruders.json``."""
         return json.dumps(self.to_document(), allow_nan=False, ensure_ascii=False) + "\n"
 
     def lines(self) -> list[str]:
