@@ -97,7 +97,6 @@ class InterventionSweep:
         return Trade(losses, accuracies)
 
     def control_points(self, scale: float) -> list[Point]:
-        """Return the points of all controls at a scale."""
         return [point for point in self.points if point.scale == scale and point.control != INTRUDERS]
 
 
