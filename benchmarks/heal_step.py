@@ -4,7 +4,8 @@
 
 Both steps see the same 8 documents and 8 examples of word problems on SmolLM2-135M under a rank-1 adapter of every
 linear layer. The training step has the gradient of all factors and takes the same two losses forward and backward; the
-step of healing has a dose for every matrix, and computes the base's answers besides. Each runs in a process of its own.
+step of healing has a dose for every matrix, and computes the base's answers besides. It runs in float32 and
+in bfloat16, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ _TOKENS, _QUICK_TOKENS, _STEPS = 192, 32, 3
 
 def main() -> None:
     tokens = _QUICK_TOKENS if "--quick" in sys.argv else _TOKENS
-    for kind in (TRAIN, HEAL):
-        command = [sys.executable, "-m", "benchmarks.heal_step", kind, str(tokens)]
+    for kind, dtype in ((TRAIN, "float32"), (HEAL, "float32"), (HEAL, "bfloat16")):
+        command = [sys.executable, "-m", "benchmarks.heal_step", kind, str(tokens), dtype]
         found = json.loads(
             subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
         )
         print(
-            f"{kind:>6} step: {found['seconds']:.2f} s, peak {found['peak'] / 2**30:.2f} GiB, "
+            f"{kind:>6} step in {dtype}: {found['seconds']:.2f} s, peak {found['peak'] / 2**30:.2f} GiB, "
             f"{found['loaded'] / 2**30:.2f} GiB before the first step"
         )
 
 
-def measure(kind: str, tokens: int) -> dict[str, float]:
+def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
     """The median time of a step, and the peak of the process."""
     from intruders.data.corpora import load_corpora
     from intruders.data.load_task import load_task
@@ -46,12 +47,13 @@ def measure(kind: str, tokens: int) -> dict[str, float]:
     corpora = load_corpora("pydoc", max_documents=8)
     task = load_task("word-problems")
     if kind == HEAL:
-        from intruders.checkpoints.pairing.pair_sides import open_sides
+        from intruders.checkpoints.pairing.open_sides import open_sides
         from intruders.experiments.heal.heal_session import session_of
+        from intruders.models.loading_settings import Loading
         from intruders.system.progress import silent
 
         sources = ("smollm2-135m", "smollm2-135m-lora")
-        session = session_of(open_sides(*sources), sources, settings, 0, silent)
+        session = session_of(open_sides(*sources), sources, settings, 0, silent, loading=Loading(dtype=dtype))
         with session.benched({"pydoc": corpora}, {task.name: task}, None) as (bench, _, _):
             bench.doses.values = torch.ones_like(bench.doses.values, requires_grad=True)
             opened = bench.language
@@ -97,6 +99,6 @@ def _peak() -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) > 2:
-        print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))
+        print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), sys.argv[3])))
     else:
         main()

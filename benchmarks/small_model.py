@@ -57,7 +57,7 @@ def small_model_rows(folder: Path | None, layers: int | None) -> Iterator[Row]:
         yield _row_of(_loaded_model(folder), folder.name, f"adapter '{folder}'")
         return
     for adapter in RANDOM_ADAPTERS:
-        yield _row_of(_random_model(adapter, layers), adapter.name, str(adapter))
+        yield _row_of(random_model(adapter, layers), adapter.name, str(adapter))
 
 
 def _row_of(model: nn.Module, label: str, description: str) -> Row:
@@ -72,8 +72,7 @@ def _row_of(model: nn.Module, label: str, description: str) -> Row:
         cold, first = costed(_audit_with(model, folder, fresh=True), elements, REPEATS)
         cached, again = costed(_audit_with(model, folder, fresh=False), elements, REPEATS)
     with tempfile.TemporaryDirectory() as folder:
-        include = [f"{_module_name(name)}.weight" for name in layers]
-        base = _base_model()
+        base, include = base_of(model)
         decomposing, _ = timed(lambda: intruders.prepare(base, out=folder, include=include, device="cpu"))
         whole, in_coordinates = costed(_audit_with(model, folder, fresh=False), elements, REPEATS)
     found = {_module_name(matrix.name): matrix.intruders for matrix in first.matrices}
@@ -135,6 +134,16 @@ def _base_model() -> Any:
         return AutoModelForCausalLM.from_pretrained(base_model_location(MODEL), dtype=torch.float32)
 
 
+def base_of(model: nn.Module) -> tuple[Any, list[str]]:
+    """The model before its adapter, and the names of the weights that the adapter changes."""
+    return _base_model(), [f"{_module_name(name)}.weight" for name, _ in _lora_layers(model)]
+
+
+def reference_of(model: nn.Module) -> int:
+    """Intruders by two decompositions of each matrix."""
+    return sum(_reference_counts(dict(_lora_layers(model)))[1].values())
+
+
 def _loaded_model(folder: Path) -> nn.Module:
     from peft import PeftModel
 
@@ -142,7 +151,7 @@ def _loaded_model(folder: Path) -> nn.Module:
     return model
 
 
-def _random_model(adapter: RandomAdapter, layers: int | None) -> nn.Module:
+def random_model(adapter: RandomAdapter, layers: int | None) -> nn.Module:
     """The PeftModel with seeded Gaussian factors in place of PEFT's zeros."""
     from peft import LoraConfig, get_peft_model
 

@@ -1,9 +1,10 @@
 """What a fine-tuning did to the weights of a model: intruder dimensions, found, proved and mitigated.
 
-Every command is a function here: ``intruders audit`` is :func:`audit`, ``scale`` :func:`critical_scales`, ``report``
-:func:`write_report`, ``card`` :func:`write_card`, ``remedies`` :func:`compare_remedies`, ``sequence``
-:func:`train_in_sequence`, ``study`` :func:`read_study` and :func:`run_study`, ``plugins`` :func:`load_plugins`,
-and ``cache`` :class:`DiskCache`; the others bear the command's name.
+Every command is a function here: ``intruders audit`` is :func:`audit`, ``scale`` :func:`critical_scales`,
+:func:`choose_scale` and :func:`write_at_scale`, ``report`` :func:`write_report`, ``card`` :func:`write_card`,
+``remedies`` :func:`compare_remedies`, ``sequence`` :func:`train_in_sequence`, ``study`` :func:`read_study` and
+:func:`run_study`, ``plugins`` :func:`load_plugins`, and ``cache`` :class:`DiskCache`; the others bear the command's
+name.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from .experiments.heal.heal import heal
     from .experiments.heal.heal_settings import HealSettings
     from .experiments.heal.healing import Healing
+    from .experiments.heal.scale_choice import ScaleChoice, choose_scale, write_at_scale
     from .experiments.intervene.intervene import intervene
     from .experiments.intervene.sweep import InterventionSweep
     from .experiments.train_in_sequence import train_in_sequence
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from .measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
     from .mitigation.mitigate import mitigate
     from .mitigation.mitigation_result import Mitigation
+    from .models.loading_settings import Loading
     from .reports.audit.model_card import write_card
     from .reports.write_report import write_report
     from .studies.advice.advise import advise
@@ -80,12 +83,14 @@ __all__ = [
     "InterventionSweep",
     "IntruderCallback",
     "IntrudersError",
+    "Loading",
     "LossSettings",
     "MemoryCache",
     "Mitigation",
     "PreparedBase",
     "RemedyComparison",
     "RunFolder",
+    "ScaleChoice",
     "ScoreSettings",
     "SweepSettings",
     "UpdateAlone",
@@ -96,6 +101,7 @@ __all__ = [
     "attribute",
     "audit",
     "audit_fleet",
+    "choose_scale",
     "compare_remedies",
     "compare_updates",
     "critical_scales",
@@ -115,6 +121,7 @@ __all__ = [
     "run_study",
     "train_in_sequence",
     "verify",
+    "write_at_scale",
     "write_card",
     "write_report",
 ]
@@ -139,12 +146,14 @@ _HOMES = {
     "Healing": "experiments.heal.healing",
     "InterventionSweep": "experiments.intervene.sweep",
     "IntruderCallback": "training.callback.callback",
+    "Loading": "models.loading_settings",
     "LossSettings": "measures.measure_settings",
     "MemoryCache": "audits.base_cache",
     "Mitigation": "mitigation.mitigation_result",
     "PreparedBase": "audits.prepare_base",
     "RemedyComparison": "experiments.compare.compared",
     "RunFolder": "training.run_folder",
+    "ScaleChoice": "experiments.heal.scale_choice",
     "ScoreSettings": "measures.measure_settings",
     "SweepSettings": "measures.measure_settings",
     "UpdateAlone": "audits.update_alone",
@@ -154,6 +163,7 @@ _HOMES = {
     "attribute": "experiments.attribution.attribute",
     "audit": "audits.audit",
     "audit_fleet": "audits.fleet.audit_fleet",
+    "choose_scale": "experiments.heal.scale_choice",
     "compare_remedies": "experiments.compare.compare_remedies",
     "compare_updates": "audits.update_alone",
     "critical_scales": "audits.scales.critical_scales",
@@ -173,6 +183,7 @@ _HOMES = {
     "run_study": "studies.run_study",
     "train_in_sequence": "experiments.train_in_sequence",
     "verify": "checkpoints.merges.verify",
+    "write_at_scale": "experiments.heal.scale_choice",
     "write_card": "reports.audit.model_card",
     "write_report": "reports.write_report",
 }

@@ -35,6 +35,10 @@ class MissingDependencyError(IntrudersError):
     """An optional package is not installed; the text says which one and how to install it."""
 
 
+class NotEnoughMemoryError(IntrudersError):
+    """A model does not fit in memory; the text says what it needs, what there is, and what to pass."""
+
+
 def missing_extra(purpose: str, package: str, extra: str) -> MissingDependencyError:
     """The error for `package`, which `purpose` needs and which the optional dependencies `extra` install.
 

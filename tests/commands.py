@@ -18,6 +18,7 @@ from typing import TextIO
 from unittest import mock
 
 from intruders.cli.main import main
+from intruders.system.notes import as_note
 
 # What Python shows of warnings when nobody asked for more.
 _HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
@@ -62,7 +63,8 @@ def _warnings_on(stream: TextIO) -> Iterator[None]:
         warnings.simplefilter("default")
         for category in _HIDDEN:
             warnings.simplefilter("ignore", category)
-        warnings.showwarning = lambda *given, **named: stream.write(warnings.formatwarning(*given[:4]))
+        # As in a process of its own, whose streams the command makes ready.
+        warnings.showwarning = lambda *given, **named: stream.write(as_note(*given[:4]))
         yield
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 pytest.importorskip("peft")
 
-from benchmarks import layers, measure, memory
+from benchmarks import goals, layers, measure, memory
 from benchmarks.counting import counted_products
 from benchmarks.figure import save_figure
 from benchmarks.inputs import HOT, llm_like, lora
@@ -121,3 +121,19 @@ def test_both_reports_are_timed_in_a_browser() -> None:
     timed = list(page_times(repeats=1))
     assert len(timed) == 2
     assert all(page.seconds > 0 and page.page_bytes > 2**16 for page in timed)
+
+
+def test_goals_are_measured_one_at_a_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setitem(goals.GOALS, "270", 10**9)
+    try:
+        goals.main(["270"])
+    finally:
+        torch.set_num_threads(threads)
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("270: ")
+    assert "goal 1000000000x: missed" in line
+    with pytest.raises(SystemExit, match="pass some of smollm2, 1024"):
+        goals.main(["1023"])

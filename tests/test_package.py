@@ -90,10 +90,16 @@ def test_the_source_archive_holds_what_a_packager_needs(archives: Archives) -> N
         held = {name.partition("/")[2] for name in archive.getnames()}
     assert held >= files_of_the_package()
     assert held >= {"pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "Makefile"}
-    assert held >= {"tests/conftest.py", "docs/reference/formats.md", "examples/demo.py", "action.yml"}
+    assert held >= {
+        "tests/conftest.py",
+        "docs/reference/formats.md",
+        "examples/demo.py",
+        "action.yml",
+        "Containerfile",
+    }
     # A folder that somebody keeps beside the code (runs, checkpoints, notes) must never be published.
     folders = {name.partition("/")[0] for name in held if "/" in name}
-    assert folders == {"action", "benchmarks", "docs", "examples", "intruders", "tests"}
+    assert folders == {"action", "benchmarks", "docs", "examples", "intruders", "release", "tests"}
 
 
 def test_the_source_archive_builds_the_same_wheel(archives: Archives) -> None:

@@ -18,13 +18,11 @@ from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.errors import SettingError
 from intruders.measures.measure_settings import (
     INTERPOLATE,
-    SHRINK_OUTPUT,
     LossSettings,
     ScoreSettings,
     SweepSettings,
 )
-from intruders.mitigation.remedies.every_remedy import CONTROLS
-from intruders.mitigation.remedies.intruders import INTRUDERS
+from intruders.mitigation.remedies.remedy_table import CONTROLS, INTRUDERS, SHRINK_OUTPUT
 from intruders.settings import Settings, read_yaml, setting, settings_of, short_names
 from intruders.training.finetune_config import FinetuneConfig
 from tests.checkpoints.models import tiny_llama

@@ -13,6 +13,7 @@ from ..checkpoints.opening.open import Opened, Source
 from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix, Pairing
+from ..checkpoints.pairing.rounded_base import with_rounded_base
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.selection import Selection
 from ..engine.decide import decide
@@ -20,12 +21,13 @@ from ..engine.decisions import Detection
 from ..errors import SettingError
 from ..system.progress import Progress, silent
 from ..system.threads import run_side_by_side
-from .audit_settings import ANYWHERE, AuditSettings, Compute
+from .audit_settings import ANYWHERE, AuditSettings, Compute, base_dtype_of
 from .base_cache import BaseCache, BaseKeys, CacheChoice, look_up
 from .batches import Batch, is_small_batch, read_batches
 from .result.audit_result import Audit
 from .result.records import AuditedMatrix, UpdateSize, Vector
 from .result.subspaces import Subspaces
+from .worth_decomposing import AuditsAhead
 
 
 def audit(
@@ -40,6 +42,7 @@ def audit(
     split_fused: bool = False,
     exact: bool = False,
     skip_non_finite: bool = False,
+    base_dtype: str | None = None,
     device: str = "auto",
     workers: int | None = None,
     cache: CacheChoice = True,
@@ -63,17 +66,19 @@ def audit(
       split_fused: Audit q, k and v of a fused weight as separate matrices (default: False).
       exact: Decompose every matrix in full (default: False). The decisions are the same, and all bounds are tight.
       skip_non_finite: Skip a matrix that contains NaN or infinity instead of raising (default: False).
+      base_dtype: Round the base to "float16" or "bfloat16" first, and compare W with that (default: as stored). The
+        paper's code does so with float16.
       device: "cpu", "cuda", "auto" or any name that torch knows (default: "auto").
       workers: Number of threads for small matrices (default: torch's). The answer does not depend on it.
       cache: Base cache, which speeds up the next audit of the same base: True for the user's cache folder (default),
-        False for none, the path of another folder, or a :class:`DiskCache` or :class:`MemoryCache`.
+        False for none, another folder or URL, or a :class:`DiskCache` or :class:`MemoryCache`.
       progress: Function called with (stage and intruders so far, matrices done, matrices in all).
 
     Returns:
       The audit: one record per matrix, with the bounds and the certificate of each examined vector.
 
     Raises:
-      SettingError: ``k``, ``epsilon``, ``device``, ``include`` or ``cache`` is out of range.
+      SettingError: ``k``, ``epsilon``, ``base_dtype``, ``device``, ``include`` or ``cache`` is out of range.
       CacheError: the folder given as ``cache`` cannot be written to.
       CheckpointError: one of the models cannot be read.
       PairingError: the two do not belong together.
@@ -103,6 +108,7 @@ def audit(
         epsilon=epsilon,
         exact=exact,
         skip_non_finite=skip_non_finite,
+        base_dtype=base_dtype,
     )
     return audit_sides(base, tuned, settings, Compute(device, workers, cache), progress)
 
@@ -137,6 +143,7 @@ def audit_pairing(
     started = time.perf_counter()
     device = compute.torch_device()
     store = None if settings.exact else compute.base_cache()
+    pairing = with_rounded_base(pairing, settings.base_dtype)
     skipped = list(pairing.skipped)
     results: dict[str, AuditedMatrix] = {}
     intruders = 0
@@ -170,6 +177,7 @@ def audit_pairing(
             "skip_non_finite": settings.skip_non_finite,
             "device": str(device),
             "matched": list(pairing.matched),
+            **base_dtype_of(settings),
         },
     )
 
@@ -206,7 +214,11 @@ def judge_batch(batch: Batch, k: int, epsilon: float, exact: bool, store: BaseCa
         return decide(batch.pair, k, epsilon, exact)
     keys = [BaseKeys.of(base, k) for base in batch.pair.base]
     known = look_up(store, keys, batch.pair.base.device)
+    if isinstance(store, AuditsAhead):
+        known = store.before(batch.pair, min(k, *batch.pair.base.shape[-2:]), keys, known)
     detection = decide(batch.pair, k, epsilon, known=known)
+    if isinstance(store, AuditsAhead):
+        store.after(detection, keys)
     computed = detection.known
     if computed is not None and (known is None or bool((computed.floor > known.floor).any())):
         for index, key in enumerate(keys):

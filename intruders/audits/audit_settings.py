@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.stored.selection import Selection
 from ..errors import SettingError
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
     from .base_cache import BaseCache, CacheChoice
     from .result.audit_result import Audit
+
+
+BASE_DTYPES = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,17 @@ class AuditSettings(Selection):
         panel="Intruders",
     )
 
+    base_dtype: str | None = setting(
+        None,
+        "Round the base to float16 or bfloat16 before its vectors are compared; the tuned model stays as it is. "
+        "float16 counts as the paper's code does.",
+        choices=BASE_DTYPES,
+        new_in="0.2",
+        metavar="DTYPE",
+        panel="Intruders",
+        unless_given="default: as stored",
+    )
+
     @classmethod
     def of(cls, audit: Audit) -> AuditSettings:
         """The settings that an audit was made with; the defaults where one of an older version does not say."""
@@ -68,7 +83,7 @@ class Compute(Settings):
 
     device: str = setting(
         "auto",
-        "Device of the decompositions: auto, cpu or cuda. auto uses CUDA if available.",
+        "Device of the decompositions: auto, cpu or cuda. auto uses CUDA if available and covered by the proofs.",
         metavar="DEVICE",
         panel="Computation",
     )
@@ -84,15 +99,30 @@ class Compute(Settings):
     cache: CacheChoice = True  # where to keep the base cache
 
     def torch_device(self) -> torch.device:
-        """The device of that name; "auto" takes CUDA where there is one.
+        """The device of that name; "auto" takes CUDA where there is one and the proofs cover its products.
 
         Raises:
-          SettingError: torch does not know the device, or it is not there.
+          SettingError: torch does not know the device, it is not there, or it has no double precision.
         """
+        from ..linalg.covered_devices import is_covered
+
+        device = self._device_by_name()
+        if not is_covered(device):
+            warnings.warn(
+                f"single-precision products on device '{device}' are not known to be as exact as the proofs need, so "
+                "every matrix is decomposed in full there",
+                stacklevel=3,
+            )
+        return device
+
+    def _device_by_name(self) -> torch.device:
         import torch
 
+        from ..linalg.covered_devices import is_covered
+
         if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            cuda = torch.device("cuda")
+            return cuda if torch.cuda.is_available() and is_covered(cuda) else torch.device("cpu")
         try:
             device = torch.device(self.device)
             torch.zeros(1, device=device)
@@ -103,13 +133,39 @@ class Compute(Settings):
             ) from None
         if device.type == "meta":
             raise SettingError("device 'meta' has no numbers; expected 'auto', 'cpu' or 'cuda'")
+        if not _has_double_precision(device):
+            raise SettingError(
+                f"device '{self.device}' has no double precision, which decisions need; expected 'auto', 'cpu' or "
+                "'cuda'; pass 'cpu'"
+            )
         return device
 
     def base_cache(self) -> BaseCache | None:
         """Return the base cache to use; None for none."""
-        from .base_cache import store_of_bases
+        from .choose_cache import store_of_bases
 
         return store_of_bases(self.cache)
+
+
+def _has_double_precision(device: torch.device) -> bool:
+    import torch
+
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+def base_dtype_of(settings: AuditSettings) -> dict[str, str]:
+    """Return the type that the base is rounded to, for the record of an audit; nothing where it is as stored."""
+    return {} if settings.base_dtype is None else {"base_dtype": settings.base_dtype}
+
+
+def shown_settings(settings: AuditSettings) -> dict[str, Any]:
+    """Return the settings as plain JSON types; ``base_dtype``, which came later, only where it is given."""
+    shown = settings.as_dict()
+    return shown if settings.base_dtype is not None else {k: v for k, v in shown.items() if k != "base_dtype"}
 
 
 AS_USUAL = AuditSettings()

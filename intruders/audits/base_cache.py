@@ -17,29 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..engine.base_space import KnownBase
-from ..errors import CacheError, SettingError
+from ..errors import CacheError
 from ..system.folders import user_cache
-
-
-def store_of_bases(cache: CacheChoice) -> BaseCache | None:
-    """Return the base cache to use; None for none."""
-    if cache is False:
-        return None
-    if cache is True:
-        try:
-            return DiskCache()
-        except CacheError as error:  # a home that cannot be written to is no reason to refuse an audit
-            warnings.warn(f"{error}; nothing is kept", stacklevel=3)
-            return None
-    if isinstance(cache, str | os.PathLike) and os.fspath(cache):
-        return DiskCache(cache)
-    if isinstance(cache, BaseCache):
-        return cache
-    raise SettingError(
-        f"cache is {cache!r}; expected True, False, the path of a folder, or an object such as DiskCache; "
-        "pass False to keep nothing"
-    )
-
 
 # Part of every key: raise it when the meaning of an entry changes.
 _VERSION = "4"
@@ -54,7 +33,7 @@ class BaseCache(Protocol):
     def put(self, key: str, known: KnownBase) -> None: ...
 
 
-# What a ``cache`` argument may be: the user's folder, none, a folder of one's own, or an object that keeps entries.
+# What a ``cache`` argument may be: the user's folder, none, a folder or URL of one's own, or an object with entries.
 CacheChoice = BaseCache | str | os.PathLike[str] | bool
 
 
@@ -106,6 +85,11 @@ class DiskCache:
                 f"the cache folder '{self.folder}' cannot be written to ({error.strerror or error}); "
                 "pass another with --cache, or --no-cache"
             ) from None
+
+    @property
+    def where(self) -> str:
+        """What a user passes for it."""
+        return str(self.folder)
 
     def get(self, key: str) -> KnownBase | None:
         """Return the entry; None if it is missing, or with a warning if it cannot be read."""

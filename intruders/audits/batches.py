@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.pairing.pairing import PairedMatrix, SkipKind, Skipped
+from ..engine.decide import DENSE_BELOW
 from ..errors import NonFiniteError
 from ..linalg.pair import Pair
 
@@ -33,6 +34,14 @@ def is_small_batch(batch: Batch) -> bool:
     return batch.pair.base.nbytes <= SHARED_BYTES and batch.pair.base.is_cpu
 
 
+def device_for(shape: Sequence[int], device: torch.device) -> torch.device:
+    """Return where matrices of a shape are decided: small ones on the processor, whatever device the large ones use.
+
+    Their decompositions are many short calls, of which a GPU waits for each.
+    """
+    return torch.device("cpu") if min(shape) < DENSE_BELOW else device
+
+
 def read_batches(
     pairs: Sequence[PairedMatrix], device: torch.device, skip_non_finite: bool, left_out: list[Skipped]
 ) -> Iterator[Batch]:
@@ -53,7 +62,7 @@ def read_batches(
         if min(matrix.shape) == 0:
             left_out.append(Skipped(matrix.name, f"empty: shape {matrix.shape}"))
             continue
-        wide = loaded.widened(device)
+        wide = loaded.widened(device_for(matrix.shape, device))
         del loaded  # what the file holds is not kept in memory beside what is computed with
         largest = largest_magnitudes(wide)
         side = next((side for side, magnitude in largest.items() if not math.isfinite(magnitude)), None)

@@ -21,8 +21,9 @@ from ..linalg.whole_base import WholeBase
 from ..system.progress import Progress, silent
 from .audit import patterns
 from .audit_settings import Compute
-from .base_cache import BaseKeys, CacheChoice, DiskCache
+from .base_cache import BaseKeys
 from .batches import largest_magnitude, non_finite, unit_of
+from .choose_cache import cache_at
 
 # Side of the matrix whose decomposition is timed to tell how long a base will take.
 _SAMPLE = 256
@@ -32,7 +33,7 @@ _SAMPLE = 256
 class PreparedBase:
     """The result of :func:`prepare`."""
 
-    folder: str  # of the base cache
+    folder: str  # or URL, of the base cache
     matrices: int  # of the base that are decomposed now
     decomposed: int  # by this call; the others had been before
     bytes: int  # of the entries of all of them, without names and shapes
@@ -110,7 +111,7 @@ def prepare(
 
     Args:
       base: Model before fine-tuning, as :func:`intruders.audit` takes it.
-      out: Folder of the base cache (default: the user's cache folder). Pass it to audits as ``cache``.
+      out: Folder or URL of the base cache (default: the user's cache folder). Pass it to audits as ``cache``.
       include: Shell patterns over the base's tensor names; only these are decomposed (default: all).
       exclude: Shell patterns of tensor names to skip (default: none).
       include_embeddings: Decompose embeddings and output heads too (default: False).
@@ -123,7 +124,7 @@ def prepare(
 
     Raises:
       SettingError: ``device`` or ``include`` is out of range, or no matrix is left.
-      CacheError: The folder cannot be written to.
+      CacheError: The folder cannot be written to. StoreError: the URL cannot.
       CheckpointError: The base cannot be read.
       NonFiniteError: A matrix contains NaN or infinity.
 
@@ -139,12 +140,15 @@ def prepare(
 
 
 def prepare_matrices(
-    preparation: Preparation, compute: Compute, out: CacheChoice | None, progress: Progress = silent
+    preparation: Preparation,
+    compute: Compute,
+    out: str | os.PathLike[str] | None,
+    progress: Progress = silent,
 ) -> PreparedBase:
     """Decompose matrices that are chosen already."""
     started = time.perf_counter()
     device = compute.torch_device()
-    store = DiskCache(out if isinstance(out, str | os.PathLike) else None)
+    store = cache_at(out)
     decomposed = 0
     in_all = len(preparation.matrices)
     for done, matrix in enumerate(_read(preparation, device)):
@@ -155,7 +159,7 @@ def prepare_matrices(
             decomposed += 1
     progress("prepare", in_all, in_all)
     seconds = time.perf_counter() - started
-    return PreparedBase(str(store.folder), in_all, decomposed, preparation.bytes, seconds)
+    return PreparedBase(store.where, in_all, decomposed, preparation.bytes, seconds)
 
 
 def _read(preparation: Preparation, device: torch.device) -> Iterator[Tensor]:

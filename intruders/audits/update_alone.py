@@ -165,13 +165,13 @@ def inspect_update(source: Source, energy: float = ENERGY) -> UpdateAlone:
     >>> module.rank, round(module.effective_rank, 6), module.energy_rank
     (2, 2.0, 2)
     """
-    _check_energy(energy)
     adapter = _opened(source)
     return update_of(adapter, energy)
 
 
 def update_of(adapter: Adapter, energy: float = ENERGY) -> UpdateAlone:
     """As :func:`inspect_update`, of an adapter that is open."""
+    _check_energy(energy)
     modules: list[ModuleUpdate] = []
     not_measured = dict.fromkeys(adapter.replaced.tensors, "saved in full")
     for name, weight, update in _updates(adapter, not_measured):

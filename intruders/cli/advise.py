@@ -46,6 +46,7 @@ def advise(
 
     Covers rank, alpha, learning rate, update scale and mitigation.
     """
+    from ..reports.advice.advice_text import advice_lines
     from ..studies.advice.advise import advise as run
     from .progress import progress_bar
 
@@ -54,4 +55,4 @@ def advise(
         advice = run(source, k=settings.k, epsilon=settings.epsilon, studies=study or (), progress=progress)
     if put_json(advice.to_document(), json):
         return
-    say(advice.lines())
+    say(advice_lines(advice))

@@ -12,9 +12,10 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..data.columns import Columns
 from ..experiments.attribution.attribution_settings import AttributionSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
+from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json
+from .output import check_html, check_json, put_json
 
 
 @examples(
@@ -49,6 +50,7 @@ from .output import check_json, put_json
 @setting_options.of(AttributionSettings, "settings")
 @setting_options.of(AuditSettings, "audit_settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Loading, "loading", only=["dtype"])
 def attribute(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -58,17 +60,11 @@ def attribute(
     columns: Columns,
     settings: AttributionSettings,
     data_seed: options.DataSeed = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Seed of samples, masked tokens and the bootstrap.",
-            rich_help_panel=options.MEASURES,
-        ),
-    ] = 0,
+    seed: Annotated[int, options.seed_of("samples, masked tokens and the bootstrap")] = 0,
     audit: options.SavedAudit = None,
     audit_settings: AuditSettings,
     compute: Compute,
+    loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     keep: Annotated[
@@ -87,14 +83,7 @@ def attribute(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the report as one HTML file. [default: not written]",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    html: options.Html = None,
     json: options.JsonOrStdout = None,
 ) -> None:
     """Show which matrices made a model forget.
@@ -111,10 +100,7 @@ def attribute(
     check_json(json)
     if parquet is not None:
         check_writable(parquet)
-    if html is not None:
-        from ..reports.page.html_page import check_can_write_html
-
-        check_can_write_html(html)
+    check_html(html)
     with progress_bar() as progress:
         attribution = run(
             base,
@@ -127,6 +113,7 @@ def attribute(
             data_seed=data_seed,
             seed=seed,
             keep=keep,
+            loading=replace(loading, device=compute.device),
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )

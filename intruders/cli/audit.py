@@ -15,7 +15,7 @@ from ..errors import MissingDependencyError, SettingError
 from ..system.exit_status import ExitStatus
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json, refusal_as_sarif
+from .output import check_html, check_json, put_json, refusal_as_sarif
 
 DEMO_REPORT = Path("intruders-demo.html")
 
@@ -57,14 +57,7 @@ def audit(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the report as one HTML file. [default: not written]",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    html: options.Html = None,
     sarif: options.Sarif = None,
     fail_above: Annotated[
         int | None,
@@ -102,13 +95,9 @@ def audit(
             "run intruders audit --demo to see an example"
         )
     check_json(json)
-    for path in (parquet, html):
-        if path is not None:
-            check_writable(path)
-    if html is not None:
-        from ..reports.page.html_page import check_can_write_html
-
-        check_can_write_html(html)
+    if parquet is not None:
+        check_writable(parquet)
+    check_html(html)
     with refusal_as_sarif(sarif, str(tuned or base)), progress_bar() as progress:
         result = audit_sides(
             base,

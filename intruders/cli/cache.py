@@ -19,11 +19,11 @@ def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all entries.")] = False,
 ) -> None:
     """Show the size of the base cache, or clear it."""
-    from ..audits.base_cache import DiskCache
+    from ..audits.choose_cache import cache_at
 
-    store = DiskCache(folder)
+    store = cache_at(folder)
     entries, size = store.size()
-    typer.echo(f"{store.folder}: {entries:,} matrices, {size / 2**20:,.1f} MiB")
+    typer.echo(f"{store.where}: {entries:,} matrices, {size / 2**20:,.1f} MiB")
     whole, of_whole = store.size_of_whole_bases()
     if whole:
         typer.echo(

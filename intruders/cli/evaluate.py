@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Argument, Option, echo
 
 from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
+from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
 from .output import say
@@ -27,6 +28,7 @@ from .progress import progress_bar
 @setting_options.of(LossSettings, "losses")
 @setting_options.of(HarnessSettings, "harness")
 @setting_options.of(ScoreSettings, "scores")
+@setting_options.of(Loading, "loading")
 def evaluate(
     model: Annotated[
         str,
@@ -46,16 +48,10 @@ def evaluate(
     *,
     losses: LossSettings,
     data_seed: options.DataSeed = None,
-    seed: Annotated[
-        int,
-        Option(
-            metavar="N",
-            help="Seed of document samples, of masks and of the bootstrap.",
-            rich_help_panel=options.MEASURES,
-        ),
-    ] = 0,
+    seed: Annotated[int, options.seed_of("document samples, of masks and of the bootstrap")] = 0,
     harness: HarnessSettings,
     scores: ScoreSettings,
+    loading: Loading,
     out: Annotated[
         Path | None,
         Option(
@@ -89,6 +85,7 @@ def evaluate(
                 harness=harness,
                 data_seed=data_seed,
                 seed=seed,
+                loading=loading,
                 out=out,
                 force=force,
                 progress=progress,

@@ -13,7 +13,7 @@ from ..errors import MissingDependencyError
 from ..system.exit_status import ExitStatus
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json, refusal_as_sarif
+from .output import check_json, put_json, refusal_as_sarif, resumable
 
 if TYPE_CHECKING:
     from ..audits.fleet.fleet_result import FleetAudit
@@ -118,22 +118,18 @@ def fleet(
     from .progress import progress_bar
 
     check_json(json)
-    try:
-        with refusal_as_sarif(sarif, base), progress_bar() as progress:
-            result = audit_many(
-                base,
-                adapters,
-                settings,
-                replace(compute, cache=options.chosen_cache(cache, no_cache)),
-                out=out,
-                ray=False if ray is None else (ray or True),
-                cpus=cpus,
-                gpus=gpus,
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        typer.echo("interrupted; finished blocks are kept; run the same command again to resume", err=True)
-        raise typer.Exit(ExitStatus.INTERRUPTED) from None
+    with resumable("finished blocks are kept"), refusal_as_sarif(sarif, base), progress_bar() as progress:
+        result = audit_many(
+            base,
+            adapters,
+            settings,
+            replace(compute, cache=options.chosen_cache(cache, no_cache)),
+            out=out,
+            ray=False if ray is None else (ray or True),
+            cpus=cpus,
+            gpus=gpus,
+            progress=progress,
+        )
     _write_report(result)
     if sarif is not None:
         from ..reports.sarif import fleet_findings, write_sarif

@@ -13,9 +13,10 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..data.columns import Columns
 from ..experiments.heal.heal_settings import HealSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
+from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json
+from .output import check_html, check_json, put_json, resumable
 
 
 @examples(
@@ -53,6 +54,7 @@ from .output import check_json, put_json
 @setting_options.of(HealSettings, "settings")
 @setting_options.of(AuditSettings, "audit_settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Loading, "loading", only=["dtype"])
 def heal(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -72,16 +74,13 @@ def heal(
     data_seed: options.DataSeed = None,
     seed: Annotated[
         int,
-        typer.Option(
-            metavar="N",
-            help="Seed of halves, samples, the order of learning, the shuffled control and the bootstrap.",
-            rich_help_panel=options.MEASURES,
-        ),
+        options.seed_of("halves, samples, the order of learning, the shuffled control and the bootstrap"),
     ] = 0,
     columns: Columns,
     audit: options.SavedAudit = None,
     audit_settings: AuditSettings,
     compute: Compute,
+    loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     out: Annotated[
@@ -92,29 +91,9 @@ def heal(
             rich_help_panel=options.OUTPUT,
         ),
     ],
-    form: Annotated[
-        str,
-        typer.Option(
-            "--as",
-            metavar="FORM",
-            help="What to write: adapter, checkpoint or auto. auto writes what TUNED is.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = "auto",
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force", help="Replace --out if it is a model or adapter.", rich_help_panel=options.OUTPUT
-        ),
-    ] = False,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the report as one HTML file. [default: not written]",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    form: options.Form = "auto",
+    force: options.Force = False,
+    html: options.Html = None,
     json: options.JsonOrStdout = None,
 ) -> None:
     """Give back what fine-tuning forgot, keep what it learned.
@@ -128,36 +107,27 @@ def heal(
     from .progress import progress_bar
 
     check_json(json)
-    if html is not None:
-        from ..reports.page.html_page import check_can_write_html
-
-        check_can_write_html(html)
-    try:
-        with progress_bar() as progress:
-            healing = run(
-                base,
-                tuned,
-                task=scores.tasks,
-                loss_on=losses.loss_on,
-                out=out,
-                settings=settings,
-                columns=columns,
-                prompts=prompts,
-                audit=audit or audit_settings,
-                form=form,
-                force=force,
-                data_seed=data_seed,
-                seed=seed,
-                compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
-                progress=progress,
-                told=lambda line: print(f"note: {line}", file=sys.stderr),
-            )
-    except KeyboardInterrupt:
-        typer.echo(
-            f"interrupted; what was done is kept in {out}.unfinished; run the same command again to resume",
-            err=True,
+    check_html(html)
+    with resumable(f"what was done is kept in {out}.unfinished"), progress_bar() as progress:
+        healing = run(
+            base,
+            tuned,
+            task=scores.tasks,
+            loss_on=losses.loss_on,
+            out=out,
+            settings=settings,
+            columns=columns,
+            prompts=prompts,
+            audit=audit or audit_settings,
+            form=form,
+            force=force,
+            data_seed=data_seed,
+            seed=seed,
+            loading=replace(loading, device=compute.device),
+            compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
+            progress=progress,
+            told=lambda line: print(f"note: {line}", file=sys.stderr),
         )
-        raise typer.Exit(130) from None
     if html is not None:
         from ..reports.heal.heal_page import write_heal_report
 

@@ -39,6 +39,14 @@ def inspect(
             metavar="MODEL", help="Base model of the audit: adds the matrices to examine. [default: none]"
         ),
     ] = None,
+    energy: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the squared singular values of an adapter's update that the shown ranks and subspaces keep, "
+            "above 0 and at most 1.",
+        ),
+    ] = 0.99,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List every tensor.")] = False,
 ) -> None:
@@ -59,7 +67,7 @@ def inspect(
             raise SettingError(
                 f"--base '{base}' was passed with two adapters; expected one of the two; omit --base"
             )
-        overlap = compare_updates(path, other)
+        overlap = compare_updates(path, other, energy)
         if json:
             sys.stdout.write(dumps(overlap.to_dict(), indent=2, allow_nan=False) + "\n")
         else:
@@ -67,7 +75,7 @@ def inspect(
         return
     parts = open_parts(path)
     inspections = inspect_parts(parts, base)
-    updates = [update_of(part) if isinstance(part, Adapter) else None for part, _ in parts]
+    updates = [update_of(part, energy) if isinstance(part, Adapter) else None for part, _ in parts]
     if json:
         documents = [
             inspection.to_dict() | {"update": None if update is None else update.to_dict()}

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
-from ..measures.measure_settings import IN_QUARTERS, LossSettings, ScoreSettings, SweepSettings
+from ..measures.measure_settings import (
+    AS_IN_THE_PAPER,
+    IN_QUARTERS,
+    LossSettings,
+    ScoreSettings,
+    SweepSettings,
+)
+from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json, say
@@ -24,29 +31,34 @@ from .output import check_json, put_json, say
         "intruders intervene smollm2-135m my-adapter --scales 0.3,0.6 --controls shrink --task word-problems",
     ),
 )
-@setting_options.of(IN_QUARTERS, "sweep", only=["scales", "controls"])
+@setting_options.of(IN_QUARTERS, "given", only=["scales", "controls", "which"], over_a_file=True)
 @setting_options.of(LossSettings, "losses")
-@setting_options.of(ScoreSettings, "scores", without=["score", "validation_file", "test_file", "no_header"])
+@setting_options.of(ScoreSettings, "scores")
 @setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Loading, "loading", only=["dtype"])
 def intervene(
     base: options.Base,
     tuned: options.Tuned = None,
     *,
-    sweep: SweepSettings,
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper",
+            help="Measure the paper's intervention: --which top --controls neighbours --scales 0.1,0.3,0.5,0.7,0.9, "
+            "where you give no others.",
+            rich_help_panel="Intervention",
+        ),
+    ] = False,
+    given: dict[str, Any],
     losses: LossSettings,
     data_seed: options.DataSeed = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Seed of the control random, of document samples and of the bootstrap.",
-            rich_help_panel=options.MEASURES,
-        ),
-    ] = 0,
+    seed: Annotated[int, options.seed_of("the control random, of document samples and of the bootstrap")] = 0,
     scores: ScoreSettings,
+    audit: options.SavedAudit = None,
     settings: AuditSettings,
     compute: Compute,
+    loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     keep: Annotated[
@@ -68,6 +80,7 @@ def intervene(
     from .progress import progress_bar
 
     check_json(json)
+    sweep = SweepSettings.from_mapping((AS_IN_THE_PAPER if paper else IN_QUARTERS).values() | given)
     with progress_bar() as progress:
         result = run(
             base,
@@ -75,10 +88,11 @@ def intervene(
             sweep=sweep,
             losses=losses,
             scores=scores,
-            audit=settings,
+            audit=audit or settings,
             data_seed=data_seed,
             seed=seed,
             keep=keep,
+            loading=replace(loading, device=compute.device),
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )

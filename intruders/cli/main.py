@@ -12,6 +12,7 @@ import typer
 from ..errors import IntrudersError, missing_extra
 from ..models.quiet import hush_imports
 from ..system.exit_status import ExitStatus
+from ..system.out_of_memory import is_out_of_memory, told_in_one_line
 from ..version import __version__
 from .advise import advise
 from .attribute import attribute
@@ -38,7 +39,7 @@ from .usage_errors import asks_for_help, in_one_line, is_usage_error
 from .verify import verify
 
 # What the extra `train` installs and training and evaluation import where they need it.
-_OF_TRAINING = {"accelerate", "datasets", "peft", "scipy", "transformers", "yaml"}
+_OF_TRAINING = {"accelerate", "datasets", "peft", "psutil", "scipy", "transformers", "yaml"}
 
 app = typer.Typer(
     cls=Commands,
@@ -105,6 +106,8 @@ def main() -> None:
             sys.exit(ExitStatus.REFUSED)
         if is_usage_error(error):
             _refuse(in_one_line(error))
+        if is_out_of_memory(error):
+            _refuse(told_in_one_line(error))
         _confess()
     sys.exit(status if isinstance(status, int) else ExitStatus.DONE)
 

@@ -10,8 +10,8 @@ import typer
 
 from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import SettingError
-from ..experiments.compare.comparison_settings import REMEDIES
-from ..measures.measure_settings import CONTROLS
+from ..mitigation.remedies.remedy_table import CONTROLS, PUBLISHED, WHICH, WHICH_HELP
+from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
 from .completion import one_of
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 MITIGATION = "Mitigation"
 _SURGERY, _DRAWN_MODE = "surgery", "random_index"
 _DRAWN_BY_SEED = ("drop",)
-_REMEDIES = tuple(name for name in REMEDIES if name != "intruders")  # these have --scale
 
 
 @examples(
@@ -39,6 +38,14 @@ _REMEDIES = tuple(name for name in REMEDIES if name != "intruders")  # these hav
 )
 @setting_options.of(AuditSettings, "settings", only=options.OF_WHOLE_WEIGHTS)
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(
+    Loading,
+    "loading",
+    only=["dtype"],
+    reworded={
+        "dtype": "surgery: type of the weights in memory: auto (the checkpoint's own), bfloat16, float16 or float32."
+    },
+)
 def mitigate(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -60,13 +67,22 @@ def mitigate(
             rich_help_panel=MITIGATION,
         ),
     ] = None,
+    which: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=WHICH_HELP,
+            autocompletion=one_of(WHICH),
+            rich_help_panel=MITIGATION,
+        ),
+    ] = WHICH[0],
     remedy: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"Apply a published remedy instead: {', '.join(_REMEDIES[:-1])} or {_REMEDIES[-1]}. "
+            help=f"Apply a published remedy instead: {', '.join(PUBLISHED[:-1])} or {PUBLISHED[-1]}. "
             "[default: scale the intruders]",
-            autocompletion=one_of(_REMEDIES),
+            autocompletion=one_of(PUBLISHED),
             rich_help_panel=MITIGATION,
         ),
     ] = None,
@@ -130,15 +146,7 @@ def mitigate(
             rich_help_panel=options.OUTPUT,
         ),
     ],
-    form: Annotated[
-        str,
-        typer.Option(
-            "--as",
-            metavar="FORM",
-            help="What to write: adapter, checkpoint or auto. auto writes what TUNED is.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = "auto",
+    form: options.Form = "auto",
     rank: Annotated[
         str | None,
         typer.Option(
@@ -148,18 +156,14 @@ def mitigate(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force", help="Replace --out if it is a model or adapter.", rich_help_panel=options.OUTPUT
-        ),
-    ] = False,
+    force: options.Force = False,
     check: Annotated[
         bool,
         typer.Option("--check/--no-check", help="Audit the written model.", rich_help_panel=options.OUTPUT),
     ] = True,
     settings: AuditSettings,
     compute: Compute,
+    loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
 ) -> None:
@@ -168,10 +172,11 @@ def mitigate(
     --control scales something else, to test whether the intruders mattered. --remedy applies another remedy instead.
     """
     from ..mitigation.mitigate import mitigate as run
-    from ..mitigation.remedies.intruders import INTRUDERS
+    from ..mitigation.remedies.remedy_table import INTRUDERS
+    from ..reports.mitigation.mitigation_text import mitigation_lines
     from .progress import progress_bar
 
-    _refuse_ignored(remedy, control, mode, seed, {"task": task, "data-seed": data_seed})
+    _refuse_ignored(remedy, control, mode, seed, {"task": task, "data-seed": data_seed, **loading.recorded()})
     drawn_by = seed or 0
     with progress_bar() as progress:
         result = run(
@@ -180,6 +185,7 @@ def mitigate(
             scale=scale,
             out=out,
             control=control or INTRUDERS,
+            which=which,
             remedy=_with_task(
                 _with_doses(_remedy(remedy, strength, drawn_by), doses),
                 base,
@@ -187,6 +193,7 @@ def mitigate(
                 task,
                 data_seed,
                 mode,
+                replace(loading, device=compute.device),
                 progress,
             ),
             rank=int(rank) if rank is not None and rank.isdecimal() else rank,
@@ -198,7 +205,7 @@ def mitigate(
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )
-    say(result.lines())
+    say(mitigation_lines(result))
     typer.echo(f"written to {out}")
 
 
@@ -227,6 +234,7 @@ def _with_task(
     task: str | None,
     data_seed: int | None,
     mode: str | None,
+    loading: Loading,
     progress: Progress,
 ) -> Remedy | None:
     """Return the remedy; surgery gets the task's sensitivities."""
@@ -237,7 +245,7 @@ def _with_task(
     from ..measures.sensitivities import with_sensitivities
 
     asked = replace(remedy, task=task, mode=mode or remedy.mode)
-    return with_sensitivities(asked, base, tuned, data_seed=data_seed, progress=progress)
+    return with_sensitivities(asked, base, tuned, data_seed=data_seed, loading=loading, progress=progress)
 
 
 def _with_doses(remedy: Remedy | None, record: Path | None) -> Remedy | None:

@@ -6,7 +6,7 @@ Help texts say the value, its unit, the choices and the default; typer adds a de
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -52,11 +52,11 @@ Tuned = Annotated[
 ]
 
 CacheFolder = Annotated[
-    Path | None,
+    str | None,
     Option(
         "--cache",
-        metavar="FOLDER",
-        help="Folder of the base cache. [default: the user's cache folder]",
+        metavar="FOLDER|URL",
+        help="Folder or URL of the base cache. [default: the user's cache folder]",
         rich_help_panel=COMPUTATION,
     ),
 ]
@@ -100,6 +100,27 @@ DataSeed = Annotated[
         rich_help_panel=MEASURES,
     ),
 ]
+Form = Annotated[
+    str,
+    Option(
+        "--as",
+        metavar="FORM",
+        help="What to write: adapter, checkpoint or auto. auto writes what TUNED is.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Force = Annotated[
+    bool,
+    Option("--force", help="Replace --out if it is a model or adapter.", rich_help_panel=OUTPUT),
+]
+Html = Annotated[
+    Path | None,
+    Option(
+        metavar="FILE",
+        help="Write the report as one HTML file. [default: not written]",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Config = Annotated[
     Path | None,
     Option(
@@ -110,6 +131,11 @@ Config = Annotated[
 ]
 
 
-def chosen_cache(folder: Path | None, no_cache: bool) -> Path | bool:
+def seed_of(what: str) -> Any:
+    """Return the option of a seed: a whole number, of what is said."""
+    return Option(metavar="N", help=f"Seed of {what}.", rich_help_panel=MEASURES)
+
+
+def chosen_cache(folder: str | None, no_cache: bool) -> str | bool:
     """Return the base cache as :func:`intruders.audit` takes it."""
     return False if no_cache else folder or True

@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from ..charts.text import printable
 from ..errors import IntrudersError
+from ..system.exit_status import ExitStatus
 
 WIDE = 1000  # columns where there is no terminal: a line of a file or a pipe is never broken
 
@@ -55,6 +58,18 @@ def check_json(json: str | None) -> None:
         check_writable(json)
 
 
+def check_html(html: Path | None) -> None:
+    """Refuse a report that cannot be made or written, before the work that fills it.
+
+    Raises:
+      IntrudersError: as :func:`intruders.reports.page.html_page.check_can_write_html`.
+    """
+    from ..reports.page.html_page import check_can_write_html
+
+    if html is not None:
+        check_can_write_html(html)
+
+
 def put_json(document: Mapping[str, Any], json: str | None) -> bool:
     """Write the document where ``--json`` says: to a file, or to standard output for ``-``.
 
@@ -76,6 +91,16 @@ def put_json(document: Mapping[str, Any], json: str | None) -> bool:
         return True
     write_atomically(json, (dumps(document, allow_nan=False, ensure_ascii=False) + "\n").encode())
     return False
+
+
+@contextmanager
+def resumable(kept: str) -> Iterator[None]:
+    """Say on Ctrl-C what is kept of the work inside, for the same command to go on with, and end with status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; {kept}; run the same command again to resume", err=True)
+        raise typer.Exit(ExitStatus.INTERRUPTED) from None
 
 
 @contextmanager

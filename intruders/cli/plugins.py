@@ -10,6 +10,8 @@ import typer
 from .command import examples
 from .output import say
 
+SCHEMA = 1
+
 
 @examples(
     ("List what other packages add, and what failed to load", "intruders plugins"),
@@ -32,7 +34,7 @@ def plugins(
             {key: getattr(plugin, key) for key in ("group", "name", "value", "package", "error")}
             for plugin in loaded
         ]
-        sys.stdout.write(dumps(rows, indent=2) + "\n")
+        sys.stdout.write(dumps({"schema": SCHEMA, "plugins": rows}, indent=2) + "\n")
         return
     if not loaded:
         say(["no plugins are installed"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,8 +15,8 @@ from .command import examples
 @examples(
     ("Decompose a base ahead of many audits", "intruders prepare smollm2-135m"),
     (
-        "Keep it in a folder that a team shares",
-        "intruders prepare smollm2-135m --out /data/bases",
+        "Keep it where a team shares it",
+        "intruders prepare smollm2-135m --out s3://team/bases",
     ),
 )
 @setting_options.of(Selection, "selection")
@@ -26,11 +25,11 @@ def prepare(
     base: options.Base,
     *,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--out",
-            metavar="FOLDER",
-            help="Folder of the base cache; pass it to audits as --cache. [default: the user's cache folder]",
+            metavar="FOLDER|URL",
+            help="Folder or URL of the base cache; pass it to audits as --cache. [default: the user's cache folder]",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,

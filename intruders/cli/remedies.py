@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,15 +14,13 @@ from ..audits.audit_settings import AuditSettings, Compute
 from ..errors import MissingDependencyError
 from ..experiments.compare.comparison_settings import ComparisonSettings
 from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
-from ..system.exit_status import ExitStatus
+from ..models.loading_settings import Loading
 from . import options, setting_options
 from .command import examples
-from .output import check_json, put_json
+from .output import check_json, put_json, resumable
 
 if TYPE_CHECKING:
     from ..experiments.compare.compared import RemedyComparison
-
-_NOT_HERE = ["split", "score", "validation_file", "test_file", "no_header"]
 
 
 @examples(
@@ -48,7 +47,7 @@ _NOT_HERE = ["split", "score", "validation_file", "test_file", "no_header"]
 @setting_options.of(
     ScoreSettings,
     "scores",
-    without=_NOT_HERE,
+    without=["split"],  # strengths are chosen on the validation split, and the test split is reported
     reworded={
         "tasks": "Task that the model was tuned for: word-problems, pydoc-topics, a Hub task such as sst2, or a data "
         "file; further ones are measured too.",
@@ -65,6 +64,7 @@ _NOT_HERE = ["split", "score", "validation_file", "test_file", "no_header"]
 )
 @setting_options.of(AuditSettings, "settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Loading, "loading", only=["dtype"])
 def remedies(
     base: options.Base,
     tuned: options.Tuned = None,
@@ -74,16 +74,11 @@ def remedies(
     scores: ScoreSettings,
     harness: HarnessSettings,
     data_seed: options.DataSeed = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Seed of halves, samples, random controls and of the bootstrap.",
-            rich_help_panel=options.MEASURES,
-        ),
-    ] = 0,
+    seed: Annotated[int, options.seed_of("halves, samples, random controls and of the bootstrap")] = 0,
+    audit: options.SavedAudit = None,
     settings: AuditSettings,
     compute: Compute,
+    loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     out: Annotated[
@@ -109,29 +104,23 @@ def remedies(
     from .progress import progress_bar
 
     check_json(json)
-    try:
-        with progress_bar() as progress:
-            result = compare_remedies(
-                base,
-                tuned,
-                comparison=comparison,
-                losses=losses,
-                scores=scores,
-                harness=harness,
-                audit=settings,
-                data_seed=data_seed,
-                seed=seed,
-                out=out,
-                compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        if out is None:
-            raise
-        typer.echo(
-            "interrupted; finished evaluations are kept; run the same command again to resume", err=True
+    kept = nullcontext() if out is None else resumable("finished evaluations are kept")
+    with kept, progress_bar() as progress:
+        result = compare_remedies(
+            base,
+            tuned,
+            comparison=comparison,
+            losses=losses,
+            scores=scores,
+            harness=harness,
+            audit=audit or settings,
+            data_seed=data_seed,
+            seed=seed,
+            out=out,
+            loading=replace(loading, device=compute.device),
+            compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
+            progress=progress,
         )
-        raise typer.Exit(ExitStatus.INTERRUPTED) from None
     if out is not None:
         save_comparison(result, out)
         _write_report(result, out)

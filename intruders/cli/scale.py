@@ -13,6 +13,8 @@ from ..data.columns import Columns
 from ..errors import SettingError
 from ..experiments.heal.heal_settings import HealSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
+from ..models.loading_settings import Loading
+from ..settings import settings_of
 from . import options, setting_options
 from .command import examples
 from .output import check_json, put_json, say, terminal_width
@@ -27,8 +29,9 @@ from .output import check_json, put_json, say, terminal_width
 )
 @setting_options.of(AuditSettings, "settings", only=options.OF_WHOLE_WEIGHTS)
 @setting_options.of(Compute, "compute", only=["device"])
+@setting_options.of(Loading, "loading", only=["dtype"])
 @setting_options.of(LossSettings, "losses", only=["loss_on"])
-@setting_options.of(ScoreSettings, "scores", only=["tasks", "prompt", "completion"])
+@setting_options.of(ScoreSettings, "scores", only=["tasks", *settings_of(Columns)])
 @setting_options.of(HealSettings, "measuring", only=["allow", "max_documents", "max_tokens", "max_examples"])
 def scale(
     base: options.Base,
@@ -46,14 +49,10 @@ def scale(
     scores: ScoreSettings,
     measuring: HealSettings,
     data_seed: options.DataSeed = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="Seed of halves and document samples.", rich_help_panel=options.MEASURES
-        ),
-    ] = 0,
+    seed: Annotated[int, options.seed_of("halves and document samples")] = 0,
     settings: AuditSettings,
     compute: Compute,
+    loading: Loading,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
     at: Annotated[
@@ -73,21 +72,8 @@ def scale(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    form: Annotated[
-        str,
-        typer.Option(
-            "--as",
-            metavar="FORM",
-            help="What to write: adapter, checkpoint or auto. auto writes what TUNED is.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = "auto",
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force", help="Replace --out if it is a model or adapter.", rich_help_panel=options.OUTPUT
-        ),
-    ] = False,
+    form: options.Form = "auto",
+    force: options.Force = False,
     json: options.JsonOrStdout = None,
 ) -> None:
     """Find the largest update scale without intruders.
@@ -98,6 +84,7 @@ def scale(
     from ..audits.scales.critical_scales import critical_scales
     from ..experiments.heal.scale_choice import choose_scale, write_at_scale
     from ..reports.audit.scales_text import scale_lines
+    from ..reports.heal.scale_choice_text import scale_choice_lines
     from ..system.folders import check_target
     from .progress import progress_bar
 
@@ -132,6 +119,7 @@ def scale(
                 columns=scores.part(Columns),
                 data_seed=data_seed,
                 seed=seed,
+                loading=replace(loading, device=compute.device),
                 progress=progress,
             )
         if out is not None:
@@ -152,6 +140,6 @@ def scale(
         return
     say(scale_lines(result, terminal_width()))
     if choice is not None:
-        say(["", *choice.lines()])
+        say(["", *scale_choice_lines(choice)])
     if out is not None:
         typer.echo(f"written to {out}: the update times {wanted:g}")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from typer import Exit, Option, echo
+from typer import Option, echo
 
-from ..system.exit_status import ExitStatus
 from ..training.finetune_config import FinetuneConfig
 from . import options, setting_options
 from .command import examples
-from .output import say
+from .output import resumable, say
 
 
 @examples(
@@ -56,6 +55,15 @@ def sequence(
             rich_help_panel=options.RUN,
         ),
     ] = "merge",
+    retrain_heads: Annotated[
+        bool,
+        Option(
+            "--retrain-heads",
+            help="Train the head of an earlier task again on the frozen body before it is tested, as the paper does. "
+            "[default: keep the head of the task's own stage]",
+            rich_help_panel=options.RUN,
+        ),
+    ] = False,
     config: options.Config = None,
     *,
     given: dict[str, Any],
@@ -68,16 +76,20 @@ def sequence(
     settings = FinetuneConfig.from_file(config, **given) if config else FinetuneConfig.from_mapping(given)
 
     from ..experiments.train_in_sequence import has_finished, train_in_sequence
+    from ..reports.sequence.sequence_text import sequence_lines
     from ..training.show_progress import ShowProgress
 
     named = tasks.split(",")
-    was_finished = has_finished(settings, named)
-    try:
-        result = train_in_sequence(settings, named, adapters=adapters, callbacks=lambda: [ShowProgress()])
-    except KeyboardInterrupt:
-        echo("interrupted; finished stages are kept; run the same command again to resume", err=True)
-        raise Exit(ExitStatus.INTERRUPTED) from None
+    was_finished = has_finished(settings, named, retrain_heads)
+    with resumable("finished stages are kept"):
+        result = train_in_sequence(
+            settings,
+            named,
+            adapters=adapters,
+            retrain_heads=retrain_heads,
+            callbacks=lambda: [ShowProgress()],
+        )
     if was_finished:
         echo("already finished; nothing was trained")
-    say(result.lines())
+    say(sequence_lines(result))
     echo(f"runs, models and sequence.json written to {settings.out}")

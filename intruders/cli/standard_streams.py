@@ -5,10 +5,10 @@ from __future__ import annotations
 import codecs
 import io
 import sys
-import warnings
 from typing import Any
 
 from ..errors import ResultFileError
+from ..system.notes import show_warnings_as_notes
 
 # All characters beyond ASCII in the texts of the commands. Others, as in names of models, become a question mark.
 _READABLE = {
@@ -22,7 +22,7 @@ def ready_streams() -> None:
     """Make the streams of this process forgiving; streams that are not its own, as in tests, stay as they are.
 
     - A character that the encoding lacks is replaced: a table in latin-1 is better than a traceback.
-    - A warning is one line.
+    - A warning is one line, "note: ...".
     - A reader who leaves (``| head``) misses the rest. The command continues, writes its files, and ends with the
       status that it would have had.
     """
@@ -30,15 +30,7 @@ def ready_streams() -> None:
         sys.stdout = forgiving(sys.stdout)
     if sys.stderr is not None and sys.stderr is sys.__stderr__:
         sys.stderr = forgiving(sys.stderr)
-        warnings.formatwarning = _in_one_line
-
-
-def _in_one_line(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """Show a warning for the user as one line, without the source code that raised it."""
-    where = "" if category is UserWarning else f"{filename}:{lineno}: {category.__name__}: "
-    return f"warning: {where}{message}\n"
+        show_warnings_as_notes()
 
 
 def forgiving(stream: Any) -> io.TextIOWrapper:

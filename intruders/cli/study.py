@@ -9,6 +9,7 @@ import typer
 
 from ..system.exit_status import ExitStatus
 from .command import examples
+from .output import resumable
 
 
 @examples(
@@ -70,6 +71,7 @@ def study(
     from ..errors import SettingError
     from ..studies.describe.study import read_study
     from .study_progress import (
+        print_beside_paper,
         print_findings,
         print_outcome,
         print_plan,
@@ -89,21 +91,19 @@ def study(
     from ..studies.claims.every_claim import conclude
     from ..studies.run_study import run_study
 
-    try:
-        with study_progress() as progress:
-            outcome = run_study(
-                described,
-                out,
-                resume=resume,
-                jobs=jobs,
-                ray=False if ray is None else (ray or True),
-                progress=progress,
-                published=published,
-            )
-    except KeyboardInterrupt:
-        typer.echo("interrupted; finished runs are kept; run the same command again to resume", err=True)
-        raise typer.Exit(ExitStatus.INTERRUPTED) from None
+    with resumable("finished runs are kept"), study_progress() as progress:
+        outcome = run_study(
+            described,
+            out,
+            resume=resume,
+            jobs=jobs,
+            ray=False if ray is None else (ray or True),
+            progress=progress,
+            published=published,
+        )
     print_outcome(outcome)
     print_findings(conclude(outcome.folder, described.analyses), outcome)
+    if described.compare_with is not None:
+        print_beside_paper(outcome.folder)
     if outcome.failed:
         raise typer.Exit(ExitStatus.FAILED)

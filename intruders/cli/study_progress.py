@@ -24,6 +24,7 @@ def print_plan(study: Study, out: str | None) -> None:
     from ..studies.describe.inputs import require_inputs, taken_from_the_hub
     from ..studies.describe.plan import plan
     from ..studies.describe.runs import expand
+    from ..studies.planning.costs import cost_lines
     from ..studies.planning.earlier_times import time_lines
 
     runs = expand(study)
@@ -39,7 +40,7 @@ def print_plan(study: Study, out: str | None) -> None:
         console = Console(width=1000)  # in a file or pipe no line is broken
     console.print(table, highlight=False)
     print()
-    for line in [*work.amounts, *time_lines(runs, study.times_from, out)]:
+    for line in [*work.amounts, *cost_lines(runs), *time_lines(runs, study.times_from, out)]:
         print(line)
     for base in taken_from_the_hub(runs):
         print(f"base: {base!r} names no local folder and is taken from the Hub")
@@ -122,6 +123,17 @@ def print_take_over(study: Study, published: Path) -> None:
 def _print_refused(refused: dict[str, str]) -> None:
     for run_id, reason in refused.items():
         print(f"  not taken over: {run_id}: {reason}")
+
+
+def print_beside_paper(folder: Path) -> None:
+    """Print the paper's own figures beside those of the study, table by table."""
+    from ..studies.published.beside_paper import beside_paper
+    from ..studies.tables.results import load_results
+
+    for table in beside_paper(load_results(folder)):
+        print()
+        for line in table.lines():
+            print(line)
 
 
 def print_findings(findings: Sequence[Finding], outcome: Outcome) -> None:

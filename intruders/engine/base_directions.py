@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..linalg.full_precision import full_precision
 from ..linalg.krylov import BLOCK, KrylovSpace, converge
 from ..linalg.operators import Dense
 from ..linalg.svd import dense_svd
@@ -18,6 +19,7 @@ _STEPS = 12
 _SMALL = 8
 
 
+@full_precision()
 def base_directions(matrix: Tensor, k: int, known: KnownBase | None = None) -> Components:
     """Compute the ``k`` leading singular triplets of a matrix ``(m, n)``, in double precision.
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..linalg.full_precision import full_precision
 from ..linalg.krylov import KrylovSpace, converge
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
@@ -58,6 +59,7 @@ class Components:
         return (self.left * (factor * self.values).unsqueeze(-1)).mT, self.right
 
 
+@full_precision()
 def find_components(
     batch: Pair,
     indices: Sequence[Sequence[int]],
@@ -199,6 +201,7 @@ def _is_in_reach(wanted: Sequence[int], known: Sequence[float], eps: float) -> b
     return all(ANGLE * _gap(known, wanted, j) > _ROUNDING * eps * known[0] for j in wanted)
 
 
+@full_precision()
 def leading_components(update: Update, count: int, angle: float = ANGLE) -> Components:
     """Compute the leading ``count`` singular triplets of D, to an angle; fewer where it has fewer."""
     if isinstance(update, LowRank):

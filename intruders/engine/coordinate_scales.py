@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..linalg.coordinate_cosines import coordinate_cosines
 from ..linalg.coordinates import Coordinates
+from ..linalg.full_precision import full_precision
 from ..linalg.leading_secular import leading_vectors
 from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
@@ -34,6 +35,7 @@ def least_cosines(coordinates: Coordinates, whole: WholeBase, scales: Tensor, k:
     return torch.where(is_known, cosines.cosines, torch.nan).amin(-1).view(batch, count)
 
 
+@full_precision()
 def settled_scales(
     batch: Pair, whole: WholeBase | None, k: int, epsilon: float, scales: list[float]
 ) -> list[float]:

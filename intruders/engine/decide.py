@@ -19,6 +19,8 @@ from dataclasses import fields, replace
 
 import torch
 
+from ..linalg.covered_devices import is_covered
+from ..linalg.full_precision import full_precision
 from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
 from ..linalg.svd import dense_svd, gram_svd
@@ -33,6 +35,7 @@ from .update_size import MeasuredUpdate, measure_update
 DENSE_BELOW = 128
 
 
+@full_precision()
 def decide(
     batch: Pair, k: int, epsilon: float, exact: bool = False, known: KnownBase | None = None
 ) -> Detection:
@@ -40,8 +43,10 @@ def decide(
 
     y_j is an intruder when ``max_i |<x_i, y_j>| < epsilon`` over all left singular vectors x_i of its base matrix.
     ``exact`` takes the dense decompositions throughout. ``known`` is what an earlier call computed of the same
-    bases (its result's ``known``), to start from. The batch must be finite.
+    bases (its result's ``known``), to start from. The batch must be finite. Single-precision products are computed in
+    full, whatever the process has set, and a device whose products round more than the proofs allow for is ``exact``.
     """
+    exact = exact or (batch.base.dtype == torch.float32 and not is_covered(batch.base.device))
     _, m, n = batch.base.shape
     k = min(k, m, n)
     update = measure_update(batch, k, exact)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..linalg.column_space import ColumnSpace
+from ..linalg.column_space import ColumnSpace, project_each
 from ..linalg.moments import Bidiagonalization, largest_atom
 from ..linalg.operators import Operator
 from ..linalg.overlap import Intervals, MomentIntervals, remainders
@@ -90,10 +90,13 @@ class _BoundSearch:
         """
         matrices, rest, errors = self.remainders()
         self._find_spaces(matrices)
-        for i, matrix in enumerate(matrices.tolist()):
-            space = self._spaces[matrix]
-            if space is not None:
-                rest[i], errors[i] = space.project(rest[i], _PROJECTION_ERROR)
+        spaces = [(i, self._spaces[matrix]) for i, matrix in enumerate(matrices.tolist())]
+        proved = [(i, space) for i, space in spaces if space is not None]
+        if proved:
+            rows = [rest[i] for i, _ in proved]
+            projections = project_each([space for _, space in proved], rows, _PROJECTION_ERROR)
+            for (i, _), (projected, error) in zip(proved, projections, strict=True):
+                rest[i], errors[i] = projected, error
         return matrices, rest, errors
 
     def take_steps(self, active: Tensor, starts: Tensor, errors: Tensor, steps: Sequence[int]) -> None:
@@ -132,13 +135,24 @@ class _BoundSearch:
 
     def _find_spaces(self, matrices: Tensor) -> None:
         """Compute the missing column spaces of tall matrices, and floors from them."""
+        missing = [matrix for matrix in matrices.tolist() if matrix not in self._spaces]
+        if not missing:
+            return
         dense = self.operator.dense()
-        for matrix in matrices.tolist():
-            if matrix not in self._spaces:
-                if is_shared(dense) and self._spaces:  # the same matrix again
-                    space = next(iter(self._spaces.values()))
-                else:
-                    space = ColumnSpace.of(dense[matrix], float(self.base.values[matrix, 0]))
-                self._spaces[matrix] = space
-                if space is not None:
-                    self.floor[matrix] = max(float(self.floor[matrix]), space.floor)
+        if is_shared(dense):  # the same matrix, several times
+            known = (
+                next(iter(self._spaces.values())) if self._spaces else self._computed(dense, missing[:1])[0]
+            )
+            spaces = [known] * len(missing)
+        else:
+            spaces = self._computed(dense, missing)
+        self._spaces |= dict(zip(missing, spaces, strict=True))
+        floors = [0.0 if space is None else space.floor for space in spaces]
+        index = torch.tensor(missing, device=self.floor.device)
+        self.floor[index] = self.floor[index].maximum(
+            torch.tensor(floors, dtype=torch.float64).to(self.floor)
+        )
+
+    def _computed(self, dense: Tensor, matrices: Sequence[int]) -> list[ColumnSpace | None]:
+        norms = self.base.values[:, 0].tolist()
+        return ColumnSpace.of_each([dense[i] for i in matrices], [norms[i] for i in matrices])

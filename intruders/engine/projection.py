@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..linalg.full_precision import full_precision
 from ..linalg.krylov import BLOCK
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
 from ..linalg.orthonormal import orthonormalize
 from ..linalg.pair import Pair
 from ..linalg.ritz import Triplets
+from ..linalg.small_cores import eigh
 from ..linalg.spiked_threshold import sampled_spectra, spiked_threshold
 from .base_space import KnownBase
 from .update_size import MeasuredUpdate, measure_update
@@ -46,7 +48,7 @@ class Projection:
     def cosines(self, scales: Tensor, shown: int | None = None) -> Tensor:
         """Return each leading left vector's largest cosine with the vectors shown, for every scale; ``(g, k)``."""
         s = scales.to(self.base)[:, None, None]
-        _, vectors = torch.linalg.eigh(self.base + s * self.cross + s * s * self.update)
+        _, vectors = eigh(self.base + s * self.cross + s * s * self.update)
         leading = vectors.mT.flip(-2)[:, : self.k]  # (g, k, a)
         cosines: Tensor = leading[..., : self.shown if shown is None else shown].abs().amax(-1)
         return cosines
@@ -66,6 +68,7 @@ class Projection:
         return least
 
 
+@full_precision()
 def project(batch: Pair, known: KnownBase, k: int, epsilon: float) -> list[Projection]:
     """Project a batch of matrices, from what an audit computed of their bases.
 
@@ -82,7 +85,7 @@ def project(batch: Pair, known: KnownBase, k: int, epsilon: float) -> list[Proje
     left = _subspace(operator, known_rows, update.left[:, :d], update.right[:, :d])
     products = operator.apply_transpose(left).double()  # (batch, a, n): left W0
     change, right = _times_update(difference, left)  # left D = change @ right
-    squares, vectors = torch.linalg.eigh(products @ products.mT)
+    squares, vectors = eigh(products @ products.mT)
     turn = vectors.mT.flip(-2)  # (batch, a, a): rows are the Ritz vectors
     products, change = turn @ products, turn @ change
     mixed = (products @ right.mT) @ change.mT

@@ -24,6 +24,7 @@ from ..linalg.low_rank import LowRank
 from ..linalg.operators import Update
 from ..linalg.products import rounding
 from ..linalg.ritz import Triplets
+from ..linalg.small_cores import eigvalsh
 from ..linalg.svd import CLUSTER_TOLERANCE
 
 # Largest errors: of an angle, as a sine; of a mean squared sine or a share, absolute.
@@ -99,7 +100,7 @@ def _rotation(before: Tensor, after: Tensor, k: int, error: Tensor) -> tuple[Ten
     # The sines are the singular values of what the projection on one space leaves of the other: unlike those of the
     # cosines, they are right for small angles.
     left_over = second - (second @ first.mT) @ first
-    sines = torch.linalg.eigvalsh(left_over @ left_over.mT).clamp(0.0, 1.0)  # squared
+    sines = eigvalsh(left_over @ left_over.mT).clamp(0.0, 1.0)  # squared
     angle = torch.rad2deg(torch.asin(sines[..., -1].sqrt()))
     # With Y = Y' C + Y'' S for the computed Y' and its complement Y'', ||S|| <= e: ||X^T Y||^2 differs from
     # ||X^T Y'||^2 by 2 <Y'^T X X^T Y'', S> and squares of e; the first factor's norm is that of cos sin of the angles.

@@ -21,6 +21,7 @@ from ..measures.task_score import score_task, scored_examples
 from ..models.base_model import base_model_location
 from ..models.encoding import context_length, encode_completions, fitting
 from ..models.loading import heads, load_model, load_tokenizer
+from ..models.loading_settings import IN_SINGLE
 from ..models.quiet import quiet_transformers
 from ..models.tuned_model import OpenedModel, base_location
 from ..system.documents import read_document
@@ -28,6 +29,7 @@ from ..system.files import write_atomically
 from ..system.folders import LOCK, locked_folder, make_folder
 from ..training.finetune import check_task, encoded_rows, finetune
 from ..training.finetune_config import FinetuneConfig
+from ..training.retrain_head import retrain_head
 from ..training.run_folder import RunFolder
 
 SCHEMA = 1
@@ -46,6 +48,8 @@ class SequenceResult:
     # Per stage, whether it reached the score of `match`; None without one.
     reached: list[bool | None] = field(default_factory=list)
     sources: list[str | None] = field(default_factory=list)  # per task, of public sets
+    # Per stage and earlier task, for how many steps its head was trained again; empty where heads are kept.
+    head_steps: list[list[int]] = field(default_factory=list)
 
     @property
     def average_accuracy(self) -> float:
@@ -79,25 +83,8 @@ class SequenceResult:
             "steps": self.steps,
             "reached": self.reached,
             "sources": self.sources,
+            "head_steps": self.head_steps,
         }
-
-    def lines(self) -> list[str]:
-        """Return the accuracy matrix and what follows from it, as text."""
-        names = [f"task {number}" for number in range(1, len(self.tasks) + 1)]
-        lines = [f"{name}: {task}" for name, task in zip(names, self.tasks, strict=True)]
-        lines.append("after      " + "".join(f"{name:>9}" for name in names) + "   intruders")
-        for stage, row in enumerate(self.accuracies):
-            cells = "".join(f"{value:9.3f}" for value in row).ljust(9 * len(names))
-            line = f"{names[stage]:<11}{cells}   {self.intruders[stage]} of {self.vectors[stage]}"
-            if stage < len(self.reached) and self.reached[stage] is False:
-                line += f"   did not reach the score in {self.steps[stage]} steps"
-            lines.append(line)
-        transfer = self.backward_transfer
-        lines.append(
-            f"average accuracy {self.average_accuracy:.3f}"
-            + ("" if transfer is None else f", backward transfer {transfer:+.3f}")
-        )
-        return lines
 
 
 def train_in_sequence(
@@ -105,6 +92,7 @@ def train_in_sequence(
     tasks: Sequence[str],
     *,
     adapters: str = "merge",
+    retrain_heads: bool = False,
     audit: AuditSettings = AS_USUAL,
     callbacks: Callable[[], list[Any]] = list,
 ) -> SequenceResult:
@@ -112,12 +100,15 @@ def train_in_sequence(
 
     With ``config.match`` every stage stops at that score of its own task. A stage that does not reach it is trained
     for ``config.steps``, and the result records that. A task's head is trained in its own stage only and kept as it
-    was then. An interrupted sequence resumes.
+    was then, unless ``retrain_heads``. An interrupted sequence resumes.
 
     Args:
       config: what every stage shares; its ``task`` is not used. The folder ``config.out`` gets a run folder per stage.
       tasks: the tasks, in the order of training.
       adapters: "merge" puts each stage's adapter into the weights before the next; "keep" continues to train it.
+      retrain_heads: before an earlier task is tested, train its classification head again on the frozen body, as the
+        paper does (Shuttleworth et al. 2024, section 6). The head starts from where its own stage left it and takes as
+        many steps as that stage, at the same learning rate and schedule. The bodies are the same either way.
       audit: settings of the audits.
       callbacks: called before every stage; returns its transformers TrainerCallbacks.
 
@@ -152,15 +143,24 @@ def train_in_sequence(
     ]
     loaded = [load_task(name, config, config.data_seed) for name in tasks]
     _check_tasks(config, loaded)
+    if retrain_heads and all(task.kind != "classification" for task in loaded):
+        raise SettingError(
+            "retrain_heads is true, and none of the tasks is classification, so that there is no head to train again; "
+            "leave it out"
+        )
     _open_folder(out, tasks)
     with locked_folder(out):
-        return _trained(config, configs, loaded, audit, callbacks)
+        return _trained(config, configs, loaded, retrain_heads, audit, callbacks)
 
 
-def has_finished(config: FinetuneConfig, tasks: Sequence[str]) -> bool:
-    """Return whether the folder contains the result of this sequence of tasks."""
+def has_finished(config: FinetuneConfig, tasks: Sequence[str], retrain_heads: bool = False) -> bool:
+    """Return whether the folder contains the result of this sequence of tasks, with its heads treated so."""
     record = _record(Path(config.out))
-    return record is not None and record.get("tasks") == list(tasks)
+    return (
+        record is not None
+        and record.get("tasks") == list(tasks)
+        and bool(record.get("head_steps")) == retrain_heads
+    )
 
 
 def _check_tasks(config: FinetuneConfig, tasks: Sequence[Task]) -> None:
@@ -226,6 +226,7 @@ def _trained(
     config: FinetuneConfig,
     configs: Sequence[FinetuneConfig],
     loaded: Sequence[Task],
+    retrain_heads: bool,
     audit: AuditSettings,
     callbacks: Callable[[], list[Any]],
 ) -> SequenceResult:
@@ -237,25 +238,32 @@ def _trained(
     counts: list[tuple[int, int]] = []
     steps: list[int] = []
     reached: list[bool | None] = []
+    head_steps: list[list[int]] = []
     for number, stage in enumerate(stages):
         run = finetune(configs[number], callbacks())
         _keep_backbone(run, loaded[number])
         steps.append(run.record["steps"])
         reached.append(None if config.match is None else run.record["stopped_by"] == "match")
         result = stage / "stage.json"
-        if not (result.is_file() and json.loads(result.read_text(encoding="utf-8")).get("audit") == audited):
-            row = [_accuracy(config, stage, stages[seen], loaded[seen]) for seen in range(number + 1)]
+        again = [_head_steps(loaded[seen], steps[seen]) for seen in range(number)] if retrain_heads else []
+        settings = {"audit": audited} | ({"head_steps": again} if retrain_heads else {})
+        if not _is_of(result, settings):
+            row = [
+                _accuracy(config, stage, stages[seen], loaded[seen], again[seen] if seen < len(again) else 0)
+                for seen in range(number + 1)
+            ]
             done = audit_sides(base_model_location(config.base), stage / "backbone", audit, compute)
             record = {
                 "accuracies": row,
                 "intruders": done.intruders,
                 "vectors": done.vectors,
-                "audit": audited,
+                **settings,
             }
             write_atomically(result, (json.dumps(record) + "\n").encode())
         record = json.loads(result.read_text(encoding="utf-8"))
         accuracies.append(record["accuracies"])
         counts.append((record["intruders"], record["vectors"]))
+        head_steps += [again] if retrain_heads else []
     finished = SequenceResult(
         [stage.task for stage in configs],
         accuracies,
@@ -264,9 +272,23 @@ def _trained(
         steps,
         reached,
         [task.source for task in loaded],
+        head_steps,
     )
     write_atomically(out / "sequence.json", (json.dumps(finished.as_dict(), indent=2) + "\n").encode())
     return finished
+
+
+def _is_of(result: Path, settings: dict[str, Any]) -> bool:
+    """Return whether a stage's result is there and of these settings; heads that were kept are in no record."""
+    if not result.is_file():
+        return False
+    record = json.loads(result.read_text(encoding="utf-8"))
+    return {name: record[name] for name in ("audit", "head_steps") if name in record} == settings
+
+
+def _head_steps(task: Task, steps: int) -> int:
+    """Return for how many steps a task's head is trained again; a causal task has none."""
+    return steps if task.kind == "classification" else 0
 
 
 def _stage_config(
@@ -288,7 +310,8 @@ def _keep_backbone(run: RunFolder, task: Task) -> None:
         source = str(run.path)
         location = base_location(source, None)
         labels = task.labels if task.kind == "classification" else None
-        model: Any = load_model(location, task.kind, labels)
+        # In float32 also on a base of 16 bits, which would round a part of the update away.
+        model: Any = load_model(location, task.kind, labels, IN_SINGLE)
         if location != str(run.path.resolve()):
             from peft import PeftModel
 
@@ -307,12 +330,20 @@ def _keep_backbone(run: RunFolder, task: Task) -> None:
     write_atomically(run.path / _HEAD, save(tensors))
 
 
-def _accuracy(config: FinetuneConfig, stage: Path, trained_in: Path, task: Task) -> float:
-    """Measure accuracy on ``task`` of the backbone after ``stage``, under the head of the task's own stage."""
+def _accuracy(config: FinetuneConfig, stage: Path, trained_in: Path, task: Task, head_steps: int) -> float:
+    """Measure accuracy on ``task`` of the backbone after ``stage``, under the head of the task's own stage.
+
+    With ``head_steps`` that head is trained again for so many, on the backbone as it is.
+    """
     location = str(stage / "backbone")
     with quiet_transformers():
-        model: Any = load_model(location, task.kind, task.labels if task.kind == "classification" else None)
-        model.load_state_dict(load_file(trained_in / _HEAD), strict=False)
-        opened = OpenedModel(model, load_tokenizer(location), context_length(model.config, None))
+        labels = task.labels if task.kind == "classification" else None
+        model: Any = load_model(location, task.kind, labels, IN_SINGLE)
+        head, tokenizer = load_file(trained_in / _HEAD), load_tokenizer(location)
+        model.load_state_dict(head, strict=False)
+        if head_steps:
+            limited = task.limited(config.max_train_samples, config.max_eval_samples)
+            retrain_head(model, head, tokenizer, limited, config, head_steps)
+        opened = OpenedModel(model, tokenizer, context_length(model.config, None))
         task = _scored(config, opened.tokenizer, task, opened.context)
         return score_task(opened, task, max_examples=config.max_eval_samples).accuracy.estimate

@@ -1,4 +1,4 @@
-"""A plugin for axolotl: audits during its trainings, by four keys of its YAML file.
+"""A plugin for axolotl: audits during its trainings, by keys of its YAML file.
 
 ::
 
@@ -24,6 +24,15 @@ class IntrudersArgs(BaseModel):
     intruders_stop_above: int | None = None
     intruders_alert_above: int | None = None
     intruders_base: str | None = None
+    intruders_loss_on: str | None = None
+    intruders_loss_documents: int = 8
+    intruders_loss_tokens: int = 256
+    intruders_keep_forgetting_below: float | None = None
+    intruders_keep_intruders_below: int | None = None
+    intruders_go_on_over_limit: bool = False
+
+
+_ARGUMENTS = [name.removeprefix("intruders_") for name in IntrudersArgs.model_fields]
 
 
 class IntrudersPlugin(BasePlugin):  # type: ignore[misc]
@@ -35,11 +44,8 @@ class IntrudersPlugin(BasePlugin):  # type: ignore[misc]
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[IntruderCallback]:
         if cfg.intruders_every is None:
             return []
-        callback = IntruderCallback(
-            trainer,
-            every=cfg.intruders_every,
-            stop_above=cfg.intruders_stop_above,
-            alert_above=cfg.intruders_alert_above,
-            base=cfg.intruders_base,
-        )
-        return [callback]
+        # axolotl gives None for a key that its file leaves out.
+        given = {
+            name: value for name in _ARGUMENTS if (value := getattr(cfg, f"intruders_{name}")) is not None
+        }
+        return [IntruderCallback(trainer, **given)]

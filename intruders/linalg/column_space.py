@@ -16,8 +16,7 @@ is asked of ``W^T W - L L^T``, which is what rounding did, and of ``(L L^T)^-1``
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,22 +59,35 @@ class ColumnSpace:
         one half of a Gram matrix, a Cholesky factorization, and products of both with ``_PROBES`` vectors in double
         precision.
         """
-        space = cls._proved(matrix)
-        if space is None and matrix.dtype != torch.float64:
-            space = cls._proved(matrix.double())
-        return None if space is None or space.floor**0.5 <= CLUSTER_TOLERANCE * norm else space
+        return cls.of_each([matrix], [norm])[0]
 
     @classmethod
-    def _proved(cls, matrix: Tensor) -> ColumnSpace | None:
-        factor, failed = torch.linalg.cholesky_ex(_lower_gram(matrix))
-        if int(failed) != 0:
-            return None
-        error = _norm_bound(lambda z: _gram_rows(matrix, z) - _gram_rows(factor.mT, z), factor, _ERROR_POWER)
-        inverse = _norm_bound(lambda z: solve_transposed(factor, solve(factor, z)), factor, _INVERSE_POWER)
-        lost = error * inverse  # the error over the least eigenvalue of L L^T
-        if not lost <= 1 - _LEAST_SHARE:
-            return None
-        return cls(matrix, factor, 1 - lost, 1 / inverse - error)
+    def of_each(cls, matrices: Sequence[Tensor], norms: Sequence[float]) -> list[ColumnSpace | None]:
+        """As :meth:`of`, of several matrices; what is waited for does not grow with their number."""
+        spaces = cls._proved(matrices)
+        again = [i for i, space in enumerate(spaces) if space is None and matrices[i].dtype != torch.float64]
+        for i, space in zip(again, cls._proved([matrices[i].double() for i in again]), strict=True):
+            spaces[i] = space
+        return [
+            None if space is None or space.floor**0.5 <= CLUSTER_TOLERANCE * norm else space
+            for space, norm in zip(spaces, norms, strict=True)
+        ]
+
+    @classmethod
+    def _proved(cls, matrices: Sequence[Tensor]) -> list[ColumnSpace | None]:
+        if not matrices:
+            return []
+        factors, failed = zip(
+            *(torch.linalg.cholesky_ex(_lower_gram(matrix)) for matrix in matrices), strict=True
+        )
+        kept = [i for i, failure in enumerate(torch.stack(failed).tolist()) if failure == 0]
+        bounds = [torch.stack(_rounding_and_inverse(matrices[i], factors[i])) for i in kept]
+        spaces: list[ColumnSpace | None] = [None] * len(matrices)
+        for i, (error, inverse) in zip(kept, torch.stack(bounds).tolist() if bounds else [], strict=True):
+            lost = error * inverse  # the error over the least eigenvalue of L L^T
+            if lost <= 1 - _LEAST_SHARE:
+                spaces[i] = cls(matrices[i], factors[i], 1 - lost, 1 / inverse - error)
+        return spaces
 
     def project(self, rows: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
         """``(c, m)`` approximations p of the projections ``P y`` of rows y on the column space, in their precision.
@@ -84,18 +96,17 @@ class ColumnSpace:
         repeated until all of these would be below ``tolerance``, and for at most ``_MOST_ROUNDS``: it halves them at
         least, and without rounding.
         """
-        operator = Dense(self.matrix)
-        rows_here = rows.to(self.factor.dtype)
-        projected = torch.zeros_like(rows_here)
-        for _ in range(_MOST_ROUNDS):
-            gradient = solve(self.factor, operator.apply_transpose(rows_here - projected))
-            if float(gradient.norm(dim=-1).amax()) <= self.share**0.5 * tolerance:
-                break
-            projected += operator.apply(solve_transposed(self.factor, gradient))
-        projected = projected.to(rows.dtype)
-        return projected, self._left_inside(rows.double() - projected.double())
+        return project_each([self], [rows], tolerance)[0]
 
-    def _left_inside(self, rows: Tensor) -> Tensor:
+    def refined(self, projected: Tensor, gradient: Tensor) -> Tensor:
+        """Take one step further from approximations, by their :meth:`gradient`."""
+        return projected + Dense(self.matrix).apply(solve_transposed(self.factor, gradient))
+
+    def gradient(self, rows: Tensor, projected: Tensor) -> Tensor:
+        """``L^-1 W^T (y - p)``, whose length tells how far p is from the projection."""
+        return solve(self.factor, Dense(self.matrix).apply_transpose(rows - projected))
+
+    def left_inside(self, rows: Tensor) -> Tensor:
         """Upper bounds on ``||P d||`` of rows d, in double precision."""
         products = torch.zeros(len(rows), self.matrix.shape[1], dtype=torch.float64, device=rows.device)
         for first, wide in _wide_chunks(self.matrix):
@@ -116,17 +127,51 @@ def _lower_gram(matrix: Tensor) -> Tensor:
     return gram
 
 
-def _norm_bound(product: Callable[[Tensor], Tensor], like: Tensor, power: int) -> float:
-    """An upper bound on the norm of a symmetric ``(n, n)`` matrix B, where ``product`` gives ``rows @ B``."""
+def project_each(
+    spaces: Sequence[ColumnSpace], rows: Sequence[Tensor], tolerance: float
+) -> list[tuple[Tensor, Tensor]]:
+    """As :meth:`ColumnSpace.project`, of several matrices in step: a round waits once for all of them."""
+    here = [own.to(space.factor.dtype) for space, own in zip(spaces, rows, strict=True)]
+    projected = [torch.zeros_like(own) for own in here]
+    open_ = list(range(len(spaces)))
+    for _ in range(_MOST_ROUNDS):
+        gradients = [spaces[i].gradient(here[i], projected[i]) for i in open_]
+        largest = torch.stack([gradient.norm(dim=-1).amax().double() for gradient in gradients]).tolist()
+        still = [
+            (i, gradient)
+            for i, gradient, size in zip(open_, gradients, largest, strict=True)
+            if size > spaces[i].share ** 0.5 * tolerance
+        ]
+        for i, gradient in still:
+            projected[i] = spaces[i].refined(projected[i], gradient)
+        open_ = [i for i, _ in still]
+        if not open_:
+            break
+    in_their_precision = [p.to(own.dtype) for p, own in zip(projected, rows, strict=True)]
+    return [
+        (p, space.left_inside(own.double() - p.double()))
+        for space, own, p in zip(spaces, rows, in_their_precision, strict=True)
+    ]
+
+
+def _rounding_and_inverse(matrix: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Upper bounds on ``||W^T W - L L^T||`` and on ``||(L L^T)^-1||``."""
+    error = _norm_bound(lambda z: _gram_rows(matrix, z) - _gram_rows(factor.mT, z), factor, _ERROR_POWER)
+    inverse = _norm_bound(lambda z: solve_transposed(factor, solve(factor, z)), factor, _INVERSE_POWER)
+    return error, inverse
+
+
+def _norm_bound(product: Callable[[Tensor], Tensor], like: Tensor, power: int) -> Tensor:
+    """An upper bound ``()`` on the norm of a symmetric ``(n, n)`` matrix B, where ``product`` gives ``rows @ B``."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(_PROBES, len(like), generator=generator, dtype=torch.float64).to(like.device)
-    logarithm = 0.0
+    logarithm = rows.new_zeros(())
     for _ in range(power):
         rows = product(rows)
-        size = rows.norm()
-        rows = rows / size.clamp_min(torch.finfo(size.dtype).tiny)
-        logarithm += math.log(max(float(size), torch.finfo(size.dtype).tiny))
-    return math.exp(logarithm / power)
+        size = rows.norm().clamp_min(torch.finfo(rows.dtype).tiny)
+        rows = rows / size
+        logarithm = logarithm + size.log()
+    return (logarithm / power).exp()
 
 
 def _gram_rows(matrix: Tensor, rows: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .batched import Batched
 from .low_rank import LowRank
+from .small_cores import eigh, eigvalsh
 from .svd import DenseSVD
 from .whole_base import WholeBase, columns_times, times_columns
 
@@ -75,7 +76,7 @@ class Coordinates(Batched):
             torch.eye(self.rank, dtype=self.left.dtype, device=self.left.device) - self.right.mT @ self.right
         )
         # A root of the Gram matrix of what is outside, which stands for it: only its inner products count.
-        squares, vectors = torch.linalg.eigh(gram)
+        squares, vectors = eigh(gram)
         root = squares.clamp_min(0.0).sqrt().unsqueeze(-1) * vectors.mT
         return LowRank(self.left, torch.cat([self.right, root], -2).mT)
 
@@ -132,7 +133,7 @@ class SecularProblem(Batched):
         Each sum over the coordinates is taken to be as wrong as it can be.
         """
         weights, core = self._secular(shifts)
-        eigenvalues = torch.linalg.eigvalsh(core)
+        eigenvalues = eigvalsh(core)
         above = (self.poles.unsqueeze(-2) > shifts.unsqueeze(-1)).sum(-1)
         counts = above + (eigenvalues > 0).sum(-1) - self.rank
         a, width = self.spread.shape[-2:]
@@ -155,10 +156,12 @@ class SecularProblem(Batched):
         width = self.spread.shape[-1]
         step = max(1, _AT_ONCE // max(1, batch * a * width))
         core = weights.new_empty(batch, c, width, width)
+        rows = self.spread.mT.contiguous().unsqueeze(1)
         for first in range(0, c, step):
             part = slice(first, first + step)
-            weighted = self.spread.mT.unsqueeze(1) * weights[:, part].unsqueeze(-2)
-            core[:, part] = -(weighted @ self.spread.unsqueeze(1))
+            # One product of all shifts a matrix: as many products as shifts would each get a copy of F.
+            weighted = (rows * weights[:, part].unsqueeze(-2)).flatten(1, 2)
+            core[:, part] = -(weighted @ self.spread).unflatten(1, (-1, width))
         rank = self.rank
         upper = torch.arange(rank, device=core.device)
         core[..., upper, upper] += 1.0

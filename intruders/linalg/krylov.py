@@ -18,6 +18,7 @@ from .operators import Dense, Operator, Sum
 from .orthonormal import GrowingRows, orthonormalize
 from .products import rounding
 from .ritz import Triplets, angle_bounds
+from .small_cores import eigh
 from .svd import cluster_ids
 
 # Rows of a block. A narrow block reaches a higher polynomial degree for the same basis size, which is what
@@ -171,7 +172,10 @@ class KrylovSpace:
         residual = residual - inside @ short
         residuals = residual.norm(dim=-1).double()
         noise = rounding(*self.operator.shape[-2:]) * eps
-        angles = angle_bounds(values, residuals, floor, noise) + _turned_inside(inside.double(), values)
+        ids = cluster_ids(values)
+        angles = angle_bounds(values, residuals, floor, noise, ids) + _turned_inside(
+            inside.double(), values, ids
+        )
         angles = torch.where(inverse.squeeze(-1) > 0, angles.clamp_max(1.0), 1.0)
         left, right = (short, long) if self.is_left else (long, short)
         dtype = self.basis.dtype
@@ -193,7 +197,7 @@ class KrylovSpace:
         """Leading eigenvectors of P P^T as rows in the basis's dtype, and the roots of their values in double."""
         if self._decomposed is None:
             self._extend_core()
-            squares, vectors = torch.linalg.eigh(self._core)
+            squares, vectors = eigh(self._core)
             self._decomposed = (
                 vectors.mT.flip(-2).to(self.basis.dtype),
                 squares.flip(-1).clamp_min(0.0).sqrt(),
@@ -212,9 +216,8 @@ class KrylovSpace:
         self._core = core
 
 
-def _turned_inside(inside: Tensor, values: Tensor) -> Tensor:
+def _turned_inside(inside: Tensor, values: Tensor, ids: Tensor) -> Tensor:
     """Sines ``(*batch, k)`` by which parts ``(*batch, k, k)`` of residuals along the others turn vectors."""
-    ids = cluster_ids(values)
     apart = (values.unsqueeze(-1) - values.unsqueeze(-2)).abs()
     apart = torch.where(ids.unsqueeze(-1) == ids.unsqueeze(-2), torch.inf, apart)
     turned: Tensor = (inside / apart).norm(dim=-1)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .batched import Batched
 from .coordinates import SecularProblem
+from .small_cores import eigh
 
 # Base vectors that the search starts from beyond k, and vectors that are followed beyond k.
 _FURTHER, _GUARDS = 8, 4
@@ -79,7 +80,7 @@ def _start(problem: SecularProblem, count: int) -> Tensor:
 
 def _ritz(problem: SecularProblem, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Eigenvalues and vectors on the span of orthonormal rows, the ``count`` leading ones."""
-    squares, vectors = torch.linalg.eigh(problem.projected(rows))
+    squares, vectors = eigh(problem.projected(rows))
     return squares.flip(-1)[:, :count], vectors.mT.flip(-2)[:, :count] @ rows
 
 

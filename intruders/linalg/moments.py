@@ -35,6 +35,7 @@ from torch import Tensor
 from .batched import Batched
 from .operators import Operator
 from .products import rounding
+from .small_cores import eigh
 
 # Where each gap between two nodes is cut, as shares of it: finely at the nodes, for the bounds have their peaks there.
 _CUTS = (0.0, 1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8, 31 / 32)
@@ -197,7 +198,7 @@ class _Measure:
         matrix = (
             torch.diag_embed(diagonal) + torch.diag_embed(offdiagonal, 1) + torch.diag_embed(offdiagonal, -1)
         )
-        nodes, vectors = torch.linalg.eigh(matrix)
+        nodes, vectors = eigh(matrix)
         return cls(nodes.clamp_min(0.0), vectors[:, 0].square().clamp_min(_SMALLEST_WEIGHT))
 
     def window_bounds(self, first: Tensor, end: Tensor, reaches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

@@ -52,10 +52,12 @@ def _summed_in_parts(product: Callable[[Tensor, Tensor], Tensor], rows: Tensor, 
     """``product`` of the two, with no sum down the columns of a matrix that is stored by rows longer than a limit.
 
     Along a row, a sum is kept in as many accumulators as a register holds. Down a column some builds of torch add one
-    number after the other, which for 53248 of them was off by ten times what :func:`rounding` allows.
+    number after the other, which for 53248 of them was off by ten times what :func:`rounding` allows. On other devices
+    than processors that may be so along rows too.
     """
     length = rows.shape[-1]
-    if length <= _LONGEST_SUM or matrix.is_contiguous() or rows.dtype == torch.float64:
+    is_short = length <= _LONGEST_SUM or (matrix.is_contiguous() and matrix.is_cpu)
+    if is_short or rows.dtype == torch.float64:
         return product(rows, matrix)
     parts = (slice(first, first + _LONGEST_SUM) for first in range(0, length, _LONGEST_SUM))
     first = next(parts)
@@ -97,7 +99,7 @@ def rounding(m: int, n: int) -> float:
 def _has_linear() -> bool:
     """Return whether torch has oneDNN's product here, with the rounding of single precision.
 
-    A user may have allowed oneDNN to compute in less (``torch.backends.mkldnn``); no bound holds for that.
+    The environment may tell oneDNN to compute in less (``ONEDNN_DEFAULT_FPMATH_MODE``); no bound holds for that.
     """
     generator = torch.Generator().manual_seed(0)
     rows, matrix = (torch.randn(side, 512, generator=generator) for side in (4, 256))

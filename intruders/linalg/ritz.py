@@ -36,7 +36,7 @@ class Triplets(Batched):
         return cluster_ids(self.values)
 
 
-def angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, noise: float) -> Tensor:
+def angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, noise: float, ids: Tensor) -> Tensor:
     """Bounds on the sines of the angles of left Ritz vectors to the true ones.
 
     The smaller of two. The first is residual over gap (Davis and Kahan 1970). The second tells near neighbours, which
@@ -49,13 +49,13 @@ def angle_bounds(values: Tensor, residuals: Tensor, floor: Tensor, noise: float)
 
     The gap below is that to the next Ritz value, or to ``floor``, the first one left out, less its residual: Ritz
     values lie below the true ones until they have converged. Values of one cluster are no gap: the angle is then that
-    to the cluster's space. ``noise`` is what rounding adds to a residual, as a share of the largest value.
+    to the cluster's space. ``noise`` is what rounding adds to a residual, as a share of the largest value. ``ids`` are
+    those of the values' clusters (:func:`~intruders.linalg.svd.cluster_ids`).
     """
     # The last value has nothing below it but the floor, of which nothing is known but that it is a lower bound.
     below = torch.cat([values[..., 1:], floor.unsqueeze(-1)], dim=-1)
     unsure = torch.cat([residuals[..., 1:], residuals[..., -1:]], dim=-1)
     steps = values - below
-    ids = cluster_ids(values)
     is_open = steps[..., -1:] <= CLUSTER_TOLERANCE * values[..., :1]  # the last cluster may go on below
     apart = torch.cat([ids[..., 1:] != ids[..., :-1], ~is_open], dim=-1)
     down = torch.where(apart, (steps - unsure).clamp_min(_NO_GAP), torch.inf)

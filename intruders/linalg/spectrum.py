@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .krylov import KrylovSpace
 from .ritz import Triplets
+from .small_cores import eigh
 from .svd import cluster_ids
 
 # Triplets with a larger angle (a sine) to the true ones are left to the probes.
@@ -110,7 +111,7 @@ def _quadrature(
     probes as ``start``.
     """
     products = products.double()
-    squares, vectors = torch.linalg.eigh(products @ products.mT)  # columns
+    squares, vectors = eigh(products @ products.mT)  # columns
     if start is None:
         parts = vectors[..., :probes, :].square()
     else:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .small_cores import eigh
+
 # Two singular values closer than this, relative to the largest of their matrix, count as one.
 # Single-precision weights carry errors of 6e-8, and vectors of values 2e-6 apart turn by several per cent
 # under them.
@@ -75,7 +77,7 @@ def gram_left_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """
     matrix = matrix.double()
     m, n = matrix.shape[-2:]
-    squares, vectors = torch.linalg.eigh(matrix @ matrix.mT if m <= n else matrix.mT @ matrix)
+    squares, vectors = eigh(matrix @ matrix.mT if m <= n else matrix.mT @ matrix)
     values, rows = squares.flip(-1).clamp_min(0.0).sqrt(), vectors.mT.flip(-2)
     if m <= n:
         return values, rows
@@ -140,6 +142,6 @@ def settle_clusters(svd: DenseSVD, count: int, base: Tensor) -> Tensor:
         if len(members) > 1:
             rows = svd.left[members]
             products = rows @ base
-            _, rotation = torch.linalg.eigh(products @ products.mT)
+            _, rotation = eigh(products @ products.mT)
             left[members] = rotation.mT.flip(0) @ rows
     return left[:count]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .batched import Batched
+from .full_precision import full_precision
 from .products import is_shared
 from .svd import DenseSVD, dense_svd, gram_svd
 
@@ -45,6 +46,7 @@ class WholeBase(Batched):
     rounded: Tensor  # (batch), double: of both sides together
 
     @classmethod
+    @full_precision()
     def of(cls, matrix: Tensor) -> WholeBase:
         """Decompose ``(batch, m, n)`` matrices, and measure the errors.
 

@@ -13,6 +13,7 @@ from ..errors import NonFiniteError, SettingError
 from ..models.answers import evaluating
 from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
 from ..models.token_losses import token_losses
+from ..system.out_of_memory import AS_GIVEN, Halving
 from .losses import DocumentLosses
 
 _BATCH_TOKENS = 2048  # in one pass, where no number of windows is asked for
@@ -37,6 +38,7 @@ def causal_losses(
     stride: int | None = None,
     max_tokens: int | None = None,
     batch_size: int | None = None,
+    halving: Halving = AS_GIVEN,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> DocumentLosses:
     """Return -log p(token | those before it in its window), summed over each document.
@@ -44,7 +46,8 @@ def causal_losses(
     The window moves by ``stride`` tokens (half a window if not given); a token is scored once, in the first
     window that contains it. It has at least window - stride tokens of context unless the document begins there.
     ``max_tokens`` of each document are read, from its start.
-    ``batch_size`` is the number of windows in one pass, and ``advance`` is called with the tokens that it scored.
+    ``batch_size`` is the number of windows in one pass, ``halving`` what is done with one that does not fit in memory,
+    and ``advance`` is called with the tokens that it scored.
     The first token of a document is scored only after a begin-of-sequence token that the tokenizer adds.
     Raises SettingError for a stride outside [1, window], NonFiniteError for a loss that is NaN or infinite.
     """
@@ -59,7 +62,8 @@ def causal_losses(
     sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
     with evaluating(model):
         for batch in _batches(windows, batch_size):
-            for piece, losses in zip(batch, _window_losses(model, tokenizer, batch), strict=True):
+            results = halving.results(batch, lambda pieces: _window_losses(model, tokenizer, pieces))
+            for piece, losses in zip(batch, results, strict=True):
                 if not np.isfinite(losses).all():
                     raise NonFiniteError(f"the loss on document {piece.document + 1} is not a number")
                 sums[piece.document] += losses.sum()
@@ -105,7 +109,7 @@ def _batches(windows: list[Window], batch_size: int | None) -> Iterator[list[Win
         yield batch
 
 
-def _window_losses(model: nn.Module, tokenizer: Any, batch: list[Window]) -> list[Any]:
+def _window_losses(model: nn.Module, tokenizer: Any, batch: Sequence[Window]) -> list[Any]:
     device = next(model.parameters()).device
     rows = [{"input_ids": p.ids, "labels": [IGNORED] * p.scored_from + p.ids[p.scored_from :]} for p in batch]
     tensors = {name: value.to(device) for name, value in PadRight(pad_token_id(tokenizer))(rows).items()}

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..data.corpora import Corpus
 from ..models.tuned_model import OpenedModel
+from ..system.out_of_memory import Halving
 from .causal_loss import causal_losses, ids_of
 from .intervals import Interval, loss_interval, paired_difference
 from .losses import DocumentLosses
@@ -47,14 +48,13 @@ def measure_losses(
     for corpus in corpora:
         arguments = (opened.model, opened.tokenizer, corpus.documents)
         bounds: dict[str, Any] = {"window": width, "max_tokens": settings.max_tokens, "advance": advance}
+        batches = {"batch_size": settings.windows, "halving": Halving(is_on=settings.halves_batches)}
         if not opened.is_masked:
-            measured.append(
-                causal_losses(*arguments, **bounds, batch_size=settings.batch_size, stride=settings.stride)
-            )
+            measured.append(causal_losses(*arguments, **bounds, **batches, stride=settings.stride))
         elif settings.estimate:
             measured.append(masked_estimate(*arguments, **bounds, seed=seed))
         else:
-            measured.append(pseudo_losses(*arguments, **bounds, batch_size=settings.batch_size))
+            measured.append(pseudo_losses(*arguments, **bounds, **batches))
     return measured
 
 

@@ -19,7 +19,9 @@ from ..data.corpora import load_corpora
 from ..data.load_task import load_task
 from ..errors import SettingError
 from ..models.finetuned_folder import data_seed_of
-from ..models.tuned_model import check_for_task, weights_of
+from ..models.loading_settings import AS_STORED, Loading
+from ..models.stored_dtype import dtype_name, dtype_to_load, recorded_dtypes
+from ..models.tuned_model import base_location, check_for_task, weights_of
 from ..system.files import write_atomically
 from ..system.folders import LOCK, locked_folder, make_folder
 from ..system.progress import Progress, silent
@@ -125,6 +127,7 @@ def evaluate(
     harness: HarnessSettings = NO_HARNESS,
     data_seed: int | None = None,
     seed: int = 0,
+    loading: Loading = AS_STORED,
     out: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Progress = silent,
@@ -143,6 +146,7 @@ def evaluate(
       harness: the tasks of lm-evaluation-harness.
       data_seed: seed of the tasks' rows and splits, as in fine-tuning; by default that of the run.
       seed: seed of samples, masked tokens and the bootstrap.
+      loading: how the models are loaded.
       out: folder for the result. Finished parts are kept there, so that the same call resumes after a kill.
       force: replace an earlier evaluation in ``out``.
       progress: called with (what is being done, done, in all).
@@ -175,13 +179,17 @@ def evaluate(
     for task in tasks:
         check_for_task(model, task, base)
     sources = [*weights_of(model, base), *([] if base is None else weights_of(base))]
+    loaded = [base_location(model, base), *([] if base is None else [base_location(base, None)])]
     if harness.lm_eval:
         check_harness(harness)
     if folder is not None:
         make_folder(folder)
     with nullcontext() if folder is None else locked_folder(folder):
         of = {} if folder is None else {"weights": [digest_of(source) for source in sources]}
-        work = MeasuredModel(model, base, KeptOutcomes(folder, of), losses, seed, progress)
+        if folder is not None:
+            of |= recorded_dtypes(loading, loaded)
+        work = MeasuredModel(model, base, KeptOutcomes(folder, of), losses, seed, loading, progress)
+        work.notes += _notes_on_dtypes(loading, loaded)
         evaluation = Evaluation(model, base, [], [], [], work.notes)
         after, before = work.losses_of_both(corpora)
         for name, parts in corpora.items():
@@ -191,7 +199,7 @@ def evaluate(
             evaluation.losses.append(told)
             measured(_loss_lines(told))
         for task, split in zip(tasks, splits, strict=True):
-            score = work.score(task, split, scores.max_examples, score_task, losses.batch_size)
+            score = work.score(task, split, scores.max_examples, score_task, losses.windows)
             evaluation.scores.append(score)
             measured(_score_lines(score))
         if harness.lm_eval:
@@ -202,6 +210,24 @@ def evaluate(
             evaluation.save(folder)
             shutil.rmtree(folder / FOLDER, ignore_errors=True)
     return evaluation
+
+
+def _notes_on_dtypes(loading: Loading, loaded: Sequence[str]) -> list[str]:
+    """Return a note on the types of the models if they are not in single precision, which is the usual."""
+    if loading.load_in is not None:
+        return [
+            f"measured with linear layers in {loading.load_in}, which changes the losses; the checkpoint is not"
+        ]
+    names = [dtype_name(dtype_to_load(location, loading)) for location in loaded]
+    if set(names) == {"float32"}:
+        return []
+    if len(set(names)) == 1:
+        return [f"measured in {names[0]}; losses are summed in double precision"]
+    differ = (
+        f"the model is measured in {names[0]} and its base in {names[1]}, so a part of the change is rounding; pass "
+        "--dtype float32 to measure both in one type"
+    )
+    return [differ]
 
 
 def _check_folder(folder: Path, force: bool) -> None:

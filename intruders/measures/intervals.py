@@ -54,6 +54,14 @@ class Interval:
         """Return ``" [low, high]"`` with numbers in the format ``form``, or nothing if the spread is unknown."""
         return f" [{self.low:{form}}, {self.high:{form}}]" if self.has_ends else ""
 
+    def text(self, form: str) -> str:
+        """Return the estimate and its ends with numbers in a format.
+
+        >>> Interval(0.5, 0.25, 0.75).text("+.2f")
+        '+0.50 [+0.25, +0.75]'
+        """
+        return f"{self.estimate:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
     def as_dict(self) -> dict[str, float | None]:
         """Return plain JSON types; unknown ends are None."""
         return {

@@ -13,6 +13,7 @@ from ..errors import NonFiniteError, SettingError
 from ..models.answers import evaluating
 from ..models.encoding import IGNORED
 from ..models.token_losses import token_losses
+from ..system.out_of_memory import AS_GIVEN, Halving
 from .losses import DocumentLosses
 
 _BATCH = 32  # copies of a window in one pass, where nothing else is asked for
@@ -26,6 +27,7 @@ def pseudo_losses(
     window: int = 512,
     max_tokens: int | None = None,
     batch_size: int | None = None,
+    halving: Halving = AS_GIVEN,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> DocumentLosses:
     """Return -log p(token | the others of its window), masked one by one, summed over a document.
@@ -39,14 +41,24 @@ def pseudo_losses(
         for document, text in enumerate(documents):
             for ids, ordinary in _windows(tokenizer, text, window, max_tokens):
                 for places in torch.split(ordinary, batch_size or _BATCH):
-                    rows = ids.repeat(len(places), 1)  # (places, width)
-                    numbers = torch.arange(len(places))
-                    rows[numbers, places] = tokenizer.mask_token_id
-                    losses = _losses(model, rows, numbers, places, ids[places])
-                    sums[document] += losses.sum()
+                    losses = halving.results(
+                        places.tolist(),
+                        lambda chosen, ids=ids: _masked_one_by_one(model, tokenizer, ids, chosen),  # type: ignore[misc]
+                    )
+                    sums[document] += sum(losses)
                     tokens[document] += len(places)
                     advance(len(places))
     return _collected("pseudo-loss", sums, tokens)
+
+
+def _masked_one_by_one(model: nn.Module, tokenizer: Any, ids: Tensor, chosen: Sequence[int]) -> list[float]:
+    """Return the loss at every chosen place of a window, with that place alone masked."""
+    places = torch.tensor(chosen)
+    rows = ids.repeat(len(places), 1)  # (places, width)
+    numbers = torch.arange(len(places))
+    rows[numbers, places] = tokenizer.mask_token_id
+    losses: list[float] = _losses(model, rows, numbers, places, ids[places]).tolist()
+    return losses
 
 
 def masked_estimate(

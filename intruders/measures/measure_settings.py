@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..data.columns import Columns
+from ..errors import SettingError
+from ..mitigation.remedies.remedy_table import CONTROLS, INTRUDERS, SHRINK_OUTPUT, WHICH, WHICH_HELP
 from ..settings import Settings, setting
 
 # Of the controls the one that scales the complete update by one factor, and is compared at equal task loss.
 INTERPOLATE = "interpolate"
-# The one that needs text which the base reads.
-SHRINK_OUTPUT = "shrink-output"
-# Controls that change a model in the place of its intruders, and need the weights alone.
-CONTROLS = ("shrink", "random", "neighbours", "update", "resized", "complement")
 
 
 @dataclass(frozen=True)
@@ -72,15 +70,37 @@ class LossSettings(Settings):
         "quantity.",
         panel="Measures",
     )
-    batch_size: int | None = setting(
+    batch_size: int | str | None = setting(
         None,
-        "Number of windows of text in one pass; no loss depends on it.",
+        "Number of windows of text in one pass, or auto: the default, halved where memory runs out. No loss depends "
+        "on it.",
         least=1,
+        expected="a whole number of windows, 1 or more, or auto",
         new_in="0.2",
         metavar="N",
         panel="Measures",
         unless_given="default: as many as have 2048 tokens; 32 of a masked model",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = self.batch_size
+        if isinstance(given, str) and given != "auto":
+            if not (given.isdecimal() and int(given) >= 1):
+                raise SettingError(
+                    f"batch_size is {given!r}; expected a whole number of windows, 1 or more, or auto"
+                )
+            object.__setattr__(self, "batch_size", int(given))
+
+    @property
+    def windows(self) -> int | None:
+        """The number of windows in one pass, if it was given."""
+        return self.batch_size if isinstance(self.batch_size, int) else None
+
+    @property
+    def halves_batches(self) -> bool:
+        """Whether a batch that does not fit in memory is halved."""
+        return self.batch_size == "auto"
 
 
 @dataclass(frozen=True)
@@ -168,11 +188,12 @@ class SweepSettings(Settings):
         "Comma-separated controls: shrink, shrink-output, random, neighbours, update, resized, complement and "
         "interpolate.",
         item="control",
-        choices=(*CONTROLS, SHRINK_OUTPUT, INTERPOLATE, "intruders"),
+        choices=(*CONTROLS, SHRINK_OUTPUT, INTERPOLATE, INTRUDERS),
         by_commas=True,
         metavar="NAMES",
         panel="Intervention",
     )
+    which: str = setting("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel="Intervention")
     max_documents: int | None = setting(
         None,
         "Number of documents per corpus; the evaluation's, if None.",
@@ -194,4 +215,6 @@ class SweepSettings(Settings):
 NO_LOSSES = LossSettings()
 NO_SCORES = ScoreSettings()
 NO_HARNESS = HarnessSettings()
+# The paper's Tables 3 and 4: the strongest intruder of each matrix, and the vector next to it as the control.
+AS_IN_THE_PAPER = SweepSettings(scales=(0.1, 0.3, 0.5, 0.7, 0.9), controls=("neighbours",), which="top")
 IN_QUARTERS = SweepSettings(scales=(0.0, 0.25, 0.5, 0.75, 1.0))

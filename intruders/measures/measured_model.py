@@ -8,7 +8,16 @@ from typing import Any
 
 from ..data.corpora import Corpus
 from ..data.task import Task
-from ..models.tuned_model import OpenedModel, can_go_on, open_for_task, open_language_model, put_on
+from ..models.loading_settings import Loading
+from ..models.memory_plan import memory_plan
+from ..models.tuned_model import (
+    OpenedModel,
+    base_location,
+    can_go_on,
+    open_for_task,
+    open_language_model,
+    put_on,
+)
 from ..system.progress import Progress
 from .corpus_loss import losses_by_corpus, tokens_to_read
 from .harness import HarnessScore, digest_of_own_tasks, harness_scores
@@ -30,6 +39,7 @@ class MeasuredModel:
     kept: KeptOutcomes
     losses: LossSettings
     seed: int
+    loading: Loading
     progress: Progress
     notes: list[str] = field(default_factory=list)
     _language: OpenedModel | None = None  # the model itself, once it is open
@@ -46,7 +56,7 @@ class MeasuredModel:
 
         def open_base() -> OpenedModel:
             if not opened:
-                opened.append(open_language_model(str(self.base)))
+                opened.append(open_language_model(str(self.base), loading=self.loading))
             return opened[0]
 
         before = self._losses("base", corpora, open_base)
@@ -70,7 +80,9 @@ class MeasuredModel:
         if task.kind == "causal" and self._language is not None and not self._language.is_masked:
             opened, labels = self._language, list[str]()
         else:
-            opened, labels = open_for_task(self.source, task, self.base)
+            if task.kind == "classification":
+                self._language = None  # the memory of the encoder is needed for the classifier
+            opened, labels = open_for_task(self.source, task, self.base, self.loading)
             self._note(opened)
             if task.kind == "causal":
                 self._language = opened
@@ -101,7 +113,8 @@ class MeasuredModel:
         missing = {name: parts for name, parts in corpora.items() if name not in losses}
         if not missing:
             return losses
-        self.progress(f"open the {which}", 0, 1)
+        plan = memory_plan(self._location(which), self.loading)
+        self.progress(f"open the {which}" + ("" if plan is None else f" ({plan.words()})"), 0, 1)
         model, done = opened(), 0
         in_all = sum(tokens_to_read(model.tokenizer, parts, self.losses) for parts in missing.values())
 
@@ -115,6 +128,11 @@ class MeasuredModel:
             losses |= losses_by_corpus(model, {name: parts}, self.losses, self.seed, advance)
             self.kept.put(units[name], Outcome({name: losses[name]}, {}))
         return {name: losses[name] for name in corpora}
+
+    def _location(self, which: str) -> str:
+        return (
+            base_location(self.source, self.base) if which == "model" else base_location(str(self.base), None)
+        )
 
     def _unit(self, which: str, parts: Sequence[Corpus]) -> dict[str, Any]:
         settings = self.losses
@@ -130,7 +148,7 @@ class MeasuredModel:
 
     def _open(self) -> OpenedModel:
         if self._language is None:
-            self._keep_open(open_language_model(self.source, self.base))
+            self._keep_open(open_language_model(self.source, self.base, self.loading))
         assert self._language is not None
         return self._language
 

@@ -22,6 +22,7 @@ from ..errors import CheckpointError
 from ..linalg.operators import Update
 from ..models.answers import evaluating
 from ..models.base_model import base_model_location
+from ..models.loading_settings import AS_STORED, Loading
 from ..models.tuned_model import OpenedModel, open_language_model
 from .corpus_loss import WINDOW
 
@@ -62,6 +63,7 @@ def output_energy(
     *,
     window: int | None = None,
     audit: AuditSettings = AS_USUAL,
+    loading: Loading = AS_STORED,
 ) -> OutputEnergy:
     """Measure the output energy of every update D = W - W0 on the beginnings of ``documents``, read by the base.
 
@@ -71,13 +73,14 @@ def output_energy(
       documents: texts; of each the first ``window`` tokens are read.
       window: number of tokens; by default 1024 or the model's context.
       audit: the settings that select the matrices.
+      loading: how the base is loaded.
 
     Raises CheckpointError when a model cannot be opened, or when no changed matrix is a linear layer's weight.
     """
     pairing = pair_sides(*open_sides(base_model_location(base), tuned), audit)
     loaded = {matrix.name: matrix.load() for matrix in pairing.pairs}
     updates = {name: pair.widened().update for name, pair in loaded.items() if pair is not None}
-    opened = open_language_model(base)
+    opened = open_language_model(base, loading=loading)
     layers = _layers(opened.model, updates)
     if not layers:
         raise CheckpointError(

@@ -21,6 +21,8 @@ from ..linalg.low_rank import LowRank
 from ..mitigation.remedies.surgery import Surgery
 from ..models.encoding import PadRight, encode_classification, encode_completions, pad_token_id
 from ..models.finetuned_folder import data_seed_of
+from ..models.loading_settings import AS_STORED, Loading
+from ..models.target_loss import target_loss
 from ..models.tuned_model import OpenedModel, open_for_task
 from ..system.progress import Progress, silent
 
@@ -42,6 +44,7 @@ def with_sensitivities(
     *,
     columns: Columns | None = None,
     data_seed: int | None = None,
+    loading: Loading = AS_STORED,
     progress: Progress = silent,
 ) -> Surgery:
     """Return ``surgery`` with the sensitivities of its own task, measured on the tuned model.
@@ -52,6 +55,7 @@ def with_sensitivities(
       tuned: its adapter.
       columns: the columns of a data file and their meaning.
       data_seed: seed of the task's rows, as in fine-tuning; by default that of the run.
+      loading: how the model is loaded.
       progress: called with (what is being done, batches done, batches in all).
 
     Raises:
@@ -75,7 +79,7 @@ def with_sensitivities(
     source = after.source
     rows_by = data_seed_of(source) if data_seed is None else data_seed
     task = load_task(surgery.task, columns or Columns(), rows_by)
-    opened, labels = open_for_task(source, task, before.source)
+    opened, labels = open_for_task(source, task, before.source, loading, merged=True)
     names = match_names(
         {name: before.shape(name) for name in before.names()},
         {name: tuple(tensor.shape) for name, tensor in opened.model.state_dict().items()},
@@ -118,7 +122,7 @@ def sensitivities(
             for done, batch in enumerate(batches):
                 progress("measure the task's loss", done, len(batches))
                 placed = {name: tensor.to(model.device) for name, tensor in batch.items()}
-                (model(**placed).loss / len(batches)).backward()
+                (target_loss(model, placed) / len(batches)).backward()  # type: ignore[no-untyped-call]
     finally:
         for parameter, trained in zip(model.parameters(), was_trained, strict=True):
             parameter.requires_grad_(trained)
@@ -138,11 +142,12 @@ def sensitivities(
 def _probed(module: nn.Module, directions: Directions) -> Iterator[Tensor]:
     """Yield a zero factor per direction, whose gradient is the loss's sensitivity to that direction."""
     weight: Any = module.weight
-    left, right = (side.to(weight.device, weight.dtype) for side in (directions.left, directions.right))
-    delta = torch.zeros(len(left), dtype=weight.dtype, device=weight.device, requires_grad=True)
+    dtype = weight.dtype if weight.element_size() > 2 else torch.float32
+    left, right = (side.to(weight.device, dtype) for side in (directions.left, directions.right))
+    delta = torch.zeros(len(left), dtype=dtype, device=weight.device, requires_grad=True)
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + ((inputs[0] @ right.mT) * delta) @ left
+        return (output + ((inputs[0].to(dtype) @ right.mT) * delta) @ left).to(output.dtype)
 
     handle = module.register_forward_hook(add)
     try:

@@ -8,29 +8,25 @@ from dataclasses import replace
 from ..audits.audit_settings import AuditSettings
 from ..audits.result.audit_result import Audit
 from ..checkpoints.stored.checkpoint import Checkpoint
-from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
-from .remedies.doses import Doses
+from ..checkpoints.stored.names import tensor_of
+from ..checkpoints.writing.merged import Elsewhere
 from .remedies.position import positions_of
-from .remedies.remedy import Remedy, ShareRemedy
+from .remedies.remedy import Remedy
 
 
 def not_audited(base: Checkpoint, audit: Audit) -> list[str]:
     """The base's tensors that hold no audited matrix."""
-    audited = {matrix.name.partition("[")[0] for matrix in audit.matrices}
+    audited = {tensor_of(matrix.name) for matrix in audit.matrices}
     return [name for name in base.names() if name not in audited]
 
 
 def shares_elsewhere(remedy: Remedy, base_names: Sequence[str], settings: AuditSettings) -> Elsewhere:
     """Return the share of its update that each keeps, by the base's name; ``settings`` are those of the audit."""
-    if isinstance(remedy, Doses):
-        return remedy.share_elsewhere
-    if not isinstance(remedy, ShareRemedy):
-        return everywhere_as_tuned
     positions = positions_of(base_names)
     wanted = replace(settings, include_embeddings=True)
 
     def share(name: str) -> float:
         is_left_out = name not in positions or wanted.reason_to_leave_out(name) is not None
-        return 1.0 if is_left_out else remedy.share(positions[name])
+        return remedy.share_elsewhere(name, None if is_left_out else positions[name])
 
     return share

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -14,6 +14,9 @@ from ..checkpoints.stored.matching import match_names
 from ..checkpoints.stored.matrices import MatrixView, matrices_of, put_back
 from ..checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ..errors import PairingError
+from ..linalg.low_rank import LowRank
+from ..linalg.pair import Pair
+from .remedies.changes import Change
 from .remedies.remedy import Case, Remedy
 
 
@@ -34,11 +37,18 @@ class LiveInterventions:
             ...
 
     Leaving the block gives the model its own weights back, bit for bit. The model's own values of every tensor that was
-    changed are held beside it; the base's are read when they are needed.
+    changed are held beside it; the base's are read when they are needed. With ``recomputes`` a matrix with a low-rank
+    update is computed again from both instead, one matrix at a time, and nothing is held.
     """
 
     def __init__(
-        self, model: nn.Module, base: Checkpoint, cases: Sequence[Case] = (), others: Iterable[str] = ()
+        self,
+        model: nn.Module,
+        base: Checkpoint,
+        cases: Sequence[Case] = (),
+        others: Iterable[str] = (),
+        *,
+        recomputes: bool = False,
     ) -> None:
         """Args:
           model: with the tuned weights.
@@ -46,6 +56,8 @@ class LiveInterventions:
           cases: the matrices that remedies change.
           others: the base's names of tensors of which no case is, such as embeddings, norms and biases. Those that were
             tuned follow the shares that ``set`` is given.
+          recomputes: whether matrices with low-rank updates are computed again from base and update. The model gets
+            them so with its cases: its own weights are the same to rounding, as another merge makes them.
 
         Raises:
           PairingError: the model lacks a weight of a case.
@@ -59,6 +71,9 @@ class LiveInterventions:
         self._views = {matrix.name: matrix for name in base.names() for matrix in _matrices(base, name)}
         # By its address in memory: a tensor, and what it held before.
         self._own: dict[int, tuple[Tensor, Tensor]] = {}
+        self._recomputes = recomputes
+        # By its name: what differs from the tuned matrix, which is computed again.
+        self._changed: dict[str, tuple[Case, MatrixView, Tensor]] = {}
         # Of two names for one tensor the first alone: a share of a share would be left otherwise.
         distinct = {
             other.tensor.data_ptr(): other for name in others if (other := self._tuned(name)) is not None
@@ -74,6 +89,11 @@ class LiveInterventions:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.reset()
+
+    @property
+    def held(self) -> int:
+        """The number of tensors whose own values are held beside the model."""
+        return len(self._own)
 
     @property
     def other_names(self) -> list[str]:
@@ -100,15 +120,24 @@ class LiveInterventions:
                     f"the model that is measured has no weight '{case.matrix.name}'; pass the base it was made of"
                 )
             self._matrices.append((case, matrix, self._tensors[name].data))
+            if self._is_recomputed(case):
+                self._write(case, matrix, self._tensors[name].data, Change())
 
     def set(self, remedy: Remedy, elsewhere: Elsewhere = everywhere_as_tuned) -> None:
         """The tuned weights with every matrix as the remedy makes it, and other tensors with the share they keep."""
-        self.reset()
+        self._put_back_own()
         if remedy.changes_nothing:
+            self.reset()
             return
+        unchanged = dict(self._changed)
         for case, matrix, tensor in self._matrices:
             change = remedy.change(case)
             if change.keeps_all:
+                continue
+            if self._is_recomputed(case):
+                self._changed[case.matrix.name] = (case, matrix, tensor)
+                self._write(case, matrix, tensor, change)
+                unchanged.pop(case.matrix.name, None)
                 continue
             self._keep(tensor)
             if change.share == 0 and change.entries is None:  # W0 itself, which W - D is to rounding alone
@@ -119,13 +148,31 @@ class LiveInterventions:
                 tuned = _matrix_in(matrix, tensor)
                 changed = change.applied(tuned.to(case.update.device), case.update)
             put_back(matrix, tensor, changed.to(tensor.dtype))
+        self._recompute(unchanged)
         for other in self._others:
             self._set_other(other, elsewhere(other.name))
 
     def reset(self) -> None:
         """The tuned weights themselves."""
+        self._put_back_own()
+        self._recompute(dict(self._changed))
+
+    def _put_back_own(self) -> None:
         for tensor, own in self._own.values():
             tensor.copy_(own)
+
+    def _recompute(self, changed: Mapping[str, tuple[Case, MatrixView, Tensor]]) -> None:
+        for name, (case, matrix, tensor) in changed.items():
+            self._write(case, matrix, tensor, Change())
+            del self._changed[name]
+
+    def _is_recomputed(self, case: Case) -> bool:
+        return self._recomputes and isinstance(case.update, LowRank)
+
+    def _write(self, case: Case, matrix: MatrixView, tensor: Tensor, change: Change) -> None:
+        """Write what a change makes of ``W0 + D``, computed in double precision from the base as it is stored."""
+        stored = matrix.read(self._base.tensors[matrix.tensor]).to(case.update.device)
+        put_back(matrix, tensor, change.applied_to(Pair(stored, case.update)).to(tensor.dtype))
 
     def norm_of_others(self, elsewhere: Elsewhere = everywhere_as_tuned) -> float:
         """``||W' - W0||_F`` over the tuned tensors of which no case is."""

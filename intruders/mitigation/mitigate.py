@@ -27,8 +27,8 @@ from .elsewhere import shares_elsewhere
 from .mitigation_result import MitigatedMatrix, Mitigation
 from .recheck import audit_after
 from .remedies.every_remedy import remedy_named
-from .remedies.intruders import INTRUDERS
-from .remedies.remedy import Case, PublishedRemedy, Remedy, ScaledRemedy
+from .remedies.remedy import Case, Remedy
+from .remedies.remedy_table import ALL, INTRUDERS
 from .targets.choose_target import choose_target
 from .targets.target import ChangedMatrix
 
@@ -49,6 +49,7 @@ def mitigate(
     scale: float | None = None,
     out: str | os.PathLike[str] | None = None,
     control: str = INTRUDERS,
+    which: str = ALL,
     remedy: Remedy | None = None,
     rank: Rank = None,
     form: str = "auto",
@@ -77,6 +78,8 @@ def mitigate(
       out: folder to write; it is written completely or not at all.
       control: "intruders", or what is changed in their place: "shrink", "random", "neighbours", "update", "resized" or
         "complement" (see :mod:`intruders.mitigation.remedies.controls`).
+      which: "all" intruders of a matrix, or "top": only the one with the largest singular value, as the paper scales
+        it. A control then takes the place of that one.
       remedy: a published remedy instead of scaled intruders, such as ``Interpolate(alpha=0.3)`` (see
         :mod:`intruders.mitigation.remedies`). Most change every tuned matrix.
       rank: of an adapter's changed modules: None for what they need, "keep" for what they had, or a number for
@@ -117,7 +120,7 @@ def mitigate(
       (1, 0, 'mitigated')
     """
     started = time.perf_counter()
-    remedy = _chosen(scale, control, seed, remedy)
+    remedy = _chosen(scale, control, which, seed, remedy)
     device = compute.torch_device()
     sides = open_sides(base, tuned)
     target = choose_target(
@@ -130,7 +133,7 @@ def mitigate(
         force=force,
         shard_bytes=shard_bytes,
     )
-    if isinstance(remedy, PublishedRemedy) and target.form == "adapter" and not remedy.fits_an_adapter:
+    if target.form == "adapter" and not remedy.fits_an_adapter:
         raise SettingError(
             f"remedy '{remedy.name}' leaves updates of no low rank, which an adapter cannot store; pass --as checkpoint"
         )
@@ -167,17 +170,22 @@ def mitigate(
     return result
 
 
-def _chosen(scale: float | None, control: str, seed: int, remedy: Remedy | None) -> Remedy:
+def _chosen(scale: float | None, control: str, which: str, seed: int, remedy: Remedy | None) -> Remedy:
     """Scaled intruders, a control, or the remedy that was given; one of them."""
     if remedy is None:
         if scale is None:
             raise SettingError(
                 "scale is missing; expected the share of the intruders to keep, or a remedy; pass --scale or --remedy"
             )
-        return remedy_named(control, scale, seed)
+        return remedy_named(control, scale, seed, which)
     if not isinstance(remedy, Remedy):
         raise SettingError(f"remedy is {remedy!r}; expected a value such as Interpolate(alpha=0.5)")
-    for name, given in (("scale", scale), ("control", None if control == INTRUDERS else control)):
+    of_intruders = {
+        "scale": scale,
+        "control": None if control == INTRUDERS else control,
+        "which": None if which == ALL else which,
+    }
+    for name, given in of_intruders.items():
         if given is not None:
             raise SettingError(
                 f"{name} is {given!r}, and the remedy '{remedy.name}' takes none; pass either --{name} or --remedy"
@@ -201,7 +209,7 @@ def _changed(
     changed: dict[str, ChangedMatrix] = {}
     for case in read_cases(pairs, audit, [remedy], base_names, device):
         change = remedy.change(case)
-        if change.keeps_all and not isinstance(remedy, ScaledRemedy):
+        if change.keeps_all and remedy.intruder_scale is None:
             continue
         update = case.update if isinstance(case.update, LowRank) else None
         changed[case.matrix.name] = ChangedMatrix(change, update)
@@ -211,7 +219,7 @@ def _changed(
 
 
 def _record(case: Case, remedy: Remedy, update: LowRank | None, norm_after: float) -> MitigatedMatrix:
-    scaled = remedy.scaled(case.matrix) if isinstance(remedy, ScaledRemedy) else None
+    scaled = remedy.scaled(case.matrix)
     values = [] if scaled is None else case.parts[scaled].values.tolist()
     return MitigatedMatrix(
         name=case.matrix.name,
@@ -224,5 +232,5 @@ def _record(case: Case, remedy: Remedy, update: LowRank | None, norm_after: floa
         rank_before=None if update is None else update.rank,
         rank_after=None,
         relative_error=0.0,
-        exists=not isinstance(remedy, ScaledRemedy) or remedy.exists(case),
+        exists=remedy.exists(case),
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..audits.result.audit_result import Audit, to_document
 from ..system.versions import installed_versions
 from ..version import __version__
-from .remedies.remedy import Remedy, ScaledRemedy
+from .remedies.remedy import Remedy
 
 SCHEMA = 1
 
@@ -60,12 +60,17 @@ class Mitigation:
     @property
     def scale(self) -> float | None:
         """The intruder scale; None of a remedy that scales no intruders."""
-        return self.remedy.scale if isinstance(self.remedy, ScaledRemedy) else None
+        return self.remedy.intruder_scale
 
     @property
     def control(self) -> str | None:
         """ "intruders", or the control; None for another remedy."""
-        return self.remedy.name if isinstance(self.remedy, ScaledRemedy) else None
+        return None if self.scale is None else self.remedy.name
+
+    @property
+    def wanted(self) -> int:
+        """The number of intruders that it scales or puts something in the place of; 0 of another remedy."""
+        return sum(self.remedy.intruders_meant(matrix.intruders) for matrix in self.matrices)
 
     @property
     def largest_error(self) -> float:
@@ -81,6 +86,7 @@ class Mitigation:
 
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values; the audits in their own schema."""
+        settings = self.remedy.recorded_by_name()
         return {
             "schema": SCHEMA,
             "intruders_version": __version__,
@@ -90,12 +96,12 @@ class Mitigation:
             "intervention": {
                 "scale": self.scale,
                 "control": self.control,
-                "seed": self.remedy.seed if isinstance(self.remedy, ScaledRemedy) else None,
+                "seed": None if self.scale is None else settings["seed"],
                 "rank": self.rank,
                 "k": self.before.k,
                 "epsilon": self.before.epsilon,
                 "remedy": self.remedy.name,
-                "settings": self.remedy.recorded(),
+                "settings": settings,
             },
             "totals": {
                 "matrices": len(self.matrices),
@@ -114,35 +120,3 @@ class Mitigation:
     def to_json(self) -> str:
         """Return the content of ``intruders.json``."""
         return json.dumps(self.to_document(), allow_nan=False, ensure_ascii=False) + "\n"
-
-    def lines(self) -> list[str]:
-        """Return the lines that a person reads."""
-        scaled = sum(len(matrix.scaled) for matrix in self.matrices)
-        lines = [
-            f"{self.remedy.sentence(scaled)}, in {len(self.matrices):,} of {len(self.before.matrices):,} matrices"
-        ]
-        if not isinstance(self.remedy, ScaledRemedy):
-            lines.append(f"norm of the changed updates: {self.norm_left:.3g} of what it was")
-        after = "not counted" if self.after is None else f"{self.after.intruders:,}"
-        lines.append(f"intruders before {self.before.intruders:,}, after {after}")
-        short = sum(matrix.intruders for matrix in self.matrices) - scaled
-        if short > 0 and isinstance(self.remedy, ScaledRemedy):
-            lines.append(
-                f"{short:,} intruders had no such vector among the {self.before.k} examined of their matrix"
-            )
-        missing = sum(not matrix.exists for matrix in self.matrices)
-        if missing:
-            lines.append(f"{missing:,} matrices have no such control and stay as they were")
-        ranks = [matrix.rank_after for matrix in self.matrices if matrix.rank_after is not None]
-        if ranks:
-            lines.append(f"ranks of the changed updates: {_range(ranks)}")
-        if self.rank is not None:
-            lines.append(
-                f"largest relative error of an update from cutting its rank: {self.largest_error:.2g}"
-            )
-        return lines
-
-
-def _range(numbers: Sequence[int]) -> str:
-    least, most = min(numbers), max(numbers)
-    return f"{least}" if least == most else f"{least} to {most}"

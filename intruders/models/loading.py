@@ -1,32 +1,39 @@
-"""Models and tokenizers through transformers' auto classes, in single precision."""
+"""Models and tokenizers through transformers' auto classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..data.task import Kind
-from ..errors import CheckpointError, first_line
+from ..errors import CheckpointError, MissingDependencyError, first_line
+from .loading_settings import AS_STORED, Loading
+from .memory_plan import require_memory
+from .stored_dtype import dtype_to_load
 
 
-def load_model(location: str, kind: Kind, labels: Sequence[str] | None = None) -> nn.Module:
+def load_model(
+    location: str, kind: Kind, labels: Sequence[str] | None = None, loading: Loading = AS_STORED
+) -> nn.Module:
     """Load a causal model, or a sequence classifier with one output per label (a new head starts at random).
 
     Raises CheckpointError when transformers cannot load ``location`` as that.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    arguments = _arguments(location, loading)
     try:
         if kind == "causal":
-            model: Any = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32)
+            model: Any = AutoModelForCausalLM.from_pretrained(location, **arguments)
         else:
             names = list(labels or [])
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 location,
-                dtype=torch.float32,
+                **arguments,
                 num_labels=len(names),
                 id2label=dict(enumerate(names)),
                 label2id={name: index for index, name in enumerate(names)},
@@ -39,8 +46,67 @@ def load_model(location: str, kind: Kind, labels: Sequence[str] | None = None) -
         raise CheckpointError(
             f"{location!r} cannot be loaded as a {kind} model by transformers: {first_line(error)}"
         ) from error
-    placed: nn.Module = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return placed
+    return _placed(model, loading)
+
+
+def load_masked_model(location: str, loading: Loading = AS_STORED) -> nn.Module:
+    """Load a masked language model.
+
+    Raises CheckpointError when transformers cannot load ``location`` as that, or it has no trained head.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    arguments = _arguments(location, loading)
+    try:
+        model, info = AutoModelForMaskedLM.from_pretrained(location, **arguments, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{location!r} cannot be loaded as a masked language model: {first_line(error)}"
+        ) from error
+    if info["missing_keys"]:
+        raise CheckpointError(
+            f"{location!r} has no masked-language-model head ({sorted(info['missing_keys'])[0]} is missing), "
+            "so its loss on text is not defined; pass with --base a model that has one"
+        )
+    return _placed(model, loading)
+
+
+def _arguments(location: str, loading: Loading) -> dict[str, Any]:
+    """Return what transformers takes to load a model so, once there is memory for it.
+
+    Raises:
+      NotEnoughMemoryError: the weights need more memory than there is.
+      MissingDependencyError: the weights should be quantized, and bitsandbytes is not installed.
+    """
+    require_memory(location, loading)
+    arguments: dict[str, Any] = {"dtype": dtype_to_load(location, loading)}
+    if loading.load_in is not None:
+        arguments["quantization_config"] = _quantization(loading.load_in, arguments["dtype"])
+        arguments["device_map"] = {"": str(loading.torch_device())}
+    if loading.device_map is not None:
+        arguments["device_map"] = loading.device_map
+    return arguments
+
+
+def _quantization(load_in: str, compute: torch.dtype) -> Any:
+    if find_spec("bitsandbytes") is None:
+        raise MissingDependencyError(
+            f"--load-in {load_in} needs the package 'bitsandbytes', which is not installed; run pip install "
+            "bitsandbytes, or leave --load-in out"
+        )
+    from transformers import BitsAndBytesConfig
+
+    if load_in == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+
+
+def _placed(model: Any, loading: Loading) -> nn.Module:
+    """Move a model to the device that computes, unless it was loaded there."""
+    if loading.load_in is None and loading.device_map is None:
+        model = model.to(loading.torch_device())
+    loaded: nn.Module = model
+    return loaded
 
 
 def heads(model: nn.Module) -> dict[str, nn.Module]:

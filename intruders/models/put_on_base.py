@@ -17,8 +17,12 @@ from .task_fit import adapter_config
 _LAYER = re.compile(r"^base_model\.model\.(.+?\.\d+)\.")
 
 
-def merged_adapter(model: nn.Module, source: str, location: str) -> tuple[nn.Module, list[str]]:
-    """Return ``model``, the base at ``location``, with the adapter's update in its weights, and notes for people.
+def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tuple[nn.Module, list[str]]:
+    """Return ``model``, the base at ``location``, with the adapter at ``source``, and notes for people.
+
+    Unless ``merged``, the adapter computes beside the base's layers, whose weights stay as they are. PEFT keeps its
+    factors in single precision and rounds only their sum with a layer's output to the type of the base. In a base of
+    16 bits, merging would round the update away where it is small beside the weight.
 
     Raises:
       PairingError: the adapter changes weights that this base does not have.
@@ -38,7 +42,13 @@ def merged_adapter(model: nn.Module, source: str, location: str) -> tuple[nn.Mod
             )
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            merged: nn.Module = PeftModel.from_pretrained(model, folder).merge_and_unload()
+            wrapped: Any = PeftModel.from_pretrained(model, folder)
+            if wrapped.active_peft_config.is_prompt_learning:
+                raise CheckpointError(
+                    f"adapter {source!r} learned a prompt and changes no weights, so it cannot be measured here; pass "
+                    "an adapter of weights, such as LoRA"
+                )
+            with_adapter: nn.Module = wrapped.merge_and_unload() if merged else wrapped.get_base_model()
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         raise _unfit(source, location, error) from error
     for warning in said:
@@ -47,7 +57,7 @@ def merged_adapter(model: nn.Module, source: str, location: str) -> tuple[nn.Mod
                 f"base {location!r} has modules that adapter {source!r} asks for and has no weights of; they stay as "
                 "they are in the base, so check that it was trained on this one"
             )
-    return merged, notes
+    return with_adapter, notes
 
 
 def named_base_note(source: str, base: str | None) -> list[str]:

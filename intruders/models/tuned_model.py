@@ -11,12 +11,13 @@ from torch import nn
 
 from ..checkpoints.stored.demo_models import resolved_adapter
 from ..data.task import Task
-from ..errors import CheckpointError, SettingError, first_line
+from ..errors import CheckpointError, SettingError
 from .base_model import base_model_location
 from .encoding import context_length
 from .finetuned_folder import FinetunedFolder
-from .loading import load_model, load_tokenizer
-from .put_on_base import merged_adapter, named_base_note, untrained_names
+from .loading import load_masked_model, load_model, load_tokenizer
+from .loading_settings import AS_STORED, Loading
+from .put_on_base import adapted, named_base_note, untrained_names
 from .quiet import quiet_transformers
 from .task_fit import adapter_config, check_kind, is_classifier, is_masked, labels_of
 
@@ -31,9 +32,21 @@ class OpenedModel:
     is_masked: bool = False
     notes: tuple[str, ...] = ()  # what a person should know of how it was opened
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the model's own weights."""
+        own: Any = self.model
+        dtype: torch.dtype = own.dtype
+        return dtype
 
-def open_language_model(source: str, base: str | None = None) -> OpenedModel:
+
+def open_language_model(
+    source: str, base: str | None = None, loading: Loading = AS_STORED, *, merged: bool = False
+) -> OpenedModel:
     """Open ``source`` as a causal or masked language model, whatever it was fine-tuned as.
+
+    An adapter computes beside its base's layers, in single precision where the base is in half; with ``merged`` its
+    update is in their weights instead.
 
     A fine-tuned classifier is measured with its own encoder under the language-model head of its base, which
     fine-tuning left alone. Raises CheckpointError when the model cannot be loaded, or when its base has no such head.
@@ -45,8 +58,8 @@ def open_language_model(source: str, base: str | None = None) -> OpenedModel:
         masked = is_masked(location)
         notes = named_base_note(source, base)
         if is_classifier(source, adapter):
-            model = _language_model(location if adapter else _head_location(source, base), masked)
-            classifier: Any = _classifier(source, adapter, location, None)[0]
+            model = _language_model(location if adapter else _head_location(source, base), masked, loading)
+            classifier: Any = _classifier(source, adapter, location, None, loading, merged=True)[0]
             encoder = classifier.base_model.state_dict()
             left = model.base_model.load_state_dict(encoder, strict=False)
             if left.missing_keys:
@@ -54,9 +67,9 @@ def open_language_model(source: str, base: str | None = None) -> OpenedModel:
                     f"{source!r} has no weights for {left.missing_keys[0]!r} of its base's language model"
                 )
         else:
-            model = _language_model(location, masked)
+            model = _language_model(location, masked, loading)
             if adapter is not None:
-                model, more = merged_adapter(model, source, location)
+                model, more = adapted(model, source, location, merged=merged)
                 notes += more
         tokenizer = load_tokenizer(location)
     return OpenedModel(model, tokenizer, context_length(_config(model), None), masked, tuple(notes))
@@ -69,14 +82,23 @@ def can_go_on(source: str, base: str) -> bool:
 
 
 def put_on(opened: OpenedModel, source: str, base: str) -> OpenedModel:
-    """Put the adapter at ``source`` on its base ``opened`` as a language model; this changes its weights."""
+    """Put the adapter at ``source`` beside the layers of its base ``opened``, a language model; no weight is copied."""
     with quiet_transformers():
-        model, notes = merged_adapter(opened.model, source, base_location(source, base))
+        model, notes = adapted(opened.model, source, base_location(source, base), merged=False)
     return replace(opened, model=model, notes=(*named_base_note(source, base), *notes))
 
 
-def open_for_task(source: str, task: Task, base: str | None = None) -> tuple[OpenedModel, list[str]]:
+def open_for_task(
+    source: str,
+    task: Task,
+    base: str | None = None,
+    loading: Loading = AS_STORED,
+    *,
+    merged: bool = False,
+) -> tuple[OpenedModel, list[str]]:
     """Open ``source`` as the kind of model that ``task`` needs, with its labels in the order of its outputs.
+
+    ``loading`` and ``merged`` are those of :func:`open_language_model`.
 
     Raises SettingError when the model is of another kind than the task, or was trained on other labels than the task
     has, and CheckpointError when it has no trained head, or the label of an output is unknown.
@@ -89,13 +111,13 @@ def open_for_task(source: str, task: Task, base: str | None = None) -> tuple[Ope
         tokenizer = load_tokenizer(location)
         notes = named_base_note(source, base)
         if task.kind == "causal":
-            model = load_model(location, "causal")
+            model = load_model(location, "causal", loading=loading)
             if adapter is not None:
-                model, more = merged_adapter(model, source, location)
+                model, more = adapted(model, source, location, merged=merged)
                 notes += more
             labels: list[str] = []
         else:
-            model, more = _classifier(source, adapter, location, task.labels)
+            model, more = _classifier(source, adapter, location, task.labels, loading, merged=merged)
             notes += more
             labels = _labels_in_order(source, model, task)
     opened = OpenedModel(model, tokenizer, context_length(_config(model), None), notes=tuple(notes))
@@ -124,6 +146,7 @@ def weights_of(source: str, base: str | None = None) -> list[str]:
 
 def base_location(source: str, base: str | None) -> str:
     """Return the location of the model that transformers loads first: an adapter's base, or ``source`` itself."""
+    source = resolved_adapter(source)
     adapter = adapter_config(source)
     if adapter is None:
         return base_model_location(source)
@@ -142,29 +165,20 @@ def _head_location(source: str, base: str | None) -> str:
     return base_model_location(base or (folder and folder.base) or source)
 
 
-def _language_model(location: str, is_masked: bool) -> Any:
-    if not is_masked:
-        return load_model(location, "causal")
-    from transformers import AutoModelForMaskedLM
-
-    try:
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            location, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{location!r} cannot be loaded as a masked language model: {first_line(error)}"
-        ) from error
-    if info["missing_keys"]:
-        raise CheckpointError(
-            f"{location!r} has no masked-language-model head ({sorted(info['missing_keys'])[0]} is missing), "
-            "so its loss on text is not defined; pass with --base a model that has one"
-        )
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+def _language_model(location: str, is_masked: bool, loading: Loading) -> Any:
+    return (
+        load_masked_model(location, loading) if is_masked else load_model(location, "causal", loading=loading)
+    )
 
 
 def _classifier(
-    source: str, adapter: dict[str, Any] | None, location: str, labels: Sequence[str] | None
+    source: str,
+    adapter: dict[str, Any] | None,
+    location: str,
+    labels: Sequence[str] | None,
+    loading: Loading,
+    *,
+    merged: bool,
 ) -> tuple[nn.Module, list[str]]:
     folder = FinetunedFolder.of(source)
     stored = folder.labels if folder else None
@@ -173,7 +187,7 @@ def _classifier(
             f"adapter {source!r} has no record of its labels (run.json); they cannot be guessed"
         )
     names = labels_of(source, location, stored, labels) if labels is not None else stored
-    model: Any = load_model(location, "classification", names or _stored_labels(location))
+    model: Any = load_model(location, "classification", names or _stored_labels(location), loading)
     missing = list(model.untrained)
     if adapter is not None:
         missing = untrained_names(source, missing)
@@ -183,7 +197,7 @@ def _classifier(
             f"{source!r} has no trained weights for {missing[0]!r} of its classifier, which would start at random; "
             "pass a model or an adapter that was fine-tuned on labels"
         )
-    return (model, []) if adapter is None else merged_adapter(model, source, location)
+    return (model, []) if adapter is None else adapted(model, source, location, merged=merged)
 
 
 def _stored_labels(location: str) -> list[str] | None:

@@ -50,7 +50,7 @@ def migrated(
     if schema > newest:
         raise ResultFileError(
             f"'{file}' was written by a newer version of intruders (schema {schema}, this one reads {newest}); "
-            "update intruders, or choose another folder"
+            "update intruders, or pass another path"
         )
     while schema < newest:
         if schema not in migrations:

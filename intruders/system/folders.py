@@ -19,7 +19,7 @@ from ..errors import CheckpointError, SettingError, some_of
 
 LOCK = ".lock"  # in a folder that one process at a time may work in
 
-_PART = ".part"
+_UNFINISHED = ".part"
 
 _AT_FDCWD = -100
 
@@ -84,10 +84,10 @@ def _make_part(folder: Path) -> tuple[Path, int]:
     """A new hidden folder and a lock on it, held while this process lives: by it another process can tell a folder
     in work from one left behind."""
     prefix = f".{folder.name[:100]}."
-    for entry in folder.parent.glob(f"{glob.escape(prefix)}*{_PART}"):
+    for entry in folder.parent.glob(f"{glob.escape(prefix)}*{_UNFINISHED}"):
         _remove_if_left_behind(entry)
     while True:
-        part = folder.with_name(f"{prefix}{secrets.token_hex(6)}{_PART}")
+        part = folder.with_name(f"{prefix}{secrets.token_hex(6)}{_UNFINISHED}")
         try:
             part.mkdir()
         except OSError as error:

@@ -16,6 +16,7 @@ import torch
 
 from ..errors import IntrudersError
 from .exit_status import ExitStatus
+from .notes import show_warnings_as_notes
 
 _PATIENCE = 10  # seconds for a process to end by itself
 
@@ -126,6 +127,7 @@ class _Worker(Generic[Item]):
 
 def _work(connection: Any, do: Callable[[Any], object], threads: int) -> None:
     torch.set_num_threads(threads)
+    show_warnings_as_notes()
     # An end that Python knows of, or semaphores of libraries are left over and warned of.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     threading.Thread(target=_end_with_the_driver, daemon=True).start()

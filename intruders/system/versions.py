@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..version import __version__
 
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy")
+_OF_TRAINING = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy")
+_OF_AUDITS = ("torch", "numpy", "safetensors", "transformers", "peft")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of those that training rests on."""
-    versions_of = {"python": platform.python_version(), "intruders": __version__}
-    for name in _PACKAGES:
+    return {"python": platform.python_version(), "intruders": __version__, **_versions_of(_OF_TRAINING)}
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions that a result depends on: this package, its numerical libraries, Python and the platform."""
+    return {
+        "intruders": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **_versions_of(_OF_AUDITS),
+    }
+
+
+def _versions_of(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those that are installed."""
+    known = {}
+    for package in packages:
         try:
-            versions_of[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            known[package] = version(package)
+        except PackageNotFoundError:
             continue
-    return versions_of
+    return known
 
 
 def machine() -> dict[str, str | int]:
@@ -48,18 +64,3 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def installed_versions() -> dict[str, str]:
-    """Return the versions that a result depends on: this package, its numerical libraries, Python and the platform."""
-    versions = {
-        "intruders": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-    }
-    for package in ("torch", "numpy", "safetensors", "transformers", "peft"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions

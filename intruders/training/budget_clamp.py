@@ -40,7 +40,9 @@ class BudgetClamp(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, model: nn.Module, kappa: float, at: Sequence[int]) -> None:
         self._at = at
-        self._budgets = [(module, kappa * threshold(module.weight)) for module in adapted_modules(model)]
+        self._budgets = [
+            (module, kappa * threshold(module.weight.float())) for module in adapted_modules(model)
+        ]
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step = state.global_step + 1  # Trainer counts it after the optimizer's callbacks

@@ -35,13 +35,16 @@ from ..models.task_fit import refuse_masked
 from ..system.files import stop_on_full_disk
 from ..system.versions import machine, versions
 from .budget_clamp import BudgetClamp
+from .callback.a_movement import StartOfA
 from .callback.callback import IntruderCallback
+from .callback.text_loss import TextLoss
 from .finetune_config import FinetuneConfig, check_steps
 from .kl_to_base import KLToBase
 from .methods import go_on_from, make_optimizer, prepare, save_model, save_start
 from .oplora import ProjectedUpdates
+from .replay import ReplaySampler, read_replay
 from .run_folder import RunFolder
-from .run_inputs import models_of, require_same
+from .run_inputs import models_of, require_same, require_same_text
 from .trainer import KeepRecord, RunTrainer, StopAtAccuracy
 
 
@@ -90,6 +93,7 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
 
 def check_task(config: FinetuneConfig, task: Task) -> None:
     """Raise SettingError for settings that this task cannot be trained by."""
+    config.loading(task.kind)
     if config.match is not None and task.score == "none":
         raise SettingError(f"match is {config.match!r}, but task {task.name!r} has no right answers to count")
     if config.kl_to_base and task.kind == "classification":
@@ -97,6 +101,16 @@ def check_task(config: FinetuneConfig, task: Task) -> None:
             f"kl_to_base is {config.kl_to_base:g}, but task {task.name!r} is classification, whose head starts at "
             "random: the base has no predictions to stay close to; use a task with prompts and completions, or leave "
             "it out"
+        )
+    if config.loss_on is not None and task.kind == "classification":
+        raise SettingError(
+            f"loss_on is {config.loss_on!r}, but task {task.name!r} is classification, whose model has no loss on "
+            "text while it trains; measure it afterwards with 'intruders evaluate', or leave it out"
+        )
+    if config.replay is not None and task.kind == "classification":
+        raise SettingError(
+            f"replay is {config.replay!r}, but task {task.name!r} is classification, whose model has no loss on text; "
+            "use a task with prompts and completions, or leave it out"
         )
 
 
@@ -144,14 +158,27 @@ def _train(
     from transformers import set_seed
 
     task, location = given.task, given.location
-    arguments = _arguments(config, run)
+    arguments = training_arguments(config, run.checkpoints)
     refuse_masked(config.base, location, task)
     tokenizer = load_tokenizer(location)
     set_seed(config.seed)
-    base = load_model(location, task.kind, task.labels if task.kind == "classification" else None)
+    labels = task.labels if task.kind == "classification" else None
+    base = load_model(location, task.kind, labels, config.loading(task.kind))
     context = context_length(base.config, config.max_length)
     rows, scored = encoded_rows(config, tokenizer, task, context)
-    check_steps(config, _steps(arguments, len(rows)))
+    texts = read_replay(
+        config,
+        tokenizer,
+        max(len(row["input_ids"]) for row in rows),
+        arguments.train_batch_size,
+        held_out=_measured_documents(config),
+    )
+    order = None
+    if texts is not None:
+        require_same_text(run, texts)
+        batch = arguments.train_batch_size
+        order = ReplaySampler(len(rows), len(texts.rows), batch, texts.per_batch, config.seed)
+    check_steps(config, _steps(arguments, len(rows if order is None else order)))
     left_out = {
         "train": len(task.train) - len(rows),
         "validation": len(task.validation) - len(scored.validation),
@@ -161,6 +188,7 @@ def _train(
     if config.start_from is not None:
         go_on_from(model, config.start_from)
     start = save_start(model, config, scratch / "start")
+    start_of_a = StartOfA.of(model)
 
     record: dict[str, Any] = {
         "status": "running",
@@ -177,6 +205,8 @@ def _train(
         record["task"]["labels"] = task.labels
     if task.source is not None:
         record["task"]["source"] = task.source
+    if texts is not None:
+        record["replay"] = texts.recorded()
     if any(left_out.values()):
         record["task"]["too_long"] = left_out
     run.write_record(record)
@@ -190,9 +220,10 @@ def _train(
     trainer = RunTrainer(
         run=run,
         kl=kl,
+        order=order,
         model=model,
         args=arguments,
-        train_dataset=rows,
+        train_dataset=rows if texts is None else [*rows, *texts.rows],
         data_collator=PadRight(pad_token_id(tokenizer)),
         callbacks=[*_kept_in_bounds(model, config), keeper, *callbacks],
         optimizers=(make_optimizer(model, config), None),
@@ -202,6 +233,7 @@ def _train(
     if config.audit_steps is not None:
         if resumed is None:  # of this very run, before its first checkpoint
             (run.path / "intruders.parquet").unlink(missing_ok=True)
+            shutil.rmtree(run.kept, ignore_errors=True)
         auditor = IntruderCallback(
             trainer,
             every=config.audit_steps,
@@ -209,6 +241,14 @@ def _train(
             trace=run.path / "intruders.parquet",
             # PEFT does not know of this start, and what is beneath the adapter is not the base.
             base=location if config.method == "milora" else None,
+            loss_on=config.loss_on,
+            loss_documents=config.loss_documents,
+            loss_tokens=config.loss_tokens,
+            tokenizer=tokenizer,
+            keep_forgetting_below=config.keep_forgetting_below,
+            keep_intruders_below=config.keep_intruders_below,
+            go_on_over_limit=config.go_on_over_limit,
+            kept=run.kept,
         )
         trainer.add_callback(auditor)
     trainer.train(resume_from_checkpoint=str(resumed[0]) if resumed else None)
@@ -217,7 +257,8 @@ def _train(
 
     began = time.perf_counter()
     right, failure = [], None
-    if accuracy is not None and accuracy.has_stopped:
+    is_last = auditor is None or auditor.put_back is None  # or the state of an earlier step is what is saved
+    if accuracy is not None and accuracy.has_stopped and is_last:
         right = accuracy.right
     elif task.score != "none":
         try:
@@ -230,12 +271,14 @@ def _train(
             "status": "finished",
             "steps": trainer.state.global_step,
             "stopped_by": _reason(accuracy, auditor),
-            "intruders": None if auditor is None or auditor.last is None else auditor.last.intruders,
+            **_seen_by(auditor),
+            "a_movement": start_of_a.movement(dict(model.named_parameters())),
             "validation": {"accuracy": sum(right) / len(right) if right else None, "examples": len(right)},
             "seconds": {"training": keeper.seconds, "validation": time.perf_counter() - began},
         }
     )
     shutil.rmtree(run.checkpoints, ignore_errors=True)
+    shutil.rmtree(run.kept, ignore_errors=True)  # it is the model of the run
     if failure is not None:
         raise IntrudersError(
             f"the model is trained and is in {str(run.path)!r}, but it could not be scored "
@@ -280,17 +323,52 @@ def _kept_in_bounds(model: nn.Module, config: FinetuneConfig) -> list[Any]:
 
 def _reason(accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None) -> str:
     if accuracy is not None and accuracy.has_stopped:
-        return "match"
-    return "intruders" if auditor is not None and auditor.has_stopped else "steps"
+        # The state of an earlier step, which is saved in its place, did not have the accuracy.
+        return "match" if auditor is None or auditor.put_back is None else "limit"
+    if auditor is not None and auditor.has_stopped:
+        return "intruders"
+    return "limit" if auditor is not None and auditor.has_stopped_at_limit else "steps"
 
 
-def _arguments(config: FinetuneConfig, run: RunFolder) -> Any:
+def _seen_by(auditor: IntruderCallback | None) -> dict[str, Any]:
+    """Return what the audits know of the model that is saved, and of its loss on text."""
+    if auditor is None or auditor.last is None:
+        return {"intruders": None}
+    saved = auditor.put_back
+    seen: dict[str, Any] = {"intruders": auditor.last.intruders if saved is None else saved["intruders"]}
+    if not auditor.is_below_limit:
+        seen["over_limit"] = True
+    if saved is not None:
+        seen["saved_step"] = saved["step"]
+    if auditor.forgetting is not None:
+        seen["forgetting"] = {
+            "corpus": auditor.loss_on,
+            "base_loss": auditor.base_loss,
+            "rise": auditor.forgetting if saved is None else saved["forgetting"],
+            "share_of_time": auditor.share_of_time,
+        }
+    return seen
+
+
+def _measured_documents(config: FinetuneConfig) -> frozenset[str]:
+    """Return the documents on which the loss is measured, which are not trained on."""
+    if config.loss_on is None:
+        return frozenset()
+    return frozenset(TextLoss(config.loss_on, config.loss_documents, config.loss_tokens).documents)
+
+
+def training_arguments(config: FinetuneConfig, folder: Path, **over: Any) -> Any:
+    """Return transformers' TrainingArguments of a run whose checkpoints go to ``folder``; ``over`` replaces some.
+
+    Raises:
+      SettingError: transformers refuses the settings.
+    """
     from transformers import TrainingArguments
     from transformers.integrations import get_reporting_integration_callbacks
 
     precision = _precision(config)
     settings: dict[str, Any] = dict(
-        output_dir=str(run.checkpoints),
+        output_dir=str(folder),
         learning_rate=config.lr,
         max_steps=config.steps if config.steps is not None else -1,
         num_train_epochs=config.epochs if config.epochs is not None else 1.0,
@@ -316,7 +394,7 @@ def _arguments(config: FinetuneConfig, run: RunFolder) -> Any:
     )
     try:
         get_reporting_integration_callbacks(settings["report_to"])
-        return TrainingArguments(**settings)
+        return TrainingArguments(**(settings | over))
     except (ValueError, ImportError) as error:
         raise SettingError(f"transformers refuses these settings: {first_line(error)}") from error
 

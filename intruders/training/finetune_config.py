@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..checkpoints.adapters.starts import changes_the_base
 from ..data.columns import Columns
 from ..errors import SettingError
+from ..models.loading_settings import DTYPES, IN_SINGLE, Loading
 from ..settings import Settings, setting
+
+if TYPE_CHECKING:
+    from ..data.task import Kind
 
 # Every method with what sets it apart, in one line each.
 METHODS = {
@@ -167,6 +173,18 @@ class Training(Settings):
         unless_given="default: none",
     )
 
+    replay: str | None = setting(
+        None,
+        "Make a share of every batch text of a corpus, such as pydoc@0.25: a quarter of its rows. Not for "
+        "classification.",
+        expected="CORPUS@SHARE with a share above 0 and below 1, such as 'pydoc@0.25'",
+        in_id="replay",
+        new_in="0.2",
+        metavar="CORPUS@SHARE",
+        panel="Less forgetting",
+        unless_given="default: none",
+    )
+
     start_from: str | None = setting(
         None, "An adapter of this base and rank from which training continues.", adapter_only=True
     )
@@ -233,6 +251,16 @@ class Training(Settings):
         "Precision of autocast: auto, fp32, bf16 or fp16.",
         choices=("auto", "fp32", "bf16", "fp16"),
         metavar="PRECISION",
+        panel="Training",
+    )
+    dtype: str = setting(
+        "auto",
+        "Type of the frozen weights in memory: auto (the base's own), bfloat16, float16 or float32. full, pissa, "
+        "olora and milora change them, and a new classification head is trained with them: these have float32.",
+        choices=DTYPES,
+        in_id="{}",
+        new_in="0.2",
+        metavar="TYPE",
         panel="Training",
     )
     gradient_checkpointing: bool = setting(
@@ -346,6 +374,64 @@ class FinetuneConfig(Columns, Training):
         unless_given="default: no limit",
     )
 
+    loss_on: str | None = setting(
+        None,
+        "Corpus on which every audit measures the loss too, such as pydoc. Its rise over the base is logged.",
+        changes_weights=False,
+        new_in="0.2",
+        metavar="CORPUS",
+        panel="Accuracy and stopping",
+        unless_given="default: none",
+    )
+    loss_documents: int = setting(
+        8,
+        "Number of documents of --loss-on.",
+        least=1,
+        changes_weights=False,
+        new_in="0.2",
+        metavar="N",
+        panel="Accuracy and stopping",
+    )
+    loss_tokens: int = setting(
+        256,
+        "Number of tokens of each document of --loss-on, from its start.",
+        least=2,
+        changes_weights=False,
+        new_in="0.2",
+        metavar="N",
+        panel="Accuracy and stopping",
+    )
+    keep_forgetting_below: float | None = setting(
+        None,
+        "Save the last audited state whose loss on --loss-on is less than this many nats per token above the base's, "
+        "and stop at the first audit that is not below.",
+        above=0,
+        below=float("inf"),
+        in_id="below{:g}",
+        new_in="0.2",
+        metavar="NATS",
+        panel="Accuracy and stopping",
+        unless_given="default: no limit",
+    )
+    keep_intruders_below: int | None = setting(
+        None,
+        "Save the last audited state with fewer intruders than this number, and stop at the first audit that has as "
+        "many.",
+        least=1,
+        in_id="below{}intruders",
+        new_in="0.2",
+        metavar="N",
+        panel="Accuracy and stopping",
+        unless_given="default: no limit",
+    )
+    go_on_over_limit: bool = setting(
+        False,
+        "Train on after an audit that is not below a limit; a later state below it is saved instead.",
+        in_id="goes-on",
+        new_in="0.2",
+        panel="Accuracy and stopping",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_together(self)
@@ -359,6 +445,34 @@ class FinetuneConfig(Columns, Training):
     def starts_from_changed_base(self) -> bool:
         """Whether the method's start takes something out of the base's weights, to be restored on saving."""
         return self.method == "milora" or changes_the_base(self.method)
+
+    def loading(self, kind: Kind) -> Loading:
+        """Return how the base is loaded to train on a task of this kind: weights that are trained in float32.
+
+        Raises:
+          SettingError: a type of 16 bits is asked for, and a classification head would be trained in it.
+        """
+        if self.changes_base_weights:
+            return IN_SINGLE
+        if kind == "classification":
+            if self.dtype not in ("auto", "float32"):
+                raise SettingError(
+                    f"dtype is {self.dtype!r}, but the head of a classification task is trained with the base, which "
+                    "needs float32; leave --dtype out"
+                )
+            return IN_SINGLE
+        return Loading(dtype=self.dtype)
+
+    @property
+    def changes_base_weights(self) -> bool:
+        """Whether weights of the base are trained, or start from other values than the checkpoint's."""
+        return self.method == "full" or self.starts_from_changed_base
+
+    @property
+    def replayed(self) -> tuple[str, float]:
+        """The corpus that ``replay`` names, and the share of every batch that is text of it."""
+        assert self.replay is not None
+        return _replayed(self.replay)
 
     @property
     def target_accuracy(self) -> float | None:
@@ -389,15 +503,43 @@ def _check_together(config: FinetuneConfig) -> None:
                 f"{name} is {given!r}, but the update of method {config.method!r} is not alpha/r B A, which it scales; "
                 f"pass one of {', '.join(PLAIN_LORA)} as --method"
             )
+    if config.dtype not in ("auto", "float32") and config.changes_base_weights:
+        raise SettingError(
+            f"dtype is {config.dtype!r}, but method {config.method!r} changes the base's weights, which needs float32; "
+            "leave --dtype out, or choose a method that keeps them, such as lora"
+        )
     if config.train_all and config.method != "full":
         raise SettingError(f"train_all is for method full; method is {config.method!r}")
     if config.stop_above is not None and config.audit_steps is None:
         raise SettingError(f"stop_above is {config.stop_above}, but no audits are made; pass audit_steps too")
+    _check_limits(config)
     _alpha(config.alpha, config.rank)
+    if config.replay is not None:
+        rows_of_text(_replayed(config.replay)[1], config.batch_size)
     if config.match is not None:
         _accuracy(config.match)
     if config.steps is not None:
         check_steps(config, config.steps)
+
+
+def _check_limits(config: FinetuneConfig) -> None:
+    """Raise SettingError for a limit, or a loss to measure, without the audits that it needs."""
+    for name in ("loss_on", "keep_forgetting_below", "keep_intruders_below"):
+        given = getattr(config, name)
+        if given is not None and config.audit_steps is None:
+            raise SettingError(f"{name} is {given!r}, but no audits are made; pass audit_steps too")
+    if config.keep_forgetting_below is not None and config.loss_on is None:
+        raise SettingError(
+            f"keep_forgetting_below is {config.keep_forgetting_below:g}, but no loss is measured; pass loss_on with a "
+            "corpus, such as 'pydoc'"
+        )
+    if config.go_on_over_limit and (config.keep_forgetting_below, config.keep_intruders_below) == (
+        None,
+        None,
+    ):
+        raise SettingError(
+            "go_on_over_limit is given without a limit; pass keep_forgetting_below or keep_intruders_below too"
+        )
 
 
 def check_steps(config: FinetuneConfig, steps: int) -> None:
@@ -425,6 +567,34 @@ def _alpha(alpha: float | str, rank: int) -> float:
             f"alpha is {alpha!r}; expected a positive number, or a multiple of the rank such as '2r'"
         )
     return value
+
+
+def _replayed(replay: str) -> tuple[str, float]:
+    corpus, _, text = replay.rpartition("@")
+    try:
+        share = float(text)
+    except ValueError:
+        share = float("nan")
+    if not corpus or not 0 < share < 1:
+        raise SettingError(
+            f"replay is {replay!r}; expected CORPUS@SHARE with a share above 0 and below 1, such as 'pydoc@0.25'"
+        )
+    return corpus, share
+
+
+def rows_of_text(share: float, batch_size: int) -> int:
+    """Return how many rows of a batch are text, to the nearest.
+
+    Raises:
+      SettingError: that is none of them or all.
+    """
+    rows = math.floor(share * batch_size + 0.5)
+    if not 0 < rows < batch_size:
+        raise SettingError(
+            f"replay has a share of {share:g}, which is {rows} of the {batch_size} rows of a batch; expected at least "
+            "one of text and one of the task; pass another share, or a larger batch_size"
+        )
+    return rows
 
 
 def _accuracy(match: str) -> float:

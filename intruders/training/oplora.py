@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from ..audits.audit_settings import AS_USUAL
-from ..audits.base_cache import content_key, store_of_bases
+from ..audits.base_cache import content_key
+from ..audits.choose_cache import store_of_bases
 from ..engine.base_directions import base_directions
 from ..engine.base_space import KnownBase
 from ..errors import SettingError
@@ -53,7 +54,7 @@ class _Projection:
     """The two projections of one module."""
 
     def __init__(self, module: AdaptedModule, k: int) -> None:
-        directions = base_directions(module.weight, k, _known(module.weight))
+        directions = base_directions(module.weight.float(), k, _known(module.weight))
         self._sides = [
             (module.a, _without(directions.right)),
             (module.b, _without(directions.left, from_left=True)),

@@ -3,6 +3,7 @@
 run.json       settings, seed, versions, data fingerprint, time, result; ``status``: running or finished
 log.jsonl      one line per logged step
 checkpoints/   Trainer's, while the run goes on; a file ``complete.json`` marks those that can be resumed from
+kept/          the last state below a limit, while the run goes on
 adapter_model.safetensors, adapter_config.json, or model.safetensors, config.json: the model, when finished
 """
 
@@ -46,6 +47,10 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def kept(self) -> Path:
+        return self.path / "kept"
+
+    @property
     def record(self) -> dict[str, Any]:
         """The content of run.json. SettingError if it does not exist, ResultFileError if it cannot be read."""
         record = read_document(self.path / "run.json", "the record of a run", SCHEMA)
@@ -74,6 +79,16 @@ class RunFolder:
         match = record["config"].get("match")
         if match is not None and record.get("stopped_by") != "match":
             scored += f", {match} was not reached"
+        forgetting = record.get("forgetting")
+        if forgetting is not None:
+            scored += (
+                f", forgetting {forgetting['rise']:.3f} nats per token on {forgetting['corpus']} (measured in "
+                f"{100 * forgetting['share_of_time']:.1f} % of the time)"
+            )
+        if record.get("saved_step") is not None:
+            scored += f", the state of step {record['saved_step']} was saved, the last below the limit"
+        if record.get("over_limit"):
+            scored += ", over the limit, since no audit saw a state below it"
         too_long = record["task"].get("too_long")
         if too_long is not None:
             scored += (

@@ -12,9 +12,11 @@ import xxhash
 
 from ..data.task import Task
 from ..errors import SettingError
+from ..system.file_digests import add_files
 from .finetune_config import FinetuneConfig
+from .replay import Replay
+from .run_folder import RunFolder
 
-_CHUNK = 2**24
 # What a model computes depends on these; what else is in its folder, such as an audit, may come and go.
 _ENDINGS = (".safetensors", ".bin", ".gguf", ".index.json")
 _NAMES = (
@@ -63,18 +65,35 @@ def require_same(record: dict[str, Any], out: Path, task: Task, models: dict[str
             )
 
 
+def require_same_text(run: RunFolder, replay: Replay) -> None:
+    """Compare the text that is replayed with that of the run in the folder, if it has begun.
+
+    Raises:
+      SettingError: the run replayed other text.
+    """
+    if not (run.path / "run.json").is_file():
+        return
+    before = run.record.get("replay")
+    if before is not None and before["digest"] != replay.corpus.digest:
+        raise SettingError(
+            f"out {str(run.path)!r} contains a run that replayed other text of {replay.corpus.name!r} "
+            f"({before['documents']} documents then, {len(replay.corpus.documents)} now); restore the text, choose "
+            "another folder, or remove that one"
+        )
+
+
 def content_of_model(source: str) -> str | None:
-    """Return a digest of weights, configs and tokenizer in a folder; of a hub id its commit in the cache, or None."""
+    """Return a digest of weights, configs and tokenizer in a folder; of a hub id its commit in the cache, or None.
+
+    Unlike ``checkpoints.opening.many_sources.digest_of``, which is of what an audit or a measurement reads, it is for
+    what a training depends on, downloads nothing, and stands in the records of runs.
+    """
     folder = Path(source).expanduser()
     if not folder.is_dir():
         return _commit(source)
     digest = xxhash.xxh3_128()
     files = (file for file in folder.iterdir() if file.name in _NAMES or file.name.endswith(_ENDINGS))
-    for file in sorted(files):
-        digest.update(f"{file.name} {file.stat().st_size} ".encode())
-        with file.open("rb") as content:
-            while chunk := content.read(_CHUNK):
-                digest.update(chunk)
+    add_files(digest, sorted(files))
     return digest.hexdigest()
 
 

@@ -13,19 +13,27 @@ from ..data.task import Task
 from ..errors import NonFiniteError
 from ..models.answers import outcomes
 from .kl_to_base import KLToBase
+from .replay import ReplaySampler
 from .run_folder import RunFolder
 
 
 class RunTrainer(Trainer):  # type: ignore[misc]
     """Trainer that stops at the step whose loss is NaN or infinite, before the optimizer sees it.
 
-    With ``kl``, its loss is that of the task and a term for how far the model has moved from the base.
+    With ``kl``, its loss is that of the task and a term for how far the model has moved from the base. ``order``, if
+    given, is the order of the rows; otherwise each epoch has a random one.
     """
 
-    def __init__(self, run: RunFolder, kl: KLToBase | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, run: RunFolder, kl: KLToBase | None = None, order: ReplaySampler | None = None, **kwargs: Any
+    ) -> None:
+        self._order = order
         super().__init__(**kwargs)
         self._run = run
         self._kl = kl
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return super()._get_train_sampler(train_dataset) if self._order is None else self._order
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

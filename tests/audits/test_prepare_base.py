@@ -136,3 +136,55 @@ def test_the_size_is_told_before(tmp_path: Path) -> None:
     stored = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
     assert prepared.bytes < stored < 1.02 * prepared.bytes
     assert preparation.expected_seconds(torch.device("cpu")) > 0
+
+
+def test_a_url_is_a_folder_that_others_read(
+    adapter: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    base, url = model(), "memory://bases"
+    prepared = intruders.prepare(base, out=url)
+    assert (prepared.folder, prepared.decomposed) == (url, 3)
+    entries = [
+        name for name in fsspec.filesystem("memory").find("/bases") if name.endswith("-all.safetensors")
+    ]
+    assert len(entries) == 3
+    # Another person's machine has no copies yet.
+    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "elsewhere"))
+    assert intruders.prepare(base, out=url).decomposed == 0
+    audit = intruders.audit(base, adapter, cache=url)
+    assert {v.certificate for matrix in audit.matrices for v in matrix.vectors} == {"coordinates"}
+    # What was damaged on the way is made again, and put in the place of the old one.
+    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "third"))
+    fsspec.filesystem("memory").pipe(entries[0], b"no tensors")
+    with pytest.warns(UserWarning, match="is broken and is computed again"):
+        assert intruders.prepare(base, out=url).decomposed == 1
+    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "fourth"))
+    assert intruders.prepare(base, out=url).decomposed == 0
+
+
+def test_dense_updates_of_a_prepared_base_need_no_moments(tmp_path: Path) -> None:
+    base = model()
+    generator = torch.Generator().manual_seed(3)
+    after = {}
+    for name, matrix in base.items():
+        m, n = matrix.shape
+        spike = (
+            60.0
+            * torch.randn(m, 1, generator=generator)
+            @ torch.randn(1, n, generator=generator)
+            / (m * n) ** 0.5
+        )
+        after[name] = matrix + spike + 1e-4 * torch.randn(m, n, generator=generator)
+    exact = intruders.audit(base, after, exact=True)
+    assert exact.intruders == 3
+    assert "moment" in {
+        v.certificate for m in intruders.audit(base, after, cache=False).matrices for v in m.vectors
+    }
+    intruders.prepare(base, out=tmp_path)
+    audit = intruders.audit(base, after, cache=tmp_path)
+    for mine, theirs in zip(audit.matrices, exact.matrices, strict=True):
+        assert {v.certificate for v in mine.vectors} <= {"overlap", "mass"}
+        for vector, other in zip(mine.vectors, theirs.vectors, strict=True):
+            assert vector.intruder == other.intruder
+            assert vector.max_cosine[0] - 1e-4 <= other.max_cosine[0] <= vector.max_cosine[1] + 1e-4

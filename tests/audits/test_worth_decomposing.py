@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 import intruders
+from intruders.audits import worth_decomposing
 from intruders.audits.base_cache import MemoryCache
+from intruders.audits.worth_decomposing import AuditsAhead
 from intruders.linalg.whole_base import WholeBase
 
 SIDE, ADAPTERS = 288, 6
@@ -44,3 +46,32 @@ def test_adapters_with_intruders_pay_for_it(size: float, pays: bool, monkeypatch
     certificates = [vector.certificate for vector in fleet.audit(ADAPTERS - 1).matrices[0].vectors]
     assert ("coordinates" in certificates) == pays
     assert all(known.whole() is None for known in store._entries.values())
+
+
+@pytest.mark.parametrize(("ahead", "size", "pays"), [(6, 80.0, True), (2, 80.0, False), (6, 0.1, False)])
+def test_audits_ahead_pay_for_it(
+    ahead: int, size: float, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second audit of a training knows that a matrix has intruders, and how many audits are to come."""
+    base, tuned = base_and_tuned(size)
+    store = AuditsAhead()
+    certificates = []
+    for number, model in enumerate(tuned[:2]):
+        store.expect(ahead - number)
+        audit = intruders.audit(base, model, cache=store)
+        assert audit.intruders == intruders.audit(base, model, cache=False).intruders
+        certificates.append({vector.certificate for vector in audit.matrices[0].vectors})
+    assert "coordinates" not in certificates[0]
+    assert (certificates[1] == {"coordinates"}) == pays
+    again = intruders.audit(base, tuned[1], cache=store)  # what was decomposed stays
+    assert (again.matrices[0].vectors[0].certificate == "coordinates") == pays
+
+
+def test_whole_bases_of_a_training_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worth_decomposing, "_MOST_BYTES", 4 * 2 * SIDE * SIDE - 1)
+    base, tuned = base_and_tuned(80.0)
+    store = AuditsAhead()
+    for model in tuned[:2]:
+        store.expect(100)
+        audit = intruders.audit(base, model, cache=store)
+    assert "coordinates" not in {vector.certificate for vector in audit.matrices[0].vectors}

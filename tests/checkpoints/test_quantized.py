@@ -107,6 +107,29 @@ def test_qlora_adapter_on_either_base(tmp_path: Path) -> None:
         )
 
 
+def test_it_is_said_which_weights_a_qlora_adapter_was_trained_on(tmp_path: Path) -> None:
+    model = quantized_by_bitsandbytes(tmp_path, "nf4")
+    quantized = saved(model, tmp_path / "q")
+    adapter = saved(
+        peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"])), tmp_path / "a"
+    )
+
+    def notes(named: Path | str, base: Path) -> list[str]:
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        (adapter / "adapter_config.json").write_text(
+            json.dumps(config | {"base_model_name_or_path": str(named)})
+        )
+        return [note for note in pair_sides(*open_sides(base, adapter)).notes if "quantized" in note]
+
+    plain = tmp_path / "plain"
+    for named in (quantized, "unsloth/Llama-3.2-1B-bnb-4bit", "org/model-GPTQ"):
+        assert "and is measured on the original ones of" in notes(named, plain)[0]
+        assert notes(named, quantized)[0].endswith("de-quantized on read, as the adapter was trained")
+    assert notes(plain, plain) == []
+    assert notes("org/model-habit", plain) == []
+    assert "does not record whether it was trained on these" in notes(plain, quantized)[0]
+
+
 def test_bitsandbytes_parts_that_lie(tmp_path: Path) -> None:
     folder = saved(quantized_by_bitsandbytes(tmp_path, "nf4"), tmp_path / "q")
     tensors = load_file(folder / "model.safetensors")

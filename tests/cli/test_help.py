@@ -119,8 +119,8 @@ def test_defaults_of_a_run_are_those_of_its_settings(command: str) -> None:
 
 
 def test_choices_are_those_that_the_settings_accept() -> None:
-    from intruders.measures.measure_settings import INTERPOLATE, SHRINK_OUTPUT
-    from intruders.mitigation.remedies.every_remedy import CONTROLS, PUBLISHED
+    from intruders.measures.measure_settings import INTERPOLATE
+    from intruders.mitigation.remedies.remedy_table import CONTROLS, PUBLISHED, SHRINK_OUTPUT
     from intruders.mitigation.targets.choose_target import FORMS
     from intruders.training.finetune_config import METHODS
 

@@ -22,11 +22,15 @@ from tests.commands import environment
 def test_a_reader_who_leaves_changes_nothing_else() -> None:
     reader, writer = os.pipe()
     os.close(reader)
+    with pytest.raises(BrokenPipeError):
+        os.write(writer, b"to nobody")
     with open(writer, "w", encoding="utf-8") as pipe:
         stream = forgiving(pipe)
-        for _ in range(3):
-            print("more than a reader wanted", file=stream)
+        written = [stream.write("more than a reader wanted\n") for _ in range(3)]
         stream.flush()
+        assert written == [len("more than a reader wanted\n")] * 3
+        stream.close()
+        os.fstat(writer)  # is still open for whoever owns it
 
 
 def test_a_pipe_that_closes_early_leaves_the_status_as_it_was() -> None:

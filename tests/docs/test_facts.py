@@ -156,7 +156,8 @@ def columns_of_fleet() -> set[str]:
 
 
 def controls() -> set[str]:
-    from intruders.measures.measure_settings import CONTROLS, INTERPOLATE, SHRINK_OUTPUT
+    from intruders.measures.measure_settings import INTERPOLATE
+    from intruders.mitigation.remedies.remedy_table import CONTROLS, SHRINK_OUTPUT
 
     return {*CONTROLS, SHRINK_OUTPUT, INTERPOLATE}
 
@@ -189,6 +190,14 @@ def exit_statuses_of_a_gate() -> set[str]:
     return exit_statuses() - {str(int(ExitStatus.NOT_TOLD))}  # verify alone
 
 
+def limits() -> set[str]:
+    """Options of finetune that keep the last state below a limit."""
+    from intruders.settings import settings_of
+    from intruders.training.finetune_config import FinetuneConfig
+
+    return {name.replace("_", "-") for name in settings_of(FinetuneConfig) if name.startswith("keep_")}
+
+
 def analyses() -> set[str]:
     from intruders.studies.describe.claim_names import CLAIMS
 
@@ -208,6 +217,7 @@ TABLES = [
     Table("reference/subspaces.md", "column", columns_of_subspaces, columns=(0, 2), pattern=r"`(?!_)([a-z0-9_]+)`"),
     Table("reference/fleet.md", "column", columns_of_fleet),
     Table("reference/remedies.md", "`--remedy`", published_remedies),
+    Table("how-to/stop-forgetting.md", "argument", limits, columns=(1,), pattern=r"`--([a-z-]+)"),
     Table("reference/analyses.md", "analysis", analyses),
     Table("concepts/controls.md", "`--control`", controls),
     Table("install.md", "extra", extras),

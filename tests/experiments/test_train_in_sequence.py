@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import torch
 from safetensors.torch import load_file
 from tiny import save_bert, save_llama
 
+from intruders.data.load_task import load_task
 from intruders.errors import SettingError
 from intruders.experiments.train_in_sequence import SequenceResult, train_in_sequence
+from intruders.reports.sequence.sequence_text import sequence_lines
 from intruders.training.finetune_config import FinetuneConfig
+from intruders.training.retrain_head import retrain_head
 
 
 def test_measures_follow_their_formulas() -> None:
@@ -23,11 +27,11 @@ def test_measures_follow_their_formulas() -> None:
     assert found.backward_transfer == pytest.approx(((0.5 - 0.9) + (0.7 - 0.8)) / 2)
     assert found.forgetting == pytest.approx([0.45, 0.1])
     assert SequenceResult(["a"], [[0.9]], [0], [9]).backward_transfer is None
-    lines = found.lines()
+    lines = sequence_lines(found)
     assert "0.500    0.700    0.600   5 of 9" in lines[-2]
     assert lines[-1] == "average accuracy 0.600, backward transfer -0.250"
     missed = replace(found, steps=[20, 80, 40], reached=[True, False, True])
-    ends = [line.endswith("did not reach the score in 80 steps") for line in missed.lines()[4:7]]
+    ends = [line.endswith("did not reach the score in 80 steps") for line in sequence_lines(missed)[4:7]]
     assert ends == [False, True, False]
 
 
@@ -173,3 +177,108 @@ def test_another_sequence_is_not_replaced(bert: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / "notes.txt").touch()
     with pytest.raises(SettingError, match="is not empty and not a sequence"):
         train_in_sequence(_config(bert, tmp_path / "mine"), tasks)
+
+
+def _head_by_hand(
+    folder: Path, head: dict[str, torch.Tensor], rows: list[tuple[str, int]], steps: int
+) -> Any:
+    """AdamW on the head alone, over fixed features of all rows at once, with a rate that falls linearly to zero."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=head["classifier.weight"].shape[0]
+    )
+    tokens = AutoTokenizer.from_pretrained(folder)(
+        [text for text, _ in rows], return_tensors="pt", padding=True
+    )
+    model.load_state_dict(head, strict=False)
+    labels = torch.tensor([label for _, label in rows])
+    parameters = {name: model.get_parameter(name) for name in head}
+    moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in parameters.items()}
+    for step in range(steps):
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(model.eval()(**tokens).logits, labels).backward()
+        # The Trainer clips the gradient's norm at 1.
+        norm = torch.cat([p.grad.flatten() for p in parameters.values()]).norm()
+        for name, parameter in parameters.items():
+            gradient = parameter.grad / max(1.0, float(norm))
+            mean, square = moments[name]
+            mean.mul_(0.9).add_(0.1 * gradient)
+            square.mul_(0.999).add_(0.001 * gradient**2)
+            mean_now, square_now = mean / (1 - 0.9 ** (step + 1)), square / (1 - 0.999 ** (step + 1))
+            with torch.no_grad():
+                parameter -= 1e-2 * (1 - step / steps) * mean_now / (square_now.sqrt() + 1e-8)
+    return model, tokens, labels
+
+
+def test_heads_are_trained_again_on_the_frozen_body(bert: Path, tmp_path: Path) -> None:
+    """Every row is in every batch and nothing is dropped out, so that a few lines give the same head."""
+    base = tmp_path / "base"
+    shutil.copytree(bert, base)
+    settings = json.loads((base / "config.json").read_text())
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (base / "config.json").write_text(json.dumps(settings))
+    tasks = _tasks(tmp_path)
+    config = _config(
+        base,
+        tmp_path / "out",
+        match=None,
+        steps=8,
+        warmup_steps=0,
+        batch_size=64,
+        lr=1e-2,
+        max_eval_samples=None,
+    )
+    kept = train_in_sequence(config, tasks)
+    assert kept.head_steps == []
+    bodies = [load_file(tmp_path / "out" / f"stage-{n}" / "backbone" / "model.safetensors") for n in (1, 2)]
+
+    found = train_in_sequence(config, tasks, retrain_heads=True)
+    assert found.head_steps == [[], [8]]
+    assert found.accuracies[0] == kept.accuracies[0]
+    assert found.accuracies[1][1] == kept.accuracies[1][1]
+    assert found.intruders == kept.intruders
+    for number, body in enumerate(bodies, start=1):
+        now = load_file(tmp_path / "out" / f"stage-{number}" / "backbone" / "model.safetensors")
+        assert all(torch.equal(now[name], value) for name, value in body.items())
+
+    task = load_task(tasks[0], config, config.data_seed)
+    head = load_file(tmp_path / "out" / "stage-1" / "head.safetensors")
+    labels = {label: index for index, label in enumerate(task.labels)}
+    rows = [(example.text, labels[example.target]) for example in task.train]
+    model, _, _ = _head_by_hand(tmp_path / "out" / "stage-2" / "backbone", head, rows, 8)
+    from transformers import AutoTokenizer
+
+    from intruders.models.loading import load_model
+
+    folder = tmp_path / "out" / "stage-2" / "backbone"
+    again = load_model(str(folder), "classification", task.labels)
+    retrain_head(again, head, AutoTokenizer.from_pretrained(folder), task, config, 8)
+    for name in head:
+        wanted = model.get_parameter(name)
+        # Eight steps in single precision, in another order of the sums.
+        assert torch.allclose(again.get_parameter(name), wanted, atol=2e-5)
+        assert not torch.allclose(head[name], wanted, atol=1e-3)
+    body = {name: value for name, value in again.named_parameters() if name not in head}
+    assert all(torch.equal(value, bodies[1][name.removeprefix("bert.")]) for name, value in body.items())
+
+    scored = task.test or task.validation
+    texts = AutoTokenizer.from_pretrained(folder)(
+        [row.text for row in scored], return_tensors="pt", padding=True
+    )
+    right = model(**texts).logits.argmax(-1) == torch.tensor([labels[row.target] for row in scored])
+    assert found.accuracies[1][0] == pytest.approx(float(right.float().mean()))
+    assert any("trained again on the frozen body" in line for line in found.lines())
+    record = json.loads((tmp_path / "out" / "sequence.json").read_text())
+    assert record["head_steps"] == [[], [8]]
+    # What was measured with heads that were kept is measured again without them, and the other way round.
+    assert train_in_sequence(config, tasks).accuracies == kept.accuracies
+
+
+def test_heads_of_causal_tasks_cannot_be_trained_again(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"p": f"{i % 3}:", "c": "ab"}) + "\n" for i in range(30)))
+    llama = save_llama(tmp_path / "llama")
+    config = _config(llama, tmp_path / "out", method="lora", max_eval_samples=3)
+    with pytest.raises(SettingError, match="retrain_heads is true, and none of the tasks is classification"):
+        train_in_sequence(config, [f"{rows}?prompt=p&completion=c"] * 2, retrain_heads=True)

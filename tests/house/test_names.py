@@ -22,7 +22,6 @@ KNOWN_PAIRS = {
     "Outcome",
     "Remedy",
     "Verdict",
-    "_Measured",
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda

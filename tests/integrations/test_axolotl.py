@@ -72,6 +72,18 @@ def test_its_keys_make_the_audits(plugin: Any, tmp_path: Path) -> None:
     assert audited[0] == 5
 
 
+def test_a_loss_and_a_limit_are_keys_too(plugin: Any, tmp_path: Path) -> None:
+    text = tmp_path / "known.txt"
+    text.write_text("The text of a document, which the model once knew. ")
+    keys = {"loss_on": str(text), "loss_tokens": 40, "keep_forgetting_below": 99.0}
+    given = {f"intruders_{name}": value for name, value in keys.items()}
+    trainer, [callback] = _trained(plugin, tmp_path, intruders_every=10, **given)
+    logged = [entry for entry in trainer.state.log_history if "forgetting/known.txt" in entry]
+    assert [entry["step"] for entry in logged] == [10, 20]
+    assert callback.forgetting == logged[-1]["forgetting/known.txt"]
+    assert (tmp_path / "out" / "kept" / "adapter_model.safetensors").is_file()
+
+
 def test_without_its_keys_nothing_is_audited(plugin: Any, tmp_path: Path) -> None:
     _, callbacks = _trained(plugin, tmp_path)
     assert callbacks == []

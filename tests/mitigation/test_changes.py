@@ -16,8 +16,8 @@ from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense
 from intruders.mitigation.cases import read_cases
 from intruders.mitigation.remedies.changes import Change
-from intruders.mitigation.remedies.controls import Shrink
 from intruders.mitigation.remedies.intruders import ScaledIntruders
+from intruders.mitigation.remedies.matched import EqualNorm
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama
 
@@ -59,7 +59,7 @@ def test_weights_of_any_size_are_shrunk(tmp_path: Path) -> None:
     sides = (str(base), str(saved(hot_llama(model=copy.deepcopy(model)), tmp_path / "tuned")))
     pairs = {pair.name: pair for pair in pair_sides(*open_sides(*sides)).pairs}
     found = audit(*sides, cache=False)
-    shrink = Shrink(0.3)
+    shrink = EqualNorm(ScaledIntruders(0.3))
     cases = list(read_cases(list(pairs.values()), found, [shrink], [], torch.device("cpu")))
     assert cases
     for case in cases:

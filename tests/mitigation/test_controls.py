@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
 from intruders.mitigation.mitigate import mitigate
-from intruders.mitigation.remedies.every_remedy import CONTROLS, remedy_named
+from intruders.mitigation.remedies.every_remedy import remedy_named
+from intruders.mitigation.remedies.remedy_table import CONTROLS
 from tests.checkpoints.models import merged_weights, saved
 from tests.mitigation.hot import (
     deviation,

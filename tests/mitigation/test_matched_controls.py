@@ -21,7 +21,7 @@ from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.at_random import at_random
 from intruders.mitigation.remedies.budget import Budget
 from intruders.mitigation.remedies.changes import Change
-from intruders.mitigation.remedies.controls import Complement, Resized
+from intruders.mitigation.remedies.controls import Complement
 from intruders.mitigation.remedies.directions import Directions
 from intruders.mitigation.remedies.every_remedy import published_remedy
 from intruders.mitigation.remedies.interpolate import Interpolate
@@ -29,6 +29,7 @@ from intruders.mitigation.remedies.intruders import ScaledIntruders
 from intruders.mitigation.remedies.lines import Lines
 from intruders.mitigation.remedies.matched import EqualNorm, EqualOutput, EqualSize
 from intruders.mitigation.remedies.remedy import Case, Remedy
+from intruders.reports.mitigation.mitigation_text import mitigation_lines
 from tests.checkpoints.models import tiny_llama
 from tests.mitigation.hot import places_of_intruders, scaled
 from tests.mitigation.remedies.conftest import Tuned, by_adapter, in_full
@@ -79,12 +80,13 @@ def test_complement_shrinks_outside_of_the_intruders_to_the_norm_that_they_leave
 
 
 def test_resized_is_what_scaling_the_intruders_leaves_at_the_norm_of_the_update(by_adapter: Tuned) -> None:
-    for case in cases_of(by_adapter, Resized(SCALE)):
+    resized = EqualSize(ScaledIntruders(SCALE))
+    for case in cases_of(by_adapter, resized):
         name = case.matrix.name
         base, tuned, update = by_adapter.base[name], by_adapter.tuned[name], by_adapter.update(name)
         after = scaled(tuned, places_of_intruders(base, tuned), SCALE) - base
         wanted = after * update.norm() / after.norm()
-        torch.testing.assert_close(left_of(by_adapter, Resized(SCALE), case), wanted, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(left_of(by_adapter, resized, case), wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_mitigate_says_in_how_many_matrices_there_is_no_complement(by_adapter: Tuned, tmp_path: Path) -> None:
@@ -94,7 +96,9 @@ def test_mitigate_says_in_how_many_matrices_there_is_no_complement(by_adapter: T
     )
     # Three times the intruders is more than the update has: nowhere.
     assert not any(matrix.exists for matrix in result.matrices)
-    assert f"{len(result.matrices)} matrices have no such control and stay as they were" in result.lines()
+    assert f"{len(result.matrices)} matrices have no such control and stay as they were" in mitigation_lines(
+        result
+    )
 
 
 @pytest.mark.parametrize("kind", ["by_adapter", "in_full"])

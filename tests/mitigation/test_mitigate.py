@@ -14,6 +14,7 @@ import intruders
 from intruders.audits.audit_settings import AuditSettings
 from intruders.errors import CheckpointError, IntrudersError, NonFiniteError, PairingError, SettingError
 from intruders.mitigation.mitigate import mitigate
+from intruders.reports.mitigation.mitigation_text import mitigation_lines
 from tests.checkpoints.models import merged_weights, saved, tiny_gpt2, tiny_llama
 from tests.mitigation.hot import (
     deviation,
@@ -282,7 +283,7 @@ def test_without_the_check_nothing_is_counted_after(tmp_path: Path) -> None:
     saved(hot_llama(), tmp_path / "tuned")
     result = mitigate(tmp_path / "base", tmp_path / "tuned", scale=0.25, out=tmp_path / "out", check=False)
     assert result.after is None
-    assert "after not counted" in "\n".join(result.lines())
+    assert "after not counted" in "\n".join(mitigation_lines(result))
     record = json.loads((tmp_path / "out" / "intruders.json").read_text())
     assert record["after"] is record["totals"]["intruders_after"] is None
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from intruders.experiments.bench.interpolation_curve import ALPHAS
+from intruders.experiments.bench.point import Point
 from intruders.experiments.bench.yardstick import FourParts, Items
-from intruders.experiments.compare.compared import ComparedPoint, ComparedRemedy, RemedyComparison
+from intruders.experiments.compare.compared import ComparedRemedy, RemedyComparison
 from intruders.measures.intervals import Interval
 
 TASK = "word-problems"
@@ -17,22 +18,20 @@ def around(value: float, half: float = 0.05) -> Interval:
     return Interval(value, value - half, value + half)
 
 
-def made_up_point(
-    remedy: str, strength: float | None, loss: float, task_loss: float, **more: Any
-) -> ComparedPoint:
+def made_up_point(remedy: str, strength: float | None, loss: float, task_loss: float, **more: Any) -> Point:
     given: dict[str, Any] = {
         "settings": {}, "control": None, "share": "report", "norm": 0.6, "output": 0.4, "losses": {"pydoc": loss},
         "task_losses": {TASK: task_loss}, "accuracies": {TASK: 0.8}, "loss": around(loss),
         "task_loss": around(task_loss), "healed": around((5 - loss) / 3), "kept": around((4 - task_loss) / 3),
         "harness": {} if more.get("control") else {"arc_easy": 0.5 - loss / 100},
     }  # fmt: skip
-    return ComparedPoint(remedy=remedy, strength=strength, **{**given, **more})
+    return Point(remedy=remedy, strength=strength, **{**given, **more})
 
 
 def made_up_row(
     name: str, strength: float, loss: float, gain: Interval | None, **more: Any
 ) -> ComparedRemedy:
-    def point(loss: float, **other: Any) -> ComparedPoint:
+    def point(loss: float, **other: Any) -> Point:
         return made_up_point(name, strength, loss, 1.3, gain=gain, gain_at_norm=gain, **other)
 
     controls = [

@@ -25,6 +25,7 @@ from intruders.cli.advise import advise as command
 from intruders.errors import IntrudersError
 from intruders.linalg import spiked_threshold
 from intruders.measures.intervals import Interval
+from intruders.reports.advice.advice_text import advice_lines
 from intruders.studies.advice import on_base as base_advice
 from intruders.studies.advice.advise import advise
 from intruders.studies.advice.on_study import advise_study
@@ -63,7 +64,7 @@ def test_an_audit_without_intruders_gives_no_advice(tmp_path: Path) -> None:
     found = advise(tmp_path / "audit.json")
     assert found.advice == []
     assert "no intruders among the 140 leading vectors of 14 matrices" in found.notes[0]
-    assert "No advice: no number here speaks for a change." in found.lines()
+    assert "No advice: no number here speaks for a change." in advice_lines(found)
 
 
 def test_size_of_the_update_where_it_tells_the_matrices_apart(tmp_path: Path) -> None:

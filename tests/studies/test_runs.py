@@ -73,6 +73,17 @@ def test_an_id_says_what_the_run_is() -> None:
     assert len(run.id.rpartition("-")[2]) == 8
 
 
+def test_replay_is_a_setting_with_a_grid() -> None:
+    runs = runs_of(replay=[None, "pydoc@0.25", "texts/known@0.5"])
+    assert [run.config.replay for run in runs if run.config] == [None, "pydoc@0.25", "texts/known@0.5"]
+    assert len(ids(runs)) == 3
+    assert ids(runs_of()) < ids(runs), "a run without it is the one that it was"
+    assert all("/" not in run.id for run in runs)
+    assert ["-replay-" in run.id for run in runs] == [False, True, True]
+    with pytest.raises(SettingError, match=r"experiment 'one', method 1.*expected CORPUS@SHARE"):
+        runs_of(replay="pydoc")
+
+
 def test_ids_are_those_of_yesterday() -> None:
     """They name folders of studies that people have: a change here loses their runs."""
     (lora,) = runs_of(method="lora", rank=8, alpha=16, lr=1e-3)

@@ -222,6 +222,11 @@ def test_the_trace_is_of_the_audits_matrices_under_their_names(tmp_path: Path) -
     assert rows[0]["intruder_energy_share"] == pytest.approx(9 / 25)
     assert (rows[0]["largest_intruder_value"], rows[1]["largest_intruder_value"]) == (3.0, None)
     assert (rows[0]["frobenius"], rows[0]["base_largest_value"]) == (0.5, 8.0)
+    assert [row["a_movement"] for row in rows] == [None, None], "a trace of an earlier version"
+    trace = pd.read_parquet(folder / "model" / "intruders.parquet")
+    trace["a_movement"] = [0.25, 0.25, 0.5, None]
+    trace.to_parquet(folder / "model" / "intruders.parquet")
+    assert [row["a_movement"] for row in rows_of(first, folder)["traces"]] == [0.25, 0.5]
 
 
 def test_the_first_intruder_and_the_last_come_together_with_duckdb_or_pandas_alone(tmp_path: Path) -> None:

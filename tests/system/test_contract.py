@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,21 @@ import pyarrow.parquet as pq
 import pytest
 from jsonschema import Draft202012Validator
 
+import intruders
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales
 from intruders.errors import ResultFileError
+from intruders.experiments.heal.healing_record import load_healing
+from intruders.studies.published.published_study import PublishedStudy
 from intruders.studies.tables.results import check_table_schema, table_metadata
+from intruders.studies.work.run_record import RunRecord
+from intruders.studies.work.study_folder import StudyFolder
 from intruders.system.documents import migrated, read_document
+from intruders.training.run_folder import RunFolder
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "schema-1"
-SCHEMAS = Path(__file__).parents[2] / "docs" / "reference" / "schemas"
+ROOT = Path(__file__).parents[2]
+FIXTURES = ROOT / "tests" / "fixtures" / "schema-1"
+SCHEMAS = ROOT / "docs" / "reference" / "schemas"
 DOCUMENTS = sorted(file.name for file in FIXTURES.glob("*.json"))
 
 
@@ -31,9 +41,98 @@ def newer(name: str, folder: Path) -> Path:
     return path
 
 
-def test_there_is_a_fixture_of_every_kind() -> None:
-    kinds = {"audit", "scale", "evaluation", "sequence", "intervention", "remedies", "intruders", "fleet"}
-    assert {f"{kind}.json" for kind in kinds | {"verification", "update", "overlap"}} <= set(DOCUMENTS)
+# Every file of the package that numbers a document, and the fixtures of it; or why it has none.
+WRITTEN: dict[str, str] = {
+    "audits/result/audit_result.py": "audit.json",
+    "audits/fleet/fleet_result.py": "fleet.json",
+    "audits/scales/critical_scales_result.py": "scale.json",
+    "audits/update_alone.py": "update.json overlap.json",
+    "checkpoints/merges/verification.py": "verification.json",
+    "checkpoints/pairing/inspect.py": "inspection.json",
+    "experiments/attribution/attribution.py": "attribution.json",
+    "experiments/compare/comparison_record.py": "remedies.json",
+    "experiments/heal/work_folder.py": "heal.json",
+    "experiments/intervene/sweep_words.py": "intervention.json",
+    "experiments/train_in_sequence.py": "sequence.json",
+    "measures/evaluate.py": "evaluation.json",
+    "mitigation/mitigation_result.py": "intruders.json",
+    "models/finetuned_folder.py": "run.json",
+    "studies/advice/advice.py": "advice.json",
+    "studies/tables/table_columns.py": "findings.json",
+    "studies/work/run_record.py": "study/killed/run.json",
+    "studies/work/study_folder.py": "study/study.json",
+    "studies/published/published_study.py": "docs/results/data/minilm/published.json",
+    "audits/fleet/finished_models.py": "kept work: another number is computed again",
+    "audits/fleet/kept_blocks.py": "kept work: another number is computed again",
+    "cli/plugins.py": "a list for the terminal, which no command reads",
+    "measures/kept_outcomes.py": "kept work: another number is measured again",
+    "measures/output_energy.py": "in the folder of a study's run, whose tables have its numbers",
+    "studies/work/base_losses.py": "in the folder of a study, whose tables have its numbers",
+    "studies/work/do_stage.py": "in the folder of a study's run, whose tables have its numbers",
+}
+_NUMBERS = re.compile(r"^_?SCHEMA = \d|\"schema\": \d", re.MULTILINE)
+
+
+def test_every_document_that_is_written_has_a_fixture_or_a_reason() -> None:
+    package = Path(intruders.__file__).parent
+    numbering = {
+        file.relative_to(package).as_posix()
+        for file in package.rglob("*.py")
+        if _NUMBERS.search(file.read_text(encoding="utf-8"))
+    }
+    assert numbering == set(WRITTEN)
+    for named in WRITTEN.values():
+        for name in named.split() if named.endswith(".json") else []:
+            assert (FIXTURES / name).is_file() or (ROOT / name).is_file(), name
+
+
+def refused_with_its_number(read: Callable[[], object], file: Path) -> None:
+    document = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(document | {"schema": document["schema"] + 1}), encoding="utf-8")
+    with pytest.raises(
+        ResultFileError, match=r"newer version of intruders \(schema 2, this one reads 1\)"
+    ) as refused:
+        read()
+    assert file.name in str(refused.value)
+
+
+def test_readers_refuse_a_newer_document_with_its_number(tmp_path: Path) -> None:
+    """Each by the function that its command calls, and the same file is read before."""
+    shutil.copytree(FIXTURES, tmp_path / "files")
+    shutil.copytree(ROOT / "docs" / "results" / "data" / "minilm", tmp_path / "minilm")
+    files = tmp_path / "files"
+    readers: dict[Path, Callable[[], object]] = {
+        files / "audit.json": lambda: Audit.load(files / "audit.json"),
+        files / "scale.json": lambda: CriticalScales.load(files / "scale.json"),
+        files / "heal.json": lambda: load_healing(files / "heal.json"),
+        files / "run.json": lambda: RunFolder(files).record,
+        files / "interrupted" / "run.json": lambda: RunFolder(files / "interrupted").record,
+        files / "study" / "study.json": lambda: StudyFolder(files / "study").document(),
+        files / "study" / "killed" / "run.json": lambda: RunRecord(files / "study" / "killed").read(),
+        tmp_path / "minilm" / "published.json": lambda: PublishedStudy.load(tmp_path / "minilm"),
+    }
+    for file, read in readers.items():
+        assert read()
+        refused_with_its_number(read, file)
+
+
+def test_work_that_did_not_end() -> None:
+    """A training that was interrupted after a step, and a study's run that was killed, are known as such."""
+    interrupted = RunFolder(FIXTURES / "interrupted")
+    assert RunFolder(FIXTURES).is_finished
+    assert not interrupted.is_finished
+    assert interrupted.record["status"] == "running"
+    assert interrupted.record["config"] | {"out": ""} == RunFolder(FIXTURES).record["config"] | {"out": ""}
+    killed = RunRecord(FIXTURES / "study" / "killed").read()
+    assert (killed["status"], killed["stages"], killed["error"]) == ("running", {}, None)
+
+
+def test_published_findings_fit_the_published_schema() -> None:
+    """Of a study that ran, not of the made-up one that the schema was made from."""
+    schema = json.loads((SCHEMAS / "findings.schema.json").read_text(encoding="utf-8"))
+    findings = ROOT / "docs" / "results" / "data" / "minilm" / "findings.json"
+    document = json.loads(findings.read_text(encoding="utf-8"))
+    assert [error.message for error in Draft202012Validator(schema).iter_errors(document)] == []
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -87,13 +186,13 @@ def test_an_audit_with_nan(ending: str) -> None:
 
 
 def test_a_newer_audit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ResultFileError, match="schema 2; this version reads up to 1"):
+    with pytest.raises(ResultFileError, match="schema 2, this one reads 1"):
         Audit.load(newer("audit.json", tmp_path))
     table = pq.read_table(FIXTURES / "audit.parquet")
     metadata = dict(table.schema.metadata)
     metadata[b"intruders"] = metadata[b"intruders"].replace(b'"schema": 1', b'"schema": 2')
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "audit.parquet")
-    with pytest.raises(ResultFileError, match="schema 2; this version reads up to 1"):
+    with pytest.raises(ResultFileError, match="schema 2, this one reads 1"):
         Audit.load(tmp_path / "audit.parquet")
 
 

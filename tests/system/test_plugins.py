@@ -71,7 +71,9 @@ def test_the_list(example: None) -> None:
     ]
     done = in_this_process("plugins")
     assert "remedies: halve from intruders-example 0.1.0 (intruders_example.halve:Halve)\n" in done.stdout
-    rows = json.loads(in_this_process("plugins", "--json").stdout)
+    document = json.loads(in_this_process("plugins", "--json").stdout)
+    assert document["schema"] == 1
+    rows = document["plugins"]
     assert {"group": "formats", "name": "npz"}.items() <= rows[0].items()
 
 
@@ -168,3 +170,32 @@ def test_a_plugin_that_fails_is_named_and_never_fatal(
         assert f"remedies: broken from broken-plugin 0.2 ({target}), not loaded: {reason}" in done.stdout
     finally:
         load_plugins.cache_clear()
+
+
+def test_a_remedy_is_compared_as_those_here(example: None, tmp_path: Path) -> None:
+    """It keeps half of every update, as interpolate at 0.5 does, so that both must measure the same."""
+    import intruders
+    from intruders.errors import SettingError
+    from intruders.experiments.compare.comparison_record import document
+    from tests.experiments.heal.healed_models import llama_and_adapter
+
+    models = llama_and_adapter(tmp_path)
+    rows = [{"text": f"{number} The base knows this text, number {number * 37 % 11}."} for number in range(8)]
+    (tmp_path / "text.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "halve" in intruders.ComparisonSettings().names()
+    comparison = intruders.compare_remedies(
+        *models,
+        comparison=intruders.ComparisonSettings(only=("interpolate", "halve"), strengths=5),
+        losses=intruders.LossSettings((str(tmp_path / "text.jsonl"),), max_documents=6, max_tokens=24),
+        scores=intruders.ScoreSettings(tasks=("word-problems",), score="none", max_examples=4),
+        compute=intruders.Compute(cache=False),
+    )
+    rows_by_name = {row["name"]: row for row in document(comparison)["remedies"]}
+    assert list(rows_by_name) == ["interpolate", "halve"]
+    [half] = [point for point in rows_by_name["interpolate"]["tried"] if point["strength"] == 0.5]
+    [ours] = rows_by_name["halve"]["tried"]
+    assert ours["strength"] == 0.5
+    for name in ("loss", "task_loss"):
+        assert ours[name]["estimate"] == pytest.approx(half[name]["estimate"], abs=1e-6), name
+    with pytest.raises(SettingError, match="remedy 'halv' is not known; did you mean 'halve'"):
+        intruders.ComparisonSettings(only=("halv",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -81,13 +82,25 @@ def test_an_error_of_the_source_comes_in_its_place(error: BaseException) -> None
 
 
 def test_leaving_early_stops_the_reader() -> None:
-    def endless() -> Iterator[int]:
-        while True:
-            yield 0
+    before, made, ended = reader_threads(), [], []
 
-    stream = prefetched(endless())
-    next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    def endless() -> Iterator[int]:
+        try:
+            for number in itertools.count():
+                made.append(number)
+                yield number
+        finally:
+            ended.append(True)
+
+    source = endless()
+    stream = prefetched(source)
+    assert next(stream) == 0
+    assert len(reader_threads() - before) == 1
+    stream.close()
+    assert reader_threads() - before == set()
+    assert made in ([0], [0, 1])  # one in hand, and at most one in the making
+    assert ended == []  # the source is its owner's, who may go on with it
+    assert next(source) == len(made) - 1
 
 
 def test_none_is_left_of_a_pool_that_was_interrupted_while_it_started_a_thread(

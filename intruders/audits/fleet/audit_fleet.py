@@ -22,7 +22,7 @@ from ...system.folders import locked_folder, make_folder, require_ours
 from ...system.progress import Progress, silent
 from ...system.remote_folder import RemoteFolder, is_url, local_folder, require_opens
 from ..audit import patterns
-from ..audit_settings import ANYWHERE, AuditSettings, Compute
+from ..audit_settings import ANYWHERE, AuditSettings, Compute, shown_settings
 from ..base_cache import CacheChoice
 from .finished_models import FinishedModels
 from .fleet_members import open_members
@@ -50,6 +50,7 @@ def audit_fleet(
     split_fused: bool = False,
     exact: bool = False,
     skip_non_finite: bool = False,
+    base_dtype: str | None = None,
     device: str = "auto",
     workers: int | None = None,
     cache: CacheChoice = True,
@@ -107,6 +108,7 @@ def audit_fleet(
         epsilon=epsilon,
         exact=exact,
         skip_non_finite=skip_non_finite,
+        base_dtype=base_dtype,
     )
     given = [adapters] if isinstance(adapters, str) else list(adapters)
     compute = Compute(device, workers, cache)
@@ -238,6 +240,6 @@ def _warn_of_other_tables(folder: Path, key: str) -> None:
 
 def _key(base: Checkpoint, content: Digests, settings: AuditSettings) -> str:
     """Return a hash of what a kept row depends on besides its model: settings, and the base's config and numbers."""
-    depends_on = [_VERSION, settings.as_dict(), base.config, content]
+    depends_on = [_VERSION, shown_settings(settings), base.config, content]
     plain = json.dumps(depends_on, sort_keys=True, default=str)
     return hashlib.sha256(plain.encode()).hexdigest()

@@ -14,12 +14,12 @@ from ...checkpoints.opening.model_sum import ModelSum
 from ...checkpoints.opening.open import Opened, Source, open_source
 from ...checkpoints.pairing.pair_sides import pair_sides, require_selection
 from ...checkpoints.pairing.pairing import PairedMatrix, Pairing
+from ...checkpoints.pairing.rounded_base import with_rounded_base
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.stored.names import module_paths
+from ...checkpoints.stored.names import module_paths, tensor_of
 from ...errors import IntrudersError, in_one_line
 from ..audit_settings import AuditSettings
 
-_PART = re.compile(r"(\[[^\]]*\])+$")  # an expert's number, or the part of a fused weight
 _LAYER = re.compile(r"^(.*?)\.(\d+)(?:\.|$)")
 
 
@@ -104,7 +104,7 @@ def _open_member(
         opened = open_source(source)
         facts = _facts_of(opened)
         digest = digest if digest is not None else digest_of(str(source))
-        pairing = pair_sides(base, opened, settings)
+        pairing = _paired(base, opened, settings)
     except IntrudersError as error:
         return Member(name, digest or f"refused {name}", facts, None, in_one_line(error))
     except OSError as error:
@@ -121,7 +121,11 @@ def _digest_if_readable(source: Source) -> str | None:
 
 
 def _paired_again(base: Checkpoint, source: Source, settings: AuditSettings) -> Pairing:
-    return pair_sides(base, open_source(source), settings)
+    return _paired(base, open_source(source), settings)
+
+
+def _paired(base: Checkpoint, opened: Opened, settings: AuditSettings) -> Pairing:
+    return with_rounded_base(pair_sides(base, opened, settings), settings.base_dtype)
 
 
 def _name_of(source: Source) -> str:
@@ -174,7 +178,7 @@ def _with_pairing(facts: ModelFacts, pairing: Pairing) -> ModelFacts:
 
 def block_of(name: str) -> str:
     """Return the layer of a matrix by its name alone: no further model moves a matrix to another block."""
-    layer = _LAYER.match(_PART.sub("", name))
+    layer = _LAYER.match(tensor_of(name))
     return f"{layer[1]}.{layer[2]}" if layer else "outside the layers"
 
 
@@ -197,6 +201,6 @@ def matrices_by_block(base: Checkpoint, members: Sequence[Member]) -> dict[str, 
     # All matrices of one tensor follow each other, or it would be read for each of them.
     order = {name: position for position, name in enumerate((*base.names(), *base.tied))}
     blocks: dict[str, dict[str, Sharers]] = {}
-    for name in sorted(shared, key=lambda name: order.get(_PART.sub("", name), len(order))):
+    for name in sorted(shared, key=lambda name: order.get(tensor_of(name), len(order))):
         blocks.setdefault(block_of(name), {})[name] = shared[name]
     return blocks

@@ -13,6 +13,7 @@ from ...checkpoints.stored.content import require_content
 from ...checkpoints.stored.read_once import read_once
 from ...errors import IntrudersError
 from ...system.progress import Progress
+from ...system.remote_folder import is_url
 from ..audit_settings import AuditSettings, Compute
 from .finished_models import FinishedModels
 from .fleet_members import Member, open_members
@@ -53,7 +54,9 @@ def do_on_ray(
 def wherever_the_cache_is(compute: Compute) -> Compute:
     """Make the path of the cache absolute: workers have another working directory."""
     cache = compute.cache
-    return replace(compute, cache=os.path.abspath(cache)) if isinstance(cache, str | os.PathLike) else compute
+    if not isinstance(cache, str | os.PathLike) or is_url(str(cache)):
+        return compute
+    return replace(compute, cache=os.path.abspath(cache))
 
 
 @dataclass(frozen=True)

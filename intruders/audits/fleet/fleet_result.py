@@ -18,7 +18,7 @@ from ...checkpoints.stored.selection import Selection
 from ...errors import SettingError
 from ...system.files import write_atomically
 from ...system.versions import installed_versions
-from ..audit_settings import AuditSettings
+from ..audit_settings import AuditSettings, base_dtype_of, shown_settings
 from ..result.audit_result import Audit
 from ..result.parquet_form import METADATA_KEY, matrices_from_rows
 from ..result.records import AuditedMatrix, matrix_from_record
@@ -140,6 +140,7 @@ class FleetAudit:
                 **self.settings.part(Selection).as_dict(),
                 "skip_non_finite": self.settings.skip_non_finite,
                 "matched": list(pairing.matched),
+                **base_dtype_of(self.settings),
             },
         )
 
@@ -148,7 +149,7 @@ class FleetAudit:
         return {
             "schema": SCHEMA,
             "base": {"source": self.base_source},
-            "settings": {**self.settings.as_dict()},
+            "settings": shown_settings(self.settings),
             "totals": {
                 "adapters": len(self.members),
                 "refused": len(self.refused),

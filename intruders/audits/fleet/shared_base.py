@@ -25,7 +25,15 @@ from ...linalg.sketch import SketchDirections
 from ..audit import records_of
 from ..audit_settings import AuditSettings
 from ..base_cache import BaseCache, BaseKeys, content_key, look_up
-from ..batches import BATCH_BYTES, SHARED_BYTES, largest_magnitude, largest_magnitude_of, non_finite, unit_of
+from ..batches import (
+    BATCH_BYTES,
+    SHARED_BYTES,
+    device_for,
+    largest_magnitude,
+    largest_magnitude_of,
+    non_finite,
+    unit_of,
+)
 from ..result.records import AuditedMatrix
 from ..worth_decomposing import WorthDecomposing
 
@@ -216,7 +224,9 @@ class _Forms:
         if self._stored is None or not _is_same(self._stored, stored):
             self._stored, self._made, self._magnitudes = stored, {}, {}
         if (dtype, 1.0) not in self._made:
-            self._made[dtype, 1.0] = SharedMatrix(stored.to(self._device, dtype), 1.0)
+            self._made[dtype, 1.0] = SharedMatrix(
+                stored.to(device_for(stored.shape, self._device), dtype), 1.0
+            )
         return self._made[dtype, 1.0]
 
     def magnitude(self, wide: SharedMatrix) -> float:

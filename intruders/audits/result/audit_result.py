@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...checkpoints.stored.hub import HubOrigin, origins_in
 from ...errors import BrokenDocumentError, ResultFileError, SettingError
-from ...system.documents import get_field, get_float, json_number
+from ...system.documents import get_field, get_float, json_number, migrated
 from ...system.files import read_bytes, write_atomically
 from ...system.versions import installed_versions
 from .records import AuditedMatrix, energy_share, matrix_from_record, matrix_to_record
@@ -187,7 +187,8 @@ def load(path: str | os.PathLike[str]) -> Audit:
             from .parquet_form import document_from_parquet
 
             document = document_from_parquet(content)
-        return from_document(document)
+        get_field(document, "schema", "document", int)
+        return from_document(migrated(document, str(path), "a saved audit", SCHEMA))
     except (ValueError, OverflowError, RecursionError) as error:
         why = " ".join(str(error).split())
         raise ResultFileError(f"'{path}' cannot be read as a saved audit: {why[:300]}") from error
@@ -247,10 +248,6 @@ def _skipped(record: object) -> Skipped:
 def from_document(document: object) -> Audit:
     """The audit that a document describes; raises BrokenDocumentError where it does not describe one."""
     schema = get_field(document, "schema", "document", int)
-    if schema > SCHEMA:
-        raise BrokenDocumentError(
-            f"it has schema {schema}; this version reads up to {SCHEMA}, so upgrade intruders"
-        )
     if schema != SCHEMA:
         raise BrokenDocumentError(f"it has schema {schema}; expected {SCHEMA}")
     base, tuned = (get_field(document, key, "document", dict) for key in ("base", "tuned"))

@@ -57,7 +57,6 @@ def matrix_frame(matrices: Sequence[AuditedMatrix]) -> pd.DataFrame:
     rows = []
     for matrix in matrices:
         certificates = Counter(vector.certificate for vector in matrix.vectors)
-        base = matrix.base_singular_values[0] if matrix.base_singular_values else 0.0
         rows.append(
             {
                 "name": matrix.name,
@@ -69,7 +68,7 @@ def matrix_frame(matrices: Sequence[AuditedMatrix]) -> pd.DataFrame:
                 "intruder_energy_share": matrix.intruder_energy_share,
                 "frobenius": matrix.update.frobenius,
                 "spectral": matrix.update.spectral,
-                "relative_update": matrix.update.spectral / base if base > 0 else float("nan"),
+                "relative_update": matrix.relative_update,
                 "effective_rank": matrix.update.effective_rank,
                 "effective_rank_error": matrix.update.effective_rank_error,
                 "stable_rank": matrix.update.stable_rank,

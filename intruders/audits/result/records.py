@@ -74,6 +74,12 @@ class AuditedMatrix:
         return sum(vector.intruder for vector in self.vectors)
 
     @property
+    def relative_update(self) -> float:
+        """||D||_2 / s_1(W0): the update's largest singular value over the base's; NaN for a base of zeros."""
+        largest = self.base_singular_values[0] if self.base_singular_values else 0.0
+        return self.update.spectral / largest if largest > 0 else math.nan
+
+    @property
     def intruder_energy_share(self) -> float:
         """Sum of s_j^2 over the intruders, over the same sum over all examined vectors."""
         return energy_share(self.vectors)

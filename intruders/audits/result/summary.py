@@ -60,7 +60,7 @@ def summarize(kind: str, matrices: Sequence[AuditedMatrix]) -> KindSummary:
         vectors=sum(len(matrix.vectors) for matrix in matrices),
         energy_share=energy_share(vector for matrix in matrices for vector in matrix.vectors),
         frobenius=update_norm(matrices),
-        relative_update=median(relative_update(matrix) for matrix in matrices),
+        relative_update=median(matrix.relative_update for matrix in matrices),
         effective_rank=median(matrix.update.effective_rank for matrix in matrices),
     )
 
@@ -68,12 +68,6 @@ def summarize(kind: str, matrices: Sequence[AuditedMatrix]) -> KindSummary:
 def update_norm(matrices: Iterable[AuditedMatrix]) -> float:
     """Return the Frobenius norm of all updates together, as if they were one long vector."""
     return math.hypot(*(matrix.update.frobenius for matrix in matrices))
-
-
-def relative_update(matrix: AuditedMatrix) -> float:
-    """||D||_2 / s_1(W0): the update's largest singular value over the base's; NaN for a base of zeros."""
-    largest = matrix.base_singular_values[0] if matrix.base_singular_values else 0.0
-    return matrix.update.spectral / largest if largest > 0 else math.nan
 
 
 def by_layer(matrices: Sequence[AuditedMatrix]) -> list[LayerStrip]:

@@ -77,6 +77,10 @@ def critical_scales(
     """
     if isinstance(target, bool) or not isinstance(target, int) or target < 0:
         raise SettingError(f"target is {target!r}; expected a number of intruders, 0 or more")
+    if audit.base_dtype is not None:
+        raise SettingError(
+            f"base_dtype is {audit.base_dtype!r}, and W0 + s D has one base, the one that is stored; leave it out"
+        )
     started = time.perf_counter()
     device = compute.torch_device()
     pairing = pair_sides(*open_sides(base, tuned), audit)

@@ -25,7 +25,7 @@ from .kohya_names import unflattened
 from .lora import lora_scale
 from .other_methods import hadamard, is_per_input, kronecker
 
-_PART = re.compile(
+_FACTOR_NAME = re.compile(
     r"(?P<module>.+?)(?:\.processor)?(?:\.|_)"
     r"(?P<part>lora_down|lora_up|lora_mid|lora_A|lora_B|lora\.down|lora\.up|lora_linear_layer\.down"
     r"|lora_linear_layer\.up|lora_magnitude_vector|dora_scale|alpha|hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?"
@@ -74,7 +74,7 @@ def single_file_adapter(
     modules: dict[str, dict[str, StoredTensor]] = {}
     strange = []
     for name, tensor in stored.items():
-        match = _PART.fullmatch(name)
+        match = _FACTOR_NAME.fullmatch(name)
         if match is None:
             strange.append(name)
         elif match["kind"] != ".bias":

@@ -18,7 +18,7 @@ from .adapter_config import AdapterConfig
 from .formulas import low_rank, widened
 
 # "q_proj.lora_A.weight", "q_proj.lora_A.default.weight" (a state dict saved by hand), "wte.lora_embedding_A"
-_PART = re.compile(
+_FACTOR_NAME = re.compile(
     r"(?P<module>.+)\.lora_(?P<part>A|B|E|embedding_A|embedding_B|magnitude_vector)"
     r"(?:\.[^.]+)??(?P<kind>\.weight|\.bias)?"
 )
@@ -134,7 +134,7 @@ def lora_modules(tensors: Mapping[str, StoredTensor], source: str) -> list[LoraT
     """The adapter's tensors by module; raises CheckpointError when two adapters are in one file."""
     modules: dict[str, LoraTensors] = {}
     for name, tensor in tensors.items():
-        match = _PART.fullmatch(name)
+        match = _FACTOR_NAME.fullmatch(name)
         if match is None or match["kind"] == ".bias":
             continue
         module = modules.setdefault(match["module"], LoraTensors(match["module"]))

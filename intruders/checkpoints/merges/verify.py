@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 import time
-from collections.abc import Callable
-from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from ...errors import CheckpointError, NonFiniteError
 from ...linalg.low_rank import LowRank
@@ -22,6 +18,8 @@ from ..pairing.pair_sides import pair_sides
 from ..pairing.pairing import PairedMatrix
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import match_names
+from ..stored.names import tensor_of
+from ..stored.read_once import read_once
 from ..stored.selection import Selection
 from .merged_matrix import MergedMatrix
 from .other_tensors import differences, tensors_not_compared, tensors_only_in
@@ -30,7 +28,6 @@ from .verdict import APPLIED, OTHER_WEIGHTS, TOO_SMALL, Verdict, judge
 from .verification import OtherTensor, Verification, VerifiedMatrix
 
 # "[3]" for an expert, "[q]" for a part of a fused weight, at the end of a matrix's name
-_PART = re.compile(r"(?:\[\w+\])+$")
 
 
 def verify(
@@ -79,11 +76,11 @@ def verify(
             f"'{opened.source}' is a full checkpoint; expected the adapter that was merged; "
             "pass BASE ADAPTER MERGED in this order"
         )
-    before, after = _read_in_turn(before), open_checkpoint(merged)
+    before, after = read_once(before), open_checkpoint(merged)
     selection = Selection(include_embeddings=True, split_fused=split_fused)
     wanted, in_merged = pair_sides(before, opened, selection), pair_sides(before, after, selection)
     merged_name = match_names(_shapes(before), _shapes(after)).tuned_of
-    touched = {_tensor_of(pair.name, before) for pair in wanted.pairs}
+    touched = {_stored_tensor_of(pair.name, before) for pair in wanted.pairs}
     unchecked = tensors_not_compared(opened)
     rest = [name for name in before.names() if name not in touched.union(entry.name for entry in unchecked)]
     total = len(wanted.pairs) + len(rest)
@@ -91,9 +88,9 @@ def verify(
     found_of = {pair.name: pair for pair in in_merged.pairs}
     matrices: list[VerifiedMatrix] = []
     for pair in wanted.pairs:
-        tensor = _tensor_of(pair.name, before)
+        tensor = _stored_tensor_of(pair.name, before)
         stored = after.tensors.get(merged_name.get(tensor, ""))
-        counterpart = found_of.get(tensor + _part_of(pair.name))
+        counterpart = found_of.get(tensor + pair.name.removeprefix(tensor_of(pair.name)))
         verdict = _verdict(pair, counterpart, stored, isinstance(opened, ModelSum))
         matrices.append(VerifiedMatrix(pair.name, pair.shape, verdict))
         progress("verify", len(matrices), total)
@@ -168,37 +165,10 @@ def _first_rows(both: Pair, rows: int) -> Pair:
     return Pair(both.base[:rows], both.tuned[:rows])
 
 
-def _tensor_of(matrix: str, base: Checkpoint) -> str:
-    """The tensor that holds a matrix: without the number of an expert or the part of a fused weight."""
-    name = matrix.removesuffix(_part_of(matrix))
+def _stored_tensor_of(matrix: str, base: Checkpoint) -> str:
+    name = tensor_of(matrix)
     return base.tied.get(name, name)
-
-
-def _part_of(matrix: str) -> str:
-    suffix = _PART.search(matrix)
-    return suffix[0] if suffix else ""
 
 
 def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     return {name: stored.shape for name, stored in checkpoint.tensors.items()}
-
-
-def _read_in_turn(base: Checkpoint) -> Checkpoint:
-    """The same checkpoint, which keeps the tensor read last: adapter and merged model each ask for it in turn."""
-    last: dict[object, Tensor] = {}
-
-    def kept(key: object, read: Callable[[], Tensor]) -> Tensor:
-        if key not in last:
-            last.clear()
-            last[key] = read()
-        return last[key]
-
-    def with_memory(name: str, stored: StoredTensor) -> StoredTensor:
-        read_one = stored.read_one
-        return replace(
-            stored,
-            read=lambda: kept(name, stored.read),
-            read_one=None if read_one is None else lambda index: kept((name, index), lambda: read_one(index)),
-        )
-
-    return replace(base, tensors={name: with_memory(name, stored) for name, stored in base.tensors.items()})

@@ -10,6 +10,7 @@ from pathlib import Path
 import xxhash
 
 from ...errors import CheckpointError, SettingError, first_line
+from ...system.file_digests import add_files
 from ..adapters.peft_adapter import ADAPTER_CONFIG
 from ..stored.demo_models import DEMO_ADAPTERS, DEMO_MODELS
 from ..stored.json_file import read_json_object
@@ -20,7 +21,6 @@ _COLLECTION = "collection:"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
 _INDEX = ".index.json"
 _BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja")  # configs, and the tokenizer of a model that is run
-_CHUNK = 2**22
 
 
 @dataclass
@@ -152,11 +152,7 @@ def digest_of(source: str) -> str:
     digest = xxhash.xxh3_128()
     for part, weight in split_sum(source) if is_sum(source) else [(source, 1.0)]:
         digest.update(f"{weight!r} ".encode())
-        for file in _files_of(locate(part)):
-            digest.update(f"{file.name} {file.stat().st_size} ".encode())
-            with file.open("rb") as content:
-                while chunk := content.read(_CHUNK):
-                    digest.update(chunk)
+        add_files(digest, _files_of(locate(part)))
     return digest.hexdigest()
 
 

@@ -18,6 +18,8 @@ from ..stored.matrices import matrices_of, not_a_matrix
 from ..stored.selection import Selection
 from .pair_sides import pair_sides
 
+SCHEMA = 1
+
 Part = tuple[Checkpoint | Adapter, float]  # a model, and its weight in a sum
 
 
@@ -64,7 +66,7 @@ class Inspection:
         """The facts as JSON has them."""
         facts = asdict(self)
         del facts["stored"]
-        return facts | {"parameters": self.parameters}
+        return {"schema": SCHEMA} | facts | {"parameters": self.parameters}
 
 
 def inspect(source: Source, base: Source | None = None) -> list[Inspection]:

@@ -12,6 +12,7 @@ from .names_of_base import parts_of, under_common_names
 from .paired_rows import paired_rows
 from .pairing import Pairing
 from .side import side_of
+from .trained_base import notes_on_trained_base
 
 EVERYTHING = Selection()
 
@@ -33,7 +34,9 @@ def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = EVERYTHIN
     """
     require_selection(base, selection)
     weighted = parts_of(tuned)
+    trained = [note for part, _ in weighted for note in notes_on_trained_base(base, part)]
     base, parts, notes = under_common_names(base, [part for part, _ in weighted])
+    notes = [*trained, *notes]
     sides = [side_of(acting) for acting in acting_parts(base, parts)]
     weights = [weight for _, weight in weighted]
     rows = paired_rows(base, list(zip(sides, weights, strict=True)), selection, isinstance(tuned, ModelSum))

@@ -77,6 +77,16 @@ def _embedding(names: Container[str]) -> str | None:
 
 
 _EXPERT = re.compile(r"\[\d+\]$")
+_PART_OF_TENSOR = re.compile(r"(?:\[[^\]]*\])+$")
+
+
+def tensor_of(matrix: str) -> str:
+    """Return the tensor that holds a matrix: its name without an expert's number or the part of a fused weight.
+
+    >>> tensor_of("h.0.experts.weight[3]"), tensor_of("h.0.qkv.weight[q]"), tensor_of("h.0.o.weight")
+    ('h.0.experts.weight', 'h.0.qkv.weight', 'h.0.o.weight')
+    """
+    return _PART_OF_TENSOR.sub("", matrix)
 
 
 @dataclass(frozen=True)

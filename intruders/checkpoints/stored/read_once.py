@@ -38,8 +38,10 @@ class _Last:
 
 
 def _kept(name: str, stored: StoredTensor, last: _Last) -> StoredTensor:
+    read_one = stored.read_one
     return replace(
         stored,
         read=lambda: last.read(name, None, stored.read),
-        read_one=lambda index: last.read(name, index, lambda: stored.read_slice(index)),
+        # Without a reader of single matrices, the whole tensor is kept and sliced.
+        read_one=None if read_one is None else lambda index: last.read(name, index, lambda: read_one(index)),
     )

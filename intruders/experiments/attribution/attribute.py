@@ -35,20 +35,19 @@ from ...measures.kept_outcomes import KeptOutcomes
 from ...mitigation.cases import read_cases
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...models.finetuned_folder import data_seed_of
-from ...models.tuned_model import OpenedModel
+from ...models.loading_settings import AS_STORED, Loading
+from ...models.stored_dtype import recorded_dtypes
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
+from ..bench.live_models import models_loaded
 from ..doses.dose_groups import ELSEWHERE, DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
-from ..doses.updates import Updates, read_updates
-from ..heal.heal_bench import distinct_models, open_models, tuned_elsewhere
+from ..doses.updates import Updates, in_directions, read_updates
+from ..heal.heal_bench import distinct_models, dosed_elsewhere, open_to_dose, opens_base
 from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share, rank_correlation
 from .attribution_settings import ATTRIBUTION, AttributionSettings
 from .document_losses import Measure, task_measure, text_measure
 from .path_integral import Floats, Path, PathIntegral
-
-# Singular values below this share of the largest are what rounding leaves of zeros.
-_ZERO = 1e-12
 
 
 def attribute(
@@ -63,6 +62,7 @@ def attribute(
     data_seed: int | None = None,
     seed: int = 0,
     keep: str | os.PathLike[str] | None = None,
+    loading: Loading = AS_STORED,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> Attribution:
@@ -82,6 +82,7 @@ def attribute(
       data_seed: seed of the task's rows, as in fine-tuning; by default that of the run.
       seed: seed of samples, masked tokens and the bootstrap.
       keep: folder in which finished passes are kept, so that a killed attribution resumes.
+      loading: how the models are loaded. Parts and gradients are in single precision whatever the type.
       compute: where the audit is computed.
       progress: called with (what is being done, done, in all).
 
@@ -119,6 +120,7 @@ def attribute(
         "seed": seed,
         "text": {name: [part.digest for part in parts] for name, parts in corpora.items()},
         "tasks": {name: one_task.fingerprint() for name, one_task in tasks.items()},
+        **recorded_dtypes(loading, models_loaded(sides, source, base_source)),
     }
     with ExitStack() as entered:
         kept = KeptOutcomes(None, key)
@@ -128,7 +130,13 @@ def attribute(
             kept = KeptOutcomes(FilePath(keep), key)
         pairing, made_audit, _ = audited_whole(*sides, audit, compute, progress)
         work = _Work(
-            source, None if given_base is None else str(given_base), base_source, sides, settings, seed
+            source,
+            None if given_base is None else str(given_base),
+            base_source,
+            sides,
+            settings,
+            seed,
+            loading,
         )
         measured = work.measured(corpora, tasks, made_audit, pairing.pairs, kept, progress)
         return _attribution(
@@ -155,6 +163,7 @@ class _Work:
     sides: tuple[Checkpoint, Opened]
     settings: AttributionSettings
     seed: int
+    loading: Loading
 
     def measured(
         self,
@@ -166,28 +175,43 @@ class _Work:
         progress: Progress,
     ) -> _Measured:
         progress("open the models", 0, 1)
-        language, scored = self._opened(tasks)
+        language, scored = open_to_dose(
+            self.sides, (self.base_source, self.tuned), self.base, tasks, self.loading
+        )
         device = next(language.model.parameters()).device
         pairs = pair_sides(*self.sides, Selection(include_embeddings=True)).pairs
-        updates = _in_directions(read_updates(pairs, "matrix", device, progress))
+        updates = _in_directions(read_updates(pairs, "matrix", device, progress, language.dtype))
         if not updates.names:
             raise SettingError(
                 f"'{self.tuned}' changes nothing in '{self.base_source}', so no loss rose; pass the model after "
                 "fine-tuning"
             )
         of_intruders = self._inside_intruders(audit, audited, updates, device)
-        others = self._others(language, pairs)
-        groups = dose_groups(updates.names, "direction", _directions(updates), with_elsewhere=bool(others))
+        others = dosed_elsewhere(self.sides, language.model, pairs)
+        groups = dose_groups(updates.names, "direction", updates.ranks, with_elsewhere=bool(others))
         doses = Doses(torch.ones(len(groups.names), device=device))
         inside = Doses(torch.zeros(len(of_intruders), device=device))
         with ExitStack() as entered:
             for model in distinct_models(language, scored):
                 entered.enter_context(
-                    DosedModel(model, self.sides[0], updates.by_name, groups, doses, others)
+                    DosedModel(
+                        model,
+                        self.sides[0],
+                        updates.by_name,
+                        groups,
+                        doses,
+                        others,
+                        is_base=opens_base(self.sides, tasks),
+                    )
                 )
                 entered.enter_context(
                     DosedModel(
-                        model, self.sides[0], of_intruders, dose_groups(list(of_intruders), "matrix"), inside
+                        model,
+                        self.sides[0],
+                        of_intruders,
+                        dose_groups(list(of_intruders), "matrix"),
+                        inside,
+                        is_base=True,
                     )
                 )
             measures = [
@@ -201,20 +225,6 @@ class _Work:
             integrals = {measure.name: path.integral(measure, self.settings.nodes) for measure in measures}
             checks = self._checks(path, measures[0], integrals[measures[0].name], groups)
         return _Measured(measures, integrals, groups, list(of_intruders), checks)
-
-    def _opened(
-        self, tasks: Mapping[str, Task]
-    ) -> tuple[OpenedModel, Mapping[str, tuple[OpenedModel, list[str]]]]:
-        """Open the models. For an adapter of a causal model open the base: its updates are added to the weights."""
-        is_adapter = not isinstance(self.sides[1], Checkpoint)
-        if is_adapter and all(task.kind == "causal" for task in tasks.values()):
-            return open_models(self.base_source, None, tasks)
-        return open_models(self.tuned, self.base, tasks)
-
-    def _others(self, language: OpenedModel, pairs: Sequence[PairedMatrix]) -> list[str]:
-        if not isinstance(self.sides[1], Checkpoint):
-            return []
-        return tuned_elsewhere(language.model, self.sides[0], [pair.name for pair in pairs])
 
     def _inside_intruders(
         self, audit: Audit, audited: Sequence[PairedMatrix], updates: Updates, device: torch.device
@@ -255,20 +265,13 @@ class _Work:
 
 def _in_directions(updates: Updates) -> Updates:
     """Return the updates with every low-rank one in its singular directions, strongest first."""
-    by_name = {}
-    for name, update in updates.by_name.items():
-        if update.left is not None:
-            svd = LowRank(update.left, update.right).svd()
-            count = max(1, int((svd.values > _ZERO * svd.values[0]).sum()))
-            left = (svd.left[:count] * svd.values[:count].unsqueeze(-1)).mT
-            update = DosedUpdate(left.to(update.left), svd.right[:count].to(update.right))
-        by_name[name] = update
+    by_name = {
+        name: update
+        if update.left is None
+        else DosedUpdate.of(in_directions(LowRank(update.left, update.right)), update.right.device)
+        for name, update in updates.by_name.items()
+    }
     return Updates(by_name, updates.shapes)
-
-
-def _directions(updates: Updates) -> dict[str, int]:
-    """Return how many factors every update has: one for each direction, and one for a dense update."""
-    return {name: 1 if update.left is None else len(update.right) for name, update in updates.by_name.items()}
 
 
 def _attribution(

@@ -29,6 +29,19 @@ class DataShare:
     def is_empty(self) -> bool:
         return not any(corpus.documents for parts in self.corpora.values() for corpus in parts)
 
+    @property
+    def weights(self) -> dict[str, list[float]]:
+        """The weights of the parts of every corpus."""
+        return {name: [part.weight for part in parts] for name, parts in self.corpora.items()}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of documents and examples."""
+        return {
+            "documents": sum(len(part.documents) for parts in self.corpora.values() for part in parts),
+            "examples": sum(len(rows) for rows in self.examples.values()),
+        }
+
     def fingerprint(self) -> str:
         """Return a hash of everything in it."""
         content = {

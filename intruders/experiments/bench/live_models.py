@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from ...checkpoints.opening.open import Opened
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ...data.task import Task
 from ...mitigation.live_weights import LiveInterventions
 from ...mitigation.remedies.remedy import Case, Remedy
+from ...models.loading_settings import AS_STORED, Loading, require_whole_weights
 from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
 
 Scored = Mapping[str, tuple[OpenedModel, list[str]]]  # by task, the model and its labels in order
@@ -35,6 +37,11 @@ class LiveModels:
             interventions.set(remedy, elsewhere)
 
 
+def models_loaded(sides: tuple[Checkpoint, Opened], tuned: str, base: str) -> list[str]:
+    """Return the models whose weights are loaded: the base, and the tuned model unless it is an adapter."""
+    return [base, tuned] if isinstance(sides[1], Checkpoint) else [base]
+
+
 def answered_by(language: OpenedModel, tasks: Mapping[str, Task]) -> Scored:
     """Return the tasks that a causal language model answers itself."""
     if language.is_masked:
@@ -50,19 +57,24 @@ def opened_live(
     base_side: Checkpoint,
     others: Sequence[str],
     *,
+    loading: Loading = AS_STORED,
     reads_text: bool = True,
 ) -> Iterator[LiveModels]:
     """Open the tuned model within the block; ``others`` are the base's tensors without a case."""
-    language = open_language_model(tuned, base) if reads_text else None
+    require_whole_weights(loading)
+    language = open_language_model(tuned, base, loading, merged=True) if reads_text else None
     shared = {} if language is None else answered_by(language, tasks)
-    scored = {name: shared.get(name) or open_for_task(tuned, task, base) for name, task in tasks.items()}
+    scored = {
+        name: shared.get(name) or open_for_task(tuned, task, base, loading, merged=True)
+        for name, task in tasks.items()
+    }
     opened = [
         *([] if language is None else [language]),
         *(opened_model for opened_model, _ in scored.values()),
     ]
     with ExitStack() as contexts:
         weights = {
-            number: contexts.enter_context(LiveInterventions(model, base_side, (), others))
+            number: contexts.enter_context(LiveInterventions(model, base_side, (), others, recomputes=True))
             for number, model in {
                 id(opened_model.model): opened_model.model for opened_model in opened
             }.items()

@@ -72,7 +72,7 @@ class Yardstick:
         seed: int = 0,
     ) -> None:
         """Take a ``curve`` of interpolation at ``ALPHAS``, with the updates' ``norms``; the tuned model is last."""
-        self.base, self.tuned, self.target, self.level = base, tuned, target, level
+        self.base, self.tuned, self.curve, self.target, self.level = base, tuned, list(curve), target, level
         self.weights, self._norms = weights, list(norms)
         self._resamples = Resamples(base, dict(weights), seed)
         # (rows, points)

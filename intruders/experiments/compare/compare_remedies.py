@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
@@ -26,20 +28,28 @@ from ...measures.measure_settings import (
 from ...measures.outcome import Outcome
 from ...mitigation.elsewhere import not_audited
 from ...mitigation.remedies.doses import Doses
+from ...mitigation.remedies.remedy import Remedy
 from ...models.finetuned_folder import data_seed_of
+from ...models.loading_settings import AS_STORED, Loading
+from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
-from ..bench.bench import Measuring, opened_bench
-from ..bench.data_shares import DataShares, split_data
-from ..bench.live_models import answered_by
-from ..bench.workbench import Evaluations, Tally, UpdateSizes
+from ..bench.bench import Bench
+from ..bench.curve import ALONG_CURVE
+from ..bench.data_shares import DataShare, DataShares, split_data
+from ..bench.live_models import answered_by, models_loaded, opened_live
+from ..bench.measuring import Measuring
+from ..bench.point import point_of
+from ..bench.tally import Tally
+from ..bench.tuned_matrices import TunedMatrices
 from ..heal.heal_settings import HEALING, HealSettings
 from ..heal.learned_doses import learned_doses
-from .compared import ComparedRemedy, RemedyComparison
-from .comparison_settings import EVERY_REMEDY, REMEDIES, ComparisonSettings
-from .contest import Contest
+from .compared import RemedyComparison
+from .compared_rows import compared_rows, planned_evaluations
+from .comparison_settings import EVERY_REMEDY, ComparisonSettings
 from .doses_of_task import kept_doses
+from .measured_curve import REPORT, Compared, measured_curve
 
 
 def compare_remedies(
@@ -54,6 +64,7 @@ def compare_remedies(
     data_seed: int | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
+    loading: Loading = AS_STORED,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> RemedyComparison:
@@ -73,6 +84,7 @@ def compare_remedies(
       data_seed: seed of the tasks' rows and splits, as in fine-tuning; by default that of the run.
       seed: seed of halves, samples, random controls and the bootstrap.
       out: a folder that keeps every finished evaluation, so that the same call resumes.
+      loading: how the models are loaded.
       compute: where the audit is computed.
       progress: called with (what is being measured, evaluations done, in all).
 
@@ -109,15 +121,15 @@ def compare_remedies(
                 f"'{tuned}' changes no matrix of '{base_source}' that an audit examines, so nothing can be compared; "
                 "pass another model or a wider --include"
             )
-        names = [name for name in REMEDIES if not comparison.only or name in comparison.only]
+        names = comparison.names()
         measuring = Measuring(losses, tasks, seed, harness, scores.max_examples)
         of = {}
         if folder is not None:
             of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=audited, tasks=tasks)
+            of |= recorded_dtypes(loading, models_loaded((base_side, tuned_side), tuned, base_source))
         kept = KeptOutcomes(folder, of)
-        tally = Tally(progress, names, comparison.strengths, len(data.choice))
-        of_base = _base_outcomes(base_source, measuring, data, kept, tally)
-        others = not_audited(base_side, audited)
+        tally = Tally(progress, planned_evaluations(names, comparison.strengths, len(data.choice)))
+        of_base = _base_outcomes(base_source, loading, measuring, data, kept, tally)
         learned: Doses | str = "were not asked for"
         if Doses.name in names:
             learning = HealSettings(
@@ -136,33 +148,62 @@ def compare_remedies(
                     learning,
                     scores.max_examples,
                     seed,
+                    loading,
                     progress,
                 ),
             )
-        with opened_bench(measuring, tuned, base, base_side, others) as bench:
-            evaluations = Evaluations(bench, kept, tally, base_side.names(), settings)
-            sizes = UpdateSizes(audited, bench)
-            contest = Contest(
-                pairing=pairing.pairs,
-                audit=audited,
-                base=base_side,
-                evaluations=evaluations,
-                sizes=sizes,
-                data=data,
-                target=next(iter(tasks)),
-                comparison=comparison,
-                device=compute.torch_device(),
-                seed=seed,
-                task_settings={
-                    "task": described_task(next(iter(tasks)), scores),
+        matrices = TunedMatrices(base_side, pairing.pairs, audited, settings, compute.torch_device())
+        others = not_audited(base_side, audited)
+        with opened_live(tuned, base, tasks, base_side, others, loading=loading) as models:
+            bench = Bench(measuring, models, matrices, kept, tally, partial(_unit, measuring))
+            compared = Compared(bench, data, next(iter(tasks)), comparison, seed, learned)
+            curve = measured_curve(compared, of_base)
+            rows, points = compared_rows(compared, curve, names), curve.points()
+            return RemedyComparison(
+                base=base_source,
+                tuned=tuned,
+                tuned_kind=pairing.tuned_kind,
+                target=compared.target,
+                settings={
+                    **comparison.recorded(),
+                    "k": audited.k,
+                    "epsilon": audited.epsilon,
+                    "include": list(audited.settings.get("include") or ()),
+                    "exclude": list(audited.settings.get("exclude") or ()),
+                    "seed": seed,
+                    "task": described_task(compared.target, scores),
                     "data_seed": data_seed,
                     **(harness.recorded() if harness.lm_eval else {}),
+                    "intruders": audited.intruders,
+                    "matrices": len(audited.matrices),
                 },
-                learned=learned,
+                allow=comparison.allow,
+                level=curve.report.level,
+                counts={share.name: share.counts for share in (data.first, data.rest, data.report)},
+                base_point=point_of(ALONG_CURVE[0], curve.report.base, curve.report, REPORT, 0.0, 0.0),
+                tuned_point=points[-1],
+                curve=points,
+                forgotten=curve.report.tuning_cost(),
+                remedies=rows,
+                others=bench.other_names,
             )
-            contest.draw_curve(of_base)
-            rows: list[ComparedRemedy] = contest.rows(names)
-            return contest.result(rows, base_source, tuned, pairing.tuned_kind, bench.other_names)
+
+
+def _unit(
+    measuring: Measuring,
+    remedy: Remedy,
+    share: DataShare,
+    answers: bool,
+    control: str | None,
+    inputs: str | None,
+) -> dict[str, Any]:
+    return {
+        "remedy": remedy.name,
+        "settings": remedy.recorded(),
+        "control": control,
+        "inputs": inputs,
+        **measuring.unit(share, answers),
+    }
 
 
 def _require_measures(losses: LossSettings, scores: ScoreSettings) -> None:
@@ -175,11 +216,11 @@ def _require_measures(losses: LossSettings, scores: ScoreSettings) -> None:
 
 
 def _base_outcomes(
-    source: str, measuring: Measuring, data: DataShares, kept: KeptOutcomes, tally: Tally
+    source: str, loading: Loading, measuring: Measuring, data: DataShares, kept: KeptOutcomes, tally: Tally
 ) -> list[Outcome]:
     """Measure the base on every share; it is open only while it is measured.
 
-    Tasks that its language model cannot answer are skipped: the contest measures them at a share of 0 of the update.
+    Tasks that its language model cannot answer are skipped: the curve measures them at a share of 0 of the update.
     """
     shares = [*data.choice, data.report]
     units = [
@@ -188,7 +229,7 @@ def _base_outcomes(
     ]
     outcomes = [kept.get(unit) for unit in units]
     if None in outcomes:
-        opened = open_language_model(source)
+        opened = open_language_model(source, loading=loading)
         for position, (share, unit) in enumerate(zip(shares, units, strict=True)):
             tally.step("base")
             if outcomes[position] is None:

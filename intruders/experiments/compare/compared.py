@@ -7,34 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...measures.intervals import Interval
+from ..bench.point import Point
 from ..bench.yardstick import FourParts, Items
-
-CHOICE, REPORT = "choice", "report"
-
-
-@dataclass(frozen=True)
-class ComparedPoint:
-    """One model: a remedy at a strength, or a control of it, on one share of the data."""
-
-    remedy: str
-    settings: Mapping[str, Any]
-    strength: float | None
-    control: str | None  # None for the remedy itself
-    share: str  # "first", "choice" or "report"
-    norm: float  # ||D'|| over all tuned tensors, 1 being the tuned model's
-    output: float | None  # mean of ||D'h||^2 over inputs h of the base, likewise
-    losses: Mapping[str, float]  # by corpus
-    task_losses: Mapping[str, float]
-    accuracies: Mapping[str, float | None]
-    loss: Interval  # mean over the corpora
-    task_loss: Interval  # of the first task
-    healed: Interval | None = None
-    kept: Interval | None = None
-    gain: Interval | None = None  # at equal task loss; None of interpolation itself
-    gain_at_norm: Interval | None = None
-    margin: Interval | None = None  # of a control: the gain of its remedy minus its own
-    # Scores by task of lm-evaluation-harness, where they were asked for: of chosen strengths, base and tuned model.
-    harness: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,12 +18,12 @@ class ComparedRemedy:
     name: str
     source: str
     reason: str | None = None  # why it was not measured to the end
-    chosen: ComparedPoint | None = None  # on the data that are reported
+    chosen: Point | None = None  # on the data that are reported
     is_over_allowance: bool = False  # no strength kept the task loss within the allowance
-    tried: list[ComparedPoint] = field(default_factory=list)  # on the data that strengths were chosen by
+    tried: list[Point] = field(default_factory=list)  # on the data that strengths were chosen by
     dropped: list[float] = field(default_factory=list)  # strengths clearly under the curve in the first pass
     idle: list[float] = field(default_factory=list)  # strengths that change nothing in this model
-    controls: list[ComparedPoint] = field(default_factory=list)
+    controls: list[Point] = field(default_factory=list)
     no_control: Mapping[str, str] = field(default_factory=dict)  # why there is no such control
     parts: FourParts | None = None
     items: Items | None = None
@@ -87,9 +61,9 @@ class RemedyComparison:
     allow: float  # nats per token
     level: float  # of every interval
     counts: Mapping[str, Mapping[str, int]]  # of documents and examples, by share
-    base_point: ComparedPoint
-    tuned_point: ComparedPoint
-    curve: list[ComparedPoint]  # interpolation on the data that are reported
+    base_point: Point
+    tuned_point: Point
+    curve: list[Point]  # interpolation on the data that are reported
     forgotten: Interval  # L_tuned - L_base
     remedies: list[ComparedRemedy]
     others: list[str] = field(default_factory=list)  # tuned tensors that an audit does not examine

@@ -16,7 +16,8 @@ from ...measures.intervals import Interval
 from ...system.documents import json_number
 from ...system.files import write_atomically
 from ...version import __version__
-from .compared import ComparedPoint, ComparedRemedy, RemedyComparison
+from ..bench.point import Point
+from .compared import ComparedRemedy, RemedyComparison
 from .comparison_rows import INTERVALS, rows_of_document
 from .comparison_verdict import command, sentence
 
@@ -98,7 +99,7 @@ def _remedy(remedy: ComparedRemedy) -> dict[str, Any]:
     }
 
 
-def _point(point: ComparedPoint) -> dict[str, Any]:
+def _point(point: Point) -> dict[str, Any]:
     return {
         key: _interval(value)
         if isinstance(value, Interval)

@@ -8,7 +8,8 @@ from typing import Any
 from ...audits.audit_settings import AuditSettings
 from ...audits.command_line import changed_options
 from ...measures.intervals import Interval
-from .compared import ComparedPoint, ComparedRemedy, RemedyComparison
+from ..bench.point import Point
+from .compared import ComparedRemedy, RemedyComparison
 from .tried_strengths import strength_name
 
 
@@ -51,7 +52,7 @@ def sentence(comparison: RemedyComparison) -> str:
     return f"{text}.{_accuracies(comparison, chosen.chosen)}"
 
 
-def _accuracies(comparison: RemedyComparison, chosen: ComparedPoint) -> str:
+def _accuracies(comparison: RemedyComparison, chosen: Point) -> str:
     """Say what the dose costs the task; empty if its score is not an accuracy."""
     own = chosen.accuracies.get(comparison.target)
     tuned = comparison.tuned_point.accuracies.get(comparison.target)
@@ -75,6 +76,8 @@ def command(comparison: RemedyComparison, out: str = "DIR") -> str | None:
         return _healing_command(comparison, out)
     if best.name == "intruders":
         parts += ["--scale", strength]
+        if (which := comparison.settings.get("which", "all")) != "all":
+            parts += ["--which", str(which)]
     else:
         parts += ["--remedy", best.name, "--strength", strength]
     if best.name == "surgery":
@@ -101,7 +104,7 @@ def _healing_command(comparison: RemedyComparison, out: str) -> str:
 
 
 def nats(value: Interval) -> str:
-    return f"{value.estimate:.3g} [{value.low:.3g}, {value.high:.3g}]"
+    return value.text(".3g")
 
 
 def _strength(remedy: ComparedRemedy) -> str:
@@ -111,10 +114,9 @@ def _strength(remedy: ComparedRemedy) -> str:
 
 def _needs_a_checkpoint(remedy: ComparedRemedy, comparison: RemedyComparison) -> bool:
     """Return whether a remedy needs a checkpoint: adapters cannot store single entries or change full tensors."""
-    from ...mitigation.remedies.every_remedy import PUBLISHED
-    from ...mitigation.remedies.remedy import ShareRemedy
+    from ...mitigation.remedies.every_remedy import known_remedies
 
-    cls = PUBLISHED.get(remedy.name)
+    cls = known_remedies().get(remedy.name)
     if cls is None:
         return False
-    return not cls.fits_an_adapter or (issubclass(cls, ShareRemedy) and bool(comparison.others))
+    return not cls.fits_an_adapter or (cls.reach == "model" and bool(comparison.others))

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from ...measures.measure_settings import SHRINK_OUTPUT
 from ...mitigation.remedies.at_random import RANDOM, at_random
-from ...mitigation.remedies.controls import Complement
+from ...mitigation.remedies.controls import Complement, Neighbours
 from ...mitigation.remedies.intruders import ScaledIntruders
 from ...mitigation.remedies.matched import EqualNorm, EqualOutput, EqualSize
-from ...mitigation.remedies.remedy import Case, PublishedRemedy, Remedy
+from ...mitigation.remedies.remedy import Case, Remedy
+from ...mitigation.remedies.remedy_table import SHRINK_OUTPUT, TOP
 
 _DRAWS = 3  # of the control random
 _IS_SHRINK = "the remedy itself scales complete updates"
@@ -35,7 +35,7 @@ def controls_of(
         SHRINK_OUTPUT: EqualOutput(remedy, inputs),
         "resized": EqualSize(remedy),
     }
-    if isinstance(remedy, PublishedRemedy) and remedy.scales_whole_updates:
+    if remedy.scales_whole_updates:
         missing = dict.fromkeys(matched, _IS_SHRINK)
     else:
         controls |= matched
@@ -43,12 +43,14 @@ def controls_of(
         controls.pop(SHRINK_OUTPUT, None)
         missing[SHRINK_OUTPUT] = "the inputs of no matrix are known"
     if isinstance(remedy, ScaledIntruders):
-        complement = Complement(remedy.scale)
+        complement = Complement(remedy.scale, which=remedy.which)
         without = sum(not complement.exists(case) for case in cases)
         if without < len(cases):
             controls[complement.name] = complement
         if without:
             missing[complement.name] = f"{without} of {len(cases)} matrices with intruders have none"
+        if remedy.which == TOP:  # the paper's own control of it
+            controls[Neighbours.name] = Neighbours(remedy.scale, which=TOP)
     drawn = [
         control for draw in range(_DRAWS) if (control := at_random(remedy, seed + draw, cases)) is not None
     ]

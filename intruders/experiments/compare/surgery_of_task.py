@@ -9,12 +9,10 @@ from ...errors import SettingError
 from ...measures.sensitivities import Directions
 from ...mitigation.remedies.remedy import Case
 from ...mitigation.remedies.surgery import Surgery
-from ..bench.workbench import Evaluations
+from ..bench.bench import Bench
 
 
-def of_task(
-    surgeries: Sequence[Surgery], task: str, cases: Sequence[Case], evaluations: Evaluations
-) -> list[Surgery]:
+def of_task(surgeries: Sequence[Surgery], task: str, cases: Sequence[Case], bench: Bench) -> list[Surgery]:
     """Return one remedy at several strengths with a task's sensitivities, which are measured once.
 
     Raises:
@@ -28,5 +26,5 @@ def of_task(
             "keeps its size"
         )
     directions = {name: Directions(part.left, part.right) for name, part in reached.items()}
-    sensitivities = evaluations.sensitivities(directions, task, first.examples) if directions else {}
+    sensitivities = bench.sensitivities(directions, task, first.examples) if directions else {}
     return [replace(surgery, task=task, sensitivities=sensitivities) for surgery in surgeries]

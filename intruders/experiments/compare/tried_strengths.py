@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from ...mitigation.remedies.every_remedy import PUBLISHED, published_remedy
-from ...mitigation.remedies.intruders import INTRUDERS, ScaledIntruders
-from ...mitigation.remedies.remedy import PublishedRemedy, Remedy, ScaledRemedy
+from ...mitigation.remedies.every_remedy import known_remedies, published_remedy
+from ...mitigation.remedies.intruders import ScaledIntruders
+from ...mitigation.remedies.remedy import Remedy
+from ...mitigation.remedies.remedy_table import INTRUDERS
 
 
-def at_strengths(name: str, count: int, seed: int) -> list[Remedy]:
-    """Return a remedy at ``count`` of its strengths, evenly spread, from the mildest."""
+def at_strengths(name: str, count: int, seed: int, which: str) -> list[Remedy]:
+    """Return a remedy at ``count`` of its strengths, evenly spread, from the mildest; ``which`` intruders it scales."""
+    strengths = _spread(_kind_of(name).strengths, count)
     if name == INTRUDERS:
-        return [ScaledIntruders(scale) for scale in _spread(ScaledIntruders.strengths, count)]
-    cls = PUBLISHED[name]
-    return [published_remedy(name, strength, seed) for strength in _spread(cls.strengths, count)]
-
-
-def strength_of(remedy: Remedy) -> float | None:
-    """Return the number that expresses a remedy's strength; None if it has none."""
-    if isinstance(remedy, ScaledRemedy):
-        return remedy.scale
-    return float(getattr(remedy, remedy.strength)) if isinstance(remedy, PublishedRemedy) else None
+        return [ScaledIntruders(scale, which=which) for scale in strengths]
+    if not strengths:  # of a plugin that names none
+        return [published_remedy(name, seed=seed)]
+    return [published_remedy(name, strength, seed) for strength in strengths]
 
 
 def strength_name(name: str) -> str:
     """Return the name of that number."""
-    return "scale" if name == INTRUDERS else PUBLISHED[name].strength
+    return _kind_of(name).strength
 
 
 def source_of(name: str) -> str:
     """Return the paper of a remedy."""
-    return "Shuttleworth et al., arXiv 2410.21228" if name == INTRUDERS else PUBLISHED[name].source
+    return _kind_of(name).source
+
+
+def _kind_of(name: str) -> type[Remedy]:
+    return ScaledIntruders if name == INTRUDERS else known_remedies()[name]
 
 
 def _spread(strengths: tuple[float, ...], count: int) -> list[float]:

@@ -2,7 +2,8 @@
 
 ``W_m = W0_m + a_m D_m``. The dose a_m is a factor on a branch beside the module, ``y + a_m (x D_m^T)``, so that the
 gradient of a loss in a_m is the inner product of the gradient at the module's output with the update's output. No
-gradient of a matrix is formed, and of a low-rank update no matrix at all.
+gradient of a matrix is formed, and of a low-rank update no matrix at all. In a model of 16 bits the branch of a
+low-rank update and the doses stay in single precision: only the sum ``y + a_m (x D_m^T)`` is rounded.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ class DosedUpdate:
     right: Tensor  # (r, n), or D (m, n) where there is no left
 
     @classmethod
-    def of(cls, update: LowRank | Tensor, device: torch.device) -> DosedUpdate:
+    def of(
+        cls, update: LowRank | Tensor, device: torch.device, dense_dtype: torch.dtype = torch.float32
+    ) -> DosedUpdate:
+        """Take factors in single precision, and a dense update in ``dense_dtype``: it is as large as the weight."""
         if isinstance(update, LowRank):
             return cls(update.left.to(device, torch.float32), update.right.to(device, torch.float32))
-        return cls(None, update.to(device))
+        return cls(None, update.to(device, dense_dtype))
 
     def times(self, dose: Tensor) -> Tensor:
         """Return ``a D`` as a matrix, (m, n)."""
@@ -76,6 +80,8 @@ class DosedModel:
         groups: DoseGroups,
         doses: Doses,
         others: Iterable[str] = (),
+        *,
+        is_base: bool = False,
     ) -> None:
         """Set the model's weights to the base's and add the updates in doses.
 
@@ -86,6 +92,7 @@ class DosedModel:
           groups: the positions of each matrix's doses.
           doses: the doses, shared by all models of the tuned model.
           others: the base's names of other tuned tensors.
+          is_base: whether the model has the base's weights already, so that none is read and written again.
 
         Raises:
           PairingError: the model lacks a weight of an update.
@@ -109,7 +116,8 @@ class DosedModel:
                     f"the model that is measured has no weight '{name}'; pass the base it was made of"
                 )
             tensor = state[key].data
-            put_back(view, tensor, view.read(base.tensors[view.tensor]).to(tensor.dtype))
+            if not is_base:
+                put_back(view, tensor, view.read(base.tensors[view.tensor]).to(tensor.dtype))
             modules = owners[tensor.data_ptr()]
             if view.expert is None and all(_has_branch(module, of) for module, of in modules):
                 for module, _ in modules:
@@ -122,7 +130,7 @@ class DosedModel:
             if tensor is None or tuple(tensor.shape) != base.shape(name) or not tensor.is_floating_point():
                 continue
             before = base.read(name).to(tensor.device, tensor.dtype)
-            change = tensor - before
+            change = tensor.float() - before.float()
             tensor.copy_(before)
             dense.setdefault(tensor.data_ptr(), []).append((ELSEWHERE, change))
         for pointer, parts in dense.items():
@@ -150,17 +158,17 @@ class DosedModel:
             if dose is None:
                 return output
             if isinstance(module, nn.Embedding):
-                return output + _rows_of(update, inputs[0], dose)
-            return output + _times(update, inputs[0], dose)
+                return (output + _rows_of(update, inputs[0], dose)).to(output.dtype)
+            return (output + _times(update, inputs[0], dose)).to(output.dtype)
 
         return add
 
 
 def _times(update: DosedUpdate, inputs: Tensor, dose: Tensor) -> Tensor:
-    """Return ``a (x D^T)`` for inputs x (..., n)."""
+    """Return ``a (x D^T)`` for inputs x (..., n), in single precision."""
     if update.left is None:
-        return linear(inputs, update.right.to(inputs.dtype)) * dose
-    return linear(linear(inputs, update.right) * dose, update.left)
+        return linear(inputs, update.right.to(inputs.dtype)).float() * dose
+    return linear(linear(inputs.float(), update.right) * dose, update.left)
 
 
 def _rows_of(update: DosedUpdate, tokens: Tensor, dose: Tensor) -> Tensor:
@@ -198,7 +206,11 @@ class _Added(nn.Module):
             dose = self._factor(name)
             if dose is None:
                 continue
-            weight = part.added_to(weight, dose) if isinstance(part, _Reshaped) else weight + dose * part
+            weight = (
+                part.added_to(weight, dose)
+                if isinstance(part, _Reshaped)
+                else (weight + dose * part).to(weight.dtype)
+            )
         return weight
 
 

@@ -30,14 +30,20 @@ class Updates:
 
     @property
     def ranks(self) -> dict[str, int]:
-        """The number of directions of each update; for a dense update its rows, which have no doses of their own."""
-        return {name: len(update.right) for name, update in self.by_name.items()}
+        """The number of directions of each update; a dense one counts as one."""
+        return {
+            name: 1 if update.left is None else len(update.right) for name, update in self.by_name.items()
+        }
 
 
 def read_updates(
-    pairs: Sequence[PairedMatrix], per: str, device: torch.device, progress: Progress
+    pairs: Sequence[PairedMatrix],
+    per: str,
+    device: torch.device,
+    progress: Progress,
+    dense_dtype: torch.dtype = torch.float32,
 ) -> Updates:
-    """Read every update that is not zero, one by one.
+    """Read every update that is not zero, one by one; dense ones are held in ``dense_dtype``.
 
     Raises:
       SettingError: nothing was changed, or an update without a low rank should have a dose per direction.
@@ -54,10 +60,7 @@ def read_updates(
             if not bool(update.left.isfinite().all() and update.right.isfinite().all()):
                 raise _not_finite(pair.name)
             if per == "direction":
-                svd = update.svd()
-                count = max(1, int((svd.values > _ZERO * svd.values[0]).sum()))
-                scaled = (svd.left[:count] * svd.values[:count].unsqueeze(-1)).mT
-                update = LowRank(scaled, svd.right[:count])
+                update = in_directions(update)
             by_name[pair.name] = DosedUpdate.of(update, device)
             continue
         if per == "direction":
@@ -67,8 +70,15 @@ def read_updates(
         dense = update.dense()
         if not bool(dense.isfinite().all()):
             raise _not_finite(pair.name)
-        by_name[pair.name] = DosedUpdate.of(dense.float(), device)
+        by_name[pair.name] = DosedUpdate.of(dense, device, dense_dtype)
     return Updates(by_name, {pair.name: pair.shape for pair in pairs if pair.name in by_name})
+
+
+def in_directions(update: LowRank) -> LowRank:
+    """Return the update with a column for every singular direction, strongest first, (m, r) and (r, n)."""
+    svd = update.svd()
+    count = max(1, int((svd.values > _ZERO * svd.values[0]).sum()))
+    return LowRank((svd.left[:count] * svd.values[:count].unsqueeze(-1)).mT, svd.right[:count])
 
 
 def _not_finite(name: str) -> NonFiniteError:

@@ -25,7 +25,10 @@ from ...mitigation.mitigate import mitigate
 from ...mitigation.mitigation_result import Mitigation
 from ...mitigation.targets.choose_target import choose_target
 from ...models.finetuned_folder import data_seed_of
+from ...models.loading_settings import AS_STORED, Loading
+from ...models.stored_dtype import recorded_dtypes
 from ...system.progress import Progress, silent
+from ..bench.live_models import models_loaded
 from .heal_data import load_tasks, load_texts, read_prompts
 from .heal_session import Session, Told, untold
 from .heal_settings import HEALING, HealSettings
@@ -50,6 +53,7 @@ def heal(
     force: bool = False,
     data_seed: int | None = None,
     seed: int = 0,
+    loading: Loading = AS_STORED,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
     told: Told = untold,
@@ -75,6 +79,7 @@ def heal(
       force: replace ``out`` if it is a model or adapter.
       data_seed: seed of the task's rows, as in fine-tuning; by default that of the run.
       seed: seed of halves, samples, the order of learning, the shuffled control and the bootstrap.
+      loading: how the models are loaded. Doses and their gradients are in single precision whatever the type.
       compute: where the audit is computed.
       progress: called with (what is being done, done, in all).
       told: called with lines that a person should know before learning starts.
@@ -112,6 +117,7 @@ def heal(
         "tasks": {name: kept_task.fingerprint() for name, kept_task in tasks.items()},
         "prompts": asked,
         "form": written_form,
+        **recorded_dtypes(loading, models_loaded(sides, tuned, base_source)),
     }
     folder = None if out is None else Path(out)
     finished = None if folder is None or force else finished_healing(folder, key)
@@ -144,6 +150,7 @@ def heal(
             work,
             key,
             settings.max_examples,
+            loading,
         )
         healing = session.healed(corpora, tasks, asked, found_audit, pairing.pairs, compute)
 

@@ -10,14 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...checkpoints.opening.open import Opened
+from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.matching import match_names
+from ...checkpoints.stored.names import tensor_of
 from ...data.task import Task
 from ...linalg.low_rank import LowRank
 from ...measures.corpus_loss import losses_by_corpus
 from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.measure_settings import LossSettings
 from ...measures.outcome import Outcome
+from ...models.loading_settings import AS_STORED, Loading, require_whole_weights
 from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..bench.data_shares import DataShare
 from ..bench.live_models import Scored, answered_by
@@ -81,7 +85,7 @@ class HealBench:
     def text_loss(self, values: Sequence[float], share: DataShare) -> float:
         """Return the mean loss on text at some doses, in nats per token."""
         outcome = self.outcome(values, replace(share, examples={}), answers=False)
-        weights = {name: [part.weight for part in parts] for name, parts in share.corpora.items()}
+        weights = share.weights
         means = [
             sum(part.mean * weight for part, weight in zip(parts, weights[name], strict=True))
             / sum(weights[name])
@@ -99,7 +103,7 @@ class HealBench:
                 device = next(model.parameters()).device
                 updates = {name: DosedUpdate.of(change, device) for name, change in changes.items()}
                 entered.enter_context(
-                    DosedModel(model, self.base, updates, dose_groups(names, "matrix"), whole)
+                    DosedModel(model, self.base, updates, dose_groups(names, "matrix"), whole, is_base=True)
                 )
             yield
 
@@ -114,12 +118,16 @@ class HealBench:
 
 
 def open_models(
-    tuned: str, base: str | None, tasks: Mapping[str, Task]
+    tuned: str, base: str | None, tasks: Mapping[str, Task], loading: Loading = AS_STORED
 ) -> tuple[OpenedModel, dict[str, tuple[OpenedModel, list[str]]]]:
     """Open the tuned model as a language model and as its tasks need it; one model may serve both."""
-    language = open_language_model(tuned, base)
+    require_whole_weights(loading)
+    language = open_language_model(tuned, base, loading, merged=True)
     shared = answered_by(language, tasks)
-    scored = {name: shared.get(name) or open_for_task(tuned, task, base) for name, task in tasks.items()}
+    scored = {
+        name: shared.get(name) or open_for_task(tuned, task, base, loading, merged=True)
+        for name, task in tasks.items()
+    }
     for opened in [language, *(opened_model for opened_model, _ in scored.values())]:
         opened.model.requires_grad_(False).eval()
     return language, scored
@@ -133,7 +141,7 @@ def distinct_models(language: OpenedModel, scored: Scored) -> list[nn.Module]:
 
 def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -> list[str]:
     """Return the base's names of tensors that were tuned and contain none of the paired matrices."""
-    held = {name.partition("[")[0] for name in paired}
+    held = {tensor_of(name) for name in paired}
     state: Mapping[str, Tensor] = model.state_dict()
     matched = match_names(
         {name: base.shape(name) for name in base.names()},
@@ -149,3 +157,39 @@ def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -
         ):
             names.append(name)
     return names
+
+
+def open_to_dose(
+    sides: tuple[Checkpoint, Opened],
+    sources: tuple[str, str],
+    base: str | None,
+    tasks: Mapping[str, Task],
+    loading: Loading = AS_STORED,
+) -> tuple[OpenedModel, Scored]:
+    """Open the models whose updates get doses.
+
+    Args:
+      sides: base and tuned model.
+      sources: of both.
+      base: as it was given; None where an adapter names it.
+      tasks: that are to be measured.
+      loading: how the models are loaded.
+    """
+    if opens_base(sides, tasks):
+        return open_models(sources[0], None, tasks, loading)
+    return open_models(sources[1], base, tasks, loading)
+
+
+def opens_base(sides: tuple[Checkpoint, Opened], tasks: Mapping[str, Task]) -> bool:
+    """Return whether the base is opened: for an adapter on causal tasks, whose updates are added to its weights."""
+    is_adapter = not isinstance(sides[1], Checkpoint)
+    return is_adapter and all(task.kind == "causal" for task in tasks.values())
+
+
+def dosed_elsewhere(
+    sides: tuple[Checkpoint, Opened], model: nn.Module, pairs: Sequence[PairedMatrix]
+) -> list[str]:
+    """Return other tuned tensors, such as norms, which only a checkpoint can store in a dose."""
+    if not isinstance(sides[1], Checkpoint):
+        return []
+    return tuned_elsewhere(model, sides[0], [pair.name for pair in pairs])

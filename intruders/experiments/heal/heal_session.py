@@ -24,12 +24,15 @@ from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.measure_settings import LossSettings
 from ...mitigation.cases import read_cases
 from ...mitigation.remedies.intruders import ScaledIntruders
+from ...models.loading_settings import AS_STORED, Loading
+from ...models.stored_dtype import dtype_name
 from ...models.tuned_model import OpenedModel
 from ...system.progress import Progress
+from ..bench.live_models import Scored
 from ..doses.dose_groups import ELSEWHERE, dose_groups
 from ..doses.dosed_model import DosedModel, Doses
 from ..doses.updates import Updates, read_updates
-from .heal_bench import HealBench, distinct_models, open_models, tuned_elsewhere
+from .heal_bench import HealBench, distinct_models, dosed_elsewhere, open_to_dose, opens_base
 from .heal_data import HealData, data_of, own_answers, task_of_prompts
 from .heal_settings import HealSettings
 from .healing import LITTLE, Healing
@@ -64,6 +67,7 @@ class Session:
     work: WorkFolder | None = None
     key: Mapping[str, Any] = field(default_factory=dict)
     max_examples: int | None = None
+    loading: Loading = AS_STORED
 
     def healed(
         self,
@@ -90,19 +94,28 @@ class Session:
         self.progress("open the models", 0, 1)
         language, scored = self._opened(tasks)
         device = next(language.model.parameters()).device
-        updates = read_updates(self.pairs, self.settings.per, device, self.progress)
+        dtype = language.dtype
+        updates = read_updates(self.pairs, self.settings.per, device, self.progress, dtype)
         if not updates.names:
             raise SettingError(
                 f"'{self.tuned}' changes nothing in '{self.base_source}', so there is nothing to heal; pass the model "
                 "after fine-tuning"
             )
-        others = self._others(language)
+        others = dosed_elsewhere(self.sides, language.model, self.pairs)
         groups = dose_groups(updates.names, self.settings.per, updates.ranks, with_elsewhere=bool(others))
         doses = Doses(torch.ones(len(groups.names), device=device))
         with ExitStack() as entered:
             for model in distinct_models(language, scored):
                 entered.enter_context(
-                    DosedModel(model, self.sides[0], updates.by_name, groups, doses, others)
+                    DosedModel(
+                        model,
+                        self.sides[0],
+                        updates.by_name,
+                        groups,
+                        doses,
+                        others,
+                        is_base=opens_base(self.sides, tasks),
+                    )
                 )
             if prompts is not None:
                 task = self._task_of(prompts, language)
@@ -116,15 +129,10 @@ class Session:
                 updates,
             )
 
-    def _opened(
-        self, tasks: Mapping[str, Task]
-    ) -> tuple[OpenedModel, Mapping[str, tuple[OpenedModel, list[str]]]]:
-        """Open the models. For an adapter of a causal model open the base: its updates are added to the weights."""
-        is_adapter = not isinstance(self.sides[1], Checkpoint)
-        if is_adapter and all(task.kind == "causal" for task in tasks.values()):
-            language, scored = open_models(self.base_source, None, tasks)
-        else:
-            language, scored = open_models(self.tuned, self.base, tasks)
+    def _opened(self, tasks: Mapping[str, Task]) -> tuple[OpenedModel, Scored]:
+        language, scored = open_to_dose(
+            self.sides, (self.base_source, self.tuned), self.base, tasks, self.loading
+        )
         causal = [name for name, task in tasks.items() if task.kind == "causal"]
         if language.is_masked and (causal or not tasks):
             what = f"task {causal[0]!r} wants" if causal else "prompts want"
@@ -132,12 +140,6 @@ class Session:
                 f"'{self.base_source}' is a masked language model, and {what} one that writes; pass a task of classes"
             )
         return language, scored
-
-    def _others(self, language: OpenedModel) -> list[str]:
-        """Return other tuned tensors, such as norms, which only a checkpoint can store in a dose."""
-        if not isinstance(self.sides[1], Checkpoint):
-            return []
-        return tuned_elsewhere(language.model, self.sides[0], [pair.name for pair in self.pairs])
 
     def _task_of(self, prompts: Sequence[str], language: OpenedModel) -> Task:
         answers = None if self.work is None else self.work.answers()
@@ -259,7 +261,11 @@ class Session:
             },
             examples={name: len(rows) for name, rows in data.report.examples.items()},
             digests={name: [part.digest for part in parts] for name, parts in data.report.corpora.items()},
-            settings={**self.settings.as_dict(), "seed": self.seed},
+            settings={
+                **self.settings.as_dict(),
+                "seed": self.seed,
+                "dtype": dtype_name(bench.language.dtype),
+            },
             intruders_before=audit.intruders,
             intruders_after=None,
             at_bounds=count,
@@ -288,6 +294,7 @@ def session_of(
     seed: int,
     progress: Progress,
     max_examples: int | None = None,
+    loading: Loading = AS_STORED,
 ) -> Session:
     """Return a session that writes nothing to disk."""
     base, tuned = sources
@@ -302,6 +309,7 @@ def session_of(
         progress,
         untold,
         max_examples=settings.max_examples if max_examples is None else max_examples,
+        loading=loading,
     )
 
 

@@ -9,6 +9,7 @@ from ...checkpoints.stored.checkpoint import Checkpoint
 from ...data.corpora import Corpus
 from ...data.task import Task
 from ...mitigation.remedies.doses import Doses as DosesRemedy
+from ...models.loading_settings import AS_STORED, Loading
 from ...system.progress import Progress, silent
 from ..doses.dose_groups import ELSEWHERE
 from .heal_session import session_of
@@ -24,6 +25,7 @@ def learned_doses(
     settings: HealSettings,
     max_examples: int | None,
     seed: int,
+    loading: Loading = AS_STORED,
     progress: Progress = silent,
 ) -> DosesRemedy:
     """Learn the remedy `doses` of a tuned model on the halves that choose; report and write nothing.
@@ -36,12 +38,13 @@ def learned_doses(
       settings: how the doses are learned.
       max_examples: number of examples of every split; None for all.
       seed: seed of halves and of the order.
+      loading: how the models are loaded.
       progress: called with (what is being done, done, in all).
 
     Raises:
       IntrudersError: as :func:`heal`.
     """
-    session = session_of(sides, sources, settings, seed, progress, max_examples)
+    session = session_of(sides, sources, settings, seed, progress, max_examples, loading)
     with session.benched(corpora, tasks, None) as (bench, data, _):
         _, most, start = session.start(bench, data)
         _, values, _ = session.learned(bench, data, start, most)

@@ -16,6 +16,7 @@ from ...data.corpora import Corpus
 from ...data.task import Example, Task
 from ...errors import NonFiniteError, SettingError
 from ...models.encoding import PadRight, encode_classification, encode_completions, pad_token_id
+from ...models.target_loss import target_loss
 from ...models.tuned_model import OpenedModel
 from ..doses.dosed_model import Doses
 
@@ -91,9 +92,9 @@ class Objective:
     def _task_gradient(self, rows: list[dict[str, Any]], weight: float) -> float:
         device = next(self._scored.model.parameters()).device
         batch = {name: tensor.to(device) for name, tensor in self._pad(rows).items()}
-        loss = self._scored.model(**batch).loss
+        loss = target_loss(self._scored.model, batch)
         value = _finite(loss, "loss on training examples")
-        (weight * loss).backward()
+        (weight * loss).backward()  # type: ignore[no-untyped-call]
         return value
 
     def _inputs(self, texts: Sequence[list[int]], step: int) -> tuple[dict[str, Tensor], Tensor]:

@@ -19,6 +19,7 @@ from ...mitigation.remedies.doses import Doses
 from ...mitigation.remedies.interpolate import Interpolate
 from ...mitigation.remedies.remedy import Remedy
 from ...models.finetuned_folder import data_seed_of
+from ...models.loading_settings import AS_STORED, Loading
 from ...system.progress import Progress, silent
 from .heal_bench import HealBench
 from .heal_data import HealData, load_tasks, load_texts
@@ -61,34 +62,6 @@ class ScaleChoice:
         record: dict[str, Any] = plain_values(asdict(self))
         return record
 
-    def lines(self) -> list[str]:
-        """Return the printed lines."""
-        lines = [
-            f"one scale for the complete update, on {self.corpus} and {self.task} (nats per token)",
-            f"{'scale':>6}{'loss on text':>14}{'task loss':>11}",
-        ]
-        for point in self.curve:
-            mark = "  chosen" if point.scale == self.scale else ""
-            lines.append(f"{point.scale:>6.3g}{point.text_loss:>14.4f}{point.task_loss:>11.4f}{mark}")
-        lines.append(
-            f"scale {self.scale:.3g} forgets least at a task loss of at most {self.allow:g} above the tuned model's"
-        )
-        chosen = next(point for point in self.points if point.name == CHOSEN)
-        tuned = next(point for point in self.points if point.name == TUNED)
-        for corpus, measure in chosen.corpora.items():
-            before = tuned.corpora[corpus].forgotten
-            share = "" if measure.healed is None else f", {measure.healed.estimate:.0%} healed"
-            lines.append(
-                f"on other documents of {corpus}: forgotten {before.estimate:+.3f} tuned, "
-                f"{measure.forgotten.estimate:+.3f} at that scale{share}"
-            )
-        for task, own in chosen.tasks.items():
-            lines.append(
-                f"on other examples of {task}: loss {tuned.tasks[task].loss.estimate:.4f} tuned, "
-                f"{own.loss.estimate:.4f} at that scale"
-            )
-        return lines
-
 
 def choose_scale(
     base: str | None,
@@ -100,6 +73,7 @@ def choose_scale(
     columns: Columns | None = None,
     data_seed: int | None = None,
     seed: int = 0,
+    loading: Loading = AS_STORED,
     progress: Progress = silent,
 ) -> ScaleChoice:
     """Choose the scale s of ``W0 + s D`` with the least loss on text, at a task loss that is allowed.
@@ -116,18 +90,25 @@ def choose_scale(
       columns: the columns of a data file and their meaning.
       data_seed: seed of the task's rows; by default that of the run.
       seed: seed of halves and samples.
+      loading: how the models are loaded.
       progress: called with (what is being done, done, in all).
+
+    Returns:
+      The scale, the losses of every scale on the half that chose, and what was measured on the other half.
 
     Raises:
       SettingError: no task or no text is given.
       IntrudersError: as :func:`intruders.heal` raises it.
+
+    Example:
+      ``intruders.choose_scale("smollm2-135m", "my-adapter", task="word-problems", loss_on="pydoc").scale``
     """
     given_base, given_tuned = named_sides(base, tuned)
     base, tuned = None if given_base is None else str(given_base), str(given_tuned)
     rows_by = data_seed_of(tuned) if data_seed is None else data_seed
     tasks = load_tasks([task] if isinstance(task, str) else list(task), columns or Columns(), rows_by, None)
     corpora = load_texts([loss_on] if isinstance(loss_on, str) else list(loss_on), settings, seed)
-    session = session_of(open_sides(base, tuned), (base, tuned), settings, seed, progress)
+    session = session_of(open_sides(base, tuned), (base, tuned), settings, seed, progress, loading=loading)
     with session.benched(corpora, tasks, None) as (bench, data, _):
         curve: dict[float, CurveOfScales] = {}
         for number, scale in enumerate(_SCALES):
@@ -166,9 +147,26 @@ def write_at_scale(
 ) -> Mitigation:
     """Write ``W0 + s D`` in the form of what was given.
 
+    Args:
+      base: the model before fine-tuning; None if an adapter names it.
+      tuned: the fine-tuned model, or its adapter.
+      scale: s: 0 is the base, 1 the update as trained; above -100 and below 100.
+      out: folder to write; it is written completely or not at all.
+      form: "adapter", "checkpoint", or "auto": what was given.
+      force: replace ``out`` where it is a model or adapter.
+      audit: settings of the audits before and after.
+      compute: where the audits are computed.
+      progress: called with (what is being done, done, in all).
+
+    Returns:
+      What was changed in each matrix, with the audits before and after.
+
     Raises:
       SettingError: the scale is not a finite number.
       IntrudersError: as :func:`intruders.mitigate` raises it.
+
+    Example:
+      ``intruders.write_at_scale("smollm2-135m", "my-adapter", 0.7, "scaled")``
     """
     return mitigate(
         base,

@@ -6,8 +6,9 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -15,40 +16,49 @@ from ...audits.audit import audited_whole
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...audits.result.audit_result import Audit
 from ...checkpoints.pairing.open_sides import named_sides, open_sides
-from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...data.corpora import load_corpora
 from ...data.load_task import load_task
 from ...errors import SettingError
 from ...measures.base_inputs import documents_of, sample_inputs
+from ...measures.corpus_loss import CorpusLoss, summarize_losses
 from ...measures.kept_outcomes import KeptOutcomes, depends_on
+from ...measures.losses import DocumentLosses
 from ...measures.measure_settings import (
     IN_QUARTERS,
     INTERPOLATE,
     NO_LOSSES,
     NO_SCORES,
-    SHRINK_OUTPUT,
     LossSettings,
     ScoreSettings,
     SweepSettings,
 )
 from ...measures.outcome import Outcome
-from ...measures.task_score import scored_examples
-from ...mitigation.cases import read_cases
-from ...mitigation.elsewhere import not_audited, shares_elsewhere
+from ...measures.task_score import score_of_answers, scored_examples
+from ...mitigation.elsewhere import not_audited
 from ...mitigation.live_weights import LiveInterventions
-from ...mitigation.remedies.controls import ShrinkOutput
 from ...mitigation.remedies.every_remedy import remedy_named
-from ...mitigation.remedies.intruders import INTRUDERS
-from ...mitigation.remedies.remedy import Case, Remedy, ScaledRemedy
+from ...mitigation.remedies.intruders import ScaledIntruders
+from ...mitigation.remedies.matched import EqualOutput
+from ...mitigation.remedies.remedy import Case, Remedy
+from ...mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT
 from ...models.finetuned_folder import data_seed_of
-from ...models.tuned_model import OpenedModel, open_language_model
+from ...models.loading_settings import AS_STORED, Loading
+from ...models.stored_dtype import recorded_dtypes
+from ...models.tuned_model import open_language_model
 from ...system.folders import locked_folder, make_folder
 from ...system.progress import Progress, silent
-from ..bench.live_models import opened_live
-from ..bench.measured_weights import Losses, MeasuredData, MeasuredWeights
-from .equal_task_loss import ALONG_CURVE, EqualTaskLoss, wants_curve
-from .sweep import InterventionSweep, Point
+from ..bench.bench import Bench
+from ..bench.curve import ALONG_CURVE, curve
+from ..bench.data_shares import DataShare
+from ..bench.live_models import models_loaded, opened_live
+from ..bench.measuring import Measuring
+from ..bench.point import Point, point_of
+from ..bench.tally import Tally
+from ..bench.tuned_matrices import TunedMatrices
+from ..bench.update_sizes import UpdateSizes
+from ..bench.yardstick import Yardstick
+from .sweep import Intervention, InterventionSweep
 
 _OF_BASE = {"remedy": None}  # the unit of its evaluation
 
@@ -64,6 +74,7 @@ def intervene(
     data_seed: int | None = None,
     seed: int = 0,
     keep: str | os.PathLike[str] | None = None,
+    loading: Loading = AS_STORED,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
 ) -> InterventionSweep:
@@ -75,7 +86,8 @@ def intervene(
     Args:
       base: folder, Hub id or demo model of the model before fine-tuning; None if an adapter names it.
       tuned: the fine-tuned model, or its adapter. An adapter that names its base may be passed alone.
-      sweep: scales (1, the tuned model itself, is always measured) and controls; with "interpolate" among them, every
+      sweep: scales (1, the tuned model itself, is always measured), controls, and whether all intruders of a matrix are
+        scaled or the one with the largest singular value alone; with "interpolate" among them, every
         point gets its gain over interpolation at equal task loss, from a curve of eleven more evaluations. The control
         "shrink-output" equals output energies on the first documents of the corpora.
       losses: the corpora, as in :func:`intruders.evaluate`.
@@ -85,6 +97,7 @@ def intervene(
       seed: seed of the control "random", of samples of documents, and of the bootstrap.
       keep: folder of finished evaluations. A call that was stopped resumes there; another model, other data or
         settings never reuse one.
+      loading: how the models are loaded.
       compute: where the audit is computed.
       progress: called with (what is being done, done, in all).
 
@@ -100,7 +113,7 @@ def intervene(
     """
     given_base, given_tuned = named_sides(base, tuned)
     base, tuned = None if given_base is None else str(given_base), str(given_tuned)
-    is_curve_wanted = wants_curve(sweep, losses, scores)
+    is_curve_wanted = _wants_curve(sweep, losses, scores)
     if not (losses.loss_on or scores.tasks):
         raise SettingError("nothing to measure; expected a corpus (--loss-on) or a task (--task)")
     if SHRINK_OUTPUT in sweep.controls and not losses.loss_on:
@@ -112,13 +125,11 @@ def intervene(
     max_documents = sweep.max_documents or losses.max_documents
     most = sweep.max_examples or scores.max_examples
     tasks = {name: load_task(name, scores, rows_by) for name in scores.tasks}
-    data = MeasuredData(
-        corpora={name: load_corpora(name, max_documents=max_documents, seed=seed) for name in losses.loss_on},
-        tasks=tasks,
-        losses=losses,
-        examples={name: scored_examples(task, scores.split, most) for name, task in tasks.items()},
-        seed=seed,
-    )
+    corpora = {name: load_corpora(name, max_documents=max_documents, seed=seed) for name in losses.loss_on}
+    scored = {name: scored_examples(task, scores.split, most) for name, task in tasks.items()}
+    splits = {name: split for name, (split, _) in scored.items()}
+    data = DataShare("all", corpora, {name: rows for name, (_, rows) in scored.items()})
+    measuring = Measuring(losses, tasks, seed)
     base_side, tuned_side = open_sides(base, tuned)
     base_source = base if base is not None else base_side.source
     folder = None if keep is None else Path(keep)
@@ -134,147 +145,165 @@ def intervene(
         of = {}
         if folder is not None:
             of = depends_on(base_source, tuned, settings, losses, scores, seed, audited=audited, tasks=tasks)
+            of |= recorded_dtypes(loading, models_loaded((base_side, tuned_side), tuned, base_source))
         kept = KeptOutcomes(folder, {**of, "data": data.fingerprint()})
-        measured = _Measured(
-            base,
-            base_source,
-            tuned,
-            base_side,
-            pairing.pairs,
-            audited,
-            settings,
-            sweep,
-            data,
-            kept,
-            compute,
-            progress,
-        )
-        return measured.sweep_of_all(is_curve_wanted)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """Everything that is measured of one tuned model, in order."""
-
-    base: str | None  # as it was given
-    base_source: str
-    tuned: str
-    base_side: Checkpoint
-    pairs: Sequence[PairedMatrix]
-    audit: Audit
-    settings: AuditSettings
-    sweep: SweepSettings
-    data: MeasuredData
-    kept: KeptOutcomes
-    compute: Compute
-    progress: Progress
-
-    def sweep_of_all(self, is_curve_wanted: bool) -> InterventionSweep:
-        """Measure the base, then interpolation if wanted, then the tuned model and every intervention on it."""
-        data = self.data
+        matrices = TunedMatrices(base_side, pairing.pairs, audited, settings, compute.torch_device())
         # An audit of other weights is refused before anything is measured. No case depends on the base's inputs.
-        cases = self._cases(_remedies(self.sweep, data.seed, {}))
-        of_base, inputs = self._of_base(cases)
-        remedies = [
-            remedy_named(INTRUDERS, 1.0, data.seed),
-            *_remedies(self.sweep, data.seed, inputs),
-        ]
-        others = not_audited(self.base_side, self.audit) if is_curve_wanted else []
-        reads_text = bool(data.corpora)
+        cases = matrices.cases(_remedies(sweep, seed, {}))
+        of_base, inputs = _of_base(
+            base_source, loading, measuring, data, kept, base_side, SHRINK_OUTPUT in sweep.controls, cases
+        )
+        remedies = [remedy_named(INTRUDERS, 1.0, seed, sweep.which), *_remedies(sweep, seed, inputs)]
+        tally = Tally(progress, len(remedies) + (len(ALONG_CURVE) if is_curve_wanted else 0))
+        others = not_audited(base_side, audited) if is_curve_wanted else []
         with opened_live(
-            self.tuned, self.base, data.tasks, self.base_side, others, reads_text=reads_text
+            tuned, base, tasks, base_side, others, loading=loading, reads_text=bool(corpora)
         ) as models:
-            weights = MeasuredWeights(data, models, self.kept)
-            compared = self._curve(weights, len(remedies)) if is_curve_wanted else None
-            tuned_point, *points = self._points(weights, cases, remedies, compared)
+            bench = Bench(measuring, models, matrices, kept, tally, _unit)
+            stick, along = _yardstick(bench, data) if is_curve_wanted else (None, [])
+            bench.use(cases)
+            tuned_point, *points = _interventions(bench, data, splits, cases, remedies, stick)
+        base_losses = _summarized(of_base, data, seed)
         return InterventionSweep(
-            self.base_source,
-            self.tuned,
-            self.audit,
-            data.seed,
-            tuned_point,
-            data.summarized(of_base),
-            points,
-            [] if compared is None else compared.points,
+            base_source, tuned, audited, seed, tuned_point, base_losses, points, along, sweep.which
         )
 
-    def _cases(self, remedies: Sequence[Remedy]) -> list[Case]:
-        device = self.compute.torch_device()
-        return list(read_cases(self.pairs, self.audit, remedies, self.base_side.names(), device))
 
-    def _of_base(self, cases: Sequence[Case]) -> tuple[Losses, dict[str, Tensor]]:
-        """Measure the base's losses, and the inputs of the matrices if a control needs them.
+def _of_base(
+    source: str,
+    loading: Loading,
+    measuring: Measuring,
+    data: DataShare,
+    kept: KeptOutcomes,
+    base_side: Checkpoint,
+    asks_inputs: bool,
+    cases: Sequence[Case],
+) -> tuple[Mapping[str, list[DocumentLosses]], dict[str, Tensor]]:
+    """Measure the base's losses, and sample the inputs (tokens, n) of each case's matrix if a control needs them.
 
-        The model is open only within this method, since the tuned one needs its memory.
-        """
-        asks = SHRINK_OUTPUT in self.sweep.controls
-        outcome = self.kept.get(_OF_BASE)
-        if not self.data.corpora or (outcome is not None and not asks):
-            return {} if outcome is None else outcome.corpora, {}
-        opened = open_language_model(self.base_source)
-        if outcome is None:
-            outcome = Outcome(self.data.losses_of(opened), {})
-            self.kept.put(_OF_BASE, outcome)
-        return outcome.corpora, _inputs_of_base(opened, self.base_side, cases, self.data) if asks else {}
-
-    def _curve(self, weights: MeasuredWeights, more: int) -> EqualTaskLoss:
-        """Measure interpolation from the base to the tuned model; ``more`` models are measured after it."""
-        weights.models.use(self._cases(ALONG_CURVE))
-        outcomes = []
-        for done, remedy in enumerate(ALONG_CURVE):
-            self.progress("measure interpolation", done, len(ALONG_CURVE) + more)
-            shares = shares_elsewhere(remedy, self.base_side.names(), self.settings)
-            outcomes.append(weights.outcome(remedy, shares, answers=False))
-        return EqualTaskLoss(outcomes, self.data)
-
-    def _points(
-        self,
-        weights: MeasuredWeights,
-        cases: Sequence[Case],
-        remedies: Sequence[ScaledRemedy],
-        compared: EqualTaskLoss | None,
-    ) -> list[Point]:
-        """Measure a point for every remedy; the first is the tuned model, which the others are compared with."""
-        before = 0 if compared is None else len(ALONG_CURVE)
-        weights.models.use(cases)
-        points: list[Point] = []
-        for done, remedy in enumerate(remedies, start=before):
-            self.progress("measure", done, before + len(remedies))
-            outcome = weights.outcome(remedy)
-            point = Point(
-                remedy.name,
-                remedy.scale,
-                self.data.summarized(outcome.corpora, points[0].losses if points else None),
-                self.data.scores(outcome),
-                _update_norm(cases, remedy),
-                0 if remedy.changes_nothing else sum(not remedy.exists(case) for case in cases),
-            )
-            is_tuned = not points
-            points.append(point if compared is None or is_tuned else compared.with_gain(point, outcome))
-        return points
+    The model is open only within this function, since the tuned one needs its memory.
+    """
+    outcome = kept.get(_OF_BASE)
+    if not data.corpora or (outcome is not None and not asks_inputs):
+        return {} if outcome is None else outcome.corpora, {}
+    opened = open_language_model(source, loading=loading)
+    if outcome is None:
+        outcome = measuring.outcome(opened, {}, data, answers=False)
+        kept.put(_OF_BASE, outcome)
+    if not asks_inputs:
+        return outcome.corpora, {}
+    modules = LiveInterventions(opened.model, base_side).modules_of([case.matrix.name for case in cases])
+    return outcome.corpora, sample_inputs(opened, modules, documents_of(data.corpora), measuring.seed)
 
 
-def _inputs_of_base(
-    base: OpenedModel, base_side: Checkpoint, cases: Sequence[Case], data: MeasuredData
-) -> dict[str, Tensor]:
-    """Sample the base's inputs (tokens, n) of each case's matrix on the corpora."""
-    modules = LiveInterventions(base.model, base_side).modules_of([case.matrix.name for case in cases])
-    return sample_inputs(base, modules, documents_of(data.corpora), data.seed)
+def _unit(
+    remedy: Remedy, share: DataShare, answers: bool, control: str | None, inputs: str | None
+) -> dict[str, Any]:
+    """Return what tells an evaluation from the others of a sweep; all are on the data that the folder is of."""
+    return {"remedy": remedy.name, "settings": remedy.recorded_by_name(), "answers": answers}
 
 
-def _remedies(sweep: SweepSettings, seed: int, inputs: Mapping[str, Tensor]) -> list[ScaledRemedy]:
+def _wants_curve(sweep: SweepSettings, losses: LossSettings, scores: ScoreSettings) -> bool:
+    """Return whether interpolation is among the controls.
+
+    Raises:
+      SettingError: interpolation is wanted without a text or a task to compare on.
+    """
+    if INTERPOLATE not in sweep.controls:
+        return False
+    if not (losses.loss_on and scores.tasks):
+        raise SettingError(
+            "control 'interpolate' compares the loss on text at equal task loss; expected a corpus and a task; pass "
+            "--loss-on CORPUS and --task TASK"
+        )
+    return True
+
+
+def _yardstick(bench: Bench, data: DataShare) -> tuple[Yardstick, list[Point]]:
+    """Measure interpolation from the base to the tuned model, and return what gains are read off, on the first task."""
+    cases = bench.matrices.cases(ALONG_CURVE)
+    bench.use(cases)
+    step = "measure interpolation"
+    outcomes = [bench.outcome(ALONG_CURVE[0], data, step=step), *curve(bench, data, step=step)]
+    task, seed = next(iter(data.examples)), bench.measuring.seed
+    stick = Yardstick(outcomes[0], outcomes[-1], outcomes, target=task, weights=data.weights, seed=seed)
+    sizes = UpdateSizes(bench, cases, {})
+    return stick, [
+        point_of(remedy, outcome, stick, data.name, sizes.norm(remedy, cases), remedy.alpha**2)
+        for remedy, outcome in zip(ALONG_CURVE, outcomes, strict=True)
+    ]
+
+
+def _interventions(
+    bench: Bench,
+    data: DataShare,
+    splits: Mapping[str, str],
+    cases: Sequence[Case],
+    remedies: Sequence[Remedy],
+    stick: Yardstick | None,
+) -> list[Intervention]:
+    """Measure every remedy; the first is the tuned model, which the others are compared with.
+
+    With a yardstick each gets its gain, interpolation's loss at the same task loss minus its own, mean over corpora. A
+    control also gets its gain minus that of the intruders at its scale, which are measured before it.
+    """
+    points: list[Intervention] = []
+    of_intruders: dict[float, Outcome] = {}  # by scale
+    tasks, seed = bench.measuring.tasks, bench.measuring.seed
+    for remedy in remedies:
+        outcome, scale = bench.outcome(remedy, data, answers=True, step="measure"), remedy.intruder_scale
+        assert scale is not None  # of the intruders, and of every control in their place
+        point = Intervention(
+            remedy.name,
+            scale,
+            _summarized(outcome.corpora, data, seed, points[0].losses if points else None),
+            {
+                name: score_of_answers(tasks[name], splits[name], of_task.right or [])
+                for name, of_task in outcome.tasks.items()
+            },
+            _update_norm(cases, remedy),
+            0 if remedy.changes_nothing else sum(not remedy.exists(case) for case in cases),
+        )
+        if stick is not None and points:
+            point = replace(point, gain=stick.gain(outcome))
+            if remedy.name == INTRUDERS:
+                of_intruders[scale] = outcome
+            else:
+                point = replace(point, gain_against_intruders=stick.margin(outcome, of_intruders[scale]))
+        points.append(point)
+    return points
+
+
+def _remedies(sweep: SweepSettings, seed: int, inputs: Mapping[str, Tensor]) -> list[Remedy]:
     """Return the remedy and every control at every ascending scale except 1, where all are the tuned model."""
     return [
-        ShrinkOutput(scale, seed, inputs) if control == SHRINK_OUTPUT else remedy_named(control, scale, seed)
+        EqualOutput(ScaledIntruders(scale, seed, sweep.which), inputs)
+        if control == SHRINK_OUTPUT
+        else remedy_named(control, scale, seed, sweep.which)
         for scale in sorted(set(sweep.scales) - {1.0})
         for control in dict.fromkeys([INTRUDERS, *sweep.controls])
         if control != INTERPOLATE  # which is measured as a curve
     ]
 
 
-def _update_norm(cases: Sequence[Case], remedy: ScaledRemedy) -> float:
+def _summarized(
+    losses: Mapping[str, list[DocumentLosses]],
+    data: DataShare,
+    seed: int,
+    against: Mapping[str, CorpusLoss] | None = None,
+) -> dict[str, CorpusLoss]:
+    """Return mean losses with their intervals, and paired differences from those of another model."""
+    return {
+        name: summarize_losses(
+            name, data.corpora[name], parts, None if against is None else against[name].losses, seed=seed
+        )
+        for name, parts in losses.items()
+    }
+
+
+def _update_norm(cases: Sequence[Case], remedy: Remedy) -> float:
     """Return ``sqrt(sum ||W' - W0||_F^2 / sum ||W - W0||_F^2)`` over the matrices."""
-    if remedy.scale == 1:
+    if remedy.changes_nothing:
         return 1.0
     before = math.fsum(case.update.norm() ** 2 for case in cases)
     after = math.fsum(remedy.change(case).norm_of(case.update) ** 2 for case in cases)

@@ -13,12 +13,13 @@ from ...measures.corpus_loss import CorpusLoss, mixed
 from ...measures.intervals import Interval, paired_difference
 from ...measures.losses import DocumentLosses
 from ...measures.task_score import TaskScore
-from ...mitigation.remedies.intruders import INTRUDERS
+from ...mitigation.remedies.remedy_table import INTRUDERS
 from ...system.documents import json_number
+from ..bench.point import Point
 
 
 @dataclass(frozen=True)
-class Point:
+class Intervention:
     """The measures of the model under one intervention."""
 
     control: str  # "intruders", or the control in their place
@@ -31,15 +32,6 @@ class Point:
     left_alone: int = 0  # matrices with intruders of which there is no such control
     gain: Interval | None = None  # over interpolation at equal task loss; None without its curve
     gain_against_intruders: Interval | None = None  # of a control: minus that of the intruders at its scale
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """The model with one share of the complete update."""
-
-    alpha: float
-    loss: float  # mean over the corpora
-    task_loss: float  # of the targets of the first task
 
 
 @dataclass(frozen=True)
@@ -63,6 +55,7 @@ class InterventionSweep:
       base_losses: the base's losses, by corpus.
       points: the measures of every intervention.
       curve: interpolation from base to tuned, if it is among the controls.
+      which: "all" intruders of a matrix were scaled, or "top", the one with the largest singular value.
 
     Example:
       ``sweep = intruders.intervene("smollm2-135m", "my-adapter", losses=losses); sweep.trade(sweep.points[-1])``
@@ -72,12 +65,13 @@ class InterventionSweep:
     tuned: str
     audit: Audit
     seed: int
-    tuned_point: Point  # scale 1
+    tuned_point: Intervention  # scale 1
     base_losses: dict[str, CorpusLoss]
-    points: list[Point]
-    curve: list[CurvePoint] = field(default_factory=list)  # of interpolation, where it is among the controls
+    points: list[Intervention]
+    curve: list[Point] = field(default_factory=list)  # of interpolation, where it is among the controls
+    which: str = "all"  # of a matrix's intruders
 
-    def trade(self, point: Point, against: Point | None = None) -> Trade:
+    def trade(self, point: Intervention, against: Intervention | None = None) -> Trade:
         """Return paired differences of a point from another one, or from the tuned model."""
         other = against or self.tuned_point
         losses = {
@@ -96,7 +90,7 @@ class InterventionSweep:
         }
         return Trade(losses, accuracies)
 
-    def control_points(self, scale: float) -> list[Point]:
+    def control_points(self, scale: float) -> list[Intervention]:
         return [point for point in self.points if point.scale == scale and point.control != INTRUDERS]
 
 
@@ -122,6 +116,7 @@ def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
                 base = sweep.base_losses.get(on) if measure == "loss" else None
                 rows.append(
                     {
+                        "which": sweep.which,
                         "control": point.control,
                         "scale": point.scale,
                         "measure": measure,
@@ -133,11 +128,11 @@ def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:
                     }
                 )
         if sweep.curve:
-            rows.append(_gain_row(point, next(iter(point.scores)), is_tuned))
+            rows.append({"which": sweep.which} | _gain_row(point, next(iter(point.scores)), is_tuned))
     return rows
 
 
-def _gain_row(point: Point, task: str, is_tuned: bool) -> dict[str, Any]:
+def _gain_row(point: Intervention, task: str, is_tuned: bool) -> dict[str, Any]:
     """Return the row of a gain; the tuned model is the curve's end and gains nothing."""
     gain = Interval(0.0, 0.0, 0.0) if is_tuned else point.gain
     return {
@@ -152,11 +147,11 @@ def _gain_row(point: Point, task: str, is_tuned: bool) -> dict[str, Any]:
     }
 
 
-def _losses(point: Point) -> dict[str, float]:
+def _losses(point: Intervention) -> dict[str, float]:
     return {name: loss.loss.estimate for name, loss in point.losses.items()}
 
 
-def _accuracies(point: Point) -> dict[str, float]:
+def _accuracies(point: Intervention) -> dict[str, float]:
     return {name: score.accuracy.estimate for name, score in point.scores.items()}
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from ...measures.intervals import Interval
-from ...mitigation.remedies.intruders import INTRUDERS
+from ...mitigation.remedies.remedy_table import INTRUDERS
 from ...system.documents import json_number
 from ...version import __version__
-from .sweep import InterventionSweep, Point, Trade
+from .sweep import Intervention, InterventionSweep, Trade
 
 SCHEMA = 1
 
@@ -35,6 +34,10 @@ def lines(sweep: InterventionSweep) -> list[str]:
     affected = sum(matrix.intruders > 0 for matrix in audit.matrices)
     where = f"{affected:,} of {len(audit.matrices):,} matrices (k {audit.k}, epsilon {audit.epsilon:g})"
     lines = [f"{audit.intruders:,} intruders in {where}"]
+    if sweep.which == "top":
+        lines.append(
+            f"scaled: the intruder with the largest singular value of each matrix, {affected:,} in all"
+        )
     width = 2 + max((len(point.control) for point in sweep.points), default=0)
     for name, loss in sweep.tuned_point.losses.items():
         measure = loss.losses[0].measure
@@ -83,9 +86,21 @@ def document(sweep: InterventionSweep) -> dict[str, Any]:
             "losses": {n: _numbers(loss.loss) for n, loss in sweep.base_losses.items()},
         },
         "tuned": {"source": sweep.tuned, **_measures(sweep.tuned_point)},
-        "settings": {"k": sweep.audit.k, "epsilon": sweep.audit.epsilon, "seed": sweep.seed},
+        "settings": {
+            "k": sweep.audit.k,
+            "epsilon": sweep.audit.epsilon,
+            "seed": sweep.seed,
+            "which": sweep.which,
+        },
         "intruders": sweep.audit.intruders,
-        "interpolation": [asdict(point) for point in sweep.curve],
+        "interpolation": [
+            {
+                "alpha": point.strength,
+                "loss": point.loss.estimate,
+                "task_loss": point.task_loss.estimate,
+            }
+            for point in sweep.curve
+        ],
         "points": [
             {
                 "control": point.control,
@@ -107,7 +122,7 @@ def document(sweep: InterventionSweep) -> dict[str, Any]:
     }
 
 
-def _measures(point: Point) -> dict[str, Any]:
+def _measures(point: Intervention) -> dict[str, Any]:
     return {
         "losses": {name: _numbers(loss.loss) for name, loss in point.losses.items()},
         "accuracies": {name: _numbers(score.accuracy) for name, score in point.scores.items()},
@@ -172,7 +187,7 @@ def _compared(control: str, trade: Trade) -> str:
     return f"{name} {', and '.join(parts)}"
 
 
-def _left_alone(point: Point) -> str:
+def _left_alone(point: Intervention) -> str:
     """Say how many matrices lack a control, if any."""
     return (
         f"  ({point.left_alone:,} matrices have no such control and stay as tuned)"
@@ -181,13 +196,13 @@ def _left_alone(point: Point) -> str:
     )
 
 
-def _label(point: Point, width: int) -> str:
+def _label(point: Intervention, width: int) -> str:
     return f"{point.control:<{width}}{point.scale:>5g}"
 
 
 def _plain(value: Interval) -> str:
-    return f"{value.estimate:.4f} [{value.low:.4f}, {value.high:.4f}]"
+    return value.text(".4f")
 
 
 def _signed(value: Interval, digits: int = 3) -> str:
-    return f"{value.estimate:+.{digits}f} [{value.low:+.{digits}f}, {value.high:+.{digits}f}]"
+    return value.text(f"+.{digits}f")

@@ -1,35 +1,19 @@
 """What is changed in a tuned model: its intruders, a control in their place, or what another remedy changes."""
 
-from .budget import Budget
-from .dg_hard import DGHard
-from .directions import Directions
-from .doses import Doses
-from .drop import Drop
-from .fapm import FAPM
-from .flatten import Flatten
-from .heads import Heads
-from .interpolate import Interpolate
-from .layers import Layers
-from .lines import Lines
-from .project import Project
-from .surgery import Surgery
-from .trim import Trim
-from .truncate import Truncate
+from __future__ import annotations
 
-__all__ = [
-    "FAPM",
-    "Budget",
-    "DGHard",
-    "Directions",
-    "Doses",
-    "Drop",
-    "Flatten",
-    "Heads",
-    "Interpolate",
-    "Layers",
-    "Lines",
-    "Project",
-    "Surgery",
-    "Trim",
-    "Truncate",
-]
+from importlib import import_module
+from typing import Any
+
+from .remedy_table import HOMES_OF_PUBLISHED
+
+# Classes are loaded on first use, so that the table of names stays light.
+_HOMES = {cls: module for module, cls in (home.split(".") for home in HOMES_OF_PUBLISHED.values())}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -218,7 +218,7 @@ def _seed(text: str) -> int:
 
 
 _DRAWN: dict[type[Remedy], Callable[..., Remedy]] = {
-    ScaledIntruders: lambda remedy, seed: RandomVectors(remedy.scale, seed),
+    ScaledIntruders: lambda remedy, seed: RandomVectors(remedy.scale, seed, remedy.which),
     Heads: lambda remedy, seed: RandomHeads(quota=remedy.quota, seed=seed),
     Layers: lambda remedy, seed: RandomLayers(remedy.quota, seed=seed),
     Lines: lambda remedy, seed: RandomLines(remedy.alpha, seed=seed),

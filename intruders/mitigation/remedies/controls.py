@@ -1,15 +1,14 @@
 """Controls: what is changed in the intruders' place, to test whether the intruders mattered.
 
 An intervention shows a cause only against what else could explain its effect. Every control is applied at the same
-scale, to the same matrices, and to as many directions.
+scale, to the same matrices, and to as many directions. Controls of any remedy are in ``matched.py``.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -17,73 +16,10 @@ from ...audits.result.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
 from .changes import Change
 from .intruders import ScaledIntruders, intruder_indices, intruders_of
-from .matched import EqualNorm, EqualOutput, EqualSize
 from .remedy import Case, ScaledRemedy, WantedTriplets
 
 # Norms that agree to this share of their square are equal.
 _ROUNDING = 1e-12
-
-
-@dataclass(frozen=True)
-class Shrink(ScaledRemedy):
-    """The whole update times one number a matrix, which gives it the norm that it has after the mitigation.
-
-    Did it matter which directions shrank?
-    """
-
-    name = "shrink"
-    is_control = True
-
-    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        return intruders_of(matrix)
-
-    def change(self, case: Case) -> Change:
-        return EqualNorm(ScaledIntruders(self.scale)).change(case)
-
-    def sentence(self, vectors: int) -> str:
-        return f"control: updates shrunk to the norms that scaling their intruders by {self.scale:g} leaves"
-
-
-@dataclass(frozen=True)
-class ShrinkOutput(Shrink):
-    """The whole update times one number a matrix, which gives its outputs the energy that the mitigation leaves.
-
-    Was it the dose alone, as the model feels it on text? ``inputs`` are (tokens, n) of a matrix in the base model, by
-    its name; a matrix without them is shrunk to the norm instead.
-    """
-
-    name = "shrink-output"
-
-    inputs: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
-
-    def change(self, case: Case) -> Change:
-        return EqualOutput(ScaledIntruders(self.scale), self.inputs).change(case)
-
-    def sentence(self, vectors: int) -> str:
-        return f"control: updates shrunk to the output energies that scaling their intruders by {self.scale:g} leaves"
-
-
-@dataclass(frozen=True)
-class Resized(ScaledRemedy):
-    """The update with its intruders scaled, brought back to the norm that it had, matrix by matrix.
-
-    Was it the removal, or did the update shrink?
-    """
-
-    name = "resized"
-    is_control = True
-
-    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        return intruders_of(matrix)
-
-    def exists(self, case: Case) -> bool:
-        return ScaledIntruders(self.scale).change(case).norm_of(case.update) > 0
-
-    def change(self, case: Case) -> Change:
-        return EqualSize(ScaledIntruders(self.scale)).change(case)
-
-    def sentence(self, vectors: int) -> str:
-        return f"control: {vectors:,} intruders scaled by {self.scale:g}, and updates brought back to their norms"
 
 
 @dataclass(frozen=True)
@@ -96,10 +32,9 @@ class Complement(ScaledRemedy):
     """
 
     name = "complement"
-    is_control = True
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        return intruders_of(matrix)
+        return intruders_of(matrix, self.which)
 
     def exists(self, case: Case) -> bool:
         return self._share_outside(case) is not None
@@ -124,7 +59,7 @@ class Complement(ScaledRemedy):
             return None
         whole = case.update.norm() ** 2
         inside = float(_inside(case, left).square().sum())
-        wanted = ScaledIntruders(self.scale).change(case).norm_of(case.update) ** 2
+        wanted = _mitigation(self).change(case).norm_of(case.update) ** 2
         outside = whole - inside
         if (
             outside <= _ROUNDING * whole
@@ -132,6 +67,11 @@ class Complement(ScaledRemedy):
         ):
             return None
         return math.sqrt(min(1.0, max(0.0, (wanted - inside) / outside)))
+
+
+def _mitigation(control: ScaledRemedy) -> ScaledIntruders:
+    """The intruders that a control is matched to, scaled."""
+    return ScaledIntruders(control.scale, which=control.which)
 
 
 def _inside(case: Case, left: Tensor) -> Tensor:
@@ -147,10 +87,9 @@ class RandomVectors(ScaledIntruders):
     """
 
     name = "random"
-    is_control = True
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        count, others = len(intruder_indices(matrix)), _other_indices(matrix)
+        count, others = len(intruder_indices(matrix, self.which)), _other_indices(matrix)
         drawn = random.Random(f"{self.seed} {matrix.name}").sample(others, min(count, len(others)))
         return WantedTriplets("tuned", tuple(sorted(drawn)))
 
@@ -166,11 +105,10 @@ class Neighbours(ScaledIntruders):
     """
 
     name = "neighbours"
-    is_control = True
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
         left, chosen = _other_indices(matrix), []
-        for intruder in intruder_indices(matrix):
+        for intruder in intruder_indices(matrix, self.which):
             if left:
                 chosen.append(min(left, key=lambda other: (abs(other - intruder), other)))
                 left.remove(chosen[-1])
@@ -188,10 +126,9 @@ class UpdateDirections(ScaledIntruders):
     """
 
     name = "update"
-    is_control = True
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        return WantedTriplets("update", tuple(range(len(intruder_indices(matrix)))))
+        return WantedTriplets("update", tuple(range(len(intruder_indices(matrix, self.which)))))
 
     def sentence(self, vectors: int) -> str:
         return f"control: {vectors:,} leading directions of the update scaled by {self.scale:g}"

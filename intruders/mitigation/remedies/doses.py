@@ -15,6 +15,7 @@ from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...settings import setting
 from .changes import Change
+from .position import Position
 from .remedy import Case, PublishedRemedy, WantedTriplets
 
 
@@ -58,7 +59,7 @@ class Doses(PublishedRemedy):
         dosed = kept.values * torch.tensor(doses, dtype=torch.float64, device=kept.values.device)
         return Change(share=0.0, added=LowRank(*kept.with_values(dosed).factors(1.0)))
 
-    def share_elsewhere(self, name: str) -> float:
+    def share_elsewhere(self, name: str, position: Position | None) -> float:
         """Return the share of a tensor that no audit examines, by its own dose where it has one."""
         doses = (self.doses or {}).get(name, (self.elsewhere,))
         return 1 + self.share * (doses[0] - 1) if len(doses) == 1 else 1.0

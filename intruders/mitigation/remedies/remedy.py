@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from ...linalg.operators import Update
 from ...settings import Settings
 from .changes import Change
 from .position import Position
+from .remedy_table import ALL, TOP, WHICH
 
 # Where a remedy changes weights: in matrices with intruders, in every audited matrix that was tuned, or there and in
 # everything else that was tuned (embeddings, norms, biases), where the target holds it.
@@ -52,19 +53,35 @@ class Case:
 class Remedy(ABC):
     """A change of tuned matrices.
 
-    A remedy is a file of this folder and a line of ``every_remedy.py``.
+    A remedy is a file of this folder and a line of ``remedy_table.py``.
     """
 
     name: ClassVar[str]
     reach: ClassVar[Reach]
+    source: ClassVar[str]  # the paper
+    strength: ClassVar[str]  # the setting that ``--strength`` stands for
     strengths: ClassVar[tuple[float, ...]] = ()  # those worth comparing, from the mildest
     needs_threshold: ClassVar[bool] = False  # of the case
     needs_base: ClassVar[bool] = False  # of the case
+    fits_an_adapter: ClassVar[bool] = True  # whether what it leaves of a low-rank update has a low rank
+    rank_after: ClassVar[str]  # of an adapter of rank r, in words
+    # Whether it scales by one number per tensor, so that norm and direction say all.
+    scales_whole_updates: ClassVar[bool] = False
+
+    @property
+    def intruder_scale(self) -> float | None:
+        """The share of the intruders, or of what a control takes in their place, that stays; None of another remedy."""
+        return None
 
     @property
     def changes_nothing(self) -> bool:
         """Whether every matrix stays as it is, whatever it holds."""
         return False
+
+    @property
+    def strength_value(self) -> float:
+        """The number that expresses how strong it is."""
+        return float(getattr(self, self.strength))
 
     def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> Remedy:
         """The remedy with what it must know of all tuned matrices together, and of the base's config.
@@ -82,9 +99,30 @@ class Remedy(ABC):
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         """Return what it reads of a matrix besides the update."""
 
+    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets | None:
+        """Return the singular vectors that it scales; None of a remedy that scales no single ones."""
+        return None
+
+    def intruders_meant(self, count: int) -> int:
+        """Return how many of a matrix's ``count`` intruders it scales or puts something in the place of."""
+        return 0
+
+    def exists(self, case: Case) -> bool:
+        """Return whether such a change of the matrix exists; a matrix without it stays as it is."""
+        return True
+
     @abstractmethod
     def change(self, case: Case) -> Change:
         """Return the change of the matrix."""
+
+    def share_elsewhere(self, name: str, position: Position | None) -> float:
+        """Return the share that stays of the update of a tensor that no audit examines.
+
+        Args:
+          name: the base's name of the tensor.
+          position: where it is in the model; None if the selection of tensors leaves it out.
+        """
+        return 1.0
 
     @abstractmethod
     def sentence(self, vectors: int) -> str:
@@ -94,18 +132,30 @@ class Remedy(ABC):
     def recorded(self) -> dict[str, Any]:
         """Return its settings as plain JSON types."""
 
+    def recorded_by_name(self) -> dict[str, Any]:
+        """Return the settings that make it again from its name."""
+        return self.recorded()
+
 
 @dataclass(frozen=True)
 class ScaledRemedy(Remedy):
     """A change of every matrix that has intruders, by one number."""
 
     reach = "intruders"
-    is_control: ClassVar[bool]
+    strength = "scale"
+    source = "Shuttleworth et al., arXiv 2410.21228"
+    rank_after = "at most r + the number of scaled vectors"
 
     scale: float  # the share of the singular vectors that is kept: 0 removes them, 1 changes nothing
     seed: int = 0  # of a remedy that draws
+    which: str = ALL  # of a matrix's intruders
 
     def __post_init__(self) -> None:
+        if self.which not in WHICH:
+            raise SettingError(
+                f"which is {self.which!r}; expected all, or top for the intruder of each matrix with the largest "
+                "singular value"
+            )
         number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
         if not number or not math.isfinite(self.scale) or self.scale < 0:
             raise SettingError(
@@ -113,23 +163,31 @@ class ScaledRemedy(Remedy):
                 "expected the share of the intruders to keep: 0 removes them, 1 changes nothing"
             )
 
+    @classmethod
+    def at_scale(cls, scale: float, seed: int, which: str) -> Self:
+        """Return it at a scale; ``seed`` is of one that draws, and ``which`` of a matrix's intruders."""
+        return cls(scale, seed, which)
+
     @property
     def changes_nothing(self) -> bool:
         return self.scale == 1
 
-    @abstractmethod
-    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        """The singular vectors that it scales."""
+    @property
+    def intruder_scale(self) -> float:
+        return self.scale
 
-    def exists(self, case: Case) -> bool:
-        """Return whether such a change of the matrix exists; a matrix without it stays as it is."""
-        return True
+    def intruders_meant(self, count: int) -> int:
+        return min(1, count) if self.which == TOP else count
+
+    @abstractmethod
+    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets: ...
 
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return (self.scaled(matrix),)
 
     def recorded(self) -> dict[str, Any]:
-        return {"scale": self.scale, "seed": self.seed}
+        # Came later: without it, what earlier versions kept is still found.
+        return {"scale": self.scale, "seed": self.seed} | ({} if self.which == ALL else {"which": self.which})
 
 
 class PublishedRemedy(Settings, Remedy):
@@ -139,13 +197,6 @@ class PublishedRemedy(Settings, Remedy):
     """
 
     reach = "matrices"
-    strength: ClassVar[str]  # the setting that ``--strength`` stands for
-    source: ClassVar[str]  # the paper
-    fits_an_adapter: ClassVar[bool] = True  # whether what it leaves of a low-rank update has a low rank
-    rank_after: ClassVar[str]  # of an adapter of rank r, in words
-    scales_whole_updates: ClassVar[bool] = (
-        False  # by one number per tensor, so that norm and direction say all
-    )
 
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return ()
@@ -172,3 +223,6 @@ class ShareRemedy(PublishedRemedy):
 
     def change(self, case: Case) -> Change:
         return Change(share=self.share(case.position))
+
+    def share_elsewhere(self, name: str, position: Position | None) -> float:
+        return 1.0 if position is None else self.share(position)

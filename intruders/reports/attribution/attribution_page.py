@@ -6,9 +6,7 @@ import os
 
 from ...charts.chart import Axis, Grid
 from ...experiments.attribution.attribution import Attribution
-from ...system.files import write_atomically
-from ...system.versions import versions
-from ..page.html_page import check_can_write_html, render_page
+from ..page.html_page import render_figures, write_page
 from ..shared.layer_grid import layer_grid
 from .attribution_text import remarks, rise_line
 
@@ -20,21 +18,17 @@ def write_attribution_report(attribution: Attribution, file: str | os.PathLike[s
       ResultFileError: it cannot be written.
       MissingDependencyError: a package of the extra ``report`` is missing.
     """
-    check_can_write_html(file)
-    write_atomically(file, render_attribution(attribution).encode())
+    write_page(file, lambda: render_attribution(attribution))
 
 
 def render_attribution(attribution: Attribution) -> str:
     """Return the HTML text of the page."""
-    figures = attribution_grids(attribution)
-    return render_page(
+    return render_figures(
         "attribution.html.j2",
-        ["plots.js", "charts.js", "sorting.js", "heal.js"],
-        {"figures": [figure.payload() for figure in figures]},
+        "heal.js",
+        attribution_grids(attribution),
         attribution=attribution,
-        figures=figures,
         lines=[*(rise_line(rise) for rise in attribution.rises), *remarks(attribution)],
-        versions=versions(),
     )
 
 

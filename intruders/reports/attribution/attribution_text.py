@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ...charts.text import duration, plural
 from ...experiments.attribution.attribution import Attribution, MatrixShare, MeasuredRise, Share
+from ..shared.page import print_line
 
 _LARGEST = 10  # matrices that the table shows
 _WIDE = 120  # columns of a terminal in which every interval fits
@@ -18,7 +19,7 @@ _WIDE = 120  # columns of a terminal in which every interval fits
 def print_attribution(attribution: Attribution, console: Console) -> None:
     """Print the measured rises, tables by kind of module, layer and matrix, the check, and where intruders sit."""
     for rise in attribution.rises:
-        _print(console, rise_line(rise))
+        print_line(console, rise_line(rise))
     console.print()
     is_wide = console.width >= _WIDE
     console.print(_table(attribution, "kind of module", attribution.kinds, is_wide))
@@ -29,8 +30,8 @@ def print_attribution(attribution: Attribution, console: Console) -> None:
     console.print(_table(attribution, f"matrix, the {len(largest)} largest", largest, is_wide))
     console.print()
     for line in remarks(attribution):
-        _print(console, line)
-    _print(console, f"took {duration(attribution.seconds)}")
+        print_line(console, line)
+    print_line(console, f"took {duration(attribution.seconds)}")
 
 
 def rise_line(rise: MeasuredRise) -> str:
@@ -38,8 +39,8 @@ def rise_line(rise: MeasuredRise) -> str:
     rows = plural(rise.documents, "document" if rise.kind == "text" else "example")
     return (
         f"loss on {rise.name} ({rise.measure}, {rows}, {plural(rise.tokens, 'token')}): {rise.base_loss:.4f} base, "
-        f"{rise.tuned_loss:.4f} tuned, change {rise.rise.estimate:+.4f} [{rise.rise.low:+.4f}, {rise.rise.high:+.4f}] "
-        f"nats per token; the parts sum to {rise.total:+.4f} ({rise.nodes} nodes)"
+        f"{rise.tuned_loss:.4f} tuned, change {rise.rise.text('+.4f')} nats per token; "
+        f"the parts sum to {rise.total:+.4f} ({rise.nodes} nodes)"
     )
 
 
@@ -102,8 +103,4 @@ def _table(attribution: Attribution, title: str, shares: Sequence[Share], is_wid
 
 def _cell(share: Share, name: str, is_wide: bool) -> str:
     part = share.parts[name]
-    return f"{part.estimate:+.4f}" + (f" [{part.low:+.4f}, {part.high:+.4f}]" if is_wide else "")
-
-
-def _print(console: Console, line: str) -> None:
-    console.print(Text(line), soft_wrap=False)
+    return part.text("+.4f") if is_wide else f"{part.estimate:+.4f}"

@@ -24,6 +24,8 @@ def audit_command(audit: Audit) -> str | None:
         for pattern in audit.settings.get(name) or ():
             parts += [f"--{name}", str(pattern)]
     parts += [f"--{name.replace('_', '-')}" for name in _FLAGS if audit.settings.get(name)]
+    if audit.settings.get("base_dtype"):
+        parts += ["--base-dtype", str(audit.settings["base_dtype"])]
     if audit.exact:
         parts.append("--exact")
     return shlex.join(parts)

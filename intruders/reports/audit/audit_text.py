@@ -234,7 +234,8 @@ def _closing(audit: Audit, page: Page, verbose: bool) -> None:
     for note in audit.settings.get("matched", []):
         page.say_beside("note:       ", note)
     path = "every matrix decomposed in full; " if audit.exact else ""
-    settings = f"k = {audit.k}, epsilon = {audit.epsilon:g}; {path}{duration(audit.seconds)}"
+    rounded = f"base rounded to {audit.settings['base_dtype']}; " if audit.settings.get("base_dtype") else ""
+    settings = f"k = {audit.k}, epsilon = {audit.epsilon:g}; {rounded}{path}{duration(audit.seconds)}"
     page.say_beside("settings:   ", settings, "dim")
 
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from ...audits.result.audit_result import Audit
 from ...audits.result.records import CERTIFICATES, AuditedMatrix
-from ...audits.result.summary import relative_update
 from ...audits.scales.critical_scales_result import CriticalScales
 from ...charts.chart import numbers
 from ...checkpoints.stored.names import ModulePath, module_paths
@@ -44,7 +43,7 @@ def _matrix(matrix: AuditedMatrix, path: ModulePath) -> dict[str, Any]:
         "rank": matrix.rank,
         "frobenius": _rounded(update.frobenius),
         "spectral": _rounded(update.spectral),
-        "relative": _rounded(relative_update(matrix)),
+        "relative": _rounded(matrix.relative_update),
         "effectiveRank": _rounded(update.effective_rank),
         "effectiveRankError": _rounded(update.effective_rank_error),
         "stableRank": _rounded(update.stable_rank),

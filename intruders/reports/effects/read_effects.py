@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import fields
@@ -16,7 +15,9 @@ import pandas as pd
 from ...errors import ResultFileError
 from ...studies.published.published_study import PublishedStudy
 from ...studies.tables.results import load_results
+from ...studies.tables.table_columns import SCHEMA
 from ...studies.work.study_folder import PUBLISHED
+from ...system.documents import read_document
 from ...system.files import read_bytes
 from .study_effect import StudyEffect
 
@@ -76,7 +77,9 @@ def _value(name: str, text: str) -> Any:
 def _of_published(folder: Path) -> Iterator[StudyEffect]:
     """Yield the answers of a study's findings, as they were when it was published."""
     published = PublishedStudy.load(folder)
-    document = json.loads(read_bytes(folder / "findings.json"))
+    document = read_document(folder / "findings.json", "the findings of a study", SCHEMA)
+    if document is None:
+        raise ResultFileError(f"'{folder}' has no findings.json; fetch the folder again")
     score, effort = equal_score(load_results(folder).runs), equal_effort(load_results(folder).runs)
     for finding in document["findings"]:
         answers = finding["answers"]

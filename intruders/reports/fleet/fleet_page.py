@@ -17,8 +17,7 @@ import pandas as pd
 from ...audits.fleet.fleet_result import FleetAudit
 from ...audits.fleet.fleet_table import as_arrow
 from ...checkpoints.stored.names import module_paths
-from ...system.files import write_atomically
-from ..page.html_page import check_can_write_html, render_page
+from ..page.html_page import render_page, write_page
 
 REPORT = "report.html"
 # Key, title and whether it is a share of 1, of the numbers that the page shows; the scatter offers these too.
@@ -60,8 +59,7 @@ def write_fleet_html(fleet: FleetAudit, path: str | os.PathLike[str]) -> None:
       ResultFileError: `path` cannot be written.
       MissingDependencyError: plotly or jinja2 is missing.
     """
-    check_can_write_html(path)
-    write_atomically(path, render_fleet(fleet).encode())
+    write_page(path, lambda: render_fleet(fleet))
 
 
 def render_fleet(fleet: FleetAudit) -> str:

@@ -6,9 +6,7 @@ import os
 
 from ...charts.text import number, percent
 from ...experiments.heal.healing import BASE, INTERPOLATION, TUNED, Healing
-from ...system.files import write_atomically
-from ...system.versions import versions
-from ..page.html_page import check_can_write_html, render_page
+from ..page.html_page import render_figures, write_page
 from .heal_charts import healing_charts
 from .heal_text import check_command, dose_line, ends, intruder_lines, rows, verdict
 
@@ -20,19 +18,16 @@ def write_heal_report(healing: Healing, file: str | os.PathLike[str]) -> None:
       ResultFileError: it cannot be written.
       MissingDependencyError: a package of the extra ``report`` is missing.
     """
-    check_can_write_html(file)
-    write_atomically(file, render_healing(healing).encode())
+    write_page(file, lambda: render_healing(healing))
 
 
 def render_healing(healing: Healing) -> str:
     """Return the HTML text of the page."""
-    charts = healing_charts(healing)
-    return render_page(
+    return render_figures(
         "heal.html.j2",
-        ["plots.js", "charts.js", "sorting.js", "heal.js"],
-        {"figures": [chart.payload() for chart in charts]},
+        "heal.js",
+        healing_charts(healing),
         healing=healing,
-        figures=charts,
         verdict=verdict(healing),
         facts=[dose_line(healing), *intruder_lines(healing)],
         rows=rows(healing),
@@ -42,5 +37,4 @@ def render_healing(healing: Healing) -> str:
         ends=ends,
         percent=percent,
         number=number,
-        versions=versions(),
     )

@@ -23,6 +23,7 @@ from ...experiments.heal.healing import (
     Healing,
 )
 from ...measures.intervals import Interval
+from ..shared.page import print_line
 
 WIDE = 150  # columns of a terminal in which every interval fits
 
@@ -36,25 +37,25 @@ LABELS = {
 def print_healing(healing: Healing, console: Console) -> None:
     """Print the verdict, a table for every corpus, the doses, the intruders, and how to use what was written."""
     for line in verdict(healing):
-        _print(console, line)
+        print_line(console, line)
     for corpus in healing.healed_point.corpora:
         title = (
             "the doses were learned on other documents of it" if corpus == healing.corpus else "chose nothing"
         )
-        _print(console, f"\n{corpus}, {plural(healing.documents[corpus], 'document')} ({title})")
+        print_line(console, f"\n{corpus}, {plural(healing.documents[corpus], 'document')} ({title})")
         console.print(_table(healing, corpus, console.width >= WIDE))
     for task in healing.examples:
-        _print(
+        print_line(
             console, f"\n{task}, {plural(healing.examples[task], 'example')}: {_accuracies(healing, task)}"
         )
     console.print()
     for line in [dose_line(healing), *intruder_lines(healing)]:
-        _print(console, line)
+        print_line(console, line)
     for note in healing.notes:
-        _print(console, f"note: {note}")
+        print_line(console, f"note: {note}")
     if healing.out is not None:
-        _print(console, f"\nwritten to {healing.out} ({healing.form}, {duration(healing.seconds)})")
-        _print(console, f"  {check_command(healing)}")
+        print_line(console, f"\nwritten to {healing.out} ({healing.form}, {duration(healing.seconds)})")
+        print_line(console, f"  {check_command(healing)}")
 
 
 def verdict(healing: Healing) -> list[str]:
@@ -125,8 +126,7 @@ def check_command(healing: Healing) -> str:
 
 
 def ends(value: Interval, sign: bool = False) -> str:
-    form = "+.3f" if sign else ".3f"
-    return f"{value.estimate:{form}} [{value.low:{form}}, {value.high:{form}}]"
+    return value.text("+.3f" if sign else ".3f")
 
 
 def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
@@ -154,7 +154,7 @@ def _accuracies(healing: Healing, task: str) -> str:
         point = healing.point(name)
         accuracy = None if point is None else point.tasks[task].accuracy
         if accuracy is not None:
-            said.append(f"{name} {accuracy.estimate:.2f} [{accuracy.low:.2f}, {accuracy.high:.2f}]")
+            said.append(f"{name} {accuracy.text('.2f')}")
     return "accuracy " + ", ".join(said) if said else "no accuracy"
 
 
@@ -173,10 +173,6 @@ def _clearly(gain: Interval) -> str:
     if gain.high < 0:
         return f"clearly more: {ends(gain, sign=True)} nats per token"
     return f"not clearly less: {ends(gain, sign=True)} nats per token"
-
-
-def _print(console: Console, line: str) -> None:
-    console.print(Text(line), soft_wrap=False)
 
 
 def curve(healing: Healing) -> Sequence[HealedPoint]:

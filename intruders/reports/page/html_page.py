@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +21,16 @@ from ...audits.result.summary import (
     ambiguous,
     by_kind,
     certificates,
-    relative_update,
     skipped_by_reason,
     update_norm,
 )
 from ...audits.scales.critical_scales_result import CriticalScales
+from ...charts.chart import Chart, Grid
 from ...charts.text import duration, number, percent, plural
 from ...errors import missing_extra
 from ...studies.advice.steps import INTERPRETATION
 from ...system.files import check_writable, write_atomically
+from ...system.versions import versions
 from ..audit.audit_command import audit_command
 from ..audit.comparison import common_matrices, labels_for
 from ..audit.next_steps import next_steps
@@ -48,15 +49,24 @@ def check_can_write_html(path: str | os.PathLike[str]) -> None:
     _environment()
 
 
-def write_html(audit: Audit, path: str | os.PathLike[str], scales: CriticalScales | None = None) -> None:
-    """Write the report of one audit, with its critical scales if given, to `path`, completely or not at all.
+def write_page(path: str | os.PathLike[str], render: Callable[[], str]) -> None:
+    """Write a page, completely or not at all; what would fail is found before it is rendered.
 
     Raises:
       ResultFileError: `path` cannot be written.
       MissingDependencyError: plotly or jinja2 is missing.
     """
     check_can_write_html(path)
-    write_atomically(path, render_audit(audit, scales).encode())
+    write_atomically(path, render().encode())
+
+
+def write_html(audit: Audit, path: str | os.PathLike[str], scales: CriticalScales | None = None) -> None:
+    """Write the report of one audit, with its critical scales if given, to `path`, completely or not at all.
+
+    Raises:
+      ResultFileError, MissingDependencyError: as :func:`write_page`.
+    """
+    write_page(path, lambda: render_audit(audit, scales))
 
 
 def write_comparison_html(
@@ -66,17 +76,16 @@ def write_comparison_html(
 
     Raises:
       SettingError: fewer than two audits were given, or no matrix is in all of them.
-      ResultFileError, MissingDependencyError: as :func:`write_html`.
+      ResultFileError, MissingDependencyError: as :func:`write_page`.
     """
-    check_can_write_html(path)
-    write_atomically(path, render_comparison(audits, labels).encode())
+    write_page(path, lambda: render_comparison(audits, labels))
 
 
 def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
     """Return the HTML text of the report of one audit, with its critical scales if given."""
     from statistics import median
 
-    relative = [relative_update(matrix) for matrix in audit.matrices]
+    relative = [matrix.relative_update for matrix in audit.matrices]
     return render_page(
         "audit.html.j2",
         ["count.js", "plots.js", "charts.js", "audit.js"],
@@ -137,6 +146,18 @@ def render_page(template: str, scripts: Sequence[str], payload: dict[str, Any], 
         ),
         plotly=Markup(get_plotlyjs()),
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    )
+
+
+def render_figures(template: str, script: str, figures: Sequence[Chart | Grid], **values: object) -> str:
+    """Return the HTML text of a page that shows figures and sorts its tables, with a script of its own."""
+    return render_page(
+        template,
+        ["plots.js", "charts.js", "sorting.js", script],
+        {"figures": [figure.payload() for figure in figures]},
+        figures=figures,
+        versions=versions(),
+        **values,
     )
 
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from ...charts.chart import Axis, Chart, Rule, Series
-from ...experiments.compare.compared import ComparedPoint, ComparedRemedy, RemedyComparison
+from ...experiments.bench.point import Point
+from ...experiments.compare.compared import ComparedRemedy, RemedyComparison
 from ...measures.intervals import Interval
 from .remedies_text import label
 
@@ -54,7 +55,7 @@ def _over_norm(comparison: RemedyComparison, measured: Sequence[ComparedRemedy])
 def _series(comparison: RemedyComparison, measured: Sequence[ComparedRemedy], across) -> list[Series]:  # type: ignore[no-untyped-def]
     is_share = comparison.tuned_point.healed is not None
 
-    def up(point: ComparedPoint) -> Interval:
+    def up(point: Point) -> Interval:
         return point.healed if is_share and point.healed is not None else point.loss
 
     curve = comparison.curve

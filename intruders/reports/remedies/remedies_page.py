@@ -12,9 +12,7 @@ from ...experiments.compare.compared import RemedyComparison
 from ...experiments.compare.comparison_verdict import command, sentence
 from ...experiments.compare.tried_strengths import strength_name
 from ...measures.intervals import Interval
-from ...system.files import write_atomically
-from ...system.versions import versions
-from ..page.html_page import check_can_write_html, render_page
+from ..page.html_page import render_figures, write_page
 from .remedies_charts import comparison_charts
 from .remedies_text import CONTROLS, control_margin, headline, measured_rows, remarks
 
@@ -29,21 +27,18 @@ def write_remedies_report(comparison: RemedyComparison, folder: str | os.PathLik
       MissingDependencyError: a package of the extra ``report`` is missing.
     """
     page = Path(folder) / REPORT
-    check_can_write_html(page)
-    write_atomically(page, render_remedies(comparison).encode())
+    write_page(page, lambda: render_remedies(comparison))
     drawings = [draw_chart(chart) for chart in comparison_charts(comparison)]
     return [page, *write_drawings(drawings, Path(folder) / FIGURES)]
 
 
 def render_remedies(comparison: RemedyComparison) -> str:
     """Return the HTML text of the page."""
-    charts = comparison_charts(comparison)
-    return render_page(
+    return render_figures(
         "remedies.html.j2",
-        ["plots.js", "charts.js", "sorting.js", "remedies.js"],
-        {"figures": [chart.payload() for chart in charts]},
+        "remedies.js",
+        comparison_charts(comparison),
         comparison=comparison,
-        figures=charts,
         headline=headline(comparison),
         sentence=sentence(comparison),
         command=command(comparison),
@@ -55,12 +50,8 @@ def render_remedies(comparison: RemedyComparison) -> str:
         share=lambda value: "-" if value is None else f"{value:.2f}",
         decimals=lambda value: "-" if value is None else number(value),
         strength_name=strength_name,
-        versions=versions(),
     )
 
 
 def _ends(value: Interval | None, sign: bool = False) -> str:
-    if value is None:
-        return "-"
-    form = "+.3f" if sign else ".3g"
-    return f"{value.estimate:{form}} [{value.low:{form}}, {value.high:{form}}]"
+    return "-" if value is None else value.text("+.3f" if sign else ".3g")

@@ -9,13 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from ...charts.text import number, plural, printable
-from ...experiments.compare.compared import ComparedPoint, ComparedRemedy, RemedyComparison
+from ...experiments.bench.point import Point
+from ...experiments.compare.compared import ComparedRemedy, RemedyComparison
 from ...experiments.compare.comparison_verdict import command, sentence
 from ...measures.intervals import Interval
 from ..shared.page import Page
 
 WIDE = 150  # columns of a terminal in which every interval fits
 CONTROLS = ("shrink", "shrink-output", "random", "resized", "complement")
+# The control of the strongest intruders alone.
+OF_TOP = "neighbours"
 
 
 def print_comparison(comparison: RemedyComparison, console: Console) -> None:
@@ -64,7 +67,7 @@ def headline(comparison: RemedyComparison) -> list[str]:
     task_losses = [
         number(point.task_loss.estimate) for point in (comparison.base_point, comparison.tuned_point)
     ]
-    forgotten = f"{_ends(comparison.forgotten)} nats per token on {corpora}"
+    forgotten = f"{comparison.forgotten.text('.3g')} nats per token on {corpora}"
     data = f"strengths chosen on {plural(documents, 'document')} and {plural(examples, 'example')}, shown on "
     level = f"{100 * comparison.level:.4g} % confidence intervals over these, 95 % for all remedies together"
     return [
@@ -128,28 +131,34 @@ def _table(comparison: RemedyComparison, is_wide: bool) -> Table:
     return table
 
 
-def _cells(point: ComparedPoint, target: str, is_wide: bool) -> list[str]:
+def _cells(point: Point, target: str, is_wide: bool) -> list[str]:
     accuracy = point.accuracies.get(target)
     cells = [
         number(point.norm),
         "-" if point.output is None else number(point.output),
-        "-" if point.healed is None else _ends(point.healed) if is_wide else f"{point.healed.estimate:.2f}",
-        _ends(point.task_loss) if is_wide else number(point.task_loss.estimate),
+        "-"
+        if point.healed is None
+        else point.healed.text(".3g")
+        if is_wide
+        else f"{point.healed.estimate:.2f}",
+        point.task_loss.text(".3g") if is_wide else number(point.task_loss.estimate),
         "-" if accuracy is None else f"{accuracy:.2f}",
-        "-" if point.gain is None else _signed(point.gain),
+        "-" if point.gain is None else point.gain.text("+.3f"),
     ]
     return [
         *cells,
-        *(["-" if point.gain_at_norm is None else _signed(point.gain_at_norm)] if is_wide else []),
+        *(["-" if point.gain_at_norm is None else point.gain_at_norm.text("+.3f")] if is_wide else []),
     ]
 
 
 def _controls(remedies: Sequence[ComparedRemedy]) -> Table:
+    has_top = any(control_margin(remedy, OF_TOP) is not None for remedy in remedies)
+    controls = [*CONTROLS, *([OF_TOP] if has_top else [])]
     table = _new_table("remedy, strength")
-    for title in CONTROLS:
+    for title in controls:
         table.add_column(title, justify="right")
     for remedy in remedies:
-        margins = [control_margin(remedy, control) for control in CONTROLS]
+        margins = [control_margin(remedy, control) for control in controls]
         table.add_row(
             Text(printable(label(remedy))),
             *("-" if margin is None else _starred(margin) for margin in margins),
@@ -172,7 +181,7 @@ def _parts(remedies: Sequence[ComparedRemedy]) -> Table:
     return table
 
 
-def measured_rows(comparison: RemedyComparison) -> list[tuple[str, ComparedPoint]]:
+def measured_rows(comparison: RemedyComparison) -> list[tuple[str, Point]]:
     """Return base, tuned model and every remedy at its chosen strength, with their names in tables."""
     ends = [("base", comparison.base_point), ("tuned", comparison.tuned_point)]
     return [
@@ -194,14 +203,6 @@ def _new_table(first: str, gap: int = 1) -> Table:
     table = Table(box=None, pad_edge=False, header_style="", padding=(0, gap, 0, 0))
     table.add_column(first, no_wrap=True)
     return table
-
-
-def _ends(value: Interval) -> str:
-    return f"{value.estimate:.3g} [{value.low:.3g}, {value.high:.3g}]"
-
-
-def _signed(value: Interval) -> str:
-    return f"{value.estimate:+.3f} [{value.low:+.3f}, {value.high:+.3f}]"
 
 
 def _starred(value: Interval) -> str:

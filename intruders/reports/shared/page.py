@@ -14,6 +14,11 @@ from ...charts.text import printable, shorten
 WIDTH = 80
 
 
+def print_line(console: Console, line: str) -> None:
+    """Print a line that the terminal may wrap, without reading it as markup."""
+    console.print(Text(line), soft_wrap=False)
+
+
 @dataclass(frozen=True)
 class Page:
     """The console, and what its columns and characters allow."""

@@ -16,6 +16,7 @@ from ...errors import SettingError
 from ...studies.claims.every_claim import charts_of, every_claim
 from ...studies.claims.shared.claim import Finding
 from ...studies.claims.shared.pictures import by_method_and_rank, slug
+from ...studies.published.beside_paper import beside_paper
 from ...studies.tables.results import Results
 from ...studies.work.study_folder import StudyFolder
 from ...system.files import write_atomically
@@ -89,6 +90,7 @@ def write_study_report(
     if figures is not None:
         written += write_drawings(study_drawings(results, findings), figures)
         written += write_tables(findings, Path(figures) / "tables")
+        written += write_tables_beside_paper(results, Path(figures) / "tables")
     return written
 
 
@@ -130,6 +132,7 @@ def render_study(results: Results, findings: Sequence[Finding]) -> str:
         folder=str(results.folder),
         versions=_versions(rows),
         published=published_words(results.folder),
+        beside_paper=[(table, page_table(table.title, table.frame)) for table in beside_paper(results)],
         effect_text=effect_text,
         interval_text=interval_text,
         leading_effects=leading_effects,
@@ -169,6 +172,15 @@ def write_tables(findings: Sequence[Finding], folder: Path) -> list[Path]:
                 continue
             paths.append(folder / f"{finding.name}{slug(title)}.csv")
             write_atomically(paths[-1], frame.to_csv(index=False).encode())
+    return paths
+
+
+def write_tables_beside_paper(results: Results, folder: Path) -> list[Path]:
+    """Write the paper's tables with the study's own figures to `folder` as CSV, and return the paths."""
+    paths = []
+    for table in beside_paper(results):
+        paths.append(folder / f"paper{slug(table.source)}.csv")
+        write_atomically(paths[-1], table.frame.to_csv(index=False).encode())
     return paths
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...charts.text import shell_lines
 from ...version import __version__
-from .steps import INTERPRETATION, Step
+from .steps import Step
 
 SCHEMA = 1
-_WIDTH = 80
 
 
 @dataclass(frozen=True)
@@ -49,35 +46,3 @@ class Advised:
             "notes": self.notes,
             "steps": [{"sentence": step.sentence, "command": step.line} for step in self.steps],
         }
-
-    def lines(self) -> list[str]:
-        """Return the text for a person, in 80 columns."""
-        lines = [f"advice on {self.source} ({self.kind})"]
-        if not self.advice:
-            lines += ["", "No advice: no number here speaks for a change."]
-        for advice in self.advice:
-            lines += ["", *_wrapped(f"{advice.topic}: {advice.change}", "")]
-            for evidence in advice.evidence:
-                lines += _wrapped(evidence, "  - ")
-        if self.notes:
-            lines.append("")
-            for note in self.notes:
-                lines += _wrapped(note, "- ")
-        if self.steps:
-            lines += ["", "what to do, in this order"]
-            for position, step in enumerate(self.steps, start=1):
-                lines += _wrapped(step.sentence, f"{position}. ")
-                lines += [f"     {line}" for line in shell_lines(step.command or (), _WIDTH - 5)]
-            lines += ["", f"What each number means: {INTERPRETATION}"]
-        return lines
-
-
-def _wrapped(text: str, start: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent=start,
-        subsequent_indent=" " * len(start),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

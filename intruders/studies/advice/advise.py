@@ -54,8 +54,7 @@ def advise(
       progress: Function called with (stage, done, in all).
 
     Returns:
-      The advice, each piece with its evidence; also notes, and for a tuned model the next steps. ``lines()`` returns
-      the text that ``intruders advise`` prints.
+      The advice, each piece with its evidence; also notes, and for a tuned model the next steps.
 
     Raises:
       SettingError: a setting is out of range, the study has no runs yet, or the run is not finished.
@@ -72,9 +71,9 @@ def advise(
       >>> result = audit(base, {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}, cache=False)
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     result.save(f"{folder}/audit.json")
-      ...     lines = advise(f"{folder}/audit.json").lines()
-      >>> print(next(line for line in lines if line.startswith("1.")))
-      1. An audit does not measure forgetting. `intruders evaluate` measures it for a
+      ...     advised = advise(f"{folder}/audit.json")
+      >>> advised.kind, advised.advice, len(advised.steps)
+      ('audit', [], 3)
     """
     advised, bases = _advised(os.fspath(source), AuditSettings(k=k, epsilon=epsilon), progress)
     if not studies:

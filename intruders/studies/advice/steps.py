@@ -93,7 +93,7 @@ class Forgetting:
         return self.rise.low > 0
 
     def __str__(self) -> str:
-        rise = f"{self.rise.estimate:+.3f} [{self.rise.low:+.3f}, {self.rise.high:+.3f}] nats per token"
+        rise = f"{self.rise.text('+.3f')} nats per token"
         return f"on {self.corpus} by {rise}, perplexity times {math.exp(self.rise.estimate):.2f}"
 
 
@@ -255,7 +255,7 @@ def _scale_intruders(facts: Facts) -> Iterator[Step]:
         gain = facts.gain.gain
         yield Step(
             f"On this model, scaling the intruders to {facts.gain.scale:g} beat a share of the complete update at "
-            f"equal task loss, by {gain.estimate:.3f} [{gain.low:.3f}, {gain.high:.3f}] nats per token:",
+            f"equal task loss, by {gain.text('.3f')} nats per token:",
             scale_command(facts, facts.gain.scale),
         )
         return

@@ -60,8 +60,10 @@ def analyse(results: Results) -> Finding:
     runs = finished(results.runs)
     columns = ["run_id", "base", "task", "seed", "setting", "described"]
     points = results.interventions.merge(runs[columns + list(MEASURED_ALIKE)], on="run_id")
+    points["which"] = points["which"].fillna("all")
+    points.loc[points["which"] == "top", "described"] += ", top intruders"
     evidence = Evidence(results.primary.get(CLAIM.name, ""))
-    for stratum in strata(points, MEASURED_ALIKE):
+    for stratum in strata(points, (*MEASURED_ALIKE, "which")):
         evidence.notes += stratum.notes
         below = stratum.runs[stratum.runs["scale"] < 1]
         losses = below[below["measure"] == "loss"]

@@ -8,6 +8,7 @@ from ...audits.audit_settings import AuditSettings
 from ...errors import SettingError
 from ...experiments.compare.comparison_settings import ComparisonSettings
 from ...measures.measure_settings import LossSettings, SweepSettings
+from ...models.loading_settings import Loading
 from ...settings import setting
 
 
@@ -24,7 +25,7 @@ class ComparisonMeasure(ComparisonSettings):
 
 
 @dataclass(frozen=True)
-class Measure(LossSettings):
+class Measure(LossSettings, Loading):
     """The measures of every run of an experiment. The audit and the score on the run's own task are always made."""
 
     audit: AuditSettings = setting(AuditSettings(), "As in intruders audit.")
@@ -40,6 +41,11 @@ class Measure(LossSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.critical_scale and self.audit.base_dtype is not None:
+            raise SettingError(
+                f"critical_scale is true, and audit rounds the base to {self.audit.base_dtype}, of which W0 + s D has "
+                "none; leave one of the two out"
+            )
         for name, given in (("output_energy", self.output_energy), ("remedies", self.remedies is not None)):
             if given and not self.loss_on:
                 raise SettingError(

@@ -36,6 +36,7 @@ class Run:
     config: FinetuneConfig | None = None  # None where nothing is trained
     tasks: tuple[str, ...] = ()
     adapters: str = "merge"
+    retrain_heads: bool = False
     multiples: tuple[float, ...] = ()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -47,6 +48,7 @@ class Run:
             settings["config"] = {k: value for k, value in self.config.changed().items() if k != "out"}
         if self.kind == "sequence":
             settings |= {"tasks": list(self.tasks), "adapters": self.adapters}
+            settings |= {"retrain_heads": True} if self.retrain_heads else {}  # new in 0.2
         if self.kind == "random-rank-one":
             settings |= {"multiples": list(self.multiples), "audit": self.measure.audit.recorded()}
             settings |= {"include": list(self.include), "exclude": list(self.exclude)}
@@ -152,6 +154,7 @@ def _run(experiment: Experiment, settings: dict[str, Any], seed: int, where: str
         config,
         experiment.tasks,
         experiment.adapters,
+        experiment.retrain_heads,
     )
     return replace(run, id=_id(run))
 

@@ -27,6 +27,8 @@ from .measures import Measure
 
 KINDS = ("finetune", "sequence", "random-rank-one")
 SELECTIONS = ("fastest", "mildest")
+# Whose figures are in studies/published/paper.json.
+PAPER_STUDIES = ("paper-roberta", "paper-llama")
 # What a study decides itself.
 _OWN = {"out": "the study's folder contains all runs", "seed": "give seeds: [0, 1, ...] instead"}
 
@@ -57,6 +59,9 @@ class OfSequence(Settings):
     tasks: tuple[str, ...] = setting((), "The tasks, in order.", item="task", may_be_empty=False)
     adapters: str = setting(
         "merge", "Merge each adapter into the model after its task, or keep it.", choices=("merge", "keep")
+    )
+    retrain_heads: bool = setting(
+        False, "Train the head of an earlier task again on the frozen body before it is tested."
     )
 
 
@@ -113,6 +118,7 @@ class Experiment:
     methods: tuple[dict[str, Any], ...] = ({},)
     tasks: tuple[str, ...] = ()  # of a sequence
     adapters: str = "merge"
+    retrain_heads: bool = False  # of earlier tasks in a sequence, before they are tested
     orders: tuple[tuple[int, ...], ...] = ()  # of the tasks, as indices; none: as they stand
     multiples: tuple[float, ...] = ()  # of random-rank-one
     include: tuple[str, ...] = ()
@@ -139,6 +145,11 @@ class Study(Settings):
         (),
         "Folders of earlier studies, from whose times --dry-run tells how long this one takes.",
         item="folder",
+    )
+    compare_with: str | None = setting(
+        None,
+        "The paper's tables to print beside this study's figures.",
+        choices=PAPER_STUDIES,
     )
     # By claim, written before the study runs.
     support: dict[str, str] = field(default_factory=dict)  # what counts as support, in words

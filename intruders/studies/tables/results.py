@@ -35,6 +35,7 @@ class Results:
     # By claim, written in advance: what counts as support, and a part of the name of the one effect that decides.
     support: dict[str, str] = field(default_factory=dict)
     primary: dict[str, str] = field(default_factory=dict)
+    compare_with: str | None = None  # the study of the paper whose figures stand beside these
 
 
 def load_results(path: str | Path) -> Results:
@@ -66,6 +67,7 @@ def load_results(path: str | Path) -> Results:
         select=tuple(document.get("select", ())),
         support=dict(document.get("support", {})),
         primary=dict(document.get("primary", {})),
+        compare_with=document.get("compare_with"),
         **frames,
     )
 
@@ -107,5 +109,5 @@ def check_table_schema(file: Path, metadata: dict[bytes, bytes]) -> None:
     if not isinstance(schema, int) or schema > SCHEMA:
         raise ResultFileError(
             f"'{file}' was written by a newer version of intruders (schema {schema}, this one reads {SCHEMA}); "
-            "update intruders, or take another folder"
+            "update intruders, or pass another path"
         )

@@ -105,7 +105,11 @@ def settings_row(run: Run) -> dict[str, Any]:
     if isinstance(row["alpha"], float):
         row["alpha"] = f"{row['alpha']:g}"
     if run.kind == "sequence":
-        row |= {"task": ",".join(run.tasks), "adapters": run.adapters}
+        row |= {
+            "task": ",".join(run.tasks),
+            "adapters": run.adapters,
+            "retrain_heads": run.retrain_heads or None,
+        }
     if run.kind != "finetune":  # of a fine-tuning its audit says it
         row |= {"k": run.measure.audit.k, "epsilon": run.measure.audit.epsilon}
     return row
@@ -117,6 +121,7 @@ def _training(folder: Path) -> dict[str, Any]:
         "seconds": record["seconds"]["training"],
         "trained_steps": record["steps"],
         "stopped_by": record["stopped_by"],
+        "a_movement": record.get("a_movement"),  # of a version that did not measure it: missing
         "data_source": record["task"].get("source"),
         "validation_accuracy": record["validation"]["accuracy"],
     }
@@ -164,7 +169,6 @@ def _loss(loss: dict[str, Any]) -> dict[str, Any]:
 def _matrices(audit: Audit, scales: dict[str, MatrixScale]) -> Iterator[dict[str, Any]]:
     modules = module_paths([matrix.name for matrix in audit.matrices])
     for matrix, module in zip(audit.matrices, modules, strict=True):
-        largest = matrix.base_singular_values[0] if matrix.base_singular_values else 0.0
         scale = scales.get(matrix.name)
         yield {
             "name": matrix.name,
@@ -177,7 +181,7 @@ def _matrices(audit: Audit, scales: dict[str, MatrixScale]) -> Iterator[dict[str
             "intruder_energy_share": matrix.intruder_energy_share,
             "frobenius": matrix.update.frobenius,
             "spectral": matrix.update.spectral,
-            "relative_update": matrix.update.spectral / largest if largest > 0 else math.nan,
+            "relative_update": matrix.relative_update,
             "effective_rank": matrix.update.effective_rank,
             "stable_rank": matrix.update.stable_rank,
             # Infinite where no scale has an intruder, as far as the search went; None where none was measured.
@@ -230,9 +234,16 @@ def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:
             "vectors": len(rows),
             "intruder_energy_share": float(rows["intruder_energy"].sum()) / energy if energy > 0 else 0.0,
             "frobenius": float(rows["update_frobenius"].iloc[0]),
+            "a_movement": _first(rows, "a_movement"),
             "largest_intruder_value": None if pd.isna(largest) else float(largest),
             "base_largest_value": float(rows["base_largest_value"].iloc[0]),
         }
+
+
+def _first(rows: pd.DataFrame, column: str) -> float | None:
+    """Return a matrix's value in a column that traces of earlier versions do not have."""
+    value = rows[column].iloc[0] if column in rows.columns else None
+    return None if value is None or pd.isna(value) else float(value)
 
 
 def _remedies(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -263,7 +274,14 @@ def _sequence(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "vectors": document["vectors"][stage],
                 "trained_steps": document["steps"][stage] if document.get("steps") else None,
                 "reached": document["reached"][stage] if document.get("reached") else None,
+                "head_steps": _head_steps(document, stage, index),
             }
+
+
+def _head_steps(document: dict[str, Any], stage: int, index: int) -> int | None:
+    """Return for how many steps the head of an earlier task was trained again before this test; None if it was kept."""
+    steps = document["head_steps"][stage] if document.get("head_steps") else []
+    return steps[index] if index < len(steps) else None
 
 
 def _json(file: Path) -> dict[str, Any]:

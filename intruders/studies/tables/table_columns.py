@@ -25,6 +25,7 @@ COLUMNS: dict[str, list[str]] = {
         "seconds",  # of training, without the measures
         *SETTINGS,
         "adapters",  # merge or keep, of a sequence
+        "retrain_heads",  # whether a sequence trains heads of earlier tasks again; missing where they are kept
         "trained_steps",
         "stopped_by",  # match, steps, epochs, ...
         "validation_accuracy",  # at the end of training
@@ -48,6 +49,7 @@ COLUMNS: dict[str, list[str]] = {
         "update_frobenius",  # of all updates together
         "relative_update",  # median over matrices of ||D||_2 / s_1(W0)
         "effective_rank",  # mean over matrices, of the updates
+        "a_movement",  # ||A - A_0||_F / ||A_0||_F over all modules with a LoRA
         "critical_scale",  # largest multiple of the update with no intruders, measured
         "update_output_energy",  # mean over matrices of mean ||D h||^2 / mean ||W0 h||^2
         "data_source",  # of a public set: the hub, or the digest of the local copy that stood in
@@ -96,6 +98,7 @@ COLUMNS: dict[str, list[str]] = {
     # One row a measure of a run under one intervention. At scale 1, control "intruders", stands the tuned model itself.
     "interventions": [
         "run_id",
+        "which",  # all intruders of a matrix were scaled, or top; missing in tables of earlier versions: all
         "control",  # intruders, shrink, random, neighbours or update
         "scale",
         "measure",  # loss, accuracy, or gain: over interpolation at equal task loss, where that is among the controls
@@ -137,6 +140,7 @@ COLUMNS: dict[str, list[str]] = {
         "vectors",
         "trained_steps",  # of the stage
         "reached",  # whether the stage reached the score of `match`; missing without one
+        "head_steps",  # for which the head of an earlier task was trained again; missing where it is kept
     ],
     # One row a matrix at a step of training (from the callback).
     "traces": [
@@ -147,6 +151,7 @@ COLUMNS: dict[str, list[str]] = {
         "vectors",
         "intruder_energy_share",
         "frobenius",
+        "a_movement",  # ||A - A_0||_F / ||A_0||_F of the matrix's LoRA
         "largest_intruder_value",  # singular value of the first intruder; missing where there is none
         "base_largest_value",
     ],
@@ -175,12 +180,12 @@ METADATA_KEY = b"intruders_study"
 # Types of the columns that are no settings; the others are numbers.
 _WHOLE = {
     "trained_steps", "intruders", "vectors", "affected_matrices", "matrices", "layer", "rows", "columns", "index",
-    "step", "stage", "task_index",
+    "step", "stage", "task_index", "head_steps",
 }  # fmt: skip
 
 _TEXTS = {
     "run_id", "experiment", "kind", "status", "error", "adapters", "stopped_by", "corpus", "loss_measure", "name",
-    "certificate", "control", "measure", "on", "data_source", "remedy", "reason", "share",
+    "certificate", "control", "measure", "on", "data_source", "remedy", "reason", "share", "which",
 }  # fmt: skip
 
 
@@ -194,6 +199,6 @@ def _type(name: str) -> pa.DataType:
         return pa.string() if setting.is_list else _OF_KINDS.get(setting.kinds, pa.string())
     if name in _WHOLE:
         return pa.int64()
-    if name in ("intruder", "reached", "chosen", "over_allowance"):
+    if name in ("intruder", "reached", "chosen", "over_allowance", "retrain_heads"):
         return pa.bool_()
     return pa.string() if name in _TEXTS else pa.float64()

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,18 +17,22 @@ from ...errors import IntrudersError
 from ...measures.corpus_loss import losses_by_corpus
 from ...measures.losses import DocumentLosses
 from ...measures.measure_settings import LossSettings
+from ...models.loading_settings import AS_STORED, Loading
+from ...models.stored_dtype import recorded_dtypes
 from ...models.tuned_model import open_language_model
+from ...system.documents import read_document
 from ...system.files import write_atomically
 
+SCHEMA = 1
 # The documents are a sample that is the same for all runs of a study, whatever their seed: all can be compared.
 SAMPLE_SEED = 0
 
 Corpora = Mapping[str, Sequence[Corpus]]
 
 
-def base_folder_name(base: str, settings: LossSettings) -> str:
+def base_folder_name(base: str, settings: LossSettings, loading: Loading = AS_STORED) -> str:
     """Return the name of the folder for the losses of ``base``."""
-    content = json.dumps({"base": base, **settings.recorded()}, sort_keys=True)
+    content = json.dumps({"base": base, **settings.recorded(), **loading.recorded()}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -40,25 +45,30 @@ def corpora_of(settings: LossSettings) -> Corpora:
 
 
 def base_losses(
-    base: str, settings: LossSettings, corpora: Corpora, bases: Path
+    base: str, settings: LossSettings, corpora: Corpora, bases: Path, loading: Loading = AS_STORED
 ) -> dict[str, list[DocumentLosses]]:
     """Return the base's losses by corpus, one entry per part of a mixture; measure them on the first call."""
-    folder = bases / base_folder_name(base, settings)
+    folder = bases / base_folder_name(base, settings, loading)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         # Another run may be at it: its numbers are worth waiting for.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        content = _content(base)
-        if not _is_of_these(folder, corpora, content):
-            _measure(base, settings, corpora, folder, content)
+        # Kept losses count for their documents, weights and type of numbers, whatever the base's name.
+        measured = {
+            "documents": _digests(corpora),
+            "content": _content(base),
+            **recorded_dtypes(loading, [base]),
+        }
+        if not _is_of_these(folder, measured):
+            _measure(base, settings, loading, corpora, folder, measured)
     return _read(folder, settings.loss_on)
 
 
 def losses_of(
-    source: str, base: str | None, settings: LossSettings, corpora: Corpora
+    source: str, base: str | None, settings: LossSettings, corpora: Corpora, loading: Loading = AS_STORED
 ) -> dict[str, list[DocumentLosses]]:
     """Measure the losses of one model, by corpus. IntrudersError for a model without a language-model head."""
-    opened = open_language_model(source, base)
+    opened = open_language_model(source, base, loading)
     return losses_by_corpus(opened, corpora, settings, SAMPLE_SEED)
 
 
@@ -76,18 +86,28 @@ def _content(base: str) -> str | None:
         return None
 
 
-def _is_of_these(folder: Path, corpora: Corpora, content: str | None) -> bool:
-    """Return True if the folder's losses are of these documents and of these weights, whatever their names."""
-    file = folder / "base.json"
-    if not file.is_file():
+def _is_of_these(folder: Path, measured: Mapping[str, Any]) -> bool:
+    """Return True if the folder's losses are of these documents, weights and types, whatever their names."""
+    record = read_document(folder / "base.json", "the record of a base's losses", SCHEMA)
+    if record is None:
         return False
-    record = json.loads(file.read_text(encoding="utf-8"))
     # Earlier versions did not write which weights they measured: these are measured again.
-    return bool(record.get("documents") == _digests(corpora) and record.get("content", "") == content)
+    return bool(
+        record.get("documents") == measured["documents"]
+        and record.get("content", "") == measured["content"]
+        and record.get("dtype") == measured.get("dtype")
+    )
 
 
-def _measure(base: str, settings: LossSettings, corpora: Corpora, folder: Path, content: str | None) -> None:
-    by_corpus = losses_of(base, None, settings, corpora)
+def _measure(
+    base: str,
+    settings: LossSettings,
+    loading: Loading,
+    corpora: Corpora,
+    folder: Path,
+    measured: Mapping[str, Any],
+) -> None:
+    by_corpus = losses_of(base, None, settings, corpora, loading)
     rows = [
         (corpus, part, index, losses.measure, float(losses.sums[index]), int(losses.tokens[index]))
         for corpus, parts in by_corpus.items()
@@ -96,12 +116,7 @@ def _measure(base: str, settings: LossSettings, corpora: Corpora, folder: Path, 
     ]
     frame = pd.DataFrame(rows, columns=["corpus", "part", "document", "measure", "loss_sum", "tokens"])
     write_atomically(folder / "documents.parquet", frame.to_parquet(index=False))
-    document = {
-        "base": base,
-        "settings": settings.recorded(),
-        "documents": _digests(corpora),
-        "content": content,
-    }
+    document = {"schema": SCHEMA, "base": base, "settings": settings.recorded(), **measured}
     write_atomically(folder / "base.json", (json.dumps(document, indent=2) + "\n").encode())
 
 

@@ -26,6 +26,7 @@ from ...measures.evaluate import Evaluation
 from ...measures.measure_settings import LossSettings, ScoreSettings
 from ...measures.output_energy import output_energy
 from ...measures.task_score import score_task
+from ...models.loading_settings import Loading
 from ...models.tuned_model import open_for_task
 from ...system.files import write_atomically
 from ...training.finetune import finetune
@@ -77,11 +78,12 @@ def _audit(run: Run, folder: Path) -> None:
 
 def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> None:
     model, settings = str(folder / MODEL), run.measure.part(LossSettings)
+    loading = run.measure.part(Loading)
     losses = []
     if settings.loss_on:
         corpora = corpora_of(settings)
-        before = base_losses(run.base, settings, corpora, bases)
-        after = losses_of(model, run.base, settings, corpora)
+        before = base_losses(run.base, settings, corpora, bases, loading)
+        after = losses_of(model, run.base, settings, corpora, loading)
         losses = [
             summarize_losses(name, parts, after[name], before[name], seed=SAMPLE_SEED)
             for name, parts in corpora.items()
@@ -89,7 +91,7 @@ def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> No
     scores = []
     task = load_task(config.task, config, config.data_seed)
     if task.score != "none":
-        opened, labels = open_for_task(model, task, run.base)
+        opened, labels = open_for_task(model, task, run.base, loading)
         scores.append(score_task(opened, task, max_examples=run.measure.max_examples, labels=labels))
     Evaluation(MODEL, run.base, losses, scores, []).save(folder / "evaluation")
 
@@ -97,7 +99,14 @@ def _evaluate(run: Run, config: FinetuneConfig, folder: Path, bases: Path) -> No
 def _outputs(run: Run, folder: Path) -> None:
     measure = run.measure
     documents = documents_of(corpora_of(measure.part(LossSettings)))
-    energy = output_energy(run.base, folder / MODEL, documents, window=measure.window, audit=measure.audit)
+    energy = output_energy(
+        run.base,
+        folder / MODEL,
+        documents,
+        window=measure.window,
+        audit=measure.audit,
+        loading=measure.part(Loading),
+    )
     _write(folder / "outputs.json", energy.as_dict())
 
 
@@ -133,6 +142,7 @@ def _intervene(run: Run, config: FinetuneConfig, folder: Path) -> None:
         data_seed=config.data_seed,
         seed=SAMPLE_SEED,
         keep=folder / INTERVENTIONS,
+        loading=measure.part(Loading),
     )
     _write(file, {"skipped": None, "rows": intervention_rows(sweep), "verdicts": verdicts(sweep)})
 
@@ -163,6 +173,7 @@ def _remedies(run: Run, config: FinetuneConfig, folder: Path) -> None:
         data_seed=config.data_seed,
         seed=SAMPLE_SEED,
         out=out,
+        loading=measure.part(Loading),
     )
     save_comparison(comparison, out)
 
@@ -175,6 +186,7 @@ def _sequence(run: Run, config: FinetuneConfig, folder: Path, callbacks: Callbac
         config,
         run.tasks,
         adapters=run.adapters,
+        retrain_heads=run.retrain_heads,
         callbacks=lambda: list(callbacks()),
         audit=run.measure.audit,
     )

@@ -9,11 +9,11 @@ from urllib.parse import parse_qsl
 import xxhash
 
 from ...errors import IntrudersError
+from ...system.file_digests import add_content
 from ..describe.runs import Run
 from .study_folder import MODEL
 
 Inputs = dict[str, str]  # what it is, with its path, to its digest
-_CHUNK = 2**22
 
 
 def inputs_of(run: Run, known: dict[str, str] | None = None) -> Inputs:
@@ -67,7 +67,5 @@ def _data_files(run: Run) -> Iterator[str]:
 
 def _digest_of_file(path: Path) -> str:
     digest = xxhash.xxh3_128()
-    with path.open("rb") as content:
-        while chunk := content.read(_CHUNK):
-            digest.update(chunk)
+    add_content(digest, path)
     return digest.hexdigest()

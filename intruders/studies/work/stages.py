@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...measures.measure_settings import LossSettings
+from ...models.loading_settings import Loading
 from ..describe.runs import Run
 from .study_folder import MODEL, REMEDIES
 
@@ -49,6 +50,7 @@ def stages_of(run: Run) -> list[Stage]:
     if run.kind == "sequence":
         return [Stage("sequence", audited)]
     evaluated = measure.part(LossSettings).recorded() | {"max_examples": measure.max_examples}
+    evaluated |= measure.part(Loading).recorded()
     stages = [
         Stage("train", {}),
         Stage("audit", audited),

@@ -133,6 +133,7 @@ class StudyFolder:
             "select": list(study.select),
             "support": study.support,
             "primary": study.primary,
+            "compare_with": study.compare_with,
             "resources": asdict(study.resources),
             "experiments": [asdict(experiment) for experiment in study.experiments],
             "runs": [run.id for run in runs],

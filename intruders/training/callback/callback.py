@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import os
+import sys
 import time
 import warnings
-from dataclasses import replace
-from numbers import Integral
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,9 @@ from transformers import TrainerCallback
 
 from ...audits.audit import audit_pairing
 from ...audits.audit_settings import AS_USUAL, AuditSettings, Compute
-from ...audits.base_cache import MemoryCache
 from ...audits.result.audit_result import Audit
 from ...audits.result.summary import by_kind, update_norm
+from ...audits.worth_decomposing import AuditsAhead
 from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.formats.memory import has_adapters, has_frozen_base
 from ...checkpoints.opening.model_sum import ModelSum
@@ -26,11 +30,15 @@ from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...errors import SettingError
+from .a_movement import StartOfA
 from .alerts import alert
 from .first_process import decided_by_first
 from .gathered import gathered, opened, require_gatherable
+from .kept_state import KeptState
 from .logging_hooks import log_totals
+from .scattered import require_scatterable
 from .sharding import sharded_by, will_be_sharded_by
+from .text_loss import TextLoss, random_state_kept, require_language_model, tokenizer_of
 from .trace import append_to_trace, check_trace, set_aside
 from .weights_before import (
     base_of_sharded,
@@ -66,6 +74,18 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
       trace: the Parquet file, or False for none. A training that begins keeps the trace of an earlier one under
         another name; one that resumes adds to it.
       base: the model before fine-tuning, if the Trainer's model has changed since.
+      loss_on: a corpus, such as ``pydoc``, on which each audit measures the loss too. Its rise over the base, in nats
+        per token, is logged as ``forgetting/pydoc``.
+      loss_documents: number of documents of the corpus, the same ones at every audit.
+      loss_tokens: number of tokens of each document, from its start.
+      tokenizer: the model's; that of the Trainer if not given, else that of the folder which the model names.
+      keep_forgetting_below: a rise in nats per token. The last audited state below it is kept in ``kept``, and put
+        back into the model when the training ends, so that it is what is saved.
+      keep_intruders_below: a number of intruders, likewise. With both, a state is below both limits.
+      go_on_over_limit: continue after an audit at or above a limit, since a later state may be below it again;
+        otherwise the training ends there.
+      kept: the folder for the kept state (``kept`` in the Trainer's output folder if not given). A training that
+        begins keeps that of an earlier one under another name.
 
     Raises:
       SettingError: a setting is out of range, ``include`` matches nothing, the training changes no matrix that
@@ -84,6 +104,14 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         alert_above: int | None = None,
         trace: str | os.PathLike[str] | bool = True,
         base: Source | None = None,
+        loss_on: str | None = None,
+        loss_documents: int = 8,
+        loss_tokens: int = 256,
+        tokenizer: Any = None,
+        keep_forgetting_below: float | None = None,
+        keep_intruders_below: int | None = None,
+        go_on_over_limit: bool = False,
+        kept: str | os.PathLike[str] | None = None,
     ) -> None:
         if not _is_whole(every) or every < 1:
             raise SettingError(
@@ -92,6 +120,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         for name, number in (("stop_above", stop_above), ("alert_above", alert_above)):
             if number is not None and (not _is_whole(number) or number < 0):
                 raise SettingError(f"{name} is {number!r}; expected a whole number of intruders, 0 or more")
+        _check_limits(loss_on, loss_documents, loss_tokens, keep_forgetting_below, keep_intruders_below)
         self._trainer = trainer
         self._every = every
         self._settings = settings
@@ -100,19 +129,37 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._keeps_trace = trace is not False
         self.trace: Path | None = None if isinstance(trace, bool) else Path(trace)
         self._given_base = base
-        self._compute = Compute(cache=MemoryCache())  # the base is the same at every call
+        self._take_cache()
+        self._text = None if loss_on is None else TextLoss(loss_on, loss_documents, loss_tokens)
+        self._tokenizer = tokenizer
+        self._limits = (
+            math.inf if keep_forgetting_below is None else keep_forgetting_below,
+            math.inf if keep_intruders_below is None else keep_intruders_below,
+        )
+        self._has_limit = self._limits != (math.inf, math.inf)
+        self._go_on = go_on_over_limit
+        self.kept: Path | None = None if kept is None else Path(kept)
         self._forget_model()
         self.last: Audit | None = None
         self.has_stopped = False
+        self.has_stopped_at_limit = False
+        self.put_back: dict[str, Any] | None = None  # the record of the kept state that the model has now
         if trainer is not None:
-            self._get_ready(trainer.model, trainer.args, trainer.is_world_process_zero())
+            processing = getattr(trainer, "processing_class", None)
+            self._get_ready(trainer.model, trainer.args, trainer.is_world_process_zero(), processing)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without a trainer, as it was before the callback saw a model."""
         fresh = IntruderCallback.__new__(IntruderCallback)
-        fresh.__dict__.update(self.__dict__, _trainer=None, _compute=Compute(cache=MemoryCache()))
+        fresh.__dict__.update(self.__dict__, _trainer=None)
+        fresh._take_cache()
+        fresh._text = copy.copy(self._text)
         fresh._forget_model()
         return fresh.__dict__
+
+    def _take_cache(self) -> None:
+        self._bases = AuditsAhead()  # the base is the same at every call
+        self._compute = Compute(cache=self._bases)
 
     def _forget_model(self) -> None:
         self._is_ready = False
@@ -126,43 +173,147 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._taken_from: str | None = (
             None  # the checkpoint of a training whose weights were taken as the base
         )
+        self._start_of_a: StartOfA | None = None
+        self._began = time.perf_counter()
+        self._ended: float | None = None
+        self._seconds_before = 0.0  # of the loss on text, before the training began
+        self._look = _Look()
+        self._kept_state: KeptState | None = None
+        self._reads: Any = None  # the tokenizer, once it is known
+        if self._text is not None:
+            self._text.forget()
 
-    def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    @property
+    def loss_on(self) -> str | None:
+        """The corpus on which the loss is measured."""
+        return None if self._text is None else self._text.name
+
+    @property
+    def base_loss(self) -> float | None:
+        """The base's loss on ``loss_on``, in nats per token, on the process that measured it."""
+        return None if self._text is None else self._text.base
+
+    @property
+    def forgetting(self) -> float | None:
+        """The rise of the loss on ``loss_on`` over the base at the last audit, in nats per token."""
+        return None if self._text is None else self._text.rise
+
+    @property
+    def is_below_limit(self) -> bool:
+        """Whether the model is below the limits, as the last audit saw it or as it was put back."""
+        return self._look.is_below or self.put_back is not None
+
+    @property
+    def share_of_time(self) -> float:
+        """The share of the time since training began that went into the loss on ``loss_on``."""
+        if self._text is None:
+            return 0.0
+        ended = time.perf_counter() if self._ended is None else self._ended
+        passed = ended - self._began + self._seconds_before
+        return min(1.0, self._text.seconds / passed) if passed > 0 else 0.0
+
+    def on_init_end(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ) -> None:
         if not self._is_ready and model is not None:
-            self._get_ready(model, args, state.is_world_process_zero)
+            self._get_ready(model, args, state.is_world_process_zero, processing_class)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        is_first, is_resumed = state.is_world_process_zero, state.global_step > 0
         if not self._is_ready:
-            self._get_ready(model, args, state.is_world_process_zero, is_resumed=state.global_step > 0)
-        if self.trace is not None and state.is_world_process_zero and not state.global_step:
+            self._get_ready(model, args, is_first, processing_class, is_resumed=is_resumed)
+        if self.trace is not None and is_first and not is_resumed:
             set_aside(self.trace)
+        if self._kept_state is not None and is_first and not is_resumed:
+            self._kept_state.set_aside()
         if self._taken_from is not None:
-            self._question_base(self._taken_from, is_resumed=state.global_step > 0)
+            self._question_base(self._taken_from, is_resumed=is_resumed)
         self._sharded = sharded_by(model)
-        if self._sharded is None:
-            return
-        require_gatherable(self._sharded, self._trainer)
-        if has_adapters(model):  # the base that was beneath it in memory is split since
-            self._base = base_of_sharded(model, self._given_base)
+        if self._sharded is not None:
+            require_gatherable(self._sharded, self._trainer)
+            if self._has_limit:
+                require_scatterable(self._sharded)
+            if has_adapters(model):  # the base that was beneath it in memory is split since
+                self._base = base_of_sharded(model, self._given_base)
+            self._measure_sharded_base(model, processing_class, state)
+        self._seconds_before = 0.0 if self._text is None else self._text.seconds
+        self._began, self._ended = time.perf_counter(), None
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_step_end(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ) -> None:
         is_regular = state.global_step % self._every == 0
         # The last step is audited here and not in on_train_end, where trackers have closed their runs.
         if not is_regular and state.global_step != state.max_steps:
             return
-        if self._finds_too_many(model, args, state, control) and is_regular:
-            self.has_stopped = True
+        look = self._look_at(model, args, state, control, processing_class)
+        if not is_regular:
+            return
+        self.has_stopped = self.has_stopped or look.has_too_many
+        at_limit = self._has_limit and not look.is_below and not self._go_on
+        self.has_stopped_at_limit = self.has_stopped_at_limit or at_limit
+        if look.has_too_many or at_limit:
             control.should_training_stop = True
 
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_end(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ) -> None:
         if state.global_step != self._audited_step:  # ended before its last step, by another callback
-            self._finds_too_many(model, args, state, control)
+            self._look_at(model, args, state, control, processing_class)
+        self._ended = time.perf_counter()
+        if self._has_limit and not self._look.is_below:
+            self._put_back(model, args, state)
+        if self._text is not None and state.is_world_process_zero:
+            self._say(
+                args,
+                f"forgetting on {self._text.name}: {self.forgetting:.3f} nats per token at step {state.global_step}; "
+                f"measuring it took {100 * self.share_of_time:.1f} % of the time",
+            )
 
-    def _get_ready(self, model: nn.Module, args: Any, is_first: bool, is_resumed: bool = False) -> None:
+    def _get_ready(
+        self, model: nn.Module, args: Any, is_first: bool, processing: Any, is_resumed: bool = False
+    ) -> None:
         """Take the weights before training, and raise what the first audit would raise as far as is known."""
+        if self._has_limit and getattr(args, "load_best_model_at_end", False):
+            raise SettingError(
+                "the Trainer loads its best checkpoint at the end (load_best_model_at_end), and a limit puts the kept "
+                "state back there; pass one of the two"
+            )
+        if self._has_limit:
+            self.kept = Path(args.output_dir) / "kept" if self.kept is None else self.kept
+            self._kept_state = KeptState(self.kept)
         if not is_first and any(parameter.is_meta for parameter in model.parameters()):
             self._is_ready = True  # FSDP is told to load on the first process alone
             return
+        if self._text is not None:
+            require_language_model(model, self._text.name)
+            self._tokenizer_of(processing, model)
         base = self._given_base
         way = sharded_by(model)
         if way is not None:
@@ -175,13 +326,45 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
                 base = weights_before(model, is_resumed)
                 self._taken_from = None if base is None else checkpoint_of_training(model)
             require_matrices(base, model, self._settings)
+            if not is_resumed:
+                self._start_of_a = StartOfA.of(model)
         if self._keeps_trace and self.trace is None:
             self.trace = Path(args.output_dir) / "intruders.parquet"
         if is_first:  # the first process audits; the others need no copy of the weights
             self._base = base
             if self.trace is not None:
                 check_trace(self.trace)
+            if self._kept_state is not None:
+                self._kept_state.check(model)
+            if self._text is not None and way is None and will_be_sharded_by() is None:
+                tokenizer = self._tokenizer_of(processing, model)
+                self._text.measure_base(model, tokenizer, self._given_base)
         self._is_ready = True
+
+    def _tokenizer_of(self, processing: Any, model: nn.Module) -> Any:
+        if self._reads is None:
+            self._reads = tokenizer_of(self._tokenizer, processing, model)
+        return self._reads
+
+    def _measure_sharded_base(self, model: nn.Module, processing: Any, state: Any) -> None:
+        """Measure the base's loss of a model that is split over processes, all of which take part."""
+        text = self._text
+        if text is None:
+            return
+        tokenizer = self._tokenizer_of(processing, model)
+        if self._given_base is not None:
+
+            def measure() -> None:
+                text.measure_base(model, tokenizer, self._given_base)
+
+            decided_by_first(measure, state)
+            return
+        if state.global_step and not has_adapters(model):
+            raise SettingError(
+                f"loss_on is {text.name!r}, and the model before training is gone, because the training was resumed; "
+                "pass base= with the model before fine-tuning"
+            )
+        text.measure_base(model, tokenizer, None, is_sharded=True)
 
     def _question_base(self, checkpoint: str, is_resumed: bool) -> None:
         """Refuse a checkpoint as the base of the training that wrote it, and name it as the base of another one."""
@@ -196,34 +379,114 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             stacklevel=2,
         )
 
-    def _finds_too_many(self, model: nn.Module, args: Any, state: Any, control: Any) -> bool:
-        """Audit, and return on every process whether the model has more intruders than ``stop_above``."""
+    def _look_at(self, model: nn.Module, args: Any, state: Any, control: Any, processing: Any) -> _Look:
+        """Audit and measure the model, keep it if it is below the limits, and return on every process what was seen."""
         self._audited_step = state.global_step
-
-        def decide(state_dict: dict[str, Tensor] | None = None) -> bool:
-            tuned = model if state_dict is None else opened(model, state_dict)
-            audit = self._audit(tuned, args, state, control)
-            return self._stop_above is not None and audit.intruders > self._stop_above
-
         is_first = state.is_world_process_zero
+        tensors = None
         if self._sharded is not None:
             tensors = gathered(model, self._sharded, self._trainer, is_first)
-            return decided_by_first(lambda: decide(tensors), state)
-        if self._stop_above is not None:
-            return decided_by_first(decide, state)
-        return is_first and decide()
+        tokenizer = None if self._text is None else self._tokenizer_of(processing, model)
+        if self._text is not None and self._sharded is not None:
+            self._text.measure(model, tokenizer, is_sharded=True)
 
-    def _audit(self, tuned: nn.Module | Opened, args: Any, state: Any, control: Any) -> Audit:
+        def look() -> _Look:
+            if self._text is not None and self._sharded is None:
+                self._text.measure(model, tokenizer)
+            with random_state_kept():
+                tuned = model if tensors is None else opened(model, tensors)
+                audit = self._audit(tuned, args, state, control, tensors)
+            below = audit.intruders < self._limits[1] and (self.forgetting or -math.inf) < self._limits[0]
+            if self._has_limit and below:
+                self._keep(model, tokenizer or processing, audit, state.global_step, tensors)
+            return _Look(self._stop_above is not None and audit.intruders > self._stop_above, below)
+
+        if self._sharded is not None or self._stop_above is not None or self._has_limit:
+            self._look = decided_by_first(look, state)
+        else:
+            self._look = look() if is_first else _Look()
+        return self._look
+
+    def _audit(
+        self,
+        tuned: nn.Module | Opened,
+        args: Any,
+        state: Any,
+        control: Any,
+        tensors: dict[str, Tensor] | None,
+    ) -> Audit:
         started = time.perf_counter()
         pairing = pair_sides(*self._sides(tuned), self._settings)
+        self._bases.expect(1 + max(0, state.max_steps - state.global_step) // self._every)
         audit = audit_pairing(pairing, self._settings, self._compute)
         self.last = audit = replace(audit, seconds=time.perf_counter() - started)
-        log_totals(self._trainer, args, state, control, _totals(audit))
+        totals, moved = _totals(audit), dict[str, float]()
+        if self._start_of_a is not None:
+            now: Mapping[str, Tensor] = tensors or {}
+            if isinstance(tuned, nn.Module):
+                now = dict(tuned.named_parameters())
+            movement, moved = self._start_of_a.movement(now), self._start_of_a.by_matrix(now)
+            totals |= {} if movement is None else {"intruders/a_movement": movement}
+        log_totals(self._trainer, args, state, control, totals | self._of_text())
         if self.trace is not None:
-            append_to_trace(self.trace, state.global_step, audit)
+            append_to_trace(self.trace, state.global_step, audit, moved)
         if self._alert_above is not None and audit.intruders > self._alert_above:
             alert(audit.intruders, self._alert_above, state.global_step)
         return audit
+
+    def _of_text(self) -> dict[str, float]:
+        """Return what is logged of the loss on text."""
+        if self._text is None or self._text.last is None or self.forgetting is None:
+            return {}
+        return {
+            f"forgetting/{self._text.label}": self.forgetting,
+            f"forgetting/{self._text.label}/loss": self._text.last,
+            "forgetting/share_of_time": round(self.share_of_time, 4),
+        }
+
+    def _keep(
+        self, model: nn.Module, tokenizer: Any, audit: Audit, step: int, tensors: dict[str, Tensor] | None
+    ) -> None:
+        record: dict[str, Any] = {"step": step, "intruders": audit.intruders}
+        if self._text is not None:
+            record |= {"forgetting": self.forgetting, "loss_on": self._text.name}
+        assert self._kept_state is not None
+        self._kept_state.keep(model, tokenizer, record, tensors)
+
+    def _put_back(self, model: nn.Module, args: Any, state: Any) -> None:
+        """Give the model the last state below the limits, if there is one. Every process has to call this."""
+        kept = self._kept_state
+        assert kept is not None
+
+        def known() -> tuple[dict[str, Any] | None, bool]:
+            return kept.record, self._sharded is None or kept.can_be_put_back
+
+        record, is_possible = decided_by_first(known, state)
+        if record is None or not is_possible:
+            if state.is_world_process_zero:
+                missing = (
+                    "no audit saw a state below the limit, so that the model is left as it is; lower the learning "
+                    "rate, or audit more often (every)"
+                    if record is None
+                    else f"the state below the limit is in '{self.kept}', and a sharded training that was resumed "
+                    "since cannot put it back; use that folder"
+                )
+                warnings.warn(
+                    f"the state at step {state.global_step} is over the limit; {missing}", stacklevel=2
+                )
+            return
+        kept.put_back(model, self._sharded, state.is_world_process_zero)
+        self.put_back = record
+        if state.is_world_process_zero:
+            self._say(
+                args,
+                f"the state at step {state.global_step} is over the limit; that of step {record['step']} was put back",
+            )
+
+    def _say(self, args: Any, text: str) -> None:
+        """Print a line, unless the Trainer is told to print none."""
+        if not getattr(args, "disable_tqdm", False):
+            print(text, file=sys.stderr, flush=True)
 
     def _sides(self, tuned: nn.Module | Opened) -> tuple[Checkpoint, Opened]:
         """Return the base and the model as it is now.
@@ -244,6 +507,40 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if has_adapters(tuned) and acts_on_base and has_frozen_base(tuned):
             self._frozen_base = base
         return base, now
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What an audit saw, as every process hears it."""
+
+    has_too_many: bool = False  # more intruders than ``stop_above``
+    is_below: bool = True  # the limits of what is kept
+
+
+def _check_limits(
+    loss_on: str | None, documents: int, tokens: int, forgetting: float | None, intruders: int | None
+) -> None:
+    """Raise SettingError for what is measured or kept if it is out of range."""
+    for name, number, least in (("loss_documents", documents, 1), ("loss_tokens", tokens, 2)):
+        if not _is_whole(number) or number < least:
+            raise SettingError(f"{name} is {number!r}; expected a whole number, {least} or more")
+    if forgetting is not None and not (_is_number(forgetting) and 0 < forgetting < math.inf):
+        raise SettingError(
+            f"keep_forgetting_below is {forgetting!r}; expected a rise in nats per token, above 0"
+        )
+    if forgetting is not None and loss_on is None:
+        raise SettingError(
+            f"keep_forgetting_below is {forgetting!r}, but no loss is measured; pass loss_on with a corpus, such as "
+            "'pydoc'"
+        )
+    if intruders is not None and not (_is_whole(intruders) and intruders >= 1):
+        raise SettingError(
+            f"keep_intruders_below is {intruders!r}; expected a whole number of intruders, 1 or more"
+        )
+
+
+def _is_number(number: object) -> bool:
+    return isinstance(number, Real) and not isinstance(number, bool)
 
 
 def _is_whole(number: object) -> bool:

@@ -45,7 +45,7 @@ def _from_dtensors(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, 
     """Gather under FSDP 2 tensor by tensor, so that one complete matrix at a time is on the device."""
     whole: dict[int, Tensor] = {}  # a tied weight is one parameter under two names, and stays one tensor
     state: dict[str, Tensor] = {}
-    for name, tensor in _to_gather(model).items():
+    for name, tensor in to_gather(model).items():
         if id(tensor) not in whole:
             shard: Any = tensor.detach()
             full = shard.full_tensor() if hasattr(shard, "full_tensor") else shard
@@ -59,31 +59,42 @@ def _from_fsdp_1(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Te
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     state: dict[str, Tensor] = {}
-    units = [
-        (path, unit) for path, unit in model.named_modules() if isinstance(unit, FullyShardedDataParallel)
-    ]
-    for path, unit in units:
-        inside = [
-            name
-            for name, inner in unit.named_modules()
-            if name and isinstance(inner, FullyShardedDataParallel)
-        ]
+    for path, unit in units_of_fsdp_1(model):
         with FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=False):
-            own = {
-                f"{path}.{name}".replace(FSDP_1_WRAPPER, "").removeprefix("."): tensor
-                for name, tensor in [*unit.named_parameters(), *unit.named_buffers()]
-                if not any(name.startswith(f"{nested}.") for nested in inside)
-            }
+            own = own_of_unit(path, unit)
             if is_first:
                 wanted = adapter_tensors(model, own) if has_adapters(model) else own
                 state |= {name: tensor.detach().to("cpu", copy=True) for name, tensor in wanted.items()}
     return state
 
 
+def units_of_fsdp_1(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the units by which FSDP 1 splits a model, with their paths in it."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return [
+        (path, unit) for path, unit in model.named_modules() if isinstance(unit, FullyShardedDataParallel)
+    ]
+
+
+def own_of_unit(path: str, unit: nn.Module) -> dict[str, Tensor]:
+    """Return a unit's tensors by their names in the model, without those of units inside it."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    inside = [
+        name for name, inner in unit.named_modules() if name and isinstance(inner, FullyShardedDataParallel)
+    ]
+    return {
+        f"{path}.{name}".replace(FSDP_1_WRAPPER, "").removeprefix("."): tensor
+        for name, tensor in [*unit.named_parameters(), *unit.named_buffers()]
+        if not any(name.startswith(f"{nested}.") for nested in inside)
+    }
+
+
 def _from_zero_3(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Tensor]:
     """Gather under ZeRO-3 what its engine saves, in 16 bits if the model is trained in them."""
     trained_alone = all(
-        tensor.requires_grad for tensor in _to_gather(model).values() if tensor.is_floating_point()
+        tensor.requires_grad for tensor in to_gather(model).values() if tensor.is_floating_point()
     )
     state: dict[str, Tensor] | None = trainer.deepspeed._zero3_consolidated_16bit_state_dict(
         exclude_frozen_parameters=trained_alone and has_adapters(model)
@@ -98,7 +109,7 @@ _GATHER: dict[str, Callable[[nn.Module, Any, bool], dict[str, Tensor]]] = {
 }
 
 
-def _to_gather(model: nn.Module) -> dict[str, Tensor]:
+def to_gather(model: nn.Module) -> dict[str, Tensor]:
     """Return the model's tensors, or only the adapters' if it has some."""
     state = model.state_dict(keep_vars=True)
     return adapter_tensors(model, state) if has_adapters(model) else state

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -54,9 +55,13 @@ def _free_name(trace: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def append_to_trace(trace: Path, step: int, audit: Audit) -> None:
-    """Add the rows of a step; those of this and later steps, left by a run that was killed, go."""
+def append_to_trace(trace: Path, step: int, audit: Audit, a_movement: Mapping[str, float]) -> None:
+    """Add the rows of a step; those of this and later steps, left by a run that was killed, go.
+
+    ``a_movement`` is ``||A - A_0||_F / ||A_0||_F`` by matrix, of those with a LoRA whose start is known.
+    """
     frame = _rows(audit)
+    frame["a_movement"] = frame["name"].map(dict(a_movement)).astype(float)
     frame.insert(0, "step", step)
     if trace.is_file():
         before = read_trace(trace)

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from intruders.audits.audit_settings import Compute
 from intruders.experiments.bench import bench
+from intruders.experiments.bench.point import Point
 from intruders.experiments.compare.compare_remedies import compare_remedies
-from intruders.experiments.compare.compared import ComparedPoint, ComparedRemedy, RemedyComparison
+from intruders.experiments.compare.compared import ComparedRemedy, RemedyComparison
 from intruders.experiments.compare.comparison_record import document
 from intruders.experiments.compare.comparison_settings import ComparisonSettings
 from intruders.experiments.compare.comparison_verdict import command
@@ -78,7 +79,7 @@ def test_it_runs_at_its_strengths_with_its_controls(found: tuple[RemedyCompariso
     assert {controls[f"random {number}"].settings["seed"] for number in (1, 2, 3)} == {0, 1, 2}
 
 
-def _written(point: ComparedPoint, shell: str | None, folder: Path, out: Path) -> float:
+def _written(point: Point, shell: str | None, folder: Path, out: Path) -> float:
     """The loss on the reported half of the model on disk that a command makes."""
     assert shell is not None
     done = in_this_process(*shlex.split(shell)[1:], "--no-check", "--no-cache")

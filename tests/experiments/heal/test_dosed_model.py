@@ -16,6 +16,7 @@ from intruders.experiments.doses.dosed_model import DosedModel, Doses
 from intruders.experiments.doses.updates import read_updates
 from intruders.experiments.heal.heal_bench import tuned_elsewhere
 from intruders.models.loading import load_model
+from intruders.models.loading_settings import Loading
 from intruders.models.tuned_model import open_language_model
 from intruders.system.progress import silent
 
@@ -43,10 +44,10 @@ def test_the_gradient_in_a_dose_is_that_of_the_weights_along_the_update(kind: st
     before, after = open_sides(base, tuned)
     pairs = pair_sides(before, after, Selection(include_embeddings=True)).pairs
     updates = read_updates(pairs, "matrix", torch.device("cpu"), silent)
-    opened = open_language_model(tuned, base)
+    opened = open_language_model(tuned, base, merged=True)
     opened.model.requires_grad_(False).eval()
     whole: Any = load_model(base, "causal").eval()
-    moved = dict(open_language_model(tuned, base).model.named_parameters())
+    moved = dict(open_language_model(tuned, base, merged=True).model.named_parameters())
     others = tuned_elsewhere(opened.model, before, [pair.name for pair in pairs])
     assert bool(others) == (kind == "full")
     groups = dose_groups(updates.names, "matrix", with_elsewhere=bool(others))
@@ -86,7 +87,7 @@ def test_without_doses_it_is_the_base_to_the_bit_and_with_all_the_tuned_model(
     before, after = open_sides(base, tuned)
     pairs = pair_sides(before, after, Selection(include_embeddings=True)).pairs
     updates = read_updates(pairs, "matrix", torch.device("cpu"), silent)
-    opened = open_language_model(tuned, base)
+    opened = open_language_model(tuned, base, merged=True)
     opened.model.eval()
     others = tuned_elsewhere(opened.model, before, [pair.name for pair in pairs])
     groups = dose_groups(updates.names, "matrix", with_elsewhere=bool(others))
@@ -125,3 +126,28 @@ def test_matrices_share_a_dose_by_layer_or_kind(per: str, count: int) -> None:
     assert groups.places[ELSEWHERE] == (count,)
     same = groups.places[names[0]] == groups.places[names[1]]
     assert same == (per == "layer")
+
+
+def test_in_half_precision_the_branch_of_a_dose_is_in_single(tmp_path: Path) -> None:
+    base, tuned = llama_and_adapter(tmp_path)
+    before, after = open_sides(base, tuned)
+    updates = read_updates(pair_sides(before, after).pairs, "matrix", torch.device("cpu"), silent)
+    opened = open_language_model(base, loading=Loading(dtype="bfloat16"))
+    opened.model.requires_grad_(False).eval()
+    groups = dose_groups(updates.names, "matrix")
+    values = torch.full((len(groups.names),), 0.3, requires_grad=True)
+    name = updates.names[0]
+    layer: Any = opened.model.get_submodule(name.removesuffix(".weight"))
+    inputs = torch.randn(5, layer.in_features).to(torch.bfloat16)
+    own = layer(inputs)
+    with DosedModel(opened.model, before, updates.by_name, groups, Doses(values)):
+        given = layer(inputs)
+        update = updates.by_name[name]
+        assert update.left is not None
+        branch = 0.3 * (inputs.float() @ update.right.mT) @ update.left.mT
+        assert given.dtype == torch.bfloat16
+        # The factor 0.3 is multiplied in another order, so a sum may be rounded to the neighbor: 2^-8 of it.
+        assert torch.allclose(given.float(), (own + branch).to(torch.bfloat16).float(), rtol=2**-7, atol=0)
+        loss_of(opened.model).backward()
+    assert values.grad is not None
+    assert values.grad.dtype == torch.float32

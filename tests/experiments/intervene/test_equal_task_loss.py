@@ -85,7 +85,7 @@ def measured(folder: Path, model: Path) -> tuple[float, float]:
 
 
 def test_the_curve_is_that_of_written_models(folder: Path, sweep: InterventionSweep, tmp_path: Path) -> None:
-    assert [point.alpha for point in sweep.curve] == [i / 10 for i in range(11)]
+    assert [point.strength for point in sweep.curve] == [i / 10 for i in range(11)]
     for alpha in (0.0, 0.4, 1.0):
         out = folder / "base" if alpha == 0 else tmp_path / f"{alpha}"
         if alpha:
@@ -94,17 +94,17 @@ def test_the_curve_is_that_of_written_models(folder: Path, sweep: InterventionSw
                 folder / "base", folder / "tuned", remedy=remedy, form="checkpoint", out=out, check=False,
                 compute=NO_CACHE,
             )  # fmt: skip
-        (point,) = [one for one in sweep.curve if one.alpha == alpha]
+        (point,) = [one for one in sweep.curve if one.strength == alpha]
         loss, task_loss = measured(folder, out)
-        assert point.loss == pytest.approx(loss, abs=1e-4)
-        assert point.task_loss == pytest.approx(task_loss, abs=1e-4)
+        assert point.loss.estimate == pytest.approx(loss, abs=1e-4)
+        assert point.task_loss.estimate == pytest.approx(task_loss, abs=1e-4)
 
 
 def test_gains_are_read_off_the_curve(folder: Path, sweep: InterventionSweep, tmp_path: Path) -> None:
     assert [(point.control, point.scale) for point in sweep.points] == [
         ("intruders", 0.0), ("shrink", 0.0), ("intruders", 0.6), ("shrink", 0.6),
     ]  # fmt: skip
-    curve = [(point.task_loss, point.loss) for point in sweep.curve]
+    curve = [(point.task_loss.estimate, point.loss.estimate) for point in sweep.curve]
     by_hand = {}
     for point in sweep.points:
         out = tmp_path / f"{point.control}{point.scale}"

@@ -19,13 +19,13 @@ from intruders.audits.result.audit_result import Audit
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.errors import PairingError, SettingError
 from intruders.experiments.intervene.intervene import intervene
-from intruders.experiments.intervene.sweep import InterventionSweep, Point
+from intruders.experiments.intervene.sweep import Intervention, InterventionSweep
 from intruders.experiments.intervene.sweep_words import document, lines, verdicts
 from intruders.measures.corpus_loss import CorpusLoss
 from intruders.measures.evaluate import evaluate
 from intruders.measures.intervals import Interval
 from intruders.measures.losses import DocumentLosses
-from intruders.measures.measure_settings import LossSettings, ScoreSettings, SweepSettings
+from intruders.measures.measure_settings import AS_IN_THE_PAPER, LossSettings, ScoreSettings, SweepSettings
 from intruders.measures.task_score import TaskScore
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.mitigate import mitigate
@@ -86,6 +86,48 @@ def test_every_point_is_what_a_written_model_measures(
     assert sweep.base_losses[corpus].loss.estimate == pytest.approx(base.losses[0].loss.estimate, abs=1e-6)
     different = {round(point.losses[corpus].loss.estimate, 5) for point in sweep.points}
     assert len(different) > 5
+
+
+def test_the_top_intruder_alone_is_what_a_model_written_by_numpy_measures(
+    folder: Path, sweep: InterventionSweep, tmp_path: Path
+) -> None:
+    corpus = str(folder / "texts.jsonl")
+    found = intervene(
+        str(folder / "base"),
+        str(folder / "tuned"),
+        sweep=replace(AS_IN_THE_PAPER, scales=(0.3, 0.7)),
+        losses=LossSettings((corpus,)),
+    )
+    assert [(point.control, point.scale) for point in found.points] == [
+        (control, scale) for scale in (0.3, 0.7) for control in ("intruders", "neighbours")
+    ]
+    mitigate(folder / "base", folder / "tuned", scale=1, form="checkpoint", out=tmp_path / "tuned")
+    tuned, base = load_model(tmp_path / "tuned"), load_model(folder / "base")
+    for point in found.points:
+        weights = dict(tuned)
+        for matrix in found.audit.matrices:
+            x = np.linalg.svd(base[matrix.name].double().numpy(), full_matrices=False)[0]
+            u, s, vt = np.linalg.svd(tuned[matrix.name].double().numpy(), full_matrices=False)
+            is_intruder = np.abs(x.T @ u[:, :10]).max(axis=0) < 0.5
+            if not is_intruder.any():
+                continue
+            place = int(is_intruder.argmax())
+            if point.control == "neighbours":
+                others = np.flatnonzero(~is_intruder)
+                if len(others) == 0:
+                    continue
+                place = int(min(others, key=lambda other: (abs(other - place), other)))
+            change = (point.scale - 1) * s[place] * np.outer(u[:, place], vt[place])
+            weights[matrix.name] = tuned[matrix.name] + torch.tensor(change, dtype=torch.float32)
+        save_file(weights, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
+        measured = evaluate(str(tmp_path / "tuned"), losses=LossSettings((corpus,))).losses[0].loss.estimate
+        # Single precision, in weights and in the model, as in the test above.
+        assert point.losses[corpus].loss.estimate == pytest.approx(measured, abs=1e-4)
+    assert document(found)["settings"]["which"] == "top"
+    assert "the intruder with the largest singular value of each matrix" in "\n".join(lines(found))
+    of_all = {point.scale: point for point in sweep.points if point.control == "intruders"}
+    assert found.audit.intruders > sum(matrix.intruders > 0 for matrix in found.audit.matrices)
+    assert of_all[0].losses[corpus].loss.estimate != found.points[0].losses[corpus].loss.estimate
 
 
 def test_shrink_output_equals_the_energy_of_the_outputs_on_text(
@@ -164,13 +206,11 @@ def test_shrink_output_needs_text(folder: Path) -> None:
 def test_a_stopped_call_goes_on_from_what_it_kept(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from intruders.experiments.bench import measured_weights
+    from intruders.experiments.bench import measuring
 
     read: list[str] = []  # the corpora of every model that was measured
-    losses = measured_weights.losses_by_corpus
-    monkeypatch.setattr(
-        measured_weights, "losses_by_corpus", lambda *given: read.append(given[1]) or losses(*given)
-    )
+    losses = measuring.losses_by_corpus
+    monkeypatch.setattr(measuring, "losses_by_corpus", lambda *given: read.append(given[1]) or losses(*given))
 
     def stop(doing: str, done: int, in_all: int) -> None:
         if doing == "measure" and done == 13:
@@ -317,15 +357,31 @@ def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None
                 wanted = scaled(new, places_of_intruders(old, new), scale)
                 assert deviation(model.state_dict()[name].mT, wanted) < 1e-3
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in tuned.items())
+    # Computed again from base and update, nothing is kept beside the model, and the same weights come back each time.
+    with LiveInterventions(model, open_checkpoint(tmp_path / "base"), cases, recomputes=True) as live:
+        own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        # Sums of two numbers in double and in single precision differ in the last bit at most.
+        assert all(torch.allclose(own[name], tuned[name], rtol=0, atol=1e-6) for name in tuned)
+        for scale in (0.0, 0.5, 0.0):
+            live.set(ScaledIntruders(scale))
+            for case in cases:
+                name = case.matrix.name
+                old, new = before[name].mT, tuned[name].mT
+                wanted = scaled(new, places_of_intruders(old, new), scale)
+                assert deviation(model.state_dict()[name].mT, wanted) < 1e-3
+        live.use(cases[:1])
+        live.set(ScaledIntruders(0.0))
+        assert not live.held
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in own.items())
 
 
-def point(control: str, scale: float, shift: float, right: int) -> Point:
+def point(control: str, scale: float, shift: float, right: int) -> Intervention:
     """Losses moved by ``shift`` on every one of 40 documents, and so many of 200 answers right."""
     sums = np.linspace(20, 40, 40) + 10 * (shift + 0.002 * np.cos(np.arange(40)))
     losses = DocumentLosses("cross-entropy", sums, np.full(40, 10))
     corpus = CorpusLoss("pydoc", Interval(losses.mean, losses.mean, losses.mean), [losses], [1.0])
     score = TaskScore("sums", "test", [index < right for index in range(200)])
-    return Point(control, scale, {"pydoc": corpus}, {"sums": score})
+    return Intervention(control, scale, {"pydoc": corpus}, {"sums": score})
 
 
 def test_verdict_in_words() -> None:

@@ -11,9 +11,13 @@ import torch
 
 from intruders.errors import SettingError
 from intruders.mitigation.mitigate import mitigate
-from intruders.mitigation.remedies.every_remedy import PUBLISHED, published_remedy
+from intruders.mitigation.remedies.every_remedy import PUBLISHED, published_remedy, remedy_named
 from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.mitigation.remedies.matched import EqualNorm, EqualSize
 from intruders.mitigation.remedies.project import Project
+from intruders.mitigation.remedies.remedy_table import CONTROLS, INTRUDERS
+from intruders.mitigation.remedies.trim import Trim
+from intruders.reports.mitigation.mitigation_text import mitigation_lines
 from tests.commands import in_this_process
 from tests.mitigation.remedies.conftest import NO_CACHE, Tuned
 
@@ -92,7 +96,7 @@ def test_the_record_names_the_remedy_and_its_settings(tmp_path: Path, by_adapter
         assert row["update_norm_before"] == pytest.approx(before, rel=1e-5)
         assert row["update_norm_after"] < before
         assert row["scaled"] == []
-    assert any("norm of the changed updates" in line for line in result.lines())
+    assert any("norm of the changed updates" in line for line in mitigation_lines(result))
 
 
 def test_a_model_in_memory_gets_the_result_beside_its_adapter(by_adapter: Tuned) -> None:
@@ -113,3 +117,29 @@ def test_every_remedy_is_a_name_of_the_package() -> None:
     from intruders.mitigation import remedies
 
     assert {getattr(remedies, name) for name in remedies.__all__} == set(PUBLISHED.values())
+    with pytest.raises(AttributeError, match="no_such_remedy"):
+        remedies.no_such_remedy  # noqa: B018
+
+
+def test_every_class_bears_the_name_under_which_the_table_has_it() -> None:
+    assert {name: cls.name for name, cls in PUBLISHED.items()} == {name: name for name in PUBLISHED}
+
+
+@pytest.mark.parametrize("name", [INTRUDERS, *CONTROLS])
+def test_scaled_intruders_and_their_controls_are_made_again_from_their_record(name: str) -> None:
+    remedy = remedy_named(name, 0.25, 7)
+    assert remedy.name == name
+    assert remedy.intruder_scale == 0.25
+    assert remedy.recorded_by_name() == {"scale": 0.25, "seed": 7}
+    assert remedy_named(name, **remedy.recorded_by_name()) == remedy
+    assert not remedy.changes_nothing
+    assert remedy_named(name, 1.0, 7).changes_nothing
+
+
+def test_a_control_of_another_remedy_scales_no_intruders_and_says_what_it_is_of() -> None:
+    control = EqualNorm(Trim(0.2))
+    assert control.intruder_scale is None
+    assert control.recorded() == control.recorded_by_name() == {"of": "trim", "density": 0.2}
+    assert control.sentence(0) == "control: updates shrunk to the norms that remedy trim leaves"
+    assert control.fits_an_adapter  # one number per matrix
+    assert not EqualSize(Trim(0.2)).fits_an_adapter

@@ -17,6 +17,7 @@ _NEVER_COMPARED = ("base", "task", "seed", "data_seed")
 COMPARED = [
     *(name for name, field in _SETTINGS.items() if field.changes_weights and name not in _NEVER_COMPARED),
     "adapters",
+    "retrain_heads",
 ]
 # Settings that a full fine-tuning carries along without using them.
 _ADAPTER_ONLY = {name for name, field in _SETTINGS.items() if field.adapter_only}

@@ -15,10 +15,8 @@ def said(interval: Interval, digits: int = 2, signed: bool = True) -> str:
     sign = "+" if signed else ""
     if math.isnan(interval.estimate):
         return "-"
-    text = f"{interval.estimate:{sign}.{digits}f}"
-    if not interval.has_ends:
-        return f"{text} (no interval)"
-    return f"{text} [{interval.low:{sign}.{digits}f}, {interval.high:{sign}.{digits}f}]"
+    form = f"{sign}.{digits}f"
+    return interval.text(form) if interval.has_ends else f"{interval.estimate:{form}} (no interval)"
 
 
 def points_said(lost: Interval) -> str:

@@ -1,41 +1,51 @@
-"""Pages of the site that are made from the code when it is built: one per command, their index, and all settings.
+"""Write the pages of the reference that are made from the code: one per command, their index, and all settings.
 
-mkdocs calls ``on_config`` and ``on_files``. The tests call :func:`pages`.
+    python examples/make_reference.py          # writes docs/reference/cli and docs/reference/settings.md
+    python examples/make_reference.py --check  # exits with 1 and names the pages that differ; make lint runs this
+
+A page of a command contains what ``intruders COMMAND --help`` prints, from the same parameters.
 """
 
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import typer
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
 
-from intruders.audits.audit_settings import AuditSettings
+from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.cli.main import app
+from intruders.experiments.attribution.attribution_settings import AttributionSettings
+from intruders.experiments.heal.heal_settings import HealSettings
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
 from intruders.settings import Setting, settings_of
 from intruders.studies.describe.measures import ComparisonMeasure, Measure
-from intruders.studies.describe.study import OfEveryKind, OfRandomTerms, OfSequence, Resources, Study
+from intruders.studies.describe.study import OfEveryKind, OfRandomTerms, OfSequence, Power, Resources, Study
 from intruders.training.finetune_config import FinetuneConfig
 
+DOCS = Path(__file__).parents[1] / "docs"
 FOLDER = "reference/cli"
 SETTINGS = "reference/settings.md"
 # What each class of settings is for, in the order of the page.
 CLASSES = {
     FinetuneConfig: "A run: `intruders finetune`, the methods of a study, `intruders.FinetuneConfig`",
     AuditSettings: "An audit: `audit` under `measure`, `intruders.AuditSettings`",
+    Compute: "Where an audit is computed: options of most commands, `intruders.Compute`",
     LossSettings: "Losses: `intruders evaluate`, `intruders.LossSettings`",
     ScoreSettings: "Scores: `intruders evaluate`, `intruders.ScoreSettings`",
     HarnessSettings: "Tasks of lm-evaluation-harness: `intruders evaluate` and `remedies`, `intruders.HarnessSettings`",
     SweepSettings: "Interventions: `intervene` under `measure`, `intruders.SweepSettings`",
+    AttributionSettings: "Attributions: `intruders attribute`, `intruders.AttributionSettings`",
+    HealSettings: "Healing: `intruders heal`, `intruders.HealSettings`",
     ComparisonMeasure: "Comparisons of remedies: `remedies` under `measure`",
     Study: "A study: the file itself",
     OfEveryKind: "An experiment of a study",
     OfSequence: "An experiment with `kind: sequence`",
     OfRandomTerms: "An experiment with `kind: random-rank-one`",
     Measure: "What a study measures: `measure` of an experiment",
+    Power: "The plan for a number of seeds: `power` of a study",
     Resources: "What Ray reserves for a run: `resources` of a study",
 }
 
@@ -48,19 +58,23 @@ def pages() -> dict[str, str]:
 
 
 def index_page(commands: dict[str, Any]) -> str:
-    rows = [f"| [`{name}`]({name}.md) | {command.short_help} |" for name, command in commands.items()]
+    rows = [
+        f"| [`{name}`]({name}.md) | {command.short_help} | {command.rich_help_panel} |"
+        for name, command in commands.items()
+    ]
     return "\n".join(
         [
             "# Commands",
             "",
-            "Which commands are there, and what does each one do? These pages are made from the code.",
+            "Which commands exist, and what does each one do? `python examples/make_reference.py` makes these pages",
+            "from the code.",
             "",
             "```bash",
             "intruders COMMAND --help",
             "```",
             "",
-            "| command | what it does |",
-            "|---|---|",
+            "| command | what it does | group |",
+            "|---|---|---|",
             *rows,
             "",
             "**Next:** [exit status](../environment.md) · [Python](../api/audits.md)",
@@ -78,9 +92,11 @@ def command_page(name: str, command: Any) -> str:
             for title, rows in groups(command, context).items()
             for line in (f"## {title}", "", "| name | meaning |", "|---|---|", *rows, "")
         ]
-    parts = [f"# intruders {name}", "", summary, ""]
+    asked = f"Which arguments and options does `intruders {name}` take? This page is made from its `--help`."
+    parts = [f"# intruders {name}", "", asked, "", summary, ""]
     parts += ["```bash", command.epilog, "```", ""]
-    parts += [rest.strip(), "", "```text", usage, "```", "", *tables]
+    parts += [in_a_cell(rest), ""] if rest.strip() else []
+    parts += ["```text", usage, "```", "", *tables]
     parts += ["**Next:** [all commands](index.md) · [exit status](../environment.md)", ""]
     return "\n".join(parts)
 
@@ -110,7 +126,8 @@ def settings_page() -> str:
         "",
     ]
     parts += [
-        "YAML files, Python and the command line take the same settings. This page is made from the code.",
+        "YAML files, Python and the command line take the same settings. `python examples/make_reference.py` makes",
+        "this page from the code.",
         "",
     ]
     for cls, purpose in CLASSES.items():
@@ -141,25 +158,38 @@ def in_a_cell(text: str) -> str:
     return re.sub(r"([|*<>_\[\]])", r"\\\1", " ".join(text.split()))
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    entries: list[Any] = [{"All commands": f"{FOLDER}/index.md"}]
-    commands = (path for path in pages() if path.startswith(FOLDER) and not path.endswith("index.md"))
-    entries += [{path.split("/")[-1].removesuffix(".md"): path} for path in commands]
-    fill(config.nav, entries)
-    return config
+def drifted() -> list[str]:
+    """Return the pages under docs that are not what the code says: changed, missing or of a command that is gone."""
+    made = pages()
+    stored = {file.relative_to(DOCS).as_posix() for file in (DOCS / FOLDER).glob("*.md")} | {SETTINGS}
+    return sorted(
+        path
+        for path in {*made, *stored}
+        if path not in made
+        or not (DOCS / path).is_file()
+        or (DOCS / path).read_text(encoding="utf-8") != made[path]
+    )
 
 
-def fill(nav: Any, entries: list[Any]) -> None:
-    """Put the entries where the navigation has an empty list named Commands."""
-    for item in nav if isinstance(nav, list) else []:
-        for title, below in item.items() if isinstance(item, dict) else []:
-            if title == "Commands":
-                item[title] = entries
-            else:
-                fill(below, entries)
+def write() -> None:
+    """Write every page, and remove those of commands that are gone."""
+    made = pages()
+    for path in drifted():
+        if path in made:
+            (DOCS / path).parent.mkdir(exist_ok=True)
+            (DOCS / path).write_text(made[path], encoding="utf-8")
+        else:
+            (DOCS / path).unlink()
+        print(path)
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    for path, text in pages().items():
-        files.append(File.generated(config, path, content=text))
-    return files
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--check"]:
+        different = drifted()
+        for path in different:
+            print(
+                f"docs/{path} is not what the code says; run: python examples/make_reference.py",
+                file=sys.stderr,
+            )
+        sys.exit(bool(different))
+    write()

@@ -1,0 +1,45 @@
+"""Shows what half precision does to the losses of the two demo models, beside their intervals.
+
+    python -m benchmarks.half_precision [--quick]
+
+The documents are the first of `pydoc`, 256 tokens of each. Differences are paired by document.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from intruders.data.corpora import load_corpora
+from intruders.measures.corpus_loss import measure_losses
+from intruders.measures.intervals import loss_interval, paired_difference
+from intruders.measures.measure_settings import LossSettings
+from intruders.models.loading_settings import Loading
+from intruders.models.tuned_model import open_language_model
+
+_MODELS = (("smollm2-135m", None), ("smollm2-135m-lora", "smollm2-135m"), ("minilm-l6", None))
+
+
+def main() -> None:
+    count, tokens = (4, 32) if "--quick" in sys.argv else (24, 256)
+    corpora = load_corpora("pydoc", max_documents=count)
+    settings = LossSettings(max_tokens=tokens)
+    for source, base in _MODELS:
+        single, seconds = None, 0.0
+        for dtype in ("float32", "bfloat16", "float16"):
+            opened = open_language_model(source, base, Loading(dtype=dtype))
+            started = time.perf_counter()
+            (losses,) = measure_losses(opened, corpora, settings)
+            seconds = time.perf_counter() - started
+            del opened
+            loss = loss_interval(losses)
+            line = f"{source} {losses.measure} in {dtype}: {loss.estimate:.4f}{loss.ends('.4f')}"
+            if single is not None:
+                rise = paired_difference(losses, single)
+                line += f", minus that in float32 {rise.estimate:+.5f}{rise.ends('+.5f')}"
+            print(f"{line} nats per token ({seconds:.1f} s)", flush=True)
+            single = losses if single is None else single
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The matrices that an audit examined, as remedies read and change them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ...audits.audit_settings import AuditSettings
+from ...audits.result.audit_result import Audit
+from ...checkpoints.pairing.pairing import PairedMatrix
+from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.writing.merged import Elsewhere
+from ...mitigation.cases import read_cases
+from ...mitigation.elsewhere import shares_elsewhere
+from ...mitigation.remedies.remedy import Case, Remedy
+
+
+@dataclass(frozen=True)
+class TunedMatrices:
+    """Base and update of every audited matrix of a tuned model."""
+
+    base: Checkpoint
+    pairs: Sequence[PairedMatrix]
+    audit: Audit
+    settings: AuditSettings  # of the audit
+    device: torch.device
+
+    def cases(self, remedies: Sequence[Remedy]) -> list[Case]:
+        """Read the matrices that some of the remedies change, as :func:`intruders.mitigation.cases.read_cases`."""
+        return list(read_cases(self.pairs, self.audit, remedies, self.base.names(), self.device))
+
+    def fitted(self, remedy: Remedy) -> Remedy:
+        """Return the remedy with what it must know of all audited matrices together."""
+        audited = {matrix.name for matrix in self.audit.matrices}
+        return remedy.fitted([pair for pair in self.pairs if pair.name in audited], self.base.config)
+
+    def elsewhere(self, remedy: Remedy) -> Elsewhere:
+        """Return the share of its update that a remedy leaves to every tensor that was not audited."""
+        return shares_elsewhere(remedy, self.base.names(), self.settings)
+
+    @property
+    def leave_some_out(self) -> bool:
+        """Whether the selection excludes tensors by name."""
+        return bool(self.audit.settings.get("include") or self.audit.settings.get("exclude"))

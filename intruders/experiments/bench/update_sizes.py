@@ -1,0 +1,62 @@
+"""How large an update is that a remedy leaves, by its norm and by what it does to the model's outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from ...mitigation.remedies.changes import Change
+from ...mitigation.remedies.remedy import Case, Remedy
+from .bench import Bench
+
+
+class UpdateSizes:
+    """Norm and output energy of what a remedy leaves of all updates together, 1 being the tuned model's."""
+
+    def __init__(self, bench: Bench, cases: Sequence[Case], inputs: Mapping[str, Tensor]) -> None:
+        """Weigh every update.
+
+        Args:
+          bench: of the tuned model.
+          cases: every audited matrix.
+          inputs: (tokens, n), a sample of the base's inputs of some of them.
+        """
+        self._audited = {matrix.name: matrix.update.frobenius for matrix in bench.matrices.audit.matrices}
+        self._bench, self.inputs = bench, inputs
+        self._energies = {
+            case.matrix.name: Change().output_energy(case.update, inputs[case.matrix.name])
+            for case in cases
+            if case.matrix.name in inputs
+        }
+
+    def norm(self, remedy: Remedy, cases: Sequence[Case]) -> float:
+        """Return ``||D'||_F`` over all tuned tensors, as a share of ``||D||_F``."""
+        squares = [remedy.change(case).norm_of(case.update, case.base) ** 2 for case in cases]
+        return self._norm(remedy, cases, squares)
+
+    def norm_and_output(self, remedy: Remedy, cases: Sequence[Case]) -> tuple[float, float | None]:
+        """Return :meth:`norm`, and the mean ``||D'h||^2`` over all matrices as a share of D's (None without inputs).
+
+        A control's change of a matrix can take longer than both numbers, so it is computed once.
+        """
+        squares, energies = [], dict(self._energies)
+        for case in cases:
+            change, name = remedy.change(case), case.matrix.name
+            squares.append(change.norm_of(case.update, case.base) ** 2)
+            if name in energies:
+                energies[name] = change.output_energy(case.update, self.inputs[name], case.base)
+        whole = math.fsum(self._energies.values())
+        output = math.fsum(energies.values()) / whole if whole > 0 else None
+        return self._norm(remedy, cases, squares), output
+
+    def _norm(self, remedy: Remedy, cases: Sequence[Case], squares: Sequence[float]) -> float:
+        """Return the norm from ``squares``, the ``||D'||_F^2`` of the cases."""
+        rest = self._bench.norm_of_others(lambda name: 1.0)
+        whole = math.fsum(norm**2 for norm in self._audited.values()) + rest**2
+        touched = {case.matrix.name for case in cases}
+        left = math.fsum(norm**2 for name, norm in self._audited.items() if name not in touched)
+        left += math.fsum(squares)
+        others = self._bench.norm_of_others(self._bench.matrices.elsewhere(remedy))
+        return math.sqrt((left + others**2) / whole)

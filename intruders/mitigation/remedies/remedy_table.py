@@ -1,0 +1,41 @@
+"""Every remedy by name, with the module and class that it lives in; light, so that settings and help can list them."""
+
+from __future__ import annotations
+
+INTRUDERS = "intruders"
+
+# Published remedies, in the order of every table and help text.
+HOMES_OF_PUBLISHED = {
+    "interpolate": "interpolate.Interpolate",
+    "budget": "budget.Budget",
+    "flatten": "flatten.Flatten",
+    "truncate": "truncate.Truncate",
+    "lines": "lines.Lines",
+    "layers": "layers.Layers",
+    "heads": "heads.Heads",
+    "directions": "directions.Directions",
+    "project": "project.Project",
+    "dg-hard": "dg_hard.DGHard",
+    "trim": "trim.Trim",
+    "drop": "drop.Drop",
+    "fapm": "fapm.FAPM",
+    "surgery": "surgery.Surgery",
+    "doses": "doses.Doses",
+}
+
+# Controls that change a model in the place of its intruders, and need the weights alone.
+HOMES_OF_CONTROLS = {
+    "shrink": "matched.EqualNorm",
+    "random": "controls.RandomVectors",
+    "neighbours": "controls.Neighbours",
+    "update": "controls.UpdateDirections",
+    "resized": "matched.EqualSize",
+    "complement": "controls.Complement",
+}
+PUBLISHED, CONTROLS = tuple(HOMES_OF_PUBLISHED), tuple(HOMES_OF_CONTROLS)
+# The control that needs text which the base reads, too.
+SHRINK_OUTPUT = "shrink-output"
+# Of a matrix's intruders: all, or the one with the largest singular value.
+ALL, TOP = "all", "top"
+WHICH = (ALL, TOP)
+WHICH_HELP = "Intruders to scale: all, or top: of each matrix the one with the largest singular value, as in the paper."

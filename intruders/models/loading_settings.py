@@ -1,0 +1,96 @@
+"""How a model is loaded: the type of its weights, and the device that holds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import SettingError
+from ..settings import Settings, setting
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+
+
+@dataclass(frozen=True)
+class Loading(Settings):
+    """How the models of a measurement are loaded. Losses are summed in double precision whatever the type.
+
+    Example:
+      ``intruders.Loading(dtype="bfloat16")``
+    """
+
+    dtype: str = setting(
+        "auto",
+        "Type of the weights in memory: auto (the checkpoint's own), bfloat16, float16 or float32.",
+        choices=DTYPES,
+        new_in="0.2",
+        metavar="TYPE",
+        panel="Computation",
+    )
+    load_in: str | None = setting(
+        None,
+        "Quantize linear layers while loading, by bitsandbytes: 4bit (nf4) or 8bit. Other weights have --dtype.",
+        choices=("4bit", "8bit"),
+        new_in="0.2",
+        metavar="BITS",
+        panel="Computation",
+        unless_given="default: not quantized",
+    )
+    device: str = setting(
+        "auto",
+        "Device of the models: auto, cpu or cuda. auto uses CUDA if available.",
+        new_in="0.2",
+        metavar="DEVICE",
+        panel="Computation",
+    )
+    device_map: str | None = setting(
+        None,
+        "Map of accelerate that spreads a model over devices: auto, balanced or sequential.",
+        choices=("auto", "balanced", "sequential"),
+        new_in="0.2",
+        metavar="MAP",
+        panel="Computation",
+        unless_given="default: one device",
+    )
+
+    def torch_device(self) -> torch.device:
+        """Return the device that computes; "auto" takes CUDA where there is one.
+
+        Raises:
+          SettingError: torch does not know the device, or it is not there.
+        """
+        import torch
+
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError):
+            raise SettingError(
+                f"device '{self.device}' cannot be used here; expected 'auto', 'cpu'"
+                + (" or 'cuda'" if torch.cuda.is_available() else " (no CUDA device was found)")
+            ) from None
+        return device
+
+
+def require_whole_weights(loading: Loading) -> None:
+    """Refuse to quantize or spread a model whose weights are changed, or hooked, in memory.
+
+    Raises:
+      SettingError: ``load_in`` or ``device_map`` is given.
+    """
+    for name in ("load_in", "device_map"):
+        value = getattr(loading, name)
+        if value is not None:
+            raise SettingError(
+                f"{name} is {value!r}, but this measurement changes weights in memory, which needs them whole on one "
+                "device; leave it out, and pass dtype 'bfloat16' for less memory"
+            )
+
+
+AS_STORED = Loading()
+IN_SINGLE = Loading(dtype="float32")

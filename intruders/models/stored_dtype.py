@@ -1,0 +1,82 @@
+"""The type of a checkpoint's weights, without loading them, and the type that they are loaded in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoints.stored.locate import locate
+from ..errors import CheckpointError, first_line
+from .base_model import base_model_location
+from .loading_settings import Loading
+from .quiet import quiet_transformers
+
+_NAMES = {"BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def dtype_to_load(location: str, loading: Loading) -> torch.dtype:
+    """Return the type that the weights at ``location`` are loaded in.
+
+    ``auto`` is the type that the checkpoint's configuration names, as transformers has it; if it names none, bfloat16
+    or float16 where all matrices are stored so, and float32 for every other checkpoint.
+
+    Raises:
+      CheckpointError: transformers cannot read the configuration.
+    """
+    if loading.dtype != "auto":
+        return getattr(torch, loading.dtype)  # type: ignore[no-any-return]
+    named = _named_by_config(location) or _of_headers(location)
+    return torch.float32 if named is None or named not in _NAMES.values() else named
+
+
+def recorded_dtypes(loading: Loading, sources: Iterable[str]) -> dict[str, list[str]]:
+    """Return the types that the models are loaded in, for what a kept measurement depends on.
+
+    Nothing is returned where every model is in single precision, so that what earlier versions kept is still found.
+    """
+    dtypes = [dtype_name(dtype_to_load(base_model_location(source), loading)) for source in sources]
+    if loading.load_in is not None:
+        return {"dtype": dtypes, "load_in": [loading.load_in]}
+    return {} if set(dtypes) <= {"float32"} else {"dtype": dtypes}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a type as ``--dtype`` takes it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _named_by_config(location: str) -> torch.dtype | None:
+    with quiet_transformers():
+        from transformers import AutoConfig
+
+        try:
+            config: Any = AutoConfig.from_pretrained(location)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{location!r} cannot be loaded by transformers: {first_line(error)}"
+            ) from error
+    for part in (config, config.get_text_config()):
+        named = getattr(part, "dtype", None) or getattr(part, "torch_dtype", None)
+        if isinstance(named, str):
+            named = getattr(torch, named.removeprefix("torch."), None)
+        if isinstance(named, torch.dtype):
+            return named
+    return None
+
+
+def _of_headers(location: str) -> torch.dtype | None:
+    """Return the type of all matrices in the safetensors files of a folder; None where they have several."""
+    from safetensors import safe_open
+
+    folder = Path(location)
+    dtypes = set()
+    for file in sorted((folder if folder.is_dir() else Path(locate(location))).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (it is no mapping)
+                part = opened.get_slice(name)
+                if len(part.get_shape()) > 1:
+                    dtypes.add(part.get_dtype())
+    return _NAMES.get(dtypes.pop()) if len(dtypes) == 1 else None

@@ -1,0 +1,33 @@
+"""The mean loss of a batch's targets as one tensor that a gradient can be taken of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from .encoding import IGNORED
+
+
+def target_loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean of ``-log p(target)`` over the targets of a batch, in nats, in single precision or better.
+
+    A classifier of transformers takes the loss of its logits in the type of its weights, which of 16 bits is too few.
+
+    Args:
+      model: a causal model or a classifier.
+      batch: its arguments (batch, width), with the labels: (batch,) classes, or (batch, width) tokens, of which
+        ``IGNORED`` and the first are no targets.
+    """
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    logits, labels = in_single(model(**inputs).logits), batch["labels"]
+    if labels.dim() > 1:
+        logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    return cross_entropy(logits, labels, ignore_index=IGNORED)
+
+
+def in_single(tensor: Tensor) -> Tensor:
+    """Return a tensor of 16 bits in single precision, and any other as it is."""
+    return tensor.float() if tensor.element_size() < 4 else tensor

@@ -1,0 +1,1 @@
+"""A mitigation as text."""

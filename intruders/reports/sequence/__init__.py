@@ -1,0 +1,1 @@
+"""A sequence of fine-tunings as text."""

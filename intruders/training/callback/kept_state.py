@@ -1,0 +1,128 @@
+"""The last state of a training that was under a limit, kept in a folder and put back at the end."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...checkpoints.formats.memory import has_adapters
+from ...errors import ResultFileError, SettingError
+from ...system.documents import read_document
+from ...system.files import write_atomically
+from ...system.folders import atomic_folder, check_target
+from .scattered import scatter
+from .text_loss import inner_model, random_state_kept
+
+_RECORD = "kept.json"
+_SCHEMA = 1
+
+
+class KeptState:
+    """A folder with a model or an adapter as ``save_pretrained`` writes it, and ``kept.json`` about it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # Of a model that is split over processes, on the first of them: names there are those of the shards.
+        self._whole: dict[str, Tensor] | None = None
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """The step of the kept state and what was measured of it; None if no state is kept."""
+        return read_document(self.folder / _RECORD, "the record of a kept state", _SCHEMA)
+
+    def check(self, model: nn.Module) -> None:
+        """Raise now what :meth:`keep` would raise.
+
+        Raises:
+          SettingError: the model has no ``save_pretrained``.
+          ResultFileError: the folder cannot be made.
+          CheckpointError: the folder contains other things.
+        """
+        if not hasattr(inner_model(model), "save_pretrained"):
+            raise SettingError(
+                f"a state of {type(model).__name__} cannot be kept, because it has no save_pretrained; expected a "
+                "transformers or PEFT model; leave keep_forgetting_below and keep_intruders_below out"
+            )
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResultFileError(
+                f"cannot write '{self.folder}': {error.strerror or error}; choose another folder"
+            ) from error
+        check_target(self.folder, force=True)
+
+    def set_aside(self) -> None:
+        """Give the state that an earlier training kept another name, so that one that begins does not replace it."""
+        record = self.record
+        if record is None:
+            return
+        names = (self.folder.with_name(f"{self.folder.name}-{number}") for number in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
+        os.rename(self.folder, aside)
+        warnings.warn(
+            f"'{self.folder}' was kept by an earlier training, at step {record['step']}; it is now '{aside.name}'",
+            stacklevel=2,
+        )
+
+    def keep(
+        self, model: Any, tokenizer: Any, record: dict[str, Any], whole: dict[str, Tensor] | None
+    ) -> None:
+        """Replace what is kept by the model as it is now, or not at all. For the first process.
+
+        Args:
+          model: the model.
+          tokenizer: written beside it, if there is one.
+          record: the step, and what was measured of the model.
+          whole: the tensors of a model that is split over processes, gathered.
+        """
+        self._whole = whole
+        saved = getattr(model, "module", model) if whole is not None else model
+        with random_state_kept(), atomic_folder(self.folder, force=True) as part:
+            saved.save_pretrained(str(part), **({} if whole is None else {"state_dict": whole}))
+            if tokenizer is not None and hasattr(tokenizer, "save_pretrained"):
+                tokenizer.save_pretrained(str(part))
+            # PEFT's model card is a form of empty headings.
+            (part / "README.md").unlink(missing_ok=True)
+            write_atomically(part / _RECORD, json.dumps({"schema": _SCHEMA} | record, indent=2).encode())
+
+    def put_back(self, model: nn.Module, way: str | None, is_first: bool) -> None:
+        """Give the model the kept weights. Every process has to call this.
+
+        ``way`` says how the model is sharded; None if it is not. The tensors of a sharded one are those of the last
+        :meth:`keep` in this process (:attr:`can_be_put_back`).
+        """
+        if way is not None:
+            scatter(model, way, self._whole, is_first)
+            return
+        if is_first:
+            with random_state_kept():
+                self._load_into(model)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    torch.distributed.broadcast(parameter.data, src=0)
+
+    @property
+    def can_be_put_back(self) -> bool:
+        """Whether the first process has the tensors of a state of a sharded model."""
+        return self._whole is not None
+
+    def _load_into(self, model: Any) -> None:
+        if not has_adapters(model):
+            stored = type(model).from_pretrained(str(self.folder), dtype="auto")
+            model.load_state_dict(stored.state_dict(), strict=False)
+            return
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        active = getattr(model, "active_adapter", "default")
+        name = active if isinstance(active, str) else "default"
+        folder = self.folder / name if (self.folder / name).is_dir() else self.folder
+        set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"), adapter_name=name)

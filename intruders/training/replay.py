@@ -1,0 +1,127 @@
+"""Replay: a share of every batch is text of a corpus, so that the model keeps predicting what it already could.
+
+The rows of the corpus are a causal language model's own training rows: every token is learned. With those of the task
+they share one loss, the mean over all learned tokens of a batch.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import Sampler
+
+from ..data.corpora import Corpus, load_corpora
+from ..errors import SettingError
+from .finetune_config import FinetuneConfig, rows_of_text
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The text of a corpus as rows, and how many of them every batch has."""
+
+    corpus: Corpus
+    rows: list[dict[str, list[int]]]
+    per_batch: int
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what the record of a run says of it."""
+        return {
+            "corpus": self.corpus.name,
+            "documents": len(self.corpus.documents),
+            "digest": self.corpus.digest,
+            "rows": len(self.rows),
+            "rows_per_batch": self.per_batch,
+        }
+
+
+def read_replay(
+    config: FinetuneConfig, tokenizer: Any, width: int, batch_size: int, held_out: Collection[str] = ()
+) -> Replay | None:
+    """Read and encode the corpus that a run replays; None if it replays none.
+
+    Args:
+      config: the settings of the run.
+      tokenizer: the model's.
+      width: number of tokens of a row; each document is cut into rows of this many.
+      batch_size: number of rows of a batch, over all devices of a process.
+      held_out: documents that are measured, and not trained on.
+
+    Raises:
+      SettingError: the corpus cannot be read, is a mixture, or has no text beside what is held out.
+    """
+    if config.replay is None:
+        return None
+    name, share = config.replayed
+    corpora = load_corpora(name)
+    if len(corpora) > 1:
+        raise SettingError(
+            f"replay is {config.replay!r}, and {name!r} is a mixture of {len(corpora)} corpora; expected one; pass one "
+            "corpus, or a folder with the text of all"
+        )
+    corpus = Corpus(corpora[0].name, [text for text in corpora[0].documents if text not in held_out])
+    rows = [
+        {"input_ids": ids, "labels": ids} for text in corpus.documents for ids in _cut(tokenizer, text, width)
+    ]
+    if not rows:
+        raise SettingError(
+            f"replay is {config.replay!r}, and {name!r} has no text of two tokens beside the {len(held_out)} documents "
+            "that are measured; pass a larger corpus"
+        )
+    return Replay(corpus, rows, rows_of_text(share, batch_size))
+
+
+def _cut(tokenizer: Any, text: str, width: int) -> Iterator[list[int]]:
+    """Yield a document's tokens in rows of ``width``; one token alone predicts nothing and is left out."""
+    ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
+    for start in range(0, len(ids), width):
+        if len(ids) - start >= 2:
+            yield ids[start : start + width]
+
+
+class ReplaySampler(Sampler[int]):
+    """The order of rows in which consecutive ``batch_size`` of them are a batch with its share of text.
+
+    The task's rows, which come first in the data set, have a new random order in every epoch. Texts go on where the
+    epoch before ended, in a new random order whenever all of them were seen. Both orders depend on the seed and the
+    epoch alone, so that a resumed run gets the batches of one that was not interrupted.
+    """
+
+    def __init__(self, of_task: int, texts: int, batch_size: int, per_batch: int, seed: int) -> None:
+        self._of_task, self._texts = of_task, texts
+        self._of_task_in_batch, self._texts_in_batch = batch_size - per_batch, per_batch
+        self._seed, self._epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._of_task + sum(self._texts_beside(size) for size in self._sizes())
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(range(self._of_task))
+        random.Random(f"rows {self._seed} {self._epoch}").shuffle(order)
+        texts = self._texts_from(self._epoch * (len(self) - self._of_task))
+        for size in self._sizes():
+            yield from (order.pop() for _ in range(size))
+            yield from (next(texts) for _ in range(self._texts_beside(size)))
+
+    def _sizes(self) -> list[int]:
+        """Return the number of the task's rows in each batch of an epoch."""
+        full, rest = divmod(self._of_task, self._of_task_in_batch)
+        return [self._of_task_in_batch] * full + ([rest] if rest else [])
+
+    def _texts_beside(self, size: int) -> int:
+        """Return the number of texts beside ``size`` rows of the task: the last batch may be smaller."""
+        return max(1, round(self._texts_in_batch * size / self._of_task_in_batch))
+
+    def _texts_from(self, position: int) -> Iterator[int]:
+        """Yield indices of texts from a position in the endless row of their orders."""
+        passes, start = divmod(position, self._texts)
+        while True:
+            order = list(range(self._of_task, self._of_task + self._texts))
+            random.Random(f"texts {self._seed} {passes}").shuffle(order)
+            yield from order[start:]
+            passes, start = passes + 1, 0

@@ -1,0 +1,87 @@
+"""Where an audit computes: what `auto` takes, what is refused, and that workers and precision change no record."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+import intruders
+from intruders.audits import audit_settings
+from intruders.audits.audit_settings import Compute
+from intruders.audits.batches import device_for
+from intruders.engine import decide as decide_module
+from intruders.errors import SettingError
+from intruders.linalg import covered_devices
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def models() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Matrices of three shapes, several of each, half of them with an intruder."""
+    generator = torch.Generator().manual_seed(0)
+    base, tuned = {}, {}
+    for i in range(9):
+        m, n = [(300, 300), (140, 200), (60, 40)][i % 3]
+        name = f"layers.{i}.weight"
+        base[name] = torch.randn(m, n, generator=generator) * torch.arange(1, n + 1) ** -0.5
+        left, right = (torch.randn(side, generator=generator) for side in ((m, 1), (1, n)))
+        tuned[name] = base[name] + (5.0 if i % 2 else 0.01) * left @ right / n**0.5
+    return base, tuned
+
+
+def records(**how: object) -> list[tuple[object, ...]]:
+    audit = intruders.audit(*models(), cache=False, **how)  # type: ignore[arg-type]
+    return [
+        (matrix.name, vector.index, vector.intruder, vector.ambiguous, vector.certificate)
+        for matrix in audit.matrices
+        for vector in matrix.vectors
+    ]
+
+
+def test_workers_and_precision_change_no_record() -> None:
+    expected = records()
+    assert sum(bool(record[2]) for record in expected) > 3
+    for workers in (1, 2, 5):
+        assert records(workers=workers) == expected
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert records(workers=2) == expected
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("covered", [True, False])
+def test_auto_takes_cuda_only_where_the_proofs_cover_it(
+    covered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(covered_devices, "is_covered", lambda device: covered or device.type == "cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Compute("auto").torch_device() == (CUDA if covered else CPU)
+
+
+def test_a_device_that_is_named_and_not_covered_decides_in_full_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (covered_devices, decide_module):
+        monkeypatch.setattr(module, "is_covered", lambda device: False)
+    with pytest.warns(UserWarning, match="on device 'cpu' are not known to be as exact as the proofs need"):
+        certificates = {record[-1] for record in records(device="cpu")}
+    assert certificates == {"exact"}
+
+
+def test_a_device_without_double_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_settings, "_has_double_precision", lambda device: False)
+    with pytest.raises(SettingError, match="device 'cpu' has no double precision"):
+        Compute("cpu").torch_device()
+
+
+def test_small_matrices_stay_on_the_processor() -> None:
+    assert device_for((127, 4000), CUDA) == CPU
+    assert device_for((4000, 128), CUDA) == CUDA
+    assert device_for((128, 128), CPU) == CPU

@@ -1,0 +1,113 @@
+"""What a count does not depend on: settings of the process, threads, and what a matrix is decided with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+import torch
+
+from benchmarks.inputs import llm_like, lora_update
+from intruders.engine import decide as decide_module
+from intruders.engine.base_directions import base_directions
+from intruders.engine.decide import decide
+from intruders.engine.decisions import Detection
+from intruders.linalg.low_rank import LowRank
+from intruders.linalg.pair import Pair
+from intruders.linalg.whole_base import WholeBase
+
+SHAPES = [(320, 320), (400, 300), (300, 400), (140, 200)]
+COUNT = 4
+
+
+@pytest.fixture(scope="module", params=SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}")
+def batch(request: pytest.FixtureRequest) -> Pair:
+    """Matrices with and without intruders."""
+    m, n = request.param
+    factors = [
+        lora_update(m, n, strength, 50 + i, rank=4) for i, strength in enumerate((0.05, 1.0, 0.3, 1.0))
+    ]
+    left, right = (torch.stack(side) for side in zip(*factors, strict=True))
+    return Pair(torch.stack([llm_like(m, n, i) for i in range(COUNT)]), LowRank(left, right))
+
+
+@contextmanager
+def medium() -> Iterator[None]:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def decisions(detection: Detection) -> tuple[object, object]:
+    return detection.intruder.tolist(), detection.ambiguous.tolist()
+
+
+def assert_identical(detection: Detection, other: Detection) -> None:
+    """Bit for bit: decisions, certificates, bounds and values."""
+    assert decisions(detection) == decisions(other)
+    assert detection.certificate == other.certificate
+    for name in ("values", "lower", "upper", "similarity", "base_values"):
+        assert torch.equal(getattr(detection, name), getattr(other, name)), name
+
+
+@pytest.mark.parametrize(
+    "around", [medium, lambda: torch.autocast("cpu", torch.bfloat16)], ids=["medium", "autocast"]
+)
+def test_reduced_precision_changes_nothing(
+    around: Callable[[], AbstractContextManager[object]], batch: Pair
+) -> None:
+    expected = decide(batch, 10, 0.5)
+    assert 0 < int(expected.intruder.sum()) < expected.intruder.numel()
+    with around():
+        assert_identical(decide(batch, 10, 0.5), expected)
+
+
+def test_decompositions_of_bases_are_the_same_too(batch: Pair) -> None:
+    whole, leading = WholeBase.of(batch.base), base_directions(batch.base[0], 5)
+    with medium():
+        again, leading_again = WholeBase.of(batch.base), base_directions(batch.base[0], 5)
+    assert torch.equal(whole.left, again.left)
+    assert torch.equal(whole.rounded, again.rounded)
+    assert torch.equal(leading.left, leading_again.left)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_threads_change_no_decision(count: int, batch: Pair) -> None:
+    exact = decide(batch, 10, 0.5, exact=True)
+    with threads(count):
+        detection = decide(batch, 10, 0.5)
+    assert decisions(detection) == decisions(exact)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_batches_change_no_decision(size: int, batch: Pair) -> None:
+    exact = decide(batch, 10, 0.5, exact=True)
+    for first in range(0, COUNT, size):
+        index = torch.arange(first, min(first + size, COUNT))
+        detection = decide(batch.select(index), 10, 0.5)
+        assert detection.intruder.tolist() == exact.intruder[index].tolist()
+
+
+def test_a_device_that_is_not_covered_decides_exactly(batch: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = decide(batch, 10, 0.5, exact=True)
+    monkeypatch.setattr(decide_module, "is_covered", lambda device: False)
+    detection = decide(batch, 10, 0.5)
+    assert {name for row in detection.certificate for name in row} == {"exact"}
+    assert_identical(detection, expected)
+    # Double precision has no such assumption.
+    double = decide(batch.double(), 10, 0.5)
+    assert {name for row in double.certificate for name in row} != {"exact"}
+    assert decisions(double) == decisions(expected)

@@ -1,0 +1,146 @@
+"""``which="top"`` scales one intruder of each matrix, the strongest, against decompositions by numpy alone."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import Tensor, nn
+
+from intruders.errors import SettingError
+from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.remedies.controls import Shrink
+from intruders.mitigation.remedies.every_remedy import CONTROLS, remedy_named
+from tests.checkpoints.models import merged_weights, saved
+from tests.mitigation.hot import hot_llama, medium_llama, merged_from, wide_spectrum
+
+SCALE = 0.3
+# Weights are written in single precision: its rounding, over sums along rows of a few hundred entries.
+ROUNDING = 1e-3
+
+
+@pytest.fixture(scope="module")
+def base() -> nn.Module:
+    return wide_spectrum(medium_llama())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, base: nn.Module) -> Path:
+    path = tmp_path_factory.mktemp("models")
+    saved(base, path / "base")
+    saved(hot_llama(model=copy.deepcopy(base), gain=1.2), path / "tuned")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tuned(base: nn.Module) -> dict[str, Tensor]:
+    return merged_weights(hot_llama(model=copy.deepcopy(base), gain=1.2))
+
+
+class ByHand:
+    """The paper's words for one matrix: dense SVDs of W0 and W, and ``W + (lambda - 1) s u v^T``."""
+
+    def __init__(self, base: Tensor, tuned: Tensor) -> None:
+        self.base, self.tuned = base.double().numpy(), tuned.double().numpy()
+        x = np.linalg.svd(self.base, full_matrices=False)[0]
+        self.u, self.s, self.vt = np.linalg.svd(self.tuned, full_matrices=False)
+        cosines = np.abs(x.T @ self.u[:, :10]).max(axis=0)
+        self.intruders = [int(place) for place in np.flatnonzero(cosines < 0.5)]
+        self.others = [place for place in range(len(cosines)) if place not in self.intruders]
+
+    def scaled(self, place: int) -> np.ndarray:
+        return self.tuned + (SCALE - 1) * self.s[place] * np.outer(self.u[:, place], self.vt[place])
+
+
+def written(
+    folder: Path, out: Path, base: nn.Module, tuned: dict[str, Tensor], control: str
+) -> list[tuple[ByHand, np.ndarray, list[int]]]:
+    """By hand, as written, and the places of what was scaled, of every matrix with intruders."""
+    result = mitigate(
+        folder / "base", folder / "tuned", scale=SCALE, control=control, which="top", out=out, check=False
+    )
+    found = merged_from(out, copy.deepcopy(base))
+    assert sum(matrix.intruders > 1 for matrix in result.matrices) > 3  # so that all is not top
+    return [
+        (
+            ByHand(base.state_dict()[matrix.name], tuned[matrix.name]),
+            found[matrix.name].double().numpy(),
+            matrix.scaled,
+        )
+        for matrix in result.matrices
+    ]
+
+
+def assert_near(found: np.ndarray, wanted: np.ndarray) -> None:
+    assert np.abs(found - wanted).max() < ROUNDING * np.abs(wanted).max()
+
+
+def test_the_intruder_with_the_largest_singular_value_is_scaled_and_no_other(
+    tmp_path: Path, folder: Path, base: nn.Module, tuned: dict[str, Tensor]
+) -> None:
+    for by_hand, found, places in written(folder, tmp_path / "out", base, tuned, "intruders"):
+        assert places == by_hand.intruders[:1]
+        assert_near(found, by_hand.scaled(by_hand.intruders[0]))
+
+
+def test_its_neighbour_is_the_vector_next_to_it_that_is_none(
+    tmp_path: Path, folder: Path, base: nn.Module, tuned: dict[str, Tensor]
+) -> None:
+    for by_hand, found, places in written(folder, tmp_path / "out", base, tuned, "neighbours"):
+        top = by_hand.intruders[0]
+        nearest = min(by_hand.others, key=lambda place: (abs(place - top), place))
+        assert places == [nearest]
+        assert_near(found, by_hand.scaled(nearest))
+
+
+def test_shrink_takes_the_norm_that_scaling_it_leaves(
+    tmp_path: Path, folder: Path, base: nn.Module, tuned: dict[str, Tensor]
+) -> None:
+    for by_hand, found, _ in written(folder, tmp_path / "out", base, tuned, "shrink"):
+        update = by_hand.tuned - by_hand.base
+        left = np.linalg.norm(by_hand.scaled(by_hand.intruders[0]) - by_hand.base)
+        assert_near(found, by_hand.base + update * left / np.linalg.norm(update))
+
+
+def test_a_control_that_scales_vectors_scales_one_of_each_matrix(
+    tmp_path: Path, folder: Path, base: nn.Module, tuned: dict[str, Tensor]
+) -> None:
+    for control in ("random", "update"):
+        assert {len(places) for *_, places in written(folder, tmp_path / control, base, tuned, control)} == {
+            1
+        }
+
+
+def test_the_record_says_which_and_what_was_kept_before_is_still_found() -> None:
+    for name in ("intruders", *CONTROLS):
+        assert remedy_named(name, 0.5, 1).recorded() == {"scale": 0.5, "seed": 1}
+        assert remedy_named(name, 0.5, 1, "top").recorded() == {"scale": 0.5, "seed": 1, "which": "top"}
+
+
+def test_the_sentence_names_the_strongest(tmp_path: Path, folder: Path) -> None:
+    result = mitigate(
+        folder / "base", folder / "tuned", scale=SCALE, which="top", out=tmp_path / "out", check=False
+    )
+    lines = result.lines()
+    count = len(result.matrices)
+    assert lines[0].startswith(
+        f"{count} intruders, the strongest of each matrix, scaled by 0.3, in {count} of"
+    )
+    assert not any("had no such vector" in line for line in lines)
+    assert '"which": "top"' in result.to_json()
+
+
+def test_another_word_is_refused() -> None:
+    with pytest.raises(SettingError, match="which is 'first'; expected all, or top"):
+        Shrink(0.5, which="first")
+
+
+def test_a_published_remedy_takes_none(tmp_path: Path, folder: Path) -> None:
+    from intruders.mitigation.remedies.interpolate import Interpolate
+
+    with pytest.raises(SettingError, match="which is 'top', and the remedy 'interpolate' takes none"):
+        mitigate(
+            folder / "base", folder / "tuned", remedy=Interpolate(0.5), which="top", out=tmp_path / "out"
+        )

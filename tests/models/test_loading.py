@@ -1,0 +1,334 @@
+"""The type that models are loaded in, and what is kept of their measurements."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import save_bert, save_gpt2, save_llama
+
+from intruders.data.corpora import load_corpora
+from intruders.errors import MissingDependencyError, NotEnoughMemoryError, SettingError
+from intruders.measures.corpus_loss import measure_losses
+from intruders.measures.evaluate import evaluate
+from intruders.measures.kept_outcomes import KeptOutcomes
+from intruders.measures.measure_settings import LossSettings
+from intruders.models import memory_plan
+from intruders.models.loading import load_model
+from intruders.models.loading_settings import Loading, require_whole_weights
+from intruders.models.stored_dtype import dtype_to_load, recorded_dtypes
+from intruders.models.tuned_model import open_language_model
+from intruders.studies.work.base_losses import base_losses, corpora_of
+from intruders.system.out_of_memory import Halving
+from intruders.training.finetune_config import FinetuneConfig
+
+
+def in_half(folder: Path) -> Path:
+    """The same model in bfloat16."""
+    from transformers import AutoModelForCausalLM
+
+    base = save_llama(folder / "single")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    for file in base.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    model.save_pretrained(folder)
+    return folder
+
+
+def text(folder: Path) -> str:
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"{number}.txt").write_text(f"document {number}: " + "one two three four " * (3 + number))
+    return str(folder)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_auto_is_the_type_of_the_checkpoint(named: bool, tmp_path: Path) -> None:
+    """The type is that of the configuration, or of the files where the configuration names none."""
+    half = in_half(tmp_path)
+    for folder in (half, half / "single"):
+        config = json.loads((folder / "config.json").read_text())
+        assert config.pop("dtype")
+        if not named:
+            (folder / "config.json").write_text(json.dumps(config))
+    assert dtype_to_load(str(half), Loading()) == torch.bfloat16
+    assert dtype_to_load(str(half / "single"), Loading()) == torch.float32
+    model: Any = load_model(str(half), "causal")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    single: Any = load_model(str(half), "causal", loading=Loading(dtype="float32"))
+    assert {parameter.dtype for parameter in single.parameters()} == {torch.float32}
+
+
+def test_a_masked_model_and_its_classifier_have_the_type_asked_for(tmp_path: Path) -> None:
+    bert = str(save_bert(tmp_path / "bert"))
+    assert open_language_model(bert, loading=Loading(dtype="float16")).dtype == torch.float16
+    classifier: Any = load_model(bert, "classification", ["a", "b"], Loading(dtype="bfloat16"))
+    assert classifier.dtype == torch.bfloat16
+
+
+def test_what_is_kept_in_one_type_is_not_found_in_another(tmp_path: Path) -> None:
+    half = str(in_half(tmp_path))
+    assert recorded_dtypes(Loading(), [half]) == {"dtype": ["bfloat16"]}
+    # As earlier versions kept it, which measured every model in single precision.
+    assert recorded_dtypes(Loading(dtype="float32"), [half]) == {}
+    kept = KeptOutcomes(tmp_path / "kept", {"weights": 1, **recorded_dtypes(Loading(), [half])})
+    kept.put_plain({"part": 1}, 3.0)
+    other = KeptOutcomes(
+        tmp_path / "kept", {"weights": 1, **recorded_dtypes(Loading(dtype="float32"), [half])}
+    )
+    assert kept.get_plain({"part": 1}) == 3.0
+    assert other.get_plain({"part": 1}) is None
+
+
+def test_losses_of_a_studys_base_are_measured_again_in_another_type(tmp_path: Path) -> None:
+    half = in_half(tmp_path / "half")
+    settings = LossSettings(loss_on=(text(tmp_path / "texts"),))
+    corpora = corpora_of(settings)
+    (name,) = corpora
+    both = [
+        base_losses(str(half), settings, corpora, tmp_path / "bases", loading)[name][0].mean
+        for loading in (Loading(), Loading(dtype="float32"), Loading())
+    ]
+    assert both[0] == both[2] != both[1]
+    assert both[0] == pytest.approx(both[1], abs=0.02)  # logits of 8 bits: up to 2^-8 of about 4 nats a token
+    # Under one name, weights of another type are other weights.
+    config = json.loads((half / "config.json").read_text())
+    (half / "config.json").write_text(json.dumps(config | {"dtype": "float32"}))
+    assert base_losses(str(half), settings, corpora, tmp_path / "bases", Loading())[name][0].mean == both[1]
+
+
+def test_the_type_is_told(tmp_path: Path) -> None:
+    half = in_half(tmp_path / "half")
+    losses = LossSettings(loss_on=(text(tmp_path / "texts"),))
+    told = evaluate(str(half), losses=losses)
+    assert told.notes == ["measured in bfloat16; losses are summed in double precision"]
+    differing = evaluate(str(half), base=str(half / "single"), losses=losses)
+    assert "the model is measured in bfloat16 and its base in float32" in differing.notes[0]
+    same = evaluate(str(half), base=str(half / "single"), losses=losses, loading=Loading(dtype="float32"))
+    assert same.notes == []
+
+
+def test_an_adapter_computes_in_single_precision_beside_its_base(tmp_path: Path) -> None:
+    """An update below the rounding of the weights counts; in the weights it would be rounded away."""
+    from peft import LoraConfig, get_peft_model
+
+    half = in_half(tmp_path / "half")
+    model: Any = get_peft_model(
+        load_model(str(half), "causal", loading=Loading(dtype="float32")),
+        LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["lm_head"], init_lora_weights=False),
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # of 2^-10 of the weights: less than half a step of bfloat16
+            parameter.data *= 2**-10 / float(parameter.data.abs().max())
+    model.save_pretrained(tmp_path / "adapter")
+    opened = open_language_model(str(tmp_path / "adapter"), str(half))
+    layer: Any = opened.model.get_submodule("lm_head")
+    inputs = torch.randn(3, 32).to(torch.bfloat16)
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    own = torch.nn.functional.linear(inputs, layer.base_layer.weight)
+    expected = own + layer.scaling["default"] * (inputs.float() @ a.mT) @ b.mT
+    assert a.dtype == torch.float32
+    assert layer(inputs).dtype == torch.bfloat16
+    assert torch.equal(layer(inputs), expected.to(torch.bfloat16))
+
+
+def test_weights_that_are_trained_have_single_precision(tmp_path: Path) -> None:
+    def config(method: str, dtype: str) -> FinetuneConfig:
+        return FinetuneConfig(base="b", task="t", out="o", steps=1, method=method, dtype=dtype)
+
+    assert config("lora", "auto").loading("causal") == Loading()
+    assert config("full", "auto").loading("causal").dtype == "float32"
+    assert config("lora", "auto").loading("classification").dtype == "float32"
+    with pytest.raises(SettingError, match="method 'pissa' changes the base's weights"):
+        config("pissa", "bfloat16")
+    with pytest.raises(SettingError, match="the head of a classification task"):
+        config("lora", "bfloat16").loading("classification")
+
+
+def test_what_does_not_fit_is_refused_before_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_llama(tmp_path / "base")
+    numbers = sum(parameter.numel() for parameter in load_model(str(base), "causal").parameters())
+    plan = memory_plan.memory_plan(str(base), Loading())
+    assert plan is not None
+    assert plan.weights == numbers
+    assert plan.needed == 4 * numbers + 2**28
+    monkeypatch.setattr(memory_plan, "available_memory", lambda device: 3 * numbers + 2**28)
+    with pytest.raises(
+        NotEnoughMemoryError, match=r"does not fit in memory: .* in float32: .*pass --dtype bfloat16"
+    ):
+        load_model(str(base), "causal")
+    load_model(str(base), "causal", loading=Loading(dtype="bfloat16"))
+    monkeypatch.setattr(memory_plan, "available_memory", lambda device: 1)
+    with pytest.raises(
+        NotEnoughMemoryError, match="pass --device-map auto, or use a machine with more memory"
+    ):
+        load_model(str(base), "causal", loading=Loading(dtype="bfloat16"))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"memory.max": "3000", "memory.current": "1000", "memory.stat": "anon 900\ninactive_file 100"},
+        {
+            "memory.limit_in_bytes": "3000",
+            "memory.usage_in_bytes": "1000",
+            "memory.stat": "total_inactive_file 100",
+        },
+    ],
+)
+def test_limits_of_cgroups_count(files: dict[str, str], tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    assert memory_plan.room_of_cgroup(tmp_path) == 2100
+
+
+def test_a_limit_of_the_shell_counts() -> None:
+    """``ulimit -v`` of 16 GiB leaves less than that, whatever the machine has."""
+    code = (
+        "import resource, torch; resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34)); "
+        "from intruders.models.memory_plan import available_memory as room; print(room(torch.device('cpu')))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < int(run.stdout) < 2**34
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_told_once() -> None:
+    sizes = []
+
+    def measured(items: Sequence[int]) -> list[int]:
+        sizes.append(len(items))
+        if len(items) > 2:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return [10 * item for item in items]
+
+    halving = Halving(is_on=True)
+    with pytest.warns(UserWarning, match="a batch of 9 did not fit in memory") as told:
+        results = halving.results(range(9), measured)
+    assert results == [10 * item for item in range(9)]
+    assert len(told) == 1
+    assert halving.results(range(4), measured) == [0, 10, 20, 30]  # a second warning would be an error
+    assert sizes == [9, 4, 2, 2, 2, 2, 1, 2, 2]
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        Halving(is_on=False).results(range(9), measured)
+    with pytest.raises(ValueError, match="another"):
+        Halving(is_on=True).results(range(2), raising(ValueError("another")))
+    with pytest.raises(MemoryError):  # a single item cannot be halved
+        Halving(is_on=True).results(range(1), raising(MemoryError()))
+
+
+def raising(error: Exception) -> Any:
+    def measured(items: Sequence[int]) -> list[int]:
+        raise error
+
+    return measured
+
+
+def test_losses_do_not_depend_on_halving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from intruders.measures import causal_loss
+
+    base, texts = str(save_llama(tmp_path / "base")), text(tmp_path / "texts")
+    expected = evaluate(base, losses=LossSettings((texts,), window=16)).losses[0].losses[0]
+    real = causal_loss.token_losses
+
+    def in_little_memory(model: Any, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        if len(labels) > 3:
+            raise MemoryError
+        return real(model, inputs, labels)
+
+    monkeypatch.setattr(causal_loss, "token_losses", in_little_memory)
+    with pytest.warns(UserWarning, match="batches are halved"):
+        halved = evaluate(base, losses=LossSettings((texts,), window=16, batch_size="auto"))
+    # Products of batches of another size are summed in another order.
+    assert halved.losses[0].losses[0].sums == pytest.approx(expected.sums, rel=1e-5)
+    with pytest.raises(MemoryError):
+        evaluate(base, losses=LossSettings((texts,), window=16))
+
+
+def test_memory_that_runs_out_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from intruders.cli import main
+
+    def run_out(**_: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr(main, "app", run_out)
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: memory ran out (DefaultCPUAllocator: can't allocate memory")
+    assert line.count("\n") == 1
+    assert "--dtype bfloat16" in line
+
+
+def test_a_batch_size_is_a_number_or_auto() -> None:
+    assert LossSettings(batch_size="4").windows == 4
+    assert LossSettings(batch_size="auto").windows is None
+    assert LossSettings(batch_size="auto").halves_batches
+    for wrong in ("some", "0", 0):
+        with pytest.raises(SettingError, match="expected a whole number of windows, 1 or more, or auto"):
+            LossSettings(batch_size=wrong)
+
+
+@pytest.mark.parametrize("load_in", ["4bit", "8bit"])
+def test_weights_are_quantized_while_loading(load_in: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    base = str(save_llama(tmp_path / "base"))
+    model: Any = load_model(base, "causal", loading=Loading(load_in=load_in))
+    layer = model.get_submodule("model.layers.0.mlp.up_proj")
+    assert layer.weight.element_size() == 1
+    whole: Any = load_model(base, "causal")
+    ids = torch.tensor([[5, 20, 31, 7, 44, 12]])
+    with torch.no_grad():
+        difference = model(input_ids=ids).logits - whole(input_ids=ids).logits
+    assert 0 < float(difference.norm() / whole(input_ids=ids).logits.norm()) < 0.5
+
+
+def test_quantizing_needs_its_package_and_whole_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from intruders.models import loading
+
+    base = str(save_llama(tmp_path / "base"))
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="--load-in 4bit needs the package 'bitsandbytes'"):
+        load_model(base, "causal", loading=Loading(load_in="4bit"))
+    with pytest.raises(
+        SettingError, match="load_in is '4bit', but this measurement changes weights in memory"
+    ):
+        require_whole_weights(Loading(load_in="4bit"))
+    with pytest.raises(SettingError, match="device 'cuda:7' cannot be used here"):
+        load_model(base, "causal", loading=Loading(device="cuda:7"))
+
+
+@pytest.mark.parametrize("save", [save_llama, save_gpt2, save_bert])
+def test_an_adapter_beside_its_base_measures_as_one_in_its_weights(save: Any, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = str(save(tmp_path / "base"))
+    opened = open_language_model(base)
+    model: Any = get_peft_model(
+        opened.model, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    corpora = load_corpora(text(tmp_path / "texts"))
+    of_base, beside, merged = (
+        measure_losses(opened, corpora, LossSettings())[0].sums
+        for opened in (
+            open_language_model(base),
+            open_language_model(str(tmp_path / "adapter"), base),
+            open_language_model(str(tmp_path / "adapter"), base, merged=True),
+        )
+    )
+    assert abs(of_base - merged).min() > 1e-2
+    # x W0^T + (x A^T) B^T and x (W0 + B A)^T differ by the rounding of single precision, layer after layer.
+    assert beside == pytest.approx(merged, rel=1e-5)

@@ -1,0 +1,63 @@
+"""What a person sees of a warning: one plain line on standard error, from the command and from its workers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from intruders.system.notes import as_note
+from intruders.system.processes import map_in_processes
+from tests.commands import environment, in_this_process
+
+
+def warn_in_a_worker(item: str) -> None:
+    warnings.warn(f"{item} is left\nout", stacklevel=1)
+    warnings.warn(f"{item} is old", FutureWarning, stacklevel=1)
+
+
+def models(folder: Path) -> list[str]:
+    """A base and a tuned model, and a file in the place of the folder of the base cache."""
+    torch.manual_seed(0)
+    for name in ("base", "tuned"):
+        tensors = {"model.layers.0.self_attn.q_proj.weight": torch.randn(8, 8)}
+        save_file(tensors, folder / f"{name}.safetensors")
+    (folder / "cache").write_text("a file")
+    return ["audit", str(folder / "base.safetensors"), str(folder / "tuned.safetensors")]
+
+
+def test_a_warning_of_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own, and as the other tests see it."""
+    command = models(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    done = subprocess.run(
+        [sys.executable, "-m", "intruders", *command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment(),
+    )
+    assert done.returncode == 0
+    [line] = done.stderr.splitlines()
+    assert line.startswith("note: ")
+    assert line.endswith("; nothing is kept")
+    assert ".py" not in line
+    assert in_this_process(*command).stderr == done.stderr
+
+
+def test_a_warning_of_a_worker(capfd: pytest.CaptureFixture[str]) -> None:
+    assert list(map_in_processes(["row 3"], warn_in_a_worker, 1)) == ["row 3"]
+    assert capfd.readouterr().err.splitlines() == [
+        "note: row 3 is left out",
+        "note: row 3 is old (FutureWarning)",
+    ]
+
+
+def test_a_warning_with_lines_is_one_line() -> None:
+    assert as_note("a\n  b", RuntimeWarning, "x.py", 3, "source") == "note: a b (RuntimeWarning)\n"

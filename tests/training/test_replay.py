@@ -1,0 +1,187 @@
+"""Replay: what the batches hold, the loss of a mixed batch by hand, an exact resume, and what is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import save_bert, save_llama
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+from intruders.errors import SettingError
+from intruders.training.finetune import finetune
+from intruders.training.finetune_config import FinetuneConfig, rows_of_text
+from intruders.training.replay import ReplaySampler, read_replay
+from intruders.training.run_folder import RunFolder
+from tests.training.test_finetune import _assert_equal, _weights
+
+TEXT = "alpha beta gamma delta\n\n" * 400  # several documents of about 4,000 characters
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "known.txt"
+    file.write_text(TEXT)
+    return file
+
+
+def _config(base: Path, out: Path | str, **settings: Any) -> FinetuneConfig:
+    given: dict[str, Any] = {
+        "task": "word-problems", "rank": 2, "lr": 1e-2, "steps": 9, "batch_size": 4, "save_steps": 2,
+        "logging_steps": 1, "max_train_samples": 14, "max_eval_samples": 1, "precision": "fp32",
+    }  # fmt: skip
+    return FinetuneConfig(base=str(base), out=str(out), **(given | settings))
+
+
+def _epoch(sampler: ReplaySampler, epoch: int) -> list[int]:
+    sampler.set_epoch(epoch)
+    order = list(sampler)
+    assert len(order) == len(sampler)
+    return order
+
+
+def test_every_batch_has_its_share_and_every_row_comes_once() -> None:
+    sampler = ReplaySampler(of_task=14, texts=5, batch_size=4, per_batch=1, seed=0)
+    texts: list[int] = []
+    orders = []
+    for epoch in range(3):
+        order = _epoch(sampler, epoch)
+        batches = [order[start : start + 4] for start in range(0, len(order), 4)]
+        assert [sum(index >= 14 for index in batch) for batch in batches] == [1] * 5
+        assert sorted(index for index in order if index < 14) == list(range(14))
+        texts += [index for index in order if index >= 14]
+        orders.append(order)
+    assert orders[0] != orders[1]
+    # 15 texts of 5 in three epochs: each comes three times, and no text before all of its round were seen.
+    assert Counter(texts) == dict.fromkeys(range(14, 19), 3)
+    assert orders[1] == _epoch(ReplaySampler(14, 5, 4, 1, seed=0), 1), "the seed and the epoch alone decide"
+    assert orders[1] != _epoch(ReplaySampler(14, 5, 4, 1, seed=1), 1)
+
+
+@pytest.mark.parametrize(("share", "batch", "rows"), [(0.25, 8, 2), (0.5, 2, 1), (0.9, 4, 3), (0.125, 4, 1)])
+def test_the_rows_of_a_share(share: float, batch: int, rows: int) -> None:
+    if (share, batch) == (0.9, 4):
+        with pytest.raises(SettingError, match="which is 4 of the 4 rows"):
+            rows_of_text(share, batch)
+    else:
+        assert rows_of_text(share, batch) == rows
+
+
+def test_documents_are_cut_into_rows_and_measured_ones_left_out(llama: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name, text in {"a": "abcdefghijk", "b": "measured", "c": "x"}.items():
+        (folder / f"{name}.txt").write_text(text)
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    replay = read_replay(
+        _config(llama, "out", replay=f"{folder}@0.25"), tokenizer, 5, 4, held_out={"measured"}
+    )
+    assert replay is not None
+    # 11 characters are tokens in rows of 5, 5 and 1; a row of one token has nothing to predict.
+    assert [tokenizer.decode(row["input_ids"]) for row in replay.rows] == ["abcde", "fghij"]
+    assert all(row["labels"] == row["input_ids"] for row in replay.rows)
+    assert replay.per_batch == 1
+
+
+def test_the_loss_of_a_mixed_batch_is_the_mean_over_all_learned_tokens(
+    llama: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """By hand from the untrained model: the logged loss of the first step, whose weights are the base's."""
+
+    class KeepBatch(TrainerCallback):  # type: ignore[misc]
+        batch: Any = None
+
+        def on_train_begin(
+            self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any
+        ) -> None:
+            self.batch = next(iter(train_dataloader))
+
+    seen = KeepBatch()
+    run = finetune(_config(llama, tmp_path / "run", replay=f"{corpus}@0.5", steps=1, method="full"), [seen])
+    model = AutoModelForCausalLM.from_pretrained(llama).eval()
+    total, count, texts = 0.0, 0, 0
+    for ids, labels in zip(seen.batch["input_ids"], seen.batch["labels"], strict=True):
+        texts += int((labels != -100).sum() == (ids != 0).sum())  # every token of a text is learned
+        with torch.no_grad():
+            predicted = model(ids[None]).logits[0].log_softmax(-1)
+        for position, label in enumerate(labels[1:].tolist()):
+            if label != -100:
+                total, count = total - float(predicted[position, label]), count + 1
+    assert texts == 2
+    assert len(seen.batch["labels"]) == 4
+    # Single precision, and padding on the right that no attended token sees.
+    assert run.log[0]["loss"] == pytest.approx(total / count, rel=1e-5)
+    assert run.record["replay"]["rows_per_batch"] == 2
+    assert run.record["replay"]["corpus"] == str(corpus)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
+    method: str, llama: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """Interrupted twice, in the first epoch of 5 steps and in the second."""
+
+    class Interrupt(TrainerCallback):  # type: ignore[misc]
+        def __init__(self, step: int) -> None:
+            self.step = step
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == self.step:
+                raise KeyboardInterrupt
+
+    settings: dict[str, Any] = {"replay": f"{corpus}@0.25", "method": method}
+    settings |= {"dropout": 0.1} if method == "lora" else {}
+    whole = finetune(_config(llama, tmp_path / "whole", **settings))
+    config = _config(llama, tmp_path / "killed", **settings)
+    for step in (3, 7):
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config, [Interrupt(step)])
+        assert RunFolder(tmp_path / "killed").last_checkpoint() is not None
+    killed = finetune(config)
+    _assert_equal(_weights(whole.path), _weights(killed.path))
+    losses = [[(e["step"], e["loss"]) for e in run.log if "loss" in e] for run in (whole, killed)]
+    assert losses[0] == losses[1]
+
+
+def test_epochs_count_passes_over_the_task(llama: Path, corpus: Path, tmp_path: Path) -> None:
+    """14 rows, three a batch beside one of text: five steps an epoch."""
+    run = finetune(_config(llama, tmp_path / "run", replay=f"{corpus}@0.25", steps=None, epochs=2))
+    assert run.record["steps"] == 10
+
+
+def test_other_text_than_before_is_refused(llama: Path, corpus: Path, tmp_path: Path) -> None:
+    class Interrupt(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+    file = tmp_path / "mine.txt"
+    file.write_text(TEXT)
+    config = _config(llama, tmp_path / "run", replay=f"{file}@0.25")
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, [Interrupt()])
+    file.write_text(TEXT.replace("alpha", "omega"))
+    with pytest.raises(SettingError, match=r"replayed other text of .*mine.txt"):
+        finetune(config)
+
+
+def test_what_cannot_be_replayed_is_refused_in_one_line(llama: Path, tmp_path: Path) -> None:
+    for replay in ("pydoc", "pydoc@0", "pydoc@1", "pydoc@much", "@0.5"):
+        with pytest.raises(SettingError, match=r"expected CORPUS@SHARE"):
+            _config(llama, "out", replay=replay)
+    with pytest.raises(SettingError, match="which is 0 of the 4 rows of a batch"):
+        _config(llama, "out", replay="pydoc@0.1")
+    with pytest.raises(SettingError, match="mixture of 2 corpora; expected one"):
+        finetune(_config(llama, tmp_path / "mixed", replay="pydoc@1+pydoc@1@0.25"))
+    bert = save_bert(tmp_path / "bert")
+    with pytest.raises(SettingError, match="classification, whose model has no loss on text"):
+        finetune(_config(bert, tmp_path / "classes", task="pydoc-topics-1", replay="pydoc@0.25"))
+    with pytest.raises(SettingError, match="masked language model, which cannot complete"):
+        finetune(_config(bert, tmp_path / "masked", replay="pydoc@0.25"))
