@@ -50,9 +50,11 @@ class MemoryCache:
         self._entries: dict[str, KnownBase] = {}
 
     def get(self, key: str) -> KnownBase | None:
+        """Return the entry of a base matrix by its content hash, or None."""
         return self._entries.get(key)
 
     def put(self, key: str, known: KnownBase) -> None:
+        """Keep the entry of a base matrix under its content hash."""
         self._entries[key] = known
 
 
@@ -104,6 +106,7 @@ class DiskCache:
             return None
 
     def put(self, key: str, known: KnownBase) -> None:
+        """Write the entry of a base matrix to the folder, completely or not at all."""
         path = self._path(key)
         try:
             path.parent.mkdir(exist_ok=True)

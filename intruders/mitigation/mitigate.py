@@ -103,6 +103,21 @@ def mitigate(
       CheckpointError: a side cannot be read, ``out`` cannot be written, or the form does not suit what was given.
       PairingError: the sides, or the audit, do not belong together.
       NonFiniteError: a matrix contains NaN or infinity.
+
+    Example:
+      An adapter in memory; with ``out=`` the mitigated one is written to a folder.
+
+      >>> import torch
+      >>> from peft import LoraConfig, get_peft_model
+      >>> from intruders import AuditSettings
+      >>> base = torch.nn.Sequential(torch.nn.Linear(9, 9, bias=False))
+      >>> base[0].weight.data = torch.diag(torch.arange(9.0, 0.0, -1.0))
+      >>> model = get_peft_model(base, LoraConfig(r=1, lora_alpha=1, target_modules=["0"]))
+      >>> for factors in (model.base_model.model[0].lora_A, model.base_model.model[0].lora_B):
+      ...     _ = factors["default"].weight.data.fill_(100**0.5 / 3)  # the update is 100 / 9 in every entry
+      >>> result = mitigate(model, scale=0.0, audit=AuditSettings(k=3), compute=Compute(cache=False))
+      >>> result.before.intruders, result.after.intruders, model.active_adapter
+      (1, 0, 'mitigated')
     """
     started = time.perf_counter()
     remedy = _chosen(scale, control, which, seed, remedy)

@@ -118,4 +118,5 @@ class Mitigation:
         }
 
     def to_json(self) -> str:
+        """Return the content of ``intruders.json``."""
         return json.dumps(self.to_document(), allow_nan=False, ensure_ascii=False) + "\n"

@@ -46,7 +46,16 @@ def write_report(
       MissingDependencyError: a package of the extra ``report`` is missing.
 
     Example:
-      ``write_report(["runs/rank1", "runs/full"], "compare.html", figures="figures")``
+      >>> import tempfile
+      >>> import torch
+      >>> from intruders import audit
+      >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
+      >>> result = audit(base, {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}, cache=False)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     result.save(f"{folder}/audit.json")
+      ...     [page] = write_report([f"{folder}/audit.json"], f"{folder}/report.html")
+      ...     page.name, "1 intruder" in page.read_text()
+      ('report.html', True)
     """
     studies = [path for path in paths if is_study(path)]
     if studies:

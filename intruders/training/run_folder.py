@@ -43,6 +43,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of the Trainer's checkpoints, until the run is finished."""
         return self.path / "checkpoints"
 
     @property
@@ -67,6 +68,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
+        """Whether the record says that the run is finished."""
         return (self.path / "run.json").is_file() and self.record.get("status") == "finished"
 
     def summary(self) -> str:
@@ -136,10 +138,12 @@ class RunFolder:
         return locked_folder(self.path)
 
     def write_record(self, record: dict[str, Any]) -> None:
+        """Write run.json, completely or not at all."""
         content = json.dumps({"schema": SCHEMA} | record, indent=2) + "\n"
         write_atomically(self.path / "run.json", content.encode())
 
     def write_log(self, history: list[dict[str, Any]]) -> None:
+        """Write log.jsonl: one line per logged step."""
         content = "".join(json.dumps(entry) + "\n" for entry in history)
         write_atomically(self.path / "log.jsonl", content.encode())
 

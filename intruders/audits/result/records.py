@@ -70,6 +70,7 @@ class AuditedMatrix:
 
     @property
     def intruders(self) -> int:
+        """Number of intruders among the examined vectors."""
         return sum(vector.intruder for vector in self.vectors)
 
     @property

@@ -112,14 +112,17 @@ class Healing:
 
     @property
     def base_point(self) -> HealedPoint:
+        """The measures of the base."""
         return self._certain(BASE)
 
     @property
     def tuned_point(self) -> HealedPoint:
+        """The measures of the tuned model."""
         return self._certain(TUNED)
 
     @property
     def healed_point(self) -> HealedPoint:
+        """The measures of the healed model."""
         return self._certain(HEALED)
 
     @property
@@ -151,6 +154,7 @@ class Healing:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Healing:
+        """Read a healing from the key ``healing`` of a heal.json."""
         return cls(**{**record, "points": [_point(point) for point in record["points"]]})
 
     def _certain(self, name: str) -> HealedPoint:

@@ -54,8 +54,7 @@ def advise(
       progress: Function called with (stage, done, in all).
 
     Returns:
-      The advice, each piece with its evidence; also notes, and for a tuned model the next steps. ``lines()`` returns
-      the text that ``intruders advise`` prints.
+      The advice, each piece with its evidence; also notes, and for a tuned model the next steps.
 
     Raises:
       SettingError: a setting is out of range, the study has no runs yet, or the run is not finished.
@@ -65,7 +64,16 @@ def advise(
       ResultFileError: a saved result is broken, or an item of ``studies`` is not the folder of a study.
 
     Example:
-      ``[advice.change for advice in intruders.advise("runs/quickstart").advice]``
+      >>> import tempfile
+      >>> import torch
+      >>> from intruders import audit
+      >>> base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
+      >>> result = audit(base, {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}, cache=False)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     result.save(f"{folder}/audit.json")
+      ...     advised = advise(f"{folder}/audit.json")
+      >>> advised.kind, advised.advice, len(advised.steps)
+      ('audit', [], 3)
     """
     advised, bases = _advised(os.fspath(source), AuditSettings(k=k, epsilon=epsilon), progress)
     if not studies:

@@ -52,7 +52,9 @@ def load_results(path: str | Path) -> Results:
       ResultFileError: the folder is not a study, is broken, or was written by a newer version.
 
     Example:
-      ``load_results("runs/quickstart").runs[["run_id", "intruders", "loss_change"]]``
+      >>> runs = load_results("docs/results/data/minilm").runs  # tables that are in this repository
+      >>> runs.loc[runs["status"] == "finished", ["method", "rank", "intruders"]].values.tolist()
+      [['lora', 1.0, 3.0]]
     """
     folder = StudyFolder(Path(path))
     document = folder.document()

@@ -86,7 +86,15 @@ def read_trace(path: str | os.PathLike[str]) -> pd.DataFrame:
       SettingError: the file is not a trace or cannot be read.
 
     Example:
-      ``intruders.read_trace("out/intruders.parquet").groupby("step")["intruder"].sum()``
+      A trace of one matrix with two examined vectors, at two steps:
+
+      >>> import tempfile
+      >>> rows = {"step": [100, 100, 200, 200], "name": ["q_proj.weight"] * 4, "intruder": [0, 0, 0, 1]}
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     pd.DataFrame(rows).to_parquet(f"{folder}/intruders.parquet")
+      ...     trace = read_trace(f"{folder}/intruders.parquet")
+      >>> trace.groupby("step")["intruder"].sum().to_dict()
+      {100: 0, 200: 1}
     """
     try:
         frame = pd.read_parquet(path)
