@@ -15,7 +15,7 @@ SHRINK_OUTPUT = "shrink-output"
 CONTROLS = ("shrink", "random", "neighbours", "update", "resized", "complement")
 # Of a matrix's intruders: all, or the one with the largest singular value.
 WHICH = ("all", "top")
-WHICH_HELP = "Intruders to scale: all, or top for the one with the largest singular value of each matrix, as in the paper."
+WHICH_HELP = "Intruders to scale: all, or top for the strongest one of each matrix, by singular value, as in the paper."
 
 
 @dataclass(frozen=True)
