@@ -145,7 +145,7 @@ def train_in_sequence(
     _check_tasks(config, loaded)
     if retrain_heads and all(task.kind != "classification" for task in loaded):
         raise SettingError(
-            "retrain_heads is true, and none of the tasks is classification, so that there is no head to train again; "
+            "retrain_heads is true, and none of the tasks is classification, whose heads could be trained again; "
             "leave it out"
         )
     _open_folder(out, tasks)
