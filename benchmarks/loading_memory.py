@@ -5,7 +5,7 @@
 A Llama of 514 million random weights in bfloat16 (1.03 GB, a vocabulary of 100 characters) and a rank-8 adapter of all
 its linear layers are written to a temporary folder. `evaluate`, `heal`, the measured `scale` and `remedies` then each
 run in a process of their own, on two short documents and two examples. The peak is the resident set at its largest
-(``ru_maxrss``). transformers maps safetensors files into memory: a page of the file that was read counts there as a
+(``VmHWM``). transformers maps safetensors files into memory: a page of the file that was read counts there as a
 page of the process, also where the kernel could drop it, so the figure is an upper bound of what must be there. What
 torch, transformers and this package take themselves is the peak of the same call on a Llama of 20 thousand weights.
 """
@@ -13,7 +13,6 @@ torch, transformers and this package take themselves is the peak of the same cal
 from __future__ import annotations
 
 import json
-import resource
 import string
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from .memory import resident_peak
 
 GOAL = 1.35
 COMMANDS = ("evaluate", "heal", "scale", "remedies")
@@ -88,9 +89,7 @@ def write_models(folder: Path, shape: dict[str, int]) -> None:
     tokenizer.save_pretrained(base)
     adapted: Any = get_peft_model(
         model,
-        LoraConfig(
-            task_type="CAUSAL_LM", r=8, target_modules="all-linear", base_model_name_or_path=str(base)
-        ),
+        LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear"),
     )
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
@@ -131,10 +130,14 @@ def run(command: str, folder: Path) -> None:
     base, adapter, text = (str(folder / name) for name in ("base", "adapter", "texts"))
     settings = intruders.HealSettings(steps=1, max_documents=2, max_tokens=_TOKENS, max_examples=2)
     compute = intruders.Compute(cache=False)
+    # An audit holds one matrix at a time, so that of one layer peaks as that of all.
+    audit = intruders.AuditSettings(include=("*layers.0.*",))
     if command == "evaluate":
         intruders.evaluate(adapter, base=base, losses=intruders.LossSettings((text,), max_tokens=_TOKENS))
     elif command == "heal":
-        intruders.heal(base, adapter, task="word-problems", loss_on=text, settings=settings, compute=compute)
+        intruders.heal(
+            base, adapter, task="word-problems", loss_on=text, settings=settings, audit=audit, compute=compute
+        )
     elif command == "scale":
         choose_scale(base, adapter, task="word-problems", loss_on=text, settings=settings)
     else:
@@ -144,6 +147,7 @@ def run(command: str, folder: Path) -> None:
             comparison=intruders.ComparisonSettings(only=("interpolate", "truncate"), strengths=1),
             losses=intruders.LossSettings((text,), max_tokens=_TOKENS),
             scores=intruders.ScoreSettings(tasks=("word-problems",), max_examples=2),
+            audit=audit,
             compute=compute,
         )
 
@@ -152,7 +156,6 @@ if __name__ == "__main__":
     if len(sys.argv) > 2:
         started = time.perf_counter()
         run(sys.argv[1], Path(sys.argv[2]))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"peak": peak, "seconds": time.perf_counter() - started}))
+        print(json.dumps({"peak": resident_peak(), "seconds": time.perf_counter() - started}))
     else:
         main()

@@ -148,8 +148,8 @@ def _reclaimable(folder: Path) -> int:
         lines = (folder / "memory.stat").read_text().splitlines()
     except OSError:
         return 0
-    found = {name: int(value) for name, value in (line.split() for line in lines)}
-    return found.get("total_inactive_file", found.get("inactive_file", 0))
+    counts = {name: int(value) for name, value in (line.split() for line in lines)}
+    return counts.get("total_inactive_file", counts.get("inactive_file", 0))
 
 
 def _counted(location: str) -> tuple[int, int]:
