@@ -26,7 +26,7 @@ def store_of_bases(cache: CacheChoice) -> BaseCache | None:
     if isinstance(cache, BaseCache):
         return cache
     raise SettingError(
-        f"cache is {cache!r}; expected True, False, a folder, a URL, or an object such as DiskCache; "
+        f"cache is {cache!r}; expected True, False, the path of a folder, a URL, or an object such as DiskCache; "
         "pass False to keep nothing"
     )
 

@@ -20,10 +20,6 @@ class RemoteCache(DiskCache):
       SettingError: No installed package opens such a URL.
       CacheError: The folder of the copies cannot be written to.
       StoreError: The URL cannot be read or written to, from here on.
-
-    Example:
-      >>> RemoteCache("memory://bases").get("a key without an entry") is None
-      True
     """
 
     def __init__(self, url: str) -> None:
@@ -39,19 +35,29 @@ class RemoteCache(DiskCache):
         return self.url
 
     def get(self, key: str) -> KnownBase | None:
-        """Return the entry; None if it is missing in both places, or with a warning if it is damaged."""
+        """Return the entry; None if it is missing in both places, or with a warning if it is damaged.
+
+        A copy whose entry is not there any more is put there again.
+        """
         path = self._path(key)
-        if not path.exists() and path.name in self._names(key):
+        is_there = path.name in self._names(key)
+        if not path.exists() and is_there:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent, suffix=".partial") as folder:
                 brought = Path(folder) / path.name
                 self._remote.get(f"{key[:1]}/{path.name}", brought)
                 if brought.exists():
                     brought.replace(path)
-        return super().get(key)
+        known = super().get(key)
+        if known is not None and not is_there:
+            self._send(key)
+        return known
 
     def put(self, key: str, known: KnownBase) -> None:
         super().put(key, known)
+        self._send(key)
+
+    def _send(self, key: str) -> None:
         path = self._path(key)
         if path.exists():
             self._remote.put(path, f"{key[:1]}/{path.name}")

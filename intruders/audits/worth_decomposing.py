@@ -77,6 +77,10 @@ class AuditsAhead(MemoryCache):
         self._audits = self._bytes = 0
         self._hard: dict[str, bool] = {}
 
+    def __reduce__(self) -> tuple[type[AuditsAhead], tuple[()]]:
+        """Copy and send it without entries: they are computed again where they are needed."""
+        return AuditsAhead, ()
+
     def expect(self, audits: int) -> None:
         """Say how many audits come after the ones so far, the next one included."""
         self._audits = audits

@@ -23,7 +23,7 @@ def cache(
 
     store = cache_at(folder)
     entries, size = store.size()
-    typer.echo(f"{store.where}: {entries:,} matrices, {size / 2**20:,.1f} MiB")
+    typer.echo(f"{store.folder}: {entries:,} matrices, {size / 2**20:,.1f} MiB")
     whole, of_whole = store.size_of_whole_bases()
     if whole:
         typer.echo(

@@ -161,7 +161,7 @@ class SecularProblem(Batched):
             part = slice(first, first + step)
             # One product of all shifts a matrix: as many products as shifts would each get a copy of F.
             weighted = (rows * weights[:, part].unsqueeze(-2)).flatten(1, 2)
-            core[:, part] = -(weighted @ self.spread).unflatten(1, (-1, width))
+            core[:, part] = -(weighted @ self.spread).view(batch, -1, width, width)
         rank = self.rank
         upper = torch.arange(rank, device=core.device)
         core[..., upper, upper] += 1.0

@@ -46,15 +46,16 @@ def measure_losses(
     width = min(settings.window or WINDOW, opened.context)
     measured = []
     for corpus in corpora:
-        arguments = (opened.model, opened.tokenizer, corpus.documents)
-        bounds: dict[str, Any] = {"window": width, "max_tokens": settings.max_tokens, "advance": advance}
-        batches = {"batch_size": settings.windows, "halving": Halving(is_on=settings.halves_batches)}
-        if not opened.is_masked:
-            measured.append(causal_losses(*arguments, **bounds, **batches, stride=settings.stride))
-        elif settings.estimate:
-            measured.append(masked_estimate(*arguments, **bounds, seed=seed))
+        model, tokenizer, documents = opened.model, opened.tokenizer, corpus.documents
+        options: dict[str, Any] = {"window": width, "max_tokens": settings.max_tokens, "advance": advance}
+        if opened.is_masked and settings.estimate:
+            measured.append(masked_estimate(model, tokenizer, documents, **options, seed=seed))
+            continue
+        options |= {"batch_size": settings.windows, "halving": Halving(is_on=settings.halves_batches)}
+        if opened.is_masked:
+            measured.append(pseudo_losses(model, tokenizer, documents, **options))
         else:
-            measured.append(pseudo_losses(*arguments, **bounds, **batches))
+            measured.append(causal_losses(model, tokenizer, documents, **options, stride=settings.stride))
     return measured
 
 

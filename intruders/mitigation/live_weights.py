@@ -171,8 +171,10 @@ class LiveInterventions:
 
     def _write(self, case: Case, matrix: MatrixView, tensor: Tensor, change: Change) -> None:
         """Write what a change makes of ``W0 + D``, computed in double precision from the base as it is stored."""
-        stored = matrix.read(self._base.tensors[matrix.tensor]).to(case.update.device)
-        put_back(matrix, tensor, change.applied_to(Pair(stored, case.update)).to(tensor.dtype))
+        update = case.update
+        assert isinstance(update, LowRank)  # a dense one is put back from what is stored of it
+        stored = matrix.read(self._base.tensors[matrix.tensor]).to(update.device)
+        put_back(matrix, tensor, change.applied_to(Pair(stored, update)).to(tensor.dtype))
 
     def norm_of_others(self, elsewhere: Elsewhere = everywhere_as_tuned) -> float:
         """``||W' - W0||_F`` over the tuned tensors of which no case is."""

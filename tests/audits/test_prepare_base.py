@@ -143,12 +143,17 @@ def test_a_url_is_a_folder_that_others_read(
 ) -> None:
     fsspec = pytest.importorskip("fsspec")
     base, url = model(), "memory://bases"
+    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "first"))
     prepared = intruders.prepare(base, out=url)
     assert (prepared.folder, prepared.decomposed) == (url, 3)
     entries = [
         name for name in fsspec.filesystem("memory").find("/bases") if name.endswith("-all.safetensors")
     ]
     assert len(entries) == 3
+    # What was lost there is sent again from the copies.
+    fsspec.filesystem("memory").rm(entries[2])
+    assert intruders.prepare(base, out=url).decomposed == 0
+    assert fsspec.filesystem("memory").exists(entries[2])
     # Another person's machine has no copies yet.
     monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "elsewhere"))
     assert intruders.prepare(base, out=url).decomposed == 0

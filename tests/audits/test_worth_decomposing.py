@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from torch import Tensor
@@ -65,6 +67,15 @@ def test_audits_ahead_pay_for_it(
     assert (certificates[1] == {"coordinates"}) == pays
     again = intruders.audit(base, tuned[1], cache=store)  # what was decomposed stays
     assert (again.matrices[0].vectors[0].certificate == "coordinates") == pays
+
+
+def test_a_copy_begins_anew() -> None:
+    """A callback is pickled with its Trainer's state."""
+    store = AuditsAhead()
+    base, tuned = base_and_tuned(80.0)
+    intruders.audit(base, tuned[0], cache=store)
+    assert len(store._entries) == 1
+    assert pickle.loads(pickle.dumps(store))._entries == {}
 
 
 def test_whole_bases_of_a_training_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:

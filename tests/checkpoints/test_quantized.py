@@ -119,7 +119,7 @@ def test_it_is_said_which_weights_a_qlora_adapter_was_trained_on(tmp_path: Path)
         (adapter / "adapter_config.json").write_text(
             json.dumps(config | {"base_model_name_or_path": str(named)})
         )
-        return [note for note in pair_sides(*open_sides(base, adapter)).notes if "quantized" in note]
+        return [note for note in pair_sides(*open_sides(base, adapter)).matched if "quantized" in note]
 
     plain = tmp_path / "plain"
     for named in (quantized, "unsloth/Llama-3.2-1B-bnb-4bit", "org/model-GPTQ"):

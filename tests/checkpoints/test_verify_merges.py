@@ -275,9 +275,9 @@ def test_parts_of_a_fused_weight(tmp_path: Path) -> None:
 
 
 def test_each_matrix_of_the_base_is_read_once(models: Models) -> None:
-    from intruders.checkpoints.merges.verify import _read_in_turn
     from intruders.checkpoints.opening.open import open_checkpoint
     from intruders.checkpoints.stored.checkpoint import StoredTensor
+    from intruders.checkpoints.stored.read_once import read_once
 
     reads: list[str] = []
     opened = open_checkpoint(models.folder / "base")
@@ -290,10 +290,16 @@ def test_each_matrix_of_the_base_is_read_once(models: Models) -> None:
         return StoredTensor(stored.shape, stored.dtype, stored.stored_as, read)
 
     tensors = {name: counted(name, stored) for name, stored in opened.tensors.items()}
-    kept = _read_in_turn(copy.copy(opened).__class__(**{**vars(opened), "tensors": tensors}))
+    kept = read_once(copy.copy(opened).__class__(**{**vars(opened), "tensors": tensors}))
     for name in (QUERY, QUERY, "model.norm.weight", QUERY):
         assert torch.equal(kept.read(name), opened.read(name))
     assert reads == [QUERY, "model.norm.weight", QUERY]
+    # Where nothing reads one matrix of a tensor alone, all of them come from one reading.
+    reads.clear()
+    whole = opened.read("model.norm.weight")
+    for index in (0, 1, 0):
+        assert torch.equal(kept.tensors["model.norm.weight"].read_slice(index), whole[index])
+    assert reads == ["model.norm.weight"]
 
 
 def test_the_document_is_plain_json(models: Models) -> None:

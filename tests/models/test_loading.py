@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +256,7 @@ def test_losses_do_not_depend_on_halving(tmp_path: Path, monkeypatch: pytest.Mon
 def test_memory_that_runs_out_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from intruders.cli import main
+    main = import_module("intruders.cli.main")
 
     def run_out(**_: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
@@ -282,15 +283,22 @@ def test_a_batch_size_is_a_number_or_auto() -> None:
 @pytest.mark.parametrize("load_in", ["4bit", "8bit"])
 def test_weights_are_quantized_while_loading(load_in: str, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    base = str(save_llama(tmp_path / "base"))
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    base = str(tmp_path)
+    # bitsandbytes computes on a processor in blocks of 64 inputs.
+    shape = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 2, "num_hidden_layers": 1}
+    LlamaForCausalLM(LlamaConfig(vocab_size=64, **shape)).save_pretrained(base)
     model: Any = load_model(base, "causal", loading=Loading(load_in=load_in))
     layer = model.get_submodule("model.layers.0.mlp.up_proj")
     assert layer.weight.element_size() == 1
     whole: Any = load_model(base, "causal")
     ids = torch.tensor([[5, 20, 31, 7, 44, 12]])
     with torch.no_grad():
-        difference = model(input_ids=ids).logits - whole(input_ids=ids).logits
-    assert 0 < float(difference.norm() / whole(input_ids=ids).logits.norm()) < 0.5
+        exact = whole(input_ids=ids).logits
+        error = (model(input_ids=ids).logits - exact).norm() / exact.norm()
+    # The 16 levels of nf4 leave about 8 % of a random layer, 8 bits about 1 %; layers add up.
+    assert 0 < float(error) < 0.5
 
 
 def test_quantizing_needs_its_package_and_whole_weights(

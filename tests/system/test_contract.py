@@ -49,7 +49,7 @@ WRITTEN: dict[str, str] = {
     "audits/update_alone.py": "update.json overlap.json",
     "checkpoints/merges/verification.py": "verification.json",
     "checkpoints/pairing/inspect.py": "inspection.json",
-    "experiments/attribution/attribution.py": "attribution.json",
+    "experiments/attribution/attribution.py": "no command reads it; make_fixtures.py writes one at its next call",
     "experiments/compare/comparison_record.py": "remedies.json",
     "experiments/heal/work_folder.py": "heal.json",
     "experiments/intervene/sweep_words.py": "intervention.json",
@@ -122,7 +122,6 @@ def test_work_that_did_not_end() -> None:
     assert RunFolder(FIXTURES).is_finished
     assert not interrupted.is_finished
     assert interrupted.record["status"] == "running"
-    assert interrupted.record["config"] | {"out": ""} == RunFolder(FIXTURES).record["config"] | {"out": ""}
     killed = RunRecord(FIXTURES / "study" / "killed").read()
     assert (killed["status"], killed["stages"], killed["error"]) == ("running", {}, None)
 

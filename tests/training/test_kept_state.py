@@ -223,19 +223,20 @@ def test_finetune_saves_the_kept_state_also_after_a_kill(
                 self.is_over = True
                 raise KeyboardInterrupt
 
-    plain = finetune(_config(llama, texts, tmp_path / "plain", method=method))
+    settings: dict[str, Any] = {"method": method, "save_steps": 1, "lr": 2e-3 if method == "full" else 1e-2}
+    plain = finetune(_config(llama, texts, tmp_path / "plain", **settings))
     rises = [entry["forgetting/known"] for entry in plain.log if "forgetting/known" in entry]
-    limit = max(rises[3:])
+    limit = max(rises[1:])
+    assert 0 < rises[0] < limit, "the case shows something"
     first_over = next(step for step, rise in enumerate(rises, start=1) if rise >= limit)
-    assert first_over > 3, "the case shows something"
-    whole = finetune(_config(llama, texts, tmp_path / "whole", method=method, keep_forgetting_below=limit))
+    whole = finetune(_config(llama, texts, tmp_path / "whole", **settings, keep_forgetting_below=limit))
     assert whole.record["stopped_by"] == "limit"
     assert whole.record["steps"] == first_over
     assert whole.record["saved_step"] == first_over - 1
     assert whole.record["forgetting"]["rise"] == rises[first_over - 2] < limit
     assert f"the state of step {first_over - 1} was saved, the last below the limit" in whole.summary()
     assert not whole.kept.exists()
-    config = _config(llama, texts, tmp_path / "killed", method=method, keep_forgetting_below=limit)
+    config = _config(llama, texts, tmp_path / "killed", **settings, keep_forgetting_below=limit)
     with pytest.raises(KeyboardInterrupt):
         finetune(config, [Kill(first_over - 1)])
     assert RunFolder(tmp_path / "killed").kept.is_dir()
@@ -256,10 +257,9 @@ def test_finetune_saves_the_kept_state_also_after_a_kill(
 
 def test_a_run_that_was_never_below_is_saved_and_says_so(llama: Path, texts: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="no audit saw a state below the limit"):
-        run = finetune(_config(llama, texts, tmp_path / "run", keep_intruders_below=1))
+        run = finetune(_config(llama, texts, tmp_path / "run", keep_forgetting_below=1e-6))
     assert run.record["over_limit"]
     assert run.record["stopped_by"] == "limit"
-    assert run.record["intruders"] >= 1
     assert (run.path / "adapter_model.safetensors").is_file()
     assert "over the limit, since no audit saw a state below it" in run.summary()
 

@@ -2,7 +2,7 @@
 
 The published code of Shuttleworth et al. (github.com/reeceshuttle/intruder-dimensions, commit d4445a2) loads the base
 in half precision and the tuned model in single precision. Its max cosines are therefore with the singular vectors of
-``fp16(W0)``, and W - fp16(W0) holds the rounding too.
+``fp16(W0)``, and W - fp16(W0) contains the rounding too.
 """
 
 from __future__ import annotations

@@ -38,4 +38,4 @@ SHRINK_OUTPUT = "shrink-output"
 # Of a matrix's intruders: all, or the one with the largest singular value.
 ALL, TOP = "all", "top"
 WHICH = (ALL, TOP)
-WHICH_HELP = "Intruders to scale: all, or top: of each matrix the one with the largest singular value, as in the paper."
+WHICH_HELP = "Intruders to scale: all, or top for the strongest one of each matrix, by singular value, as in the paper."

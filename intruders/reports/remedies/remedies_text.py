@@ -81,6 +81,10 @@ def headline(comparison: RemedyComparison) -> list[str]:
 def remarks(comparison: RemedyComparison) -> list[str]:
     """Return why remedies, strengths or controls are missing, one line each."""
     lines = []
+    if comparison.settings.get("which") == "top" and any(
+        row.name == "intruders" for row in comparison.remedies
+    ):
+        lines.append("intruders: only the one with the largest singular value of each matrix is scaled")
     for remedy in comparison.remedies:
         if remedy.reason is not None:
             lines.append(f"{remedy.name}: not measured: {remedy.reason}")

@@ -43,8 +43,8 @@ class Measure(LossSettings, Loading):
         super().__post_init__()
         if self.critical_scale and self.audit.base_dtype is not None:
             raise SettingError(
-                f"critical_scale is true, and audit rounds the base to {self.audit.base_dtype}, of which W0 + s D has "
-                "none; leave one of the two out"
+                f"critical_scale is true, but audit rounds the base to {self.audit.base_dtype!r}, and W0 + s D has the "
+                "base that is stored; leave one of the two out"
             )
         for name, given in (("output_energy", self.output_energy), ("remedies", self.remedies is not None)):
             if given and not self.loss_on:

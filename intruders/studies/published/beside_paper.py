@@ -112,8 +112,8 @@ def _changes(points: pd.DataFrame, scale: float) -> tuple[Interval, int]:
             whole -= float(tuned["base_value"].iloc[0])
         if whole > 0:
             row = at.iloc[0]
-            ends = (float(row[name]) for name in ("change", "change_low", "change_high"))
-            changes.append(Interval(*ends).times(100 / whole))
+            change = Interval(float(row["change"]), float(row["change_low"]), float(row["change_high"]))
+            changes.append(change.times(100 / whole))
     if len(changes) == 1:
         return changes[0], 1
     return _over_seeds(pd.Series([change.estimate for change in changes], dtype=float)), len(changes)

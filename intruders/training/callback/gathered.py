@@ -81,12 +81,17 @@ def own_of_unit(path: str, unit: nn.Module) -> dict[str, Tensor]:
     """Return a unit's tensors by their names in the model, without those of units inside it."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
+    # FSDP 1 leaves itself out of the names of weights, and not of those of modules.
     inside = [
-        name for name, inner in unit.named_modules() if name and isinstance(inner, FullyShardedDataParallel)
+        name.replace(FSDP_1_WRAPPER, "")
+        for name, inner in unit.named_modules()
+        if name and isinstance(inner, FullyShardedDataParallel)
     ]
+    named = [*unit.named_parameters(), *unit.named_buffers()]
+    own = {name.replace(FSDP_1_WRAPPER, ""): tensor for name, tensor in named}
     return {
         f"{path}.{name}".replace(FSDP_1_WRAPPER, "").removeprefix("."): tensor
-        for name, tensor in [*unit.named_parameters(), *unit.named_buffers()]
+        for name, tensor in own.items()
         if not any(name.startswith(f"{nested}.") for nested in inside)
     }
 

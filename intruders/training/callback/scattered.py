@@ -16,7 +16,7 @@ def require_scatterable(way: str) -> None:
     """Raise SettingError if complete tensors cannot be given back to a model that is sharded this way."""
     if way == ZERO_3:
         raise SettingError(
-            "the model is sharded by DeepSpeed ZeRO-3, to which a kept state cannot be given back; expected FSDP or a "
+            "the model is sharded by DeepSpeed ZeRO-3, into which a kept state cannot be put; expected FSDP or a "
             "model that is not sharded; leave keep_forgetting_below and keep_intruders_below out, and stop with "
             "stop_above"
         )

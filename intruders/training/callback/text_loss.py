@@ -110,6 +110,8 @@ class TextLoss:
         with ExitStack() as contexts:
             for change in (_modes_kept(model), _without_autocast(model), random_state_kept()):
                 contexts.enter_context(change)
+            if is_sharded:
+                contexts.callback(_split_again, model)
             parts = [self._losses(inner, measured, tokenizer, corpus, width) for corpus in self._corpora]
         weights = [corpus.weight for corpus in self._corpora]
         loss = sum(weight * part.mean for weight, part in zip(weights, parts, strict=True)) / sum(weights)
@@ -164,7 +166,8 @@ def inner_model(model: Any) -> Any:
         if isinstance(model, FullyShardedDataParallel):
             model = model.module
         elif has_adapters(model) and hasattr(model, "get_base_model"):
-            model = model.get_base_model()
+            peft_model: Any = model
+            model = peft_model.get_base_model()
         else:
             return model
 
@@ -174,7 +177,7 @@ def random_state_kept() -> Iterator[None]:
     """Leave every random generator as it was: a training that is looked at draws what one that is not draws."""
     own, numpys = random.getstate(), np.random.get_state()
     # Of the other devices' generators this process uses none, and asking for one takes memory there.
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         try:
             yield
@@ -192,6 +195,15 @@ class _Whole(nn.Module):
 
     def forward(self, **inputs: Any) -> Any:
         return self.model(**inputs)
+
+
+def _split_again(model: nn.Module) -> None:
+    """Split what FSDP 2 leaves complete after a forward pass, since it expects a backward pass to follow."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 @contextmanager
