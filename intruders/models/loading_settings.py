@@ -87,8 +87,8 @@ def require_whole_weights(loading: Loading) -> None:
         value = getattr(loading, name)
         if value is not None:
             raise SettingError(
-                f"{name} is {value!r}, but this measurement changes weights in memory, which needs them unquantized on one "
-                "device; leave it out, and pass dtype 'bfloat16' for less memory"
+                f"{name} is {value!r}, but this measurement changes weights in memory, which needs them unquantized on "
+                "one device; leave it out, and pass dtype 'bfloat16' for less memory"
             )
 
 
