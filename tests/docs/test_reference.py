@@ -64,7 +64,7 @@ def test_a_page_has_what_help_prints(command: str) -> None:
     flat = " ".join(shown.split())
     of_page = rows(f"reference/cli/{command}.md")
     for name, meaning in of_page:
-        assert name in flat, name
+        assert name in flat.replace("|", "/"), name  # a bar would end the cell
         assert meaning in flat, name
     options = {option for name, _ in of_page for option in re.findall(r"--[a-z][a-z0-9-]*", name)}
     lines, _, _ = shown.partition("Examples:")
