@@ -19,10 +19,9 @@ from .browsing import chromium, click_cell, column, expect, opened, serious_faul
 pytestmark = pytest.mark.browser
 
 SEVEN_B = made_up_audit(32, width=4096, intruder_rate=0.2, base="meta-llama/Llama-2-7b-hf", tuned="runs/r1")
+# Colours do not depend on the width: two windows show both of each.
 WINDOWS: dict[str, dict[str, Any]] = {
     "light": {},
-    "dark": {"color_scheme": "dark"},
-    "phone": {"width": 390, "height": 844},
     "dark phone": {"width": 390, "height": 844, "color_scheme": "dark"},
 }
 
