@@ -22,6 +22,7 @@ _SOURCES = {
     "AUDIT",
     "BASE",
     "CORPUS",
+    "FOLDER|URL",
     "FILE",
     "FOLDER",
     "MODEL",

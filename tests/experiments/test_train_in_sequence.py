@@ -268,7 +268,7 @@ def test_heads_are_trained_again_on_the_frozen_body(bert: Path, tmp_path: Path) 
     )
     right = model(**texts).logits.argmax(-1) == torch.tensor([labels[row.target] for row in scored])
     assert found.accuracies[1][0] == pytest.approx(float(right.float().mean()))
-    assert any("trained again on the frozen body" in line for line in found.lines())
+    assert any("trained again on the frozen body" in line for line in sequence_lines(found))
     record = json.loads((tmp_path / "out" / "sequence.json").read_text())
     assert record["head_steps"] == [[], [8]]
     # What was measured with heads that were kept is measured again without them, and the other way round.

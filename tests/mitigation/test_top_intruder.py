@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from intruders.errors import SettingError
 from intruders.mitigation.mitigate import mitigate
-from intruders.mitigation.remedies.controls import Shrink
 from intruders.mitigation.remedies.every_remedy import CONTROLS, remedy_named
+from intruders.reports.mitigation.mitigation_text import mitigation_lines
 from tests.checkpoints.models import merged_weights, saved
 from tests.mitigation.hot import hot_llama, medium_llama, merged_from, wide_spectrum
 
@@ -115,15 +115,19 @@ def test_a_control_that_scales_vectors_scales_one_of_each_matrix(
 
 def test_the_record_says_which_and_what_was_kept_before_is_still_found() -> None:
     for name in ("intruders", *CONTROLS):
-        assert remedy_named(name, 0.5, 1).recorded() == {"scale": 0.5, "seed": 1}
-        assert remedy_named(name, 0.5, 1, "top").recorded() == {"scale": 0.5, "seed": 1, "which": "top"}
+        assert remedy_named(name, 0.5, 1).recorded_by_name() == {"scale": 0.5, "seed": 1}
+        assert remedy_named(name, 0.5, 1, "top").recorded_by_name() == {
+            "scale": 0.5,
+            "seed": 1,
+            "which": "top",
+        }
 
 
 def test_the_sentence_names_the_strongest(tmp_path: Path, folder: Path) -> None:
     result = mitigate(
         folder / "base", folder / "tuned", scale=SCALE, which="top", out=tmp_path / "out", check=False
     )
-    lines = result.lines()
+    lines = mitigation_lines(result)
     count = len(result.matrices)
     assert lines[0].startswith(
         f"{count} intruders, the strongest of each matrix, scaled by 0.3, in {count} of"
@@ -134,7 +138,7 @@ def test_the_sentence_names_the_strongest(tmp_path: Path, folder: Path) -> None:
 
 def test_another_word_is_refused() -> None:
     with pytest.raises(SettingError, match="which is 'first'; expected all, or top"):
-        Shrink(0.5, which="first")
+        remedy_named("shrink", 0.5, 0, "first")
 
 
 def test_a_published_remedy_takes_none(tmp_path: Path, folder: Path) -> None:

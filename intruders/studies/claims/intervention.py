@@ -61,7 +61,9 @@ def analyse(results: Results) -> Finding:
     columns = ["run_id", "base", "task", "seed", "setting", "described"]
     points = results.interventions.merge(runs[columns + list(MEASURED_ALIKE)], on="run_id")
     points["which"] = points["which"].fillna("all")
-    points.loc[points["which"] == "top", "described"] += ", top intruders"
+    is_top = points["which"] == "top"
+    if is_top.any():
+        points.loc[is_top, "described"] += ", top intruders"
     evidence = Evidence(results.primary.get(CLAIM.name, ""))
     for stratum in strata(points, (*MEASURED_ALIKE, "which")):
         evidence.notes += stratum.notes
