@@ -4,7 +4,8 @@
 
 A Llama of 514 million random weights in bfloat16 (1.03 GB, a vocabulary of 100 characters) and a rank-8 adapter of all
 its linear layers are written to a temporary folder. `evaluate`, `heal`, the measured `scale` and `remedies` then each
-run in a process of their own, on two short documents and two sums, of which only losses are measured. The peak is the resident set at its largest
+run in a process of their own, on two short documents and two sums, of which only losses are measured.
+The peak is the resident set at its largest
 (``VmHWM``). transformers maps safetensors files into memory: a page of the file that was read counts there as a
 page of the process, also where the kernel could drop it, so the figure is an upper bound of what must be there. What
 torch, transformers and this package take themselves is the peak of the same call on a Llama of 20 thousand weights.
