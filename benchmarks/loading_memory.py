@@ -4,7 +4,8 @@
 
 A Llama of 514 million random weights in bfloat16 (1.03 GB, a vocabulary of 100 characters) and a rank-8 adapter of all
 its linear layers are written to a temporary folder. `evaluate`, `heal`, the measured `scale` and `remedies` then each
-run in a process of their own, on two short documents and two examples. The peak is the resident set at its largest
+run in a process of their own, on two short documents and two sums, of which only losses are measured.
+The peak is the resident set at its largest
 (``VmHWM``). transformers maps safetensors files into memory: a page of the file that was read counts there as a
 page of the process, also where the kernel could drop it, so the figure is an upper bound of what must be there. What
 torch, transformers and this package take themselves is the peak of the same call on a Llama of 20 thousand weights.
@@ -56,7 +57,7 @@ def measured(command: str, folder: Path) -> dict[str, float]:
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.loading_memory", command, str(folder)],
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
     )
     numbers: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
@@ -95,6 +96,9 @@ def write_models(folder: Path, shape: dict[str, int]) -> None:
         if "lora_B" in name:
             parameter.data = 0.01 * torch.randn(parameter.shape)
     adapted.save_pretrained(folder / "adapter")
+    for split in ("train", "validation", "test"):
+        rows = [f"{first} + {second} =,{first + second}" for first in range(1, 6) for second in range(1, 6)]
+        (folder / f"{split}.csv").write_text("\n".join(["question,answer", *rows]))
     texts = folder / "texts"
     texts.mkdir()
     for number in range(2):
@@ -129,6 +133,8 @@ def run(command: str, folder: Path) -> None:
 
     base, adapter, text = (str(folder / name) for name in ("base", "adapter", "texts"))
     settings = intruders.HealSettings(steps=1, max_documents=2, max_tokens=_TOKENS, max_examples=2)
+    rest = "&".join(f"{split}={folder / f'{split}.csv'}" for split in ("validation", "test"))
+    task = f"{folder / 'train.csv'}?prompt=question&completion=answer&score=none&{rest}"
     compute = intruders.Compute(cache=False)
     # An audit holds one matrix at a time, so that of one layer peaks as that of all.
     audit = intruders.AuditSettings(include=("*layers.0.*",))
@@ -136,17 +142,17 @@ def run(command: str, folder: Path) -> None:
         intruders.evaluate(adapter, base=base, losses=intruders.LossSettings((text,), max_tokens=_TOKENS))
     elif command == "heal":
         intruders.heal(
-            base, adapter, task="word-problems", loss_on=text, settings=settings, audit=audit, compute=compute
+            base, adapter, task=task, loss_on=text, settings=settings, audit=audit, compute=compute
         )
     elif command == "scale":
-        choose_scale(base, adapter, task="word-problems", loss_on=text, settings=settings)
+        choose_scale(base, adapter, task=task, loss_on=text, settings=settings)
     else:
         intruders.compare_remedies(
             base,
             adapter,
             comparison=intruders.ComparisonSettings(only=("interpolate", "truncate"), strengths=1),
             losses=intruders.LossSettings((text,), max_tokens=_TOKENS),
-            scores=intruders.ScoreSettings(tasks=("word-problems",), max_examples=2),
+            scores=intruders.ScoreSettings(tasks=(task,), max_examples=2),
             audit=audit,
             compute=compute,
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
 import torch
 
+from ..checkpoints.formats.safetensors import read_header
 from ..errors import NotEnoughMemoryError
 from .loading_settings import Loading
 from .stored_dtype import dtype_name, dtype_to_load
@@ -32,6 +33,7 @@ class MemoryPlan:
     dtype: str  # "bfloat16", or "4bit"
     needed: int  # bytes, with what a short pass takes
     available: int  # bytes
+    limit: str | None = None  # of the shell, where that is the tightest: "ulimit -v"
 
     @property
     def fits(self) -> bool:
@@ -41,24 +43,54 @@ class MemoryPlan:
         """Return the plan as a part of a line."""
         return (
             f"{self.weights / 1e6:,.0f} million weights in {self.dtype}: {self.needed / _GIB:.1f} GiB of "
-            f"{self.available / _GIB:.1f} GiB available"
+            f"{self.available / _GIB:.1f} GiB {f'left by {self.limit}' if self.limit else 'available'}"
         )
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """What the headers of a checkpoint's safetensors files say, in bytes but for the weights."""
+
+    weights: int  # numbers
+    floats: int
+    others: int  # of whole numbers and truth values
+    files: int
+    largest: int  # of the files
+
+    def needed(self, each: float) -> int:
+        """Return the memory of the weights in ``each`` bytes, with what a short pass takes."""
+        return int(self.weights * each) + self.others + _BESIDE
+
+    def addressed(self, each: float, *, opening: bool) -> int:
+        """Return the addresses that loading takes; ``opening`` counts the map that safetensors reads a header from.
+
+        All files stay mapped until the last weight is read. Weights in the type of the file stay in its map, and
+        others are written beside it.
+        """
+        written = int(self.weights * each)
+        beside = 0 if written == self.floats else written
+        return self.files + max(beside, self.largest if opening else 0) + _BESIDE
+
+
 def memory_plan(location: str, loading: Loading) -> MemoryPlan | None:
-    """Return the plan for the model at ``location``; None if its files are not on this machine or not safetensors."""
-    weights, others = _counted(location)
-    if weights == 0:
+    """Return the plan for the model at ``location``; None if its files are not on this machine or not safetensors.
+
+    Raises:
+      CheckpointError: the header of a file is damaged.
+    """
+    stored = _stored(location)
+    if stored.weights == 0:
         return None
     dtype = loading.load_in or dtype_name(dtype_to_load(location, loading))
     each = _QUANTIZED.get(dtype) or getattr(torch, dtype).itemsize
-    return MemoryPlan(
-        location,
-        weights,
-        dtype,
-        int(weights * each) + others + _BESIDE,
-        available_memory(loading.torch_device()),
-    )
+    device = loading.torch_device()
+    plans = [MemoryPlan(location, stored.weights, dtype, stored.needed(each), available_memory(device))]
+    if device.type == "cpu":
+        plans += [
+            MemoryPlan(location, stored.weights, dtype, stored.addressed(each, opening=opening), room, limit)
+            for limit, opening, room in _rooms_of_shell()
+        ]
+    return min(plans, key=lambda plan: plan.available - plan.needed)
 
 
 def require_memory(location: str, loading: Loading) -> None:
@@ -73,34 +105,53 @@ def require_memory(location: str, loading: Loading) -> None:
     if plan is None or plan.fits:
         return
     smaller = [
-        f"{option} ({(plan.weights * each + _BESIDE) / _GIB:.1f} GiB)"
-        for option, each in (("--dtype bfloat16", 2), ("--load-in 8bit", 1.06), ("--load-in 4bit", 0.56))
-        if plan.weights * each + _BESIDE <= plan.available and plan.weights * each + _BESIDE < plan.needed
+        (option, other.needed)
+        for option, other in (
+            ("--dtype bfloat16", memory_plan(location, replace(loading, dtype="bfloat16", load_in=None))),
+            ("in evaluate --load-in 8bit", memory_plan(location, replace(loading, load_in="8bit"))),
+            ("in evaluate --load-in 4bit", memory_plan(location, replace(loading, load_in="4bit"))),
+        )
+        if other is not None and other.fits and other.needed < plan.needed
     ]
-    way = (
-        f"pass {' or '.join(smaller)}"
-        if smaller
-        else "pass --device-map auto, or use a machine with more memory"
-    )
+    if smaller:
+        way = "pass " + " or ".join(f"{option} ({needed / _GIB:.1f} GiB)" for option, needed in smaller)
+    elif plan.limit is not None:
+        way = f"raise {plan.limit}, or use a smaller model"
+    else:
+        way = "pass --device-map auto, or use a machine with more memory"
     raise NotEnoughMemoryError(f"'{location}' does not fit in memory: {plan.words()}; {way}")
 
 
 def available_memory(device: torch.device) -> int:
-    """Return the bytes that this process may still take: of a card, or of the machine, its cgroups and ``ulimit``."""
+    """Return the bytes that this process may still take: of a card, or of the machine and its cgroups."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     import psutil
 
     rooms = [int(psutil.virtual_memory().available), *_rooms_of_cgroups(Path("/proc/self/cgroup"))]
-    if hasattr(psutil.Process, "rlimit"):
-        import resource
-
-        own = psutil.Process().memory_info()
-        for limit, taken in ((resource.RLIMIT_AS, own.vms), (resource.RLIMIT_DATA, getattr(own, "data", 0))):
-            most = resource.getrlimit(limit)[0]
-            if most != resource.RLIM_INFINITY:
-                rooms.append(most - taken)
     return max(0, min(rooms))
+
+
+def _rooms_of_shell() -> Iterator[tuple[str, bool, int]]:
+    """Yield limits of the shell that are set, whether each counts maps for reading, and the bytes that it leaves.
+
+    They count addresses and not memory. safetensors maps a file to read its header, and torch maps it again for its
+    weights before the first map ends. The second is private and writable, so that the limit of data counts it too.
+    """
+    import psutil
+
+    if not hasattr(psutil.Process, "rlimit"):
+        return
+    import resource
+
+    own = psutil.Process().memory_info()
+    for name, opening, limit, taken in (
+        ("ulimit -v", True, resource.RLIMIT_AS, own.vms),
+        ("ulimit -d", False, resource.RLIMIT_DATA, getattr(own, "data", 0)),
+    ):
+        most = resource.getrlimit(limit)[0]
+        if most != resource.RLIM_INFINITY:
+            yield name, opening, max(0, most - taken)
 
 
 def _rooms_of_cgroups(file: Path) -> Iterator[int]:
@@ -152,21 +203,21 @@ def _reclaimable(folder: Path) -> int:
     return counts.get("total_inactive_file", counts.get("inactive_file", 0))
 
 
-def _counted(location: str) -> tuple[int, int]:
-    """Return the number of weights in the safetensors files at ``location``, and the bytes of other tensors."""
-    from safetensors import safe_open
-
+def _stored(location: str) -> _Stored:
+    """Return what the safetensors files at ``location`` hold. Headers are read and not mapped: a map needs memory."""
     folder = _folder(location)
-    weights, others = 0, 0
+    weights, floats, others = 0, 0, 0
+    sizes = [0]
     for file in sorted(folder.glob("*.safetensors")) if folder is not None else []:
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 (it is no mapping)
-                part = opened.get_slice(name)
-                if part.get_dtype() in _FLOATS:
-                    weights += prod(part.get_shape())
-                else:
-                    others += prod(part.get_shape())
-    return weights, others
+        sizes.append(file.stat().st_size)
+        for entry in read_header(file).values():
+            size = entry.end - entry.begin
+            if entry.dtype in _FLOATS:
+                weights += prod(entry.shape)
+                floats += size
+            else:
+                others += size
+    return _Stored(weights, floats, others, sum(sizes), max(sizes))
 
 
 def _folder(location: str) -> Path | None:

@@ -10,12 +10,13 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# What the allocators of torch say on a processor; on a card they have a class of their own.
-_SAID = ("can't allocate memory", "not enough memory", "out of memory")
+# What the allocators of torch say on a processor; on a card they have a class of their own. The
+# system under all of them says "cannot allocate memory".
+_SAID = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
 
 ADVICE = (
-    "pass --dtype bfloat16 or --load-in 4bit for smaller weights, and a smaller --batch-size, --window or --max-tokens "
-    "for smaller batches"
+    "pass --dtype bfloat16 or in evaluate --load-in 4bit for smaller weights, and a smaller --batch-size, --window or "
+    "--max-tokens for smaller batches"
 )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny import save_bert, save_gpt2, save_llama
 
 from intruders.data.corpora import load_corpora
@@ -26,7 +27,7 @@ from intruders.models.loading_settings import Loading, require_whole_weights
 from intruders.models.stored_dtype import dtype_to_load, recorded_dtypes
 from intruders.models.tuned_model import open_language_model
 from intruders.studies.work.base_losses import base_losses, corpora_of
-from intruders.system.out_of_memory import Halving
+from intruders.system.out_of_memory import Halving, is_out_of_memory
 from intruders.training.finetune_config import FinetuneConfig
 
 
@@ -191,14 +192,60 @@ def test_limits_of_cgroups_count(files: dict[str, str], tmp_path: Path) -> None:
     assert memory_plan.room_of_cgroup(tmp_path) == 2100
 
 
-def test_a_limit_of_the_shell_counts() -> None:
-    """``ulimit -v`` of 16 GiB leaves less than that, whatever the machine has."""
+def test_a_limit_of_the_shell_refuses_in_one_line(tmp_path: Path) -> None:
+    """``ulimit -v`` leaves 100 MB, whatever the machine has; a short pass alone takes more."""
+    base = save_llama(tmp_path / "base")
     code = (
-        "import resource, torch; resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34)); "
-        "from intruders.models.memory_plan import available_memory as room; print(room(torch.device('cpu')))"
+        "import sys, resource, torch, psutil; from intruders.models.memory_plan import require_memory; "
+        "from intruders.models.loading_settings import Loading; require_memory(sys.argv[1], Loading()); "
+        "most = psutil.Process().memory_info().vms + 100 * 2**20; "
+        "resource.setrlimit(resource.RLIMIT_AS, (most, most)); require_memory(sys.argv[1], Loading())"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 0 < int(run.stdout) < 2**34
+    run = subprocess.run([sys.executable, "-c", code, str(base)], capture_output=True, text=True, check=False)
+    last = run.stderr.splitlines()[-1]
+    assert "NotEnoughMemoryError" in last
+    assert "0.3 GiB of 0.1 GiB left by ulimit -v; raise ulimit -v, or use a smaller model" in last
+
+
+def test_the_plan_counts_the_addresses_that_a_file_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a file is opened it is mapped twice, and then once."""
+    numbers = 2**24
+    save_file(
+        {"weight": torch.zeros(numbers), "mask": torch.zeros(1000, dtype=torch.int64)},
+        tmp_path / "a.safetensors",
+    )
+    code = (
+        "import sys, psutil, torch; from safetensors import safe_open; own = psutil.Process();\n"
+        "def peak(): return 1024 * int(open('/proc/self/status').read().split('VmPeak:')[1].split()[0])\n"
+        "before = own.memory_info(), peak(); file = safe_open(sys.argv[1], 'pt'); after = own.memory_info(), peak()\n"
+        "print(after[1] - before[0].vms, after[0].vms - before[0].vms, after[0].data - before[0].data)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a.safetensors")]
+    taken = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    size = (tmp_path / "a.safetensors").stat().st_size
+    # Beside the maps there is the parsed header, of less than a thousandth of the file.
+    assert [round(int(part) / size, 2) for part in taken] == [2, 1, 1]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "dtype": "float32"}))
+    room = 2 * size + 2**28
+    monkeypatch.setattr(memory_plan, "_rooms_of_shell", lambda: [("ulimit -v", True, room)])
+    fits = memory_plan.memory_plan(str(tmp_path), Loading(device="cpu"))
+    assert fits is not None
+    assert fits.fits
+    assert fits.needed == room
+    # Half as many bytes beside the maps are less than the second map; without that they count.
+    monkeypatch.setattr(memory_plan, "_rooms_of_shell", lambda: [("ulimit -d", False, 0)])
+    for dtype, needed in (("float32", size), ("bfloat16", size + 2 * numbers)):
+        plan = memory_plan.memory_plan(str(tmp_path), Loading(device="cpu", dtype=dtype))
+        assert plan is not None
+        assert plan.needed == needed + 2**28
+
+
+def test_a_map_that_fails_is_memory_that_ran_out() -> None:
+    assert is_out_of_memory(
+        RuntimeError("unable to mmap 9 bytes from file </a>: Cannot allocate memory (12)")
+    )
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_told_once() -> None:
