@@ -10,6 +10,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def kept_whole(base: Path, folder: Path) -> dict[str, Any]:
     class LowerTheLimit(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 2:
-                callback._limits = (callback._limits[0], 0)  # from here on no state is below
+                callback._limits = replace(callback._limits, intruders=0)  # from here on no state is below
 
     states = KeepStates()
     for observer in (states, LowerTheLimit(), callback):
@@ -180,7 +181,7 @@ def kept_of_shards(base: Path, folder: Path, version: int, method: str) -> dict[
     goes_on = not trainer.control.should_training_stop
     own = [local(p).clone() for p in model.parameters()]
     rise = callback.forgetting
-    callback._limits = (-99.0, 99)  # from here on no state is below
+    callback._limits = replace(callback._limits, forgetting=-99.0, intruders=99)  # from here on no state is below
     two_steps(model)
     moved = any(not torch.equal(local(p), before) for p, before in zip(model.parameters(), own, strict=True))
     trainer.state.global_step = 2

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 import sys
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from numbers import Integral, Real
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ from .alerts import alert
 from .first_process import decided_by_first
 from .gathered import gathered, opened, require_gatherable
 from .kept_state import KeptState
+from .limits import Look, check_counts, checked_limits
 from .logging_hooks import log_totals
 from .scattered import require_scatterable
 from .sharding import sharded_by, will_be_sharded_by
@@ -113,14 +112,10 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         go_on_over_limit: bool = False,
         kept: str | os.PathLike[str] | None = None,
     ) -> None:
-        if not _is_whole(every) or every < 1:
-            raise SettingError(
-                f"every is {every!r}; expected a whole number of steps between audits, 1 or more"
-            )
-        for name, number in (("stop_above", stop_above), ("alert_above", alert_above)):
-            if number is not None and (not _is_whole(number) or number < 0):
-                raise SettingError(f"{name} is {number!r}; expected a whole number of intruders, 0 or more")
-        _check_limits(loss_on, loss_documents, loss_tokens, keep_forgetting_below, keep_intruders_below)
+        check_counts(every, stop_above, alert_above)
+        self._limits = checked_limits(
+            loss_on, loss_documents, loss_tokens, keep_forgetting_below, keep_intruders_below
+        )
         self._trainer = trainer
         self._every = every
         self._settings = settings
@@ -132,11 +127,6 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._take_cache()
         self._text = None if loss_on is None else TextLoss(loss_on, loss_documents, loss_tokens)
         self._tokenizer = tokenizer
-        self._limits = (
-            math.inf if keep_forgetting_below is None else keep_forgetting_below,
-            math.inf if keep_intruders_below is None else keep_intruders_below,
-        )
-        self._has_limit = self._limits != (math.inf, math.inf)
         self._go_on = go_on_over_limit
         self.kept: Path | None = None if kept is None else Path(kept)
         self._forget_model()
@@ -177,7 +167,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._began = time.perf_counter()
         self._ended: float | None = None
         self._seconds_before = 0.0  # of the loss on text, before the training began
-        self._look = _Look()
+        self._look = Look()
         self._kept_state: KeptState | None = None
         self._reads: Any = None  # the tokenizer, once it is known
         if self._text is not None:
@@ -245,7 +235,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._sharded = sharded_by(model)
         if self._sharded is not None:
             require_gatherable(self._sharded, self._trainer)
-            if self._has_limit:
+            if self._limits.is_given:
                 require_scatterable(self._sharded)
             if has_adapters(model):  # the base that was beneath it in memory is split since
                 self._base = base_of_sharded(model, self._given_base)
@@ -270,7 +260,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if not is_regular:
             return
         self.has_stopped = self.has_stopped or look.has_too_many
-        at_limit = self._has_limit and not look.is_below and not self._go_on
+        at_limit = self._limits.is_given and not look.is_below and not self._go_on
         self.has_stopped_at_limit = self.has_stopped_at_limit or at_limit
         if look.has_too_many or at_limit:
             control.should_training_stop = True
@@ -287,7 +277,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if state.global_step != self._audited_step:  # ended before its last step, by another callback
             self._look_at(model, args, state, control, processing_class)
         self._ended = time.perf_counter()
-        if self._has_limit and not self._look.is_below:
+        if self._limits.is_given and not self._look.is_below:
             self._put_back(model, args, state)
         if self._text is not None and state.is_world_process_zero:
             self._say(
@@ -300,12 +290,12 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self, model: nn.Module, args: Any, is_first: bool, processing: Any, is_resumed: bool = False
     ) -> None:
         """Take the weights before training, and raise what the first audit would raise as far as is known."""
-        if self._has_limit and getattr(args, "load_best_model_at_end", False):
+        if self._limits.is_given and getattr(args, "load_best_model_at_end", False):
             raise SettingError(
                 "the Trainer loads its best checkpoint at the end (load_best_model_at_end), and a limit puts the kept "
                 "state back there; pass one of the two"
             )
-        if self._has_limit:
+        if self._limits.is_given:
             self.kept = Path(args.output_dir) / "kept" if self.kept is None else self.kept
             self._kept_state = KeptState(self.kept)
         if not is_first and any(parameter.is_meta for parameter in model.parameters()):
@@ -379,7 +369,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             stacklevel=2,
         )
 
-    def _look_at(self, model: nn.Module, args: Any, state: Any, control: Any, processing: Any) -> _Look:
+    def _look_at(self, model: nn.Module, args: Any, state: Any, control: Any, processing: Any) -> Look:
         """Audit and measure the model, keep it if it is below the limits, and return on every process what was seen."""
         self._audited_step = state.global_step
         is_first = state.is_world_process_zero
@@ -390,21 +380,21 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if self._text is not None and self._sharded is not None:
             self._text.measure(model, tokenizer, is_sharded=True)
 
-        def look() -> _Look:
+        def look() -> Look:
             if self._text is not None and self._sharded is None:
                 self._text.measure(model, tokenizer)
             with random_state_kept():
                 tuned = model if tensors is None else opened(model, tensors)
                 audit = self._audit(tuned, args, state, control, tensors)
-            below = audit.intruders < self._limits[1] and (self.forgetting or -math.inf) < self._limits[0]
-            if self._has_limit and below:
+            below = self._limits.is_below(audit.intruders, self.forgetting)
+            if self._limits.is_given and below:
                 self._keep(model, tokenizer or processing, audit, state.global_step, tensors)
-            return _Look(self._stop_above is not None and audit.intruders > self._stop_above, below)
+            return Look(self._stop_above is not None and audit.intruders > self._stop_above, below)
 
-        if self._sharded is not None or self._stop_above is not None or self._has_limit:
+        if self._sharded is not None or self._stop_above is not None or self._limits.is_given:
             self._look = decided_by_first(look, state)
         else:
-            self._look = look() if is_first else _Look()
+            self._look = look() if is_first else Look()
         return self._look
 
     def _audit(
@@ -507,44 +497,6 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if has_adapters(tuned) and acts_on_base and has_frozen_base(tuned):
             self._frozen_base = base
         return base, now
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What an audit saw, as every process hears it."""
-
-    has_too_many: bool = False  # more intruders than ``stop_above``
-    is_below: bool = True  # the limits of what is kept
-
-
-def _check_limits(
-    loss_on: str | None, documents: int, tokens: int, forgetting: float | None, intruders: int | None
-) -> None:
-    """Raise SettingError for what is measured or kept if it is out of range."""
-    for name, number, least in (("loss_documents", documents, 1), ("loss_tokens", tokens, 2)):
-        if not _is_whole(number) or number < least:
-            raise SettingError(f"{name} is {number!r}; expected a whole number, {least} or more")
-    if forgetting is not None and not (_is_number(forgetting) and 0 < forgetting < math.inf):
-        raise SettingError(
-            f"keep_forgetting_below is {forgetting!r}; expected a rise in nats per token, above 0"
-        )
-    if forgetting is not None and loss_on is None:
-        raise SettingError(
-            f"keep_forgetting_below is {forgetting!r}, but no loss is measured; pass loss_on with a corpus, such as "
-            "'pydoc'"
-        )
-    if intruders is not None and not (_is_whole(intruders) and intruders >= 1):
-        raise SettingError(
-            f"keep_intruders_below is {intruders!r}; expected a whole number of intruders, 1 or more"
-        )
-
-
-def _is_number(number: object) -> bool:
-    return isinstance(number, Real) and not isinstance(number, bool)
-
-
-def _is_whole(number: object) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def _totals(audit: Audit) -> dict[str, float]:

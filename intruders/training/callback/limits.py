@@ -1,0 +1,80 @@
+"""What the callback is told: how often it audits, when it warns or stops, and below which limits a state is kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+from ...errors import SettingError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of a state that is kept; None of them means that none is."""
+
+    forgetting: float | None  # rise of the loss over the base, in nats per token
+    intruders: int | None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether there is a limit."""
+        return self.forgetting is not None or self.intruders is not None
+
+    def is_below(self, intruders: int, forgetting: float | None) -> bool:
+        """Return whether a state with so many intruders and such a rise is below both limits."""
+        few = self.intruders is None or intruders < self.intruders
+        # A rise that is not a number is below no limit.
+        return few and (self.forgetting is None or forgetting is None or forgetting < self.forgetting)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What an audit saw, as every process hears it."""
+
+    has_too_many: bool = False  # more intruders than ``stop_above``
+    is_below: bool = True  # the limits of what is kept
+
+
+def check_counts(every: int, stop_above: int | None, alert_above: int | None) -> None:
+    """Raise SettingError if a number of steps or of intruders is out of range."""
+    if not _is_whole(every) or every < 1:
+        raise SettingError(f"every is {every!r}; expected a whole number of steps between audits, 1 or more")
+    for name, number in (("stop_above", stop_above), ("alert_above", alert_above)):
+        if number is not None and (not _is_whole(number) or number < 0):
+            raise SettingError(f"{name} is {number!r}; expected a whole number of intruders, 0 or more")
+
+
+def checked_limits(
+    loss_on: str | None, documents: int, tokens: int, forgetting: float | None, intruders: int | None
+) -> Limits:
+    """Return the limits of what is kept.
+
+    Raises:
+      SettingError: what is measured or kept is out of range, or a limit is of a loss that is not measured.
+    """
+    for name, number, least in (("loss_documents", documents, 1), ("loss_tokens", tokens, 2)):
+        if not _is_whole(number) or number < least:
+            raise SettingError(f"{name} is {number!r}; expected a whole number, {least} or more")
+    if forgetting is not None and not (_is_number(forgetting) and 0 < forgetting < math.inf):
+        raise SettingError(
+            f"keep_forgetting_below is {forgetting!r}; expected a rise in nats per token, above 0"
+        )
+    if forgetting is not None and loss_on is None:
+        raise SettingError(
+            f"keep_forgetting_below is {forgetting!r}, but no loss is measured; pass loss_on with a corpus, such as "
+            "'pydoc'"
+        )
+    if intruders is not None and not (_is_whole(intruders) and intruders >= 1):
+        raise SettingError(
+            f"keep_intruders_below is {intruders!r}; expected a whole number of intruders, 1 or more"
+        )
+    return Limits(forgetting, intruders)
+
+
+def _is_number(number: object) -> bool:
+    return isinstance(number, Real) and not isinstance(number, bool)
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
