@@ -181,7 +181,9 @@ def kept_of_shards(base: Path, folder: Path, version: int, method: str) -> dict[
     goes_on = not trainer.control.should_training_stop
     own = [local(p).clone() for p in model.parameters()]
     rise = callback.forgetting
-    callback._limits = replace(callback._limits, forgetting=-99.0, intruders=99)  # from here on no state is below
+    callback._limits = replace(
+        callback._limits, forgetting=-99.0, intruders=99
+    )  # from here on no state is below
     two_steps(model)
     moved = any(not torch.equal(local(p), before) for p, before in zip(model.parameters(), own, strict=True))
     trainer.state.global_step = 2
