@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoints.stored.selection import Selection
 from ..errors import SettingError
 from ..settings import Settings, setting, settings_of
+from ..system.devices import device_named
 
 if TYPE_CHECKING:
     import torch
@@ -123,14 +124,7 @@ class Compute(Settings):
         if self.device == "auto":
             cuda = torch.device("cuda")
             return cuda if torch.cuda.is_available() and is_covered(cuda) else torch.device("cpu")
-        try:
-            device = torch.device(self.device)
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError):
-            raise SettingError(
-                f"device '{self.device}' cannot be used here; expected 'auto', 'cpu'"
-                + (" or 'cuda'" if torch.cuda.is_available() else " (no CUDA device was found)")
-            ) from None
+        device = device_named(self.device)
         if device.type == "meta":
             raise SettingError("device 'meta' has no numbers; expected 'auto', 'cpu' or 'cuda'")
         if not _has_double_precision(device):

@@ -26,7 +26,7 @@ _MOST_BYTES = 2**30
 
 
 def _pays(with_intruders: float, shape: Sequence[int]) -> bool:
-    """Return whether so many further updates with intruders pay for decomposing a matrix of a shape."""
+    """Return whether that number of further updates with intruders pays for decomposing a matrix of a shape."""
     return with_intruders * _PAID_BY_ONE >= min(shape[-2:])
 
 

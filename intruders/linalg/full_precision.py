@@ -42,7 +42,7 @@ def full_precision() -> Iterator[None]:
 
 
 class _ProcessSettings:
-    """The settings of the process, held by so many blocks at once."""
+    """The settings of the process, and the number of blocks that hold them at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

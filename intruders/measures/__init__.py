@@ -1,1 +1,1 @@
-"""What a model can do and still knows: losses on text, accuracies, and what is kept of them."""
+"""What a model can do and still knows: losses on text, accuracies, and the kept results."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import SettingError
 from ..settings import Settings, setting
+from ..system.devices import device_named
 
 if TYPE_CHECKING:
     import torch
@@ -66,15 +67,7 @@ class Loading(Settings):
 
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError):
-            raise SettingError(
-                f"device '{self.device}' cannot be used here; expected 'auto', 'cpu'"
-                + (" or 'cuda'" if torch.cuda.is_available() else " (no CUDA device was found)")
-            ) from None
-        return device
+        return device_named(self.device)
 
 
 def require_whole_weights(loading: Loading) -> None:

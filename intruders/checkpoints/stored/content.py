@@ -1,4 +1,4 @@
-"""What the numbers of a checkpoint are, as hashes: what is kept of a base counts for these numbers alone."""
+"""What the numbers of a checkpoint are, as hashes: results kept for a base count for these numbers alone."""
 
 from __future__ import annotations
 

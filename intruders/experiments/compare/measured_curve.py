@@ -99,7 +99,7 @@ def measured_curve(compared: Compared, of_base: Sequence[Outcome]) -> MeasuredCu
             seed=compared.seed,
         )
 
-    # So many remedies are compared with the curve at once.
+    # The number of remedies that are compared with the curve at once.
     rows = max(1, sum(name != Interpolate.name for name in compared.comparison.names()))
     level = 1 - (1 - _LEVEL) / rows
     return MeasuredCurve(

@@ -22,7 +22,7 @@ class Limits:
         return self.forgetting is not None or self.intruders is not None
 
     def is_below(self, intruders: int, forgetting: float | None) -> bool:
-        """Return whether a state with so many intruders and such a rise is below both limits."""
+        """Return whether a state with this number of intruders and this rise is below both limits."""
         few = self.intruders is None or intruders < self.intruders
         # A rise that is not a number is below no limit.
         return few and (self.forgetting is None or forgetting is None or forgetting < self.forgetting)
