@@ -109,6 +109,17 @@ def _placed(model: Any, loading: Loading) -> nn.Module:
     return loaded
 
 
+def keep_gradients(model: nn.Module) -> None:
+    """Make bitsandbytes compute the 4-bit layers of ``model`` by operations that have gradients.
+
+    On processors with bfloat16 instructions it repacks a layer for inference when it is first used without gradients.
+    The repacked product has none, and torch only warns (seen with bitsandbytes 0.50).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def heads(model: nn.Module) -> dict[str, nn.Module]:
     """Return names of modules that start at random, so that every method trains them fully and saves them.
 
