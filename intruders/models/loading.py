@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -115,7 +115,8 @@ def keep_gradients(model: nn.Module) -> None:
     On processors with bfloat16 instructions it repacks a layer for inference when it is first used without gradients.
     The repacked product has none, and torch only warns (seen with bitsandbytes 0.50).
     """
-    for module in model.modules():
+    modules: Iterator[Any] = model.modules()
+    for module in modules:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
