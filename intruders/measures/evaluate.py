@@ -27,6 +27,7 @@ from ..system.progress import Progress, silent
 from ..system.versions import machine, versions
 from .corpus_loss import CorpusLoss, summarize_losses
 from .harness import HarnessScore, check_harness
+from .intervals import Interval
 from .kept_outcomes import FOLDER, KeptOutcomes
 from .measure_settings import NO_HARNESS, NO_LOSSES, NO_SCORES, HarnessSettings, LossSettings, ScoreSettings
 from .measured_model import MeasuredModel

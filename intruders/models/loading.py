@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -105,18 +105,19 @@ def _placed(model: Any, loading: Loading) -> nn.Module:
     """Move a model to the device that computes, unless it was loaded there."""
     if loading.load_in is None and loading.device_map is None:
         model = model.to(loading.torch_device())
+    if loading.load_in is not None:
+        _keep_packing(model)
     loaded: nn.Module = model
     return loaded
 
 
-def keep_gradients(model: nn.Module) -> None:
-    """Make bitsandbytes compute the 4-bit layers of ``model`` by operations that have gradients.
+def _keep_packing(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit layers for inference, which it does on some processors at the first use.
 
-    On processors with bfloat16 instructions it repacks a layer for inference when it is first used without gradients.
-    The repacked product has none, and torch only warns (seen with bitsandbytes 0.50).
+    With bitsandbytes 0.50 and PEFT 0.21, an adapter put on a repacked model computes other numbers (the loss of one was
+    19.6 nats and not 2.6), and products with a repacked layer have no gradients.
     """
-    modules: Iterator[Any] = model.modules()
-    for module in modules:
+    for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 

@@ -11,7 +11,7 @@ from torch import nn
 from ..checkpoints.adapters.starts import changes_the_base
 from ..errors import SettingError
 from ..models.base_model import base_model_location
-from ..models.loading import heads, keep_gradients
+from ..models.loading import heads
 from .budget_clamp import alpha_pattern
 from .milora import start_from_smallest
 
@@ -37,7 +37,6 @@ def prepared_for_qlora(model: Any, config: FinetuneConfig) -> nn.Module:
     """Return a model with quantized layers, as PEFT prepares it for training: what stays whole is in float32."""
     from peft import prepare_model_for_kbit_training
 
-    keep_gradients(model)
     prepared: nn.Module = prepare_model_for_kbit_training(
         model, use_gradient_checkpointing=config.gradient_checkpointing
     )
