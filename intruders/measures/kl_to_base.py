@@ -102,14 +102,15 @@ def kl_on_task(
                     tokens[row, part] = int(mask.sum())
     if not np.isfinite(sums).all():
         raise NonFiniteError(
-            f"the KL to the base on task {task.name!r} is NaN or infinite; expected finite numbers; check the tuned model"
+            f"the KL to the base on task {task.name!r} is NaN or infinite; expected finite numbers; check the tuned "
+            "model"
         )
     prompts, answers = (_mean(sums[:, part], tokens[:, part]) for part in (0, 1))
     return KLOnTask(prompts, answers, len(rows))
 
 
 def _kl(before: Any, after: Any, batch: dict[str, Tensor], predicts: Tensor) -> Tensor:
-    """Return KL(base || tuned) at every position ``(rows, width)`` in double precision, zero where none is asked for."""
+    """Return KL(base || tuned) at every position ``(rows, width)``, zero where none is asked for."""
     logits = [model(**batch).logits[predicts] for model in (before, after)]  # (positions, vocabulary) each
     p, q = (values.float().log_softmax(-1) for values in logits)
     kl = torch.zeros(predicts.shape, dtype=torch.float64, device=p.device)

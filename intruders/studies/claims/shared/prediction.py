@@ -38,20 +38,15 @@ def correlation_difference(
     numbers, labels = pd.factorize(
         pd.Series([group for group, keep in zip(groups, known, strict=True) if keep])
     )
-    estimate = _difference(columns)
+    estimate = float(_difference(columns)) if columns.shape[1] else math.nan
     count = len(labels)
     open_ends = Interval(estimate, -math.inf, math.inf, count)
     if count < _FEWEST or math.isnan(estimate):
         return open_ends
     members = [np.flatnonzero(numbers == number) for number in range(count)]
-    generator = np.random.default_rng(seed)
-    drawn = [
-        _difference(
-            columns[:, np.concatenate([members[number] for number in generator.integers(count, size=count)])]
-        )
-        for _ in range(_RESAMPLES)
-    ]
-    differences = np.array([value for value in drawn if math.isfinite(value)])
+    drawn = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
+    differences = _resampled(columns, members, drawn)
+    differences = differences[np.isfinite(differences)]
     if len(differences) < _RESAMPLES / 2:
         return open_ends
     interval = expanded_percentiles(estimate, differences, count)
@@ -98,14 +93,34 @@ def _monotone(x: Floats, y: Floats, at: Floats) -> Floats:
     return np.asarray(np.interp(at, points, fitted), dtype=np.float64)
 
 
-def _difference(columns: Floats) -> float:
+def _resampled(
+    columns: Floats, members: Sequence[npt.NDArray[np.intp]], drawn: npt.NDArray[np.int64]
+) -> Floats:
+    """Return the difference of each resample; ``drawn`` (resamples, settings) are numbers of settings."""
+    sizes = np.array([len(own) for own in members])
+    totals = sizes[drawn].sum(axis=1)
+    differences = np.full(len(drawn), math.nan)
+    # Those with as many runs are ranked together.
+    for total in np.unique(totals):
+        alike = np.flatnonzero(totals == total)
+        runs = np.stack([np.concatenate([members[number] for number in drawn[at]]) for at in alike])
+        differences[alike] = _difference(columns[:, runs])
+    return differences
+
+
+def _difference(columns: Floats) -> Floats:
+    """Return the differences of ``columns`` (3, ..., runs): the two predictors, and what they predict."""
     first, second, y = columns
     return _spearman(first, y) - _spearman(second, y)
 
 
-def _spearman(x: Floats, y: Floats) -> float:
+def _spearman(x: Floats, y: Floats) -> Floats:
+    """Return Spearman's correlation over the last axis; NaN where a side has one value only."""
     from scipy.stats import rankdata
 
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return math.nan
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    centred = [
+        ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (rankdata(x, axis=-1), rankdata(y, axis=-1))
+    ]
+    scale = np.sqrt((centred[0] ** 2).sum(axis=-1) * (centred[1] ** 2).sum(axis=-1))
+    products = (centred[0] * centred[1]).sum(axis=-1)
+    return np.asarray(np.divide(products, scale, out=np.full_like(scale, math.nan), where=scale > 0))
