@@ -45,7 +45,7 @@ from .oplora import ProjectedUpdates
 from .replay import ReplaySampler, read_replay
 from .run_folder import RunFolder
 from .run_inputs import models_of, require_same, require_same_text
-from .trainer import KeepRecord, RunTrainer, StopAtAccuracy
+from .trainer import KeepRecord, RunTrainer, StopAtAccuracy, autocast_as_trained
 
 
 def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder:
@@ -215,7 +215,9 @@ def _train(
 
     accuracy = None
     if config.target_accuracy is not None:
-        accuracy = StopAtAccuracy(config.target_accuracy, config.eval_steps, scored, tokenizer, context)
+        accuracy = StopAtAccuracy(
+            config.target_accuracy, config.eval_steps, scored, tokenizer, context, _precision(config)
+        )
         callbacks = [accuracy, *callbacks]
     resumed = run.last_checkpoint()
     keeper = KeepRecord(run, seconds_before=resumed[1] if resumed else 0.0)
@@ -264,7 +266,8 @@ def _train(
         right = accuracy.right
     elif task.score != "none":
         try:
-            right = outcomes(model, tokenizer, task, scored.validation, context=context)
+            with autocast_as_trained(_precision(config)):
+                right = outcomes(model, tokenizer, task, scored.validation, context=context)
         except Exception as error:  # whatever it is, the training is over and must not be lost
             failure = error
     run.write_record(
