@@ -167,7 +167,7 @@ def steps(folder: Path) -> Iterator[Step]:
         ),
     )
     yield Step(
-        "mitigate",
+        "merge",
         "scale 0.5 to a checkpoint",
         ("scale", base, hot, *cache, "--at", "0.5", "--as", "checkpoint", "--out", str(folder / "merged"), "--force"),
     )  # fmt: skip
