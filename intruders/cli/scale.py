@@ -41,7 +41,7 @@ def scale(
         int | None,
         typer.Option(
             metavar="N",
-            help="Number of intruders to allow in the model; with --task, --loss-on or --at, critical scales are searched "
+            help="Number of intruders to allow in the model. With --task, --loss-on or --at, critical scales are found "
             "only if this is given. [default: 0]",
             rich_help_panel=options.INTRUDERS,
         ),
