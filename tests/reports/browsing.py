@@ -68,9 +68,7 @@ class _Window:
     page: Any
     complaints: list[str] = field(default_factory=list)
     address: str = ""
-    copy: Any = field(
-        default_factory=lambda: tempfile.NamedTemporaryFile(suffix=".html")
-    )  # gone with the window
+    folder: Any = field(default_factory=tempfile.TemporaryDirectory)  # of its copy, gone with the window
 
     def note_request(self, url: str) -> None:
         if not url.startswith((self.address, "data:", "blob:")):
