@@ -19,7 +19,7 @@ import intruders
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales
 from intruders.errors import ResultFileError
-from intruders.experiments.heal.healing_record import load_healing
+from intruders.experiments.heal.healing import Healing
 from intruders.studies.published.published_study import PublishedStudy
 from intruders.studies.tables.results import check_table_schema, table_metadata
 from intruders.studies.work.run_record import RunRecord
@@ -50,9 +50,9 @@ WRITTEN: dict[str, str] = {
     "checkpoints/merges/verification.py": "verification.json",
     "checkpoints/pairing/inspect.py": "inspection.json",
     "experiments/attribution/attribution.py": "attribution.json",
-    "experiments/compare/comparison_record.py": "remedies.json",
-    "experiments/heal/work_folder.py": "heal.json",
-    "experiments/intervene/sweep_words.py": "intervention.json",
+    "experiments/compare/compared.py": "remedies.json",
+    "experiments/heal/healing.py": "heal.json",
+    "experiments/intervene/sweep.py": "intervention.json",
     "experiments/train_in_sequence.py": "sequence.json",
     "measures/evaluate.py": "evaluation.json",
     "mitigation/mitigation_result.py": "intruders.json",
@@ -62,6 +62,8 @@ WRITTEN: dict[str, str] = {
     "studies/work/run_record.py": "study/killed/run.json",
     "studies/work/study_folder.py": "study/study.json",
     "studies/published/published_study.py": "docs/results/data/minilm/published.json",
+    "experiments/heal/scale_choice.py": "in the document of the scales, under choice",
+    "studies/run_study.py": "what one call did; the results are the tables of the folder",
     "audits/fleet/finished_models.py": "kept work: another number is computed again",
     "audits/fleet/kept_blocks.py": "kept work: another number is computed again",
     "cli/plugins.py": "a list for the terminal, which no command reads",
@@ -105,7 +107,7 @@ def test_readers_refuse_a_newer_document_with_its_number(tmp_path: Path) -> None
     readers: dict[Path, Callable[[], object]] = {
         files / "audit.json": lambda: Audit.load(files / "audit.json"),
         files / "scale.json": lambda: CriticalScales.load(files / "scale.json"),
-        files / "heal.json": lambda: load_healing(files / "heal.json"),
+        files / "heal.json": lambda: Healing.load(files / "heal.json"),
         files / "run.json": lambda: RunFolder(files).record,
         files / "interrupted" / "run.json": lambda: RunFolder(files / "interrupted").record,
         files / "study" / "study.json": lambda: StudyFolder(files / "study").document(),
@@ -164,13 +166,12 @@ def test_a_document_fits_its_published_schema(name: str) -> None:
 
 def test_what_is_written_today_fits_the_published_schemas() -> None:
     """Documents made now, of other numbers than the fixtures'."""
-    from intruders.experiments.compare.comparison_record import document
     from tests.made_up import BERT, made_up_audit
     from tests.reports.made_up_remedies import without_winner
 
     made: dict[str, Any] = {
         "audit": json.loads(made_up_audit(1, BERT, width=8).to_json()),
-        "remedies": json.loads(json.dumps(document(without_winner()))),
+        "remedies": json.loads(json.dumps(without_winner().to_document())),
     }
     for name, written in made.items():
         schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
@@ -201,6 +202,14 @@ def test_critical_scales(tmp_path: Path) -> None:
     assert scales.matrices[1].measured == math.inf
     with pytest.raises(ResultFileError, match="schema 2"):
         CriticalScales.load(newer("scale.json", tmp_path))
+
+
+def test_an_intervention_without_values_of_documents_is_refused_in_words() -> None:
+    """Files of earlier versions have no losses of single documents, from which differences are made."""
+    with pytest.raises(
+        ResultFileError, match="is not an intervention with the losses of its documents; pass one"
+    ):
+        intruders.InterventionSweep.load(FIXTURES / "earlier" / "intervention.json")
 
 
 def test_a_fleet_with_a_refused_member() -> None:

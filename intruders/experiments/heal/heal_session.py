@@ -270,6 +270,7 @@ class Session:
             intruders_after=None,
             at_bounds=count,
             notes=notes,
+            of=self.key,
         )
         return healing.finished(notes=[*notes, *healing.gaps()])
 
