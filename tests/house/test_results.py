@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import intruders
 from intruders.errors import ResultFileError
@@ -20,7 +21,6 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "schema-1"
 
 # What a public function returns that is no result of a measurement.
 NO_RESULTS = {
-    "FleetAudit": "until its folder is read without its base",
     "Path": "a file that was written",
     "DataFrame": "a table of pandas, which saves itself",
     "Plugin": "a package that is installed",
@@ -114,8 +114,15 @@ def study_outcome(folder: Path) -> Any:
     return StudyOutcome(folder, 3, 2, {"a": "no memory"}, ["b"], ["c"], {"d": "other settings"})
 
 
+def fleet(folder: Path) -> Any:
+    base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}  # (9, 9)
+    strong = {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}
+    return intruders.audit_fleet(base, [strong, base, {"up.weight": torch.ones(3, 3)}], k=3, cache=False)
+
+
 MAKERS: dict[str, Callable[[Path], Any]] = {
     "Evaluation": evaluation,
+    "FleetAudit": fleet,
     "InterventionSweep": sweep,
     "ScaleChoice": scale_choice,
     "StudyOutcome": study_outcome,
@@ -144,7 +151,7 @@ def test_a_loaded_result_has_the_document_of_the_saved_one(name: str, tmp_path: 
     assert isinstance(result, Result)
     assert inspect.ismethod(getattr(intruders, name).load)  # of the class
     document = result.to_document()
-    assert document["schema"] == 1
+    assert document["schema"] == (2 if name == "FleetAudit" else 1)
     target = target_of(name, tmp_path)
     result.save(target)
     again = getattr(intruders, name).load(target)
@@ -153,7 +160,7 @@ def test_a_loaded_result_has_the_document_of_the_saved_one(name: str, tmp_path: 
     assert json.loads(json.dumps(document, allow_nan=False)) == json.loads(json.dumps(again.to_document()))
 
 
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("name", [name for name in RESULTS if name != "FleetAudit"])  # see test_contract.py
 def test_a_newer_schema_and_another_kind_are_refused_by_name(name: str, tmp_path: Path) -> None:
     target = target_of(name, tmp_path)
     made(name, tmp_path).save(target)
