@@ -21,7 +21,7 @@ from intruders.experiments.attribution.attribution_settings import AttributionSe
 from intruders.experiments.heal.heal_settings import HealSettings
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
 from intruders.settings import Setting, settings_of
-from intruders.studies.describe.measures import ComparisonMeasure, Measure
+from intruders.studies.describe.measures import ComparisonMeasure, KLMeasure, Measure
 from intruders.studies.describe.study import OfEveryKind, OfRandomTerms, OfSequence, Power, Resources, Study
 from intruders.training.finetune_config import FinetuneConfig
 
@@ -40,6 +40,7 @@ CLASSES = {
     AttributionSettings: "Attributions: `intruders attribute`, `intruders.AttributionSettings`",
     HealSettings: "Healing: `intruders heal`, `intruders.HealSettings`",
     ComparisonMeasure: "Comparisons of remedies: `remedies` under `measure`",
+    KLMeasure: "The KL divergence to the base: `kl_to_base` under `measure`",
     Study: "A study: the file itself",
     OfEveryKind: "An experiment of a study",
     OfSequence: "An experiment with `kind: sequence`",

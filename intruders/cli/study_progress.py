@@ -44,7 +44,7 @@ def print_plan(study: Study, out: str | None) -> None:
         print(line)
     for base in taken_from_the_hub(runs):
         print(f"base: {base!r} names no local folder and is taken from the Hub")
-    if study.power:
+    if study.power or study.support:
         from ..studies.planning.power import power_lines  # the statistics take a second to load
 
         for line in power_lines(study):
@@ -115,7 +115,7 @@ def print_take_over(study: Study, published: Path) -> None:
     from ..studies.describe.runs import expand
     from ..studies.published.take_over import plan_take_over
 
-    matches = plan_take_over(published, expand(study))
+    matches = plan_take_over(published, expand(study), study.name)
     print(f"{plural(len(matches.runs), 'published run')} would be taken over from '{published}'")
     _print_refused(matches.refused)
 

@@ -6,7 +6,7 @@ the base's outputs by very different amounts. No model is trained or changed her
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -93,7 +93,7 @@ def output_energy(
         for name, layer in layers.items()
     ]
     try:
-        tokens = _read(opened, documents, min(window or WINDOW, opened.context))
+        tokens = _read(opened, documents, min(window or WINDOW, opened.context), layers.values())
     finally:
         for hook in hooks:
             hook.remove()
@@ -130,13 +130,20 @@ def _counter(layer: nn.Linear, update: Update, sums: Tensor) -> Any:
     return count
 
 
-def _read(opened: OpenedModel, documents: Sequence[str], width: int) -> int:
-    """Let the base read the documents one by one, without padding, and return the number of tokens."""
+def _read(opened: OpenedModel, documents: Sequence[str], width: int, layers: Iterable[nn.Module]) -> int:
+    """Let the base read the documents one by one, without padding, and return the number of tokens.
+
+    Its head computes logits that nobody asks for, unless the head itself is among the layers.
+    """
+    own: Any = opened.model
+    backbone = own.base_model
+    inside = set(backbone.modules())
+    reader = backbone if all(layer in inside for layer in layers) else own
     tokens = 0
     with evaluating(opened.model), torch.inference_mode():
         for text in documents:
             ids = opened.tokenizer(text, truncation=True, max_length=width)["input_ids"]
             if ids:
-                opened.model(input_ids=torch.tensor([ids]))
+                reader(input_ids=torch.tensor([ids]))
                 tokens += len(ids)
     return tokens

@@ -73,8 +73,8 @@ def run_study(
       ray: Give the runs to Ray: the address of a cluster, or True for the one that RAY_ADDRESS names, else for a Ray
         on this machine (default: False).
       progress: Functions that are called as runs start and end (default: none).
-      published: Folder of published tables (default: none). Their finished runs are taken over if every setting is the
-        same.
+      published: Folder of published tables, or of several studies' by name (default: none). Their finished runs are
+        taken over if every setting is the same.
 
     Returns:
       The folder and the number of runs and finished runs, with the failed runs and their errors. Further fields list
@@ -109,7 +109,7 @@ def run_study(
             raise SettingError(
                 f"--from works with a folder on this machine, and --out is '{out}'; pass a folder as --out"
             )
-        take_over = plan_take_over(published, runs)
+        take_over = plan_take_over(published, runs, study.name)
     folder = workplace.folder
     workplace.fetch_study()
     folder.open_for(study, must_exist=resume)

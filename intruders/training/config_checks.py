@@ -39,6 +39,11 @@ def check_together(config: RunSettings) -> None:
             f"dtype is {config.dtype!r}, but method {config.method!r} changes the base's weights, which needs float32; "
             "leave --dtype out, or choose a method that keeps them, such as lora"
         )
+    if config.load_in is not None and (config.changes_base_weights or config.method == "oplora"):
+        raise SettingError(
+            f"load_in is {config.load_in!r}, but method {config.method!r} needs the base's own weights; leave "
+            "--load-in out, or choose a method that only adds to them, such as lora"
+        )
     if config.train_all and config.method != "full":
         raise SettingError(f"train_all is for method full; method is {config.method!r}")
     if config.stop_above is not None and config.audit_steps is None:

@@ -41,12 +41,12 @@ from .callback.text_loss import TextLoss
 from .config_checks import check_steps
 from .finetune_config import FinetuneConfig
 from .kl_to_base import KLToBase
-from .methods import go_on_from, make_optimizer, prepare, save_model, save_start
+from .methods import go_on_from, make_optimizer, prepare, prepared_for_qlora, save_model, save_start
 from .oplora import ProjectedUpdates
 from .replay import ReplaySampler, read_replay
 from .run_folder import RunFolder
 from .run_inputs import models_of, require_same, require_same_text
-from .trainer import KeepRecord, RunTrainer, StopAtAccuracy
+from .trainer import KeepRecord, RunTrainer, StopAtAccuracy, autocast_as_trained
 
 
 def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder:
@@ -184,6 +184,8 @@ def _train(
         "train": len(task.train) - len(rows),
         "validation": len(task.validation) - len(scored.validation),
     }
+    if config.load_in is not None:
+        base = prepared_for_qlora(base, config)
     kl = KLToBase.of(config, base)
     model = prepare(base, config, task.kind)
     if config.start_from is not None:
@@ -214,7 +216,9 @@ def _train(
 
     accuracy = None
     if config.target_accuracy is not None:
-        accuracy = StopAtAccuracy(config.target_accuracy, config.eval_steps, scored, tokenizer, context)
+        accuracy = StopAtAccuracy(
+            config.target_accuracy, config.eval_steps, scored, tokenizer, context, _precision(config)
+        )
         callbacks = [accuracy, *callbacks]
     resumed = run.last_checkpoint()
     keeper = KeepRecord(run, seconds_before=resumed[1] if resumed else 0.0)
@@ -263,7 +267,8 @@ def _train(
         right = accuracy.right
     elif task.score != "none":
         try:
-            right = outcomes(model, tokenizer, task, scored.validation, context=context)
+            with autocast_as_trained(_precision(config)):
+                right = outcomes(model, tokenizer, task, scored.validation, context=context)
         except Exception as error:  # whatever it is, the training is over and must not be lost
             failure = error
     run.write_record(

@@ -35,18 +35,24 @@ class FinetuneConfig(RunSettings):
         """Return how the base is loaded to train on a task of this kind: weights that are trained in float32.
 
         Raises:
-          SettingError: a type of 16 bits is asked for, and a classification head would be trained in it.
+          SettingError: a type of 16 bits or a quantized base is asked for, and a classification head would be trained
+            with it.
         """
         if self.changes_base_weights:
             return IN_SINGLE
         if kind == "classification":
+            if self.load_in is not None:
+                raise SettingError(
+                    f"load_in is {self.load_in!r}, but the head of a classification task is trained with the base, "
+                    "which needs float32; leave --load-in out"
+                )
             if self.dtype not in ("auto", "float32"):
                 raise SettingError(
                     f"dtype is {self.dtype!r}, but the head of a classification task is trained with the base, which "
                     "needs float32; leave --dtype out"
                 )
             return IN_SINGLE
-        return Loading(dtype=self.dtype)
+        return Loading(dtype=self.dtype, load_in=self.load_in)
 
     @property
     def replayed(self) -> tuple[str, float]:

@@ -253,6 +253,18 @@ class Training(Settings):
         metavar="TYPE",
         panel="Training",
     )
+    load_in: str | None = setting(
+        None,
+        "Quantize the frozen linear layers by bitsandbytes, as QLoRA does: 4bit (nf4) or 8bit. For adapters on tasks "
+        "that a model writes.",
+        choices=("4bit", "8bit"),
+        adapter_only=True,
+        in_id="{}",
+        new_in="0.2",
+        metavar="BITS",
+        panel="Training",
+        unless_given="default: not quantized",
+    )
     gradient_checkpointing: bool = setting(
         False,
         "Recompute activations in the backward pass: slower, less memory.",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +15,7 @@ from transformers import Trainer, TrainerCallback
 from ..data.task import Task
 from ..errors import NonFiniteError
 from ..models.answers import outcomes
+from ..models.encoding import IGNORED, labels_of_next
 from .kl_to_base import KLToBase
 from .replay import ReplaySampler
 from .run_folder import RunFolder
@@ -31,6 +35,7 @@ class RunTrainer(Trainer):  # type: ignore[misc]
         super().__init__(**kwargs)
         self._run = run
         self._kl = kl
+        self._keeps_few_logits = self.args.n_gpu < 2 and takes_positions(self.model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self._order is None else self._order
@@ -39,6 +44,8 @@ class RunTrainer(Trainer):  # type: ignore[misc]
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         if self._kl is None or not model.training:
+            if self._keeps_few_logits and model.training:
+                inputs = with_learned_logits(inputs)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         away = self._kl(self.accelerator.unwrap_model(model), inputs, outputs.logits)
@@ -69,14 +76,45 @@ class RunTrainer(Trainer):  # type: ignore[misc]
         return loss
 
 
+def takes_positions(model: Any) -> bool:
+    """Return whether a causal model of transformers computes logits at chosen positions alone."""
+    own = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(own.forward).parameters
+
+
+def with_learned_logits(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Ask for the logits of the positions that predict a learned token in some row of a batch.
+
+    The loss and its gradient are those of all logits: the others are predicted and not learned. Of word problems, that
+    is two thirds of all positions, and logits are the largest thing that a small model computes.
+    """
+    wanted = labels_of_next(inputs["labels"])  # (rows, width)
+    positions = (wanted != IGNORED).any(dim=0).nonzero().flatten()
+    if len(positions) == 0:
+        return inputs
+    return inputs | {"logits_to_keep": positions, "shift_labels": wanted[:, positions]}
+
+
+@contextmanager
+def autocast_as_trained(precision: str) -> Iterator[None]:
+    """Compute as the training does: in bf16 or fp16 autocast, or as the weights are."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with nullcontext() if dtype is None else torch.autocast(device, dtype):
+        yield
+
+
 class StopAtAccuracy(TrainerCallback):  # type: ignore[misc]
     """Score the validation split every ``every`` steps and stop when it reaches ``target``.
 
-    Methods that are compared at the same task score are each stopped by this, at its own step.
+    Methods that are compared at the same task score are each stopped by this, at its own step. The look is made in the
+    precision of the training, as its own forward passes are.
     """
 
-    def __init__(self, target: float, every: int, task: Task, tokenizer: Any, context: int) -> None:
-        self.target, self.every = target, every
+    def __init__(
+        self, target: float, every: int, task: Task, tokenizer: Any, context: int, precision: str = "fp32"
+    ) -> None:
+        self.target, self.every, self.precision = target, every, precision
         self.task, self.tokenizer, self.context = task, tokenizer, context
         self.right: list[bool] = []  # outcomes of the latest look
 
@@ -87,7 +125,10 @@ class StopAtAccuracy(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step % self.every:
             return
-        self.right = outcomes(model, self.tokenizer, self.task, self.task.validation, context=self.context)
+        with autocast_as_trained(self.precision):
+            self.right = outcomes(
+                model, self.tokenizer, self.task, self.task.validation, context=self.context
+            )
         accuracy = sum(self.right) / len(self.right)
         state.log_history.append({"step": state.global_step, "validation_accuracy": accuracy})
         if accuracy >= self.target:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from intruders.errors import ResultFileError, SettingError
+from intruders.reports.effects.conclusions import conclusions
 from intruders.reports.effects.read_effects import equal_effort, equal_score, read_effects
 from intruders.reports.effects.study_effect import StudyEffect
 from intruders.reports.effects.write_effects import effect_table, write_forest
@@ -57,6 +58,46 @@ def test_an_effect_picked_from_several_needs_a_wider_interval() -> None:
     assert verdict(tests=12, low=0.70, high=1.30) == "undecided"
 
 
+def test_effects_of_one_claim_are_tested_together_also_where_they_agree(tmp_path: Path) -> None:
+    """3 seeds, 1.0 with a half width of 0.8: p = 0.033, and 0.066 for two. The quantile is 6.205 instead of 4.303."""
+    one = dataclasses.replace(EFFECT, low=0.2, high=1.8)
+    write(tmp_path, [one])
+    assert [effect.verdict for effect in read_effects(tmp_path)] == ["supported"]
+    write(tmp_path, [one, dataclasses.replace(one, where="another")])
+    assert [(effect.tests, effect.verdict) for effect in read_effects(tmp_path)] == [(2, "undecided")] * 2
+    # Those of another study, of one seed, or without an expected sign are no tests of this claim.
+    others = [
+        dataclasses.replace(one, study="other"),
+        dataclasses.replace(one, seeds=1),
+        dataclasses.replace(one, expected=0),
+    ]
+    write(tmp_path, [one, *others])
+    assert read_effects(tmp_path)[0].verdict == "supported"
+
+
+def test_what_the_analysis_of_a_study_decided_stands() -> None:
+    assert verdict(decided="undecided") == "undecided"
+    assert verdict(decided="supported", tests=12) == "supported"
+
+
+def test_conclusions_count_the_verdicts_of_every_topic() -> None:
+    effects = [
+        EFFECT,
+        dataclasses.replace(EFFECT, equal_effort="yes", low=-1.0, study="second"),
+        dataclasses.replace(EFFECT, expected=-1),
+        dataclasses.replace(EFFECT, expected=0),
+        dataclasses.replace(EFFECT, claim="sequence", equal_effort="yes"),
+    ]
+    lines = conclusions(effects)
+    assert len(lines) == 5
+    assert lines[0] == (
+        "- **LoRA leaves more intruders than full fine-tuning at one score:** 1 of 3 effects in 2 studies support it, "
+        "1 contradict it, and 1 are undecided. At equal score and equal tuning effort, 0 of 1 support it."
+    )
+    assert lines[1].endswith("no effect was measured.")
+    assert "1 of 1 effect in 1 study support it" in lines[4]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     effects = [
@@ -66,8 +107,13 @@ def folder(tmp_path: Path) -> Path:
         ),
         dataclasses.replace(EFFECT, unit="nats per token", seeds=1, where="a <b> & $c$"),
     ]
-    pd.DataFrame([vars(effect) for effect in effects]).to_csv(tmp_path / "effects.csv", index=False)
+    write(tmp_path, effects)
     return tmp_path
+
+
+def write(folder: Path, effects: list[StudyEffect]) -> None:
+    rows = pd.DataFrame([vars(effect) for effect in effects]).drop(columns="decided")
+    rows.to_csv(folder / "effects.csv", index=False)
 
 
 def test_the_plot_shows_every_effect_for_light_and_dark_pages(folder: Path) -> None:
@@ -113,8 +159,9 @@ def test_equal_score_and_equal_tuning_effort_follow_from_the_runs() -> None:
     assert equal_score(missed) == "part"
 
 
-def test_the_summary_shows_the_table_of_the_effects_that_are_kept() -> None:
+def test_the_summary_shows_what_the_command_prints() -> None:
     """`intruders report docs/results/data --forest docs/figures/effects.svg` prints it."""
     page = (DOCS / "results" / "summary.md").read_text(encoding="utf-8")
-    missing = [line for line in effect_table(read_effects(DATA)) if line not in page]
+    effects = read_effects(DATA)
+    missing = [line for line in [*effect_table(effects), *conclusions(effects)] if line not in page]
     assert missing == []

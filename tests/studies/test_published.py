@@ -106,6 +106,14 @@ def test_a_run_that_is_taken_over_is_not_trained_again(
     assert record["taken_over"]["study"] == "tiny"
 
 
+def test_the_folder_of_all_published_studies_has_this_ones_by_its_name(
+    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing_is_trained(monkeypatch)
+    outcome = run_study(parsed(tiny_study(llama)), tmp_path / "out", published=published[1].parent)
+    assert (outcome.finished, len(outcome.taken_over)) == (2, 2)
+
+
 def test_a_changed_setting_is_not_taken_over(
     published: tuple[Path, Path], llama: Path, tmp_path: Path
 ) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ...system.files import read_bytes
 from .study_effect import StudyEffect
 
 TRANSCRIBED = "effects.csv"  # effects of studies whose runs are lost, as their pages printed them
-_COLUMNS = [field.name for field in fields(StudyEffect)]
+_COLUMNS = [field.name for field in fields(StudyEffect) if field.name != "decided"]
 _WHOLE = ("seeds", "expected", "tests")
 _NUMBERS = ("estimate", "low", "high")
 # What a verdict's effect is measured in, by words in its name; effects of one unit share an axis.
@@ -49,7 +50,7 @@ def read_effects(folder: Path) -> list[StudyEffect]:
             f"'{folder}' has no {TRANSCRIBED} and no folder of published tables; make one: intruders report RUNS "
             f"--data {folder}/NAME"
         )
-    effects = list(_transcribed(file)) if file.is_file() else []
+    effects = _tested_together(list(_transcribed(file))) if file.is_file() else []
     for study in published:
         effects += _of_published(study)
     return effects
@@ -64,6 +65,19 @@ def _transcribed(file: Path) -> Iterator[StudyEffect]:
             yield StudyEffect(**{name: _value(name, row[name]) for name in _COLUMNS})
         except (TypeError, ValueError) as error:
             raise ResultFileError(f"'{file}', line {line}: {error}; expected a number or nothing") from error
+
+
+def _tested_together(effects: list[StudyEffect]) -> list[StudyEffect]:
+    """Raise the number of tests of each effect to that of its claim in its study, whether they agree or not."""
+    tested = Counter(
+        (effect.claim, effect.study) for effect in effects if effect.expected and effect.seeds > 1
+    )
+    return [
+        replace(effect, tests=max(effect.tests, tested[effect.claim, effect.study]))
+        if effect.expected
+        else effect
+        for effect in effects
+    ]
 
 
 def _value(name: str, text: str) -> Any:
@@ -83,7 +97,7 @@ def _of_published(folder: Path) -> Iterator[StudyEffect]:
     score, effort = equal_score(load_results(folder).runs), equal_effort(load_results(folder).runs)
     for finding in document["findings"]:
         answers = finding["answers"]
-        agree = len({answer["decision"] for answer in answers}) == 1
+        tested = sum(answer.get("p_adjusted") is not None for answer in answers)
         for answer in answers:
             unit = next((unit for words, unit in _UNITS if words in answer["what"]), answer["what"])
             values = {name: math.nan if answer[name] is None else float(answer[name]) for name in _NUMBERS}
@@ -95,12 +109,13 @@ def _of_published(folder: Path) -> Iterator[StudyEffect]:
                 seeds=answer["seeds"],
                 **values,
                 expected=1 if answer["expected"] == "above 0" else -1,
-                tests=1 if agree else len(answers),
+                tests=max(1, tested),
                 equal_score=score,
                 equal_effort=effort,
                 study=published.name,
                 page=f"data/{folder.name}/study.yaml",
                 data="kept",
+                decided=answer["decision"],
             )
 
 

@@ -27,12 +27,13 @@ class StudyEffect:
     low: float
     high: float
     expected: int  # the sign that the claim expects; 0 where it expects none
-    tests: int  # effects from which this one was picked; 1 where all effects of the claim agree
+    tests: int  # effects that were tested together, or from which this one was picked
     equal_score: str  # yes, no or part
     equal_effort: str  # yes, no or part: whether each method was tuned over as many learning rates
     study: str
     page: str  # of the documentation, empty where there is none
     data: str  # kept, or not kept
+    decided: str = ""  # the verdict of the study's own analysis, which knows the p values of all its effects
 
     @property
     def has_interval(self) -> bool:
@@ -42,10 +43,12 @@ class StudyEffect:
     def verdict(self) -> str:
         """Supported or contradicted where the interval, corrected for the number of tests, excludes zero.
 
-        One seed decides nothing. The correction is Bonferroni's.
+        One seed decides nothing. The correction is Bonferroni's, or Holm's where the study's analysis decided.
         """
         if not self.expected:
             return REPORTED
+        if self.decided:
+            return self.decided
         if not self.has_interval:
             return UNDECIDED
         low, high = self._corrected()

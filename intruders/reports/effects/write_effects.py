@@ -8,6 +8,7 @@ from pathlib import Path
 from ...charts.drawing import picture
 from ...errors import SettingError
 from ...system.files import check_writable, write_atomically
+from .conclusions import conclusions
 from .forest_plot import DARK, LIGHT, effects_frame, forest_plot, number_text
 from .read_effects import read_effects
 from .study_effect import StudyEffect
@@ -27,7 +28,7 @@ def write_forest(folder: str | Path, file: str | Path) -> tuple[list[Path], list
     """Draw all effects in ``folder`` for light and for dark pages.
 
     Returns:
-      The paths of the files, and the lines of a Markdown table.
+      The paths of the files, and Markdown lines: a table, and a sentence per topic.
 
     Raises:
       SettingError: ``file`` does not end in .svg.
@@ -46,7 +47,7 @@ def write_forest(folder: str | Path, file: str | Path) -> tuple[list[Path], list
     # Not NAME.csv: next to effects.csv, that would be the file of the effects itself.
     paths.append(target.with_name(f"{target.stem}-drawn.csv"))
     write_atomically(paths[-1], effects_frame(effects).to_csv(index=False).encode())
-    return paths, effect_table(effects)
+    return paths, [*effect_table(effects), "", *conclusions(effects)]
 
 
 def effect_table(effects: Sequence[StudyEffect]) -> list[str]:

@@ -13,6 +13,8 @@ from ...charts.chart import Axis, Chart, Rule, Series
 from ...measures.intervals import Interval
 from ..tables.results import Results
 from . import remedies_at_equal_task_loss as at_equal_task_loss
+from .remedies_while_training import TABLE as WHILE_TRAINING
+from .remedies_while_training import add_training_gains
 from .shared.claim import Claim, Finding
 from .shared.equal_score import below_score, by_setting
 from .shared.evidence import Evidence
@@ -120,6 +122,9 @@ def analyse(results: Results) -> Finding:
     tables = {TABLE: pd.DataFrame(rows)} if rows else {}
     if gains:
         tables[at_equal_task_loss.TABLE] = pd.DataFrame(gains)
+    while_training = add_training_gains(evidence, results)
+    if while_training:
+        tables[WHILE_TRAINING] = pd.DataFrame(while_training)
     return evidence.finding(CLAIM, runs=used or of_gains, tables=tables)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ...charts.chart import Axis, Chart
 from ..tables.results import Results
-from .shared.chosen_rates import choices, chosen_in
+from .shared.chosen_rates import Choice, choices, chosen_in
 from .shared.claim import Claim, Finding
 from .shared.equal_score import at_equal_score
 from .shared.evidence import Evidence
@@ -22,7 +22,7 @@ from .shared.seed_tables import (
     seeds_in,
 )
 from .shared.statistics import mean_interval
-from .shared.strata import MEASURED_ALIKE, Stratum, finished, strata
+from .shared.strata import LOSS_ALIKE, MEASURED_ALIKE, Stratum, finished, largest_alike, strata
 from .shared.words import said
 
 CLAIM = Claim(
@@ -60,6 +60,7 @@ def analyse(results: Results) -> Finding:
         rows += _by_setting(stratum, equal.assign(chosen=chosen_in(equal, chosen)))
         of_runs.append(equal)
         for choice in chosen:
+            _add_loss(evidence, choice)
             differences, left_out = noted_complete(_against_full(choice.runs), choice.on.label)
             evidence.notes += [*choice.notes, *left_out]
             if differences.empty:
@@ -87,11 +88,32 @@ def analyse(results: Results) -> Finding:
     )
 
 
-def _against_full(equal: pd.DataFrame) -> pd.DataFrame:
-    """Return intruders per 100 vectors minus the mean of the seed's full runs: seeds by LoRA settings."""
-    lora = seed_table(equal[equal["method"] == "lora"], "per_100")
-    full = complete(seed_table(equal[equal["method"] == "full"], "per_100")).mean(axis=1)
+def _against_full(equal: pd.DataFrame, column: str = "per_100") -> pd.DataFrame:
+    """Return a column, such as intruders per 100, minus the mean of the seed's full runs: seeds by LoRA settings."""
+    lora = seed_table(equal[equal["method"] == "lora"], column)
+    full = complete(seed_table(equal[equal["method"] == "full"], column)).mean(axis=1)
     return lora.sub(full, axis=0).dropna(how="all")
+
+
+def _add_loss(evidence: Evidence, choice: Choice) -> None:
+    """Add what LoRA forgot more than full fine-tuning. The claim says nothing of it unless a study names it first."""
+    measured = _largest_corpus(choice.runs)
+    differences = complete(_against_full(measured, "loss_change"))
+    if differences.empty:
+        return
+    what = "loss change, LoRA minus full, nats per token"
+    difference = mean_interval(differences.mean(axis=1))
+    phrase = f"loss change at equal score, LoRA minus full fine-tuning {said(difference, 3)} nats per token"
+    is_primary = evidence.is_primary(what)
+    evidence.add(
+        choice.on, what, difference, 1 if is_primary else None, digits=3, phrase=phrase if is_primary else ""
+    )
+
+
+def _largest_corpus(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs whose loss was measured alike; none if no loss was measured."""
+    known = runs[runs["loss_change"].notna()]
+    return largest_alike(known, LOSS_ALIKE) if len(known) else known
 
 
 def _by_setting(stratum: Stratum, equal: pd.DataFrame) -> list[dict[str, object]]:

@@ -14,6 +14,8 @@ CLAIMS = [
     "structure",
     "rank",
     "forgetting",
+    "predictors",
+    "places",
     "intervention",
     "sequence",
     "dynamics",
@@ -21,6 +23,9 @@ CLAIMS = [
     "remedies",
     "threshold",
 ]
+
+# Whose effect is a rank correlation over settings: more seeds of the same settings decide little.
+OVER_SETTINGS = ("forgetting", "predictors")
 
 
 def check_analyses(names: Sequence[str]) -> list[str]:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from ...audits.audit_settings import AuditSettings
 from ...errors import SettingError
+from ...experiments.attribution.attribution_settings import AttributionSettings
 from ...experiments.compare.comparison_settings import ComparisonSettings
 from ...measures.measure_settings import LossSettings, SweepSettings
 from ...models.loading_settings import Loading
-from ...settings import setting
+from ...settings import Settings, setting
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,15 @@ class ComparisonMeasure(ComparisonSettings):
 
 
 @dataclass(frozen=True)
+class KLMeasure(Settings):
+    """The KL divergence of the tuned model from its base on the run's own task."""
+
+    max_examples: int | None = setting(
+        64, "Number of examples of the split that is scored, from the first.", least=2
+    )
+
+
+@dataclass(frozen=True)
 class Measure(LossSettings, Loading):
     """The measures of every run of an experiment. The audit and the score on the run's own task are always made."""
 
@@ -32,6 +42,13 @@ class Measure(LossSettings, Loading):
     max_examples: int | None = setting(200, "Number of examples per task, from the first.", least=1)
     critical_scale: bool = setting(False, "Measure the critical scale of the update too.")
     output_energy: bool = setting(False, "Measure the output energy of the update on base inputs too.")
+    kl_to_base: KLMeasure | None = setting(
+        None, "Measure KL(base || tuned) on the prompts and the answers of the run's own task too."
+    )
+    attribute: AttributionSettings | None = setting(
+        None,
+        "Split the rise of the loss on the first corpus into parts of the matrices, as in intruders attribute.",
+    )
     intervene: SweepSettings | None = setting(
         None, "Scale the intruders, and what controls put in their place."
     )
@@ -46,7 +63,11 @@ class Measure(LossSettings, Loading):
                 f"critical_scale is true, but audit rounds the base to {self.audit.base_dtype!r}, and W0 + s D has the "
                 "base that is stored; leave one of the two out"
             )
-        for name, given in (("output_energy", self.output_energy), ("remedies", self.remedies is not None)):
+        for name, given in (
+            ("output_energy", self.output_energy),
+            ("attribute", self.attribute is not None),
+            ("remedies", self.remedies is not None),
+        ):
             if given and not self.loss_on:
                 raise SettingError(
                     f"{name} is {'true' if name == 'output_energy' else 'given'}, but no loss_on gives the text; "

@@ -81,6 +81,12 @@ def _amounts(runs: Sequence[Run]) -> list[str]:
     outputs = sum(run.measure.output_energy for run in tuned)
     if outputs:
         amounts.append(f"output energies: {outputs:,} runs")
+    for what, count in (
+        ("KL to the base", sum(run.measure.kl_to_base is not None for run in tuned)),
+        ("attributions", sum(run.measure.attribute is not None for run in tuned)),
+    ):
+        if count:
+            amounts.append(f"{what}: {count:,} runs")
     scales = sum(run.measure.critical_scale for run in tuned)
     if scales:
         amounts.append(f"critical scales: {scales:,} runs")

@@ -22,7 +22,7 @@ from ...settings import (
     told_at,
 )
 from ...training.finetune_config import FinetuneConfig
-from .claim_names import CLAIMS, check_analyses
+from .claim_names import CLAIMS, OVER_SETTINGS, check_analyses
 from .measures import Measure
 
 KINDS = ("finetune", "sequence", "random-rank-one")
@@ -100,8 +100,12 @@ class Power(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.spread is None) == (self.spread_from is None):
+        if self.spread is not None and self.spread_from is not None:
             raise SettingError("expected one of spread: NUMBER and spread_from: FOLDER; give one")
+        if self.spread_from is None and self.effect is None:
+            raise SettingError(
+                "neither an effect nor the folder of an earlier study is given; give effect: NUMBER"
+            )
         if self.spread is not None and self.effect is None:
             raise SettingError("spread is given without an effect; give effect: NUMBER, in the same unit")
 
@@ -208,6 +212,7 @@ def study_from_text(text: str, *, name: str, where: str) -> Study:
         for key, read in (("support", _support), ("power", _power), ("primary", _primary)):
             if key in given:
                 given[key] = _by_claim(given[key], key, read)
+        _check_power(given.get("power", {}))
         return Study(**{"name": name} | given, experiments=experiments, text=text)
 
 
@@ -233,6 +238,21 @@ def _primary(value: Any) -> str:
 
 def _power(value: Any) -> Power:
     return Power.from_mapping(mapping(value, "power"))
+
+
+def _check_power(power: dict[str, Power]) -> None:
+    """Refuse a plan over seeds without their spread, and one over settings that is no correlation."""
+    for claim, plan in power.items():
+        if claim in OVER_SETTINGS and plan.spread is None and plan.spread_from is None:
+            assert plan.effect is not None
+            if plan.effect >= 1:
+                raise SettingError(
+                    f"power of {claim!r}: effect is {plan.effect:g}; expected a rank correlation below 1, such as 0.6"
+                )
+        elif plan.spread is None and plan.spread_from is None:
+            raise SettingError(
+                f"power of {claim!r}: expected one of spread: NUMBER and spread_from: FOLDER; give one"
+            )
 
 
 def _experiment(title: str, value: Any, seeds: Any, where: str) -> Experiment:

@@ -8,15 +8,52 @@ from pathlib import Path
 from ...errors import ResultFileError
 from ..claims.every_claim import analyse_all
 from ..claims.shared.claim import Effect
-from ..claims.shared.statistics import MOST_SEEDS, seeds_needed, spread_of
+from ..claims.shared.statistics import MOST_SEEDS, MOST_SETTINGS, seeds_needed, settings_needed, spread_of
+from ..describe.runs import expand
 from ..describe.study import Power, Study
 from ..tables.results import load_results
 
 
 def power_lines(study: Study) -> Iterator[str]:
-    """Yield one line per planned claim; a folder that does not exist yet is reported, and is not an error."""
-    for claim, plan in study.power.items():
-        yield f"power: {claim}: {_line(study, claim, plan)}"
+    """Yield one line per claim of the study: the seeds that its effect needs, or that no effect is planned.
+
+    A folder that does not exist yet is reported, and is not an error.
+    """
+    for claim in dict.fromkeys([*study.power, *study.analyses]):
+        plan = study.power.get(claim)
+        if plan is None:
+            # A file that lists no analyses asks for all of them, and plans none.
+            if study.power or study.support:
+                yield (
+                    f"power: {claim}: no effect is planned, so that the seeds it needs are unknown; give power: "
+                    f"{{{claim}: {{effect: NUMBER, spread: NUMBER}}}}"
+                )
+        elif plan.spread is None and plan.spread_from is None:
+            yield f"power: {claim}: {_settings_line(study, plan)}"
+        else:
+            yield f"power: {claim}: {_line(study, claim, plan)}"
+
+
+def _settings_line(study: Study, plan: Power) -> str:
+    """Return the settings that a rank correlation needs; seeds of one setting are not further settings."""
+    assert plan.effect is not None  # checked where it was read
+    needed = settings_needed(plan.effect)
+    number = f"more than {MOST_SETTINGS}" if needed is None else str(needed)
+    runs = expand(study)
+    planned = max(
+        (
+            sum(run.experiment == experiment.name for run in runs) // len(experiment.seeds)
+            for experiment in study.experiments
+            if experiment.kind == "finetune"
+        ),
+        default=0,
+    )
+    seeds = seeds_planned(study, "")
+    enough = "" if needed is not None and planned >= needed else ", which is fewer"
+    return (
+        f"{number} settings needed for a rank correlation of {plan.effect:g}: the 95 % CI then excludes zero in 4 of 5 "
+        f"studies; planned: {planned}{enough}; {seeds} seeds planned, and one seed decides nothing"
+    )
 
 
 def _line(study: Study, claim: str, plan: Power) -> str:

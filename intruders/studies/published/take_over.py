@@ -16,7 +16,7 @@ from ..tables.taken_rows import keep_taken_rows
 from ..work.perform import is_done
 from ..work.run_record import RunRecord
 from ..work.stages import stages_of
-from ..work.study_folder import StudyFolder
+from ..work.study_folder import PUBLISHED, StudyFolder
 from .published_study import PublishedRun, PublishedStudy
 
 _MOST_DIFFERENCES = 3  # settings that are named, of a run that is refused
@@ -50,18 +50,22 @@ class TakeOver:
         return taken
 
 
-def plan_take_over(path: str | Path, runs: Sequence[Run]) -> TakeOver:
+def plan_take_over(path: str | Path, runs: Sequence[Run], name: str = "") -> TakeOver:
     """Match published runs with those of a study by the digest of their settings.
 
     Args:
-      path: a folder of published tables.
+      path: a folder of published tables, or one with such folders by the name of their study.
       runs: those of the study that may use them.
+      name: that of the study.
 
     Raises:
       ResultFileError: the folder is damaged, or says one thing of a run and its tables another.
       SettingError: not a single run can be taken over.
     """
-    published = PublishedStudy.load(Path(path))
+    folder = Path(path)
+    if name and not (folder / PUBLISHED).is_file() and (folder / name / PUBLISHED).is_file():
+        folder = folder / name
+    published = PublishedStudy.load(folder)
     by_digest = {run.digest: run for run in runs}
     matched: list[tuple[Run, PublishedRun]] = []
     refused: dict[str, str] = {}

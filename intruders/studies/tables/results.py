@@ -26,6 +26,7 @@ class Results:
     vectors: pd.DataFrame
     interventions: pd.DataFrame
     remedies: pd.DataFrame
+    attributions: pd.DataFrame
     sequences: pd.DataFrame
     traces: pd.DataFrame
     mechanism: pd.DataFrame

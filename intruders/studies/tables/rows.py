@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -22,7 +22,7 @@ from ...training.run_folder import RunFolder
 from ..describe.runs import Run
 from ..work.run_record import RunRecord
 from ..work.stages import RESULTS
-from ..work.study_folder import MODEL, REMEDIES
+from ..work.study_folder import ATTRIBUTION, MODEL, REMEDIES
 from .table_columns import SETTINGS
 from .table_files import Rows
 from .taken_rows import taken_rows
@@ -56,6 +56,11 @@ def rows_of(run: Run, folder: Path) -> Rows:
         row |= _evaluation(document)
     if "outputs" in stages:
         row["update_output_energy"] = _json(folder / "outputs.json")["mean_relative_energy"]
+    if "kl" in stages:
+        row |= _kl(_json(folder / "kl.json"))
+    if "attribute" in stages:
+        sizes = {matrix["name"]: matrix["frobenius"] for matrix in tables.get("matrices", [])}
+        tables["attributions"] = list(_attributions(_json(folder / f"{ATTRIBUTION}.json"), sizes))
     if "intervene" in stages:
         tables["interventions"] = _json(folder / "intervention.json")["rows"]
     if "remedies" in stages:
@@ -139,6 +144,7 @@ def _audit(audit: Audit, matrices: list[dict[str, Any]]) -> dict[str, Any]:
         "update_frobenius": math.hypot(*(matrix.update.frobenius for matrix in audit.matrices)),
         "relative_update": median([row["relative_update"] for row in matrices]) if matrices else None,
         "effective_rank": fmean([row["effective_rank"] for row in matrices]) if matrices else None,
+        "rotation": _rotation(audit),
     }
 
 
@@ -164,6 +170,36 @@ def _loss(loss: dict[str, Any]) -> dict[str, Any]:
         "loss_change_low": change["low"],
         "loss_change_high": change["high"],
     }
+
+
+def _kl(document: dict[str, Any]) -> dict[str, Any]:
+    return {f"kl_{part}": document[part]["estimate"] for part in ("prompts", "answers")}
+
+
+def _attributions(document: dict[str, Any], sizes: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    for module in document["modules"]:
+        (corpus, part), *_ = module["parts"].items()
+        yield {
+            "name": module["name"],
+            "corpus": corpus,
+            "part": part["estimate"],
+            "part_low": part["low"],
+            "part_high": part["high"],
+            "part_of_intruders": module["part_of_intruders"].get(corpus),
+            "intruders": module["intruders"],
+            "frobenius": sizes.get(module["name"]),
+            "rise": document["rise"],
+        }
+
+
+def _rotation(audit: Audit) -> float | None:
+    """Return the mean over the matrices whose leading spaces are known; None without one."""
+    known = [
+        matrix.subspaces.rotation_left_sine2
+        for matrix in audit.matrices
+        if matrix.subspaces is not None and math.isfinite(matrix.subspaces.rotation_left_sine2)
+    ]
+    return fmean(known) if known else None
 
 
 def _matrices(audit: Audit, scales: dict[str, MatrixScale]) -> Iterator[dict[str, Any]]:

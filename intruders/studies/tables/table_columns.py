@@ -51,7 +51,10 @@ COLUMNS: dict[str, list[str]] = {
         "effective_rank",  # mean over matrices, of the updates
         "a_movement",  # ||A - A_0||_F / ||A_0||_F over all modules with a LoRA
         "critical_scale",  # largest multiple of the update with no intruders, measured
+        "rotation",  # mean over matrices of the mean squared sine between leading left spaces of base and tuned
         "update_output_energy",  # mean over matrices of mean ||D h||^2 / mean ||W0 h||^2
+        "kl_prompts",  # KL(base || tuned) on the prompts of the run's task, nats per token
+        "kl_answers",  # the same on its answers
         "data_source",  # of a public set: the hub, or the digest of the local copy that stood in
     ],
     # One row a corpus of a run: the columns of runs that are of the first, for every one.
@@ -128,6 +131,19 @@ COLUMNS: dict[str, list[str]] = {
         "accuracy",
         "corpus_loss",  # on the first corpus
         *(f"{name}{end}" for name in INTERVALS for end in ("", "_low", "_high")),
+    ],
+    # One row a matrix of a run whose loss was split into parts.
+    "attributions": [
+        "run_id",
+        "name",
+        "corpus",
+        "part",  # of the rise of the loss, nats per token, with its 95 % interval over documents
+        "part_low",
+        "part_high",
+        "part_of_intruders",  # of the update inside the span of the matrix's intruders; missing without one
+        "intruders",
+        "frobenius",  # of the matrix's update
+        "rise",  # of the whole model
     ],
     # One row a task seen, after each stage of a sequence.
     "sequences": [

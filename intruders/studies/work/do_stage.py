@@ -13,6 +13,7 @@ from ...audits.result.audit_result import Audit
 from ...audits.scales.critical_scales import critical_scales
 from ...data.columns import Columns
 from ...data.load_task import load_task
+from ...experiments.attribution.attribute import attribute
 from ...experiments.compare.compare_remedies import compare_remedies
 from ...experiments.compare.comparison_settings import ComparisonSettings
 from ...experiments.intervene.intervene import intervene
@@ -21,6 +22,7 @@ from ...experiments.train_in_sequence import train_in_sequence
 from ...measures.base_inputs import documents_of
 from ...measures.corpus_loss import summarize_losses
 from ...measures.evaluate import Evaluation
+from ...measures.kl_to_base import kl_on_task
 from ...measures.measure_settings import LossSettings, ScoreSettings
 from ...measures.output_energy import output_energy
 from ...measures.task_score import score_task
@@ -34,7 +36,7 @@ from ..describe.runs import Run
 from .base_losses import SAMPLE_SEED, base_losses, corpora_of, losses_of
 from .rank_one_terms import random_rank_one
 from .stages import Callbacks
-from .study_folder import INTERVENTIONS, MODEL, REMEDIES
+from .study_folder import ATTRIBUTION, INTERVENTIONS, MODEL, REMEDIES
 
 
 def do(stage: str, run: Run, folder: Path, bases: Path, callbacks: Callbacks) -> None:
@@ -55,6 +57,10 @@ def do(stage: str, run: Run, folder: Path, bases: Path, callbacks: Callbacks) ->
             _evaluate(run, config, folder, bases)
         case "outputs":
             _outputs(run, folder)
+        case "kl":
+            _kl(run, config, folder)
+        case "attribute":
+            _attribute(run, config, folder)
         case "scale":
             _scale(run, folder)
         case "intervene":
@@ -106,6 +112,44 @@ def _outputs(run: Run, folder: Path) -> None:
         loading=measure.part(Loading),
     )
     _write(folder / "outputs.json", energy.as_dict())
+
+
+def _kl(run: Run, config: FinetuneConfig, folder: Path) -> None:
+    wanted = run.measure.kl_to_base
+    assert wanted is not None
+    task = load_task(config.task, config, config.data_seed)
+    kl = kl_on_task(
+        run.base,
+        str(folder / MODEL),
+        task,
+        max_examples=wanted.max_examples,
+        loading=run.measure.part(Loading),
+    )
+    _write(folder / "kl.json", kl.as_dict())
+
+
+def _attribute(run: Run, config: FinetuneConfig, folder: Path) -> None:
+    """Split the rise of the loss; finished passes stay in a folder, so that a killed run resumes within them."""
+    measure, wanted = run.measure, run.measure.attribute
+    assert wanted is not None
+    file = folder / f"{ATTRIBUTION}.json"
+    audit = Audit.load(folder / "audit.json")
+    if not audit.matrices:
+        _write(file, {"skipped": "the run changed no matrix", "modules": []})
+        return
+    parts = attribute(
+        run.base,
+        str(folder / MODEL),
+        loss_on=measure.loss_on[:1],
+        settings=wanted,
+        columns=config.part(Columns),
+        audit=audit,
+        data_seed=config.data_seed,
+        seed=SAMPLE_SEED,
+        keep=folder / ATTRIBUTION,
+        loading=measure.part(Loading),
+    )
+    _write(file, parts.to_document() | {"skipped": None})
 
 
 def _scale(run: Run, folder: Path) -> None:

@@ -20,7 +20,8 @@ _RECORD = "run.json"
 
 # Of a run, what the tables are made from; weights stay where they are.
 _FOR_TABLES = (
-    "audit.json", "evaluation/evaluation.json", "scale.json", "outputs.json", "intervention.json", "sequence.json",
+    "audit.json", "evaluation/evaluation.json", "scale.json", "outputs.json", "kl.json", "attribution.json",
+    "intervention.json", "sequence.json",
     "remedies/remedies.json",
     "mechanism.json",
     "model/run.json", "model/intruders.parquet", "model/sequence.json",

@@ -9,7 +9,7 @@ from typing import Any
 from ...measures.measure_settings import LossSettings
 from ...models.loading_settings import Loading
 from ..describe.runs import Run
-from .study_folder import MODEL, REMEDIES
+from .study_folder import ATTRIBUTION, MODEL, REMEDIES
 
 Callbacks = Callable[[], Sequence[Any]]  # makes those of transformers' Trainer, new ones for every training
 
@@ -21,6 +21,8 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "evaluate": ("evaluation",),
     "scale": ("scale.json",),
     "outputs": ("outputs.json",),
+    "kl": ("kl.json",),
+    "attribute": (f"{ATTRIBUTION}.json",),
     "intervene": ("intervention.json",),
     "remedies": (f"{REMEDIES}/remedies.json",),
     "sequence": ("sequence.json", MODEL),
@@ -58,6 +60,13 @@ def stages_of(run: Run) -> list[Stage]:
     ]
     if measure.output_energy:
         stages.append(Stage("outputs", evaluated))
+    if measure.kl_to_base is not None:
+        own = {"kl_max_examples": measure.kl_to_base.max_examples}
+        stages.append(Stage("kl", measure.part(Loading).recorded() | own))
+    if measure.attribute is not None:
+        own = {f"attribute_{name}": value for name, value in measure.attribute.recorded().items()}
+        on = {"loss_on": list(measure.loss_on[:1])}
+        stages.append(Stage("attribute", audited | measure.part(Loading).recorded() | on | own))
     if measure.critical_scale:
         stages.append(Stage("scale", audited))
     if measure.intervene is not None:

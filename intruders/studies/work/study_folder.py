@@ -33,12 +33,14 @@ TABLES = (
     "vectors",
     "interventions",
     "remedies",
+    "attributions",
     "sequences",
     "traces",
     "mechanism",
 )
 MODEL = "model"  # the folder of a run's fine-tuning
 INTERVENTIONS = "interventions"  # the finished evaluations of interventions on it
+ATTRIBUTION = "attribution"  # the result of the attribution of its loss, and the folder of the finished parts
 REMEDIES = "remedies"  # and that of the comparison of remedies on it
 TAKEN_OVER = "taken-over"  # the rows of a run that another study published, in the place of its results
 PUBLISHED = "published.json"  # in a folder of published tables, which has no runs

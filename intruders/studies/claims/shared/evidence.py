@@ -37,6 +37,10 @@ class Evidence:
         self._effects: list[Effect] = []
         self._sentences: dict[Where, _Sentence] = {}
 
+    def is_primary(self, what: str) -> bool:
+        """Return whether the effect ``what`` is the one that was named in advance."""
+        return bool(self._primary) and self._primary in what
+
     def add(
         self,
         on: Where,

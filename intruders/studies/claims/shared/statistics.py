@@ -21,6 +21,7 @@ Values = npt.ArrayLike
 LEVEL = 0.95
 POWER = 0.8  # of a plan: the share of studies that would find an effect of the planned size
 MOST_SEEDS = 200  # that a plan asks for
+MOST_SETTINGS = 1000
 
 
 def mean_interval(values: Values, *, level: float = LEVEL, grain: float = 0.0) -> Interval:
@@ -77,6 +78,17 @@ def seeds_needed(effect: float, spread: float, *, level: float = LEVEL, power: f
         if reach * spread / math.sqrt(seeds) <= abs(effect):
             return seeds
     return None
+
+
+def settings_needed(correlation: float, *, level: float = LEVEL, power: float = POWER) -> int | None:
+    """Return the number of settings at which the interval of :func:`spearman` excludes zero with that probability.
+
+    The least n with (u_level + u_power) sqrt((1 + rho^2 / 2) / (n - 3)) <= atanh |rho|, u being normal quantiles. None
+    where that is more than ``MOST_SETTINGS``.
+    """
+    reach = _normal(level) + _normal(2 * power - 1)
+    needed = math.ceil(3 + (1 + correlation**2 / 2) * (reach / math.atanh(abs(correlation))) ** 2)
+    return needed if needed <= MOST_SETTINGS else None
 
 
 def clipped(interval: Interval, low: float, high: float) -> Interval:

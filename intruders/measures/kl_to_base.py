@@ -1,0 +1,125 @@
+"""How far a tuned model's predictions on its own task are from the base's.
+
+    KL(base || tuned) = sum_v p(v) (log p(v) - log q(v)),  p of the base, q of the tuned model
+
+per predicted token, apart for the tokens of prompts and those of answers. This direction is the one that "RL's Razor"
+(arXiv 2509.04259) measures on the new task and finds to predict forgetting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.task import Task
+from ..errors import NonFiniteError, SettingError
+from ..models.answers import evaluating
+from ..models.encoding import IGNORED, PadRight, encode_completions, labels_of_next, pad_token_id
+from ..models.loading_settings import AS_STORED, Loading
+from ..models.tuned_model import open_for_task
+from .intervals import Interval, loss_interval
+from .losses import DocumentLosses
+from .task_score import scored_examples
+
+SCHEMA = 1
+_ROWS = 8  # in one pass: the logits of both models are kept
+
+
+@dataclass(frozen=True)
+class KLOnTask:
+    """The mean KL(base || tuned) in nats per token, with its 95 % interval over examples."""
+
+    prompts: Interval
+    answers: Interval
+    examples: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "examples": self.examples,
+            "prompts": self.prompts.as_dict(),
+            "answers": self.answers.as_dict(),
+        }
+
+
+def kl_on_task(
+    base: str,
+    tuned: str,
+    task: Task,
+    *,
+    max_examples: int | None = None,
+    loading: Loading = AS_STORED,
+) -> KLOnTask:
+    """Measure KL(base || tuned) on the first examples of the split that is scored.
+
+    Args:
+      base: the model before fine-tuning.
+      tuned: the model after it, or its adapter.
+      task: a task of prompts and completions.
+      max_examples: number of examples; all if None.
+      loading: how both models are loaded.
+
+    Returns:
+      The means over the tokens of prompts and of answers. The first token of a prompt is not predicted.
+
+    Raises:
+      SettingError: the task is classification, whose head starts at random, so that the base predicts nothing; or it
+        has no examples.
+      NonFiniteError: a model's prediction is NaN or infinite.
+    """
+    if task.kind == "classification":
+        raise SettingError(
+            f"task {task.name!r} is classification, whose head starts at random: the base has no predictions to "
+            "compare with; use a task with prompts and completions, or leave kl_to_base out"
+        )
+    _, examples = scored_examples(task, None, max_examples)
+    opened = [open_for_task(source, task, base, loading)[0] for source in (base, tuned)]
+    context = min(model_of.context for model_of in opened)
+    tokenizer = opened[0].tokenizer
+    rows = encode_completions(tokenizer, examples, context, where="examples of the KL to the base")
+    sums = np.zeros((len(rows), 2))
+    tokens = np.zeros((len(rows), 2), dtype=np.int64)
+    collate = PadRight(pad_token_id(tokenizer))
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
+    before, after = (model_of.model for model_of in opened)
+    device = next(before.parameters()).device
+    with evaluating(before), evaluating(after), torch.no_grad():
+        for start in range(0, len(order), _ROWS):
+            chosen = order[start : start + _ROWS]
+            batch = {name: value.to(device) for name, value in collate([rows[row] for row in chosen]).items()}
+            of_answers = labels_of_next(batch.pop("labels")) != IGNORED  # (rows, width)
+            seen = batch["attention_mask"].bool()
+            predicts = torch.cat([seen[:, 1:], torch.zeros_like(seen[:, :1])], dim=1)
+            kl = _kl(before, after, batch, predicts)
+            for at, row in enumerate(chosen):
+                for part, mask in enumerate((predicts[at] & ~of_answers[at], of_answers[at])):
+                    sums[row, part] = float(kl[at][mask].sum())
+                    tokens[row, part] = int(mask.sum())
+    if not np.isfinite(sums).all():
+        raise NonFiniteError(
+            f"the KL to the base on task {task.name!r} is NaN or infinite; expected finite numbers; check the tuned "
+            "model"
+        )
+    prompts, answers = (_mean(sums[:, part], tokens[:, part]) for part in (0, 1))
+    return KLOnTask(prompts, answers, len(rows))
+
+
+def _kl(before: Any, after: Any, batch: dict[str, Tensor], predicts: Tensor) -> Tensor:
+    """Return KL(base || tuned) at every position ``(rows, width)``, zero where none is asked for."""
+    logits = [model(**batch).logits[predicts] for model in (before, after)]  # (positions, vocabulary) each
+    p, q = (values.float().log_softmax(-1) for values in logits)
+    kl = torch.zeros(predicts.shape, dtype=torch.float64, device=p.device)
+    kl[predicts] = (p.exp() * (p - q)).sum(-1).double()
+    return kl
+
+
+def _mean(sums: Sequence[float] | np.ndarray[Any, Any], tokens: np.ndarray[Any, Any]) -> Interval:
+    kept = tokens > 0
+    if not kept.any():
+        return Interval(float("nan"), -float("inf"), float("inf"), 0)
+    return loss_interval(DocumentLosses("kl", np.asarray(sums)[kept], tokens[kept]))

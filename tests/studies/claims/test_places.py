@@ -1,0 +1,86 @@
+"""Whether intruders sit where forgetting sits, on made-up models in which they do, do not, or are not there."""
+
+from __future__ import annotations
+
+import math
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from intruders.studies.claims.every_claim import analyse_all, charts_of
+from intruders.studies.claims.shared.claim import NOT_RUN, SUPPORTED, Finding
+from tests.studies.planted import noise, run, study
+
+MATRICES = 30
+
+
+def model(run_id: str, weight: float, inside: float | None = 0.25) -> list[dict[str, Any]]:
+    """The matrices of a model: with ``weight`` 1 the parts follow the intruders, with 0 they are noise."""
+    rows = []
+    for number in range(MATRICES):
+        count = number % 5 if inside is not None else 0
+        part = weight * count + noise(run_id, number, size=0.5)
+        rows.append(
+            {
+                "run_id": run_id,
+                "name": f"layers.{number}.up_proj",
+                "corpus": "pydoc",
+                "part": part,
+                "part_of_intruders": None if not count else inside,
+                "intruders": count,
+                "frobenius": 1 + noise("norm", run_id, number, size=0.1),
+                "rise": 30.0,
+            }
+        )
+    return rows
+
+
+def found(weight: float, settings: int = 5, seeds: int = 2, **changes: Any) -> Finding:
+    runs, parts = [], []
+    for rank in range(1, settings + 1):
+        for seed in range(seeds):
+            run_id = f"{rank}-{seed}"
+            runs.append(run(run_id, rank=rank, seed=seed))
+            parts += model(run_id, weight, **changes)
+    (finding,) = analyse_all(study(runs=runs, attributions=parts), ["places"])
+    return finding
+
+
+def test_where_parts_follow_the_intruders_it_is_supported() -> None:
+    finding = found(1.0)
+    (answer,) = finding.answers
+    assert (answer.decision, answer.seeds) == (SUPPORTED, 2)
+    by_setting = []
+    for rank in range(1, 6):
+        correlations = []
+        for seed in range(2):
+            rows = model(f"{rank}-{seed}", 1.0)
+            correlations.append(
+                stats.spearmanr([row["part"] for row in rows], [row["intruders"] for row in rows]).statistic
+            )
+        by_setting.append(mean(correlations))
+    half = stats.t.ppf(0.975, 4) * stdev(by_setting) / math.sqrt(5)
+    assert answer.estimate == pytest.approx(mean(by_setting))
+    assert answer.interval.low == pytest.approx(mean(by_setting) - half)
+    # 24 of 30 matrices have 0.25 of 30 nats inside the span: 6 / 30.
+    share = next(effect for effect in finding.effects if effect.what.startswith("share of the loss rise"))
+    assert share.estimate == pytest.approx(0.2)
+    assert charts_of([finding])["places"]
+
+
+def test_where_they_do_not_it_is_not() -> None:
+    assert found(0.0).decision != SUPPORTED
+
+
+def test_models_without_intruders_are_left_out_and_counted() -> None:
+    finding = found(1.0, inside=None)
+    assert finding.decision == NOT_RUN
+    (empty,) = analyse_all(study(runs=[run("a")]), ["places"])
+    assert empty.decision == NOT_RUN
+
+
+def test_one_seed_decides_nothing() -> None:
+    (answer,) = found(1.0, seeds=1).answers
+    assert answer.decision == "undecided"

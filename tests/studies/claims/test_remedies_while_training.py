@@ -1,0 +1,73 @@
+"""Gains of replay and of lower rates over interpolation at equal task loss, on curves drawn by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from intruders.studies.claims.every_claim import analyse_all
+from intruders.studies.claims.shared.claim import Finding
+from intruders.studies.tables.table_columns import COLUMNS
+from tests.studies.planted import run, study
+
+# From the base to the tuned model: task loss falls 1, 0.5, 0, the loss on text rises 3, 3.5, 5.
+PLAIN = [(1.0, 3.0), (0.5, 3.5), (0.0, 5.0)]
+
+
+def curve(run_id: str, points: list[tuple[float, float]]) -> list[dict[str, Any]]:
+    rows = []
+    for number, (task_loss, loss) in enumerate(points):
+        rows.append(
+            dict.fromkeys(COLUMNS["remedies"])
+            | {"run_id": run_id, "remedy": "interpolate", "share": "report", "chosen": False}
+            | {"strength": number / (len(points) - 1), "task_loss": task_loss, "loss": loss}
+        )
+    return rows
+
+
+def found(with_it: dict[str, Any], ends: list[tuple[float, float]], primary: str = "") -> Finding:
+    """Three seeds of a run without and one with the remedy, whose models end at ``ends`` (task loss, loss)."""
+    runs, points = [], []
+    for seed, end in enumerate(ends):
+        runs += [
+            run(f"plain-{seed}", seed=seed, lr=1e-3),
+            run(f"other-{seed}", seed=seed, **({"lr": 1e-3} | with_it)),
+        ]
+        points += curve(f"plain-{seed}", PLAIN) + curve(f"other-{seed}", [(1.0, 3.0), end])
+    results = study(runs=runs, remedies=points)
+    results.primary["remedies"] = primary
+    (finding,) = analyse_all(results, ["remedies"])
+    return finding
+
+
+def test_a_gain_is_the_curves_loss_at_the_same_task_loss_minus_the_runs() -> None:
+    finding = found({"replay": "wikitext-2@0.25"}, [(0.25, 4.0), (0.1, 4.6), (0.5, 3.4)])
+    (row,) = finding.tables["Gain while training at equal task loss"].to_dict("records")
+    # On the line from 3.5 to 5.0: 4.25 and 4.7; and 3.5 itself.
+    assert row["gain"] == pytest.approx((0.25 + 0.1 + 0.1) / 3)
+    assert row["remedy"] == "replay (wikitext-2@0.25) while training"
+    assert row["seeds"] == 3
+
+
+def test_a_lower_rate_is_told_by_its_rate_and_decides_nothing() -> None:
+    finding = found({"lr": 3e-4}, [(0.0, 4.0)] * 3)
+    (row,) = finding.tables["Gain while training at equal task loss"].to_dict("records")
+    assert row["gain"] == pytest.approx(1.0)
+    assert row["remedy"] == "a learning rate of 0.0003 instead of 0.001"
+    assert not [answer for answer in finding.answers if "gain of" in answer.what]
+
+
+def test_named_in_advance_it_decides() -> None:
+    ends = [(0.0, 4.0), (0.0, 4.1), (0.0, 4.2)]
+    finding = found({"replay": "wikitext-2@0.25"}, ends, primary="gain of replay")
+    (answer,) = finding.answers
+    assert answer.decision == "supported"
+    assert answer.estimate == pytest.approx(0.9)
+
+
+def test_runs_on_other_documents_are_not_compared() -> None:
+    runs = [run("plain", lr=1e-3), run("other", lr=1e-3, replay="wikitext-2@0.25")]
+    points = curve("plain", PLAIN) + curve("other", [(1.0, 3.2), (0.0, 4.0)])
+    (finding,) = analyse_all(study(runs=runs, remedies=points), ["remedies"])
+    assert "Gain while training at equal task loss" not in finding.tables
