@@ -38,7 +38,8 @@ from .budget_clamp import BudgetClamp
 from .callback.a_movement import StartOfA
 from .callback.callback import IntruderCallback
 from .callback.text_loss import TextLoss
-from .finetune_config import FinetuneConfig, check_steps
+from .config_checks import check_steps
+from .finetune_config import FinetuneConfig
 from .kl_to_base import KLToBase
 from .methods import go_on_from, make_optimizer, prepare, prepared_for_qlora, save_model, save_start
 from .oplora import ProjectedUpdates

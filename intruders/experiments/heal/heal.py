@@ -32,10 +32,9 @@ from ..bench.live_models import models_loaded
 from .heal_data import load_tasks, load_texts, read_prompts
 from .heal_session import Session, Told, untold
 from .heal_settings import HEALING, HealSettings
-from .healing import Healing
-from .healing_record import finished_healing, record_text
+from .healing import RECORD, Healing
 from .learned_doses import remedy_of
-from .work_folder import RECORD, WorkFolder
+from .work_folder import WorkFolder, finished_healing
 
 
 def heal(
@@ -174,7 +173,7 @@ def heal(
                 force=force,
                 compute=compute,
                 progress=progress,
-                beside=lambda result: {RECORD: record_text(_with_audits(done(), result, str(folder)), key)},
+                beside=lambda result: {RECORD: _with_audits(done(), result, str(folder))},
             )
             healing = _with_audits(done(), written, str(folder))
     return healing

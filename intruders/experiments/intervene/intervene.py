@@ -58,7 +58,8 @@ from ..bench.tally import Tally
 from ..bench.tuned_matrices import TunedMatrices
 from ..bench.update_sizes import UpdateSizes
 from ..bench.yardstick import Yardstick
-from .sweep import Intervention, InterventionSweep
+from .intervention import Intervention
+from .sweep import InterventionSweep
 
 _OF_BASE = {"remedy": None}  # the unit of its evaluation
 
