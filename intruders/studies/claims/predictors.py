@@ -193,7 +193,8 @@ def _points(each: _Comparison) -> pd.DataFrame:
         "corpus",
     ]
     points = each.runs[columns].rename(columns={"described": "setting"})
-    return points.assign(**_where(each)).reset_index(drop=True)
+    on = each.on
+    return points.assign(base=on.base, task=on.task, part=on.part).reset_index(drop=True)
 
 
 def charts(finding: Finding, palette: Palette) -> list[Chart]:
