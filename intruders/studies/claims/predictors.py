@@ -107,7 +107,7 @@ def analyse(results: Results) -> Finding:
         tables = {
             CORRELATIONS: pd.DataFrame([row for each in compared for row in _correlations(each)]),
             HELD_OUT: pd.DataFrame([row for each in compared for row in _held_out(each)]),
-            RUNS: pd.concat([_points(each) for each in compared]),
+            RUNS: pd.concat([_points(each) for each in compared], ignore_index=True),
         }
     ids = [run_id for each in compared for run_id in each.runs["run_id"]]
     return evidence.finding(CLAIM, runs=ids, tables=tables)
