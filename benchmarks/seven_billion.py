@@ -3,7 +3,8 @@
 It writes a checkpoint of that shape (bfloat16, random, forward-stable), and two rank-16 adapters, without and with
 intruders. Then it runs the commands that a user would type, each in a process of its own, and prints the time and the
 peak memory of each. ``--quick`` takes an eighth of each side and two layers. The folder needs 30 GB and can be used
-again; without ``--folder`` it is temporary. ``--only audit,evaluate`` runs these steps alone.
+again; without ``--folder`` it is temporary. ``--only audit,evaluate`` runs these steps alone; heal and mitigate read
+the audit that ``cached`` writes.
 """
 
 from __future__ import annotations
@@ -122,10 +123,13 @@ def steps(folder: Path) -> Iterator[Step]:
     of_task = ("--task", rows, "--prompt", "prompt", "--completion", "completion")
     on_text = ("--loss-on", "pydoc", "--max-tokens", str(TOKENS))
     few = ("--max-documents", "2", "--max-examples", "2")
+    audited = str(folder / "hot.json")  # steps after the audit use it, as their user would
     yield Step("audit", "audit, without intruders, nothing cached", ("audit", base, mild, *cache))
     yield Step("audit", "audit, without intruders, base cached", ("audit", base, mild, *cache))
     yield Step("audit", "audit, with intruders, nothing cached", ("audit", base, hot, "--no-cache"))
-    yield Step("audit", "audit, with intruders, base cached", ("audit", base, hot, *cache))
+    yield Step(
+        "cached", "audit, with intruders, base cached", ("audit", base, hot, *cache, "--json", audited)
+    )
     yield Step("scale", "scale from weights, with intruders", ("scale", base, hot, *cache))
     yield Step(
         "evaluate",
@@ -142,13 +146,25 @@ def steps(folder: Path) -> Iterator[Step]:
         "heal, one step, two documents and two examples",
         (
             "heal", base, hot, *on_text, *of_task, *few, "--steps", "1", "--allow", "10", *cache, "--dtype", "auto",
-            "--out", str(folder / "healed"), "--force",
+            "--audit", audited, "--out", str(folder / "healed"), "--force",
         ),
     )  # fmt: skip
     yield Step(
         "mitigate",
         "mitigate to an adapter",
-        ("mitigate", base, hot, "--scale", "0", *cache, "--out", str(folder / "mitigated"), "--force"),
+        (
+            "mitigate",
+            base,
+            hot,
+            "--scale",
+            "0",
+            "--audit",
+            audited,
+            *cache,
+            "--out",
+            str(folder / "mitigated"),
+            "--force",
+        ),
     )
     yield Step(
         "mitigate",
@@ -174,7 +190,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="an eighth of each side, two layers")
     parser.add_argument("--folder", type=Path, help="where the models are written, and found again")
-    parser.add_argument("--only", help="comma-separated groups: audit, scale, evaluate, measured, heal, ...")
+    parser.add_argument("--only", help="comma-separated groups: audit, cached, scale, evaluate, ...")
     options = parser.parse_args(arguments)
     layers = QUICK_LAYERS if options.quick else LAYERS
     shapes = QUICK_SHAPES if options.quick else SHAPES

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .audits.base_cache import DiskCache, MemoryCache
     from .audits.fleet.audit_fleet import audit_fleet
     from .audits.fleet.fleet_result import FleetAudit
-    from .audits.prepare_base import PreparedBase, prepare
+    from .audits.preparation import PreparedBase
+    from .audits.prepare_base import prepare
     from .audits.result.audit_result import Audit
     from .audits.result.records import AuditedMatrix
     from .audits.scales.critical_scales import critical_scales
@@ -150,7 +151,7 @@ _HOMES = {
     "LossSettings": "measures.measure_settings",
     "MemoryCache": "audits.base_cache",
     "Mitigation": "mitigation.mitigation_result",
-    "PreparedBase": "audits.prepare_base",
+    "PreparedBase": "audits.preparation",
     "RemedyComparison": "experiments.compare.compared",
     "RunFolder": "training.run_folder",
     "ScaleChoice": "experiments.heal.scale_choice",

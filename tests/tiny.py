@@ -36,8 +36,8 @@ def character_tokenizer(*, around: bool = False) -> Any:
     )
 
 
-def save_llama(folder: Path, *, positions: int = 512) -> Path:
-    """A causal model of two layers, 32 wide."""
+def save_llama(folder: Path, *, positions: int = 512, width: int = 32) -> Path:
+    """A causal model of two layers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = character_tokenizer()
@@ -45,8 +45,8 @@ def save_llama(folder: Path, *, positions: int = 512) -> Path:
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=48,
+            hidden_size=width,
+            intermediate_size=width * 3 // 2,
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,

@@ -73,6 +73,7 @@ def evaluate(
     command resumes after a stop.
     """
     from ..measures.evaluate import evaluate as run
+    from ..reports.evaluation.evaluation_text import measure_lines
 
     lines: list[str] = []
     try:
@@ -89,7 +90,7 @@ def evaluate(
                 out=out,
                 force=force,
                 progress=progress,
-                measured=lines.extend,
+                measured=lambda measure: lines.extend(measure_lines(measure)),
             )
     finally:
         say(lines)  # what was measured is told, also where something after it failed

@@ -60,29 +60,9 @@ def fleet(
     compute: Compute,
     cache: options.CacheFolder = None,
     no_cache: options.NoCache = False,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            help="Run on the Ray cluster at this address; without an address, on a Ray of this machine. "
-            "[default: without Ray]",
-            metavar="[ADDRESS]",
-            rich_help_panel=options.COMPUTATION,
-        ),
-    ] = None,
-    cpus: Annotated[
-        float,
-        typer.Option(
-            metavar="N",
-            help="Number of processors of each worker on Ray.",
-            rich_help_panel=options.COMPUTATION,
-        ),
-    ] = 1,
-    gpus: Annotated[
-        float,
-        typer.Option(
-            metavar="N", help="Number of GPUs of each worker on Ray.", rich_help_panel=options.COMPUTATION
-        ),
-    ] = 0,
+    ray: options.Ray = None,
+    cpus: options.Cpus = 1,
+    gpus: options.Gpus = 0,
     json: options.JsonOrStdout = None,
     sarif: options.Sarif = None,
     fail_above: Annotated[

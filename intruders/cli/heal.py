@@ -54,7 +54,7 @@ from .output import check_html, check_json, put_json, resumable
 @setting_options.of(HealSettings, "settings")
 @setting_options.of(AuditSettings, "audit_settings", only=["k", "epsilon", "include", "exclude"])
 @setting_options.of(Compute, "compute", only=["device"])
-@setting_options.of(Loading, "loading", only=["dtype"])
+@setting_options.of(Loading, "loading", only=["dtype", "load_in"])
 def heal(
     base: options.Base,
     tuned: options.Tuned = None,

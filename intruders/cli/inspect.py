@@ -59,8 +59,9 @@ def inspect(
 
     from ..audits.update_alone import compare_updates, update_of
     from ..checkpoints.adapters.adapter import Adapter
-    from ..checkpoints.pairing.inspect import inspect_parts, inspection_lines, open_parts
+    from ..checkpoints.pairing.inspect import inspect_parts, open_parts
     from ..reports.audit.update_text import overlap_lines, update_lines
+    from ..reports.inspection.inspection_text import inspection_lines
 
     if other is not None:
         if base is not None:

@@ -76,7 +76,8 @@ def intervene(
     Changes weights in memory only and writes no model.
     """
     from ..experiments.intervene.intervene import intervene as run
-    from ..experiments.intervene.sweep_words import document, lines
+    from ..experiments.intervene.sweep_words import document
+    from ..reports.intervene.sweep_text import sweep_lines
     from .progress import progress_bar
 
     check_json(json)
@@ -98,4 +99,4 @@ def intervene(
         )
     if put_json(document(result), json):
         return
-    say(lines(result))
+    say(sweep_lines(result))

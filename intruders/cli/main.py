@@ -58,7 +58,7 @@ GROUPS: Mapping[str, Sequence[Callable[..., None]]] = {
     "Train and study": (finetune, sequence, study),
     "Housekeeping": (prepare, cache, plugins),
 }
-_ON_RAY = (fleet, study)
+_ON_RAY = (fleet, prepare, study)
 for group, members in GROUPS.items():
     for member in members:
         app.command(

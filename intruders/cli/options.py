@@ -100,6 +100,22 @@ DataSeed = Annotated[
         rich_help_panel=MEASURES,
     ),
 ]
+Ray = Annotated[
+    str | None,
+    Option(
+        help="Run on the Ray cluster at this address; without an address, on a Ray of this machine. "
+        "[default: without Ray]",
+        metavar="[ADDRESS]",
+        rich_help_panel=COMPUTATION,
+    ),
+]
+Cpus = Annotated[
+    float,
+    Option(metavar="N", help="Number of processors of each worker on Ray.", rich_help_panel=COMPUTATION),
+]
+Gpus = Annotated[
+    float, Option(metavar="N", help="Number of GPUs of each worker on Ray.", rich_help_panel=COMPUTATION)
+]
 Form = Annotated[
     str,
     Option(

@@ -35,12 +35,16 @@ def prepare(
     ] = None,
     selection: Selection,
     compute: Compute,
+    ray: options.Ray = None,
+    cpus: options.Cpus = 1,
+    gpus: options.Gpus = 0,
 ) -> None:
     """Decompose a base ahead of many audits.
 
     Audits of adapters of this base then take a fraction of their time. Resumes where an earlier call ended.
     """
-    from ..audits.prepare_base import Preparation, prepare_matrices
+    from ..audits.preparation import Preparation
+    from ..audits.prepare_base import prepare_chosen
     from .progress import progress_bar
 
     preparation = Preparation.of(base, selection)
@@ -51,7 +55,17 @@ def prepare(
         err=True,
     )
     with progress_bar() as progress:
-        result = prepare_matrices(preparation, compute, out, progress)
+        result = prepare_chosen(
+            base,
+            preparation,
+            selection,
+            compute,
+            out,
+            ray=False if ray is None else (ray or True),
+            cpus=cpus,
+            gpus=gpus,
+            progress=progress,
+        )
     typer.echo(
         f"{result.folder}: {result.matrices:,} matrices are decomposed, {result.decomposed:,} of them now "
         f"in {_in_words(result.seconds)}"

@@ -29,7 +29,7 @@ from .output import check_json, put_json, say, terminal_width
 )
 @setting_options.of(AuditSettings, "settings", only=options.OF_WHOLE_WEIGHTS)
 @setting_options.of(Compute, "compute", only=["device"])
-@setting_options.of(Loading, "loading", only=["dtype"])
+@setting_options.of(Loading, "loading", only=["dtype", "load_in"])
 @setting_options.of(LossSettings, "losses", only=["loss_on"])
 @setting_options.of(ScoreSettings, "scores", only=["tasks", *settings_of(Columns)])
 @setting_options.of(HealSettings, "measuring", only=["allow", "max_documents", "max_tokens", "max_examples"])

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..system.exit_status import ExitStatus
+from . import options
 from .command import examples
 from .output import resumable
 
@@ -55,14 +56,7 @@ def study(
     jobs: Annotated[
         int, typer.Option(metavar="N", help="Number of runs at a time, each in its own process.")
     ] = 1,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            help="Run on the Ray cluster at this address; without an address, on a Ray of this machine. "
-            "[default: without Ray]",
-            metavar="[ADDRESS]",
-        ),
-    ] = None,
+    ray: options.Ray = None,
 ) -> None:
     """Run or resume the study in a YAML file.
 

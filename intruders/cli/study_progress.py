@@ -127,12 +127,13 @@ def _print_refused(refused: dict[str, str]) -> None:
 
 def print_beside_paper(folder: Path) -> None:
     """Print the paper's own figures beside those of the study, table by table."""
+    from ..reports.study.beside_paper_text import beside_paper_lines
     from ..studies.published.beside_paper import beside_paper
     from ..studies.tables.results import load_results
 
     for table in beside_paper(load_results(folder)):
         print()
-        for line in table.lines():
+        for line in beside_paper_lines(table):
             print(line)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from .masked_loss import masked_estimate, pseudo_losses
 from .measure_settings import LossSettings
 
 WINDOW = 1024  # tokens, or the model's context where that is less
+_MOST_NATS = 700.0  # more have no exponential in double precision
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,20 @@ class CorpusLoss:
     base_loss: Interval | None = None
     difference: Interval | None = None  # after - before, paired by document
     digests: tuple[str, ...] = ()  # of the documents of each part
+
+    @property
+    def perplexity_ratio(self) -> Interval | None:
+        """exp of the change in nats per token, the factor on the perplexity; None without a base."""
+        if self.difference is None:
+            return None
+        change = self.difference
+        ratio = Interval(_exp(change.estimate), _exp(change.low), _exp(change.high))
+        # exp(-inf) would be a 0 that nobody measured.
+        return ratio if change.has_ends else ratio.opened()
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < _MOST_NATS else math.inf
 
 
 def measure_losses(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -36,7 +35,8 @@ from .task_score import TaskScore, score_task, scored_examples
 
 SCHEMA = 1
 _FILES = ("evaluation.json", "documents.parquet", "examples.parquet")
-_MOST_NATS = 700.0  # more have no exponential in double precision
+
+Measured = CorpusLoss | TaskScore | HarnessScore | str  # a note is a string
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,6 @@ class Evaluation:
             "machine": machine(),
         }
 
-    def lines(self) -> list[str]:
-        """Return the printed lines: one or two per measure, with 95 % intervals, and notes."""
-        return [
-            *(line for loss in self.losses for line in _loss_lines(loss)),
-            *(line for score in self.scores for line in _score_lines(score)),
-            *map(_harness_line, self.harness),
-            *_note_lines(self.notes),
-        ]
-
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``evaluation.json`` and the values behind it: ``documents.parquet`` and ``examples.parquet``."""
         target = Path(folder)
@@ -131,7 +122,7 @@ def evaluate(
     out: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Progress = silent,
-    measured: Callable[[list[str]], None] = lambda lines: None,
+    measured: Callable[[Measured], None] = lambda measure: None,
 ) -> Evaluation:
     """Measure the loss and the accuracy of a model folder, run folder, adapter, Hub id or demo model.
 
@@ -150,7 +141,7 @@ def evaluate(
       out: folder for the result. Finished parts are kept there, so that the same call resumes after a kill.
       force: replace an earlier evaluation in ``out``.
       progress: called with (what is being done, done, in all).
-      measured: called with the lines of every measure as soon as it is made.
+      measured: called with every measure as soon as it is made, and at the end with every note.
 
     Returns:
       The measures.
@@ -197,15 +188,17 @@ def evaluate(
                 name, parts, after[name], None if before is None else before[name], seed=seed
             )
             evaluation.losses.append(told)
-            measured(_loss_lines(told))
+            measured(told)
         for task, split in zip(tasks, splits, strict=True):
             score = work.score(task, split, scores.max_examples, score_task, losses.windows)
             evaluation.scores.append(score)
-            measured(_score_lines(score))
+            measured(score)
         if harness.lm_eval:
-            evaluation.harness.extend(work.harness(harness, scores.max_examples))
-            measured([_harness_line(score) for score in evaluation.harness])
-        measured(_note_lines(work.notes))
+            for told_by_harness in work.harness(harness, scores.max_examples):
+                evaluation.harness.append(told_by_harness)
+                measured(told_by_harness)
+        for note in work.notes:
+            measured(note)
         if folder is not None:
             evaluation.save(folder)
             shutil.rmtree(folder / FOLDER, ignore_errors=True)
@@ -247,56 +240,6 @@ def _check_folder(folder: Path, force: bool) -> None:
         )
 
 
-def _loss_lines(loss: CorpusLoss) -> list[str]:
-    measure = loss.losses[0].measure
-    tokens = sum(int(part.tokens.sum()) for part in loss.losses)
-    documents = sum(len(part.sums) for part in loss.losses)
-    what = f"{measure} on {loss.name} ({tokens:,} tokens in {documents:,} document{'s' * (documents != 1)})"
-    lines = [f"{what}: {loss.loss.estimate:.4f}{loss.loss.ends('.4f')} nats per token"]
-    if loss.base_loss is not None and loss.difference is not None:
-        change, ratio = loss.difference, _perplexity_ratio(loss.difference)
-        perplexity = "perplexity" if measure == "cross-entropy" else f"perplexity of the {measure}"
-        lines.append(
-            f"  base {loss.base_loss.estimate:.4f}, change {change.estimate:+.4f}{change.ends('+.4f')} nats per token: "
-            f"{perplexity} x{ratio.estimate:.2f}{ratio.ends('.2f')}"
-        )
-        if not change.has_ends:
-            lines.append("  one document has no confidence interval")
-    return lines
-
-
-def _perplexity_ratio(change: Interval) -> Interval:
-    """Return exp of a change in nats per token, the factor on the perplexity."""
-    ratio = Interval(_exp(change.estimate), _exp(change.low), _exp(change.high))
-    # exp(-inf) would be a 0 that nobody measured.
-    return ratio if change.has_ends else Interval(ratio.estimate, -math.inf, math.inf)
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < _MOST_NATS else math.inf
-
-
-def _score_lines(score: TaskScore) -> list[str]:
-    accuracy = score.accuracy
-    part = "the tenth held out of the file" if score.is_held_out else score.split
-    examples = f"{len(score.right)} example{'s' * (len(score.right) != 1)}"
-    lines = [f"accuracy on {score.task}, {part} ({examples}): {accuracy.estimate:.4f}{accuracy.ends('.4f')}"]
-    if score.limit is not None:
-        lines.append(
-            f"  answers were read up to {score.limit}; {score.unfinished} of {len(score.right)} had not ended"
-        )
-    return lines
-
-
-def _harness_line(score: HarnessScore) -> str:
-    error = "" if score.standard_error is None else f" (standard error {score.standard_error:.4f})"
-    return f"{score.metric} on {score.task} (lm-evaluation-harness): {score.value:.4f}{error}"
-
-
-def _note_lines(notes: Sequence[str]) -> list[str]:
-    return [f"note: {note}" for note in notes]
-
-
 def _loss_record(loss: CorpusLoss) -> dict[str, Any]:
     record: dict[str, Any] = {
         "corpus": loss.name,
@@ -307,7 +250,8 @@ def _loss_record(loss: CorpusLoss) -> dict[str, Any]:
         "digests": list(loss.digests),
         "loss": loss.loss.as_dict(),
     }
-    if loss.base_loss is not None and loss.difference is not None:
-        record |= {"base_loss": loss.base_loss.as_dict(), "difference": loss.difference.as_dict()}
-        record["perplexity_ratio"] = _perplexity_ratio(loss.difference).as_dict()
+    for name in ("base_loss", "difference", "perplexity_ratio"):
+        interval: Interval | None = getattr(loss, name)
+        if interval is not None:
+            record[name] = interval.as_dict()
     return record

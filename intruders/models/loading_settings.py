@@ -71,7 +71,7 @@ class Loading(Settings):
 
 
 def require_whole_weights(loading: Loading) -> None:
-    """Refuse to quantize or spread a model whose weights are changed, or hooked, in memory.
+    """Refuse to quantize or spread a model whose weights are changed in memory.
 
     Raises:
       SettingError: ``load_in`` or ``device_map`` is given.
@@ -83,6 +83,19 @@ def require_whole_weights(loading: Loading) -> None:
                 f"{name} is {value!r}, but this measurement changes weights in memory, which needs them unquantized on "
                 "one device; leave it out, and pass dtype 'bfloat16' for less memory"
             )
+
+
+def require_one_device(loading: Loading) -> None:
+    """Refuse to spread a model whose layers are hooked in memory; quantized layers can be.
+
+    Raises:
+      SettingError: ``device_map`` is given.
+    """
+    if loading.device_map is not None:
+        raise SettingError(
+            f"device_map is {loading.device_map!r}, but updates are added beside layers on one device; leave it out, "
+            "and pass load_in '4bit' or dtype 'bfloat16' for less memory"
+        )
 
 
 AS_STORED = Loading()

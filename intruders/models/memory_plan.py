@@ -108,8 +108,14 @@ def require_memory(location: str, loading: Loading) -> None:
         (option, other.needed)
         for option, other in (
             ("--dtype bfloat16", memory_plan(location, replace(loading, dtype="bfloat16", load_in=None))),
-            ("in evaluate --load-in 8bit", memory_plan(location, replace(loading, load_in="8bit"))),
-            ("in evaluate --load-in 4bit", memory_plan(location, replace(loading, load_in="4bit"))),
+            (
+                "where the command has it --load-in 8bit",
+                memory_plan(location, replace(loading, load_in="8bit")),
+            ),
+            (
+                "where the command has it --load-in 4bit",
+                memory_plan(location, replace(loading, load_in="4bit")),
+            ),
         )
         if other is not None and other.fits and other.needed < plan.needed
     ]

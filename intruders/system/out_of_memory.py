@@ -15,8 +15,8 @@ Result = TypeVar("Result")
 _SAID = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
 
 ADVICE = (
-    "pass --dtype bfloat16 or in evaluate --load-in 4bit for smaller weights, and a smaller --batch-size, --window or "
-    "--max-tokens for smaller batches"
+    "pass --dtype bfloat16 or, where the command has it, --load-in 4bit for smaller weights, and a smaller "
+    "--batch-size, --window or --max-tokens for smaller batches"
 )
 
 

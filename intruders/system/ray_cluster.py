@@ -22,6 +22,7 @@ def map_on_ray(
     cpus: float = 1,
     gpus: float = 0,
     on_lost: Callable[[Item, str], None] = lambda item, how: None,
+    on_result: Callable[[Item, Any], None] = lambda item, result: None,
 ) -> Iterator[Item]:
     """Call ``do`` on every item on a Ray cluster; yield each item when it is over, in any order.
 
@@ -35,6 +36,7 @@ def map_on_ray(
       cpus: processors that each item asks for.
       gpus: graphics processors that each item asks for.
       on_lost: hears, here, of an item that was lost, and how.
+      on_result: hears, here, what ``do`` returned for an item.
 
     Raises:
       MissingDependencyError: Ray is not installed.
@@ -55,7 +57,7 @@ def map_on_ray(
             done, _ = ray.wait(list(pending), num_returns=1)
             item = pending.pop(done[0])
             try:
-                ray.get(done[0])
+                on_result(item, ray.get(done[0]))
             except ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None)
                 if isinstance(cause, IntrudersError):
@@ -69,12 +71,12 @@ def map_on_ray(
             ray.shutdown()
 
 
-def _task(do: Callable[[Any], object], item: object, threads: int) -> None:
+def _task(do: Callable[[Any], object], item: object, threads: int) -> object:
     import torch
 
     torch.set_num_threads(threads)
     show_warnings_as_notes()
-    do(item)
+    return do(item)
 
 
 def _ray() -> Any:

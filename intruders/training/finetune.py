@@ -40,7 +40,7 @@ from .callback.callback import IntruderCallback
 from .callback.text_loss import TextLoss
 from .finetune_config import FinetuneConfig, check_steps
 from .kl_to_base import KLToBase
-from .methods import go_on_from, make_optimizer, prepare, save_model, save_start
+from .methods import go_on_from, make_optimizer, prepare, prepared_for_qlora, save_model, save_start
 from .oplora import ProjectedUpdates
 from .replay import ReplaySampler, read_replay
 from .run_folder import RunFolder
@@ -183,6 +183,8 @@ def _train(
         "train": len(task.train) - len(rows),
         "validation": len(task.validation) - len(scored.validation),
     }
+    if config.load_in is not None:
+        base = prepared_for_qlora(base, config)
     kl = KLToBase.of(config, base)
     model = prepare(base, config, task.kind)
     if config.start_from is not None:

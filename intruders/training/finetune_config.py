@@ -263,6 +263,18 @@ class Training(Settings):
         metavar="TYPE",
         panel="Training",
     )
+    load_in: str | None = setting(
+        None,
+        "Quantize the frozen linear layers by bitsandbytes, as QLoRA does: 4bit (nf4) or 8bit. For adapters on tasks "
+        "that a model writes.",
+        choices=("4bit", "8bit"),
+        adapter_only=True,
+        in_id="{}",
+        new_in="0.2",
+        metavar="BITS",
+        panel="Training",
+        unless_given="default: not quantized",
+    )
     gradient_checkpointing: bool = setting(
         False,
         "Recompute activations in the backward pass: slower, less memory.",
@@ -450,18 +462,24 @@ class FinetuneConfig(Columns, Training):
         """Return how the base is loaded to train on a task of this kind: weights that are trained in float32.
 
         Raises:
-          SettingError: a type of 16 bits is asked for, and a classification head would be trained in it.
+          SettingError: a type of 16 bits or a quantized base is asked for, and a classification head would be trained
+            with it.
         """
         if self.changes_base_weights:
             return IN_SINGLE
         if kind == "classification":
+            if self.load_in is not None:
+                raise SettingError(
+                    f"load_in is {self.load_in!r}, but the head of a classification task is trained with the base, "
+                    "which needs float32; leave --load-in out"
+                )
             if self.dtype not in ("auto", "float32"):
                 raise SettingError(
                     f"dtype is {self.dtype!r}, but the head of a classification task is trained with the base, which "
                     "needs float32; leave --dtype out"
                 )
             return IN_SINGLE
-        return Loading(dtype=self.dtype)
+        return Loading(dtype=self.dtype, load_in=self.load_in)
 
     @property
     def changes_base_weights(self) -> bool:
@@ -507,6 +525,11 @@ def _check_together(config: FinetuneConfig) -> None:
         raise SettingError(
             f"dtype is {config.dtype!r}, but method {config.method!r} changes the base's weights, which needs float32; "
             "leave --dtype out, or choose a method that keeps them, such as lora"
+        )
+    if config.load_in is not None and (config.changes_base_weights or config.method == "oplora"):
+        raise SettingError(
+            f"load_in is {config.load_in!r}, but method {config.method!r} needs the base's own weights; leave "
+            "--load-in out, or choose a method that only adds to them, such as lora"
         )
     if config.train_all and config.method != "full":
         raise SettingError(f"train_all is for method full; method is {config.method!r}")

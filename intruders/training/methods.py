@@ -33,6 +33,16 @@ def prepare(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
     return _adapted(model, config, kind)
 
 
+def prepared_for_qlora(model: Any, config: FinetuneConfig) -> nn.Module:
+    """Return a model with quantized layers, as PEFT prepares it for training: what stays whole is in float32."""
+    from peft import prepare_model_for_kbit_training
+
+    prepared: nn.Module = prepare_model_for_kbit_training(
+        model, use_gradient_checkpointing=config.gradient_checkpointing
+    )
+    return prepared
+
+
 def go_on_from(model: Any, adapter: str) -> None:
     """Put the low-rank weights of a saved adapter into ``model``; a head starts again.
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from intruders.audits.fleet.audit_fleet import audit_fleet
+from intruders.audits.prepare_base import prepare
 from intruders.errors import IntrudersError, SettingError
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama
@@ -44,6 +46,25 @@ def test_two_workers_give_what_one_process_gives(
     assert here.adapters.equals(there.adapters)
     with pytest.raises(IntrudersError, match="asks for 3 GPUs"):
         audit_fleet("base", sources, out="elsewhere", cache=False, ray=True, gpus=3)
+
+
+def test_workers_decompose_a_base_once(
+    tmp_path: Path, two_workers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entries are those that one process makes; a second call finds them."""
+    monkeypatch.chdir(tmp_path)
+    saved(tiny_llama(num_hidden_layers=2), tmp_path / "base")
+    here = prepare("base", out="here")
+    there = prepare("base", out="there", ray=True)
+    assert (there.matrices, there.decomposed, there.bytes) == (here.matrices, here.matrices, here.bytes)
+    entries = {path.relative_to("here"): path.read_bytes() for path in Path("here").rglob("*.safetensors")}
+    assert len(entries) > 0
+    assert entries == {
+        path.relative_to("there"): path.read_bytes() for path in Path("there").rglob("*.safetensors")
+    }
+    assert prepare("base", out="there", ray=True).decomposed == 0
+    with pytest.raises(SettingError, match="the base is in memory"):
+        prepare({"up.weight": torch.eye(9)}, out="there", ray=True)
 
 
 def test_without_a_folder_there_is_no_place_for_results(tmp_path: Path) -> None:

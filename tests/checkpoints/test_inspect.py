@@ -11,9 +11,10 @@ import torch
 from typer import Typer
 from typer.testing import CliRunner
 
-from intruders.checkpoints.pairing.inspect import inspect, inspection_lines
+from intruders.checkpoints.pairing.inspect import inspect
 from intruders.cli.inspect import inspect as command
 from intruders.errors import PairingError
+from intruders.reports.inspection.inspection_text import inspection_lines
 
 from .models import randomize_adapter, saved, tiny_gpt2, tiny_llama
 

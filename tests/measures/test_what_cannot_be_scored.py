@@ -16,6 +16,7 @@ from intruders.measures import evaluate as under_test
 from intruders.measures import measured_model
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
+from intruders.reports.evaluation.evaluation_text import evaluation_lines
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from tests.commands import in_this_process
@@ -136,7 +137,7 @@ def test_the_wrong_base_is_refused_or_noted(place: Path, tmp_path: Path) -> None
     other = evaluate(str(place / "completer"), base=str(tmp_path / "other"), losses=_text(place))
     assert len(other.notes) == 1
     assert "names" in other.notes[0]
-    assert other.lines()[-1] == f"note: {other.notes[0]}"
+    assert evaluation_lines(other)[-1] == f"note: {other.notes[0]}"
     assert other.as_dict()["notes"] == other.notes
 
 
@@ -232,8 +233,8 @@ def test_out_among_other_files_is_refused(place: Path, tmp_path: Path) -> None:
 
 def test_one_document_has_no_interval(place: Path) -> None:
     found = evaluate(str(place / "completer"), base=str(place / "llama"), losses=_text(place, "one.txt"))
-    assert not any("inf" in line for line in found.lines())
-    assert "  one document has no confidence interval" in found.lines()
+    assert not any("inf" in line for line in evaluation_lines(found))
+    assert "  one document has no confidence interval" in evaluation_lines(found)
     (loss,) = found.as_dict()["losses"]
     for key in ("loss", "base_loss", "difference", "perplexity_ratio"):
         assert (loss[key]["low"], loss[key]["high"]) == (None, None)

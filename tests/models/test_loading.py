@@ -22,7 +22,7 @@ from intruders.measures.evaluate import evaluate
 from intruders.measures.kept_outcomes import KeptOutcomes
 from intruders.measures.measure_settings import LossSettings
 from intruders.models import memory_plan
-from intruders.models.loading import load_model
+from intruders.models.loading import load_model, load_tokenizer
 from intruders.models.loading_settings import Loading, require_whole_weights
 from intruders.models.stored_dtype import dtype_to_load, recorded_dtypes
 from intruders.models.tuned_model import open_language_model
@@ -346,6 +346,36 @@ def test_weights_are_quantized_while_loading(load_in: str, tmp_path: Path) -> No
         error = (model(input_ids=ids).logits - exact).norm() / exact.norm()
     # The 16 levels of nf4 leave about 8 % of a random layer, 8 bits about 1 %; layers add up.
     assert 0 < float(error) < 0.5
+
+
+@pytest.mark.parametrize("load_in", ["4bit", "8bit"])
+def test_an_adapter_on_a_quantized_base_that_was_measured_first(load_in: str, tmp_path: Path) -> None:
+    """Its loss is that of PEFT on a model that computed nothing before."""
+    pytest.importorskip("bitsandbytes")
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    base = str(save_llama(tmp_path / "base", width=128))
+    adapted: Any = get_peft_model(
+        load_model(base, "causal"), LoraConfig(r=2, target_modules=["q_proj", "up_proj"])
+    )
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data = 0.05 * torch.randn(parameter.shape, generator=generator)
+    adapted.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": "The base knows this text."}))
+    loading = Loading(load_in=load_in)
+    losses = LossSettings((str(tmp_path / "text.jsonl"),))
+    measured = evaluate(str(tmp_path / "adapter"), base=base, losses=losses, loading=loading)
+    fresh: Any = PeftModel.from_pretrained(
+        load_model(base, "causal", loading=loading), str(tmp_path / "adapter")
+    )
+    [documents] = measured.losses[0].losses
+    ids = load_tokenizer(base)("The base knows this text.", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        expected = float(fresh.eval()(input_ids=ids, labels=ids).loss)
+    # Windows are padded, and 8-bit layers round activations by the largest of a batch.
+    assert documents.mean == pytest.approx(expected, abs=1e-3)
 
 
 def test_quantizing_needs_its_package_and_whole_weights(

@@ -216,7 +216,7 @@ def _require_paths(sources: Sequence[Source]) -> None:
         if not isinstance(source, str | os.PathLike):
             raise SettingError(
                 f"a model in memory ({type(source).__name__}) was given together with out; expected paths and hub ids, "
-                "whose files tell what is finished; save it first, or leave out away"
+                "whose files tell what is finished; save it first, or call this without out"
             )
 
 

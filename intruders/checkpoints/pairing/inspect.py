@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import Any
 
-from ...charts.text import printable
 from ..adapters.adapter import AdaptedWeight, Adapter
 from ..opening.model_sum import ModelSum
 from ..opening.open import Opened, Source, open_checkpoint, open_source
@@ -159,76 +156,3 @@ def _update_row(update: AdaptedWeight) -> Row:
 
 def inspection_row(name: str, stored: StoredTensor, method: str | None = None) -> Row:
     return Row(name, stored.shape, stored.stored_as, method)
-
-
-_SHAPES_SHOWN = 3
-
-
-def inspection_lines(inspection: Inspection, verbose: bool = False) -> list[str]:
-    """Return the lines that a person reads; with ``verbose`` one per tensor. Unprintable characters are replaced."""
-    lines = [_title(inspection)]
-    if inspection.weight != 1.0:
-        lines.append(f"  counted {inspection.weight:g} times in the sum")
-    lines += _table(
-        [_cells(row, row.name) for row in inspection.rows] if verbose else _grouped(inspection.rows)
-    )
-    if inspection.input_first:
-        lines.append(f"  {inspection.input_first} weights are stored (in, out) and audited as (out, in)")
-    lines += [f"  '{name}' is the same tensor as '{other}'" for name, other in inspection.tied.items()]
-    lines += [f"  matched {text}" for text in inspection.matched]
-    if inspection.audited is not None:
-        against = f"against '{inspection.base}'" if inspection.base else "against a base of the same shapes"
-        lines.append(f"  {against}: {inspection.audited} matrices to audit")
-    lines += [f"  left out, {reason}: {count}" for reason, count in inspection.left_out.items()]
-    return [printable(line) for line in lines]
-
-
-def _title(inspection: Inspection) -> str:
-    what = f"{inspection.kind}, {inspection.format}, {len(inspection.rows)} tensors"
-    if inspection.kind == "adapter":
-        base = f", for '{inspection.base_source}'" if inspection.base_source else ", which names no base"
-        what = f"{inspection.format} adapter of {len(inspection.rows)} weights{base}"
-    return f"{inspection.source}: {what}, {inspection.parameters:,} numbers"
-
-
-def _grouped(rows: list[Row]) -> list[list[str]]:
-    """One line for the rows of one kind of module, method, rank, scale and type."""
-    groups: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        key = (module_kind(row.name), row.stored_as, row.method, row.rank, row.scale, len(row.shape))
-        groups.setdefault(key, []).append(row)
-    return [
-        [*_cells(group[0], module_kind(group[0].name), group), str(len(group))] for group in groups.values()
-    ]
-
-
-def module_kind(name: str) -> str:
-    """``q_proj`` for ``model.layers.3.self_attn.q_proj.weight``; of a vector, with its last part."""
-    flat = re.sub(r"_\d+_", "_*_", name.removesuffix(".weight"))
-    parts = [part for part in flat.split(".") if not part.isdecimal()]
-    return ".".join(parts[-2:]) if parts and parts[-1] == "bias" else (parts or [name])[-1]
-
-
-def _cells(row: Row, label: str, group: list[Row] | None = None) -> list[str]:
-    shapes = list(dict.fromkeys(_shape(item.shape) for item in group or [row]))
-    shown = ", ".join(shapes[:_SHAPES_SHOWN]) + (", ..." if len(shapes) > _SHAPES_SHOWN else "")
-    about = [row.method, row.stored_as]
-    if row.rank is not None:
-        about.append(f"rank {row.rank}")
-    if row.scale is not None:
-        about.append(f"scale {row.scale:g}")
-    return [label, shown, " ".join(part for part in about if part)]
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join("?" if size < 0 else str(size) for size in shape) or "one number"
-
-
-def _table(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in _columns(rows)]
-    align: Callable[[str, int], str] = str.ljust
-    return ["  " + "  ".join(map(align, row, widths)).rstrip() for row in rows]
-
-
-def _columns(rows: list[list[str]]) -> Iterable[tuple[str, ...]]:
-    return zip(*rows, strict=True)

@@ -103,8 +103,7 @@ class DosedModel:
         state = dict(model.state_dict(keep_vars=True))
         owners = _owners(model)
         matched = match_names(
-            {name: base.shape(name) for name in base.names()},
-            {name: tuple(tensor.shape) for name, tensor in state.items()},
+            {name: base.shape(name) for name in base.names()}, _shapes_of_weights(model, state)
         ).tuned_of
         views = {view.name: view for name in base.names() for view in _views(base, name)}
         dense: dict[int, list[tuple[str, Any]]] = {}
@@ -223,9 +222,23 @@ def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     return owners
 
 
+def _shapes_of_weights(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all weights. A quantized one is packed; its module knows the matrix it stands for."""
+    shapes: dict[str, tuple[int, ...]] = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and _is_quantized(module):
+            shapes[f"{name}.weight"] = (module.out_features, module.in_features)
+    return shapes
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    """Return whether bitsandbytes packed the weight of a linear layer."""
+    return type(module).__name__ in ("Linear4bit", "Linear8bitLt")
+
+
 def _has_branch(module: nn.Module, name: str) -> bool:
     """Return whether the module only computes ``W x`` for a weight W, or only looks its rows up."""
-    is_linear = type(module) is nn.Linear or type(module).__name__ == "Conv1D"
+    is_linear = type(module) is nn.Linear or type(module).__name__ == "Conv1D" or _is_quantized(module)
     return name == "weight" and (is_linear or type(module) is nn.Embedding)
 
 

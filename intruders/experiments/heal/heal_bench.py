@@ -21,7 +21,7 @@ from ...measures.corpus_loss import losses_by_corpus
 from ...measures.kept_outcomes import KeptOutcomes
 from ...measures.measure_settings import LossSettings
 from ...measures.outcome import Outcome
-from ...models.loading_settings import AS_STORED, Loading, require_whole_weights
+from ...models.loading_settings import AS_STORED, Loading, require_one_device, require_whole_weights
 from ...models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..bench.data_shares import DataShare
 from ..bench.live_models import Scored, answered_by
@@ -121,7 +121,6 @@ def open_models(
     tuned: str, base: str | None, tasks: Mapping[str, Task], loading: Loading = AS_STORED
 ) -> tuple[OpenedModel, dict[str, tuple[OpenedModel, list[str]]]]:
     """Open the tuned model as a language model and as its tasks need it; one model may serve both."""
-    require_whole_weights(loading)
     language = open_language_model(tuned, base, loading, merged=True)
     shared = answered_by(language, tasks)
     scored = {
@@ -176,7 +175,9 @@ def open_to_dose(
       loading: how the models are loaded.
     """
     if opens_base(sides, tasks):
+        require_one_device(loading)
         return open_models(sources[0], None, tasks, loading)
+    require_whole_weights(loading)
     return open_models(sources[1], base, tasks, loading)
 
 

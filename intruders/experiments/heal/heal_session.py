@@ -264,7 +264,7 @@ class Session:
             settings={
                 **self.settings.as_dict(),
                 "seed": self.seed,
-                "dtype": dtype_name(bench.language.dtype),
+                "dtype": self.loading.load_in or dtype_name(bench.language.dtype),
             },
             intruders_before=audit.intruders,
             intruders_after=None,

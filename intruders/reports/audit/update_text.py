@@ -8,8 +8,8 @@ from typing import Any
 
 from ...audits.update_alone import ModuleOverlap, ModuleUpdate, UpdateAlone, UpdateOverlap
 from ...charts.text import number, percent, plural
-from ...checkpoints.pairing.inspect import module_kind
 from ...errors import some_of
+from ..inspection.inspection_text import module_kind
 
 _OF_UPDATE = ["module", "modules", "rank", "eff. rank", "in use", "stable rank", "norm"]
 _OF_OVERLAP = ["module", "modules", "ranks", "cosine", "outputs", "chance", "inputs", "chance"]

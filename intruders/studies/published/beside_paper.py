@@ -41,12 +41,6 @@ class BesidePaper:
         """The number of the paper's figures with one of ours beside it."""
         return int(self.frame["ours"].notna().sum())
 
-    def lines(self) -> list[str]:
-        """Return the table as text."""
-        shown = self.frame.map(_text).to_string(index=False)
-        of = f"{self.known} of {len(self.frame)} with a run of this study"
-        return [f"{self.title} (the paper's {self.source}; {of})", self.meaning, *shown.splitlines()]
-
 
 @cache
 def published_figures() -> Mapping[str, Any]:
@@ -160,10 +154,3 @@ def _named(row: Mapping[str, Any]) -> dict[str, object]:
 
 def _columns(name: str, interval: Interval) -> dict[str, float]:
     return {name: interval.estimate, f"{name} low": interval.low, f"{name} high": interval.high}
-
-
-def _text(value: object) -> str:
-    """Return a cell for people; a missing number is a dash."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -15,12 +15,13 @@ from intruders.audits.audit_settings import Compute
 from intruders.errors import SettingError
 from intruders.experiments.intervene.intervene import intervene
 from intruders.experiments.intervene.sweep import InterventionSweep, intervention_rows
-from intruders.experiments.intervene.sweep_words import document, lines, verdicts
+from intruders.experiments.intervene.sweep_words import document, verdicts
 from intruders.measures.evaluate import evaluate
 from intruders.measures.intervals import Interval
 from intruders.measures.measure_settings import LossSettings, ScoreSettings, SweepSettings
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.interpolate import Interpolate
+from intruders.reports.intervene.sweep_text import sweep_lines
 from tests.checkpoints.models import saved
 from tests.mitigation.hot import hot_llama
 from tests.tiny import character_tokenizer, save_llama
@@ -130,7 +131,7 @@ def test_gains_are_read_off_the_curve(folder: Path, sweep: InterventionSweep, tm
 
 
 def test_it_is_printed_and_written(sweep: InterventionSweep) -> None:
-    text = "\n".join(lines(sweep))
+    text = "\n".join(sweep_lines(sweep))
     assert "gain over interpolation at equal task loss, nats per token" in text
     assert all("at equal task loss" in sentence for sentence in verdicts(sweep))
     record = json.loads(json.dumps(document(sweep), allow_nan=False))
@@ -166,7 +167,7 @@ def test_without_a_curve_nothing_is_added_and_a_task_is_needed_for_one(folder: P
     alone = swept(folder, ())
     assert alone.curve == []
     assert {row["measure"] for row in intervention_rows(alone)} == {"loss", "accuracy"}
-    assert "equal task loss" not in "\n".join(lines(alone))
+    assert "equal task loss" not in "\n".join(sweep_lines(alone))
     for missing in ({"scores": ScoreSettings()}, {"losses": LossSettings()}):
         with pytest.raises(SettingError, match="pass --loss-on CORPUS and --task TASK"):
             swept(folder, ("interpolate",), **missing)

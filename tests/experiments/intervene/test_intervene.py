@@ -20,7 +20,7 @@ from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.errors import PairingError, SettingError
 from intruders.experiments.intervene.intervene import intervene
 from intruders.experiments.intervene.sweep import Intervention, InterventionSweep
-from intruders.experiments.intervene.sweep_words import document, lines, verdicts
+from intruders.experiments.intervene.sweep_words import document, verdicts
 from intruders.measures.corpus_loss import CorpusLoss
 from intruders.measures.evaluate import evaluate
 from intruders.measures.intervals import Interval
@@ -29,6 +29,7 @@ from intruders.measures.measure_settings import AS_IN_THE_PAPER, LossSettings, S
 from intruders.measures.task_score import TaskScore
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.mitigate import mitigate
+from intruders.reports.intervene.sweep_text import sweep_lines
 from intruders.system.folders import locked_folder
 from intruders.system.progress import Progress, silent
 from tests.checkpoints.models import merged_weights, saved, tiny_gpt2
@@ -124,7 +125,7 @@ def test_the_top_intruder_alone_is_what_a_model_written_by_numpy_measures(
         # Single precision, in weights and in the model, as in the test above.
         assert point.losses[corpus].loss.estimate == pytest.approx(measured, abs=1e-4)
     assert document(found)["settings"]["which"] == "top"
-    assert "the intruder with the largest singular value of each matrix" in "\n".join(lines(found))
+    assert "the intruder with the largest singular value of each matrix" in "\n".join(sweep_lines(found))
     of_all = {point.scale: point for point in sweep.points if point.control == "intruders"}
     assert found.audit.intruders > sum(matrix.intruders > 0 for matrix in found.audit.matrices)
     assert of_all[0].losses[corpus].loss.estimate != found.points[0].losses[corpus].loss.estimate
@@ -145,7 +146,7 @@ def test_shrink_output_equals_the_energy_of_the_outputs_on_text(
     )
     [_, point] = found.points
     assert (point.control, point.scale, point.left_alone) == ("shrink-output", 0.5, 0)
-    printed = lines(found)
+    printed = sweep_lines(found)
     assert "the update scaled to the same output energy" in printed[-1]
     points = [line for line in printed if line.startswith(("  intruders", "  shrink-output"))]
     assert len({line.index("0.5") for line in points}) == 1  # one column
@@ -286,7 +287,7 @@ def test_an_audit_that_was_made_before_is_used(folder: Path, tmp_path: Path) -> 
 
 
 def test_lines_and_document(sweep: InterventionSweep) -> None:
-    text = "\n".join(lines(sweep))
+    text = "\n".join(sweep_lines(sweep))
     assert f"{sweep.audit.intruders} intruders in" in text
     assert "at scale 0.5 loss on" in text
     [alone] = [

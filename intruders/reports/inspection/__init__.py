@@ -1,0 +1,1 @@
+"""An inspection of a path as text."""
