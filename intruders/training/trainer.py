@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -100,7 +100,10 @@ def autocast_as_trained(precision: str) -> Iterator[None]:
     """Compute as the training does: in bf16 or fp16 autocast, or as the weights are."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with nullcontext() if dtype is None else torch.autocast(device, dtype):
+    if dtype is None:
+        yield
+        return
+    with torch.autocast(device, dtype):
         yield
 
 
