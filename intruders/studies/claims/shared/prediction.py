@@ -33,10 +33,9 @@ def correlation_difference(
     over half of the resamples are left out.
     """
     columns = np.array([first, second, y], dtype=np.float64)
-    known = np.isfinite(columns).all(axis=0)
+    known = np.flatnonzero(np.isfinite(columns).all(axis=0))
     columns = columns[:, known]
-    kept = [str(group) for group, keep in zip(groups, known.tolist(), strict=True) if keep]
-    numbers, labels = pd.factorize(np.array(kept, dtype=object))
+    numbers, labels = pd.factorize(np.array([str(groups[run]) for run in known], dtype=object))
     estimate = float(_difference(columns)) if columns.shape[1] else math.nan
     count = len(labels)
     open_ends = Interval(estimate, -math.inf, math.inf, count)
