@@ -39,7 +39,7 @@ CLAIM = Claim(
         "A correlation over settings is not a cause. Nothing was held fixed but what the text names.",
         (
             "Held-out errors are those of a monotone function that was fitted to the other settings. Settings of "
-            "one method at several rates are alike, which makes every prediction easier than that of a new method."
+            "one method at several rates are similar, which makes every prediction easier than that of a new method."
         ),
     ),
 )
