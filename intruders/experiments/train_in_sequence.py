@@ -129,7 +129,13 @@ def train_in_sequence(
       IntrudersError: as :func:`intruders.finetune` raises it.
 
     Example:
-      ``intruders.train_in_sequence(config, ["sst2", "agnews"]).backward_transfer``
+      With a base in the folder ``base``, two tasks of generated word problems one after the other:
+
+      >>> few = {"rank": 2, "steps": 2, "max_eval_samples": 2}
+      >>> config = FinetuneConfig(base="base", task="word-problems", out="sequence", **few)
+      >>> result = train_in_sequence(config, ["word-problems", "word-problems"])
+      >>> result.tasks
+      ['word-problems', 'word-problems']
     """
     if not tasks:
         raise SettingError("a sequence without tasks; expected at least one")

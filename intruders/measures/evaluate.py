@@ -188,7 +188,12 @@ def evaluate(
       IntrudersError: the model or the base cannot be used.
 
     Example:
-      ``intruders.evaluate("my-run", losses=intruders.LossSettings(loss_on=("pydoc",)), base="smollm2-135m")``
+      With a base in the folder ``base`` and an adapter in ``tuned``:
+
+      >>> losses = LossSettings(loss_on=("pydoc",), max_documents=2, max_tokens=32)
+      >>> result = evaluate("tuned", base="base", losses=losses)
+      >>> [(loss.name, loss.loss.n) for loss in result.losses]
+      [('pydoc', 2)]
     """
     if not (losses.loss_on or scores.tasks or harness.lm_eval):
         raise SettingError(

@@ -26,6 +26,7 @@ from .token_losses import losses_and_hits
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
+_AT_A_LOOK = 16  # answers that are generated before it is asked whether enough can be right
 BEYOND_TARGET = 16  # tokens that an answer may have more than its target, whatever else is asked for
 
 
@@ -48,6 +49,43 @@ def outcomes(
     grades = graded(model, tokenizer, task, examples, context=context, labels=labels, batch_size=batch_size)
     assert grades.right is not None
     return grades.right
+
+
+def outcomes_until_decided(
+    model: nn.Module,
+    tokenizer: Any,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    context: int,
+    accuracy: float,
+    batch_size: int = 32,
+) -> list[bool | None]:
+    """Return :func:`outcomes`, with None for those that were not asked because ``accuracy`` is out of reach.
+
+    As soon as too many answers are wrong, no further one is generated. An untrained model, which writes on to its
+    limit, is told from a trained one by a few answers.
+    """
+    if task.kind == "classification":
+        return [*outcomes(model, tokenizer, task, examples, context=context, batch_size=batch_size)]
+    settled = _targets(model, tokenizer, examples, context, batch_size).right or []
+    right: list[bool | None] = [is_settled or None for is_settled in settled]
+    open_rows = [row for row, is_settled in enumerate(settled) if not is_settled]
+    for start in range(0, len(open_rows), _AT_A_LOOK):
+        rows = open_rows[start : start + _AT_A_LOOK]
+        given = generated_answers(
+            model,
+            tokenizer,
+            [examples[row] for row in rows],
+            context=context,
+            batch_size=_AT_A_LOOK,
+            max_new_tokens=tokens_of_answers(task),
+        )
+        for row, answer in zip(rows, given, strict=True):
+            right[row] = is_right(task, examples[row], answer.text)
+        if (len(right) - right.count(False)) / len(right) < accuracy:
+            break
+    return right
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,14 @@ def run_study(
       KeyboardInterrupt: the user interrupted the study. Finished stages are kept.
 
     Example:
-      ``run_study(read_study("examples/quickstart.yaml"), "runs/quickstart")``
+      With a base in the folder ``base``, a study of one short run:
+
+      >>> from intruders import read_study
+      >>> text = "experiments: {short: {base: base, task: word-problems, rank: 2, steps: 2, max_eval_samples: 2}}"
+      >>> _ = Path("short.yaml").write_text(text)
+      >>> outcome = run_study(read_study("short.yaml"), "short")
+      >>> outcome.runs, outcome.finished
+      (1, 1)
     """
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise SettingError(f"jobs is {jobs!r}; expected a number of runs at once, 1 or more")

@@ -68,7 +68,12 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
       IntrudersError: the model cannot be used, or the disk is full.
 
     Example:
-      ``intruders.finetune(intruders.FinetuneConfig(base="smollm2-135m", task="word-problems", out="my-run"))``
+      With a base in the folder ``base``:
+
+      >>> few = {"rank": 2, "steps": 2, "max_eval_samples": 2}
+      >>> run = finetune(FinetuneConfig(base="base", task="word-problems", out="run", **few))
+      >>> run.is_finished, run.record["steps"]
+      (True, 2)
     """
     run = RunFolder(Path(config.out))
     run.open_for(config.recorded())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback
 
 from ..data.task import Task
 from ..errors import NonFiniteError
-from ..models.answers import outcomes
+from ..models.answers import outcomes_until_decided
 from ..models.encoding import IGNORED, labels_of_next
 from .kl_to_base import KLToBase
 from .replay import ReplaySampler
@@ -100,12 +100,15 @@ def autocast_as_trained(precision: str) -> Iterator[None]:
     """Compute as the training does: in bf16 or fp16 autocast, or as the weights are."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with nullcontext() if dtype is None else torch.autocast(device, dtype):
+    if dtype is None:
+        yield
+        return
+    with torch.autocast(device, dtype):
         yield
 
 
 class StopAtAccuracy(TrainerCallback):  # type: ignore[misc]
-    """Score the validation split every ``every`` steps and stop when it reaches ``target``.
+    """Score the validation split every ``every`` steps, as far as it takes, and stop when it reaches ``target``.
 
     Methods that are compared at the same task score are each stopped by this, at its own step. The look is made in the
     precision of the training, as its own forward passes are.
@@ -116,22 +119,32 @@ class StopAtAccuracy(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.target, self.every, self.precision = target, every, precision
         self.task, self.tokenizer, self.context = task, tokenizer, context
-        self.right: list[bool] = []  # outcomes of the latest look
+        self.right: list[bool] = []  # outcomes of the look that reached it
 
     @property
     def has_stopped(self) -> bool:
-        return bool(self.right) and sum(self.right) / len(self.right) >= self.target
+        return bool(self.right)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step % self.every:
             return
         with autocast_as_trained(self.precision):
-            self.right = outcomes(
-                model, self.tokenizer, self.task, self.task.validation, context=self.context
+            right = outcomes_until_decided(
+                model,
+                self.tokenizer,
+                self.task,
+                self.task.validation,
+                context=self.context,
+                accuracy=self.target,
             )
-        accuracy = sum(self.right) / len(self.right)
+        known = [outcome for outcome in right if outcome is not None]
+        accuracy = sum(known) / len(right)
+        if len(known) < len(right):
+            state.log_history.append({"step": state.global_step, "validation_accuracy_below": self.target})
+            return
         state.log_history.append({"step": state.global_step, "validation_accuracy": accuracy})
         if accuracy >= self.target:
+            self.right = known
             control.should_training_stop = True
 
 

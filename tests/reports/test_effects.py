@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -157,6 +160,26 @@ def test_equal_score_and_equal_tuning_effort_follow_from_the_runs() -> None:
     assert equal_effort(fewer) == "no", "full fine-tuning had one rate"
     missed = pd.DataFrame([*rows[:3], rows[3] | {"stopped_by": "steps"}])
     assert equal_score(missed) == "part"
+
+
+def test_a_published_study_is_linked_to_its_page_and_has_no_row_of_what_was_not_measured(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data" / "minilm"
+    shutil.copytree(DATA / "minilm", data)
+    assert {effect.page for effect in read_effects(tmp_path / "data")} == {"data/minilm/study.yaml"}
+    (tmp_path / "minilm.md").write_text("# Page\n")
+    effects = read_effects(tmp_path / "data")
+    assert {effect.page for effect in effects} == {"minilm.md"}
+    findings = json.loads((data / "findings.json").read_text())
+    (dynamics,) = (finding for finding in findings["findings"] if finding["name"] == "dynamics")
+    dynamics["answers"][0]["estimate"] = None
+    content = json.dumps(findings).encode()
+    (data / "findings.json").write_bytes(content)
+    record = json.loads((data / "published.json").read_text())
+    record["files"]["findings.json"] = hashlib.sha256(content).hexdigest()
+    (data / "published.json").write_text(json.dumps(record))
+    assert len(read_effects(tmp_path / "data")) == len(effects) - 1
 
 
 def test_the_summary_shows_what_the_command_prints() -> None:

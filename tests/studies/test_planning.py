@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from intruders.errors import SettingError
+from intruders.studies.claims.shared.statistics import settings_needed, spearman
+from intruders.studies.describe.claim_names import CLAIMS
 from intruders.studies.describe.runs import Run, expand
 from intruders.studies.planning.earlier_times import time_lines
 from intruders.studies.planning.power import earlier_spread, power_lines
@@ -56,7 +58,9 @@ def test_the_spread_of_an_earlier_study_is_that_of_its_seeds(
         differences.append(np.mean(lora) - counts["full", None])
     assert found[1] == pytest.approx(np.std(differences, ddof=1))
     study = parsed(document(power={"structure": {"spread_from": str(folder)}}))
-    (line,) = power_lines(study)
+    line, *others = power_lines(study)
+    assert len(others) == len(CLAIMS) - 1
+    assert all("no effect is planned, so that the seeds it needs are unknown" in other for other in others)
     assert line.startswith(
         f"power: structure: 2 seeds needed for an effect of {abs(found[0].estimate):g} at a spread"
     )
@@ -68,16 +72,42 @@ def test_seeds_of_a_given_spread_and_a_folder_that_is_not_there(tmp_path: Path) 
         "structure": {"effect": 1, "spread": 1},
         "forgetting": {"spread_from": str(tmp_path / "none")},
     }
-    structure, forgetting = power_lines(parsed(document(power=power)))
+    analyses = ["structure", "forgetting"]
+    structure, forgetting = power_lines(parsed(document(power=power, analyses=analyses)))
     # (2.262 + 0.883) / sqrt(10) = 0.995 for ten seeds, and (2.306 + 0.889) / 3 = 1.065 for nine.
     assert "10 seeds needed for an effect of 1 at a spread of 1" in structure
     assert structure.endswith("planned: 2, which is fewer")
     assert "no study in" in forgetting
 
 
+def test_a_correlation_is_planned_over_settings() -> None:
+    study = parsed(document(power={"forgetting": {"effect": 0.65}}, analyses=["forgetting"]))
+    (line,) = power_lines(study)
+    # 3 + (1 + 0.65^2 / 2) ((1.95996 + 0.84162) / atanh 0.65)^2 = 18.8
+    assert line.startswith("power: forgetting: 19 settings needed for a rank correlation of 0.65")
+    assert "planned: 3, which is fewer; 2 seeds planned" in line
+
+
+def test_as_many_settings_as_planned_find_the_correlation_in_four_of_five_studies() -> None:
+    needed = settings_needed(0.65)
+    assert needed is not None
+    generator = np.random.default_rng(0)
+    # Normal values whose rank correlation is 0.65 (Pearson 1907): rho = 2 sin(pi 0.65 / 6).
+    rho, studies, clear = 2 * math.sin(math.pi * 0.65 / 6), 300, 0
+    for _ in range(studies):
+        x, other = generator.normal(size=(2, needed))
+        y = rho * x + math.sqrt(1 - rho**2) * other
+        clear += spearman(x, y, list(range(needed))).is_clear
+    # Three standard deviations of 300 studies at 0.8 are 0.07.
+    assert clear / studies == pytest.approx(0.8, abs=0.07)
+    assert settings_needed(0.01) is None
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"power": {"forgetting": {"effect": 1.5}}}, "expected a rank correlation below 1"),
+        ({"power": {"structure": {"of": "x"}}}, "neither an effect nor the folder"),
         ({"power": {"structure": {"effect": 1}}}, "expected one of spread: NUMBER and spread_from: FOLDER"),
         ({"power": {"structure": {"spread": 1}}}, "without an effect"),
         ({"power": {"structur": {"spread": 1, "effect": 1}}}, "did you mean 'structure'"),

@@ -95,7 +95,12 @@ def attribute(
       IntrudersError: as the audit, the models and the data raise it.
 
     Example:
-      ``intruders.attribute("smollm2-135m", "my-adapter", loss_on="pydoc", task="word-problems").largest(5)``
+      With a base in the folder ``base`` and an adapter in ``tuned``:
+
+      >>> few = AttributionSettings(nodes=5, check=0, max_documents=2, max_tokens=32)
+      >>> result = attribute("base", "tuned", loss_on="pydoc", settings=few)
+      >>> [list(share.parts) for share in result.largest(1)]
+      [['pydoc']]
     """
     started = time.perf_counter()
     texts = [loss_on] if isinstance(loss_on, str) else list(loss_on)

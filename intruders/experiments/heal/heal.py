@@ -92,7 +92,12 @@ def heal(
       IntrudersError: as the audit, the models and the data raise it.
 
     Example:
-      ``intruders.heal("smollm2-135m", "my-adapter", task="word-problems", loss_on="pydoc", out="healed")``
+      With a base in the folder ``base`` and an adapter in ``tuned``; a real healing takes the defaults:
+
+      >>> few = HealSettings(steps=1, max_documents=4, max_tokens=32, max_examples=2, allow=1.0)
+      >>> healing = heal("base", "tuned", task="word-problems", loss_on="pydoc", settings=few, out="healed")
+      >>> sorted(healing.doses)[0], [point.name for point in healing.points][:3]
+      ('model.layers.0.mlp.down_proj.weight', ['base', 'tuned', 'healed'])
     """
     started = time.perf_counter()
     given_base, given_tuned = named_sides(base, tuned)

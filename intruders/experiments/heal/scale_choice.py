@@ -101,7 +101,12 @@ def choose_scale(
       IntrudersError: as :func:`intruders.heal` raises it.
 
     Example:
-      ``intruders.choose_scale("smollm2-135m", "my-adapter", task="word-problems", loss_on="pydoc").scale``
+      With a base in the folder ``base`` and an adapter in ``tuned``:
+
+      >>> few = HealSettings(max_documents=4, max_tokens=32, max_examples=2)
+      >>> choice = choose_scale("base", "tuned", task="word-problems", loss_on="pydoc", settings=few)
+      >>> 0 <= choice.scale <= 1
+      True
     """
     given_base, given_tuned = named_sides(base, tuned)
     base, tuned = None if given_base is None else str(given_base), str(given_tuned)
@@ -166,7 +171,10 @@ def write_at_scale(
       IntrudersError: as :func:`intruders.mitigate` raises it.
 
     Example:
-      ``intruders.write_at_scale("smollm2-135m", "my-adapter", 0.7, "scaled")``
+      With a base in the folder ``base`` and an adapter in ``tuned``:
+
+      >>> write_at_scale("base", "tuned", 0.5, "half").form
+      'adapter'
     """
     return mitigate(
         base,

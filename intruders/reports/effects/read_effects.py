@@ -95,8 +95,10 @@ def _of_published(folder: Path) -> Iterator[StudyEffect]:
     if document is None:
         raise ResultFileError(f"'{folder}' has no findings.json; fetch the folder again")
     score, effort = equal_score(load_results(folder).runs), equal_effort(load_results(folder).runs)
+    # A study may have a page of its own name beside the folder of all data.
+    has_page = (folder.parent.parent / f"{folder.name}.md").is_file()
     for finding in document["findings"]:
-        answers = finding["answers"]
+        answers = [answer for answer in finding["answers"] if answer["estimate"] is not None]
         tested = sum(answer.get("p_adjusted") is not None for answer in answers)
         for answer in answers:
             unit = next((unit for words, unit in _UNITS if words in answer["what"]), answer["what"])
@@ -113,7 +115,7 @@ def _of_published(folder: Path) -> Iterator[StudyEffect]:
                 equal_score=score,
                 equal_effort=effort,
                 study=published.name,
-                page=f"data/{folder.name}/study.yaml",
+                page=f"{folder.name}.md" if has_page else f"data/{folder.name}/study.yaml",
                 data="kept",
                 decided=answer["decision"],
             )

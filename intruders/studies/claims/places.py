@@ -121,8 +121,9 @@ def charts(finding: Finding, palette: Palette) -> list[Chart]:
     for part in parts(finding.tables.get(TABLE)):
         rows = (
             part.rows.dropna(subset=["correlation_intruders"])
-            .groupby("setting", as_index=False)["correlation_intruders"]
+            .groupby("setting")[["correlation_intruders"]]
             .mean()
+            .reset_index()
         )
         if rows.empty:
             continue

@@ -39,7 +39,7 @@ CLAIM = Claim(
         "A correlation over settings is not a cause. Nothing was held fixed but what the text names.",
         (
             "Held-out errors are those of a monotone function that was fitted to the other settings. Settings of "
-            "one method at several rates are alike, which makes every prediction easier than that of a new method."
+            "one method at several rates are similar, which makes every prediction easier than that of a new method."
         ),
     ),
 )
@@ -107,7 +107,7 @@ def analyse(results: Results) -> Finding:
         tables = {
             CORRELATIONS: pd.DataFrame([row for each in compared for row in _correlations(each)]),
             HELD_OUT: pd.DataFrame([row for each in compared for row in _held_out(each)]),
-            RUNS: pd.concat([_points(each) for each in compared]),
+            RUNS: pd.concat([_points(each) for each in compared], ignore_index=True),
         }
     ids = [run_id for each in compared for run_id in each.runs["run_id"]]
     return evidence.finding(CLAIM, runs=ids, tables=tables)
@@ -193,7 +193,8 @@ def _points(each: _Comparison) -> pd.DataFrame:
         "corpus",
     ]
     points = each.runs[columns].rename(columns={"described": "setting"})
-    return points.assign(**_where(each)).reset_index(drop=True)
+    on = each.on
+    return points.assign(base=on.base, task=on.task, part=on.part).reset_index(drop=True)
 
 
 def charts(finding: Finding, palette: Palette) -> list[Chart]:

@@ -28,7 +28,7 @@ _CURVE = "interpolate"
 _MOST_SETTINGS = 4  # of one base and task, in charts; the table has all
 _NOTE = (
     "Gains at equal task loss are listed with the claim and do not decide it. Their intervals apply to "
-    "all remedies on one setting together (Bonferroni)."
+    "all remedies and settings of the study together (Bonferroni)."
 )
 _TITLE = "loss of interpolation at the same task loss minus the remedy's, nats/token"
 
@@ -61,18 +61,20 @@ class Gain:
 def add_gains(evidence: Evidence, results: Results) -> tuple[list[dict[str, object]], set[str]]:
     """Add what every compared remedy gains, by base, task and setting; the gains decide nothing.
 
-    Intervals are for all remedies of one setting together. Returns the rows of :data:`TABLE`, and the runs' ids.
+    Intervals are for all remedies on all settings together. Returns the rows of :data:`TABLE`, and the runs' ids.
     """
     rows: list[dict[str, object]] = []
     used: set[str] = set()
     points = results.remedies
     runs = finished(results.runs)
-    for stratum in strata(runs[runs["run_id"].isin(points["run_id"])], LOSS_ALIKE):
+    compared_runs = runs[runs["run_id"].isin(points["run_id"])]
+    tests = _tests(points.merge(compared_runs[["run_id", "base", "task", "setting"]], on="run_id"))
+    for stratum in strata(compared_runs, LOSS_ALIKE):
         evidence.notes += stratum.notes
         for _, group in stratum.runs.groupby("setting", sort=False):
             of_setting = points.merge(group[["run_id", "seed"]], on="run_id")
             described = str(group["described"].iloc[0])
-            compared = sorted(_of_setting(of_setting), key=_best_first)
+            compared = sorted(_of_setting(of_setting, tests), key=_best_first)
             forgotten = _forgotten(of_setting)
             rows += [_row(stratum, described, forgotten, each) for each in compared]
             measured = [each for each in compared if each.seeds]
@@ -123,9 +125,15 @@ def _forgotten(points: pd.DataFrame) -> float:
     return float(at[1] - at[0])
 
 
-def _of_setting(points: pd.DataFrame) -> Iterator[Gain]:
+def _tests(points: pd.DataFrame) -> int:
+    """Count the remedies that are compared, on each setting of each base and task."""
     chosen = points[points["chosen"] & (points["remedy"] != _CURVE)]
-    level = 1 - (1 - LEVEL) / max(1, chosen["remedy"].nunique())
+    return len(chosen[["base", "task", "setting", "remedy"]].drop_duplicates())
+
+
+def _of_setting(points: pd.DataFrame, tests: int) -> Iterator[Gain]:
+    chosen = points[points["chosen"] & (points["remedy"] != _CURVE)]
+    level = 1 - (1 - LEVEL) / max(1, tests)
     for remedy in dict.fromkeys(points.loc[points["remedy"] != _CURVE, "remedy"]):
         of_remedy = chosen[chosen["remedy"] == remedy]
         by_seed = of_remedy["gain"].groupby(of_remedy["seed"]).mean().dropna()

@@ -63,8 +63,8 @@ def add_training_gains(evidence: Evidence, results: Results) -> list[dict[str, o
 
 def _gains(stratum: Stratum, points: pd.DataFrame) -> Iterator[tuple[str, str, pd.Series[float]]]:
     """Yield each remedy with the setting that it is compared with, and its gains by seed."""
-    runs = stratum.runs.assign(alike=settings_in(stratum.runs, ["lr", "replay"]))
-    for _, group in runs.groupby("alike", sort=False):
+    runs = stratum.runs.assign(family=settings_in(stratum.runs, ["lr", "replay"]))
+    for _, group in runs.groupby("family", sort=False):
         plain = group[group["replay"].map(text_of) == ""]
         if plain.empty:
             continue

@@ -102,12 +102,12 @@ class Power(Settings):
         super().__post_init__()
         if self.spread is not None and self.spread_from is not None:
             raise SettingError("expected one of spread: NUMBER and spread_from: FOLDER; give one")
+        if self.spread is not None and self.effect is None:
+            raise SettingError("spread is given without an effect; give effect: NUMBER, in the same unit")
         if self.spread_from is None and self.effect is None:
             raise SettingError(
                 "neither an effect nor the folder of an earlier study is given; give effect: NUMBER"
             )
-        if self.spread is not None and self.effect is None:
-            raise SettingError("spread is given without an effect; give effect: NUMBER, in the same unit")
 
 
 @dataclass(frozen=True)

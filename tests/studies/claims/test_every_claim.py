@@ -32,6 +32,10 @@ from tests.studies.planted import (
 def whole_study(effect: float, seeds: int = 3) -> Results:
     """A study with something for every analysis, the paper's claims planted with the sign of ``effect``."""
     rows = matched(effect=effect, seeds=seeds)
+    parts = []
+    for row in rows:
+        row["kl_prompts"] = 1 + effect * row["loss_change"] + 0.1 * (effect == 0) * noise("kl", row["run_id"])
+        parts += attributed(row["run_id"], effect)
     tasks = sequence_study(effect=effect, seeds=seeds)
     traces, slower = [], []
     counts = {1.0: [0, 2, 4, 6], 0.0: [5, 5, 5, 5], -1.0: [6, 4, 2, 1]}[effect]
@@ -58,7 +62,25 @@ def whole_study(effect: float, seeds: int = 3) -> Results:
         traces=traces,
         mechanism=mechanism,
         matrices=matrices,
+        attributions=parts,
     )
+
+
+def attributed(run_id: str, effect: float) -> list[dict[str, Any]]:
+    """The matrices of a model, whose parts of the loss rise follow their intruders with that sign."""
+    return [
+        {
+            "run_id": run_id,
+            "name": f"layers.{number}.up_proj",
+            "corpus": "pydoc",
+            "part": effect * (number % 5) + noise(run_id, number, size=0.5),
+            "part_of_intruders": 0.1,
+            "intruders": number % 5,
+            "frobenius": 1 + noise("norm", run_id, number, size=0.1),
+            "rise": 10.0,
+        }
+        for number in range(30)
+    ]
 
 
 def random_terms(effect: float, seeds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -95,10 +117,11 @@ def planted() -> dict[float, dict[str, Finding]]:
     }
 
 
-WITHOUT_RANK_AND_REMEDIES = [name for name in CLAIMS if name not in ("rank", "remedies")]
+# Rank, remedies and predictors have planted studies of their own.
+WITH_ONE_SIGN = [name for name in CLAIMS if name not in ("rank", "remedies", "predictors")]
 
 
-@pytest.mark.parametrize("name", WITHOUT_RANK_AND_REMEDIES)
+@pytest.mark.parametrize("name", WITH_ONE_SIGN)
 def test_a_planted_claim_is_shown(planted: dict[float, dict[str, Finding]], name: str) -> None:
     finding = planted[1.0][name]
     assert finding.shown is True
@@ -120,7 +143,7 @@ def test_where_nothing_is_planted_nothing_is_shown(
     assert finding.verdict.startswith("Undecided")
 
 
-@pytest.mark.parametrize("name", WITHOUT_RANK_AND_REMEDIES)
+@pytest.mark.parametrize("name", WITH_ONE_SIGN)
 def test_the_opposite_is_not_shown(planted: dict[float, dict[str, Finding]], name: str) -> None:
     finding = planted[-1.0][name]
     assert finding.shown is False

@@ -47,6 +47,24 @@ def test_gains_are_means_over_seeds_with_an_interval_for_all_remedies_together()
     assert dict(rows["seeds"]) == {"lines": 3, "flatten": 3, "trim": 3, "dg-hard": 0}
 
 
+def test_intervals_apply_to_the_remedies_of_all_settings_together() -> None:
+    """Two settings with the same gains: six tests instead of three, and a quantile that is larger by as much."""
+    runs = of_rank_1()
+    alone = (
+        found(runs, remedies=comparisons(runs, GAINS)).tables["Gain at equal task loss"].set_index("remedy")
+    )
+    others = [row for row in matched(seeds=3) if row["method"] == "lora" and row["rank"] == 2]
+    both = found(runs + others, remedies=comparisons(runs + others, GAINS)).tables["Gain at equal task loss"]
+    first = both[both["setting"] == both["setting"].iloc[0]].set_index("remedy")
+    p = 1 - 0.05 / 6 / 2
+    wider = (2 * p - 1) * math.sqrt(2 / (4 * p * (1 - p))) / QUANTILE
+    for remedy in GAINS:
+        before, after = (
+            (rows.loc[remedy, "gain_high"] - rows.loc[remedy, "gain"]) for rows in (alone, first)
+        )
+        assert after == pytest.approx(wider * before)
+
+
 def test_of_one_seed_the_interval_is_over_documents_and_decides_nothing() -> None:
     runs = of_rank_1(seeds=1)
     finding = found(runs, remedies=comparisons(runs, GAINS))

@@ -14,7 +14,7 @@ def at_equal_score(stratum: Stratum) -> tuple[pd.DataFrame, list[str]]:
     whose accuracy intervals contain one value: the one that most intervals contain.
     """
     runs = stratum.runs
-    matched = runs[runs["stopped_by"] == "match"]
+    matched = runs[(runs["stopped_by"] == "match") & runs["match"].notna()]
     if len(matched):
         target = str(matched["match"].astype(str).mode().iloc[0])
         return _at_target(stratum, target)

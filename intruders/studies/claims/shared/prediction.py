@@ -33,11 +33,9 @@ def correlation_difference(
     over half of the resamples are left out.
     """
     columns = np.array([first, second, y], dtype=np.float64)
-    known = np.isfinite(columns).all(axis=0)
+    known = np.flatnonzero(np.isfinite(columns).all(axis=0))
     columns = columns[:, known]
-    numbers, labels = pd.factorize(
-        pd.Series([group for group, keep in zip(groups, known, strict=True) if keep])
-    )
+    numbers, labels = pd.factorize(np.array([str(groups[run]) for run in known], dtype=object))
     estimate = float(_difference(columns)) if columns.shape[1] else math.nan
     count = len(labels)
     open_ends = Interval(estimate, -math.inf, math.inf, count)
@@ -66,7 +64,7 @@ def held_out_errors(x: Sequence[float], y: Sequence[float], groups: Sequence[Has
     """
     predictor, target = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     known = np.isfinite(predictor) & np.isfinite(target)
-    numbers = pd.factorize(pd.Series(list(groups), dtype=object))[0]
+    numbers = pd.factorize(np.array([str(group) for group in groups], dtype=object))[0]
     errors = np.full(len(target), math.nan)
     for number in np.unique(numbers):
         inside = (numbers == number) & known
@@ -116,7 +114,7 @@ def _difference(columns: Floats) -> Floats:
 
 def _spearman(x: Floats, y: Floats) -> Floats:
     """Return Spearman's correlation over the last axis; NaN where a side has one value only."""
-    from scipy.stats import rankdata
+    from scipy.stats import rankdata  # type: ignore[import-untyped]
 
     centred = [
         ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (rankdata(x, axis=-1), rankdata(y, axis=-1))

@@ -1,0 +1,64 @@
+"""A study that measures the KL to the base and the parts of its loss rise: what is in its tables, and its plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from intruders.data.columns import Columns
+from intruders.data.load_task import load_task
+from intruders.errors import SettingError
+from intruders.measures.kl_to_base import kl_on_task
+from intruders.studies.describe.plan import plan
+from intruders.studies.describe.runs import expand
+from intruders.studies.run_study import run_study
+from intruders.studies.tables.results import load_results
+from tests.studies.tiny_study import BRIEF, parsed, tiny_study
+
+MEASURE = BRIEF | {
+    "loss_on": ["pydoc"],
+    "max_documents": 2,
+    "max_tokens": 32,
+    "kl_to_base": {"max_examples": 3},
+    "attribute": {"nodes": 5, "check": 0, "max_documents": 2, "max_tokens": 32, "max_examples": 2},
+}
+
+
+def test_the_tables_have_the_kl_the_rotation_and_parts_that_sum_to_the_rise(
+    llama: Path, tmp_path: Path
+) -> None:
+    study = parsed(tiny_study(llama, measure=MEASURE, audit_steps=None))
+    amounts = plan(expand(study)).amounts
+    assert "KL to the base: 2 runs" in amounts
+    assert "attributions: 2 runs" in amounts
+    outcome = run_study(study, tmp_path / "out")
+    assert outcome.failed == {}
+    results = load_results(tmp_path / "out")
+    task = load_task("word-problems", Columns(), 0)
+    for row in results.runs.itertuples():
+        model = tmp_path / "out" / "runs" / str(row.run_id) / "model"
+        kl = kl_on_task(str(llama), str(model), task, max_examples=3)
+        assert row.kl_prompts == pytest.approx(kl.prompts.estimate)
+        assert row.kl_answers == pytest.approx(kl.answers.estimate)
+        assert 0 < row.rotation < 1
+        own = results.attributions[results.attributions["run_id"] == row.run_id]
+        matrices = results.matrices[results.matrices["run_id"] == row.run_id]
+        assert set(own["name"]) == set(matrices["name"])
+        assert dict(zip(own["name"], own["frobenius"], strict=True)) == dict(
+            zip(matrices["name"], matrices["frobenius"], strict=True)
+        )
+        assert own["intruders"].sum() == row.intruders
+        document = json.loads((model.parent / "attribution.json").read_text())
+        elsewhere = document["elsewhere"]
+        rest = elsewhere["pydoc"]["estimate"] if elsewhere else 0.0
+        # Nodes are added until the parts are within 2 % of the rise, or as near as 32 of them come.
+        total = document["measures"][0]["total"]
+        assert own["part"].sum() + rest == pytest.approx(total, rel=1e-3, abs=1e-4)
+        assert (own["rise"] == document["rise"]).all()
+
+
+def test_an_attribution_needs_a_text(llama: Path) -> None:
+    with pytest.raises(SettingError, match="attribute is given, but no loss_on gives the text"):
+        parsed(tiny_study(llama, measure=BRIEF | {"attribute": {"nodes": 5}}))
