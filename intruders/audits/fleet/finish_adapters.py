@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 from torch import Tensor
 
 from ...checkpoints.pairing.pairing import Pairing, SkipKind, Skipped
-from ...checkpoints.stored.selection import Selection
-from ..audit_settings import AuditSettings, base_dtype_of
-from ..result.audit_result import Audit, header
+from ..audit import audit_of
+from ..audit_settings import AuditSettings
+from ..result.audit_result import header
 from .adapter_files import AdapterFile, AdapterFiles
 from .fleet_members import Member
 from .fleet_table import counts_of_model
@@ -93,28 +93,8 @@ class _Parts:
             path, member.source, member.digest, member.facts, counts, self.refused, self.sketch
         )
         by_name = {skipped.name: skipped for skipped in self.skipped}
-        audit = Audit(
-            base_source=pairing.base_source,
-            tuned_source=pairing.tuned_source,
-            tuned_kind=pairing.tuned_kind,
-            base_hub=pairing.base_hub,
-            tuned_hub=pairing.tuned_hub,
-            k=settings.k,
-            epsilon=settings.epsilon,
-            exact=settings.exact,
-            seconds=seconds,
-            matrices=[],
-            skipped=[
-                *pairing.skipped,
-                *(by_name[pair.name] for pair in pairing.pairs if pair.name in by_name),
-            ],
-            settings={
-                **settings.part(Selection).as_dict(),
-                "skip_non_finite": settings.skip_non_finite,
-                "matched": list(pairing.matched),
-                **base_dtype_of(settings),
-            },
-        )
+        left_out = [by_name[pair.name] for pair in pairing.pairs if pair.name in by_name]
+        audit = audit_of(pairing, settings, [], [*pairing.skipped, *left_out], seconds)
         head = header(audit)
         head["totals"] |= {name: counts[name] for name in ("matrices", "vectors", "intruders")}
         return file, head, rows

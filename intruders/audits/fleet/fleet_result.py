@@ -219,7 +219,7 @@ class FleetAudit:
                 as_frame(document["adapters"]),
                 folder,
                 document.get("key", ""),
-                document["passed_over"],
+                document.get("passed_over", {}),
                 document["versions"],
             )
 
