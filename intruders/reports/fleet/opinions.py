@@ -27,7 +27,8 @@ _LEAST_TO_COMPARE = 5
 def with_opinions(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table of a fleet with the columns ``for_hosts``, ``unusual`` and ``unusual_in``."""
     unusual = _unusual(table)
-    return table.assign(for_hosts=[_for_hosts(row) for row in table.to_dict("records")], **unusual)
+    for_hosts = pd.Series([_for_hosts(row) for row in table.to_dict("records")], table.index, dtype=object)
+    return table.assign(for_hosts=for_hosts, **unusual)
 
 
 def _for_hosts(row: dict[Hashable, Any]) -> str | None:
