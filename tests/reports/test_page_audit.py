@@ -40,14 +40,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def short_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with few rows, each of which axe looks at for as long as at another."""
-    path = tmp_path_factory.mktemp("short") / "report.html"
-    write_html(made_up_audit(3, width=4096, intruder_rate=0.2, tuned="runs/r1"), path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def kept_page(browser: Any, report: Path) -> Iterator[Any]:
     """To open a page takes seconds, so that the tests of what it does share one."""
     with shown(browser, report) as kept:
@@ -195,15 +187,12 @@ def test_hovering_tells_name_counts_and_certificates(page: Any) -> None:
 
 
 @pytest.mark.parametrize("window", WINDOWS)
-def test_no_window_breaks_it_and_axe_finds_no_serious_fault(
-    browser: Any, report: Path, short_report: Path, window: str
-) -> None:
+def test_no_window_breaks_it_and_axe_finds_no_serious_fault(browser: Any, report: Path, window: str) -> None:
     with shown(browser, report, **WINDOWS[window]) as page:
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         for plot in page.locator(".plot").all():
             box, frame = plot.bounding_box(), plot.locator(".main-svg").first.bounding_box()
             assert frame["width"] <= box["width"] + 1
-    with shown(browser, short_report, **WINDOWS[window]) as page:
         assert serious_faults(page) == []
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -24,10 +27,11 @@ _LEAST_TO_COMPARE = 5
 def with_opinions(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table of a fleet with the columns ``for_hosts``, ``unusual`` and ``unusual_in``."""
     unusual = _unusual(table)
-    return table.assign(for_hosts=[_for_hosts(row) for row in table.to_dict("records")], **unusual)
+    for_hosts = pd.Series([_for_hosts(row) for row in table.to_dict("records")], table.index, dtype=object)
+    return table.assign(for_hosts=for_hosts, **unusual)
 
 
-def _for_hosts(row: dict[str, object]) -> str | None:
+def _for_hosts(row: dict[Hashable, Any]) -> str | None:
     """Return what servers of many adapters refuse or ignore; see docs/reference/fleet.md."""
     reasons = []
     if not pd.isna(row["method"]) and row["method"] != "lora":

@@ -35,7 +35,7 @@ def correlation_difference(
     columns = np.array([first, second, y], dtype=np.float64)
     known = np.flatnonzero(np.isfinite(columns).all(axis=0))
     columns = columns[:, known]
-    numbers, labels = pd.factorize(np.array([str(groups[run]) for run in known], dtype=object))
+    numbers, labels = pd.factorize(np.array([str(group) for group in groups])[known])
     estimate = float(_difference(columns)) if columns.shape[1] else math.nan
     count = len(labels)
     open_ends = Interval(estimate, -math.inf, math.inf, count)
@@ -64,7 +64,7 @@ def held_out_errors(x: Sequence[float], y: Sequence[float], groups: Sequence[Has
     """
     predictor, target = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     known = np.isfinite(predictor) & np.isfinite(target)
-    numbers = pd.factorize(np.array([str(group) for group in groups], dtype=object))[0]
+    numbers = pd.factorize(np.array([str(group) for group in groups]))[0]
     errors = np.full(len(target), math.nan)
     for number in np.unique(numbers):
         inside = (numbers == number) & known
