@@ -12,8 +12,11 @@ import pytest
 from made_up import LLAMA, made_up_audit
 
 from intruders.audits.audit_settings import AuditSettings
+from intruders.audits.fleet.adapter_files import AdapterFiles
+from intruders.audits.fleet.finish_adapters import finish_adapters
 from intruders.audits.fleet.fleet_members import Member, ModelFacts
 from intruders.audits.fleet.fleet_result import FleetAudit
+from intruders.audits.fleet.fleet_table import adapter_table
 from intruders.audits.fleet.kept_blocks import KeptBlocks, Unit, rows_of
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.reports.fleet.fleet_page import write_fleet_html
@@ -26,7 +29,8 @@ pytestmark = pytest.mark.browser
 
 def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
     """So many adapters with intruders of every frequency, the last of them refused."""
-    blocks = KeptBlocks(folder, "0" * 64)
+    key, settings = "0" * 64, AuditSettings()
+    blocks, files = KeptBlocks(folder, key), AdapterFiles(folder, key)
     members, rows, units = [], [], {}
     # To make an audit up takes longer than to show it, so that of a thousand adapters some have the same numbers.
     different = min(count, 40)
@@ -41,7 +45,8 @@ def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
         members.append(Member(audit.tuned_source, digest, ModelFacts("lora", (8,), (1.0,)), pairing))
     blocks.keep("layers", units, rows)
     members.append(Member("<b>odd & refused</b>", "refused", ModelFacts(), None, "it is for another base"))
-    return FleetAudit("base", AuditSettings(), 12.0, members, blocks)
+    written = finish_adapters(members, blocks, files, {}, settings, 1.0)
+    return FleetAudit("base", settings, 12.0, adapter_table(members, written, "base"), folder, key)
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ from ..bench.tally import Tally
 from ..bench.tuned_matrices import TunedMatrices
 from ..bench.update_sizes import UpdateSizes
 from ..bench.yardstick import Yardstick
-from .intervention import Intervention
+from .interventions import Intervention
 from .sweep import InterventionSweep
 
 _OF_BASE = {"remedy": None}  # the unit of its evaluation

@@ -20,7 +20,7 @@ from ...system.plain_values import from_plain, plain
 from ...system.result_protocol import JsonResult
 from ...version import __version__
 from ..bench.point import Point
-from .intervention import Intervention, Trade
+from .interventions import Intervention, Trade
 from .sweep_verdicts import verdict
 
 SCHEMA = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...measures.intervals import Interval
-from .intervention import Trade
+from .interventions import Trade
 
 
 def verdict(scale: float, change: Trade, gain: Interval | None, controls: Sequence[tuple[str, Trade]]) -> str:

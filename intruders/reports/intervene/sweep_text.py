@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...experiments.intervene.intervention import Intervention
+from ...experiments.intervene.interventions import Intervention
 from ...experiments.intervene.sweep import InterventionSweep
 from ...measures.intervals import Interval
 
