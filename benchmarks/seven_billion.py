@@ -167,9 +167,12 @@ def steps(folder: Path) -> Iterator[Step]:
         ),
     )
     yield Step(
-        "mitigate",
-        "scale 0.5 to a checkpoint",
-        ("scale", base, hot, *cache, "--at", "0.5", "--as", "checkpoint", "--out", str(folder / "merged"), "--force"),
+        "merge",
+        "half of the update to a checkpoint",
+        (
+            "mitigate", base, hot, "--remedy", "interpolate", "--strength", "0.5", "--audit", audited, "--no-check",
+            "--as", "checkpoint", "--out", str(folder / "merged"), "--force",
+        ),
     )  # fmt: skip
     yield Step("verify", "verify that checkpoint", ("verify", base, f"{hot}@0.5", str(folder / "merged")))
 

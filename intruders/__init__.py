@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .audits.update_alone import UpdateAlone, UpdateOverlap, compare_updates, inspect_update
     from .checkpoints.merges.verification import Verification
     from .checkpoints.merges.verify import verify
-    from .checkpoints.pairing.inspect import inspect
+    from .checkpoints.pairing.inspect import Inspection, inspect
     from .data.columns import Columns
     from .experiments.attribution.attribute import attribute
     from .experiments.attribution.attribution import Attribution
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .experiments.heal.scale_choice import ScaleChoice, choose_scale, write_at_scale
     from .experiments.intervene.intervene import intervene
     from .experiments.intervene.sweep import InterventionSweep
-    from .experiments.train_in_sequence import train_in_sequence
+    from .experiments.train_in_sequence import SequenceResult, train_in_sequence
     from .measures.evaluate import Evaluation, evaluate
     from .measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings, SweepSettings
     from .mitigation.mitigate import mitigate
@@ -52,12 +52,13 @@ if TYPE_CHECKING:
     from .models.loading_settings import Loading
     from .reports.audit.model_card import write_card
     from .reports.write_report import write_report
+    from .studies.advice.advice import Advised
     from .studies.advice.advise import advise
-    from .studies.describe.study import read_study
+    from .studies.describe.study import Study, read_study
     from .studies.published.publish import publish_study
-    from .studies.run_study import run_study
-    from .studies.tables.results import load_results
-    from .system.plugins import load_plugins
+    from .studies.run_study import StudyOutcome, run_study
+    from .studies.tables.results import Results, load_results
+    from .system.plugins import Plugin, load_plugins
     from .training.callback.callback import IntruderCallback
     from .training.callback.trace import read_trace
     from .training.finetune import finetune
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from .training.run_folder import RunFolder
 
 __all__ = [
+    "Advised",
     "Attribution",
     "AttributionSettings",
     "Audit",
@@ -81,6 +83,7 @@ __all__ = [
     "HarnessSettings",
     "HealSettings",
     "Healing",
+    "Inspection",
     "InterventionSweep",
     "IntruderCallback",
     "IntrudersError",
@@ -88,11 +91,16 @@ __all__ = [
     "LossSettings",
     "MemoryCache",
     "Mitigation",
+    "Plugin",
     "PreparedBase",
     "RemedyComparison",
+    "Results",
     "RunFolder",
     "ScaleChoice",
     "ScoreSettings",
+    "SequenceResult",
+    "Study",
+    "StudyOutcome",
     "SweepSettings",
     "UpdateAlone",
     "UpdateOverlap",
@@ -129,6 +137,7 @@ __all__ = [
 
 # Names are loaded on first use, so that importing the package stays fast.
 _HOMES = {
+    "Advised": "studies.advice.advice",
     "Attribution": "experiments.attribution.attribution",
     "AttributionSettings": "experiments.attribution.attribution_settings",
     "Audit": "audits.result.audit_result",
@@ -145,17 +154,23 @@ _HOMES = {
     "HarnessSettings": "measures.measure_settings",
     "HealSettings": "experiments.heal.heal_settings",
     "Healing": "experiments.heal.healing",
+    "Inspection": "checkpoints.pairing.inspect",
     "InterventionSweep": "experiments.intervene.sweep",
     "IntruderCallback": "training.callback.callback",
     "Loading": "models.loading_settings",
     "LossSettings": "measures.measure_settings",
     "MemoryCache": "audits.base_cache",
     "Mitigation": "mitigation.mitigation_result",
+    "Plugin": "system.plugins",
     "PreparedBase": "audits.preparation",
     "RemedyComparison": "experiments.compare.compared",
+    "Results": "studies.tables.results",
     "RunFolder": "training.run_folder",
     "ScaleChoice": "experiments.heal.scale_choice",
     "ScoreSettings": "measures.measure_settings",
+    "SequenceResult": "experiments.train_in_sequence",
+    "Study": "studies.describe.study",
+    "StudyOutcome": "studies.run_study",
     "SweepSettings": "measures.measure_settings",
     "UpdateAlone": "audits.update_alone",
     "UpdateOverlap": "audits.update_alone",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Two threads of a product on one busy core are ten times slower than one; and sums do not depend on the count.
@@ -9,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Plugins of other packages that happen to be installed: a test that wants one asks for it.
 os.environ["INTRUDERS_PLUGINS"] = "0"
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # The same examples in every run, so that a failure is the commit's and not the day's. Other examples:
@@ -20,3 +22,18 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("repeatable")
+
+# Every training collects garbage, which takes half a second where torch, transformers and all tests are loaded: more
+# than the steps of a tiny model. What is frozen is not looked at. Nothing is collected while the tests are loaded.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_loaded_is_not_collected() -> None:
+    """Freeze what is alive before the tests of a file."""
+    gc.collect()
+    gc.freeze()

@@ -20,7 +20,7 @@ from benchmarks.machine import read_rate, this_machine
 from benchmarks.measure import CountsDifferError, Row, require_equal, row_of
 from benchmarks.pages import PageTime, page_times
 from benchmarks.paper import checks, estimates
-from benchmarks.peers import RESIDUAL, largest_residual, peer_rows, solvers
+from benchmarks.peers import RESIDUAL, Peer, largest_residual, peer_rows, solvers
 from benchmarks.results import Results
 from benchmarks.table import print_results
 from intruders.engine.decide import decide
@@ -32,6 +32,11 @@ from tests.reports.browsing import chromium
 def rows() -> list[Row]:
     shapes = ((300, 260), (260, 300))
     return list(layers.layer_rows("tiny", shapes, with_others=True, repeats=1))
+
+
+@pytest.fixture(scope="module")
+def peers() -> list[Peer]:
+    return list(peer_rows(((300, 260),)))
 
 
 def test_reference_peft_and_engine_agree_and_passes_are_counted(rows: list[Row]) -> None:
@@ -68,7 +73,9 @@ def test_a_disagreement_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     require_equal("fine", {"a": 3, "b": 3})
 
 
-def test_a_run_is_printed_in_80_columns_written_and_drawn(rows: list[Row], tmp_path: Path) -> None:
+def test_a_run_is_printed_in_80_columns_written_and_drawn(
+    rows: list[Row], peers: list[Peer], tmp_path: Path
+) -> None:
     peaks = list(memory.peaks(1, {"self_attn.q_proj": (64, 64), "mlp.up_proj": (96, 64)}))
     assert [peak.matrices for peak in peaks] == [2, 2]
     assert all(peak.import_bytes <= peak.peak_bytes < 2**31 for peak in peaks)
@@ -80,7 +87,7 @@ def test_a_run_is_printed_in_80_columns_written_and_drawn(rows: list[Row], tmp_p
         rows=[*rows, *square],
         peaks=peaks,
         pages=[PageTime("audit of a model", 2**20, 0.25)],
-        peers=list(peer_rows(((260, 300),))),
+        peers=peers,
         checks=checks(rows, rows),
         estimates=estimates(rows, rate),
         read_rate=rate,
@@ -101,12 +108,12 @@ def test_a_run_is_printed_in_80_columns_written_and_drawn(rows: list[Row], tmp_p
     assert not any("…" in line for line in lines)
 
 
-def test_peers_find_what_a_dense_decomposition_finds() -> None:
+def test_peers_find_what_a_dense_decomposition_finds(peers: list[Peer]) -> None:
     matrix = llm_like(300, 260, seed=0)
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     assert largest_residual(matrix, left[:, :10], values[:10], right[:10].mT) < 1e-5
     assert largest_residual(matrix, left[:, :10], values[:10] + 0.1, right[:10].mT) > RESIDUAL
-    for peer in peer_rows(((300, 260),)):
+    for peer in peers:
         assert peer.seconds is not None
         assert 0 < peer.residual <= RESIDUAL
     for solve in solvers().values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from ..checkpoints.opening.open import Opened, Source
 from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
-from ..checkpoints.pairing.pairing import PairedMatrix, Pairing
+from ..checkpoints.pairing.pairing import PairedMatrix, Pairing, Skipped
 from ..checkpoints.pairing.rounded_base import with_rounded_base
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.selection import Selection
@@ -160,6 +160,20 @@ def audit_pairing(
             intruders += sum(record.intruders for record in records)
             done = len(results) + len(skipped) - len(pairing.skipped)
             progress(f"audit, {intruders:,} intruders", done, len(pairing.pairs))
+    matrices = [results[matrix.name] for matrix in pairing.pairs if matrix.name in results]
+    seconds = time.perf_counter() - started
+    return audit_of(pairing, settings, matrices, skipped, seconds, {"device": str(device)})
+
+
+def audit_of(
+    pairing: Pairing,
+    settings: AuditSettings,
+    matrices: list[AuditedMatrix],
+    skipped: list[Skipped],
+    seconds: float,
+    computed: Mapping[str, str] | None = None,
+) -> Audit:
+    """Return the audit of a pairing, with what it takes to make it again; ``computed`` says where it was made."""
     return Audit(
         base_source=pairing.base_source,
         tuned_source=pairing.tuned_source,
@@ -169,13 +183,13 @@ def audit_pairing(
         k=settings.k,
         epsilon=settings.epsilon,
         exact=settings.exact,
-        seconds=time.perf_counter() - started,
-        matrices=[results[matrix.name] for matrix in pairing.pairs if matrix.name in results],
+        seconds=seconds,
+        matrices=matrices,
         skipped=skipped,
         settings={
             **settings.part(Selection).as_dict(),
             "skip_non_finite": settings.skip_non_finite,
-            "device": str(device),
+            **(computed or {}),
             "matched": list(pairing.matched),
             **base_dtype_of(settings),
         },

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from ..linalg.chance import chance_share
 from ..linalg.low_rank import LowRank
 from ..linalg.spectrum import effective_rank, rank_of_energy, stable_rank
 from ..linalg.svd import DenseSVD
+from ..system.plain_values import plain
+from ..system.result_protocol import JsonResult
 
 ENERGY = 0.99
 SCHEMA = 1
@@ -54,8 +56,12 @@ class ModuleUpdate:
 
 
 @dataclass(frozen=True)
-class UpdateAlone:
+class UpdateAlone(JsonResult):
     """The updates of one adapter, module by module, without its base."""
+
+    schema = SCHEMA
+    what = "the saved update of an adapter"
+    written_by = "UpdateAlone.save"
 
     source: str
     energy: float  # share of the squared singular values that ``energy_rank`` keeps
@@ -93,10 +99,10 @@ class UpdateAlone:
         alpha, alpha_pattern = _usual_and_exceptions(alphas)
         return {"r": rank, "lora_alpha": alpha, "rank_pattern": rank_pattern, "alpha_pattern": alpha_pattern}
 
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers as JSON has them."""
+    def to_document(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         modules = [
-            asdict(module) | {"rank_in_use": module.rank_in_use, "is_dead": module.is_dead}
+            plain(module) | {"rank_in_use": module.rank_in_use, "is_dead": module.is_dead}
             for module in self.modules
         ]
         return {
@@ -126,8 +132,12 @@ class ModuleOverlap:
 
 
 @dataclass(frozen=True)
-class UpdateOverlap:
+class UpdateOverlap(JsonResult):
     """Two adapters beside each other, without their base."""
+
+    schema = SCHEMA
+    what = "the saved overlap of two adapters"
+    written_by = "UpdateOverlap.save"
 
     first: str
     second: str
@@ -137,10 +147,6 @@ class UpdateOverlap:
     only_in_first: list[str] = field(default_factory=list)
     only_in_second: list[str] = field(default_factory=list)
     not_measured: dict[str, str] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers as JSON has them."""
-        return {"schema": SCHEMA} | asdict(self)
 
 
 def inspect_update(source: Source, energy: float = ENERGY) -> UpdateAlone:

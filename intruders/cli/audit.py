@@ -79,7 +79,6 @@ def audit(
     from rich.console import Console
 
     from ..audits.audit import audit_sides
-    from ..audits.result.audit_result import to_document
     from ..reports.audit.audit_text import print_audit
     from ..system.files import check_writable, write_atomically
     from .progress import progress_bar
@@ -117,7 +116,7 @@ def audit(
         from ..reports.sarif import audit_findings, write_sarif
 
         write_sarif(audit_findings(result, fail_above), sarif)
-    if not put_json(to_document(result), json):
+    if not put_json(result.to_document(), json):
         print_audit(result, Console(), verbose=verbose)
         if demo and html is not None:
             print(f"\nreport: {html.resolve()}")

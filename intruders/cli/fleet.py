@@ -88,7 +88,7 @@ def fleet(
 ) -> None:
     """Audit many adapters of one base in one pass.
 
-    Writes adapters.parquet, vectors.parquet and report.html to --out.
+    Writes adapters.parquet, the folder vectors with a file per adapter, and report.html to --out.
     """
     from rich.console import Console
 
@@ -110,12 +110,12 @@ def fleet(
             gpus=gpus,
             progress=progress,
         )
-    _write_report(result)
+    _write_report(result, out)
     if sarif is not None:
         from ..reports.sarif import fleet_findings, write_sarif
 
         write_sarif(fleet_findings(result, fail_above), sarif)
-    if not put_json({**result.header(), "adapters": result.records()}, json):
+    if not put_json(result.to_document(), json):
         print_fleet(result, Console(), verbose=verbose)
     above = [] if fail_above is None else result.above(fail_above)
     if above:
@@ -141,13 +141,15 @@ def fleet(
         raise typer.Exit(ExitStatus.FAILED)
 
 
-def _write_report(result: FleetAudit) -> None:
+def _write_report(result: FleetAudit, out: str) -> None:
     """Write the report beside the tables, or say why there is none: the tables do not need its packages."""
     from ..reports.fleet.fleet_page import REPORT, write_fleet_html
+    from ..system.remote_folder import RemoteFolder, is_url
 
     try:
-        write_fleet_html(result, result.blocks.folder / REPORT)
+        write_fleet_html(result, result.folder / REPORT)
     except MissingDependencyError as error:
         print(f"no report is written: {error}", file=sys.stderr)
         return
-    result.blocks.put(REPORT)
+    if is_url(out):
+        RemoteFolder(out).put(result.folder / REPORT, REPORT)

@@ -70,7 +70,7 @@ def inspect(
             )
         overlap = compare_updates(path, other, energy)
         if json:
-            sys.stdout.write(dumps(overlap.to_dict(), indent=2, allow_nan=False) + "\n")
+            sys.stdout.write(dumps(overlap.to_document(), indent=2, allow_nan=False) + "\n")
         else:
             say(overlap_lines(overlap, verbose))
         return
@@ -79,7 +79,7 @@ def inspect(
     updates = [update_of(part, energy) if isinstance(part, Adapter) else None for part, _ in parts]
     if json:
         documents = [
-            inspection.to_dict() | {"update": None if update is None else update.to_dict()}
+            inspection.to_document() | {"update": None if update is None else update.to_document()}
             for inspection, update in zip(inspections, updates, strict=True)
         ]
         sys.stdout.write(dumps(documents, indent=2) + "\n")

@@ -76,7 +76,6 @@ def intervene(
     Changes weights in memory only and writes no model.
     """
     from ..experiments.intervene.intervene import intervene as run
-    from ..experiments.intervene.sweep_words import document
     from ..reports.intervene.sweep_text import sweep_lines
     from .progress import progress_bar
 
@@ -97,6 +96,6 @@ def intervene(
             compute=replace(compute, cache=options.chosen_cache(cache, no_cache)),
             progress=progress,
         )
-    if put_json(document(result), json):
+    if put_json(result.to_document(), json):
         return
     say(sweep_lines(result))

@@ -261,10 +261,10 @@ def _with_doses(remedy: Remedy | None, record: Path | None) -> Remedy | None:
             "remedy 'doses' needs the doses of these two models; pass --doses with the heal.json of them, or learn "
             "them with intruders heal"
         )
-    from ..experiments.heal.healing_record import load_healing
+    from ..experiments.heal.healing import Healing
     from ..experiments.heal.learned_doses import remedy_of
 
-    return remedy_of(load_healing(record), remedy.share)
+    return remedy_of(Healing.load(record), remedy.share)
 
 
 def _remedy(name: str | None, strength: float | None, seed: int) -> Remedy | None:

@@ -99,7 +99,6 @@ def remedies(
     from rich.console import Console
 
     from ..experiments.compare.compare_remedies import compare_remedies
-    from ..experiments.compare.comparison_record import document, save_comparison
     from ..reports.remedies.remedies_text import print_comparison
     from .progress import progress_bar
 
@@ -122,9 +121,9 @@ def remedies(
             progress=progress,
         )
     if out is not None:
-        save_comparison(result, out)
+        result.save(out)
         _write_report(result, out)
-    if not put_json(document(result), json):
+    if not put_json(result.to_document(), json):
         print_comparison(result, Console())
 
 

@@ -38,13 +38,14 @@ def scale(
     tuned: options.Tuned = None,
     *,
     target: Annotated[
-        int,
+        int | None,
         typer.Option(
             metavar="N",
-            help="Number of intruders to allow in the model.",
+            help="Number of intruders to allow in the model. With --task, --loss-on or --at, critical scales are found "
+            "only if this is given. [default: 0]",
             rich_help_panel=options.INTRUDERS,
         ),
-    ] = 0,
+    ] = None,
     losses: LossSettings,
     scores: ScoreSettings,
     measuring: HealSettings,
@@ -78,8 +79,8 @@ def scale(
 ) -> None:
     """Find the largest update scale without intruders.
 
-    Reports the critical scale of each matrix and of the model. With --task and --loss-on it also measures eleven
-    scales, and --out writes the one that keeps the task and forgets least.
+    Reports the critical scale of each matrix and of the model. With --task and --loss-on it measures eleven scales
+    instead, and --out writes the one that keeps the task and forgets least.
     """
     from ..audits.scales.critical_scales import critical_scales
     from ..experiments.heal.scale_choice import choose_scale, write_at_scale
@@ -99,15 +100,19 @@ def scale(
                 f"out is '{out}', and no scale was given; pass --at NUMBER, or --task and --loss-on to choose one"
             )
     used = replace(compute, cache=options.chosen_cache(cache, no_cache))
+    # The search takes many audits. A user who names a scale, or has data to choose one, did not ask for it.
+    is_searched = target is not None or not (has_data or (at is not None and json is None))
     with progress_bar() as progress:
-        result = critical_scales(
-            base,
-            tuned,
-            audit=settings,
-            target=target,
-            compute=used,
-            progress=progress,
-        )
+        result = None
+        if is_searched:
+            result = critical_scales(
+                base,
+                tuned,
+                audit=settings,
+                target=target or 0,
+                compute=used,
+                progress=progress,
+            )
         choice = None
         if has_data:
             choice = choose_scale(
@@ -135,11 +140,14 @@ def scale(
                 compute=used,
                 progress=progress,
             )
-    document = result.to_document() | ({} if choice is None else {"choice": choice.to_document()})
+    document = {} if result is None else result.to_document()
+    if choice is not None:
+        document |= {"choice": choice.to_document()}
     if put_json(document, json):
         return
-    say(scale_lines(result, terminal_width()))
+    if result is not None:
+        say(scale_lines(result, terminal_width()))
     if choice is not None:
-        say(["", *scale_choice_lines(choice)])
+        say([*([] if result is None else [""]), *scale_choice_lines(choice)])
     if out is not None:
         typer.echo(f"written to {out}: the update times {wanted:g}")

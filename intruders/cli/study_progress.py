@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..studies.claims.shared.claim import Finding
     from ..studies.describe.runs import Run
     from ..studies.describe.study import Study
-    from ..studies.run_study import Outcome, Progress
+    from ..studies.run_study import Progress, StudyOutcome
 
 
 def print_plan(study: Study, out: str | None) -> None:
@@ -94,7 +94,7 @@ def study_progress() -> Iterator[Progress]:
         yield Progress(on_start, on_stage, on_run, on_step if console.is_terminal else None)
 
 
-def print_outcome(outcome: Outcome) -> None:
+def print_outcome(outcome: StudyOutcome) -> None:
     """Print how many runs are finished, what failed and why."""
     print(f"{outcome.finished} of {outcome.runs} runs finished, {len(outcome.failed)} failed")
     if outcome.taken_over:
@@ -137,7 +137,7 @@ def print_beside_paper(folder: Path) -> None:
             print(line)
 
 
-def print_findings(findings: Sequence[Finding], outcome: Outcome) -> None:
+def print_findings(findings: Sequence[Finding], outcome: StudyOutcome) -> None:
     """Print one verdict per line, and where the results are."""
     width = max((len(finding.name) for finding in findings), default=0)
     print()

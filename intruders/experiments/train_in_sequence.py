@@ -27,6 +27,7 @@ from ..models.tuned_model import OpenedModel, base_location
 from ..system.documents import read_document
 from ..system.files import write_atomically
 from ..system.folders import LOCK, locked_folder, make_folder
+from ..system.result_protocol import JsonResult
 from ..training.finetune import check_task, encoded_rows, finetune
 from ..training.finetune_config import FinetuneConfig
 from ..training.retrain_head import retrain_head
@@ -37,8 +38,14 @@ _HEAD = "head.safetensors"
 
 
 @dataclass(frozen=True)
-class SequenceResult:
+class SequenceResult(JsonResult):
     """Accuracies after each stage, and the intruders against the first base."""
+
+    schema = SCHEMA
+    what = "the result of a sequence"
+    written_by = "intruders sequence"
+    file_name = "sequence.json"
+    indent = 2
 
     tasks: list[str]
     accuracies: list[list[float]]  # [stage][task], for the tasks seen so far
@@ -70,7 +77,8 @@ class SequenceResult:
         stages, last = self.accuracies[:-1], self.accuracies[-1]
         return [max(row[task] for row in stages[task:]) - last[task] for task in range(len(stages))]
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return {
             "schema": SCHEMA,
             "tasks": self.tasks,
@@ -121,7 +129,13 @@ def train_in_sequence(
       IntrudersError: as :func:`intruders.finetune` raises it.
 
     Example:
-      ``intruders.train_in_sequence(config, ["sst2", "agnews"]).backward_transfer``
+      With a base in the folder ``base``, two tasks of generated word problems one after the other:
+
+      >>> few = {"rank": 2, "steps": 2, "max_eval_samples": 2}
+      >>> config = FinetuneConfig(base="base", task="word-problems", out="sequence", **few)
+      >>> result = train_in_sequence(config, ["word-problems", "word-problems"])
+      >>> result.tasks
+      ['word-problems', 'word-problems']
     """
     if not tasks:
         raise SettingError("a sequence without tasks; expected at least one")
@@ -274,7 +288,7 @@ def _trained(
         [task.source for task in loaded],
         head_steps,
     )
-    write_atomically(out / "sequence.json", (json.dumps(finished.as_dict(), indent=2) + "\n").encode())
+    finished.save(out / "sequence.json")
     return finished
 
 

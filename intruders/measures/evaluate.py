@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,14 +21,18 @@ from ..models.finetuned_folder import data_seed_of
 from ..models.loading_settings import AS_STORED, Loading
 from ..models.stored_dtype import dtype_name, dtype_to_load, recorded_dtypes
 from ..models.tuned_model import base_location, check_for_task, weights_of
-from ..system.files import write_atomically
+from ..system.documents import read_document
+from ..system.files import read_bytes, write_atomically
 from ..system.folders import LOCK, locked_folder, make_folder
+from ..system.plain_values import from_plain
 from ..system.progress import Progress, silent
+from ..system.result_protocol import json_bytes, refuse_others
 from ..system.versions import machine, versions
 from .corpus_loss import CorpusLoss, summarize_losses
 from .harness import HarnessScore, check_harness
 from .intervals import Interval
 from .kept_outcomes import FOLDER, KeptOutcomes
+from .losses import DocumentLosses
 from .measure_settings import NO_HARNESS, NO_LOSSES, NO_SCORES, HarnessSettings, LossSettings, ScoreSettings
 from .measured_model import MeasuredModel
 from .task_score import TaskScore, score_task, scored_examples
@@ -52,7 +56,7 @@ class Evaluation:
       notes: facts about the measurement that a person should know.
 
     Example:
-      ``intruders.evaluate("my-run", scores=intruders.ScoreSettings(tasks=("sst2",))).as_dict()["tasks"]``
+      ``intruders.evaluate("my-run", scores=intruders.ScoreSettings(tasks=("sst2",))).to_document()["tasks"]``
     """
 
     model: str
@@ -62,7 +66,10 @@ class Evaluation:
     harness: list[HarnessScore]
     notes: list[str] = field(default_factory=list)  # what a person should know of how they were made
 
-    def as_dict(self) -> dict[str, Any]:
+    versions: Mapping[str, Any] = field(default_factory=versions)
+    machine: Mapping[str, Any] = field(default_factory=machine)
+
+    def to_document(self) -> dict[str, Any]:
         """Return plain JSON types, without the values of single documents and examples."""
         return {
             "schema": SCHEMA,
@@ -83,8 +90,8 @@ class Evaluation:
             ],
             "harness": [asdict(score) for score in self.harness],
             "notes": self.notes,
-            "versions": versions(),
-            "machine": machine(),
+            "versions": dict(self.versions),
+            "machine": dict(self.machine),
         }
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -101,12 +108,42 @@ class Evaluation:
             columns=["corpus", "part", "document", "loss_sum", "tokens"],
         )
         examples = pd.DataFrame(
-            [(score.task, index, right) for score in self.scores for index, right in enumerate(score.right)],
-            columns=["task", "example", "right"],
+            [
+                (score.task, index, right, score.is_held_out)
+                for score in self.scores
+                for index, right in enumerate(score.right)
+            ],
+            columns=["task", "example", "right", "held_out"],
         )
         write_atomically(target / "documents.parquet", documents.to_parquet(index=False))
         write_atomically(target / "examples.parquet", examples.to_parquet(index=False))
-        write_atomically(target / "evaluation.json", (json.dumps(self.as_dict(), indent=2) + "\n").encode())
+        write_atomically(target / _FILES[0], json_bytes(self.to_document(), indent=2))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Evaluation:
+        """Read the folder that ``save`` or ``intruders evaluate --out`` wrote.
+
+        Raises:
+          ResultFileError: a file of it cannot be read, is of something else, or is of a newer version.
+        """
+        folder = Path(path)
+        document = read_document(folder / _FILES[0], "an evaluation", SCHEMA)
+        with refuse_others(folder, "the folder of an evaluation", "intruders evaluate --out"):
+            documents, examples = (
+                pd.read_parquet(io.BytesIO(read_bytes(folder / name))) for name in _FILES[1:]
+            )
+            if document is None:
+                raise KeyError(_FILES[0])
+            return cls(
+                document["model"],
+                document["base"],
+                [_loss_from(record, documents) for record in document["losses"]],
+                [_score_from(record, examples) for record in document["tasks"]],
+                from_plain(list[HarnessScore], document["harness"]),
+                document["notes"],
+                document["versions"],
+                document["machine"],
+            )
 
 
 def evaluate(
@@ -151,7 +188,12 @@ def evaluate(
       IntrudersError: the model or the base cannot be used.
 
     Example:
-      ``intruders.evaluate("my-run", losses=intruders.LossSettings(loss_on=("pydoc",)), base="smollm2-135m")``
+      With a base in the folder ``base`` and an adapter in ``tuned``:
+
+      >>> losses = LossSettings(loss_on=("pydoc",), max_documents=2, max_tokens=32)
+      >>> result = evaluate("tuned", base="base", losses=losses)
+      >>> [(loss.name, loss.loss.n) for loss in result.losses]
+      [('pydoc', 2)]
     """
     if not (losses.loss_on or scores.tasks or harness.lm_eval):
         raise SettingError(
@@ -255,3 +297,33 @@ def _loss_record(loss: CorpusLoss) -> dict[str, Any]:
         if interval is not None:
             record[name] = interval.as_dict()
     return record
+
+
+def _loss_from(record: Mapping[str, Any], documents: pd.DataFrame) -> CorpusLoss:
+    """Read a corpus from its record and the losses of its documents."""
+    rows = documents[documents["corpus"] == record["corpus"]].sort_values(["part", "document"])
+    parts = [
+        DocumentLosses(record["measure"], part["loss_sum"].to_numpy(), part["tokens"].to_numpy())
+        for _, part in rows.groupby("part")
+    ]
+    base, difference = (
+        Interval.from_dict(record[name]) if name in record else None for name in ("base_loss", "difference")
+    )
+    loss = Interval.from_dict(record["loss"])
+    return CorpusLoss(
+        record["corpus"], loss, parts, record["weights"], base, difference, tuple(record["digests"])
+    )
+
+
+def _score_from(record: Mapping[str, Any], examples: pd.DataFrame) -> TaskScore:
+    """Read a task from its record and the outcomes of its examples."""
+    rows = examples[examples["task"] == record["name"]].sort_values("example")
+    return TaskScore(
+        record["name"],
+        record["split"],
+        rows["right"].tolist(),
+        is_held_out="held_out" in rows and bool(rows["held_out"].any()),
+        source=record["source"],
+        max_new_tokens=record["max_new_tokens"],
+        unfinished=record["unfinished"],
+    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +63,18 @@ class Interval:
         '+0.50 [+0.25, +0.75]'
         """
         return f"{self.estimate:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Interval:
+        """Read what :meth:`as_dict` gave: an estimate that is None is NaN, and unknown ends are infinite."""
+        estimate, low, high = (record[name] for name in ("estimate", "low", "high"))
+        return cls(
+            math.nan if estimate is None else float(estimate),
+            -math.inf if low is None else float(low),
+            math.inf if high is None else float(high),
+            record.get("n"),
+            record.get("p"),
+        )
 
     def as_dict(self) -> dict[str, float | None]:
         """Return plain JSON types; unknown ends are None."""

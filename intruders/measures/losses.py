@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,15 @@ class DocumentLosses:
     measure: str  # what was measured: "cross-entropy", "pseudo-loss" or "masked-15%-estimate"
     sums: npt.NDArray[np.float64]  # (documents,)
     tokens: npt.NDArray[np.int64]  # (documents,)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> DocumentLosses:
+        """Read plain JSON values, bit for bit."""
+        sums, tokens = (
+            np.array(record["sums"], dtype=np.float64),
+            np.array(record["tokens"], dtype=np.int64),
+        )
+        return cls(record["measure"], sums, tokens)
 
     @property
     def mean(self) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..system.plain_values import from_plain, plain
 from .losses import DocumentLosses
 
 
@@ -35,18 +36,19 @@ class Outcome:
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types, from which :meth:`from_dict` makes bit-identical numbers."""
         return {
-            "corpora": {name: [_numbers(part) for part in parts] for name, parts in self.corpora.items()},
-            "tasks": {
-                name: {**_numbers(task.losses), "right": task.right} for name, task in self.tasks.items()
-            },
+            "corpora": plain(self.corpora),
+            "tasks": {name: {**plain(task.losses), "right": task.right} for name, task in self.tasks.items()},
             **({"harness": dict(self.harness)} if self.harness else {}),
         }
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Outcome:
         return cls(
-            {name: [_losses(part) for part in parts] for name, parts in record["corpora"].items()},
-            {name: TaskOutcome(_losses(task), task["right"]) for name, task in record["tasks"].items()},
+            from_plain(dict[str, list[DocumentLosses]], record["corpora"]),
+            {
+                name: TaskOutcome(DocumentLosses.from_dict(task), task["right"])
+                for name, task in record["tasks"].items()
+            },
             record.get("harness", {}),
         )
 
@@ -80,16 +82,4 @@ def _together(parts: Sequence[DocumentLosses]) -> DocumentLosses:
         parts[0].measure,
         np.concatenate([part.sums for part in parts]),
         np.concatenate([part.tokens for part in parts]),
-    )
-
-
-def _numbers(losses: DocumentLosses) -> dict[str, Any]:
-    return {"measure": losses.measure, "sums": losses.sums.tolist(), "tokens": losses.tokens.tolist()}
-
-
-def _losses(record: Mapping[str, Any]) -> DocumentLosses:
-    return DocumentLosses(
-        record["measure"],
-        np.array(record["sums"], dtype=np.float64),
-        np.array(record["tokens"], dtype=np.int64),
     )

@@ -22,9 +22,10 @@ from ..checkpoints.writing.shards import SHARD_BYTES
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
 from ..system.progress import Progress, silent
+from ..system.result_protocol import Result
 from .cases import reached, read_cases
 from .elsewhere import shares_elsewhere
-from .mitigation_result import MitigatedMatrix, Mitigation
+from .mitigation_result import MitigatedMatrix, Mitigation, UsedRemedy
 from .recheck import audit_after
 from .remedies.every_remedy import remedy_named
 from .remedies.remedy import Case, Remedy
@@ -34,10 +35,10 @@ from .targets.target import ChangedMatrix
 
 RECORD = "intruders.json"
 
-Records = Callable[[Mitigation], Mapping[str, str]]
+Records = Callable[[Mitigation], Mapping[str, Result]]
 
 
-def no_records(result: Mitigation) -> Mapping[str, str]:
+def no_records(result: Mitigation) -> Mapping[str, Result]:
     """Return no further files."""
     return {}
 
@@ -93,7 +94,7 @@ def mitigate(
       shard_bytes: size at which a checkpoint continues in a further file.
       compute: where it is computed. The audit after the mitigation profits from the cache of the one before.
       progress: called with (what is being done, done, in all).
-      beside: gives further files to write beside the weights, by name, from the result.
+      beside: gives further results to save beside the weights, by file name, from the mitigation.
 
     Returns:
       What was changed in each matrix, with the audits before and after.
@@ -154,7 +155,7 @@ def mitigate(
             tuned_source=before.tuned_source,
             out=None if out is None else str(out),
             form=target.form,
-            remedy=remedy,
+            remedy=UsedRemedy.of(remedy, sum(len(record.scaled) for record in records)),
             rank=rank,
             matrices=[record.after_cut(written.cut.ranks, written.cut.errors) for record in records],
             before=before,
@@ -164,9 +165,8 @@ def mitigate(
             },
             seconds=time.perf_counter() - started,
         )
-        written.keep(RECORD, result.to_json())
-        for name, text in beside(result).items():
-            written.keep(name, text)
+        for name, record in {RECORD: result, **beside(result)}.items():
+            written.keep(name, record)
     return result
 
 

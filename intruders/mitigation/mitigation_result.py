@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..audits.result.audit_result import Audit, to_document
+from ..audits.result.audit_result import Audit
+from ..system.plain_values import from_plain, plain
+from ..system.result_protocol import JsonResult
 from ..system.versions import installed_versions
 from ..version import __version__
 from .remedies.remedy import Remedy
+from .remedies.remedy_table import TOP
 
 SCHEMA = 1
 
@@ -32,23 +34,46 @@ class MitigatedMatrix:
     relative_error: float  # of the written update, in the Frobenius norm, from cutting its rank
     exists: bool = True  # whether there is such a control of the matrix; one without it stays as it was
 
-    def as_dict(self) -> dict[str, Any]:
-        return {**self.__dict__, "shape": list(self.shape)}
-
     def after_cut(self, ranks: Mapping[str, int], errors: Mapping[str, float]) -> MitigatedMatrix:
         """The same with what writing did to its rank."""
         return replace(self, rank_after=ranks.get(self.name), relative_error=errors.get(self.name, 0.0))
 
 
 @dataclass(frozen=True)
-class Mitigation:
+class UsedRemedy:
+    """The remedy of a mitigation, without the numbers that it changed weights by."""
+
+    name: str
+    scale: float | None  # the intruder scale; None of a remedy that scales no intruders
+    settings: Mapping[str, Any]
+    sentence: str  # what was done
+
+    @classmethod
+    def of(cls, remedy: Remedy, vectors: int) -> UsedRemedy:
+        """Return what is known of a remedy that scaled this number of singular vectors."""
+        return cls(remedy.name, remedy.intruder_scale, remedy.recorded_by_name(), remedy.sentence(vectors))
+
+    def intruders_meant(self, count: int) -> int:
+        """Return how many of a matrix's intruders it scaled or put something in the place of."""
+        if self.scale is None:
+            return 0
+        return min(1, count) if self.settings.get("which") == TOP else count
+
+
+@dataclass(frozen=True)
+class Mitigation(JsonResult):
     """A mitigation or one of its controls, with the audits before and after; :func:`intruders.mitigate` returns it."""
+
+    schema = SCHEMA
+    what = "the record of a mitigation"
+    written_by = "intruders mitigate"
+    file_name = "intruders.json"
 
     base_source: str
     tuned_source: str
     out: str | None  # None in memory
     form: str  # "adapter" or "checkpoint"
-    remedy: Remedy
+    remedy: UsedRemedy
     rank: int | str | None
     matrices: list[MitigatedMatrix]
     before: Audit = field(repr=False)
@@ -56,11 +81,12 @@ class Mitigation:
     # Relative errors of modules without intruders, if cut too.
     cut: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=installed_versions)
 
     @property
     def scale(self) -> float | None:
         """The intruder scale; None of a remedy that scales no intruders."""
-        return self.remedy.intruder_scale
+        return self.remedy.scale
 
     @property
     def control(self) -> str | None:
@@ -85,8 +111,8 @@ class Mitigation:
         return math.sqrt(after / before) if before > 0 else 1.0
 
     def to_document(self) -> dict[str, Any]:
-        """Plain JSON values; the audits in their own schema."""
-        settings = self.remedy.recorded_by_name()
+        """Return plain JSON values; the audits have their own schema."""
+        settings = dict(self.remedy.settings)
         return {
             "schema": SCHEMA,
             "intruders_version": __version__,
@@ -102,6 +128,7 @@ class Mitigation:
                 "epsilon": self.before.epsilon,
                 "remedy": self.remedy.name,
                 "settings": settings,
+                "sentence": self.remedy.sentence,
             },
             "totals": {
                 "matrices": len(self.matrices),
@@ -110,13 +137,34 @@ class Mitigation:
                 "largest_relative_error": self.largest_error,
                 "seconds": self.seconds,
             },
-            "versions": installed_versions(),
-            "matrices": [matrix.as_dict() for matrix in self.matrices],
+            "versions": dict(self.versions),
+            "matrices": plain(self.matrices),
             "cut": self.cut,
-            "before": to_document(self.before),
-            "after": None if self.after is None else to_document(self.after),
+            "before": self.before.to_document(),
+            "after": None if self.after is None else self.after.to_document(),
         }
 
-    def to_json(self) -> str:
-        """Return the content of ``intruders.json``."""
-        return json.dumps(self.to_document(), allow_nan=False, ensure_ascii=False) + "\n"
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Mitigation:
+        """Make it from its document, which does not say where the model was written."""
+        intervention = document["intervention"]
+        remedy, after = intervention["remedy"], document["after"]
+        return cls(
+            document["base"]["source"],
+            document["tuned"]["source"],
+            None,
+            document["form"],
+            UsedRemedy(
+                remedy,
+                intervention["scale"],
+                intervention["settings"],
+                intervention.get("sentence", f"remedy {remedy}"),
+            ),
+            intervention["rank"],
+            from_plain(list[MitigatedMatrix], document["matrices"]),
+            Audit.from_document(document["before"]),
+            None if after is None else Audit.from_document(after),
+            document["cut"],
+            document["totals"]["seconds"],
+            document["versions"],
+        )

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import SettingError
+from ..system.result_protocol import JsonResult
 from .describe.inputs import digests_of_inputs, require_inputs
 from .describe.runs import Run, expand
 from .describe.study import Study
@@ -18,6 +19,8 @@ from .work.run_record import RunRecord
 from .work.stages import Callbacks
 from .work.study_folder import StudyFolder
 from .work.workplace import Workplace
+
+SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,12 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The outcome of a call of :func:`run_study`."""
+class StudyOutcome(JsonResult):
+    """The outcome of a call of :func:`run_study`; the results are the tables in the folder."""
+
+    schema = SCHEMA
+    what = "the outcome of a study"
+    written_by = "StudyOutcome.save"
 
     folder: Path
     runs: int
@@ -52,7 +59,7 @@ def run_study(
     ray: str | bool = False,
     progress: Progress | None = None,
     published: str | Path | None = None,
-) -> Outcome:
+) -> StudyOutcome:
     """Run or resume a study in the folder ``out``, and write the tables after every run.
 
     A finished run is kept, an interrupted one resumes, and a failed one is tried again. If a run fails, the others
@@ -83,7 +90,14 @@ def run_study(
       KeyboardInterrupt: the user interrupted the study. Finished stages are kept.
 
     Example:
-      ``run_study(read_study("examples/quickstart.yaml"), "runs/quickstart")``
+      With a base in the folder ``base``, a study of one short run:
+
+      >>> from intruders import read_study
+      >>> text = "experiments: {short: {base: base, task: word-problems, rank: 2, steps: 2, max_eval_samples: 2}}"
+      >>> _ = Path("short.yaml").write_text(text)
+      >>> outcome = run_study(read_study("short.yaml"), "short")
+      >>> outcome.runs, outcome.finished
+      (1, 1)
     """
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise SettingError(f"jobs is {jobs!r}; expected a number of runs at once, 1 or more")
@@ -176,9 +190,9 @@ def _write(tables: Tables, workplace: Workplace) -> None:
     workplace.put_study()
 
 
-def _outcome(workplace: Workplace, runs: Sequence[Run]) -> Outcome:
+def _outcome(workplace: Workplace, runs: Sequence[Run]) -> StudyOutcome:
     records = {run.id: RunRecord(workplace.seen.run(run.id)).read() for run in runs}
-    return Outcome(
+    return StudyOutcome(
         workplace.folder.path,
         len(runs),
         sum(record.get("status") == "finished" for record in records.values()),

@@ -80,6 +80,13 @@ class RemoteFolder:
                 system.makedirs(there.rpartition("/")[0], exist_ok=True)
                 system.put_file(str(here), there)
 
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with self._system(f"remove {name}") as (system, root):
+            there = f"{root}/{name}"
+            if system.exists(there):
+                system.rm_file(there)
+
     def get(self, name: str, here: Path) -> None:
         """Bring a file or a folder, if it is there."""
         with self._system(f"read {name}") as (system, root):

@@ -38,7 +38,8 @@ from .budget_clamp import BudgetClamp
 from .callback.a_movement import StartOfA
 from .callback.callback import IntruderCallback
 from .callback.text_loss import TextLoss
-from .finetune_config import FinetuneConfig, check_steps
+from .config_checks import check_steps
+from .finetune_config import FinetuneConfig
 from .kl_to_base import KLToBase
 from .methods import go_on_from, make_optimizer, prepare, prepared_for_qlora, save_model, save_start
 from .oplora import ProjectedUpdates
@@ -67,7 +68,12 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
       IntrudersError: the model cannot be used, or the disk is full.
 
     Example:
-      ``intruders.finetune(intruders.FinetuneConfig(base="smollm2-135m", task="word-problems", out="my-run"))``
+      With a base in the folder ``base``:
+
+      >>> few = {"rank": 2, "steps": 2, "max_eval_samples": 2}
+      >>> run = finetune(FinetuneConfig(base="base", task="word-problems", out="run", **few))
+      >>> run.is_finished, run.record["steps"]
+      (True, 2)
     """
     run = RunFolder(Path(config.out))
     run.open_for(config.recorded())

@@ -15,7 +15,8 @@ from torch.utils.data import Sampler
 
 from ..data.corpora import Corpus, load_corpora
 from ..errors import SettingError
-from .finetune_config import FinetuneConfig, rows_of_text
+from .config_checks import rows_of_text
+from .finetune_config import FinetuneConfig
 
 
 @dataclass(frozen=True)

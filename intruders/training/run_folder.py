@@ -23,7 +23,7 @@ from ..errors import SettingError
 from ..models.finetuned_folder import SCHEMA
 from ..system.documents import read_document
 from ..system.files import write_atomically
-from ..system.folders import LOCK, locked_folder, make_folder
+from ..system.folders import LOCK, atomic_folder, locked_folder, make_folder
 
 _COMPLETE = "complete.json"
 
@@ -57,6 +57,22 @@ class RunFolder:
         if record is None:
             raise SettingError(f"'{self.path}' is not a run folder: it has no run.json")
         return record
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the content of run.json."""
+        return self.record
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Copy the run to another folder, completely or not at all; CheckpointError if that cannot be."""
+        with atomic_folder(Path(path)) as folder:
+            shutil.copytree(self.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LOCK))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """Open the folder of a run; SettingError if it is not one, ResultFileError if its record cannot be read."""
+        run = cls(Path(path))
+        run.to_document()
+        return run
 
     @property
     def log(self) -> list[dict[str, Any]]:

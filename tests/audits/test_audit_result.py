@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import BERT, made_up_audit, made_up_matrix, made_up_subspaces
 
-from intruders.audits.result.audit_result import Audit, from_document, to_document
+from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
 from intruders.audits.result.subspaces import SUBSPACE_COLUMNS
 from intruders.checkpoints.pairing.pairing import Skipped
@@ -345,7 +345,7 @@ def test_a_document_that_is_not_an_audit_says_where(
     audit: Audit, tmp_path: Path, where: str, value: object, said: str
 ) -> None:
     path = tmp_path / "a.json"
-    path.write_text(json.dumps(replaced(to_document(audit), where, value)))
+    path.write_text(json.dumps(replaced(audit.to_document(), where, value)))
     with pytest.raises(ResultFileError, match=said):
         Audit.load(path)
 
@@ -373,7 +373,7 @@ def test_a_parquet_file_of_something_else_is_refused(audit: Audit, tmp_path: Pat
 
 
 def test_documents_are_read_back_without_a_file(audit: Audit) -> None:
-    assert from_document(to_document(audit)) == audit
+    assert Audit.from_document(audit.to_document()) == audit
 
 
 @pytest.mark.parametrize("name", ["audit.csv", "audit"])

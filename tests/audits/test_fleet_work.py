@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from intruders.audits.audit_settings import AuditSettings, Compute
-from intruders.audits.fleet.finished_models import FinishedModels
 from intruders.audits.fleet.fleet_members import Member
 from intruders.audits.fleet.fleet_work import FleetWork, _groups
 from intruders.audits.fleet.kept_blocks import KeptBlocks
@@ -38,14 +37,14 @@ def member(number: int, names: Sequence[str] = NAMES, digest: str | None = None)
         if name in names:
             pairs.append(PairedMatrix(name, (40, 30), 2, lambda pair=pair: pair))  # type: ignore[misc]
     pairing = Pairing("base", f"model {number}", "adapter", pairs, [])
-    return Member(f"model {number}", digest or f"digest {number}", paired=pairing)
+    return Member(f"model {number}", digest or f"digest {number}", pairing=pairing)
 
 
 def work(folder: Path, *members: Member) -> FleetWork:
     base: Any = SimpleNamespace(names=lambda: NAMES, tied={})
     kept = KeptBlocks(folder, "0" * 64)
     settings = AuditSettings(k=5)
-    return FleetWork(base, list(members), settings, Compute(cache=False, workers=1), kept, FinishedModels())
+    return FleetWork(base, list(members), settings, Compute(cache=False, workers=1), kept)
 
 
 def rows_of(folder: Path) -> dict[tuple[str, str], list[tuple[int, bool]]]:

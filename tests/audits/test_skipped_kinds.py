@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from intruders.audits.result.audit_result import from_document, to_document
+from intruders.audits.result.audit_result import Audit
 from intruders.checkpoints.pairing.pairing import SkipKind, Skipped
 from intruders.errors import BrokenDocumentError
 from tests.made_up import made_up_audit
@@ -23,17 +23,17 @@ KINDS = {
 def test_kinds_are_kept_with_the_audit() -> None:
     skipped = [Skipped("a", "in words that say nothing of it", kind) for kind in SkipKind]
     audit = dataclasses.replace(made_up_audit(1), skipped=skipped)
-    assert from_document(to_document(audit)).skipped == skipped
+    assert Audit.from_document(audit.to_document()).skipped == skipped
 
 
 def test_an_audit_of_an_earlier_version_has_the_kinds_of_its_reasons() -> None:
-    document = to_document(made_up_audit(1))
+    document = made_up_audit(1).to_document()
     document["skipped"] = [{"name": "a", "reason": reason} for reason in KINDS]
-    assert [one.kind for one in from_document(document).skipped] == list(KINDS.values())
+    assert [one.kind for one in Audit.from_document(document).skipped] == list(KINDS.values())
 
 
 def test_a_kind_that_is_none_is_refused() -> None:
-    document = to_document(made_up_audit(1))
+    document = made_up_audit(1).to_document()
     document["skipped"] = [{"name": "a", "reason": "unchanged", "kind": "other things"}]
     with pytest.raises(BrokenDocumentError, match="kind 'other things'; expected one of unchanged"):
-        from_document(document)
+        Audit.from_document(document)

@@ -119,7 +119,7 @@ def test_dead_modules_and_broken_ones() -> None:
     assert "NaN" in update.not_measured["k.weight"]
     dead = update.modules[0]
     assert (dead.energy_rank, dead.effective_rank, dead.stable_rank, dead.spectral) == (0, 0, 0, 0)
-    json.dumps(update.to_dict(), allow_nan=False)
+    json.dumps(update.to_document(), allow_nan=False)
     text = "\n".join(update_lines(update))
     assert "1 dead module, whose update is zero: 'q.weight'" in text
     assert "contain NaN or infinity: 'k.weight'" in text
@@ -253,9 +253,9 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "LoraConfig(" in done.stdout
     document = json.loads(in_this_process("inspect", str(first), "--json").stdout)[0]["update"]
-    assert document == json.loads(json.dumps(inspect_update(first).to_dict()))
+    assert document == json.loads(json.dumps(inspect_update(first).to_document()))
     done = in_this_process("inspect", str(first), str(second), "--json")
-    assert json.loads(done.stdout) == json.loads(json.dumps(compare_updates(first, second).to_dict()))
+    assert json.loads(done.stdout) == json.loads(json.dumps(compare_updates(first, second).to_document()))
     done = in_this_process("inspect", str(first), str(second), "--base", "minilm-l6")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

@@ -3,8 +3,9 @@
 The lists are METHODS below, and STARTS, WAYS and CALLBACKS in ``adapted``. Each combination is a test: which matrices
 changed, the size of each update, and each matrix's count of intruders against two full decompositions in double
 precision. What cannot exist (a conversion that PEFT does not make) is left out by ``does_not_exist``; what cannot be
-known (a folder whose base was changed and is elsewhere) must be refused, which ``is_refused`` says. The plain suite
-runs LoRA and DoRA from every start, and their other scales from one start of each kind; ``-m slow`` runs the rest.
+known (a folder whose base was changed and is elsewhere) must be refused, which ``is_refused`` says. LoRA and DoRA are
+given from every start in every way, and their other scales from one start of each kind; from the other starts, which
+write the same kinds of files, another scale is given in one way each, in turn. ``-m slow`` runs these.
 """
 
 from __future__ import annotations
@@ -38,12 +39,24 @@ METHODS: list[tuple[str, str, bool | str]] = [
 ]
 
 
+def is_like_another(case: tuple[str, str, bool | str]) -> bool:
+    """Another scale than plain LoRA's or DoRA's, from a start of which another of its kind is looked at."""
+    _, method, start = case
+    return method in LORA and method not in ("lora", "dora") and start not in (True, "pissa", "lora_ga")
+
+
 def parameters(case: tuple[str, str, bool | str], *others: str) -> Any:
     """One combination as a test, left out of the plain suite where another is much like it."""
-    _, method, start = case
-    is_another_scale = method in LORA and method not in ("lora", "dora")
-    marks = [pytest.mark.slow] if is_another_scale and start not in (True, "pissa", "lora_ga") else []
+    marks = [pytest.mark.slow] if is_like_another(case) else []
     return pytest.param(case, *others, marks=marks, id="-".join(map(str, (*case, *others))))
+
+
+def ways(case: tuple[str, str, bool | str]) -> list[str]:
+    """Every way of giving it that exists, or one of them."""
+    existing = [way for way in WAYS if not does_not_exist(*case[1:], way)]
+    if is_like_another(case):
+        return [existing[METHODS.index(case) % len(existing)]]
+    return existing
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +71,7 @@ def adapted(
 
 @pytest.mark.parametrize(
     ("adapted", "way"),
-    [parameters(case, way) for case in METHODS for way in WAYS if not does_not_exist(*case[1:], way)],
+    [parameters(case, way) for case in METHODS for way in ways(case)],
     indirect=["adapted"],
 )
 def test_audit_is_that_of_what_peft_merges(adapted: tuple[str, Adapted, Path], way: str) -> None:

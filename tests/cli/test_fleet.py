@@ -50,7 +50,7 @@ def test_it_prints_the_adapters_and_writes_the_tables(folder: Path, tmp_path: Pa
     table = pq.read_table(tmp_path / "out" / "adapters.parquet").to_pylist()
     assert [Path(row["adapter"]).name for row in table] == ["of another", "strong", "weak"]
     assert [row["status"] for row in table] == ["refused", "audited", "audited"]
-    assert (tmp_path / "out" / "vectors.parquet").is_file()
+    assert len(list((tmp_path / "out" / "vectors").iterdir())) > 0
     document = json.loads((tmp_path / "fleet.json").read_text())
     assert document["adapters"] == table
     assert document["totals"]["refused"] == 1
@@ -88,7 +88,7 @@ def test_what_is_wrong_is_said_in_one_line(
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_killed_it_goes_on_with_what_is_finished(tmp_path: Path, stop: signal.Signals) -> None:
-    """The first block that is kept stays as it is, and the tables are those of an undisturbed run."""
+    """The tables are those of an undisturbed run."""
     torch.manual_seed(0)
     settings = {
         "num_hidden_layers": 12,
@@ -113,12 +113,11 @@ def test_killed_it_goes_on_with_what_is_finished(tmp_path: Path, stop: signal.Si
     if stop == signal.SIGINT:
         assert process.returncode == 130
         assert "finished blocks are kept" in said
-    kept = {file: file.stat().st_mtime_ns for file in blocks.glob("*.parquet")}
-    assert 1 <= len(kept) < 12
+    assert 1 <= len(list(blocks.glob("*.parquet"))) < 12
     assert in_this_process("fleet", *arguments, tmp_path / "out").returncode == 0
-    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
+    assert not list(blocks.glob("*.parquet"))  # the adapters have files of their own
     assert in_this_process("fleet", *arguments, tmp_path / "whole").returncode == 0
-    again, whole = (pq.read_table(tmp_path / out / "vectors.parquet").to_pandas() for out in ("out", "whole"))
+    again, whole = (pq.read_table(tmp_path / out / "vectors").to_pandas() for out in ("out", "whole"))
     keys = ["adapter", "name", "index"]
     again, whole = again.sort_values(keys), whole.sort_values(keys)
     assert again[[*keys, "intruder", "certificate"]].values.tolist() == (

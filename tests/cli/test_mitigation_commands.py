@@ -160,6 +160,14 @@ def test_scale(folder: Path, tmp_path: Path) -> None:
     assert same["largest_scale"] == pytest.approx(document["largest_scale"], rel=0.02)
 
 
+def test_a_scale_that_is_named_is_written_without_a_search(folder: Path, tmp_path: Path) -> None:
+    models = (folder / "base", folder / "tuned")
+    text = run("scale", *models, "--no-cache", "--at", "0.5", "--out", tmp_path / "half")
+    assert text.strip() == f"written to {tmp_path / 'half'}: the update times 0.5"
+    again = run("scale", *models, "--no-cache", "--at", "0.5", "--out", tmp_path / "again", "--target", "0")
+    assert "largest update scale without intruders" in again
+
+
 def test_intervene(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("a text of some words\n\n" * 4)
     corpus = tmp_path / "rows.jsonl"

@@ -57,7 +57,7 @@ class Table:
 
 
 def methods() -> set[str]:
-    from intruders.training.finetune_config import METHODS
+    from intruders.training.run_settings import METHODS
 
     return set(METHODS)
 

@@ -24,7 +24,6 @@ from intruders.errors import SettingError
 from intruders.experiments.compare.compare_remedies import compare_remedies
 from intruders.experiments.compare.comparison_settings import ComparisonSettings
 from intruders.experiments.intervene.intervene import intervene
-from intruders.experiments.intervene.sweep_words import document
 from intruders.experiments.train_in_sequence import train_in_sequence
 from intruders.measures.measure_settings import LossSettings, ScoreSettings, SweepSettings
 from intruders.models.quiet import quiet_transformers
@@ -135,7 +134,7 @@ def intervention(given: Given) -> Any:
         scores=ScoreSettings(tasks=(given.task,), max_examples=2),
         keep=given.kept,
     )
-    return document(found)["points"]
+    return found.to_document()["points"]
 
 
 def remedies(given: Given) -> Any:

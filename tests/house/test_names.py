@@ -19,7 +19,6 @@ KNOWN_PAIRS = {
     "Doses",
     "Measure",
     "Measuring",
-    "Outcome",
     "Remedy",
     "Verdict",
 }

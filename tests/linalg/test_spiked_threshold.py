@@ -57,11 +57,14 @@ def planted(base: Tensor, k: int, epsilon: float, generator: torch.Generator) ->
     u, v = (torch.randn(side, generator=generator, dtype=base.dtype) for side in base.shape)
     direction = torch.outer(u / u.norm(), v / v.norm())
     size = float(torch.linalg.matrix_norm(base, 2))
-    for theta in size * 1.06 ** torch.arange(-80.0, 40.0):
-        y = torch.linalg.svd(base + theta * direction, full_matrices=False)[0][:, :k]
-        if ((x.mT @ y).abs().amax(0) < epsilon).any():
-            return float(theta)
-    raise AssertionError("no intruder at any size")
+
+    def is_intruder(step: int) -> bool:
+        y = torch.linalg.svd(base + size * 1.06**step * direction, full_matrices=False)[0][:, :k]
+        return bool(((x.mT @ y).abs().amax(0) < epsilon).any())
+
+    # By twos, and then the step between.
+    first = next(step for step in range(-79, 40, 2) if is_intruder(step))
+    return size * 1.06 ** (first - 1 if is_intruder(first - 1) else first)
 
 
 def heavy_tailed(m: int, n: int, generator: torch.Generator) -> Tensor:

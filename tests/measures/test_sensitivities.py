@@ -87,4 +87,4 @@ def test_surgery_by_a_task_is_written(sides: tuple[Path, Path], tmp_path: Path) 
     changed = {matrix.name for matrix in result.matrices}
     assert len(changed) == 4
     assert all("c_proj" in name for name in changed)
-    assert result.remedy.recorded()["task"] == "word-problems"
+    assert result.remedy.settings["task"] == "word-problems"

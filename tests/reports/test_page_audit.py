@@ -14,7 +14,7 @@ from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.summary import by_kind
 from intruders.reports.page.html_page import write_html
 
-from .browsing import chromium, click_cell, column, expect, opened, serious_faults, slide, sort_by
+from .browsing import chromium, click_cell, column, expect, opened, serious_faults, shown, slide, sort_by
 
 pytestmark = pytest.mark.browser
 
@@ -42,8 +42,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def kept_page(browser: Any, report: Path) -> Iterator[Any]:
     """To open a page takes seconds, so that the tests of what it does share one."""
-    with opened(browser, report) as shown:
-        yield shown
+    with shown(browser, report) as kept:
+        yield kept
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_hovering_tells_name_counts_and_certificates(page: Any) -> None:
 
 @pytest.mark.parametrize("window", WINDOWS)
 def test_no_window_breaks_it_and_axe_finds_no_serious_fault(browser: Any, report: Path, window: str) -> None:
-    with opened(browser, report, **WINDOWS[window]) as page:
+    with shown(browser, report, **WINDOWS[window]) as page:
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         for plot in page.locator(".plot").all():
             box, frame = plot.bounding_box(), plot.locator(".main-svg").first.bounding_box()
@@ -204,7 +204,7 @@ def test_colours_follow_the_system_until_told_otherwise(browser: Any, report: Pa
         )
         return got
 
-    with opened(browser, report, color_scheme="dark") as page:
+    with shown(browser, report, color_scheme="dark") as page:
         dark = colours(page)
         assert page.locator("#theme").inner_text() == "Colors: system"
         page.locator("#theme").click()
@@ -222,7 +222,7 @@ def test_colours_follow_the_system_until_told_otherwise(browser: Any, report: Pa
 
 
 def test_paper_is_light_and_figures_fit_it(browser: Any, report: Path) -> None:
-    with opened(browser, report, color_scheme="dark") as page:
+    with shown(browser, report, color_scheme="dark") as page:
         before = page.locator("#layers-plot .main-svg").first.bounding_box()["width"]
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         page.emulate_media(media="print")
@@ -254,7 +254,7 @@ def test_names_that_contain_html_are_shown_as_text(browser: Any, tmp_path: Path)
         SEVEN_B, matrices=[matrix], base_source=EVIL, tuned_source=f"<b>{EVIL}", settings={"x": EVIL}
     )
     write_html(audit, tmp_path / "evil.html")
-    with opened(browser, tmp_path / "evil.html") as page:
+    with shown(browser, tmp_path / "evil.html") as page:
         assert selected(page) == EVIL
         assert column(page, "name") == [EVIL]
         assert EVIL in page.title()
@@ -294,7 +294,7 @@ ODD: dict[str, Audit] = {
 @pytest.mark.parametrize("name", ODD)
 def test_odd_audits_open_too(browser: Any, tmp_path: Path, name: str) -> None:
     write_html(ODD[name], tmp_path / "odd.html")
-    with opened(browser, tmp_path / "odd.html") as page:
+    with shown(browser, tmp_path / "odd.html") as page:
         assert len(page.locator("h1").inner_text()) > 10
         if ODD[name].matrices:
             assert len(column(page, "name")) == min(300, len(ODD[name].matrices))
@@ -304,7 +304,7 @@ def test_odd_audits_open_too(browser: Any, tmp_path: Path, name: str) -> None:
 def test_long_tables_start_short_and_show_all_on_request(browser: Any, tmp_path: Path) -> None:
     audit = made_up_audit(126)
     write_html(audit, tmp_path / "long.html")
-    with opened(browser, tmp_path / "long.html") as page:
+    with shown(browser, tmp_path / "long.html") as page:
         assert page.locator("#shown").inner_text() == "300 of 882 matrices"
         page.locator("#more").click()
         assert len(column(page, "name")) == 882

@@ -12,7 +12,7 @@ from made_up import made_up_audit
 
 from intruders.reports.page.html_page import write_comparison_html
 
-from .browsing import chromium, opened, serious_faults, slide
+from .browsing import chromium, serious_faults, shown, slide
 from .test_page_audit import WINDOWS, range_text
 
 pytestmark = pytest.mark.browser
@@ -47,7 +47,7 @@ def rows(page: Any) -> list[list[str]]:
 
 @pytest.mark.parametrize(("k", "epsilon"), [(10, 0.5), (5, 0.35), (10, 0.9)])
 def test_counts_are_the_librarys(browser: Any, report: Path, k: int, epsilon: float) -> None:
-    with opened(browser, report) as page:
+    with shown(browser, report) as page:
         slide(page, "epsilon", epsilon)
         slide(page, "k", k)
         assert [row[:4] for row in rows(page)] == [
@@ -66,7 +66,7 @@ def test_counts_are_the_librarys(browser: Any, report: Path, k: int, epsilon: fl
 
 
 def test_the_similarity_matrices_are_those_of_the_chosen_matrix(browser: Any, report: Path) -> None:
-    with opened(browser, report) as page:
+    with shown(browser, report) as page:
         page.locator("#choose").select_option(label="model.layers.20.mlp.up_proj.weight")
         drawn = page.evaluate(
             "[...document.querySelectorAll('#similarities .plot')].map((plot) => plot.data[0].z[0])"
@@ -78,7 +78,7 @@ def test_the_similarity_matrices_are_those_of_the_chosen_matrix(browser: Any, re
 
 @pytest.mark.parametrize("window", WINDOWS)
 def test_no_window_breaks_it_and_axe_finds_no_serious_fault(browser: Any, report: Path, window: str) -> None:
-    with opened(browser, report, **WINDOWS[window]) as page:
+    with shown(browser, report, **WINDOWS[window]) as page:
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert serious_faults(page) == []
 
@@ -93,7 +93,7 @@ def test_another_base_is_told(browser: Any, tmp_path: Path) -> None:
         ],
     )
     write_comparison_html([AUDITS[0], stranger], tmp_path / "compare.html")
-    with opened(browser, tmp_path / "compare.html") as page:
+    with shown(browser, tmp_path / "compare.html") as page:
         assert "other singular values" in page.locator(".note").inner_text()
         text = page.locator("main").inner_text()
         assert "<i>stranger</i>" in text

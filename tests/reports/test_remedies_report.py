@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 
 from intruders.cli.main import app
-from intruders.experiments.compare.comparison_verdict import command, sentence
 from intruders.reports.remedies.remedies_charts import comparison_charts
 from intruders.reports.remedies.remedies_page import write_remedies_report
 from intruders.reports.remedies.remedies_text import print_comparison
@@ -40,11 +39,11 @@ def typed(shell: str | None) -> dict[str, Any]:
 
 def test_the_winner_is_named_with_a_command_that_can_be_typed() -> None:
     comparison = made_up_comparison()
-    assert sentence(comparison) == (
+    assert comparison.sentence() == (
         "Use trim at density 0.2: its loss is 0.4 [0.35, 0.45] nats per token below that of interpolation at equal "
         "task loss. Its accuracy on word-problems is 0.80, the tuned model's 0.80."
     )
-    given = typed(command(comparison))
+    given = typed(comparison.command())
     # No adapter holds single entries.
     assert (given["tuned"], given["remedy"], given["strength"], given["form"]) == (
         "my adapter",
@@ -59,33 +58,33 @@ def test_a_remedy_that_is_more_than_its_dose_comes_before_a_larger_gain() -> Non
     comparison = made_up_comparison()
     both = replace(comparison, remedies=[*comparison.remedies, larger])
     assert [one.name for one in both.better] == ["fapm", "trim"]
-    assert sentence(both) == sentence(comparison)
+    assert both.sentence() == comparison.sentence()
     alone = [larger if one.name == "trim" else one for one in comparison.remedies]
-    assert sentence(replace(comparison, remedies=alone)).startswith("Use fapm at density 0.2")
+    assert replace(comparison, remedies=alone).sentence().startswith("Use fapm at density 0.2")
 
 
 def test_without_a_winner_interpolation_is_named() -> None:
     comparison = without_winner()
     text = "No remedy is clearly better than turning the update down: use interpolate at alpha 0.8."
-    assert sentence(comparison).startswith(text)
-    given = typed(command(comparison))
+    assert comparison.sentence().startswith(text)
+    given = typed(comparison.command())
     assert (given["remedy"], given["strength"], given["form"]) == ("interpolate", 0.8, "auto")
     # What PEFT stores in full stays as tuned in an adapter, and was measured with its share.
-    given = typed(command(replace(comparison, others=["model.norm.weight"])))
+    given = typed(replace(comparison, others=["model.norm.weight"]).command())
     assert given["form"] == "checkpoint"
 
 
 def test_intruders_are_written_by_their_scale_and_other_settings_are_kept() -> None:
     comparison = made_up_comparison(remedies=[made_up_row("intruders", 0.25, 3.9, around(0.4))])
     settings = {**comparison.settings, "k": 5, "include": ["*.q_proj.*"]}
-    given = typed(command(replace(comparison, settings=settings)))
+    given = typed(replace(comparison, settings=settings).command())
     assert (given["scale"], given["remedy"], given["k"], given["include"]) == (0.25, None, 5, ["*.q_proj.*"])
 
 
 def test_a_dose_that_does_as_well_is_said() -> None:
     row = made_up_row("trim", 0.2, 3.9, around(0.4))
     weak = replace(row, controls=[replace(one, margin=around(0.01)) for one in row.controls])
-    text = sentence(made_up_comparison(remedies=[weak]))
+    text = made_up_comparison(remedies=[weak]).sentence()
     assert (
         "; the same dose without its directions is not clearly worse. Its accuracy on word-problems" in text
     )
@@ -93,8 +92,8 @@ def test_a_dose_that_does_as_well_is_said() -> None:
 
 def test_nothing_forgotten_is_nothing_to_heal() -> None:
     comparison = made_up_comparison(forgotten=around(0.01))
-    assert "there is nothing to heal" in sentence(comparison)
-    assert command(comparison) is None
+    assert "there is nothing to heal" in comparison.sentence()
+    assert comparison.command() is None
 
 
 @pytest.mark.parametrize("width", [80, 160])

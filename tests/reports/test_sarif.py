@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import random
 import shutil
 from functools import cache
 from importlib.resources import files
@@ -12,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from jsonschema import Draft4Validator
 
@@ -162,12 +162,12 @@ def test_more_results_than_github_shows() -> None:
 
 def test_a_file_is_smaller_than_github_takes() -> None:
     """With messages that do not compress."""
-    letters = random.Random(0)
+    letters = np.random.default_rng(0)
     findings = [
         GateFinding(
             REFUSED,
             "error",
-            "".join(chr(letters.randrange(0x4E00, 0x9FA5)) for _ in range(5000)),
+            letters.integers(0x4E00, 0x9FA5, 5000, dtype="<u2").tobytes().decode("utf-16-le"),
             str(number),
         )
         for number in range(MOST_RESULTS)

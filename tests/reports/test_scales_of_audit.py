@@ -18,7 +18,7 @@ from intruders.errors import ResultFileError, SettingError
 from intruders.reports.audit.scales_of_audit import scales_beside, scales_for
 from intruders.reports.page.html_page import write_html
 from intruders.reports.write_report import write_report
-from tests.reports.browsing import chromium, column, opened, serious_faults, sort_by
+from tests.reports.browsing import chromium, column, serious_faults, shown, sort_by
 
 AUDIT = made_up_audit(3, BERT, width=32, tuned="runs/r1")
 
@@ -66,7 +66,7 @@ def test_a_file_beside_the_audit_is_shown_when_it_is_of_that_update(folder: Path
     ]:
         written(folder, scales)
         assert (scales_beside(AUDIT, folder) is not None) == is_shown
-        write_report([folder], folder / "r.html", folder / "figures")
+        write_report([folder], folder / "r.html", folder / "figures" if is_shown else None)
         assert (
             "scale-plot" in (folder / "r.html").read_text(encoding="utf-8").split("<script")[0]
         ) == is_shown
@@ -103,7 +103,7 @@ def browser() -> Iterator[Any]:
 @pytest.mark.browser
 def test_the_page_shows_them(browser: Any, folder: Path) -> None:
     write_html(AUDIT, folder / "r.html", CriticalScales.load(written(folder, scales_of(AUDIT))))
-    with opened(browser, folder / "r.html") as page:
+    with shown(browser, folder / "r.html") as page:
         assert (
             "The largest update scale with no intruders is 0.095 (1 = as trained)."
             in page.locator("main").inner_text()
@@ -121,6 +121,6 @@ def test_the_page_shows_them(browser: Any, folder: Path) -> None:
         assert "0.3; predicted 0.375" in page.locator("#facts").inner_text()
         assert serious_faults(page) == []
     write_html(AUDIT, folder / "r.html")
-    with opened(browser, folder / "r.html") as page:
+    with shown(browser, folder / "r.html") as page:
         assert page.locator("#scale-plot").count() == 0
         assert "critical scale" not in page.locator("main").inner_text()

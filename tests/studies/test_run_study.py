@@ -25,7 +25,7 @@ from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.studies.describe.inputs import digests_of_inputs
 from intruders.studies.describe.runs import Run, expand
-from intruders.studies.run_study import Outcome, Progress, run_study
+from intruders.studies.run_study import Progress, StudyOutcome, run_study
 from intruders.studies.tables.results import load_results
 from intruders.studies.work import do_stage
 from intruders.studies.work.run_record import RunRecord
@@ -48,7 +48,7 @@ def record(folder: Path, run: Run) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def done(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+def done(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyOutcome]:
     out = tmp_path_factory.mktemp("study") / "out"
     return out, run_study(parsed(tiny_study(llama)), out)
 
@@ -58,7 +58,7 @@ def only_lora(llama: Path, **changes: Any) -> dict[str, Any]:
     return tiny_study(llama, methods=methods, measure=BRIEF, audit_steps=None, **changes)
 
 
-def test_every_run_is_finished_and_in_the_tables(done: tuple[Path, Outcome]) -> None:
+def test_every_run_is_finished_and_in_the_tables(done: tuple[Path, StudyOutcome]) -> None:
     out, outcome = done
     assert (outcome.runs, outcome.finished, outcome.failed, outcome.others) == (2, 2, {}, [])
     results = load_results(out)
@@ -74,7 +74,7 @@ def test_every_run_is_finished_and_in_the_tables(done: tuple[Path, Outcome]) -> 
 
 
 def test_what_is_in_the_tables_is_what_the_audit_and_the_weights_say(
-    done: tuple[Path, Outcome], llama: Path
+    done: tuple[Path, StudyOutcome], llama: Path
 ) -> None:
     out, _ = done
     results = load_results(out)
@@ -99,7 +99,7 @@ def test_what_is_in_the_tables_is_what_the_audit_and_the_weights_say(
 
 
 def test_the_losses_are_those_of_the_evaluation_and_the_bases_is_measured_once(
-    done: tuple[Path, Outcome], llama: Path
+    done: tuple[Path, StudyOutcome], llama: Path
 ) -> None:
     out, _ = done
     runs = load_results(out).runs
@@ -122,7 +122,7 @@ def test_the_losses_are_those_of_the_evaluation_and_the_bases_is_measured_once(
     assert len(list((out / "bases").iterdir())) == 1
 
 
-def test_a_finished_study_is_not_repeated(done: tuple[Path, Outcome], llama: Path) -> None:
+def test_a_finished_study_is_not_repeated(done: tuple[Path, StudyOutcome], llama: Path) -> None:
     out, _ = done
     before = {name: when for name, when in files(out).items() if name.startswith(("runs/", "bases/"))}
     outcome = run_study(parsed(tiny_study(llama)), out, resume=True)
@@ -132,7 +132,7 @@ def test_a_finished_study_is_not_repeated(done: tuple[Path, Outcome], llama: Pat
 
 
 def test_the_interventions_take_the_audit_that_is_there(
-    done: tuple[Path, Outcome], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: tuple[Path, StudyOutcome], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(done[0], out)

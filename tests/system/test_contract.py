@@ -10,16 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from jsonschema import Draft202012Validator
 
 import intruders
+from intruders.audits.fleet.kept_blocks import KeptBlocks
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales
 from intruders.errors import ResultFileError
-from intruders.experiments.heal.healing_record import load_healing
+from intruders.experiments.heal.healing import Healing
 from intruders.studies.published.published_study import PublishedStudy
 from intruders.studies.tables.results import check_table_schema, table_metadata
 from intruders.studies.work.run_record import RunRecord
@@ -30,12 +32,18 @@ from intruders.training.run_folder import RunFolder
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures" / "schema-1"
 SCHEMAS = ROOT / "docs" / "reference" / "schemas"
-DOCUMENTS = sorted(file.name for file in FIXTURES.glob("*.json"))
+# Of every document the fixture of its newest schema.
+NEWEST = {
+    file.name: file
+    for folder in ("schema-1", "schema-2")
+    for file in (FIXTURES.parent / folder).glob("*.json")
+}
+DOCUMENTS = sorted(NEWEST)
 
 
 def newer(name: str, folder: Path) -> Path:
     """A copy with the next schema number."""
-    document = json.loads((FIXTURES / name).read_text(encoding="utf-8"))
+    document = json.loads(NEWEST[name].read_text(encoding="utf-8"))
     path = folder / name
     path.write_text(json.dumps(document | {"schema": document["schema"] + 1}), encoding="utf-8")
     return path
@@ -50,9 +58,9 @@ WRITTEN: dict[str, str] = {
     "checkpoints/merges/verification.py": "verification.json",
     "checkpoints/pairing/inspect.py": "inspection.json",
     "experiments/attribution/attribution.py": "attribution.json",
-    "experiments/compare/comparison_record.py": "remedies.json",
-    "experiments/heal/work_folder.py": "heal.json",
-    "experiments/intervene/sweep_words.py": "intervention.json",
+    "experiments/compare/compared.py": "remedies.json",
+    "experiments/heal/healing.py": "heal.json",
+    "experiments/intervene/sweep.py": "intervention.json",
     "experiments/train_in_sequence.py": "sequence.json",
     "measures/evaluate.py": "evaluation.json",
     "mitigation/mitigation_result.py": "intruders.json",
@@ -62,7 +70,9 @@ WRITTEN: dict[str, str] = {
     "studies/work/run_record.py": "study/killed/run.json",
     "studies/work/study_folder.py": "study/study.json",
     "studies/published/published_study.py": "docs/results/data/minilm/published.json",
-    "audits/fleet/finished_models.py": "kept work: another number is computed again",
+    "experiments/heal/scale_choice.py": "in the document of the scales, under choice",
+    "studies/run_study.py": "what one call did; the results are the tables of the folder",
+    "audits/fleet/adapter_files.py": "in the metadata of a file whose audit has its own number",
     "audits/fleet/kept_blocks.py": "kept work: another number is computed again",
     "cli/plugins.py": "a list for the terminal, which no command reads",
     "measures/kept_outcomes.py": "kept work: another number is measured again",
@@ -105,7 +115,7 @@ def test_readers_refuse_a_newer_document_with_its_number(tmp_path: Path) -> None
     readers: dict[Path, Callable[[], object]] = {
         files / "audit.json": lambda: Audit.load(files / "audit.json"),
         files / "scale.json": lambda: CriticalScales.load(files / "scale.json"),
-        files / "heal.json": lambda: load_healing(files / "heal.json"),
+        files / "heal.json": lambda: Healing.load(files / "heal.json"),
         files / "run.json": lambda: RunFolder(files).record,
         files / "interrupted" / "run.json": lambda: RunFolder(files / "interrupted").record,
         files / "study" / "study.json": lambda: StudyFolder(files / "study").document(),
@@ -137,17 +147,20 @@ def test_published_findings_fit_the_published_schema() -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_document_has_a_schema_number_and_is_read(name: str) -> None:
-    document = read_document(FIXTURES / name, "a result", 1)
+    number = int(NEWEST[name].parent.name.removeprefix("schema-"))
+    document = read_document(NEWEST[name], "a result", number)
     assert document is not None
-    assert document["schema"] == 1
+    assert document["schema"] == number
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_newer_document_is_refused_with_its_number(name: str, tmp_path: Path) -> None:
+    number = int(NEWEST[name].parent.name.removeprefix("schema-"))
     with pytest.raises(
-        ResultFileError, match=r"newer version of intruders \(schema 2, this one reads 1\)"
+        ResultFileError,
+        match=rf"newer version of intruders \(schema {number + 1}, this one reads {number}\)",
     ) as refused:
-        read_document(newer(name, tmp_path), "a result", 1)
+        read_document(newer(name, tmp_path), "a result", number)
     assert name in str(refused.value)
 
 
@@ -155,7 +168,7 @@ def test_a_newer_document_is_refused_with_its_number(name: str, tmp_path: Path) 
 def test_a_document_fits_its_published_schema(name: str) -> None:
     schema = json.loads((SCHEMAS / f"{Path(name).stem}.schema.json").read_text(encoding="utf-8"))
     Draft202012Validator.check_schema(schema)
-    document = json.loads((FIXTURES / name).read_text(encoding="utf-8"))
+    document = json.loads(NEWEST[name].read_text(encoding="utf-8"))
     assert [error.message for error in Draft202012Validator(schema).iter_errors(document)] == []
     for key in schema["required"]:
         without = {other: value for other, value in document.items() if other != key}
@@ -164,13 +177,14 @@ def test_a_document_fits_its_published_schema(name: str) -> None:
 
 def test_what_is_written_today_fits_the_published_schemas() -> None:
     """Documents made now, of other numbers than the fixtures'."""
-    from intruders.experiments.compare.comparison_record import document
+    from tests.house.test_results import fleet
     from tests.made_up import BERT, made_up_audit
     from tests.reports.made_up_remedies import without_winner
 
     made: dict[str, Any] = {
         "audit": json.loads(made_up_audit(1, BERT, width=8).to_json()),
-        "remedies": json.loads(json.dumps(document(without_winner()))),
+        "fleet": json.loads(json.dumps(fleet(Path()).to_document())),
+        "remedies": json.loads(json.dumps(without_winner().to_document())),
     }
     for name, written in made.items():
         schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
@@ -203,14 +217,60 @@ def test_critical_scales(tmp_path: Path) -> None:
         CriticalScales.load(newer("scale.json", tmp_path))
 
 
-def test_a_fleet_with_a_refused_member() -> None:
+def test_an_intervention_without_values_of_documents_is_refused_in_words() -> None:
+    """Files of earlier versions have no losses of single documents, from which differences are made."""
+    with pytest.raises(
+        ResultFileError, match="is not an intervention with the losses of its documents; pass one"
+    ):
+        intruders.InterventionSweep.load(FIXTURES / "earlier" / "intervention.json")
+
+
+def test_a_fleet_of_schema_1_is_read_without_what_the_report_says(tmp_path: Path) -> None:
+    shutil.copy(FIXTURES / "adapters.parquet", tmp_path)
+    shutil.copy(FIXTURES / "vectors.parquet", tmp_path)
     rows = pq.read_table(FIXTURES / "adapters.parquet").to_pylist()
     assert [row["status"] for row in rows] == ["audited", "refused"]
-    assert rows[1]["reason"]
-    assert rows[1]["intruders"] is None
-    document = json.loads((FIXTURES / "fleet.json").read_text(encoding="utf-8"))
-    assert document["totals"] == {"adapters": 2, "refused": 1, "intruders": rows[0]["intruders"]}
-    assert pq.read_table(FIXTURES / "vectors.parquet").num_rows > 0
+    fleet = intruders.FleetAudit.load(tmp_path)
+    opinions = {"for_hosts", "unusual", "unusual_in"}
+    assert fleet.records() == [
+        {name: value for name, value in row.items() if name not in opinions} for row in rows
+    ]
+    assert len(fleet.to_pandas()) == pq.read_table(FIXTURES / "vectors.parquet").num_rows > 0
+    document = json.loads(NEWEST["fleet.json"].read_text(encoding="utf-8"))
+    assert fleet.to_document()["totals"] == document["totals"]
+    with pytest.raises(ResultFileError, match="run intruders fleet again"):
+        fleet.audit(0)
+
+
+def test_a_folder_of_a_fleet_of_schema_1_gets_a_file_per_adapter_without_a_new_audit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder, base and adapters are as the version before wrote them."""
+    shutil.copytree(FIXTURES.parent / "fleet-schema-1", tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    before = intruders.FleetAudit.load("fleet")
+    vectors = before.to_pandas()
+    monkeypatch.setattr(KeptBlocks, "keep", lambda *given: pytest.fail("a block is audited again"))
+    fleet = intruders.audit_fleet("base", ["adapter-1", "adapter-2", "missing"], cache=False, out="fleet")
+    files = sorted(file.relative_to("fleet").parts[0] for file in Path("fleet").rglob("*.parquet"))
+    assert files == ["adapters.parquet", "vectors", "vectors"]
+    assert not (Path("fleet") / "finished").exists()
+    keys = ["adapter", "name", "index"]
+    pd.testing.assert_frame_equal(
+        fleet.to_pandas().sort_values(keys, ignore_index=True), vectors.sort_values(keys, ignore_index=True)
+    )
+    same = [name for name in before.adapters if name != "reason"]  # which depends on the machine
+    pd.testing.assert_frame_equal(fleet.adapters[same], before.adapters[same])
+    assert fleet.audit("adapter-1").intruders == fleet.adapters["intruders"][0] > 0
+    assert intruders.FleetAudit.load("fleet").to_document() == fleet.to_document()
+
+
+def test_a_newer_fleet_is_refused(tmp_path: Path) -> None:
+    table = pq.read_table(FIXTURES / "adapters.parquet")
+    metadata = {b"intruders": table.schema.metadata[b"intruders"].replace(b'"schema": 1', b'"schema": 3')}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "adapters.parquet")
+    with pytest.raises(ResultFileError, match="schema 3, this one reads 2"):
+        intruders.FleetAudit.load(tmp_path)
 
 
 def test_a_study_with_a_run_that_failed(tmp_path: Path) -> None:

@@ -176,7 +176,6 @@ def test_a_remedy_is_compared_as_those_here(example: None, tmp_path: Path) -> No
     """It keeps half of every update, as interpolate at 0.5 does, so that both must measure the same."""
     import intruders
     from intruders.errors import SettingError
-    from intruders.experiments.compare.comparison_record import document
     from tests.experiments.heal.healed_models import llama_and_adapter
 
     models = llama_and_adapter(tmp_path)
@@ -190,7 +189,7 @@ def test_a_remedy_is_compared_as_those_here(example: None, tmp_path: Path) -> No
         scores=intruders.ScoreSettings(tasks=("word-problems",), score="none", max_examples=4),
         compute=intruders.Compute(cache=False),
     )
-    rows_by_name = {row["name"]: row for row in document(comparison)["remedies"]}
+    rows_by_name = {row["name"]: row for row in comparison.to_document()["remedies"]}
     assert list(rows_by_name) == ["interpolate", "halve"]
     [half] = [point for point in rows_by_name["interpolate"]["tried"] if point["strength"] == 0.5]
     [ours] = rows_by_name["halve"]["tried"]

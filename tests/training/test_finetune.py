@@ -24,8 +24,9 @@ from transformers import TrainerCallback
 
 from intruders.errors import IntrudersError, NonFiniteError, SettingError
 from intruders.training.finetune import finetune
-from intruders.training.finetune_config import METHODS, FinetuneConfig
+from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.run_folder import RunFolder
+from intruders.training.run_settings import METHODS
 from tests.commands import in_this_process
 
 

@@ -11,8 +11,9 @@ from tiny import save_bert, save_gpt2, save_llama
 
 from intruders.errors import SettingError
 from intruders.models.loading import load_model
-from intruders.training.finetune_config import METHODS, FinetuneConfig
+from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.methods import make_optimizer, prepare
+from intruders.training.run_settings import METHODS
 
 LORA_FAMILY = sorted(set(METHODS) - {"full"})
 

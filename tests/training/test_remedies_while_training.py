@@ -18,10 +18,11 @@ from intruders.models.loading import load_model
 from intruders.training.adapted_modules import adapted_modules
 from intruders.training.budget_clamp import alpha_pattern, largest_value, threshold
 from intruders.training.finetune import finetune
-from intruders.training.finetune_config import PLAIN_LORA, FinetuneConfig
+from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.kl_to_base import KLToBase, kl_of_tokens
 from intruders.training.methods import make_optimizer, prepare
 from intruders.training.oplora import ProjectedUpdates
+from intruders.training.run_settings import PLAIN_LORA
 
 K = 4
 

@@ -12,8 +12,9 @@ from tiny import save_bert, save_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from intruders.errors import SettingError
+from intruders.training.config_checks import rows_of_text
 from intruders.training.finetune import finetune
-from intruders.training.finetune_config import FinetuneConfig, rows_of_text
+from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.replay import ReplaySampler, read_replay
 from intruders.training.run_folder import RunFolder
 from tests.training.test_finetune import _assert_equal, _weights

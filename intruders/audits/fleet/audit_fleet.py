@@ -24,18 +24,20 @@ from ...system.remote_folder import RemoteFolder, is_url, local_folder, require_
 from ..audit import patterns
 from ..audit_settings import ANYWHERE, AuditSettings, Compute, shown_settings
 from ..base_cache import CacheChoice
-from .finished_models import FinishedModels
+from .adapter_files import VECTORS, AdapterFiles
+from .earlier_fleets import EARLIER_VECTORS, remove_earlier_tables
+from .finish_adapters import finish_adapters
 from .fleet_members import open_members
 from .fleet_on_ray import BlockOnRay, do_on_ray, wherever_the_cache_is
-from .fleet_result import ADAPTERS, VECTORS, FleetAudit
-from .fleet_vectors import key_of_vectors
+from .fleet_result import ADAPTERS, FleetAudit, key_of_tables
+from .fleet_table import adapter_table
 from .fleet_work import FleetWork
 from .kept_blocks import FOLDER, KeptBlocks
 
 # Part of the key of what is kept: raise it when the meaning of a row changes.
 _VERSION = 2
 # By one of these a folder is that of a fleet.
-MARKS = (ADAPTERS, VECTORS, FOLDER)
+MARKS = (ADAPTERS, VECTORS, EARLIER_VECTORS, FOLDER)
 
 
 def audit_fleet(
@@ -72,7 +74,8 @@ def audit_fleet(
         model per line), ``collection:owner/slug`` of the hub, and folders of adapters.
       k: As for :func:`intruders.audit`, and so are the further ones up to ``cache``.
       out: Folder or URL of the results (default: none). What is finished is kept there, and a later call with more
-        adapters computes only what is new. Gets adapters.parquet and vectors.parquet.
+        adapters computes only what is new. Gets adapters.parquet and vectors, a folder with a
+        Parquet file per adapter.
       ray: True or the address of a Ray cluster, whose workers take the blocks of matrices (default: False). Needs
         ``out``.
       cpus: Processors of each worker on Ray (default: 1).
@@ -152,10 +155,12 @@ def audit_many(
             opened = require_content(opened, content)
         opened = read_once(opened)
         digests = None if out is not None else [f"model {position}" for position in range(len(sources))]
-        kept = KeptBlocks(folder.absolute(), _key(opened, content, settings), remote)
-        finished = FinishedModels.read(kept)
-        members = open_members(opened, sources, settings, digests, finished.known)
-        work = FleetWork(opened, members, settings, compute, kept, finished)
+        key = _key(opened, content, settings)
+        kept, files = KeptBlocks(folder.absolute(), key, remote), AdapterFiles(folder.absolute(), key, remote)
+        earlier = {file.path.name: file for file in files.each()}
+        finished = frozenset(file.digest for file in earlier.values())
+        members = open_members(opened, sources, settings, digests, finished)
+        work = FleetWork(opened, members, settings, compute, kept)
         blocks = work.missing()
         if ray is False:
             work.do(blocks, progress)
@@ -168,24 +173,30 @@ def audit_many(
                 settings,
                 wherever_the_cache_is(compute),
                 kept,
+                finished,
             )
             do_on_ray(list(blocks), task, ray, cpus, gpus, progress)
+        seconds = time.perf_counter() - started
+        if temporary is None:
+            _warn_of_other_tables(folder, key)
+        written = finish_adapters(members, kept, files, earlier, settings, seconds / max(1, len(members)))
+        files.arrange({file.path.name for file in written.values()})
         fleet = FleetAudit(
             opened.source,
             settings,
-            time.perf_counter() - started,
-            members,
-            kept,
-            temporary,
-            finished,
+            seconds,
+            adapter_table(members, written, opened.source),
+            folder.absolute(),
+            key,
             passed_over,
+            temporary=temporary,
         )
         if temporary is None:
-            _warn_of_other_tables(folder, kept.key)
-            fleet.write_tables(folder)
-            for name in (ADAPTERS, VECTORS):
-                kept.put(name)
-            fleet.all_finished().write(kept)
+            fleet.write_table(folder)
+            if remote is not None:
+                remote.put(folder / ADAPTERS, ADAPTERS)
+            remove_earlier_tables(folder)
+        kept.forget(finished | {file.digest for file in written.values()})
     return fleet
 
 
@@ -229,7 +240,7 @@ def _remote(out: str) -> RemoteFolder | None:
 
 def _warn_of_other_tables(folder: Path, key: str) -> None:
     """Warn that this call replaces the tables of another base or of other settings."""
-    before = key_of_vectors(folder / VECTORS)
+    before = key_of_tables(folder)
     if before is not None and before != key:
         warnings.warn(
             f"the tables in '{folder}' are of another base or of other settings and are replaced; what is finished of "

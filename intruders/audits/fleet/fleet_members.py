@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
 
 from ...checkpoints.adapters.adapter import AdaptedWeight, Adapter
 from ...checkpoints.formats.memory import describe_module
@@ -37,34 +36,15 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class Known:
-    """A model all of whose matrices an earlier call finished."""
-
-    facts: ModelFacts
-    names: tuple[str, ...]  # of its matrices, in the base's order
-
-
-@dataclass(frozen=True)
 class Member:
     """One model of a fleet. Of one that is refused there is a reason and no pairing."""
 
     source: str
     digest: str
     facts: ModelFacts = field(default_factory=ModelFacts)
-    paired: Pairing | Callable[[], Pairing] | None = None  # or what opens a model that is known already
+    pairing: Pairing | None = None
     reason: str | None = None
-    known: Known | None = None
-
-    @cached_property
-    def pairing(self) -> Pairing | None:
-        return self.paired() if callable(self.paired) else self.paired
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the matrices that it changes, in the base's order."""
-        if self.known is not None:
-            return self.known.names
-        return () if self.pairing is None else tuple(pair.name for pair in self.pairing.pairs)
+    is_finished: bool = False  # by an earlier call: it is not opened again
 
 
 def open_members(
@@ -72,7 +52,7 @@ def open_members(
     sources: Sequence[Source],
     settings: AuditSettings,
     digests: Sequence[str] | None = None,
-    known: Mapping[str, Known] | None = None,
+    finished: Collection[str] = (),
 ) -> list[Member]:
     """Open every source as a member of the fleet: read configs and headers, and hash the files.
 
@@ -81,30 +61,29 @@ def open_members(
       sources: the models.
       settings: those of the audit.
       digests: what tells the models apart, where that is known; hashes of their files otherwise.
-      known: by digest, models that are finished. Of these not even a header is read.
+      finished: digests of models that are finished. Of these not even a header is read.
     """
     require_selection(base, settings)
     return [
-        _open_member(base, source, settings, None if digests is None else digests[position], known or {})
+        _open_member(base, source, settings, None if digests is None else digests[position], finished)
         for position, source in enumerate(sources)
     ]
 
 
 def _open_member(
-    base: Checkpoint, source: Source, settings: AuditSettings, digest: str | None, known: Mapping[str, Known]
+    base: Checkpoint, source: Source, settings: AuditSettings, digest: str | None, finished: Collection[str]
 ) -> Member:
     name = _name_of(source)
     facts = ModelFacts()
-    if known:
+    if finished:
         digest = digest if digest is not None else _digest_if_readable(source)
-        if digest is not None and digest in known:
-            open_later = partial(_paired_again, base, source, settings)
-            return Member(name, digest, known[digest].facts, open_later, None, known[digest])
+        if digest in finished:
+            return Member(name, str(digest), is_finished=True)
     try:
         opened = open_source(source)
         facts = _facts_of(opened)
         digest = digest if digest is not None else digest_of(str(source))
-        pairing = _paired(base, opened, settings)
+        pairing = with_rounded_base(pair_sides(base, opened, settings), settings.base_dtype)
     except IntrudersError as error:
         return Member(name, digest or f"refused {name}", facts, None, in_one_line(error))
     except OSError as error:
@@ -118,14 +97,6 @@ def _digest_if_readable(source: Source) -> str | None:
         return digest_of(str(source))
     except (IntrudersError, OSError):
         return None
-
-
-def _paired_again(base: Checkpoint, source: Source, settings: AuditSettings) -> Pairing:
-    return _paired(base, open_source(source), settings)
-
-
-def _paired(base: Checkpoint, opened: Opened, settings: AuditSettings) -> Pairing:
-    return with_rounded_base(pair_sides(base, opened, settings), settings.base_dtype)
 
 
 def _name_of(source: Source) -> str:
@@ -188,12 +159,12 @@ Sharers = list[tuple[int, PairedMatrix]]  # the models that change one matrix, b
 def matrices_by_block(base: Checkpoint, members: Sequence[Member]) -> dict[str, dict[str, Sharers]]:
     """Return for every block and matrix, in the base's order, the members that change it.
 
-    Equal members come once, and those that are known from an earlier call do not come.
+    Equal members come once, and those that an earlier call finished do not come.
     """
     shared: dict[str, Sharers] = {}
     seen: set[str] = set()
     for number, member in enumerate(members):
-        if member.known is not None or member.pairing is None or member.digest in seen:
+        if member.pairing is None or member.digest in seen:
             continue
         seen.add(member.digest)
         for matrix in member.pairing.pairs:

@@ -15,7 +15,6 @@ from ...errors import IntrudersError
 from ...system.progress import Progress
 from ...system.remote_folder import is_url
 from ..audit_settings import AuditSettings, Compute
-from .finished_models import FinishedModels
 from .fleet_members import Member, open_members
 from .fleet_work import FleetWork
 from .kept_blocks import KeptBlocks
@@ -70,12 +69,13 @@ class BlockOnRay:
     settings: AuditSettings
     compute: Compute
     kept: KeptBlocks
+    finished: frozenset[str]  # digests
 
     def __call__(self, block: str) -> None:
-        base, members, finished = _opened_by_worker(
-            self.base, self.sources, self.digests, self.content, self.settings, self.kept
+        base, members = _opened_by_worker(
+            self.base, self.sources, self.digests, self.content, self.settings, self.finished
         )
-        work = FleetWork(base, members, self.settings, self.compute, self.kept, finished)
+        work = FleetWork(base, members, self.settings, self.compute, self.kept)
         missing = work.missing()
         if block in missing:
             work.do({block: missing[block]})
@@ -88,9 +88,8 @@ def _opened_by_worker(
     digests: tuple[str, ...],
     content: tuple[tuple[str, str], ...],
     settings: AuditSettings,
-    kept: KeptBlocks,
-) -> tuple[Checkpoint, list[Member], FinishedModels]:
+    finished: frozenset[str],
+) -> tuple[Checkpoint, list[Member]]:
     """The base and the models, opened by a worker for its first block and kept for the others."""
     opened = read_once(require_content(open_checkpoint(base), dict(content)))
-    finished = FinishedModels.read(kept)
-    return opened, open_members(opened, sources, settings, digests, finished.known), finished
+    return opened, open_members(opened, sources, settings, digests, finished)

@@ -3,81 +3,72 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ...checkpoints.stored.selection import Selection
-from ...errors import SettingError
+from ...errors import ResultFileError, SettingError
+from ...system.documents import migrated
 from ...system.files import write_atomically
+from ...system.result_protocol import refuse_others
 from ...system.versions import installed_versions
-from ..audit_settings import AuditSettings, base_dtype_of, shown_settings
+from ..audit_settings import AuditSettings, shown_settings
 from ..result.audit_result import Audit
-from ..result.parquet_form import METADATA_KEY, matrices_from_rows
-from ..result.records import AuditedMatrix, matrix_from_record
-from .finished_models import BlockFile, FinishedModel, FinishedModels
-from .fleet_members import Known, Member
-from .fleet_table import COUNTED, adapter_table, as_arrow, matrices_of_rows
-from .fleet_vectors import VECTOR_COLUMNS, in_batches, vector_tables, write_vectors
-from .kept_blocks import KeptBlock, KeptBlocks, rows_of
+from ..result.frames import VECTOR_COLUMNS, matrix_columns
+from ..result.parquet_form import METADATA_KEY
+from .adapter_files import VECTORS, file_name
+from .earlier_fleets import EARLIER_VECTORS, MIGRATIONS, key_of_earlier_tables
+from .fleet_table import COUNTED, as_arrow, as_frame, matrices_of_rows
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
 
 ADAPTERS = "adapters.parquet"
-VECTORS = "vectors.parquet"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class FleetAudit:
-    """The audits of many adapters of one base, which :func:`intruders.audit_fleet` returns."""
+    """The audits of many adapters of one base, which :func:`intruders.audit_fleet` returns.
+
+    Args:
+      base_source: the base.
+      settings: the settings of the audits.
+      seconds: the time that the call took.
+      adapters: one row per adapter, in the order given; docs/reference/fleet.md lists the columns.
+      folder: the folder of the files, one per audited adapter in ``vectors``.
+      key: a hash of what the audits depend on besides the adapters.
+      passed_over: entries of folders of adapters that are none, with what they are.
+      versions: the versions that the audits depend on.
+    """
 
     base_source: str
     settings: AuditSettings
     seconds: float
-    members: list[Member] = field(repr=False)
-    blocks: KeptBlocks = field(repr=False)
-    # The directory of the blocks, if it is temporary.
-    temporary: TemporaryDirectory[str] | None = field(default=None, repr=False)
-    finished: FinishedModels = field(default_factory=FinishedModels, repr=False)  # by earlier calls
-    # Entries of folders of adapters that are none, with what they are.
+    adapters: pd.DataFrame = field(repr=False)
+    folder: Path = field(repr=False)
+    key: str = field(repr=False)
     passed_over: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def adapters(self) -> pd.DataFrame:
-        """One row per adapter, in the order given; docs/reference/fleet.md lists the columns."""
-        return adapter_table(self.members, self.matrices, self._models, self.base_source)
-
-    @cached_property
-    def matrices(self) -> pd.DataFrame:
-        """One row per adapter and matrix: counts and the size of the update."""
-        digests = self._judged
-        parts = [
-            matrices_of_rows(rows)
-            for rows in in_batches(self._rows(digests - self.finished.models.keys(), COUNTED))
-        ]
-        if (earlier := self.finished.matrices) is not None:
-            parts.insert(0, earlier[earlier["digest"].isin(digests)])
-        return pd.concat(parts, ignore_index=True) if parts else matrices_of_rows(rows_of([], []))
-
-    @property
-    def vectors(self) -> pd.DataFrame:
-        """One row per examined vector of each audited adapter: the columns of vectors.parquet."""
-        parts = list(vector_tables(self._sources_and_digests, self._vector_rows))
-        return pa.concat_tables(parts).to_pandas() if parts else pd.DataFrame()
+    versions: Mapping[str, str] = field(default_factory=installed_versions, repr=False)
+    # The directory of the files, if it is temporary.
+    temporary: TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
 
     @property
     def intruders(self) -> int:
         """Number of intruder dimensions over all adapters."""
         return int(self.adapters["intruders"].fillna(0).sum())
+
+    @property
+    def vectors(self) -> int:
+        """Number of singular vectors examined over all adapters."""
+        return int(self.adapters["vectors"].fillna(0).sum())
 
     @property
     def refused(self) -> dict[str, str]:
@@ -106,43 +97,55 @@ class FleetAudit:
 
         Raises:
           SettingError: there is none of that name, or it was refused.
+          ResultFileError: its file cannot be read.
         """
-        member = self._member(adapter)
-        model = self._models.get(member.digest)
-        reason = member.reason or (None if model is None else model.refused)
-        if reason is not None or member.pairing is None:
+        row = self._row(adapter)
+        if row["status"] == "refused":
             raise SettingError(
-                f"the adapter '{member.source}' was refused: {reason}; fix it, and audit it again"
+                f"the adapter '{row['adapter']}' was refused: {row['reason']}; fix it, and audit it again"
             )
-        matrices: dict[str, AuditedMatrix] = {}
-        for rows in self._rows({member.digest}):
-            for document in matrices_from_rows(rows.to_pylist()):
-                matrix = matrix_from_record(document)
-                matrices[matrix.name] = matrix
-        pairing = member.pairing
-        skipped = {} if model is None else model.skipped
-        return Audit(
-            base_source=self.base_source,
-            tuned_source=pairing.tuned_source,
-            tuned_kind=pairing.tuned_kind,
-            base_hub=pairing.base_hub,
-            tuned_hub=pairing.tuned_hub,
-            k=self.settings.k,
-            epsilon=self.settings.epsilon,
-            exact=self.settings.exact,
-            seconds=self.seconds / max(1, len(self.members)),
-            matrices=[matrices[matrix.name] for matrix in pairing.pairs if matrix.name in matrices],
-            skipped=[
-                *pairing.skipped,
-                *(skipped[pair.name] for pair in pairing.pairs if pair.name in skipped),
-            ],
-            settings={
-                **self.settings.part(Selection).as_dict(),
-                "skip_non_finite": self.settings.skip_non_finite,
-                "matched": list(pairing.matched),
-                **base_dtype_of(self.settings),
-            },
+        file = self._file(row)
+        if not file.is_file():
+            raise ResultFileError(
+                f"'{self.folder}' has no file of the adapter '{row['adapter']}'; run intruders fleet again with this "
+                "folder"
+            )
+        return Audit.load(file)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row per vector of each audited adapter: the columns of ``Audit.to_pandas`` after ``adapter``."""
+        columns = ["adapter", *VECTOR_COLUMNS]
+        files = [file for _, file in self._files()] or [
+            file for file in [self.folder / EARLIER_VECTORS] if file.is_file()
+        ]
+        if not files:
+            return pd.DataFrame(columns=columns)
+        tables = [pq.read_table(file, columns=columns).replace_schema_metadata(None) for file in files]
+        frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+        return frame
+
+    def matrices_to_pandas(self) -> pd.DataFrame:
+        """Return one row per matrix of each audited adapter: the columns of ``Audit.matrices_to_pandas`` after it."""
+        return self._matrices("adapter", self._files())[["adapter", *matrix_columns()]]
+
+    def counted_matrices(self) -> pd.DataFrame:
+        """Return one row per matrix of each model, by its digest: a model that is in the fleet twice comes once."""
+        return self._matrices(
+            "digest", list({row["digest"]: (row, file) for row, file in self._files()}.values())
         )
+
+    def _matrices(self, owner: str, files: Sequence[tuple[dict[str, Any], Path]]) -> pd.DataFrame:
+        tables = []
+        for row, file in files:
+            table = pq.read_table(file, columns=COUNTED).replace_schema_metadata(None)
+            tables.append(table.add_column(0, owner, pa.array([row[owner]] * table.num_rows, pa.string())))
+        if not any(table.num_rows for table in tables):
+            return pd.DataFrame(columns=[owner, *matrix_columns()])
+        return matrices_of_rows(pa.concat_tables(tables), owner)
+
+    def to_document(self) -> dict[str, Any]:
+        """Return plain JSON values: the metadata of the tables, and the adapters."""
+        return {**self.header(), "adapters": self.records()}
 
     def header(self) -> dict[str, Any]:
         """Return the metadata of the tables."""
@@ -151,101 +154,99 @@ class FleetAudit:
             "base": {"source": self.base_source},
             "settings": shown_settings(self.settings),
             "totals": {
-                "adapters": len(self.members),
+                "adapters": len(self.adapters),
                 "refused": len(self.refused),
                 "intruders": self.intruders,
             },
             "passed_over": dict(self.passed_over),
-            "versions": installed_versions(),
+            "versions": dict(self.versions),
         }
 
-    def write_tables(self, folder: Path) -> list[Path]:
-        """Write adapters.parquet and vectors.parquet, each completely or not at all."""
-        metadata = {METADATA_KEY: json.dumps(self.header(), default=list).encode()}
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write ``adapters.parquet`` and the folder ``vectors`` to a folder.
+
+        Raises:
+          ResultFileError: a file cannot be written.
+        """
+        folder = Path(path)
+        try:
+            (folder / VECTORS).mkdir(parents=True, exist_ok=True)
+            for _, file in self._files():
+                target = folder / VECTORS / file.name
+                if not (target.exists() and target.samefile(file)):
+                    shutil.copyfile(file, target)
+        except OSError as error:
+            raise ResultFileError(f"cannot write '{folder / VECTORS}': {error.strerror or error}") from error
+        self.write_table(folder)
+
+    def write_table(self, folder: Path) -> None:
+        """Write ``adapters.parquet``, completely or not at all."""
+        header = {**self.header(), "key": self.key, "seconds": self.seconds}
         sink = pa.BufferOutputStream()
+        metadata = {METADATA_KEY: json.dumps(header, default=list).encode()}
         pq.write_table(as_arrow(self.adapters).replace_schema_metadata(metadata), sink, compression="zstd")
         write_atomically(folder / ADAPTERS, sink.getvalue().to_pybytes())
-        models = self._sources_and_digests
-        write_vectors(folder / VECTORS, self.blocks.key, models, self._vector_rows, metadata)
-        return [folder / ADAPTERS, folder / VECTORS]
 
-    def all_finished(self) -> FinishedModels:
-        """Return all finished models, of earlier calls and of this one, for the next call with the same blocks."""
-        models = {**self.finished.models, **self._models}
-        new = self.matrices[~self.matrices["digest"].isin(self.finished.models.keys())]
-        earlier = self.finished.matrices
-        matrices = new if earlier is None else pd.concat([earlier, new], ignore_index=True)
-        has_unfinished = {}
-        for kept in self._open_blocks:
-            has_unfinished[kept.file.name] = not kept.units.keys() <= models.keys()
-        files = {name: self.finished.files[name] for name in self.finished.closed_files}
-        for name in self.blocks.names():
-            if name not in files:
-                files[name] = BlockFile(self.blocks.size(name) or 0, has_unfinished.get(name, True))
-        return FinishedModels(models, matrices, files)
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FleetAudit:
+        """Read the folder that ``save`` or ``intruders fleet --out`` wrote.
 
-    def _member(self, adapter: str | int) -> Member:
-        if isinstance(adapter, int):
-            return self.members[adapter]
-        for member in self.members:
-            if member.source == adapter:
-                return member
-        raise SettingError(
-            f"'{adapter}' is not in this fleet of {len(self.members)}; expected a source as it was given"
-        )
+        A folder of an earlier version has its tables, and no audits of single adapters: the same call of ``fleet``
+        with this folder writes them from the blocks that it keeps.
 
-    @cached_property
-    def _judged(self) -> set[str]:
-        """The digests of the models that have rows."""
-        refused = {digest for digest, model in self._models.items() if model.refused is not None}
-        return {member.digest for member in self.members if member.reason is None} - refused
+        Raises:
+          ResultFileError: the table cannot be read, is of something else, or is of a newer version.
+        """
+        folder = Path(path)
+        file = folder / ADAPTERS
+        with refuse_others(file, "the table of a fleet", "intruders fleet --out"):
+            try:
+                table = pq.read_table(file)
+            except (pa.ArrowException, OSError) as error:
+                raise ResultFileError(f"cannot read '{file}': {error}") from error
+            header = json.loads((table.schema.metadata or {})[METADATA_KEY])
+            document = migrated(
+                {**header, "adapters": table.to_pylist()},
+                str(file),
+                "the table of a fleet",
+                SCHEMA,
+                MIGRATIONS,
+            )
+            return cls(
+                document["base"]["source"],
+                AuditSettings.from_mapping(document["settings"]),
+                document.get("seconds", 0.0),
+                as_frame(document["adapters"]),
+                folder,
+                document.get("key", ""),
+                document.get("passed_over", {}),
+                document["versions"],
+            )
 
-    @property
-    def _sources_and_digests(self) -> list[tuple[str, str]]:
-        return [(member.source, member.digest) for member in self.members if member.digest in self._judged]
+    def _row(self, adapter: str | int) -> dict[str, Any]:
+        rows = self.adapters
+        if not isinstance(adapter, int):
+            rows = rows[rows["adapter"] == adapter]
+        if rows.empty:
+            raise SettingError(
+                f"'{adapter}' is not in this fleet of {len(self.adapters)}; expected a source as it was given"
+            )
+        return dict(rows.iloc[adapter if isinstance(adapter, int) else 0])
 
-    def _vector_rows(self, digests: set[str]) -> Iterator[pa.Table]:
-        return self._rows(digests, ["digest", *VECTOR_COLUMNS])
+    def _file(self, row: Mapping[str, Any]) -> Path:
+        return self.folder / VECTORS / file_name(self.key, row["adapter"], row["digest"])
 
-    def _rows(
-        self,
-        digests: set[str],
-        columns: Sequence[str] | None = None,
-    ) -> Iterator[pa.Table]:
-        """File after file the rows of these models alone, each once."""
-        are_new = digests.isdisjoint(self.finished.models)
-        seen: set[tuple[str, str]] = set()
-        for kept in self._open_blocks if are_new else self.blocks.each():
-            new = [digest for digest in kept.units if digest in digests and (kept.block, digest) not in seen]
-            seen |= {(kept.block, digest) for digest in new}
-            if new:
-                rows = kept.rows(columns)
-                yield rows.filter(pc.is_in(rows["digest"], pa.array(new, pa.string())))
+    def _files(self) -> list[tuple[dict[str, Any], Path]]:
+        """The audited adapters, as rows of the table, with their files; none in a folder of an earlier version."""
+        audited = [(row, self._file(row)) for row in self.records() if row["status"] == "audited"]
+        return [(row, file) for row, file in audited if file.is_file()]
 
-    @property
-    def _open_blocks(self) -> Iterator[KeptBlock]:
-        """Blocks with unfinished models, one after the other: all together would fill the memory."""
-        return self.blocks.each(self.finished.closed_files)
 
-    @cached_property
-    def _models(self) -> Mapping[str, FinishedModel]:
-        """The fleet's models by digest, as their blocks describe them."""
-        models: dict[str, FinishedModel] = {}
-        new: set[str] = set()
-        for member in self.members:
-            if member.digest in self.finished.models:
-                models[member.digest] = self.finished.models[member.digest]
-            elif member.reason is None:
-                new.add(member.digest)
-                models.setdefault(member.digest, FinishedModel(Known(member.facts, member.names)))
-        seen: set[tuple[str, str]] = set()
-        for kept in self._open_blocks:
-            for digest in kept.units.keys() & new:
-                unit, model = kept.units[digest], models[digest]
-                if model.refused is None:
-                    model.refused = unit.refused
-                model.skipped.update({skipped.name: skipped for skipped in unit.skipped})
-                if unit.sketch is not None and (kept.block, digest) not in seen:
-                    seen.add((kept.block, digest))
-                    model.sketch = unit.sketch if model.sketch is None else model.sketch + unit.sketch
-        return models
+def key_of_tables(folder: Path) -> str | None:
+    """Return the key of the tables in a folder; None without any."""
+    try:
+        metadata = pq.read_schema(folder / ADAPTERS).metadata or {}
+        key = json.loads(metadata[METADATA_KEY]).get("key")
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return None
+    return key_of_earlier_tables(folder) if key is None else str(key)

@@ -12,9 +12,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ...checkpoints.pairing.pairing import SkipKind
 from ...linalg.sketch import normalized
-from .finished_models import FinishedModel
+from ..result.parquet_form import OF_UPDATE
+from ..result.records import CERTIFICATES
+from ..result.subspaces import SUBSPACE_COLUMNS
+from .adapter_files import AdapterFile
 from .fleet_members import Member, ModelFacts
 
 # Name and Arrow type of every column of adapters.parquet.
@@ -33,7 +35,6 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("names_this_base", "bool"),
     ("matched_by", "string"),
     ("saved_in_full", "int64"),
-    ("for_hosts", "string"),  # what hosts of many adapters refuse or ignore
     ("matrices", "int64"),
     ("zero_updates", "int64"),
     ("non_finite", "int64"),
@@ -50,99 +51,86 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("stable_rank", "float64"),
     ("nearest", "string"),  # the other model whose update points most nearly the same way
     ("nearest_cosine", "float64"),  # estimated, between the two updates
-    ("unusual", "float64"),
-    ("unusual_in", "string"),
     ("digest", "string"),
 )
 _IN_PANDAS = {"string": "string", "int64": "Int64", "float64": "float64", "bool": "boolean"}
-# Columns of kept rows that the table is counted from.
-COUNTED = [
-    "digest", "name", "index", "singular_value", "intruder", "ambiguous", "frobenius", "spectral", "effective_rank",
-    "stable_rank", "base_value",
-]  # fmt: skip
-# Columns in which a model may be unusual, and whether their logarithm is compared.
-_COMPARED = {
-    "intruder_share": False,
-    "energy_share": False,
-    "update_relative_median": True,
-    "update_relative_max": True,
-    "frobenius": True,
-    "effective_rank": True,
-    "stable_rank": True,
-}
-# Of a normal distribution the median absolute deviation times this is the standard deviation.
-_MAD = 1.4826
-_LEAST_TO_COMPARE = 5
+# Columns of an audit's Parquet that are the same in all rows of a matrix, and those of single vectors.
+_OF_MATRIX = ["rows", "columns", "rank", *OF_UPDATE, *SUBSPACE_COLUMNS, "base_value"]
+_OF_VECTOR = ["singular_value", "intruder", "certificate", "ambiguous"]
+# Columns that the table of matrices is counted from, besides the one of the model.
+COUNTED = ["name", "index", *_OF_VECTOR, *_OF_MATRIX]
 # Models of which the cosines with all others are computed at a time.
 _TOGETHER = 1000
 
 
-def matrices_of_rows(rows: pa.Table) -> pd.DataFrame:
-    """One row per matrix and model from rows of vectors: counts, squares of singular values, and update sizes."""
-    frame = rows.select(COUNTED).to_pandas()
-    first = frame[frame["index"] == 0].set_index(["digest", "name"])
-    sums = first[["frobenius", "effective_rank", "stable_rank"]].copy()
-    sums["relative"] = np.where(first["base_value"] > 0, first["spectral"] / first["base_value"], np.nan)
-    sums["largest"] = first["singular_value"]
-    groups = frame.groupby(["digest", "name"], sort=False)
-    scaled = frame["singular_value"] / groups["singular_value"].transform("max").replace(0.0, 1.0)
-    frame["energy"] = scaled**2  # over that of the matrix's largest vector: squares of 1e200 overflow
+def matrices_of_rows(rows: pa.Table, owner: str) -> pd.DataFrame:
+    """Return one row per model and matrix from rows of vectors, with the columns of ``Audit.matrices_to_pandas``.
+
+    The column ``owner`` tells the models apart and comes first. ``largest`` is the largest singular value of the
+    matrix, and ``energy`` the sum of squares of all examined ones over its square.
+    """
+    frame = rows.select([owner, *COUNTED]).to_pandas()
+    keys = [owner, "name"]
+    table = frame[frame["index"] == 0].set_index(keys)[["singular_value", *_OF_MATRIX]].copy()
+    largest = frame.groupby(keys, sort=False)["singular_value"].transform("max").replace(0.0, 1.0)
+    frame["energy"] = (frame["singular_value"] / largest) ** 2  # squares of 1e200 overflow
     frame["intruder_energy"] = frame["energy"] * frame["intruder"]
-    groups = frame.groupby(["digest", "name"], sort=False)
-    sums["vectors"] = groups.size()
-    for name in ("intruder", "ambiguous", "energy", "intruder_energy"):
-        sums[name] = groups[name].sum()
-    table: pd.DataFrame = sums.reset_index()
-    return table
+    for name in CERTIFICATES:
+        frame[f"by_{name}"] = frame["certificate"] == name
+    groups = frame.groupby(keys, sort=False)
+    counted = ["intruder", "ambiguous", "energy", "intruder_energy", *(f"by_{name}" for name in CERTIFICATES)]
+    table["vectors"] = groups.size()
+    table = table.join(groups[counted].sum())
+    table["relative_update"] = (table["spectral"] / table["base_value"]).where(table["base_value"] > 0)
+    table["intruder_energy_share"] = (table["intruder_energy"] / table["energy"]).fillna(0.0)
+    table["rank"] = table["rank"].astype("Int64")
+    renamed: pd.DataFrame = table.rename(columns={"intruder": "intruders", "singular_value": "largest"})
+    return renamed.reset_index()
+
+
+def counts_of_model(rows: pa.Table) -> dict[str, Any]:
+    """Return the totals of one model, as columns of the table, from its rows of vectors."""
+    if rows.num_rows == 0:
+        return {"matrices": 0, "vectors": 0, "intruders": 0, "ambiguous": 0}
+    matrices = matrices_of_rows(rows, "digest")
+    return _numbers({str(name): matrices[name].to_numpy() for name in matrices})
 
 
 def adapter_table(
-    members: Sequence[Member],
-    matrices: pd.DataFrame,
-    models: Mapping[str, FinishedModel],
-    base: str,
+    members: Sequence[Member], files: Mapping[tuple[str, str], AdapterFile], base: str
 ) -> pd.DataFrame:
-    """One row per model, in the order of ``members``.
+    """Return one row per model, in the order of ``members``.
 
     Args:
       members: the fleet.
-      matrices: the rows of :func:`matrices_of_rows` of all blocks.
-      models: by digest, what was found of each as a whole.
+      files: the file of each audited model, by source and digest.
       base: the source of the base.
     """
-    columns = {str(name): matrices[name].to_numpy() for name in matrices}
-    places = matrices.groupby("digest", sort=False).indices
-    # Arrays, since a thousand small frames would take longer than what is computed of them.
-    numbers = {
-        str(digest): _numbers({name: column[rows] for name, column in columns.items()})
-        for digest, rows in places.items()
-    }
     first_of: dict[str, str] = {}
     rows = []
     for member in members:
-        model = models.get(member.digest)
-        reason = member.reason or (None if model is None else model.refused)
+        file = files.get((member.source, member.digest))
+        reason = member.reason or (None if file is None else file.refused)
         row: dict[str, Any] = {
             "adapter": member.source,
             "status": "audited" if reason is None else "refused",
             "reason": reason,
             "duplicate_of": first_of.get(member.digest),
             "digest": member.digest,
-            **_of_config(member.facts, base),
+            **_of_config(member.facts if file is None else file.facts, base),
         }
         first_of.setdefault(member.digest, member.source)
-        if reason is None:
-            kinds = [] if model is None else [skipped.kind for skipped in model.skipped.values()]
-            row |= {
-                "zero_updates": kinds.count(SkipKind.UNCHANGED),
-                "non_finite": kinds.count(SkipKind.NOT_FINITE),
-                **numbers.get(member.digest, _NOTHING),
-            }
+        if reason is None and file is not None:
+            row |= file.counts
         rows.append(row)
+    sketches = {file.digest: file.sketch for file in files.values() if file.sketch is not None}
+    return _with_nearest(as_frame(rows), sketches)
+
+
+def as_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows as the table, with the types of its columns."""
     table = pd.DataFrame(rows, columns=[name for name, _ in COLUMNS])
-    table = table.astype({name: _IN_PANDAS[kind] for name, kind in COLUMNS})
-    sketches = {digest: finished.sketch for digest, finished in models.items() if finished.sketch is not None}
-    return _with_unusual(_with_nearest(table, sketches))
+    return table.astype({name: _IN_PANDAS[kind] for name, kind in COLUMNS})
 
 
 def as_arrow(adapters: pd.DataFrame) -> pa.Table:
@@ -154,16 +142,13 @@ def as_arrow(adapters: pd.DataFrame) -> pa.Table:
     return pa.table([pa.array(c, t) for c, t in zip(columns, schema.types, strict=True)], schema=schema)
 
 
-_NOTHING: Mapping[str, Any] = {"matrices": 0, "vectors": 0, "intruders": 0, "ambiguous": 0}
-
-
 def _numbers(matrices: Mapping[str, Any]) -> dict[str, Any]:
     """Return the totals of one model; the columns have one entry per matrix."""
     weights = (matrices["largest"] / (matrices["largest"].max() or 1.0)) ** 2
     total = float((weights * matrices["energy"]).sum())
-    relative = matrices["relative"]
+    relative = matrices["relative_update"]
     known = relative[~np.isnan(relative)]
-    intruders, vectors = int(matrices["intruder"].sum()), int(matrices["vectors"].sum())
+    intruders, vectors = int(matrices["intruders"].sum()), int(matrices["vectors"].sum())
     return {
         "matrices": len(relative),
         "vectors": vectors,
@@ -192,25 +177,12 @@ def _of_config(facts: ModelFacts, base: str) -> dict[str, Any]:
         "names_this_base": None if facts.named_base is None else _is_named(facts.named_base, base),
         "matched_by": "; ".join(facts.matched_by) or None,
         "saved_in_full": facts.saved_in_full,
-        "for_hosts": "; ".join(_for_hosts(facts)) or None,
     }
 
 
 def _is_named(named: str, base: str) -> bool:
     """Return whether two names or their last parts are equal, as in `org/model` and `/models/model`."""
     return named == base or named.rstrip("/").rpartition("/")[2] == base.rstrip("/").rpartition("/")[2]
-
-
-def _for_hosts(facts: ModelFacts) -> list[str]:
-    """Return what servers of many adapters refuse or ignore; see docs/reference/fleet.md."""
-    reasons = []
-    if facts.method not in ("lora", None):
-        reasons.append(f"no plain LoRA ({facts.method})")
-    if facts.saved_in_full:
-        reasons.append("modules saved in full")
-    if len(facts.ranks) > 1 or len(facts.scales) > 1:
-        reasons.append("ranks or scales that differ by module")
-    return reasons
 
 
 def _with_nearest(table: pd.DataFrame, sketches: Mapping[str, Tensor]) -> pd.DataFrame:
@@ -233,26 +205,4 @@ def _with_nearest(table: pd.DataFrame, sketches: Mapping[str, Tensor]) -> pd.Dat
     nearest_of_rows = judged["digest"].map(nearest)
     table.loc[judged.index, "nearest"] = nearest_of_rows.map(lambda pair: pair[0]).astype("string")
     table.loc[judged.index, "nearest_cosine"] = nearest_of_rows.map(lambda pair: pair[1])
-    return table
-
-
-def _with_unusual(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the largest robust distance from the fleet's median, ``|x - median| / (1.4826 MAD)``, and its column."""
-    judged = table["status"].eq("audited") & table["matrices"].fillna(0).gt(0)
-    if judged.sum() < _LEAST_TO_COMPARE:
-        return table
-    distances = {}
-    for name, by_logarithm in _COMPARED.items():
-        values = table.loc[judged, name].astype(float)
-        if by_logarithm:
-            values = pd.Series(np.log(values.where(values > 0)), values.index)
-        deviation = (values - values.median()).abs()
-        spread = _MAD * deviation.median()
-        if spread > 0:
-            distances[name] = deviation / spread
-    if not distances:
-        return table
-    frame = pd.DataFrame(distances).fillna(0.0)
-    table["unusual"] = frame.max(axis=1).reindex(table.index)
-    table["unusual_in"] = frame.idxmax(axis=1).astype("string").reindex(table.index)
     return table

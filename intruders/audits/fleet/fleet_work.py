@@ -20,7 +20,6 @@ from ..audit import judge_batch, records_of
 from ..audit_settings import AuditSettings, Compute
 from ..batches import Batch, is_small_batch, read_batches
 from ..result.records import AuditedMatrix
-from .finished_models import FinishedModels
 from .fleet_members import Member, Sharers, matrices_by_block
 from .kept_blocks import KeptBlocks, Unit, rows_of
 from .shared_base import (
@@ -50,12 +49,11 @@ class FleetWork:
     settings: AuditSettings
     compute: Compute
     kept: KeptBlocks
-    finished: FinishedModels  # by earlier calls
 
     def missing(self) -> Missing:
         """Return the matrices and models of each block that are not kept yet."""
         done_of: dict[str, set[str]] = {}
-        for kept in self.kept.each(self.finished.closed_files):
+        for kept in self.kept.each():
             done_of.setdefault(kept.block, set()).update(kept.units)
         missing: Missing = {}
         for block, matrices in matrices_by_block(self.base, self.members).items():

@@ -1,4 +1,4 @@
-"""What is finished of a fleet, kept block by block: what one layer's matrices are in each of the models.
+"""What is done of a fleet that is not finished, block by block: what one layer's matrices are in each of the models.
 
 A file holds the rows of some models in one block, as an audit's Parquet has them, and says in its metadata which models
 these are. The unit that is kept is thus a block of one model, named by the digest of the model's files: a further model
@@ -70,14 +70,9 @@ class KeptBlocks:
     key: str
     remote: RemoteFolder | None = None
 
-    def each(self, apart_from: Collection[str] = ()) -> Iterator[KeptBlock]:
-        """Yield file after file; skip a broken one and one of another key, whose units are made again.
-
-        Files of the names ``apart_from`` are not opened.
-        """
-        for name in self.names():
-            if name in apart_from:
-                continue
+    def each(self) -> Iterator[KeptBlock]:
+        """Yield file after file; skip a broken one and one of another key, whose units are made again."""
+        for name in self._names():
             file = self._fetched(name)
             try:
                 header = json.loads((pq.read_schema(file).metadata or {})[METADATA_KEY])
@@ -88,7 +83,7 @@ class KeptBlocks:
                     digest: Unit(
                         [Skipped.from_stored(*stored) for stored in unit["skipped"]],
                         unit["refused"],
-                        _sketch(unit["sketch"]),
+                        sketch_of_text(unit["sketch"]),
                     )
                     for digest, unit in header["units"].items()
                 }
@@ -109,7 +104,7 @@ class KeptBlocks:
                 digest: {
                     "skipped": [[skipped.name, skipped.reason, skipped.kind] for skipped in unit.skipped],
                     "refused": unit.refused,
-                    "sketch": _text(unit.sketch),
+                    "sketch": text_of_sketch(unit.sketch),
                 }
                 for digest, unit in units.items()
             },
@@ -125,27 +120,13 @@ class KeptBlocks:
         if self.remote is not None:
             self.remote.put(folder / name, f"{FOLDER}/{name}")
 
-    def put(self, name: str) -> None:
-        """Upload a local file if the blocks are remote."""
-        if self.remote is not None:
-            self.remote.put(self.folder / name, name)
-
-    def beside(self, name: str) -> bytes | None:
-        """Read a file that :meth:`put` has uploaded; None if it is missing."""
-        if self.remote is not None:
-            return self.remote.read(name)
-        here = self.folder / name
-        return here.read_bytes() if here.is_file() else None
-
-    def hold(self, sizes: Mapping[str, int]) -> bool:
-        """Return whether all these files are kept with these sizes. Remote files are compared by name only."""
-        there = set(self.names())
-        return all(name in there and self.size(name) in (size, None) for name, size in sizes.items())
-
-    def size(self, name: str) -> int | None:
-        """Return the size of a file of :meth:`names`; None if it is remote."""
-        here = self.folder / FOLDER / name
-        return here.stat().st_size if here.is_file() else None
+    def forget(self, finished: Collection[str]) -> None:
+        """Remove the files whose models are all finished, by their digests."""
+        for kept in list(self.each()):
+            if kept.units.keys() <= set(finished):
+                kept.file.unlink()
+                if self.remote is not None:
+                    self.remote.remove(f"{FOLDER}/{kept.file.name}")
 
     def _name(self, block: str, units: Mapping[str, Unit]) -> str:
         content = hashlib.sha256(" ".join(sorted(units)).encode()).hexdigest()
@@ -153,7 +134,7 @@ class KeptBlocks:
         block_hash = hashlib.sha256(block.encode()).hexdigest()[:6]
         return f"{self.key[:12]}_{plain}_{block_hash}_{content[:12]}.parquet"
 
-    def names(self) -> list[str]:
+    def _names(self) -> list[str]:
         """Return the names of this key's files."""
         if self.remote is not None:
             names = self.remote.names(FOLDER)
@@ -171,21 +152,12 @@ class KeptBlocks:
         return here
 
 
-def bytes_of_sketch(sketch: Tensor | None) -> bytes | None:
-    return None if sketch is None else sketch.numpy().astype("<f8").tobytes()
+def text_of_sketch(sketch: Tensor | None) -> str | None:
+    return None if sketch is None else base64.b64encode(sketch.numpy().astype("<f8").tobytes()).decode()
 
 
-def sketch_of_bytes(content: bytes | None) -> Tensor | None:
-    return None if content is None else torch.from_numpy(np.frombuffer(content, "<f8").copy())
-
-
-def _text(sketch: Tensor | None) -> str | None:
-    content = bytes_of_sketch(sketch)
-    return None if content is None else base64.b64encode(content).decode()
-
-
-def _sketch(text: str | None) -> Tensor | None:
-    return sketch_of_bytes(None if text is None else base64.b64decode(text))
+def sketch_of_text(text: str | None) -> Tensor | None:
+    return None if text is None else torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f8").copy())
 
 
 def rows_of(digests: Sequence[str], matrices: Sequence[AuditedMatrix]) -> pa.Table:

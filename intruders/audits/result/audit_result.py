@@ -13,6 +13,7 @@ from ...checkpoints.stored.hub import HubOrigin, origins_in
 from ...errors import BrokenDocumentError, ResultFileError, SettingError
 from ...system.documents import get_field, get_float, json_number, migrated
 from ...system.files import read_bytes, write_atomically
+from ...system.result_protocol import json_bytes
 from ...system.versions import installed_versions
 from .records import AuditedMatrix, energy_share, matrix_from_record, matrix_to_record
 
@@ -120,9 +121,18 @@ class Audit:
 
         return matrix_frame(self.matrices)
 
+    def to_document(self) -> dict[str, Any]:
+        """Return plain JSON values of schema 1 (docs/reference/files.md)."""
+        return {**header(self), "matrices": [matrix_to_record(matrix) for matrix in self.matrices]}
+
+    @classmethod
+    def from_document(cls, document: object) -> Audit:
+        """Make it from its document; BrokenDocumentError if that does not describe an audit."""
+        return _from_document(document)
+
     def to_json(self) -> str:
-        """Return the audit as JSON text of schema 1 (docs/reference/files.md)."""
-        return to_json(self)
+        """Return the document as JSON text. Numbers are written so that reading gives back the same ones."""
+        return json.dumps(self.to_document(), allow_nan=False, ensure_ascii=False)
 
     def to_parquet(self) -> bytes:
         """Return the audit as the content of a Parquet file: one row per vector."""
@@ -132,12 +142,26 @@ class Audit:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the audit to a `.json` or `.parquet` file, atomically; ResultFileError if that cannot be."""
-        save(self, path)
+        is_json = check_suffix(path) == ".json"
+        write_atomically(path, json_bytes(self.to_document()) if is_json else self.to_parquet())
 
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> Audit:
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Audit:
         """Read an audit that `save` wrote; ResultFileError if the file is broken or too new."""
-        return load(path)
+        is_json = check_suffix(path) == ".json"
+        content = read_bytes(path)
+        try:
+            if is_json:
+                document = json.loads(content)
+            else:
+                from .parquet_form import document_from_parquet
+
+                document = document_from_parquet(content)
+            get_field(document, "schema", "document", int)
+            return cls.from_document(migrated(document, str(path), "a saved audit", SCHEMA))
+        except (ValueError, OverflowError, RecursionError) as error:
+            why = " ".join(str(error).split())
+            raise ResultFileError(f"'{path}' cannot be read as a saved audit: {why[:300]}") from error
 
     def plot_similarity(self, name: str) -> Figure:
         """Draw |<x_i, y_j>| of one matrix as a matplotlib figure: base vectors down, tuned vectors across."""
@@ -167,47 +191,12 @@ class Audit:
         )
 
 
-def save(audit: Audit, path: str | os.PathLike[str]) -> None:
-    """Write `audit` to `path`, as JSON or Parquet by its suffix, whole or not at all."""
-    check_suffix(path)
-    if Path(path).suffix.lower() == ".json":
-        write_atomically(path, (to_json(audit) + "\n").encode())
-    else:
-        write_atomically(path, audit.to_parquet())
-
-
-def load(path: str | os.PathLike[str]) -> Audit:
-    """Read the audit that `save` wrote to `path`; raises ResultFileError for anything else."""
-    check_suffix(path)
-    content = read_bytes(path)
-    try:
-        if Path(path).suffix.lower() == ".json":
-            document = json.loads(content)
-        else:
-            from .parquet_form import document_from_parquet
-
-            document = document_from_parquet(content)
-        get_field(document, "schema", "document", int)
-        return from_document(migrated(document, str(path), "a saved audit", SCHEMA))
-    except (ValueError, OverflowError, RecursionError) as error:
-        why = " ".join(str(error).split())
-        raise ResultFileError(f"'{path}' cannot be read as a saved audit: {why[:300]}") from error
-
-
-def check_suffix(path: str | os.PathLike[str]) -> None:
-    """Raise SettingError unless `path` names one of the two formats."""
-    if Path(path).suffix.lower() not in (".json", ".parquet"):
+def check_suffix(path: str | os.PathLike[str]) -> str:
+    """Return the ending of `path`; SettingError unless it is that of one of the two formats."""
+    ending = Path(path).suffix.lower()
+    if ending not in (".json", ".parquet"):
         raise SettingError(f"'{path}': an audit is kept as .json or .parquet; end the path with one of these")
-
-
-def to_json(audit: Audit) -> str:
-    """The document as JSON text. Numbers are written so that reading gives back the same ones."""
-    return json.dumps(to_document(audit), allow_nan=False, ensure_ascii=False)
-
-
-def to_document(audit: Audit) -> dict[str, Any]:
-    """The audit as nested plain values: schema 1, see docs/reference/files.md."""
-    return {**header(audit), "matrices": [matrix_to_record(matrix) for matrix in audit.matrices]}
+    return ending
 
 
 def header(audit: Audit) -> dict[str, Any]:
@@ -245,7 +234,7 @@ def _skipped(record: object) -> Skipped:
     return Skipped.from_stored(name, reason, kind)
 
 
-def from_document(document: object) -> Audit:
+def _from_document(document: object) -> Audit:
     """The audit that a document describes; raises BrokenDocumentError where it does not describe one."""
     schema = get_field(document, "schema", "document", int)
     if schema != SCHEMA:

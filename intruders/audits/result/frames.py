@@ -23,6 +23,23 @@ VECTOR_COLUMNS = [
     "ambiguous",
 ]
 
+_OF_MATRIX = [
+    "name",
+    "rows",
+    "columns",
+    "rank",
+    "vectors",
+    "intruders",
+    "intruder_energy_share",
+    "frobenius",
+    "spectral",
+    "relative_update",
+    "effective_rank",
+    "effective_rank_error",
+    "stable_rank",
+    "ambiguous",
+]
+
 
 def vector_frame(matrices: Sequence[AuditedMatrix]) -> pd.DataFrame:
     """One row a singular vector, in the order of the audit."""
@@ -41,6 +58,12 @@ def vector_frame(matrices: Sequence[AuditedMatrix]) -> pd.DataFrame:
         for vector in matrix.vectors
     ]
     return pd.DataFrame(rows, columns=VECTOR_COLUMNS)
+
+
+def matrix_columns() -> list[str]:
+    """The columns of :func:`matrix_frame`."""
+    counted = [f"by_{name}" for name in CERTIFICATES]
+    return [*_OF_MATRIX, *counted, *SUBSPACE_COLUMNS]
 
 
 def _subspaces(matrix: AuditedMatrix) -> dict[str, float]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +12,8 @@ from torch import Tensor
 
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...checkpoints.stored.hub import HubOrigin, origins_in
-from ...errors import ResultFileError
-from ...system.documents import json_number, migrated
-from ...system.files import read_bytes
+from ...system.documents import json_number
+from ...system.result_protocol import JsonResult
 from ...version import __version__
 
 SCHEMA = 1
@@ -49,11 +46,15 @@ class MatrixScale:
 
 
 @dataclass(frozen=True)
-class CriticalScales:
+class CriticalScales(JsonResult):
     """The critical scales of a model's matrices, and the largest scale that keeps it to a number of intruders.
 
     :func:`intruders.critical_scales` returns it, and ``load`` reads a saved one.
     """
+
+    schema = SCHEMA
+    what = "a file of critical scales"
+    written_by = "intruders scale --json"
 
     base_source: str
     tuned_source: str
@@ -69,33 +70,22 @@ class CriticalScales:
     tuned_hub: tuple[HubOrigin, ...] = ()
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> CriticalScales:
-        """Read a file that ``intruders scale --json`` wrote.
-
-        Raises:
-          ResultFileError: the file is not one of critical scales, or is of a newer version.
-        """
-        try:
-            document = json.loads(read_bytes(path))
-            document = migrated(document, str(path), "a file of critical scales", SCHEMA)
-            settings = document["settings"]
-            return cls(
-                base_source=str(document["base"]["source"]),
-                tuned_source=str(document["tuned"]["source"]),
-                k=int(settings["k"]),
-                epsilon=float(settings["epsilon"]),
-                target=int(settings["target"]),
-                largest=_infinite_if_null(document["largest_scale"]),
-                intruders_at_largest=int(document["intruders_at_largest_scale"]),
-                matrices=[_matrix_scale(record) for record in document["matrices"]],
-                seconds=float(document["seconds"]),
-                base_hub=origins_in(document["base"]),
-                tuned_hub=origins_in(document["tuned"]),
-            )
-        except (AttributeError, ValueError, KeyError, TypeError) as error:
-            raise ResultFileError(
-                f"'{path}' is not a file of critical scales; pass one that intruders scale --json wrote"
-            ) from error
+    def from_document(cls, document: Mapping[str, Any]) -> CriticalScales:
+        """Make it from its document."""
+        settings = document["settings"]
+        return cls(
+            base_source=str(document["base"]["source"]),
+            tuned_source=str(document["tuned"]["source"]),
+            k=int(settings["k"]),
+            epsilon=float(settings["epsilon"]),
+            target=int(settings["target"]),
+            largest=_infinite_if_null(document["largest_scale"]),
+            intruders_at_largest=int(document["intruders_at_largest_scale"]),
+            matrices=[_matrix_scale(record) for record in document["matrices"]],
+            seconds=float(document["seconds"]),
+            base_hub=origins_in(document["base"]),
+            tuned_hub=origins_in(document["tuned"]),
+        )
 
     @property
     def predicted(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,6 +57,18 @@ class Verdict:
     precision: str | None = None  # how the merge rounded
     outside: int | None = None  # numbers that s = 1 does not explain
     is_quantized: bool = False
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Verdict:
+        """Read what :meth:`as_dict` gave."""
+        names = ("verdict", "words", "estimate", "error", "rest", "precision", "outside")
+        low, high = record["scale"] or (None, None)
+        ends = (-math.inf if low is None else low, math.inf if high is None else high)
+        return cls(
+            **{name: record[name] for name in names},
+            scale=None if record["scale"] is None else ends,
+            is_quantized=record["quantized"],
+        )
 
     def as_dict(self) -> dict[str, Any]:
         scale = None if self.scale is None else [_number(end) for end in self.scale]

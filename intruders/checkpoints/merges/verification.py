@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...system.exit_status import ExitStatus
+from ...system.plain_values import from_plain, plain
+from ...system.result_protocol import JsonResult
 from ...version import __version__
 from .verdict import (
     APPLIED,
@@ -43,8 +45,12 @@ class OtherTensor:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(JsonResult):
     """The verdict on every matrix of a merged model, which :func:`verify` returns."""
+
+    schema = SCHEMA
+    what = "the verification of a merge"
+    written_by = "intruders verify --json"
 
     base_source: str
     adapter_source: str
@@ -122,10 +128,23 @@ class Verification:
             "seconds": self.seconds,
             "matched": list(self.matched),
             "matrices": [matrix.as_dict() for matrix in self.matrices],
-            "others": [{"name": tensor.name, "reason": tensor.reason} for tensor in self.others],
-            "unchecked": [{"name": tensor.name, "reason": tensor.reason} for tensor in self.unchecked],
+            "others": plain(self.others),
+            "unchecked": plain(self.unchecked),
         }
 
-    def to_json(self, allow_other: bool = False) -> str:
-        """The document as one line of JSON."""
-        return json.dumps(self.to_document(allow_other), allow_nan=False, ensure_ascii=False)
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Verification:
+        """Make it from its document."""
+        base, adapter, merged = (document[side]["source"] for side in ("base", "adapter", "merged"))
+        matrices = [
+            VerifiedMatrix(
+                record["name"], (record["shape"][0], record["shape"][1]), Verdict.from_dict(record)
+            )
+            for record in document["matrices"]
+        ]
+        others, unchecked = (
+            from_plain(list[OtherTensor], document[name]) for name in ("others", "unchecked")
+        )
+        return cls(
+            base, adapter, merged, matrices, others, unchecked, document["matched"], document["seconds"]
+        )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
+from ...system.result_protocol import JsonResult
 from ..adapters.adapter import AdaptedWeight, Adapter
 from ..opening.model_sum import ModelSum
 from ..opening.open import Opened, Source, open_checkpoint, open_source
@@ -33,8 +35,12 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(JsonResult):
     """The content of one source. ``audited`` and ``left_out`` are of the base, where one was given."""
+
+    schema = SCHEMA
+    what = "the inspection of a path"
+    written_by = "Inspection.save"
 
     source: str
     kind: str  # "checkpoint", "adapter", "module", ...
@@ -59,11 +65,20 @@ class Inspection:
             for row in counted
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """The facts as JSON has them."""
-        facts = asdict(self)
+    def to_document(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        facts = super().to_document()
         del facts["stored"]
-        return {"schema": SCHEMA} | facts | {"parameters": self.parameters}
+        return facts | {"parameters": self.parameters}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Inspection:
+        """Make it from its document."""
+        inspection = super().from_document(document)
+        if inspection.parameters == document["parameters"]:
+            return inspection
+        counted = replace(inspection, stored=0).parameters  # without the weights of the adapter's method
+        return replace(inspection, stored=document["parameters"] - counted)
 
 
 def inspect(source: Source, base: Source | None = None) -> list[Inspection]:

@@ -43,7 +43,7 @@ from ..bench.live_models import models_loaded
 from ..doses.dose_groups import ELSEWHERE, DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
 from ..doses.updates import Updates, in_directions, read_updates
-from ..heal.heal_bench import distinct_models, dosed_elsewhere, open_to_dose, opens_base
+from ..heal.heal_bench import distinct_models, in_doses, open_to_dose
 from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share, rank_correlation
 from .attribution_settings import ATTRIBUTION, AttributionSettings
 from .document_losses import Measure, task_measure, text_measure
@@ -95,7 +95,12 @@ def attribute(
       IntrudersError: as the audit, the models and the data raise it.
 
     Example:
-      ``intruders.attribute("smollm2-135m", "my-adapter", loss_on="pydoc", task="word-problems").largest(5)``
+      With a base in the folder ``base`` and an adapter in ``tuned``:
+
+      >>> few = AttributionSettings(nodes=5, check=0, max_documents=2, max_tokens=32)
+      >>> result = attribute("base", "tuned", loss_on="pydoc", settings=few)
+      >>> [list(share.parts) for share in result.largest(1)]
+      [['pydoc']]
     """
     started = time.perf_counter()
     texts = [loss_on] if isinstance(loss_on, str) else list(loss_on)
@@ -187,23 +192,10 @@ class _Work:
                 "fine-tuning"
             )
         of_intruders = self._inside_intruders(audit, audited, updates, device)
-        others = dosed_elsewhere(self.sides, language.model, pairs)
-        groups = dose_groups(updates.names, "direction", updates.ranks, with_elsewhere=bool(others))
-        doses = Doses(torch.ones(len(groups.names), device=device))
         inside = Doses(torch.zeros(len(of_intruders), device=device))
-        with ExitStack() as entered:
+        in_models = in_doses(language, scored, self.sides, pairs, updates, "direction", tasks)
+        with in_models as (groups, doses), ExitStack() as entered:
             for model in distinct_models(language, scored):
-                entered.enter_context(
-                    DosedModel(
-                        model,
-                        self.sides[0],
-                        updates.by_name,
-                        groups,
-                        doses,
-                        others,
-                        is_base=opens_base(self.sides, tasks),
-                    )
-                )
                 entered.enter_context(
                     DosedModel(
                         model,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from ...measures.intervals import Interval
+from ...system.plain_values import from_plain, plain
+from ...system.result_protocol import JsonResult
+from ..doses.dose_groups import ELSEWHERE
 
 SCHEMA = 1
 
@@ -64,7 +67,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Attribution:
+class Attribution(JsonResult):
     """Which matrices make a fine-tuned model forget, and which earn its task.
 
     Args:
@@ -83,6 +86,10 @@ class Attribution:
     Example:
       ``intruders.attribute("smollm2-135m", "my-adapter", loss_on="pydoc").to_pandas()``
     """
+
+    schema = SCHEMA
+    what = "an attribution"
+    written_by = "intruders attribute --json"
 
     base: str
     tuned: str
@@ -136,25 +143,55 @@ class Attribution:
             "base": self.base,
             "tuned": self.tuned,
             "rise": self.rises[0].rise.estimate,
-            "measures": [asdict(rise) for rise in self.rises],
+            "measures": plain(self.rises),
             "modules": [
                 {
                     "name": share.name,
                     "part": share.parts[self.text].estimate,
                     "parts": _plain(share.parts),
                     "intruders": share.intruders,
-                    "part_of_intruders": dict(share.of_intruders),
-                    "directions": {name: list(values) for name, values in share.directions.items()},
+                    "part_of_intruders": plain(share.of_intruders),
+                    "directions": plain(share.directions),
                 }
                 for share in self.matrices
             ],
             "layers": [_group(share) for share in self.layers],
             "kinds": [_group(share) for share in self.kinds],
             "elsewhere": None if self.elsewhere is None else _plain(self.elsewhere.parts),
-            "left_out": [asdict(check) for check in self.checks],
+            "left_out": plain(self.checks),
             "correlations": dict(self.correlations),
             "settings": dict(self.settings),
         }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Attribution:
+        """Make it from its document, which does not say how long it took."""
+        elsewhere = document["elsewhere"]
+        layers, kinds = (
+            [Share(group["name"], _parts(group["parts"]), group["matrices"]) for group in document[key]]
+            for key in ("layers", "kinds")
+        )
+        return cls(
+            document["base"],
+            document["tuned"],
+            from_plain(list[MeasuredRise], document["measures"]),
+            [
+                MatrixShare(
+                    share["name"],
+                    _parts(share["parts"]),
+                    intruders=share["intruders"],
+                    of_intruders=share["part_of_intruders"],
+                    directions=share["directions"],
+                )
+                for share in document["modules"]
+            ],
+            layers,
+            kinds,
+            None if elsewhere is None else Share(ELSEWHERE, _parts(elsewhere), 0),
+            from_plain(list[LeftOut], document["left_out"]),
+            document["correlations"],
+            document["settings"],
+        )
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
@@ -173,3 +210,7 @@ def _group(share: Share) -> dict[str, Any]:
 
 def _plain(parts: Mapping[str, Interval]) -> dict[str, Any]:
     return {name: part.as_dict() for name, part in parts.items()}
+
+
+def _parts(record: Mapping[str, Any]) -> dict[str, Interval]:
+    return {name: Interval.from_dict(part) for name, part in record.items()}

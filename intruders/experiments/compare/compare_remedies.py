@@ -96,7 +96,14 @@ def compare_remedies(
       IntrudersError: as the audit and the evaluation raise it. A remedy that cannot run is a row with its reason.
 
     Example:
-      ``intruders.compare_remedies("smollm2-135m", "my-adapter", losses=losses, scores=scores).better``
+      With a base in the folder ``base`` and an adapter in ``tuned``:
+
+      >>> comparison = ComparisonSettings(only=("interpolate", "intruders"), strengths=1)
+      >>> losses = LossSettings(loss_on=("pydoc",), max_documents=4, max_tokens=32)
+      >>> scores = ScoreSettings(tasks=("word-problems",), max_examples=2, max_new_tokens=4)
+      >>> result = compare_remedies("base", "tuned", comparison=comparison, losses=losses, scores=scores)
+      >>> result.target, result.tuned_kind
+      ('word-problems', 'adapter')
     """
     given_base, given_tuned = named_sides(base, tuned)
     base, tuned = None if given_base is None else str(given_base), str(given_tuned)

@@ -32,10 +32,9 @@ from ..bench.live_models import models_loaded
 from .heal_data import load_tasks, load_texts, read_prompts
 from .heal_session import Session, Told, untold
 from .heal_settings import HEALING, HealSettings
-from .healing import Healing
-from .healing_record import finished_healing, record_text
+from .healing import RECORD, Healing
 from .learned_doses import remedy_of
-from .work_folder import RECORD, WorkFolder
+from .work_folder import WorkFolder, finished_healing
 
 
 def heal(
@@ -93,7 +92,12 @@ def heal(
       IntrudersError: as the audit, the models and the data raise it.
 
     Example:
-      ``intruders.heal("smollm2-135m", "my-adapter", task="word-problems", loss_on="pydoc", out="healed")``
+      With a base in the folder ``base`` and an adapter in ``tuned``; a real healing takes the defaults:
+
+      >>> few = HealSettings(steps=1, max_documents=4, max_tokens=32, max_examples=2, allow=1.0)
+      >>> healing = heal("base", "tuned", task="word-problems", loss_on="pydoc", settings=few, out="healed")
+      >>> sorted(healing.doses)[0], [point.name for point in healing.points][:3]
+      ('model.layers.0.mlp.down_proj.weight', ['base', 'tuned', 'healed'])
     """
     started = time.perf_counter()
     given_base, given_tuned = named_sides(base, tuned)
@@ -169,7 +173,7 @@ def heal(
                 force=force,
                 compute=compute,
                 progress=progress,
-                beside=lambda result: {RECORD: record_text(_with_audits(done(), result, str(folder)), key)},
+                beside=lambda result: {RECORD: _with_audits(done(), result, str(folder))},
             )
             healing = _with_audits(done(), written, str(folder))
     return healing

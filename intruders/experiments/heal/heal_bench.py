@@ -28,6 +28,7 @@ from ..bench.live_models import Scored, answered_by
 from ..bench.task_outcomes import task_outcome
 from ..doses.dose_groups import DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
+from ..doses.updates import Updates
 
 
 @dataclass(frozen=True)
@@ -194,3 +195,36 @@ def dosed_elsewhere(
     if not isinstance(sides[1], Checkpoint):
         return []
     return tuned_elsewhere(model, sides[0], [pair.name for pair in pairs])
+
+
+@contextmanager
+def in_doses(
+    language: OpenedModel,
+    scored: Scored,
+    sides: tuple[Checkpoint, Opened],
+    pairs: Sequence[PairedMatrix],
+    updates: Updates,
+    per: str,
+    tasks: Mapping[str, Task],
+) -> Iterator[tuple[DoseGroups, Doses]]:
+    """Let all models compute with their updates in doses within the block, each dose 1 at first.
+
+    Args:
+      language: the model of texts.
+      scored: the models of tasks.
+      sides: base and tuned model.
+      pairs: the tuned matrices.
+      updates: their updates.
+      per: what has a dose of its own.
+      tasks: that are measured.
+    """
+    others = dosed_elsewhere(sides, language.model, pairs)
+    groups = dose_groups(updates.names, per, updates.ranks, with_elsewhere=bool(others))
+    doses = Doses(torch.ones(len(groups.names), device=next(language.model.parameters()).device))
+    is_base = opens_base(sides, tasks)
+    with ExitStack() as entered:
+        for model in distinct_models(language, scored):
+            entered.enter_context(
+                DosedModel(model, sides[0], updates.by_name, groups, doses, others, is_base=is_base)
+            )
+        yield groups, doses

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,10 +29,9 @@ from ...models.stored_dtype import dtype_name
 from ...models.tuned_model import OpenedModel
 from ...system.progress import Progress
 from ..bench.live_models import Scored
-from ..doses.dose_groups import ELSEWHERE, dose_groups
-from ..doses.dosed_model import DosedModel, Doses
+from ..doses.dose_groups import ELSEWHERE
 from ..doses.updates import Updates, read_updates
-from .heal_bench import HealBench, distinct_models, dosed_elsewhere, open_to_dose, opens_base
+from .heal_bench import HealBench, in_doses, open_to_dose
 from .heal_data import HealData, data_of, own_answers, task_of_prompts
 from .heal_settings import HealSettings
 from .healing import LITTLE, Healing
@@ -101,22 +100,8 @@ class Session:
                 f"'{self.tuned}' changes nothing in '{self.base_source}', so there is nothing to heal; pass the model "
                 "after fine-tuning"
             )
-        others = dosed_elsewhere(self.sides, language.model, self.pairs)
-        groups = dose_groups(updates.names, self.settings.per, updates.ranks, with_elsewhere=bool(others))
-        doses = Doses(torch.ones(len(groups.names), device=device))
-        with ExitStack() as entered:
-            for model in distinct_models(language, scored):
-                entered.enter_context(
-                    DosedModel(
-                        model,
-                        self.sides[0],
-                        updates.by_name,
-                        groups,
-                        doses,
-                        others,
-                        is_base=opens_base(self.sides, tasks),
-                    )
-                )
+        in_models = in_doses(language, scored, self.sides, self.pairs, updates, self.settings.per, tasks)
+        with in_models as (groups, doses):
             if prompts is not None:
                 task = self._task_of(prompts, language)
                 tasks, scored = {task.name: task}, {task.name: (language, [])}
@@ -270,6 +255,7 @@ class Session:
             intruders_after=None,
             at_bounds=count,
             notes=notes,
+            of=self.key,
         )
         return healing.finished(notes=[*notes, *healing.gaps()])
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...measures.intervals import Interval
+from ...system.plain_values import plain
+from ...system.result_protocol import JsonResult
+from ...system.versions import installed_versions
+from ...version import __version__
+
+SCHEMA = 1
+RECORD = "heal.json"
 
 BASE, TUNED, HEALED, INTERPOLATION = "base", "tuned", "healed", "interpolation"
 CURVE, MEAN_DOSE, SHUFFLED, INTRUDERS = "curve", "mean dose", "shuffled doses", "intruders scaled"
@@ -50,7 +56,7 @@ class HealedPoint:
 
 
 @dataclass(frozen=True)
-class Healing:
+class Healing(JsonResult):
     """The doses and measures of a healing, as in ``heal.json``.
 
     Args:
@@ -77,10 +83,17 @@ class Healing:
       seconds: the time it took.
       at_bounds: number of doses at an end of their range.
       notes: facts that a person should know.
+      of: digests of the models and data, and the settings, by which the same healing is known again.
+      versions: versions of the packages.
 
     Example:
       ``intruders.heal("smollm2-135m", "my-adapter", task="word-problems", loss_on="pydoc").healed``
     """
+
+    schema = SCHEMA
+    what = "the record of a healing"
+    written_by = "intruders heal"
+    file_name = RECORD
 
     base: str
     tuned: str
@@ -105,6 +118,8 @@ class Healing:
     seconds: float = 0.0
     at_bounds: int = 0
     notes: Sequence[str] = ()
+    of: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=installed_versions)
 
     def point(self, name: str) -> HealedPoint | None:
         """Return the first model of that name."""
@@ -148,55 +163,19 @@ class Healing:
         return replace(self, **changes)
 
     def to_document(self) -> dict[str, Any]:
-        """Return plain JSON values, from which :meth:`from_dict` makes an equal healing."""
-        record: dict[str, Any] = plain_values(asdict(self))
-        return record
+        """Return plain JSON values: the content of ``heal.json``."""
+        healing = plain(self)
+        of, versions = healing.pop("of"), healing.pop("versions")
+        head = {"schema": SCHEMA, "intruders_version": __version__}
+        return head | {"of": of, "healing": healing, "versions": versions}
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Healing:
-        """Read a healing from the key ``healing`` of a heal.json."""
-        return cls(**{**record, "points": [_point(point) for point in record["points"]]})
+    def from_document(cls, document: Mapping[str, Any]) -> Healing:
+        """Make it from the content of ``heal.json``."""
+        own = {name: document[name] for name in ("of", "versions")}
+        return super().from_document({**document["healing"], **own})
 
     def _certain(self, name: str) -> HealedPoint:
         point = self.point(name)
         assert point is not None
         return point
-
-
-def _point(record: Mapping[str, Any]) -> HealedPoint:
-    return HealedPoint(
-        record["name"],
-        record["dose"],
-        {
-            name: CorpusMeasure(
-                *(_interval(measure[part]) for part in ("loss", "forgotten", "healed", "gain"))  # type: ignore[arg-type]
-            )
-            for name, measure in record["corpora"].items()
-        },
-        {
-            name: TaskMeasure(*(_interval(measure[part]) for part in ("loss", "rise", "accuracy")))  # type: ignore[arg-type]
-            for name, measure in record["tasks"].items()
-        },
-    )
-
-
-def _interval(record: Mapping[str, Any] | None) -> Interval | None:
-    if record is None:
-        return None
-    low, high = record["low"], record["high"]
-    return Interval(
-        record["estimate"],
-        float("-inf") if low is None else low,
-        float("inf") if high is None else high,
-        record.get("n"),
-        record.get("p"),
-    )
-
-
-def plain_values(value: Any) -> Any:
-    """Return values for JSON, which has no infinity: an infinite end of an interval becomes null."""
-    if isinstance(value, Mapping):
-        return {name: plain_values(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_values(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

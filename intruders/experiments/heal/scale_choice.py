@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ...checkpoints.pairing.open_sides import named_sides, open_sides
@@ -21,14 +20,16 @@ from ...mitigation.remedies.remedy import Remedy
 from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
 from ...system.progress import Progress, silent
+from ...system.result_protocol import JsonResult
 from .heal_bench import HealBench
 from .heal_data import HealData, load_tasks, load_texts
 from .heal_session import session_of
 from .heal_settings import HEALING, HealSettings
-from .healing import BASE, TUNED, HealedPoint, plain_values
+from .healing import BASE, TUNED, HealedPoint
 from .measured_points import Report
 
 CHOSEN = "chosen"
+SCHEMA = 1
 
 # Eleven scales from the base to the tuned model, and then as many between the neighbors of the best.
 _SCALES = tuple(round(0.1 * step, 1) for step in range(11))
@@ -45,8 +46,12 @@ class CurveOfScales:
 
 
 @dataclass(frozen=True)
-class ScaleChoice:
+class ScaleChoice(JsonResult):
     """The scale with the least forgetting whose task loss is allowed, and what it measured on the other half."""
+
+    schema = SCHEMA
+    what = "the choice of a scale"
+    written_by = "ScaleChoice.save"
 
     base: str
     tuned: str
@@ -56,11 +61,6 @@ class ScaleChoice:
     scale: float
     curve: Sequence[CurveOfScales]
     points: Sequence[HealedPoint]  # base, tuned and chosen, on the half that is reported
-
-    def to_document(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        record: dict[str, Any] = plain_values(asdict(self))
-        return record
 
 
 def choose_scale(
@@ -101,7 +101,12 @@ def choose_scale(
       IntrudersError: as :func:`intruders.heal` raises it.
 
     Example:
-      ``intruders.choose_scale("smollm2-135m", "my-adapter", task="word-problems", loss_on="pydoc").scale``
+      With a base in the folder ``base`` and an adapter in ``tuned``:
+
+      >>> few = HealSettings(max_documents=4, max_tokens=32, max_examples=2)
+      >>> choice = choose_scale("base", "tuned", task="word-problems", loss_on="pydoc", settings=few)
+      >>> 0 <= choice.scale <= 1
+      True
     """
     given_base, given_tuned = named_sides(base, tuned)
     base, tuned = None if given_base is None else str(given_base), str(given_tuned)
@@ -166,7 +171,10 @@ def write_at_scale(
       IntrudersError: as :func:`intruders.mitigate` raises it.
 
     Example:
-      ``intruders.write_at_scale("smollm2-135m", "my-adapter", 0.7, "scaled")``
+      With a base in the folder ``base`` and an adapter in ``tuned``:
+
+      >>> write_at_scale("base", "tuned", 0.5, "half").form
+      'adapter'
     """
     return mitigate(
         base,

@@ -14,13 +14,11 @@ from ...errors import SettingError
 from ...system.documents import read_document
 from ...system.files import write_atomically
 from ...system.folders import locked_folder, make_folder
-
-RECORD = "heal.json"
+from .healing import RECORD, SCHEMA, Healing
 
 _KEY = "key.json"
 _LEARNING = "learning.json"
 _ENDING = ".unfinished"
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,19 @@ class WorkFolder:
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         document = json.dumps({"schema": SCHEMA, **content}, allow_nan=False)
         write_atomically(self.folder / name, document.encode())
+
+
+def finished_healing(folder: Path, key: Mapping[str, Any]) -> Healing | None:
+    """Return the finished healing in the folder; None if the folder has none.
+
+    Raises:
+      SettingError: the folder has another healing.
+    """
+    if not (folder / RECORD).is_file():
+        return None
+    healing = Healing.load(folder)
+    require_same(healing.of, key, f"'{folder}'", folder)
+    return healing
 
 
 def require_same(before: Mapping[str, Any] | None, now: Mapping[str, Any], where: str, out: Path) -> None:

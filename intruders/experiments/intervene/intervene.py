@@ -58,7 +58,8 @@ from ..bench.tally import Tally
 from ..bench.tuned_matrices import TunedMatrices
 from ..bench.update_sizes import UpdateSizes
 from ..bench.yardstick import Yardstick
-from .sweep import Intervention, InterventionSweep
+from .intervention import Intervention
+from .sweep import InterventionSweep
 
 _OF_BASE = {"remedy": None}  # the unit of its evaluation
 
@@ -109,7 +110,13 @@ def intervene(
       IntrudersError: as the audit and the evaluation raise it.
 
     Example:
-      ``intruders.intervene("smollm2-135m", "my-adapter", losses=intruders.LossSettings(loss_on=("pydoc",))).points``
+      With a base in the folder ``base`` and an adapter with intruders in ``tuned``:
+
+      >>> losses = LossSettings(loss_on=("pydoc",), max_documents=2, max_tokens=32)
+      >>> sweep = SweepSettings(scales=(0.0,), controls=("shrink",))
+      >>> result = intervene("base", "tuned", sweep=sweep, losses=losses)
+      >>> [(point.control, point.scale) for point in result.points]
+      [('intruders', 0.0), ('shrink', 0.0)]
     """
     given_base, given_tuned = named_sides(base, tuned)
     base, tuned = None if given_base is None else str(given_base), str(given_tuned)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,35 +16,18 @@ from ...measures.losses import DocumentLosses
 from ...measures.task_score import TaskScore
 from ...mitigation.remedies.remedy_table import INTRUDERS
 from ...system.documents import json_number
+from ...system.plain_values import from_plain, plain
+from ...system.result_protocol import JsonResult
+from ...version import __version__
 from ..bench.point import Point
+from .intervention import Intervention, Trade
+from .sweep_verdicts import verdict
+
+SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Intervention:
-    """The measures of the model under one intervention."""
-
-    control: str  # "intruders", or the control in their place
-    scale: float
-    losses: dict[str, CorpusLoss]  # by corpus, with the change against the tuned model
-    scores: dict[str, TaskScore]  # by task
-    update_norm: float = (
-        1.0  # Frobenius norm of the updates of all matrices with intruders, 1 being the tuned model's
-    )
-    left_alone: int = 0  # matrices with intruders of which there is no such control
-    gain: Interval | None = None  # over interpolation at equal task loss; None without its curve
-    gain_against_intruders: Interval | None = None  # of a control: minus that of the intruders at its scale
-
-
-@dataclass(frozen=True)
-class Trade:
-    """The difference of two interventions: negative losses and positive accuracies are better."""
-
-    losses: dict[str, Interval]  # nats a token, by corpus
-    accuracies: dict[str, Interval]  # shares, by task
-
-
-@dataclass(frozen=True)
-class InterventionSweep:
+class InterventionSweep(JsonResult):
     """Interventions over scales and controls, all on the same documents and examples.
 
     Args:
@@ -60,6 +44,10 @@ class InterventionSweep:
     Example:
       ``sweep = intruders.intervene("smollm2-135m", "my-adapter", losses=losses); sweep.trade(sweep.points[-1])``
     """
+
+    schema = SCHEMA
+    what = "an intervention with the losses of its documents"
+    written_by = "intruders intervene --json"
 
     base: str
     tuned: str
@@ -92,6 +80,94 @@ class InterventionSweep:
 
     def control_points(self, scale: float) -> list[Intervention]:
         return [point for point in self.points if point.scale == scale and point.control != INTRUDERS]
+
+    def verdicts(self) -> list[str]:
+        """Return one sentence per scale: what scaling the intruders changes, and how each control compares."""
+        return [
+            verdict(
+                point.scale,
+                self.trade(point),
+                point.gain,
+                [(other.control, self.trade(other, point)) for other in self.control_points(point.scale)],
+            )
+            for point in self.points
+            if point.control == INTRUDERS
+        ]
+
+    def to_document(self) -> dict[str, Any]:
+        """Return plain JSON values: every point with its intervals, the verdicts, and the values behind them."""
+        return {
+            "schema": SCHEMA,
+            "intruders_version": __version__,
+            "base": {
+                "source": self.base,
+                "losses": {n: loss.loss.as_dict() for n, loss in self.base_losses.items()},
+            },
+            "tuned": {"source": self.tuned, **_measures(self.tuned_point)},
+            "settings": {
+                "k": self.audit.k,
+                "epsilon": self.audit.epsilon,
+                "seed": self.seed,
+                "which": self.which,
+            },
+            "intruders": self.audit.intruders,
+            "interpolation": [
+                {
+                    "alpha": point.strength,
+                    "loss": point.loss.estimate,
+                    "task_loss": point.task_loss.estimate,
+                }
+                for point in self.curve
+            ],
+            "points": [
+                {
+                    "control": point.control,
+                    "scale": point.scale,
+                    "update_norm": point.update_norm,
+                    "left_alone": point.left_alone,
+                    **_measures(point),
+                    "gain_at_equal_task_loss": None if point.gain is None else point.gain.as_dict(),
+                    "change": {
+                        "losses": {name: value.as_dict() for name, value in self.trade(point).losses.items()},
+                        "accuracies": {
+                            name: value.as_dict() for name, value in self.trade(point).accuracies.items()
+                        },
+                    },
+                }
+                for point in self.points
+            ],
+            "verdicts": self.verdicts(),
+            "values": {
+                "audit": self.audit.to_document(),
+                "base": plain(self.base_losses),
+                "tuned": plain(self.tuned_point),
+                "points": plain(self.points),
+                "curve": plain(self.curve),
+            },
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> InterventionSweep:
+        """Make it from its document; files of earlier versions have no values of single documents."""
+        values, settings = document["values"], document["settings"]
+        return cls(
+            document["base"]["source"],
+            document["tuned"]["source"],
+            Audit.from_document(values["audit"]),
+            settings["seed"],
+            from_plain(Intervention, values["tuned"]),
+            from_plain(dict[str, CorpusLoss], values["base"]),
+            from_plain(list[Intervention], values["points"]),
+            from_plain(list[Point], values["curve"]),
+            settings["which"],
+        )
+
+
+def _measures(point: Intervention) -> dict[str, Any]:
+    return {
+        "losses": {name: loss.loss.as_dict() for name, loss in point.losses.items()},
+        "accuracies": {name: score.accuracy.as_dict() for name, score in point.scores.items()},
+    }
 
 
 def _outcomes(score: TaskScore) -> DocumentLosses:

@@ -13,6 +13,7 @@ from ...checkpoints.writing.merged import Elsewhere, everywhere_as_tuned
 from ...linalg.low_rank import LowRank
 from ...system.folders import atomic_folder
 from ...system.progress import Progress
+from ...system.result_protocol import Result
 from ..remedies.changes import Change
 
 
@@ -46,10 +47,10 @@ class Written:
     cut: Cut
     folder: Path | None = None  # None in memory
 
-    def keep(self, name: str, text: str) -> None:
-        """Write a file of text beside the weights; in memory there is no place for it."""
+    def keep(self, name: str, record: Result) -> None:
+        """Save a result beside the weights; in memory there is no place for it."""
         if self.folder is not None:
-            (self.folder / name).write_text(text, encoding="utf-8")
+            record.save(self.folder / name)
 
 
 class Target(Protocol):

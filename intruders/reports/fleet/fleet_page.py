@@ -18,6 +18,7 @@ from ...audits.fleet.fleet_result import FleetAudit
 from ...audits.fleet.fleet_table import as_arrow
 from ...checkpoints.stored.names import module_paths
 from ..page.html_page import render_page, write_page
+from .opinions import OPINIONS, with_opinions
 
 REPORT = "report.html"
 # Key, title and whether it is a share of 1, of the numbers that the page shows; the scatter offers these too.
@@ -71,16 +72,21 @@ def render_fleet(fleet: FleetAudit) -> str:
         fleet=fleet,
         refused=len(fleet.refused),
         settings=fleet.settings.as_dict(),
-        versions=fleet.header()["versions"],
+        versions=fleet.versions,
     )
 
 
 def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
     """Return plain JSON values: a list for each row of the table, and the packed matrices of each adapter."""
+    opinions = with_opinions(fleet.adapters)
     rows = as_arrow(fleet.adapters).to_pylist()
-    names = list(dict.fromkeys(name for member in fleet.members for name in member.names))
+    for row, *thought in zip(rows, *(opinions[name] for name in OPINIONS), strict=True):
+        values = (None if pd.isna(value) else value for value in thought)
+        row.update(zip(OPINIONS, values, strict=True))
+    table = fleet.counted_matrices()
+    matrices = {str(digest): group for digest, group in table.groupby("digest", sort=False)}
+    names = list(dict.fromkeys(table["name"]))
     paths = module_paths(names)
-    matrices = {str(digest): group for digest, group in fleet.matrices.groupby("digest", sort=False)}
     return {
         "base": fleet.base_source,
         "numbers": [list(column) for column in NUMBERS],
@@ -113,11 +119,11 @@ def _packed(group: pd.DataFrame, names: list[str]) -> list[str]:
     Intruders and energy share are bytes, the relative update is in single precision.
     """
     frame = group.set_index("name").reindex(names)
-    energy = (frame["intruder_energy"] / frame["energy"]).fillna(0.0)
+    energy = frame["intruder_energy_share"].fillna(0.0)
     return [
-        _text(frame["intruder"].clip(upper=_NOT_JUDGED - 1).fillna(_NOT_JUDGED).to_numpy(np.uint8)),
+        _text(frame["intruders"].clip(upper=_NOT_JUDGED - 1).fillna(_NOT_JUDGED).to_numpy(np.uint8)),
         _text((255 * energy).round().to_numpy(np.uint8)),
-        _text(frame["relative"].to_numpy("<f4")),
+        _text(frame["relative_update"].to_numpy("<f4")),
     ]
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from ...audits.fleet.fleet_result import FleetAudit
 from ...charts.text import duration, number, percent, plural, shorten
 from ..shared.page import Page
+from .opinions import with_opinions
 
 ROWS_SHOWN = 20  # adapters, unless verbose
 REFUSED_SHOWN = 5
@@ -19,7 +20,7 @@ PASSED_OVER_SHOWN = 5
 
 def print_fleet(fleet: FleetAudit, console: Console, verbose: bool = False) -> None:
     """Print `fleet` to `console`, the adapters with most intruders first; with `verbose` every adapter."""
-    table = fleet.adapters
+    table = with_opinions(fleet.adapters)
     audited = table[table["status"] == "audited"]
     page = Page(console)
     page.say(f"{plural(fleet.intruders, 'intruder dimension')} in {plural(len(audited), 'adapter')} of "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...experiments.intervene.sweep import Intervention, InterventionSweep
-from ...experiments.intervene.sweep_words import verdicts
+from ...experiments.intervene.intervention import Intervention
+from ...experiments.intervene.sweep import InterventionSweep
 from ...measures.intervals import Interval
 
 
@@ -52,7 +52,7 @@ def sweep_lines(sweep: InterventionSweep) -> list[str]:
         "changes are against the tuned model, with 95 % intervals, paired by document and example",
         "",
     ]
-    return lines + verdicts(sweep)
+    return lines + sweep.verdicts()
 
 
 def _left_alone(point: Intervention) -> str:

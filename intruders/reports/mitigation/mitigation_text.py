@@ -11,7 +11,7 @@ def mitigation_lines(result: Mitigation) -> list[str]:
     """Return the lines that a person reads."""
     scaled = sum(len(matrix.scaled) for matrix in result.matrices)
     lines = [
-        f"{result.remedy.sentence(scaled)}, in {len(result.matrices):,} of {len(result.before.matrices):,} matrices"
+        f"{result.remedy.sentence}, in {len(result.matrices):,} of {len(result.before.matrices):,} matrices"
     ]
     if result.scale is None:
         lines.append(f"norm of the changed updates: {result.norm_left:.3g} of what it was")

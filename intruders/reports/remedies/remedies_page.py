@@ -9,7 +9,6 @@ from ...charts.drawing import write_drawings
 from ...charts.figure import draw_chart
 from ...charts.text import number
 from ...experiments.compare.compared import RemedyComparison
-from ...experiments.compare.comparison_verdict import command, sentence
 from ...experiments.compare.tried_strengths import strength_name
 from ...measures.intervals import Interval
 from ..page.html_page import render_figures, write_page
@@ -40,8 +39,8 @@ def render_remedies(comparison: RemedyComparison) -> str:
         comparison_charts(comparison),
         comparison=comparison,
         headline=headline(comparison),
-        sentence=sentence(comparison),
-        command=command(comparison),
+        sentence=comparison.sentence(),
+        command=comparison.command(),
         remarks=remarks(comparison),
         controls=CONTROLS,
         margin=control_margin,

@@ -11,7 +11,6 @@ from rich.text import Text
 from ...charts.text import number, plural, printable
 from ...experiments.bench.point import Point
 from ...experiments.compare.compared import ComparedRemedy, RemedyComparison
-from ...experiments.compare.comparison_verdict import command, sentence
 from ...measures.intervals import Interval
 from ..shared.page import Page
 
@@ -51,8 +50,8 @@ def print_comparison(comparison: RemedyComparison, console: Console) -> None:
     console.print()
     page.say(f"better than interpolation at equal task loss: {_names(comparison.better)}")
     page.say(f"of these beyond their dose: {_names(comparison.beyond_dose)}")
-    page.say(sentence(comparison))
-    shell = command(comparison)
+    page.say(comparison.sentence())
+    shell = comparison.command()
     if shell is not None:
         page.say(f"  {shell}")
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...system.plain_values import from_plain, plain
+from ...system.result_protocol import JsonResult
 from ...version import __version__
 from .steps import Step
 
@@ -21,8 +25,12 @@ class Advice:
 
 
 @dataclass(frozen=True)
-class Advised:
+class Advised(JsonResult):
     """All advice on one base, adapter, audit or study; empty if no number calls for a change."""
+
+    schema = SCHEMA
+    what = "saved advice"
+    written_by = "intruders advise --json"
 
     source: str
     kind: str  # base, audit, run or study
@@ -39,10 +47,17 @@ class Advised:
             "intruders_version": __version__,
             "source": self.source,
             "kind": self.kind,
-            "advice": [
-                {"topic": advice.topic, "change": advice.change, "evidence": advice.evidence}
-                for advice in self.advice
-            ],
+            "advice": plain(self.advice),
             "notes": self.notes,
             "steps": [{"sentence": step.sentence, "command": step.line} for step in self.steps],
         }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Advised:
+        """Make it from its document."""
+        steps = [
+            Step(step["sentence"], None if step["command"] is None else tuple(shlex.split(step["command"])))
+            for step in document["steps"]
+        ]
+        advice = from_plain(list[Advice], document["advice"])
+        return cls(document["source"], document["kind"], advice, document["notes"], steps)

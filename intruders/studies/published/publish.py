@@ -43,7 +43,14 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
       ResultFileError: ``path`` is not the folder of a study, or one of its tables is broken.
 
     Example:
-      ``publish_study("runs/quickstart", "docs/results/data/quickstart")``
+      With a base in the folder ``base``, a study of one short run:
+
+      >>> from intruders import read_study, run_study
+      >>> text = "experiments: {short: {base: base, task: word-problems, rank: 2, steps: 2, max_eval_samples: 2}}"
+      >>> _ = Path("short.yaml").write_text(text)
+      >>> _ = run_study(read_study("short.yaml"), "short")
+      >>> "runs.parquet" in [file.name for file in publish_study("short", "data/short")]
+      True
     """
     folder, target = StudyFolder(Path(path)), Path(out)
     name = str(folder.document()["name"])

@@ -15,11 +15,9 @@ from ...data.columns import Columns
 from ...data.load_task import load_task
 from ...experiments.attribution.attribute import attribute
 from ...experiments.compare.compare_remedies import compare_remedies
-from ...experiments.compare.comparison_record import save_comparison
 from ...experiments.compare.comparison_settings import ComparisonSettings
 from ...experiments.intervene.intervene import intervene
 from ...experiments.intervene.sweep import InterventionSweep, intervention_rows
-from ...experiments.intervene.sweep_words import verdicts
 from ...experiments.train_in_sequence import train_in_sequence
 from ...measures.base_inputs import documents_of
 from ...measures.corpus_loss import summarize_losses
@@ -188,7 +186,7 @@ def _intervene(run: Run, config: FinetuneConfig, folder: Path) -> None:
         keep=folder / INTERVENTIONS,
         loading=measure.part(Loading),
     )
-    _write(file, {"skipped": None, "rows": intervention_rows(sweep), "verdicts": verdicts(sweep)})
+    _write(file, {"skipped": None, "rows": intervention_rows(sweep), "verdicts": sweep.verdicts()})
 
 
 def _remedies(run: Run, config: FinetuneConfig, folder: Path) -> None:
@@ -219,7 +217,7 @@ def _remedies(run: Run, config: FinetuneConfig, folder: Path) -> None:
         out=out,
         loading=measure.part(Loading),
     )
-    save_comparison(comparison, out)
+    comparison.save(out)
 
 
 def _sequence(run: Run, config: FinetuneConfig, folder: Path, callbacks: Callbacks) -> None:
@@ -238,7 +236,7 @@ def _sequence(run: Run, config: FinetuneConfig, folder: Path, callbacks: Callbac
         RunFolder(Path(config.out) / f"stage-{number}").record["seconds"]["training"]
         for number in range(1, len(run.tasks) + 1)
     )
-    _write(folder / "sequence.json", sequence.as_dict() | {"seconds": seconds})
+    _write(folder / "sequence.json", sequence.to_document() | {"seconds": seconds})
 
 
 def _mechanism(run: Run, folder: Path) -> None:

@@ -16,9 +16,7 @@ from intruders.errors import SettingError
 from intruders.experiments.bench.data_shares import split_data
 from intruders.experiments.compare.compare_remedies import compare_remedies
 from intruders.experiments.compare.compared import RemedyComparison
-from intruders.experiments.compare.comparison_record import document, save_comparison
 from intruders.experiments.compare.comparison_settings import REMEDIES, ComparisonSettings
-from intruders.experiments.compare.comparison_verdict import command, sentence
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.mitigation.mitigate import mitigate
@@ -139,8 +137,8 @@ def test_the_remedy_that_truly_wins_is_named_with_the_command_that_writes_it(
     assert layers.chosen.strength == 0.5 or layers.chosen.strength == 0.75
     assert layers.chosen.gain.low > 0
     assert comparison.better[0].name == "layers"
-    assert sentence(comparison).startswith("Use layers at quota ")
-    shell = command(comparison)
+    assert comparison.sentence().startswith("Use layers at quota ")
+    shell = comparison.command()
     assert shell is not None
     assert shell.startswith(
         f"intruders mitigate {folder / 'base'} {folder / 'tuned'} --remedy layers --strength "
@@ -155,10 +153,10 @@ def test_where_no_remedy_wins_the_sentence_says_so(
 ) -> None:
     comparison = compared(folder, found[1], only=("drop",))
     assert not comparison.better
-    assert sentence(comparison).startswith(
+    assert comparison.sentence().startswith(
         "No remedy is clearly better than turning the update down: use interpolate"
     )
-    shell = command(comparison)
+    shell = comparison.command()
     assert shell is not None
     assert "--remedy interpolate" in shell
 
@@ -237,7 +235,7 @@ def test_tasks_of_the_harness_are_scored_as_on_written_models(
     healed = (scores["written"] - scores["tuned"]) / (scores["base"] - scores["tuned"])
     of_text = layers.chosen.healed.estimate
     assert layers.parts.healing == pytest.approx((min(1, healed) + min(1, of_text)) / 2)
-    assert document(comparison)["tuned"]["harness"] == {"next_letter": pytest.approx(scores["tuned"])}
+    assert comparison.to_document()["tuned"]["harness"] == {"next_letter": pytest.approx(scores["tuned"])}
     # Another example of one's own task is another task.
     calls.made = 0
     write_harness_task(tmp_path / "own", "next_letter", letters, {**targets, "the ca": 0}, between="")
@@ -271,7 +269,7 @@ def test_it_is_stopped_and_goes_on_and_other_settings_do_not_reuse_it(
     kept[0].write_text(kept[0].read_text()[:50])  # as a fault of the disk leaves it
     calls.left = -1
     again = compared(folder, tmp_path / "again")
-    assert document(again) == document(comparison)
+    assert again.to_document() == comparison.to_document()
     assert calls.made <= whole + 1
     calls.made = 0
     (folder / "tuned" / "config.json").write_text((folder / "tuned" / "config.json").read_text() + " ")
@@ -349,9 +347,9 @@ def test_an_adapter_with_its_controls_and_a_remedy_that_no_adapter_holds(
 
 def test_files_hold_every_point(found: tuple[RemedyComparison, Path], tmp_path: Path) -> None:
     comparison, _ = found
-    save_comparison(comparison, tmp_path)
+    comparison.save(tmp_path)
     record = json.loads((tmp_path / "remedies.json").read_text())
-    assert record["sentence"] == sentence(comparison)
+    assert record["sentence"] == comparison.sentence()
     assert {one["name"]: one["reason"] is None for one in record["remedies"]}["flatten"] is False
     table = pd.read_parquet(tmp_path / "remedies.parquet")
     assert len(table[table["remedy"] == "interpolate"]) == 11 + 9 + 1

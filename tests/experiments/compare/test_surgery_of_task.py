@@ -15,9 +15,7 @@ from intruders.experiments.bench import bench
 from intruders.experiments.bench.point import Point
 from intruders.experiments.compare.compare_remedies import compare_remedies
 from intruders.experiments.compare.compared import ComparedRemedy, RemedyComparison
-from intruders.experiments.compare.comparison_record import document
 from intruders.experiments.compare.comparison_settings import ComparisonSettings
-from intruders.experiments.compare.comparison_verdict import command
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from tests.checkpoints.models import saved
@@ -104,7 +102,7 @@ def test_the_command_for_it_writes_the_model_that_was_measured(
     won = replace(row, chosen=replace(row.chosen, gain=replace(row.chosen.gain, low=1e-9)))
     won = replace(won, is_over_allowance=False)
     forgot = replace(comparison.forgotten, low=1e-9)
-    shell = command(replace(comparison, remedies=[won], forgotten=forgot), out=str(tmp_path / "out"))
+    shell = replace(comparison, remedies=[won], forgotten=forgot).command(str(tmp_path / "out"))
     task = load_task(f"{folder / 'task.jsonl'}?prompt=q&completion=a", ScoreSettings(), 0)
     corpora = {"text": load_corpora(str(folder / "text.jsonl"))}
     texts = split_data(corpora, {"t": task}, None, 0).report.corpora["text"][0].documents
@@ -123,7 +121,7 @@ def test_a_resumed_comparison_measures_no_sensitivity_again(
     comparison, out = found
     with monkeypatch.context() as patched:
         patched.setattr(bench, "sensitivities", again)
-        assert document(compared(folder, "rank3", out)) == document(comparison)
+        assert compared(folder, "rank3", out).to_document() == comparison.to_document()
     # Other training examples are measured: the first rows in the order that is drawn have changed.
     rows = (folder / "task.jsonl").read_text()
     (folder / "task.jsonl").write_text(rows.replace('"57"', '"75"'))

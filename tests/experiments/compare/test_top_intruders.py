@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from intruders.experiments.compare.comparison_settings import ComparisonSettings
-from intruders.experiments.compare.comparison_verdict import command
 from intruders.experiments.compare.controls_of_remedy import controls_of
 from intruders.experiments.compare.tried_strengths import at_strengths
 from intruders.mitigation.remedies.intruders import ScaledIntruders
@@ -31,10 +30,10 @@ def test_the_command_and_the_remarks_name_it() -> None:
     rows = [*comparison.remedies, made_up_row("intruders", 0.25, 2.5, around(1.5))]
     settings = dict(comparison.settings) | {"which": "top"}
     top = made_up_comparison(remedies=rows, settings=settings)
-    assert "--scale 0.25 --which top" in str(command(top))
+    assert "--scale 0.25 --which top" in str(top.command())
     assert (
         remarks(top)[0] == "intruders: only the one with the largest singular value of each matrix is scaled"
     )
     of_all = made_up_comparison(remedies=rows)
-    assert "--which" not in str(command(of_all))
+    assert "--which" not in str(of_all.command())
     assert not any("largest singular value" in line for line in remarks(of_all))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,6 @@ import intruders
 from intruders.errors import NonFiniteError, SettingError
 from intruders.experiments.heal.heal_settings import HealSettings
 from intruders.experiments.heal.healing import HEALED
-from intruders.experiments.heal.healing_record import load_healing
 from intruders.experiments.heal.learned_doses import remedy_of
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model
@@ -122,7 +122,8 @@ def test_the_record_is_what_was_returned_and_a_second_call_answers_with_it(
 ) -> None:
     found, out = healed
     said: list[str] = []
-    assert load_healing(out).to_document() == {**found.to_document(), "seconds": load_healing(out).seconds}
+    kept = intruders.Healing.load(out)
+    assert kept.to_document() == dataclasses.replace(found, seconds=kept.seconds).to_document()
     again = run(models, text, out, told=said.append)
     assert again.doses == found.doses
     assert said == [f"'{out}' is healed already, by the same settings; this is its record"]
@@ -320,7 +321,7 @@ def test_a_remedy_of_the_record_gives_the_same_weights(
     from safetensors.torch import load_file
 
     intruders.mitigate(
-        *models, remedy=remedy_of(load_healing(healed[1])), out=tmp_path / "again", check=False
+        *models, remedy=remedy_of(intruders.Healing.load(healed[1])), out=tmp_path / "again", check=False
     )
     one, other = (
         load_file(folder / "adapter_model.safetensors") for folder in (healed[1], tmp_path / "again")

@@ -15,7 +15,6 @@ from intruders.audits.audit_settings import Compute
 from intruders.errors import SettingError
 from intruders.experiments.intervene.intervene import intervene
 from intruders.experiments.intervene.sweep import InterventionSweep, intervention_rows
-from intruders.experiments.intervene.sweep_words import document, verdicts
 from intruders.measures.evaluate import evaluate
 from intruders.measures.intervals import Interval
 from intruders.measures.measure_settings import LossSettings, ScoreSettings, SweepSettings
@@ -133,8 +132,8 @@ def test_gains_are_read_off_the_curve(folder: Path, sweep: InterventionSweep, tm
 def test_it_is_printed_and_written(sweep: InterventionSweep) -> None:
     text = "\n".join(sweep_lines(sweep))
     assert "gain over interpolation at equal task loss, nats per token" in text
-    assert all("at equal task loss" in sentence for sentence in verdicts(sweep))
-    record = json.loads(json.dumps(document(sweep), allow_nan=False))
+    assert all("at equal task loss" in sentence for sentence in sweep.verdicts())
+    record = json.loads(json.dumps(sweep.to_document(), allow_nan=False))
     assert [point["alpha"] for point in record["interpolation"]] == [i / 10 for i in range(11)]
     assert record["points"][0]["gain_at_equal_task_loss"]["estimate"] == sweep.points[0].gain.estimate  # type: ignore[union-attr]
     rows = [row for row in intervention_rows(sweep) if row["measure"] == "gain"]
@@ -148,7 +147,7 @@ def test_the_sentence_says_which_is_lower(sweep: InterventionSweep) -> None:
 
     def said(gain: Interval) -> str:
         point = replace(sweep.points[0], gain=gain)
-        return verdicts(replace(sweep, points=[point]))[0].partition("; ")[2]
+        return replace(sweep, points=[point]).verdicts()[0].partition("; ")[2]
 
     assert (
         said(Interval(0.2, 0.1, 0.3)) == "at equal task loss this is 0.200 [0.100, 0.300] below interpolation"

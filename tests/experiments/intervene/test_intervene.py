@@ -19,8 +19,8 @@ from intruders.audits.result.audit_result import Audit
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.errors import PairingError, SettingError
 from intruders.experiments.intervene.intervene import intervene
-from intruders.experiments.intervene.sweep import Intervention, InterventionSweep
-from intruders.experiments.intervene.sweep_words import document, verdicts
+from intruders.experiments.intervene.intervention import Intervention
+from intruders.experiments.intervene.sweep import InterventionSweep
 from intruders.measures.corpus_loss import CorpusLoss
 from intruders.measures.evaluate import evaluate
 from intruders.measures.intervals import Interval
@@ -124,7 +124,7 @@ def test_the_top_intruder_alone_is_what_a_model_written_by_numpy_measures(
         measured = evaluate(str(tmp_path / "tuned"), losses=LossSettings((corpus,))).losses[0].loss.estimate
         # Single precision, in weights and in the model, as in the test above.
         assert point.losses[corpus].loss.estimate == pytest.approx(measured, abs=1e-4)
-    assert document(found)["settings"]["which"] == "top"
+    assert found.to_document()["settings"]["which"] == "top"
     assert "the intruder with the largest singular value of each matrix" in "\n".join(sweep_lines(found))
     of_all = {point.scale: point for point in sweep.points if point.control == "intruders"}
     assert found.audit.intruders > sum(matrix.intruders > 0 for matrix in found.audit.matrices)
@@ -233,7 +233,7 @@ def test_a_stopped_call_goes_on_from_what_it_kept(
             progress=progress,
         )
 
-    whole = document(found(None))
+    whole = found(None).to_document()
     every = 1 + 11 + 1 + 3  # the base, the curve, the tuned model, intruders and two controls
     assert len(read) == every
     read.clear()
@@ -241,10 +241,10 @@ def test_a_stopped_call_goes_on_from_what_it_kept(
         found(tmp_path, progress=stop)
     assert len(read) == every - 2  # that one, and the last
     read.clear()
-    assert document(found(tmp_path)) == whole
+    assert found(tmp_path).to_document() == whole
     assert len(read) == 2
     read.clear()
-    assert document(found(tmp_path)) == whole
+    assert found(tmp_path).to_document() == whole
     assert read == []
     found(tmp_path, seed=1)
     assert len(read) == every
@@ -295,11 +295,11 @@ def test_lines_and_document(sweep: InterventionSweep) -> None:
     ]
     assert alone > 0
     assert f"({alone} matrices have no such control and stay as tuned)" in text
-    record = json.loads(json.dumps(document(sweep), allow_nan=False))
+    record = json.loads(json.dumps(sweep.to_document(), allow_nan=False))
     assert [(point["control"], point["scale"]) for point in record["points"]] == [
         (point.control, point.scale) for point in sweep.points
     ]
-    assert record["verdicts"] == verdicts(sweep)
+    assert record["verdicts"] == sweep.verdicts()
 
 
 def test_norms_of_the_updates_are_those_of_the_written_models(
@@ -394,7 +394,7 @@ def test_verdict_in_words() -> None:
         point("neighbours", 0.5, -0.3, 150),
     ]
     sweep = InterventionSweep("base", "tuned", made_up_audit(), 0, tuned, dict(tuned.losses), points)
-    (verdict,) = verdicts(sweep)
+    (verdict,) = sweep.verdicts()
     first, shrink, random, neighbours = verdict.split("; ")
     assert first.startswith(
         "at scale 0.5 loss on pydoc falls 0.120 [0.120, 0.120] and accuracy on sums falls 15.0 points ["
@@ -409,7 +409,7 @@ def test_nothing_clear_is_said_so() -> None:
     tuned = point("intruders", 1.0, 0.0, 150)
     same = point("intruders", 0.5, 0.0, 150)
     sweep = InterventionSweep("base", "tuned", made_up_audit(), 0, tuned, dict(tuned.losses), [same])
-    assert verdicts(sweep)[0].startswith("at scale 0.5 loss on pydoc does not clearly change (")
+    assert sweep.verdicts()[0].startswith("at scale 0.5 loss on pydoc does not clearly change (")
 
 
 def test_a_given_audit_is_used_with_its_settings(

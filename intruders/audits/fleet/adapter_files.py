@@ -1,0 +1,182 @@
+"""The folder ``vectors`` of a fleet: one Parquet file per adapter. It is a saved audit with the adapter in front.
+
+A further adapter adds a file and rewrites none. What a table of the fleet needs besides the rows is in the metadata of
+each file. Files of adapters that a call does not list, and of other settings, wait in the folder ``others``, so that
+``vectors`` as a whole is the table of the call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from ...errors import ResultFileError
+from ...system.files import write_atomically
+from ...system.plain_values import from_plain, plain
+from ...system.remote_folder import RemoteFolder
+from ..result.parquet_form import METADATA_KEY, vector_schema
+from .fleet_members import ModelFacts
+from .kept_blocks import sketch_of_text, text_of_sketch
+
+VECTORS, OTHERS = "vectors", "others"
+_OF_FLEET = b"intruders_fleet"
+_SCHEMA = 1
+# The columns of a file: those of an audit, after the adapter, and the largest singular value of the base.
+COLUMNS = ["adapter", *vector_schema().names, "base_value"]
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """What a file says of its adapter as a whole."""
+
+    path: Path
+    source: str
+    digest: str
+    facts: ModelFacts
+    counts: Mapping[str, Any]  # columns of the table of the fleet that are counted from the rows
+    refused: str | None = None  # why the model cannot be audited
+    sketch: Tensor | None = None  # (SIZE), double: of all its updates
+
+    def metadata(self, key: str, header: Mapping[str, Any]) -> dict[bytes, bytes]:
+        """Return the metadata of the file: the header of its audit, and what the fleet needs."""
+        record = {
+            "schema": _SCHEMA,
+            "key": key,
+            "source": self.source,
+            "digest": self.digest,
+            "facts": plain(self.facts),
+            "counts": plain(self.counts),
+            "refused": self.refused,
+            "sketch": text_of_sketch(self.sketch),
+        }
+        texts = {METADATA_KEY: header, _OF_FLEET: record}
+        return {
+            name: json.dumps(text, allow_nan=False, ensure_ascii=False).encode()
+            for name, text in texts.items()
+        }
+
+    @classmethod
+    def read(cls, path: Path, key: str) -> AdapterFile | None:
+        """Read the metadata of a file; None if it is broken or of another key."""
+        try:
+            record = json.loads((pq.read_schema(path).metadata or {})[_OF_FLEET])
+            if (record["schema"], record["key"]) != (_SCHEMA, key):
+                return None
+            sketch = sketch_of_text(record["sketch"])
+            facts: ModelFacts = from_plain(ModelFacts, record["facts"])
+        except (pa.ArrowException, OSError, LookupError, TypeError, ValueError):
+            return None
+        return cls(
+            path, record["source"], record["digest"], facts, record["counts"], record["refused"], sketch
+        )
+
+
+def file_name(key: str, source: str, digest: str) -> str:
+    """Return the name of an adapter's file, by which it is known: equal names have equal content."""
+    content = hashlib.sha256("\n".join((key, source, digest)).encode()).hexdigest()
+    return f"{re.sub(r'[^A-Za-z0-9.-]+', '-', source)[-60:].strip('.-')}_{content[:12]}.parquet"
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """All files under one key: of one base, by one set of settings."""
+
+    folder: Path
+    key: str
+    remote: RemoteFolder | None = None
+
+    def each(self) -> Iterator[AdapterFile]:
+        """Yield what every file of the key says, those of earlier calls too; broken ones are left out."""
+        for under in (VECTORS, OTHERS):
+            for name in self._names(under):
+                file = AdapterFile.read(self._fetched(under, name), self.key)
+                if file is not None:
+                    yield file
+
+    def write(self, file: AdapterFile, header: Mapping[str, Any], rows: pa.Table) -> None:
+        """Write the file of an adapter, completely or not at all.
+
+        Raises:
+          ResultFileError: there is no room for it.
+        """
+        names = pa.array([file.source] * rows.num_rows, pa.string())
+        table = rows.add_column(0, "adapter", names).select(COLUMNS)
+        table = table.replace_schema_metadata(file.metadata(self.key, header))
+        texts = [column.name for column in table.schema if column.type == pa.string()]
+        content = io.BytesIO()
+        pq.write_table(table, content, compression="zstd", use_dictionary=texts)
+        self._put(file.path.name, content.getvalue())
+
+    def path(self, source: str, digest: str) -> Path:
+        return self.folder / VECTORS / file_name(self.key, source, digest)
+
+    def rename(self, file: AdapterFile, source: str) -> AdapterFile:
+        """Write the file of an adapter of the same content that has another source."""
+        renamed = AdapterFile(
+            self.path(source, file.digest),
+            source,
+            file.digest,
+            file.facts,
+            file.counts,
+            file.refused,
+            file.sketch,
+        )
+        table = pq.read_table(file.path)
+        header = json.loads(table.schema.metadata[METADATA_KEY])
+        header["tuned"]["source"] = source
+        self.write(renamed, header, table.drop_columns(["adapter"]))
+        return renamed
+
+    def arrange(self, wanted: Collection[str]) -> None:
+        """Leave in ``vectors`` the files of these names alone: others wait in ``others``, and come back from there."""
+        for name in self._names(OTHERS):
+            if name in wanted:
+                self._move(name, OTHERS, VECTORS)
+        for name in self._names(VECTORS):
+            if name not in wanted:
+                self._move(name, VECTORS, OTHERS)
+
+    def _put(self, name: str, content: bytes) -> None:
+        target = self.folder / VECTORS / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_atomically(target, content)
+        except ResultFileError as error:
+            raise ResultFileError(
+                f"{error}; what is audited is kept; run the same command again when there is room"
+            ) from error
+        if self.remote is not None:
+            self.remote.put(target, f"{VECTORS}/{name}")
+
+    def _move(self, name: str, old: str, new: str) -> None:
+        here, there = self._fetched(old, name), self.folder / new / name
+        there.parent.mkdir(exist_ok=True)
+        os.replace(here, there)
+        if self.remote is not None:
+            self.remote.put(there, f"{new}/{name}")
+            self.remote.remove(f"{old}/{name}")
+
+    def _names(self, under: str) -> list[str]:
+        if self.remote is not None:
+            names = self.remote.names(under)
+        else:
+            folder = self.folder / under
+            names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+        return [name for name in names if name.endswith(".parquet") and not name.startswith(".")]
+
+    def _fetched(self, under: str, name: str) -> Path:
+        here = self.folder / under / name
+        if self.remote is not None and not here.is_file():
+            self.remote.get(f"{under}/{name}", here)
+        return here

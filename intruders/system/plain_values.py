@@ -1,0 +1,88 @@
+"""Dataclasses as plain JSON values, and back by the types of their fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """Return a value for JSON, which has no NaN and no infinity: both become None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # an array of numpy, which need not be loaded here
+        return value.tolist()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def from_plain(kind: Any, value: Any) -> Any:
+    """Return the value of a type from what :func:`plain` made of it; None in the place of a number is NaN.
+
+    A dataclass takes the keys that are its fields; others are left. One with a ``from_dict`` of its own reads itself.
+
+    Raises:
+      KeyError: a field without a default is missing.
+      TypeError: a value is of another type.
+
+    >>> from_plain(dict[str, tuple[float, ...]], {"a": [1, None]})
+    {'a': (1.0, nan)}
+    """
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any or (value is None and type(None) in inner):
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return from_plain(next(item for item in inner if item is not type(None)), value)
+    if origin is typing.Literal:
+        return from_plain(type(inner[0]), value)
+    if kind is float:
+        return math.nan if value is None else _of(value, int | float) + 0.0
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_from(kind, value)
+    if kind is Path:
+        return Path(_of(value, str))
+    if origin is None:
+        return _of(value, kind)
+    if issubclass(origin, Mapping):
+        return {name: from_plain(inner[1], item) for name, item in _of(value, Mapping).items()}
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return tuple(from_plain(item, part) for item, part in zip(inner, _of(value, list), strict=True))
+    items = [from_plain(inner[0], item) for item in _of(value, list | tuple)]
+    return tuple(items) if origin is tuple else items
+
+
+def _dataclass_from(kind: Any, record: Any) -> Any:
+    if hasattr(kind, "from_dict"):
+        return kind.from_dict(record)
+    values = {}
+    for field, hint in _hints(kind):
+        if field.name in _of(record, Mapping):
+            values[field.name] = from_plain(hint, record[field.name])
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise KeyError(field.name)
+    return kind(**values)
+
+
+@cache
+def _hints(kind: Any) -> list[tuple[dataclasses.Field[Any], Any]]:
+    hints = typing.get_type_hints(kind)
+    return [(field, hints[field.name]) for field in dataclasses.fields(kind) if field.init]
+
+
+def _of(value: Any, kind: Any) -> Any:
+    # bool is an int to isinstance, and True is no count.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{str(value)[:40]!r} is not {kind}")
+    return value

@@ -1,0 +1,441 @@
+"""What can be set of a fine-tuning run: the fields, with their help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..checkpoints.adapters.starts import changes_the_base
+from ..data.columns import Columns
+from ..models.loading_settings import DTYPES
+from ..settings import Settings, setting
+
+# Every method with what sets it apart, in one line each.
+METHODS = {
+    "full": "all linear weights; embeddings, norms and biases frozen unless train_all",
+    "lora": "W0 + alpha/r B A, A random, B zero (Hu et al. 2021)",
+    "rslora": "LoRA scaled by alpha/sqrt(r) (Kalajdzievski 2023)",
+    "dora": "LoRA on the direction, a trained magnitude per column (Liu et al. 2024)",
+    "pissa": "LoRA that starts from the leading singular triplets of W0 (Meng et al. 2024)",
+    "olora": "LoRA that starts from a QR decomposition of W0 (Buyukakyuz 2024)",
+    "lora-fa": "A frozen, gradient of B corrected for it (Zhang et al. 2023)",
+    "b-only": "A frozen, B trained as in LoRA",
+    "lora+": "LoRA with a higher rate for B (Hayou et al. 2024)",
+    "oplora": "LoRA whose update leaves the leading singular triplets of W0 where they are (arXiv 2510.13003)",
+    "milora": "LoRA that starts from the smallest singular triplets of W0 (Wang et al. 2024)",
+}
+
+# Methods whose update is alpha/r B A itself: it can be measured and scaled by its factors.
+PLAIN_LORA = ("lora", "rslora", "lora-fa", "b-only", "lora+", "oplora")
+
+
+@dataclass(frozen=True)
+class Training(Settings):
+    """What is trained, and how. Names follow TrainingArguments and LoraConfig, or shorten them."""
+
+    base: str = setting(
+        help="Model to fine-tune: a folder, a Hub id, smollm2-135m or minilm-l6.",
+        long_names=["model_name_or_path"],
+        metavar="MODEL",
+        panel="Run",
+    )
+    task: str = setting(
+        help="Task to train on: word-problems, pydoc-topics, a Hub task such as sst2, or a data file.",
+        metavar="TASK",
+        panel="Run",
+    )
+    out: str = setting(
+        help="Folder of the run; run the same command again to resume.",
+        long_names=["output_dir"],
+        changes_weights=False,
+        metavar="FOLDER",
+        panel="Run",
+    )
+    method: str = setting(
+        "lora",
+        "Method: full, lora, rslora, dora, pissa, olora, lora-fa, b-only, lora+, oplora or milora.",
+        choices=tuple(METHODS),
+        metavar="METHOD",
+        panel="Method",
+    )
+
+    rank: int = setting(
+        8, "Rank of the adapter.", least=1, long_names=["r"], adapter_only=True, metavar="N", panel="Method"
+    )
+    alpha: float | str = setting(
+        "2r",
+        "LoRA alpha: a number, or a multiple of the rank such as 2r.",
+        expected="a positive number, or a multiple of the rank such as '2r'",
+        long_names=["lora_alpha"],
+        adapter_only=True,
+        metavar="ALPHA",
+        panel="Method",
+    )
+    dropout: float = setting(
+        0.0,
+        "Dropout probability of the adapter, 0 or more and below 1.",
+        least=0,
+        below=1,
+        long_names=["lora_dropout"],
+        adapter_only=True,
+        in_id="dropout{:g}",
+        metavar="P",
+        panel="Method",
+    )
+    target_modules: str | tuple[str, ...] = setting(
+        "all-linear",
+        "Modules with an adapter: all-linear, or comma-separated names.",
+        item="module",
+        by_commas=True,
+        adapter_only=True,
+        metavar="MODULES",
+        panel="Method",
+    )
+    init_a: str = setting(
+        "random",
+        "Frozen A of lora-fa and b-only: random or orthonormal.",
+        choices=("random", "orthonormal"),
+        adapter_only=True,
+        in_id="{}",
+        metavar="START",
+        panel="Method",
+    )
+    loraplus_lr_ratio: float = setting(
+        16.0,
+        "lora+: learning rate of B divided by that of A, 1 or more.",
+        least=1,
+        adapter_only=True,
+        metavar="RATIO",
+        panel="Method",
+    )
+    oplora_k: int = setting(
+        16,
+        "oplora: number of leading singular triplets of each base matrix that stay where they are.",
+        least=1,
+        adapter_only=True,
+        new_in="0.2",
+        metavar="N",
+        panel="Method",
+    )
+    train_all: bool = setting(
+        False, "full: train embeddings, norms and biases too.", in_id="all-weights", panel="Method"
+    )
+
+    kl_to_base: float = setting(
+        0.0,
+        "Weight of KL(base || tuned) in the loss, on the tokens of prompts and answers. Runs the base on every batch; "
+        "full, pissa, olora and milora also keep a frozen copy of it in memory. Not for classification.",
+        least=0,
+        in_id="kl{:g}",
+        new_in="0.2",
+        metavar="BETA",
+        panel="Less forgetting",
+    )
+    budget: float | None = setting(
+        None,
+        "Keep the largest singular value of each update below KAPPA times its matrix's spiked threshold, by scaling "
+        "B back. full ignores it; dora, pissa, olora and milora refuse it.",
+        above=0,
+        adapter_only=True,
+        in_id="budget{:g}",
+        new_in="0.2",
+        metavar="KAPPA",
+        panel="Less forgetting",
+        unless_given="default: no limit",
+    )
+    budget_steps: int = setting(
+        1,
+        "Number of steps after which --budget scales B back.",
+        least=1,
+        adapter_only=True,
+        new_in="0.2",
+        metavar="N",
+        panel="Less forgetting",
+    )
+    budget_pilot: str | None = setting(
+        None,
+        "Adapter of a pilot run: lower the alpha of each matrix in which it exceeds the budget, instead of scaling B "
+        "back. KAPPA is that of --budget, or 1.",
+        adapter_only=True,
+        in_id="pilot",
+        new_in="0.2",
+        metavar="ADAPTER",
+        panel="Less forgetting",
+        unless_given="default: none",
+    )
+
+    replay: str | None = setting(
+        None,
+        "Make a share of every batch text of a corpus, such as pydoc@0.25: a quarter of its rows. Not for "
+        "classification.",
+        expected="CORPUS@SHARE with a share above 0 and below 1, such as 'pydoc@0.25'",
+        in_id="replay",
+        new_in="0.2",
+        metavar="CORPUS@SHARE",
+        panel="Less forgetting",
+        unless_given="default: none",
+    )
+
+    start_from: str | None = setting(
+        None, "An adapter of this base and rank from which training continues.", adapter_only=True
+    )
+
+    lr: float = setting(
+        1e-4,
+        "Learning rate at its peak.",
+        above=0,
+        below=float("inf"),
+        long_names=["learning_rate"],
+        metavar="LR",
+        panel="Training",
+    )
+    steps: int | None = setting(
+        None,
+        "Number of optimizer steps.",
+        least=1,
+        long_names=["max_steps"],
+        metavar="N",
+        panel="Training",
+        unless_given="required unless --epochs is given",
+    )
+    epochs: float | None = setting(
+        None,
+        "Number of passes over the training rows.",
+        above=0,
+        long_names=["num_train_epochs"],
+        metavar="N",
+        panel="Training",
+        unless_given="required unless --steps is given",
+    )
+    batch_size: int = setting(
+        8,
+        "Number of rows per batch and device.",
+        least=1,
+        long_names=["per_device_train_batch_size"],
+        metavar="N",
+        panel="Training",
+    )
+    gradient_accumulation_steps: int = setting(
+        1, "Number of batches per optimizer step.", least=1, metavar="N", panel="Training"
+    )
+    weight_decay: float = setting(
+        0.0, "Weight decay of AdamW, 0 or more.", least=0, in_id="decay{:g}", metavar="W", panel="Training"
+    )
+    lr_scheduler_type: str = setting(
+        "linear",
+        "Schedule of the learning rate, by the Trainer's name: linear, cosine, constant and others.",
+        metavar="NAME",
+        panel="Training",
+    )
+    warmup_steps: float = setting(
+        0.0, "Warm-up in steps; below 1, a fraction of all steps.", least=0, metavar="N", panel="Training"
+    )
+    max_grad_norm: float = setting(
+        1.0,
+        "Norm at which the gradient is clipped; 0 turns clipping off.",
+        least=0,
+        metavar="NORM",
+        panel="Training",
+    )
+    precision: str = setting(
+        "auto",
+        "Precision of autocast: auto, fp32, bf16 or fp16.",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        metavar="PRECISION",
+        panel="Training",
+    )
+    dtype: str = setting(
+        "auto",
+        "Type of the frozen weights in memory: auto (the base's own), bfloat16, float16 or float32. full, pissa, "
+        "olora and milora change them, and a new classification head is trained with them: these have float32.",
+        choices=DTYPES,
+        in_id="{}",
+        new_in="0.2",
+        metavar="TYPE",
+        panel="Training",
+    )
+    load_in: str | None = setting(
+        None,
+        "Quantize the frozen linear layers by bitsandbytes, as QLoRA does: 4bit (nf4) or 8bit. For adapters on tasks "
+        "that a model writes.",
+        choices=("4bit", "8bit"),
+        adapter_only=True,
+        in_id="{}",
+        new_in="0.2",
+        metavar="BITS",
+        panel="Training",
+        unless_given="default: not quantized",
+    )
+    gradient_checkpointing: bool = setting(
+        False,
+        "Recompute activations in the backward pass: slower, less memory.",
+        changes_weights=False,
+        panel="Training",
+    )
+    seed: int = setting(
+        0, "Seed of the initial weights and of the row order.", least=0, metavar="N", panel="Training"
+    )
+
+    max_length: int | None = setting(
+        None,
+        "Longest row in tokens, 2 or more.",
+        metavar="TOKENS",
+        panel="Training",
+        unless_given="default: the model's context",
+    )
+    drop_too_long: bool = setting(
+        False, "Skip completions that are longer than --max-length, instead of stopping.", panel="Training"
+    )
+    max_train_samples: int | None = setting(
+        None,
+        "Number of training rows to use.",
+        least=1,
+        in_id="samples{}",
+        metavar="N",
+        panel="Training",
+        unless_given="default: all",
+    )
+    max_eval_samples: int | None = setting(
+        200,
+        "Number of rows of the validation split to score.",
+        least=1,
+        changes_weights=False,
+        metavar="N",
+        panel="Accuracy and stopping",
+    )
+
+
+@dataclass(frozen=True)
+class RunSettings(Columns, Training):
+    """What is trained, on which columns of the data, and what is measured meanwhile; not checked together."""
+
+    data_seed: int = setting(
+        0, "Seed of generated tasks and of held-out rows.", metavar="N", panel="Data files"
+    )
+
+    match: str | None = setting(
+        None,
+        "Stop when the validation accuracy reaches this value: accuracy=0.90.",
+        metavar="accuracy=A",
+        panel="Accuracy and stopping",
+        unless_given="default: not stopped",
+    )
+    eval_steps: int = setting(
+        50,
+        "Number of steps between two measurements for --match.",
+        least=1,
+        changes_weights=False,
+        metavar="N",
+        panel="Accuracy and stopping",
+    )
+    save_steps: int = setting(
+        50,
+        "Number of steps between two checkpoints.",
+        least=1,
+        changes_weights=False,
+        metavar="N",
+        panel="Output",
+    )
+    logging_steps: int = setting(
+        10,
+        "Number of steps between two lines of the log.",
+        least=1,
+        changes_weights=False,
+        metavar="N",
+        panel="Output",
+    )
+    report_to: tuple[str, ...] = setting(
+        (),
+        "Comma-separated trackers, by the Trainer's names: tensorboard, wandb and others.",
+        item="tracker",
+        by_commas=True,
+        changes_weights=False,
+        metavar="NAMES",
+        panel="Output",
+        unless_given="default: none",
+    )
+    audit_steps: int | None = setting(
+        None,
+        "Number of steps between two audits during training.",
+        least=1,
+        changes_weights=False,
+        metavar="N",
+        panel="Accuracy and stopping",
+        unless_given="default: no audits",
+    )
+    stop_above: int | None = setting(
+        None,
+        "Stop when an audit counts more intruders than this number.",
+        least=0,
+        changes_weights=False,
+        metavar="N",
+        panel="Accuracy and stopping",
+        unless_given="default: no limit",
+    )
+
+    loss_on: str | None = setting(
+        None,
+        "Corpus on which every audit measures the loss too, such as pydoc. Its rise over the base is logged.",
+        changes_weights=False,
+        new_in="0.2",
+        metavar="CORPUS",
+        panel="Accuracy and stopping",
+        unless_given="default: none",
+    )
+    loss_documents: int = setting(
+        8,
+        "Number of documents of --loss-on.",
+        least=1,
+        changes_weights=False,
+        new_in="0.2",
+        metavar="N",
+        panel="Accuracy and stopping",
+    )
+    loss_tokens: int = setting(
+        256,
+        "Number of tokens of each document of --loss-on, from its start.",
+        least=2,
+        changes_weights=False,
+        new_in="0.2",
+        metavar="N",
+        panel="Accuracy and stopping",
+    )
+    keep_forgetting_below: float | None = setting(
+        None,
+        "Save the last audited state whose loss on --loss-on is less than this many nats per token above the base's, "
+        "and stop at the first audit that is not below.",
+        above=0,
+        below=float("inf"),
+        in_id="below{:g}",
+        new_in="0.2",
+        metavar="NATS",
+        panel="Accuracy and stopping",
+        unless_given="default: no limit",
+    )
+    keep_intruders_below: int | None = setting(
+        None,
+        "Save the last audited state with fewer intruders than this number, and stop at the first audit that has as "
+        "many.",
+        least=1,
+        in_id="below{}intruders",
+        new_in="0.2",
+        metavar="N",
+        panel="Accuracy and stopping",
+        unless_given="default: no limit",
+    )
+    go_on_over_limit: bool = setting(
+        False,
+        "Train on after an audit that is not below a limit; a later state below it is saved instead.",
+        in_id="goes-on",
+        new_in="0.2",
+        panel="Accuracy and stopping",
+    )
+
+    @property
+    def starts_from_changed_base(self) -> bool:
+        """Whether the method's start takes something out of the base's weights, to be restored on saving."""
+        return self.method == "milora" or changes_the_base(self.method)
+
+    @property
+    def changes_base_weights(self) -> bool:
+        """Whether weights of the base are trained, or start from other values than the checkpoint's."""
+        return self.method == "full" or self.starts_from_changed_base
