@@ -73,14 +73,16 @@ def outcomes_until_decided(
     open_rows = [row for row, is_settled in enumerate(settled) if not is_settled]
     for start in range(0, len(open_rows), _AT_A_LOOK):
         rows = open_rows[start : start + _AT_A_LOOK]
-        given = generated_answers(
-            model,
-            tokenizer,
-            [examples[row] for row in rows],
-            context=context,
-            batch_size=_AT_A_LOOK,
-            max_new_tokens=tokens_of_answers(task),
-        )
+        # On a processor, autocast would cast every weight anew for every token.
+        with torch.autocast("cpu", enabled=False):
+            given = generated_answers(
+                model,
+                tokenizer,
+                [examples[row] for row in rows],
+                context=context,
+                batch_size=_AT_A_LOOK,
+                max_new_tokens=tokens_of_answers(task),
+            )
         for row, answer in zip(rows, given, strict=True):
             right[row] = is_right(task, examples[row], answer.text)
         if (len(right) - right.count(False)) / len(right) < accuracy:

@@ -110,8 +110,8 @@ def autocast_as_trained(precision: str) -> Iterator[None]:
 class StopAtAccuracy(TrainerCallback):  # type: ignore[misc]
     """Score the validation split every ``every`` steps, as far as it takes, and stop when it reaches ``target``.
 
-    Methods that are compared at the same task score are each stopped by this, at its own step. The look is made in the
-    precision of the training, as its own forward passes are.
+    Methods that are compared at the same task score are each stopped by this, at its own step. Targets are read in the
+    precision of the training; on a processor, answers are generated in that of the weights.
     """
 
     def __init__(
