@@ -10,7 +10,7 @@ import pytest
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
 from intruders.errors import SettingError
-from intruders.measures.kl_to_base import kl_on_task
+from intruders.measures.kl_on_task import kl_on_task
 from intruders.studies.describe.plan import plan
 from intruders.studies.describe.runs import expand
 from intruders.studies.run_study import run_study

@@ -22,7 +22,7 @@ from ...experiments.train_in_sequence import train_in_sequence
 from ...measures.base_inputs import documents_of
 from ...measures.corpus_loss import summarize_losses
 from ...measures.evaluate import Evaluation
-from ...measures.kl_to_base import kl_on_task
+from ...measures.kl_on_task import kl_on_task
 from ...measures.measure_settings import LossSettings, ScoreSettings
 from ...measures.output_energy import output_energy
 from ...measures.task_score import score_task

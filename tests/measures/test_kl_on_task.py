@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
 from intruders.errors import SettingError
-from intruders.measures.kl_to_base import kl_on_task
+from intruders.measures.kl_on_task import kl_on_task
 from intruders.models.encoding import encode_parts
 
 
