@@ -93,12 +93,14 @@ ONLY_IN_PYTHON: dict[str, set[str]] = {
         "per",
         "weight",
         "estimate",
-        *("base_dtype", "load_in", "device_map"),
+        *("base_dtype", "device_map"),
     },
     **{
         command: {"include_embeddings", "split_fused", "exact", "skip_non_finite", "workers"}
-        # A rounded base is counted against and not measured; measures that change weights need them whole, on a device.
-        | {"base_dtype", "load_in", "device_map"}
+        # A rounded base is counted against and not measured; updates beside layers, or in weights, need one device.
+        | {"base_dtype", "device_map"}
+        # Measures that write into weights need them unquantized.
+        | (set() if command in ("heal", "attribute") else {"load_in"})
         for command in ("heal", "attribute", "intervene", "remedies")
     },
     "finetune": {"start_from"},  # a stage of a sequence sets it

@@ -11,6 +11,8 @@ import pytest
 from tests.experiments.heal.healed_models import llama_and_adapter
 from tests.house.test_layers import FILES, module_of
 
+ROOT = Path(__file__).parents[2]
+
 WITH_EXAMPLES = [module_of(file) for file in FILES if ">>> " in file.read_text(encoding="utf-8")]
 
 
@@ -27,6 +29,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_examples(name: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("base", "tuned"):
         (tmp_path / folder).symlink_to(models / folder)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")  # published tables
     monkeypatch.chdir(tmp_path)
     failed, tried = doctest.testmod(import_module(name))
     assert tried > 0

@@ -131,7 +131,7 @@ class Audit:
         return _from_document(document)
 
     def to_json(self) -> str:
-        """Return the document as JSON text. Numbers are written so that reading gives back the same ones."""
+        """Return the document as JSON text. Numbers are written so that reading gives the same ones."""
         return json.dumps(self.to_document(), allow_nan=False, ensure_ascii=False)
 
     def to_parquet(self) -> bytes:
