@@ -113,7 +113,7 @@ def other_data(folder: Path) -> None:
 
 def fleet(given: Given) -> Any:
     found = audit_fleet(given.base, [given.tuned], out=given.kept, cache=False, k=(10, 5)[given.setting])
-    vectors = found.vectors.sort_values(["name", "index"])
+    vectors = found.to_pandas().sort_values(["name", "index"])
     return vectors[["name", "index", "singular_value", "intruder"]].values.tolist()
 
 

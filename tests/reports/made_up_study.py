@@ -146,8 +146,22 @@ def _fill_run(
             "relative_update": 0.1 + rate,
             "effective_rank": float(np.mean([m.update.effective_rank for m in audit.matrices])),
             "critical_scale": 0.2 if rate else 4.0,
+            "kl_prompts": max(0.0, change) * (1 + 0.1 * seed),
         }
     )
+    tables["attributions"] += [
+        {
+            "run_id": run_id,
+            "name": matrix.name,
+            "corpus": "pydoc",
+            "part": change * (1 + matrix.intruders) / len(audit.matrices),
+            "part_of_intruders": 0.1 * change if matrix.intruders else None,
+            "intruders": matrix.intruders,
+            "frobenius": matrix.update.frobenius,
+            "rise": change,
+        }
+        for matrix in audit.matrices
+    ]
     for matrix in audit.matrices:
         predicted = float(rng.lognormal(0.6 - 0.7 * matrix.intruders, 0.4))
         tables["matrices"].append(

@@ -80,7 +80,7 @@ def cells(page: Any, heading: str) -> list[str]:
 
 
 def test_it_opens_with_a_section_for_every_analysis(page: Any, study: tuple[Results, list[Finding]]) -> None:
-    assert page.title() == "Study made-up: 60 of 61 runs finished, 9 questions"
+    assert page.title() == "Study made-up: 60 of 61 runs finished, 11 questions"
     for finding in study[1]:
         section = page.locator(f'section[aria-labelledby="{finding.name}"]')
         text = section.inner_text()
@@ -221,10 +221,27 @@ def test_names_that_contain_html_are_shown_as_text(
 def test_a_study_of_nothing_but_runs_opens(
     browser: Any, study: tuple[Results, list[Finding]], tmp_path: Path
 ) -> None:
-    measures = ["intruders", "loss_change", "accuracy", "effective_rank", "intruder_energy_share"]
+    measures = [
+        "intruders",
+        "loss_change",
+        "accuracy",
+        "effective_rank",
+        "intruder_energy_share",
+        "kl_prompts",
+    ]
     runs = study[0].runs.iloc[:1].assign(**dict.fromkeys(measures, math.nan))
     bare = without(
-        study[0], "matrices", "vectors", "interventions", "sequences", "traces", "mechanism", "remedies"
+        study[0],
+        *(
+            "matrices",
+            "vectors",
+            "interventions",
+            "sequences",
+            "traces",
+            "mechanism",
+            "remedies",
+            "attributions",
+        ),
     )
     bare = dataclasses.replace(bare, runs=runs, folder=tmp_path)
     path = tmp_path / "bare.html"
