@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -16,8 +18,8 @@ from .coordinate_certificate import fits_coordinates
 
 # Relative error of a scale.
 TOLERANCE = 1e-6
-# How far around a scale known to about a per cent the root is looked for, and at how many scales at once.
-_REACH, _GRID = 1.05, 16
+# How far around a scale the root is looked for at first, and how far and at how many scales where it is not there.
+_NEAR, _REACH, _GRID = 1.03, 1.05, 16
 _MOST_ROUNDS = 40
 
 
@@ -63,32 +65,76 @@ def settled_scales(
     return settled
 
 
+@dataclass
+class _Brackets:
+    """Scales ``(batch)`` about each root, without and with an intruder, and the least cosine minus epsilon there."""
+
+    low: Tensor
+    high: Tensor
+    at_low: Tensor
+    at_high: Tensor
+    is_settled: Tensor  # bool: a root lies between the two
+
+    @classmethod
+    def around(
+        cls, coordinates: Coordinates, whole: WholeBase, start: Tensor, k: int, epsilon: float
+    ) -> _Brackets:
+        """Look on both sides of ``start`` first, and at more scales where the root is not between these."""
+        near = torch.tensor([1 / _NEAR, _NEAR], dtype=start.dtype, device=start.device)
+        found = cls._first_of(coordinates, whole, start.unsqueeze(-1) * near, k, epsilon)
+        others = (~found.is_settled).nonzero().squeeze(-1)
+        if len(others):
+            steps = torch.linspace(-1.0, 1.0, _GRID, dtype=start.dtype, device=start.device)
+            grid = start[others].unsqueeze(-1) * _REACH**steps
+            again = cls._first_of(coordinates.select(others), whole.select(others), grid, k, epsilon)
+            for name in ("low", "high", "at_low", "at_high", "is_settled"):
+                getattr(found, name)[others] = getattr(again, name)
+        return found
+
+    @classmethod
+    def _first_of(
+        cls, coordinates: Coordinates, whole: WholeBase, grid: Tensor, k: int, epsilon: float
+    ) -> _Brackets:
+        """Return the first of ascending scales ``(batch, g)`` with an intruder, and the one before it."""
+        values = least_cosines(coordinates, whole, grid, k) - epsilon
+        is_below = values < 0
+        first = is_below.int().argmax(-1).unsqueeze(-1)
+        before = (first - 1).clamp_min(0)
+        # The scale before the first one with an intruder is known to have none.
+        is_settled = is_below.any(-1) & (values.gather(-1, before).squeeze(-1) >= 0)
+        low, high, at_low, at_high = (
+            of.gather(-1, index).squeeze(-1) for of in (grid, values) for index in (before, first)
+        )
+        return cls(low, high, at_low, at_high, is_settled)
+
+
 def _roots(
     coordinates: Coordinates, whole: WholeBase, start: Tensor, k: int, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """Find where the least cosine falls below epsilon first, near ``start`` ``(batch)``, and whether it does."""
-    steps = torch.linspace(-1.0, 1.0, _GRID, dtype=start.dtype, device=start.device)
-    grid = start.unsqueeze(-1) * _REACH**steps
-    cosines = least_cosines(coordinates, whole, grid, k)
-    is_below = cosines < epsilon
-    first = is_below.int().argmax(-1)
-    before = (first - 1).clamp_min(0).unsqueeze(-1)
-    # The scale before the first one with an intruder is known to have none.
-    is_settled = is_below.any(-1) & (cosines.gather(-1, before).squeeze(-1) >= epsilon)
-    low, high = grid.gather(-1, before).squeeze(-1), grid.gather(-1, first.unsqueeze(-1)).squeeze(-1)
-    at_low, at_high = (
-        cosines.gather(-1, index).squeeze(-1) - epsilon for index in (before, first.unsqueeze(-1))
-    )
+    now = _Brackets.around(coordinates, whole, start, k, epsilon)
     for round_ in range(_MOST_ROUNDS):
-        if bool((((high - low) <= TOLERANCE * low) | ~is_settled).all()):
+        index = (now.is_settled & (now.high - now.low > TOLERANCE * now.low)).nonzero().squeeze(-1)
+        if len(index) == 0:
             break
-        # A secant, and every other time the middle: the least cosine may jump, where another vector comes in.
-        share = torch.full_like(low, 0.5) if round_ % 2 else (at_low / (at_low - at_high)).clamp(0.01, 0.99)
-        # A little beyond where the secant puts the root, so that both ends come near.
-        middle = low + share.nan_to_num(0.5) * (high - low)
-        value = least_cosines(coordinates, whole, middle.unsqueeze(-1), k).squeeze(-1) - epsilon
-        is_settled = is_settled & value.isfinite()
+        low, high, at_low, at_high = (of[index] for of in (now.low, now.high, now.at_low, now.at_high))
+        share = (at_low / (at_low - at_high)).nan_to_num(0.5).clamp(0.0, 1.0)
+        # A little to either side of where the secant puts the root by turns, so that both ends come near; every third
+        # time the middle: the least cosine may jump, where another vector comes in.
+        aside = (0.4 if round_ % 2 else -0.4) * TOLERANCE * low
+        middle = 0.5 * (low + high) if round_ % 3 == 2 else low + share * (high - low) + aside
+        margin = 0.1 * TOLERANCE * low
+        middle = torch.minimum(torch.maximum(middle, low + margin), high - margin)
+        chosen = coordinates.select(index), whole.select(index)
+        value = least_cosines(*chosen, middle.unsqueeze(-1), k).squeeze(-1) - epsilon
+        now.is_settled[index] &= value.isfinite()
         goes_down = value < 0
-        low, at_low = torch.where(goes_down, low, middle), torch.where(goes_down, at_low, value)
-        high, at_high = torch.where(goes_down, middle, high), torch.where(goes_down, value, at_high)
-    return high, is_settled
+        now.low[index], now.at_low[index] = (
+            torch.where(goes_down, low, middle),
+            torch.where(goes_down, at_low, value),
+        )
+        now.high[index], now.at_high[index] = (
+            torch.where(goes_down, middle, high),
+            torch.where(goes_down, value, at_high),
+        )
+    return now.high, now.is_settled
