@@ -81,15 +81,15 @@ class _Brackets:
     ) -> _Brackets:
         """Look on both sides of ``start`` first, and at more scales where the root is not between these."""
         near = torch.tensor([1 / _NEAR, _NEAR], dtype=start.dtype, device=start.device)
-        found = cls._first_of(coordinates, whole, start.unsqueeze(-1) * near, k, epsilon)
-        others = (~found.is_settled).nonzero().squeeze(-1)
+        brackets = cls._first_of(coordinates, whole, start.unsqueeze(-1) * near, k, epsilon)
+        others = (~brackets.is_settled).nonzero().squeeze(-1)
         if len(others):
             steps = torch.linspace(-1.0, 1.0, _GRID, dtype=start.dtype, device=start.device)
             grid = start[others].unsqueeze(-1) * _REACH**steps
             again = cls._first_of(coordinates.select(others), whole.select(others), grid, k, epsilon)
             for name in ("low", "high", "at_low", "at_high", "is_settled"):
-                getattr(found, name)[others] = getattr(again, name)
-        return found
+                getattr(brackets, name)[others] = getattr(again, name)
+        return brackets
 
     @classmethod
     def _first_of(
