@@ -31,14 +31,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    file = tmp_path_factory.mktemp("text") / "text.jsonl"
-    rows = [{"text": f"{number} The base knows this text, number {number * 37 % 11}."} for number in range(8)]
-    file.write_text("\n".join(map(json.dumps, rows)))
-    return str(file)
-
-
-@pytest.fixture(scope="module")
 def healed(
     models: tuple[str, str], text: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[intruders.Healing, Path]:

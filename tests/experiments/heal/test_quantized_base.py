@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +38,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("quantized")
     base = save_llama(folder / "base", width=128)
     return str(base), adapter_of(base, folder / "tuned", TARGETS, size=0.05)
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    file = tmp_path_factory.mktemp("text") / "text.jsonl"
-    rows = [{"text": f"{number} The base knows this text, number {number * 37 % 11}."} for number in range(8)]
-    file.write_text("\n".join(map(json.dumps, rows)))
-    return str(file)
 
 
 @pytest.mark.parametrize("load_in", ["4bit", "8bit"])
