@@ -9,7 +9,7 @@ from functools import lru_cache
 from ..checkpoints.opening.many_sources import wherever_it_is
 from ..checkpoints.opening.open import Source
 from ..checkpoints.stored.selection import Selection
-from ..errors import IntrudersError, SettingError
+from ..errors import SettingError
 from ..system.progress import Progress
 from ..system.remote_folder import is_url
 from .audit_settings import Compute
@@ -56,7 +56,7 @@ def prepare_on_ray(
       SettingError: the base is in memory, so that workers cannot open it.
       IntrudersError: the cluster lacks the resources, or workers were lost; what is finished is kept.
     """
-    from ..system.ray_cluster import map_on_ray
+    from ..system.ray_cluster import finish_on_ray
 
     if not isinstance(base, str | os.PathLike):
         raise SettingError(
@@ -67,23 +67,16 @@ def prepare_on_ray(
     task = PrepareOnRay(
         wherever_it_is(str(base)), selection, compute, where if is_url(where) else os.path.abspath(where)
     )
-    lost: dict[str, str] = {}
+    names = list(preparation.by_name)
     decomposed: list[str] = []
-    over = map_on_ray(
-        [view.name for _, view in preparation.matrices],
+    finish_on_ray(
+        names,
         task,
-        address=None if ray is True else str(ray),
+        ray=ray,
         cpus=cpus,
         gpus=gpus,
-        on_lost=lambda name, how: lost.update({name: how}),
+        what="matrices",
+        told=lambda _, done: progress("prepare", done, len(names)),
         on_result=lambda name, is_new: decomposed.append(name) if is_new else None,
     )
-    for done, _ in enumerate(over, 1):
-        progress("prepare", done, len(preparation.matrices))
-    if lost:
-        name, how = next(iter(lost.items()))
-        raise IntrudersError(
-            f"{len(lost)} of {len(preparation.matrices)} matrices were lost on Ray, the first '{name}': {how}; what is "
-            "finished is kept; run the same command again to resume"
-        )
     return len(decomposed)

@@ -105,7 +105,7 @@ def fleet(
             settings,
             replace(compute, cache=options.chosen_cache(cache, no_cache)),
             out=out,
-            ray=False if ray is None else (ray or True),
+            ray=options.chosen_ray(ray),
             cpus=cpus,
             gpus=gpus,
             progress=progress,

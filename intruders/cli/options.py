@@ -152,6 +152,11 @@ def seed_of(what: str) -> Any:
     return Option(metavar="N", help=f"Seed of {what}.", rich_help_panel=MEASURES)
 
 
+def chosen_ray(address: str | None) -> str | bool:
+    """Return the Ray cluster as the functions take it: none, one of this machine, or that at an address."""
+    return False if address is None else (address or True)
+
+
 def chosen_cache(folder: str | None, no_cache: bool) -> str | bool:
     """Return the base cache as :func:`intruders.audit` takes it."""
     return False if no_cache else folder or True

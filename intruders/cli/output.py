@@ -95,7 +95,7 @@ def put_json(document: Mapping[str, Any], json: str | None) -> bool:
 
 @contextmanager
 def resumable(kept: str) -> Iterator[None]:
-    """Say on Ctrl-C what is kept of the work inside, for the same command to go on with, and end with status 130."""
+    """Say on Ctrl-C what is kept of the work inside, which the same command resumes, and end with status 130."""
     try:
         yield
     except KeyboardInterrupt:

@@ -61,7 +61,7 @@ def prepare(
             selection,
             compute,
             out,
-            ray=False if ray is None else (ray or True),
+            ray=options.chosen_ray(ray),
             cpus=cpus,
             gpus=gpus,
             progress=progress,

@@ -91,7 +91,7 @@ def study(
             out,
             resume=resume,
             jobs=jobs,
-            ray=False if ray is None else (ray or True),
+            ray=options.chosen_ray(ray),
             progress=progress,
             published=published,
         )

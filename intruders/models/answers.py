@@ -75,15 +75,8 @@ def outcomes_until_decided(
         rows = open_rows[start : start + _AT_A_LOOK]
         # On a processor, autocast would cast every weight anew for every token.
         with torch.autocast("cpu", enabled=False):
-            given = generated_answers(
-                model,
-                tokenizer,
-                [examples[row] for row in rows],
-                context=context,
-                batch_size=_AT_A_LOOK,
-                max_new_tokens=tokens_of_answers(task),
-            )
-        for row, answer in zip(rows, given, strict=True):
+            given = _answers_of(model, tokenizer, task, examples, rows, context, _AT_A_LOOK)
+        for row, answer in given.items():
             right[row] = is_right(task, examples[row], answer.text)
         if (len(right) - right.count(False)) / len(right) < accuracy:
             break
@@ -122,17 +115,31 @@ def graded(
     # one forward pass settles those, and only the others are generated.
     right = list(targets.right or [])
     open_rows = [row for row, settled in enumerate(right) if not settled]
-    given = generated_answers(
+    given = _answers_of(model, tokenizer, task, examples, open_rows, context, batch_size)
+    for row, answer in given.items():
+        right[row] = is_right(task, examples[row], answer.text)
+    return replace(targets, right=right, unfinished=sum(not answer.has_ended for answer in given.values()))
+
+
+def _answers_of(
+    model: nn.Module,
+    tokenizer: Any,
+    task: Task,
+    examples: Sequence[Example],
+    rows: Sequence[int],
+    context: int,
+    batch_size: int,
+) -> dict[int, Answer]:
+    """Generate the answers to some of the examples, by their rows."""
+    answers = generated_answers(
         model,
         tokenizer,
-        [examples[row] for row in open_rows],
+        [examples[row] for row in rows],
         context=context,
         batch_size=batch_size,
         max_new_tokens=tokens_of_answers(task),
     )
-    for row, answer in zip(open_rows, given, strict=True):
-        right[row] = is_right(task, examples[row], answer.text)
-    return replace(targets, right=right, unfinished=sum(not answer.has_ended for answer in given))
+    return dict(zip(rows, answers, strict=True))
 
 
 def tokens_of_answers(task: Task) -> int:

@@ -102,11 +102,11 @@ def _quantization(load_in: str, compute: torch.dtype) -> Any:
 
 
 def _placed(model: Any, loading: Loading) -> nn.Module:
-    """Move a model to the device that computes, unless it was loaded there."""
-    if loading.load_in is None and loading.device_map is None:
-        model = model.to(loading.torch_device())
+    """Move a model to the device that computes, unless it was loaded there, as quantized and spread ones are."""
     if loading.load_in is not None:
         _keep_packing(model)
+    elif loading.device_map is None:
+        model = model.to(loading.torch_device())
     loaded: nn.Module = model
     return loaded
 

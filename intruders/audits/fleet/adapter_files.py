@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +123,7 @@ class AdapterFiles:
 
     def rename(self, file: AdapterFile, source: str) -> AdapterFile:
         """Write the file of an adapter of the same content that has another source."""
-        renamed = AdapterFile(
-            self.path(source, file.digest),
-            source,
-            file.digest,
-            file.facts,
-            file.counts,
-            file.refused,
-            file.sketch,
-        )
+        renamed = replace(file, path=self.path(source, file.digest), source=source)
         table = pq.read_table(file.path)
         header = json.loads(table.schema.metadata[METADATA_KEY])
         header["tuned"]["source"] = source

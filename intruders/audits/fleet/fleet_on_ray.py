@@ -11,7 +11,6 @@ from ...checkpoints.opening.open import open_checkpoint
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.content import require_content
 from ...checkpoints.stored.read_once import read_once
-from ...errors import IntrudersError
 from ...system.progress import Progress
 from ...system.remote_folder import is_url
 from ..audit_settings import AuditSettings, Compute
@@ -29,25 +28,17 @@ def do_on_ray(
     progress: Progress,
 ) -> None:
     """Give the blocks to Ray, each with all models; workers open the models themselves and keep what they did."""
-    from ...system.ray_cluster import map_on_ray
+    from ...system.ray_cluster import finish_on_ray
 
-    lost: dict[str, str] = {}
-    over = map_on_ray(
+    finish_on_ray(
         blocks,
         task,
-        address=None if ray is True else str(ray),
+        ray=ray,
         cpus=cpus,
         gpus=gpus,
-        on_lost=lambda block, how: lost.update({block: how}),
+        what="blocks",
+        told=lambda block, done: progress(f"fleet, {block}", done, len(blocks)),
     )
-    for done, block in enumerate(over, 1):
-        progress(f"fleet, {block}", done, len(blocks))
-    if lost:
-        block, how = next(iter(lost.items()))
-        raise IntrudersError(
-            f"{len(lost)} of {len(blocks)} blocks were lost on Ray, the first '{block}': {how}; "
-            "what is finished is kept; run the same command again to resume"
-        )
 
 
 def wherever_the_cache_is(compute: Compute) -> Compute:
