@@ -120,7 +120,7 @@ def main() -> None:
         picture_of_page("attribution", given.attribution, height=885, start="h2")
     with tempfile.TemporaryDirectory() as folder:
         _printed(f"{TERMINALS['audit']} --html report.html", folder)
-        picture_of_page("report-audit", Path(folder) / "report.html")
+        picture_of_page("report-audit", Path(folder) / "report.html", height=1130)
         for command in FLEET:
             _printed(command, folder)
         picture_of_page("fleet", Path(folder) / "fleet" / "report.html", height=1220)
