@@ -169,11 +169,8 @@ def steps(folder: Path) -> Iterator[Step]:
     yield Step(
         "merge",
         "half of the update to a checkpoint",
-        (
-            "mitigate", base, hot, "--remedy", "interpolate", "--strength", "0.5", "--audit", audited, "--no-check",
-            "--as", "checkpoint", "--out", str(folder / "merged"), "--force",
-        ),
-    )  # fmt: skip
+        ("scale", base, hot, "--at", "0.5", "--as", "checkpoint", "--out", str(folder / "merged"), "--force"),
+    )
     yield Step("verify", "verify that checkpoint", ("verify", base, f"{hot}@0.5", str(folder / "merged")))
 
 

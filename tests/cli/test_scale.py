@@ -26,6 +26,8 @@ def test_scale(folder: Path, tmp_path: Path) -> None:
 def test_a_scale_that_is_named_is_written_without_a_search(folder: Path, tmp_path: Path) -> None:
     models = (folder / "base", folder / "tuned")
     text = run("scale", *models, "--no-cache", "--at", "0.5", "--out", tmp_path / "half")
-    assert text.strip() == f"written to {tmp_path / 'half'}: the update times 0.5"
+    assert text.strip() == f"written to {tmp_path / 'half'} (adapter): the update of 14 matrices times 0.5"
+    written = json.loads(run("scale", *models, "--at", "0.5", "--out", tmp_path / "json", "--json", "-"))
+    assert (written["written"]["scale"], written["written"]["form"]) == (0.5, "adapter")
     again = run("scale", *models, "--no-cache", "--at", "0.5", "--out", tmp_path / "again", "--target", "0")
     assert "largest update scale without intruders" in again

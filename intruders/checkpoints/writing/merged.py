@@ -18,6 +18,7 @@ from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matching import match_names
 from ..stored.matrices import matrices_of, not_a_matrix, put_back
 from ..stored.selection import Selection
+from .finite import require_finite
 from .shards import PlannedTensor
 
 # A matrix in its new form, in double precision, from the two matrices as they are stored.
@@ -72,7 +73,7 @@ def _changed_checkpoint(
             if partner is None:
                 return tensor
             if not wanted:
-                return _with_share(tensor, base.tensors[partner], elsewhere(partner))
+                return _with_share(tensor, base.tensors[partner], partner, elsewhere(partner))
             tensor = _wide_copy(tensor)
             for matrix, change in wanted:
                 pair = Pair(matrix.read(base.tensors[partner]), matrix.read(stored))
@@ -97,13 +98,15 @@ def _merged_checkpoint(
 
         def read() -> Tensor:
             if name in whole:
-                return _with_share(whole[name](), stored, elsewhere(name))
+                return _with_share(whole[name](), stored, name, elsewhere(name))
             loaded = [(matrix, pair, both) for matrix, pair in changed if (both := pair.load()) is not None]
             if not loaded:
                 return stored.read()
             tensor = _wide_copy(stored.read())
             for matrix, _, both in loaded:
-                change = changes.get(matrix.name) or partial(_matrix_with_share, share=elsewhere(name))
+                change = changes.get(matrix.name) or partial(
+                    _matrix_with_share, name=name, share=elsewhere(name)
+                )
                 put_back(matrix, tensor, change(both))
             return tensor
 
@@ -118,24 +121,24 @@ def _merged_checkpoint(
     return [planned(name) for name in base.tensors]
 
 
-def _matrix_with_share(pair: Pair, share: float) -> Tensor:
+def _matrix_with_share(pair: Pair, name: str, share: float) -> Tensor:
     """``W0 + share * D`` in double precision; W and W0 themselves at 1 and 0."""
     if share == 0:
         return pair.base.double()
     if share == 1:
         return pair.double().dense()
     wide = pair.double()
-    return wide.dense() + (share - 1.0) * wide.update.dense()
+    return require_finite(wide.dense() + (share - 1.0) * wide.update.dense(), name)
 
 
-def _with_share(tensor: Tensor, base: StoredTensor, share: float) -> Tensor:
+def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float) -> Tensor:
     """A tensor of any shape between the base's and the tuned model's; one of another shape than the base's stays."""
     if share == 1 or tensor.shape != torch.Size(base.shape) or not tensor.is_floating_point():
         return tensor
     if share == 0:
         return base.read()
     of_base = base.read().double()
-    return of_base + share * (tensor.double() - of_base)
+    return require_finite(of_base + share * (tensor.double() - of_base), name)
 
 
 def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Callable[[], Tensor]]:

@@ -97,7 +97,7 @@ def test_an_adapter_with_intruders() -> None:
         ),
         (
             "A share S that you measured (1 is as trained) is written by: "
-            "intruders mitigate base runs/r2 --remedy interpolate --strength S --out interpolated"
+            "intruders scale base runs/r2 --at S --out interpolated"
         ),
         (
             "If you can train again, use a third of the learning rate. In our runs of MiniLM-L6 on two tasks, a third "
@@ -128,7 +128,7 @@ def test_no_intruders_are_not_no_forgetting() -> None:
         "studies, models without intruders forgot too."
     )
     names = [step.command and step.command[1] for step in words.steps]
-    assert names == ["evaluate", "heal", "scale", "mitigate", None, "scale"]
+    assert names == ["evaluate", "heal", "scale", "scale", None, "scale"]
     assert "before the first intruder appears" in words.steps[-1].sentence
 
 
@@ -144,7 +144,7 @@ def test_an_adapter_without_factors_is_merged() -> None:
         (made(1), False),
     ):
         (written,) = (
-            step.line for step in next_steps(audit).steps if step.command and "mitigate" in step.command
+            step.line for step in next_steps(audit).steps if step.command and "--at" in step.command
         )
         assert ("--as checkpoint" in str(written)) is is_merged
 
@@ -221,12 +221,14 @@ def test_known_critical_scales_are_told_without_advice() -> None:
 def test_settings_that_are_not_the_defaults_are_passed_on() -> None:
     settings = {"include": ["*.q.*"], "exclude": ["a b*"], "include_embeddings": True}
     audit = made(1, k=4, epsilon=0.25, settings=settings)
-    by_name = {step.command[1]: str(step.line) for step in next_steps(audit).steps if step.command}
+    commands = [step for step in next_steps(audit).steps if step.command]
+    by_name = {step.command[1]: str(step.line) for step in commands if "--at" not in step.command}
     assert "--k 4 --epsilon 0.25 --include '*.q.*' --exclude 'a b*' --include-embeddings" in by_name["scale"]
     for name in ("heal", "remedies"):
         assert by_name[name].endswith("--k 4 --epsilon 0.25 --include '*.q.*' --exclude 'a b*'")
     # A share of the complete update is not one of the part that was audited.
-    assert by_name["mitigate"].endswith("--k 4 --epsilon 0.25")
+    (share,) = (str(step.line) for step in commands if "--at" in step.command)
+    assert share.endswith("--at S --out interpolated")
     assert not any(option in by_name["evaluate"] for option in ("--k", "--include"))
 
 
@@ -254,7 +256,7 @@ def test_no_loss_is_offered_of_what_transformers_cannot_load(tuned: str) -> None
         "An audit does not measure forgetting. `intruders evaluate` measures it for a model that transformers "
         "can load."
     )
-    assert [step.command[1] for step in words.steps if step.command] == ["mitigate"]
+    assert [step.command[1] for step in words.steps if step.command] == ["scale"]
     assert words.steps[1].sentence.startswith("If it forgot, turn the complete update down.")
 
 
