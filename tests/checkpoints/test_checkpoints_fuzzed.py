@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 from collections import Counter
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intruders.checkpoints.stored.json_file import parse_json_object
-from intruders.errors import CheckpointError, IntrudersError
+from intruders.errors import CheckpointError
 from tests.checkpoints.fuzzing import TARGETS, fuzz
 
 TRIES = 300
@@ -34,13 +33,21 @@ def json_like() -> st.SearchStrategy[bytes]:
     return st.one_of(whole, twice, cut).map(str.encode)
 
 
-# Files that once found something: (target, seed). They are tried first, for ever.
-KEPT = [("adapter", 20), ("adapter", 340), ("config", 473)]
+# Files that once found something: target, seed, and what is said of each. They are tried first, for ever.
+KEPT = [
+    (
+        "adapter",
+        20,
+        r"has lora_A \(7, 7\) and lora_B \(4, 2\) for 'model.layers.0.a'; expected \(r, in\) and \(out, r\)",
+    ),
+    ("adapter", 340, "lacks lokr_w1 or its two factors for 'model.layers.0.a'"),
+    ("config", 473, r"the quantized parts of 'a' do not fit together \(weight_scale\)"),
+]
 
 
-@pytest.mark.parametrize(("target", "seed"), KEPT)
-def test_files_that_once_found_something(tmp_path: Path, target: str, seed: int) -> None:
-    with contextlib.suppress(IntrudersError):
+@pytest.mark.parametrize(("target", "seed", "said"), KEPT)
+def test_files_that_once_found_something(tmp_path: Path, target: str, seed: int, said: str) -> None:
+    with pytest.raises(CheckpointError, match=said):
         TARGETS[target](tmp_path, random.Random(seed))
 
 

@@ -23,7 +23,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from intruders.errors import IntrudersError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
-from training.trainers import prepared, tiny_trainer
+from training.callback.trainers import prepared, tiny_trainer
 
 
 def stop(base: Path, folder: Path) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from intruders.studies.claims.shared.statistics import (
     spearman,
     spread_of,
 )
-from intruders.studies.claims.shared.words import NOT_MEASURED, points_said
 
 
 def test_mean_of_three_seeds_by_hand() -> None:
@@ -94,12 +93,6 @@ def test_what_is_missing_for_an_effect_of_almost_zero_says_how_small_it_is() -> 
     centred, some = evidence.answers
     assert centred.lacking == "more than 200 seeds, since the effect is within 0.5 of zero"
     assert some.lacking == "about 8 seeds at this spread"
-
-
-def test_points_that_were_gained_are_not_called_a_cost() -> None:
-    assert points_said(Interval(-23.7, -35.9, -11.4)) == "gains +23.7 [+11.4, +35.9] points of task score"
-    assert points_said(Interval(4.0, -1.0, 9.0)) == "loses +4.0 [-1.0, +9.0] points of task score"
-    assert points_said(NOT_MEASURED) == "has no measured task score"
 
 
 def test_rare_intruders_are_covered() -> None:
