@@ -26,6 +26,7 @@ from ...models.tuned_model import OpenedModel, open_for_task, open_language_mode
 from ..bench.data_shares import DataShare
 from ..bench.live_models import Scored, answered_by
 from ..bench.task_outcomes import task_outcome
+from ..doses.beyond_doses import require_only_matrices
 from ..doses.dose_groups import DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
 from ..doses.updates import Updates
@@ -174,8 +175,12 @@ def open_to_dose(
       base: as it was given; None where an adapter names it.
       tasks: that are to be measured.
       loading: how the models are loaded.
+
+    Raises:
+      SettingError: an adapter changes what no dose acts on.
     """
     if opens_base(sides, tasks):
+        require_only_matrices(sides)
         require_one_device(loading)
         return open_models(sources[0], None, tasks, loading)
     require_whole_weights(loading)
