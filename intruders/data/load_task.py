@@ -71,7 +71,9 @@ def _refuse_other_file(path: Path) -> None:
     """Raise SettingError for a folder, and for a file that is compressed or of another kind."""
     endings = ", ".join(SUFFIXES)
     if path.is_dir():
-        raise SettingError(f"task {str(path)!r} is a folder; expected a data file ending in {endings}; pass one of its files")
+        raise SettingError(
+            f"task {str(path)!r} is a folder; expected a data file ending in {endings}; pass one of its files"
+        )
     if path.is_file():
         what = "is compressed" if path.suffix.lower() in _COMPRESSED else "has an ending that is not known"
         how = "unpack it" if path.suffix.lower() in _COMPRESSED else "convert it"

@@ -29,9 +29,7 @@ def require_only_matrices(sides: tuple[Checkpoint, Opened]) -> None:
     adapters = [part for part in parts if isinstance(part, Adapter)]
     if not adapters:
         return
-    paired = {
-        tensor_of(pair.name) for pair in pair_sides(*sides, Selection(include_embeddings=True)).pairs
-    }
+    paired = {tensor_of(pair.name) for pair in pair_sides(*sides, Selection(include_embeddings=True)).pairs}
     embedding = tied_head(base.tensors, base.config)
     shared = sorted(paired & {embedding, HEAD}) if embedding is not None else []
     if shared:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 from ...audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
-from ...checkpoints.pairing.open_sides import named_sides, open_sides
+from ...checkpoints.pairing.open_sides import open_sides
 from ...checkpoints.pairing.pair_sides import pair_sides
+from ...checkpoints.pairing.sides_on_disk import sides_on_disk
 from ...checkpoints.stored.selection import Selection
 from ...data.columns import Columns
+from ...data.names_given import names_given
 from ...errors import SettingError
 from ...mitigation.mitigate import mitigate
 from ...mitigation.mitigation_result import Mitigation
@@ -19,7 +22,9 @@ from ...mitigation.remedies.interpolate import Interpolate
 from ...mitigation.remedies.remedy import Remedy
 from ...models.finetuned_folder import data_seed_of
 from ...models.loading_settings import AS_STORED, Loading
+from ...settings.seeds import check_seeds
 from ...system.progress import Progress, silent
+from ...system.random_state import callers_random_state
 from ...system.result_protocol import JsonResult
 from .heal_bench import HealBench
 from .heal_data import HealData, load_tasks, load_texts
@@ -63,6 +68,7 @@ class ScaleChoice(JsonResult):
     points: Sequence[HealedPoint]  # base, tuned and chosen, on the half that is reported
 
 
+@callers_random_state()
 def choose_scale(
     base: str | None,
     tuned: str | None = None,
@@ -108,11 +114,11 @@ def choose_scale(
       >>> 0 <= choice.scale <= 1
       True
     """
-    given_base, given_tuned = named_sides(base, tuned)
-    base, tuned = None if given_base is None else str(given_base), str(given_tuned)
+    check_seeds(seed=seed, data_seed=data_seed)
+    base, tuned = sides_on_disk(base, tuned)
     rows_by = data_seed_of(tuned) if data_seed is None else data_seed
-    tasks = load_tasks([task] if isinstance(task, str) else list(task), columns or Columns(), rows_by, None)
-    corpora = load_texts([loss_on] if isinstance(loss_on, str) else list(loss_on), settings, seed)
+    tasks = load_tasks(names_given(task), columns or Columns(), rows_by, None)
+    corpora = load_texts(names_given(loss_on), settings, seed)
     session = session_of(open_sides(base, tuned), (base, tuned), settings, seed, progress, loading=loading)
     with session.benched(corpora, tasks, None) as (bench, data, _):
         curve: dict[float, CurveOfScales] = {}
@@ -191,8 +197,8 @@ def write_at_scale(
 
 def _at(scale: float, base: str | None, tuned: str | None) -> Remedy:
     """Measure the complete update in one dose; interpolation ends at 1."""
-    if not -100 < scale < 100:
-        raise SettingError(f"at is {scale}; expected a scale of the update, such as 0.5 or 1.2")
+    if isinstance(scale, bool) or not isinstance(scale, Real) or not -100 < scale < 100:
+        raise SettingError(f"at is {scale!r}; expected a scale of the update, such as 0.5 or 1.2")
     if 0 <= scale <= 1:
         return Interpolate(alpha=scale)
     pairs = pair_sides(*open_sides(base, tuned), Selection(include_embeddings=True)).pairs
