@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..checkpoints.opening.many_sources import digest_of
@@ -141,7 +142,7 @@ class Evaluation:
                 document["model"],
                 document["base"],
                 [_loss_from(record, documents) for record in document["losses"]],
-                [_score_from(record, examples) for record in document["tasks"]],
+                _scores_from(document["tasks"], examples),
                 from_plain(list[HarnessScore], document["harness"]),
                 document["notes"],
                 document["versions"],
@@ -321,9 +322,19 @@ def _loss_from(record: Mapping[str, Any], documents: pd.DataFrame) -> CorpusLoss
     )
 
 
-def _score_from(record: Mapping[str, Any], examples: pd.DataFrame) -> TaskScore:
+def _scores_from(records: Sequence[Mapping[str, Any]], examples: pd.DataFrame) -> list[TaskScore]:
+    """Read the tasks, whose examples follow each other: data files of two folders may have one name."""
+    ends = np.cumsum([record["examples"] for record in records])
+    if len(examples) != sum(record["examples"] for record in records):
+        raise ValueError("the examples are not those of the tasks")
+    return [
+        _score_from(record, examples.iloc[end - record["examples"] : end])
+        for record, end in zip(records, ends, strict=True)
+    ]
+
+
+def _score_from(record: Mapping[str, Any], rows: pd.DataFrame) -> TaskScore:
     """Read a task from its record and the outcomes of its examples."""
-    rows = examples[examples["task"] == record["name"]].sort_values("example")
     return TaskScore(
         record["name"],
         record["split"],

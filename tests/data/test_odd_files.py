@@ -55,7 +55,7 @@ def test_a_folder_and_a_compressed_file_are_named_as_such(tmp_path: Path) -> Non
         load_task(str(tmp_path), PAIR)
     with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as file:
         file.write("{}\n")
-    with pytest.raises(SettingError, match="is compressed; .*unpack it"):
+    with pytest.raises(SettingError, match=r"is compressed; .*unpack it"):
         load_task(str(tmp_path / "rows.jsonl.gz"), PAIR)
     (tmp_path / "rows.xlsx").write_bytes(b"PK")
     with pytest.raises(SettingError, match="has an ending that is not known"):
@@ -66,8 +66,15 @@ def test_rows_that_are_trained_on_and_scored_are_counted(tmp_path: Path) -> None
     rows = rows_in(tmp_path / "rows.jsonl", numbered(20))
     both = rows_in(tmp_path / "both.jsonl", numbered(25)[15:])
     with pytest.warns(UserWarning, match="5 of 10 rows of the test split are also in the train split"):
-        load_task(rows, Columns(prompt="prompt", completion="completion", validation_file=rows_in(
-            tmp_path / "other.jsonl", numbered(30)[26:]), test_file=both))
+        load_task(
+            rows,
+            Columns(
+                prompt="prompt",
+                completion="completion",
+                validation_file=rows_in(tmp_path / "other.jsonl", numbered(30)[26:]),
+                test_file=both,
+            ),
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_task(rows, PAIR)

@@ -47,5 +47,7 @@ def test_an_adapter_on_an_embedding_that_is_the_head_is_run_as_peft_runs_it_and_
     opened: Any = open_language_model(tuned, base).model
     with torch.no_grad():
         torch.testing.assert_close(opened.eval()(ids).logits, own(ids).logits)
-    with pytest.raises(PairingError, match=r"changes 'transformer\.wte', whose weight is that of 'lm_head' too"):
+    with pytest.raises(
+        PairingError, match=r"changes 'transformer\.wte', whose weight is that of 'lm_head' too"
+    ):
         open_language_model(tuned, base, merged=True)

@@ -47,6 +47,25 @@ def require_only_matrices(sides: tuple[Checkpoint, Opened]) -> None:
             )
 
 
+def require_same_head(sides: tuple[Checkpoint, Opened]) -> None:
+    """Refuse a checkpoint with an output head of its own on a base whose embedding is the head.
+
+    The base has no tensor that the head was tuned from, so the head would stay as tuned in every dose.
+
+    Raises:
+      SettingError: it has.
+    """
+    base, tuned = sides
+    if not isinstance(tuned, Checkpoint) or HEAD not in tuned.tensors:
+        return
+    if (tuned.config or {}).get("tie_word_embeddings") is False and tied_head(base.tensors, base.config):
+        raise SettingError(
+            f"'{tuned.source}' has an output head of its own, '{HEAD}', and in '{base.source}' the embedding is the "
+            "head, so no dose leads from one to the other; save the base with a head of its own "
+            "(tie_word_embeddings false), and pass that"
+        )
+
+
 def _is_among(name: str, paired: set[str]) -> bool:
     """Return whether a tensor that an adapter stores in full has a pair, whose name may have another prefix."""
     return any(own == name or own.endswith(f".{name}") or name.endswith(f".{own}") for own in paired)

@@ -26,7 +26,7 @@ from ...models.tuned_model import OpenedModel, open_for_task, open_language_mode
 from ..bench.data_shares import DataShare
 from ..bench.live_models import Scored, answered_by
 from ..bench.task_outcomes import task_outcome
-from ..doses.beyond_doses import require_only_matrices
+from ..doses.beyond_doses import require_only_matrices, require_same_head
 from ..doses.dose_groups import DoseGroups, dose_groups
 from ..doses.dosed_model import DosedModel, DosedUpdate, Doses
 from ..doses.updates import Updates
@@ -179,6 +179,7 @@ def open_to_dose(
     Raises:
       SettingError: an adapter changes what no dose acts on.
     """
+    require_same_head(sides)
     if opens_base(sides, tasks):
         require_only_matrices(sides)
         require_one_device(loading)

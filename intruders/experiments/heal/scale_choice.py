@@ -26,6 +26,7 @@ from ...settings.seeds import check_seeds
 from ...system.progress import Progress, silent
 from ...system.random_state import callers_random_state
 from ...system.result_protocol import JsonResult
+from ..doses.beyond_doses import require_same_head
 from .heal_bench import HealBench
 from .heal_data import HealData, load_tasks, load_texts
 from .heal_session import session_of
@@ -199,9 +200,12 @@ def _at(scale: float, base: str | None, tuned: str | None) -> Remedy:
     """Measure the complete update in one dose; interpolation ends at 1."""
     if isinstance(scale, bool) or not isinstance(scale, Real) or not -100 < scale < 100:
         raise SettingError(f"at is {scale!r}; expected a scale of the update, such as 0.5 or 1.2")
+    sides = open_sides(base, tuned)
+    if scale != 1:
+        require_same_head(sides)
     if 0 <= scale <= 1:
         return Interpolate(alpha=scale)
-    pairs = pair_sides(*open_sides(base, tuned), Selection(include_embeddings=True)).pairs
+    pairs = pair_sides(*sides, Selection(include_embeddings=True)).pairs
     return Doses(doses={pair.name: (scale,) for pair in pairs}, elsewhere=scale)
 
 
