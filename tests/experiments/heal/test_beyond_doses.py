@@ -90,3 +90,38 @@ def test_merged_as_the_error_says_the_loss_is_the_adapters_own(folder: Path) -> 
     points = {point.name: point for point in healed(folder, "merged", "merged-healed").points}
     (loss,) = points["tuned"].corpora.values()
     assert loss.loss.estimate == pytest.approx(own, abs=1e-5)  # the sums are of single-precision losses
+
+
+def test_a_head_of_its_own_on_a_base_whose_embedding_is_the_head_is_refused(folder: Path) -> None:
+    model: Any = load_model(str(folder / "base"), "causal")
+    head = torch.nn.Parameter(model.lm_head.weight.detach() + 0.1)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = head
+    model.transformer.h[0].mlp.c_fc.weight.data += 0.1
+    model.save_pretrained(folder / "untied")
+    load_tokenizer(str(folder / "base")).save_pretrained(folder / "untied")
+    with pytest.raises(SettingError, match=r"has an output head of its own, 'lm_head\.weight'"):
+        healed(folder, "untied", "untied-healed")
+    with pytest.raises(SettingError, match="has an output head of its own"):
+        intruders.write_at_scale(str(folder / "base"), str(folder / "untied"), 0.5, folder / "half")
+    assert not (folder / "half").exists()
+
+
+def test_what_was_refused_stands_in_the_way_of_no_other_settings(folder: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
+    get_peft_model(load_model(str(folder / "base"), "causal"), config).save_pretrained(folder / "zero")
+    for seed in (0, 1):
+        with pytest.raises(SettingError, match="changes nothing"):
+            intruders.heal(
+                str(folder / "base"),
+                str(folder / "zero"),
+                task=str(folder / "task.jsonl"),
+                loss_on=str(folder / "text.jsonl"),
+                columns=COLUMNS,
+                settings=QUICK,
+                out=folder / "zero-healed",
+                seed=seed,
+            )
+    assert not (folder / "zero-healed.unfinished").exists()
