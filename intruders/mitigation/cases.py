@@ -183,7 +183,9 @@ def _require_same_norm(matrix: AuditedMatrix, update: Update, audit: Audit) -> N
 
 def _spread(names: Sequence[str], count: int) -> set[str]:
     """Return ``count`` of the names, evenly over them; all, where there are fewer."""
-    return {names[index * len(names) // count] for index in range(count)} if len(names) > count else set(names)
+    return (
+        {names[index * len(names) // count] for index in range(count)} if len(names) > count else set(names)
+    )
 
 
 def _update(batch: Batch, index: int) -> Update:
