@@ -56,9 +56,7 @@ def planned_checkpoint(
 def _changed_checkpoint(
     base: Checkpoint, tuned: Checkpoint, changes: Mapping[str, Changed], elsewhere: Elsewhere
 ) -> list[PlannedTensor]:
-    matching = match_names(
-        {name: base.shape(name) for name in base.tensors}, {name: tuned.shape(name) for name in tuned.tensors}
-    )
+    matching = match_names(base.shapes(), tuned.shapes())
     base_of = {other: name for name, other in matching.tuned_of.items()}
 
     def planned(name: str) -> PlannedTensor:
@@ -164,7 +162,7 @@ def _replaced_whole(base: Checkpoint, tuned: Adapter | ModelSum) -> dict[str, Ca
         if not stored:
             continue
         matching = match_names(
-            {name: base.shape(name) for name in base.tensors},
+            base.shapes(),
             {name: value.shape for name, value in stored.items()},
         )
         for name, other in matching.tuned_of.items():

@@ -145,7 +145,7 @@ def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -
     held = {tensor_of(name) for name in paired}
     state: Mapping[str, Tensor] = model.state_dict()
     matched = match_names(
-        {name: base.shape(name) for name in base.names()},
+        base.shapes(),
         {name: tuple(tensor.shape) for name, tensor in state.items()},
     ).tuned_of
     names = []
