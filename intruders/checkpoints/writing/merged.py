@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
+from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
 from ..adapters.adapter import Adapter
 from ..opening.model_sum import ModelSum
@@ -125,9 +126,13 @@ def _matrix_with_share(pair: Pair, name: str, share: float) -> Tensor:
     """``W0 + share * D`` in double precision; W and W0 themselves at 1 and 0."""
     if share == 0:
         return pair.base.double()
-    if share == 1:
-        return pair.double().dense()
+    if isinstance(pair.tuned, LowRank) and share != 1:
+        factors = pair.tuned.double()
+        # In place: W0 in double precision is large.
+        return require_finite(_wide_copy(pair.base).addmm_(factors.left, factors.right, alpha=share), name)
     wide = pair.double()
+    if share == 1:
+        return wide.dense()
     return require_finite(wide.dense() + (share - 1.0) * wide.update.dense(), name)
 
 
